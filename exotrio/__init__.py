@@ -1,0 +1,1 @@
+"""exotrio: a worker runtime for Exosphere workflow nodes on Trio."""

@@ -1,0 +1,132 @@
+"""The exceptions of exotrio.
+
+::
+
+    ExotrioError
+    ├── ConfigurationError       an argument, setting or node class is wrong
+    ├── LifecycleError           a call that does not fit the runtime's phase (started twice, ...)
+    ├── GraphInvalid             a graph broke validation rules; .problems names each
+    ├── DatabaseError            the state manager cannot use its database
+    │   ├── DatabaseBusy         another process owns it
+    │   └── DatabaseTooNew       a newer exotrio wrote it
+    └── ManagerError             a state manager did not do what was asked
+        ├── ManagerUnavailable   no usable answer: connection, timeout, 5xx, not JSON
+        ├── KeyRefused           401 or 403
+        ├── NotFound             404
+        └── RequestRefused       any other 4xx
+
+Every message has up to three parts: what happened, where the offending value came from, and how
+to mend it. ``str(error)`` joins them with newlines; the command line prints just that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ExotrioError(Exception):
+    """Root of everything exotrio raises on purpose.
+
+    Args:
+        what: What is wrong, in one line.
+        where: Where the value came from (argument, variable, file), if that helps.
+        fix: What the reader can do about it, if anything.
+    """
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return "\n".join(part for part in (self.what, self.where, self.fix) if part)
+
+
+class ProblemsError(ExotrioError):
+    """An error that collects several problems, so that one attempt shows them all.
+
+    Attributes:
+        problems: Each problem as one line.
+    """
+
+    def __init__(self, what: str, problems: Sequence[str] = (), *, where: str = "", fix: str = "") -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        head = self.what
+        if self.problems:
+            head = f"{head}:" + "".join(f"\n  - {problem}" for problem in self.problems)
+        return "\n".join(part for part in (head, self.where, self.fix) if part)
+
+
+class ConfigurationError(ProblemsError):
+    """An argument, a setting or a node class cannot be used."""
+
+
+class LifecycleError(ExotrioError):
+    """The call does not fit the phase the runtime is in."""
+
+
+class GraphInvalid(ProblemsError):
+    """A graph template breaks the rules; ``problems`` names each."""
+
+
+class DatabaseError(ExotrioError):
+    """The state manager cannot use its database file."""
+
+
+class DatabaseBusy(DatabaseError):
+    """Another process owns the database."""
+
+
+class DatabaseTooNew(DatabaseError):
+    """The database was written by a newer exotrio."""
+
+
+class ManagerError(ExotrioError):
+    """A state manager did not do what was asked.
+
+    Attributes:
+        status: HTTP status of the answer, or None without one.
+    """
+
+    def __init__(self, what: str, *, status: int | None = None, where: str = "", fix: str = "") -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.status = status
+
+
+class ManagerUnavailable(ManagerError):
+    """No usable answer came: connection failed, timed out, 5xx, or not JSON.
+
+    Attributes:
+        sent: False only if the request provably never left, so that repeating it is safe.
+        retry_after: Seconds the server asked to wait, or None.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        status: int | None = None,
+        sent: bool = True,
+        retry_after: float | None = None,
+        where: str = "",
+        fix: str = "",
+    ) -> None:
+        super().__init__(what, status=status, where=where, fix=fix)
+        self.sent = sent
+        self.retry_after = retry_after
+
+
+class KeyRefused(ManagerError):
+    """The API key was missing or wrong (401 or 403)."""
+
+
+class NotFound(ManagerError):
+    """The state manager does not know the thing asked for (404)."""
+
+
+class RequestRefused(ManagerError):
+    """The state manager refused the request itself (a 4xx other than 401, 403, 404)."""

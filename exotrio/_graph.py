@@ -1,0 +1,241 @@
+"""Declarations of a graph: what users write and what travels in ``PUT .../graph/{name}``.
+
+Pure data. Field rules (blank names, ranges, repeated keys) are checked here, at construction;
+rules that need the whole graph live in ``manager/_template.py`` and are the server's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from exotrio._backoff import LONGEST_DELAY_MS
+
+__all__ = [
+    "CronTrigger",
+    "Graph",
+    "GraphNodeModel",
+    "RetryPolicyModel",
+    "RetryStrategyEnum",
+    "StoreConfigModel",
+    "UnitesModel",
+    "UnitesStrategyEnum",
+]
+
+MAX_NAME = 256
+"""Longest name of anything that stands in a path, in characters."""
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` if it can stand in a URL path and a log line; raise ValueError otherwise."""
+    if len(name) > MAX_NAME:
+        raise ValueError(f"is longer than {MAX_NAME} characters")
+    if "/" in name or name in {".", ".."}:
+        raise ValueError("cannot stand in a URL path: no '/', and not '.' or '..'")
+    if any(ord(character) < 32 or ord(character) == 127 for character in name):
+        raise ValueError("contains a control character")
+    return name
+
+
+def _trimmed(name: str) -> str:
+    name = name.strip()
+    if not name:
+        raise ValueError("cannot be blank")
+    return name
+
+
+def _not_store(identifier: str) -> str:
+    if identifier == "store":
+        raise ValueError("'store' is reserved for ${{ store.key }}")
+    return identifier
+
+
+def _store_key(key: str) -> str:
+    key = _trimmed(key)
+    if "." in key:
+        raise ValueError(f"store key {key!r} cannot contain '.'")
+    return key
+
+
+def _no_repeats(names: list[str]) -> list[str]:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"repeated: {', '.join(repeated)}")
+    return names
+
+
+Name = Annotated[str, AfterValidator(_trimmed), AfterValidator(check_name)]
+Identifier = Annotated[Name, AfterValidator(_not_store)]
+StoreKey = Annotated[str, AfterValidator(_store_key), AfterValidator(check_name)]
+
+
+class UnitesStrategyEnum(StrEnum):
+    """When a united node may run."""
+
+    ALL_SUCCESS = "ALL_SUCCESS"
+    """Nothing of the group is waiting or failed, and at least one member reached the node."""
+    ALL_DONE = "ALL_DONE"
+    """Nothing of the group is waiting, whatever became of it."""
+
+
+class UnitesModel(BaseModel):
+    """Makes a node run once for each state of ``identifier``, when everything below it ended."""
+
+    identifier: Name
+    strategy: UnitesStrategyEnum = UnitesStrategyEnum.ALL_SUCCESS
+
+
+class GraphNodeModel(BaseModel):
+    """One place in a graph: which node runs there, with which inputs, and what follows.
+
+    Args:
+        node_name: Name of the registered node (its class name).
+        namespace: Namespace the node is registered in.
+        identifier: Name of this place, unique in the graph; not ``store``.
+        inputs: Input name to text; the text may hold ``${{ identifier.outputs.field }}`` and
+            ``${{ store.key }}``.
+        next_nodes: Identifiers of the places that follow, or None.
+        unites: Set for a place that waits for everything below ``unites.identifier``.
+    """
+
+    node_name: Name
+    namespace: Annotated[str, AfterValidator(check_name)]
+    identifier: Identifier
+    # Any, not str: a value that is no string is a whole-graph error (400), not a field error (422).
+    inputs: dict[str, Any]
+    next_nodes: Annotated[list[Name], AfterValidator(_no_repeats)] | None = None
+    unites: UnitesModel | None = None
+
+
+class RetryStrategyEnum(StrEnum):
+    """How the delay grows from retry to retry, and how much of it is random."""
+
+    EXPONENTIAL = "EXPONENTIAL"
+    EXPONENTIAL_FULL_JITTER = "EXPONENTIAL_FULL_JITTER"
+    EXPONENTIAL_EQUAL_JITTER = "EXPONENTIAL_EQUAL_JITTER"
+    LINEAR = "LINEAR"
+    LINEAR_FULL_JITTER = "LINEAR_FULL_JITTER"
+    LINEAR_EQUAL_JITTER = "LINEAR_EQUAL_JITTER"
+    FIXED = "FIXED"
+    FIXED_FULL_JITTER = "FIXED_FULL_JITTER"
+    FIXED_EQUAL_JITTER = "FIXED_EQUAL_JITTER"
+
+
+class RetryPolicyModel(BaseModel):
+    """When a failed state is tried again.
+
+    Args:
+        max_retries: Retries after the first attempt. Defaults to 3.
+        strategy: How delays grow. Defaults to EXPONENTIAL.
+        backoff_factor: Base delay in milliseconds. Defaults to 2000.
+        exponent: Base of the exponential strategies. Defaults to 2.
+        max_delay: Longest delay in milliseconds, or None for no cap.
+    """
+
+    max_retries: int = Field(default=3, ge=0, le=1_000_000)
+    strategy: RetryStrategyEnum = RetryStrategyEnum.EXPONENTIAL
+    backoff_factor: int = Field(default=2000, gt=0, le=LONGEST_DELAY_MS)
+    exponent: int = Field(default=2, gt=0, le=1_000_000)
+    max_delay: int | None = Field(default=None, gt=0, le=LONGEST_DELAY_MS)
+
+
+class StoreConfigModel(BaseModel):
+    """Keys of the run's store.
+
+    Args:
+        required_keys: Keys every trigger must give. A default does not stand in for one.
+        default_values: Values read where a trigger gave none.
+    """
+
+    required_keys: Annotated[list[StoreKey], AfterValidator(_no_repeats)] = Field(default_factory=list)
+    default_values: dict[StoreKey, str] = Field(default_factory=dict)
+
+
+class CronTriggerValue(BaseModel):
+    """The ``value`` of a cron trigger on the wire; keys beside ``expression`` are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    expression: str = Field(min_length=1, max_length=MAX_NAME)
+
+
+class TriggerModel(BaseModel):
+    """A trigger as it travels: ``{"type": "CRON", "value": {"expression": ...}}``."""
+
+    type: Literal["CRON"]
+    value: CronTriggerValue
+
+
+class CronTrigger(BaseModel):
+    """Start a run of the graph whenever ``expression`` comes due, in UTC.
+
+    Args:
+        expression: A cron expression, ``*/5 * * * *`` for example.
+    """
+
+    expression: str
+
+    def to_wire(self) -> TriggerModel:
+        """Return the trigger as it stands in a graph body."""
+        return TriggerModel(type="CRON", value=CronTriggerValue(expression=self.expression))
+
+
+class GraphBody(BaseModel):
+    """Body of ``PUT /v0/namespace/{ns}/graph/{g}``."""
+
+    secrets: dict[str, str]
+    nodes: list[GraphNodeModel]
+    retry_policy: RetryPolicyModel = Field(default_factory=RetryPolicyModel)
+    store_config: StoreConfigModel = Field(default_factory=StoreConfigModel)
+    triggers: list[TriggerModel] = Field(default_factory=list)
+
+
+class Graph(BaseModel):
+    """A graph declared in Python, ready for ``StateManager.upsert_graph`` or ``python -m exotrio run``.
+
+    Args:
+        name: Name of the graph in its namespace.
+        nodes: The places of the graph; exactly one has nothing before it, the root.
+        secrets: Secret name to value. Values are encrypted at rest and never shown again.
+        retry_policy: Defaults to ``RetryPolicyModel()``.
+        store_config: Defaults to an empty store.
+        triggers: Cron triggers. Defaults to none.
+
+    Raises:
+        pydantic.ValidationError: a field breaks its rule; every problem is named.
+    """
+
+    name: Name
+    nodes: list[GraphNodeModel]
+    secrets: dict[str, str] = Field(default_factory=dict, repr=False)
+    retry_policy: RetryPolicyModel = Field(default_factory=RetryPolicyModel)
+    store_config: StoreConfigModel = Field(default_factory=StoreConfigModel)
+    triggers: list[CronTrigger] = Field(default_factory=list)
+
+    def __init__(
+        self,
+        name: str,
+        nodes: Sequence[GraphNodeModel | Mapping[str, Any]],
+        **fields: Any,
+    ) -> None:
+        super().__init__(name=name, nodes=list(nodes), **fields)
+
+    @field_validator("nodes")
+    @classmethod
+    def _has_nodes(cls, nodes: list[GraphNodeModel]) -> list[GraphNodeModel]:
+        if not nodes:
+            raise ValueError("a graph needs at least one node")
+        return nodes
+
+    def to_wire(self) -> GraphBody:
+        """Return the graph as the body of an upsert."""
+        return GraphBody(
+            secrets=self.secrets,
+            nodes=self.nodes,
+            retry_policy=self.retry_policy,
+            store_config=self.store_config,
+            triggers=[trigger.to_wire() for trigger in self.triggers],
+        )

@@ -1,0 +1,41 @@
+"""Signals a node raises to end its state in another way than with outputs. Data only: raising
+one sends nothing; the runtime reports it like any other outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+
+class Signal(Exception):
+    """Base of the signals; nodes raise the two below."""
+
+
+class PruneSignal(Signal):
+    """End this branch of the run: nothing follows, nothing is retried, nothing failed.
+
+    Args:
+        data: Kept with the state by the state manager. Must be JSON. Defaults to ``{}``.
+    """
+
+    def __init__(self, data: Mapping[str, Any] | None = None) -> None:
+        self.data: dict[str, Any] = dict(data or {})
+        super().__init__(f"prune, data {self.data!r}")
+
+
+class ReQueueAfterSignal(Signal):
+    """Run this state again, not before ``delay`` has passed. No retry is used up.
+
+    Args:
+        delay: At least a millisecond; anything shorter is rounded up to one.
+
+    Raises:
+        ValueError: ``delay`` is not above zero.
+    """
+
+    def __init__(self, delay: timedelta) -> None:
+        if delay <= timedelta(0):
+            raise ValueError(f"ReQueueAfterSignal needs a delay above zero, not {delay!r}")
+        self.delay = delay
+        super().__init__(f"re-enqueue after {delay}")

@@ -1,0 +1,419 @@
+"""Bodies, paths and states of the two HTTP APIs: v0 and native (``/exotrio/v1``).
+
+The one place with milliseconds: everything else in exotrio counts float seconds. Servers parse
+requests with these models and clients parse replies with them, so both sides agree by
+construction. Unknown fields are ignored everywhere, strings are strict and integers lax, as in
+the stock state manager.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter
+
+from exotrio._backoff import LONGEST_DELAY_MS
+from exotrio._graph import GraphNodeModel, Name, RetryPolicyModel, StoreConfigModel, TriggerModel
+
+NATIVE_ROOT = "/exotrio/v1"
+NATIVE_VERSION = "1"
+KEY_HEADER = "x-api-key"
+REQUEST_ID_HEADER = "X-Exosphere-Request-ID"
+LONGEST_WAIT_MS = 15_000
+"""Longest long poll; also what every client adds to its timeout when it asks to wait."""
+LARGEST_BATCH = 1_000
+"""Most states one claim returns, and most items of one native batch."""
+
+DelayMs = Annotated[int, Field(ge=0, le=LONGEST_DELAY_MS)]
+
+
+class StateStatus(StrEnum):
+    """Status of a state. The eight of v0; no others exist."""
+
+    CREATED = "CREATED"
+    QUEUED = "QUEUED"
+    EXECUTED = "EXECUTED"
+    SUCCESS = "SUCCESS"
+    ERRORED = "ERRORED"
+    NEXT_CREATED_ERROR = "NEXT_CREATED_ERROR"
+    RETRY_CREATED = "RETRY_CREATED"
+    PRUNED = "PRUNED"
+
+
+class RunStatus(StrEnum):
+    """Status of a run, derived from its states."""
+
+    PENDING = "PENDING"
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+
+
+class ValidationStatus(StrEnum):
+    """Whether a graph can be triggered."""
+
+    PENDING = "PENDING"
+    VALID = "VALID"
+    INVALID = "INVALID"
+
+
+def to_ms(seconds: float) -> int:
+    """Return ``seconds`` in whole milliseconds, rounded up so that no delay becomes zero."""
+    return math.ceil(round(seconds * 1000, 6))
+
+
+def from_ms(ms: int) -> float:
+    """Return ``ms`` in seconds."""
+    return ms / 1000
+
+
+def v0_path(namespace: str, *segments: str | int) -> str:
+    """Return ``/v0/namespace/{namespace}/...`` with every segment percent-encoded."""
+    return "/".join(("/v0/namespace", *(quote(str(part), safe="") for part in (namespace, *segments))))
+
+
+def native_path(namespace: str, *segments: str | int) -> str:
+    """Return ``/exotrio/v1/namespace/{namespace}/...`` with every segment percent-encoded."""
+    parts = (quote(str(part), safe="") for part in (namespace, *segments))
+    return "/".join((f"{NATIVE_ROOT}/namespace", *parts))
+
+
+# -- v0: nodes and graphs
+
+
+class NodeDeclaration(BaseModel):
+    """A node class as it is registered."""
+
+    name: Name
+    inputs_schema: dict[str, Any]
+    outputs_schema: dict[str, Any]
+    secrets: list[str]
+
+
+class RegisterRequest(BaseModel):
+    runtime_name: str
+    nodes: list[NodeDeclaration]
+
+
+class RegisterReply(BaseModel):
+    runtime_name: str
+    registered_nodes: list[NodeDeclaration]
+
+
+class GraphReply(BaseModel):
+    """A graph as the state manager shows it: secrets by name only."""
+
+    nodes: list[GraphNodeModel]
+    secrets: dict[str, bool]
+    retry_policy: RetryPolicyModel
+    store_config: StoreConfigModel
+    triggers: list[TriggerModel]
+    created_at: str
+    updated_at: str
+    validation_status: ValidationStatus
+    validation_errors: list[str]
+
+
+# -- v0: runs and states
+
+
+class TriggerRequest(BaseModel):
+    inputs: dict[str, str] = Field(default_factory=dict)
+    store: dict[str, str] = Field(default_factory=dict)
+    start_delay: DelayMs = 0
+
+
+class TriggerReply(BaseModel):
+    status: StateStatus
+    run_id: str
+
+
+class ClaimRequest(BaseModel):
+    nodes: list[str]
+    batch_size: int
+
+
+class ClaimedState(BaseModel):
+    state_id: str
+    node_name: str
+    identifier: str
+    inputs: dict[str, Any]
+    created_at: str
+
+
+class ClaimReply(BaseModel):
+    count: int
+    namespace: str
+    status: StateStatus
+    states: list[ClaimedState]
+
+
+class ExecutedRequest(BaseModel):
+    outputs: list[dict[str, Any]]
+
+
+class ExecutedReply(BaseModel):
+    status: StateStatus
+
+
+class ErroredRequest(BaseModel):
+    error: str
+
+
+class ErroredReply(BaseModel):
+    status: StateStatus
+    retry_created: bool
+
+
+class PruneRequest(BaseModel):
+    data: dict[str, Any]
+
+
+class RequeueRequest(BaseModel):
+    enqueue_after: Annotated[int, Field(gt=0, le=LONGEST_DELAY_MS)]
+
+
+class SignalReply(BaseModel):
+    """Reply to prune and re-enqueue-after."""
+
+    status: StateStatus
+    enqueue_after: int
+
+
+class ManualRetryRequest(BaseModel):
+    fanout_id: str = Field(max_length=256)
+
+
+class ManualRetryReply(BaseModel):
+    id: str
+    status: StateStatus
+
+
+class SecretsReply(BaseModel):
+    secrets: dict[str, str]
+
+
+class RunSummary(BaseModel):
+    run_id: str
+    graph_name: str
+    success_count: int
+    pending_count: int
+    errored_count: int
+    retried_count: int
+    total_count: int
+    status: RunStatus
+    created_at: str
+
+
+class RunsReply(BaseModel):
+    namespace: str
+    total: int
+    page: int
+    size: int
+    runs: list[RunSummary]
+
+
+class StateNode(BaseModel):
+    """A state in the graph of its run."""
+
+    id: str
+    node_name: str
+    identifier: str
+    status: StateStatus
+    error: str | None
+
+
+class Edge(BaseModel):
+    source: str
+    target: str
+
+
+class RunGraphReply(BaseModel):
+    root_states: list[StateNode]
+    graph_name: str
+    nodes: list[StateNode]
+    edges: list[Edge]
+    node_count: int
+    edge_count: int
+    execution_summary: dict[str, int]
+
+
+class StateDetail(BaseModel):
+    """One state in full."""
+
+    id: str
+    node_name: str
+    identifier: str
+    graph_name: str
+    run_id: str
+    status: StateStatus
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+    error: str | None
+    parents: dict[str, str]
+    created_at: str
+    updated_at: str
+
+
+# -- native
+
+
+class Discovery(BaseModel):
+    """Reply of ``GET /exotrio/v1``: says that this server is ours, and what it can do."""
+
+    version: str
+    capabilities: list[str]
+
+
+class NativeClaimRequest(BaseModel):
+    """Claim states under a lease.
+
+    Fields:
+        worker_id: Who claims; names the process for operators.
+        limits: Node name to the most states of it.
+        limit: Most states in all.
+        wait_ms: How long to wait for a first state.
+        claim_id: Chosen by the client. The same id again returns the states still held under it.
+    """
+
+    worker_id: Annotated[str, Field(min_length=1, max_length=256)]
+    limits: dict[str, Annotated[int, Field(ge=0)]]
+    limit: Annotated[int, Field(ge=0)]
+    wait_ms: Annotated[int, Field(ge=0, le=LONGEST_WAIT_MS)] = 0
+    claim_id: Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Lease(BaseModel):
+    """The right to report a state.
+
+    Fields:
+        token: Sent back with the outcome; only the state's last token is accepted.
+        ttl_ms: Time left before the state is given to somebody else, or None if it never is.
+        attempt: 1 for the first attempt, then one more for each retry.
+        deliveries: How often the state was claimed before, without an outcome.
+    """
+
+    token: str
+    ttl_ms: int | None
+    attempt: int
+    deliveries: int
+
+
+class NativeState(BaseModel):
+    state_id: str
+    node_name: str
+    identifier: str
+    graph_name: str
+    run_id: str
+    inputs: dict[str, Any]
+    created_at: str
+    lease: Lease
+
+
+class NativeClaimReply(BaseModel):
+    states: list[NativeState]
+
+
+class _ReportItem(BaseModel):
+    state_id: str
+    token: str
+
+
+class ExecutedItem(_ReportItem):
+    outcome: Literal["executed"] = "executed"
+    outputs: list[dict[str, Any]]
+
+
+class ErroredItem(_ReportItem):
+    outcome: Literal["errored"] = "errored"
+    error: str
+
+
+class PrunedItem(_ReportItem):
+    outcome: Literal["pruned"] = "pruned"
+    data: dict[str, Any]
+
+
+class RequeuedItem(_ReportItem):
+    outcome: Literal["requeued"] = "requeued"
+    delay_ms: Annotated[int, Field(gt=0, le=LONGEST_DELAY_MS)]
+
+
+OutcomeItem = Annotated[
+    ExecutedItem | ErroredItem | PrunedItem | RequeuedItem, Field(discriminator="outcome")
+]
+OutcomeItems = Annotated[list[OutcomeItem], Field(max_length=LARGEST_BATCH)]
+"""Body of ``POST .../outcomes``: a bare list."""
+
+outcome_item: TypeAdapter[OutcomeItem] = TypeAdapter(OutcomeItem)
+outcome_items: TypeAdapter[list[OutcomeItem]] = TypeAdapter(OutcomeItems)
+
+
+class ItemResult(StrEnum):
+    """What became of one item of a native batch."""
+
+    OK = "ok"
+    """Done now."""
+    DUPLICATE = "duplicate"
+    """The same was already done under this token; nothing changed."""
+    STALE = "stale"
+    """The token is no longer the state's, or the state already ended otherwise."""
+    UNKNOWN = "unknown"
+    """There is no such state in this namespace."""
+    INVALID = "invalid"
+    """The item itself cannot be accepted, now or later."""
+
+
+class ItemReply(BaseModel):
+    state_id: str
+    result: ItemResult
+    detail: str | None = None
+
+
+class ItemsReply(BaseModel):
+    """Reply to a native batch: one entry per item, in the order of the request."""
+
+    items: list[ItemReply]
+
+
+class HeldState(BaseModel):
+    """A state and the token it is held under."""
+
+    state_id: str
+    token: str
+
+
+class ReleaseRequest(BaseModel):
+    """Hand states back: either ``states``, or all that is held under ``claim_id``, which voids it."""
+
+    states: Annotated[list[HeldState], Field(max_length=LARGEST_BATCH)] | None = None
+    claim_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    delay_ms: DelayMs = 0
+
+
+def _uuid(text: str) -> str:
+    from uuid import UUID
+
+    return str(UUID(text))
+
+
+class NativeTriggerRequest(TriggerRequest):
+    """As v0, plus a run id chosen by the client, which makes the request repeatable."""
+
+    run_id: Annotated[str, AfterValidator(_uuid)]
+
+
+class NodeCounts(BaseModel):
+    """How many states of one place of a graph have which status."""
+
+    identifier: str
+    node_name: str
+    counts: dict[StateStatus, int]
+
+
+class NativeRun(RunSummary):
+    """One run with its counts per place, in the order of the template."""
+
+    nodes: list[NodeCounts]
