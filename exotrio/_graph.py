@@ -6,6 +6,7 @@ rules that need the whole graph live in ``manager/_template.py`` and are the ser
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -27,6 +28,8 @@ __all__ = [
 
 MAX_NAME = 256
 """Longest name of anything that stands in a path, in characters."""
+MAX_NODES = 1_000
+"""Most places of one graph: what the checks remember grows with its square."""
 
 
 def check_name(name: str) -> str:
@@ -61,7 +64,7 @@ def _store_key(key: str) -> str:
 
 
 def _no_repeats(names: list[str]) -> list[str]:
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, uses in Counter(names).items() if uses > 1)
     if repeated:
         raise ValueError(f"repeated: {', '.join(repeated)}")
     return names
@@ -187,7 +190,7 @@ class GraphBody(BaseModel):
     """Body of ``PUT /v0/namespace/{ns}/graph/{g}``."""
 
     secrets: dict[str, str]
-    nodes: list[GraphNodeModel]
+    nodes: Annotated[list[GraphNodeModel], Field(max_length=MAX_NODES)]
     retry_policy: RetryPolicyModel = Field(default_factory=RetryPolicyModel)
     store_config: StoreConfigModel = Field(default_factory=StoreConfigModel)
     triggers: list[TriggerModel] = Field(default_factory=list)

@@ -1,0 +1,13 @@
+"""The state manager: embedded in a Trio app, or as a server of its own.
+
+``embedded`` gives a transport for ``Runtime`` and ``StateManager`` in the same process, without a
+socket. ``serve`` listens on a port. ``create_app`` is the ASGI application behind both.
+"""
+
+from __future__ import annotations
+
+from exotrio.manager._app import create_app, embedded, serve
+from exotrio.manager._http import Limits
+from exotrio.manager._service import Service, open_service
+
+__all__ = ["Limits", "Service", "create_app", "embedded", "open_service", "serve"]

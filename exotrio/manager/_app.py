@@ -1,0 +1,147 @@
+"""Putting a state manager together: routes, access, server, and the in-process transport."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+from exotrio._settings import read_settings
+from exotrio.manager._access import LOOPBACK_HOSTS, Access, local
+from exotrio.manager._database import MEMORY
+from exotrio.manager._http import Limits, open_listeners, serve_http, urls
+from exotrio.manager._http_json import EXCEPTION_HANDLERS
+from exotrio.manager._keys import choose_key, is_loopback
+from exotrio.manager._routes_native import native_routes
+from exotrio.manager._routes_v0 import v0_routes
+from exotrio.manager._service import Service, open_service
+from exotrio.manager._store import Clock, wall_clock
+
+if TYPE_CHECKING:
+    import httpx
+
+DEFAULT_DB = Path(".exotrio/state.db")
+
+logger = logging.getLogger("exotrio.manager")
+
+
+def create_app(service: Service, *, key: str, allowed_hosts: Collection[str] | None = None) -> ASGIApp:
+    """Return the ASGI application of a state manager.
+
+    Args:
+        service: From ``open_service``.
+        key: The API key every request must carry, except ``/health``.
+        allowed_hosts: Host header values (without port) to accept. Defaults to any.
+    """
+    app = Starlette(
+        routes=[*v0_routes(service), *native_routes(service)], exception_handlers=EXCEPTION_HANDLERS
+    )
+    # Both slash forms are routes of their own; a redirect would lose the body of a PUT.
+    app.router.redirect_slashes = False
+    return Access(app, key=key, allowed_hosts=allowed_hosts)
+
+
+@asynccontextmanager
+async def embedded(
+    db: str | Path = DEFAULT_DB, *, clock: Clock = wall_clock
+) -> AsyncIterator[httpx.AsyncBaseTransport]:
+    """Run a state manager inside this process, for as long as the block lasts.
+
+    Open it around the runtime (``Runtime(..., transport=transport)``), so that a runtime that is
+    cancelled can still report into it.
+
+    Args:
+        db: Database file, made with its folder if missing, or ``":memory:"``. Defaults to
+            ``.exotrio/state.db``.
+        clock: Gives the time in Unix milliseconds. Defaults to the wall clock. A database in
+            memory uses no thread, so it works under Trio's virtual clock.
+
+    Returns:
+        A transport for ``Runtime``, ``StateManager`` or ``httpx.AsyncClient``. It needs no key.
+
+    Raises:
+        DatabaseBusy: another process owns the file.
+        DatabaseError: the file cannot be used.
+
+    Cancellation:
+        Inside the block nothing is different. At its end the last writes are committed, shielded
+        for at most ten seconds.
+    """
+    import httpx
+
+    async with open_service(db, clock=clock) as service:
+        # The key is never asked for in process; a random one would only cost time.
+        app = local(create_app(service, key="in process"))
+        yield httpx.ASGITransport(app, raise_app_exceptions=False)
+
+
+async def serve(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    db: str | Path = DEFAULT_DB,
+    key: str | None = None,
+    key_file: Path | None = None,
+    allowed_hosts: Collection[str] = (),
+    limits: Limits | None = None,
+    grace: float = 5.0,
+    stopping: trio.Event | None = None,
+    clock: Clock = wall_clock,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a state manager on a port until told to stop. Reports the bound URLs when started.
+
+    Args:
+        host: Address to bind. Defaults to 127.0.0.1, which only this machine reaches.
+        port: 0 lets the kernel choose. Defaults to 8000.
+        db: Database file or ``":memory:"``. Defaults to ``.exotrio/state.db``.
+        key: The API key. Prefer ``key_file``: arguments are visible to other users.
+        key_file: File that holds the key. Without either, ``STATE_MANAGER_SECRET``, then
+            ``EXOSPHERE_API_KEY``, then on loopback a generated key kept beside the database.
+        allowed_hosts: Host header values to accept. On loopback they are added to the loopback
+            names; elsewhere an empty collection accepts any.
+        limits: What a client may take. Defaults to ``Limits()``.
+        grace: Seconds that requests in flight get once ``stopping`` is set. Defaults to 5.
+        stopping: Set it to stop; or cancel this call.
+        clock: Gives the time in Unix milliseconds. Defaults to the wall clock.
+
+    Raises:
+        ConfigurationError: no usable key, or the address cannot be used.
+        PortBusy: another process listens there.
+        DatabaseBusy: another process owns the database.
+        DatabaseError: the database cannot be used.
+
+    Cancellation:
+        Connections are cut; the last writes are committed, shielded for at most ten seconds.
+    """
+    settings = read_settings()
+    async with open_service(db, clock=clock, settings=settings) as service:
+        file = None if str(db) == MEMORY else _resolve(db)
+        key = choose_key(key=key, key_file=key_file, settings=settings, host=host, db=file)
+        hosts = {*LOOPBACK_HOSTS, *allowed_hosts} if is_loopback(host) else allowed_hosts or None
+        app = create_app(service, key=key, allowed_hosts=hosts)
+        listeners = await open_listeners(host, port)
+        bound = urls(listeners)
+        logger.info("serving %s on %s", db, " ".join(bound))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(
+                lambda task_status: serve_http(
+                    app,
+                    listeners,
+                    limits=limits,
+                    grace=grace,
+                    stopping=stopping or trio.Event(),
+                    task_status=task_status,
+                )
+            )
+            task_status.started(bound)
+
+
+def _resolve(db: str | Path) -> Path:
+    return Path(db).resolve()

@@ -1,0 +1,233 @@
+"""Taking states and handing them back.
+
+A v0 claim is anonymous: only an outcome ends it. A native claim has an id chosen by its client and
+gives each state a token; whoever holds the state's last token may report or release it.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from exotrio._wire import HeldState, ItemReply, ItemResult, from_ms
+from exotrio.manager._graphs import timestamp
+from exotrio.manager._outcomes import find_state
+from exotrio.manager._states import CREATED, QUEUED, Changes
+from exotrio.manager._store import Transaction
+
+CLAIMS_KEPT_MS = 600_000
+"""How long a claim's id is remembered: a request that is repeated comes much sooner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimer:
+    """Who claims.
+
+    Attributes:
+        local: Lives in the process of the state manager, and so ends with it.
+        worker: Names the process, natively.
+        claim_id: Natively; None through v0.
+    """
+
+    local: bool
+    worker: str | None = None
+    claim_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """One claimed state.
+
+    Attributes:
+        v0: The state as v0 shows it.
+        native: What the native API shows beside that.
+    """
+
+    seq: int
+    v0: dict[str, Any]
+    native: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a claim took.
+
+    Attributes:
+        states: Oldest first.
+        kinds: The registered nodes that were asked for, if nothing was taken.
+        due_in: Seconds until one of their states comes due, if nothing was taken.
+    """
+
+    states: list[Taken]
+    kinds: frozenset[int] = frozenset()
+    due_in: float = math.inf
+
+
+def claim(
+    tx: Transaction, namespace: str, limits: Mapping[str, int], limit: int, claimer: Claimer
+) -> Claimed:
+    """Take up to ``limit`` states, oldest first, and of each node no more than its entry in ``limits``.
+
+    A claim id that took states before, or was voided, takes no more: it returns what is still
+    held under it.
+    """
+    if claimer.claim_id is not None and tx.row("SELECT 1 FROM claims WHERE id = ?", (claimer.claim_id,)):
+        return Claimed(_taken(tx, _rows(tx, _held(tx, namespace, claimer.claim_id))))
+    nodes = {name: tx.registered(namespace, name) for name in limits}
+    kinds = {node.id: limits[name] for name, node in nodes.items() if node is not None}
+    due = sorted(
+        (row["enqueue_after"], row["seq"])
+        for kind, most in kinds.items()
+        for row in tx.execute(
+            "SELECT seq, enqueue_after FROM states WHERE status = 'CREATED' AND kind = ?"
+            " AND enqueue_after <= ? ORDER BY enqueue_after, seq LIMIT ?",
+            (kind, tx.now_ms, max(0, min(most, limit))),
+        )
+    )[: max(0, limit)]
+    if not due:
+        return Claimed([], frozenset(kinds), _due_in(tx, kinds))
+    seqs = [seq for _, seq in due]
+    token = None
+    if claimer.claim_id is not None:
+        token = secrets.token_hex(8)
+        tx.execute("DELETE FROM claims WHERE at < ?", (tx.now_ms - CLAIMS_KEPT_MS,))
+        tx.execute("INSERT INTO claims VALUES (?, ?)", (claimer.claim_id, tx.now_ms))
+    tx.execute(
+        "UPDATE states SET status = 'QUEUED', claim = ?, token = ?, worker = ?, local = ?, requeued = 0,"
+        " claimed_at = ? WHERE seq IN (SELECT value FROM json_each(?))",
+        (claimer.claim_id, token, claimer.worker, claimer.local, tx.now_ms, to_json(seqs).decode()),
+    )
+    changes = Changes(tx)
+    states = _rows(tx, seqs)
+    for state in states:
+        changes.count(state["run"], state["place"], CREATED, QUEUED)
+    changes.apply()
+    return Claimed(_taken(tx, states))
+
+
+def _taken(tx: Transaction, states: list[sqlite3.Row]) -> list[Taken]:
+    return [
+        Taken(
+            seq=state["seq"],
+            v0={
+                "state_id": tx.state_id(state["seq"]),
+                "node_name": state["name"],
+                "identifier": tx.template(state["template"]).places[state["place"]].identifier,
+                "inputs": from_json(state["inputs"]),
+                "created_at": timestamp(state["created_at"]),
+            },
+            native={
+                "graph_name": state["graph_name"],
+                "run_id": state["run_id"],
+                "lease": {
+                    "token": state["token"],
+                    "ttl_ms": None,
+                    "attempt": state["retry_count"] + 1,
+                    "deliveries": state["deliveries"],
+                },
+            },
+        )
+        for state in states
+    ]
+
+
+def _held(tx: Transaction, namespace: str, claim_id: str) -> list[int]:
+    return [
+        row["seq"]
+        for row in tx.execute(
+            "SELECT seq FROM states JOIN nodes ON nodes.id = states.kind"
+            " WHERE status = 'QUEUED' AND claim = ? AND nodes.namespace = ?",
+            (claim_id, namespace),
+        )
+    ]
+
+
+def _rows(tx: Transaction, seqs: list[int]) -> list[sqlite3.Row]:
+    return tx.execute(
+        "SELECT states.*, nodes.name, runs.run_id, runs.template, graphs.name AS graph_name FROM json_each(?)"
+        " JOIN states ON states.seq = value JOIN nodes ON nodes.id = states.kind"
+        " JOIN runs ON runs.id = states.run JOIN graphs ON graphs.id = runs.graph ORDER BY key",
+        (to_json(seqs).decode(),),
+    ).fetchall()
+
+
+def _due_in(tx: Transaction, kinds: Mapping[int, int]) -> float:
+    """Return the seconds until the next state of these kinds comes due, infinity if none waits."""
+    due = math.inf
+    for kind, most in kinds.items():
+        row = tx.row("SELECT min(enqueue_after) FROM states WHERE status = 'CREATED' AND kind = ?", (kind,))
+        if most > 0 and row is not None and row[0] is not None:
+            due = min(due, from_ms(row[0] - tx.now_ms))
+    return due
+
+
+def release(
+    tx: Transaction, namespace: str, states: Sequence[HeldState], delay_ms: int = 0
+) -> list[ItemReply]:
+    """Make held states claimable again, as if they had never been taken."""
+    changes = Changes(tx)
+    replies = []
+    for held in states:
+        state = find_state(tx, namespace, held.state_id)
+        if state is None:
+            result = ItemResult.UNKNOWN
+        elif state["token"] != held.token:
+            result = ItemResult.STALE
+        elif state["status"] == QUEUED:
+            _hand_back(changes, state, delay_ms)
+            result = ItemResult.OK
+        else:
+            result = ItemResult.DUPLICATE if state["status"] == CREATED else ItemResult.STALE
+        replies.append(ItemReply(state_id=held.state_id, result=result))
+    changes.apply()
+    return replies
+
+
+def release_claim(tx: Transaction, namespace: str, claim_id: str, delay_ms: int = 0) -> list[ItemReply]:
+    """Release all that is held under a claim id and void it, so that a request which is still on
+    its way takes nothing any more."""
+    tx.execute("INSERT OR REPLACE INTO claims VALUES (?, ?)", (claim_id, tx.now_ms))
+    changes = Changes(tx)
+    states = _rows(tx, _held(tx, namespace, claim_id))
+    for state in states:
+        _hand_back(changes, state, delay_ms)
+    changes.apply()
+    return [ItemReply(state_id=tx.state_id(state["seq"]), result=ItemResult.OK) for state in states]
+
+
+def undo_v0_claim(tx: Transaction, seqs: Sequence[int]) -> None:
+    """Hand back what a v0 claim took whose reply could not be written."""
+    changes = Changes(tx)
+    for state in _rows(tx, list(seqs)):
+        if state["status"] == QUEUED and state["token"] is None:
+            _hand_back(changes, state, 0)
+    changes.apply()
+
+
+def recover(tx: Transaction) -> int:
+    """Hand back what workers inside the last process of this database held: they ended with it.
+
+    Returns:
+        How many states that were.
+    """
+    changes = Changes(tx)
+    states = tx.execute("SELECT * FROM states WHERE status = 'QUEUED' AND local = 1").fetchall()
+    for state in states:
+        _hand_back(changes, state, 0)
+    changes.apply()
+    return len(states)
+
+
+def _hand_back(changes: Changes, state: sqlite3.Row, delay_ms: int) -> None:
+    tx = changes.tx
+    # Without a delay the state keeps its time, and so its turn.
+    due = tx.now_ms + delay_ms if delay_ms else state["enqueue_after"]
+    tx.execute("UPDATE states SET status = 'CREATED', enqueue_after = ? WHERE seq = ?", (due, state["seq"]))
+    changes.count(state["run"], state["place"], QUEUED, CREATED)
+    tx.ready.add(state["kind"])

@@ -1,0 +1,190 @@
+"""JSON over HTTP: reading request bodies and path values, writing replies and errors.
+
+Every error body is JSON, in the shapes of v0: ``{"detail": text}``; a list of problems with 422;
+``{"success": false, "detail": text}`` with 500.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import trio
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from exotrio._errors import DatabaseError, GraphInvalid
+from exotrio._graph import check_name
+from exotrio.manager._refused import Refused
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+
+logger = logging.getLogger("exotrio.manager.http")
+
+UNDO_GRACE = 5.0
+"""Seconds that undoing a claim may take after its reply could not be written."""
+_LONGEST_ECHO = 200
+
+
+class Unprocessable(Exception):
+    """The request does not have the right form: 422 with one item per problem."""
+
+    def __init__(self, items: list[dict[str, Any]]) -> None:
+        super().__init__(f"{len(items)} problems")
+        self.items = items
+
+
+def reply(content: object, status: int = 200) -> Response:
+    """Return a JSON response. NaN and infinity, which JSON lacks, become null."""
+    return Response(to_json(content, inf_nan_mode="null"), status, media_type="application/json")
+
+
+class ClaimReply(Response):
+    """A reply that hands out states. If it cannot be written, ``undo`` hands them back."""
+
+    def __init__(self, content: object, undo: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(to_json(content, inf_nan_mode="null"), media_type="application/json")
+        self._undo = undo
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except BaseException as error:
+            # Whatever ended it, cancellation included: nobody will run these states.
+            logger.info("the reply to a claim could not be written (%r); the claim is undone", error)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_GRACE):
+                await self._undo()
+            raise
+
+
+async def read_model(request: Request, model: type[M]) -> M:
+    """Parse the body as ``model``.
+
+    Raises:
+        Unprocessable: it is not JSON, or not of that form.
+    """
+    body = await request.body()
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise Unprocessable(describe(error, body)) from None
+
+
+async def read_adapted(request: Request, adapter: TypeAdapter[T]) -> T:
+    """Parse the body with ``adapter``; as ``read_model`` otherwise."""
+    body = await request.body()
+    try:
+        return adapter.validate_json(body)
+    except ValidationError as error:
+        raise Unprocessable(describe(error, body)) from None
+
+
+def describe(error: ValidationError, body: bytes) -> list[dict[str, Any]]:
+    """Return the problems in the shape of v0, without echoing long or secret input."""
+    if not body:
+        return [{"type": "missing", "loc": ["body"], "msg": "a JSON body is required", "input": None}]
+    items = []
+    for problem in error.errors(include_url=False, include_context=False):
+        location: list[str | int] = ["body", *problem["loc"]]
+        if problem["type"] == "json_invalid":
+            location = ["body", 0]
+        items.append(
+            {
+                "type": problem["type"],
+                "loc": location,
+                "msg": problem["msg"],
+                "input": None if "secrets" in location else _echo(problem["input"]),
+            }
+        )
+    return items
+
+
+def _echo(value: object) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str) and len(value) <= _LONGEST_ECHO:
+        return value
+    return f"<{type(value).__name__}>"
+
+
+def path_name(request: Request, parameter: str) -> str:
+    """Return a name from the path.
+
+    Raises:
+        Unprocessable: it cannot be a name.
+    """
+    name: str = request.path_params[parameter]
+    try:
+        return check_name(name)
+    except ValueError as error:
+        raise _bad_path(parameter, str(error), name) from None
+
+
+def path_int(request: Request, parameter: str, *, least: int) -> int:
+    """Return a whole number from the path.
+
+    Raises:
+        Unprocessable: it is none, or below ``least``.
+    """
+    text: str = request.path_params[parameter]
+    # At most 18 digits: it has to fit into 64 bits.
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise _bad_path(parameter, "must be a whole number", text, kind="int_parsing")
+    if int(text) < least:
+        raise _bad_path(parameter, f"must be {least} or more", text, kind="greater_than_equal")
+    return int(text)
+
+
+def _bad_path(parameter: str, message: str, value: str, kind: str = "value_error") -> Unprocessable:
+    return Unprocessable([{"type": kind, "loc": ["path", parameter], "msg": message, "input": _echo(value)}])
+
+
+# -- exceptions to responses; Starlette calls these
+
+
+def on_refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return reply({"detail": error.detail}, error.status)
+
+
+def on_unprocessable(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Unprocessable)
+    return reply({"detail": error.items}, 422)
+
+
+def on_graph_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, GraphInvalid)
+    return reply({"detail": "\n".join([f"{error.what}:", *error.problems])}, 400)
+
+
+def on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = reply({"detail": error.detail}, error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def on_database_error(request: Request, error: Exception) -> Response:
+    logger.error("%s %s: %s", request.method, request.url.path, error)
+    return reply({"detail": "the state manager cannot use its database now; try again later"}, 503)
+
+
+def on_defect(request: Request, error: Exception) -> Response:
+    # Starlette raises the error again after this reply, and the server logs it.
+    return reply({"success": False, "detail": "an unexpected error occurred; the server's log has it"}, 500)
+
+
+EXCEPTION_HANDLERS: dict[Any, Callable[[Request, Exception], Response]] = {
+    Refused: on_refused,
+    Unprocessable: on_unprocessable,
+    GraphInvalid: on_graph_invalid,
+    HTTPException: on_http_exception,
+    DatabaseError: on_database_error,
+    Exception: on_defect,
+}

@@ -1,0 +1,164 @@
+"""What the HTTP server reads from a request head and what it answers by itself. Pure, but for the date."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import h11
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one client may take of the server. Durations in seconds, sizes in bytes.
+
+    Attributes:
+        idle: A kept-alive connection without a request is closed after this. Longer than what clients
+            keep (httpx 5, aiohttp 15), so that they close first and no request meets a closing socket.
+        head: A request head must be complete this long after its first byte, and a new connection must
+            send that byte within it; else slow clients could hold every connection.
+        body: Waiting for one request's body may add up to this. The time the app spends between two
+            receives does not count. 16 MiB in it needs 2 Mbit/s.
+        write: A client that does not take a piece of 64 KiB (or a shorter answer) in this time is
+            dropped. It is a limit on stalling, not on the whole answer: long streams are fine.
+        max_head: Request line and headers. A long key, a proxy's headers and long names fit well.
+        max_body: Request body. A batch of outcomes with long tracebacks fits.
+        max_connections: Open connections. Above it the one idle for longest (at least a second) is closed;
+            while there is none, no more are accepted and new ones wait in the kernel's backlog, which
+            costs nothing and loses no request. Half of the usual limit of 1024 open files.
+    """
+
+    idle: float = 75.0
+    head: float = 10.0
+    body: float = 60.0
+    write: float = 20.0
+    max_head: int = 32 * 1024
+    max_body: int = 16 * 1024 * 1024
+    max_connections: int = 500
+
+
+class Refusal(Exception):
+    """The server answers the request itself, with this status, and closes the connection."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+_PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_ABSOLUTE_FORM = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+
+
+def refusal_of(error: h11.RemoteProtocolError) -> Refusal:
+    """Return the answer to a request h11 could not parse: 431, 501, or else 400."""
+    if error.error_status_hint == 431:
+        return Refusal(431, "the request head, or a line between the chunks of its body, is too long")
+    return Refusal(error.error_status_hint, f"malformed request: {str(error)[:200]}")
+
+
+def read_head(request: h11.Request, limits: Limits) -> dict[str, Any]:
+    """Return the parts of an ASGI scope that come from the request head.
+
+    Raises:
+        Refusal: the head is not acceptable.
+    """
+    if request.http_version not in (b"1.0", b"1.1"):
+        raise Refusal(505, "this server speaks HTTP/1.1 and HTTP/1.0")
+    headers = list(request.headers)
+    # h11 measures only heads that arrive in pieces; one that came in a single chunk is measured here.
+    size = len(request.target)
+    length = None
+    chunked = False
+    for name, value in headers:
+        size += len(name) + len(value) + 4
+        if name == b"content-length":
+            length = int(value)
+        elif name == b"transfer-encoding":
+            chunked = True
+    if size > limits.max_head:
+        raise Refusal(431, f"the request head is longer than {limits.max_head} bytes")
+    if chunked and length is not None:
+        # Proxies disagree on which of the two counts: the classic opening for request smuggling.
+        raise Refusal(400, "malformed request: both content-length and transfer-encoding")
+    if length is not None and length > limits.max_body:
+        raise too_large(limits)
+    path, raw_path, query = _read_target(request)
+    return {
+        "http_version": request.http_version.decode("ascii"),
+        "method": request.method.decode("ascii").upper(),
+        "path": path,
+        "raw_path": raw_path,
+        "query_string": query,
+        "headers": headers,
+    }
+
+
+def too_large(limits: Limits) -> Refusal:
+    """Return the answer to a body above the limit."""
+    return Refusal(413, f"the request body is longer than {limits.max_body} bytes")
+
+
+def _read_target(request: h11.Request) -> tuple[str, bytes, bytes]:
+    target = request.target
+    if request.method == b"CONNECT":
+        raise Refusal(501, "this server is no proxy: CONNECT is not supported")
+    if not target.startswith(b"/"):
+        absolute = _ABSOLUTE_FORM.match(target)
+        if absolute is None:
+            raise Refusal(400, "malformed request: the target must be a path or an absolute URL")
+        target = target[absolute.end() :]
+    raw_path, _, query = target.partition(b"?")
+    raw_path = raw_path or b"/"
+    if b"%" not in raw_path:
+        return raw_path.decode("ascii"), raw_path, query
+    if _BAD_ESCAPE.search(raw_path):
+        raise Refusal(400, "malformed request: a % in the path must be followed by two hex digits")
+    try:
+        return unquote_to_bytes(raw_path).decode("utf-8"), raw_path, query
+    except UnicodeDecodeError:
+        raise Refusal(400, "malformed request: the path is not UTF-8") from None
+
+
+def phrase(status: int) -> bytes:
+    """Return the reason phrase of a status, empty for unusual ones."""
+    return _PHRASES.get(status, b"")
+
+
+def json_answer(status: int, content: Mapping[str, object], *, with_body: bool = True) -> bytes:
+    """Return a whole response that closes the connection.
+
+    Not made through h11: after a malformed request or a faulty app its state machine is in an error
+    state and writes nothing more.
+
+    Args:
+        with_body: False for the answer to HEAD.
+    """
+    body = json.dumps(content).encode("ascii")
+    head = (
+        b"HTTP/1.1 %d %s\r\ndate: %s\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\nconnection: close\r\n\r\n"
+    ) % (status, phrase(status), http_date(), len(body))
+    return head + body if with_body else head
+
+
+_date: tuple[int, bytes] = (0, b"")
+
+
+def http_date() -> bytes:
+    """Return the current date in HTTP's format, computed once per second."""
+    global _date
+    now = int(time.time())
+    second, text = _date
+    if second != now:
+        text = formatdate(now, usegmt=True).encode("ascii")
+        _date = (now, text)
+    return text

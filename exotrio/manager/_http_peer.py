@@ -1,0 +1,119 @@
+"""The other end of a connection: its bytes, read one chunk ahead, and ours, written within limits.
+
+Reading has a task of its own, so that a client that goes away is noticed whatever the app is doing.
+It hands chunks over through a channel without a buffer: at most one chunk waits there, and a client
+that sends more than is wanted is held back by TCP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import trio
+
+CHUNK_SIZE = 64 * 1024
+PIECE_SIZE = 64 * 1024
+LINGER = 2.0
+
+_BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class ClientDisconnected(OSError):
+    """The answer cannot reach the client: it went away, stopped reading, or was refused."""
+
+
+class Peer:
+    """The client of one connection.
+
+    Args:
+        stream: The connection; closed by whoever opened it.
+        write: Seconds the client may take for a piece of 64 KiB.
+
+    Attributes:
+        gone: Whether nothing more can be exchanged. A client that closes only its sending side counts
+            as gone too: TCP cannot tell it from one that closed both, and an answer written to the
+            latter would pass for delivered.
+        changed: Parking lot of those who wait for ``gone``; also woken when a response is complete.
+    """
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream, *, write: float) -> None:
+        self._stream = stream
+        self._write = write
+        self._feed, self._chunks = trio.open_memory_channel[bytes](0)
+        self.gone = False
+        self.changed = trio.lowlevel.ParkingLot()
+
+    def lose(self) -> None:
+        """Give the client up: nothing more is written, and whoever waits for its end learns of it."""
+        self.gone = True
+        self.changed.unpark_all()
+
+    async def read_ahead(self) -> None:
+        """Read until the client closes its side or the connection breaks."""
+        with self._feed:
+            with suppress(*_BROKEN):
+                while chunk := await self._stream.receive_some(CHUNK_SIZE):
+                    await self._feed.send(bytes(chunk))
+            self.lose()
+
+    async def more(self) -> bytes:
+        """Return the next chunk, or ``b""`` after the last. Safe to cancel: no chunk is lost."""
+        try:
+            return await self._chunks.receive()
+        except trio.EndOfChannel:
+            return b""
+
+    def ready(self) -> bytes:
+        """Return the chunk that has already been read, or ``b""``."""
+        try:
+            return self._chunks.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return b""
+
+    async def write(self, *parts: bytes) -> None:
+        """Send parts of a message, in one call to the kernel if they are small.
+
+        Raises:
+            ClientDisconnected: the client is gone, or did not take a piece in time.
+
+        Cancellation:
+            The client is given up: after half a message it could understand nothing more.
+        """
+        if self.gone:
+            raise ClientDisconnected("the client closed the connection")
+        sent = False
+        try:
+            for piece in _pieces(parts):
+                with trio.fail_after(self._write):
+                    await self._stream.send_all(piece)
+            sent = True
+        except trio.TooSlowError as error:
+            raise ClientDisconnected(f"the client did not read for {self._write:g} s") from error
+        except _BROKEN as error:
+            raise ClientDisconnected("the client closed the connection") from error
+        finally:
+            if not sent:
+                self.lose()
+
+    async def linger(self) -> None:
+        """Close our side, then discard what still arrives until the client closes, at most ``LINGER``.
+
+        Closing a socket with unread bytes resets the connection, and a reset can overtake the answer
+        the client has not read yet.
+        """
+        with trio.move_on_after(LINGER), suppress(*_BROKEN):
+            if not self.gone:
+                await self._stream.send_eof()
+                while await self.more():
+                    pass
+
+
+def _pieces(parts: tuple[bytes, ...]) -> Iterator[bytes | memoryview]:
+    if sum(map(len, parts)) <= PIECE_SIZE:
+        yield b"".join(parts)
+        return
+    for part in parts:
+        view = memoryview(part)
+        for start in range(0, len(view), PIECE_SIZE):
+            yield view[start : start + PIECE_SIZE]

@@ -1,0 +1,152 @@
+"""Building the inputs of a state from the placeholders of its place.
+
+Values are inserted as they are and never looked at for placeholders again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from exotrio.manager._states import RunScope, chain
+from exotrio.manager._store import View
+from exotrio.manager._template import OutputRef, Piece, Place, StoreRef, Unite
+
+Outputs = Mapping[str, Any]
+
+
+class InputsError(Exception):
+    """An input cannot be built; the text says which and why."""
+
+
+class Sources:
+    """Where the placeholders of states created below one state take their values from.
+
+    Args:
+        view: The database.
+        run: The run.
+        above: Number of the nearest state of the chain above the current one, or None.
+    """
+
+    def __init__(self, view: View, run: RunScope, above: int | None) -> None:
+        self._view = view
+        self._run = run
+        self._above = above
+        self._ancestors: dict[str, Outputs] | None = None
+        self._stored: dict[str, str] = {}
+
+    def store(self, key: str) -> str:
+        """Return the value of a store key in this run, or its default."""
+        if key not in self._stored:
+            row = self._view.row("SELECT value FROM store WHERE run = ? AND key = ?", (self._run.id, key))
+            if row is not None:
+                self._stored[key] = row["value"]
+            elif key in (defaults := self._run.template.body.store_config.default_values):
+                self._stored[key] = defaults[key]
+            else:
+                raise InputsError(
+                    f"the store of this run has no key {key!r}, and the graph no default for it"
+                )
+        return self._stored[key]
+
+    def ancestor(self, identifier: str) -> Outputs:
+        """Return the outputs of the ancestor with this identifier."""
+        if self._ancestors is None:
+            places = self._run.template.places
+            self._ancestors = {
+                places[row["place"]].identifier: from_json(row["outputs"])
+                for row in chain(self._view, self._above)
+            }
+        try:
+            return self._ancestors[identifier]
+        except KeyError:
+            raise InputsError(f"{identifier!r} is not among the ancestors of this state") from None
+
+
+def build(
+    place: Place,
+    names: Iterable[str],
+    sources: Sources,
+    current: str,
+    outputs: Outputs,
+    lists: Mapping[str, Lister] | None = None,
+) -> dict[str, str]:
+    """Return the inputs of a new state.
+
+    Args:
+        place: Where it will stand.
+        names: Inputs the registered node takes; what else the graph gives is dropped.
+        sources: Store and ancestors.
+        current: Identifier of the state it hangs below.
+        outputs: Outputs of that state.
+        lists: Identifier to a function that returns a field's values over a group, for the
+            references of a united node into its group.
+
+    Raises:
+        InputsError: an input is not given, or a value is missing or no string.
+    """
+
+    def resolve(piece: Piece) -> str:
+        if isinstance(piece, str):
+            return piece
+        if isinstance(piece, StoreRef):
+            return sources.store(piece.key)
+        if lists and piece.identifier in lists:
+            return lists[piece.identifier](piece.field)
+        found = outputs if piece.identifier == current else sources.ancestor(piece.identifier)
+        return field_of(found, piece)
+
+    inputs: dict[str, str] = {}
+    for name in names:
+        pieces = place.inputs.get(name)
+        if pieces is None:
+            raise InputsError(f"input {name!r} of {place.identifier!r} is not given by the graph")
+        try:
+            inputs[name] = "".join([resolve(piece) for piece in pieces])
+        except InputsError as error:
+            raise InputsError(f"input {name!r} of {place.identifier!r}: {error}") from None
+    return inputs
+
+
+Lister = Callable[[str], str]
+
+
+def field_of(outputs: Outputs, ref: OutputRef) -> str:
+    """Return the field that ``ref`` names; raise InputsError if it is missing or no string."""
+    try:
+        value = outputs[ref.field]
+    except KeyError:
+        raise InputsError(f"{ref.identifier!r} gave no output {ref.field!r}") from None
+    if not isinstance(value, str):
+        raise InputsError(
+            f"output {ref.field!r} of {ref.identifier!r} is not a string but {type(value).__name__}"
+        )
+    return value
+
+
+def group_lists(view: View, run: RunScope, t: int, unite: Unite) -> dict[str, Lister]:
+    """Return, for each place the united node reads, a function from a field to a JSON array of its
+    values over the group's successes, in fan-out order."""
+
+    def lister(place: int) -> Lister:
+        members: list[Outputs] | None = None
+
+        def values(field: str) -> str:
+            nonlocal members
+            if members is None:
+                members = [
+                    from_json(row["outputs"])
+                    for row in view.execute(
+                        "SELECT outputs FROM members JOIN states ON states.seq = members.state"
+                        " WHERE members.t = ? AND members.place = ? ORDER BY members.path",
+                        (t, place),
+                    )
+                ]
+            ref = OutputRef(run.template.places[place].identifier, field)
+            return to_json([field_of(outputs, ref) for outputs in members]).decode()
+
+        return values
+
+    return {run.template.places[place].identifier: lister(place) for place in unite.aggregated}

@@ -1,0 +1,122 @@
+"""Keys: the API key of a server, and secrets of its own that live in files beside the database."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from exotrio._errors import ConfigurationError
+from exotrio._settings import KEY_VARIABLE, Settings
+
+PUBLISHED_KEYS = frozenset({"exosphere@123"})
+"""Keys that stand in public documentation: everybody knows them."""
+
+
+def kept_secret(db: Path, name: str, make: Callable[[], str]) -> str:
+    """Return the text of ``<db>.<name>``, making the file at first use, readable by its owner only.
+
+    Call it while owning the database, so that two processes do not make two.
+
+    Raises:
+        ConfigurationError: the file cannot be read or made.
+    """
+    path = db.with_name(f"{db.name}.{name}")
+    try:
+        return read_secret_file(path)
+    except FileNotFoundError:
+        pass
+    text = make()
+    temporary = path.with_name(path.name + ".new")
+    try:
+        # Renamed when complete: a crash in between leaves no empty key behind.
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the key file {path} cannot be made: {error.strerror}", fix="make its folder writable"
+        ) from error
+    return text
+
+
+def read_secret_file(path: Path) -> str:
+    """Return a file's text without the blanks around it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConfigurationError: it cannot be read, or is empty.
+    """
+    try:
+        text = path.read_text("utf-8").strip()
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"the key file {path} cannot be read: {error}", fix="make it a UTF-8 text file you may read"
+        ) from error
+    if not text:
+        raise ConfigurationError(f"the key file {path} is empty", fix="write the key into it, or remove it")
+    return text
+
+
+def choose_key(
+    *, key: str | None, key_file: Path | None, settings: Settings, host: str, db: Path | None
+) -> str:
+    """Return the API key a server asks for.
+
+    The first of: ``key``, the text of ``key_file``, ``STATE_MANAGER_SECRET``, ``EXOSPHERE_API_KEY``,
+    and, on loopback, a generated key that is kept beside the database.
+
+    Args:
+        key: Given outright.
+        key_file: File that holds it.
+        settings: The environment.
+        host: Address the server binds.
+        db: Database file, or None in memory.
+
+    Raises:
+        ConfigurationError: there is none, or it is one that everybody knows and the server is
+            reachable from elsewhere.
+    """
+    source = "the argument"
+    if key is None and key_file is not None:
+        source = f"the file {key_file}"
+        try:
+            key = read_secret_file(key_file)
+        except FileNotFoundError:
+            raise ConfigurationError(f"there is no key file {key_file}", fix="name another file") from None
+    if key is None:
+        key, source = settings.state_manager_secret, "STATE_MANAGER_SECRET"
+    if key is None:
+        key, source = settings.api_key, KEY_VARIABLE
+    local = is_loopback(host)
+    if key is None and local:
+        if db is None:
+            return secrets.token_urlsafe(32)
+        return kept_secret(db, "api-key", lambda: secrets.token_urlsafe(32))
+    if not key:
+        raise ConfigurationError(
+            "a state manager that others can reach needs a key",
+            where=f"it is to bind {host}" if key is None else f"the key from {source} is empty",
+            fix="give one with --key-file FILE or STATE_MANAGER_SECRET",
+        )
+    if key in PUBLISHED_KEYS and not local:
+        raise ConfigurationError(
+            "the key is one that stands in public documentation, so it protects nothing",
+            where=f"it came from {source}, and the server is to bind {host}",
+            fix="choose another key, or bind 127.0.0.1",
+        )
+    return key
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach a server that binds ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -1,0 +1,186 @@
+"""Routes of the native API: leases, batches and long polls for exotrio's own runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+from pydantic import ValidationError
+from pydantic_core import from_json
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from exotrio._wire import (
+    LARGEST_BATCH,
+    NATIVE_ROOT,
+    NATIVE_VERSION,
+    ItemReply,
+    ItemResult,
+    NativeClaimRequest,
+    NativeTriggerRequest,
+    OutcomeItem,
+    ReleaseRequest,
+    StateStatus,
+    from_ms,
+    outcome_item,
+)
+from exotrio.manager import _claims, _outcomes, _runs
+from exotrio.manager._access import LOCAL
+from exotrio.manager._http import STOPPING
+from exotrio.manager._http_json import ClaimReply, Unprocessable, path_name, read_model, reply
+from exotrio.manager._routes_v0 import Endpoint, routes_of
+from exotrio.manager._service import Service
+
+NAMESPACE = f"{NATIVE_ROOT}/namespace/{{namespace}}"
+CAPABILITIES = ("leases", "batch", "long_poll")
+
+
+def native_routes(service: Service) -> list[Route]:
+    """Return the routes of the native API."""
+    native = _Native(service)
+    table: list[tuple[str, str, Endpoint]] = [
+        ("GET", NATIVE_ROOT, native.discover),
+        ("POST", f"{NAMESPACE}/claim", native.claim),
+        ("POST", f"{NAMESPACE}/outcomes", native.record),
+        ("POST", f"{NAMESPACE}/release", native.release),
+        ("POST", f"{NAMESPACE}/graph/{{graph}}/trigger", native.trigger),
+        ("GET", f"{NAMESPACE}/run/{{run_id}}", native.run),
+    ]
+    return routes_of(table)
+
+
+class _Native:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._store = service.store
+
+    async def discover(self, request: Request) -> Response:
+        return reply({"version": NATIVE_VERSION, "capabilities": CAPABILITIES})
+
+    async def claim(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        body = await read_model(request, NativeClaimRequest)
+        claimer = _claims.Claimer(local=LOCAL in request.scope, worker=body.worker_id, claim_id=body.claim_id)
+        claimed = await self._claim_or_wait(request, namespace, body, claimer)
+        return ClaimReply(
+            {"states": [{**state.v0, **state.native} for state in claimed.states]},
+            undo=lambda: self._store.write(_claims.release_claim, namespace, body.claim_id),
+        )
+
+    async def _claim_or_wait(
+        self, request: Request, namespace: str, body: NativeClaimRequest, claimer: _claims.Claimer
+    ) -> _claims.Claimed:
+        """Claim; while there is nothing, wait for something until ``wait_ms`` is over, the client
+        goes away or the server stops."""
+        limit = min(body.limit, LARGEST_BATCH)
+        deadline = trio.current_time() + from_ms(body.wait_ms)
+        wakeups = self._service.wakeups
+        while True:
+            point = wakeups.now
+            claimed = await self._store.write(_claims.claim, namespace, body.limits, limit, claimer)
+            left = deadline - trio.current_time()
+            if claimed.states or limit == 0 or left <= 0:
+                return claimed
+            with wakeups.after(point, claimed.kinds) as woken:
+                if not await _wait(request, woken, min(left, claimed.due_in)):
+                    return claimed
+
+    async def record(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        items = _read_outcomes(await request.body())
+        good = [item for item in items if not isinstance(item, ItemReply)]
+        recorded = iter(await self._store.write(_outcomes.record_batch, namespace, good) if good else ())
+        return reply({"items": [item if isinstance(item, ItemReply) else next(recorded) for item in items]})
+
+    async def release(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        body = await read_model(request, ReleaseRequest)
+        if (body.states is None) == (body.claim_id is None):
+            raise Unprocessable(
+                [{"type": "value_error", "loc": ["body"], "msg": "give states or claim_id", "input": None}]
+            )
+        if body.claim_id is not None:
+            items = await self._store.write(
+                _claims.release_claim, namespace, body.claim_id, delay_ms=body.delay_ms
+            )
+        else:
+            items = await self._store.write(
+                _claims.release, namespace, body.states or [], delay_ms=body.delay_ms
+            )
+        return reply({"items": items})
+
+    async def trigger(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        body = await read_model(request, NativeTriggerRequest)
+        run_id = await self._store.write(
+            _runs.trigger,
+            namespace,
+            path_name(request, "graph").strip(),
+            inputs=body.inputs,
+            store=body.store,
+            start_delay_ms=body.start_delay,
+            run_id=body.run_id,
+        )
+        return reply({"status": StateStatus.CREATED, "run_id": run_id})
+
+    async def run(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        return reply(await self._store.read(_runs.show_run, namespace, request.path_params["run_id"]))
+
+
+async def _wait(request: Request, woken: trio.Event, longest: float) -> bool:
+    """Wait until woken or ``longest`` seconds passed. Return False to give up: the client is gone
+    or the server is stopping."""
+    stopping: trio.Event | None = request.scope.get("extensions", {}).get(STOPPING, {}).get("event")
+    carry_on = True
+
+    async def give_up_when_disconnected() -> None:
+        nonlocal carry_on
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        carry_on = False
+        nursery.cancel_scope.cancel()
+
+    async def give_up_when_stopping(event: trio.Event) -> None:
+        nonlocal carry_on
+        await event.wait()
+        carry_on = False
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give_up_when_disconnected)
+        if stopping is not None:
+            nursery.start_soon(give_up_when_stopping, stopping)
+        with trio.move_on_after(max(0.0, longest)):
+            await woken.wait()
+        nursery.cancel_scope.cancel()
+    return carry_on
+
+
+def _read_outcomes(body: bytes) -> list[OutcomeItem | ItemReply]:
+    """Parse a batch; an item that cannot be read becomes its own reply, so that it harms no other."""
+    try:
+        raw = from_json(body)
+    except ValueError as error:
+        raise Unprocessable(
+            [{"type": "json_invalid", "loc": ["body", 0], "msg": str(error), "input": None}]
+        ) from None
+    if not isinstance(raw, list) or len(raw) > LARGEST_BATCH:
+        text = f"a list of at most {LARGEST_BATCH} outcomes is required"
+        raise Unprocessable([{"type": "list_type", "loc": ["body"], "msg": text, "input": None}])
+    return [_read_outcome(item) for item in raw]
+
+
+def _read_outcome(raw: Any) -> OutcomeItem | ItemReply:
+    try:
+        return outcome_item.validate_python(raw)
+    except ValidationError as error:
+        state_id = raw.get("state_id") if isinstance(raw, dict) else None
+        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        return ItemReply(
+            state_id=state_id if isinstance(state_id, str) else "",
+            result=ItemResult.INVALID,
+            detail=f"{place}: {problem['msg']}",
+        )

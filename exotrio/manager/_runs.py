@@ -1,0 +1,301 @@
+"""Runs and their states: triggering, looking at them, retrying by hand, and a state's secrets."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from exotrio._wire import RunStatus, ValidationStatus
+from exotrio.manager._graphs import find_graph, timestamp
+from exotrio.manager._inputs import InputsError, Sources, build
+from exotrio.manager._outcomes import Follow, copy_of, find_state
+from exotrio.manager._refused import Refused, not_found
+from exotrio.manager._states import (
+    CREATED,
+    ERRORED,
+    NEXT_CREATED_ERROR,
+    PRUNED,
+    QUEUED,
+    RETRY_CREATED,
+    STATUSES,
+    SUCCESS,
+    Changes,
+    NewState,
+    RunScope,
+    chain,
+)
+from exotrio.manager._store import Transaction, View
+from exotrio.manager._unites import decide, united_state
+
+LARGEST_PAGE = 1_000
+
+
+def trigger(
+    tx: Transaction,
+    namespace: str,
+    graph_name: str,
+    *,
+    inputs: Mapping[str, str],
+    store: Mapping[str, str],
+    start_delay_ms: int = 0,
+    run_id: str | None = None,
+) -> str:
+    """Start a run and return its id: run, store and root state together.
+
+    Args:
+        inputs: Values for inputs of the root. They are data: placeholders in them stay as they are.
+        store: The run's store.
+        start_delay_ms: Before the root may be claimed.
+        run_id: Chosen by the caller; asking again with the same id finds the same run.
+    """
+    graph = find_graph(tx, namespace, graph_name)
+    if run_id is not None and (known := tx.row("SELECT graph FROM runs WHERE run_id = ?", (run_id,))):
+        if known["graph"] != graph["id"]:
+            raise Refused(409, f"the run {run_id} exists and belongs to another graph")
+        return run_id
+    if graph["validation_status"] != ValidationStatus.VALID:
+        raise Refused(
+            400, f"the graph {graph_name!r} is {graph['validation_status']} and cannot be triggered"
+        )
+    template = tx.template(graph["template"])
+    root = template.root
+    node = tx.registered(root.namespace, root.node_name)
+    assert node is not None, "a valid graph has only registered nodes"
+
+    run_id = run_id or str(uuid.uuid4())
+    inserted = tx.execute(
+        "INSERT INTO runs (run_id, namespace, graph, template, created_at) VALUES (?, ?, ?, ?, ?)",
+        (run_id, namespace, graph["id"], graph["template"], tx.now_ms),
+    ).lastrowid
+    assert inserted is not None
+    run = RunScope(inserted, template)
+    tx.executemany(
+        "INSERT INTO store VALUES (?, ?, ?)", [(run.id, key, value) for key, value in store.items()]
+    )
+    declared = [name for name in root.inputs if name not in inputs]
+    try:
+        built = build(root, declared, Sources(tx, run, None), "", {})
+    except InputsError as problem:
+        raise Refused(400, str(problem)) from None
+    if missing := [key for key in template.body.store_config.required_keys if key not in store]:
+        raise Refused(400, f"the store lacks required keys: {', '.join(missing)}")
+    built |= {name: inputs[name] for name in root.inputs if name in inputs}
+    changes = Changes(tx)
+    changes.insert(
+        run,
+        NewState(
+            place=root.index,
+            kind=node.id,
+            status=CREATED,
+            inputs=to_json(built).decode(),
+            parent=None,
+            groups="",
+            path=b"",
+            enqueue_after=tx.now_ms + start_delay_ms,
+        ),
+    )
+    decide(changes)
+    return run_id
+
+
+def list_runs(view: View, namespace: str, page: int, size: int) -> dict[str, Any]:
+    """Return one page of a namespace's runs, newest first. ``page`` counts from 1."""
+    size = min(size, LARGEST_PAGE)
+    total = view.execute("SELECT count(*) FROM runs WHERE namespace = ?", (namespace,)).fetchone()[0]
+    rows = view.execute(
+        _RUNS + " WHERE runs.namespace = ? ORDER BY runs.created_at DESC, runs.id DESC LIMIT ? OFFSET ?",
+        (namespace, size, min((page - 1) * size, 2**62)),
+    )
+    return {
+        "namespace": namespace,
+        "total": total,
+        "page": page,
+        "size": size,
+        "runs": [_summary(row) for row in rows],
+    }
+
+
+_RUNS = "SELECT runs.*, graphs.name AS graph_name FROM runs JOIN graphs ON graphs.id = runs.graph"
+
+
+def _summary(run: sqlite3.Row) -> dict[str, Any]:
+    if run["pending"]:
+        status = RunStatus.PENDING
+    elif run["errored"] or not run["success"] + run["retried"]:
+        status = RunStatus.FAILED
+    else:
+        status = RunStatus.SUCCESS
+    return {
+        "run_id": run["run_id"],
+        "graph_name": run["graph_name"],
+        "success_count": run["success"],
+        "pending_count": run["pending"],
+        "errored_count": run["errored"],
+        "retried_count": run["retried"],
+        "total_count": run["success"] + run["pending"] + run["errored"] + run["retried"],
+        "status": status.value,
+        "created_at": timestamp(run["created_at"]),
+    }
+
+
+def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
+    """Return one run with its counts per place, in the order of the template. Costs the same for
+    a run of any size."""
+    run = view.row(_RUNS + " WHERE runs.run_id = ? AND runs.namespace = ?", (run_id, namespace))
+    if run is None:
+        raise not_found(f"there is no run {run_id!r} in namespace {namespace!r}")
+    counts = {row["place"]: row for row in view.execute("SELECT * FROM counts WHERE run = ?", (run["id"],))}
+    nodes = []
+    for place in view.template(run["template"]).places:
+        row = counts.get(place.index)
+        nodes.append(
+            {
+                "identifier": place.identifier,
+                "node_name": place.node_name,
+                "counts": {status: row[status.lower()] for status in STATUSES if row and row[status.lower()]},
+            }
+        )
+    return {**_summary(run), "nodes": nodes}
+
+
+def show_run_graph(view: View, namespace: str, run_id: str) -> dict[str, Any]:
+    """Return the states of a run and the edges between them, as the dashboard draws them.
+
+    An unknown run is an empty one. A state hangs from its direct parent only.
+    """
+    summary = dict.fromkeys(STATUSES, 0)
+    nodes: list[dict[str, Any]] = []
+    parents: dict[str, str | None] = {}
+    graph_name = ""
+    for row in view.execute(
+        "SELECT seq, place, status, error, parent, runs.template, nodes.name, graphs.name AS graph_name"
+        " FROM runs JOIN states ON states.run = runs.id JOIN nodes ON nodes.id = states.kind"
+        " JOIN graphs ON graphs.id = runs.graph WHERE run_id = ? AND nodes.namespace = ? ORDER BY seq",
+        (run_id, namespace),
+    ):
+        graph_name = row["graph_name"]
+        state_id = view.state_id(row["seq"])
+        parents[state_id] = None if row["parent"] is None else view.state_id(row["parent"])
+        summary[row["status"]] += 1
+        nodes.append(
+            {
+                "id": state_id,
+                "node_name": row["name"],
+                "identifier": view.template(row["template"]).places[row["place"]].identifier,
+                "status": row["status"],
+                "error": row["error"],
+            }
+        )
+    edges = [{"source": parent, "target": child} for child, parent in parents.items() if parent in parents]
+    return {
+        "root_states": [node for node in nodes if parents[node["id"]] is None],
+        "graph_name": graph_name,
+        "nodes": nodes,
+        "edges": edges,
+        "node_count": len(nodes),
+        "edge_count": len(edges),
+        "execution_summary": summary,
+    }
+
+
+def show_state(view: View, namespace: str, graph_name: str, run_id: str, state_id: str) -> dict[str, Any]:
+    """Return one state in full; all four values must match."""
+    state = find_state(view, namespace, state_id)
+    run = state and view.row(_RUNS + " WHERE runs.id = ?", (state["run"],))
+    if state is None or run is None or run["run_id"] != run_id or run["graph_name"] != graph_name:
+        raise not_found(f"there is no state {state_id!r} in this run, graph and namespace")
+    places = view.template(run["template"]).places
+    ancestors = [
+        (places[row["place"]].identifier, view.state_id(row["seq"])) for row in chain(view, state["parent"])
+    ]
+    return {
+        "id": state_id,
+        "node_name": state["name"],
+        "identifier": places[state["place"]].identifier,
+        "graph_name": graph_name,
+        "run_id": run_id,
+        "status": state["status"],
+        "inputs": from_json(state["inputs"]),
+        "outputs": from_json(state["outputs"]),
+        "error": state["error"],
+        "parents": dict(reversed(ancestors)),
+        "created_at": timestamp(state["created_at"]),
+        "updated_at": timestamp(state["updated_at"]),
+    }
+
+
+def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str) -> str:
+    """Replace a state that ended badly by a new one and return the new one's id.
+
+    A state whose next states could not be created is not run again: the creation is redone from
+    its outputs. A united state that could not be built is built anew.
+    """
+    state = find_state(tx, namespace, state_id)
+    if state is None:
+        raise not_found(f"there is no state {state_id!r} in namespace {namespace!r}")
+    if state["status"] not in (ERRORED, NEXT_CREATED_ERROR, PRUNED):
+        raise Refused(409, f"only a state that ended badly can be retried; this one is {state['status']}")
+    if tx.row(
+        "SELECT 1 FROM states WHERE run = ? AND place = ? AND manual_fanout_id = ? AND retry_count = 0",
+        (state["run"], state["place"], fanout_id),
+    ):
+        raise Refused(409, f"this node of the run was already retried with fanout_id {fanout_id!r}")
+    run = RunScope(state["run"], tx.template(state["template"]))
+    changes = Changes(tx)
+    seq = tx.allocate()
+    new = copy_of(state, enqueue_after=tx.now_ms)
+    if state["status"] == NEXT_CREATED_ERROR:
+        new.outputs = state["outputs"]
+        new.error = Follow(changes, run, state).create(seq, from_json(state["outputs"]), state["path"])
+        new.status = NEXT_CREATED_ERROR if new.error else SUCCESS
+    elif state["united"] and state["claimed_at"] is None:
+        new = _rebuilt(changes, run, state)
+    new.manual_fanout_id = fanout_id
+    changes.insert(run, new, seq=seq)
+    tx.execute(
+        "UPDATE states SET status = ?, updated_at = ? WHERE seq = ?", (RETRY_CREATED, tx.now_ms, state["seq"])
+    )
+    changes.move(run, state["place"], state["groups"], state["status"], RETRY_CREATED)
+    decide(changes)
+    return tx.state_id(seq)
+
+
+def _rebuilt(changes: Changes, run: RunScope, state: sqlite3.Row) -> NewState:
+    """Return the united state built anew; refuse if its inputs still cannot be built."""
+    t = state["parent"]
+    unite = next(
+        unite for unites in run.template.uniters.values() for unite in unites if unite.place == state["place"]
+    )
+    new = united_state(changes, run, t, unite)
+    if new.status == ERRORED:
+        raise Refused(409, str(new.error))
+    return new
+
+
+def secrets_of(
+    view: View, namespace: str, state_id: str, token: str | None
+) -> tuple[str, str, dict[str, str]]:
+    """Return (namespace, graph, name to ciphertext) for the secrets that a QUEUED state's node declares.
+
+    Args:
+        token: The lease token the caller shows. Needed if the state is held under a lease.
+    """
+    state = find_state(view, namespace, state_id)
+    if state is None:
+        raise not_found(f"there is no state {state_id!r} in namespace {namespace!r}")
+    if state["status"] != QUEUED:
+        raise Refused(400, f"secrets are given only while a state is QUEUED; this one is {state['status']}")
+    if state["token"] is not None and token != state["token"]:
+        raise Refused(403, "the state is held under a lease; only its holder is given secrets")
+    graph = view.row("SELECT id, namespace, name FROM graphs WHERE id = ?", (state["graph"],))
+    assert graph is not None
+    declared = view.execute("SELECT secrets FROM nodes WHERE id = ?", (state["kind"],)).fetchone()[0]
+    rows = view.execute(
+        "SELECT name, value FROM secrets WHERE graph = ? AND name IN (SELECT value FROM json_each(?))",
+        (graph["id"], declared),
+    )
+    return graph["namespace"], graph["name"], {row["name"]: row["value"] for row in rows}

@@ -1,0 +1,88 @@
+"""What the routes share: the store, the cipher, and who waits for something to claim."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from exotrio._settings import Settings, read_settings
+from exotrio.manager._claims import recover
+from exotrio.manager._database import MEMORY
+from exotrio.manager._secrets import Cipher, cipher_beside, cipher_from_text, random_cipher
+from exotrio.manager._store import Clock, Store, open_store, wall_clock
+
+
+class Wakeups:
+    """Wakes long polls when a state of one of their kinds can be claimed, or soon will be."""
+
+    def __init__(self) -> None:
+        self._commits = 0
+        self._last: dict[int, int] = {}
+        self._waiting: dict[trio.Event, frozenset[int]] = {}
+
+    def notify(self, kinds: set[int]) -> None:
+        """Wake whoever waits for one of ``kinds``."""
+        self._commits += 1
+        self._last.update(dict.fromkeys(kinds, self._commits))
+        for event, wanted in self._waiting.items():
+            if not wanted.isdisjoint(kinds):
+                event.set()
+
+    @property
+    def now(self) -> int:
+        """A point in time to give to ``after``: take it before looking for states."""
+        return self._commits
+
+    @contextmanager
+    def after(self, point: int, kinds: Iterable[int]) -> Iterator[trio.Event]:
+        """Give an event that is set once something came for ``kinds`` after ``point``."""
+        event = trio.Event()
+        wanted = frozenset(kinds)
+        if any(self._last.get(kind, 0) > point for kind in wanted):
+            event.set()
+        self._waiting[event] = wanted
+        try:
+            yield event
+        finally:
+            del self._waiting[event]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A state manager, ready to serve."""
+
+    store: Store
+    cipher: Cipher
+    wakeups: Wakeups = field(default_factory=Wakeups)
+
+
+@asynccontextmanager
+async def open_service(
+    db: str | Path, *, clock: Clock = wall_clock, settings: Settings | None = None
+) -> AsyncIterator[Service]:
+    """Open a state manager's database and make it ready to serve.
+
+    What workers inside the last process of this database held is claimable again at once.
+
+    Raises:
+        DatabaseError: the database cannot be used.
+        ConfigurationError: the key for secrets cannot be used.
+    """
+    settings = settings or read_settings()
+    async with open_store(db, clock=clock) as store:
+        service = Service(store, _cipher(db, settings))
+        store.on_ready = service.wakeups.notify
+        await store.write(recover)
+        yield service
+
+
+def _cipher(db: str | Path, settings: Settings) -> Cipher:
+    if settings.secrets_encryption_key:
+        return cipher_from_text(settings.secrets_encryption_key, source="SECRETS_ENCRYPTION_KEY")
+    if str(db) == MEMORY:
+        return random_cipher()
+    return cipher_beside(Path(db).resolve())

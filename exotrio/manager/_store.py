@@ -1,0 +1,415 @@
+"""The store: use cases in, committed results out.
+
+A *use case* is a plain function of a ``Transaction`` and its arguments. What it does happens
+wholly or not at all. With a file, one thread runs use cases and commits them in groups: while
+one group is being synced to disk the next one gathers, so a hundred callers share one sync.
+A use case that raises is undone alone, by its savepoint. In memory, use cases run at once in
+the calling task, without a thread, so that virtual time works.
+
+A *query* is a plain function of a ``View``. It reads what was last committed, on a connection of
+its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+import outcome
+import trio
+from pydantic_core import from_json
+
+from exotrio._errors import DatabaseError
+from exotrio._graph import GraphBody
+from exotrio.manager._database import MEMORY, Ownership, open_reader, open_writer
+from exotrio.manager._template import Registered, Template
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Clock = Callable[[], int]
+"""Returns Unix milliseconds."""
+
+logger = logging.getLogger("exotrio.manager.store")
+
+LARGEST_GROUP = 256
+"""Use cases of one commit; bounds how long the first of a group waits for the last."""
+CLOSING_GRACE = 10.0
+"""Seconds the writer may take for its last commit before the process gives it up."""
+
+
+def wall_clock() -> int:
+    """Return the time in Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Catalog:
+    """What is read over and over, kept parsed.
+
+    Templates never change, so every thread may share them. Registered nodes do change: only the
+    writer looks them up here, and registering forgets them.
+    """
+
+    def __init__(self) -> None:
+        self._templates: dict[int, Template] = {}
+        self.nodes: dict[tuple[str, str], Registered] = {}
+
+    def template(self, connection: sqlite3.Connection, template_id: int) -> Template:
+        """Return the compiled template, reading it at most once."""
+        found = self._templates.get(template_id)
+        if found is None:
+            row = connection.execute("SELECT body FROM templates WHERE id = ?", (template_id,)).fetchone()
+            found = Template(GraphBody.model_validate_json(row["body"]))
+            if len(self._templates) >= 1_000:
+                self._templates.clear()
+            self._templates[template_id] = found
+        return found
+
+    def clear(self) -> None:
+        """Forget everything: an id that was rolled back will name another template."""
+        self._templates.clear()
+        self.nodes.clear()
+
+
+class View:
+    """What a query sees.
+
+    Attributes:
+        now_ms: The time it runs at.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, catalog: Catalog, stamp: str, now_ms: int) -> None:
+        self._connection = connection
+        self._catalog = catalog
+        self._stamp = stamp
+        self.now_ms = now_ms
+
+    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        """Run one statement."""
+        return self._connection.execute(sql, parameters)
+
+    def row(self, sql: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Row | None:
+        """Return the first row, or None."""
+        found: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
+        return found
+
+    def template(self, template_id: int) -> Template:
+        """Return the compiled template with this id."""
+        return self._catalog.template(self._connection, template_id)
+
+    def state_id(self, seq: int) -> str:
+        """Return the public id of the state with this number: 24 hex digits, the database's stamp first."""
+        return f"{self._stamp}{seq:016x}"
+
+    def seq(self, state_id: str) -> int | None:
+        """Return the number in a public id, or None if no state of this database can have that id."""
+        if len(state_id) != 24 or not state_id.startswith(self._stamp):
+            return None
+        digits = state_id[8:]
+        # int(..., 16) takes signs, blanks and underscores too; a seq has 63 bits.
+        if digits.strip("0123456789abcdef") or digits[0] > "7":
+            return None
+        return int(digits, 16)
+
+
+class Transaction(View):
+    """What a use case works with: a view that can write, and what to announce once committed.
+
+    Attributes:
+        ready: Kinds of which a state became claimable or will.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, catalog: Catalog, stamp: str, now_ms: int, next_seq: int
+    ) -> None:
+        super().__init__(connection, catalog, stamp, now_ms)
+        self.next_seq = next_seq
+        self.ready: set[int] = set()
+
+    def registered(self, namespace: str, name: str) -> Registered | None:
+        """Return what is registered under this name, or None."""
+        found = self._catalog.nodes.get((namespace, name))
+        if found is None:
+            row = self.row("SELECT * FROM nodes WHERE namespace = ? AND name = ?", (namespace, name))
+            if row is None:
+                return None
+            found = self._catalog.nodes[namespace, name] = Registered(
+                id=row["id"],
+                namespace=namespace,
+                name=name,
+                inputs=from_json(row["inputs_schema"]).get("properties", {}),
+                outputs=from_json(row["outputs_schema"]).get("properties", {}),
+                secrets=tuple(from_json(row["secrets"])),
+            )
+        return found
+
+    def forget_registered(self) -> None:
+        """Read registered nodes anew from now on."""
+        self._catalog.nodes.clear()
+
+    def executemany(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Run one statement for many rows."""
+        self._connection.executemany(sql, rows)
+
+    def allocate(self) -> int:
+        """Return the number of a new state."""
+        seq = self.next_seq
+        self.next_seq += 1
+        return seq
+
+
+class Store(Protocol):
+    """Where use cases run."""
+
+    on_ready: Callable[[set[int]], None]
+    """Called in the Trio thread after a commit with the kinds that have something to claim."""
+
+    async def write(
+        self,
+        use_case: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run a use case and return its result once it is durable.
+
+        Raises:
+            DatabaseError: it could not be committed; nothing of it happened.
+            Whatever the use case raises; nothing of it happened.
+
+        Cancellation:
+            The use case may or may not happen.
+        """
+        ...
+
+    async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a query and return its result.
+
+        Cancellation:
+            Safe: a query changes nothing.
+        """
+        ...
+
+
+class _Engine:
+    """Runs use cases on the writing connection: the part that memory and file share."""
+
+    def __init__(self, connection: sqlite3.Connection, catalog: Catalog, clock: Clock) -> None:
+        self.connection = connection
+        self.catalog = catalog
+        self.clock = clock
+        self.stamp: str = connection.execute("SELECT value FROM meta WHERE key = 'stamp'").fetchone()[0]
+        last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'states'").fetchone()
+        self.next_seq = (last[0] if last else 0) + 1
+
+    def commit(
+        self, use_cases: Iterable[Callable[[Transaction], Any]]
+    ) -> tuple[list[outcome.Outcome[Any]], set[int]]:
+        """Run use cases in one SQLite transaction; return their outcomes and the kinds made ready."""
+        ready: set[int] = set()
+        results: list[outcome.Outcome[Any]] = []
+        calls = list(use_cases)
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+            for call in calls:
+                results.append(self._in_savepoint(call, ready))
+            self.connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            # A full disk, say: SQLite may have rolled back the whole group, and then nobody's
+            # work happened, also of those whose use case had already returned.
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            self.catalog.clear()
+            logger.error("%d writes could not be committed: %s", len(calls), error)
+            failure = _not_written(error)
+            return [outcome.Error(failure) for _ in calls], set()
+        return results, ready
+
+    def _in_savepoint(self, call: Callable[[Transaction], Any], ready: set[int]) -> outcome.Outcome[Any]:
+        transaction = Transaction(self.connection, self.catalog, self.stamp, self.clock(), self.next_seq)
+        self.connection.execute("SAVEPOINT use_case")
+        result: outcome.Outcome[Any] = outcome.capture(call, transaction)
+        # Numbers are spent even if the use case is undone: reuse is not worth a thought.
+        self.next_seq = transaction.next_seq
+        if isinstance(result, outcome.Value):
+            self.connection.execute("RELEASE use_case")
+            ready |= transaction.ready
+        else:
+            if isinstance(result, outcome.Error) and isinstance(result.error, sqlite3.Error):
+                result = outcome.Error(_not_written(result.error))
+            # Fails if SQLite already rolled everything back, which then fails the whole group.
+            self.connection.execute("ROLLBACK TO use_case")
+            self.connection.execute("RELEASE use_case")
+        return result
+
+    def view(self) -> View:
+        return View(self.connection, self.catalog, self.stamp, self.clock())
+
+
+def _not_written(error: sqlite3.Error) -> DatabaseError:
+    failure = DatabaseError(
+        f"the database could not be written: {error}", fix="check its file and the free space of its disk"
+    )
+    failure.__cause__ = error
+    return failure
+
+
+class MemoryStore:
+    """A database in memory: everything happens in the calling task, at once."""
+
+    def __init__(self, engine: _Engine) -> None:
+        self._engine = engine
+        self.on_ready: Callable[[set[int]], None] = lambda kinds: None
+
+    async def write(
+        self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        await trio.lowlevel.checkpoint()
+        (result,), ready = self._engine.commit([lambda tx: use_case(tx, *args, **kwargs)])
+        if ready:
+            self.on_ready(ready)
+        value: T = result.unwrap()
+        return value
+
+    async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        await trio.lowlevel.checkpoint()
+        return query(self._engine.view(), *args, **kwargs)
+
+
+class _Write:
+    """A use case on its way through the writer thread, and the task that waits for it."""
+
+    __slots__ = ("abandoned", "call", "result", "task")
+
+    def __init__(self, call: Callable[[Transaction], Any], task: trio.lowlevel.Task) -> None:
+        self.call = call
+        self.task = task
+        self.result: outcome.Outcome[Any]
+        self.abandoned = False
+
+
+class FileStore:
+    """A database in a file: a writer thread that commits in groups, and readers."""
+
+    def __init__(self, engine: _Engine, path: Path) -> None:
+        self._engine = engine
+        self._path = path
+        self.on_ready: Callable[[set[int]], None] = lambda kinds: None
+        self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._token = trio.lowlevel.current_trio_token()
+        self._idle_readers: list[sqlite3.Connection] = []
+        # Two readers: a long listing does not hold up the short reads.
+        self._reading = trio.CapacityLimiter(2)
+        self._thread = threading.Thread(target=self._run_writer, name="exotrio-store", daemon=True)
+        self._thread.start()
+
+    async def write(
+        self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        write = _Write(lambda tx: use_case(tx, *args, **kwargs), trio.lowlevel.current_task())
+
+        def abandon(_: Any) -> trio.lowlevel.Abort:
+            write.abandoned = True
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._writes.put(write)
+        value: T = await trio.lowlevel.wait_task_rescheduled(abandon)
+        return value
+
+    async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        def in_thread() -> T:
+            connection = self._idle_readers.pop() if self._idle_readers else open_reader(self._path)
+            try:
+                view = View(connection, self._engine.catalog, self._engine.stamp, self._engine.clock())
+                # One snapshot for all statements of the query.
+                connection.execute("BEGIN")
+                return query(view, *args, **kwargs)
+            except sqlite3.Error as error:
+                raise DatabaseError(f"the database could not be read: {error}") from error
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                self._idle_readers.append(connection)
+
+        return await trio.to_thread.run_sync(in_thread, limiter=self._reading)
+
+    async def close(self) -> None:
+        """Commit what was handed in, then end the thread; give up after ``CLOSING_GRACE`` seconds."""
+        self._writes.put(None)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING_GRACE):
+            await trio.to_thread.run_sync(self._thread.join, CLOSING_GRACE)
+        for connection in self._idle_readers:
+            connection.close()
+        if self._thread.is_alive():
+            logger.error("the last write did not end within %g s; leaving it behind", CLOSING_GRACE)
+        else:
+            self._engine.connection.close()
+
+    def _run_writer(self) -> None:
+        ending = False
+        while not ending:
+            group = [self._writes.get()]
+            while len(group) < LARGEST_GROUP:
+                try:
+                    group.append(self._writes.get_nowait())
+                except queue.Empty:
+                    break
+            ending = None in group
+            writes = [write for write in group if write is not None and not write.abandoned]
+            if not writes:
+                continue
+            results, ready = self._engine.commit([write.call for write in writes])
+            for write, result in zip(writes, results, strict=True):
+                write.result = result
+            try:
+                self._token.run_sync_soon(self._deliver, writes, ready)
+            except trio.RunFinishedError:
+                # The loop ended without closing the store; what is committed stays committed.
+                return
+
+    def _deliver(self, writes: list[_Write], ready: set[int]) -> None:
+        for write in writes:
+            if not write.abandoned:
+                trio.lowlevel.reschedule(write.task, write.result)
+        if ready:
+            self.on_ready(ready)
+
+
+@asynccontextmanager
+async def open_store(db: str | Path, *, clock: Clock = wall_clock) -> AsyncIterator[Store]:
+    """Open a database and own it until the block ends.
+
+    Args:
+        db: A file, made with its folder if it is missing, or ``":memory:"``.
+        clock: Gives the time in Unix milliseconds.
+
+    Raises:
+        DatabaseBusy: another process (or another store of this one) owns the file.
+        DatabaseTooNew: a newer exotrio wrote it.
+        DatabaseError: it cannot be used.
+    """
+    if str(db) == MEMORY:
+        with closing(open_writer(None)) as connection:
+            yield MemoryStore(_Engine(connection, Catalog(), clock))
+        return
+    path = _resolve(db)
+    ownership = Ownership(path)
+    try:
+        store = FileStore(_Engine(open_writer(path), Catalog(), clock), path)
+        try:
+            yield store
+        finally:
+            await store.close()
+    finally:
+        ownership.release()
+
+
+def _resolve(db: str | Path) -> Path:
+    """Return the real path, so that two names of one file meet at one lock."""
+    return Path(db).resolve()
