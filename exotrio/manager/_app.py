@@ -129,18 +129,15 @@ async def serve(
         listeners = await open_listeners(host, port)
         bound = urls(listeners)
         logger.info("serving %s on %s", db, " ".join(bound))
-        async with trio.open_nursery() as nursery:
-            await nursery.start(
-                lambda task_status: serve_http(
-                    app,
-                    listeners,
-                    limits=limits,
-                    grace=grace,
-                    stopping=stopping or trio.Event(),
-                    task_status=task_status,
-                )
-            )
-            task_status.started(bound)
+        # From here on the kernel queues connections, so callers may connect at once.
+        task_status.started(bound)
+        await serve_http(
+            app,
+            listeners,
+            limits=limits,
+            grace=grace,
+            stopping=trio.Event() if stopping is None else stopping,
+        )
 
 
 def _resolve(db: str | Path) -> Path:

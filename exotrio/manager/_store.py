@@ -143,8 +143,8 @@ class Transaction(View):
                 id=row["id"],
                 namespace=namespace,
                 name=name,
-                inputs=from_json(row["inputs_schema"]).get("properties", {}),
-                outputs=from_json(row["outputs_schema"]).get("properties", {}),
+                inputs=_properties(row["inputs_schema"]),
+                outputs=_properties(row["outputs_schema"]),
                 secrets=tuple(from_json(row["secrets"])),
             )
         return found
@@ -162,6 +162,11 @@ class Transaction(View):
         seq = self.next_seq
         self.next_seq += 1
         return seq
+
+
+def _properties(schema: str) -> dict[str, Any]:
+    properties = from_json(schema).get("properties")
+    return properties if isinstance(properties, dict) else {}
 
 
 class Store(Protocol):

@@ -398,8 +398,8 @@ class Registered:
     id: int
     namespace: str
     name: str
-    inputs: Mapping[str, Mapping[str, Any]]
-    outputs: Mapping[str, Mapping[str, Any]]
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
     secrets: tuple[str, ...]
 
 
@@ -446,8 +446,8 @@ def check_registered(template: Template, nodes: Mapping[tuple[str, str], Registe
     return problems
 
 
-def _is_plain_string(schema: Mapping[str, Any]) -> bool:
-    return (
-        schema.get("type") == "string"
-        and not {"enum", "const", "format", "anyOf", "oneOf", "allOf"} & schema.keys()
-    )
+def _is_plain_string(schema: object) -> bool:
+    # Registration does not check schemas, so anything may stand here.
+    if not isinstance(schema, Mapping) or schema.get("type") != "string":
+        return False
+    return not {"enum", "const", "format", "anyOf", "oneOf", "allOf"} & schema.keys()

@@ -1,0 +1,189 @@
+"""Checksum a tree of files, find duplicates, write SHA256SUMS.
+
+    python -m exotrio run examples/audit.py
+    sha256sum -c SHA256SUMS
+
+``plan -> scan -> digest -> report``: scan fans out to one digest per file; report unites plan, so it
+runs once, when every digest has ended, and receives all lines as one JSON array. Another tree or
+algorithm: ``--store root=DIR --store algorithm=blake2b``.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import sysconfig
+from collections import defaultdict
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from exotrio import (
+    BaseNode,
+    Graph,
+    GraphNodeModel,
+    PruneSignal,
+    RetryPolicyModel,
+    RetryStrategyEnum,
+    Runtime,
+    StoreConfigModel,
+    UnitesModel,
+    UnitesStrategyEnum,
+)
+
+NAMESPACE = "examples"
+# Not part of the standard library, or written by Python while we look.
+SKIPPED = {"__pycache__", "site-packages", "dist-packages"}
+
+log = logging.getLogger("audit")
+
+
+class Plan(BaseNode):
+    """Check what was asked for before any work is done."""
+
+    class Inputs(BaseModel):
+        root: str
+        algorithm: str
+
+    class Outputs(BaseModel):
+        root: str
+        algorithm: str
+
+    # Plain def nodes run in threads, so that looking at disks does not hold up the loop.
+    def execute(self) -> Outputs:
+        root = Path(self.inputs.root).resolve()
+        if not root.is_dir():
+            raise NotADirectoryError(f"{root} is no folder; give one with --store root=DIR")
+        if self.inputs.algorithm not in hashlib.algorithms_guaranteed:
+            raise ValueError(f"unknown algorithm {self.inputs.algorithm!r}")
+        return self.Outputs(root=str(root), algorithm=self.inputs.algorithm)
+
+
+class Scan(BaseNode):
+    """Find the files: one output for each, so the graph fans out here."""
+
+    class Inputs(BaseModel):
+        root: str
+
+    class Outputs(BaseModel):
+        path: str
+
+    def execute(self) -> list[Outputs]:
+        found = []
+        for folder, folders, names in os.walk(self.inputs.root):
+            folders[:] = sorted(set(folders) - SKIPPED)
+            for name in sorted(names):
+                path = os.path.join(folder, name)
+                if not path.isprintable():
+                    log.warning("left out, its name cannot stand in a list: %r", path)
+                elif os.path.isfile(path):
+                    found.append(self.Outputs(path=path))
+        if not found:
+            raise PruneSignal({"reason": f"there is no file in {self.inputs.root}"})
+        return found
+
+
+class Digest(BaseNode):
+    """Checksum one file. An error (unreadable, say) is retried, then shown as the state's error."""
+
+    class Inputs(BaseModel):
+        path: str
+        algorithm: str
+
+    class Outputs(BaseModel):
+        line: str
+        size: str
+
+    def execute(self) -> Outputs:
+        with open(self.inputs.path, "rb") as file:
+            digest = hashlib.file_digest(file, self.inputs.algorithm)
+            size = file.tell()
+        if size == 0:
+            raise PruneSignal({"empty": self.inputs.path})
+        # sha256sum's own form, which marks names with a backslash by one in front.
+        path = self.inputs.path.replace("\\", "\\\\")
+        mark = "\\" if "\\" in path else ""
+        return self.Outputs(line=f"{mark}{digest.hexdigest()}  {path}", size=str(size))
+
+
+class Report(BaseNode):
+    """Write the list and count the duplicates."""
+
+    class Inputs(BaseModel):
+        algorithm: str
+        lines: str
+        sizes: str
+
+    class Outputs(BaseModel):
+        files: str
+        bytes: str
+        duplicates: str
+        written: str
+
+    def execute(self) -> Outputs:
+        lines, sizes = json.loads(self.inputs.lines), [int(size) for size in json.loads(self.inputs.sizes)]
+        same = defaultdict(list)
+        for line, size in zip(lines, sizes, strict=True):
+            same[line.lstrip("\\").split("  ", 1)[0]].append(size)
+        spare = [size for group in same.values() for size in group[1:]]
+        written = Path(f"{self.inputs.algorithm.upper()}SUMS").resolve()
+        # A node may run twice (its worker was killed before the outcome was stored), so it replaces
+        # the file as a whole.
+        draft = written.with_name(f".{written.name}.{os.getpid()}")
+        draft.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        draft.replace(written)
+        return self.Outputs(
+            files=str(len(lines)),
+            bytes=str(sum(sizes)),
+            duplicates=f"{len(spare)} files, {sum(spare)} bytes",
+            written=str(written),
+        )
+
+
+graph = Graph(
+    "audit",
+    nodes=[
+        GraphNodeModel(
+            node_name="Plan",
+            namespace=NAMESPACE,
+            identifier="plan",
+            inputs={"root": "${{ store.root }}", "algorithm": "${{ store.algorithm }}"},
+            next_nodes=["scan"],
+        ),
+        GraphNodeModel(
+            node_name="Scan",
+            namespace=NAMESPACE,
+            identifier="scan",
+            inputs={"root": "${{ plan.outputs.root }}"},
+            next_nodes=["digest"],
+        ),
+        GraphNodeModel(
+            node_name="Digest",
+            namespace=NAMESPACE,
+            identifier="digest",
+            inputs={"path": "${{ scan.outputs.path }}", "algorithm": "${{ plan.outputs.algorithm }}"},
+            next_nodes=["report"],
+        ),
+        GraphNodeModel(
+            node_name="Report",
+            namespace=NAMESPACE,
+            identifier="report",
+            inputs={
+                "algorithm": "${{ plan.outputs.algorithm }}",
+                "lines": "${{ digest.outputs.line }}",
+                "sizes": "${{ digest.outputs.size }}",
+            },
+            # ALL_DONE: a file that stays unreadable must not keep the others from being listed.
+            unites=UnitesModel(identifier="plan", strategy=UnitesStrategyEnum.ALL_DONE),
+        ),
+    ],
+    retry_policy=RetryPolicyModel(max_retries=2, strategy=RetryStrategyEnum.FIXED, backoff_factor=200),
+    store_config=StoreConfigModel(
+        default_values={"root": sysconfig.get_path("stdlib"), "algorithm": "sha256"}
+    ),
+)
+
+runtime = Runtime(namespace=NAMESPACE, name="audit", nodes=[Plan, Scan, Digest, Report], batch_size=64)
+
+if __name__ == "__main__":
+    runtime.start()

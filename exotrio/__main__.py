@@ -1,0 +1,5 @@
+"""``python -m exotrio``."""
+
+from exotrio.cli import main
+
+main()

@@ -1,0 +1,147 @@
+"""What ``run`` shows while it waits, on standard error: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from exotrio._wire import NativeRun, NodeCounts, StateStatus
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+WAITING = (StateStatus.CREATED,)
+RUNNING = (StateStatus.QUEUED, StateStatus.EXECUTED)
+DONE = (StateStatus.SUCCESS, StateStatus.PRUNED)
+FAILED = (StateStatus.ERRORED, StateStatus.NEXT_CREATED_ERROR)
+RETRIED = (StateStatus.RETRY_CREATED,)
+
+LINE_INTERVAL = 2.0
+"""Seconds between two plain lines about the same run."""
+
+
+def count(node: NodeCounts, statuses: tuple[StateStatus, ...]) -> int:
+    """Return how many states of a place have one of the statuses."""
+    return sum(node.counts.get(status, 0) for status in statuses)
+
+
+class Progress(Protocol):
+    """Shows a run. Enter it while the run is followed."""
+
+    elapsed: float
+
+    def __enter__(self) -> Progress: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def show(self, run: NativeRun) -> None:
+        """Show the run's counts."""
+
+    def note(self, text: str) -> None:
+        """Print a line that stays."""
+
+
+def progress_for(*, verbose: bool) -> Progress:
+    """Return bars for a terminal; lines elsewhere, and beside a log, which bars would tear."""
+    if sys.stderr.isatty() and not verbose:
+        return Bars()
+    return Lines()
+
+
+class Lines:
+    """One line now and then, and one whenever a place is done."""
+
+    def __init__(self) -> None:
+        self.elapsed = 0.0
+        self._started = 0.0
+        self._last = -LINE_INTERVAL
+
+    def __enter__(self) -> Lines:
+        self._started = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.elapsed = time.monotonic() - self._started
+
+    def show(self, run: NativeRun) -> None:
+        now = time.monotonic()
+        if now - self._last < LINE_INTERVAL and run.pending_count:
+            return
+        self._last = now
+        self.note("  ".join(_summary(node) for node in run.nodes if node.counts))
+
+    def note(self, text: str) -> None:
+        click.echo(text, err=True)
+
+
+def _summary(node: NodeCounts) -> str:
+    done = count(node, DONE)
+    failed = count(node, FAILED)
+    total = done + failed + count(node, WAITING + RUNNING)
+    return f"{node.identifier} {done}/{total}" + (f" ({failed} failed)" if failed else "")
+
+
+class Bars:
+    """A bar per place of the graph."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.elapsed = 0.0
+        self._started = 0.0
+        self._bars: dict[str, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=40),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[details]}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+        )
+
+    def __enter__(self) -> Bars:
+        self._started = time.monotonic()
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.elapsed = time.monotonic() - self._started
+        self._progress.stop()
+
+    def show(self, run: NativeRun) -> None:
+        for node in run.nodes:
+            done, failed, waiting = count(node, DONE), count(node, FAILED), count(node, WAITING + RUNNING)
+            if node.identifier not in self._bars:
+                self._bars[node.identifier] = self._progress.add_task(
+                    node.identifier, total=None, details="", start=False
+                )
+            bar = self._bars[node.identifier]
+            if node.counts:
+                self._progress.start_task(bar)
+                total = done + failed + waiting
+                self._progress.update(bar, completed=done + failed, total=total, details=_details(node))
+                if not waiting:
+                    self._progress.stop_task(bar)
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _details(node: NodeCounts) -> str:
+    parts = [
+        (count(node, RUNNING), "claimed"),
+        (count(node, FAILED), "failed"),
+        (count(node, RETRIED), "retried"),
+    ]
+    return ", ".join(f"{number} {word}" for number, word in parts if number)

@@ -1,0 +1,96 @@
+"""The result of a run: what its last places gave, and what failed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from exotrio._client import StateManager
+from exotrio._wire import GraphReply, NativeRun, StateStatus
+
+MOST_SHOWN = 20
+"""States whose outputs or errors are shown in full; of more, the number is."""
+
+_FAILED = (StateStatus.ERRORED, StateStatus.NEXT_CREATED_ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What is printed of a finished run.
+
+    Attributes:
+        outputs: (identifier, outputs) of successes that nothing follows, the first ones.
+        outputs_left: How many more there are.
+        errors: (identifier, state id, error) of failed states, the first ones.
+        errors_left: How many more there are.
+    """
+
+    run: NativeRun
+    outputs: list[tuple[str, dict[str, Any]]]
+    outputs_left: int
+    errors: list[tuple[str, str, str]]
+    errors_left: int
+
+
+async def collect(client: StateManager, run: NativeRun) -> Result:
+    """Read what is to be printed of a run."""
+    graph = await client.run(run.run_id)
+    template = GraphReply.model_validate(await client.get_graph(run.graph_name))
+    last = {node.identifier for node in template.nodes if not node.next_nodes}
+    ends = [node for node in graph.nodes if node.status is StateStatus.SUCCESS and node.identifier in last]
+    failed = [node for node in graph.nodes if node.status in _FAILED]
+    outputs = []
+    for node in ends[:MOST_SHOWN]:
+        state = await client.state(run.graph_name, run.run_id, node.id)
+        if state.outputs:
+            outputs.append((node.identifier, state.outputs))
+    return Result(
+        run=run,
+        outputs=outputs,
+        outputs_left=max(0, len(ends) - MOST_SHOWN),
+        errors=[(node.identifier, node.id, node.error or "") for node in failed[:MOST_SHOWN]],
+        errors_left=max(0, len(failed) - MOST_SHOWN),
+    )
+
+
+def print_result(result: Result, form: str, elapsed: float) -> None:
+    """Print the result to standard output."""
+    run = result.run
+    if form == "json":
+        click.echo(
+            json.dumps(
+                {
+                    "run_id": run.run_id,
+                    "graph": run.graph_name,
+                    "status": run.status.value,
+                    "seconds": round(elapsed, 3),
+                    "nodes": {node.identifier: node.counts for node in run.nodes},
+                    "outputs": [{"identifier": name, "outputs": values} for name, values in result.outputs],
+                    "outputs_left": result.outputs_left,
+                    "errors": [
+                        {"identifier": name, "state_id": state, "error": text}
+                        for name, state, text in result.errors
+                    ],
+                    "errors_left": result.errors_left,
+                },
+                indent=2,
+            )
+        )
+        return
+    click.echo(f"{run.status.value}: {run.total_count} states in {elapsed:.1f} s (run {run.run_id})")
+    for name, values in result.outputs:
+        click.echo(f"{name}:")
+        for field, value in values.items():
+            click.echo(f"  {field}: {value}")
+    if result.outputs_left:
+        click.echo(f"... and outputs of {result.outputs_left} more states")
+    for name, state, text in result.errors:
+        # The last line of a traceback says what happened; the state manager keeps the rest.
+        click.echo(
+            f"failed: {name} ({state}): {text.strip().splitlines()[-1] if text.strip() else 'no text'}"
+        )
+    if result.errors_left:
+        click.echo(f"... and {result.errors_left} more failed states")

@@ -1,0 +1,92 @@
+"""``python -m exotrio server``: a state manager on a port."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from pathlib import Path
+
+import click
+import trio
+
+from exotrio.cli._exit import bare_errors
+from exotrio.cli._logs import configure_logs
+from exotrio.manager import Limits, serve
+from exotrio.manager._app import DEFAULT_DB
+
+logger = logging.getLogger("exotrio.cli")
+
+
+@click.command(name="server")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
+@click.option(
+    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one."
+)
+@click.option("--db", default=str(DEFAULT_DB), show_default=True, help="SQLite file, or :memory:.")
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File that holds the API key. Without it: STATE_MANAGER_SECRET, then EXOSPHERE_API_KEY, then (on "
+    "loopback) a generated key kept beside the database.",
+)
+@click.option("--key", help="The API key itself. For tests: other users can read arguments.")
+@click.option("--allowed-host", "allowed_hosts", multiple=True, help="Accept this Host header; repeatable.")
+@click.option(
+    "--max-body-mib",
+    default=16,
+    show_default=True,
+    type=click.IntRange(1, 1024),
+    help="Largest request body.",
+)
+@click.option("--grace", default=5.0, show_default=True, help="Seconds for requests in flight when stopping.")
+@click.option("-v", "--verbose", count=True, help="Log every request and commit.")
+def command(
+    host: str,
+    port: int,
+    db: str,
+    key_file: Path | None,
+    key: str | None,
+    allowed_hosts: tuple[str, ...],
+    max_body_mib: int,
+    grace: float,
+    verbose: int,
+) -> int:
+    """Run a state manager: v0 for Exosphere runtimes and dashboards, and exotrio's native API.
+
+    SIGTERM or Ctrl-C stops it: requests in flight are answered, then it exits 0. A second signal
+    cuts them.
+    """
+    configure_logs(verbose=verbose)
+    limits = Limits(max_body=max_body_mib * 1024 * 1024)
+
+    async def run() -> None:
+        stopping = trio.Event()
+        with bare_errors():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_stop_on_signals, stopping, nursery.cancel_scope)
+                await serve(
+                    host=host,
+                    port=port,
+                    db=db,
+                    key=key,
+                    key_file=key_file,
+                    allowed_hosts=allowed_hosts,
+                    limits=limits,
+                    grace=grace,
+                    stopping=stopping,
+                )
+                nursery.cancel_scope.cancel()
+
+    trio.run(run)
+    return 0
+
+
+async def _stop_on_signals(stopping: trio.Event, everything: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            if stopping.is_set():
+                logger.info("%s again: cutting what is in flight", signal.Signals(number).name)
+                everything.cancel()
+            else:
+                logger.info("%s: stopping", signal.Signals(number).name)
+                stopping.set()
