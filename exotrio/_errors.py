@@ -9,6 +9,7 @@
     ├── DatabaseError            the state manager cannot use its database
     │   ├── DatabaseBusy         another process owns it
     │   └── DatabaseTooNew       a newer exotrio wrote it
+    ├── PortBusy                 another process listens on the port
     └── ManagerError             a state manager did not do what was asked
         ├── ManagerUnavailable   no usable answer: connection, timeout, 5xx, not JSON
         ├── KeyRefused           401 or 403
@@ -83,6 +84,10 @@ class DatabaseBusy(DatabaseError):
 
 class DatabaseTooNew(DatabaseError):
     """The database was written by a newer exotrio."""
+
+
+class PortBusy(ExotrioError):
+    """Another process listens on the port the state manager was to use."""
 
 
 class ManagerError(ExotrioError):

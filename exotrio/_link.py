@@ -111,6 +111,18 @@ class Link(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
+    @property
+    def lost_claims(self) -> int:
+        """States that may be claimed with nobody knowing, at most: their number. 0 if all is well."""
+        ...
+
+    def hurry(self, deadline: float) -> None:
+        """Settle claims in flight, and later ones, by ``deadline`` on Trio's clock.
+
+        May be called again; only an earlier deadline changes anything.
+        """
+        ...
+
     async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
         """Register node classes.
 

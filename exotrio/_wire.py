@@ -22,6 +22,8 @@ NATIVE_ROOT = "/exotrio/v1"
 NATIVE_VERSION = "1"
 KEY_HEADER = "x-api-key"
 REQUEST_ID_HEADER = "X-Exosphere-Request-ID"
+LEASE_HEADER = "x-exotrio-lease"
+"""Token of the lease a secrets request is made under."""
 LONGEST_WAIT_MS = 15_000
 """Longest long poll; also what every client adds to its timeout when it asks to wait."""
 LARGEST_BATCH = 1_000

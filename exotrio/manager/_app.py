@@ -31,19 +31,27 @@ DEFAULT_DB = Path(".exotrio/state.db")
 logger = logging.getLogger("exotrio.manager")
 
 
-def create_app(service: Service, *, key: str, allowed_hosts: Collection[str] | None = None) -> ASGIApp:
+def create_app(
+    service: Service,
+    *,
+    key: str,
+    allowed_hosts: Collection[str] | None = None,
+    max_body: int = 16 * 1024 * 1024,
+) -> ASGIApp:
     """Return the ASGI application of a state manager.
 
     Args:
         service: From ``open_service``.
         key: The API key every request must carry, except ``/health``.
         allowed_hosts: Host header values (without port) to accept. Defaults to any.
+        max_body: Most bytes of a request body. Defaults to 16 MiB.
     """
     app = Starlette(
         routes=[*v0_routes(service), *native_routes(service)], exception_handlers=EXCEPTION_HANDLERS
     )
     # Both slash forms are routes of their own; a redirect would lose the body of a PUT.
     app.router.redirect_slashes = False
+    app.state.max_body = max_body
     return Access(app, key=key, allowed_hosts=allowed_hosts)
 
 
@@ -125,7 +133,8 @@ async def serve(
         file = None if str(db) == MEMORY else _resolve(db)
         key = choose_key(key=key, key_file=key_file, settings=settings, host=host, db=file)
         hosts = {*LOOPBACK_HOSTS, *allowed_hosts} if is_loopback(host) else allowed_hosts or None
-        app = create_app(service, key=key, allowed_hosts=hosts)
+        limits = limits or Limits()
+        app = create_app(service, key=key, allowed_hosts=hosts, max_body=limits.max_body)
         listeners = await open_listeners(host, port)
         bound = urls(listeners)
         logger.info("serving %s on %s", db, " ".join(bound))

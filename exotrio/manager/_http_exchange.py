@@ -151,7 +151,8 @@ class Exchange:
             except ClientDisconnected:
                 pass
         if self._over:
-            # Answered in a cancelled scope too, since Starlette's Request.is_disconnected asks in one.
+            # Answered in a cancelled scope too, since Starlette's Request.is_disconnected asks in one; but
+            # not without a checkpoint, or an app that loops over receive would stop everything.
             await trio.lowlevel.cancel_shielded_checkpoint()
         while not self._over:
             await self._peer.changed.park()

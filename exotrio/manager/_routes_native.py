@@ -28,7 +28,7 @@ from exotrio._wire import (
 from exotrio.manager import _claims, _outcomes, _runs
 from exotrio.manager._access import LOCAL
 from exotrio.manager._http import STOPPING
-from exotrio.manager._http_json import ClaimReply, Unprocessable, path_name, read_model, reply
+from exotrio.manager._http_json import ClaimReply, Unprocessable, path_name, read_body, read_model, reply
 from exotrio.manager._routes_v0 import Endpoint, routes_of
 from exotrio.manager._service import Service
 
@@ -88,7 +88,7 @@ class _Native:
 
     async def record(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
-        items = _read_outcomes(await request.body())
+        items = _read_outcomes(await read_body(request))
         good = [item for item in items if not isinstance(item, ItemReply)]
         recorded = iter(await self._store.write(_outcomes.record_batch, namespace, good) if good else ())
         return reply({"items": [item if isinstance(item, ItemReply) else next(recorded) for item in items]})

@@ -1,0 +1,252 @@
+"""From an endpoint to a link: discovery, choice, and another choice when the server was replaced.
+
+A runtime works through one ``AutoLink`` for its whole life. It holds both adapters over the same
+connections and points at the one that fits the server, so that switching loses nothing: claims
+carry their own token (or none), and what an adapter remembers of them stays.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Literal, TypeVar
+
+import trio
+
+from exotrio._discovery import discover
+from exotrio._endpoint import Endpoint, resolve_endpoint, version_problems
+from exotrio._errors import (
+    ConfigurationError,
+    KeyRefused,
+    ManagerError,
+    ManagerUnavailable,
+    NotFound,
+    RequestRefused,
+)
+from exotrio._http_answer import one_line
+from exotrio._http_client import HttpClient
+from exotrio._link import Capabilities, Claim, ClaimLost, Fate, Settlement
+from exotrio._link_native import NativeLink
+from exotrio._link_v0 import V0Link
+from exotrio._outcome import Outcome
+from exotrio._wire import NATIVE_VERSION, NodeDeclaration
+
+__all__ = [
+    "AutoLink",
+    "Endpoint",
+    "LinkKind",
+    "discover",
+    "open_link",
+    "resolve_endpoint",
+    "version_problems",
+]
+
+log = logging.getLogger("exotrio")
+
+LinkKind = Literal["auto", "v0", "native"]
+T = TypeVar("T")
+
+
+def open_link(
+    endpoint: Endpoint,
+    namespace: str,
+    *,
+    kind: LinkKind = "auto",
+    state_manager_version: str = "v0",
+    worker_id: str,
+    workers: int,
+) -> AutoLink:
+    """Make the link a runtime works through. Sends nothing: the first ``register`` discovers.
+
+    Args:
+        endpoint: The state manager, from ``resolve_endpoint``.
+        namespace: Namespace of the nodes.
+        kind: ``"auto"`` asks the server; ``"v0"`` and ``"native"`` pin the API.
+        state_manager_version: Version prefix of the stock API; only ``"v0"`` exists.
+        worker_id: Names this process in leases.
+        workers: Tasks that run nodes; up to twice as many v0 reports are in flight at once.
+
+    Raises:
+        ConfigurationError: ``state_manager_version`` or ``kind`` does not exist.
+    """
+    problems = version_problems(state_manager_version)
+    if kind not in ("auto", "v0", "native"):
+        problems.append(f"link is {kind!r}: use 'auto', 'v0' or 'native'")
+    if problems:
+        raise ConfigurationError("the link to the state manager cannot be made", problems)
+    # At most 2 x workers reports, as many releases, a secrets request per worker, a claim and a discovery.
+    http = HttpClient(endpoint, tasks=5 * workers + 8)
+    v0 = V0Link(http, namespace, concurrency=2 * workers)
+    native = NativeLink(http, namespace, worker_id=worker_id, v0=v0)
+    return AutoLink(http, v0, native, kind=kind)
+
+
+class AutoLink:
+    """The link of a runtime: v0 or native, whichever the server speaks, also after it was replaced.
+
+    Whenever the server may have become another (an outage ended, a native route answered 404), the
+    next call first asks it what it is, and registers the nodes again in case it does not know them.
+    During an outage that question fails in place of the call. So a v0 claim, whose lost answer would
+    strand states, is not risked on a server that is away.
+
+    Args:
+        http: Connections both adapters share.
+        v0: Adapter for any v0 server.
+        native: Adapter for our server.
+        kind: ``"v0"`` or ``"native"`` to never ask.
+    """
+
+    def __init__(self, http: HttpClient, v0: V0Link, native: NativeLink, *, kind: LinkKind = "auto") -> None:
+        self._http = http
+        self._v0 = v0
+        self._native = native
+        self._kind = kind
+        self._current: V0Link | NativeLink = native if kind == "native" else v0
+        self._sure = False
+        self._registration: tuple[str, Sequence[NodeDeclaration]] | None = None
+        self._asking = trio.Lock()
+        self._failure: ManagerUnavailable | None = None
+        self._failures = 0
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the present adapter can do; it may change when the server is replaced."""
+        return self._current.capabilities
+
+    @property
+    def lost_claims(self) -> int:
+        """States that may be claimed with nobody knowing, at most: their number. 0 if all is well."""
+        return self._v0.lost_claims
+
+    def hurry(self, deadline: float) -> None:
+        """Settle claims in flight, and later ones, by ``deadline`` on Trio's clock.
+
+        Without it a v0 claim is waited for up to 60 s after a cancellation.
+        """
+        self._v0.hurry(deadline)
+        self._native.hurry(deadline)
+
+    async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
+        """Find out what the server is and register node classes, as ``Link.register`` says."""
+        link = await self._fitting()
+        await self._watch(link.register(runtime_name, nodes))
+        self._registration = (runtime_name, nodes)
+
+    async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
+        """Claim states, as ``Link.claim`` says.
+
+        Raises:
+            ClaimLost: v0 only: the claim was sent, and what it took will never be known.
+        """
+        link = await self._fitting()
+        try:
+            return await self._watch(link.claim(limits, limit, wait=wait))
+        except NotFound:
+            replacement = await self._fitting()
+            if replacement is link:
+                raise
+            return await self._watch(replacement.claim(limits, limit, wait=wait))
+
+    async def report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
+        """Report outcomes, as ``Link.report`` says."""
+        link = await self._fitting_or_settlement()
+        if isinstance(link, Settlement):
+            return [link] * len(items)
+        return self._noted(await link.report(items))
+
+    async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
+        """Hand claims back, as ``Link.release`` says."""
+        link = await self._fitting_or_settlement()
+        if isinstance(link, Settlement):
+            return [link] * len(claims)
+        return self._noted(await link.release(claims))
+
+    async def secrets(self, claim: Claim) -> dict[str, str]:
+        """Fetch the secrets of the claim's node, as ``Link.secrets`` says."""
+        link = await self._fitting()
+        return await self._watch(link.secrets(claim))
+
+    async def aclose(self) -> None:
+        """Close connections. Safe to call twice."""
+        await self._http.aclose()
+
+    async def _fitting(self) -> V0Link | NativeLink:
+        """Return the adapter that fits the server, asking it first if that is in doubt."""
+        failures = self._failures
+        if self._sure:
+            return self._current
+        async with self._asking:
+            if self._sure:
+                return self._current
+            if self._failure is not None and self._failures > failures:
+                # Asked while this task waited. Asking once per waiting task would add up their timeouts.
+                raise _unsent(self._failure)
+            try:
+                self._current = await self._choose()
+            except ManagerUnavailable as error:
+                self._failure = error
+                self._failures += 1
+                raise _unsent(error) from error
+            self._sure = True
+        return self._current
+
+    async def _choose(self) -> V0Link | NativeLink:
+        link = self._current
+        if self._kind == "auto":
+            found = await discover(self._http)
+            link = self._native if found is not None and found.version == NATIVE_VERSION else self._v0
+            if self._registration is not None and link is not self._current:
+                log.warning("the state manager was replaced; it now speaks %s", _name(link))
+        if self._registration is not None:
+            try:
+                await link.register(*self._registration)
+            except (NotFound, RequestRefused) as error:
+                # Finished work is still to be reported, whatever it thinks of our nodes.
+                log.error("the nodes could not be registered again: %s", error)
+        return link
+
+    async def _fitting_or_settlement(self) -> V0Link | NativeLink | Settlement:
+        try:
+            return await self._fitting()
+        except KeyRefused as error:
+            return Settlement(Fate.KEY_REFUSED, one_line(error), status=error.status)
+        except ManagerUnavailable as error:
+            # No status: the reporter counts statuses against an item, and none was sent.
+            return Settlement(Fate.RETRY, one_line(error), error.retry_after)
+
+    async def _watch(self, call: Awaitable[T]) -> T:
+        try:
+            return await call
+        except ClaimLost:
+            self._sure = False
+            raise
+        except ManagerError as error:
+            self._sure = self._sure and not self._casts_doubt(error.status)
+            raise
+
+    def _noted(self, settlements: list[Settlement]) -> list[Settlement]:
+        for settlement in settlements:
+            tried = settlement.fate in {Fate.RETRY, Fate.UNKNOWN}
+            if tried and self._casts_doubt(settlement.status):
+                self._sure = False
+        return settlements
+
+    def _casts_doubt(self, status: int | None) -> bool:
+        # Not 500: that is one request failing at a server that is there.
+        return status in {None, 502, 503, 504} or (status == 404 and self._current is self._native)
+
+
+def _unsent(error: ManagerUnavailable) -> ManagerUnavailable:
+    """Return ``error`` as it concerns a call that was not made because of it."""
+    return ManagerUnavailable(
+        error.what,
+        status=error.status,
+        sent=False,
+        retry_after=error.retry_after,
+        where=error.where,
+        fix=error.fix,
+    )
+
+
+def _name(link: V0Link | NativeLink) -> str:
+    return "the native API" if isinstance(link, NativeLink) else "v0 only"

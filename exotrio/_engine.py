@@ -1,0 +1,148 @@
+"""The inside of a running runtime: register, then one nursery with the poller, the workers and the
+reporter, until the stop path has been walked."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import trio
+
+from exotrio._backoff import full_jitter
+from exotrio._endpoint import Endpoint
+from exotrio._errors import ManagerUnavailable
+from exotrio._execution import Executor
+from exotrio._ledger import Held, Ledger
+from exotrio._lifecycle import Phase
+from exotrio._link import Link
+from exotrio._options import Options
+from exotrio._outage import Outage
+from exotrio._poller import poll
+from exotrio._reporter import report
+from exotrio._stop import Stop, walk, write_off
+from exotrio._worker import pass_on, work
+
+log = logging.getLogger("exotrio.runtime")
+
+CLOSE = 0.5
+"""Seconds for closing connections."""
+
+
+@dataclass(slots=True)
+class Engine:
+    """One run of a runtime. It ends by the stop path only: nothing outside its shield reaches it.
+
+    Attributes:
+        enter: Called with each phase.
+        owns_signals: See ``Executor``.
+        lost_claims: See ``Summary``.
+    """
+
+    options: Options
+    endpoint: Endpoint
+    stop: Stop
+    ledger: Ledger
+    enter: Callable[[Phase], None]
+    owns_signals: bool
+    lost_claims: int = field(default=0, init=False)
+
+    # A Ctrl-C may go to any line of the loop's thread. Here it would tear the nursery down.
+    @trio.lowlevel.enable_ki_protection
+    async def run(self, started: Callable[[], None]) -> None:
+        """Register and work until stopped.
+
+        Args:
+            started: Called once the nodes are registered, or a stop came first.
+
+        Raises:
+            ManagerError: the state manager refused the registration.
+        """
+        link = self._open_link()
+        try:
+            registered = await self._register(link)
+            if registered:
+                self.enter(Phase.RUNNING)
+            started()
+            if registered:
+                await self._work(link)
+        finally:
+            write_off(self.ledger)
+            with trio.move_on_after(CLOSE, shield=True):
+                await link.aclose()
+            self.lost_claims = link.lost_claims
+
+    async def _work(self, link: Link) -> None:
+        o, stop, ledger = self.options, self.stop, self.ledger
+        executor = Executor(o.nodes, link.secrets, anyio.CapacityLimiter(o.workers), self.owns_signals)
+        claimed_in, claimed = trio.open_memory_channel[Held](o.batch_size)
+        # Without bound, so that finished work never waits where it can be cancelled. The poller is
+        # what bounds it: it claims nothing while too much is undelivered.
+        done_in, done = trio.open_memory_channel[Held](math.inf)
+
+        async with trio.open_nursery() as nursery:
+
+            def spawn(loop: Any, *ends: Any, **options: Any) -> None:
+                # Guarded: a defect in one loop starts the stop path instead of cancelling the others.
+                nursery.start_soon(lambda: stop.guard(loop, *ends, ledger=ledger, stop=stop, **options))
+
+            spawn(report, done, done_in.clone(), link=link, workers=o.workers)
+            for _ in range(o.workers):
+                spawn(work, claimed.clone(), done_in.clone(), executor=executor)
+            spawn(
+                poll,
+                claimed_in,
+                done_in.clone(),
+                link=link,
+                nodes=o.nodes,
+                batch_size=o.batch_size,
+                workers=o.workers,
+                poll_interval=o.poll_interval,
+            )
+            with claimed, done_in:
+                await walk(
+                    stop,
+                    ledger,
+                    link,
+                    enter=self.enter,
+                    release=lambda held: pass_on(held, None, done_in, ledger),
+                )
+            nursery.cancel_scope.cancel()
+
+    async def _register(self, link: Link) -> bool:
+        """Register the nodes, however long the state manager is away; False if a stop came first."""
+        o = self.options
+        outage = Outage(log, f"registering at {self.endpoint.shown}")
+        with self.stop.interrupted():
+            while True:
+                try:
+                    await link.register(o.name, o.declarations)
+                except ManagerUnavailable as error:
+                    delay = max(full_jitter(outage.failures, base=0.25, cap=10.0), error.retry_after or 0.0)
+                    outage.failed(error, delay)
+                    await trio.sleep(delay)
+                else:
+                    outage.worked()
+                    break
+        if self.stop.requested:
+            return False
+        nodes = ", ".join(o.nodes)
+        log.info("%s is registered in %s at %s with %s", o.name, o.namespace, self.endpoint.shown, nodes)
+        return True
+
+    def _open_link(self) -> Link:
+        # Here, since it imports httpx: whoever only imports exotrio need not wait for that.
+        from exotrio._connect import open_link
+
+        o = self.options
+        return open_link(
+            self.endpoint,
+            o.namespace,
+            kind=o.link,
+            state_manager_version=o.state_manager_version,
+            worker_id=o.worker_id,
+            workers=o.workers,
+        )

@@ -1,0 +1,82 @@
+"""The text of a node's error as it is reported and logged: own frames, bounded, without secrets."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterable
+
+LONGEST_ERROR_BYTES = 64 * 1024
+SHORTEST_SECRET = 6
+"""Characters. Shorter values occur in any text by chance: hiding them would garble it and point at them."""
+
+MASK = "***"
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """Replace every secret value of six or more characters in ``text`` by ``***``."""
+    forms: set[str] = set()
+    for value in map(str, secrets):
+        # A KeyError shows repr(value); a traceback indents the lines of a PEM key one by one.
+        for form in (value, repr(value)[1:-1], *value.splitlines()):
+            if len(form.strip()) >= SHORTEST_SECRET:
+                forms.add(form.strip())
+    # The longest first: one secret may be part of another.
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, MASK)
+    return text
+
+
+def error_text(error: BaseException, secrets: Iterable[str] = ()) -> str:
+    """Return the traceback of ``error`` with its causes: the node's own frames, redacted, at most 64 KiB."""
+    try:
+        report = traceback.TracebackException.from_exception(error, compact=True)
+        _strip(report)
+        text = "".join(report.format())
+    except Exception as failure:
+        # Exceptions are user code too: one that cannot be formatted is still the error of its state.
+        text = f"{type(error).__name__} (its traceback cannot be shown: {type(failure).__name__})"
+    return bounded(redact(text.rstrip("\n"), secrets))
+
+
+def bounded(text: str) -> str:
+    """Return ``text`` as valid UTF-8 of at most 64 KiB, cut in the middle: both ends say most."""
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) > LONGEST_ERROR_BYTES:
+        note = f"\n... {len(data) - LONGEST_ERROR_BYTES} bytes or more left out ...\n".encode()
+        half = (LONGEST_ERROR_BYTES - len(note)) // 2
+        data = data[:half] + note + data[-half:]
+    return data.decode("utf-8", "ignore")
+
+
+def last_line(text: str) -> str:
+    """Return the line that names the error, for a log that has one line for it."""
+    return text.rstrip().rpartition("\n")[2][:500]
+
+
+def _strip(report: traceback.TracebackException) -> None:
+    skipped = (_PACKAGE, *_folders("trio", "anyio", "outcome"))
+    pending = [report]
+    seen: set[int] = set()
+    while pending:
+        part = pending.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        part.stack[:] = [
+            frame for frame in part.stack if not os.path.abspath(frame.filename).startswith(skipped)
+        ]
+        pending += [other for other in (part.__cause__, part.__context__) if other is not None]
+        pending += part.exceptions or ()
+
+
+def _folders(*packages: str) -> list[str]:
+    """Return the folders of these packages: their frames say how a node was run, not what it did."""
+    found = []
+    for name in packages:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file:
+            found.append(os.path.dirname(os.path.abspath(file)) + os.sep)
+    return found

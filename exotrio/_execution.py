@@ -1,0 +1,248 @@
+"""Run one node for one claimed state, and say what came of it. Nothing is sent from here but the
+question for secrets, and nothing a node does leaves here as an exception (the two exceptions are
+``trio.Cancelled``, and a Ctrl-C that is meant for the application)."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+import trio
+from pydantic import BaseModel, ValidationError
+
+from exotrio._backoff import LONGEST_DELAY_MS, full_jitter
+from exotrio._error_text import bounded, error_text, last_line, redact
+from exotrio._errors import ManagerError, ManagerUnavailable
+from exotrio._node import BaseNode, Stopping, StopView
+from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._signals import PruneSignal, ReQueueAfterSignal, Signal
+from exotrio._wire import from_ms
+
+if TYPE_CHECKING:
+    from exotrio._link import Claim
+
+log = logging.getLogger("exotrio.worker")
+
+SECRETS_TRIES = 5
+"""With full jitter from 0.5 s: about four seconds, then somebody else may try."""
+
+
+class Execution:
+    """The handle of one run of a node: to tell it, to cancel it, and to give it up.
+
+    Made inside the loop. Attributes:
+        began: Node code was entered: what is released from here on was cancelled, not unstarted.
+    """
+
+    def __init__(self) -> None:
+        self.view = StopView()
+        self.scope = anyio.CancelScope()
+        self.began = False
+        self._in_thread = False
+
+    def drain(self) -> None:
+        """Tell the node that the runtime stops."""
+        if not self.view.why:
+            self.view.why = Stopping.DRAINING
+
+    def cancel(self) -> None:
+        """Cancel the node. One in a thread is only told: it has until ``give_up`` to come back."""
+        self.view.why = Stopping.CANCELLING
+        if not self._in_thread:
+            self.scope.cancel()
+
+    def give_up(self) -> None:
+        """Wait no longer; a thread is left to itself."""
+        self.view.why = Stopping.CANCELLING
+        self.scope.cancel()
+
+    @property
+    def draining(self) -> bool:
+        return bool(self.view.why)
+
+    @property
+    def cancelled(self) -> bool:
+        return self.view.why is Stopping.CANCELLING
+
+    async def in_thread(self, function: Callable[[], Any], limiter: anyio.CapacityLimiter) -> Any:
+        """Call ``function`` in a thread."""
+        self._in_thread = True
+        try:
+            # Without abandon_on_cancel a thread that never ends would hold the stop path for ever.
+            # Boxed, since Trio refuses a thread that returns a coroutine, as decorated methods may.
+            box = await anyio.to_thread.run_sync(
+                lambda: [function()], abandon_on_cancel=True, limiter=limiter
+            )
+            return box[0]
+        finally:
+            self._in_thread = False
+            if self.cancelled:
+                # The thread only had to be told. Whatever follows it on the loop is cancelled as usual.
+                self.scope.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """Everything it takes to run claims.
+
+    Attributes:
+        nodes: Registered name to node class.
+        fetch_secrets: Asks the state manager for the secrets of a claim.
+        threads: Bounds the threads of plain ``def`` nodes.
+        owns_signals: True if a KeyboardInterrupt can only come from node code; otherwise Trio may
+            raise the application's Ctrl-C inside a node, and it has to pass.
+    """
+
+    nodes: Mapping[str, type[BaseNode]]
+    fetch_secrets: Callable[[Claim], Awaitable[Mapping[str, str]]]
+    threads: anyio.CapacityLimiter
+    owns_signals: bool = False
+
+    async def run(self, claim: Claim, execution: Execution) -> Outcome | None:
+        """Run the node of ``claim``.
+
+        Returns:
+            What happened; None if the state is to be handed back.
+
+        Cancellation:
+            Passes through: the caller then knows no outcome. ``execution.cancel()`` instead ends
+            the node and returns None, unless the node returns a value all the same.
+        """
+        node = self.nodes.get(claim.node_name)
+        if node is None:
+            known = ", ".join(sorted(self.nodes))
+            return Errored(f"this runtime has no node class named {claim.node_name!r:.300}; it has: {known}")
+        secrets: dict[str, str] = {}
+        try:
+            with execution.scope:
+                if node.Secrets.model_fields:
+                    fetched = await self._secrets(claim, execution)
+                    if fetched is None:
+                        return None
+                    secrets.update(fetched)
+                execution.began = True
+                return await self._call(node, claim, secrets, execution)
+        except BaseException as error:
+            if self._passes(error):
+                raise
+            return self._failed(error, claim, secrets, execution)
+        # The scope took the Cancelled: the node was ended by us.
+        return None
+
+    async def _call(
+        self, node: type[BaseNode], claim: Claim, secrets: Mapping[str, str], execution: Execution
+    ) -> Outcome:
+        instance = node()
+        instance._stop_view = execution.view
+        instance.inputs = node.Inputs.model_validate(dict(claim.inputs))
+        try:
+            instance.secrets = node.Secrets.model_validate(dict(secrets))
+        except ValidationError as error:
+            return Errored(bounded(redact(_secret_problems(node, error), secrets.values())))
+        if inspect.iscoroutinefunction(node.execute):
+            value = await instance.execute()
+        else:
+            value = await execution.in_thread(instance.execute, self.threads)
+            if inspect.isawaitable(value):
+                # A decorator made the method plain; what it returned still belongs on the loop.
+                value = await value
+        return _returned(node, value)
+
+    def _failed(
+        self, error: BaseException, claim: Claim, secrets: Mapping[str, str], execution: Execution
+    ) -> Outcome | None:
+        signal = _single(error)
+        if execution.cancelled:
+            if not isinstance(signal, Signal):
+                text = last_line(error_text(error, secrets.values()))
+                log.warning(
+                    "state %s: %s raised while it was cancelled: %s", claim.state_id, claim.node_name, text
+                )
+            return None
+        try:
+            if isinstance(signal, Signal):
+                return _signalled(signal)
+        except Exception as broken:  # a signal can be subclassed, and its data exchanged
+            error = broken
+        text = error_text(error, secrets.values())
+        log.error("state %s: %s failed\n%s", claim.state_id, claim.node_name, text)
+        return Errored(text)
+
+    async def _secrets(self, claim: Claim, execution: Execution) -> Mapping[str, str] | None:
+        """Fetch the secrets; None if that fails for long, which is no error of the state."""
+        for attempt in range(SECRETS_TRIES):
+            try:
+                return await self.fetch_secrets(claim)
+            except ManagerError as error:
+                if execution.draining or attempt == SECRETS_TRIES - 1:
+                    log.warning("state %s goes back, its secrets cannot be had: %s", claim.state_id, error)
+                    return None
+                delay = full_jitter(attempt, base=0.5, cap=10.0)
+                if isinstance(error, ManagerUnavailable) and error.retry_after:
+                    delay = min(max(delay, error.retry_after), 10.0)
+                log.debug("state %s: secrets asked again in %.2f s: %s", claim.state_id, delay, error)
+            await trio.sleep(delay)
+        raise AssertionError("unreachable")
+
+    def _passes(self, error: BaseException) -> bool:
+        """Whether ``error`` is meant for somebody else than the state."""
+        kinds: list[type[BaseException]] = []
+        if trio.current_effective_deadline() == -math.inf:
+            # Only then is a Cancelled ours to pass on; else a node kept one and raised it again.
+            kinds.append(trio.Cancelled)
+        if not self.owns_signals:
+            kinds.append(KeyboardInterrupt)
+        if isinstance(error, BaseExceptionGroup):
+            return error.subgroup(tuple(kinds)) is not None
+        return isinstance(error, tuple(kinds))
+
+
+def _single(error: BaseException) -> BaseException:
+    """Return the one leaf of nested groups: a node's own nursery wraps what it raises."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _signalled(signal: Signal) -> Outcome:
+    match signal:
+        case PruneSignal():
+            return Pruned(dict(signal.data))
+        case ReQueueAfterSignal():
+            delay = signal.delay.total_seconds()
+            if not 0 < delay <= from_ms(LONGEST_DELAY_MS):
+                return Errored(f"ReQueueAfterSignal: needs a delay above 0, up to 10 years: {signal.delay}")
+            return Requeued(delay)
+    raise TypeError(f"{type(signal).__name__} is neither a PruneSignal nor a ReQueueAfterSignal") from signal
+
+
+def _returned(node: type[BaseNode], value: Any) -> Outcome:
+    if value is None:
+        return Executed([])
+    values: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
+    for position, item in enumerate(values):
+        if not isinstance(item, node.Outputs):
+            where = f"item {position} of what" if values is value else "what"
+            kind = type(item).__qualname__
+            if isinstance(item, BaseModel):
+                kind = f"{kind} of another class"
+            return Errored(
+                f"{where} {node.__name__}.execute returned is a {kind}, not {node.__name__}.Outputs: "
+                "return one Outputs, a list of them, or None"
+            )
+    return Executed([item.model_dump() for item in values])
+
+
+def _secret_problems(node: type[BaseNode], error: ValidationError) -> str:
+    # Not str(error): it quotes the values.
+    lines = [
+        f"  {'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+    return "\n".join([f"the graph's secrets do not fit {node.__name__}.Secrets:", *lines])

@@ -1,0 +1,223 @@
+"""One HTTP exchange with a state manager: either a JSON answer or an error of our own tree.
+
+Nothing is repeated here and no redirect is followed; whoever asks knows what may be repeated. The
+facts about httpx that shape this module are in the comments beside their consequence.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
+
+import trio
+from pydantic import BaseModel
+
+from exotrio._endpoint import Endpoint
+from exotrio._errors import (
+    ConfigurationError,
+    LifecycleError,
+    ManagerUnavailable,
+)
+from exotrio._http_answer import Answer, judge
+from exotrio._json import NotJson, encode
+from exotrio._settings import URI_VARIABLE
+from exotrio._wire import KEY_HEADER, REQUEST_ID_HEADER
+
+if TYPE_CHECKING:
+    import httpx
+
+log = logging.getLogger("exotrio")
+
+M = TypeVar("M", bound=BaseModel)
+
+REQUEST_TIMEOUT = 30.0
+CONNECT_TIMEOUT = 5.0
+"""Below REQUEST_TIMEOUT, so that a host that swallows packets is known to have received nothing."""
+KEEPALIVE_EXPIRY = 4.0
+"""Below the 5 s after which common servers close: a request must not cross the close on the wire."""
+
+
+class HttpClient:
+    """A pool of connections to one state manager.
+
+    Args:
+        endpoint: The state manager.
+        tasks: Most exchanges at once; more wait here, not in the pool.
+
+    The connections open when first used. A client that was closed opens new ones when used again.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, tasks: int = 16) -> None:
+        self._endpoint = endpoint
+        self._tasks = tasks
+        # httpcore loses connections for good when requests are cancelled while more than max_connections
+        # are queued in it. With our limiter below its pool none ever queues there.
+        self._slots = trio.CapacityLimiter(tasks)
+        self._client: httpx.AsyncClient | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._endpoint
+
+    async def fetch(self, model: type[M], method: str, path: str, **options: Any) -> M:
+        """Ask, as ``ask`` does, and return the answer as ``model``."""
+        return (await self.ask(method, path, **options)).parse(model)
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | BaseModel | Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = REQUEST_TIMEOUT,
+        scope: trio.CancelScope | None = None,
+        accept: Collection[int] = (),
+    ) -> Answer:
+        """Send one request and return its JSON answer.
+
+        Args:
+            method: HTTP method.
+            path: Encoded path below the base URI.
+            body: JSON text, or what to encode as such.
+            headers: Headers beside the usual ones.
+            timeout: Seconds for the whole exchange, connecting and reading included.
+            scope: A fresh scope to bound the exchange with, for callers who move its deadline
+                meanwhile or shield it.
+            accept: Statuses other than 2xx to return instead of raising.
+
+        Raises:
+            ManagerUnavailable: no usable answer; ``sent`` says whether the request may have arrived.
+            KeyRefused: 401 or 403.
+            NotFound: 404.
+            RequestRefused: any other 4xx, and redirects.
+            LifecycleError: called outside Trio.
+            ConfigurationError: ``body`` has no JSON form, or httpx cannot use the URI.
+
+        Cancellation:
+            Safe for the connections. The request may have arrived all the same.
+        """
+        require_trio()
+        import httpx  # here: it costs 50 ms, and `import exotrio` must not pay them
+
+        asked = f"{method} {self._endpoint.shown}{path}"
+        try:
+            content = body if isinstance(body, bytes) or body is None else encode(body)
+        except NotJson as error:
+            raise ConfigurationError(
+                f"an argument cannot be sent as JSON: {error}", where=f"asked: {asked}"
+            ) from error
+        scope = scope if scope is not None else trio.CancelScope()
+        scope.deadline = min(scope.deadline, trio.current_time() + timeout)
+        sent = False
+
+        async def note_sending(event: str, _: Mapping[str, Any]) -> None:
+            nonlocal sent
+            if event.endswith("send_request_headers.started"):
+                sent = True
+
+        response: httpx.Response | None = None
+        with scope:
+            async with self._slots:
+                # Transports in process report no progress: whatever they were given may have arrived.
+                sent = self._endpoint.transport is not None
+                try:
+                    response = await self._opened().request(
+                        method,
+                        f"{self._endpoint.uri}{path}",
+                        content=content,
+                        headers=self._headers(content, headers),
+                        extensions={"trace": note_sending},
+                    )
+                except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+                    raise self._unreachable(asked, error) from error
+                except httpx.InvalidURL as error:
+                    raise ConfigurationError(f"the state manager URI cannot be used: {error}") from error
+                except (httpx.HTTPError, OSError, UnicodeError) as error:
+                    if not sent:
+                        raise self._unreachable(asked, error) from error
+                    raise ManagerUnavailable(
+                        f"the connection to the state manager at {self._endpoint.shown} broke "
+                        f"before an answer: {_brief(error)}",
+                        where=f"asked: {asked}",
+                    ) from error
+        if response is None:
+            raise ManagerUnavailable(
+                f"the state manager at {self._endpoint.shown} did not answer in time",
+                sent=sent,
+                where=f"asked: {asked}",
+                fix="is it overloaded, or is the network to it down?",
+            )
+        return judge(response, at=f"the state manager at {self._endpoint.shown}", asked=asked, accept=accept)
+
+    async def aclose(self) -> None:
+        """Close the connections. Safe to call twice."""
+        client, self._client = self._client, None
+        # A transport that was handed in is its owner's to close, and others may be using it.
+        if client is not None and self._endpoint.transport is None:
+            with trio.CancelScope(deadline=trio.current_time() + 2, shield=True):
+                await client.aclose()
+
+    def _opened(self) -> httpx.AsyncClient:
+        if self._client is not None:
+            return self._client
+        import ssl
+
+        import httpx
+
+        if self._endpoint.plaintext:
+            _warn_of_plaintext(self._endpoint.shown)
+        https = self._endpoint.uri.startswith("https:")
+        pool = self._tasks + 4
+        self._client = httpx.AsyncClient(
+            transport=self._endpoint.transport,
+            # The system's certificates, as the stock SDK trusts them. Without TLS a context that trusts
+            # nobody, since loading certificates takes 20 ms.
+            verify=ssl.create_default_context() if https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            trust_env=False,  # only _settings reads the environment; stock ignores proxy variables too
+            follow_redirects=False,
+            # The scope in ask bounds the exchange; httpx's read timeout starts anew with every read.
+            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT, pool=CONNECT_TIMEOUT),
+            limits=httpx.Limits(
+                max_connections=pool, max_keepalive_connections=pool, keepalive_expiry=KEEPALIVE_EXPIRY
+            ),
+        )
+        return self._client
+
+    def _headers(self, content: bytes | None, more: Mapping[str, str] | None) -> dict[str, str]:
+        headers = {"accept": "application/json", "user-agent": "exotrio", REQUEST_ID_HEADER: str(uuid4())}
+        if self._endpoint.key is not None:
+            headers[KEY_HEADER] = self._endpoint.key
+        if content is not None:
+            headers["content-type"] = "application/json"
+        headers.update(more or {})
+        return headers
+
+    def _unreachable(self, asked: str, error: Exception) -> ManagerUnavailable:
+        return ManagerUnavailable(
+            f"the state manager at {self._endpoint.shown} cannot be reached: {_brief(error)}",
+            sent=False,
+            where=f"asked: {asked}",
+            fix=f"is one running there? start one with `python -m exotrio server`, or set {URI_VARIABLE}",
+        )
+
+
+def require_trio() -> None:
+    """Raise LifecycleError unless called from a Trio task."""
+    if not trio.lowlevel.in_trio_task():
+        raise LifecycleError(
+            "exotrio talks to its state manager on Trio, and this is not a Trio task",
+            fix="call it from a function that trio.run(...) runs; from asyncio code, in a thread of its own",
+        )
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+@cache
+def _warn_of_plaintext(uri: str) -> None:
+    log.warning("the API key travels unencrypted to %s: use https:// off this machine", uri)

@@ -1,0 +1,248 @@
+"""What a runtime holds: every claimed state from its claim until its report or release is settled.
+
+Pure bookkeeping in the loop's thread. The poller asks it for room, the stop path waits on it, and
+what is left in it at the end is what was left behind. A held state only moves forward::
+
+    BUFFERED -> RUNNING -> DONE -> (gone)
+        \\_____________________/^
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import trio
+
+from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
+
+if TYPE_CHECKING:
+    from exotrio._execution import Execution
+    from exotrio._link import Claim
+
+
+class Stage(Enum):
+    """How far a held state is."""
+
+    BUFFERED = "buffered"
+    """Claimed, waiting for a worker."""
+    RUNNING = "running"
+    """A worker has it."""
+    DONE = "done"
+    """Its outcome, or its release, is with the reporter."""
+
+
+@dataclass(eq=False, slots=True)
+class Held:
+    """One claimed state. Compared by identity: a state released and claimed again is held anew.
+
+    Attributes:
+        claim: What was claimed.
+        stage: How far it is.
+        execution: The run of its node, while and after there is one.
+        outcome: What to report once DONE; None means: release it.
+        tries: Deliveries that failed so far.
+        in_flight: A delivery is being tried now.
+        key_refused: The last try was answered 401 or 403.
+        server_errors: Answers 500 in a row.
+        answered_before: ``Ledger.answered`` when the first of those came.
+        alone: Not to be sent in one batch with others.
+    """
+
+    claim: Claim
+    stage: Stage = Stage.BUFFERED
+    execution: Execution | None = None
+    outcome: Outcome | None = None
+    tries: int = 0
+    in_flight: bool = False
+    key_refused: bool = False
+    server_errors: int = 0
+    answered_before: int = 0
+    alone: bool = False
+
+    @property
+    def what(self) -> str:
+        """What is to be delivered, in a word."""
+        return "release" if self.outcome is None else f"outcome {type(self.outcome).__name__}"
+
+    def __str__(self) -> str:
+        return f"state {self.claim.state_id} ({self.claim.node_name} as {self.claim.identifier})"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run of a runtime went, in states.
+
+    Attributes:
+        completed: Outputs delivered.
+        pruned: Branches ended by ``PruneSignal``, delivered.
+        requeued: Sent back by ``ReQueueAfterSignal``, delivered.
+        errored: Errors delivered.
+        released: Handed back without having been run.
+        cancelled: Cancelled while running, then handed back.
+        dropped: Finished, but the state was no longer ours when it was reported.
+        unknown: Perhaps delivered: the answer never came, and asking again could do harm.
+        abandoned: Not delivered: still held at the state manager.
+        lost_claims: Most states that claims may have taken whose answers never came.
+        left_behind: Ids of the states counted under ``unknown`` and ``abandoned``.
+    """
+
+    completed: int = 0
+    pruned: int = 0
+    requeued: int = 0
+    errored: int = 0
+    released: int = 0
+    cancelled: int = 0
+    dropped: int = 0
+    unknown: int = 0
+    abandoned: int = 0
+    lost_claims: int = 0
+    left_behind: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 if everything was delivered or handed back; 75 if something is left behind or unknown."""
+        return 75 if self.unknown or self.abandoned or self.lost_claims else 0
+
+    def __str__(self) -> str:
+        always = ("completed", "errored", "released", "cancelled", "unknown", "abandoned")
+        more = ("pruned", "requeued", "dropped", "lost_claims")
+        shown = [name for name in (*always, *more) if name in always or getattr(self, name)]
+        return ", ".join(f"{name.replace('_', ' ')} {getattr(self, name)}" for name in shown)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Everything held, and the counts of what is no longer held.
+
+    Attributes:
+        claiming: A claim is in flight: it may bring states.
+        answered: Requests the server handled so far; tells a refusal of one body from an outage.
+        reported: Outcomes delivered so far; each may have made states claimable.
+    """
+
+    claiming: bool = False
+    answered: int = 0
+    reported: int = 0
+    _held: dict[Held, None] = field(default_factory=dict)
+    _stages: Counter[Stage] = field(default_factory=Counter)
+    _counts: Counter[str] = field(default_factory=Counter)
+    _left: list[str] = field(default_factory=list)
+    _changed: trio.Event | None = None
+
+    def add(self, claim: Claim) -> Held:
+        """Take a claim into the books."""
+        held = Held(claim)
+        self._held[held] = None
+        self._stages[held.stage] += 1
+        self.notify()
+        return held
+
+    def run(self, held: Held, execution: Execution) -> None:
+        """A worker runs it now."""
+        held.execution = execution
+        self._move(held, Stage.RUNNING)
+
+    def done(self, held: Held, outcome: Outcome | None) -> bool:
+        """Its outcome is known; None releases it. False if it was given up before: drop the outcome."""
+        if held not in self._held or held.stage is Stage.DONE:
+            return False
+        held.outcome = outcome
+        self._move(held, Stage.DONE)
+        return True
+
+    def settle(self, held: Held) -> None:
+        """It was delivered."""
+        match held.outcome:
+            case None:
+                ran = held.execution is not None and held.execution.began
+                kind = "cancelled" if ran else "released"
+            case Executed():
+                kind = "completed"
+            case Errored():
+                kind = "errored"
+            case Pruned():
+                kind = "pruned"
+            case Requeued():
+                kind = "requeued"
+        self.answered += 1
+        self.reported += held.outcome is not None
+        self._remove(held, kind)
+
+    def drop(self, held: Held) -> None:
+        """It was no longer ours."""
+        self.answered += 1
+        self._remove(held, "dropped")
+
+    def lose(self, held: Held) -> None:
+        """Its fate is unknown."""
+        self._remove(held, "unknown")
+
+    def abandon(self, held: Held) -> None:
+        """It stays behind."""
+        self._remove(held, "abandoned")
+
+    def all(self, *stages: Stage) -> list[Held]:
+        """Return what is held in these stages, oldest first."""
+        return [held for held in self._held if held.stage in stages]
+
+    def count(self, *stages: Stage) -> int:
+        """Return how many are held in these stages."""
+        return sum(self._stages[stage] for stage in stages)
+
+    @property
+    def failing(self) -> int:
+        """How many deliveries failed at least once and are being repeated."""
+        return sum(held.tries > 0 for held in self._held if held.stage is Stage.DONE)
+
+    @property
+    def key_refused(self) -> bool:
+        """Whether the last try of some delivery was answered 401 or 403."""
+        return any(held.key_refused for held in self._held)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing can produce an outcome or a claim any more."""
+        return not self.claiming and self.count(Stage.BUFFERED, Stage.RUNNING) == 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is held, and nothing can come."""
+        return not self.claiming and not self._held
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition`` holds; it is asked again after every change of the ledger."""
+        while not condition():
+            if self._changed is None:
+                self._changed = trio.Event()
+            await self._changed.wait()
+
+    def notify(self) -> None:
+        """Have every ``until`` ask its condition again."""
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    def summary(self, lost_claims: int) -> Summary:
+        """Return the counts so far."""
+        return Summary(**self._counts, lost_claims=lost_claims, left_behind=tuple(self._left))
+
+    def _move(self, held: Held, stage: Stage) -> None:
+        self._stages[held.stage] -= 1
+        held.stage = stage
+        self._stages[stage] += 1
+        self.notify()
+
+    def _remove(self, held: Held, kind: str) -> None:
+        # What was written off at the end of the flush may still hear its answer.
+        if held not in self._held:
+            return
+        del self._held[held]
+        self._stages[held.stage] -= 1
+        self._counts[kind] += 1
+        if kind in ("unknown", "abandoned"):
+            self._left.append(held.claim.state_id)
+        self.notify()

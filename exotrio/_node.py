@@ -1,0 +1,193 @@
+"""``BaseNode``, the checks on node classes, and how a class is declared to the state manager."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel
+
+from exotrio._graph import check_name
+from exotrio._wire import NodeDeclaration
+
+
+class Stopping(StrEnum):
+    """Why a running node should end, as ``BaseNode.stopping`` tells it. ``NO`` is false, the others true."""
+
+    NO = ""
+    """Nothing is stopping."""
+    DRAINING = "draining"
+    """The runtime stops: whoever finishes within the grace is reported as usual."""
+    CANCELLING = "cancelling"
+    """The grace is over: this node was cancelled; its state will be handed back unless it returns."""
+
+
+class StopView:
+    """What a node can see of the runtime that runs it. The runtime sets ``why``; threads may read it."""
+
+    __slots__ = ("why",)
+
+    def __init__(self) -> None:
+        self.why = Stopping.NO
+
+
+_NEVER = StopView()
+
+
+class BaseNode(ABC):
+    """Base of every node class: name the fields, write ``execute``.
+
+    A subclass may define ``Inputs``, ``Outputs`` and ``Secrets``, pydantic models whose fields are
+    all ``str``; what it leaves out is empty. Every execution gets an instance of its own, made
+    without arguments.
+
+    ``async def execute(self)`` runs on the Trio loop and may use anyio or Trio. A plain
+    ``def execute(self)`` runs in a thread. Either returns one ``Outputs``, a list of them (a
+    fan-out: what follows runs once for each), or None; or raises ``PruneSignal`` or
+    ``ReQueueAfterSignal``. Any other exception is the error of that state.
+
+    Attributes:
+        inputs: The state's ``Inputs``.
+        secrets: The node's ``Secrets``.
+    """
+
+    class Inputs(BaseModel):
+        """No inputs."""
+
+    class Outputs(BaseModel):
+        """No outputs."""
+
+    class Secrets(BaseModel):
+        """No secrets."""
+
+    # Any, since pydantic models nested in subclasses are unrelated types to a type checker: with
+    # the base's empty models as type, every self.inputs.field of a user would be an error.
+    inputs: Any = None
+    secrets: Any = None
+    _stop_view: StopView = _NEVER
+
+    @abstractmethod
+    def execute(self) -> Any:
+        """Do the work of one state; ``async def`` or plain ``def``, see the class."""
+        raise NotImplementedError
+
+    @property
+    def stopping(self) -> Stopping:
+        """Whether, and why, this execution should come to an end soon.
+
+        False (``Stopping.NO``) in normal operation. ``Stopping.DRAINING`` once the runtime was asked
+        to stop, ``Stopping.CANCELLING`` once this node was cancelled. A plain ``def`` node is in a
+        thread, which nobody can interrupt: one that works in steps should look here between them.
+        """
+        return self._stop_view.why
+
+
+def node_problems(nodes: Sequence[Any]) -> list[str]:
+    """Return everything that is wrong with these node classes, one line each."""
+    problems: list[str] = []
+    seen: dict[str, int] = {}
+    for position, node in enumerate(nodes):
+        if not isinstance(node, type):
+            hint = "pass the class itself, not an instance" if isinstance(node, BaseNode) else "pass classes"
+            problems.append(f"nodes[{position}] is {_short(node)}, not a class: {hint}")
+            continue
+        seen[node.__name__] = seen.get(node.__name__, 0) + 1
+        if not issubclass(node, BaseNode):
+            problems.append(f"{node.__name__} does not inherit from exotrio.BaseNode")
+            continue
+        problems += _class_problems(node)
+    problems += [
+        f"{count} node classes are named {name}: a state names its class, so names must differ"
+        for name, count in seen.items()
+        if count > 1
+    ]
+    return problems
+
+
+def declare(node: type[BaseNode]) -> NodeDeclaration:
+    """Return the declaration under which a checked node class is registered."""
+    return NodeDeclaration(
+        name=node.__name__,
+        inputs_schema=node.Inputs.model_json_schema(),
+        outputs_schema=node.Outputs.model_json_schema(),
+        secrets=list(node.Secrets.model_fields),
+    )
+
+
+def _class_problems(node: type[BaseNode]) -> list[str]:
+    problems = []
+    try:
+        check_name(node.__name__)
+    except ValueError as error:
+        problems.append(f"the class name {node.__name__!r} {error}")
+    missing = sorted(getattr(node, "__abstractmethods__", ()))
+    if "execute" in missing:
+        problems.append(f"{node.__name__} has no execute method: write async def execute(self)")
+        missing.remove("execute")
+    else:
+        problems += _execute_problems(node)
+    if missing:
+        problems.append(f"{node.__name__} leaves abstract: {', '.join(missing)}")
+    if not _callable_with(node, 0):
+        problems.append(f"{node.__name__} cannot be made without arguments: give those of __init__ defaults")
+    for part in ("Inputs", "Outputs", "Secrets"):
+        problems += _model_problems(f"{node.__name__}.{part}", getattr(node, part, None))
+    return problems
+
+
+def _execute_problems(node: type[BaseNode]) -> list[str]:
+    execute: Any = inspect.getattr_static(node, "execute")
+    if isinstance(execute, staticmethod | classmethod):
+        return [f"{node.__name__}.execute must be a plain method, not a {type(execute).__name__}"]
+    if not callable(execute):
+        return [f"{node.__name__}.execute is {_short(execute)}, not a method: write async def execute(self)"]
+    if inspect.isasyncgenfunction(execute) or inspect.isgeneratorfunction(execute):
+        return [f"{node.__name__}.execute is a generator (it has a yield): return a list of Outputs instead"]
+    if not _callable_with(execute, 1):
+        return [
+            f"{node.__name__}.execute must take no argument but self: "
+            "inputs are in self.inputs, secrets in self.secrets"
+        ]
+    return []
+
+
+def _model_problems(title: str, model: Any) -> list[str]:
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return [f"{title} must be a class that inherits from pydantic.BaseModel, not {_short(model)}"]
+    problems = [
+        f"{title}.{field}: must be of type str, not {_type_name(info.annotation)} "
+        "(the state manager keeps text only)"
+        for field, info in model.model_fields.items()
+        if info.annotation is not str
+    ]
+    if not problems:
+        try:
+            model.model_json_schema()
+        except Exception as error:
+            problems.append(f"{title} has no JSON schema: {error}")
+    return problems
+
+
+def _callable_with(function: Any, count: int) -> bool:
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:
+        return True  # no signature is known (C code): the call itself will tell
+    return True
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,169 @@
+"""Link -> channel. The poller claims what fits, when it makes sense to ask."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import trio
+
+from exotrio._backoff import full_jitter
+from exotrio._errors import ManagerError, ManagerUnavailable
+from exotrio._ledger import Held, Ledger, Stage
+from exotrio._link import Claim, ClaimLost, Link
+from exotrio._outage import Outage
+from exotrio._stop import Stop
+from exotrio._wire import LONGEST_WAIT_MS, from_ms
+from exotrio._worker import pass_on
+
+log = logging.getLogger("exotrio.poller")
+
+LONGEST_WAIT = from_ms(LONGEST_WAIT_MS)
+
+
+async def poll(
+    claimed: trio.MemorySendChannel[Held],
+    done: trio.MemorySendChannel[Held],
+    *,
+    link: Link,
+    ledger: Ledger,
+    stop: Stop,
+    nodes: Iterable[str],
+    batch_size: int,
+    workers: int,
+    poll_interval: float,
+) -> None:
+    """Claim states until a stop is asked for. Closes both channel ends.
+
+    Args:
+        claimed: Takes the states; it has room for ``batch_size`` of them.
+        done: Takes those that came too late to be run, for release.
+        nodes: Names of the nodes to claim for.
+        batch_size: Most states that wait for a worker.
+        workers: Tasks that run states.
+        poll_interval: Seconds to wait after a claim that brought less than asked for.
+
+    Cancellation:
+        Settles the claim in flight, as the link does it.
+    """
+    poller = _Poller(link, ledger, stop, tuple(nodes), batch_size, workers, poll_interval)
+    # The outer scope ends with the grace: only that cancels a v0 claim in flight.
+    async with claimed, done:
+        with stop.polling:
+            while not stop.requested:
+                with stop.interrupted():
+                    await ledger.until(poller.may_claim)
+                if stop.requested:
+                    break
+                for claim in await poller.claim():
+                    held = ledger.add(claim)
+                    if stop.requested:
+                        pass_on(held, None, done, ledger)
+                    else:
+                        claimed.send_nowait(held)
+                with stop.interrupted():
+                    await poller.pause()
+
+
+class _Poller:
+    """How much to claim, and what to do when that fails."""
+
+    def __init__(
+        self,
+        link: Link,
+        ledger: Ledger,
+        stop: Stop,
+        nodes: tuple[str, ...],
+        batch_size: int,
+        workers: int,
+        poll_interval: float,
+    ) -> None:
+        self._link = link
+        self._ledger = ledger
+        self._stop = stop
+        self._nodes = nodes
+        self._batch_size = batch_size
+        self._workers = workers
+        self._poll_interval = poll_interval
+        self._idle = False
+        self._pause = 0.0
+        self._wakeable = False
+        self._reported = 0
+        self._outage = Outage(log, "claiming states")
+
+    def may_claim(self) -> bool:
+        """Whether there is room, and what was claimed before is getting through.
+
+        Deliveries in their first try do not count against claiming, up to a full load of them:
+        claims overlap reports. Deliveries that fail do: what they hold must not pile up.
+        """
+        ledger = self._ledger
+        return (
+            self._room() > 0
+            and not ledger.key_refused
+            and ledger.failing <= self._workers
+            and ledger.count(Stage.DONE) <= self._batch_size + self._workers
+        )
+
+    def limit(self) -> int:
+        """Return how many states to ask for."""
+        if self._idle and not self._link.capabilities.long_poll:
+            # The stock server runs one query per state asked for, whether or not there is one.
+            return min(self._room(), self._workers)
+        return self._room()
+
+    async def claim(self) -> list[Claim]:
+        """Claim what fits; nothing if that fails. Sets how long to pause afterwards."""
+        limit = self.limit()
+        limits = dict.fromkeys(self._nodes, limit)
+        long = self._link.capabilities.long_poll
+        began = trio.current_time()
+        self._reported = self._ledger.reported
+        claims: list[Claim] = []
+        self._ledger.claiming = True
+        try:
+            if long:
+                with self._stop.interrupted():
+                    claims = await self._link.claim(limits, limit, wait=LONGEST_WAIT)
+            else:
+                # Not interrupted by a stop: its answer is soon there, and is then handed back like the rest.
+                claims = await self._link.claim(limits, limit)
+        except (ManagerError, ClaimLost) as error:
+            self._failed(error)
+            return []
+        finally:
+            self._ledger.claiming = False
+            self._ledger.notify()
+        log.debug("claimed %d of up to %d states", len(claims), limit)
+        self._outage.worked()
+        self._ledger.answered += 1
+        self._idle = not claims
+        self._wakeable = True
+        # A long poll has waited already; a hasty empty answer to one is paced all the same.
+        waited = trio.current_time() - began if long else 0.0
+        self._pause = 0.0 if len(claims) >= limit else max(0.0, self._poll_interval - waited)
+        return claims
+
+    async def pause(self) -> None:
+        """Wait until it makes sense to claim again."""
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(self._pause):
+            if self._wakeable:
+                # What was just reported may have made other states claimable.
+                await self._ledger.until(lambda: self._ledger.reported != self._reported)
+            else:
+                await trio.sleep_forever()
+
+    def _failed(self, error: ManagerError | ClaimLost) -> None:
+        level, base, cap = logging.WARNING, 0.25, 10.0
+        if isinstance(error, ManagerError) and not isinstance(error, ManagerUnavailable):
+            # The server understood and said no; it will not be of another mind soon.
+            level, base, cap = logging.ERROR, 2.0, 30.0
+        self._pause = full_jitter(self._outage.failures, base=base, cap=cap)
+        if isinstance(error, ManagerUnavailable) and error.retry_after is not None:
+            self._pause = max(self._pause, error.retry_after)
+        self._wakeable = False
+        self._outage.failed(error, self._pause, level=level)
+
+    def _room(self) -> int:
+        return self._batch_size - self._ledger.count(Stage.BUFFERED)

@@ -1,0 +1,177 @@
+"""Outcome -> link. The reporter delivers outcomes and releases, and repeats what may be repeated."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import trio
+
+from exotrio._backoff import full_jitter
+from exotrio._error_text import bounded
+from exotrio._ledger import Held, Ledger
+from exotrio._link import Fate, Link, Settlement
+from exotrio._outage import Outage
+from exotrio._outcome import Errored
+from exotrio._stop import Stop
+
+log = logging.getLogger("exotrio.reporter")
+
+LARGEST_BATCH = 100
+"""Items of one request where the link can batch."""
+BATCHES_AT_ONCE = 2
+"""One on the wire, one being filled; more would only make them smaller."""
+PATIENCE = 8
+"""Answers 500 in a row to one item, while others get through, after which it is the item's fault."""
+FLUSH_DELAY = 0.5
+"""Longest wait between tries, in seconds, while flushing."""
+
+
+async def report(
+    done: trio.MemoryReceiveChannel[Held],
+    again: trio.MemorySendChannel[Held],
+    *,
+    link: Link,
+    ledger: Ledger,
+    stop: Stop,
+    workers: int,
+) -> None:
+    """Deliver what comes through ``done``. Closes both channel ends. Never returns unless cancelled.
+
+    Args:
+        done: States with their outcomes, or to be released.
+        again: The other end of ``done``, for what has to be tried again.
+        workers: Up to twice as many deliveries are in flight at once.
+
+    Cancellation:
+        What is not delivered stays in the ledger; ``Held.in_flight`` tells whether its last try
+        was cut off.
+    """
+    async with done, again, trio.open_nursery() as nursery:
+        reporter = _Reporter(link, ledger, stop, again, nursery)
+        for _ in range(2 * workers):
+            nursery.start_soon(reporter.deliver, done.clone())
+
+
+@dataclass(slots=True)
+class _Reporter:
+    link: Link
+    ledger: Ledger
+    stop: Stop
+    again: trio.MemorySendChannel[Held]
+    nursery: trio.Nursery
+    batches: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(BATCHES_AT_ONCE))
+    outage: Outage = field(default_factory=lambda: Outage(log, "reporting"))
+
+    async def deliver(self, done: trio.MemoryReceiveChannel[Held]) -> None:
+        """Deliver one item or batch after the other."""
+        async with done:
+            async for held in done:
+                if self.link.capabilities.batch and not held.alone:
+                    async with self.batches:
+                        await self._send([held, *self._more(held, done)])
+                else:
+                    await self._send([held])
+
+    def _more(self, first: Held, done: trio.MemoryReceiveChannel[Held]) -> list[Held]:
+        """Take what else is ready and goes to the same route."""
+        more: list[Held] = []
+        while len(more) < LARGEST_BATCH - 1:
+            try:
+                held = done.receive_nowait()
+            except trio.WouldBlock:
+                break
+            if held.alone or (held.outcome is None) is not (first.outcome is None):
+                self.again.send_nowait(held)
+                break
+            more.append(held)
+        return more
+
+    async def _send(self, batch: list[Held]) -> None:
+        for held in batch:
+            held.in_flight = True
+        try:
+            settlements = await self._ask(batch)
+        except Exception as error:
+            # A defect of the link, or content it cannot digest: neither may end the runtime.
+            log.exception("sending %s failed", ", ".join(map(str, batch)))
+            for held in batch:
+                held.in_flight = False
+                if len(batch) == 1:
+                    self._refused(held, f"{type(error).__name__}: {error}")
+                else:
+                    held.alone = True
+                    self.again.send_nowait(held)
+            return
+        for held, settlement in zip(batch, settlements, strict=True):
+            held.in_flight = False
+            self._settled(held, settlement)
+
+    async def _ask(self, batch: list[Held]) -> list[Settlement]:
+        if batch[0].outcome is None:
+            return await self.link.release([held.claim for held in batch])
+        return await self.link.report([(held.claim, held.outcome) for held in batch if held.outcome])
+
+    def _settled(self, held: Held, settlement: Settlement) -> None:
+        held.key_refused = settlement.fate is Fate.KEY_REFUSED
+        match settlement.fate:
+            case Fate.SETTLED:
+                self.outage.worked()
+                log.debug("%s: %s is delivered", held, held.what)
+                self.ledger.settle(held)
+            case Fate.DROPPED:
+                log.warning("%s is no longer ours, its outcome is dropped: %s", held, settlement.detail)
+                self.ledger.drop(held)
+            case Fate.UNKNOWN:
+                log.error("%s: whether this arrived is unknown: %s", held, settlement.detail)
+                self.ledger.lose(held)
+            case Fate.REFUSED:
+                self._refused(held, settlement.detail)
+            case Fate.RETRY | Fate.KEY_REFUSED:
+                if self._hopeless(held, settlement):
+                    self._refused(held, f"{held.server_errors} times 500 in a row: {settlement.detail}")
+                else:
+                    self._later(held, settlement)
+
+    def _hopeless(self, held: Held, settlement: Settlement) -> bool:
+        """Whether the server fails at this item, and at nothing else."""
+        if settlement.status != 500:
+            held.server_errors = 0
+            return False
+        if held.server_errors == 0:
+            held.answered_before = self.ledger.answered
+        held.server_errors += 1
+        return held.server_errors >= PATIENCE and self.ledger.answered > held.answered_before
+
+    def _refused(self, held: Held, why: str) -> None:
+        if held.outcome is None or isinstance(held.outcome, Errored):
+            log.error("%s is abandoned, it stays claimed: it was refused: %s", held, why)
+            self.ledger.abandon(held)
+            return
+        # The work was done, but nobody will ever take its result: say so, once, instead of nothing.
+        log.error("%s: what it returned was refused, it is reported as an error: %s", held, why)
+        held.outcome = Errored(bounded(f"the state manager refused what the node returned: {why}"))
+        held.tries = held.server_errors = 0
+        self.again.send_nowait(held)
+
+    def _later(self, held: Held, settlement: Settlement) -> None:
+        base, cap, level = 0.25, 10.0, logging.WARNING
+        if held.key_refused:
+            base, cap, level = 2.0, 30.0, logging.ERROR
+        delay = full_jitter(held.tries, base=base, cap=cap)
+        if settlement.retry_after is not None:
+            delay = max(delay, settlement.retry_after)
+        held.tries += 1
+        self.outage.failed(settlement.detail or settlement.fate.value, delay, level=level)
+        # Both how many fail and a refused key hold the poller back.
+        self.ledger.notify()
+        self.nursery.start_soon(self._try_again, held, delay)
+
+    async def _try_again(self, held: Held, delay: float) -> None:
+        if self.stop.flushing.is_set():
+            await trio.sleep(min(delay, FLUSH_DELAY))
+        else:
+            with trio.move_on_after(delay):
+                # The flush is the last chance: it does not wait for anybody's Retry-After.
+                await self.stop.flushing.wait()
+        self.again.send_nowait(held)

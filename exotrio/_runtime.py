@@ -1,0 +1,247 @@
+"""``Runtime``, as users meet it. What runs inside is the nursery in ``_engine``; the way to the end is
+in ``_stop``, the entry from plain code in ``_start``, the checks of the arguments in ``_options``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from exotrio._endpoint import Endpoint, resolve_endpoint
+from exotrio._engine import Engine
+from exotrio._errors import ConfigurationError, LifecycleError
+from exotrio._hosting import hosting
+from exotrio._ledger import Ledger, Summary
+from exotrio._lifecycle import Phase, advance
+from exotrio._node import BaseNode
+from exotrio._options import LinkKind, check_options, seconds_problems
+from exotrio._start import run_blocking
+from exotrio._stop import Stop, without_cancelled
+
+if TYPE_CHECKING:
+    import httpx
+
+log = logging.getLogger("exotrio.runtime")
+
+
+class Runtime:
+    """Runs the nodes of one namespace: claims their states, executes them, reports what came of it.
+
+    Everything is checked here, and every problem is named at once. One Runtime runs once.
+
+    Args:
+        namespace: Namespace of the nodes.
+        name: Name of this runtime, as the state manager shows it.
+        nodes: Node classes; a class is registered under its name.
+        state_manager_uri: Base URI. Defaults to ``EXOSPHERE_STATE_MANAGER_URI`` (environment, .env).
+        key: API key. Defaults to ``EXOSPHERE_API_KEY`` (environment, .env).
+        batch_size: Most states claimed ahead of the workers. Defaults to 16.
+        workers: Most states that run at once. Defaults to 4.
+        state_manager_version: API version of the stock state manager; there is only ``"v0"``.
+        poll_interval: Seconds between claims while there is nothing to do. Defaults to 1.
+        shutdown_grace: Seconds running nodes may go on after a first signal or ``stop()``. Defaults
+            to 20; cleaning up and flushing take up to 8 more.
+        transport: Way to a state manager in this process (``exotrio.manager.embedded``); then no URI
+            and no key are needed.
+        link: ``"auto"`` asks the server what it speaks; ``"v0"`` and ``"native"`` pin it.
+        state_manage_version: The stock SDK's spelling of ``state_manager_version``.
+
+    Raises:
+        ConfigurationError: something cannot be used; ``problems`` names each.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        name: str,
+        nodes: Sequence[type[BaseNode]],
+        state_manager_uri: str | None = None,
+        key: str | None = None,
+        batch_size: int = 16,
+        workers: int = 4,
+        state_manager_version: str = "v0",
+        poll_interval: float = 1,
+        *,
+        shutdown_grace: float = 20,
+        transport: httpx.AsyncBaseTransport | None = None,
+        link: LinkKind = "auto",
+        state_manage_version: str | None = None,
+    ) -> None:
+        hosted = hosting()
+        options = check_options(
+            namespace=namespace,
+            name=name,
+            nodes=nodes,
+            state_manager_uri=state_manager_uri,
+            key=key,
+            batch_size=batch_size,
+            workers=workers,
+            state_manager_version=state_manage_version or state_manager_version,
+            poll_interval=poll_interval,
+            shutdown_grace=shutdown_grace,
+            transport=transport,
+            link=link,
+            hosted=hosted is not None and transport is None,
+        )
+        self._options = options
+        self._endpoint = options.endpoint
+        self._phase = Phase.NEW
+        self._stop = Stop()
+        self._ledger = Ledger()
+        self._lost_claims = 0
+        if hosted is not None:
+            hosted.append(self)
+
+    @property
+    def namespace(self) -> str:
+        """Namespace of the nodes."""
+        return self._options.namespace
+
+    @property
+    def name(self) -> str:
+        """Name of this runtime."""
+        return self._options.name
+
+    @property
+    def phase(self) -> Phase:
+        """Where the runtime stands."""
+        return self._phase
+
+    @property
+    def summary(self) -> Summary:
+        """What became of the states claimed so far; final once the phase is STOPPED."""
+        return self._ledger.summary(self._lost_claims)
+
+    def stop(self, grace: float | None = None) -> None:
+        """Begin the drain: claim nothing more, let running nodes end, hand the rest back, then stop.
+
+        May be called from anywhere (the same loop, another thread, a signal handler) and at any
+        time: before the start, so that it returns at once; again, with a shorter grace; afterwards,
+        when it does nothing. It returns immediately.
+
+        Args:
+            grace: Most seconds for running nodes; then they are cancelled. Defaults to the
+                ``shutdown_grace`` of the runtime. A later call can shorten it, not extend it.
+
+        Raises:
+            ConfigurationError: ``grace`` is not a finite number of seconds, or below zero.
+        """
+        if grace is None:
+            grace = self._options.shutdown_grace
+        elif problems := seconds_problems("grace", grace):
+            raise ConfigurationError("the runtime cannot be stopped like this", problems)
+        self._stop.ask(grace)
+
+    def start(self) -> Summary:
+        """Run until stopped, from plain code. Blocks.
+
+        In the main thread it owns SIGTERM and SIGINT while it runs: the first drains, the second
+        cancels running nodes, the third ends the process at once with status 128+n. In another
+        thread only ``stop()`` ends it.
+
+        Returns:
+            What became of the claimed states; ``.exit_code`` is 0, or 75 if something is left behind.
+
+        Raises:
+            LifecycleError: it was started before, or an event loop runs in this thread.
+            KeyRefused, RequestRefused, NotFound: the nodes could not be registered.
+        """
+        if hosting() is not None:
+            raise LifecycleError(
+                "start() was called while the command line loads this file",
+                fix="put it under: if __name__ == '__main__':",
+            )
+        self._check_startable()
+        return run_blocking(lambda: self._run(owns_signals=True), self.stop)
+
+    async def run(self, *, task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED) -> Summary:
+        """Run until stopped, inside a Trio application: ``await nursery.start(runtime.run)``.
+
+        That call returns the runtime once the nodes are registered (or a stop came first). Signals
+        are the application's: it calls ``stop()``, or cancels the scope around.
+
+        Returns:
+            What became of the claimed states.
+
+        Raises:
+            LifecycleError: it was started before.
+            KeyRefused, RequestRefused, NotFound: the nodes could not be registered.
+
+        Cancellation:
+            Does not drain, but loses nothing: running nodes are cancelled and have 5 s to clean up,
+            what they did or did not do is reported or handed back within 3 s, then Cancelled goes
+            on. A node that shields itself for longer is waited for: Trio cannot end it.
+        """
+        return await self._run(owns_signals=False, task_status=task_status)
+
+    def adopt(self, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        """Take the state manager behind ``transport``; without one, make sure that there is one.
+
+        For the command line, which loads files whose runtimes have none yet.
+
+        Raises:
+            ConfigurationError: neither the constructor nor the environment names one.
+        """
+        if self._phase is not Phase.NEW:
+            raise LifecycleError("a runtime that was started keeps its state manager")
+        if transport is None and self._endpoint is not None:
+            return
+        self._endpoint, problems = resolve_endpoint(None, None, transport)
+        if self._endpoint is None:
+            raise ConfigurationError("the runtime has no state manager", problems)
+
+    # -- inside the loop
+
+    async def _run(
+        self, *, owns_signals: bool, task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED
+    ) -> Summary:
+        endpoint = self._check_startable()
+        self._enter(Phase.STARTING)
+        self._stop.enter_loop()
+        engine = Engine(self._options, endpoint, self._stop, self._ledger, self._enter, owns_signals)
+        started = partial(task_status.started, self)
+        try:
+            async with trio.open_nursery() as outside:
+                # Of these two only the watcher sees a cancellation from outside; and a Ctrl-C meant
+                # for the main task arrives in this nursery, not in the middle of the engine.
+                outside.start_soon(self._stop.watch)
+                outside.start_soon(self._shielded, engine, started, outside.cancel_scope)
+        except BaseExceptionGroup as group:
+            error = without_cancelled(group)
+            if error is None:
+                raise
+            self._stop.failure = self._stop.failure or error
+        finally:
+            self._lost_claims = engine.lost_claims
+            self._phase = Phase.STOPPED
+            log.info("%s stopped: %s", self._options.name, self.summary)
+            if self._stop.failure is not None:
+                # Bare, whatever the nurseries wrapped it in; and rather than a Cancelled.
+                raise self._stop.failure
+        return self.summary
+
+    async def _shielded(self, engine: Engine, started: Callable[[], None], outside: trio.CancelScope) -> None:
+        # This shield has no deadline of its own: the stop path bounds every step behind it.
+        with trio.CancelScope(shield=True):
+            await self._stop.guard(engine.run, started)
+        outside.cancel()
+
+    def _check_startable(self) -> Endpoint:
+        if self._phase is not Phase.NEW:
+            raise LifecycleError(
+                f"this runtime was started before (it is {self._phase.value})",
+                fix="build another Runtime: one runs once",
+            )
+        if self._endpoint is None:
+            raise LifecycleError(
+                "this runtime has no state manager: it was built while the command line loaded its file",
+                fix="run it with python -m exotrio run, or build it in your own program",
+            )
+        return self._endpoint
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = advance(self._phase, phase)
+        log.info("%s: %s", self._options.name, phase.value)

@@ -1,0 +1,103 @@
+"""From plain code into the loop: ``start()`` and its signals.
+
+Handlers are set before the loop begins and put back after it ended, so that no moment of a run has
+Python's default (a KeyboardInterrupt anywhere). They are plain ``signal`` handlers instead of a
+task that awaits signals: such a task cannot run while node code blocks the loop, and then the third
+signal, meant for just that, would do nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn, TypeVar
+
+import trio
+
+from exotrio._errors import LifecycleError
+
+T = TypeVar("T")
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_RECIPE = (
+    "inside Trio: await nursery.start(runtime.run); elsewhere (a notebook, asyncio): "
+    "threading.Thread(target=runtime.start).start(), and later runtime.stop()"
+)
+
+
+def run_blocking(main: Callable[[], Awaitable[T]], stop: Callable[[float | None], None]) -> T:
+    """Run ``main`` in a Trio loop of its own, and turn signals into stops.
+
+    Args:
+        main: The whole life of the loop.
+        stop: Called with None at the first SIGTERM or SIGINT, with 0 at the second. It runs in a
+            signal handler, so it must not block. The third ends the process with status 128+n.
+            In any thread but the main one there are no signals to own.
+
+    Raises:
+        LifecycleError: a Trio or asyncio loop runs in this thread.
+    """
+    refuse_inside_loop()
+    if threading.current_thread() is not threading.main_thread():
+        return trio.run(main)
+    with _owned_signals(stop):
+        return trio.run(main)
+
+
+def refuse_inside_loop() -> None:
+    """Raise LifecycleError if this thread runs an event loop."""
+    asyncio = sys.modules.get("asyncio")
+    if trio.lowlevel.in_trio_run():
+        kind = "a Trio"
+    elif asyncio is not None and asyncio._get_running_loop() is not None:
+        kind = "an asyncio"
+    else:
+        return
+    raise LifecycleError(f"start() would block {kind} loop that runs in this thread", fix=_RECIPE)
+
+
+@contextmanager
+def _owned_signals(stop: Callable[[float | None], None]) -> Iterator[None]:
+    seen = 0
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        seen += 1
+        if seen <= 2:
+            stop(None if seen == 1 else 0.0)
+        else:
+            _exit_now(number)
+
+    previous = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            # None: a handler that Python did not set and cannot put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _exit_now(number: int) -> NoReturn:
+    # No logging call: the interrupted code may hold the lock of a handler.
+    os.write(2, b"exotrio: third signal, exit without waiting; states may be left behind\n")
+    flusher = threading.Thread(target=_flush_logging, daemon=True)
+    flusher.start()
+    flusher.join(0.5)
+    os._exit(128 + number)
+
+
+def _flush_logging() -> None:
+    for reference in list(logging._handlerList):  # type: ignore[attr-defined]
+        handler = reference()
+        if handler is not None:
+            try:
+                handler.flush()
+            except Exception:
+                # One broken handler must not keep the others from being flushed.
+                continue

@@ -1,0 +1,66 @@
+"""What an upsert of a graph sends and what its answers mean. Pure: sends nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from exotrio._errors import GraphInvalid, ManagerUnavailable
+from exotrio._graph import CronTrigger, GraphNodeModel, RetryPolicyModel, StoreConfigModel
+from exotrio._http_answer import Answer, problems_in
+from exotrio._wire import ValidationStatus
+
+REFUSED = frozenset({400, 422})
+"""Statuses by which a state manager says that the graph breaks rules."""
+
+
+def graph_body(
+    nodes: Sequence[GraphNodeModel],
+    secrets: Mapping[str, str],
+    retry_policy: RetryPolicyModel | None,
+    store_config: StoreConfigModel | None,
+    triggers: Sequence[CronTrigger] | None,
+) -> dict[str, Any]:
+    """Return the body of an upsert with only what was given, so that the server's defaults apply."""
+    body: dict[str, Any] = {
+        "secrets": dict(secrets),
+        "nodes": [node.model_dump(mode="json") for node in nodes],
+    }
+    if retry_policy is not None:
+        body["retry_policy"] = retry_policy.model_dump(mode="json")
+    if store_config is not None:
+        body["store_config"] = store_config.model_dump(mode="json")
+    if triggers is not None:
+        body["triggers"] = [
+            {"type": "CRON", "value": {"expression": trigger.expression}} for trigger in triggers
+        ]
+    return body
+
+
+def as_graph(answer: Answer, name: str) -> dict[str, Any]:
+    """Return the graph in an answer.
+
+    Raises:
+        GraphInvalid: the answer refuses it; ``problems`` names each reason with its place.
+        ManagerUnavailable: the answer is something else.
+    """
+    if answer.status in REFUSED:
+        raise GraphInvalid(f"graph {name!r} is invalid", problems_in(answer.body))
+    graph = answer.body
+    if not isinstance(graph, dict) or "validation_status" not in graph:
+        raise ManagerUnavailable(
+            f"answered {answer.status}, but not with a graph",
+            status=answer.status,
+            where=f"asked: {answer.asked}",
+            fix="check that the URI leads to a state manager",
+        )
+    return graph
+
+
+def only_valid(graph: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return ``graph`` if it was found valid; raise GraphInvalid with what was found otherwise."""
+    if graph["validation_status"] == ValidationStatus.VALID:
+        return graph
+    found = graph.get("validation_errors")
+    problems = [str(problem) for problem in found] if isinstance(found, list) else []
+    raise GraphInvalid(f"graph {name!r} is invalid", problems)

@@ -1,0 +1,66 @@
+"""Channel -> node -> outcome. A worker takes what is held, runs it, and passes it on; the reporter
+does the reporting."""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from exotrio._execution import Execution, Executor
+from exotrio._ledger import Held, Ledger
+from exotrio._outcome import Outcome
+from exotrio._stop import Stop
+
+log = logging.getLogger("exotrio.worker")
+
+
+async def work(
+    claimed: trio.MemoryReceiveChannel[Held],
+    done: trio.MemorySendChannel[Held],
+    *,
+    executor: Executor,
+    ledger: Ledger,
+    stop: Stop,
+) -> None:
+    """Run one state after another until ``claimed`` is closed and empty. Closes both channel ends.
+
+    Args:
+        claimed: States to run.
+        done: Takes each of them once its outcome is known, or once it is to be handed back.
+        executor: Runs a node.
+        ledger: Keeps the stages and the outcomes.
+        stop: Once it was asked for, nothing new is begun.
+
+    Cancellation:
+        Leaves what it was running in stage RUNNING, for the stop path to give up.
+    """
+    async with claimed, done:
+        async for held in claimed:
+            if stop.requested:
+                pass_on(held, None, done, ledger)
+                continue
+            execution = Execution()
+            ledger.run(held, execution)
+            outcome: Outcome | None = None
+            try:
+                log.debug("%s begins", held)
+                outcome = await executor.run(held.claim, execution)
+            except trio.Cancelled:
+                raise
+            except BaseException:
+                # A defect, or Ctrl-C for the application: whichever, this state must not go under with it.
+                pass_on(held, None, done, ledger)
+                raise
+            pass_on(held, outcome, done, ledger)
+
+
+def pass_on(held: Held, outcome: Outcome | None, done: trio.MemorySendChannel[Held], ledger: Ledger) -> None:
+    """Enter the outcome and give the state to the reporter, who always has room.
+
+    A worker that waited here could be cancelled, and what its node did would be lost.
+    """
+    if not ledger.done(held, outcome):
+        log.warning("%s ended after it was given up; what it returned is not reported", held)
+        return
+    done.send_nowait(held)

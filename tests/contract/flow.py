@@ -1,0 +1,139 @@
+"""Drive one run of one graph by the identifiers of its places."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from tests.contract.api import Api
+from tests.helpers import FAST_RETRY, eventually, node_name, ok
+
+Claimed = dict[str, Any]
+
+
+class Flow:
+    """A graph that was put and found VALID, and a run of it."""
+
+    def __init__(self, api: Api, graph: str) -> None:
+        self.api = api
+        self.graph = graph
+        self.run_id = ""
+
+    @classmethod
+    async def deploy(
+        cls,
+        api: Api,
+        *places: dict[str, Any],
+        graph: str = "graph",
+        outputs: tuple[str, ...] = ("v", "w"),
+        retry_policy: dict[str, Any] = FAST_RETRY,
+        **fields: Any,
+    ) -> Flow:
+        """Register a node for every place, put the graph, and wait until it is VALID."""
+        await api.register_for(places, outputs, tuple(fields.get("secrets", ())))
+        reply = ok(await api.put_graph(graph, api.body(places, retry_policy=retry_policy, **fields)), 201)
+
+        async def valid() -> None:
+            shown = ok(await api.get_graph(graph))
+            assert shown["validation_status"] == "VALID", shown["validation_errors"]
+
+        if reply["validation_status"] == "PENDING":
+            await eventually(valid)
+        else:
+            assert reply["validation_status"] == "VALID", reply["validation_errors"]
+        return cls(api, graph)
+
+    @classmethod
+    async def start(cls, api: Api, *places: dict[str, Any], **fields: Any) -> Flow:
+        """Deploy the graph and trigger it."""
+        flow = await cls.deploy(api, *places, **fields)
+        await flow.trigger()
+        return flow
+
+    async def trigger(self, **request: Any) -> str:
+        self.run_id = ok(await self.api.trigger(self.graph, **request))["run_id"]
+        return self.run_id
+
+    # -- claiming
+
+    async def take(self, identifier: str, count: int = 1, *, api: Api | None = None) -> list[Claimed]:
+        """Claim exactly ``count`` states of ``identifier``, waiting for them if need be."""
+        claimer = api or self.api
+        taken: list[Claimed] = []
+
+        async def enough() -> None:
+            reply = ok(await claimer.claim([node_name(identifier)], 50))
+            taken.extend(reply["states"])
+            assert len(taken) >= count, f"{len(taken)} of {count} states of {identifier!r} to claim"
+
+        await eventually(enough)
+        assert len(taken) == count
+        return taken
+
+    async def one(self, identifier: str) -> str:
+        """Claim the only state of ``identifier`` that is ready, and return its id."""
+        (state,) = await self.take(identifier)
+        return str(state["state_id"])
+
+    async def run(self, identifier: str, *outputs: dict[str, Any]) -> str:
+        """Claim the only ready state of ``identifier``, report it executed, and return its id."""
+        state_id = await self.one(identifier)
+        ok(await self.api.executed(state_id, *(outputs or ({"v": identifier, "w": "w"},))))
+        return state_id
+
+    async def fail(self, identifier: str, times: int = 3, error: str = "failed on purpose") -> str:
+        """Let ``identifier`` fail until its retries are used up; return the id of the last attempt."""
+        state_id = ""
+        for _ in range(times):
+            state_id = await self.one(identifier)
+            ok(await self.api.errored(state_id, error))
+        return state_id
+
+    async def none_ready(self, *identifiers: str) -> None:
+        """Check that no state of these places can be claimed, now that the run has settled."""
+        await self.settled()
+        reply = ok(await self.api.claim([node_name(identifier) for identifier in identifiers], 50))
+        assert reply["states"] == []
+
+    # -- looking
+
+    async def settled(self) -> None:
+        """Wait until no state is EXECUTED: on a stock server the step after it runs in the background."""
+
+        async def no_executed() -> None:
+            assert (await self.shown())["execution_summary"]["EXECUTED"] == 0
+
+        await eventually(no_executed)
+
+    async def shown(self) -> dict[str, Any]:
+        reply: dict[str, Any] = ok(await self.api.run_graph(self.run_id))
+        return reply
+
+    async def detail(self, state_id: str) -> dict[str, Any]:
+        reply: dict[str, Any] = ok(await self.api.state(self.graph, self.run_id, state_id))
+        return reply
+
+    async def statuses(self) -> Counter[tuple[str, str]]:
+        """Count the states of the run by (identifier, status)."""
+        await self.settled()
+        return Counter((node["identifier"], node["status"]) for node in (await self.shown())["nodes"])
+
+    async def states(self, identifier: str, status: str | None = None) -> list[dict[str, Any]]:
+        """Return the details of every state of ``identifier``, oldest first."""
+        await self.settled()
+        return [
+            await self.detail(node["id"])
+            for node in (await self.shown())["nodes"]
+            if node["identifier"] == identifier and status in (None, node["status"])
+        ]
+
+    async def status(self, state_id: str) -> str:
+        await self.settled()
+        return str((await self.detail(state_id))["status"])
+
+    async def run_summary(self) -> dict[str, Any]:
+        """Return this run's entry of the list of runs."""
+        await self.settled()
+        runs = ok(await self.api.runs(1, 100))["runs"]
+        (summary,) = [run for run in runs if run["run_id"] == self.run_id]
+        return dict(summary)

@@ -1,0 +1,236 @@
+"""In-memory state managers for tests of the runtime, as httpx transports: scriptable, under virtual time.
+
+``before`` is asked first about each request and may sleep, raise, or return a response in place of
+the server's; ``after`` is asked once the server has done its part, and may do the same to the answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import trio
+
+from exotrio import BaseNode, Runtime
+
+
+@dataclass
+class Call:
+    """One request as hooks see it: the route's name, the state (if it is about one), the body."""
+
+    route: str
+    state_id: str
+    body: Any
+
+
+Hook = Callable[[Call], Awaitable[httpx.Response | None]]
+
+
+@dataclass
+class State:
+    id: str
+    node_name: str
+    inputs: dict[str, Any]
+    status: str = "CREATED"
+    result: Any = None
+    deliveries: int = 0
+
+
+def reply(status: int, body: Any = None, **headers: str) -> httpx.Response:
+    return httpx.Response(
+        status, json={"detail": f"test {status}"} if body is None else body, headers=headers
+    )
+
+
+class V0Server(httpx.AsyncBaseTransport):
+    """The routes of v0 that a runtime uses."""
+
+    discovery = reply(404)
+
+    def __init__(self) -> None:
+        self.states: dict[str, State] = {}
+        self.secrets: dict[str, str] = {}
+        self.registered: list[str] = []
+        self.calls: list[Call] = []
+        self.before: Hook | None = None
+        self.after: Hook | None = None
+        self.changed = trio.Event()
+
+    def add(self, node_name: str, count: int = 1, **inputs: Any) -> list[str]:
+        """Create states and return their ids."""
+        ids = [f"{len(self.states) + position:024x}" for position in range(count)]
+        self.states |= {state_id: State(state_id, node_name, inputs) for state_id in ids}
+        self._notify()
+        return ids
+
+    def routes(self, *names: str) -> list[Call]:
+        return [call for call in self.calls if call.route in names]
+
+    def statuses(self) -> Counter[str]:
+        return Counter(state.status for state in self.states.values())
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition`` holds; it is asked again after every request."""
+        with trio.fail_after(600):
+            while not condition():
+                await self.changed.wait()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        parts = request.url.path.strip("/").split("/")
+        if parts[-1] == "v1":
+            call = Call("discovery", "", None)
+        else:
+            content = await request.aread()
+            state_id = parts[4] if len(parts) > 5 and parts[3] == "state" else ""
+            call = Call(parts[-1], state_id, json.loads(content) if content else None)
+        self.calls.append(call)
+        await trio.lowlevel.checkpoint()
+        try:
+            if self.before is not None and (response := await self.before(call)) is not None:
+                return response
+            response = await self.serve(call)
+        finally:
+            self._notify()
+        if self.after is not None and (other := await self.after(call)) is not None:
+            return other
+        return response
+
+    async def serve(self, call: Call) -> httpx.Response:
+        state = self.states.get(call.state_id)
+        match call.route:
+            case "discovery":
+                return httpx.Response(self.discovery.status_code, content=self.discovery.content)
+            case "nodes":
+                self.registered = [node["name"] for node in call.body["nodes"]]
+                return reply(
+                    200, {"runtime_name": call.body["runtime_name"], "registered_nodes": call.body["nodes"]}
+                )
+            case "enqueue":
+                states = self.take(call.body["nodes"], call.body["batch_size"])
+                shown = [
+                    {
+                        "state_id": s.id,
+                        "node_name": s.node_name,
+                        "identifier": "it",
+                        "inputs": s.inputs,
+                        "created_at": "",
+                    }
+                    for s in states
+                ]
+                return reply(
+                    200, {"count": len(shown), "namespace": "ns", "status": "QUEUED", "states": shown}
+                )
+            case "secrets":
+                return reply(200, {"secrets": self.secrets})
+        if state is None:
+            return reply(404)
+        if call.route == "re-enqueue-after":
+            state.status = "CREATED" if call.body["enqueue_after"] <= 1 else "DELAYED"
+            return reply(200, {"status": "CREATED", "enqueue_after": 1})
+        if state.status != "QUEUED":
+            return reply(400)
+        state.result = next(iter(call.body.values()))
+        match call.route:
+            case "executed":
+                state.status = "EXECUTED"
+                return reply(200, {"status": "EXECUTED"})
+            case "errored":
+                state.status = "ERRORED"
+                return reply(200, {"status": "ERRORED", "retry_created": False})
+            case "prune":
+                state.status = "PRUNED"
+                return reply(200, {"status": "PRUNED", "enqueue_after": 1})
+        return reply(404)
+
+    def take(self, nodes: Any, limit: int) -> list[State]:
+        due = [s for s in self.states.values() if s.status == "CREATED" and s.node_name in nodes][:limit]
+        for state in due:
+            state.status = "QUEUED"
+            state.deliveries += 1
+        return due
+
+    def _notify(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+
+class NativeServer(V0Server):
+    """The routes of the native API that a runtime uses; a claim waits for a first state."""
+
+    discovery = reply(200, {"version": "1", "capabilities": ["leases", "batch", "long_poll"]})
+
+    async def serve(self, call: Call) -> httpx.Response:
+        match call.route:
+            case "claim":
+                with trio.move_on_after(call.body["wait_ms"] / 1000):
+                    while not any(s.status == "CREATED" for s in self.states.values()):
+                        await self.changed.wait()
+                return reply(
+                    200,
+                    {"states": [self._native(s) for s in self.take(call.body["limits"], call.body["limit"])]},
+                )
+            case "outcomes":
+                for item in call.body:
+                    self.states[item["state_id"]].status = item["outcome"].upper()
+                return reply(200, {"items": [{"state_id": i["state_id"], "result": "ok"} for i in call.body]})
+            case "release":
+                held = call.body.get("states") or []
+                for item in held:
+                    self.states[item["state_id"]].status = "CREATED"
+                return reply(200, {"items": [{"state_id": i["state_id"], "result": "ok"} for i in held]})
+        return await super().serve(call)
+
+    def _native(self, state: State) -> dict[str, Any]:
+        lease = {"token": f"t-{state.id}", "ttl_ms": 60_000, "attempt": 1, "deliveries": state.deliveries}
+        return {
+            "state_id": state.id,
+            "node_name": state.node_name,
+            "identifier": "it",
+            "graph_name": "g",
+            "run_id": "r",
+            "inputs": state.inputs,
+            "created_at": "",
+            "lease": lease,
+        }
+
+
+@dataclass
+class Fails:
+    """A hook that answers some routes by something else, while it is switched on.
+
+    Attributes:
+        routes: Which; empty for all.
+        times: How often; then it switches itself off.
+        make: The answer, or the exception to raise.
+    """
+
+    routes: tuple[str, ...] = ()
+    make: Callable[[], httpx.Response | Exception] = lambda: httpx.ConnectError("test: nobody there")
+    times: float = float("inf")
+    state_ids: frozenset[str] = frozenset()
+    count: int = field(default=0, init=False)
+
+    async def __call__(self, call: Call) -> httpx.Response | None:
+        if self.count >= self.times or (self.routes and call.route not in self.routes):
+            return None
+        if self.state_ids and call.state_id not in self.state_ids:
+            return None
+        self.count += 1
+        made = self.make()
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+
+async def hang(call: Call) -> None:
+    """A hook: no answer ever comes."""
+    await trio.sleep_forever()
+
+
+def runtime(server: V0Server, *nodes: type[BaseNode], **options: Any) -> Runtime:
+    """Return a runtime for these nodes that works with ``server``."""
+    return Runtime("ns", "test", list(nodes), transport=server, **options)

@@ -1,0 +1,128 @@
+"""What several test folders share: bodies of the v0 API, a settable clock, and waiting with a deadline."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import httpx
+import trio
+
+T = TypeVar("T")
+
+FAST_RETRY: dict[str, Any] = {"max_retries": 2, "strategy": "FIXED", "backoff_factor": 1}
+NO_RETRY: dict[str, Any] = {"max_retries": 0, "strategy": "FIXED", "backoff_factor": 1}
+UNKNOWN_ID = "0123456789abcdef01234567"
+
+# httpx loads the system's certificates for every client otherwise, which costs more than a test does.
+_BARE_SSL = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+class SettableClock:
+    """Unix milliseconds that move only when told to."""
+
+    def __init__(self, now_ms: int = 1_700_000_000_000) -> None:
+        self.now_ms = now_ms
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+    def advance(self, ms: int) -> None:
+        self.now_ms += ms
+
+
+def open_client(
+    *, url: str = "http://embedded", key: str | None = None, transport: httpx.AsyncBaseTransport | None = None
+) -> httpx.AsyncClient:
+    """Return a client for one state manager; it never reads proxies from the environment."""
+    return httpx.AsyncClient(
+        base_url=url.rstrip("/"),
+        headers={} if key is None else {"x-api-key": key},
+        transport=transport,
+        timeout=20,
+        trust_env=False,
+        verify=_BARE_SSL,
+    )
+
+
+def ok(response: httpx.Response, status: int = 200) -> Any:
+    """Return the JSON of a reply that has to have ``status``."""
+    assert response.status_code == status, f"{response.request.method} {response.url}: {response.text}"
+    assert response.headers["content-type"].startswith("application/json")
+    return response.json()
+
+
+def refused(response: httpx.Response, *statuses: int) -> str:
+    """Return the ``detail`` of a refusal that has to have one of ``statuses``, as text."""
+    assert response.status_code in statuses, f"{response.status_code} {response.url}: {response.text}"
+    assert response.headers["content-type"].startswith("application/json")
+    detail = response.json()["detail"]
+    if response.status_code == 422 and isinstance(detail, list):
+        return "\n".join(str(item["msg"]) for item in detail)
+    assert isinstance(detail, str)
+    return detail
+
+
+async def eventually(attempt: Callable[[], Awaitable[T]], *, within: float = 8) -> T:
+    """Return ``attempt()`` as soon as it raises no AssertionError; re-raise the last one at the deadline."""
+    deadline = trio.current_time() + within
+    while True:
+        try:
+            return await attempt()
+        except AssertionError:
+            if trio.current_time() > deadline:
+                raise
+        await trio.sleep(0.002)
+
+
+# -- bodies
+
+
+def schema(fields: Iterable[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON Schema of plain string fields, or of the given properties."""
+    properties = fields if isinstance(fields, Mapping) else {field: {"type": "string"} for field in fields}
+    return {"type": "object", "properties": dict(properties), "required": list(properties)}
+
+
+def declare(
+    name: str,
+    inputs: Iterable[str] | Mapping[str, Any] = (),
+    outputs: Iterable[str] | Mapping[str, Any] = ("v", "w"),
+    secrets: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Return the declaration of one node class, as registration takes it."""
+    return {
+        "name": name,
+        "inputs_schema": schema(inputs),
+        "outputs_schema": schema(outputs),
+        "secrets": list(secrets),
+    }
+
+
+def node_name(identifier: str) -> str:
+    """Return the node class that ``place`` puts at ``identifier``: one of its own, so claims can pick."""
+    return f"Node_{identifier}"
+
+
+def place(
+    identifier: str,
+    *next_nodes: str,
+    inputs: Mapping[str, Any] | None = None,
+    unites: str | None = None,
+    strategy: str | None = None,
+    **fields: Any,
+) -> dict[str, Any]:
+    """Return one node of a graph; further ``fields`` override."""
+    body: dict[str, Any] = {
+        "node_name": node_name(identifier.strip()),
+        "identifier": identifier,
+        "inputs": dict(inputs or {}),
+        "next_nodes": list(next_nodes),
+        "unites": None,
+    }
+    if unites is not None:
+        body["unites"] = {"identifier": unites}
+        if strategy is not None:
+            body["unites"]["strategy"] = strategy
+    return {**body, **fields}

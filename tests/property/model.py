@@ -1,0 +1,347 @@
+"""A slow, obvious model of the state manager: a list of states, and everything else recomputed from it.
+
+Written from design section 5 and protocol sections 7 to 9 and 16, without a look at the real one. It
+keeps no counters and no indexes: whether a united node may run is found by scanning every state, for
+every group, after every transition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+PENDING = {"CREATED", "QUEUED", "EXECUTED"}
+FAILED = {"ERRORED", "NEXT_CREATED_ERROR"}
+Outputs = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """``${{ identifier.outputs.field }}``."""
+
+    identifier: str
+    field: str
+
+
+Template = tuple["str | Ref", ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One node of a graph."""
+
+    identifier: str
+    next_nodes: tuple[str, ...] = ()
+    unites: str | None = None
+    strategy: str = "ALL_SUCCESS"
+    inputs: Mapping[str, Template] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A graph, with its retry policy (strategy FIXED)."""
+
+    places: tuple[Place, ...]
+    max_retries: int = 0
+    backoff_ms: int = 1
+
+    def __getitem__(self, identifier: str) -> Place:
+        (place,) = (place for place in self.places if place.identifier == identifier)
+        return place
+
+    @property
+    def root(self) -> Place:
+        followers = {name for place in self.places for name in place.next_nodes}
+        (root,) = (place for place in self.places if place.identifier not in followers)
+        return root
+
+    def descendants(self, identifier: str) -> set[str]:
+        """Everything that can be reached from ``identifier`` along ``next_nodes``."""
+        found: set[str] = set()
+        waiting = list(self[identifier].next_nodes)
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting += self[name].next_nodes
+        return found
+
+    def predecessors(self, identifier: str) -> set[str]:
+        return {place.identifier for place in self.places if identifier in place.next_nodes}
+
+    def region(self, united: Place) -> set[str]:
+        """The identifiers whose states ``united`` waits for."""
+        assert united.unites is not None
+        region = self.descendants(united.unites)
+        region -= {united.identifier} | self.descendants(united.identifier)
+        for other in self.places:
+            precedes = united.identifier in self.descendants(other.identifier)
+            if other != united and other.unites == united.unites and not precedes:
+                region -= {other.identifier} | self.descendants(other.identifier)
+        return region
+
+    def topological(self) -> list[str]:
+        order: list[str] = []
+        while len(order) < len(self.places):
+            for place in self.places:
+                name = place.identifier
+                if name not in order and self.predecessors(name) <= set(order):
+                    order.append(name)
+        return order
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """The JSON array that an aggregated reference becomes.
+
+    Attributes:
+        values: One for each SUCCESS state of the group, in fan-out order.
+        ordered: Whether that order is fixed; it is not between the states that several paths lead to.
+    """
+
+    values: tuple[str, ...]
+    ordered: bool = True
+
+
+Inputs = dict[str, "str | Aggregate"]
+
+
+@dataclass(eq=False)
+class State:
+    """One execution of a node; equal to nothing but itself."""
+
+    identifier: str
+    parents: dict[str, State]
+    inputs: Inputs
+    due_ms: int
+    status: str = "CREATED"
+    outputs: Outputs = field(default_factory=dict)
+    retry_count: int = 0
+    index: int = 0
+    unbuilt: bool = False
+
+    def chain(self) -> tuple[str, ...]:
+        return (*self.parents, self.identifier)
+
+    def path(self) -> tuple[int, ...]:
+        return (*(parent.index for parent in self.parents.values()), self.index)
+
+    def __repr__(self) -> str:
+        steps = (f"{name}[{parent.index}]" for name, parent in self.parents.items())
+        return f"<{' '.join((*steps, self.identifier))} {self.status} {self.inputs} -> {self.outputs}>"
+
+
+class Unbuildable(Exception):
+    """An input cannot be built from what is there."""
+
+
+class Refused(Exception):
+    """The manual retry is a conflict: nothing changed."""
+
+
+class Model:
+    """One run of one plan.
+
+    Attributes:
+        states: Every state there is, in no special order.
+        asked: Identifier to the inputs its registered schema asks for.
+    """
+
+    def __init__(self, plan: Plan, now_ms: int = 0) -> None:
+        self.plan = plan
+        self.now_ms = now_ms
+        self.asked = {place.identifier: set(place.inputs) for place in plan.places}
+        self.states: list[State] = []
+        self.fired: set[tuple[State, str]] = set()
+        root = plan.root
+        self.states.append(State(root.identifier, {}, self._inputs(root, {}, None), now_ms))
+
+    # -- what a runtime does
+
+    def claim(self) -> list[State]:
+        """Queue every state that is due."""
+        due = [s for s in self.states if s.status == "CREATED" and s.due_ms <= self.now_ms]
+        for state in due:
+            state.status = "QUEUED"
+        return due
+
+    def executed(self, state: State, outputs: list[Outputs]) -> None:
+        state.outputs = outputs[0] if outputs else {}
+        batch = [state]
+        for index, output in enumerate(outputs[1:], start=1):
+            sibling = State(
+                state.identifier, state.parents, state.inputs, self.now_ms, outputs=output, index=index
+            )
+            self.states.append(sibling)
+            batch.append(sibling)
+        for member in batch:
+            self._follow(member)
+        self._settle()
+
+    def errored(self, state: State) -> bool:
+        """Record the failure; return whether a retry follows."""
+        if state.retry_count < self.plan.max_retries:
+            retry = self._copy(state, self.now_ms + self.plan.backoff_ms)
+            retry.retry_count = state.retry_count + 1
+            state.status = "RETRY_CREATED"
+        else:
+            state.status = "ERRORED"
+        self._settle()
+        return state.status == "RETRY_CREATED"
+
+    def pruned(self, state: State) -> None:
+        state.status = "PRUNED"
+        self._settle()
+
+    def requeued(self, state: State, delay_ms: int) -> None:
+        state.status = "CREATED"
+        state.due_ms = self.now_ms + delay_ms
+
+    # -- what an operator does
+
+    def retried(self, state: State) -> State:
+        """Retry by hand; return the state that takes the place of ``state``."""
+        if state.status == "NEXT_CREATED_ERROR":
+            again = self._copy(state, self.now_ms)
+            again.outputs, again.index = state.outputs, state.index
+            self._follow(again)
+        elif state.unbuilt and state.status == "ERRORED":
+            (target,) = list(state.parents.values())[-1:]
+            try:
+                inputs = self._inputs(self.plan[state.identifier], self._reach(target), target)
+            except Unbuildable:
+                raise Refused from None
+            again = self._copy(state, self.now_ms)
+            again.inputs = inputs
+        elif state.status in {"ERRORED", "PRUNED"}:
+            again = self._copy(state, self.now_ms)
+        else:
+            raise Refused
+        state.status = "RETRY_CREATED"
+        self._settle()
+        return again
+
+    def forget_inputs(self, identifier: str) -> None:
+        """The node is registered again, with a schema that asks for nothing."""
+        self.asked[identifier] = set()
+
+    # -- what can be seen of a run
+
+    def waiting(self) -> list[State]:
+        return [state for state in self.states if state.status == "CREATED"]
+
+    def run_status(self) -> str:
+        statuses = {state.status for state in self.states}
+        if statuses & PENDING:
+            return "PENDING"
+        return "FAILED" if statuses & FAILED else "SUCCESS"
+
+    # -- next states
+
+    def _copy(self, state: State, due_ms: int) -> State:
+        copy = State(state.identifier, state.parents, state.inputs, due_ms)
+        self.states.append(copy)
+        return copy
+
+    def _follow(self, state: State) -> None:
+        """Create the next states of ``state``, all or none."""
+        reach = self._reach(state)
+        children = []
+        try:
+            for name in self.plan[state.identifier].next_nodes:
+                place = self.plan[name]
+                if place.unites is None:
+                    inputs = self._inputs(place, reach, None)
+                    children.append(State(name, dict(reach), inputs, self.now_ms))
+        except Unbuildable:
+            state.status = "NEXT_CREATED_ERROR"
+            return
+        self.states += children
+        state.status = "SUCCESS"
+
+    @staticmethod
+    def _reach(state: State) -> dict[str, State]:
+        return {**state.parents, state.identifier: state}
+
+    def _inputs(self, place: Place, reach: dict[str, State], target: State | None) -> Inputs:
+        inputs: Inputs = {}
+        for name, template in place.inputs.items():
+            if name not in self.asked[place.identifier]:
+                continue
+            first = template[0] if len(template) == 1 else None
+            if isinstance(first, Ref) and first.identifier not in reach:
+                assert target is not None
+                inputs[name] = self._aggregate(place, target, first)
+            else:
+                inputs[name] = "".join(self._piece(piece, reach) for piece in template)
+        return inputs
+
+    @staticmethod
+    def _piece(piece: str | Ref, reach: dict[str, State]) -> str:
+        if isinstance(piece, str):
+            return piece
+        return _field(reach[piece.identifier], piece)
+
+    def _aggregate(self, place: Place, target: State, ref: Ref) -> Aggregate:
+        found = [
+            state
+            for state in self._group(target, place)
+            if state.identifier == ref.identifier and state.status == "SUCCESS"
+        ]
+        found.sort(key=State.path)
+        one_way = len({state.chain() for state in found}) <= 1
+        distinct = len({state.path() for state in found}) == len(found)
+        return Aggregate(tuple(_field(state, ref) for state in found), one_way and distinct)
+
+    # -- unites
+
+    def _group(self, target: State, united: Place) -> Iterator[State]:
+        region = self.plan.region(united)
+        for state in self.states:
+            if state.identifier in region and state.parents.get(target.identifier) is target:
+                yield state
+
+    def _ready(self, target: State, united: Place) -> bool:
+        group = list(self._group(target, united))
+        statuses = {state.status for state in group}
+        if statuses & PENDING:
+            return False
+        if united.strategy == "ALL_DONE":
+            return True
+        before = self.plan.predecessors(united.identifier)
+        reached = any(state.identifier in before and state.status == "SUCCESS" for state in group)
+        return reached and not statuses & FAILED
+
+    def _settle(self) -> None:
+        """Fire one united node after the other, the inner ones first, until none is ready."""
+        order = self.plan.topological()
+        while True:
+            ready = [
+                (target, united)
+                for target in self.states
+                for united in self.plan.places
+                if united.unites == target.identifier
+                and target.status == "SUCCESS"
+                and (target, united.identifier) not in self.fired
+                and self._ready(target, united)
+            ]
+            if not ready:
+                return
+            self._fire(*min(ready, key=lambda pair: (-len(pair[0].parents), order.index(pair[1].identifier))))
+
+    def _fire(self, target: State, united: Place) -> None:
+        self.fired.add((target, united.identifier))
+        reach = self._reach(target)
+        state = State(united.identifier, reach, {}, self.now_ms)
+        try:
+            state.inputs = self._inputs(united, reach, target)
+        except Unbuildable:
+            state.status, state.unbuilt = "ERRORED", True
+        self.states.append(state)
+
+
+def _field(state: State, ref: Ref) -> str:
+    value = state.outputs.get(ref.field)
+    if not isinstance(value, str):
+        raise Unbuildable
+    return value

@@ -1,0 +1,178 @@
+"""Random graphs that the rules of section 4 accept, and their bodies on the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tests.helpers import declare, node_name, place
+from tests.property.model import Place, Plan, Ref, Template
+
+FIELD = "v"
+
+
+@st.composite
+def plans(draw: st.DrawFn, max_nodes: int = 8) -> Plan:
+    """Draw a graph node by node, each after some of those before it."""
+    count = draw(st.integers(2, max_nodes), label="nodes")
+    names = [f"n{number}" for number in range(count)]
+    following: dict[str, list[str]] = {name: [] for name in names}
+    # What every path to a node has in common: what a unite may target and a placeholder may reference.
+    ancestors: dict[str, set[str]] = {names[0]: set()}
+    places = [Place(names[0], inputs={"p": ("root",)})]
+    for number, name in enumerate(names[1:], start=1):
+        earlier = names[:number][::-1]
+        before = draw(st.lists(st.sampled_from(earlier), min_size=1, max_size=2, unique=True), label="after")
+        for predecessor in before:
+            following[predecessor].append(name)
+        targets = sorted(set.intersection(*(ancestors[predecessor] for predecessor in before)))
+        target = draw(st.sampled_from([*targets, *([None] if len(targets) < 2 else [])])) if targets else None
+        if target is None:
+            ancestors[name] = set.intersection(*({*ancestors[p], p} for p in before))
+        else:
+            ancestors[name] = {*ancestors[target], target}
+        strategy = draw(st.sampled_from(["ALL_SUCCESS", "ALL_DONE"])) if target else "ALL_SUCCESS"
+        referenced = draw(
+            st.lists(st.sampled_from(sorted(ancestors[name])), max_size=2, unique=True), label="references"
+        )
+        template: Template = (f"{name}:", *(Ref(other, FIELD) for other in referenced))
+        places.append(Place(name, (), target, strategy, {"p": template}))
+    skeleton = Plan(tuple(_following(place, following) for place in places))
+    return Plan(
+        tuple(draw(_aggregating(skeleton, place, ancestors)) for place in skeleton.places),
+        max_retries=draw(st.integers(0, 2), label="max_retries"),
+        backoff_ms=draw(st.sampled_from([1, 1000]), label="backoff"),
+    )
+
+
+# (identifier, next nodes, unites, aggregates): the shapes that unites go wrong in.
+FAMILIAR: dict[str, list[tuple[str, str, str, str]]] = {
+    "side branch": [
+        ("n0", "n1", "", ""),
+        ("n1", "n2 n3 n4", "", ""),
+        ("n2", "", "", ""),
+        ("n3", "n4", "", ""),
+        ("n4", "n5", "n0", "n3"),
+        ("n5", "", "", ""),
+    ],
+    "fan-out below fan-out": [
+        ("n0", "n1", "", ""),
+        ("n1", "n2", "", ""),
+        ("n2", "n3", "", ""),
+        ("n3", "n4", "", ""),
+        ("n4", "n5", "n1", "n3"),
+        ("n5", "n6", "", ""),
+        ("n6", "", "n0", "n5"),
+    ],
+    "two uniters, one after the other": [
+        ("n0", "n1", "", ""),
+        ("n1", "n2", "", ""),
+        ("n2", "n3", "n0", "n1"),
+        ("n3", "n4", "", ""),
+        ("n4", "", "n0", "n2"),
+    ],
+    "two uniters side by side": [
+        ("n0", "n1", "", ""),
+        ("n1", "n2 n3", "", ""),
+        ("n2", "n4", "n0", "n1"),
+        ("n3", "n5", "n0", "n1"),
+        ("n4", "n6", "", ""),
+        ("n5", "n6", "", ""),
+        ("n6", "", "n0", "n1"),
+    ],
+    "an inner unite on a branch": [
+        ("n0", "n1 n2", "", ""),
+        ("n1", "n3", "", ""),
+        ("n3", "n4", "", ""),
+        ("n4", "n5", "n1", "n3"),
+        ("n2", "n5", "", ""),
+        ("n5", "", "n0", "n4"),
+    ],
+    "a diamond": [
+        ("n0", "n1", "", ""),
+        ("n1", "n2 n3", "", ""),
+        ("n2", "n4", "", ""),
+        ("n3", "n4", "", ""),
+        ("n4", "n5", "", ""),
+        ("n5", "n6", "n1", "n4"),
+        ("n6", "", "n0", "n5"),
+    ],
+    "a uniter of the root below the target": [
+        ("n0", "n1", "", ""),
+        ("n1", "n2", "", ""),
+        ("n2", "n3 n4", "", ""),
+        ("n3", "n5", "n0", "n2"),
+        ("n4", "n6", "n1", "n2"),
+        ("n5", "", "", ""),
+        ("n6", "n3", "", ""),
+    ],
+    "a united target": [
+        ("n0", "n1", "", ""),
+        ("n1", "n2", "", ""),
+        ("n2", "n3", "n0", "n1"),
+        ("n3", "n4", "", ""),
+        ("n4", "n5", "", ""),
+        ("n5", "", "n2", "n4"),
+    ],
+}
+
+
+@st.composite
+def familiar_plans(draw: st.DrawFn) -> Plan:
+    """Draw one of the known shapes, with strategies and references of its own."""
+    shape = FAMILIAR[draw(st.sampled_from(sorted(FAMILIAR)), label="shape")]
+    places = []
+    for name, following, target, aggregated in shape:
+        strategy = draw(st.sampled_from(["ALL_SUCCESS", "ALL_DONE"])) if target else "ALL_SUCCESS"
+        referenced = [*([target or "n0"] if name != "n0" and draw(st.booleans()) else [])]
+        inputs: dict[str, Template] = {"p": (f"{name}:", *(Ref(other, FIELD) for other in referenced))}
+        if aggregated and draw(st.booleans()):
+            inputs["g"] = (Ref(aggregated, FIELD),)
+        places.append(Place(name, tuple(following.split()), target or None, strategy, inputs))
+    max_retries = draw(st.integers(0, 2), label="max_retries")
+    return Plan(tuple(places), max_retries, draw(st.sampled_from([1, 1000]), label="backoff"))
+
+
+def _following(place: Place, following: dict[str, list[str]]) -> Place:
+    names = tuple(following[place.identifier])
+    return Place(place.identifier, names, place.unites, place.strategy, place.inputs)
+
+
+@st.composite
+def _aggregating(draw: st.DrawFn, plan: Plan, place: Place, ancestors: dict[str, set[str]]) -> Place:
+    """Let a united place reference a place of its region."""
+    if place.unites is None:
+        return place
+    region = sorted(name for name in plan.region(place) if place.unites in ancestors[name])
+    name = draw(st.sampled_from([None, *region]), label="aggregates")
+    if name is None:
+        return place
+    inputs = {**place.inputs, "g": (Ref(name, FIELD),)}
+    return Place(place.identifier, place.next_nodes, place.unites, place.strategy, inputs)
+
+
+def text(template: Template) -> str:
+    return "".join(
+        piece if isinstance(piece, str) else f"${{{{{piece.identifier}.outputs.{piece.field}}}}}"
+        for piece in template
+    )
+
+
+def wire_places(plan: Plan) -> list[dict[str, Any]]:
+    """Return the nodes of the graph body."""
+    return [
+        place(
+            each.identifier,
+            *each.next_nodes,
+            inputs={name: text(template) for name, template in each.inputs.items()},
+            unites=each.unites,
+            strategy=each.strategy,
+        )
+        for each in plan.places
+    ]
+
+
+def declaration(identifier: str, inputs: set[str]) -> dict[str, Any]:
+    """Return the node that runs at ``identifier`` and asks for ``inputs``."""
+    return declare(node_name(identifier), sorted(inputs), [FIELD, "n"])

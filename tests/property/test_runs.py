@@ -1,0 +1,106 @@
+"""Random runs of random graphs, in a random order of outcomes, against the slow model."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.contract.api import Api
+from tests.helpers import SettableClock, open_client
+from tests.property.model import PENDING, Outputs, Plan, State
+from tests.property.plans import FIELD, familiar_plans, plans
+from tests.property.twin import Twin
+
+STEPS = 30
+MOST_STATES = 45
+
+# What lets a run go on stands several times: otherwise most runs would be over before they got anywhere.
+GOING_ON = ["one", "fan-out"] * 5
+MOVES = [*GOING_ON, "bad", "mixed", "none", "errored", "errored", "pruned", "requeued", "retry", "forget"]
+WHEN_IDLE = ["retry", "stop", "retry", "forget"]
+EXAMPLES = 4 * settings().max_examples
+
+
+class Driver:
+    """Draw what happens next."""
+
+    def __init__(self, twin: Twin, data: st.DataObject) -> None:
+        self.twin = twin
+        self.data = data
+        self.serial = count()
+
+    def output(self, good: bool = True) -> Outputs:
+        number = str(next(self.serial))
+        return {"n": number, FIELD: f"v{number}"} if good else {"n": number}
+
+    async def step(self) -> bool:
+        """Take one step; return False when nothing is left to do."""
+        twin, model = self.twin, self.twin.model
+        await twin.claim()
+        queued = twin.queued()
+        if not queued and model.waiting():
+            twin.advance(min(state.due_ms for state in model.waiting()) - model.now_ms)
+            return True
+        moves = MOVES if queued else WHEN_IDLE
+        move = self.data.draw(st.sampled_from(moves), label="move")
+        if move == "stop":
+            return False
+        if move == "retry":
+            await twin.retried(self.pick(model.states))
+        elif move == "forget":
+            await twin.forget_inputs(self.pick_place(model.plan))
+        else:
+            await self.report(move, self.pick(queued))
+        return True
+
+    def pick(self, states: list[State]) -> State:
+        return states[self.data.draw(st.integers(0, len(states) - 1), label="which")]
+
+    def pick_place(self, plan: Plan) -> str:
+        return self.data.draw(st.sampled_from([p.identifier for p in plan.places]), label="which place")
+
+    async def report(self, move: str, state: State) -> None:
+        twin = self.twin
+        if move == "errored":
+            await twin.errored(state)
+        elif move == "pruned":
+            await twin.pruned(state)
+        elif move == "requeued":
+            await twin.requeued(state, self.data.draw(st.sampled_from([1, 700, 5000]), label="delay"))
+        elif move == "none":
+            await twin.executed(state, [])
+        else:
+            small = move in {"one", "bad"} or len(twin.model.states) > MOST_STATES
+            size = 1 if small else self.data.draw(st.integers(2, 3), label="fan-out")
+            good = [move in {"one", "fan-out"} or (move == "mixed" and number != 1) for number in range(size)]
+            await twin.executed(state, [self.output(each) for each in good])
+
+    async def finish(self) -> None:
+        """Let everything that is left succeed."""
+        twin, model = self.twin, self.twin.model
+        while model.waiting() or twin.queued():
+            await twin.claim()
+            for state in twin.queued():
+                await twin.executed(state, [self.output()])
+            if model.waiting():
+                soonest = min(state.due_ms for state in model.waiting())
+                twin.advance(max(0, soonest - model.now_ms))
+
+
+@settings(suppress_health_check=list(HealthCheck), max_examples=EXAMPLES)
+@given(plan=plans() | familiar_plans(), data=st.data())
+async def test_every_run_goes_as_the_model_says(plan: Plan, data: st.DataObject) -> None:
+    from exotrio.manager import embedded
+
+    clock = SettableClock()
+    async with embedded(db=":memory:", clock=clock) as transport, open_client(transport=transport) as client:
+        twin = await Twin.start(Api(client, "property"), clock, plan)
+        driver = Driver(twin, data)
+        for _ in range(STEPS):
+            if not await driver.step():
+                break
+        await driver.finish()
+        await twin.compare(thoroughly=True)
+        assert not {state.status for state in twin.model.states} & PENDING

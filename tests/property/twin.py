@@ -1,0 +1,157 @@
+"""A state manager and its model, moved together and compared after every step."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from tests.contract.api import Api
+from tests.helpers import SettableClock, node_name, ok
+from tests.property.model import Aggregate, Model, Outputs, Plan, Refused, State
+from tests.property.plans import declaration, wire_places
+
+GRAPH = "graph"
+
+
+class Twin:
+    """One run, twice."""
+
+    def __init__(self, api: Api, clock: SettableClock, plan: Plan, run_id: str) -> None:
+        self.api = api
+        self.clock = clock
+        self.model = Model(plan, clock.now_ms)
+        self.run_id = run_id
+        self.ids: dict[State, str] = {}
+        self.nodes = [node_name(place.identifier) for place in plan.places]
+
+    @classmethod
+    async def start(cls, api: Api, clock: SettableClock, plan: Plan) -> Twin:
+        ok(await api.register([declaration(p.identifier, set(p.inputs)) for p in plan.places]))
+        policy = {"max_retries": plan.max_retries, "strategy": "FIXED", "backoff_factor": plan.backoff_ms}
+        reply = ok(await api.put_graph(GRAPH, api.body(wire_places(plan), retry_policy=policy)), 201)
+        assert reply["validation_status"] == "VALID", reply["validation_errors"]
+        twin = cls(api, clock, plan, ok(await api.trigger(GRAPH))["run_id"])
+        await twin.compare()
+        return twin
+
+    # -- steps
+
+    async def claim(self) -> None:
+        """Claim everything that is due."""
+        expected = self.model.claim()
+        states = ok(await self.api.claim(self.nodes, 500))["states"]
+        assert Counter(s["state_id"] for s in states) == Counter(self.ids[s] for s in expected)
+
+    def queued(self) -> list[State]:
+        return [state for state in self.model.states if state.status == "QUEUED"]
+
+    async def executed(self, state: State, outputs: list[Outputs]) -> None:
+        self.model.executed(state, outputs)
+        ok(await self.api.executed(self.ids[state], *outputs))
+        await self.compare()
+
+    async def errored(self, state: State) -> None:
+        retried = self.model.errored(state)
+        assert ok(await self.api.errored(self.ids[state]))["retry_created"] is retried
+        await self.compare()
+
+    async def pruned(self, state: State) -> None:
+        self.model.pruned(state)
+        ok(await self.api.prune(self.ids[state], {"why": "drawn"}))
+        await self.compare()
+
+    async def requeued(self, state: State, delay_ms: int) -> None:
+        self.model.requeued(state, delay_ms)
+        assert ok(await self.api.requeue(self.ids[state], delay_ms))["enqueue_after"] == state.due_ms
+        await self.compare()
+
+    async def retried(self, state: State) -> None:
+        response = await self.api.manual_retry(self.ids[state])
+        try:
+            again = self.model.retried(state)
+        except Refused:
+            assert response.status_code == 409, f"{state}: {response.text}"
+        else:
+            self.ids[again] = ok(response)["id"]
+            # Bound by what the reply says; the comparison below only looks at states it has not met.
+            await self._check(again)
+        await self.compare()
+
+    async def forget_inputs(self, identifier: str) -> None:
+        self.model.forget_inputs(identifier)
+        ok(await self.api.register([declaration(identifier, set())]))
+
+    def advance(self, ms: int) -> None:
+        self.clock.advance(ms)
+        self.model.now_ms = self.clock.now_ms
+
+    # -- comparison
+
+    async def compare(self, *, thoroughly: bool = False) -> None:
+        """Check that both hold the same states; the new ones, or all of them, field by field."""
+        shown = ok(await self.api.run_graph(self.run_id))
+        statuses = {node["id"]: node["status"] for node in shown["nodes"]}
+        await self._meet([state_id for state_id in statuses if state_id not in self.ids.values()])
+        assert set(statuses) == set(self.ids.values()), f"gone: {set(self.ids.values()) - set(statuses)}"
+        for state, state_id in self.ids.items():
+            assert statuses[state_id] == state.status, f"{state}, the server says {statuses[state_id]}"
+        summary = {status: count for status, count in shown["execution_summary"].items() if count}
+        assert summary == Counter(state.status for state in self.model.states)
+        (run,) = ok(await self.api.runs(1, 5))["runs"]
+        assert (run["status"], run["total_count"]) == (self.model.run_status(), len(self.model.states))
+        if thoroughly:
+            for state in self.model.states:
+                await self._check(state)
+            edges = Counter((edge["source"], edge["target"]) for edge in shown["edges"])
+            assert edges == Counter(
+                (self.ids[list(state.parents.values())[-1]], self.ids[state])
+                for state in self.model.states
+                if state.parents
+            )
+
+    async def _meet(self, state_ids: list[str]) -> None:
+        """Pair states not seen before with those the model has added, ancestors first."""
+        details = [await self._detail(state_id) for state_id in state_ids]
+        unmet = [state for state in self.model.states if state not in self.ids]
+        for detail in sorted(details, key=lambda detail: len(detail["parents"])):
+            for state in unmet:
+                if self._same(state, detail):
+                    self.ids[state] = detail["id"]
+                    unmet.remove(state)
+                    break
+            else:
+                raise AssertionError(f"the server has {detail}\nthe model would have one of {unmet}")
+        assert not unmet, f"the server lacks {unmet}"
+
+    async def _check(self, state: State) -> None:
+        detail = await self._detail(self.ids[state])
+        assert self._same(state, detail), f"the server has {detail}\nthe model {state}"
+
+    def _same(self, state: State, detail: dict[str, Any]) -> bool:
+        parents = [(name, self.ids.get(parent)) for name, parent in state.parents.items()]
+        return (
+            (detail["identifier"], detail["status"]) == (state.identifier, state.status)
+            and list(detail["parents"].items()) == parents
+            and detail["outputs"] == state.outputs
+            and (state.unbuilt or _same_inputs(state, detail["inputs"]))
+            and bool(detail["error"]) >= (state.status in {"ERRORED", "NEXT_CREATED_ERROR"})
+        )
+
+    async def _detail(self, state_id: str) -> dict[str, Any]:
+        detail: dict[str, Any] = ok(await self.api.state(GRAPH, self.run_id, state_id))
+        return detail
+
+
+def _same_inputs(state: State, inputs: dict[str, Any]) -> bool:
+    if set(inputs) != set(state.inputs):
+        return False
+    for name, expected in state.inputs.items():
+        if isinstance(expected, Aggregate):
+            values = json.loads(inputs[name])
+            same = values == list(expected.values)
+            if not same and (expected.ordered or sorted(values) != sorted(expected.values)):
+                return False
+        elif inputs[name] != expected:
+            return False
+    return True

@@ -1,0 +1,428 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+import trio
+from pydantic import BaseModel
+
+from exotrio._discovery import discover
+from exotrio._endpoint import Endpoint, resolve_endpoint
+from exotrio._errors import (
+    ConfigurationError,
+    KeyRefused,
+    LifecycleError,
+    ManagerError,
+    ManagerUnavailable,
+    NotFound,
+    RequestRefused,
+)
+from exotrio._http_answer import TurnedAway, retry_after
+from exotrio._http_client import HttpClient
+from tests.http_doubles import Double, answer, tcp_server
+
+
+class Pong(BaseModel):
+    pong: str
+
+
+def client_for(handler) -> tuple[HttpClient, Double]:
+    double = Double(handler)
+    return HttpClient(double.endpoint), double
+
+
+async def failure_of(handler) -> ManagerError:
+    http, _ = client_for(handler)
+    with pytest.raises(ManagerError) as caught:
+        await http.fetch(Pong, "GET", "/ping")
+    assert "the-key" not in str(caught.value)
+    assert "GET http://exotrio.embedded/ping" in str(caught.value)
+    return caught.value
+
+
+async def test_an_answer_is_parsed_and_the_key_and_a_fresh_request_id_are_sent() -> None:
+    http, double = client_for(lambda _: answer(200, {"pong": "yes"}))
+    assert (await http.fetch(Pong, "GET", "/ping")).pong == "yes"
+    await http.ask("POST", "/ping", body={"a": 1})
+    first, second = double.requests
+    assert first.headers["x-api-key"] == "the-key"
+    assert first.headers["X-Exosphere-Request-ID"] != second.headers["X-Exosphere-Request-ID"]
+    assert second.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, RequestRefused),
+        (401, KeyRefused),
+        (403, KeyRefused),
+        (404, NotFound),
+        (405, RequestRefused),
+        (408, TurnedAway),
+        (409, RequestRefused),
+        (422, RequestRefused),
+        (425, TurnedAway),
+        (429, TurnedAway),
+        (500, ManagerUnavailable),
+        (502, ManagerUnavailable),
+        (503, TurnedAway),
+    ],
+)
+async def test_each_status_becomes_its_own_error(status: int, kind: type[ManagerError]) -> None:
+    error = await failure_of(lambda _: answer(status, {"detail": "the reason"}))
+    assert type(error) is kind
+    assert error.status == status
+    assert "the reason" in error.what
+    if isinstance(error, ManagerUnavailable):
+        assert error.sent
+
+
+async def test_a_validation_error_is_told_with_its_place_and_without_the_value() -> None:
+    item = {
+        "type": "x",
+        "loc": ["body", "nodes", 0, "identifier"],
+        "msg": "cannot be blank",
+        "input": "SECRET",
+    }
+    error = await failure_of(lambda _: answer(422, {"detail": [item]}))
+    assert "nodes[0].identifier: cannot be blank" in error.what
+    assert "SECRET" not in str(error)
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 502])
+async def test_a_body_that_is_not_json_is_no_usable_answer_whatever_its_status(status: int) -> None:
+    error = await failure_of(lambda _: httpx.Response(status, text="<html>no</html>"))
+    assert isinstance(error, ManagerUnavailable)
+    assert error.sent
+    assert error.status == status
+
+
+async def test_a_proxy_that_finds_the_body_too_large_refuses_it_in_any_format() -> None:
+    error = await failure_of(lambda _: httpx.Response(413, text="<html>too large</html>"))
+    assert isinstance(error, RequestRefused)
+
+
+async def test_a_body_of_another_shape_is_no_usable_answer_and_its_values_are_not_shown() -> None:
+    error = await failure_of(lambda _: answer(200, {"pong": ["SECRET"]}))
+    assert isinstance(error, ManagerUnavailable)
+    assert "pong" in error.what
+    assert "SECRET" not in str(error)
+
+
+async def test_a_redirect_is_refused_with_its_location() -> None:
+    error = await failure_of(
+        lambda _: httpx.Response(307, headers={"location": "https://elsewhere.example/"})
+    )
+    assert isinstance(error, RequestRefused)
+    assert "https://elsewhere.example/" in error.what
+
+
+@pytest.mark.parametrize(
+    ("raised", "sent"),
+    [
+        (httpx.ConnectError("refused"), False),
+        (httpx.ConnectTimeout("slow"), False),
+        (httpx.PoolTimeout("full"), False),
+        (httpx.ReadError("reset"), True),
+        (httpx.RemoteProtocolError("server disconnected"), True),
+        (httpx.WriteError("pipe"), True),
+    ],
+)
+async def test_only_connect_and_pool_failures_are_known_to_be_unsent(raised: Exception, sent: bool) -> None:
+    def handler(_: httpx.Request) -> httpx.Response:
+        raise raised
+
+    error = await failure_of(handler)
+    assert isinstance(error, ManagerUnavailable)
+    assert error.sent is sent
+
+
+async def test_an_answer_that_does_not_come_in_time_is_given_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def handler(_: httpx.Request) -> httpx.Response:
+        await trio.sleep(31)
+        return answer(200)
+
+    error = await failure_of(handler)
+    assert isinstance(error, ManagerUnavailable)
+    assert error.sent
+    assert trio.current_time() == pytest.approx(30)
+
+
+async def test_waiting_for_a_free_slot_too_long_is_known_to_be_unsent(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def handler(_: httpx.Request) -> httpx.Response:
+        await trio.sleep(20)
+        return answer(200)
+
+    double = Double(handler)
+    http = HttpClient(double.endpoint, tasks=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(http.ask, "GET", "/first")
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(ManagerUnavailable) as caught:
+            await http.ask("GET", "/second", timeout=5)
+        assert not caught.value.sent
+    assert len(double.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "9" * 5000}, 86_400.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-3"}, None),
+        (
+            {"retry-after": "Wed, 21 Oct 2026 07:28:30 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"},
+            30.0,
+        ),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+    ],
+)
+def test_retry_after_is_read_as_seconds_or_as_a_date(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers) == seconds
+
+
+async def test_retry_after_reaches_the_error() -> None:
+    error = await failure_of(lambda _: answer(503, retry_after="3"))
+    assert isinstance(error, ManagerUnavailable)
+    assert error.retry_after == 3.0
+
+
+def test_outside_trio_the_error_says_so() -> None:
+    import asyncio
+
+    http, _ = client_for(lambda _: answer(200))
+    with pytest.raises(LifecycleError, match="Trio"):
+        asyncio.run(http.ask("GET", "/ping"))
+
+
+class Ponging(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_one_client_serves_several_runs_of_trio_one_after_the_other() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ponging) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        http = HttpClient(Endpoint(f"http://127.0.0.1:{server.server_port}", "the-key"))
+        for _ in range(3):
+            assert trio.run(http.ask, "GET", "/ping").body == {}
+        trio.run(http.aclose)
+        trio.run(http.aclose)
+        server.shutdown()
+        thread.join()
+
+
+async def test_an_argument_without_a_json_form_is_named_as_such() -> None:
+    http, _ = client_for(lambda _: answer(200))
+    with pytest.raises(ConfigurationError, match="JSON"):
+        await http.ask("POST", "/ping", body={"x": float("nan")})
+
+
+def test_importing_the_modules_loads_no_httpx() -> None:
+    code = (
+        "import sys, exotrio._client, exotrio._connect; "
+        "sys.exit(any(m in sys.modules for m in ('httpx', 'pydantic_settings')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -- over a real socket
+
+
+async def test_a_refused_connection_is_unsent_and_says_how_to_start_a_server() -> None:
+    with trio.socket.socket() as free:
+        await free.bind(("127.0.0.1", 0))
+        http = HttpClient(Endpoint(f"http://127.0.0.1:{free.getsockname()[1]}", "the-key"))
+        with pytest.raises(ManagerUnavailable) as caught:
+            await http.ask("GET", "/ping")
+    await http.aclose()
+    assert not caught.value.sent
+    assert "python -m exotrio server" in str(caught.value)
+
+
+async def test_an_answer_cut_after_the_request_arrived_is_not_known_to_be_unsent() -> None:
+    async def respond(stream: trio.SocketStream, _: bytes) -> None:
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{")
+        await stream.aclose()
+
+    async with tcp_server(respond) as (uri, _):
+        http = HttpClient(Endpoint(uri, "the-key"))
+        with pytest.raises(ManagerUnavailable) as caught:
+            await http.ask("GET", "/ping")
+        await http.aclose()
+    assert caught.value.sent
+
+
+async def test_a_timeout_after_the_request_was_sent_says_that_it_may_have_arrived() -> None:
+    async def respond(stream: trio.SocketStream, _: bytes) -> None:
+        await trio.sleep_forever()
+
+    async with tcp_server(respond) as (uri, seen):
+        http = HttpClient(Endpoint(uri, "the-key"))
+        with pytest.raises(ManagerUnavailable) as caught:
+            await http.ask("GET", "/ping", timeout=0.2)
+        await http.aclose()
+    assert caught.value.sent
+    assert len(seen) == 1
+
+
+async def test_a_html_502_of_a_proxy_is_no_usable_answer() -> None:
+    async def respond(stream: trio.SocketStream, _: bytes) -> None:
+        await stream.send_all(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 6\r\n\r\n<html>")
+
+    async with tcp_server(respond) as (uri, _):
+        http = HttpClient(Endpoint(uri, "the-key"))
+        with pytest.raises(ManagerUnavailable) as caught:
+            await http.ask("GET", "/ping")
+        await http.aclose()
+    assert caught.value.status == 502
+    assert not isinstance(caught.value, TurnedAway)
+
+
+async def test_the_pool_survives_many_requests_cancelled_at_once() -> None:
+    async def respond(stream: trio.SocketStream, request: bytes) -> None:
+        if b"/slow" in request:
+            await trio.sleep_forever()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+    async with tcp_server(respond) as (uri, _):
+        http = HttpClient(Endpoint(uri, "the-key"), tasks=3)
+        for _ in range(5):
+            async with trio.open_nursery() as nursery:
+                for _ in range(12):
+                    nursery.start_soon(http.ask, "GET", "/slow")
+                await trio.testing.wait_all_tasks_blocked(0.005)
+                nursery.cancel_scope.cancel()
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                for _ in range(12):
+                    nursery.start_soon(http.ask, "GET", "/quick")
+        await http.aclose()
+
+
+# -- where the state manager is
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path) -> pytest.MonkeyPatch:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EXOSPHERE_STATE_MANAGER_URI", raising=False)
+    monkeypatch.delenv("EXOSPHERE_API_KEY", raising=False)
+    return monkeypatch
+
+
+def test_missing_uri_and_key_are_told_together(bare: pytest.MonkeyPatch) -> None:
+    endpoint, problems = resolve_endpoint(None, None, None)
+    assert endpoint is None
+    assert "EXOSPHERE_STATE_MANAGER_URI" in problems[0]
+    assert "EXOSPHERE_API_KEY" in problems[1]
+
+
+def test_arguments_come_before_the_environment_and_a_trailing_slash_goes(bare: pytest.MonkeyPatch) -> None:
+    bare.setenv("EXOSPHERE_STATE_MANAGER_URI", "http://from-environment")
+    bare.setenv("EXOSPHERE_API_KEY", "key-from-environment")
+    assert resolve_endpoint(None, None) == (Endpoint("http://from-environment", "key-from-environment"), [])
+    assert resolve_endpoint("http://mine/", "k") == (Endpoint("http://mine", "k"), [])
+
+
+@pytest.mark.parametrize("uri", ["localhost:8000", "ftp://x", "http://", "http://x:99999", "http://x/?a=1"])
+def test_a_uri_that_cannot_be_used_is_a_problem_that_names_its_source(
+    bare: pytest.MonkeyPatch, uri: str
+) -> None:
+    endpoint, problems = resolve_endpoint(uri, "k")
+    assert endpoint is None
+    assert "argument state_manager_uri" in problems[0]
+
+
+@pytest.mark.parametrize("key", ["secret\n", " my-secret", "sécret"])
+def test_a_key_no_header_can_carry_is_a_problem_that_does_not_show_it(
+    bare: pytest.MonkeyPatch, key: str
+) -> None:
+    endpoint, problems = resolve_endpoint("http://x", key)
+    assert endpoint is None
+    assert key not in problems[0]
+
+
+def test_with_a_transport_neither_uri_nor_key_is_needed(bare: pytest.MonkeyPatch) -> None:
+    transport = httpx.MockTransport(lambda _: answer(200))
+    endpoint, problems = resolve_endpoint(None, None, transport)
+    assert endpoint is not None
+    assert endpoint.transport is transport
+    assert problems == []
+
+
+def test_neither_key_nor_password_appears_in_texts() -> None:
+    endpoint = Endpoint("http://user:password@host:1", "the-key")
+    assert endpoint.shown == "http://host:1"
+    assert "the-key" not in repr(endpoint)
+
+
+@pytest.mark.parametrize(
+    ("uri", "warned"),
+    [
+        ("http://manager.invalid", 1),
+        ("http://192.0.2.1:8000", 1),
+        ("https://manager.invalid", 0),
+        ("http://127.0.0.1:1", 0),
+        ("http://[::1]:1", 0),
+        ("http://localhost:1", 0),
+    ],
+)
+async def test_a_key_sent_in_clear_off_this_machine_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture, uri: str, warned: int
+) -> None:
+    with caplog.at_level(logging.WARNING, "exotrio"):
+        for _ in range(2):
+            http = HttpClient(Endpoint(uri, "the-key"))
+            http._opened()  # what the first request does; sending one would leave this machine
+            await http.aclose()
+    assert sum("unencrypted" in record.message for record in caplog.records) == warned
+
+
+# -- discovery
+
+
+async def test_only_a_json_version_is_ours_and_only_a_json_404_is_v0() -> None:
+    http, _ = client_for(lambda _: answer(200, {"version": "1", "capabilities": []}))
+    found = await discover(http)
+    assert found is not None
+    assert found.version == "1"
+    http, _ = client_for(lambda _: answer(404, {"detail": "Not Found"}))
+    assert await discover(http) is None
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        httpx.Response(404, text="default backend - 404"),
+        httpx.Response(200, text="<html>"),
+        answer(200, {"hello": "world"}),
+        answer(400, {"detail": "?"}),
+        answer(500, {"detail": "?"}),
+        httpx.Response(302, headers={"location": "/login"}),
+    ],
+)
+async def test_any_other_answer_to_discovery_is_to_be_asked_again(response: httpx.Response) -> None:
+    http, _ = client_for(lambda _: response)
+    with pytest.raises(ManagerUnavailable):
+        await discover(http)
