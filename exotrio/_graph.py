@@ -75,6 +75,11 @@ Identifier = Annotated[Name, AfterValidator(_not_store)]
 StoreKey = Annotated[str, AfterValidator(_store_key), AfterValidator(check_name)]
 
 
+class _Declaration(BaseModel):
+    # Validators are built at first use, so that importing exotrio stays light.
+    model_config = ConfigDict(defer_build=True)
+
+
 class UnitesStrategyEnum(StrEnum):
     """When a united node may run."""
 
@@ -84,14 +89,14 @@ class UnitesStrategyEnum(StrEnum):
     """Nothing of the group is waiting, whatever became of it."""
 
 
-class UnitesModel(BaseModel):
+class UnitesModel(_Declaration):
     """Makes a node run once for each state of ``identifier``, when everything below it ended."""
 
     identifier: Name
     strategy: UnitesStrategyEnum = UnitesStrategyEnum.ALL_SUCCESS
 
 
-class GraphNodeModel(BaseModel):
+class GraphNodeModel(_Declaration):
     """One place in a graph: which node runs there, with which inputs, and what follows.
 
     Args:
@@ -127,7 +132,7 @@ class RetryStrategyEnum(StrEnum):
     FIXED_EQUAL_JITTER = "FIXED_EQUAL_JITTER"
 
 
-class RetryPolicyModel(BaseModel):
+class RetryPolicyModel(_Declaration):
     """When a failed state is tried again.
 
     Args:
@@ -145,7 +150,7 @@ class RetryPolicyModel(BaseModel):
     max_delay: int | None = Field(default=None, gt=0, le=LONGEST_DELAY_MS)
 
 
-class StoreConfigModel(BaseModel):
+class StoreConfigModel(_Declaration):
     """Keys of the run's store.
 
     Args:
@@ -157,22 +162,22 @@ class StoreConfigModel(BaseModel):
     default_values: dict[StoreKey, str] = Field(default_factory=dict)
 
 
-class CronTriggerValue(BaseModel):
+class CronTriggerValue(_Declaration):
     """The ``value`` of a cron trigger on the wire; keys beside ``expression`` are kept."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
     expression: str = Field(min_length=1, max_length=MAX_NAME)
 
 
-class TriggerModel(BaseModel):
+class TriggerModel(_Declaration):
     """A trigger as it travels: ``{"type": "CRON", "value": {"expression": ...}}``."""
 
     type: Literal["CRON"]
     value: CronTriggerValue
 
 
-class CronTrigger(BaseModel):
+class CronTrigger(_Declaration):
     """Start a run of the graph whenever ``expression`` comes due, in UTC.
 
     Args:
@@ -186,7 +191,7 @@ class CronTrigger(BaseModel):
         return TriggerModel(type="CRON", value=CronTriggerValue(expression=self.expression))
 
 
-class GraphBody(BaseModel):
+class GraphBody(_Declaration):
     """Body of ``PUT /v0/namespace/{ns}/graph/{g}``."""
 
     secrets: dict[str, str]
@@ -210,6 +215,8 @@ class Graph(BaseModel):
     Raises:
         pydantic.ValidationError: a field breaks its rule; every problem is named.
     """
+
+    model_config = ConfigDict(defer_build=True)
 
     name: Name
     nodes: list[GraphNodeModel]

@@ -122,11 +122,12 @@ class _Poller:
         claims: list[Claim] = []
         self._ledger.claiming = True
         try:
-            if long:
+            if long or self._outage.failures:
                 with self._stop.interrupted():
                     claims = await self._link.claim(limits, limit, wait=LONGEST_WAIT)
             else:
-                # Not interrupted by a stop: its answer is soon there, and is then handed back like the rest.
+                # Where the server was there a moment ago, a stop waits for the answer: what it brings
+                # then goes back through the reporter, who tries longer than a cancelled link does.
                 claims = await self._link.claim(limits, limit)
         except (ManagerError, ClaimLost) as error:
             self._failed(error)

@@ -165,7 +165,6 @@ async def walk(
             _execution(held).give_up()
             release(held)
     enter(Phase.FLUSHING)
-    link.hurry(trio.current_time() + FLUSH)
     stop.polling.cancel()
     stop.flushing.set()
     with trio.move_on_after(FLUSH):

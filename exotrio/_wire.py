@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from exotrio._backoff import LONGEST_DELAY_MS
 from exotrio._graph import GraphNodeModel, Name, RetryPolicyModel, StoreConfigModel, TriggerModel
@@ -82,10 +82,17 @@ def native_path(namespace: str, *segments: str | int) -> str:
     return "/".join((f"{NATIVE_ROOT}/namespace", *parts))
 
 
+class Body(BaseModel):
+    """Base of the bodies. Their validators are built at first use: all of them together would cost
+    every ``import exotrio`` 20 ms."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
 # -- v0: nodes and graphs
 
 
-class NodeDeclaration(BaseModel):
+class NodeDeclaration(Body):
     """A node class as it is registered."""
 
     name: Name
@@ -94,17 +101,17 @@ class NodeDeclaration(BaseModel):
     secrets: list[str]
 
 
-class RegisterRequest(BaseModel):
+class RegisterRequest(Body):
     runtime_name: str
     nodes: list[NodeDeclaration]
 
 
-class RegisterReply(BaseModel):
+class RegisterReply(Body):
     runtime_name: str
     registered_nodes: list[NodeDeclaration]
 
 
-class GraphReply(BaseModel):
+class GraphReply(Body):
     """A graph as the state manager shows it: secrets by name only."""
 
     nodes: list[GraphNodeModel]
@@ -121,23 +128,23 @@ class GraphReply(BaseModel):
 # -- v0: runs and states
 
 
-class TriggerRequest(BaseModel):
+class TriggerRequest(Body):
     inputs: dict[str, str] = Field(default_factory=dict)
     store: dict[str, str] = Field(default_factory=dict)
     start_delay: DelayMs = 0
 
 
-class TriggerReply(BaseModel):
+class TriggerReply(Body):
     status: StateStatus
     run_id: str
 
 
-class ClaimRequest(BaseModel):
+class ClaimRequest(Body):
     nodes: list[str]
     batch_size: int
 
 
-class ClaimedState(BaseModel):
+class ClaimedState(Body):
     state_id: str
     node_name: str
     identifier: str
@@ -145,59 +152,59 @@ class ClaimedState(BaseModel):
     created_at: str
 
 
-class ClaimReply(BaseModel):
+class ClaimReply(Body):
     count: int
     namespace: str
     status: StateStatus
     states: list[ClaimedState]
 
 
-class ExecutedRequest(BaseModel):
+class ExecutedRequest(Body):
     outputs: list[dict[str, Any]]
 
 
-class ExecutedReply(BaseModel):
+class ExecutedReply(Body):
     status: StateStatus
 
 
-class ErroredRequest(BaseModel):
+class ErroredRequest(Body):
     error: str
 
 
-class ErroredReply(BaseModel):
+class ErroredReply(Body):
     status: StateStatus
     retry_created: bool
 
 
-class PruneRequest(BaseModel):
+class PruneRequest(Body):
     data: dict[str, Any]
 
 
-class RequeueRequest(BaseModel):
+class RequeueRequest(Body):
     enqueue_after: Annotated[int, Field(gt=0, le=LONGEST_DELAY_MS)]
 
 
-class SignalReply(BaseModel):
+class SignalReply(Body):
     """Reply to prune and re-enqueue-after."""
 
     status: StateStatus
     enqueue_after: int
 
 
-class ManualRetryRequest(BaseModel):
+class ManualRetryRequest(Body):
     fanout_id: str = Field(max_length=256)
 
 
-class ManualRetryReply(BaseModel):
+class ManualRetryReply(Body):
     id: str
     status: StateStatus
 
 
-class SecretsReply(BaseModel):
+class SecretsReply(Body):
     secrets: dict[str, str]
 
 
-class RunSummary(BaseModel):
+class RunSummary(Body):
     run_id: str
     graph_name: str
     success_count: int
@@ -209,7 +216,7 @@ class RunSummary(BaseModel):
     created_at: str
 
 
-class RunsReply(BaseModel):
+class RunsReply(Body):
     namespace: str
     total: int
     page: int
@@ -217,7 +224,7 @@ class RunsReply(BaseModel):
     runs: list[RunSummary]
 
 
-class StateNode(BaseModel):
+class StateNode(Body):
     """A state in the graph of its run."""
 
     id: str
@@ -227,12 +234,12 @@ class StateNode(BaseModel):
     error: str | None
 
 
-class Edge(BaseModel):
+class Edge(Body):
     source: str
     target: str
 
 
-class RunGraphReply(BaseModel):
+class RunGraphReply(Body):
     root_states: list[StateNode]
     graph_name: str
     nodes: list[StateNode]
@@ -242,7 +249,7 @@ class RunGraphReply(BaseModel):
     execution_summary: dict[str, int]
 
 
-class StateDetail(BaseModel):
+class StateDetail(Body):
     """One state in full."""
 
     id: str
@@ -262,14 +269,14 @@ class StateDetail(BaseModel):
 # -- native
 
 
-class Discovery(BaseModel):
+class Discovery(Body):
     """Reply of ``GET /exotrio/v1``: says that this server is ours, and what it can do."""
 
     version: str
     capabilities: list[str]
 
 
-class NativeClaimRequest(BaseModel):
+class NativeClaimRequest(Body):
     """Claim states under a lease.
 
     Fields:
@@ -287,7 +294,7 @@ class NativeClaimRequest(BaseModel):
     claim_id: Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class Lease(BaseModel):
+class Lease(Body):
     """The right to report a state.
 
     Fields:
@@ -303,7 +310,7 @@ class Lease(BaseModel):
     deliveries: int
 
 
-class NativeState(BaseModel):
+class NativeState(Body):
     state_id: str
     node_name: str
     identifier: str
@@ -314,11 +321,11 @@ class NativeState(BaseModel):
     lease: Lease
 
 
-class NativeClaimReply(BaseModel):
+class NativeClaimReply(Body):
     states: list[NativeState]
 
 
-class _ReportItem(BaseModel):
+class _ReportItem(Body):
     state_id: str
     token: str
 
@@ -346,11 +353,9 @@ class RequeuedItem(_ReportItem):
 OutcomeItem = Annotated[
     ExecutedItem | ErroredItem | PrunedItem | RequeuedItem, Field(discriminator="outcome")
 ]
-OutcomeItems = Annotated[list[OutcomeItem], Field(max_length=LARGEST_BATCH)]
-"""Body of ``POST .../outcomes``: a bare list."""
+"""One item of ``POST .../outcomes``, whose body is a bare list of them."""
 
-outcome_item: TypeAdapter[OutcomeItem] = TypeAdapter(OutcomeItem)
-outcome_items: TypeAdapter[list[OutcomeItem]] = TypeAdapter(OutcomeItems)
+outcome_item: TypeAdapter[OutcomeItem] = TypeAdapter(OutcomeItem, config=ConfigDict(defer_build=True))
 
 
 class ItemResult(StrEnum):
@@ -368,26 +373,26 @@ class ItemResult(StrEnum):
     """The item itself cannot be accepted, now or later."""
 
 
-class ItemReply(BaseModel):
+class ItemReply(Body):
     state_id: str
     result: ItemResult
     detail: str | None = None
 
 
-class ItemsReply(BaseModel):
+class ItemsReply(Body):
     """Reply to a native batch: one entry per item, in the order of the request."""
 
     items: list[ItemReply]
 
 
-class HeldState(BaseModel):
+class HeldState(Body):
     """A state and the token it is held under."""
 
     state_id: str
     token: str
 
 
-class ReleaseRequest(BaseModel):
+class ReleaseRequest(Body):
     """Hand states back: either ``states``, or all that is held under ``claim_id``, which voids it."""
 
     states: Annotated[list[HeldState], Field(max_length=LARGEST_BATCH)] | None = None
@@ -407,7 +412,7 @@ class NativeTriggerRequest(TriggerRequest):
     run_id: Annotated[str, AfterValidator(_uuid)]
 
 
-class NodeCounts(BaseModel):
+class NodeCounts(Body):
     """How many states of one place of a graph have which status."""
 
     identifier: str

@@ -163,29 +163,52 @@ class NativeServer(V0Server):
 
     discovery = reply(200, {"version": "1", "capabilities": ["leases", "batch", "long_poll"]})
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.claim_ids: dict[str, list[State]] = {}
+        self.voided: set[str] = set()
+
     async def serve(self, call: Call) -> httpx.Response:
         match call.route:
             case "claim":
-                with trio.move_on_after(call.body["wait_ms"] / 1000):
-                    while not any(s.status == "CREATED" for s in self.states.values()):
-                        await self.changed.wait()
-                return reply(
-                    200,
-                    {"states": [self._native(s) for s in self.take(call.body["limits"], call.body["limit"])]},
-                )
+                return reply(200, {"states": [self._native(s) for s in await self._claim(call.body)]})
             case "outcomes":
-                for item in call.body:
-                    self.states[item["state_id"]].status = item["outcome"].upper()
-                return reply(200, {"items": [{"state_id": i["state_id"], "result": "ok"} for i in call.body]})
+                items = [self._end(item, item["outcome"].upper()) for item in call.body]
+                return reply(200, {"items": items})
             case "release":
-                held = call.body.get("states") or []
-                for item in held:
-                    self.states[item["state_id"]].status = "CREATED"
-                return reply(200, {"items": [{"state_id": i["state_id"], "result": "ok"} for i in held]})
+                items = [self._end(item, "CREATED") for item in call.body.get("states") or []]
+                claim_id = call.body.get("claim_id")
+                if claim_id:
+                    self.voided.add(claim_id)
+                    for state in self.claim_ids.pop(claim_id, []):
+                        self._end({"state_id": state.id, "token": _token(state)}, "CREATED")
+                return reply(200, {"items": items})
         return await super().serve(call)
 
+    async def _claim(self, body: Any) -> list[State]:
+        claim_id = body["claim_id"]
+        if claim_id in self.claim_ids:
+            return [state for state in self.claim_ids[claim_id] if state.status == "QUEUED"]
+        with trio.move_on_after(body["wait_ms"] / 1000):
+            while not any(s.status == "CREATED" for s in self.states.values()):
+                await self.changed.wait()
+        if claim_id in self.voided:
+            return []
+        self.claim_ids[claim_id] = self.take(body["limits"], body["limit"])
+        return self.claim_ids[claim_id]
+
+    def _end(self, item: Any, status: str) -> dict[str, str]:
+        state = self.states[item["state_id"]]
+        current = item["token"] == _token(state)
+        if current and state.status == "QUEUED":
+            state.status = status
+            result = "ok"
+        else:
+            result = "duplicate" if current and state.status == status else "stale"
+        return {"state_id": state.id, "result": result}
+
     def _native(self, state: State) -> dict[str, Any]:
-        lease = {"token": f"t-{state.id}", "ttl_ms": 60_000, "attempt": 1, "deliveries": state.deliveries}
+        lease = {"token": _token(state), "ttl_ms": 60_000, "attempt": 1, "deliveries": state.deliveries}
         return {
             "state_id": state.id,
             "node_name": state.node_name,
@@ -196,6 +219,10 @@ class NativeServer(V0Server):
             "created_at": "",
             "lease": lease,
         }
+
+
+def _token(state: State) -> str:
+    return f"{state.id}-{state.deliveries}"
 
 
 @dataclass

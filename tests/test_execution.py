@@ -144,7 +144,12 @@ async def test_a_cancelled_that_a_node_kept_and_raises_again_is_an_error_of_its_
         assert kept is not None
         raise kept
 
-    assert "Cancelled" in await error_of(node(execute))
+    try:
+        error = await error_of(node(execute))
+    except trio.Cancelled:
+        # Left alone, it would end the test without failing it.
+        pytest.fail("the Cancelled got out")
+    assert "Cancelled" in error
 
 
 async def test_a_cancellation_from_outside_is_no_outcome() -> None:

@@ -299,25 +299,42 @@ async def test_a_html_502_of_a_proxy_is_no_usable_answer() -> None:
     assert not isinstance(caught.value, TurnedAway)
 
 
-async def test_the_pool_survives_many_requests_cancelled_at_once() -> None:
+async def test_more_requests_than_tasks_wait_outside_the_pool_also_after_many_were_cancelled() -> None:
+    running = most = 0
+    begun, ended = trio.Semaphore(0), trio.Semaphore(0)
+
     async def respond(stream: trio.SocketStream, request: bytes) -> None:
-        if b"/slow" in request:
-            await trio.sleep_forever()
-        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        begun.release()
+        try:
+            if b"/slow" in request:
+                await stream.receive_some()  # returns when the client hangs up
+                return
+            await trio.lowlevel.checkpoint()
+            await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        finally:
+            running -= 1
+            ended.release()
 
     async with tcp_server(respond) as (uri, _):
         http = HttpClient(Endpoint(uri, "the-key"), tasks=3)
-        for _ in range(5):
+        with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
                 for _ in range(12):
                     nursery.start_soon(http.ask, "GET", "/slow")
-                await trio.testing.wait_all_tasks_blocked(0.005)
+                for _ in range(3):
+                    await begun.acquire()
+                await trio.testing.wait_all_tasks_blocked(0.01)
                 nursery.cancel_scope.cancel()
-        with trio.fail_after(10):
+            for _ in range(3):
+                await ended.acquire()
             async with trio.open_nursery() as nursery:
                 for _ in range(12):
                     nursery.start_soon(http.ask, "GET", "/quick")
         await http.aclose()
+    assert most == 3
 
 
 # -- where the state manager is

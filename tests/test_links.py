@@ -24,7 +24,7 @@ from exotrio._wire import (
     NodeDeclaration,
     RegisterRequest,
     ReleaseRequest,
-    outcome_items,
+    outcome_item,
 )
 from tests.http_doubles import Double, Handler, answer, tcp_server
 
@@ -697,7 +697,7 @@ async def test_native_reports_travel_as_one_batch_in_the_form_of_the_wire() -> N
     settlements = await link.report([(leased(i), outcome) for i, outcome in enumerate(outcomes)])
     assert [s.fate for s in settlements] == [Fate.SETTLED] * 4
     [request] = double.requests
-    items = outcome_items.validate_json(request.content)
+    items = [outcome_item.validate_python(item) for item in json.loads(request.content)]
     assert [item.outcome for item in items] == ["executed", "errored", "pruned", "requeued"]
     assert [item.token for item in items] == ["t0", "t1", "t2", "t3"]
 

@@ -133,7 +133,8 @@ async def test_any_number_of_500s_while_nothing_gets_through_is_an_outage(autoju
     server.add("Says")
 
     async def everything(call: Call) -> httpx.Response | None:
-        return reply(500) if server.statuses()["QUEUED"] and len(server.calls) < 60 else None
+        down = server.statuses()["QUEUED"] > 0 and len(server.routes("executed")) <= 12
+        return reply(500) if down and call.route in ("executed", "enqueue") else None
 
     server.before = everything
     rt = runtime(server, Says)
@@ -200,6 +201,21 @@ async def test_claiming_stops_while_results_cannot_be_delivered_and_goes_on_afte
         assert server.statuses()["QUEUED"] <= 4 + 4 + 2
         server.before = None
         await server.until(lambda: server.statuses()["EXECUTED"] == 100)
+        rt.stop()
+
+
+async def test_more_failing_reports_than_workers_stop_the_claims(autojump_clock: MockClock) -> None:
+    server = V0Server()
+    server.before = Fails(("executed",))
+    rt = runtime(server, Says, workers=2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        for _ in range(10):
+            server.add("Says")
+            await trio.sleep(20)
+        assert server.statuses() == {"QUEUED": 3, "CREATED": 7}
+        server.before = None
+        await server.until(lambda: server.statuses()["EXECUTED"] == 10)
         rt.stop()
 
 

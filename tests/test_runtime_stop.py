@@ -373,6 +373,74 @@ async def test_a_claim_whose_answer_never_comes_is_counted_and_the_stop_ends_in_
     assert rt.summary.exit_code == 75
 
 
+async def test_a_claim_in_flight_does_not_hold_up_a_cancellation(autojump_clock: MockClock) -> None:
+    async def lose(call: Call) -> None:
+        if call.route == "enqueue":
+            await trio.sleep_forever()
+
+    server = V0Server()
+    server.after = lose
+    rt = runtime(server, Quick)
+    with trio.move_on_after(100) as scope:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(rt.run)
+            await server.until(lambda: bool(server.routes("enqueue")))
+            scope.cancel()
+    assert trio.current_time() <= 8.6
+    assert rt.summary.exit_code == 75
+
+
+async def test_an_idle_runtime_stops_at_once_while_the_server_is_away(autojump_clock: MockClock) -> None:
+    server = V0Server()
+    rt = runtime(server, Quick)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rt.run)
+        server.before = Fails()
+        await trio.sleep(100)
+        server.before = hang
+        asked = len(server.calls)
+        while len(server.calls) == asked:  # noqa: ASYNC110 (a request that hangs changes nothing)
+            await trio.sleep(0.1)
+        before = trio.current_time()
+        rt.stop()
+    assert trio.current_time() == before
+    assert rt.summary.exit_code == 0
+
+
+async def test_a_late_claim_is_handed_back_at_once_though_every_worker_is_busy(
+    autojump_clock: MockClock,
+) -> None:
+    async def slow(call: Call) -> None:
+        if call.route == "enqueue" and server.statuses()["QUEUED"] > 1:
+            await trio.sleep(2)
+
+    server = V0Server()
+    server.add("Sleeps", seconds="15")
+    server.after = slow
+    rt = runtime(server, Sleeps, workers=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        server.add("Sleeps", 3, seconds="15")
+        await server.until(lambda: server.statuses()["QUEUED"] > 1)
+        rt.stop()
+        await server.until(lambda: server.statuses()["CREATED"] == 3)
+        assert trio.current_time() < 5
+
+
+async def test_the_flush_tries_once_more_whatever_retry_after_said(autojump_clock: MockClock) -> None:
+    server = V0Server()
+    server.before = Fails(("executed",), lambda: reply(503, **{"Retry-After": "3600"}), times=1)
+    server.add("Quick")
+    rt = runtime(server, Quick)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await server.until(lambda: len(server.routes("executed")) == 1)
+        rt.stop(0)
+    assert trio.current_time() < 4
+    assert server.statuses() == {"EXECUTED": 1}
+
+
 async def test_outcomes_wait_out_an_outage_during_the_drain(autojump_clock: MockClock) -> None:
     server = V0Server()
     server.add("Sleeps", seconds="1")
@@ -422,6 +490,7 @@ async def test_a_ctrl_c_that_arrives_in_a_node_goes_to_the_application_and_loses
     rt = runtime(server, Interrupted, Sleeps)
     with pytest.raises(KeyboardInterrupt):
         await rt.run()
+    assert trio.current_time() < 2  # not only once the time for cleaning up is over
     assert server.statuses() == {"CREATED": 3}
 
 

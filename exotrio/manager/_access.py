@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exotrio._wire import KEY_HEADER, REQUEST_ID_HEADER
-from exotrio.manager._http_json import reply
+from exotrio.manager._json_api import reply
 
 LOCAL = "exotrio.local"
 """Key in an ASGI scope: the request comes from inside this process. No header can set it."""

@@ -16,7 +16,7 @@ from exotrio._settings import read_settings
 from exotrio.manager._access import LOOPBACK_HOSTS, Access, local
 from exotrio.manager._database import MEMORY
 from exotrio.manager._http import Limits, open_listeners, serve_http, urls
-from exotrio.manager._http_json import EXCEPTION_HANDLERS
+from exotrio.manager._json_api import EXCEPTION_HANDLERS
 from exotrio.manager._keys import choose_key, is_loopback
 from exotrio.manager._routes_native import native_routes
 from exotrio.manager._routes_v0 import v0_routes

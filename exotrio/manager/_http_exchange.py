@@ -126,7 +126,9 @@ class Exchange:
 
     @property
     def _name(self) -> str:
-        return f"{self._request.method.decode('ascii')} {self._request.target.decode('ascii')}"
+        # Without the query, which may hold what does not belong in a log.
+        path = self._request.target.partition(b"?")[0]
+        return f"{self._request.method.decode('ascii')} {path.decode('ascii')}"
 
     def _log(self, failure: Exception) -> None:
         if self._told:

@@ -28,7 +28,7 @@ from exotrio._wire import (
 from exotrio.manager import _claims, _outcomes, _runs
 from exotrio.manager._access import LOCAL
 from exotrio.manager._http import STOPPING
-from exotrio.manager._http_json import ClaimReply, Unprocessable, path_name, read_body, read_model, reply
+from exotrio.manager._json_api import ClaimReply, Unprocessable, path_name, read_body, read_model, reply
 from exotrio.manager._routes_v0 import Endpoint, routes_of
 from exotrio.manager._service import Service
 

@@ -30,7 +30,7 @@ from exotrio._wire import (
 )
 from exotrio.manager import _claims, _graphs, _outcomes, _runs
 from exotrio.manager._access import LOCAL
-from exotrio.manager._http_json import ClaimReply, Unprocessable, path_int, path_name, read_model, reply
+from exotrio.manager._json_api import ClaimReply, Unprocessable, path_int, path_name, read_model, reply
 from exotrio.manager._outcomes import Recorded
 from exotrio.manager._refused import Refused, not_found
 from exotrio.manager._service import Service

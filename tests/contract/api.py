@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import httpx
 
+from exotrio._wire import LEASE_HEADER
 from tests.helpers import declare, ok
 
 
@@ -84,13 +85,17 @@ class Api:
         return await self.v0("GET", "graphs/")
 
     async def register_for(
-        self, places: Iterable[dict[str, Any]], outputs: Iterable[str] = ("v", "w"), secrets: Sequence[str] = ()
+        self,
+        places: Iterable[dict[str, Any]],
+        outputs: Iterable[str] = ("v", "w"),
+        secrets: Sequence[str] = (),
     ) -> None:
         """Register the node of every place, each with its place's inputs as string fields."""
         by_namespace: dict[str, dict[str, dict[str, Any]]] = {}
         for place in places:
             declared = by_namespace.setdefault(place.get("namespace", self.namespace), {})
-            declared[place["node_name"]] = declare(place["node_name"], list(place["inputs"]), outputs, secrets)
+            name = place["node_name"]
+            declared[name] = declare(name, list(place["inputs"]), outputs, secrets)
         for namespace, nodes in by_namespace.items():
             ok(await self.elsewhere(namespace).register(list(nodes.values())))
 
@@ -118,9 +123,7 @@ class Api:
     # -- claim and outcomes
 
     async def claim(self, nodes: Iterable[str], batch_size: Any = 16) -> httpx.Response:
-        return await self.v0(
-            "POST", "states/enqueue", json={"nodes": list(nodes), "batch_size": batch_size}
-        )
+        return await self.v0("POST", "states/enqueue", json={"nodes": list(nodes), "batch_size": batch_size})
 
     async def executed(self, state_id: str, *outputs: dict[str, Any]) -> httpx.Response:
         return await self.v0("POST", f"state/{state_id}/executed", json={"outputs": list(outputs)})
@@ -140,8 +143,9 @@ class Api:
         fanout_id = str(uuid4()) if fanout_id is None else fanout_id
         return await self.v0("POST", f"state/{state_id}/manual-retry", json={"fanout_id": fanout_id})
 
-    async def secrets(self, state_id: str) -> httpx.Response:
-        return await self.v0("GET", f"state/{state_id}/secrets")
+    async def secrets(self, state_id: str, token: str | None = None) -> httpx.Response:
+        headers = {} if token is None else {LEASE_HEADER: token}
+        return await self.v0("GET", f"state/{state_id}/secrets", headers=headers)
 
     # -- native
 

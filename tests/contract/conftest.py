@@ -56,7 +56,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ignored)}
     with (
         log.open("wb") as sink,
-        subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, cwd=folder, env=environment) as process,
+        subprocess.Popen(
+            command, stdout=sink, stderr=subprocess.STDOUT, cwd=folder, env=environment
+        ) as process,
     ):
         try:
             yield Target("tcp", _address(process, log), KEY)

@@ -138,9 +138,7 @@ async def test_a_body_that_is_not_json_is_a_422_with_one_item(
     api: Api, route: tuple[str, str, Any], content: bytes
 ) -> None:
     method, path, _ = route
-    response = await api.request(
-        method, path, content=content, headers={"content-type": "application/json"}
-    )
+    response = await api.request(method, path, content=content, headers={"content-type": "application/json"})
     if response.status_code == 400 and content == b"\xff\xfe":
         pytest.skip("stock answers 400 to bytes that are no text")
     assert response.status_code == 422, response.text

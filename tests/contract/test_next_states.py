@@ -54,7 +54,8 @@ async def test_later_nodes_read_the_ancestors_of_their_own_chain(api: Api) -> No
 
 
 @pytest.mark.parametrize(
-    "value", ["", "${{a.outputs.w}}", "}}", "${{", "quote \" ' \\ \n", "ünïcode 名 \U0001f600", "\x01", "0" * 5000]
+    "value",
+    ["", "${{a.outputs.w}}", "}}", "${{", "quote \" ' \\ \n", "ünïcode 名 \U0001f600", "\x01", "0" * 5000],
 )
 async def test_values_are_inserted_as_they_are(api: Api, value: str) -> None:
     flow = await Flow.start(api, place("a", "b"), place("b", inputs={"p": "[${{a.outputs.v}}]"}))
@@ -157,9 +158,7 @@ async def test_one_bad_sibling_fails_alone(api: Api) -> None:
 @pytest.mark.deviates_from_stock("stock may leave children of a failed creation")
 @pytest.mark.parametrize("order", [("b", "c"), ("c", "b")])
 async def test_next_states_of_one_sibling_are_created_all_or_none(api: Api, order: tuple[str, str]) -> None:
-    flow = await Flow.start(
-        api, place("a", *order), place("b", inputs={"p": "${{a.outputs.v}}"}), place("c")
-    )
+    flow = await Flow.start(api, place("a", *order), place("b", inputs={"p": "${{a.outputs.v}}"}), place("c"))
     await flow.run("a", {"w": "no v"})
     await flow.none_ready("b", "c")
     assert await flow.statuses() == {("a", "NEXT_CREATED_ERROR"): 1}

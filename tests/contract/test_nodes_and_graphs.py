@@ -143,7 +143,9 @@ async def test_names_are_trimmed_but_namespaces_are_not(api: Api) -> None:
 
 @pytest.mark.deviates_from_stock("stock validates in the background: PENDING")
 @pytest.mark.parametrize(("registered", "expected"), [(True, "VALID"), (False, "INVALID")])
-async def test_putting_a_graph_answers_its_validity_at_once(api: Api, registered: bool, expected: str) -> None:
+async def test_putting_a_graph_answers_its_validity_at_once(
+    api: Api, registered: bool, expected: str
+) -> None:
     if registered:
         await api.register_for([place("a")])
     reply = ok(await api.put_graph("g", api.body([place("a")])), 201)

@@ -32,7 +32,9 @@ def _side(strategy: str) -> list[Place]:
     return [place("t", "b", "c"), place("b", "u"), place("c"), place("u", unites="t", strategy=strategy)]
 
 
-async def _fanned(api: Api, strategy: str = "ALL_SUCCESS", size: int = 3, **united: Any) -> tuple[Flow, list[str]]:
+async def _fanned(
+    api: Api, strategy: str = "ALL_SUCCESS", size: int = 3, **united: Any
+) -> tuple[Flow, list[str]]:
     """Start a run whose c is claimed ``size`` times; return the claimed ids in fan-out order."""
     flow = await Flow.start(api, *_fan(strategy, **united), retry_policy=NO_RETRY)
     await flow.run("t", OK)

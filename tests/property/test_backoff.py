@@ -24,7 +24,7 @@ shares = st.floats(0, 1)
 def _base(strategy: str, factor: int, exponent: int, retry: int) -> int:
     """Return B of the table, held to the longest delay there is."""
     if strategy.startswith("EXPONENTIAL"):
-        exact = factor * exponent ** (retry - 1)
+        exact = factor * int(exponent ** (retry - 1))
     elif strategy.startswith("LINEAR"):
         exact = factor * retry
     else:
@@ -70,7 +70,9 @@ def test_a_delay_stays_in_its_bounds_with_real_randomness(
     policy = RetryPolicyModel(strategy=strategy, backoff_factor=factor, exponent=exponent, max_delay=cap)
     low, high = _range(strategy.value, _base(strategy.value, factor, exponent, retry))
     delay = retry_delay_ms(policy, retry)
-    lowest, highest = (math.floor(low), high) if cap is None else (min(math.floor(low), cap), min(high, cap))
+    lowest, highest = math.floor(low), math.floor(high)
+    if cap is not None:
+        lowest, highest = min(lowest, cap), min(highest, cap)
     assert lowest <= delay <= highest
 
 
