@@ -4,7 +4,6 @@ reporter, until the stop path has been walked."""
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,9 +78,10 @@ class Engine:
         o, stop, ledger = self.options, self.stop, self.ledger
         executor = Executor(o.nodes, link.secrets, anyio.CapacityLimiter(o.workers), self.owns_signals)
         claimed_in, claimed = trio.open_memory_channel[Held](o.batch_size)
-        # Without bound, so that finished work never waits where it can be cancelled. The poller is
-        # what bounds it: it claims nothing while too much is undelivered.
-        done_in, done = trio.open_memory_channel[Held](math.inf)
+        # Never full, so that finished work never waits where it can be cancelled: the poller claims
+        # up to batch_size more while at most batch_size + workers are undelivered and workers run,
+        # and each of the reporter's 2 * workers tasks has one in hand before any waits in here.
+        done_in, done = trio.open_memory_channel[Held](2 * o.batch_size)
 
         async with trio.open_nursery() as nursery:
 

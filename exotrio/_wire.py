@@ -400,6 +400,66 @@ class ReleaseRequest(Body):
     delay_ms: DelayMs = 0
 
 
+class Beat(HeldState):
+    """A held state in a heartbeat.
+
+    Fields:
+        running: Whether its node runs; else it waits for a worker.
+    """
+
+    running: bool = False
+
+
+class HeartbeatRequest(Body):
+    """A sign of life of a worker process, which renews the leases of all it holds.
+
+    Fields:
+        worker_id: As in its claims.
+        runtime: Name of the runtime.
+        phase: Phase of the runtime.
+        busy: Workers that run a node.
+        buffered: States that wait for a worker.
+        states: All it holds.
+    """
+
+    worker_id: Annotated[str, Field(min_length=1, max_length=256)]
+    runtime: Annotated[str, Field(max_length=256)] = ""
+    phase: Annotated[str, Field(max_length=32)] = ""
+    busy: Annotated[int, Field(ge=0)] = 0
+    buffered: Annotated[int, Field(ge=0)] = 0
+    states: Annotated[list[Beat], Field(max_length=LARGEST_BATCH)] = Field(default_factory=list)
+
+
+class BeatResult(StrEnum):
+    """What a heartbeat learns of a state."""
+
+    OK = "ok"
+    """Its lease is renewed."""
+    LOST = "lost"
+    """It is no longer held under this token: stop working on it."""
+    CANCELLED = "cancelled"
+    """Its run was cancelled: stop working on it."""
+
+
+class BeatReply(Body):
+    state_id: str
+    result: BeatResult
+
+
+class HeartbeatReply(Body):
+    """Reply to a heartbeat.
+
+    Fields:
+        items: One per state, in the order of the request.
+        ttl_ms: How long the renewed leases last, or None if they never end.
+        commands: What an operator asks of the worker: ``drain``.
+    """
+
+    items: list[BeatReply]
+    ttl_ms: int | None = None
+    commands: list[str] = Field(default_factory=list)
+
+
 def _uuid(text: str) -> str:
     from uuid import UUID
 

@@ -8,7 +8,7 @@ import logging
 import trio
 
 from exotrio._execution import Execution, Executor
-from exotrio._ledger import Held, Ledger
+from exotrio._ledger import Held, Ledger, Stage
 from exotrio._outcome import Outcome
 from exotrio._stop import Stop
 
@@ -37,6 +37,8 @@ async def work(
     """
     async with claimed, done:
         async for held in claimed:
+            if held.stage is not Stage.BUFFERED:
+                continue  # the stop path has handed it back meanwhile
             if stop.requested:
                 pass_on(held, None, done, ledger)
                 continue

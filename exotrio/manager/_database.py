@@ -72,6 +72,7 @@ CREATE TABLE runs (
     template INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     finished_at INTEGER,                 -- when pending last became 0
+    cancelled_at INTEGER,
     pending INTEGER NOT NULL DEFAULT 0,  -- CREATED, QUEUED, EXECUTED
     success INTEGER NOT NULL DEFAULT 0,  -- SUCCESS, PRUNED
     errored INTEGER NOT NULL DEFAULT 0,  -- ERRORED, NEXT_CREATED_ERROR
@@ -109,14 +110,15 @@ CREATE TABLE states (
     token TEXT,                          -- lease token; NULL if last claimed through v0
     worker TEXT,                         -- who claimed it last
     local INTEGER NOT NULL DEFAULT 0,    -- claimed by a worker inside this very process
-    lease_until INTEGER,                 -- NULL: the lease does not end by itself
-    deliveries INTEGER NOT NULL DEFAULT 0,  -- claims that ended without an outcome
+    lease_until INTEGER,                 -- on the monotonic clock, ms; NULL: it does not end by itself
+    deliveries INTEGER NOT NULL DEFAULT 0,  -- leases that ended without an outcome
     requeued INTEGER NOT NULL DEFAULT 0, -- waits because its node asked for it
     claimed_at INTEGER,
     finished_at INTEGER
 );
 CREATE INDEX states_ready ON states (kind, enqueue_after, seq) WHERE status = 'CREATED';
 CREATE INDEX states_held ON states (claim) WHERE status = 'QUEUED';
+CREATE INDEX states_leased ON states (lease_until) WHERE status = 'QUEUED' AND lease_until IS NOT NULL;
 CREATE INDEX states_by_run ON states (run);
 -- Each united node runs once for each state of its target.
 CREATE UNIQUE INDEX states_united ON states (parent, place)
@@ -158,6 +160,16 @@ CREATE TABLE members (
     state INTEGER NOT NULL,
     PRIMARY KEY (t, place, path)
 ) WITHOUT ROWID;
+
+-- What happened to a state beside being claimed and finished.
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY,
+    state INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    worker TEXT                          -- who held it, if anybody
+);
+CREATE INDEX events_by_state ON events (state, id);
 
 -- Native claims of the last minutes: one that took states, or was voided, takes no more.
 CREATE TABLE claims (id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;

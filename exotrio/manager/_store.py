@@ -17,8 +17,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -224,15 +224,16 @@ class _Engine:
             for call in calls:
                 results.append(self._in_savepoint(call, ready))
             self.connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:
             # A full disk, say: SQLite may have rolled back the whole group, and then nobody's
-            # work happened, also of those whose use case had already returned.
-            if self.connection.in_transaction:
+            # work happened, also of those whose use case had already returned. Not only SQLite's
+            # errors: whatever ended the writer thread here would leave every caller waiting for ever.
+            with suppress(sqlite3.Error):
                 self.connection.execute("ROLLBACK")
             self.catalog.clear()
             logger.error("%d writes could not be committed: %s", len(calls), error)
-            failure = _not_written(error)
-            return [outcome.Error(failure) for _ in calls], set()
+            # One error each: tasks that raise the same one would write their tracebacks over each other.
+            return [outcome.Error(_not_written(error)) for _ in calls], set()
         return results, ready
 
     def _in_savepoint(self, call: Callable[[Transaction], Any], ready: set[int]) -> outcome.Outcome[Any]:
@@ -256,12 +257,19 @@ class _Engine:
         return View(self.connection, self.catalog, self.stamp, self.clock())
 
 
-def _not_written(error: sqlite3.Error) -> DatabaseError:
+def _not_written(error: Exception) -> DatabaseError:
     failure = DatabaseError(
         f"the database could not be written: {error}", fix="check its file and the free space of its disk"
     )
     failure.__cause__ = error
     return failure
+
+
+def _closed() -> DatabaseError:
+    return DatabaseError(
+        "the state manager was closed",
+        fix="end what uses it before the block of embedded(), or around serve(), ends",
+    )
 
 
 class MemoryStore:
@@ -307,6 +315,7 @@ class FileStore:
         self.on_ready: Callable[[set[int]], None] = lambda kinds: None
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
+        self._closed = False
         self._idle_readers: list[sqlite3.Connection] = []
         # Two readers: a long listing does not hold up the short reads.
         self._reading = trio.CapacityLimiter(2)
@@ -317,6 +326,9 @@ class FileStore:
         self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self._closed:
+            # No thread is left that would ever answer.
+            raise _closed()
         write = _Write(lambda tx: use_case(tx, *args, **kwargs), trio.lowlevel.current_task())
 
         def abandon(_: Any) -> trio.lowlevel.Abort:
@@ -329,23 +341,41 @@ class FileStore:
 
     async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         def in_thread() -> T:
-            connection = self._idle_readers.pop() if self._idle_readers else open_reader(self._path)
             try:
-                view = View(connection, self._engine.catalog, self._engine.stamp, self._engine.clock())
-                # One snapshot for all statements of the query.
-                connection.execute("BEGIN")
-                return query(view, *args, **kwargs)
+                with self._reader() as connection:
+                    view = View(connection, self._engine.catalog, self._engine.stamp, self._engine.clock())
+                    return query(view, *args, **kwargs)
             except sqlite3.Error as error:
                 raise DatabaseError(f"the database could not be read: {error}") from error
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                self._idle_readers.append(connection)
 
+        if self._closed:
+            raise _closed()
         return await trio.to_thread.run_sync(in_thread, limiter=self._reading)
 
-    async def close(self) -> None:
-        """Commit what was handed in, then end the thread; give up after ``CLOSING_GRACE`` seconds."""
+    @contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        """Lend a reading connection, with one snapshot for all statements."""
+        try:
+            # Tried, not looked up first: another thread may take the last one in between.
+            connection = self._idle_readers.pop()
+        except IndexError:
+            connection = open_reader(self._path)
+        try:
+            connection.execute("BEGIN")
+            yield connection
+            connection.execute("ROLLBACK")
+        except BaseException:
+            connection.close()
+            raise
+        self._idle_readers.append(connection)
+
+    async def close(self) -> bool:
+        """Commit what was handed in, then end the thread; give up after ``CLOSING_GRACE`` seconds.
+
+        Returns:
+            Whether the thread ended. If it did not, it may still write.
+        """
+        self._closed = True
         self._writes.put(None)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING_GRACE):
             await trio.to_thread.run_sync(self._thread.join, CLOSING_GRACE)
@@ -353,8 +383,9 @@ class FileStore:
             connection.close()
         if self._thread.is_alive():
             logger.error("the last write did not end within %g s; leaving it behind", CLOSING_GRACE)
-        else:
-            self._engine.connection.close()
+            return False
+        self._engine.connection.close()
+        return True
 
     def _run_writer(self) -> None:
         ending = False
@@ -407,12 +438,13 @@ async def open_store(db: str | Path, *, clock: Clock = wall_clock) -> AsyncItera
     ownership = Ownership(path)
     try:
         store = FileStore(_Engine(open_writer(path), Catalog(), clock), path)
+        ended = False
         try:
             yield store
         finally:
-            await store.close()
+            ended = await store.close()
     finally:
-        ownership.release()
+        XX
 
 
 def _resolve(db: str | Path) -> Path:

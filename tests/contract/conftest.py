@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,13 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """Run one server process for the whole session."""
-    folder = tmp_path_factory.mktemp("server")
+    with serving(tmp_path_factory.mktemp("server")) as (target, _):
+        yield target
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[Target, subprocess.Popen[bytes]]]:
+    """Run a server process over the database in ``folder`` until the body ends."""
     log = folder / "log"
     command = [sys.executable, "-m", "exotrio", "server", "--host", "127.0.0.1", "--port", "0"]
     command += ["--db", str(folder / "manager.db"), "--key", KEY]
@@ -61,7 +67,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         ) as process,
     ):
         try:
-            yield Target("tcp", _address(process, log), KEY)
+            yield Target("tcp", _address(process, log), KEY), process
         finally:
             process.terminate()
             try:

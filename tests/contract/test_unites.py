@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
 
 from tests.contract.api import Api
+from tests.contract.fan import OK, Place, fan_graph, fanned
 from tests.contract.flow import Flow
 from tests.helpers import NO_RETRY, declare, node_name, ok, place, refused
 
-Place = dict[str, Any]
 STRATEGIES = ["ALL_SUCCESS", "ALL_DONE"]
-OK = {"v": "x", "w": "w"}
-
-
-def _fan(strategy: str = "ALL_SUCCESS", **united: Any) -> list[Place]:
-    """t, whose child b fans out to c; u unites t."""
-    return [
-        place("t", "b"),
-        place("b", "c"),
-        place("c", "u"),
-        place("u", "z", unites="t", strategy=strategy, **united),
-        place("z"),
-    ]
 
 
 def _side(strategy: str) -> list[Place]:
@@ -32,22 +17,9 @@ def _side(strategy: str) -> list[Place]:
     return [place("t", "b", "c"), place("b", "u"), place("c"), place("u", unites="t", strategy=strategy)]
 
 
-async def _fanned(
-    api: Api, strategy: str = "ALL_SUCCESS", size: int = 3, **united: Any
-) -> tuple[Flow, list[str]]:
-    """Start a run whose c is claimed ``size`` times; return the claimed ids in fan-out order."""
-    flow = await Flow.start(api, *_fan(strategy, **united), retry_policy=NO_RETRY)
-    await flow.run("t", OK)
-    await flow.run("b", *({"v": str(number)} for number in range(size)))
-    siblings = {state["id"]: int(state["outputs"]["v"]) for state in await flow.states("b")}
-    claimed = [state["state_id"] for state in await flow.take("c", size)]
-    parents = {state_id: (await flow.detail(state_id))["parents"]["b"] for state_id in claimed}
-    return flow, sorted(claimed, key=lambda state_id: siblings[parents[state_id]])
-
-
 @pytest.mark.parametrize("strategy", STRATEGIES)
 async def test_a_united_node_runs_once_after_everything_below_its_target(api: Api, strategy: str) -> None:
-    flow, branches = await _fanned(api, strategy)
+    flow, branches = await fanned(api, strategy)
     for branch in branches:
         await flow.none_ready("u")
         ok(await api.executed(branch, OK))
@@ -94,7 +66,7 @@ async def test_the_inputs_of_a_united_node_come_from_its_target_and_above(api: A
 
 
 async def test_a_united_node_that_fans_out_is_followed_by_every_sibling(api: Api) -> None:
-    flow, branches = await _fanned(api)
+    flow, branches = await fanned(api)
     for branch in branches:
         ok(await api.executed(branch, OK))
     await flow.run("u", {"v": "0"}, {"v": "1"})
@@ -114,7 +86,7 @@ async def test_a_retried_branch_holds_the_united_node_until_it_ends(api: Api, st
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 async def test_a_requeued_branch_holds_the_united_node(api: Api, strategy: str) -> None:
-    flow, (first, second) = await _fanned(api, strategy, size=2)
+    flow, (first, second) = await fanned(api, strategy, size=2)
     ok(await api.executed(first, OK))
     ok(await api.requeue(second, 1))
     await flow.run("c")
@@ -227,7 +199,7 @@ async def test_success_elsewhere_does_not_make_up_for_a_pruned_path(api: Api) ->
 
 
 async def test_a_target_that_failed_has_no_united_state(api: Api) -> None:
-    flow = await Flow.start(api, *_fan("ALL_DONE"), retry_policy=NO_RETRY)
+    flow = await Flow.start(api, *fan_graph("ALL_DONE"), retry_policy=NO_RETRY)
     await flow.fail("t", times=1)
     await flow.none_ready("u")
     assert await flow.statuses() == {("t", "ERRORED"): 1}
@@ -351,7 +323,7 @@ async def test_a_united_node_may_itself_be_a_target(api: Api) -> None:
 
 @pytest.mark.deviates_from_stock("decided in design section 5")
 async def test_a_late_manual_retry_never_fires_a_united_node_twice(api: Api) -> None:
-    flow, (first, second) = await _fanned(api, "ALL_DONE", size=2)
+    flow, (first, second) = await fanned(api, "ALL_DONE", size=2)
     ok(await api.executed(first, OK))
     ok(await api.errored(second))
     await flow.run("u")
@@ -434,101 +406,8 @@ async def test_an_inner_united_state_that_cannot_be_built_counts_as_failed(
     await flow.none_ready("u", "v")
 
 
-# -- aggregated references
-
-
-def _gather(strategy: str = "ALL_SUCCESS", text: str = "${{c.outputs.v}}") -> dict[str, Any]:
-    return {"strategy": strategy, "inputs": {"p": text}}
-
-
-@pytest.mark.deviates_from_stock("stock allows no reference to branches")
-async def test_a_branch_is_referenced_as_a_json_array_in_fan_out_order(api: Api) -> None:
-    flow, branches = await _fanned(api, size=4, **_gather())
-    for number in (2, 0, 3, 1):
-        ok(await api.executed(branches[number], {"v": f'c{number} "ü"'}))
-    (state,) = await flow.take("u")
-    assert json.loads(state["inputs"]["p"]) == [f'c{number} "ü"' for number in range(4)]
-
-
-@pytest.mark.deviates_from_stock("stock allows no reference to branches")
-async def test_an_array_orders_more_than_ten_states_and_nested_fan_outs_by_number(api: Api) -> None:
-    flow, branches = await _fanned(api, size=12, **_gather())
-    for number in reversed(range(12)):
-        ok(await api.executed(branches[number], *({"v": f"{number}.{inner}"} for inner in range(2))))
-    (state,) = await flow.take("u")
-    expected = [f"{number}.{inner}" for number in range(12) for inner in range(2)]
-    assert json.loads(state["inputs"]["p"]) == expected
-
-
-@pytest.mark.deviates_from_stock("stock allows no reference to branches")
-async def test_an_array_keeps_the_place_of_what_was_retried_and_leaves_out_what_failed(api: Api) -> None:
-    flow, branches = await _fanned(api, "ALL_DONE", size=4, inputs={"p": "${{c.outputs.v}}"})
-    ok(await api.errored(branches[0]))
-    retried = ok(await api.manual_retry(branches[0]))["id"]
-    ok(await api.errored(branches[1]))
-    ok(await api.prune(branches[2]))
-    ok(await api.executed(branches[3], {"v": "c3"}))
-    assert await flow.one("c") == retried
-    ok(await api.executed(retried, {"v": "c0"}))
-    (state,) = await flow.take("u")
-    assert json.loads(state["inputs"]["p"]) == ["c0", "c3"]
-
-
-@pytest.mark.deviates_from_stock("stock allows no reference to branches")
-async def test_an_array_of_nothing_is_empty(api: Api) -> None:
-    flow, branches = await _fanned(api, "ALL_DONE", size=2, inputs={"p": "${{c.outputs.v}}"})
-    for branch in branches:
-        ok(await api.prune(branch))
-    (state,) = await flow.take("u")
-    assert json.loads(state["inputs"]["p"]) == []
-
-
-@pytest.mark.deviates_from_stock("stock allows no reference to branches")
-async def test_arrays_stand_within_text_and_beside_other_references(api: Api) -> None:
-    flow, branches = await _fanned(
-        api, size=2, inputs={"p": "[${{t.outputs.v}}|${{c.outputs.v}}|${{b.outputs.v}}]"}
-    )
-    for number, branch in enumerate(branches):
-        ok(await api.executed(branch, {"v": f"c{number}"}))
-    (state,) = await flow.take("u")
-    head, c, b = state["inputs"]["p"][1:-1].split("|")
-    assert (head, json.loads(c), json.loads(b)) == ("x", ["c0", "c1"], ["0", "1"])
-
-
-@pytest.mark.deviates_from_stock("stock allows no reference to branches")
-async def test_both_ends_of_a_diamond_are_in_the_array(api: Api) -> None:
-    flow = await Flow.start(
-        api,
-        place("t", "b", "c"),
-        place("b", "d"),
-        place("c", "d"),
-        place("d", "u"),
-        place("u", unites="t", inputs={"p": "${{d.outputs.v}}"}),
-    )
-    for identifier in ("t", "b", "c"):
-        await flow.run(identifier)
-    for number, state in enumerate(await flow.take("d", 2)):
-        ok(await api.executed(state["state_id"], {"v": str(number)}))
-    (state,) = await flow.take("u")
-    assert sorted(json.loads(state["inputs"]["p"])) == ["0", "1"]
-
-
-@pytest.mark.deviates_from_stock("stock allows no reference to branches")
-@pytest.mark.parametrize("output", [{"w": "no v"}, {"v": 5}, {"v": None}])
-async def test_a_member_whose_field_is_missing_or_no_string_makes_the_array_impossible(
-    api: Api, output: dict[str, Any]
-) -> None:
-    flow, (first, second) = await _fanned(api, size=2, **_gather())
-    ok(await api.executed(first, {"v": "fine"}))
-    ok(await api.executed(second, output))
-    await flow.none_ready("u")
-    (united,) = await flow.states("u")
-    assert united["status"] == "ERRORED"
-    assert "v" in united["error"]
-
-
 async def test_a_group_of_many_members_fires_once(api: Api) -> None:
-    flow, branches = await _fanned(api, size=40)
+    flow, branches = await fanned(api, size=40)
     for branch in branches[:-1]:
         ok(await api.executed(branch, OK))
     await flow.none_ready("u")

@@ -1,4 +1,4 @@
-"""Section 4: which graphs are refused, by which group of rules, and which are stored as INVALID."""
+"""Section 4.1: which graphs are refused, and by which group of rules."""
 
 from __future__ import annotations
 
@@ -8,29 +8,10 @@ from typing import Any
 import pytest
 
 from tests.contract.api import Api
-from tests.contract.flow import Flow
-from tests.helpers import declare, eventually, node_name, ok, place, refused
+from tests.contract.putting import put
+from tests.helpers import ok, place, refused
 
 Place = dict[str, Any]
-
-
-async def _put(api: Api, *places: Place, **fields: Any) -> Any:
-    """Register the places' nodes, put the graph and return the response."""
-    await api.register_for([p for p in places if isinstance(p.get("inputs"), dict)])
-    return await api.put_graph("g", api.body(places, **fields))
-
-
-async def _validity(api: Api, *places: Place, **fields: Any) -> tuple[str, list[str]]:
-    """Put the graph, which has to pass groups A to F, and return what group G found."""
-    ok(await api.put_graph("g", api.body(places, **fields)), 201)
-
-    async def decided() -> Any:
-        shown = ok(await api.get_graph("g"))
-        assert shown["validation_status"] != "PENDING"
-        return shown
-
-    shown = await eventually(decided)
-    return shown["validation_status"], shown["validation_errors"]
 
 
 # -- group A: the shape of the body
@@ -156,18 +137,18 @@ REFUSED: dict[str, tuple[list[Place], str]] = {
 async def test_a_graph_that_breaks_a_whole_graph_rule_is_400(
     api: Api, places: list[Place], named: str
 ) -> None:
-    detail = refused(await _put(api, *places), 400)
+    detail = refused(await put(api, *places), 400)
     assert named in detail
     assert ok(await api.graphs())["count"] == 0
 
 
 @pytest.mark.parametrize("value", [1, 1.5, None, True, [], {}])
 async def test_an_input_that_is_no_string_is_400(api: Api, value: Any) -> None:
-    refused(await _put(api, place("a", inputs={"p": value})), 400)
+    refused(await put(api, place("a", inputs={"p": value})), 400)
 
 
 async def test_an_empty_secret_name_is_400(api: Api) -> None:
-    refused(await _put(api, place("a"), secrets={"": "x"}), 400)
+    refused(await put(api, place("a"), secrets={"": "x"}), 400)
 
 
 async def test_a_blank_graph_name_is_refused(api: Api) -> None:
@@ -176,20 +157,20 @@ async def test_a_blank_graph_name_is_refused(api: Api) -> None:
 
 async def test_every_repeated_identifier_is_named(api: Api) -> None:
     places = [place("a"), place("dup1"), place("dup1"), place("dup2"), place("dup2")]
-    detail = refused(await _put(api, *places), 400)
+    detail = refused(await put(api, *places), 400)
     assert "dup1" in detail
     assert "dup2" in detail
 
 
 async def test_every_unknown_next_node_is_named(api: Api) -> None:
-    detail = refused(await _put(api, place("a", "b", "ghost1"), place("b", "ghost2")), 400)
+    detail = refused(await put(api, place("a", "b", "ghost1"), place("b", "ghost2")), 400)
     assert "ghost1" in detail
     assert "ghost2" in detail
 
 
 async def test_every_message_of_the_failing_group_is_given(api: Api) -> None:
     inputs = {"p": "${{ghost1.outputs.v}}", "q": "${{store.missing}}", "r": "${{oops"}
-    detail = refused(await _put(api, place("a", "b"), place("b", inputs=inputs)), 400)
+    detail = refused(await put(api, place("a", "b"), place("b", inputs=inputs)), 400)
     assert "ghost1" in detail
     assert "missing" in detail
     assert "oops" in detail or "r" in detail
@@ -205,304 +186,9 @@ async def test_every_message_of_the_failing_group_is_given(api: Api) -> None:
     ],
 )
 async def test_only_the_first_failing_group_is_reported(api: Api, places: list[Place], absent: str) -> None:
-    assert absent not in refused(await _put(api, *places), 400)
+    assert absent not in refused(await put(api, *places), 400)
 
 
 async def test_the_shape_is_checked_before_the_whole_graph(api: Api) -> None:
     body = api.body([place("a", "ghost"), place("store")])
     assert (await api.put_graph("g", body)).status_code == 422
-
-
-# -- 4.2: placeholders
-
-
-REFERENCES: dict[str, tuple[str, bool]] = {
-    "no placeholder": ("plain $ { } {{ text", True),
-    "empty": ("", True),
-    "reference": ("${{a.outputs.v}}", True),
-    "spaces around parts": ("${{  a . outputs . v  }}", True),
-    "tab and newline around parts": ("${{\ta\n.outputs.v}}", True),
-    "text around": ("pre ${{a.outputs.v}} post", True),
-    "two": ("${{a.outputs.v}}${{a.outputs.w}}", True),
-    "the same twice": ("${{a.outputs.v}}-${{a.outputs.v}}", True),
-    "stray close": ("}} ${{a.outputs.v}} }}", True),
-    "third close brace is literal": ("${{a.outputs.v}}}", True),
-    "store": ("${{store.k}}", True),
-    "store default": ("${{ store . d }}", True),
-    "store with outputs": ("${{store.outputs.k}}", True),
-    "unclosed": ("${{a.outputs.v", False),
-    "half closed": ("${{a.outputs.v}", False),
-    "nested": ("${{ ${{a.outputs.v}} }}", False),
-    "second unclosed": ("${{a.outputs.v}} ${{", False),
-    "one part": ("${{a}}", False),
-    "no part": ("${{}}", False),
-    "two parts": ("${{a.outputs}}", False),
-    "four parts": ("${{a.outputs.v.x}}", False),
-    "middle not outputs": ("${{a.inputs.v}}", False),
-    "middle in another case": ("${{a.Outputs.v}}", False),
-    "store in another case": ("${{Store.k}}", False),
-    "store with four parts": ("${{store.outputs.k.x}}", False),
-    "store key unknown": ("${{store.nothing}}", False),
-    "store key empty": ("${{store.}}", False),
-    "identifier in another case": ("${{A.outputs.v}}", False),
-    "identifier empty": ("${{.outputs.v}}", False),
-}
-
-
-@pytest.mark.parametrize(("text", "accepted"), REFERENCES.values(), ids=REFERENCES.keys())
-async def test_the_placeholder_grammar(api: Api, text: str, accepted: bool) -> None:
-    store = {"required_keys": ["k"], "default_values": {"d": "x"}}
-    response = await _put(api, place("a", "b"), place("b", inputs={"p": text}), store_config=store)
-    if accepted:
-        ok(response, 201)
-    else:
-        refused(response, 400)
-
-
-async def test_an_empty_field_passes_the_grammar_and_fails_later(api: Api) -> None:
-    places = [place("a", "b"), place("b", inputs={"p": "${{a.outputs.}}"})]
-    await api.register_for(places)
-    assert (await _validity(api, *places))[0] == "INVALID"
-
-
-# -- 4.3: who may reference whom
-
-
-CHAIN = [place("a", "b"), place("b", "c"), place("c", "u"), place("u", "z", unites="a"), place("z")]
-DIAMOND = [place("a", "b", "c"), place("b", "d"), place("c", "d"), place("d", "e"), place("e")]
-NESTED = [
-    place("s", "t"),
-    place("t", "b"),
-    place("b", "c", "v"),
-    place("v", "d", unites="t"),
-    place("c"),
-    place("d", "u"),
-    place("u", unites="s"),
-]
-TWO_UNITERS = [
-    place("t", "b"),
-    place("b", "u", "v"),
-    place("u", unites="t"),
-    place("v", "after_v", unites="t"),
-    place("after_v"),
-]
-
-
-def _with(places: list[Place], identifier: str, referenced: str) -> list[Place]:
-    reference = {"p": f"${{{{{referenced}.outputs.v}}}}"}
-    return [p | {"inputs": reference} if p["identifier"] == identifier else p for p in places]
-
-
-@pytest.mark.parametrize(
-    ("places", "identifier", "referenced"),
-    [
-        (CHAIN, "b", "a"),
-        (CHAIN, "c", "a"),
-        (CHAIN, "c", "b"),
-        (CHAIN, "u", "a"),
-        (CHAIN, "z", "a"),
-        (DIAMOND, "d", "a"),
-        (DIAMOND, "e", "a"),
-        (DIAMOND, "e", "d"),
-        (NESTED, "v", "s"),
-        (NESTED, "v", "t"),
-        (NESTED, "u", "s"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-async def test_a_node_may_reference_its_ancestors(
-    api: Api, places: list[Place], identifier: str, referenced: str
-) -> None:
-    ok(await _put(api, *_with(places, identifier, referenced)), 201)
-
-
-@pytest.mark.deviates_from_stock("stock forgets the united node for its descendants, and allows no branch")
-@pytest.mark.parametrize(
-    ("places", "identifier", "referenced"),
-    [
-        (CHAIN, "z", "u"),
-        (NESTED, "d", "v"),
-        (CHAIN, "u", "b"),
-        (CHAIN, "u", "c"),
-        (NESTED, "v", "b"),
-        (NESTED, "v", "c"),
-        (NESTED, "u", "t"),
-        (NESTED, "u", "c"),
-        (NESTED, "u", "v"),
-        (NESTED, "u", "d"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-async def test_united_nodes_may_reference_their_branches_and_are_referenced_by_their_descendants(
-    api: Api, places: list[Place], identifier: str, referenced: str
-) -> None:
-    ok(await _put(api, *_with(places, identifier, referenced)), 201)
-
-
-@pytest.mark.deviates_from_stock("stock accepts graphs that must fail at run time")
-@pytest.mark.parametrize(
-    ("places", "identifier", "referenced"),
-    [
-        (DIAMOND, "d", "b"),
-        (DIAMOND, "d", "c"),
-        (DIAMOND, "e", "b"),
-        (CHAIN, "z", "b"),
-        (CHAIN, "z", "c"),
-        (NESTED, "d", "b"),
-        (TWO_UNITERS, "u", "v"),
-        (TWO_UNITERS, "u", "after_v"),
-        (TWO_UNITERS, "v", "after_v"),
-        (TWO_UNITERS, "v", "u"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-async def test_a_node_may_not_reference_what_is_not_on_every_path(
-    api: Api, places: list[Place], identifier: str, referenced: str
-) -> None:
-    assert referenced in refused(await _put(api, *_with(places, identifier, referenced)), 400)
-
-
-@pytest.mark.deviates_from_stock("stock accepts graphs that must fail at run time")
-@pytest.mark.parametrize(
-    "places",
-    [
-        # U is a child of its target.
-        [place("t", "u"), place("u", unites="t")],
-        [place("t", "b", "u"), place("b", "u"), place("u", unites="t")],
-        # The target is on one of two paths only.
-        [place("a", "t", "c"), place("t", "b"), place("b", "u"), place("c", "u"), place("u", unites="t")],
-        [
-            *(place("a", "t", "c"), place("t", "d"), place("c", "d")),
-            *(place("d", "u"), place("u", unites="t")),
-        ],
-        # The target is a sibling, or comes later.
-        [place("a", "t", "b"), place("t"), place("b", "u"), place("u", unites="t")],
-        [place("a", "b"), place("b", "u"), place("u", "t", unites="t"), place("t")],
-        # A unite above ended the target's chain.
-        [
-            *(place("s", "t"), place("t", "b"), place("b", "v"), place("v", "c", unites="s")),
-            *(place("c", "u"), place("u", unites="t")),
-        ],
-    ],
-    ids=["child", "child and grandchild", "one path", "one path above", "sibling", "later", "united above"],
-)
-async def test_the_target_of_a_unite_must_precede_every_predecessor(api: Api, places: list[Place]) -> None:
-    refused(await _put(api, *places), 400)
-
-
-@pytest.mark.deviates_from_stock("stock reports a node reached before its target as disconnected")
-async def test_the_order_of_next_nodes_does_not_matter(api: Api) -> None:
-    nodes = [place("b", "u"), place("u", "z", unites="t"), place("z"), place("t", "c", "b"), place("c", "b")]
-    for following in (["t"], ["t", "x"], ["x", "t"]):
-        ok(await _put(api, place("a", *following), *nodes, *([place("x")] if "x" in following else [])), 201)
-
-
-@pytest.mark.parametrize("places", [CHAIN, DIAMOND, NESTED, TWO_UNITERS])
-async def test_graphs_in_any_order_of_nodes_are_accepted(api: Api, places: list[Place]) -> None:
-    await Flow.deploy(api, *places)
-    await Flow.deploy(api, *reversed(places))
-
-
-# -- 4.4: against the registered nodes
-
-
-async def test_a_graph_that_fits_its_registered_nodes_is_valid(api: Api) -> None:
-    ok(await api.register([declare("Head", ["p"], ["v"]), declare("Tail", ["q"], [], ["token"])]))
-    places = [
-        place("a", "b", node_name="Head", inputs={"p": "x"}),
-        place("b", node_name="Tail", inputs={"q": "${{a.outputs.v}}"}),
-    ]
-    assert await _validity(api, *places, secrets={"token": "x", "spare": "y"}) == ("VALID", [])
-
-
-@pytest.mark.parametrize("registered_in", [None, "elsewhere"])
-async def test_a_node_that_is_not_registered_in_its_namespace_makes_the_graph_invalid(
-    api: Api, registered_in: str | None
-) -> None:
-    if registered_in:
-        await api.elsewhere().register_for([place("a")])
-    status, errors = await _validity(api, place("a"))
-    assert status == "INVALID"
-    assert any(node_name("a") in error for error in errors)
-
-
-async def test_a_missing_secret_makes_the_graph_invalid(api: Api) -> None:
-    await api.register_for([place("a")], secrets=["token", "other"])
-    status, errors = await _validity(api, place("a"), secrets={"other": "x"})
-    assert status == "INVALID"
-    assert any("token" in error for error in errors)
-
-
-@pytest.mark.parametrize(
-    ("property_schema", "expected"),
-    [
-        ({"type": "string"}, "VALID"),
-        ({"type": "string", "minLength": 1, "maxLength": 9, "pattern": "^x", "description": "d"}, "VALID"),
-        ({"type": "string", "title": "P", "default": "x", "examples": ["x"]}, "VALID"),
-        ({"type": "integer"}, "INVALID"),
-        ({"type": "boolean"}, "INVALID"),
-        ({"type": "array", "items": {"type": "string"}}, "INVALID"),
-        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "INVALID"),
-        ({"type": ["string", "null"]}, "INVALID"),
-        ({"type": "string", "enum": ["x"]}, "INVALID"),
-        ({"type": "string", "const": "x"}, "INVALID"),
-        ({"type": "string", "format": "date-time"}, "INVALID"),
-        ({}, "INVALID"),
-    ],
-    ids=str,
-)
-async def test_only_plain_strings_are_inputs_and_referenced_outputs(
-    api: Api, property_schema: dict[str, Any], expected: str
-) -> None:
-    ok(await api.register([declare("In", {"p": property_schema})]))
-    assert (await _validity(api, place("a", node_name="In", inputs={"p": "x"})))[0] == expected
-    nodes = [declare("Out", [], {"f": property_schema, "plain": {"type": "string"}}), declare("Ref", ["p"])]
-    ok(await api.register(nodes))
-    head = place("a", "b", node_name="Out")
-    reference = place("b", node_name="Ref", inputs={"p": "${{a.outputs.f}}"})
-    assert (await _validity(api, head, reference))[0] == expected
-    other = place("b", node_name="Ref", inputs={"p": "${{a.outputs.plain}}"})
-    assert (await _validity(api, head, other))[0] == "VALID"
-
-
-async def test_every_input_of_the_schema_must_be_given_even_with_a_default(api: Api) -> None:
-    optional = declare("Opt", {"p": {"type": "string", "default": "x"}})
-    optional["inputs_schema"]["required"] = []
-    ok(await api.register([optional]))
-    status, errors = await _validity(api, place("a", node_name="Opt"))
-    assert status == "INVALID"
-    assert any("p" in error for error in errors)
-
-
-async def test_inputs_that_the_schema_does_not_know_are_accepted(api: Api) -> None:
-    ok(await api.register([declare("Bare")]))
-    status, _ = await _validity(api, place("a", node_name="Bare", inputs={"extra": "x"}))
-    assert status == "VALID"
-
-
-@pytest.mark.parametrize("known_input", [True, False])
-async def test_a_reference_to_an_output_nobody_declares_makes_the_graph_invalid(
-    api: Api, known_input: bool
-) -> None:
-    ok(await api.register([declare("Head", [], ["v"]), declare("Tail", ["p"] if known_input else [])]))
-    head = place("a", "b", node_name="Head")
-    tail = place("b", node_name="Tail", inputs={"p": "${{a.outputs.nowhere}}"})
-    status, errors = await _validity(api, head, tail)
-    assert status == "INVALID"
-    assert any("nowhere" in error for error in errors)
-
-
-async def test_all_errors_are_collected(api: Api) -> None:
-    ok(await api.register([declare("Head", ["needed"], ["v"], ["token"])]))
-    places = [place("a", "b", node_name="Head"), place("b", inputs={"p": "${{a.outputs.nowhere}}"})]
-    status, errors = await _validity(api, *places)
-    assert status == "INVALID"
-    for named in ("token", "needed", node_name("b")):
-        assert any(named in error for error in errors), named
-
-
-async def test_registering_later_does_not_validate_stored_graphs_again(api: Api) -> None:
-    flow = await Flow.deploy(api, place("a"))
-    ok(await api.register([declare(node_name("a"), ["new_input"])]))
-    assert ok(await api.get_graph(flow.graph))["validation_status"] == "VALID"
-    ok(await api.trigger(flow.graph))

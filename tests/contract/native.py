@@ -1,0 +1,47 @@
+"""Short forms for the native API, and the items of its batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.contract.api import Api
+from tests.helpers import node_name, ok
+
+A = node_name("a")
+B = node_name("b")
+HOUR_MS = 3_600_000
+OK = {"v": "x", "w": "w"}
+
+
+def executed_item(state: dict[str, Any], *outputs: dict[str, Any]) -> dict[str, Any]:
+    return item_for(state, outcome="executed", outputs=list(outputs or (OK,)))
+
+
+def item_for(state: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"state_id": state["state_id"], "token": state["lease"]["token"], **fields}
+
+
+async def claim(api: Api, limits: dict[str, int] | None = None, **options: Any) -> list[dict[str, Any]]:
+    states: list[dict[str, Any]] = ok(await api.native_claim(limits or {A: 10}, **options))["states"]
+    return states
+
+
+async def claim_one(api: Api, **options: Any) -> dict[str, Any]:
+    (state,) = await claim(api, **options)
+    return state
+
+
+def results(reply: dict[str, Any]) -> list[str]:
+    return [item["result"] for item in reply["items"]]
+
+
+async def report(api: Api, *items: dict[str, Any]) -> list[str]:
+    reply = ok(await api.outcomes(*items))
+    assert [item["state_id"] for item in reply["items"]] == [item["state_id"] for item in items]
+    return results(reply)
+
+
+async def claim_again(api: Api) -> dict[str, Any]:
+    states = await claim(api)
+    assert states
+    return states[0]

@@ -1,0 +1,278 @@
+"""Design section 4: discovery, claims, claim ids, long polls and releases."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+import trio
+
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.contract.native import (
+    HOUR_MS,
+    A,
+    B,
+    claim,
+    claim_one,
+    executed_item,
+    item_for,
+    report,
+    results,
+)
+from tests.helpers import NO_RETRY, UNKNOWN_ID, ok, place, refused
+
+pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
+
+
+# -- discovery
+
+
+async def test_discovery_answers_a_version_and_capabilities(api: Api) -> None:
+    reply = ok(await api.discover())
+    assert isinstance(reply["version"], str)
+    assert reply["version"]
+    assert isinstance(reply["capabilities"], list)
+    assert {"leases", "batch", "long_poll"} <= set(reply["capabilities"])
+
+
+async def test_an_unknown_native_route_is_a_json_404(api: Api) -> None:
+    refused(await api.native("POST", "nothing", json={}), 404)
+    refused(await api.request("GET", "/exotrio/v2"), 404)
+
+
+# -- claiming
+
+
+async def test_a_claim_answers_states_with_leases(api: Api) -> None:
+    flow = await Flow.start(api, place("a", inputs={"p": "x"}))
+    state = await claim_one(api)
+    lease = state.pop("lease")
+    assert state.pop("created_at")
+    state_id = state.pop("state_id")
+    assert state == {
+        "node_name": A,
+        "identifier": "a",
+        "graph_name": "graph",
+        "run_id": flow.run_id,
+        "inputs": {"p": "x"},
+    }
+    assert isinstance(lease["token"], str)
+    assert lease["token"]
+    assert lease["ttl_ms"] is None or 0 < lease["ttl_ms"] <= 24 * HOUR_MS
+    assert (lease["attempt"], lease["deliveries"]) == (1, 0)
+    assert await flow.status(state_id) == "QUEUED"
+
+
+async def test_limits_hold_for_each_node_and_the_limit_for_all(api: Api) -> None:
+    flow = await Flow.deploy(api, place("a"), graph="one")
+    other = await Flow.deploy(api, place("b"), graph="two")
+    for _ in range(4):
+        await flow.trigger()
+        await other.trigger()
+
+    def sizes(states: list[dict[str, Any]]) -> tuple[int, int]:
+        names = [state["node_name"] for state in states]
+        return names.count(A), names.count(B)
+
+    assert sizes(await claim(api, {A: 1, B: 2})) == (1, 2)
+    assert sizes(await claim(api, {A: 0, B: 1})) == (0, 1)
+    assert len(await claim(api, {A: 10, B: 10}, limit=2)) == 2
+    assert await claim(api, {A: 10, B: 10}, limit=0) == []
+    assert len(await claim(api, {A: 10, B: 10})) == 2
+    assert await claim(api, {A: 10, B: 10}) == []
+
+
+async def test_a_claim_takes_only_the_nodes_it_names_in_its_namespace(api: Api) -> None:
+    await Flow.start(api, place("a"))
+    assert await claim(api, {B: 5}) == []
+    assert await claim(api.elsewhere(), {A: 5}) == []
+    await claim_one(api)
+
+
+async def test_the_same_claim_id_returns_the_states_still_held(api: Api) -> None:
+    flow = await Flow.deploy(api, place("a"))
+    for _ in range(3):
+        await flow.trigger()
+    claim_id = str(uuid.uuid4())
+    first = await claim(api, {A: 2}, claim_id=claim_id)
+    again = await claim(api, {A: 2}, claim_id=claim_id)
+    assert [(s["state_id"], s["lease"]["token"]) for s in again] == [
+        (s["state_id"], s["lease"]["token"]) for s in first
+    ]
+    assert await report(api, executed_item(first[0])) == ["ok"]
+    (held,) = await claim(api, {A: 2}, claim_id=claim_id)
+    assert held["state_id"] == first[1]["state_id"]
+    assert await report(api, executed_item(first[1])) == ["ok"]
+    assert await claim(api, {A: 2}, claim_id=claim_id) == []
+    assert len(await claim(api)) == 1
+
+
+async def test_a_claim_that_found_nothing_may_be_repeated_without_harm(api: Api) -> None:
+    await Flow.deploy(api, place("a"))
+    claim_id = str(uuid.uuid4())
+    assert await claim(api, claim_id=claim_id) == []
+    assert await claim(api, claim_id=claim_id) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"worker_id": None},
+        {"worker_id": ""},
+        {"claim_id": ""},
+        {"claim_id": None},
+        {"limit": -1},
+        {"limits": {A: -1}},
+        {"limits": []},
+        {"wait_ms": -1},
+        {"wait_ms": 15_001},
+    ],
+    ids=str,
+)
+async def test_a_claim_of_the_wrong_shape_is_422(api: Api, change: dict[str, Any]) -> None:
+    body = {"worker_id": "w", "limits": {A: 1}, "limit": 1, "wait_ms": 0, "claim_id": "c"} | change
+    assert (await api.native("POST", "claim", json=body)).status_code == 422
+
+
+# -- long poll
+
+
+async def test_a_long_poll_answers_at_once_if_a_state_is_there(api: Api) -> None:
+    await Flow.start(api, place("a"))
+    with trio.fail_after(10):
+        await claim_one(api, wait_ms=15_000)
+
+
+async def test_a_long_poll_without_work_ends_empty(api: Api) -> None:
+    await Flow.deploy(api, place("a"))
+    with trio.fail_after(10):
+        assert await claim(api, wait_ms=30) == []
+
+
+@pytest.mark.parametrize("event", ["trigger", "next state", "requeue", "retry", "release", "delay"])
+async def test_a_long_poll_returns_as_soon_as_a_state_appears(api: Api, event: str) -> None:
+    flow = await Flow.deploy(api, place("a", "b"), place("b"), retry_policy=NO_RETRY | {"max_retries": 1})
+    claimed: list[dict[str, Any]] = []
+    wanted = B if event == "next state" else A
+    held: dict[str, Any] = {}
+    if event in {"next state", "requeue", "retry", "release"}:
+        await flow.trigger()
+        held = await claim_one(api)
+
+    async def poll() -> None:
+        claimed.extend(await claim(api, {wanted: 1}, wait_ms=15_000))
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poll)
+            # Long enough for the poll to be waiting, in nearly every run: else it answers at once.
+            await trio.sleep(0.03)
+            if event == "trigger":
+                await flow.trigger()
+            elif event == "delay":
+                await flow.trigger(start_delay=30)
+            elif event == "next state":
+                assert await report(api, executed_item(held)) == ["ok"]
+            elif event == "requeue":
+                assert await report(api, item_for(held, outcome="requeued", delay_ms=10)) == ["ok"]
+            elif event == "retry":
+                assert await report(api, item_for(held, outcome="errored", error="x")) == ["ok"]
+            else:
+                ok(await api.release(states=[item_for(held)]))
+    assert len(claimed) == 1
+
+
+async def test_of_two_long_polls_one_gets_the_state(api: Api) -> None:
+    flow = await Flow.deploy(api, place("a"))
+    sizes: list[int] = []
+
+    async def poll() -> None:
+        sizes.append(len(await claim(api, wait_ms=400)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poll)
+        nursery.start_soon(poll)
+        await trio.sleep(0.02)
+        await flow.trigger()
+    assert sorted(sizes) == [0, 1]
+
+
+# -- release
+
+
+async def test_a_released_state_is_free_at_once_and_uses_no_retry(api: Api) -> None:
+    flow = await Flow.start(api, place("a"), retry_policy=NO_RETRY)
+    for _ in range(4):
+        state = await claim_one(api)
+        assert results(ok(await api.release(states=[item_for(state)]))) == ["ok"]
+        assert await flow.status(state["state_id"]) == "CREATED"
+    assert state["lease"]["attempt"] == 1
+    assert await flow.statuses() == {("a", "CREATED"): 1}
+
+
+async def test_a_release_may_delay(api: Api) -> None:
+    flow = await Flow.start(api, place("a"))
+    state = await claim_one(api)
+    assert results(ok(await api.release(states=[item_for(state)], delay_ms=HOUR_MS))) == ["ok"]
+    assert await claim(api) == []
+    assert await flow.status(state["state_id"]) == "CREATED"
+
+
+async def test_a_release_answers_for_every_state(api: Api) -> None:
+    flow = await Flow.deploy(api, place("a"))
+    for _ in range(3):
+        await flow.trigger()
+    held, done, forged = await claim(api)
+    assert await report(api, executed_item(done)) == ["ok"]
+    items = [
+        item_for(held),
+        item_for(done),
+        {"state_id": forged["state_id"], "token": "forged"},
+        {"state_id": UNKNOWN_ID, "token": "x"},
+    ]
+    reply = ok(await api.release(states=items))
+    assert [item["state_id"] for item in reply["items"]] == [item["state_id"] for item in items]
+    assert results(reply) == ["ok", "stale", "stale", "unknown"]
+    (free,) = await claim(api)
+    assert free["state_id"] == held["state_id"]
+
+
+async def test_releasing_a_claim_id_frees_what_is_held_and_voids_the_id(api: Api) -> None:
+    flow = await Flow.deploy(api, place("a"))
+    for _ in range(3):
+        await flow.trigger()
+    claim_id = str(uuid.uuid4())
+    states = await claim(api, {A: 2}, claim_id=claim_id)
+    assert await report(api, executed_item(states[0])) == ["ok"]
+    ok(await api.release(claim_id=claim_id))
+    assert await claim(api, claim_id=claim_id) == []
+    assert await report(api, executed_item(states[0])) == ["duplicate"]
+    assert len(await claim(api)) == 2
+
+
+async def test_releasing_an_unknown_claim_id_voids_it(api: Api) -> None:
+    await Flow.start(api, place("a"))
+    claim_id = str(uuid.uuid4())
+    ok(await api.release(claim_id=claim_id))
+    assert await claim(api, claim_id=claim_id) == []
+    assert await claim(api, claim_id=claim_id, wait_ms=20) == []
+    await claim_one(api)
+
+
+async def test_releasing_a_claim_id_ends_its_long_poll_empty(api: Api) -> None:
+    flow = await Flow.deploy(api, place("a"))
+    claim_id = str(uuid.uuid4())
+    claimed: list[dict[str, Any]] = []
+
+    async def poll() -> None:
+        claimed.extend(await claim(api, claim_id=claim_id, wait_ms=300))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poll)
+        await trio.sleep(0.03)
+        ok(await api.release(claim_id=claim_id))
+        await flow.trigger()
+    assert claimed == []
+    await claim_one(api)

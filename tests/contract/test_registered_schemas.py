@@ -1,0 +1,119 @@
+"""Section 4.4: graphs against the registered nodes, which makes them VALID or INVALID."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.contract.putting import validity
+from tests.helpers import declare, node_name, ok, place
+
+Place = dict[str, Any]
+
+
+# -- 4.4: against the registered nodes
+
+
+async def test_a_graph_that_fits_its_registered_nodes_is_valid(api: Api) -> None:
+    ok(await api.register([declare("Head", ["p"], ["v"]), declare("Tail", ["q"], [], ["token"])]))
+    places = [
+        place("a", "b", node_name="Head", inputs={"p": "x"}),
+        place("b", node_name="Tail", inputs={"q": "${{a.outputs.v}}"}),
+    ]
+    assert await validity(api, *places, secrets={"token": "x", "spare": "y"}) == ("VALID", [])
+
+
+@pytest.mark.parametrize("registered_in", [None, "elsewhere"])
+async def test_a_node_that_is_not_registered_in_its_namespace_makes_the_graph_invalid(
+    api: Api, registered_in: str | None
+) -> None:
+    if registered_in:
+        await api.elsewhere().register_for([place("a")])
+    status, errors = await validity(api, place("a"))
+    assert status == "INVALID"
+    assert any(node_name("a") in error for error in errors)
+
+
+async def test_a_missing_secret_makes_the_graph_invalid(api: Api) -> None:
+    await api.register_for([place("a")], secrets=["token", "other"])
+    status, errors = await validity(api, place("a"), secrets={"other": "x"})
+    assert status == "INVALID"
+    assert any("token" in error for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("property_schema", "expected"),
+    [
+        ({"type": "string"}, "VALID"),
+        ({"type": "string", "minLength": 1, "maxLength": 9, "pattern": "^x", "description": "d"}, "VALID"),
+        ({"type": "string", "title": "P", "default": "x", "examples": ["x"]}, "VALID"),
+        ({"type": "integer"}, "INVALID"),
+        ({"type": "boolean"}, "INVALID"),
+        ({"type": "array", "items": {"type": "string"}}, "INVALID"),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "INVALID"),
+        ({"type": ["string", "null"]}, "INVALID"),
+        ({"type": "string", "enum": ["x"]}, "INVALID"),
+        ({"type": "string", "const": "x"}, "INVALID"),
+        ({"type": "string", "format": "date-time"}, "INVALID"),
+        ({}, "INVALID"),
+    ],
+    ids=str,
+)
+async def test_only_plain_strings_are_inputs_and_referenced_outputs(
+    api: Api, property_schema: dict[str, Any], expected: str
+) -> None:
+    ok(await api.register([declare("In", {"p": property_schema})]))
+    assert (await validity(api, place("a", node_name="In", inputs={"p": "x"})))[0] == expected
+    nodes = [declare("Out", [], {"f": property_schema, "plain": {"type": "string"}}), declare("Ref", ["p"])]
+    ok(await api.register(nodes))
+    head = place("a", "b", node_name="Out")
+    reference = place("b", node_name="Ref", inputs={"p": "${{a.outputs.f}}"})
+    assert (await validity(api, head, reference))[0] == expected
+    other = place("b", node_name="Ref", inputs={"p": "${{a.outputs.plain}}"})
+    assert (await validity(api, head, other))[0] == "VALID"
+
+
+async def test_every_input_of_the_schema_must_be_given_even_with_a_default(api: Api) -> None:
+    optional = declare("Opt", {"p": {"type": "string", "default": "x"}})
+    optional["inputs_schema"]["required"] = []
+    ok(await api.register([optional]))
+    status, errors = await validity(api, place("a", node_name="Opt"))
+    assert status == "INVALID"
+    assert any("p" in error for error in errors)
+
+
+async def test_inputs_that_the_schema_does_not_know_are_accepted(api: Api) -> None:
+    ok(await api.register([declare("Bare")]))
+    status, _ = await validity(api, place("a", node_name="Bare", inputs={"extra": "x"}))
+    assert status == "VALID"
+
+
+@pytest.mark.parametrize("known_input", [True, False])
+async def test_a_reference_to_an_output_nobody_declares_makes_the_graph_invalid(
+    api: Api, known_input: bool
+) -> None:
+    ok(await api.register([declare("Head", [], ["v"]), declare("Tail", ["p"] if known_input else [])]))
+    head = place("a", "b", node_name="Head")
+    tail = place("b", node_name="Tail", inputs={"p": "${{a.outputs.nowhere}}"})
+    status, errors = await validity(api, head, tail)
+    assert status == "INVALID"
+    assert any("nowhere" in error for error in errors)
+
+
+async def test_all_errors_are_collected(api: Api) -> None:
+    ok(await api.register([declare("Head", ["needed"], ["v"], ["token"])]))
+    places = [place("a", "b", node_name="Head"), place("b", inputs={"p": "${{a.outputs.nowhere}}"})]
+    status, errors = await validity(api, *places)
+    assert status == "INVALID"
+    for named in ("token", "needed", node_name("b")):
+        assert any(named in error for error in errors), named
+
+
+async def test_registering_later_does_not_validate_stored_graphs_again(api: Api) -> None:
+    flow = await Flow.deploy(api, place("a"))
+    ok(await api.register([declare(node_name("a"), ["new_input"])]))
+    assert ok(await api.get_graph(flow.graph))["validation_status"] == "VALID"
+    ok(await api.trigger(flow.graph))
