@@ -4,13 +4,16 @@ that ``--help`` and small commands start fast."""
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import sys
 from typing import Any
 
 import click
 
-from exotrio._errors import ExotrioError
+from exotrio._errors import ConfigurationError, ExotrioError
 from exotrio.cli._exit import exit_code
+from exotrio.cli._output import forget_reader
 
 _COMMANDS = {
     "run": "Run a graph from start to end on this machine.",
@@ -43,15 +46,19 @@ def cli() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line and exit. Errors of exotrio are up to three lines, never a traceback."""
+    """Run the command line and exit. Errors people make are up to three lines, never a traceback."""
+    _prepare_streams()
     try:
+        _require_working_directory()
         result: Any = cli.main(args, prog_name="python -m exotrio", standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)
         sys.exit(2)
     except click.ClickException as error:
-        error.show()
+        click.echo(f"error: {error.format_message()}", err=True)
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            click.echo(f"{error.ctx.get_usage()}\nsee: {error.ctx.command_path} --help", err=True)
         sys.exit(2)
     except click.Abort:
         click.echo("interrupted", err=True)
@@ -62,6 +69,36 @@ def main(args: list[str] | None = None) -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(exit_code(error))
     except BrokenPipeError:
-        # Whoever read our output went away (``| head``): nothing is left to say to them.
-        sys.stderr.close()
+        # Whoever read our output went away (``--help | head -1``): nothing is left to say to them.
+        forget_reader(sys.stdout)
         sys.exit(1)
+
+
+def _prepare_streams() -> None:
+    """Make writing to the standard streams safe, however this process was started."""
+    # The next file that is opened gets the number of a closed stream. Were that the database, lines
+    # meant for standard error would be written into it.
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")
+    # Outputs of nodes may hold what the terminal's encoding lacks; that is no reason to show nothing.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _require_working_directory() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigurationError(
+            "the working directory does not exist any more",
+            where="modules, .env and the database are looked up in it",
+            fix="change to another directory",
+        ) from error

@@ -68,7 +68,12 @@ def bare_errors() -> Iterator[None]:
         ours, rest = group.split(ExotrioError)
         if ours is None or rest is not None:
             raise
-        leaf: BaseException = ours
-        while isinstance(leaf, BaseExceptionGroup):
-            leaf = leaf.exceptions[0]
+        leaf = first_leaf(ours)
         raise leaf from leaf.__cause__
+
+
+def first_leaf(error: BaseException) -> BaseException:
+    """Return the first exception in nested groups, or ``error`` itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -7,19 +7,29 @@ import importlib
 import importlib.util
 import os
 import sys
+import sysconfig
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from exotrio._errors import ExotrioError
+import exotrio
+from exotrio._errors import ConfigurationError, ExotrioError, LifecycleError
 from exotrio._graph import Graph
 from exotrio._hosting import hosted
 from exotrio._runtime import Runtime
-from exotrio.cli._exit import ModuleInvalid
+from exotrio.cli._exit import ModuleInvalid, first_leaf
 
 T = TypeVar("T")
+
+_NOT_THE_USERS = (
+    str(Path(exotrio.__file__).parent),
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    "<frozen ",
+)
+"""Beginnings of the names of files that a user did not write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +113,43 @@ def load(target: str) -> Loaded:
     for scripts. A Runtime that the module builds needs no state manager yet.
 
     Raises:
-        ModuleInvalid: there is no such file or module, or it fails while it is loaded.
+        ModuleInvalid: there is no such file or module, it fails while it is loaded, or starts its
+            Runtime meanwhile.
         ConfigurationError: it builds a Runtime or a node class that cannot be used.
     """
     path, _, attribute = _split(target)
     try:
         with hosted():
             module = _import_file(Path(path)) if _is_file(path) else _import_module(path)
-    except ExotrioError:
+    except ModuleInvalid:
         raise
     except (Exception, SystemExit) as error:
-        raise ModuleInvalid(
-            f"{path} failed while it was loaded: {type(error).__name__}: {error}",
-            where=_place(error),
-            fix=f"see the whole traceback with: python {path}" if _is_file(path) else "",
-        ) from error
+        raise _explained(error, path) from error
     return Loaded(path, attribute or None, module)
+
+
+def _explained(error: BaseException, path: str) -> ExotrioError:
+    """Return what to tell about an exception that the module raised while it was loaded."""
+    # What runs in a loop of the module's own arrives in groups.
+    leaf = first_leaf(error)
+    place = _place(leaf) or _place(error)
+    if isinstance(leaf, LifecycleError):
+        return ModuleInvalid(
+            f"{path} starts its Runtime while it is loaded",
+            where=place,
+            fix="put the start under: if __name__ == '__main__':",
+        )
+    if isinstance(leaf, ConfigurationError):
+        return ConfigurationError(leaf.what, leaf.problems, where=leaf.where or place, fix=leaf.fix)
+    if isinstance(leaf, ExotrioError):
+        return leaf
+    told = str(leaf).strip().splitlines()
+    arguments = "" if _is_file(path) else "-m "
+    return ModuleInvalid(
+        f"{path} failed while it was loaded: {type(leaf).__name__}" + (f": {told[0]}" if told else ""),
+        where=place,
+        fix=f"see the whole traceback with: python {arguments}{path}",
+    )
 
 
 def _split(target: str) -> tuple[str, str, str]:
@@ -130,15 +161,21 @@ def _split(target: str) -> tuple[str, str, str]:
 
 
 def _is_file(path: str) -> bool:
-    return path.endswith(".py") or os.sep in path or (os.altsep is not None and os.altsep in path)
+    separators = [os.sep, *([os.altsep] if os.altsep else [])]
+    return path.endswith(".py") or any(separator in path for separator in separators) or not path.strip(".")
 
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
+        near = [file.stem for file in path.parent.glob("*.py")]
+        close = difflib.get_close_matches(path.stem, near, n=1)
+        meant = f"; did you mean {path.with_name(close[0] + '.py')}?" if close else ""
         raise ModuleInvalid(
-            f"there is no file {path}",
-            where=f"looked up in {Path.cwd()}",
-            fix="give the path of a Python file",
+            f"{path} is a folder"
+            if path.is_dir()
+            else f"there is no file {path}{meant}",
+            where=f"looked up in {path.parent.absolute()}",
+            fix="give the path of a Python file, or the name of a module",
         )
     sys.path.insert(0, str(path.resolve().parent))
     # A name of its own, so that a file called like a package it imports does not hide it.
@@ -155,6 +192,7 @@ def _import_file(path: Path) -> ModuleType:
 
 def _import_module(name: str) -> ModuleType:
     sys.path.insert(0, str(Path.cwd()))
+    file = Path(*name.split(".")).with_suffix(".py") if name.replace(".", "").isidentifier() else Path(name)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -163,7 +201,7 @@ def _import_module(name: str) -> ModuleType:
         raise ModuleInvalid(
             f"there is no module {name!r}",
             where=f"looked up from {Path.cwd()}",
-            fix=f"for a file give its path: ./{name}.py",
+            fix=f"for a file give its path, such as {os.curdir}{os.sep}{file}",
         ) from error
 
 
@@ -172,7 +210,9 @@ def _place(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"in {error.filename}, line {error.lineno}"
     frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_NOT_THE_USERS)
     ]
     return f"in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
 
@@ -181,6 +221,6 @@ def _how_many(found: dict[str, T], what: str) -> str:
     return f"{len(found)} {what}s" if found else f"no {what}"
 
 
-def _meant(name: str, known: dict[str, T]) -> str:
+def _meant(name: str, known: Mapping[str, object]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-import click
-
 from exotrio._wire import NativeRun, NodeCounts, StateStatus
+from exotrio.cli._output import note
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -79,7 +79,7 @@ class Lines:
         self.note("  ".join(_summary(node) for node in run.nodes if node.counts))
 
     def note(self, text: str) -> None:
-        click.echo(text, err=True)
+        note(text)
 
 
 def _summary(node: NodeCounts) -> str:
@@ -117,7 +117,8 @@ class Bars:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.elapsed = time.monotonic() - self._started
-        self._progress.stop()
+        with suppress(OSError):
+            self._progress.stop()
 
     def show(self, run: NativeRun) -> None:
         for node in run.nodes:
@@ -135,7 +136,9 @@ class Bars:
                     self._progress.stop_task(bar)
 
     def note(self, text: str) -> None:
-        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        # A terminal that was closed must not end the run.
+        with suppress(OSError):
+            self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _details(node: NodeCounts) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from typing import Any
 
-import click
-
 from exotrio._client import StateManager
 from exotrio._wire import GraphReply, NativeRun, StateStatus
+from exotrio.cli import _output
 
 MOST_SHOWN = 20
 """States whose outputs or errors are shown in full; of more, the number is."""
@@ -57,40 +57,51 @@ async def collect(client: StateManager, run: NativeRun) -> Result:
 
 
 def print_result(result: Result, form: str, elapsed: float) -> None:
-    """Print the result to standard output."""
+    """Print the result to standard output.
+
+    Args:
+        form: ``text`` or ``json``.
+        elapsed: Seconds this command followed the run.
+
+    Raises:
+        ExotrioError: it cannot be written.
+    """
+    text = _as_json(result, elapsed) if form == "json" else _as_text(result, elapsed)
+    _output.result(text, sys.stdout)
+
+
+def _as_json(result: Result, elapsed: float) -> str:
     run = result.run
-    if form == "json":
-        click.echo(
-            json.dumps(
-                {
-                    "run_id": run.run_id,
-                    "graph": run.graph_name,
-                    "status": run.status.value,
-                    "seconds": round(elapsed, 3),
-                    "nodes": {node.identifier: node.counts for node in run.nodes},
-                    "outputs": [{"identifier": name, "outputs": values} for name, values in result.outputs],
-                    "outputs_left": result.outputs_left,
-                    "errors": [
-                        {"identifier": name, "state_id": state, "error": text}
-                        for name, state, text in result.errors
-                    ],
-                    "errors_left": result.errors_left,
-                },
-                indent=2,
-            )
-        )
-        return
-    click.echo(f"{run.status.value}: {run.total_count} states in {elapsed:.1f} s (run {run.run_id})")
+    return json.dumps(
+        {
+            "run_id": run.run_id,
+            "graph": run.graph_name,
+            "status": run.status.value,
+            "seconds": round(elapsed, 3),
+            "nodes": {node.identifier: node.counts for node in run.nodes},
+            "outputs": [{"identifier": name, "outputs": values} for name, values in result.outputs],
+            "outputs_left": result.outputs_left,
+            "errors": [
+                {"identifier": name, "state_id": state, "error": text} for name, state, text in result.errors
+            ],
+            "errors_left": result.errors_left,
+        },
+        indent=2,
+    )
+
+
+def _as_text(result: Result, elapsed: float) -> str:
+    run = result.run
+    states = f"{run.total_count} state{'s' if run.total_count != 1 else ''}"
+    lines = [f"{run.status.value}: {states} in {elapsed:.1f} s (run {run.run_id})"]
     for name, values in result.outputs:
-        click.echo(f"{name}:")
-        for field, value in values.items():
-            click.echo(f"  {field}: {value}")
+        lines += [f"{name}:", *(f"  {field}: {value}" for field, value in values.items())]
     if result.outputs_left:
-        click.echo(f"... and outputs of {result.outputs_left} more states")
+        lines.append(f"... and outputs of {result.outputs_left} more states")
     for name, state, text in result.errors:
         # The last line of a traceback says what happened; the state manager keeps the rest.
-        click.echo(
-            f"failed: {name} ({state}): {text.strip().splitlines()[-1] if text.strip() else 'no text'}"
-        )
+        told = text.strip().splitlines()[-1] if text.strip() else "no text"
+        lines.append(f"failed: {name} ({state}): {told}")
     if result.errors_left:
-        click.echo(f"... and {result.errors_left} more failed states")
+        lines.append(f"... and {result.errors_left} more failed states")
+    return "\n".join(lines)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import shlex
+import sys
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
 import click
 import trio
 
 from exotrio._client import StateManager
+from exotrio._errors import GraphInvalid, NotFound
 from exotrio._graph import Graph
 from exotrio._runtime import Runtime
 from exotrio._settings import read_settings
@@ -22,8 +24,6 @@ from exotrio.cli._load import load
 from exotrio.cli._logs import configure_logs
 from exotrio.cli._progress import Progress, progress_for
 from exotrio.cli._result import collect, print_result
-
-logger = logging.getLogger("exotrio.cli")
 
 LONGEST_LOOK = 0.25
 """Seconds between two looks at the run's counts; a look costs the same for a run of any size."""
@@ -40,14 +40,71 @@ class _Request:
     store: dict[str, str]
     db: str | None
     resume: str | None
+    output: str
+
+    def check_inputs(self) -> None:
+        """Refuse inputs that the root does not have: the state manager ignores them.
+
+        Raises:
+            UsageError: there are such.
+        """
+        if self.graph is None:
+            return
+        followers = {name for node in self.graph.nodes for name in node.next_nodes or ()}
+        roots = [node for node in self.graph.nodes if node.identifier not in followers]
+        for root in roots[:1]:  # of several, the state manager will complain
+            for name in self.inputs:
+                if name not in root.inputs:
+                    raise click.UsageError(
+                        f"the root of graph {self.graph.name!r} ({root.identifier}) has no input {name!r}; "
+                        f"it has: {', '.join(root.inputs) or 'none'}"
+                    )
+
+    def require_nodes(self, graph: Graph) -> None:
+        """Refuse nodes that nobody would run: beside an embedded state manager there is no other worker.
+
+        It accepts them if an earlier Runtime of this database had them.
+
+        Raises:
+            GraphInvalid: there are such.
+        """
+        known, namespace = self.runtime._options.nodes, self.runtime.namespace
+        problems = [
+            f"node {node.identifier!r} runs {node.node_name!r} of namespace {node.namespace!r}"
+            for node in graph.nodes
+            if node.namespace != namespace or node.node_name not in known
+        ]
+        if problems:
+            raise GraphInvalid(
+                f"graph {graph.name!r} has nodes that no Runtime here has",
+                problems,
+                where=f"the Runtime has, in namespace {namespace!r}: {', '.join(known)}",
+                fix="add them to its nodes=[...], or change the graph",
+            )
+
+    def command_to_resume(self, run_id: str) -> str:
+        """Return the command that continues a run; it works as it stands, in the same folder."""
+        called = sys.orig_argv
+        ours = next((i for i in range(len(called)) if called[i : i + 2] == ["-m", "exotrio"]), None)
+        command = [sys.executable, "-m", "exotrio"] if ours is None else called[: ours + 2]
+        command += ["run", self.target]
+        command += ["--db", self.db] if self.db else []
+        command += ["-o", self.output] if self.output != "text" else []
+        return shlex.join([*command, "--resume", run_id])
 
 
 def _pairs(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
     pairs = {}
     for value in values:
-        key, equals, text = value.partition("=")
+        try:
+            # Bytes that the locale cannot decode arrive as surrogates, which no state can hold.
+            key, equals, text = os.fsencode(value).decode("utf-8").partition("=")
+        except UnicodeDecodeError as error:
+            raise click.BadParameter(f"{value!r} is not UTF-8", ctx, parameter) from error
         if not equals or not key:
             raise click.BadParameter(f"{value!r} is not of the form key=value", ctx, parameter)
+        if key in pairs:
+            raise click.BadParameter(f"{key!r} is given twice", ctx, parameter)
         pairs[key] = text
     return pairs
 
@@ -56,13 +113,25 @@ def _pairs(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]
 @click.argument("target", metavar="FILE_OR_MODULE[:ATTR]")
 @click.option("--graph", "graph_name", metavar="NAME", help="Which Graph, if the module has several.")
 @click.option(
-    "-i", "--input", "inputs", multiple=True, callback=_pairs, metavar="KEY=VALUE", help="Input of the root."
+    "-i",
+    "--input",
+    "inputs",
+    multiple=True,
+    callback=_pairs,
+    metavar="KEY=VALUE",
+    help="Input of the graph's first node; repeatable.",
 )
 @click.option(
-    "--store", multiple=True, callback=_pairs, metavar="KEY=VALUE", help="Entry of the run's store."
+    "--store",
+    multiple=True,
+    callback=_pairs,
+    metavar="KEY=VALUE",
+    help="Entry of the run's store; repeatable.",
 )
 @click.option(
-    "--db", help="SQLite file of the embedded state manager, or :memory:.  [default: .exotrio/state.db]"
+    "--db",
+    metavar="FILE",
+    help="SQLite file of the embedded state manager, or :memory:.  [default: .exotrio/state.db]",
 )
 @click.option("--resume", metavar="RUN", help="Continue this run instead of starting one.")
 @click.option(
@@ -90,6 +159,8 @@ def command(
     """
     if resume and (graph_name or inputs or store):
         raise click.UsageError("--resume continues a run as it is: it takes no --graph, -i or --store")
+    if db == "":
+        raise click.UsageError("--db is empty: name a file, or leave it out")
     configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0)
     loaded = load(target)
     request = _Request(
@@ -100,44 +171,75 @@ def command(
         store=store,
         db=db,
         resume=resume,
+        output=output,
     )
-    run = _Run(request, progress_for(verbose=bool(verbose)), output)
+    request.check_inputs()
+    run = _Run(request, progress_for(verbose=bool(verbose)))
     return run_blocking(run.main, run.stop)
 
 
 class _Run:
     """One run, as the command sees it."""
 
-    def __init__(self, request: _Request, progress: Progress, output: str) -> None:
+    def __init__(self, request: _Request, progress: Progress) -> None:
         self._request = request
         self._progress = progress
-        self._output = output
         self._run_id = request.resume
         self._interrupted = False
+        self._embedded = False
+        self._asking = trio.CancelScope()
+        self._token: trio.lowlevel.TrioToken | None = None
 
     def stop(self, grace: float | None) -> None:
         """Called from the signal handler."""
         self._interrupted = True
         self._request.runtime.stop(grace)
+        if self._token is not None:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._asking.cancel)
 
     async def main(self) -> int:
         request = self._request
+        self._token = trio.lowlevel.current_trio_token()
         settings = read_settings()
         with bare_errors():
             async with AsyncExitStack() as stack:
-                transport = None
+                transport, asked = None, settings.state_manager_uri
                 if request.db is not None or settings.state_manager_uri is None:
                     from exotrio.manager import embedded
                     from exotrio.manager._app import DEFAULT_DB
 
-                    transport = await stack.enter_async_context(embedded(request.db or DEFAULT_DB))
+                    asked = request.db or str(DEFAULT_DB)
+                    transport = await stack.enter_async_context(embedded(asked))
+                    self._embedded = True
                 request.runtime.adopt(transport)
                 client = await stack.enter_async_context(
                     StateManager(request.runtime.namespace, transport=transport)
                 )
-                return await self._main(client)
+                # Before the runtime, which waits for a state manager that is away, as a worker should.
+                with self._asking:
+                    await self._ask_first(client, asked or "")
+                return await self._follow(client)
 
-    async def _main(self, client: StateManager) -> int:
+    async def _ask_first(self, client: StateManager, asked: str) -> None:
+        """Fail early if the state manager is away, refuses us, or does not know the run."""
+        if self._run_id is not None:
+            try:
+                await client.status(self._run_id)
+            except NotFound as error:
+                raise NotFound(
+                    f"there is no run {self._run_id!r} in namespace {self._request.runtime.namespace!r}",
+                    where=f"looked up in {asked}, asked for with --resume",
+                    fix="give the id that was printed when the run began, and the same --db",
+                ) from error
+            return
+        unfinished = [run for run in (await client.runs()).runs if run.status is RunStatus.PENDING]
+        for earlier in unfinished[:5]:
+            self._progress.note(
+                f"run {earlier.run_id} of {earlier.graph_name!r} was not finished and goes on beside this one"
+            )
+
+    async def _follow(self, client: StateManager) -> int:
         following = trio.CancelScope()
         run: NativeRun | None = None
 
@@ -160,19 +262,15 @@ class _Run:
                 self._request.runtime.stop()
         if run is None:
             return self._say_how_to_continue()
-        print_result(await collect(client, run), self._output, self._progress.elapsed)
+        print_result(await collect(client, run), self._request.output, self._progress.elapsed)
         return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
 
     async def _trigger(self, client: StateManager) -> str:
-        """Start the run; what is left of earlier ones goes on beside it, so say so."""
         request = self._request
         assert request.graph is not None
-        unfinished = [run for run in (await client.runs()).runs if run.status is RunStatus.PENDING]
-        for earlier in unfinished[:5]:
-            self._progress.note(
-                f"run {earlier.run_id} of {earlier.graph_name!r} was not finished and goes on beside this one"
-            )
         await client.upsert_graph(request.graph)
+        if self._embedded:
+            request.require_nodes(request.graph)
         reply = await client.trigger(request.graph.name, inputs=request.inputs, store=request.store)
         run_id: str = reply["run_id"]
         self._progress.note(f"run {run_id} of graph {request.graph.name!r}")
@@ -181,9 +279,9 @@ class _Run:
     def _say_how_to_continue(self) -> int:
         if self._run_id is None:
             self._progress.note("interrupted before the run began; nothing was started")
+        elif self._request.db == ":memory:":
+            self._progress.note("interrupted; the run was kept in memory only, so it is gone")
         else:
-            command = ["python", "-m", "exotrio", "run", self._request.target]
-            command += ["--db", self._request.db] if self._request.db else []
-            command += ["--resume", self._run_id]
-            self._progress.note(f"interrupted; everything is kept. Continue with:\n  {shlex.join(command)}")
+            command = self._request.command_to_resume(self._run_id)
+            self._progress.note(f"interrupted; everything is kept. Continue with:\n  {command}")
         return INTERRUPTED

@@ -39,6 +39,22 @@ logger = logging.getLogger("exotrio.cli")
     help="Largest request body.",
 )
 @click.option("--grace", default=5.0, show_default=True, help="Seconds for requests in flight when stopping.")
+@click.option(
+    "--lease-ttl", default=60.0, show_default=True, help="Seconds a claim holds without a heartbeat."
+)
+@click.option(
+    "--poison-limit",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1),
+    help="A state that lost this many leases is ERRORED.",
+)
+@click.option(
+    "--claim-timeout",
+    type=float,
+    help="Seconds a v0 claim holds; longer than any node runs.  [default: for ever]",
+)
+@click.option("--v0-only", is_flag=True, help="Do not serve the native API.")
 @click.option("-v", "--verbose", count=True, help="Log every request and commit.")
 def command(
     host: str,
@@ -49,6 +65,10 @@ def command(
     allowed_hosts: tuple[str, ...],
     max_body_mib: int,
     grace: float,
+    lease_ttl: float,
+    poison_limit: int,
+    claim_timeout: float | None,
+    v0_only: bool,
     verbose: int,
 ) -> int:
     """Run a state manager: v0 for Exosphere runtimes and dashboards, and exotrio's native API.
@@ -73,6 +93,10 @@ def command(
                     allowed_hosts=allowed_hosts,
                     limits=limits,
                     grace=grace,
+                    lease_ttl=lease_ttl,
+                    poison_limit=poison_limit,
+                    claim_timeout=claim_timeout,
+                    native=not v0_only,
                     stopping=stopping,
                 )
                 nursery.cancel_scope.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import uuid
 from collections.abc import Collection
+from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,6 +16,7 @@ from exotrio.manager._json_api import reply
 LOCAL = "exotrio.local"
 """Key in an ASGI scope: the request comes from inside this process. No header can set it."""
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_LONGEST_UUID = len("urn:uuid:12345678-1234-5678-1234-567812345678")
 
 
 class Access:
@@ -73,11 +75,12 @@ class Access:
 
 def _request_id(given: str | None) -> str:
     """Return the caller's id as it is if it is a UUID, or a new one."""
-    try:
-        uuid.UUID(given or "")
-    except ValueError:
-        return str(uuid.uuid4())
-    return given or ""
+    if given and len(given) <= _LONGEST_UUID and given.isascii() and given.isprintable():
+        # UUID() takes any number of prefixes, and blanks: what it accepts is not yet fit to be echoed.
+        with suppress(ValueError):
+            uuid.UUID(given)
+            return given
+    return str(uuid.uuid4())
 
 
 def local(app: ASGIApp) -> ASGIApp:

@@ -13,11 +13,13 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from exotrio._settings import read_settings
+from exotrio._wire import to_ms
 from exotrio.manager._access import LOOPBACK_HOSTS, Access, local
 from exotrio.manager._database import MEMORY
 from exotrio.manager._http import Limits, open_listeners, serve_http, urls
 from exotrio.manager._json_api import EXCEPTION_HANDLERS
 from exotrio.manager._keys import choose_key, is_loopback
+from exotrio.manager._leases import Terms, sweep
 from exotrio.manager._routes_native import native_routes
 from exotrio.manager._routes_v0 import v0_routes
 from exotrio.manager._service import Service, open_service
@@ -37,6 +39,7 @@ def create_app(
     key: str,
     allowed_hosts: Collection[str] | None = None,
     max_body: int = 16 * 1024 * 1024,
+    native: bool = True,
 ) -> ASGIApp:
     """Return the ASGI application of a state manager.
 
@@ -45,10 +48,10 @@ def create_app(
         key: The API key every request must carry, except ``/health``.
         allowed_hosts: Host header values (without port) to accept. Defaults to any.
         max_body: Most bytes of a request body. Defaults to 16 MiB.
+        native: Serve the native API beside v0. Defaults to True.
     """
-    app = Starlette(
-        routes=[*v0_routes(service), *native_routes(service)], exception_handlers=EXCEPTION_HANDLERS
-    )
+    routes = v0_routes(service) + (native_routes(service) if native else [])
+    app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
     # Both slash forms are routes of their own; a redirect would lose the body of a PUT.
     app.router.redirect_slashes = False
     app.state.max_body = max_body
@@ -99,6 +102,10 @@ async def serve(
     allowed_hosts: Collection[str] = (),
     limits: Limits | None = None,
     grace: float = 5.0,
+    lease_ttl: float = 60.0,
+    poison_limit: int = 5,
+    claim_timeout: float | None = None,
+    native: bool = True,
     stopping: trio.Event | None = None,
     clock: Clock = wall_clock,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
@@ -116,6 +123,11 @@ async def serve(
             names; elsewhere an empty collection accepts any.
         limits: What a client may take. Defaults to ``Limits()``.
         grace: Seconds that requests in flight get once ``stopping`` is set. Defaults to 5.
+        lease_ttl: Seconds a native claim holds without a heartbeat. Defaults to 60.
+        poison_limit: A state that lost this many leases is ERRORED. Defaults to 5.
+        claim_timeout: Seconds a v0 claim holds; its holder cannot renew it, so this must be longer
+            than any node runs. Defaults to None: for ever.
+        native: Serve the native API beside v0. Defaults to True.
         stopping: Set it to stop; or cancel this call.
         clock: Gives the time in Unix milliseconds. Defaults to the wall clock.
 
@@ -129,24 +141,34 @@ async def serve(
         Connections are cut; the last writes are committed, shielded for at most ten seconds.
     """
     settings = read_settings()
-    async with open_service(db, clock=clock, settings=settings) as service:
+    terms = Terms(
+        lease_ttl_ms=to_ms(lease_ttl),
+        claim_timeout_ms=None if claim_timeout is None else to_ms(claim_timeout),
+        poison_limit=poison_limit,
+    )
+    async with open_service(db, clock=clock, terms=terms, settings=settings) as service:
         file = None if str(db) == MEMORY else _resolve(db)
         key = choose_key(key=key, key_file=key_file, settings=settings, host=host, db=file)
-        hosts = {*LOOPBACK_HOSTS, *allowed_hosts} if is_loopback(host) else allowed_hosts or None
+        # Bound to another loopback address, 127.0.0.2 say, it is called by that.
+        loopback = {*LOOPBACK_HOSTS, f"[{host}]" if ":" in host else host}
+        hosts = {*loopback, *allowed_hosts} if is_loopback(host) else allowed_hosts or None
         limits = limits or Limits()
-        app = create_app(service, key=key, allowed_hosts=hosts, max_body=limits.max_body)
+        app = create_app(service, key=key, allowed_hosts=hosts, max_body=limits.max_body, native=native)
         listeners = await open_listeners(host, port)
         bound = urls(listeners)
         logger.info("serving %s on %s", db, " ".join(bound))
         # From here on the kernel queues connections, so callers may connect at once.
         task_status.started(bound)
-        await serve_http(
-            app,
-            listeners,
-            limits=limits,
-            grace=grace,
-            stopping=trio.Event() if stopping is None else stopping,
-        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sweep, service.store, service.monotonic, terms)
+            await serve_http(
+                app,
+                listeners,
+                limits=limits,
+                grace=grace,
+                stopping=trio.Event() if stopping is None else stopping,
+            )
+            nursery.cancel_scope.cancel()
 
 
 def _resolve(db: str | Path) -> Path:

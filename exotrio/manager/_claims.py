@@ -18,7 +18,7 @@ from pydantic_core import from_json, to_json
 from exotrio._wire import HeldState, ItemReply, ItemResult, from_ms
 from exotrio.manager._graphs import timestamp
 from exotrio.manager._outcomes import find_state
-from exotrio.manager._states import CREATED, QUEUED, Changes
+from exotrio.manager._states import CREATED, QUEUED, Changes, note
 from exotrio.manager._store import Transaction
 
 CLAIMS_KEPT_MS = 600_000
@@ -33,11 +33,20 @@ class Claimer:
         local: Lives in the process of the state manager, and so ends with it.
         worker: Names the process, natively.
         claim_id: Natively; None through v0.
+        now: On the monotonic clock, ms.
+        ttl_ms: How long the claim holds unless it is renewed, or None for ever.
     """
 
     local: bool
+    now: int
+    ttl_ms: int | None
     worker: str | None = None
     claim_id: str | None = None
+
+    @property
+    def deadline(self) -> int | None:
+        """When the claim ends unless it is renewed."""
+        return None if self.ttl_ms is None else self.now + self.ttl_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +71,13 @@ class Claimed:
         states: Oldest first.
         kinds: The registered nodes that were asked for, if nothing was taken.
         due_in: Seconds until one of their states comes due, if nothing was taken.
+        spent: Whether the claim id takes no more, so that waiting is in vain.
     """
 
     states: list[Taken]
     kinds: frozenset[int] = frozenset()
     due_in: float = math.inf
+    spent: bool = False
 
 
 def claim(
@@ -78,7 +89,8 @@ def claim(
     held under it.
     """
     if claimer.claim_id is not None and tx.row("SELECT 1 FROM claims WHERE id = ?", (claimer.claim_id,)):
-        return Claimed(_taken(tx, _rows(tx, _held(tx, namespace, claimer.claim_id))))
+        held = _rows(tx, _held(tx, namespace, claimer.claim_id))
+        return Claimed(_taken(tx, held, claimer.now), spent=True)
     nodes = {name: tx.registered(namespace, name) for name in limits}
     kinds = {node.id: limits[name] for name, node in nodes.items() if node is not None}
     due = sorted(
@@ -100,18 +112,26 @@ def claim(
         tx.execute("INSERT INTO claims VALUES (?, ?)", (claimer.claim_id, tx.now_ms))
     tx.execute(
         "UPDATE states SET status = 'QUEUED', claim = ?, token = ?, worker = ?, local = ?, requeued = 0,"
-        " claimed_at = ? WHERE seq IN (SELECT value FROM json_each(?))",
-        (claimer.claim_id, token, claimer.worker, claimer.local, tx.now_ms, to_json(seqs).decode()),
+        " lease_until = ?, claimed_at = ? WHERE seq IN (SELECT value FROM json_each(?))",
+        (
+            claimer.claim_id,
+            token,
+            claimer.worker,
+            claimer.local,
+            claimer.deadline,
+            tx.now_ms,
+            to_json(seqs).decode(),
+        ),
     )
     changes = Changes(tx)
     states = _rows(tx, seqs)
     for state in states:
         changes.count(state["run"], state["place"], CREATED, QUEUED)
     changes.apply()
-    return Claimed(_taken(tx, states))
+    return Claimed(_taken(tx, states, claimer.now))
 
 
-def _taken(tx: Transaction, states: list[sqlite3.Row]) -> list[Taken]:
+def _taken(tx: Transaction, states: list[sqlite3.Row], now: int) -> list[Taken]:
     return [
         Taken(
             seq=state["seq"],
@@ -127,7 +147,7 @@ def _taken(tx: Transaction, states: list[sqlite3.Row]) -> list[Taken]:
                 "run_id": state["run_id"],
                 "lease": {
                     "token": state["token"],
-                    "ttl_ms": None,
+                    "ttl_ms": None if state["lease_until"] is None else max(0, state["lease_until"] - now),
                     "attempt": state["retry_count"] + 1,
                     "deliveries": state["deliveries"],
                 },
@@ -228,6 +248,10 @@ def _hand_back(changes: Changes, state: sqlite3.Row, delay_ms: int) -> None:
     tx = changes.tx
     # Without a delay the state keeps its time, and so its turn.
     due = tx.now_ms + delay_ms if delay_ms else state["enqueue_after"]
-    tx.execute("UPDATE states SET status = 'CREATED', enqueue_after = ? WHERE seq = ?", (due, state["seq"]))
+    tx.execute(
+        "UPDATE states SET status = 'CREATED', enqueue_after = ?, lease_until = NULL WHERE seq = ?",
+        (due, state["seq"]),
+    )
+    note(tx, state["seq"], "released", state["worker"])
     changes.count(state["run"], state["place"], QUEUED, CREATED)
     tx.ready.add(state["kind"])

@@ -245,9 +245,14 @@ def open_writer(path: Path | None) -> sqlite3.Connection:
             # Made here so that inputs and outputs are readable by their owner only.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = _connect(str(path) if path else MEMORY)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        _prepare_schema(connection, where)
+        try:
+            # First: WAL mode is written into the file, and a file that is not ours stays as it is.
+            _prepare_schema(connection, where)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+        except BaseException:
+            connection.close()
+            raise
     except sqlite3.Error as error:
         raise DatabaseError(
             f"{where} cannot be used: {error}",

@@ -33,8 +33,8 @@ class Sources:
     def __init__(self, view: View, run: RunScope, above: int | None) -> None:
         self._view = view
         self._run = run
-        self._above = above
-        self._ancestors: dict[str, Outputs] | None = None
+        self._unread = chain(view, above)
+        self._ancestors: dict[str, Outputs] = {}
         self._stored: dict[str, str] = {}
 
     def store(self, key: str) -> str:
@@ -53,16 +53,13 @@ class Sources:
 
     def ancestor(self, identifier: str) -> Outputs:
         """Return the outputs of the ancestor with this identifier."""
-        if self._ancestors is None:
-            places = self._run.template.places
-            self._ancestors = {
-                places[row["place"]].identifier: from_json(row["outputs"])
-                for row in chain(self._view, self._above)
-            }
-        try:
-            return self._ancestors[identifier]
-        except KeyError:
-            raise InputsError(f"{identifier!r} is not among the ancestors of this state") from None
+        # Read no further up than asked: outputs may be large, and chains long.
+        while identifier not in self._ancestors:
+            row = next(self._unread, None)
+            if row is None:
+                raise InputsError(f"{identifier!r} is not among the ancestors of this state")
+            self._ancestors[self._run.template.places[row["place"]].identifier] = from_json(row["outputs"])
+        return self._ancestors[identifier]
 
 
 def build(

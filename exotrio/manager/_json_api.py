@@ -23,11 +23,14 @@ from exotrio._graph import check_name
 from exotrio.manager._refused import Refused
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 logger = logging.getLogger("exotrio.manager.http")
 
 UNDO_GRACE = 5.0
 """Seconds that undoing a claim may take after its reply could not be written."""
+CLAIM_LIMIT = 10.0
+"""Seconds that writing a claim may take, cancelled or not."""
 _LONGEST_ECHO = 200
 
 
@@ -60,6 +63,20 @@ class ClaimReply(Response):
             with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_GRACE):
                 await self._undo()
             raise
+
+
+async def settled(claim: Awaitable[T]) -> T:
+    """Await the write of a claim even if cancelled: what it took can be handed back only if it is known.
+
+    Raises:
+        DatabaseError: it was not written in time; whether it will be is unknown.
+
+    Cancellation:
+        Delayed until the claim is written, for at most ``CLAIM_LIMIT`` seconds.
+    """
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLAIM_LIMIT):
+        return await claim
+    raise DatabaseError(f"a claim was not written within {CLAIM_LIMIT:g} s", fix="check the disk")
 
 
 async def read_model(request: Request, model: type[M]) -> M:

@@ -31,8 +31,10 @@ def kept_secret(db: Path, name: str, make: Callable[[], str]) -> str:
     text = make()
     temporary = path.with_name(path.name + ".new")
     try:
+        # Made anew: the mode of a file that was left there would stay what it is.
+        temporary.unlink(missing_ok=True)
         # Renamed when complete: a crash in between leaves no empty key behind.
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -85,8 +85,8 @@ def find_state(view: View, namespace: str, state_id: str) -> sqlite3.Row | None:
     if seq is None:
         return None
     return view.row(
-        "SELECT states.*, nodes.namespace, nodes.name, runs.template, runs.graph FROM states"
-        " JOIN nodes ON nodes.id = states.kind JOIN runs ON runs.id = states.run"
+        "SELECT states.*, nodes.namespace, nodes.name, runs.template, runs.graph, runs.cancelled_at"
+        " FROM states JOIN nodes ON nodes.id = states.kind JOIN runs ON runs.id = states.run"
         " WHERE states.seq = ? AND nodes.namespace = ?",
         (seq, namespace),
     )
@@ -287,7 +287,8 @@ def _requeued(changes: Changes, run: RunScope, state: sqlite3.Row, delay_ms: int
     tx = changes.tx
     enqueue_after = tx.now_ms + delay_ms
     tx.execute(
-        "UPDATE states SET status = ?, enqueue_after = ?, requeued = 1, updated_at = ? WHERE seq = ?",
+        "UPDATE states SET status = ?, enqueue_after = ?, requeued = 1, deliveries = 0, lease_until = NULL,"
+        " updated_at = ? WHERE seq = ?",
         (CREATED, enqueue_after, tx.now_ms, state["seq"]),
     )
     changes.move(run, state["place"], state["groups"], state["status"], CREATED)

@@ -15,6 +15,7 @@ from exotrio._wire import (
     LARGEST_BATCH,
     NATIVE_ROOT,
     NATIVE_VERSION,
+    HeartbeatRequest,
     ItemReply,
     ItemResult,
     NativeClaimRequest,
@@ -25,15 +26,24 @@ from exotrio._wire import (
     from_ms,
     outcome_item,
 )
-from exotrio.manager import _claims, _outcomes, _runs
+from exotrio.manager import _claims, _leases, _outcomes, _runs
 from exotrio.manager._access import LOCAL
 from exotrio.manager._http import STOPPING
-from exotrio.manager._json_api import ClaimReply, Unprocessable, path_name, read_body, read_model, reply
+from exotrio.manager._json_api import (
+    ClaimReply,
+    Unprocessable,
+    path_name,
+    read_body,
+    read_model,
+    reply,
+    settled,
+)
+from exotrio.manager._refused import not_found
 from exotrio.manager._routes_v0 import Endpoint, routes_of
 from exotrio.manager._service import Service
 
 NAMESPACE = f"{NATIVE_ROOT}/namespace/{{namespace}}"
-CAPABILITIES = ("leases", "batch", "long_poll")
+CAPABILITIES = ("leases", "batch", "long_poll", "heartbeat")
 
 
 def native_routes(service: Service) -> list[Route]:
@@ -46,6 +56,9 @@ def native_routes(service: Service) -> list[Route]:
         ("POST", f"{NAMESPACE}/release", native.release),
         ("POST", f"{NAMESPACE}/graph/{{graph}}/trigger", native.trigger),
         ("GET", f"{NAMESPACE}/run/{{run_id}}", native.run),
+        ("POST", f"{NAMESPACE}/run/{{run_id}}/cancel", native.cancel),
+        ("POST", f"{NAMESPACE}/heartbeat", native.heartbeat),
+        ("POST", f"{NAMESPACE}/worker/{{worker_id}}/drain", native.drain),
     ]
     return routes_of(table)
 
@@ -61,15 +74,14 @@ class _Native:
     async def claim(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         body = await read_model(request, NativeClaimRequest)
-        claimer = _claims.Claimer(local=LOCAL in request.scope, worker=body.worker_id, claim_id=body.claim_id)
-        claimed = await self._claim_or_wait(request, namespace, body, claimer)
+        claimed = await self._claim_or_wait(request, namespace, body)
         return ClaimReply(
             {"states": [{**state.v0, **state.native} for state in claimed.states]},
             undo=lambda: self._store.write(_claims.release_claim, namespace, body.claim_id),
         )
 
     async def _claim_or_wait(
-        self, request: Request, namespace: str, body: NativeClaimRequest, claimer: _claims.Claimer
+        self, request: Request, namespace: str, body: NativeClaimRequest
     ) -> _claims.Claimed:
         """Claim; while there is nothing, wait for something until ``wait_ms`` is over, the client
         goes away or the server stops."""
@@ -78,9 +90,12 @@ class _Native:
         wakeups = self._service.wakeups
         while True:
             point = wakeups.now
-            claimed = await self._store.write(_claims.claim, namespace, body.limits, limit, claimer)
+            claimer = self._service.claimer(
+                local=LOCAL in request.scope, worker=body.worker_id, claim_id=body.claim_id
+            )
+            claimed = await settled(self._store.write(_claims.claim, namespace, body.limits, limit, claimer))
             left = deadline - trio.current_time()
-            if claimed.states or limit == 0 or left <= 0:
+            if claimed.states or claimed.spent or limit == 0 or left <= 0:
                 return claimed
             with wakeups.after(point, claimed.kinds) as woken:
                 if not await _wait(request, woken, min(left, claimed.due_in)):
@@ -127,6 +142,31 @@ class _Native:
     async def run(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         return reply(await self._store.read(_runs.show_run, namespace, request.path_params["run_id"]))
+
+    async def cancel(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        run_id = request.path_params["run_id"]
+        await self._store.write(_runs.cancel, namespace, run_id)
+        return reply(await self._store.read(_runs.show_run, namespace, run_id))
+
+    async def heartbeat(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        body = await read_model(request, HeartbeatRequest)
+        service = self._service
+        local = LOCAL in request.scope
+        items = await self._store.write(
+            _leases.renew, namespace, body.states, service.monotonic(), service.terms
+        )
+        commands = service.workers.seen(namespace, body, service.monotonic())
+        ttl_ms = None if local else service.terms.lease_ttl_ms
+        return reply({"items": items, "ttl_ms": ttl_ms, "commands": commands})
+
+    async def drain(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        worker_id = request.path_params["worker_id"]
+        if not self._service.workers.ask(namespace, worker_id, "drain"):
+            raise not_found(f"no worker {worker_id!r} was heard of in namespace {namespace!r}")
+        return reply({"worker_id": worker_id, "command": "drain"})
 
 
 async def _wait(request: Request, woken: trio.Event, longest: float) -> bool:

@@ -30,7 +30,15 @@ from exotrio._wire import (
 )
 from exotrio.manager import _claims, _graphs, _outcomes, _runs
 from exotrio.manager._access import LOCAL
-from exotrio.manager._json_api import ClaimReply, Unprocessable, path_int, path_name, read_model, reply
+from exotrio.manager._json_api import (
+    ClaimReply,
+    Unprocessable,
+    path_int,
+    path_name,
+    read_model,
+    reply,
+    settled,
+)
 from exotrio.manager._outcomes import Recorded
 from exotrio.manager._refused import Refused, not_found
 from exotrio.manager._service import Service
@@ -96,6 +104,7 @@ class _V0:
     """The endpoints, in the order of the protocol's sections."""
 
     def __init__(self, service: Service) -> None:
+        self._service = service
         self._store = service.store
         self._cipher = service.cipher
 
@@ -167,9 +176,9 @@ class _V0:
         namespace = path_name(request, "namespace")
         body = await read_model(request, ClaimRequest)
         limit = min(body.batch_size, LARGEST_BATCH)
-        claimer = _claims.Claimer(local=LOCAL in request.scope)
+        claimer = self._service.claimer(local=LOCAL in request.scope)
         limits = dict.fromkeys(body.nodes, limit)
-        claimed = await self._store.write(_claims.claim, namespace, limits, limit, claimer)
+        claimed = await settled(self._store.write(_claims.claim, namespace, limits, limit, claimer))
         seqs = [state.seq for state in claimed.states]
         return ClaimReply(
             {

@@ -27,6 +27,7 @@ from exotrio.manager._states import (
     NewState,
     RunScope,
     chain,
+    note,
 )
 from exotrio.manager._store import Transaction, View
 from exotrio.manager._unites import decide, united_state
@@ -244,6 +245,8 @@ def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str
         (state["run"], state["place"], fanout_id),
     ):
         raise Refused(409, f"this node of the run was already retried with fanout_id {fanout_id!r}")
+    if state["cancelled_at"] is not None:
+        raise Refused(409, "the run of this state was cancelled; trigger the graph again")
     run = RunScope(state["run"], tx.template(state["template"]))
     changes = Changes(tx)
     seq = tx.allocate()
@@ -260,8 +263,38 @@ def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str
         "UPDATE states SET status = ?, updated_at = ? WHERE seq = ?", (RETRY_CREATED, tx.now_ms, state["seq"])
     )
     changes.move(run, state["place"], state["groups"], state["status"], RETRY_CREATED)
+    note(tx, state["seq"], "retried by hand")
     decide(changes)
     return tx.state_id(seq)
+
+
+def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
+    """End a run: what waits or runs is ERRORED with the error ``cancelled``, and nothing follows.
+
+    Workers that run one of its states hear of it with their next heartbeat. Asking again changes nothing.
+    """
+    run = tx.row(_RUNS + " WHERE runs.run_id = ? AND runs.namespace = ?", (run_id, namespace))
+    if run is None:
+        raise not_found(f"there is no run {run_id!r} in namespace {namespace!r}")
+    if run["cancelled_at"] is not None:
+        return
+    if not run["pending"]:
+        raise Refused(409, f"the run {run_id} has already ended")
+    changes = Changes(tx)
+    for state in tx.execute(
+        "SELECT seq, place, status, worker FROM states WHERE run = ? AND status IN ('CREATED', 'QUEUED')",
+        (run["id"],),
+    ).fetchall():
+        # Groups are not asked: no united node of this run will run any more.
+        changes.count(run["id"], state["place"], state["status"], ERRORED)
+        note(tx, state["seq"], "cancelled", state["worker"] if state["status"] == QUEUED else None)
+    tx.execute(
+        "UPDATE states SET status = 'ERRORED', error = 'cancelled', updated_at = ?1, finished_at = ?1"
+        " WHERE run = ?2 AND status IN ('CREATED', 'QUEUED')",
+        (tx.now_ms, run["id"]),
+    )
+    changes.apply()
+    tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run["id"]))
 
 
 def _rebuilt(changes: Changes, run: RunScope, state: sqlite3.Row) -> NewState:

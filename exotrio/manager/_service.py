@@ -10,10 +10,12 @@ from pathlib import Path
 import trio
 
 from exotrio._settings import Settings, read_settings
-from exotrio.manager._claims import recover
+from exotrio.manager._claims import Claimer, recover
 from exotrio.manager._database import MEMORY
+from exotrio.manager._leases import MonotonicClock, Terms, monotonic_clock, restart
 from exotrio.manager._secrets import Cipher, cipher_beside, cipher_from_text, random_cipher
 from exotrio.manager._store import Clock, Store, open_store, wall_clock
+from exotrio.manager._workers import Workers
 
 
 class Wakeups:
@@ -57,16 +59,36 @@ class Service:
 
     store: Store
     cipher: Cipher
+    terms: Terms
+    monotonic: MonotonicClock
     wakeups: Wakeups = field(default_factory=Wakeups)
+    workers: Workers = field(default_factory=Workers)
+
+    def claimer(self, *, local: bool, worker: str | None = None, claim_id: str | None = None) -> Claimer:
+        """Return who claims, with the term that goes with it. Claims inside the process end with it."""
+        term = self.terms.claim_timeout_ms if claim_id is None else self.terms.lease_ttl_ms
+        return Claimer(
+            local=local,
+            now=self.monotonic(),
+            ttl_ms=None if local else term,
+            worker=worker,
+            claim_id=claim_id,
+        )
 
 
 @asynccontextmanager
 async def open_service(
-    db: str | Path, *, clock: Clock = wall_clock, settings: Settings | None = None
+    db: str | Path,
+    *,
+    clock: Clock = wall_clock,
+    monotonic: MonotonicClock = monotonic_clock,
+    terms: Terms | None = None,
+    settings: Settings | None = None,
 ) -> AsyncIterator[Service]:
     """Open a state manager's database and make it ready to serve.
 
-    What workers inside the last process of this database held is claimable again at once.
+    What workers inside the last process of this database held is claimable again at once; claims
+    of other processes get a fresh term.
 
     Raises:
         DatabaseError: the database cannot be used.
@@ -74,9 +96,10 @@ async def open_service(
     """
     settings = settings or read_settings()
     async with open_store(db, clock=clock) as store:
-        service = Service(store, _cipher(db, settings))
+        service = Service(store, _cipher(db, settings), terms or Terms(), monotonic)
         store.on_ready = service.wakeups.notify
         await store.write(recover)
+        await store.write(restart, monotonic(), service.terms)
         yield service
 
 

@@ -100,6 +100,13 @@ def chain(view: View, seq: int | None) -> Iterator[sqlite3.Row]:
         seq = row["parent"]
 
 
+def note(tx: Transaction, seq: int, kind: str, worker: str | None = None) -> None:
+    """Enter something exceptional into a state's history. Claims and outcomes are columns of the state."""
+    tx.execute(
+        "INSERT INTO events (state, at, kind, worker) VALUES (?, ?, ?, ?)", (seq, tx.now_ms, kind, worker)
+    )
+
+
 class Changes:
     """What one use case does to states, gathered and written by ``apply``."""
 

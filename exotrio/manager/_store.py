@@ -265,6 +265,10 @@ def _not_written(error: Exception) -> DatabaseError:
     return failure
 
 
+def _not_read(error: sqlite3.Error) -> DatabaseError:
+    return DatabaseError(f"the database could not be read: {error}", fix="check its file and its disk")
+
+
 def _closed() -> DatabaseError:
     return DatabaseError(
         "the state manager was closed",
@@ -291,7 +295,10 @@ class MemoryStore:
 
     async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         await trio.lowlevel.checkpoint()
-        return query(self._engine.view(), *args, **kwargs)
+        try:
+            return query(self._engine.view(), *args, **kwargs)
+        except sqlite3.Error as error:
+            raise _not_read(error) from error
 
 
 class _Write:
@@ -346,7 +353,7 @@ class FileStore:
                     view = View(connection, self._engine.catalog, self._engine.stamp, self._engine.clock())
                     return query(view, *args, **kwargs)
             except sqlite3.Error as error:
-                raise DatabaseError(f"the database could not be read: {error}") from error
+                raise _not_read(error) from error
 
         if self._closed:
             raise _closed()
@@ -360,14 +367,12 @@ class FileStore:
             connection = self._idle_readers.pop()
         except IndexError:
             connection = open_reader(self._path)
+        connection.execute("BEGIN")
         try:
-            connection.execute("BEGIN")
             yield connection
+        finally:
             connection.execute("ROLLBACK")
-        except BaseException:
-            connection.close()
-            raise
-        self._idle_readers.append(connection)
+            self._idle_readers.append(connection)
 
     async def close(self) -> bool:
         """Commit what was handed in, then end the thread; give up after ``CLOSING_GRACE`` seconds.
@@ -436,15 +441,17 @@ async def open_store(db: str | Path, *, clock: Clock = wall_clock) -> AsyncItera
         return
     path = _resolve(db)
     ownership = Ownership(path)
+    released = True
     try:
         store = FileStore(_Engine(open_writer(path), Catalog(), clock), path)
-        ended = False
         try:
             yield store
         finally:
-            ended = await store.close()
+            # A thread that still writes keeps the database: the lock then ends with the process.
+            released = await store.close()
     finally:
-        XX
+        if released:
+            ownership.release()
 
 
 def _resolve(db: str | Path) -> Path:

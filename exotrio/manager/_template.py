@@ -213,6 +213,10 @@ class _Shape:
         self.order: list[str] = []
         self.ancestors: dict[str, frozenset[str]] = {}
         self.possible_ancestors: dict[str, frozenset[str]] = {}
+        # Sets of nodes as bits by index: regions subtract them for every pair of united nodes.
+        self._bit = {name: 1 << index for name, index in self.index.items()}
+        self._descendants: dict[str, int] = {}
+        self._regions: dict[str, frozenset[str]] = {}
 
     def check(self) -> None:
         """Check the groups of rules in their order and derive order and ancestors."""
@@ -231,6 +235,7 @@ class _Shape:
             else [],
         )
         self._derive_ancestors()
+        self._derive_descendants()
         _refuse("a united node cannot be reached from its target", self._unreachable_unites())
 
     def below(self, identifier: str) -> set[str]:
@@ -244,18 +249,27 @@ class _Shape:
                     waiting.append(child)
         return found
 
-    def region(self, united: str) -> set[str]:
+    def region(self, united: str) -> frozenset[str]:
         """Return the identifiers whose states make up the groups of ``united``."""
+        if united not in self._regions:
+            self._regions[united] = self._find_region(united)
+        return self._regions[united]
+
+    def _find_region(self, united: str) -> frozenset[str]:
         unites = self.nodes[united].unites
         assert unites is not None
         target = unites.identifier
-        region = self.below(target) - {united} - self.below(united)
+        region = self._descendants[target] & ~(self._bit[united] | self._descendants[united])
         for other, node in self.nodes.items():
             if other != united and node.unites and node.unites.identifier == target:
-                after_other = self.below(other)
-                if united not in after_other:
-                    region -= {other} | after_other
-        return {name for name in region if target in self.possible_ancestors[name]}
+                after_other = self._descendants[other]
+                if not self._bit[united] & after_other:
+                    region &= ~(self._bit[other] | after_other)
+        return frozenset(
+            name
+            for name, bit in self._bit.items()
+            if region & bit and target in self.possible_ancestors[name]
+        )
 
     def _dependencies(self, identifier: str) -> list[str]:
         unites = self.nodes[identifier].unites
@@ -314,6 +328,13 @@ class _Shape:
             possible = [self.possible_ancestors[parent] | {parent} for parent in above]
             self.ancestors[name] = frozenset.intersection(*certain) if certain else frozenset()
             self.possible_ancestors[name] = frozenset().union(*possible)
+
+    def _derive_descendants(self) -> None:
+        for name in reversed(self.order):
+            below = 0
+            for child in self.nodes[name].next_nodes or ():
+                below |= self._bit[child] | self._descendants[child]
+            self._descendants[name] = below
 
     def _unreachable_unites(self) -> list[str]:
         return [

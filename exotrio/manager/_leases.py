@@ -1,0 +1,172 @@
+"""Leases: how long a claim holds, what renews it, and what happens when nothing does.
+
+Deadlines are kept on the monotonic clock of this process, so that a clock that is set changes no
+lease; a restart gives each a fresh term. A state whose lease ends is claimable again, no retry
+used, until it has happened so often that the state itself must be what ends its workers. Its last
+holder may still report it, or renew, for as long as nobody else has claimed it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from exotrio._errors import DatabaseError
+from exotrio._wire import Beat, BeatReply, BeatResult, from_ms
+from exotrio.manager._outcomes import find_state
+from exotrio.manager._states import CREATED, ERRORED, QUEUED, Changes, RunScope, note
+from exotrio.manager._store import Store, Transaction
+from exotrio.manager._unites import decide
+
+logger = logging.getLogger("exotrio.manager.leases")
+
+MonotonicClock = Callable[[], int]
+"""Returns milliseconds that only ever grow."""
+
+SWEEPS_PER_TERM = 12
+LONGEST_SWEEP_INTERVAL = 5.0
+MOST_PER_SWEEP = 1_000
+"""States of one sweep's transaction, so that a large loss does not hold up others' commits."""
+
+
+def monotonic_clock() -> int:
+    """Return the monotonic clock in milliseconds."""
+    return time.monotonic_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How long claims hold.
+
+    Attributes:
+        lease_ttl_ms: Of a native claim, from its last heartbeat. Defaults to 60 s.
+        claim_timeout_ms: Of a v0 claim, whose holder cannot renew it. Defaults to None, for ever.
+        poison_limit: A state that lost this many leases is ERRORED. Defaults to 5.
+    """
+
+    lease_ttl_ms: int = 60_000
+    claim_timeout_ms: int | None = None
+    poison_limit: int = 5
+
+    @property
+    def sweep_interval(self) -> float:
+        """Seconds between two looks for leases that ended."""
+        shortest = min(self.lease_ttl_ms, self.claim_timeout_ms or self.lease_ttl_ms)
+        return min(LONGEST_SWEEP_INTERVAL, from_ms(shortest) / SWEEPS_PER_TERM)
+
+
+def renew(tx: Transaction, namespace: str, beats: Sequence[Beat], now: int, terms: Terms) -> list[BeatReply]:
+    """Give each state's lease a fresh term, if it is still its holder's.
+
+    Args:
+        beats: What the worker holds.
+        now: On the monotonic clock, ms.
+    """
+    changes = Changes(tx)
+    replies = []
+    for beat in beats:
+        state = find_state(tx, namespace, beat.state_id)
+        if state is None or state["token"] != beat.token:
+            result = BeatResult.LOST
+        elif state["status"] == QUEUED or _lapsed(state):
+            if not state["local"]:
+                tx.execute(
+                    "UPDATE states SET status = 'QUEUED', lease_until = ? WHERE seq = ?",
+                    (now + terms.lease_ttl_ms, state["seq"]),
+                )
+            if state["status"] == CREATED:
+                changes.count(state["run"], state["place"], CREATED, QUEUED)
+                note(tx, state["seq"], "lease regained", state["worker"])
+            result = BeatResult.OK
+        else:
+            run = tx.row("SELECT cancelled_at FROM runs WHERE id = ?", (state["run"],))
+            cancelled = run is not None and run["cancelled_at"] is not None
+            result = BeatResult.CANCELLED if cancelled else BeatResult.LOST
+        replies.append(BeatReply(state_id=beat.state_id, result=result))
+    changes.apply()
+    return replies
+
+
+def _lapsed(state: sqlite3.Row) -> bool:
+    """Whether the state waits because its lease ended: released and requeued ones have no deadline."""
+    return state["status"] == CREATED and state["lease_until"] is not None
+
+
+def expire(tx: Transaction, now: int, terms: Terms) -> int:
+    """End the leases whose deadline is over and return how many that were."""
+    changes = Changes(tx)
+    states = tx.execute(
+        "SELECT states.*, runs.template FROM states JOIN runs ON runs.id = states.run"
+        " WHERE status = 'QUEUED' AND lease_until <= ? ORDER BY lease_until LIMIT ?",
+        (now, MOST_PER_SWEEP),
+    ).fetchall()
+    for state in states:
+        lost = state["deliveries"] + 1
+        if lost >= terms.poison_limit:
+            text = (
+                f"poison: {lost} workers in a row held this state until their lease ended, without an outcome"
+            )
+            tx.execute(
+                "UPDATE states SET status = 'ERRORED', error = ?, deliveries = ?, updated_at = ?,"
+                " finished_at = ? WHERE seq = ?",
+                (text, lost, tx.now_ms, tx.now_ms, state["seq"]),
+            )
+            run = RunScope(state["run"], tx.template(state["template"]))
+            changes.move(run, state["place"], state["groups"], QUEUED, ERRORED)
+            note(tx, state["seq"], "poison", state["worker"])
+        else:
+            tx.execute(
+                "UPDATE states SET status = 'CREATED', deliveries = ? WHERE seq = ?", (lost, state["seq"])
+            )
+            changes.count(state["run"], state["place"], QUEUED, CREATED)
+            note(tx, state["seq"], "lease lost", state["worker"])
+            tx.ready.add(state["kind"])
+    decide(changes)
+    return len(states)
+
+
+def extend(tx: Transaction, by_ms: int) -> None:
+    """Move every deadline: for ``by_ms`` this process did not run, and nobody could renew."""
+    tx.execute(
+        "UPDATE states SET lease_until = lease_until + ? WHERE status = 'QUEUED' AND lease_until IS NOT NULL",
+        (by_ms,),
+    )
+
+
+def restart(tx: Transaction, now: int, terms: Terms) -> None:
+    """Give every claim a fresh term on the clock of this process."""
+    timeout = None if terms.claim_timeout_ms is None else now + terms.claim_timeout_ms
+    tx.execute(
+        "UPDATE states SET lease_until = CASE WHEN token IS NULL THEN ? ELSE ? END WHERE status = 'QUEUED'",
+        (timeout, now + terms.lease_ttl_ms),
+    )
+
+
+async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
+    """End leases as they come due. Never returns.
+
+    A sweep that comes late, because this process was stopped or starved, first moves all deadlines
+    by its lateness: their holders could not be heard meanwhile.
+    """
+    interval = terms.sweep_interval
+    while True:
+        before = clock()
+        await trio.sleep(interval)
+        late = clock() - before - round(interval * 1000)
+        try:
+            if late > interval * 500:
+                logger.warning(
+                    "this process did not run for %.1f s; leases are extended by that", late / 1000
+                )
+                await store.write(extend, late)
+            ended = await store.write(expire, clock(), terms)
+        except DatabaseError as error:
+            logger.error("leases could not be checked: %s", error)
+        else:
+            if ended:
+                logger.warning("%d leases ended without an outcome", ended)
