@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from exotrio._backoff import LONGEST_DELAY_MS
+from exotrio._cron import check_expression
 
 __all__ = [
     "CronTrigger",
@@ -167,7 +168,7 @@ class CronTriggerValue(_Declaration):
 
     model_config = ConfigDict(extra="allow", defer_build=True)
 
-    expression: str = Field(min_length=1, max_length=MAX_NAME)
+    expression: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_expression)]
 
 
 class TriggerModel(_Declaration):
@@ -181,10 +182,11 @@ class CronTrigger(_Declaration):
     """Start a run of the graph whenever ``expression`` comes due, in UTC.
 
     Args:
-        expression: A cron expression, ``*/5 * * * *`` for example.
+        expression: A cron expression, ``*/5 * * * *`` for example; also six fields (seconds last),
+            seven (year), names and ``@hourly``.
     """
 
-    expression: str
+    expression: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_expression)]
 
     def to_wire(self) -> TriggerModel:
         """Return the trigger as it stands in a graph body."""

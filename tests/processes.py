@@ -24,7 +24,8 @@ PATIENCE = 30.0
 """Seconds until a test gives up on a process. Nothing is ever expected to take that long."""
 
 EXOTRIO = (sys.executable, "-m", "exotrio")
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 KEY = "a-key-for-tests"
 
 
@@ -140,7 +141,14 @@ class Process:
 def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return an environment without anything of the machine that exotrio or Python would heed."""
     kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TMPDIR") if name in os.environ}
-    return {**kept, "HOME": str(home), "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1", **(more or {})}
+    ours = {
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": str(ROOT),  # the checkout these tests are in, whatever is installed
+        "PYTHONWARNINGS": "error",
+    }
+    return {**kept, **ours, **(more or {})}
 
 
 def exotrio(

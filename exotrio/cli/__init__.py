@@ -13,7 +13,7 @@ import click
 
 from exotrio._errors import ConfigurationError, ExotrioError
 from exotrio.cli._exit import exit_code
-from exotrio.cli._output import forget_reader
+from exotrio.cli._output import settle
 
 _COMMANDS = {
     "run": "Run a graph from start to end on this machine.",
@@ -70,8 +70,9 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(exit_code(error))
     except BrokenPipeError:
         # Whoever read our output went away (``--help | head -1``): nothing is left to say to them.
-        forget_reader(sys.stdout)
         sys.exit(1)
+    finally:
+        settle()
 
 
 def _prepare_streams() -> None:

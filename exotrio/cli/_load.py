@@ -171,9 +171,7 @@ def _import_file(path: Path) -> ModuleType:
         close = difflib.get_close_matches(path.stem, near, n=1)
         meant = f"; did you mean {path.with_name(close[0] + '.py')}?" if close else ""
         raise ModuleInvalid(
-            f"{path} is a folder"
-            if path.is_dir()
-            else f"there is no file {path}{meant}",
+            f"{path} is a folder" if path.is_dir() else f"there is no file {path}{meant}",
             where=f"looked up in {path.parent.absolute()}",
             fix="give the path of a Python file, or the name of a module",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from typing import TextIO
 
@@ -15,6 +16,15 @@ def note(text: str) -> None:
     """Print a line to standard error, if anybody can still read it. Losing it must not end a run."""
     with suppress(OSError):
         click.echo(text, err=True)
+
+
+def settle() -> None:
+    """Write what the streams still hold. What nobody can read would fail when the interpreter ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            forget_reader(stream)
 
 
 def result(text: str, stream: TextIO) -> None:
@@ -37,7 +47,7 @@ def result(text: str, stream: TextIO) -> None:
 
 
 def forget_reader(stream: TextIO) -> None:
-    """Send what is still to come nowhere; else the interpreter fails once more while it ends."""
+    """Send what is still to come nowhere."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -19,7 +19,7 @@ from exotrio.manager._database import MEMORY
 from exotrio.manager._http import Limits, open_listeners, serve_http, urls
 from exotrio.manager._json_api import EXCEPTION_HANDLERS
 from exotrio.manager._keys import choose_key, is_loopback
-from exotrio.manager._leases import Terms, sweep
+from exotrio.manager._leases import Terms
 from exotrio.manager._routes_native import native_routes
 from exotrio.manager._routes_v0 import v0_routes
 from exotrio.manager._service import Service, open_service
@@ -159,16 +159,13 @@ async def serve(
         logger.info("serving %s on %s", db, " ".join(bound))
         # From here on the kernel queues connections, so callers may connect at once.
         task_status.started(bound)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(sweep, service.store, service.monotonic, terms)
-            await serve_http(
-                app,
-                listeners,
-                limits=limits,
-                grace=grace,
-                stopping=trio.Event() if stopping is None else stopping,
-            )
-            nursery.cancel_scope.cancel()
+        await serve_http(
+            app,
+            listeners,
+            limits=limits,
+            grace=grace,
+            stopping=trio.Event() if stopping is None else stopping,
+        )
 
 
 def _resolve(db: str | Path) -> Path:

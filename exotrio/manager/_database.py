@@ -64,6 +64,15 @@ CREATE TABLE secrets (
     PRIMARY KEY (graph, name)
 ) WITHOUT ROWID;
 
+-- When a graph is to be triggered next, for each distinct cron expression of its current template.
+CREATE TABLE schedules (
+    graph INTEGER NOT NULL,
+    expression TEXT NOT NULL,
+    next_at INTEGER NOT NULL,
+    PRIMARY KEY (graph, expression)
+) WITHOUT ROWID;
+CREATE INDEX schedules_by_time ON schedules (next_at);
+
 CREATE TABLE runs (
     id INTEGER PRIMARY KEY,
     run_id TEXT NOT NULL UNIQUE,

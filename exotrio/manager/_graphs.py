@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from exotrio._cron import next_occurrence_ms
 from exotrio._graph import GraphBody
 from exotrio._wire import RegisterRequest, ValidationStatus
 from exotrio.manager._refused import not_found
@@ -108,11 +109,25 @@ def upsert(
             (graph, *version, tx.now_ms),
         ).lastrowid
     tx.execute("UPDATE graphs SET template = ?, updated_at = ? WHERE id = ?", (template_id, tx.now_ms, graph))
+    _replace_schedules(tx, graph, {trigger.value.expression for trigger in template.body.triggers})
     tx.execute("DELETE FROM secrets WHERE graph = ?", (graph,))
     tx.executemany(
         "INSERT INTO secrets VALUES (?, ?, ?)", [(graph, key, value) for key, value in ciphertexts.items()]
     )
     return get_graph(tx, namespace, name)
+
+
+def _replace_schedules(tx: Transaction, graph: int, wanted: set[str]) -> None:
+    """Make these the schedules of a graph. One that it had before keeps its next occurrence."""
+    known = {row[0] for row in tx.execute("SELECT expression FROM schedules WHERE graph = ?", (graph,))}
+    tx.executemany(
+        "DELETE FROM schedules WHERE graph = ? AND expression = ?",
+        [(graph, expression) for expression in known - wanted],
+    )
+    for expression in sorted(wanted - known):
+        due = next_occurrence_ms(expression, tx.now_ms)
+        if due is not None:
+            tx.execute("INSERT INTO schedules VALUES (?, ?, ?)", (graph, expression, due))
 
 
 def _insert_graph(tx: Transaction, namespace: str, name: str) -> int:

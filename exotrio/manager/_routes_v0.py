@@ -32,7 +32,6 @@ from exotrio.manager import _claims, _graphs, _outcomes, _runs
 from exotrio.manager._access import LOCAL
 from exotrio.manager._json_api import (
     ClaimReply,
-    Unprocessable,
     path_int,
     path_name,
     read_model,
@@ -135,18 +134,14 @@ class _V0:
             raise Refused(400, "a graph and its namespace need a name")
         if any(not name.strip() for name in body.secrets):
             raise Refused(400, "a secret needs a name")
-        if body.triggers:
-            # Refused rather than stored: a schedule that never fires would be a lie.
-            text = "cron triggers are not served by this state manager; trigger the graph from outside"
-            raise Unprocessable(
-                [{"type": "value_error", "loc": ["body", "triggers"], "msg": text, "input": None}]
-            )
         template = Template(body)
         ciphertexts = {
             name: self._cipher.encrypt(value, namespace=namespace, graph=graph, name=name)
             for name, value in body.secrets.items()
         }
-        return reply(await self._store.write(_graphs.upsert, namespace, graph, template, ciphertexts), 201)
+        shown = await self._store.write(_graphs.upsert, namespace, graph, template, ciphertexts)
+        self._service.scheduler.notify()
+        return reply(shown, 201)
 
     async def get_graph(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -12,7 +13,8 @@ import trio
 from exotrio._settings import Settings, read_settings
 from exotrio.manager._claims import Claimer, recover
 from exotrio.manager._database import MEMORY
-from exotrio.manager._leases import MonotonicClock, Terms, monotonic_clock, restart
+from exotrio.manager._leases import MonotonicClock, Terms, monotonic_clock, restart, sweep
+from exotrio.manager._schedules import Scheduler
 from exotrio.manager._secrets import Cipher, cipher_beside, cipher_from_text, random_cipher
 from exotrio.manager._store import Clock, Store, open_store, wall_clock
 from exotrio.manager._workers import Workers
@@ -61,6 +63,7 @@ class Service:
     cipher: Cipher
     terms: Terms
     monotonic: MonotonicClock
+    scheduler: Scheduler
     wakeups: Wakeups = field(default_factory=Wakeups)
     workers: Workers = field(default_factory=Workers)
 
@@ -96,11 +99,28 @@ async def open_service(
     """
     settings = settings or read_settings()
     async with open_store(db, clock=clock) as store:
-        service = Service(store, _cipher(db, settings), terms or Terms(), monotonic)
+        service = Service(store, _cipher(db, settings), terms or Terms(), monotonic, Scheduler(store))
         store.on_ready = service.wakeups.notify
         await store.write(recover)
         await store.write(restart, monotonic(), service.terms)
-        yield service
+        async with _beside(service.scheduler.run, partial(sweep, store, monotonic, service.terms)):
+            yield service
+
+
+@asynccontextmanager
+async def _beside(*tasks: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Run tasks for as long as the body takes. An error of the body comes out bare, in no group."""
+    error: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        for task in tasks:
+            nursery.start_soon(task)
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+        nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error
 
 
 def _cipher(db: str | Path, settings: Settings) -> Cipher:

@@ -157,6 +157,18 @@ class Transaction(View):
         """Run one statement for many rows."""
         self._connection.executemany(sql, rows)
 
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Undo what the body did if it raises, and let the error out; the use case may then go on."""
+        self._connection.execute("SAVEPOINT attempt")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK TO attempt")
+            raise
+        finally:
+            self._connection.execute("RELEASE attempt")
+
     def allocate(self) -> int:
         """Return the number of a new state."""
         seq = self.next_seq

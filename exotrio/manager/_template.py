@@ -216,7 +216,6 @@ class _Shape:
         # Sets of nodes as bits by index: regions subtract them for every pair of united nodes.
         self._bit = {name: 1 << index for name, index in self.index.items()}
         self._descendants: dict[str, int] = {}
-        self._regions: dict[str, frozenset[str]] = {}
 
     def check(self) -> None:
         """Check the groups of rules in their order and derive order and ancestors."""
@@ -251,11 +250,6 @@ class _Shape:
 
     def region(self, united: str) -> frozenset[str]:
         """Return the identifiers whose states make up the groups of ``united``."""
-        if united not in self._regions:
-            self._regions[united] = self._find_region(united)
-        return self._regions[united]
-
-    def _find_region(self, united: str) -> frozenset[str]:
         unites = self.nodes[united].unites
         assert unites is not None
         target = unites.identifier

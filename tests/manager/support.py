@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -23,6 +25,7 @@ from tests.helpers import open_client
 KEY = "manager-suite-key-77d1"
 NO_SETTINGS = Settings(None, None, None, None, None)
 WAITS_FOR_THREAD = 20.0
+CHECKOUT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,25 @@ def gate() -> Iterator[Gate]:
         held.open()
 
 
+@contextmanager
+def running(script: str, db: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a script over a database in another process, and kill that in the end."""
+    command = [sys.executable, "-c", script, str(db)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def next_line(process: subprocess.Popen[str]) -> str:
+    """Return what the script prints next."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, "the script ended"
+    return line.strip()
+
+
 # -- the counters, counted anew
 
 
@@ -111,9 +133,9 @@ def recount(view: View) -> None:
     cancelled = {state["seq"] for state in states if runs[state["run"]]["cancelled_at"] is not None}
     found = _table(view, "groups", ("t", "place"), ("pending", "failed", "succeeded"))
     assert {key: n for key, n in found.items() if key[0] not in cancelled} == groups
-    assert {(row["t"], row["place"], row["path"]): row["state"] for row in view.execute("SELECT * FROM members")} == (
-        members
-    )
+    assert {
+        (row["t"], row["place"], row["path"]): row["state"] for row in view.execute("SELECT * FROM members")
+    } == (members)
     for number, run in runs.items():
         pending = totals[number, "pending"]
         assert (run["finished_at"] is None) == (pending > 0), f"{pending} pending, finished_at {run}"

@@ -245,13 +245,12 @@ async def test_writes_handed_in_before_the_end_are_committed_and_answered(tmp_pa
         answers.append(await store.write(put, key))
 
     with gate() as closed, trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            async with open_store(path) as store:
-                await held(store, nursery, closed)
-                for number in range(300):  # more than one group
-                    nursery.start_soon(write, f"n{number}")
-                await trio.testing.wait_all_tasks_blocked()
-                threading.Timer(0.05, closed.open).start()
+        async with trio.open_nursery() as nursery, open_store(path) as store:
+            await held(store, nursery, closed)
+            for number in range(300):  # more than one group
+                nursery.start_soon(write, f"n{number}")
+            await trio.testing.wait_all_tasks_blocked()
+            threading.Timer(0.05, closed.open).start()
     assert len(answers) == 300
     assert len(seen_from_outside(path)) == 300
 

@@ -1,0 +1,257 @@
+"""Who may come in, and what every reply carries."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import uuid
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+from exotrio.manager import create_app, open_service, serve
+from exotrio.manager._access import LOOPBACK_HOSTS
+from tests.helpers import ok, open_client, refused
+from tests.manager.support import KEY, NO_SETTINGS
+
+Message = MutableMapping[str, Any]
+SAME = "12345678-1234-5678-1234-567812345678"
+
+
+@asynccontextmanager
+async def opened(
+    *, hosts: frozenset[str] | None = None, host: str = "localhost", key: str | None = KEY
+) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_service(":memory:", settings=NO_SETTINGS) as service:
+        app = create_app(service, key=KEY, allowed_hosts=hosts)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with open_client(url=f"http://{host}", key=key, transport=transport) as client:
+            yield client
+
+
+# -- the key
+
+
+@pytest.mark.parametrize("key", [None, "", KEY[:-1], KEY + "x", KEY.upper(), "ümlaut"])
+@pytest.mark.parametrize("path", ["/v0/namespaces", "/exotrio/v1", "/no/such/route", "/health/"])
+async def test_without_the_key_nothing_is_told_not_even_what_exists(key: str | None, path: str) -> None:
+    async with opened(key=None) as client:
+        headers = {} if key is None else {"x-api-key": key.encode()}
+        assert "x-api-key" in refused(await client.get(path, headers=headers), 401)  # type: ignore[arg-type]
+
+
+async def test_health_needs_no_key() -> None:
+    async with opened(key=None) as client:
+        assert ok(await client.get("/health")) == {"message": "OK"}
+
+
+async def test_a_key_may_hold_any_characters() -> None:
+    async with open_service(":memory:", settings=NO_SETTINGS) as service:
+        transport = httpx.ASGITransport(create_app(service, key="schlüssel"))
+        async with open_client(transport=transport) as client:
+            ok(await client.get("/v0/namespaces", headers=[(b"x-api-key", "schlüssel".encode())]))
+
+
+async def test_the_mark_of_the_inside_cannot_be_sent_as_a_header() -> None:
+    async with opened(key=None) as client:
+        refused(await client.get("/v0/namespaces", headers={"exotrio.local": "1"}), 401)
+
+
+@pytest.mark.parametrize("headers", [[], [(b"host", b"evil.example"), (b"x-api-key", KEY.encode())]])
+async def test_strangers_are_answered_before_their_body_is_read(headers: list[tuple[bytes, bytes]]) -> None:
+    statuses: list[int] = []
+
+    async def receive() -> Message:
+        raise AssertionError("the body was asked for")
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    async with open_service(":memory:", settings=NO_SETTINGS) as service:
+        app = create_app(service, key=KEY, allowed_hosts=LOOPBACK_HOSTS if headers else None)
+        scope = {"type": "http", "method": "PUT", "path": "/v0/namespace/n/nodes", "headers": headers}
+        await app({**scope, "query_string": b"", "root_path": ""}, receive, send)
+    assert statuses == [421 if headers else 401]
+
+
+# -- the Host header
+
+
+@pytest.mark.parametrize(
+    ("host", "served"),
+    [
+        ("localhost", True),
+        ("localhost:8000", True),
+        ("LOCALHOST:8000", True),
+        ("127.0.0.1:1", True),
+        ("[::1]", True),
+        ("[::1]:8000", True),
+        ("localhost:", True),
+        ("", False),
+        ("evil.example", False),
+        ("evil.example:8000", False),
+        ("localhost.evil.example", False),
+        ("localhost:80@evil.example", False),
+        ("127.0.0.1.evil.example:8000", False),
+        ("::1", False),
+        ("localhost:8000:8000", False),
+    ],
+)
+async def test_on_loopback_only_loopback_names_are_served(host: str, served: bool) -> None:
+    async with opened(hosts=LOOPBACK_HOSTS) as client:
+        response = await client.get("/v0/namespaces", headers={"host": host})
+        if served:
+            ok(response)
+        else:
+            assert "--allowed-host" in refused(response, 421)
+
+
+async def test_health_too_is_served_under_the_right_name_only() -> None:
+    async with opened(hosts=LOOPBACK_HOSTS, key=None) as client:
+        refused(await client.get("/health", headers={"host": "evil.example"}), 421)
+
+
+@pytest.mark.skipif(sys.platform not in {"linux", "win32"}, reason="only 127.0.0.1 is there")
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
+async def test_a_server_answers_under_the_address_it_says_it_has(host: str) -> None:
+    async with trio.open_nursery() as nursery:
+        (url,) = await nursery.start(_serve, host)
+        async with open_client(url=url, key=KEY) as client:
+            ok(await client.get("/v0/namespaces"))
+            refused(await client.get("/v0/namespaces", headers={"host": "evil.example"}), 421)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+async def test_a_server_on_ipv6_loopback_answers_under_its_bracketed_address() -> None:
+    async with trio.open_nursery() as nursery:
+        (url,) = await nursery.start(_serve, "::1")
+        async with open_client(url=url, key=KEY) as client:
+            ok(await client.get("/v0/namespaces"))
+        nursery.cancel_scope.cancel()
+
+
+async def _serve(host: str, *, task_status: trio.TaskStatus[list[str]]) -> None:
+    await serve(host=host, port=0, db=":memory:", key=KEY, task_status=task_status)
+
+
+# -- the request id
+
+
+@pytest.mark.parametrize(
+    "given", [SAME, SAME.replace("-", ""), SAME.upper(), f"{{{SAME}}}", f"urn:uuid:{SAME}"]
+)
+async def test_a_request_id_that_is_a_uuid_comes_back_as_it_is(given: str) -> None:
+    async with opened() as client:
+        for path in ("/health", "/v0/namespaces", "/absent"):
+            response = await client.get(path, headers={"X-Exosphere-Request-ID": given})
+            assert response.headers["x-exosphere-request-id"] == given
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "mine",
+        "urn:" * 100 + SAME,
+        SAME + "\n",
+        "1234567812345678123456781234567\n",
+        "\u0661" * 32,
+    ],
+)
+async def test_any_other_request_id_is_replaced(given: str) -> None:
+    async with opened() as client:
+        headers = [(b"X-Exosphere-Request-ID", given.encode())]
+        replaced = (await client.get("/health", headers=headers)).headers["x-exosphere-request-id"]
+        assert str(uuid.UUID(replaced)) == replaced != SAME
+
+
+async def test_refusals_carry_a_request_id_too() -> None:
+    async with opened(key=None) as client:
+        response = await client.get("/v0/namespaces", headers={"X-Exosphere-Request-ID": SAME})
+        assert (response.status_code, response.headers["x-exosphere-request-id"]) == (401, SAME)
+
+
+# -- forms of requests
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "PATCH", "DELETE", "TRACE", "NONSENSE"])
+@pytest.mark.parametrize("path", ["/v0/namespace/n/nodes/", "/v0/namespace/n/graph/g", "/exotrio/v1"])
+async def test_other_methods_are_405_in_json(method: str, path: str) -> None:
+    async with opened() as client:
+        response = await client.request(method, path)
+        refused(response, 405)
+        assert "GET" in response.headers["allow"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/v0/namespaces", "/exotrio/v1", "/v0/namespace/n/nodes/"])
+async def test_head_is_answered_where_get_is(path: str) -> None:
+    async with opened() as client:
+        assert (await client.head(path)).status_code == (await client.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize("namespace", ["%2e%2e", "%2e", "a%00b", "a%0ab", "x" * 257])
+async def test_what_cannot_be_a_name_is_422(namespace: str) -> None:
+    async with opened() as client:
+        url = httpx.URL("http://localhost").copy_with(raw_path=f"/v0/namespace/{namespace}/nodes/".encode())
+        refused(await client.get(url), 422)
+
+
+@pytest.mark.parametrize("namespace", ["a%2Fb", "..%2f..", "a/b"])
+async def test_a_slash_in_a_name_leads_nowhere(namespace: str) -> None:
+    async with opened() as client:
+        url = httpx.URL("http://localhost").copy_with(raw_path=f"/v0/namespace/{namespace}/nodes/".encode())
+        refused(await client.get(url), 404)
+
+
+@pytest.mark.parametrize(
+    "namespace", ["ü ö", "名前", "100%", "%2F", "a+b", "a?b#c", "'; DROP TABLE states; --", "🙂"]
+)
+async def test_names_are_data(namespace: str) -> None:
+    from tests.contract.api import Api
+    from tests.helpers import declare
+
+    async with opened() as client:
+        api = Api(client, namespace)
+        ok(await api.register([declare(namespace)]))
+        assert [node["name"] for node in ok(await api.nodes())["nodes"]] == [namespace]
+        assert ok(await api.namespaces())["namespaces"] == [namespace]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b" ", b"null", b"[]", b"5", b"{", b'{"a":}', b"\xff\xfe", b'"x"', b"{}x", b"[" * 100_000]
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/v0/namespace/n/nodes/"),
+        ("PUT", "/v0/namespace/n/graph/g"),
+        ("POST", "/v0/namespace/n/states/enqueue"),
+        ("POST", "/exotrio/v1/namespace/n/claim"),
+        ("POST", "/exotrio/v1/namespace/n/release"),
+    ],
+)
+async def test_a_body_that_is_not_what_it_should_be_is_422_in_json(
+    method: str, path: str, content: bytes
+) -> None:
+    async with opened() as client:
+        assert refused(await client.request(method, path, content=content), 422)
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"{}", b"{", b"[" * 100_000, b"\xff"])
+async def test_a_batch_that_is_no_list_is_422(content: bytes) -> None:
+    async with opened() as client:
+        refused(await client.post("/exotrio/v1/namespace/n/outcomes", content=content), 422)
+
+
+async def test_a_refused_body_is_not_echoed() -> None:
+    async with opened() as client:
+        for body in (b'{"secrets": {"a": "hunter2"},}', b'{"secrets": {"a": 1, "b": "hunter2"}, "nodes": 1}'):
+            response = await client.put("/v0/namespace/n/graph/g", content=body)
+            refused(response, 422)
+            assert "hunter2" not in response.text

@@ -1,0 +1,159 @@
+"""A claim whose reply cannot be written is undone: no state is held by somebody who does not know it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from starlette.types import ASGIApp
+
+from exotrio.manager import create_app
+from tests.contract.flow import Flow
+from tests.helpers import node_name, ok, place
+from tests.manager.support import KEY, Manager, gate, open_manager, recount
+
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+
+V0 = "/v0/namespace/tests/states/enqueue"
+NATIVE = "/exotrio/v1/namespace/tests/claim"
+BODIES: dict[str, dict[str, Any]] = {
+    V0: {"nodes": [node_name("a")], "batch_size": 5},
+    NATIVE: {"worker_id": "w", "limits": {node_name("a"): 5}, "limit": 5, "claim_id": "c", "wait_ms": 0},
+}
+both = pytest.mark.parametrize("path", [V0, NATIVE], ids=["v0", "native"])
+
+
+class Gone(OSError):
+    pass
+
+
+async def ask(app: ASGIApp, path: str, send: Send) -> None:
+    """Send a claim to the app as a server would, with a client that reads by ``send``."""
+    body = json.dumps(BODIES[path]).encode()
+    parts = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        if parts:
+            return parts.pop()
+        await trio.sleep_forever()
+        raise AssertionError
+
+    headers = [(b"host", b"localhost"), (b"x-api-key", KEY.encode())]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+    await app({**scope, "query_string": b"", "root_path": ""}, receive, send)
+
+
+async def ready(manager: Manager) -> Flow:
+    flow = await Flow.start(manager.api, place("a"))
+    await flow.trigger()
+    return flow
+
+
+async def check_claimable(manager: Manager) -> None:
+    await manager.service.store.read(recount)
+    states = ok(await manager.api.claim([node_name("a")], 10))["states"]
+    assert len(states) == 2
+    await manager.service.store.read(recount)
+
+
+@both
+@pytest.mark.parametrize("breaks_at", ["http.response.start", "http.response.body"])
+async def test_a_reply_that_cannot_be_written_undoes_the_claim(path: str, breaks_at: str) -> None:
+    async def send(message: Message) -> None:
+        if message["type"] == breaks_at:
+            raise Gone
+
+    async with open_manager() as manager:
+        await ready(manager)
+        with pytest.raises(Gone):
+            await ask(create_app(manager.service, key=KEY), path, send)
+        await check_claimable(manager)
+
+
+@both
+async def test_a_reply_that_is_cancelled_while_it_is_written_undoes_the_claim(path: str) -> None:
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            scope.cancel()
+            await trio.sleep_forever()
+
+    async with open_manager() as manager:
+        await ready(manager)
+        with trio.CancelScope() as scope:
+            await ask(create_app(manager.service, key=KEY), path, send)
+        assert scope.cancelled_caught
+        await check_claimable(manager)
+
+
+@both
+async def test_a_claim_cancelled_while_it_is_committed_is_undone(path: str, tmp_path: Path) -> None:
+    async def send(message: Message) -> None:
+        # As the real one: a checkpoint before the body.
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def claim() -> None:
+        with scope:
+            await ask(create_app(manager.service, key=KEY), path, send)
+
+    scope = trio.CancelScope()
+    with gate() as closed, trio.fail_after(20):
+        async with open_manager(tmp_path / "state.db") as manager:
+            await ready(manager)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(manager.service.store.write, closed.hold)
+                await trio.to_thread.run_sync(closed.wait_entered)
+                nursery.start_soon(claim)
+                # The claim waits behind the held use case: the writer will run it after the cancel.
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+                await trio.testing.wait_all_tasks_blocked()
+                closed.open()
+            assert scope.cancelled_caught
+            await check_claimable(manager)
+
+
+@both
+async def test_a_claim_that_is_not_written_in_time_is_given_up_with_503(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exotrio.manager._json_api.CLAIM_LIMIT", 0.1)
+    statuses: list[int] = []
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    with gate() as closed, trio.fail_after(20):
+        async with open_manager(tmp_path / "state.db") as manager:
+            await ready(manager)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(manager.service.store.write, closed.hold)
+                await trio.to_thread.run_sync(closed.wait_entered)
+                await ask(create_app(manager.service, key=KEY), path, send)
+                closed.open()
+            assert statuses == [503]
+            # Given up before the writer came to it, so it never happened.
+            await check_claimable(manager)
+
+
+async def test_undoing_leaves_alone_what_was_reported_meanwhile() -> None:
+    async with open_manager() as manager:
+        flow = await ready(manager)
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                first = json.loads(message["body"])["states"][0]["state_id"]
+                ok(await manager.api.executed(first, {"v": "1"}))
+                raise Gone
+
+        with pytest.raises(Gone):
+            await ask(create_app(manager.service, key=KEY), V0, send)
+        await manager.service.store.read(recount)
+        assert len(ok(await manager.api.claim([node_name("a")], 10))["states"]) == 1
+        assert flow.run_id

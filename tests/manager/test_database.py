@@ -1,0 +1,237 @@
+"""Who owns a database file, what it lets others see, and which files are refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from exotrio import DatabaseBusy, DatabaseError, DatabaseTooNew
+from exotrio.manager._database import VERSION
+from exotrio.manager._store import Transaction, open_store
+from tests.manager.support import keys, next_line, open_manager, put, running
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="modes and signals are POSIX")
+
+OWNER = """
+import sys, trio
+from exotrio.manager._store import open_store
+
+async def main():
+    async with open_store(sys.argv[1]):
+        print("owned", flush=True)
+        await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+@contextmanager
+def owner(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Own a database in another process."""
+    with running(OWNER, path) as process:
+        assert next_line(process) == "owned"
+        yield process
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+def content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def fill(path: Path, text: bytes) -> None:
+    path.write_bytes(text)
+
+
+async def make(path: Path, *names: str) -> None:
+    async with open_store(path) as store:
+        for name in names:
+            await store.write(put, name)
+
+
+async def refusal(path: Path, kind: type[DatabaseError]) -> str:
+    with pytest.raises(kind) as caught:
+        async with open_store(path):
+            pass
+    assert type(caught.value) is kind
+    return str(caught.value)
+
+
+# -- ownership
+
+
+async def test_a_second_store_in_the_same_process_is_refused(path: Path) -> None:
+    async with open_store(path):
+        message = await refusal(path, DatabaseBusy)
+    assert f"in use by process {os.getpid()}" in message
+    assert "--db FILE" in message
+    await make(path, "free again")
+
+
+async def test_two_names_of_one_file_are_one_database(path: Path) -> None:
+    await make(path)
+    other = path.with_name("link.db")
+    other.symlink_to(path)
+    async with open_store(path):
+        await refusal(other, DatabaseBusy)
+
+
+async def test_a_database_owned_by_another_process_is_refused_until_that_is_killed(path: Path) -> None:
+    with owner(path) as process:
+        assert f"in use by process {process.pid}" in await refusal(path, DatabaseBusy)
+        process.send_signal(signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
+        process.wait(20)
+        await make(path, "after the kill")
+
+
+async def test_two_databases_may_be_open_at_once(path: Path) -> None:
+    async with open_store(path) as one, open_store(path.with_name("other.db")) as two:
+        await one.write(put, "one")
+        await two.write(put, "two")
+        assert (await one.read(keys), await two.read(keys)) == ({"one"}, {"two"})
+
+
+async def test_two_databases_in_memory_share_nothing() -> None:
+    async with open_store(":memory:") as one, open_store(":memory:") as two:
+        await one.write(put, "one")
+        assert await two.read(keys) == set()
+
+
+# -- files
+
+
+@posix
+async def test_only_their_owner_may_read_the_folder_and_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    before = os.umask(0)
+    try:
+        async with open_manager(folder / "state.db") as manager:
+            await manager.api.nodes()
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {"state.db", "state.db.lock", "state.db.secrets-key", "state.db-wal"} <= set(modes)
+    assert set(modes.values()) == {0o600}, modes
+
+
+async def test_a_sqlite_file_of_somebody_else_is_refused_and_stays_as_it_is(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE theirs (a)")
+        connection.commit()
+    before = content(path)
+    assert "was not made by exotrio" in await refusal(path, DatabaseError)
+    # WAL mode, for one, is written into the file.
+    assert content(path) == before
+
+
+async def test_a_file_that_is_no_database_is_refused_and_stays_as_it_is(path: Path) -> None:
+    text = b"not a database at all\n" * 100
+    fill(path, text)
+    assert "not a database" in await refusal(path, DatabaseError)
+    assert content(path) == text
+
+
+async def test_an_empty_file_becomes_a_database(path: Path) -> None:
+    fill(path, b"")
+    await make(path, "a")
+
+
+async def test_a_file_of_a_newer_version_is_refused(path: Path) -> None:
+    await make(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    message = await refusal(path, DatabaseTooNew)
+    assert f"schema {VERSION + 1}" in message
+    assert "upgrade exotrio" in message
+
+
+async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    message = await refusal(tmp_path / "file" / "state.db", DatabaseError)
+    assert str(tmp_path / "file" / "state.db") in message
+
+
+async def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    assert "cannot be opened" in await refusal(tmp_path, DatabaseError)
+
+
+async def test_the_lock_is_free_again_after_a_refusal(path: Path) -> None:
+    fill(path, b"nonsense " * 200)
+    for _ in range(2):
+        assert "not a database" in await refusal(path, DatabaseError)
+
+
+# -- ids
+
+
+async def test_numbers_of_states_go_on_after_a_restart(path: Path) -> None:
+    seen: list[int] = []
+    for _ in range(3):
+        async with open_store(path) as store:
+            for _ in range(2):
+                seen.append(await store.write(insert_state))
+    assert seen == sorted(set(seen))
+
+
+async def test_a_number_is_not_used_again_although_its_state_was_deleted(path: Path) -> None:
+    async with open_store(path) as store:
+        last = [await store.write(insert_state) for _ in range(3)][-1]
+        await store.write(lambda tx: tx.execute("DELETE FROM states"))
+    async with open_store(path) as store:
+        assert await store.write(insert_state) > last
+
+
+async def test_databases_do_not_know_each_others_ids(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "a.db") as one, open_store(tmp_path / "b.db") as two:
+        foreign = await one.read(lambda view: view.state_id(1))
+        assert await one.read(lambda view: view.seq(foreign)) == 1
+        assert await two.read(lambda view: view.seq(foreign)) is None
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "",
+        "1",
+        "0" * 15,
+        "0" * 17,
+        " " * 15 + "1",
+        "+" + "0" * 14 + "1",
+        "0_0_0_0_0_0_0_01"[:16],
+        "8" + "0" * 15,
+    ],
+)
+async def test_what_is_no_id_of_a_state_is_none(tail: str) -> None:
+    async with open_store(":memory:") as store:
+        stamp = (await store.read(lambda view: view.state_id(0)))[:8]
+        assert await store.read(lambda view: view.seq(stamp + tail)) is None
+
+
+@pytest.mark.parametrize("digits", ["000000000000000\u0661", "000000000000000A", "000000000000000g"])
+async def test_digits_of_an_id_are_lower_case_hex_only(digits: str) -> None:
+    async with open_store(":memory:") as store:
+        stamp = (await store.read(lambda view: view.state_id(0)))[:8]
+        assert await store.read(lambda view: view.seq(stamp + digits)) is None
+
+
+def insert_state(tx: Transaction) -> int:
+    seq = tx.allocate()
+    tx.execute(
+        "INSERT INTO states (seq, run, place, kind, status, inputs, enqueue_after, created_at, updated_at)"
+        " VALUES (?, 1, 0, 1, 'SUCCESS', '{}', 0, 0, 0)",
+        (seq,),
+    )
+    return seq

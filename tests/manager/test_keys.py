@@ -1,0 +1,172 @@
+"""Which API key a server asks for, and the files that keep what it made itself."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from exotrio import ConfigurationError
+from exotrio._settings import Settings
+from exotrio.manager._keys import PUBLISHED_KEYS, choose_key, is_loopback, kept_secret, read_secret_file
+
+PUBLISHED = next(iter(PUBLISHED_KEYS))
+EVERYWHERE = "0.0.0.0"
+
+
+def settings(secret: str | None = None, key: str | None = None) -> Settings:
+    return Settings(
+        state_manager_uri=None,
+        api_key=key,
+        state_manager_secret=secret,
+        secrets_encryption_key=None,
+        cors_origins=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "file", "secret", "variable", "chosen"),
+    [
+        ("argument", "file", "secret", "variable", "argument"),
+        (None, "file", "secret", "variable", "file"),
+        (None, None, "secret", "variable", "secret"),
+        (None, None, None, "variable", "variable"),
+    ],
+)
+@pytest.mark.parametrize("host", ["127.0.0.1", EVERYWHERE])
+def test_the_first_source_that_gives_a_key_wins(
+    tmp_path: Path,
+    argument: str | None,
+    file: str | None,
+    secret: str | None,
+    variable: str | None,
+    chosen: str,
+    host: str,
+) -> None:
+    path = tmp_path / "key"
+    path.write_text(f"  {file}\n")
+    key = choose_key(
+        key=argument,
+        key_file=path if file else None,
+        settings=settings(secret, variable),
+        host=host,
+        db=tmp_path / "state.db",
+    )
+    assert key == chosen
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_on_loopback_a_key_is_made_once_and_kept_beside_the_database(tmp_path: Path) -> None:
+    db = tmp_path / "state.db"
+    made = choose_key(key=None, key_file=None, settings=settings(), host="localhost", db=db)
+    assert len(made) >= 32
+    assert choose_key(key=None, key_file=None, settings=settings(), host="::1", db=db) == made
+    kept = tmp_path / "state.db.api-key"
+    assert kept.read_text() == made + "\n"
+    if sys.platform != "win32":
+        assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+def test_in_memory_every_start_makes_a_key_of_its_own() -> None:
+    made = {choose_key(key=None, key_file=None, settings=settings(), host="::1", db=None) for _ in range(2)}
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize(
+    ("argument", "secret", "says"),
+    [
+        (None, None, "it is to bind 0.0.0.0"),
+        ("", None, "the key from the argument is empty"),
+        (PUBLISHED, None, "it came from the argument"),
+        (None, PUBLISHED, "it came from STATE_MANAGER_SECRET"),
+    ],
+)
+def test_off_loopback_a_key_is_needed_that_not_everybody_knows(
+    tmp_path: Path, argument: str | None, secret: str | None, says: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        choose_key(
+            key=argument, key_file=None, settings=settings(secret), host=EVERYWHERE, db=tmp_path / "state.db"
+        )
+    assert says in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_on_loopback_the_published_key_is_accepted() -> None:
+    key = choose_key(key=PUBLISHED, key_file=None, settings=settings(), host="127.0.0.1", db=None)
+    assert key == PUBLISHED
+
+
+def test_an_empty_key_is_refused_on_loopback_too() -> None:
+    with pytest.raises(ConfigurationError, match="empty"):
+        choose_key(key="", key_file=None, settings=settings(), host="127.0.0.1", db=None)
+
+
+@pytest.mark.parametrize(("content", "says"), [(b"", "is empty"), (b" \n", "is empty"), (b"\xff", "be read")])
+def test_a_key_file_that_gives_no_key_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=says):
+        choose_key(key=None, key_file=path, settings=settings("other"), host="127.0.0.1", db=None)
+
+
+def test_a_key_file_that_is_not_there_is_refused_and_no_other_source_asked(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="there is no key file"):
+        choose_key(
+            key=None, key_file=tmp_path / "absent", settings=settings("other"), host="127.0.0.1", db=None
+        )
+
+
+@pytest.mark.parametrize(
+    ("host", "answer"),
+    [
+        ("127.0.0.1", True),
+        ("127.3.2.1", True),
+        ("::1", True),
+        ("LocalHost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("", False),
+        ("192.168.1.1", False),
+        ("localhost.example.org", False),
+        ("example.org", False),
+    ],
+)
+def test_loopback_is_what_only_this_machine_reaches(host: str, answer: bool) -> None:
+    assert is_loopback(host) is answer
+
+
+def test_what_is_kept_is_made_once_and_whole(tmp_path: Path) -> None:
+    db = tmp_path / "state.db"
+    assert kept_secret(db, "thing", lambda: "made") == "made"
+    assert kept_secret(db, "thing", lambda: pytest.fail("made again")) == "made"
+    assert [file.name for file in tmp_path.iterdir()] == ["state.db.thing"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
+def test_what_a_crash_left_behind_lends_the_new_file_neither_content_nor_mode(tmp_path: Path) -> None:
+    leftover = tmp_path / "state.db.thing.new"
+    leftover.write_text("old and much longer than the new one")
+    leftover.chmod(0o666)
+    kept_secret(tmp_path / "state.db", "thing", lambda: "made")
+    kept = tmp_path / "state.db.thing"
+    assert kept.read_text() == "made\n"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(ConfigurationError, match="cannot be made"):
+            kept_secret(tmp_path / "state.db", "thing", lambda: "made")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_secret_file_is_read_without_the_blanks_around_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("\n a b \n")
+    assert read_secret_file(tmp_path / "file") == "a b"

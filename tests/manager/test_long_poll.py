@@ -1,0 +1,270 @@
+"""Long polls: what wakes them, what ends them, and that nothing slips between looking and waiting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+import trio
+import trio.testing
+
+from exotrio.manager import serve
+from exotrio.manager._service import Wakeups
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.helpers import node_name, ok, open_client, place
+from tests.manager.support import KEY, Manager, open_manager
+
+START_MS = 1_700_000_000_000
+LONGEST = 15_000
+
+
+def virtual_ms() -> int:
+    """The time of Trio's clock, as Unix milliseconds."""
+    return START_MS + round(trio.current_time() * 1000)
+
+
+async def claim(
+    api: Api, *identifiers: str, wait_ms: int = LONGEST, claim_id: str | None = None
+) -> list[Any]:
+    limits = {node_name(identifier): 10 for identifier in identifiers}
+    states: list[Any] = ok(await api.native_claim(limits, wait_ms=wait_ms, claim_id=claim_id))["states"]
+    return states
+
+
+class Poll:
+    """A claim that waits in a task of its own."""
+
+    def __init__(self, nursery: trio.Nursery, api: Api, *identifiers: str, **options: Any) -> None:
+        self.states: list[Any] | None = None
+        self.ended_at = 0.0
+        self.scope = trio.CancelScope()
+        nursery.start_soon(self._run, api, identifiers, options)
+
+    async def _run(self, api: Api, identifiers: tuple[str, ...], options: dict[str, Any]) -> None:
+        with self.scope:
+            self.states = await claim(api, *identifiers, **options)
+        self.ended_at = trio.current_time()
+
+
+async def deploy(manager: Manager, *places: dict[str, Any]) -> Flow:
+    return await Flow.deploy(manager.api, *places)
+
+
+# -- under the virtual clock
+
+
+async def test_an_idle_poll_ends_empty_when_its_time_is_over(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_manager(clock=virtual_ms) as manager:
+        await deploy(manager, place("a"))
+        assert await claim(manager.api, "a", wait_ms=7_000) == []
+        assert trio.current_time() == pytest.approx(7, abs=0.01)
+
+
+async def test_a_poll_wakes_when_a_run_is_triggered(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
+        flow = await deploy(manager, place("a"))
+        poll = Poll(nursery, manager.api, "a")
+        await trio.sleep(3)
+        assert poll.states is None
+        await flow.trigger()
+        await trio.testing.wait_all_tasks_blocked()
+        assert poll.states is not None
+        assert [state["identifier"] for state in poll.states] == ["a"]
+        assert poll.ended_at == 3
+
+
+@pytest.mark.parametrize("how", ["executed", "errored", "released", "requeued", "retried by hand", "united"])
+async def test_whatever_makes_a_state_claimable_wakes_the_poll(
+    autojump_clock: trio.testing.MockClock, how: str
+) -> None:
+    policy = {"max_retries": 1 if how == "errored" else 0, "strategy": "FIXED", "backoff_factor": 1}
+    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
+        api = manager.api
+        places = [place("t", "a"), place("a", "b"), place("b", "u"), place("u", unites="t")]
+        flow = await Flow.start(api, *places, retry_policy=policy)
+        await flow.run("t")
+        (held,) = await claim(api, "a", wait_ms=0)
+        state_id, token = held["state_id"], held["lease"]["token"]
+        item = {"state_id": state_id, "token": token}
+        awaited = {"executed": "b", "united": "u"}.get(how, "a")
+        if how == "retried by hand":
+            ok(await api.outcomes({**item, "outcome": "errored", "error": "e"}))
+        elif how == "united":
+            ok(await api.outcomes({**item, "outcome": "executed", "outputs": [{"v": "1"}]}))
+            (held,) = await claim(api, "b", wait_ms=0)
+            item = {"state_id": held["state_id"], "token": held["lease"]["token"]}
+        poll = Poll(nursery, api, awaited)
+        await trio.sleep(2)
+        assert poll.states is None
+        if how in {"executed", "united"}:
+            ok(await api.outcomes({**item, "outcome": "executed", "outputs": [{"v": "1"}]}))
+        elif how == "errored":
+            ok(await api.outcomes({**item, "outcome": "errored", "error": "e"}))
+        elif how == "released":
+            ok(await api.release(states=[item]))
+        elif how == "requeued":
+            ok(await api.outcomes({**item, "outcome": "requeued", "delay_ms": 4_000}))
+        else:
+            ok(await api.manual_retry(state_id))
+        # Long before the poll's own end, so that it is this commit that woke it.
+        await trio.sleep(4.5)
+        assert poll.states is not None
+        assert [state["identifier"] for state in poll.states] == [awaited]
+
+
+async def test_a_poll_wakes_when_a_delayed_state_comes_due(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
+        flow = await deploy(manager, place("a"))
+        await flow.trigger(start_delay=9_000)
+        before = Poll(nursery, manager.api, "a")
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(10)
+        assert before.states
+        assert before.ended_at == pytest.approx(9, abs=0.01)
+
+
+async def test_a_state_that_is_delayed_while_the_poll_waits_is_waited_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
+        flow = await deploy(manager, place("a"))
+        poll = Poll(nursery, manager.api, "a")
+        await trio.sleep(2)
+        await flow.trigger(start_delay=3_000)
+        await trio.sleep(10)
+        assert poll.states
+        assert poll.ended_at == pytest.approx(5, abs=0.01)
+
+
+async def test_one_state_wakes_many_polls_and_one_gets_it(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
+        flow = await deploy(manager, place("a"))
+        polls = [Poll(nursery, manager.api, "a") for _ in range(10)]
+        await trio.sleep(1)
+        await flow.trigger()
+        await trio.sleep(1)
+        winners = [poll for poll in polls if poll.states]
+        assert len(winners) == 1
+        assert all(poll.states is None for poll in polls if poll not in winners)
+        await trio.sleep(15)
+        assert all(poll.states == [] for poll in polls if poll not in winners)
+
+
+async def test_other_nodes_and_other_namespaces_do_not_wake_a_poll_for_good(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
+        await deploy(manager, place("a"))
+        other = await Flow.deploy(manager.api.elsewhere(), place("a"))
+        same = await Flow.deploy(manager.api, place("b"), graph="other")
+        poll = Poll(nursery, manager.api, "a")
+        await trio.sleep(1)
+        await other.trigger()
+        await same.trigger()
+        await trio.sleep(1)
+        assert poll.states is None
+
+
+async def test_a_claim_id_that_takes_no_more_is_answered_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_manager(clock=virtual_ms) as manager:
+        await deploy(manager, place("a"))
+        ok(await manager.api.release(claim_id="voided"))
+        assert await claim(manager.api, "a", claim_id="voided") == []
+        assert trio.current_time() == 0
+
+
+async def test_a_claim_for_nothing_is_answered_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_manager(clock=virtual_ms) as manager:
+        await deploy(manager, place("a"))
+        reply = ok(await manager.api.native_claim({node_name("a"): 5}, limit=0, wait_ms=LONGEST))
+        assert reply["states"] == []
+        assert trio.current_time() == 0
+
+
+async def test_a_poll_whose_client_is_cancelled_takes_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
+        flow = await deploy(manager, place("a"))
+        poll = Poll(nursery, manager.api, "a")
+        await trio.sleep(1)
+        poll.scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        await flow.trigger()
+        await trio.sleep(1)
+        assert len(await claim(manager.api, "a", wait_ms=0)) == 1
+
+
+# -- over TCP: clients that leave, servers that stop
+
+
+async def _served(stopping: trio.Event, *, task_status: trio.TaskStatus[list[str]]) -> None:
+    await serve(port=0, db=":memory:", key=KEY, grace=5.0, stopping=stopping, task_status=task_status)
+
+
+async def test_a_stopping_server_ends_its_polls_at_once() -> None:
+    stopping = trio.Event()
+    answers: list[httpx.Response] = []
+
+    async def poll() -> None:
+        answers.append(await api.native_claim({node_name("a"): 1}, wait_ms=LONGEST))
+
+    with trio.fail_after(4.5):  # below the grace, and far below the poll's own end
+        async with trio.open_nursery() as nursery:
+            (url,) = await nursery.start(_served, stopping)
+            async with open_client(url=url, key=KEY) as client:
+                api = Api(client, "poll")
+                await Flow.deploy(api, place("a"))
+                async with trio.open_nursery() as polls:
+                    for _ in range(3):
+                        polls.start_soon(poll)
+                    await trio.sleep(0.05)
+                    stopping.set()
+    assert [ok(answer)["states"] for answer in answers] == [[], [], []]
+
+
+@pytest.mark.parametrize("voided", ["before", "after"])
+async def test_a_client_that_leaves_its_poll_and_voids_it_keeps_nothing(voided: str) -> None:
+    """A reply may be written to a connection whose end was not heard of yet: voiding covers that."""
+    stopping = trio.Event()
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            (url,) = await nursery.start(_served, stopping)
+            async with open_client(url=url, key=KEY) as client:
+                api = Api(client, "poll")
+                flow = await Flow.deploy(api, place("a"))
+                for number in range(5):
+                    with trio.move_on_after(0.02):
+                        async with open_client(url=url, key=KEY) as leaver:
+                            await claim(Api(leaver, "poll"), "a", claim_id=f"c{number}")
+                    if voided == "before":
+                        ok(await api.release(claim_id=f"c{number}"))
+                    await flow.trigger()
+                    if voided == "after":
+                        ok(await api.release(claim_id=f"c{number}"))
+                assert len(await claim(api, "a", wait_ms=0)) == 5
+            stopping.set()
+
+
+# -- Wakeups
+
+
+def test_what_came_between_looking_and_waiting_is_not_lost() -> None:
+    wakeups = Wakeups()
+    wakeups.notify({1})
+    point = wakeups.now
+    wakeups.notify({2})
+    with wakeups.after(point, {1}) as one, wakeups.after(point, {1, 2}) as both:
+        assert not one.is_set()
+        assert both.is_set()
+
+
+def test_only_those_who_wait_for_a_kind_are_woken() -> None:
+    wakeups = Wakeups()
+    with wakeups.after(wakeups.now, {1, 2}) as event, wakeups.after(wakeups.now, {3}) as other:
+        wakeups.notify({2, 9})
+        assert event.is_set()
+        assert not other.is_set()
+    wakeups.notify({1})

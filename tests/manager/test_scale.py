@@ -1,0 +1,274 @@
+"""No full scans, no costs that grow faster than the work: looked up in query plans and counted in steps."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+
+from exotrio._graph import MAX_NODES, GraphBody
+from exotrio.manager import _claims, _leases
+from exotrio.manager._store import Store
+from exotrio.manager._template import Template
+from tests.contract.flow import Flow
+from tests.helpers import node_name, ok, place
+from tests.manager.support import Manager, open_manager
+
+PLACES = [
+    place("t", "b", inputs={"s": "${{store.k}}"}),
+    place("b", "u", inputs={"p": "${{t.outputs.v}}"}),
+    place("u", unites="t", inputs={"all": "${{b.outputs.v}}"}),
+]
+# Tables that stay small (nodes, graphs), and the numbers a request brings along.
+MAY_BE_SCANNED = re.compile(r"SCAN (json_each|meta|nodes|CONSTANT ROW)")
+# Only at the start, and only what is held: a partial index.
+AT_THE_START = re.compile(r"SCAN states USING (COVERING )?INDEX (states_held|states_leased)$")
+
+
+async def connection_of(store: Store) -> sqlite3.Connection:
+    """Return the connection underneath, to watch what SQLite does."""
+    return await store.write(lambda tx: tx._connection)
+
+
+async def everything_once(manager: Manager) -> None:
+    """Take every kind of step there is."""
+    api, store = manager.api, manager.service.store
+    flow = await Flow.deploy(
+        api, *PLACES, store_config={"required_keys": ["k"], "default_values": {}}, secrets={"token": "t"}
+    )
+    for _ in range(3):
+        await flow.trigger(store={"k": "v"})
+    names = {node_name(each["identifier"]): 5 for each in PLACES}
+    for number in range(3):
+        (state,) = ok(await api.native_claim({node_name("t"): 1}, claim_id=f"c{number}"))["states"]
+        ok(await api.native_claim({node_name("t"): 1}, claim_id=f"c{number}"))
+        item = {"state_id": state["state_id"], "token": state["lease"]["token"]}
+        ok(await api.secrets(state["state_id"], state["lease"]["token"]))
+        ok(await api.native("POST", "heartbeat", json={"worker_id": "w", "states": [item]}))
+        if number == 0:
+            ok(await api.release(states=[item]))
+            ok(await api.release(claim_id="c0"))
+        elif number == 1:
+            ok(await api.outcomes({**item, "outcome": "requeued", "delay_ms": 1}))
+        else:
+            ok(await api.outcomes({**item, "outcome": "executed", "outputs": [{"v": "1"}, {"v": "2"}]}))
+    one, two = (state["state_id"] for state in ok(await api.claim([node_name("b")], 5))["states"])
+    ok(await api.errored(one))
+    ok(await api.executed(two, {"v": "2"}))
+    await store.write(_leases.extend, 1)
+    await store.write(_leases.expire, manager.service.monotonic() + 10**9, manager.service.terms)
+    for _ in range(4):
+        for state in ok(await api.claim(list(names), 50))["states"]:
+            ok(await api.prune(state["state_id"]))
+    ok(await api.claim(list(names), 50))
+    ok(await api.manual_retry(two), 409)
+    ok(await api.native_run(flow.run_id))
+    ok(await api.runs(1, 5))
+    ok(await api.runs(3, 5))
+    shown = ok(await api.run_graph(flow.run_id))
+    ok(await api.state("graph", flow.run_id, shown["nodes"][0]["id"]))
+    ok(await api.native("POST", f"run/{await flow.trigger(store={'k': 'v'})}/cancel"))
+    ok(await api.graphs())
+
+
+def refuses_scans(plans: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {
+        sql: plan
+        for sql, plan in plans.items()
+        if any(line.startswith("SCAN") and not MAY_BE_SCANNED.match(line) for line in plan)
+    }
+
+
+def plans_of(connection: sqlite3.Connection, statements: set[str]) -> dict[str, list[str]]:
+    return {
+        sql: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
+        for sql in sorted(statements)
+        if sql.startswith(("SELECT", "UPDATE", "DELETE"))
+    }
+
+
+async def test_no_statement_of_any_use_case_or_query_scans_a_table_that_grows() -> None:
+    async with open_manager() as manager:
+        connection = await connection_of(manager.service.store)
+        statements: set[str] = set()
+        connection.set_trace_callback(statements.add)
+        await everything_once(manager)
+        connection.set_trace_callback(None)
+        plans = plans_of(connection, statements)
+    assert len(plans) > 50, "hardly anything was watched"
+    assert any("FROM states WHERE parent" in sql for sql in plans)
+    assert any("FROM members" in sql for sql in plans)
+    assert refuses_scans(plans) == {}
+
+
+async def test_a_start_looks_at_what_is_held_and_not_at_all_states() -> None:
+    async with open_manager() as manager:
+        store = manager.service.store
+        connection = await connection_of(store)
+        statements: set[str] = set()
+        connection.set_trace_callback(statements.add)
+        await store.write(_claims.recover)
+        await store.write(_leases.restart, 0, manager.service.terms)
+        connection.set_trace_callback(None)
+        found = refuses_scans(plans_of(connection, statements))
+    for sql, plan in found.items():
+        assert all(AT_THE_START.match(line) or not line.startswith("SCAN") for line in plan), (sql, plan)
+
+
+# -- fan-outs
+
+
+async def steps_of(store: Store, act: Callable[[], Any]) -> int:
+    """Count, in hundreds, the steps of SQLite's machine."""
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    connection = await connection_of(store)
+    connection.set_progress_handler(count, 100)
+    await act()
+    connection.set_progress_handler(None, 0)
+    return steps
+
+
+async def test_a_fan_out_and_its_unite_cost_no_more_per_state_when_they_are_large() -> None:
+    async def fan_out(size: int) -> int:
+        async with open_manager() as manager:
+            api = manager.api
+            flow = await Flow.start(
+                api, place("r", "t"), place("t", "b"), place("b", "u"), place("u", unites="r")
+            )
+            await flow.run("r")
+            held = await flow.one("t")
+            outputs = [{"v": str(number)} for number in range(size)]
+
+            async def run() -> None:
+                ok(await api.executed(held, *outputs))
+                while states := ok(await api.claim([node_name("b")], 500))["states"]:
+                    for state in states:
+                        ok(await api.executed(state["state_id"], {"v": "1"}))
+
+            steps = await steps_of(manager.service.store, run)
+            assert (await flow.statuses())[("u", "CREATED")] == 1
+            return steps
+
+    small, large = await fan_out(100), await fan_out(400)
+    assert large < 4 * 1.5 * small
+
+
+async def test_every_sibling_of_a_fan_out_may_be_a_group_of_its_own() -> None:
+    async def fan_out(size: int) -> int:
+        async with open_manager() as manager:
+            api = manager.api
+            flow = await Flow.start(api, place("t", "b"), place("b", "u"), place("u", unites="t"))
+            held = await flow.one("t")
+            outputs = [{"v": str(number)} for number in range(size)]
+            return await steps_of(manager.service.store, lambda: api.executed(held, *outputs))
+
+    small, large = await fan_out(250), await fan_out(1000)
+    assert large < 4 * 1.5 * small
+
+
+async def test_a_claim_costs_the_same_however_many_states_wait_or_are_done() -> None:
+    async def cost(waiting: int) -> int:
+        async with open_manager() as manager:
+            api = manager.api
+            flow = await Flow.start(api, place("t", "b"), place("b"))
+            await flow.run("t", *({"v": "1"} for _ in range(waiting)))
+            return await steps_of(manager.service.store, lambda: api.claim([node_name("b")], 10))
+
+    few, many = await cost(50), await cost(2_000)
+    assert many < 1.5 * few
+
+
+# -- templates
+
+
+def graph(*places: dict[str, Any]) -> GraphBody:
+    return GraphBody.model_validate({"secrets": {}, "nodes": [{"namespace": "n", **each} for each in places]})
+
+
+def chain() -> list[dict[str, Any]]:
+    last = MAX_NODES - 1
+    return [
+        place(
+            f"n{number}",
+            *([f"n{number + 1}"] if number < last else []),
+            inputs={"p": "${{n0.outputs.v}}"} if number else {},
+        )
+        for number in range(MAX_NODES)
+    ]
+
+
+def many_unites_one_after_the_other() -> list[dict[str, Any]]:
+    pairs = MAX_NODES // 2 - 2
+    places = [place("r", "t"), place("t", "x"), place("x", "u0")]
+    for number in range(pairs):
+        following = [f"u{number + 1}"] if number < pairs - 1 else []
+        places += [place(f"u{number}", f"y{number}", unites="t"), place(f"y{number}", *following)]
+    return places
+
+
+def many_unites_side_by_side() -> list[dict[str, Any]]:
+    pairs = MAX_NODES // 2 - 1
+    places = [place("r", "t"), place("t", *(f"x{number}" for number in range(pairs)))]
+    for number in range(pairs):
+        places += [place(f"x{number}", f"u{number}"), place(f"u{number}", unites="t")]
+    return places
+
+
+def many_edges() -> list[dict[str, Any]]:
+    size = 300
+    return [
+        place(f"n{number}", *(f"n{later}" for later in range(number + 1, size))) for number in range(size)
+    ]
+
+
+@pytest.mark.parametrize(
+    "shape", [chain, many_unites_one_after_the_other, many_unites_side_by_side, many_edges]
+)
+def test_the_largest_graphs_are_checked_in_no_time(shape: Callable[[], list[dict[str, Any]]]) -> None:
+    with _deadline(5):
+        template = Template(graph(*shape()))
+    assert len(template.places) > 100
+
+
+def _deadline(seconds: float) -> Any:
+    """Fail, not hang: the checks run in the server's event loop, and nothing else runs meanwhile."""
+    import contextlib
+    import time
+
+    @contextlib.contextmanager
+    def limited() -> Any:
+        began = time.monotonic()
+        yield
+        assert time.monotonic() - began < seconds, "this once took the better part of a minute"
+
+    return limited()
+
+
+async def test_a_chain_of_the_greatest_length_runs_to_its_end() -> None:
+    with trio.fail_after(60):
+        async with open_manager() as manager:
+            api = manager.api
+            length = 300
+            places = [
+                place(
+                    f"n{number}",
+                    *([f"n{number + 1}"] if number < length - 1 else []),
+                    inputs={"p": "${{n0.outputs.v}}"} if number else {},
+                )
+                for number in range(length)
+            ]
+            flow = await Flow.start(api, *places)
+            for number in range(length):
+                (state,) = ok(await api.claim([node_name(f"n{number}")], 5))["states"]
+                assert number == 0 or state["inputs"] == {"p": "first"}
+                ok(await api.executed(state["state_id"], {"v": "first" if number == 0 else "later"}))
+            assert (await flow.run_summary())["status"] == "SUCCESS"

@@ -1,0 +1,149 @@
+"""Secrets at rest: unreadable in every file, and bound to their place and key."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+
+from exotrio import ConfigurationError, DatabaseError
+from exotrio.manager._secrets import Cipher, cipher_from_text, random_cipher
+from exotrio.manager._store import Transaction
+from tests.contract.flow import Flow
+from tests.helpers import ok, place, refused
+from tests.manager.support import NO_SETTINGS, Manager, open_manager
+
+VALUE = "the-plain-value-of-a-secret-5e1f"
+OTHER = "another-plain-value-0c77"
+PLACE = {"namespace": "ns", "graph": "g", "name": "token"}
+KEY_TEXT = base64.b64encode(bytes(range(32))).decode()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+async def hold(manager: Manager, graph: str = "graph") -> str:
+    """Return a QUEUED state whose node declares both secrets."""
+    flow = await Flow.start(manager.api, place("a"), graph=graph, secrets={"token": VALUE, "other": OTHER})
+    return await flow.one("a")
+
+
+async def test_the_plain_value_is_in_no_file_and_no_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with open_manager(tmp_path / "state.db") as manager:
+        state_id = await hold(manager)
+        assert ok(await manager.api.secrets(state_id))["secrets"] == {"token": VALUE, "other": OTHER}
+        while_open = contents(tmp_path)
+    assert {"state.db", "state.db-wal"} <= set(while_open)
+    for content in (*while_open.values(), *contents(tmp_path).values()):
+        assert VALUE.encode() not in content
+        assert base64.b64encode(VALUE.encode())[:-4] not in content
+    assert VALUE not in caplog.text
+
+
+async def test_no_reply_but_the_one_to_the_holder_shows_a_value(tmp_path: Path) -> None:
+    async with open_manager(tmp_path / "state.db") as manager:
+        await hold(manager)
+        api = manager.api
+        for response in (await api.get_graph("graph"), await api.graphs(), await api.nodes()):
+            assert VALUE not in response.text
+        assert ok(await api.get_graph("graph"))["secrets"] == {"other": True, "token": True}
+
+
+async def test_another_key_is_noticed_and_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    db = tmp_path / "state.db"
+    async with open_manager(db) as manager:
+        ok(await manager.api.release(claim_id="none"))
+        await hold(manager)
+    settings = dataclasses.replace(NO_SETTINGS, secrets_encryption_key=KEY_TEXT)
+    async with open_manager(db, settings=settings) as manager:
+        (state,) = ok(await manager.api.claim(["Node_a"]))["states"]
+        detail = refused(await manager.api.secrets(state["state_id"]), 503)
+        assert VALUE not in detail
+        assert "the encryption key is another one" in caplog.text
+        assert "SECRETS_ENCRYPTION_KEY" in caplog.text
+        # Storing the graph again mends it, as the message says.
+        body = manager.api.body([place("a")], secrets={"token": VALUE, "other": OTHER})
+        ok(await manager.api.put_graph("graph", body), 201)
+        assert ok(await manager.api.secrets(state["state_id"]))["secrets"]["token"] == VALUE
+
+
+@pytest.mark.parametrize("moved_to", ["another name", "another graph"])
+async def test_a_ciphertext_that_was_moved_in_the_database_is_worth_nothing(moved_to: str) -> None:
+    def move_name(tx: Transaction) -> None:
+        (text,) = tx.execute("SELECT value FROM secrets WHERE name = 'token'").fetchone()
+        tx.execute("UPDATE secrets SET value = ? WHERE name = 'other'", (text,))
+
+    def move_graph(tx: Transaction) -> None:
+        (text,) = tx.execute("SELECT value FROM secrets WHERE name = 'token' ORDER BY graph").fetchone()
+        tx.execute("UPDATE secrets SET value = ? WHERE name = 'token'", (text,))
+
+    async with open_manager() as manager:
+        first, second = await hold(manager, "one"), await hold(manager, "two")
+        await manager.service.store.write(move_name if moved_to == "another name" else move_graph)
+        refused(await manager.api.secrets(second), 503, 200 if moved_to == "another name" else 503)
+        state = first if moved_to == "another name" else second
+        refused(await manager.api.secrets(state), 503)
+
+
+@pytest.mark.parametrize("changed", list(PLACE))
+def test_a_ciphertext_is_bound_to_its_namespace_graph_and_name(changed: str) -> None:
+    cipher = random_cipher()
+    text = cipher.encrypt(VALUE, **PLACE)
+    assert cipher.decrypt(text, **PLACE) == VALUE
+    with pytest.raises(DatabaseError, match="cannot be decrypted"):
+        cipher.decrypt(text, **{**PLACE, changed: "elsewhere"})
+
+
+def test_where_one_name_ends_and_the_next_begins_counts() -> None:
+    cipher = random_cipher()
+    text = cipher.encrypt(VALUE, namespace="a", graph="bc", name="d")
+    with pytest.raises(DatabaseError):
+        cipher.decrypt(text, namespace="ab", graph="c", name="d")
+
+
+def test_a_changed_ciphertext_is_refused() -> None:
+    cipher = random_cipher()
+    raw = bytearray(base64.urlsafe_b64decode(cipher.encrypt(VALUE, **PLACE)))
+    raw[-1] ^= 1
+    with pytest.raises(DatabaseError):
+        cipher.decrypt(base64.urlsafe_b64encode(raw).decode(), **PLACE)
+
+
+def test_equal_values_have_different_ciphertexts() -> None:
+    cipher = random_cipher()
+    assert cipher.encrypt(VALUE, **PLACE) != cipher.encrypt(VALUE, **PLACE)
+
+
+@pytest.mark.parametrize("value", ["", "ü🙂\x00\n", "x" * 100_000])
+def test_any_text_can_be_a_secret(value: str) -> None:
+    cipher = random_cipher()
+    assert cipher.decrypt(cipher.encrypt(value, **PLACE), **PLACE) == value
+
+
+def test_a_key_is_read_in_both_alphabets_of_base64() -> None:
+    key = bytes([251, 255] * 16)
+    text = Cipher(key).encrypt(VALUE, **PLACE)
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        assert cipher_from_text(f" {encode(key).decode()}\n", source="x").decrypt(text, **PLACE) == VALUE
+
+
+@pytest.mark.parametrize("text", ["", "short", "not base64!", base64.b64encode(bytes(31)).decode(), "ü" * 44])
+def test_what_is_no_key_is_refused_without_being_shown(text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        cipher_from_text(text, source="SECRETS_ENCRYPTION_KEY")
+    assert "SECRETS_ENCRYPTION_KEY" in str(caught.value)
+    assert not text or text not in str(caught.value)
+
+
+async def test_a_key_that_is_none_is_refused_at_the_start(tmp_path: Path) -> None:
+    settings = dataclasses.replace(NO_SETTINGS, secrets_encryption_key="nonsense")
+    with pytest.raises(ConfigurationError, match="32 bytes"):
+        async with open_manager(tmp_path / "state.db", settings=settings):
+            pass

@@ -1,0 +1,320 @@
+"""Whole runs in real processes: the embedded state manager, and a server with workers over TCP."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import trio
+
+from exotrio import Runtime, StateManager
+from exotrio._wire import NativeRun
+from exotrio.manager import serve
+from tests.gated import APP, BATCH, ITEMS, NAMESPACE, NODES, RESULT, WORKERS, Log, graph, until
+from tests.helpers import eventually
+from tests.processes import KEY, Ended, Process, Processes, Server, as_printed, ended, printed_command
+
+T = TypeVar("T")
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+
+HELD = WORKERS + BATCH
+"""States that one worker process holds at most: running and buffered."""
+
+
+class Place:
+    """A folder with the gated app, and the processes started there."""
+
+    def __init__(self, folder: Path, processes: Processes) -> None:
+        self.folder = folder
+        self.log = Log(folder)
+        self._processes = processes
+        (folder / "app.py").write_text(APP, "utf-8")
+
+    def start(self, *arguments: str, **env: str) -> Process:
+        return self._processes.start(*arguments, cwd=self.folder, env=env)
+
+    def ended(self, *arguments: str, **env: str) -> Ended:
+        return ended(*arguments, cwd=self.folder, env=env)
+
+    def continued(self, text: str, **env: str) -> Ended:
+        """Execute the printed command, as it was printed."""
+        return as_printed(text, cwd=self.folder, env=env)
+
+    def server(self, *arguments: str) -> Server:
+        return self._processes.server(self.folder, "--db", "server.db", *arguments)
+
+    def open(self, *workers: str) -> None:
+        """Let the nodes of these workers end."""
+        for worker in workers or ("w",):
+            (self.folder / f"open-{worker}").touch()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with Processes() as processes:
+        yield Place(tmp_path, processes)
+
+
+def ask(server: Server, question: Callable[[StateManager], Awaitable[T]]) -> T:
+    """Ask the server over HTTP."""
+
+    async def main() -> T:
+        async with StateManager(NAMESPACE, server.uri, KEY) as manager:
+            return await question(manager)
+
+    return trio.run(main)
+
+
+async def trigger(manager: StateManager) -> str:
+    await manager.upsert_graph(graph)
+    run_id: str = (await manager.trigger(graph.name))["run_id"]
+    return run_id
+
+
+def counts(run: NativeRun) -> Counter[str]:
+    """Return how many states of ``work`` have which status."""
+    return Counter({str(status): number for status, number in run.nodes[2].counts.items() if number})
+
+
+# -- run
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_a_run_and_the_printed_command_completes_it(
+    place: Place, number: signal.Signals
+) -> None:
+    with place.start("run", "app.py", "--db", "a b.db") as process:
+        running = place.log.until("begin", WORKERS)
+        process.signal(number)
+        place.open()
+        interrupted = process.wait()
+    assert interrupted.code == 130, interrupted
+    assert interrupted.out == ""
+    assert "WARNING" not in interrupted.err, interrupted
+    assert place.log.items("begin") == running, "a buffered state was run after the signal"
+    assert sorted(place.log.items("end")) == sorted(running)
+
+    continued = place.continued(interrupted.err)
+    assert continued.code == 0, continued
+    assert f"items: {RESULT}\n" in continued.out
+    assert sorted(place.log.items("begin"), key=int) == RESULT.split(), "each once, none lost"
+
+
+def test_a_second_ctrl_c_cancels_running_nodes_and_the_run_can_be_continued(place: Place) -> None:
+    with place.start("run", "app.py", "-v", "-o", "json") as process:
+        running = place.log.until("begin", WORKERS)
+        process.signal(signal.SIGINT)
+        process.line("draining")
+        process.signal(signal.SIGINT)
+        interrupted = process.wait()
+    assert interrupted.code == 130, interrupted
+    assert sorted(place.log.items("cancelled")) == sorted(running)
+    assert place.log.items("end") == []
+    place.open()
+    continued = place.continued(interrupted.err)
+    assert continued.code == 0, continued
+    assert f'"items": "{RESULT}"' in continued.out
+
+
+def test_a_third_ctrl_c_ends_the_process_though_a_node_ignores_its_cancellation(place: Place) -> None:
+    with place.start("run", "app.py", "-v", STUBBORN="yes") as process:
+        run_id = process.line(r"run (\S+) of graph")[1]
+        place.log.until("begin", WORKERS)
+        for sign in ("draining", "cancelling"):
+            process.signal(signal.SIGINT)
+            process.line(sign)
+        process.signal(signal.SIGINT)
+        interrupted = process.wait()
+    assert interrupted.code == 128 + signal.SIGINT, interrupted
+    assert "third signal" in interrupted.err
+    place.open()
+    continued = place.ended("run", "app.py", "--resume", run_id)
+    assert continued.code == 0, continued
+    assert f"items: {RESULT}\n" in continued.out
+
+
+def test_a_killed_run_is_continued_at_once(place: Place) -> None:
+    with place.start("run", "app.py") as process:
+        run_id = process.line(r"run (\S+) of graph")[1]
+        place.log.until("begin", WORKERS)
+        process.kill()
+    place.open()
+    continued = place.ended("run", "app.py", "--resume", run_id, "-o", "json")
+    assert continued.code == 0, continued
+    assert f'"items": "{RESULT}"' in continued.out
+    # Only what was running ran again.
+    assert len(place.log.items("end")) == ITEMS
+    assert len(place.log.items("begin")) == ITEMS + WORKERS
+
+
+def test_an_interrupted_run_in_memory_does_not_claim_to_be_kept(place: Place) -> None:
+    with place.start("run", "app.py", "--db", ":memory:") as process:
+        place.log.until("begin", WORKERS)
+        process.signal(signal.SIGINT)
+        place.open()
+        interrupted = process.wait()
+    assert interrupted.code == 130, interrupted
+    assert "it is gone" in interrupted.err
+    assert "--resume" not in interrupted.err
+
+
+def test_resuming_a_finished_run_prints_its_result_again(place: Place) -> None:
+    place.open()
+    first = place.ended("run", "app.py", "-o", "json")
+    run_id = first.err.split()[1]
+    again = place.ended("run", "app.py", "--resume", run_id)
+    assert (first.code, again.code) == (0, 0), again
+    assert again.out.startswith("SUCCESS: 50 states in ")
+    assert f"items: {RESULT}\n" in again.out
+
+
+# -- a state manager elsewhere
+
+
+def test_run_works_through_the_state_manager_of_the_environment_and_continues_there(place: Place) -> None:
+    server = place.server()
+    with place.start("run", "app.py", **server.env) as process:
+        place.log.until("begin", WORKERS)
+        process.signal(signal.SIGINT)
+        place.open()
+        interrupted = process.wait()
+    assert interrupted.code == 130, interrupted
+    assert "--db" not in printed_command(interrupted.err)
+    continued = place.continued(interrupted.err, **server.env)
+    assert continued.code == 0, continued
+    assert f"items: {RESULT}\n" in continued.out
+    assert not (place.folder / ".exotrio").exists()
+
+
+def test_ctrl_c_ends_a_worker_that_waits_for_a_state_manager_that_is_down(place: Place) -> None:
+    env = {"EXOSPHERE_STATE_MANAGER_URI": "http://127.0.0.1:1", "EXOSPHERE_API_KEY": KEY}
+    with place.start("worker", "app.py", **env) as process:
+        process.line("cannot be reached")
+        process.signal(signal.SIGINT)
+        end = process.wait()
+    assert end.code == 0, end
+    assert "Traceback" not in end.err
+
+
+def test_ctrl_c_ends_a_run_whose_state_manager_never_answers(place: Place) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        env = {"EXOSPHERE_STATE_MANAGER_URI": uri, "EXOSPHERE_API_KEY": KEY}
+        with place.start("run", "app.py", **env) as process:
+            silent.settimeout(30)
+            silent.accept()[0].close()
+            with silent.accept()[0]:
+                process.signal(signal.SIGINT)
+                end = process.wait()
+    assert end.code == 130, end
+    assert end.err == "interrupted before the run began; nothing was started\n"
+
+
+def test_ctrl_c_ends_a_run_whose_state_manager_went_away(place: Place) -> None:
+    server = place.server()
+    with place.start("run", "app.py", "-v", **server.env) as process:
+        running = place.log.until("begin", WORKERS)
+        server.process.kill()
+        process.signal(signal.SIGINT)
+        process.line("draining")
+        process.signal(signal.SIGINT)
+        end = process.wait()
+    assert end.code == 130, end
+    assert sorted(place.log.items("cancelled")) == sorted(running)
+    assert "is abandoned" in end.err, "what is left behind is named"
+    assert "Traceback" not in end.err
+
+
+@pytest.mark.parametrize("link", ["native", "v0"])
+def test_two_workers_share_a_run_drain_at_a_signal_and_a_third_completes_it(place: Place, link: str) -> None:
+    server = place.server()
+    env = {**server.env, "LINK": link}
+    with (
+        place.start("worker", "app.py", WORKER="a", **env) as a,
+        place.start("worker", "app.py", WORKER="b", **env) as b,
+    ):
+        for worker in (a, b):
+            worker.line("is registered")
+        run_id = ask(server, trigger)
+        running = {name: sorted(place.log.until("begin", WORKERS, name)) for name in "ab"}
+        # Both hold all they can: running and buffered states.
+        until(
+            lambda: counts(ask(server, lambda m: m.status(run_id)))["QUEUED"] == 2 * HELD,
+            f"{2 * HELD} states are QUEUED",
+        )
+        a.signal(signal.SIGTERM)
+        b.signal(signal.SIGINT)
+        # Buffered states go back at once, while the nodes still run.
+        until(
+            lambda: counts(ask(server, lambda m: m.status(run_id)))["QUEUED"] == 2 * WORKERS,
+            "only running states are QUEUED",
+        )
+        place.open("a", "b")
+        ends = [a.wait(), b.wait()]
+    for end in ends:
+        assert end.code == 0, end
+        assert f"released {BATCH}, cancelled 0, unknown 0, abandoned 0" in end.err, end
+        assert "WARNING" not in end.err, end
+        assert end.out == ""
+    for name in "ab":
+        assert sorted(place.log.items("begin", name)) == running[name], "a buffered state was run"
+        assert sorted(place.log.items("end", name)) == running[name]
+    left = counts(ask(server, lambda m: m.status(run_id)))
+    assert left == {"SUCCESS": 2 * WORKERS, "CREATED": ITEMS - 2 * WORKERS}
+
+    place.open("c")
+    with place.start("worker", "app.py", WORKER="c", **env) as c:
+        run = ask(server, lambda m: m.wait(run_id, timeout=30, poll_interval=0.05))
+        c.signal(signal.SIGTERM)
+        end = c.wait()
+    assert end.code == 0, end
+    assert run.status == "SUCCESS"
+    done = [item for name in "abc" for item in place.log.items("end", name)]
+    assert sorted(done, key=int) == RESULT.split(), "each once, none lost"
+    server.process.signal(signal.SIGTERM)
+    assert server.process.wait().code == 0
+
+
+def test_worker_reads_the_state_manager_and_the_key_from_dot_env(place: Place) -> None:
+    server = place.server()
+    lines = [f"{name}={value}\n" for name, value in server.env.items()]
+    (place.folder / ".env").write_text("".join(lines), "utf-8")
+    with place.start("worker", "app.py:runtime") as process:
+        process.line("is registered")
+        process.signal(signal.SIGTERM)
+        assert process.wait().code == 0
+
+
+@pytest.mark.parametrize("link", ["native", "v0"])
+async def test_cancelling_the_nursery_around_a_runtime_hands_everything_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WORKER", raising=False)
+    log = Log(tmp_path)
+    async with trio.open_nursery() as outer:
+        (uri,) = await outer.start(lambda **k: serve(port=0, db=tmp_path / "state.db", key=KEY, **k))
+        runtime = Runtime(NAMESPACE, "w", NODES, uri, KEY, BATCH, WORKERS, poll_interval=0.05, link=link)
+        async with StateManager(NAMESPACE, uri, KEY) as manager:
+            async with trio.open_nursery() as app:
+                await app.start(runtime.run)
+                run_id = await trigger(manager)
+
+                async def full() -> None:
+                    assert len(log.items("begin")) == WORKERS
+                    assert counts(await manager.status(run_id))["QUEUED"] == HELD
+
+                await eventually(full)
+                app.cancel_scope.cancel()
+            assert len(log.items("cancelled")) == WORKERS
+            assert counts(await manager.status(run_id)) == {"CREATED": ITEMS}
+        outer.cancel_scope.cancel()
+    assert runtime.summary.exit_code == 0
+    assert (runtime.summary.cancelled, runtime.summary.released) == (WORKERS, BATCH)

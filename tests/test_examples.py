@@ -1,0 +1,201 @@
+"""Each example, run as its first lines say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import EXAMPLES, PATIENCE, Ended, Process, ended, exotrio
+
+AUDIT = EXAMPLES / "audit.py"
+UNREADABLE = Path("/proc/self/mem")
+"""A regular file that nobody, root included, can read from its beginning."""
+
+
+def test_every_example_is_run_by_a_test_here() -> None:
+    assert {file.name for file in EXAMPLES.glob("*.py")} == {"audit.py", "inside_trio.py"}
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """Return the list that the audit wrote: path to digest."""
+    lines = (folder / "SHA256SUMS").read_text("utf-8").splitlines()
+    found = {}
+    for line in lines:
+        digest, path = line.removeprefix("\\").split("  ", 1)
+        path = path.replace("\\\\", "\\") if line.startswith("\\") else path
+        assert path not in found, "a file stands in the list twice"
+        found[path] = digest
+    return found
+
+
+def check_with_sha256sum(folder: Path) -> None:
+    if shutil.which("sha256sum") is None:
+        return
+    done = subprocess.run(
+        ["sha256sum", "--quiet", "-c", "SHA256SUMS"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def digests(*files: Path) -> dict[str, str]:
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def audit(folder: Path, tree: Path, *arguments: str) -> Ended:
+    return ended("run", AUDIT, "--store", f"root={tree}", *arguments, cwd=folder)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree with a duplicate, an empty file, odd names, and what the audit passes over."""
+    tree = tmp_path / "tree"
+    (tree / "deep" / "er").mkdir(parents=True)
+    (tree / "a.txt").write_text("one")
+    (tree / "deep" / "same.txt").write_text("one")
+    (tree / "deep" / "er" / "two blanks  in it.txt").write_text("three")
+    (tree / "grün ✓.txt").write_text("four")
+    (tree / "empty").touch()
+    (tree / "__pycache__").mkdir()
+    (tree / "__pycache__" / "written.pyc").write_text("by Python")
+    if os.name != "nt":
+        (tree / "back\\slash\\n").write_text("five")
+        (tree / "\\leads").write_text("one")
+        (tree / "new\nline").write_text("left out")
+        (tree / "dangling").symlink_to("nowhere")
+    return tree
+
+
+def found_in(tree: Path) -> dict[str, str]:
+    files = [file for file in tree.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    return digests(*(file for file in files if file.stat().st_size and "\n" not in file.name))
+
+
+def test_the_audit_lists_every_file_and_counts_duplicates(tmp_path: Path, tree: Path) -> None:
+    end = audit(tmp_path, tree, "-o", "json")
+    assert end.code == 0, end
+    assert sums(tmp_path) == found_in(tree)
+    check_with_sha256sum(tmp_path)
+    result = json.loads(end.out)
+    assert result["status"] == "SUCCESS"
+    files = len(found_in(tree))
+    assert result["nodes"]["digest"] == {"SUCCESS": files, "PRUNED": 1}, "the empty file is pruned"
+    (report,) = result["outputs"]
+    assert report["identifier"] == "report"
+    assert report["outputs"] == {
+        "files": str(files),
+        "bytes": str(sum(Path(file).stat().st_size for file in found_in(tree))),
+        "duplicates": "1 files, 3 bytes" if os.name == "nt" else "2 files, 6 bytes",
+        "written": str(tmp_path / "SHA256SUMS"),
+    }
+    assert os.listdir(tmp_path / ".exotrio")
+    assert not list(tmp_path.glob(".SHA256SUMS*")), "no draft is left"
+
+
+def test_the_audit_prints_its_report_as_text_and_progress_apart(tmp_path: Path, tree: Path) -> None:
+    end = audit(tmp_path, tree)
+    assert end.code == 0, end
+    lines = end.out.splitlines()
+    assert lines[0].startswith("SUCCESS: ")
+    assert lines[1] == "report:"
+    assert [line.split(":")[0].strip() for line in lines[2:]] == ["files", "bytes", "duplicates", "written"]
+    assert end.err.startswith("run ")
+    assert "report 1/1" in end.err
+
+
+def test_the_audit_takes_another_algorithm(tmp_path: Path, tree: Path) -> None:
+    end = audit(tmp_path, tree, "--store", "algorithm=blake2b")
+    assert end.code == 0, end
+    listed = (tmp_path / "BLAKE2BSUMS").read_text("utf-8")
+    assert f"{hashlib.blake2b(b'one').hexdigest()}  {tree / 'a.txt'}\n" in listed
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a file that even root cannot read")
+def test_an_unreadable_file_is_tried_again_then_shown_and_the_others_are_listed(
+    tmp_path: Path, tree: Path
+) -> None:
+    listed = found_in(tree)
+    (tree / "unreadable").symlink_to(UNREADABLE)
+    end = audit(tmp_path, tree)
+    assert end.code == 1, end
+    assert sums(tmp_path) == listed
+    assert end.out.startswith("FAILED: ")
+    failed = [line for line in end.out.splitlines() if line.startswith("failed: digest (")]
+    assert len(failed) == 1
+    assert failed[0].endswith("OSError: [Errno 5] Input/output error")
+    assert "(1 failed)" in end.err
+    with sqlite3.connect(tmp_path / ".exotrio" / "state.db") as database:
+        rows = database.execute(
+            "SELECT retry_count FROM states WHERE error IS NOT NULL ORDER BY 1"
+        ).fetchall()
+    database.close()
+    assert rows == [(0,), (1,), (2,)], "max_retries is 2"
+
+
+@pytest.mark.parametrize(
+    ("store", "error"),
+    [
+        (
+            "root=/no/such/folder",
+            "NotADirectoryError: /no/such/folder is no folder; give one with --store root=",
+        ),
+        ("algorithm=rot13", "ValueError: unknown algorithm 'rot13'"),
+    ],
+)
+def test_the_audit_says_what_it_cannot_work_with(tmp_path: Path, store: str, error: str) -> None:
+    end = ended("run", AUDIT, "--store", store, "--db", ":memory:", cwd=tmp_path)
+    assert end.code == 1, end
+    assert error in end.out
+    assert not list(tmp_path.glob("*SUMS"))
+
+
+def test_an_audit_of_no_files_succeeds_without_a_list(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    end = audit(tmp_path, tmp_path / "tree", "--db", ":memory:")
+    assert end.code == 0, end
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_killed_audit_is_continued_and_every_file_stands_in_the_list_once(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for number in range(1500):
+        file = tree / f"{number % 7}" / f"{number}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(str(number))
+    arguments = ("run", AUDIT, "--store", f"root={tree}", "-vv")
+    with exotrio(*arguments, cwd=tmp_path) as process:
+        run_id = process.line("run (\\S+) of graph")[1]
+        process.line("Digest as digest\\) begins", number=300)
+        process.kill()
+    assert not (tmp_path / "SHA256SUMS").exists()
+    with sqlite3.connect(tmp_path / ".exotrio" / "state.db") as database:
+        done = dict(database.execute("SELECT status, count(*) FROM states GROUP BY 1").fetchall())
+    database.close()
+    assert done["SUCCESS"] > 1500, "some digests are done, beside the places before them"
+    assert done["QUEUED"] > 0, "some were held by the process that is gone"
+
+    end = ended("run", AUDIT, "--resume", run_id, "-o", "json", cwd=tmp_path)
+    assert end.code == 0, end
+    assert json.loads(end.out)["seconds"] < 30, "no lease is waited for"
+    assert sums(tmp_path) == digests(*tree.rglob("*.txt"))
+    check_with_sha256sum(tmp_path)
+
+
+def test_a_runtime_inside_a_trio_application_ends_with_it(tmp_path: Path) -> None:
+    with Process([sys.executable, str(EXAMPLES / "inside_trio.py")], cwd=tmp_path) as process:
+        end = process.wait()
+    assert end.code == 0, end
+    assert "the application is alive\n" in end.out
+    assert end.out.endswith("SUCCESS: HELLO, ADA!\n")
+    assert end.err == ""
