@@ -38,6 +38,7 @@ runtime = Runtime(
     workers={WORKERS},
     batch_size={BATCH},
     poll_interval=0.05,
+    shutdown_grace=600,  # far longer than a test waits: only a second signal cancels
     link=os.environ.get("LINK", "auto"),
 )
 

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from exotrio.manager import create_app
 from tests.contract.flow import Flow
-from tests.helpers import node_name, ok, place
+from tests.helpers import SettableClock, node_name, ok, place
 from tests.manager.support import KEY, Manager, gate, open_manager, recount
 
 Message = MutableMapping[str, Any]
@@ -157,3 +157,25 @@ async def test_undoing_leaves_alone_what_was_reported_meanwhile() -> None:
         await manager.service.store.read(recount)
         assert len(ok(await manager.api.claim([node_name("a")], 10))["states"]) == 1
         assert flow.run_id
+
+
+async def test_undoing_leaves_alone_what_somebody_else_holds_by_now() -> None:
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        await ready(manager)
+        held: list[str] = []
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                first = json.loads(message["body"])["states"][0]["state_id"]
+                ok(await manager.api.requeue(first, 1))
+                clock.advance(1)
+                (state,) = ok(await manager.remote.native_claim({node_name("a"): 5}))["states"]
+                held.append(state["state_id"])
+                raise Gone
+
+        with pytest.raises(Gone):
+            await ask(create_app(manager.service, key=KEY), V0, send)
+        states = ok(await manager.api.claim([node_name("a")], 10))["states"]
+        assert len(states) == 1
+        assert states[0]["state_id"] not in held

@@ -37,6 +37,7 @@ class History:
         self.random = random.Random(seed)
         self.held: dict[str, str] = {}
         self.latest: dict[str, str] = {}
+        self.reported: set[tuple[str, str]] = set()
         self.seen: list[tuple[str, str]] = []
 
     async def step(self) -> None:
@@ -61,12 +62,12 @@ class History:
         results = ok(await self.api.outcomes(*items))["items"]
         assert [result["state_id"] for result in results] == [item["state_id"] for item in items]
         assert {result["result"] for result in results} <= {"ok", "duplicate", "stale"}
-        once: set[str] = set()
         for item, result in zip(items, results, strict=True):
             if result["result"] == "ok":
-                assert item["state_id"] not in once, "one claim was reported twice"
+                claim = item["state_id"], item["token"]
+                assert claim not in self.reported, "one claim was reported twice"
                 assert item["token"] == self.latest[item["state_id"]], "the state has another holder"
-                once.add(item["state_id"])
+                self.reported.add(claim)
                 self.held.pop(item["state_id"], None)
 
     def item(self, state_id: str, token: str) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from itertools import count
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.contract.api import Api
-from tests.helpers import SettableClock, open_client
+from tests.helpers import SettableClock
+from tests.manager.support import open_manager, recount
 from tests.property.model import PENDING, Outputs, Plan, State
 from tests.property.plans import FIELD, familiar_plans, plans
 from tests.property.twin import Twin
@@ -92,11 +92,9 @@ class Driver:
 @settings(suppress_health_check=list(HealthCheck), max_examples=EXAMPLES)
 @given(plan=plans() | familiar_plans(), data=st.data())
 async def test_every_run_goes_as_the_model_says(plan: Plan, data: st.DataObject) -> None:
-    from exotrio.manager import embedded
-
     clock = SettableClock()
-    async with embedded(db=":memory:", clock=clock) as transport, open_client(transport=transport) as client:
-        twin = await Twin.start(Api(client, "property"), clock, plan)
+    async with open_manager(clock=clock) as manager:
+        twin = await Twin.start(manager.api, clock, plan)
         driver = Driver(twin, data)
         for _ in range(STEPS):
             if not await driver.step():
@@ -104,3 +102,4 @@ async def test_every_run_goes_as_the_model_says(plan: Plan, data: st.DataObject)
         await driver.finish()
         await twin.compare(thoroughly=True)
         assert not {state.status for state in twin.model.states} & PENDING
+        await manager.service.store.read(recount)
