@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import trio
 from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from exotrio._settings import read_settings
-from exotrio._wire import to_ms
+from exotrio._wire import KEY_HEADER, REQUEST_ID_HEADER, to_ms
 from exotrio.manager._access import LOOPBACK_HOSTS, Access, local
 from exotrio.manager._database import MEMORY
 from exotrio.manager._http import Limits, open_listeners, serve_http, urls
@@ -40,6 +41,7 @@ def create_app(
     allowed_hosts: Collection[str] | None = None,
     max_body: int = 16 * 1024 * 1024,
     native: bool = True,
+    cors_origins: Collection[str] = (),
 ) -> ASGIApp:
     """Return the ASGI application of a state manager.
 
@@ -49,13 +51,34 @@ def create_app(
         allowed_hosts: Host header values (without port) to accept. Defaults to any.
         max_body: Most bytes of a request body. Defaults to 16 MiB.
         native: Serve the native API beside v0. Defaults to True.
+        cors_origins: Origins whose pages may call the API. Defaults to none.
     """
     routes = v0_routes(service) + (native_routes(service) if native else [])
     app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
     # Both slash forms are routes of their own; a redirect would lose the body of a PUT.
     app.router.redirect_slashes = False
     app.state.max_body = max_body
-    return Access(app, key=key, allowed_hosts=allowed_hosts)
+    guarded = Access(app, key=key, allowed_hosts=allowed_hosts)
+    if not cors_origins:
+        return guarded
+    # Outside of the guard: a browser sends its preflight without a key.
+    return CORSMiddleware(
+        guarded,
+        allow_origins=list(cors_origins),
+        allow_credentials=True,
+        allow_methods=["GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"],
+        allow_headers=[
+            "Accept",
+            "Accept-Language",
+            "Content-Language",
+            "Content-Type",
+            KEY_HEADER,
+            "Authorization",
+            "X-Requested-With",
+            REQUEST_ID_HEADER,
+        ],
+        expose_headers=[REQUEST_ID_HEADER],
+    )
 
 
 @asynccontextmanager
@@ -153,7 +176,15 @@ async def serve(
         loopback = {*LOOPBACK_HOSTS, f"[{host}]" if ":" in host else host}
         hosts = {*loopback, *allowed_hosts} if is_loopback(host) else allowed_hosts or None
         limits = limits or Limits()
-        app = create_app(service, key=key, allowed_hosts=hosts, max_body=limits.max_body, native=native)
+        origins = [origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip()]
+        app = create_app(
+            service,
+            key=key,
+            allowed_hosts=hosts,
+            max_body=limits.max_body,
+            native=native,
+            cors_origins=origins,
+        )
         listeners = await open_listeners(host, port)
         bound = urls(listeners)
         logger.info("serving %s on %s", db, " ".join(bound))

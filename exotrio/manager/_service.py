@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import trio
 
+from exotrio._errors import DatabaseError
 from exotrio._settings import Settings, read_settings
+from exotrio.manager import _runs
 from exotrio.manager._claims import Claimer, recover
 from exotrio.manager._database import MEMORY
 from exotrio.manager._leases import MonotonicClock, Terms, monotonic_clock, restart, sweep
@@ -18,6 +21,8 @@ from exotrio.manager._schedules import Scheduler
 from exotrio.manager._secrets import Cipher, cipher_beside, cipher_from_text, random_cipher
 from exotrio.manager._store import Clock, Store, open_store, wall_clock
 from exotrio.manager._workers import Workers
+
+logger = logging.getLogger("exotrio.manager")
 
 
 class Wakeups:
@@ -103,6 +108,7 @@ async def open_service(
         store.on_ready = service.wakeups.notify
         await store.write(recover)
         await store.write(restart, monotonic(), service.terms)
+        await _check_cipher(service)
         async with _beside(service.scheduler.run, partial(sweep, store, monotonic, service.terms)):
             yield service
 
@@ -121,6 +127,18 @@ async def _beside(*tasks: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
         nursery.cancel_scope.cancel()
     if error is not None:
         raise error
+
+
+async def _check_cipher(service: Service) -> None:
+    """Say at the start that the key for secrets is the wrong one: otherwise every node that needs a
+    secret would be claimed and handed back for ever. Not refused, since an upsert mends it."""
+    stored = await service.store.read(_runs.any_secret)
+    if stored is not None:
+        namespace, graph, name, text = stored
+        try:
+            service.cipher.decrypt(text, namespace=namespace, graph=graph, name=name)
+        except DatabaseError as error:
+            logger.error("%s", error)
 
 
 def _cipher(db: str | Path, settings: Settings) -> Cipher:

@@ -255,3 +255,37 @@ async def test_a_refused_body_is_not_echoed() -> None:
             response = await client.put("/v0/namespace/n/graph/g", content=body)
             refused(response, 422)
             assert "hunter2" not in response.text
+
+
+ORIGIN = "http://localhost:3000"
+PREFLIGHT = {
+    "Origin": ORIGIN,
+    "Access-Control-Request-Method": "GET",
+    "Access-Control-Request-Headers": "x-api-key",
+}
+
+
+async def test_no_origin_is_let_in_unless_it_is_named() -> None:
+    async with open_service(":memory:", settings=NO_SETTINGS) as service:
+        app = create_app(service, key="k")
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+            reply = await client.get("/health", headers={"Origin": ORIGIN})
+            assert "access-control-allow-origin" not in reply.headers
+
+
+async def test_a_named_origin_gets_its_preflight_without_a_key_and_its_answers_exposed() -> None:
+    async with open_service(":memory:", settings=NO_SETTINGS) as service:
+        app = create_app(service, key="k", cors_origins=[ORIGIN])
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+            preflight = await client.options("/v0/namespaces", headers=PREFLIGHT)
+            assert preflight.status_code == 200
+            assert preflight.headers["access-control-allow-origin"] == ORIGIN
+            other = await client.options(
+                "/v0/namespaces", headers={**PREFLIGHT, "Origin": "http://evil.example"}
+            )
+            assert other.status_code == 400
+            answer = await client.get("/v0/namespaces", headers={"Origin": ORIGIN, "x-api-key": "k"})
+            assert answer.headers["access-control-expose-headers"].lower() == "x-exosphere-request-id"
+            refused = await client.get("/v0/namespaces", headers={"Origin": ORIGIN})
+            assert refused.status_code == 401
+            assert refused.headers["access-control-allow-origin"] == ORIGIN
