@@ -19,7 +19,7 @@ from exotrio._wire import HeldState, ItemReply, ItemResult, from_ms
 from exotrio.manager._graphs import timestamp
 from exotrio.manager._outcomes import find_state
 from exotrio.manager._states import CREATED, QUEUED, Changes, note
-from exotrio.manager._store import Transaction
+from exotrio.manager._transaction import Transaction
 
 CLAIMS_KEPT_MS = 600_000
 """How long a claim's id is remembered: a request that is repeated comes much sooner."""

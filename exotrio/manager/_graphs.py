@@ -13,8 +13,9 @@ from exotrio._cron import next_occurrence_ms
 from exotrio._graph import GraphBody
 from exotrio._wire import RegisterRequest, ValidationStatus
 from exotrio.manager._refused import not_found
-from exotrio.manager._store import Transaction, View
-from exotrio.manager._template import Template, check_registered
+from exotrio.manager._registered import check_registered
+from exotrio.manager._template import Template
+from exotrio.manager._transaction import Transaction, View
 
 
 def timestamp(ms: int) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from exotrio.manager._placeholders import OutputRef, Piece, StoreRef
 from exotrio.manager._states import RunScope, chain
-from exotrio.manager._store import View
-from exotrio.manager._template import OutputRef, Piece, Place, StoreRef, Unite
+from exotrio.manager._template import Place, Unite
+from exotrio.manager._transaction import View
 
 Outputs = Mapping[str, Any]
 

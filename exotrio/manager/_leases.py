@@ -20,7 +20,8 @@ from exotrio._errors import DatabaseError
 from exotrio._wire import Beat, BeatReply, BeatResult, from_ms
 from exotrio.manager._outcomes import find_state
 from exotrio.manager._states import CREATED, ERRORED, QUEUED, Changes, RunScope, note
-from exotrio.manager._store import Store, Transaction
+from exotrio.manager._store import Store
+from exotrio.manager._transaction import Transaction
 from exotrio.manager._unites import decide
 
 logger = logging.getLogger("exotrio.manager.leases")

@@ -39,7 +39,7 @@ from exotrio.manager._states import (
     extend_groups,
     output_path,
 )
-from exotrio.manager._store import Transaction, View
+from exotrio.manager._transaction import Transaction, View
 from exotrio.manager._unites import decide
 
 

@@ -29,7 +29,7 @@ from exotrio.manager._states import (
     chain,
     note,
 )
-from exotrio.manager._store import Transaction, View
+from exotrio.manager._transaction import Transaction, View
 from exotrio.manager._unites import decide, united_state
 
 LARGEST_PAGE = 1_000

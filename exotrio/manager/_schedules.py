@@ -17,7 +17,8 @@ from exotrio._errors import DatabaseError
 from exotrio._wire import from_ms
 from exotrio.manager import _runs
 from exotrio.manager._refused import Refused
-from exotrio.manager._store import Store, Transaction, View
+from exotrio.manager._store import Store
+from exotrio.manager._transaction import Transaction, View
 
 logger = logging.getLogger("exotrio.manager.schedules")
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from exotrio._wire import StateStatus
-from exotrio.manager._store import Transaction, View
 from exotrio.manager._template import Template
+from exotrio.manager._transaction import Transaction, View
 
 CREATED = StateStatus.CREATED.value
 QUEUED = StateStatus.QUEUED.value

@@ -18,7 +18,8 @@ from exotrio._settings import Settings
 from exotrio.manager import Service, create_app, open_service
 from exotrio.manager._access import local
 from exotrio.manager._states import chain
-from exotrio.manager._store import Transaction, View, wall_clock
+from exotrio.manager._store import wall_clock
+from exotrio.manager._transaction import Transaction, View
 from tests.contract.api import Api
 from tests.helpers import open_client
 

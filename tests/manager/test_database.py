@@ -16,7 +16,8 @@ import pytest
 
 from exotrio import DatabaseBusy, DatabaseError, DatabaseTooNew
 from exotrio.manager._database import VERSION
-from exotrio.manager._store import Transaction, open_store
+from exotrio.manager._store import open_store
+from exotrio.manager._transaction import Transaction
 from tests.manager.support import keys, next_line, open_manager, put, running
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="modes and signals are POSIX")

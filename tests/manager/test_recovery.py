@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from exotrio.manager._store import View
+from exotrio.manager._transaction import View
 from tests.contract.flow import Flow
 from tests.helpers import ok
 from tests.manager.support import next_line, open_manager, recount, running

@@ -12,7 +12,7 @@ import pytest
 from exotrio import ConfigurationError, DatabaseError, GraphInvalid, GraphNodeModel, StateManager
 from exotrio.manager import embedded
 from exotrio.manager._secrets import Cipher, cipher_from_text, random_cipher
-from exotrio.manager._store import Transaction
+from exotrio.manager._transaction import Transaction
 from tests.contract.flow import Flow
 from tests.helpers import ok, place, refused
 from tests.manager.support import NO_SETTINGS, Manager, open_manager

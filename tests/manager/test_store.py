@@ -15,7 +15,8 @@ import trio
 import trio.testing
 
 from exotrio import DatabaseError
-from exotrio.manager._store import Store, Transaction, View, open_store
+from exotrio.manager._store import Store, open_store
+from exotrio.manager._transaction import Transaction, View
 from tests.manager.support import Gate, gate, keys, put
 
 

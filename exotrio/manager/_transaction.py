@@ -1,0 +1,146 @@
+"""What use cases and queries work with: the database as a ``Transaction``, or as a ``View`` of it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic_core import from_json
+
+from exotrio._graph import GraphBody
+from exotrio.manager._registered import Registered
+from exotrio.manager._template import Template
+
+
+class Catalog:
+    """What is read over and over, kept parsed.
+
+    Templates never change, so every thread may share them. Registered nodes do change: only the
+    writer looks them up here, and registering forgets them.
+    """
+
+    def __init__(self) -> None:
+        self._templates: dict[int, Template] = {}
+        self.nodes: dict[tuple[str, str], Registered] = {}
+
+    def template(self, connection: sqlite3.Connection, template_id: int) -> Template:
+        """Return the compiled template, reading it at most once."""
+        found = self._templates.get(template_id)
+        if found is None:
+            row = connection.execute("SELECT body FROM templates WHERE id = ?", (template_id,)).fetchone()
+            found = Template(GraphBody.model_validate_json(row["body"]))
+            if len(self._templates) >= 1_000:
+                self._templates.clear()
+            self._templates[template_id] = found
+        return found
+
+    def clear(self) -> None:
+        """Forget everything: an id that was rolled back will name another template."""
+        self._templates.clear()
+        self.nodes.clear()
+
+
+class View:
+    """What a query sees.
+
+    Attributes:
+        now_ms: The time it runs at.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, catalog: Catalog, stamp: str, now_ms: int) -> None:
+        self._connection = connection
+        self._catalog = catalog
+        self._stamp = stamp
+        self.now_ms = now_ms
+
+    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        """Run one statement."""
+        return self._connection.execute(sql, parameters)
+
+    def row(self, sql: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Row | None:
+        """Return the first row, or None."""
+        found: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
+        return found
+
+    def template(self, template_id: int) -> Template:
+        """Return the compiled template with this id."""
+        return self._catalog.template(self._connection, template_id)
+
+    def state_id(self, seq: int) -> str:
+        """Return the public id of the state with this number: 24 hex digits, the database's stamp first."""
+        return f"{self._stamp}{seq:016x}"
+
+    def seq(self, state_id: str) -> int | None:
+        """Return the number in a public id, or None if no state of this database can have that id."""
+        if len(state_id) != 24 or not state_id.startswith(self._stamp):
+            return None
+        digits = state_id[8:]
+        # int(..., 16) takes signs, blanks and underscores too; a seq has 63 bits.
+        if digits.strip("0123456789abcdef") or digits[0] > "7":
+            return None
+        return int(digits, 16)
+
+
+class Transaction(View):
+    """What a use case works with: a view that can write, and what to announce once committed.
+
+    Attributes:
+        ready: Kinds of which a state became claimable or will.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, catalog: Catalog, stamp: str, now_ms: int, next_seq: int
+    ) -> None:
+        super().__init__(connection, catalog, stamp, now_ms)
+        self.next_seq = next_seq
+        self.ready: set[int] = set()
+
+    def registered(self, namespace: str, name: str) -> Registered | None:
+        """Return what is registered under this name, or None."""
+        found = self._catalog.nodes.get((namespace, name))
+        if found is None:
+            row = self.row("SELECT * FROM nodes WHERE namespace = ? AND name = ?", (namespace, name))
+            if row is None:
+                return None
+            found = self._catalog.nodes[namespace, name] = Registered(
+                id=row["id"],
+                namespace=namespace,
+                name=name,
+                inputs=_properties(row["inputs_schema"]),
+                outputs=_properties(row["outputs_schema"]),
+                secrets=tuple(from_json(row["secrets"])),
+            )
+        return found
+
+    def forget_registered(self) -> None:
+        """Read registered nodes anew from now on."""
+        self._catalog.nodes.clear()
+
+    def executemany(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Run one statement for many rows."""
+        self._connection.executemany(sql, rows)
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Undo what the body did if it raises, and let the error out; the use case may then go on."""
+        self._connection.execute("SAVEPOINT attempt")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK TO attempt")
+            raise
+        finally:
+            self._connection.execute("RELEASE attempt")
+
+    def allocate(self) -> int:
+        """Return the number of a new state."""
+        seq = self.next_seq
+        self.next_seq += 1
+        return seq
+
+
+def _properties(schema: str) -> dict[str, Any]:
+    properties = from_json(schema).get("properties")
+    return properties if isinstance(properties, dict) else {}
