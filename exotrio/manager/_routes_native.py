@@ -26,7 +26,7 @@ from exotrio._wire import (
     from_ms,
     outcome_item,
 )
-from exotrio.manager import _claims, _leases, _outcomes, _runs
+from exotrio.manager import _claims, _leases, _outcomes, _runs, _views
 from exotrio.manager._access import LOCAL
 from exotrio.manager._http import STOPPING
 from exotrio.manager._json_api import (
@@ -141,13 +141,13 @@ class _Native:
 
     async def run(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
-        return reply(await self._store.read(_runs.show_run, namespace, request.path_params["run_id"]))
+        return reply(await self._store.read(_views.show_run, namespace, request.path_params["run_id"]))
 
     async def cancel(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         run_id = request.path_params["run_id"]
         await self._store.write(_runs.cancel, namespace, run_id)
-        return reply(await self._store.read(_runs.show_run, namespace, run_id))
+        return reply(await self._store.read(_views.show_run, namespace, run_id))
 
     async def heartbeat(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")

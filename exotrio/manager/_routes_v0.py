@@ -28,7 +28,7 @@ from exotrio._wire import (
     StateStatus,
     TriggerRequest,
 )
-from exotrio.manager import _claims, _graphs, _outcomes, _runs
+from exotrio.manager import _claims, _graphs, _outcomes, _runs, _views
 from exotrio.manager._access import LOCAL
 from exotrio.manager._json_api import (
     ClaimReply,
@@ -252,17 +252,17 @@ class _V0:
     async def list_runs(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         page, size = path_int(request, "page", least=1), path_int(request, "size", least=1)
-        return reply(await self._store.read(_runs.list_runs, namespace, page, size))
+        return reply(await self._store.read(_views.list_runs, namespace, page, size))
 
     async def run_graph(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
-        return reply(await self._store.read(_runs.show_run_graph, namespace, request.path_params["run_id"]))
+        return reply(await self._store.read(_views.show_run_graph, namespace, request.path_params["run_id"]))
 
     async def state(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         run_id, state_id = request.path_params["run_id"], request.path_params["state_id"]
         return reply(
-            await self._store.read(_runs.show_state, namespace, _graph_name(request), run_id, state_id)
+            await self._store.read(_views.show_state, namespace, _graph_name(request), run_id, state_id)
         )
 
 

@@ -1,16 +1,15 @@
-"""Runs and their states: triggering, looking at them, retrying by hand, and a state's secrets."""
+"""What callers do to runs: trigger, retry by hand, cancel; and what they may see of secrets."""
 
 from __future__ import annotations
 
 import sqlite3
 import uuid
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from exotrio._wire import RunStatus, ValidationStatus
-from exotrio.manager._graphs import find_graph, timestamp
+from exotrio._wire import ValidationStatus
+from exotrio.manager._graphs import find_graph
 from exotrio.manager._inputs import InputsError, Sources, build
 from exotrio.manager._outcomes import Follow, copy_of, find_state
 from exotrio.manager._refused import Refused, not_found
@@ -21,18 +20,14 @@ from exotrio.manager._states import (
     PRUNED,
     QUEUED,
     RETRY_CREATED,
-    STATUSES,
     SUCCESS,
     Changes,
     NewState,
     RunScope,
-    chain,
     note,
 )
 from exotrio.manager._transaction import Transaction, View
 from exotrio.manager._unites import decide, united_state
-
-LARGEST_PAGE = 1_000
 
 
 def trigger(
@@ -103,132 +98,6 @@ def trigger(
     return run_id
 
 
-def list_runs(view: View, namespace: str, page: int, size: int) -> dict[str, Any]:
-    """Return one page of a namespace's runs, newest first. ``page`` counts from 1."""
-    size = min(size, LARGEST_PAGE)
-    total = view.execute("SELECT count(*) FROM runs WHERE namespace = ?", (namespace,)).fetchone()[0]
-    rows = view.execute(
-        _RUNS + " WHERE runs.namespace = ? ORDER BY runs.created_at DESC, runs.id DESC LIMIT ? OFFSET ?",
-        (namespace, size, min((page - 1) * size, 2**62)),
-    )
-    return {
-        "namespace": namespace,
-        "total": total,
-        "page": page,
-        "size": size,
-        "runs": [_summary(row) for row in rows],
-    }
-
-
-_RUNS = "SELECT runs.*, graphs.name AS graph_name FROM runs JOIN graphs ON graphs.id = runs.graph"
-
-
-def _summary(run: sqlite3.Row) -> dict[str, Any]:
-    if run["pending"]:
-        status = RunStatus.PENDING
-    elif run["errored"] or not run["success"] + run["retried"]:
-        status = RunStatus.FAILED
-    else:
-        status = RunStatus.SUCCESS
-    return {
-        "run_id": run["run_id"],
-        "graph_name": run["graph_name"],
-        "success_count": run["success"],
-        "pending_count": run["pending"],
-        "errored_count": run["errored"],
-        "retried_count": run["retried"],
-        "total_count": run["success"] + run["pending"] + run["errored"] + run["retried"],
-        "status": status.value,
-        "created_at": timestamp(run["created_at"]),
-    }
-
-
-def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
-    """Return one run with its counts per place, in the order of the template. Costs the same for
-    a run of any size."""
-    run = view.row(_RUNS + " WHERE runs.run_id = ? AND runs.namespace = ?", (run_id, namespace))
-    if run is None:
-        raise not_found(f"there is no run {run_id!r} in namespace {namespace!r}")
-    counts = {row["place"]: row for row in view.execute("SELECT * FROM counts WHERE run = ?", (run["id"],))}
-    nodes = []
-    for place in view.template(run["template"]).places:
-        row = counts.get(place.index)
-        nodes.append(
-            {
-                "identifier": place.identifier,
-                "node_name": place.node_name,
-                "counts": {status: row[status.lower()] for status in STATUSES if row and row[status.lower()]},
-            }
-        )
-    return {**_summary(run), "nodes": nodes}
-
-
-def show_run_graph(view: View, namespace: str, run_id: str) -> dict[str, Any]:
-    """Return the states of a run and the edges between them, as the dashboard draws them.
-
-    An unknown run is an empty one. A state hangs from its direct parent only.
-    """
-    summary = dict.fromkeys(STATUSES, 0)
-    nodes: list[dict[str, Any]] = []
-    parents: dict[str, str | None] = {}
-    graph_name = ""
-    for row in view.execute(
-        "SELECT seq, place, status, error, parent, runs.template, nodes.name, graphs.name AS graph_name"
-        " FROM runs JOIN states ON states.run = runs.id JOIN nodes ON nodes.id = states.kind"
-        " JOIN graphs ON graphs.id = runs.graph WHERE run_id = ? AND nodes.namespace = ? ORDER BY seq",
-        (run_id, namespace),
-    ):
-        graph_name = row["graph_name"]
-        state_id = view.state_id(row["seq"])
-        parents[state_id] = None if row["parent"] is None else view.state_id(row["parent"])
-        summary[row["status"]] += 1
-        nodes.append(
-            {
-                "id": state_id,
-                "node_name": row["name"],
-                "identifier": view.template(row["template"]).places[row["place"]].identifier,
-                "status": row["status"],
-                "error": row["error"],
-            }
-        )
-    edges = [{"source": parent, "target": child} for child, parent in parents.items() if parent in parents]
-    return {
-        "root_states": [node for node in nodes if parents[node["id"]] is None],
-        "graph_name": graph_name,
-        "nodes": nodes,
-        "edges": edges,
-        "node_count": len(nodes),
-        "edge_count": len(edges),
-        "execution_summary": summary,
-    }
-
-
-def show_state(view: View, namespace: str, graph_name: str, run_id: str, state_id: str) -> dict[str, Any]:
-    """Return one state in full; all four values must match."""
-    state = find_state(view, namespace, state_id)
-    run = state and view.row(_RUNS + " WHERE runs.id = ?", (state["run"],))
-    if state is None or run is None or run["run_id"] != run_id or run["graph_name"] != graph_name:
-        raise not_found(f"there is no state {state_id!r} in this run, graph and namespace")
-    places = view.template(run["template"]).places
-    ancestors = [
-        (places[row["place"]].identifier, view.state_id(row["seq"])) for row in chain(view, state["parent"])
-    ]
-    return {
-        "id": state_id,
-        "node_name": state["name"],
-        "identifier": places[state["place"]].identifier,
-        "graph_name": graph_name,
-        "run_id": run_id,
-        "status": state["status"],
-        "inputs": from_json(state["inputs"]),
-        "outputs": from_json(state["outputs"]),
-        "error": state["error"],
-        "parents": dict(reversed(ancestors)),
-        "created_at": timestamp(state["created_at"]),
-        "updated_at": timestamp(state["updated_at"]),
-    }
-
-
 def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str) -> str:
     """Replace a state that ended badly by a new one and return the new one's id.
 
@@ -273,7 +142,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
 
     Workers that run one of its states hear of it with their next heartbeat. Asking again changes nothing.
     """
-    run = tx.row(_RUNS + " WHERE runs.run_id = ? AND runs.namespace = ?", (run_id, namespace))
+    run = tx.row("SELECT * FROM runs WHERE run_id = ? AND namespace = ?", (run_id, namespace))
     if run is None:
         raise not_found(f"there is no run {run_id!r} in namespace {namespace!r}")
     if run["cancelled_at"] is not None:
