@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from exotrio._backoff import full_jitter
 from exotrio._discovery import discover
 from exotrio._endpoint import resolve_endpoint, version_problems
-from exotrio._errors import ConfigurationError, ManagerUnavailable, NotFound
+from exotrio._errors import ConfigurationError, ManagerUnavailable, NotFound, RequestRefused
 from exotrio._graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel, StoreConfigModel, check_name
 from exotrio._http_client import HttpClient, require_trio
 from exotrio._run_status import summarize
@@ -347,6 +347,41 @@ class StateManager:
                     return run
                 await trio.sleep(pause)
                 pause = min(pause * 1.5, poll_interval)
+
+    async def cancel(self, run_id: str) -> NativeRun:
+        """End a run: what waits is ended at once, running nodes are cancelled, nothing follows.
+
+        Workers hear of it with their next heartbeat, within 20 s by default. Cancelling a run again
+        changes nothing. Its states cannot be retried.
+
+        Args:
+            run_id: The run.
+
+        Returns:
+            The run as it is now; on v0 its ended states show as ERRORED with the error ``cancelled``.
+
+        Raises:
+            NotFound: there is no such run.
+            RequestRefused: it has already ended (409); or the server speaks only v0, which cannot
+                cancel.
+            ManagerError: as its other subclasses say.
+
+        Cancellation:
+            The run may have been cancelled all the same.
+        """
+        if await self._is_native():
+            try:
+                path = native_path(self._namespace, "run", run_id, "cancel")
+                return await self._repeat(lambda: self._http.fetch(NativeRun, "POST", path))
+            except NotFound:
+                self._native = None
+                if await self._is_native():  # it is the run that is not known
+                    raise
+        raise RequestRefused(
+            f"the run {run_id} cannot be cancelled: the state manager at {self._http.endpoint.shown} speaks "
+            "only v0, which has no way to cancel a run",
+            fix="stop the runtimes that run its nodes; or use exotrio's server (python -m exotrio server)",
+        )
 
     async def manual_retry(self, state_id: str, fanout_id: str | None = None) -> ManualRetryReply:
         """Run a state that failed or was pruned once more, as a new state.

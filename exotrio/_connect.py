@@ -25,7 +25,7 @@ from exotrio._errors import (
 )
 from exotrio._http_answer import one_line
 from exotrio._http_client import HttpClient
-from exotrio._link import Capabilities, Claim, ClaimLost, Fate, Settlement
+from exotrio._link import Capabilities, Claim, ClaimLost, Fate, Heard, Pulse, Settlement
 from exotrio._link_native import NativeLink
 from exotrio._link_v0 import V0Link
 from exotrio._outcome import Outcome
@@ -160,6 +160,11 @@ class AutoLink:
         if isinstance(link, Settlement):
             return [link] * len(claims)
         return self._noted(await link.release(claims))
+
+    async def heartbeat(self, pulse: Pulse, *, timeout: float) -> Heard | None:
+        """Renew leases, as ``Link.heartbeat`` says."""
+        link = await self._fitting()
+        return await self._watch(link.heartbeat(pulse, timeout=timeout))
 
     async def secrets(self, claim: Claim) -> dict[str, str]:
         """Fetch the secrets of the claim's node, as ``Link.secrets`` says."""

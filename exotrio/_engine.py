@@ -4,26 +4,31 @@ reporter, until the stop path has been walked."""
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anyio
 import trio
 
 from exotrio._backoff import full_jitter
 from exotrio._endpoint import Endpoint
 from exotrio._errors import ManagerUnavailable
 from exotrio._execution import Executor
+from exotrio._heartbeat import heartbeat
 from exotrio._ledger import Held, Ledger
 from exotrio._lifecycle import Phase
 from exotrio._link import Link
-from exotrio._options import Options
+from exotrio._options import LinkKind, Options
 from exotrio._outage import Outage
 from exotrio._poller import poll
 from exotrio._reporter import report
 from exotrio._stop import Stop, walk, write_off
+from exotrio._threads import MOST_LEFT_PER_WORKER, Threads
 from exotrio._worker import pass_on, work
+
+if TYPE_CHECKING:
+    from exotrio._outbox import Outbox
 
 log = logging.getLogger("exotrio.runtime")
 
@@ -37,6 +42,7 @@ class Engine:
 
     Attributes:
         enter: Called with each phase.
+        phase: The last of them.
         owns_signals: See ``Executor``.
         lost_claims: See ``Summary``.
     """
@@ -47,6 +53,7 @@ class Engine:
     ledger: Ledger
     enter: Callable[[Phase], None]
     owns_signals: bool
+    phase: Phase = field(default=Phase.STARTING, init=False)
     lost_claims: int = field(default=0, init=False)
 
     # A Ctrl-C may go to any line of the loop's thread. Here it would tear the nursery down.
@@ -59,29 +66,40 @@ class Engine:
 
         Raises:
             ManagerError: the state manager refused the registration.
+            ConfigurationError, DatabaseBusy: the outbox cannot be used.
         """
+        outbox = await self._open_outbox()
         link = self._open_link()
         try:
             registered = await self._register(link)
             if registered:
-                self.enter(Phase.RUNNING)
+                self._enter(Phase.RUNNING)
             started()
             if registered:
-                await self._work(link)
+                await self._work(link, outbox)
         finally:
             write_off(self.ledger)
             with trio.move_on_after(CLOSE, shield=True):
                 await link.aclose()
+            if outbox is not None:
+                with trio.move_on_after(CLOSE, shield=True):
+                    await outbox.aclose()
             self.lost_claims = link.lost_claims
 
-    async def _work(self, link: Link) -> None:
+    async def _work(self, link: Link, outbox: Outbox | None) -> None:
         o, stop, ledger = self.options, self.stop, self.ledger
-        executor = Executor(o.nodes, link.secrets, anyio.CapacityLimiter(o.workers), self.owns_signals)
-        claimed_in, claimed = trio.open_memory_channel[Held](o.batch_size)
+        threads = Threads(MOST_LEFT_PER_WORKER * o.workers, ledger.notify)
+        executor = Executor(o.nodes, link.secrets, threads, self.owns_signals)
+        replayed = [] if outbox is None else outbox.restore(ledger)
+        # The ledger bounds it, not the channel: states that were taken from us stay in here, and do not
+        # count any more, until a worker passes them over.
+        claimed_in, claimed = trio.open_memory_channel[Held](math.inf)
         # Never full, so that finished work never waits where it can be cancelled: the poller claims
         # up to batch_size more while at most batch_size + workers are undelivered and workers run,
         # and each of the reporter's 2 * workers tasks has one in hand before any waits in here.
-        done_in, done = trio.open_memory_channel[Held](2 * o.batch_size)
+        done_in, done = trio.open_memory_channel[Held](2 * o.batch_size + len(replayed))
+        for held in replayed:
+            done_in.send_nowait(held)
 
         async with trio.open_nursery() as nursery:
 
@@ -89,28 +107,59 @@ class Engine:
                 # Guarded: a defect in one loop starts the stop path instead of cancelling the others.
                 nursery.start_soon(lambda: stop.guard(loop, *ends, ledger=ledger, stop=stop, **options))
 
-            spawn(report, done, done_in.clone(), link=link, workers=o.workers)
+            # In the nursery too, since it ends after the last delivery: what is delivered is held until then.
+            spawn(
+                heartbeat,
+                link=link,
+                apart=self._open_apart if self.endpoint.transport is None else None,
+                runtime=o.name,
+                phase=lambda: self.phase,
+                grace=o.shutdown_grace,
+            )
+            spawn(report, done, done_in.clone(), link=link, workers=o.workers, outbox=outbox)
+            finished_in = done_in.clone()
+            if outbox is not None:
+                from exotrio._outbox import keep
+
+                # Between the workers and the reporter: what waits for its delivery is safe by then.
+                finished_in, finished = trio.open_memory_channel[Held](2 * o.batch_size)
+                spawn(keep, finished, done_in.clone(), outbox=outbox)
             for _ in range(o.workers):
-                spawn(work, claimed.clone(), done_in.clone(), executor=executor)
+                spawn(work, claimed.clone(), finished_in.clone(), executor=executor)
             spawn(
                 poll,
                 claimed_in,
-                done_in.clone(),
+                finished_in.clone(),
                 link=link,
                 nodes=o.nodes,
+                threads=threads,
                 batch_size=o.batch_size,
                 workers=o.workers,
                 poll_interval=o.poll_interval,
+                replayed=replayed,
             )
-            with claimed, done_in:
+            with claimed, done_in, finished_in:
                 await walk(
                     stop,
                     ledger,
                     link,
-                    enter=self.enter,
-                    release=lambda held: pass_on(held, None, done_in, ledger),
+                    enter=self._enter,
+                    release=lambda held: pass_on(held, None, finished_in, ledger),
                 )
             nursery.cancel_scope.cancel()
+
+    async def _open_outbox(self) -> Outbox | None:
+        o = self.options
+        if o.outbox is None:
+            return None
+        from exotrio._outbox import Outbox, Store  # here, since it imports sqlite3
+
+        with self.stop.interrupted():
+            store = await trio.to_thread.run_sync(
+                Store, o.outbox, self.endpoint.shown, o.namespace, abandon_on_cancel=True
+            )
+            return Outbox(store)
+        return None  # a stop came first
 
     async def _register(self, link: Link) -> bool:
         """Register the nodes, however long the state manager is away; False if a stop came first."""
@@ -133,7 +182,18 @@ class Engine:
         log.info("%s is registered in %s at %s with %s", o.name, o.namespace, self.endpoint.shown, nodes)
         return True
 
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self.enter(phase)
+
+    def _open_apart(self) -> Link:
+        # Native without asking: it is used only while the other link says so.
+        return self._open(kind="native", workers=1)
+
     def _open_link(self) -> Link:
+        return self._open(kind=self.options.link, workers=self.options.workers)
+
+    def _open(self, *, kind: LinkKind, workers: int) -> Link:
         # Here, since it imports httpx: whoever only imports exotrio need not wait for that.
         from exotrio._connect import open_link
 
@@ -141,8 +201,8 @@ class Engine:
         return open_link(
             self.endpoint,
             o.namespace,
-            kind=o.link,
+            kind=kind,
             state_manager_version=o.state_manager_version,
             worker_id=o.worker_id,
-            workers=o.workers,
+            workers=workers,
         )

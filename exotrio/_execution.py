@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.to_thread
 import trio
 from pydantic import BaseModel, ValidationError
 
 from exotrio._backoff import LONGEST_DELAY_MS, full_jitter
 from exotrio._error_text import bounded, error_text, last_line, redact
 from exotrio._errors import ManagerError, ManagerUnavailable
-from exotrio._node import BaseNode, Stopping, StopView
+from exotrio._node import BaseNode, Stopping, StopView, is_plain
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._signals import PruneSignal, ReQueueAfterSignal, Signal
+from exotrio._threads import Threads
 from exotrio._wire import from_ms
 
 if TYPE_CHECKING:
@@ -48,38 +48,52 @@ class Execution:
 
     def drain(self) -> None:
         """Tell the node that the runtime stops."""
-        if not self.view.why:
-            self.view.why = Stopping.DRAINING
+        if not self.view.told:
+            self.view.told = Stopping.DRAINING
 
-    def cancel(self) -> None:
-        """Cancel the node. One in a thread is only told: it has until ``give_up`` to come back."""
-        self.view.why = Stopping.CANCELLING
+    def begin(self, timeout: float | None) -> None:
+        """Node code is entered: from here on its time runs."""
+        self.began = True
+        if timeout is not None and not self.cancelled:
+            self.view.now = trio.lowlevel.current_clock().current_time
+            self.view.deadline = self.scope.deadline = trio.current_time() + timeout
+
+    def cancel(self, why: Stopping = Stopping.CANCELLING) -> None:
+        """Cancel the node. One in a thread is only told: it has until ``give_up`` to come back.
+
+        The first reason stays. Against the timeout the clock decides: one that is over by now is the
+        reason, even if this call comes in the very same moment; one that is not does not count any more.
+        """
+        if self.timed_out:
+            return  # by the scope's own deadline
+        self.view.deadline = self.scope.deadline = math.inf
+        if not self.cancelled:
+            self.view.told = why
         if not self._in_thread:
             self.scope.cancel()
 
     def give_up(self) -> None:
         """Wait no longer; a thread is left to itself."""
-        self.view.why = Stopping.CANCELLING
+        self.cancel()
         self.scope.cancel()
 
     @property
     def draining(self) -> bool:
-        return bool(self.view.why)
+        return bool(self.view.told)
 
     @property
     def cancelled(self) -> bool:
-        return self.view.why is Stopping.CANCELLING
+        return self.view.told not in (Stopping.NO, Stopping.DRAINING)
 
-    async def in_thread(self, function: Callable[[], Any], limiter: anyio.CapacityLimiter) -> Any:
+    @property
+    def timed_out(self) -> bool:
+        return self.view.why is Stopping.TIMED_OUT
+
+    async def in_thread(self, function: Callable[[], Any], threads: Threads, what: str) -> Any:
         """Call ``function`` in a thread."""
         self._in_thread = True
         try:
-            # Without abandon_on_cancel a thread that never ends would hold the stop path for ever.
-            # Boxed, since Trio refuses a thread that returns a coroutine, as decorated methods may.
-            box = await anyio.to_thread.run_sync(
-                lambda: [function()], abandon_on_cancel=True, limiter=limiter
-            )
-            return box[0]
+            return await threads.call(function, what)
         finally:
             self._in_thread = False
             if self.cancelled:
@@ -94,14 +108,14 @@ class Executor:
     Attributes:
         nodes: Registered name to node class.
         fetch_secrets: Asks the state manager for the secrets of a claim.
-        threads: Bounds the threads of plain ``def`` nodes.
+        threads: Runs plain ``def`` nodes.
         owns_signals: True if a KeyboardInterrupt can only come from node code; otherwise Trio may
             raise the application's Ctrl-C inside a node, and it has to pass.
     """
 
     nodes: Mapping[str, type[BaseNode]]
     fetch_secrets: Callable[[Claim], Awaitable[Mapping[str, str]]]
-    threads: anyio.CapacityLimiter
+    threads: Threads
     owns_signals: bool = False
 
     async def run(self, claim: Claim, execution: Execution) -> Outcome | None:
@@ -112,12 +126,16 @@ class Executor:
 
         Cancellation:
             Passes through: the caller then knows no outcome. ``execution.cancel()`` instead ends
-            the node and returns None, unless the node returns a value all the same.
+            the node and returns None, unless the node returns a value all the same. So does the
+            node's timeout, but with an error.
         """
         node = self.nodes.get(claim.node_name)
         if node is None:
             known = ", ".join(sorted(self.nodes))
             return Errored(f"this runtime has no node class named {claim.node_name!r:.300}; it has: {known}")
+        if self.threads.full and is_plain(node):
+            log.warning("state %s goes back: too many threads were left behind", claim.state_id)
+            return None
         secrets: dict[str, str] = {}
         try:
             with execution.scope:
@@ -126,14 +144,14 @@ class Executor:
                     if fetched is None:
                         return None
                     secrets.update(fetched)
-                execution.began = True
+                execution.begin(node.timeout)
                 return await self._call(node, claim, secrets, execution)
         except BaseException as error:
             if self._passes(error):
                 raise
             return self._failed(error, claim, secrets, execution)
         # The scope took the Cancelled: the node was ended by us.
-        return None
+        return self._timed_out(claim) if execution.timed_out else None
 
     async def _call(
         self, node: type[BaseNode], claim: Claim, secrets: Mapping[str, str], execution: Execution
@@ -145,10 +163,11 @@ class Executor:
             instance.secrets = node.Secrets.model_validate(dict(secrets))
         except ValidationError as error:
             return Errored(bounded(redact(_secret_problems(node, error), secrets.values())))
-        if inspect.iscoroutinefunction(node.execute):
+        if not is_plain(node):
             value = await instance.execute()
         else:
-            value = await execution.in_thread(instance.execute, self.threads)
+            what = f"state {claim.state_id} ({claim.node_name})"
+            value = await execution.in_thread(instance.execute, self.threads, what)
             if inspect.isawaitable(value):
                 # A decorator made the method plain; what it returned still belongs on the loop.
                 value = await value
@@ -165,13 +184,23 @@ class Executor:
                     "state %s: %s raised while it was cancelled: %s", claim.state_id, claim.node_name, text
                 )
             return None
+        if execution.timed_out:
+            return self._timed_out(claim, error_text(error, secrets.values()))
         try:
             if isinstance(signal, Signal):
                 return _signalled(signal)
         except Exception as broken:  # a signal can be subclassed, and its data exchanged
             error = broken
         text = error_text(error, secrets.values())
-        log.error("state %s: %s failed\n%s", claim.state_id, claim.node_name, text)
+        log.error("state %s: %s failed: %s", claim.state_id, claim.node_name, last_line(text))
+        log.info("%s", text)
+        return Errored(text)
+
+    def _timed_out(self, claim: Claim, then: str = "") -> Errored:
+        text = f"timed out after {self.nodes[claim.node_name].timeout:g} s (timeout of {claim.node_name})"
+        if then:
+            text = bounded(f"{text}; it then raised\n{then}")
+        log.error("state %s: %s %s", claim.state_id, claim.node_name, text)
         return Errored(text)
 
     async def _secrets(self, claim: Claim, execution: Execution) -> Mapping[str, str] | None:

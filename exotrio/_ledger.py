@@ -9,6 +9,7 @@ what is left in it at the end is what was left behind. A held state only moves f
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from exotrio._node import Stopping
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ class Held:
     Attributes:
         claim: What was claimed.
         stage: How far it is.
+        lease_until: When its lease is over as far as this side knows, on Trio's clock. Then its node
+            is not begun any more; one that runs goes on, since perhaps nobody else has it yet.
+        forfeited: LEASE_LOST or RUN_CANCELLED once the state manager said so.
         execution: The run of its node, while and after there is one.
         outcome: What to report once DONE; None means: release it.
         tries: Deliveries that failed so far.
@@ -50,10 +55,13 @@ class Held:
         server_errors: Answers 500 in a row.
         answered_before: ``Ledger.answered`` when the first of those came.
         alone: Not to be sent in one batch with others.
+        entry: Where the outcome stands in the outbox, once it is safely there.
     """
 
     claim: Claim
     stage: Stage = Stage.BUFFERED
+    lease_until: float = math.inf
+    forfeited: Stopping = Stopping.NO
     execution: Execution | None = None
     outcome: Outcome | None = None
     tries: int = 0
@@ -62,6 +70,23 @@ class Held:
     server_errors: int = 0
     answered_before: int = 0
     alone: bool = False
+    entry: int | None = None
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether its lease is to be renewed."""
+        released = self.stage is Stage.DONE and self.outcome is None
+        return self.claim.token is not None and not self.forfeited and not released
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether its lease is over as far as this side knows."""
+        return trio.current_time() >= self.lease_until
+
+    @property
+    def unrepeatable(self) -> bool:
+        """Whether sending the outcome twice could run a state again that has already ended."""
+        return isinstance(self.outcome, Requeued) and self.claim.token is None
 
     @property
     def what(self) -> str:
@@ -84,10 +109,13 @@ class Summary:
         released: Handed back without having been run.
         cancelled: Cancelled while running, then handed back.
         dropped: Finished, but the state was no longer ours when it was reported.
+        lost_leases: Given to another worker before they were finished here.
+        run_cancelled: Ended because their run was cancelled.
         unknown: Perhaps delivered: the answer never came, and asking again could do harm.
         abandoned: Not delivered: still held at the state manager.
+        kept: Not delivered yet, but in the outbox: sent at the next start.
         lost_claims: Most states that claims may have taken whose answers never came.
-        left_behind: Ids of the states counted under ``unknown`` and ``abandoned``.
+        left_behind: Ids of the states counted under ``unknown``, ``abandoned`` and ``kept``.
     """
 
     completed: int = 0
@@ -97,19 +125,22 @@ class Summary:
     released: int = 0
     cancelled: int = 0
     dropped: int = 0
+    lost_leases: int = 0
+    run_cancelled: int = 0
     unknown: int = 0
     abandoned: int = 0
+    kept: int = 0
     lost_claims: int = 0
     left_behind: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
         """0 if everything was delivered or handed back; 75 if something is left behind or unknown."""
-        return 75 if self.unknown or self.abandoned or self.lost_claims else 0
+        return 75 if self.unknown or self.abandoned or self.kept or self.lost_claims else 0
 
     def __str__(self) -> str:
         always = ("completed", "errored", "released", "cancelled", "unknown", "abandoned")
-        more = ("pruned", "requeued", "dropped", "lost_claims")
+        more = ("pruned", "requeued", "dropped", "lost_leases", "run_cancelled", "kept", "lost_claims")
         shown = [name for name in (*always, *more) if name in always or getattr(self, name)]
         return ", ".join(f"{name.replace('_', ' ')} {getattr(self, name)}" for name in shown)
 
@@ -122,20 +153,44 @@ class Ledger:
         claiming: A claim is in flight: it may bring states.
         answered: Requests the server handled so far; tells a refusal of one body from an outage.
         reported: Outcomes delivered so far; each may have made states claimable.
+        ttl: Seconds a lease lasts; None while that is not known, or if leases last for ever.
+        on_gone: Called with each state whose outcome is not to be sent any more.
+        on_late: Called when a claim comes whose lease needs to be renewed at once.
     """
 
     claiming: bool = False
     answered: int = 0
     reported: int = 0
+    ttl: float | None = None
+    on_gone: Callable[[Held], None] = lambda held: None
+    on_late: Callable[[], None] = lambda: None
     _held: dict[Held, None] = field(default_factory=dict)
     _stages: Counter[Stage] = field(default_factory=Counter)
+    _active: Counter[str] = field(default_factory=Counter)
     _counts: Counter[str] = field(default_factory=Counter)
     _left: list[str] = field(default_factory=list)
     _changed: trio.Event | None = None
 
-    def add(self, claim: Claim) -> Held:
-        """Take a claim into the books."""
+    def add(self, claim: Claim, asked: float = math.inf) -> Held:
+        """Take a claim into the books, which was ``asked`` for at that time on Trio's clock."""
         held = Held(claim)
+        late = False
+        if claim.lease is not None:
+            held.lease_until = asked + claim.lease
+            # The first time, too: until then it is not known how often to beat.
+            late = self.ttl is None or held.lease_until - trio.current_time() < self.ttl * 2 / 3
+            self.ttl = self.ttl or claim.lease
+        self._held[held] = None
+        self._stages[held.stage] += 1
+        self._active[claim.node_name] += 1
+        self.notify()
+        if late:
+            self.on_late()
+        return held
+
+    def restore(self, claim: Claim, outcome: Outcome, entry: int) -> Held:
+        """Take an outcome of an earlier process into the books, which only has to be delivered."""
+        held = Held(claim, Stage.DONE, outcome=outcome, entry=entry)
         self._held[held] = None
         self._stages[held.stage] += 1
         self.notify()
@@ -172,6 +227,11 @@ class Ledger:
         self.reported += held.outcome is not None
         self._remove(held, kind)
 
+    def forfeit(self, held: Held) -> None:
+        """It was taken from us, and there is nothing to report. ``forfeited`` says how."""
+        kind = "run_cancelled" if held.forfeited is Stopping.RUN_CANCELLED else "lost_leases"
+        self._remove(held, kind)
+
     def drop(self, held: Held) -> None:
         """It was no longer ours."""
         self.answered += 1
@@ -185,13 +245,33 @@ class Ledger:
         """It stays behind."""
         self._remove(held, "abandoned")
 
+    def keep(self, held: Held) -> None:
+        """It is delivered by the next process, from the outbox."""
+        self._remove(held, "kept")
+
     def all(self, *stages: Stage) -> list[Held]:
         """Return what is held in these stages, oldest first."""
         return [held for held in self._held if held.stage in stages]
 
+    def leased(self) -> list[Held]:
+        """Return what is held under leases, oldest first, but for what is being released.
+
+        From any thread, also while this one is in the middle of a change.
+        """
+        # list() of a dict is atomic: no other thread can change the dict meanwhile. So every change of
+        # the ledger does without a lock for a reader who comes every 20 s.
+        return [held for held in list(self._held) if held.is_leased]
+
     def count(self, *stages: Stage) -> int:
         """Return how many are held in these stages."""
         return sum(self._stages[stage] for stage in stages)
+
+    def active(self, node_name: str) -> int:
+        """Return how many of one node wait for a worker or run."""
+        return self._active[node_name]
+
+    def __contains__(self, held: Held) -> bool:
+        return held in self._held
 
     @property
     def failing(self) -> int:
@@ -231,18 +311,26 @@ class Ledger:
         return Summary(**self._counts, lost_claims=lost_claims, left_behind=tuple(self._left))
 
     def _move(self, held: Held, stage: Stage) -> None:
-        self._stages[held.stage] -= 1
+        self._leave_stage(held)
         held.stage = stage
         self._stages[stage] += 1
+        self._active[held.claim.node_name] += stage is not Stage.DONE
         self.notify()
 
+    def _leave_stage(self, held: Held) -> None:
+        self._stages[held.stage] -= 1
+        self._active[held.claim.node_name] -= held.stage is not Stage.DONE
+
     def _remove(self, held: Held, kind: str) -> None:
+        if kind != "kept":
+            self.on_gone(held)
         # What was written off at the end of the flush may still hear its answer.
         if held not in self._held:
             return
         del self._held[held]
-        self._stages[held.stage] -= 1
+        self._leave_stage(held)
+        held.stage = Stage.DONE  # it may still be in the channel to the workers, who have to pass it over
         self._counts[kind] += 1
-        if kind in ("unknown", "abandoned"):
+        if kind in ("unknown", "abandoned", "kept"):
             self._left.append(held.claim.state_id)
         self.notify()

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Protocol
 
 from exotrio._outcome import Outcome
-from exotrio._wire import NodeDeclaration
+from exotrio._wire import BeatResult, NodeDeclaration
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,40 @@ class Capabilities:
     long_poll: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What a heartbeat says. Immutable, so that it may be made in one loop and sent in another.
+
+    Attributes:
+        runtime: Name of the runtime.
+        phase: Its phase.
+        busy: States whose node runs.
+        buffered: States that wait for a worker.
+        states: What is held under leases, and whether its node runs.
+    """
+
+    runtime: str
+    phase: str
+    busy: int
+    buffered: int
+    states: tuple[tuple[Claim, bool], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The answer to a heartbeat.
+
+    Attributes:
+        results: One per state of the pulse, in order.
+        ttl: Seconds the renewed leases last from when the heartbeat was sent; None: for ever.
+        commands: What an operator asks of this runtime.
+    """
+
+    results: tuple[BeatResult, ...]
+    ttl: float | None
+    commands: frozenset[str]
+
+
 class ClaimLost(Exception):
     """A claim was sent and no usable answer came: up to ``limit`` states may be claimed unknown to us.
 
@@ -154,6 +188,24 @@ class Link(Protocol):
         """Hand claims back so that others can run them at once, no attempt counted.
 
         One settlement per claim, in order. Never raises ManagerError.
+        """
+        ...
+
+    async def heartbeat(self, pulse: Pulse, *, timeout: float) -> Heard | None:
+        """Say that this runtime lives, and renew the leases of what it holds. May be repeated.
+
+        Args:
+            pulse: What to say.
+            timeout: Seconds for each request; there are several only for very many states.
+
+        Returns:
+            What the state manager says; None if it has no leases (v0).
+
+        Raises:
+            ManagerError: as its subclasses say; some leases may be renewed all the same.
+
+        Cancellation:
+            Safe; the leases may be renewed all the same.
         """
         ...
 

@@ -23,12 +23,16 @@ from exotrio._errors import KeyRefused, ManagerError, ManagerUnavailable
 from exotrio._http_answer import TurnedAway, one_line
 from exotrio._http_client import REQUEST_TIMEOUT, HttpClient
 from exotrio._json import NotJson, encode, sendable
-from exotrio._link import Capabilities, Claim, Fate, Settlement
+from exotrio._link import Capabilities, Claim, Fate, Heard, Pulse, Settlement
 from exotrio._link_v0 import UNUSABLE_DELAY_MS, V0Link, requeue_delay_ms
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._wire import (
     LARGEST_BATCH,
     LONGEST_WAIT_MS,
+    Beat,
+    BeatResult,
+    HeartbeatReply,
+    HeartbeatRequest,
     HeldState,
     ItemReply,
     ItemResult,
@@ -160,6 +164,42 @@ class NativeLink:
             results = await self._v0.release([claims[index] for index in unleased])
             settlements.update(zip(unleased, results, strict=True))
         return [settlements[index] for index in range(len(claims))]
+
+    async def heartbeat(self, pulse: Pulse, *, timeout: float) -> Heard:
+        """Renew leases, as ``Link.heartbeat`` says."""
+        results: list[BeatResult] = []
+        ttls: list[int] = []
+        commands: set[str] = set()
+        for start in range(0, max(len(pulse.states), 1), LARGEST_BATCH):
+            states = [
+                Beat(state_id=claim.state_id, token=claim.token, running=running)
+                for claim, running in pulse.states[start : start + LARGEST_BATCH]
+                if claim.token is not None
+            ]
+            answer = await self._http.ask(
+                "POST",
+                native_path(self._namespace, "heartbeat"),
+                body=HeartbeatRequest(
+                    worker_id=self._worker_id,
+                    runtime=pulse.runtime,
+                    phase=pulse.phase,
+                    busy=pulse.busy,
+                    buffered=pulse.buffered,
+                    states=states,
+                ),
+                timeout=timeout,
+            )
+            reply = answer.parse(HeartbeatReply)
+            if [item.state_id for item in reply.items] != [state.state_id for state in states]:
+                raise ManagerUnavailable(
+                    "the answer to a heartbeat is not about the same states",
+                    status=answer.status,
+                    where=f"asked: {answer.asked}",
+                )
+            results += [item.result for item in reply.items]
+            ttls += [] if reply.ttl_ms is None else [reply.ttl_ms]
+            commands.update(reply.commands)
+        return Heard(tuple(results), from_ms(min(ttls)) if ttls else None, frozenset(commands))
 
     async def secrets(self, claim: Claim) -> dict[str, str]:
         """Fetch the secrets of the claim's node, as ``Link.secrets`` says."""

@@ -22,7 +22,7 @@ from exotrio._errors import KeyRefused, ManagerError, ManagerUnavailable, NotFou
 from exotrio._http_answer import TurnedAway, one_line
 from exotrio._http_client import HttpClient
 from exotrio._json import NotJson, encode, sendable
-from exotrio._link import Capabilities, Claim, ClaimLost, Fate, Settlement
+from exotrio._link import Capabilities, Claim, ClaimLost, Fate, Heard, Pulse, Settlement
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._wire import (
     LEASE_HEADER,
@@ -125,6 +125,10 @@ class V0Link:
     async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
         """Hand claims back with the smallest delay there is, as ``Link.release`` says."""
         return await _each(claims, lambda claim: self._requeue(claim, 1, self._releases))
+
+    async def heartbeat(self, pulse: Pulse, *, timeout: float) -> Heard | None:
+        """Do nothing: v0 has no leases to renew, and no ear for workers."""
+        return None
 
     async def secrets(self, claim: Claim) -> dict[str, str]:
         """Fetch the secrets of the claim's node, as ``Link.secrets`` says."""

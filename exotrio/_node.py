@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
@@ -23,15 +24,40 @@ class Stopping(StrEnum):
     """The runtime stops: whoever finishes within the grace is reported as usual."""
     CANCELLING = "cancelling"
     """The grace is over: this node was cancelled; its state will be handed back unless it returns."""
+    LEASE_LOST = "lease lost"
+    """The state manager gave the state to another worker, having not heard of this one for too long:
+    this node was cancelled. What it returns all the same is sent, and most likely not accepted."""
+    RUN_CANCELLED = "run cancelled"
+    """The run was cancelled, and this node with it: nothing will follow, whatever it returns."""
+    TIMED_OUT = "timed out"
+    """The node's ``timeout`` is over: its state is an error unless it returns all the same."""
 
 
 class StopView:
-    """What a node can see of the runtime that runs it. The runtime sets ``why``; threads may read it."""
+    """What a node can see of the runtime that runs it. The runtime writes it; threads may read it.
 
-    __slots__ = ("why",)
+    The timeout is no flag that somebody sets: whoever asks compares the clock with the deadline. So
+    the node, its thread and the stop path never differ on whether it is over.
+
+    Attributes:
+        told: What the runtime said.
+        deadline: When the node's timeout is over, on the clock of ``now``.
+        now: Tells the time, in any thread.
+    """
+
+    __slots__ = ("deadline", "now", "told")
 
     def __init__(self) -> None:
-        self.why = Stopping.NO
+        self.told = Stopping.NO
+        self.deadline = math.inf
+        self.now: Callable[[], float] = float
+
+    @property
+    def why(self) -> Stopping:
+        """Why the node should end. Once it was cancelled this does not change any more."""
+        if self.told in (Stopping.NO, Stopping.DRAINING) and self.now() >= self.deadline:
+            return Stopping.TIMED_OUT
+        return self.told
 
 
 _NEVER = StopView()
@@ -50,6 +76,11 @@ class BaseNode(ABC):
     ``ReQueueAfterSignal``. Any other exception is the error of that state.
 
     Attributes:
+        timeout: Class attribute: most seconds that one ``execute`` may take. Then it is cancelled,
+            and the state is an error that says so; only a value that it returns all the same still
+            counts. A plain ``def`` is left behind in its thread. None, the default: no limit.
+        concurrency: Class attribute: most states of this class that one runtime holds at once, running
+            or waiting for a worker. None, the default: no limit but the runtime's own.
         inputs: The state's ``Inputs``.
         secrets: The node's ``Secrets``.
     """
@@ -62,6 +93,9 @@ class BaseNode(ABC):
 
     class Secrets(BaseModel):
         """No secrets."""
+
+    timeout: ClassVar[float | None] = None
+    concurrency: ClassVar[int | None] = None
 
     # Any, since pydantic models nested in subclasses are unrelated types to a type checker: with
     # the base's empty models as type, every self.inputs.field of a user would be an error.
@@ -79,8 +113,9 @@ class BaseNode(ABC):
         """Whether, and why, this execution should come to an end soon.
 
         False (``Stopping.NO``) in normal operation. ``Stopping.DRAINING`` once the runtime was asked
-        to stop, ``Stopping.CANCELLING`` once this node was cancelled. A plain ``def`` node is in a
-        thread, which nobody can interrupt: one that works in steps should look here between them.
+        to stop; once this node was cancelled, ``Stopping.CANCELLING``, ``LEASE_LOST``,
+        ``RUN_CANCELLED`` or ``TIMED_OUT`` says why. A plain ``def`` node is in a thread, which nobody
+        can interrupt: one that works in steps should look here between them.
         """
         return self._stop_view.why
 
@@ -105,6 +140,11 @@ def node_problems(nodes: Sequence[Any]) -> list[str]:
         if count > 1
     ]
     return problems
+
+
+def is_plain(node: type[BaseNode]) -> bool:
+    """Whether ``execute`` is run in a thread."""
+    return not inspect.iscoroutinefunction(node.execute)
 
 
 def declare(node: type[BaseNode]) -> NodeDeclaration:
@@ -133,8 +173,30 @@ def _class_problems(node: type[BaseNode]) -> list[str]:
         problems.append(f"{node.__name__} leaves abstract: {', '.join(missing)}")
     if not _callable_with(node, 0):
         problems.append(f"{node.__name__} cannot be made without arguments: give those of __init__ defaults")
+    problems += _limit_problems(node)
     for part in ("Inputs", "Outputs", "Secrets"):
         problems += _model_problems(f"{node.__name__}.{part}", getattr(node, part, None))
+    return problems
+
+
+def _limit_problems(node: type[BaseNode]) -> list[str]:
+    problems = []
+    timeout: Any = node.timeout
+    if timeout is not None:
+        number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+        if not number or not math.isfinite(timeout) or timeout <= 0:
+            problems.append(
+                f"{node.__name__}.timeout is {_short(timeout)}: "
+                "it must be a finite number of seconds above zero, or None"
+            )
+    concurrency: Any = node.concurrency
+    if concurrency is not None:
+        number = isinstance(concurrency, int) and not isinstance(concurrency, bool)
+        if not number or concurrency < 1:
+            problems.append(
+                f"{node.__name__}.concurrency is {_short(concurrency)}: "
+                "it must be a whole number, at least 1, or None"
+            )
     return problems
 
 

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
@@ -44,6 +45,7 @@ class Options:
     poll_interval: float
     shutdown_grace: float
     link: LinkKind
+    outbox: Path | None
     worker_id: str
 
 
@@ -61,6 +63,7 @@ def check_options(
     shutdown_grace: Any,
     transport: httpx.AsyncBaseTransport | None,
     link: Any,
+    outbox: Any,
     hosted: bool,
 ) -> Options:
     """Return the options if all of them are usable.
@@ -85,6 +88,8 @@ def check_options(
     problems += version_problems(state_manager_version)
     if link not in ("auto", "v0", "native"):
         problems.append(f"link is {link!r}: use 'auto', 'v0' or 'native'")
+    if outbox is not None and not (isinstance(outbox, str | os.PathLike) and os.fspath(outbox)):
+        problems.append(f"outbox must be the path of a file, not {_kind(outbox)}")
     endpoint = None
     for title, value in (("state_manager_uri", state_manager_uri), ("key", key)):
         if not isinstance(value, str | None):
@@ -106,6 +111,8 @@ def check_options(
         poll_interval=float(poll_interval),
         shutdown_grace=float(shutdown_grace),
         link=link,
+        # Absolute, or a program that changes its directory would start with another file.
+        outbox=None if outbox is None else Path(os.path.abspath(outbox)),
         worker_id=f"{name[:60]}@{socket.gethostname()[:100]}:{os.getpid()}:{uuid4().hex[:12]}",
     )
 

@@ -25,7 +25,9 @@ class Outage:
         if self.failures > 1 and type(error) is self._last:
             level = logging.DEBUG
         self._last = type(error)
-        self._log.log(level, "%s fails; it is tried again in %.1f s: %s", self._doing, delay, error)
+        # One record, one line: errors of ours have up to three.
+        text = str(error).replace("\n", "; ")
+        self._log.log(level, "%s fails; it is tried again in %.1f s: %s", self._doing, delay, text)
 
     def worked(self) -> None:
         """Log that it works again, if it did not."""

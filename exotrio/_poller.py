@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 import trio
 
@@ -11,14 +11,18 @@ from exotrio._backoff import full_jitter
 from exotrio._errors import ManagerError, ManagerUnavailable
 from exotrio._ledger import Held, Ledger, Stage
 from exotrio._link import Claim, ClaimLost, Link
+from exotrio._node import BaseNode, is_plain
 from exotrio._outage import Outage
 from exotrio._stop import Stop
+from exotrio._threads import Threads
 from exotrio._wire import LONGEST_WAIT_MS, from_ms
 from exotrio._worker import pass_on
 
 log = logging.getLogger("exotrio.poller")
 
 LONGEST_WAIT = from_ms(LONGEST_WAIT_MS)
+PATIENCE = 8
+"""Tries of an outcome of an earlier process for which claims wait."""
 
 
 async def poll(
@@ -28,41 +32,53 @@ async def poll(
     link: Link,
     ledger: Ledger,
     stop: Stop,
-    nodes: Iterable[str],
+    nodes: Mapping[str, type[BaseNode]],
+    threads: Threads,
     batch_size: int,
     workers: int,
     poll_interval: float,
+    replayed: Sequence[Held] = (),
 ) -> None:
     """Claim states until a stop is asked for. Closes both channel ends.
 
     Args:
         claimed: Takes the states; it has room for ``batch_size`` of them.
         done: Takes those that came too late to be run, for release.
-        nodes: Names of the nodes to claim for.
+        nodes: Registered name to node class: what to claim for.
+        threads: Once it is full, no plain ``def`` nodes are claimed.
         batch_size: Most states that wait for a worker.
         workers: Tasks that run states.
         poll_interval: Seconds to wait after a claim that brought less than asked for.
+        replayed: Outcomes of an earlier process. They come first: their states may be claimable
+            again, and would be run a second time.
 
     Cancellation:
         Settles the claim in flight, as the link does it.
     """
-    poller = _Poller(link, ledger, stop, tuple(nodes), batch_size, workers, poll_interval)
+    poller = _Poller(link, ledger, stop, nodes, threads, batch_size, workers, poll_interval)
     # The outer scope ends with the grace: only that cancels a v0 claim in flight.
     async with claimed, done:
         with stop.polling:
+            with stop.interrupted():
+                await ledger.until(lambda: all(_is_over(held, ledger) for held in replayed))
             while not stop.requested:
                 with stop.interrupted():
                     await ledger.until(poller.may_claim)
                 if stop.requested:
                     break
                 for claim in await poller.claim():
-                    held = ledger.add(claim)
+                    held = ledger.add(claim, poller.asked)
                     if stop.requested:
                         pass_on(held, None, done, ledger)
                     else:
                         claimed.send_nowait(held)
                 with stop.interrupted():
                     await poller.pause()
+
+
+def _is_over(held: Held, ledger: Ledger) -> bool:
+    # Not for ever: an outcome that the server fails at is only found out while others get through.
+    return held not in ledger or held.tries >= PATIENCE
 
 
 class _Poller:
@@ -73,7 +89,8 @@ class _Poller:
         link: Link,
         ledger: Ledger,
         stop: Stop,
-        nodes: tuple[str, ...],
+        nodes: Mapping[str, type[BaseNode]],
+        threads: Threads,
         batch_size: int,
         workers: int,
         poll_interval: float,
@@ -82,13 +99,16 @@ class _Poller:
         self._ledger = ledger
         self._stop = stop
         self._nodes = nodes
+        self._threads = threads
         self._batch_size = batch_size
         self._workers = workers
         self._poll_interval = poll_interval
+        self.asked = 0.0
         self._idle = False
         self._pause = 0.0
         self._wakeable = False
         self._reported = 0
+        self._left_out: set[str] = set()
         self._outage = Outage(log, "claiming states")
 
     def may_claim(self) -> bool:
@@ -99,7 +119,7 @@ class _Poller:
         """
         ledger = self._ledger
         return (
-            self._room() > 0
+            bool(self.limits())
             and not ledger.key_refused
             and ledger.failing <= self._workers
             and ledger.count(Stage.DONE) <= self._batch_size + self._workers
@@ -112,19 +132,31 @@ class _Poller:
             return min(self._room(), self._workers)
         return self._room()
 
+    def limits(self) -> dict[str, int]:
+        """Return how many states of each node to ask for at most; nodes without room are left out."""
+        limit, limits = self.limit(), {}
+        for name, node in self._nodes.items():
+            most = limit
+            if node.concurrency is not None:
+                most = min(limit, node.concurrency - self._ledger.active(name))
+            if most > 0 and not (self._threads.full and is_plain(node)):
+                limits[name] = most
+        return limits
+
     async def claim(self) -> list[Claim]:
         """Claim what fits; nothing if that fails. Sets how long to pause afterwards."""
-        limit = self.limit()
-        limits = dict.fromkeys(self._nodes, limit)
+        limits = self.limits()
+        limit = min(self.limit(), sum(limits.values()))
+        self._left_out = self._nodes.keys() - limits.keys()
         long = self._link.capabilities.long_poll
-        began = trio.current_time()
+        self.asked = began = trio.current_time()
         self._reported = self._ledger.reported
         claims: list[Claim] = []
         self._ledger.claiming = True
         try:
             if long or self._outage.failures:
                 with self._stop.interrupted():
-                    claims = await self._link.claim(limits, limit, wait=LONGEST_WAIT)
+                    claims = await self._link.claim(limits, limit, wait=self._longest_wait())
             else:
                 # Where the server was there a moment ago, a stop waits for the answer: what it brings
                 # then goes back through the reporter, who tries longer than a cancelled link does.
@@ -150,10 +182,13 @@ class _Poller:
         await trio.lowlevel.checkpoint()
         with trio.move_on_after(self._pause):
             if self._wakeable:
-                # What was just reported may have made other states claimable.
-                await self._ledger.until(lambda: self._ledger.reported != self._reported)
+                await self._ledger.until(self._may_have_more)
             else:
                 await trio.sleep_forever()
+
+    def _may_have_more(self) -> bool:
+        # What was just reported may have made other states claimable.
+        return self._ledger.reported != self._reported or not self._left_out.isdisjoint(self.limits())
 
     def _failed(self, error: ManagerError | ClaimLost) -> None:
         level, base, cap = logging.WARNING, 0.25, 10.0
@@ -165,6 +200,14 @@ class _Poller:
             self._pause = max(self._pause, error.retry_after)
         self._wakeable = False
         self._outage.failed(error, self._pause, level=level)
+
+    def _longest_wait(self) -> float:
+        # Leases are counted from when the claim was sent: one that waited for long would bring states
+        # whose leases are half over.
+        if self._left_out:
+            return 0.0  # a long poll for the others would not notice that there is room for these again
+        ttl = self._ledger.ttl
+        return LONGEST_WAIT if ttl is None else min(LONGEST_WAIT, ttl / 3)
 
     def _room(self) -> int:
         return self._batch_size - self._ledger.count(Stage.BUFFERED)

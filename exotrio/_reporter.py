@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -14,6 +15,9 @@ from exotrio._link import Fate, Link, Settlement
 from exotrio._outage import Outage
 from exotrio._outcome import Errored
 from exotrio._stop import Stop
+
+if TYPE_CHECKING:
+    from exotrio._outbox import Outbox
 
 log = logging.getLogger("exotrio.reporter")
 
@@ -35,6 +39,7 @@ async def report(
     ledger: Ledger,
     stop: Stop,
     workers: int,
+    outbox: Outbox | None = None,
 ) -> None:
     """Deliver what comes through ``done``. Closes both channel ends. Never returns unless cancelled.
 
@@ -42,13 +47,14 @@ async def report(
         done: States with their outcomes, or to be released.
         again: The other end of ``done``, for what has to be tried again.
         workers: Up to twice as many deliveries are in flight at once.
+        outbox: Told before something is sent that must not be repeated.
 
     Cancellation:
         What is not delivered stays in the ledger; ``Held.in_flight`` tells whether its last try
         was cut off.
     """
     async with done, again, trio.open_nursery() as nursery:
-        reporter = _Reporter(link, ledger, stop, again, nursery)
+        reporter = _Reporter(link, ledger, stop, again, nursery, outbox)
         for _ in range(2 * workers):
             nursery.start_soon(reporter.deliver, done.clone())
 
@@ -60,6 +66,7 @@ class _Reporter:
     stop: Stop
     again: trio.MemorySendChannel[Held]
     nursery: trio.Nursery
+    outbox: Outbox | None
     batches: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(BATCHES_AT_ONCE))
     outage: Outage = field(default_factory=lambda: Outage(log, "reporting"))
 
@@ -88,6 +95,16 @@ class _Reporter:
         return more
 
     async def _send(self, batch: list[Held]) -> None:
+        if risky := [held for held in batch if self._is_marked(held)]:
+            assert self.outbox is not None, "what has an entry came through the outbox"
+            if not await self.outbox.mark(risky):
+                for held in risky:
+                    self._later(held, Settlement(Fate.RETRY, "the outbox cannot be written"))
+                batch = [held for held in batch if held not in risky]
+        if batch:
+            await self._send_marked(batch)
+
+    async def _send_marked(self, batch: list[Held]) -> None:
         for held in batch:
             held.in_flight = True
         try:
@@ -111,6 +128,10 @@ class _Reporter:
         if batch[0].outcome is None:
             return await self.link.release([held.claim for held in batch])
         return await self.link.report([(held.claim, held.outcome) for held in batch if held.outcome])
+
+    def _is_marked(self, held: Held) -> bool:
+        """Whether the outbox has to know that it is about to be sent."""
+        return held.unrepeatable and held.entry is not None
 
     def _settled(self, held: Held, settlement: Settlement) -> None:
         held.key_refused = settlement.fate is Fate.KEY_REFUSED
@@ -162,6 +183,8 @@ class _Reporter:
         if settlement.retry_after is not None:
             delay = max(delay, settlement.retry_after)
         held.tries += 1
+        if self.outbox is not None and self._is_marked(held):
+            self.outbox.unmark([held])
         self.outage.failed(settlement.detail or settlement.fate.value, delay, level=level)
         # Both how many fail and a refused key hold the poller back.
         self.ledger.notify()

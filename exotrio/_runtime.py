@@ -4,6 +4,7 @@ in ``_stop``, the entry from plain code in ``_start``, the checks of the argumen
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -47,6 +48,9 @@ class Runtime:
         transport: Way to a state manager in this process (``exotrio.manager.embedded``); then no URI
             and no key are needed.
         link: ``"auto"`` asks the server what it speaks; ``"v0"`` and ``"native"`` pin it.
+        outbox: A file in which outcomes are safe, also from ``kill -9``, before they are sent; what is
+            left in it is sent at the next start. One file per runtime. Defaults to none: outcomes
+            are in memory until they are delivered.
         state_manage_version: The stock SDK's spelling of ``state_manager_version``.
 
     Raises:
@@ -68,6 +72,7 @@ class Runtime:
         shutdown_grace: float = 20,
         transport: httpx.AsyncBaseTransport | None = None,
         link: LinkKind = "auto",
+        outbox: str | os.PathLike[str] | None = None,
         state_manage_version: str | None = None,
     ) -> None:
         hosted = hosting()
@@ -84,6 +89,7 @@ class Runtime:
             shutdown_grace=shutdown_grace,
             transport=transport,
             link=link,
+            outbox=outbox,
             hosted=hosted is not None and transport is None,
         )
         self._options = options
@@ -104,6 +110,11 @@ class Runtime:
     def name(self) -> str:
         """Name of this runtime."""
         return self._options.name
+
+    @property
+    def nodes(self) -> tuple[type[BaseNode], ...]:
+        """The node classes."""
+        return tuple(self._options.nodes.values())
 
     @property
     def phase(self) -> Phase:
@@ -148,6 +159,8 @@ class Runtime:
         Raises:
             LifecycleError: it was started before, or an event loop runs in this thread.
             KeyRefused, RequestRefused, NotFound: the nodes could not be registered.
+            DatabaseBusy: another runtime uses the outbox.
+            ConfigurationError: the outbox cannot be used, or belongs to another state manager.
         """
         if hosting() is not None:
             raise LifecycleError(
@@ -169,6 +182,8 @@ class Runtime:
         Raises:
             LifecycleError: it was started before.
             KeyRefused, RequestRefused, NotFound: the nodes could not be registered.
+            DatabaseBusy: another runtime uses the outbox.
+            ConfigurationError: the outbox cannot be used, or belongs to another state manager.
 
         Cancellation:
             Does not drain, but loses nothing: running nodes are cancelled and have 5 s to clean up,

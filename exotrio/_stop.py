@@ -21,6 +21,7 @@ from typing import Any
 
 import trio
 
+from exotrio._errors import ExotrioError
 from exotrio._ledger import Held, Ledger, Stage
 from exotrio._lifecycle import Phase
 from exotrio._link import Link
@@ -105,7 +106,8 @@ class Stop:
             failure = without_cancelled(error)
             if failure is None:
                 raise
-            if isinstance(failure, Exception):
+            # Errors of ours are raised to the caller, who tells them; a defect is worth its traceback.
+            if isinstance(failure, Exception) and not isinstance(failure, ExotrioError):
                 log.critical("%s failed; the runtime stops", loop.__name__, exc_info=failure)
             self.fail(failure)
 
@@ -203,7 +205,10 @@ def _execution(held: Held) -> Any:
 def write_off(ledger: Ledger) -> None:
     """Log and count whatever is still held: the time for it is up."""
     for held in ledger.all(*Stage):
-        if held.in_flight:
+        if held.entry is not None and not (held.in_flight and held.unrepeatable):
+            log.warning("%s: its %s is in the outbox, and sent at the next start", held, held.what)
+            ledger.keep(held)
+        elif held.in_flight:
             log.error("%s: whether its %s arrived is unknown: the time was up", held, held.what)
             ledger.lose(held)
         else:

@@ -4,11 +4,13 @@ does the reporting."""
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import trio
 
 from exotrio._execution import Execution, Executor
 from exotrio._ledger import Held, Ledger, Stage
+from exotrio._node import Stopping
 from exotrio._outcome import Outcome
 from exotrio._stop import Stop
 
@@ -38,7 +40,13 @@ async def work(
     async with claimed, done:
         async for held in claimed:
             if held.stage is not Stage.BUFFERED:
-                continue  # the stop path has handed it back meanwhile
+                continue  # it was handed back, or taken from us, meanwhile
+            if held.lapsed:
+                # Somebody else may have it by now, and run it. The next heartbeat tells.
+                log.warning("%s has to wait: its lease is over unless the state manager renews it", held)
+                await ledger.until(partial(_is_decided, held))
+                if held.stage is not Stage.BUFFERED:
+                    continue
             if stop.requested:
                 pass_on(held, None, done, ledger)
                 continue
@@ -57,11 +65,20 @@ async def work(
             pass_on(held, outcome, done, ledger)
 
 
+def _is_decided(held: Held) -> bool:
+    return held.stage is not Stage.BUFFERED or not held.lapsed
+
+
 def pass_on(held: Held, outcome: Outcome | None, done: trio.MemorySendChannel[Held], ledger: Ledger) -> None:
     """Enter the outcome and give the state to the reporter, who always has room.
 
-    A worker that waited here could be cancelled, and what its node did would be lost.
+    A worker that waited here could be cancelled, and what its node did would be lost. A state that was
+    taken from us is not handed back; what its node returned all the same is sent, since perhaps nobody
+    else has begun it. If its run was cancelled nobody wants that.
     """
+    if held.forfeited and (outcome is None or held.forfeited is Stopping.RUN_CANCELLED):
+        ledger.forfeit(held)
+        return
     if not ledger.done(held, outcome):
         log.warning("%s ended after it was given up; what it returned is not reported", held)
         return

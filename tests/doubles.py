@@ -159,12 +159,23 @@ class V0Server(httpx.AsyncBaseTransport):
 
 
 class NativeServer(V0Server):
-    """The routes of the native API that a runtime uses; a claim waits for a first state."""
+    """The routes of the native API that a runtime uses; a claim waits for a first state.
 
-    discovery = reply(200, {"version": "1", "capabilities": ["leases", "batch", "long_poll"]})
+    Attributes:
+        lost: Ids of states whose leases heartbeats are told to be lost.
+        cancelled: Ids of states whose run heartbeats are told to be cancelled.
+        commands: Told with every heartbeat.
+        ttl: Of the leases, in seconds. They never end by themselves.
+    """
+
+    discovery = reply(200, {"version": "1", "capabilities": ["leases", "batch", "long_poll", "heartbeat"]})
 
     def __init__(self) -> None:
         super().__init__()
+        self.lost: set[str] = set()
+        self.cancelled: set[str] = set()
+        self.commands: list[str] = []
+        self.ttl = 60.0
         self.claim_ids: dict[str, list[State]] = {}
         self.voided: set[str] = set()
 
@@ -175,6 +186,10 @@ class NativeServer(V0Server):
             case "outcomes":
                 items = [self._end(item, item["outcome"].upper()) for item in call.body]
                 return reply(200, {"items": items})
+            case "heartbeat":
+                items = [self._beat(item["state_id"]) for item in call.body["states"]]
+                ttl_ms = round(self.ttl * 1000)
+                return reply(200, {"items": items, "ttl_ms": ttl_ms, "commands": self.commands})
             case "release":
                 items = [self._end(item, "CREATED") for item in call.body.get("states") or []]
                 claim_id = call.body.get("claim_id")
@@ -184,6 +199,10 @@ class NativeServer(V0Server):
                         self._end({"state_id": state.id, "token": _token(state)}, "CREATED")
                 return reply(200, {"items": items})
         return await super().serve(call)
+
+    def _beat(self, state_id: str) -> dict[str, str]:
+        result = "lost" if state_id in self.lost else "cancelled" if state_id in self.cancelled else "ok"
+        return {"state_id": state_id, "result": result}
 
     async def _claim(self, body: Any) -> list[State]:
         claim_id = body["claim_id"]
@@ -208,7 +227,8 @@ class NativeServer(V0Server):
         return {"state_id": state.id, "result": result}
 
     def _native(self, state: State) -> dict[str, Any]:
-        lease = {"token": _token(state), "ttl_ms": 60_000, "attempt": 1, "deliveries": state.deliveries}
+        lease = {"token": _token(state), "ttl_ms": round(self.ttl * 1000), "attempt": 1}
+        lease["deliveries"] = state.deliveries
         return {
             "state_id": state.id,
             "node_name": state.node_name,

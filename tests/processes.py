@@ -50,7 +50,6 @@ class Process:
         *,
         cwd: Path,
         env: Mapping[str, str] | None = None,
-        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.command = tuple(command)
         self._lines: dict[str, list[str]] = {"out": [], "err": []}
@@ -64,7 +63,6 @@ class Process:
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="backslashreplace",
-            **(options or {}),
         )
         self.pid = self._popen.pid
         self._readers = [
@@ -152,15 +150,37 @@ def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, 
 
 
 def exotrio(
-    *arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None, **options: Any
+    *arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None, after: str = ""
 ) -> Process:
-    """Start ``python -m exotrio``; ``options`` are those of Popen."""
-    return Process([*EXOTRIO, *map(str, arguments)], cwd=cwd, env=env, options=options)
+    """Start ``python -m exotrio``, in a process that executed the code ``after`` before."""
+    command = [*EXOTRIO, *map(str, arguments)]
+    return Process(executed_after(after, command) if after else command, cwd=cwd, env=env)
 
 
-def ended(*arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None, **options: Any) -> Ended:
+def executed_after(code: str, command: Sequence[str]) -> list[str]:
+    """Return the command that executes Python code, then becomes ``command``.
+
+    Not ``preexec_fn``: newer Pythons warn of it where threads run.
+    """
+    return [
+        sys.executable,
+        "-c",
+        f"import os, sys; {code}; os.execv(sys.argv[1], sys.argv[1:])",
+        *command,
+    ]
+
+
+def disk_of(size: int) -> str:
+    """Return code after which no file can grow beyond ``size`` bytes, as on a full disk.
+
+    Python ignores SIGXFSZ, so the write fails.
+    """
+    return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
+
+
+def ended(*arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None, after: str = "") -> Ended:
     """Run ``python -m exotrio`` to its end."""
-    with exotrio(*arguments, cwd=cwd, env=env, **options) as process:
+    with exotrio(*arguments, cwd=cwd, env=env, after=after) as process:
         return process.wait()
 
 

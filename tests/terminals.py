@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pty
 import subprocess
@@ -12,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tests.processes import PATIENCE, environment
+from tests.processes import PATIENCE, environment, executed_after
 
 
 class Terminal:
@@ -24,15 +23,14 @@ class Terminal:
         self._read = bytearray()
         self._more = threading.Condition()
         self._process = subprocess.Popen(
-            command,
+            # Made its controlling terminal, so that a typed Ctrl-C becomes a signal.
+            executed_after("import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)", command),
             cwd=cwd,
             env={**environment(cwd), "TERM": "xterm", "COLUMNS": "100", "LINES": "30", **(env or {})},
             stdin=self._theirs,
             stdout=subprocess.PIPE,
             stderr=self._theirs,
             start_new_session=True,
-            # Its controlling terminal, so that a typed Ctrl-C becomes a signal.
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         self._reader = threading.Thread(target=self._pump, daemon=True)
         self._reader.start()

@@ -14,7 +14,7 @@ import pytest
 
 from tests import gated
 from tests.gated import Log
-from tests.processes import EXOTRIO, PATIENCE, Ended, as_printed, ended, environment, exotrio
+from tests.processes import EXOTRIO, PATIENCE, Ended, as_printed, disk_of, ended, environment, exotrio
 
 posix = pytest.mark.skipif(os.name == "nt", reason="descriptors and signals of POSIX")
 
@@ -213,12 +213,7 @@ def test_a_working_directory_that_is_gone_is_told(folder: Path, command: str) ->
 
 @posix
 def test_a_run_on_a_disk_that_fills_up_can_be_stopped_and_continued_with_more_room(folder: Path) -> None:
-    import resource
-
-    def small() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (700_000, 700_000))
-
-    with exotrio("run", "fan.py", cwd=folder, preexec_fn=small) as process:
+    with exotrio("run", "fan.py", cwd=folder, after=disk_of(700_000)) as process:
         process.line("could not be committed")
         process.signal(signal.SIGINT)
         process.signal(signal.SIGINT)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from exotrio.manager._database import VERSION
-from tests.processes import KEY, Ended, Server, ended, server
+from tests.processes import KEY, Ended, Server, disk_of, ended, server
 
 HEAD = """
 from exotrio import BaseNode, Graph, GraphNodeModel, Runtime
@@ -264,15 +264,5 @@ def test_the_server_turns_away_callers_without_its_key(running: Server) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")
 def test_a_full_disk_is_told_when_the_database_cannot_be_made(folder: Path) -> None:
-    import resource
-
-    # SIGXFSZ is ignored by Python: a write beyond the limit fails like one to a full disk.
-    end = ended(
-        "run",
-        "ok.py",
-        "--db",
-        "full.db",
-        cwd=folder,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
-    )
+    end = ended("run", "ok.py", "--db", "full.db", cwd=folder, after=disk_of(50_000))
     told(end, 2, "full.db cannot be used", "free space")

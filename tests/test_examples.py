@@ -134,7 +134,7 @@ def test_an_unreadable_file_is_tried_again_then_shown_and_the_others_are_listed(
     failed = [line for line in end.out.splitlines() if line.startswith("failed: digest (")]
     assert len(failed) == 1
     assert failed[0].endswith("OSError: [Errno 5] Input/output error")
-    assert "(1 failed)" in end.err
+    assert "(1 failed, 2 retried)" in end.err
     with sqlite3.connect(tmp_path / ".exotrio" / "state.db") as database:
         rows = database.execute(
             "SELECT retry_count FROM states WHERE error IS NOT NULL ORDER BY 1"

@@ -19,6 +19,7 @@ _COMMANDS = {
     "run": "Run a graph from start to end on this machine.",
     "worker": "Run the nodes of one Runtime against a state manager.",
     "server": "Run a state manager on a port.",
+    "runs": "Show the runs of a namespace, or cancel one.",
 }
 
 

@@ -83,10 +83,10 @@ class Lines:
 
 
 def _summary(node: NodeCounts) -> str:
-    done = count(node, DONE)
-    failed = count(node, FAILED)
+    done, failed, retried = count(node, DONE), count(node, FAILED), count(node, RETRIED)
     total = done + failed + count(node, WAITING + RUNNING)
-    return f"{node.identifier} {done}/{total}" + (f" ({failed} failed)" if failed else "")
+    more = [f"{number} {word}" for number, word in ((failed, "failed"), (retried, "retried")) if number]
+    return f"{node.identifier} {done}/{total}" + (f" ({', '.join(more)})" if more else "")
 
 
 class Bars:

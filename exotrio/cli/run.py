@@ -43,7 +43,7 @@ class _Request:
     output: str
 
     def check_inputs(self) -> None:
-        """Refuse inputs that the root does not have: the state manager ignores them.
+        """Refuse inputs that the root lacks, and store keys that nothing can read: both would be ignored.
 
         Raises:
             UsageError: there are such.
@@ -60,6 +60,14 @@ class _Request:
                         f"it has: {', '.join(root.inputs) or 'none'}"
                     )
 
+        store = self.graph.store_config
+        for key in self.store:
+            if key not in {*store.required_keys, *store.default_values}:
+                readable = ", ".join([*store.required_keys, *store.default_values]) or "none"
+                raise click.UsageError(
+                    f"graph {self.graph.name!r} has no store key {key!r}; it has: {readable}"
+                )
+
     def require_nodes(self, graph: Graph) -> None:
         """Refuse nodes that nobody would run: beside an embedded state manager there is no other worker.
 
@@ -68,7 +76,7 @@ class _Request:
         Raises:
             GraphInvalid: there are such.
         """
-        known, namespace = self.runtime._options.nodes, self.runtime.namespace
+        known, namespace = [node.__name__ for node in self.runtime.nodes], self.runtime.namespace
         problems = [
             f"node {node.identifier!r} runs {node.node_name!r} of namespace {node.namespace!r}"
             for node in graph.nodes

@@ -171,7 +171,7 @@ async def serve(
     )
     async with open_service(db, clock=clock, terms=terms, settings=settings) as service:
         file = None if str(db) == MEMORY else _resolve(db)
-        key = choose_key(key=key, key_file=key_file, settings=settings, host=host, db=file)
+        chosen = choose_key(key=key, key_file=key_file, settings=settings, host=host, db=file)
         # Bound to another loopback address, 127.0.0.2 say, it is called by that.
         loopback = {*LOOPBACK_HOSTS, f"[{host}]" if ":" in host else host}
         hosts = {*loopback, *allowed_hosts} if is_loopback(host) else allowed_hosts or None
@@ -179,7 +179,7 @@ async def serve(
         origins = [origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip()]
         app = create_app(
             service,
-            key=key,
+            key=chosen.text,
             allowed_hosts=hosts,
             max_body=limits.max_body,
             native=native,
@@ -187,7 +187,7 @@ async def serve(
         )
         listeners = await open_listeners(host, port)
         bound = urls(listeners)
-        logger.info("serving %s on %s", db, " ".join(bound))
+        logger.info("serving %s, with the key from %s, on %s", db, chosen.source, " ".join(bound))
         # From here on the kernel queues connections, so callers may connect at once.
         task_status.started(bound)
         await serve_http(

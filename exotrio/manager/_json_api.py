@@ -181,7 +181,7 @@ def on_unprocessable(request: Request, error: Exception) -> Response:
 
 def on_graph_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, GraphInvalid)
-    return reply({"detail": "\n".join([f"{error.what}:", *error.problems])}, 400)
+    return reply({"detail": "\n".join(error.problems)}, 400)
 
 
 def on_http_exception(request: Request, error: Exception) -> Response:

@@ -7,12 +7,18 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from exotrio._errors import ConfigurationError
 from exotrio._settings import KEY_VARIABLE, Settings
 
 PUBLISHED_KEYS = frozenset({"exosphere@123"})
 """Keys that stand in public documentation: everybody knows them."""
+
+
+def secret_path(db: Path, name: str) -> Path:
+    """Return where ``kept_secret`` keeps it."""
+    return db.with_name(f"{db.name}.{name}")
 
 
 def kept_secret(db: Path, name: str, make: Callable[[], str]) -> str:
@@ -23,7 +29,7 @@ def kept_secret(db: Path, name: str, make: Callable[[], str]) -> str:
     Raises:
         ConfigurationError: the file cannot be read or made.
     """
-    path = db.with_name(f"{db.name}.{name}")
+    path = secret_path(db, name)
     try:
         return read_secret_file(path)
     except FileNotFoundError:
@@ -66,13 +72,20 @@ def read_secret_file(path: Path) -> str:
     return text
 
 
+class Key(NamedTuple):
+    """An API key, and where it came from, to be told to whoever has to find it."""
+
+    text: str
+    source: str
+
+
 def choose_key(
     *, key: str | None, key_file: Path | None, settings: Settings, host: str, db: Path | None
-) -> str:
+) -> Key:
     """Return the API key a server asks for.
 
     The first of: ``key``, the text of ``key_file``, ``STATE_MANAGER_SECRET``, ``EXOSPHERE_API_KEY``,
-    and, on loopback, a generated key that is kept beside the database.
+    and, on loopback, a generated key that is kept beside a database file.
 
     Args:
         key: Given outright.
@@ -97,14 +110,13 @@ def choose_key(
     if key is None:
         key, source = settings.api_key, KEY_VARIABLE
     local = is_loopback(host)
-    if key is None and local:
-        if db is None:
-            return secrets.token_urlsafe(32)
-        return kept_secret(db, "api-key", lambda: secrets.token_urlsafe(32))
+    if key is None and local and db is not None:
+        made = kept_secret(db, "api-key", lambda: secrets.token_urlsafe(32))
+        return Key(made, f"the file {secret_path(db, 'api-key')}")
     if not key:
         raise ConfigurationError(
-            "a state manager that others can reach needs a key",
-            where=f"it is to bind {host}" if key is None else f"the key from {source} is empty",
+            "the state manager needs a key",
+            where=_why_needed(host, db) if key is None else f"the key from {source} is empty",
             fix="give one with --key-file FILE or STATE_MANAGER_SECRET",
         )
     if key in PUBLISHED_KEYS and not local:
@@ -113,7 +125,13 @@ def choose_key(
             where=f"it came from {source}, and the server is to bind {host}",
             fix="choose another key, or bind 127.0.0.1",
         )
-    return key
+    return Key(key, source)
+
+
+def _why_needed(host: str, db: Path | None) -> str:
+    if db is None:
+        return "its database is in memory, so there is no place to keep a generated one where you find it"
+    return f"it is to bind {host}, where others reach it"
 
 
 def is_loopback(host: str) -> bool:

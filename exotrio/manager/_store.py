@@ -123,10 +123,12 @@ class _Engine:
         if isinstance(result, outcome.Value):
             self.connection.execute("RELEASE use_case")
             ready |= transaction.ready
-        else:
-            if isinstance(result, outcome.Error) and isinstance(result.error, sqlite3.Error):
+        elif isinstance(result, outcome.Error):
+            if not self.connection.in_transaction:
+                # SQLite rolled everything back already, so the whole group fails, and for this reason.
+                raise result.error
+            if isinstance(result.error, sqlite3.Error):
                 result = outcome.Error(_not_written(result.error))
-            # Fails if SQLite already rolled everything back, which then fails the whole group.
             self.connection.execute("ROLLBACK TO use_case")
             self.connection.execute("RELEASE use_case")
         return result

@@ -1,0 +1,292 @@
+"""Heartbeats: they renew the leases of all that is held, and bring back what the state manager has to
+say: which leases are lost, which runs were cancelled, what an operator asks for.
+
+Over a network they are sent from a thread with a Trio loop and connections of its own, so that node
+code which blocks the runtime's loop keeps its leases. (Code that never releases the interpreter's
+lock stops every thread, and this one too.) What crosses between the two loops:
+
+- the thread reads what is held, by ``Ledger.leased``, and nothing else of the runtime's loop;
+- answers are heeded in the runtime's loop, whenever that gets to it. Being late does no harm: a lease
+  that was lost stays lost, and what has been settled meanwhile is passed over.
+
+In process there is no thread, for the transport belongs to the loop. Leases do not end there, but a
+cancelled run and a command must be heard all the same, so it beats often; that costs little.
+
+A lease ends when nothing renewed it for its ``ttl``, 60 s by default. A heartbeat every third of that
+leaves time for some that fail: those are repeated soon.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import trio
+
+from exotrio._backoff import full_jitter
+from exotrio._errors import ManagerError, ManagerUnavailable
+from exotrio._ledger import Held, Ledger, Stage
+from exotrio._lifecycle import Phase
+from exotrio._link import Heard, Link, Pulse
+from exotrio._node import Stopping
+from exotrio._outage import Outage
+from exotrio._stop import Stop
+from exotrio._wire import BeatResult
+
+log = logging.getLogger("exotrio.heartbeat")
+
+DEFAULT_TTL = 60.0
+"""Until the state manager tells another."""
+BEATS_PER_TERM = 3
+JITTER = 0.1
+"""So that many runtimes that were started together do not beat together."""
+INTERVAL_IN_PROCESS = 1.0
+SHORTEST_TIMEOUT = 1.0
+LONGEST_TIMEOUT = 10.0
+LAST = 0.5
+"""Seconds the thread has to end; then it is left to itself, so that it never holds up a stop."""
+
+_WHY = {BeatResult.LOST: Stopping.LEASE_LOST, BeatResult.CANCELLED: Stopping.RUN_CANCELLED}
+
+
+async def heartbeat(
+    *,
+    link: Link,
+    apart: Callable[[], Link] | None,
+    ledger: Ledger,
+    stop: Stop,
+    runtime: str,
+    phase: Callable[[], Phase],
+    grace: float,
+) -> None:
+    """Beat while the link has leases. Never returns unless cancelled.
+
+    Args:
+        link: The runtime's link.
+        apart: Opens a native link with connections of its own, for the thread; None in process.
+        ledger: What is held. Leases that are renewed or lost are entered there.
+        stop: Asked for a drain if the state manager commands it.
+        runtime: Name of the runtime.
+        phase: Returns the runtime's phase; called from any thread.
+        grace: Seconds that such a drain may take.
+
+    Cancellation:
+        Safe; it takes up to half a second.
+    """
+    ear = _Ear(ledger, stop, grace)
+    if apart is None:
+        heart = _Heart(link, link, ledger, runtime, phase, ear.heed, trio.current_time, INTERVAL_IN_PROCESS)
+        ledger.on_late = heart.beat_now
+        await heart.run()
+    else:
+        heart = _Heart(link, apart(), ledger, runtime, phase, lambda beaten: None, time.monotonic)
+        thread = _Thread(heart, stop)
+        heart.tell = lambda beaten: thread.call_back(ear.heed, beaten)
+        ledger.on_late = heart.beat_now
+        await thread.live()
+
+
+@dataclass(frozen=True, slots=True)
+class _Beaten:
+    """One heartbeat that was answered.
+
+    Attributes:
+        held: What it was about.
+        heard: The answer.
+        age: Returns how many seconds ago it was sent.
+    """
+
+    held: list[Held]
+    heard: Heard
+    age: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ear:
+    """Heeds answers. Lives in the runtime's loop."""
+
+    ledger: Ledger
+    stop: Stop
+    grace: float
+
+    def heed(self, beaten: _Beaten) -> None:
+        """Enter what was renewed, end what was lost or cancelled, obey commands."""
+        heard, ledger = beaten.heard, self.ledger
+        ledger.ttl = heard.ttl
+        for held, result in zip(beaten.held, heard.results, strict=True):
+            if result is not BeatResult.OK:
+                self._taken_away(held, _WHY[result])
+            elif heard.ttl is not None:
+                held.lease_until = trio.current_time() - beaten.age() + heard.ttl
+        ledger.notify()  # for those who wait to learn whether a lease was renewed
+        if "drain" in heard.commands and not self.stop.requested:
+            log.warning("the state manager asks this runtime to drain")
+            self.stop.ask(self.grace)
+
+    def _taken_away(self, held: Held, why: Stopping) -> None:
+        if held.forfeited:
+            return
+        what = "its lease is lost"
+        if why is Stopping.RUN_CANCELLED:
+            what = f"its run {held.claim.run_id} was cancelled"
+        if held.stage is Stage.BUFFERED:
+            held.forfeited = why
+            log.warning("%s is dropped before it was begun: %s", held, what)
+            self.ledger.forfeit(held)
+        elif held.stage is Stage.RUNNING and held.execution is not None:
+            held.forfeited = why
+            log.warning("%s is cancelled: %s", held, what)
+            held.execution.cancel(why)
+        # Else it is finished. Its outcome is sent: only the state manager knows whether it comes too late.
+
+
+@dataclass(slots=True)
+class _Heart:
+    """Beats, in the loop that calls ``run``.
+
+    Args:
+        main: The runtime's link; only asked what it can do, since it knows whom it talks to.
+        link: The link to beat through.
+        ledger: Only read.
+        runtime: As in ``heartbeat``.
+        phase: As in ``heartbeat``.
+        tell: Takes each answer.
+        clock: In seconds. What ``age`` is taken from in the runtime's loop.
+        longest: Most seconds between two beats.
+    """
+
+    main: Link
+    link: Link
+    ledger: Ledger
+    runtime: str
+    phase: Callable[[], Phase]
+    tell: Callable[[_Beaten], None]
+    clock: Callable[[], float]
+    longest: float = DEFAULT_TTL
+    _told: float | None = None
+    _now: trio.Event = field(default_factory=trio.Event)
+    _outage: Outage = field(default_factory=lambda: Outage(log, "the heartbeat"))
+    _token: trio.lowlevel.TrioToken | None = None
+
+    async def run(self) -> None:
+        """Beat. Never returns unless cancelled."""
+        self._token = trio.lowlevel.current_trio_token()
+        while True:
+            pause = await self._beat() if self.main.capabilities.leases else self._interval
+            with trio.move_on_after(pause):
+                await self._now.wait()
+            self._now = trio.Event()
+
+    def beat_now(self) -> None:
+        """Beat at once, or again at once if a beat is on its way. From any thread."""
+        # Without a token the first beat is still to come.
+        if self._token is not None:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._set_now, idempotent=True)
+
+    def _set_now(self) -> None:
+        self._now.set()
+
+    @property
+    def _interval(self) -> float:
+        # What the last answer told counts already: the runtime's loop may be blocked, and enter it late.
+        known = [ttl for ttl in (self._told, self.ledger.ttl) if ttl is not None]
+        return min(self.longest, min(known, default=DEFAULT_TTL) / BEATS_PER_TERM)
+
+    async def _beat(self) -> float:
+        """Beat once and return how long to pause."""
+        interval = self._interval
+        held = self.ledger.leased()
+        running = [each.stage is Stage.RUNNING for each in held]
+        pulse = Pulse(
+            self.runtime,
+            self.phase().value,
+            busy=sum(running),
+            buffered=sum(each.stage is Stage.BUFFERED for each in held),
+            states=tuple((each.claim, runs) for each, runs in zip(held, running, strict=True)),
+        )
+        sent = self.clock()
+        timeout = min(max(interval, SHORTEST_TIMEOUT), LONGEST_TIMEOUT)
+        try:
+            heard = await self.link.heartbeat(pulse, timeout=timeout)
+        except ManagerError as error:
+            pause = full_jitter(self._outage.failures, base=interval / 40, cap=interval / 4)
+            if not isinstance(error, ManagerUnavailable):
+                pause = interval  # it understood and refused: that will not change soon
+            elif error.retry_after is not None:
+                pause = min(max(pause, error.retry_after), interval)
+            self._outage.failed(error, pause)
+            return pause
+        self._outage.worked()
+        if heard is not None:
+            self._told = heard.ttl
+            self.tell(_Beaten(held, heard, lambda: self.clock() - sent))
+        return self._interval * random.uniform(1 - JITTER, 1 + JITTER)
+
+
+class _Thread:
+    """A thread with a loop in which a heart beats. Made and ended by the runtime's loop.
+
+    Args:
+        heart: Its link is closed by this thread.
+        stop: Told of a defect.
+    """
+
+    def __init__(self, heart: _Heart, stop: Stop) -> None:
+        self._heart = heart
+        self._stop = stop
+        self._ours = trio.lowlevel.current_trio_token()
+        self._ended = trio.Event()
+        self._over = False
+        self._scope = trio.CancelScope()
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    async def live(self) -> None:
+        """Run the thread. Never returns unless cancelled; then the thread is ended."""
+        # A daemon: one that hangs in spite of all must not keep the process from ending.
+        threading.Thread(target=self._body, name="exotrio heartbeat", daemon=True).start()
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._over = True
+            if self._token is not None:
+                with suppress(trio.RunFinishedError):
+                    self._token.run_sync_soon(self._scope.cancel)
+            with trio.move_on_after(LAST, shield=True):
+                await self._ended.wait()
+
+    def call_back(self, function: Callable[..., object], *args: object) -> None:
+        """Call ``function`` in the runtime's loop, when that gets to it. From the thread."""
+        with suppress(trio.RunFinishedError):  # then nothing is held any more
+            self._ours.run_sync_soon(self._guarded, function, *args)
+
+    def _guarded(self, function: Callable[..., object], *args: object) -> None:
+        try:
+            function(*args)
+        except Exception as error:  # out of here it would tear down the loop, whosever it is
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        log.critical("the heartbeat failed; the runtime stops", exc_info=error)
+        self._stop.fail(error)
+
+    def _body(self) -> None:
+        try:
+            trio.run(self._main)
+        except BaseException as error:
+            self.call_back(self._fail, error)
+        finally:
+            self.call_back(self._ended.set)
+
+    async def _main(self) -> None:
+        # First it makes itself known, then it looks whether it came too late: so no end is missed.
+        self._token = trio.lowlevel.current_trio_token()
+        if not self._over:
+            with self._scope:
+                await self._heart.run()
+        await self._heart.link.aclose()

@@ -1,0 +1,306 @@
+"""A campaign: keep workers busy with runs, injure processes and connections, then judge the result."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import secrets
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from exotrio import ManagerError, StateManager
+from exotrio._wire import RunStatus, RunSummary
+from tests.chaos.cluster import Child, Cluster, ready
+from tests.chaos.graph import EXECUTED, NAMESPACE, graph
+from tests.chaos.journal import Execution, Reading
+from tests.chaos.judge import Evidence, Shown, judge
+from tests.chaos.plan import CUT, SERVER_KILL, STRIKES, WORKER_KILL, ZOMBIE, Figures, Plan, Strike
+from tests.chaos.proxy import KINDS, Proxy
+from tests.processes import KEY
+
+T = TypeVar("T")
+
+AHEAD = 4
+"""Runs that are started before the faults ask for them."""
+LOAD = 0.6
+"""Share of the workers' time that the runs take, were there no faults."""
+EXIT_PATIENCE = 32.0
+"""Seconds a worker may take to stop: the 28 it promises, and a busy machine."""
+
+
+async def campaign(plan: Plan, folder: Path) -> Figures:
+    """Run a campaign in an empty folder and return what came of it."""
+    began = time.monotonic()
+    for name in ("logs", "marks"):
+        (folder / name).mkdir()
+    canary = f"canary{secrets.token_hex(12)}"
+    async with trio.open_nursery() as nursery:
+        cluster = Cluster(
+            folder,
+            nursery,
+            Path(__file__).with_name("nodes.py"),
+            server_options=_server_options(plan),
+            worker_env=_worker_env(plan, folder),
+            package=plan.package,
+        )
+        proxy = Proxy(cluster.port, random.Random(plan.seed + 1))
+        await nursery.start(proxy.serve)
+        cluster.uri = f"http://127.0.0.1:{proxy.port}"
+        chaos = _Chaos(plan, cluster, proxy, random.Random(plan.seed), Reading(folder / "journal"))
+        try:
+            shown = await chaos.run(canary)
+        finally:
+            with trio.CancelScope(shield=True):
+                await cluster.kill_all()
+            nursery.cancel_scope.cancel()
+    evidence = Evidence(plan, folder, canary, chaos.reading, proxy, chaos.strikes, shown)
+    figures = judge(evidence)
+    figures.faults = chaos.injected + proxy.injected
+    figures.exits = chaos.exits
+    figures.problems += chaos.problems
+    figures.seconds = time.monotonic() - began
+    return figures
+
+
+def _server_options(plan: Plan) -> tuple[str, ...]:
+    # Poison is not what is tested here, and under so many kills a state could well meet five.
+    options = ("--lease-ttl", str(plan.lease_ttl), "--poison-limit", "1000")
+    return (*options, *(("--v0-only", "--claim-timeout", str(plan.claim_timeout)) if plan.v0_only else ()))
+
+
+def _worker_env(plan: Plan, folder: Path) -> dict[str, str]:
+    seconds = LOAD * plan.duration * plan.processes * plan.workers / (plan.runs * EXECUTED)
+    # What is buffered must be done well before a v0 claim times out.
+    longest = plan.claim_timeout / 25 if plan.v0_only else 1.0
+    return {
+        "CHAOS_FOLDER": str(folder),
+        "CHAOS_SECONDS": f"{min(longest, max(0.05, seconds)):.3f}",
+        "CHAOS_LONG": str(plan.long),
+        "CHAOS_WORKERS": str(plan.workers),
+    }
+
+
+@dataclass(slots=True)
+class _Chaos:
+    plan: Plan
+    cluster: Cluster
+    proxy: Proxy
+    rng: random.Random
+    reading: Reading
+    injected: Counter[str] = field(default_factory=Counter)
+    strikes: list[Strike] = field(default_factory=list)
+    exits: Counter[int] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    _slots: list[Child] = field(default_factory=list)
+    _busy: set[int] = field(default_factory=set)
+    _ready: set[int] = field(default_factory=set)
+    _ended_by_us: set[int] = field(default_factory=set)
+    _asked: int = 0
+
+    async def run(self, canary: str) -> Shown:
+        """Do all of it; return what the HTTP API shows in the end."""
+        await self.cluster.start_server()
+        for slot in range(self.plan.processes):
+            self._slots.append(await self._worker(slot))
+        with trio.fail_after(60):
+            while not all(map(self._is_ready, self._slots)):
+                await trio.sleep(0.05)
+        await self._ask(lambda manager: manager.upsert_graph(graph(canary)))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._feed)
+            nursery.start_soon(self._break_connections)
+            async with trio.open_nursery() as beside:
+                await self._strike(beside)
+            self._asked = self.plan.runs
+        await self._settle()
+        shown = await self._show()
+        async with trio.open_nursery() as nursery:
+            for child in self._slots:
+                nursery.start_soon(self._terminate, child)
+        await self._stop_server()
+        return shown
+
+    # -- work
+
+    async def _feed(self) -> None:
+        """Trigger runs as the faults go on, so that each fault meets some."""
+        numbers = itertools.count()
+        for triggered in range(self.plan.runs):
+            while triggered >= self._asked + AHEAD:
+                await trio.sleep(0.05)
+            # Every try has a number of its own: one whose answer is lost may have started a run after all.
+            await self._ask(lambda manager: manager.trigger("chaos", {"run": str(next(numbers))}))
+
+    async def _settle(self) -> None:
+        """Wait until nothing goes on any more, or patience is over."""
+        with trio.move_on_after(self.plan.patience):
+            while (await self._runs(RunStatus.PENDING)) or not self.proxy.idle:
+                await trio.sleep(0.3)
+
+    async def _show(self) -> Shown:
+        runs = await self._runs()
+        graphs = {
+            run.run_id: await self._ask(lambda manager, run=run: manager.run(run.run_id)) for run in runs
+        }
+        return Shown(runs, graphs)
+
+    async def _runs(self, status: RunStatus | None = None) -> list[RunSummary]:
+        runs: list[RunSummary] = []
+        for page in itertools.count(1):
+            reply = await self._ask(lambda manager, page=page: manager.runs(page, 100))
+            runs += reply.runs
+            if len(runs) >= reply.total or not reply.runs:
+                return [run for run in runs if status in (None, run.status)]
+        raise AssertionError
+
+    async def _ask(self, call: Callable[[StateManager], Awaitable[T]]) -> T:
+        """Ask the state manager itself, however often it is killed meanwhile."""
+        with trio.fail_after(60):
+            while True:
+                try:
+                    uri = f"http://127.0.0.1:{self.cluster.port}"
+                    async with StateManager(NAMESPACE, uri, KEY) as manager:
+                        return await call(manager)
+                except ManagerError:
+                    await trio.sleep(0.3)
+
+    # -- faults
+
+    async def _break_connections(self) -> None:
+        kinds = [kind for kind in (CUT, *KINDS) for _ in range(self.plan.faults.get(kind, 0))]
+        self.rng.shuffle(kinds)
+        gap = self.plan.duration / (len(kinds) + 1)
+        for kind in kinds:
+            await trio.sleep(gap * self.rng.uniform(0.5, 1.5))
+            if kind == CUT:
+                self.proxy.cut()
+            else:
+                self.proxy.arm(kind)
+
+    async def _strike(self, beside: trio.Nursery) -> None:
+        kinds = [kind for kind in STRIKES for _ in range(self.plan.faults.get(kind, 0))]
+        self.rng.shuffle(kinds)
+        for done, kind in enumerate(kinds):
+            self._asked = self.plan.runs * done // len(kinds)
+            await trio.sleep(self.plan.gap * self.rng.uniform(0.5, 1.5))
+            self.injected[kind] += 1
+            if kind == SERVER_KILL:
+                await self._kill_server()
+                continue
+            slot = await self._victim()
+            child = self._slots[slot]
+            match kind:
+                case "worker kill":
+                    await self._kill(slot, child)
+                case "zombie":
+                    self._busy.add(slot)
+                    beside.start_soon(self._make_zombie, slot, child)
+                case "sigterm":
+                    self._struck(kind, child)
+                    beside.start_soon(self._terminate, child)
+                    self._slots[slot] = await self._worker(slot)
+
+    async def _victim(self) -> int:
+        """Choose a worker, preferably one that runs something."""
+        with trio.move_on_after(5):
+            while True:
+                self.reading.update()
+                free = [slot for slot in range(len(self._slots)) if slot not in self._busy]
+                at_work = [slot for slot in free if self.reading.running(self._slots[slot].pid)]
+                if at_work:
+                    return self.rng.choice(at_work)
+                await trio.sleep(0.02)
+        while not (free := [slot for slot in range(len(self._slots)) if slot not in self._busy]):
+            await trio.sleep(0.02)
+        return self.rng.choice(free)
+
+    async def _kill(self, slot: int, child: Child) -> None:
+        self._ended_by_us.add(child.pid)
+        child.send(signal.SIGKILL)
+        await child.wait()
+        self._struck(WORKER_KILL, child)
+        self._slots[slot] = await self._worker(slot)
+
+    async def _make_zombie(self, slot: int, child: Child) -> None:
+        """Stop a worker until others have its states; then it goes on as if nothing had happened."""
+        child.send(signal.SIGSTOP)
+        await trio.sleep(0.05)
+        self.reading.update()
+        began, running = time.monotonic(), self.reading.running(child.pid)
+        term = self.plan.claim_timeout if self.plan.v0_only else self.plan.lease_ttl
+        await trio.sleep(term)
+        with trio.move_on_after(2 * term):
+            # While somebody else runs the same, so that what it reports now must be told apart.
+            while not any(self._elsewhere(execution) for execution in running):
+                await trio.sleep(0.02)
+                self.reading.update()
+        child.send(signal.SIGCONT)
+        self._struck(ZOMBIE, child, began)
+        self._busy.discard(slot)
+
+    def _elsewhere(self, mine: Execution) -> bool:
+        latest = self.reading.by_key[mine.key][-1]
+        return latest.pid != mine.pid and latest.ended is None
+
+    async def _kill_server(self) -> None:
+        server = self.cluster.server
+        assert server is not None
+        server.send(signal.SIGKILL)
+        await server.wait()
+        await self.cluster.start_server()
+
+    def _struck(self, kind: str, child: Child, began: float | None = None) -> None:
+        now = time.monotonic()
+        self.reading.update()
+        running = tuple(execution.key for execution in self.reading.running(child.pid))
+        self.strikes.append(Strike(kind, child.pid, now if began is None else began, now, running))
+
+    # -- processes
+
+    def _is_ready(self, child: Child) -> bool:
+        if child.pid not in self._ready and ready(child):
+            self._ready.add(child.pid)
+        return child.pid in self._ready
+
+    async def _worker(self, slot: int) -> Child:
+        env = {"CHAOS_OUTBOX": str(self.cluster.folder / f"outbox-{slot}")} if self.plan.outbox else {}
+        child = await self.cluster.start_worker(f"worker-{slot}", **env)
+        self.cluster.nursery.start_soon(self._expect_no_end, child)
+        return child
+
+    async def _expect_no_end(self, child: Child) -> None:
+        code = await child.wait()
+        if child.pid not in self._ended_by_us:
+            self.problems.append(f"a worker ended by itself with exit code {code}: {child.log}")
+
+    async def _terminate(self, child: Child) -> None:
+        """Ask a worker to stop, and see how it does."""
+        self._ended_by_us.add(child.pid)
+        child.send(signal.SIGTERM)
+        with trio.move_on_after(EXIT_PATIENCE):
+            code = await child.wait()
+            self.exits[code] += 1
+            # On v0 a claim whose answer was cut may have taken something: then 75 is the truth.
+            if code != 0 and not (code == 75 and self.plan.v0_only):
+                self.problems.append(f"a worker that was asked to stop ended with {code}: {child.log}")
+            return
+        self.problems.append(f"a worker did not stop within {EXIT_PATIENCE} s: {child.log}")
+        child.send(signal.SIGKILL)
+
+    async def _stop_server(self) -> None:
+        server = self.cluster.server
+        assert server is not None
+        server.send(signal.SIGTERM)
+        with trio.move_on_after(EXIT_PATIENCE):
+            code = await server.wait()
+            if code != 0:
+                self.problems.append(f"the state manager ended with {code}: {server.log}")
+            return
+        self.problems.append("the state manager did not stop")

@@ -1,0 +1,151 @@
+"""A state manager and its workers as real processes, each of which may be killed at any time."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from tests.processes import KEY, ROOT, environment
+
+START = 30.0
+"""Seconds a process may take to start, on a machine that has other things to do."""
+
+
+@dataclass(slots=True)
+class Child:
+    """One process, its log, and how it ended."""
+
+    name: str
+    log: Path
+    process: trio.Process
+    began: float
+    ended: float | None = None
+    _finished: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def code(self) -> int | None:
+        """The exit code; negative for a signal; None while it runs."""
+        return self.process.returncode if self.ended is not None else None
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal; too late is no error."""
+        if self.ended is None:
+            self.process.send_signal(number)
+
+    async def reap(self) -> None:
+        """Wait for its end and note the time."""
+        await self.process.wait()
+        self.ended = time.monotonic()
+        self._finished.set()
+
+    async def wait(self) -> int:
+        """Wait for its end and return the exit code."""
+        await self._finished.wait()
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+    def said(self, text: str) -> bool:
+        """Whether its log holds ``text``."""
+        return text in self.log.read_text("utf-8", "backslashreplace")
+
+
+@dataclass(slots=True)
+class Cluster:
+    """Starts processes in a folder. The nursery it lives in reaps them; ``kill_all`` ends them.
+
+    Args:
+        folder: Database, logs and journal.
+        nursery: Where the processes are waited for.
+        file: The workers' file.
+        server_options: For ``python -m exotrio server``.
+        worker_env: For the workers.
+        package: Folder with another copy of the package exotrio, to be used in place of this one.
+
+    Attributes:
+        port: The state manager's, over all restarts.
+        uri: Where workers find it.
+    """
+
+    folder: Path
+    nursery: trio.Nursery
+    file: Path
+    server_options: tuple[str, ...] = ()
+    worker_env: Mapping[str, str] = field(default_factory=dict)
+    package: Path | None = None
+    port: int = field(default_factory=lambda: free_port())
+    uri: str = ""
+    server: Child | None = None
+    children: list[Child] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.uri = self.uri or f"http://127.0.0.1:{self.port}"
+
+    async def start_server(self) -> Child:
+        """Start the state manager and wait until it serves."""
+        options = ("--port", str(self.port), "--db", str(self.folder / "state.db"), "--key", KEY)
+        self.server = await self._start("server", ("server", *options, *self.server_options), {})
+        with trio.fail_after(START):
+            while not self.server.said("serving "):
+                if self.server.ended is not None:
+                    raise RuntimeError(f"the server ended: {self.server.log.read_text()}")
+                await trio.sleep(0.02)
+        return self.server
+
+    async def start_worker(self, name: str, **env: str) -> Child:
+        """Start a worker process. ``ready`` tells when it is registered."""
+        where = {"EXOSPHERE_STATE_MANAGER_URI": self.uri, "EXOSPHERE_API_KEY": KEY}
+        return await self._start(name, ("worker", str(self.file)), {**where, **self.worker_env, **env})
+
+    async def kill_all(self) -> None:
+        """End whatever still runs."""
+        for child in self.children:
+            child.send(signal.SIGKILL)
+        for child in self.children:
+            await child.wait()
+
+    async def _start(self, name: str, arguments: tuple[str, ...], env: Mapping[str, str]) -> Child:
+        path = os.pathsep.join(str(part) for part in (self.package, ROOT) if part is not None)
+        log = self.folder / "logs" / f"{name}-{len(self.children)}.log"
+        with log.open("wb") as file:
+            process = await trio.lowlevel.open_process(
+                [sys.executable, "-m", "exotrio", *arguments],
+                cwd=self.folder,
+                env={**environment(self.folder), "PYTHONPATH": path, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+            )
+        child = Child(name, log, process, time.monotonic())
+        self.children.append(child)
+        self.nursery.start_soon(child.reap)
+        return child
+
+
+def ready(child: Child) -> bool:
+    """Whether a worker is registered."""
+    return child.said(" is registered in ")
+
+
+def free_port() -> int:
+    """Return a port nobody listens on, below those the kernel gives to clients: one of them could
+    take it while the server is away."""
+    while True:
+        port = random.randrange(18_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

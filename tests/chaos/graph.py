@@ -1,0 +1,52 @@
+"""The graph of the chaos tests.
+
+A run is ``seed`` -> ``fan`` (ten outputs) -> ten ``step`` and ten ``note``; ``join`` unites all of it.
+Some steps and notes fail, prune, requeue, take long or block the loop, as their index says.
+"""
+
+from __future__ import annotations
+
+from exotrio import Graph, GraphNodeModel, RetryPolicyModel, UnitesModel
+
+NAMESPACE = "chaos"
+FAN_OUT = 10
+CANARY = "CANARY"
+"""Name of the secret that must be seen nowhere."""
+FAILING, LONG, BLOCKING, PRUNING, REQUEUEING = "3", "7", "8", "5", "9"
+"""Indexes with a fate of their own. Of the first three only some runs' are."""
+STATES = {"seed": 1, "fan": FAN_OUT, "step": FAN_OUT, "note": FAN_OUT, "join": 1}
+"""States of one run by identifier, less retries. Those of ``fan`` are one execution and its siblings."""
+EXECUTED = 2 * FAN_OUT + 3
+"""How many of them are executed."""
+EDGES = {("seed", "fan"): FAN_OUT, ("fan", "step"): FAN_OUT, ("fan", "note"): FAN_OUT, ("seed", "join"): 1}
+"""Edges of one run. The siblings of ``fan`` share their parent; a united state hangs from its target."""
+MAX_RETRIES = 3
+
+
+def graph(secret: str) -> Graph:
+    """Return the graph all runs are of."""
+    item = {"run": "${{ fan.outputs.run }}", "index": "${{ fan.outputs.index }}"}
+    joined = {"run": "${{ seed.outputs.run }}", "indexes": "${{ step.outputs.index }}"}
+    return Graph(
+        "chaos",
+        nodes=[
+            _place("Seed", {"run": ""}, "fan"),
+            _place("Fan", {"run": "${{ seed.outputs.run }}"}, "step", "note"),
+            _place("Step", item, "join"),
+            _place("Note", item),
+            _place("Join", joined, unites="seed"),
+        ],
+        secrets={CANARY: secret},
+        retry_policy=RetryPolicyModel(max_retries=MAX_RETRIES, backoff_factor=100),
+    )
+
+
+def _place(node: str, inputs: dict[str, str], *after: str, unites: str | None = None) -> GraphNodeModel:
+    return GraphNodeModel(
+        node_name=node,
+        namespace=NAMESPACE,
+        identifier=node.lower(),
+        inputs=inputs,
+        next_nodes=list(after),
+        unites=None if unites is None else UnitesModel(identifier=unites),
+    )

@@ -1,0 +1,290 @@
+"""Whether all went well: the journal, the HTTP API, the proxy's memory and the database must agree."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from exotrio._wire import RunGraphReply, RunStatus, RunSummary
+from tests.chaos.graph import EDGES, STATES
+from tests.chaos.journal import Execution, Reading, key_of
+from tests.chaos.plan import TERM, WORKER_KILL, ZOMBIE, Figures, Plan, Strike
+from tests.chaos.proxy import Proxy
+
+OPEN = {"CREATED", "QUEUED", "EXECUTED"}
+ENDED_WELL = {"SUCCESS", "PRUNED", "RETRY_CREATED"}
+BUFFERED = 16
+"""Most states a worker holds ahead, the default of ``batch_size``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the HTTP API showed in the end."""
+
+    runs: list[RunSummary]
+    graphs: dict[str, RunGraphReply]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All there is to judge by. The processes have ended."""
+
+    plan: Plan
+    folder: Path
+    canary: str
+    reading: Reading
+    proxy: Proxy
+    strikes: list[Strike]
+    shown: Shown
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A row of the database."""
+
+    id: str
+    key: str
+    identifier: str
+    status: str
+    outputs: dict[str, Any]
+    data: str | None
+    error: str | None
+    worker: str | None
+    sibling: bool
+
+    @property
+    def by(self) -> str | None:
+        """The execution whose outcome is stored."""
+        content = json.loads(self.data) if self.data else self.outputs
+        return content.get("by")
+
+
+def judge(evidence: Evidence) -> Figures:
+    """Check every invariant and return the figures."""
+    evidence.reading.update()
+    return _Judge(evidence).figures()
+
+
+@dataclass(slots=True)
+class _Judge:
+    evidence: Evidence
+    found: Figures = field(default_factory=Figures)
+    states: dict[str, State] = field(default_factory=dict)
+    lost_leases: list[tuple[str, str | None]] = field(default_factory=list)
+
+    def figures(self) -> Figures:
+        self._read_database()
+        self.found.runs = len(self.evidence.shown.runs)
+        self.found.states = len(self.states)
+        self.found.executions = len(self.evidence.reading.executions)
+        self.found.leases_lost = len(self.lost_leases)
+        if self.found.runs < self.evidence.plan.runs:
+            self._problem(f"only {self.found.runs} of {self.evidence.plan.runs} runs exist")
+        for run in self.evidence.shown.runs:
+            self._check_run(run, self.evidence.shown.graphs[run.run_id])
+        self._check_outcomes()
+        self._check_executions()
+        self._check_canary()
+        self._measure_recovery()
+        return self.found
+
+    def _problem(self, text: str) -> None:
+        self.found.problems.append(text)
+
+    def _read_database(self) -> None:
+        uri = f"file:{self.evidence.folder / 'state.db'}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            connection.row_factory = sqlite3.Row
+            (check,) = connection.execute("PRAGMA integrity_check").fetchone()
+            if check != "ok":
+                self._problem(f"the database is damaged: {check}")
+            stamp = connection.execute("SELECT value FROM meta WHERE key = 'stamp'").fetchone()[0]
+            rows = connection.execute(
+                "SELECT states.*, nodes.name FROM states JOIN nodes ON nodes.id = states.kind"
+            ).fetchall()
+            for row in rows:
+                state = _state(row, stamp)
+                self.states[state.id] = state
+            self.lost_leases = [
+                (_public_id(stamp, row["state"]), row["worker"])
+                for row in connection.execute("SELECT state, worker FROM events WHERE kind = 'lease lost'")
+            ]
+
+    # -- every state ended, and nothing is missing or double
+
+    def _check_run(self, run: RunSummary, shown: RunGraphReply) -> None:
+        if run.status is not RunStatus.SUCCESS:
+            self._problem(f"run {run.run_id} is {run.status}: {shown.execution_summary}")
+        open_states = [node for node in shown.nodes if node.status in OPEN]
+        self.found.lost += len(open_states)
+        for node in shown.nodes:
+            if node.status not in OPEN | ENDED_WELL:
+                self._problem(f"state {node.id} ({node.identifier}) is {node.status}: {node.error}")
+            if node.id not in self.states:
+                self._problem(f"state {node.id} is shown by the API and not in the database")
+        counted = Counter(node.identifier for node in shown.nodes if node.status != "RETRY_CREATED")
+        for identifier, wanted in STATES.items():
+            self.found.lost += max(0, wanted - counted[identifier])
+            if counted[identifier] != wanted:
+                self._problem(f"run {run.run_id} has {counted[identifier]} of {wanted} states {identifier}")
+        # Children are outputs times next nodes, each hanging from a state of its own.
+        nodes = {node.id: node for node in shown.nodes}
+        hanging: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for edge in shown.edges:
+            child, parent = nodes[edge.target], nodes[edge.source]
+            if child.status != "RETRY_CREATED":
+                hanging[parent.identifier, child.identifier].append(parent.id)
+        for pair, wanted in EDGES.items():
+            parents = hanging.pop(pair, [])
+            if len(parents) != wanted or (pair[0] == "fan" and len(set(parents)) != wanted):
+                self._problem(f"run {run.run_id} has {len(parents)} edges {pair}, not {wanted} from as many")
+        if hanging:
+            self._problem(f"run {run.run_id} has edges that are not in its graph: {sorted(hanging)}")
+
+    # -- what was acknowledged is what is stored
+
+    def _check_outcomes(self) -> None:
+        for state_id, accepted in self.evidence.proxy.accepted.items():
+            state = self.states.get(state_id)
+            if state is None:
+                self.found.outcomes_lost += 1
+                self._problem(f"an outcome was acknowledged for state {state_id}, which does not exist")
+                continue
+            final = {each.what for each in accepted if not each.what.startswith("requeued")}
+            if len(final) > 1:
+                self._problem(f"state {state_id} ({state.key}) had {len(final)} different outcomes accepted")
+            if final and not any(_is_stored(what, state) for what in final):
+                self.found.outcomes_lost += 1
+                self._problem(f"state {state_id} ({state.key}, {state.status}) is not what was acknowledged")
+        for state in self.states.values():
+            if state.by is None or state.sibling:
+                continue
+            execution = self.evidence.reading.executions.get(state.by)
+            if execution is None:
+                self._problem(f"state {state.id} holds outputs of an execution nobody knows: {state.by}")
+            elif self._is_stale(execution, state):
+                self.found.stale_accepted += 1
+        if self.found.stale_accepted and not self.evidence.plan.v0_only:
+            self._problem(f"{self.found.stale_accepted} outcomes of former holders were accepted")
+
+    def _is_stale(self, execution: Execution, state: State) -> bool:
+        """Whether the outcome is not of the last one to claim the state."""
+        if state.worker is not None:
+            return f":{execution.pid}:" not in state.worker
+        others = self.evidence.reading.by_key[state.key]
+        end = execution.ended or float("inf")
+        return any(other is not execution and execution.began < other.began < end for other in others)
+
+    # -- nothing is done again but for a reason
+
+    def _check_executions(self) -> None:
+        accepted_at = self._accepted_at()
+        touched: Counter[str] = Counter()
+        if self.evidence.plan.v0_only:
+            # A release that is late or sent twice may take a state from whoever holds it by then: v0 has
+            # no tokens. Natively no broken request is a reason to do anything again.
+            for state_id, times in self.evidence.proxy.touched.items():
+                if state_id in self.states:
+                    touched[self.states[state_id].key] += times
+        by_pid: dict[int, list[Execution]] = defaultdict(list)
+        for execution in self.evidence.reading.executions.values():
+            by_pid[execution.pid].append(execution)
+        for strike in self.evidence.strikes:
+            if strike.kind == TERM:
+                continue  # no reason to do anything again
+            for execution in by_pid[strike.pid]:
+                if execution.began <= strike.until and accepted_at.get(execution.id, strike.at) >= strike.at:
+                    touched[execution.key] += 1
+            if self.evidence.plan.v0_only and strike.kind == ZOMBIE:
+                # Nobody tells it that what it had buffered was given away: it runs that too.
+                after = (each for each in by_pid[strike.pid] if each.began > strike.until)
+                touched.update(execution.key for execution in itertools.islice(after, BUFFERED))
+        for key, executions in self.evidence.reading.by_key.items():
+            again = len(executions) - 1 - sum(each.end in ("errored", "requeued") for each in executions)
+            self.found.duplicates += max(0, again)
+            self.found.bound += touched[key]
+            if again > touched[key]:
+                self.found.unexplained += again - touched[key]
+                self._problem(
+                    f"{key} was executed {len(executions)} times, with {touched[key]} faults: "
+                    + ", ".join(f"{each.id} {each.end or 'cut'}" for each in executions)
+                )
+        if self.evidence.plan.terms_only and self.lost_leases:
+            self._problem(f"{len(self.lost_leases)} leases ended though workers were only asked to stop")
+
+    def _accepted_at(self) -> dict[str, float]:
+        """Return when the outcome of each execution was acknowledged, if it was."""
+        times: dict[str, float] = {}
+        for accepted in self.evidence.proxy.accepted.values():
+            for each in accepted:
+                for by in _all_by(each.what):
+                    times.setdefault(by, each.at)
+        return times
+
+    # -- the secret is nowhere
+
+    def _check_canary(self) -> None:
+        canary = self.evidence.canary.encode()
+        for file in self.evidence.folder.rglob("*"):
+            if file.is_file() and canary in file.read_bytes():
+                self._problem(f"the secret stands in the clear in {file}")
+        errors = [node.error or "" for shown in self.evidence.shown.graphs.values() for node in shown.nodes]
+        if any(self.evidence.canary in error for error in errors):
+            self._problem("the API shows the secret in an error")
+        if not any("the service does not accept" in error for error in errors):
+            self._problem("no node failed with the secret in its error: the canary proves nothing")
+
+    def _measure_recovery(self) -> None:
+        for strike in self.evidence.strikes:
+            if strike.kind != WORKER_KILL:
+                continue
+            for key in strike.running:
+                later = [each.began for each in self.evidence.reading.by_key[key] if each.began > strike.at]
+                if later:
+                    self.found.recovery.append(min(later) - strike.at)
+
+
+def _public_id(stamp: str, seq: int) -> str:
+    return f"{stamp}{seq:016x}"
+
+
+def _state(row: sqlite3.Row, stamp: str) -> State:
+    name = row["name"].lower()
+    return State(
+        id=_public_id(stamp, row["seq"]),
+        key=key_of(name, json.loads(row["inputs"])),
+        identifier=name,
+        status=row["status"],
+        outputs=json.loads(row["outputs"]),
+        data=row["data"],
+        error=row["error"],
+        worker=row["worker"],
+        sibling=row["claimed_at"] is None,
+    )
+
+
+def _is_stored(what: str, state: State) -> bool:
+    kind, _, content = what.partition(" ")
+    sent = json.loads(content)
+    match kind:
+        case "executed":
+            return state.status == "SUCCESS" and state.outputs == (sent["outputs"] or [{}])[0]
+        case "errored":
+            return state.status in ("ERRORED", "RETRY_CREATED") and state.error == sent["error"]
+        case "prune":
+            return state.status == "PRUNED" and json.loads(state.data or "null") == sent["data"]
+    return False
+
+
+def _all_by(what: str) -> Iterator[str]:
+    content = json.loads(what.partition(" ")[2])
+    for part in (*(content.get("outputs") or ()), content.get("data") or {}):
+        if "by" in part:
+            yield part["by"]

@@ -1,0 +1,120 @@
+"""Does the short form find what it is there to find? ``python -m tests.chaos.mutations [NAME ...]``.
+
+Switches one safeguard off at a time, in a copy of the package, and prints which case of the short form
+failed because of it. Exits 1 if one was not found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+import exotrio
+from tests.chaos.short import CASES
+
+PACKAGE = Path(exotrio.__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One safeguard, switched off.
+
+    Attributes:
+        file: In the package.
+        old: Text that occurs there once.
+        new: What stands there instead.
+        cases: Of the short form, tried in this order until one fails.
+    """
+
+    file: str
+    old: str
+    new: str
+    cases: tuple[str, ...]
+
+
+MUTATIONS = {
+    "fencing": Mutation(
+        "manager/_outcomes.py",
+        'if state["token"] != token:',
+        'if (state["token"] is None) != (token is None):',
+        ("every fault",),
+    ),
+    "heartbeats": Mutation(
+        "_link_native.py",
+        "        results: list[BeatResult] = []\n",
+        "        return Heard((BeatResult.OK,) * len(pulse.states), 60.0, frozenset())\n"
+        "        results: list[BeatResult] = []\n",
+        ("every fault", "SIGTERM only"),
+    ),
+    "release on drain": Mutation(
+        "_reporter.py",
+        "            return await self.link.release([held.claim for held in batch])\n",
+        "            return [Settlement(Fate.SETTLED)] * len(batch)\n",
+        ("SIGTERM only",),
+    ),
+    "outbox": Mutation(
+        "_outbox.py",
+        "self._insert(body) for body in bodies]",
+        "None for body in bodies]",
+        ("outbox", "outbox, v0 only"),
+    ),
+    "lease expiry": Mutation(
+        "manager/_leases.py", "    for state in states:\n", "    for state in ():\n", ("every fault",)
+    ),
+    "repeating reports": Mutation(
+        "_reporter.py",
+        "                    self._later(held, settlement)\n",
+        "                    self.ledger.abandon(held)\n",
+        ("every fault",),
+    ),
+}
+
+
+def mutated(mutation: Mutation, folder: Path) -> Path:
+    """Copy the package into ``folder``, change it there, and return the folder."""
+    copy = folder / "exotrio"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    source = (copy / mutation.file).read_text("utf-8")
+    if source.count(mutation.old) != 1:
+        raise ValueError(f"{mutation.file} has {source.count(mutation.old)} places like {mutation.old!r}")
+    (copy / mutation.file).write_text(source.replace(mutation.old, mutation.new), "utf-8")
+    return folder
+
+
+def find(mutation: Mutation) -> tuple[str, list[str]] | None:
+    """Return the case that failed because of a mutation, and how; None if none did."""
+    for case in mutation.cases:
+        with tempfile.TemporaryDirectory() as package, tempfile.TemporaryDirectory() as folder:
+            mutated(mutation, Path(package))
+            problems = trio.run(CASES[case], Path(folder), Path(package))
+        if problems:
+            return case, problems
+    return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.mutations", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MUTATIONS))
+    logging.basicConfig(level=logging.CRITICAL)
+    missed = 0
+    for name in parser.parse_args().names or MUTATIONS:
+        found = find(MUTATIONS[name])
+        if found is None:
+            missed += 1
+            print(f"{name:<20} NOT FOUND", flush=True)
+        else:
+            case, problems = found
+            first = problems[0].splitlines()[0]
+            print(f"{name:<20} found by '{case}', {len(problems)} broken invariants: {first}", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

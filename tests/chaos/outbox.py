@@ -1,0 +1,84 @@
+"""``kill -9`` between finishing nodes and reporting them: the next process reports from the outbox."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+
+import trio
+
+from exotrio import StateManager
+from tests.chaos.cluster import Cluster, ready
+from tests.chaos.journal import Reading
+from tests.chaos.proxy import Proxy
+from tests.chaos.scenario import GRAPH, NAMESPACE, PATIENCE, Scene
+from tests.processes import KEY
+
+FINISHED = 8
+"""Nodes that finish without being reported before the worker is killed."""
+
+
+async def survive(folder: Path, *, v0_only: bool, package: Path | None) -> list[str]:
+    """Play it in an empty folder and return what went wrong.
+
+    Nothing but the outbox can be of help: leases outlast this, and v0 claims have no end.
+    """
+    (folder / "logs").mkdir()
+    async with trio.open_nursery() as nursery:
+        cluster = Cluster(
+            folder,
+            nursery,
+            Path(__file__).with_name("scenario_nodes.py"),
+            server_options=("--v0-only",) if v0_only else (),
+            worker_env={"CHAOS_FOLDER": str(folder), "CHAOS_OUTBOX": str(folder / "outbox")},
+            package=package,
+        )
+        proxy = Proxy(cluster.port, random.Random(0))
+        await nursery.start(proxy.serve)
+        cluster.uri = f"http://127.0.0.1:{proxy.port}"
+        try:
+            await cluster.start_server()
+            scene = Scene(cluster, proxy, await cluster.start_worker("worker"), Reading(folder / "journal"))
+            with trio.fail_after(PATIENCE):
+                return await _play(scene)
+        finally:
+            with trio.CancelScope(shield=True):
+                await cluster.kill_all()
+            nursery.cancel_scope.cancel()
+
+
+async def _play(scene: Scene) -> list[str]:
+    while not ready(scene.worker):
+        await trio.sleep(0.02)
+    async with StateManager(NAMESPACE, f"http://127.0.0.1:{scene.cluster.port}", KEY) as manager:
+        await manager.upsert_graph(GRAPH)
+        scene.run_id = (await manager.trigger("scenario"))["run_id"]
+    while not scene.reading.executions:
+        await trio.sleep(0.02)
+        scene.reading.update()
+    scene.proxy.closed.add("report")
+    while len(finished := scene.finished()) < FINISHED:
+        await trio.sleep(0.02)
+        scene.reading.update()
+    await trio.sleep(0.2)  # for the last one's way from its node to the disk
+    scene.worker.send(signal.SIGKILL)
+    await scene.worker.wait()
+    if (reported := (await scene.statuses())["SUCCESS"]) > len(finished) - FINISHED:
+        return [f"{reported} nodes were reported in spite of the proxy: nothing is proved"]
+    scene.proxy.closed.clear()
+    other = await scene.cluster.start_worker("other")
+    await scene.until_still()
+    problems = []
+    scene.reading.update()
+    again = [key for key in finished if len(scene.reading.by_key[key]) > 1]
+    if again:
+        problems.append(f"{len(again)} of {len(finished)} finished nodes were executed again")
+    done = (await scene.statuses())["SUCCESS"]
+    if done < len(finished):
+        problems.append(f"only {done} states succeeded, {len(finished)} nodes had finished before the kill")
+    other.send(signal.SIGTERM)
+    code = await other.wait()
+    if code != 0:
+        problems.append(f"the worker that took over ended with {code}")
+    return problems

@@ -1,0 +1,140 @@
+"""What a chaos campaign is to do, and what came of it."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+WORKER_KILL, SERVER_KILL, ZOMBIE, TERM, CUT = "worker kill", "server kill", "zombie", "sigterm", "cut"
+STRIKES = (WORKER_KILL, SERVER_KILL, ZOMBIE, TERM)
+"""Faults that hit processes; the others hit connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A campaign.
+
+    Attributes:
+        runs: Runs of the graph to trigger.
+        faults: How many of each kind to inject.
+        v0_only: The state manager serves no native API, and claims end by its claim timeout.
+        seed: Of the schedule: order, gaps, victims. Real processes differ in the rest.
+        processes: Worker processes.
+        workers: Tasks in each.
+        gap: Seconds between two faults that hit processes, on average.
+        lease_ttl: Seconds.
+        claim_timeout: Seconds; longer than a state can wait and run.
+        long: Seconds some nodes take, longer than a lease; 0 for none such.
+        outbox: Give each worker a durable outbox.
+        patience: Seconds after the last fault for all runs to end.
+        package: See ``Cluster``.
+    """
+
+    runs: int
+    faults: Mapping[str, int]
+    v0_only: bool = False
+    seed: int = 0
+    processes: int = 4
+    workers: int = 3
+    gap: float = 1.2
+    lease_ttl: float = 3.0
+    claim_timeout: float = 10.0
+    long: float = 0.0
+    outbox: bool = False
+    patience: float = 60.0
+    package: Path | None = None
+
+    @property
+    def duration(self) -> float:
+        """Seconds the faults are spread over."""
+        return self.gap * max(1, sum(self.faults.get(kind, 0) for kind in STRIKES))
+
+    @property
+    def terms_only(self) -> bool:
+        """Whether workers are only ever asked to stop, so that nothing may be done twice."""
+        return {kind for kind, number in self.faults.items() if number} <= {TERM}
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """A fault that hit a process.
+
+    Attributes:
+        at: When.
+        until: When a zombie ran again; else as ``at``.
+        running: Keys of what it was running.
+    """
+
+    kind: str
+    pid: int
+    at: float
+    until: float
+    running: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Figures:
+    """What came of a campaign.
+
+    Attributes:
+        runs: Runs triggered.
+        states: States there are in the end, retries included.
+        executions: Executions that were begun.
+        faults: Injected, by kind.
+        lost: States that are missing or did not end.
+        outcomes_lost: Outcomes that were acknowledged and are not the stored ones.
+        duplicates: Executions beyond one for each attempt.
+        bound: Most duplicates the faults may account for.
+        unexplained: Duplicates beyond that, key by key.
+        stale_accepted: Stored outcomes of somebody who was not the last to claim the state.
+        leases_lost: Leases that ended without an outcome.
+        recovery: Seconds from a worker's death to the next execution of what it ran.
+        exits: Exit codes of workers asked to stop.
+        problems: Broken invariants, one line each.
+    """
+
+    runs: int = 0
+    states: int = 0
+    executions: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    lost: int = 0
+    outcomes_lost: int = 0
+    duplicates: int = 0
+    bound: int = 0
+    unexplained: int = 0
+    stale_accepted: int = 0
+    leases_lost: int = 0
+    recovery: list[float] = field(default_factory=list)
+    exits: Counter[int] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        faults = ", ".join(f"{number} {kind}" for kind, number in sorted(self.faults.items()) if number)
+        exits = ", ".join(f"{number} x {code}" for code, number in sorted(self.exits.items()))
+        rows = {
+            "runs": f"{self.runs}",
+            "states": f"{self.states} ({self.executions} executions)",
+            "faults injected": f"{self.faults.total()}: {faults or 'none'}",
+            "lost": f"{self.lost}",
+            "outcomes lost": f"{self.outcomes_lost}",
+            "duplicates": f"{self.duplicates} of at most {self.bound} ({self.unexplained} unexplained)",
+            "stale accepted": f"{self.stale_accepted}",
+            "leases that ended": f"{self.leases_lost}",
+            "recovery": _percentiles(self.recovery),
+            "exits after SIGTERM": exits or "none",
+            "took": f"{self.seconds:.0f} s",
+            "broken invariants": f"{len(self.problems)}",
+        }
+        lines = [f"{name:<22} {text}" for name, text in rows.items()]
+        return "\n".join([*lines, *(f"  - {problem}" for problem in self.problems[:40])])
+
+
+def _percentiles(seconds: list[float]) -> str:
+    if len(seconds) < 2:
+        return f"{len(seconds)} cases"
+    cuts = statistics.quantiles(seconds, n=100, method="inclusive")
+    return f"p50 {cuts[49]:.2f} s, p99 {cuts[98]:.2f} s ({len(seconds)} executions cut)"

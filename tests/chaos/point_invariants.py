@@ -1,0 +1,121 @@
+"""What has to hold after every case."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import fields
+
+from pydantic_core import from_json
+
+from exotrio._ledger import Summary
+from exotrio.manager._store import View
+from tests.chaos.point_nodes import (
+    EXPECTED_RESULT,
+    EXPECTED_STATES,
+    EXPECTED_WORK,
+    FAILS,
+    REQUEUES,
+)
+from tests.chaos.point_world import World
+from tests.chaos.points import Case, Fault
+from tests.manager.support import recount
+
+F = Fault
+ANSWER_LOST = {F.RESET, F.SILENCE, F.HTTP_500, F.HTTP_502}
+
+
+async def check(world: World) -> None:
+    """Raise AssertionError with everything that is wrong."""
+    problems = world.problems
+    await world.server.store.read(recount)
+    await world.server.store.read(_check_states, world, problems)
+    _check_executions(world, problems)
+    _check_summaries(world, problems)
+    if world.expired and not leases_may_end(world.case):
+        problems.append(f"{world.expired} leases ended, though nothing kept anybody from handing back")
+    if world.case.strike is not None and world.case.strike not in world.struck:
+        problems.append(f"nothing struck: the point was reached {world.visits[world.case.strike.point]} times")
+    assert not problems, "\n".join([f"{world.case}:", *problems])
+
+
+def _check_states(view: View, world: World, problems: list[str]) -> None:
+    states = {}
+    for row in view.execute(
+        "SELECT states.*, nodes.name FROM states JOIN nodes ON nodes.id = states.kind ORDER BY seq"
+    ):
+        states[view.state_id(row["seq"])] = row
+    found = Counter((row["name"], row["status"]) for row in states.values())
+    if found != EXPECTED_STATES:
+        problems.append(f"states are {dict(found - EXPECTED_STATES)} and not {dict(EXPECTED_STATES - found)}")
+    result = [from_json(row["outputs"]).get("key") for row in states.values() if row["name"] == "Outer"]
+    if result != [EXPECTED_RESULT]:
+        problems.append(f"the result is {result}")
+    for state_id, what, item in world.acknowledged:
+        row = states[state_id]
+        stored = {
+            "executed": lambda row=row: [from_json(row["outputs"])] == list(item["outputs"])[:1],
+            "errored": lambda row=row: row["error"] == item["error"],
+            "pruned": lambda row=row: row["status"] == "PRUNED" and from_json(row["data"]) == item["data"],
+            "requeued": lambda: world.accepted["requeued", world.keys[state_id]] > 0,
+        }[{"prune": "pruned"}.get(what, what)]
+        if not stored():
+            problems.append(f"{what} of {world.keys[state_id]} was acknowledged, and is not what is stored")
+    for state_id, times in world.ended.items():
+        if times > 1:
+            problems.append(f"{times} outcomes of one attempt at {world.keys[state_id]} were accepted")
+
+
+def _check_executions(world: World, problems: list[str]) -> None:
+    if set(world.executions) != EXPECTED_WORK:
+        problems.append(f"executed was {set(world.executions) ^ EXPECTED_WORK} too much or too little")
+    # Which state a lost lease touched is not written down; each may cost one execution.
+    spare = world.expired if world.case.strike is None else 0
+    for key, times in world.executions.items():
+        planned = 2 if key in (FAILS, REQUEUES) else 1
+        if times > planned + world.touched[key] + spare:
+            problems.append(f"{key} was executed {times} times, and touched by {world.touched[key]} faults")
+
+
+def _check_summaries(world: World, problems: list[str]) -> None:
+    for hand in world.hands:
+        summary = hand.summary
+        if hand.killed or summary is None:
+            continue
+        counts = [getattr(summary, each.name) for each in fields(Summary)]
+        total = sum(each for each in counts if isinstance(each, int)) - summary.lost_claims
+        if total > hand.claimed or (total < hand.claimed and not hand.mid_claim):
+            problems.append(f"{hand.name} claimed {hand.claimed} states, and its summary says: {summary}")
+        if summary.exit_code and not something_may_stay_behind(world.case):
+            problems.append(f"{hand.name} left something behind: {summary}")
+
+
+def leases_may_end(case: Case) -> bool:
+    """Whether states may have to wait for the end of a lease or claim timeout, seen from the design."""
+    strike = case.strike
+    if strike is None or F.KILL in {each.fault for each in case.strikes}:
+        return True
+    if strike.fault is F.LATE:
+        return True
+    if case.api == "native":
+        # A claim nobody hears of holds until it is asked for again; releases are bounded by the stop.
+        return strike.fault is F.SILENCE and strike.about in ("claim", "release", "void")
+    if strike.fault is F.RESTART:
+        return True
+    if strike.about in ("requeue", "release"):
+        # Rule 3: it is repeated only if it was provably not sent, and a 503 may come from a gateway.
+        return strike.fault in {*ANSWER_LOST, F.HTTP_503}
+    if strike.point == "after the send of claim":
+        return strike.fault in ANSWER_LOST
+    return strike.fault is F.SILENCE and strike.about in ("report", "secrets")
+
+
+def something_may_stay_behind(case: Case) -> bool:
+    """Whether a worker may end with exit code 75."""
+    strike = case.strike
+    if strike is None:
+        return True
+    if case.api == "native":
+        return bool(case.others) and strike.fault in (F.SILENCE, F.LATE)
+    if strike.fault in (F.RESTART, F.LATE):
+        return True
+    return strike.about in ("claim", "requeue", "release") and strike.fault in {*ANSWER_LOST, F.HTTP_503}

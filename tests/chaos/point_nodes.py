@@ -1,0 +1,155 @@
+"""The graph that runs under faults at points: fan-outs, nested unites, an error that is retried, a
+prune and a requeue; and what is expected of it.
+
+A node misbehaves until the state manager has accepted that it did, not once per execution: so what
+is expected in the end does not hang on how often anything was executed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Protocol
+
+import trio
+
+from exotrio import BaseNode, Graph, GraphNodeModel, PruneSignal, ReQueueAfterSignal
+
+NAMESPACE = "chaos"
+Key = tuple[str, str]
+"""Node name and ``key`` input: one piece of work, whatever states it takes."""
+
+FAILS: Key = ("Leaf", "0.1")
+PRUNES: Key = ("Leaf", "1.0")
+REQUEUES: Key = ("Leaf", "2.1")
+TOKEN = "secret-canary-4711"
+HALF = 0.5
+"""Seconds of half a node."""
+
+
+class Hands(Protocol):
+    """What a node knows of the worker that runs it."""
+
+    def begins(self, key: Key) -> None: ...
+    async def reach(self, point: str, *keys: Key) -> None: ...
+    def accepted(self, what: str, key: Key) -> bool: ...
+
+
+HANDS: ContextVar[Hands] = ContextVar("HANDS")
+
+
+class Step(BaseNode):
+    class Inputs(BaseNode.Inputs):
+        key: str
+        values: str
+
+    class Outputs(BaseNode.Outputs):
+        key: str
+
+    async def execute(self) -> list[BaseNode.Outputs]:
+        hands, key = HANDS.get(), (type(self).__name__, self.inputs.key)
+        await hands.reach("before execute", key)
+        hands.begins(key)
+        await trio.sleep(HALF)
+        await hands.reach("in execute", key)
+        await trio.sleep(HALF)
+        if key == FAILS and not hands.accepted("errored", key):
+            raise RuntimeError("fails once")
+        if key == PRUNES:
+            raise PruneSignal({"why": "planned"})
+        if key == REQUEUES and not hands.accepted("requeued", key):
+            raise ReQueueAfterSignal(timedelta(seconds=2))
+        outputs = [self.Outputs(key=output) for output in self.outputs()]
+        await hands.reach("after execute", key)
+        return outputs
+
+    def outputs(self) -> list[str]:
+        return [self.inputs.key]
+
+
+class Root(Step):
+    pass
+
+
+class Split(Step):
+    def outputs(self) -> list[str]:
+        return ["0", "1", "2"]
+
+
+class Part(Step):
+    def outputs(self) -> list[str]:
+        return [f"{self.inputs.key}.{number}" for number in range(2)]
+
+
+class Leaf(Step):
+    class Secrets(BaseNode.Secrets):
+        token: str
+
+    def outputs(self) -> list[str]:
+        assert self.secrets.token == TOKEN
+        return super().outputs()
+
+
+class Inner(Step):
+    def outputs(self) -> list[str]:
+        return [f"{self.inputs.key}={'+'.join(json.loads(self.inputs.values))}"]
+
+
+class Outer(Step):
+    def outputs(self) -> list[str]:
+        return [" ".join(json.loads(self.inputs.values))]
+
+
+NODES: tuple[type[Step], ...] = (Root, Split, Part, Leaf, Inner, Outer)
+
+
+def _place(
+    node: type[Step], key: str, *following: type[Step], values: str = "", unites: str = ""
+) -> GraphNodeModel:
+    return GraphNodeModel(
+        node_name=node.__name__,
+        namespace=NAMESPACE,
+        identifier=node.__name__,
+        inputs={"key": key, "values": values},
+        next_nodes=[each.__name__ for each in following],
+        unites={"identifier": unites} if unites else None,
+    )
+
+
+GRAPH = Graph(
+    "points",
+    [
+        _place(Root, "root", Split),
+        _place(Split, "${{ Root.outputs.key }}", Part),
+        _place(Part, "${{ Split.outputs.key }}", Leaf),
+        _place(Leaf, "${{ Part.outputs.key }}", Inner),
+        _place(Inner, "${{ Split.outputs.key }}", Outer, values="${{ Leaf.outputs.key }}", unites="Split"),
+        _place(Outer, "all", values="${{ Inner.outputs.key }}", unites="Root"),
+    ],
+    secrets={"token": TOKEN},
+    retry_policy={"max_retries": 2, "strategy": "FIXED", "backoff_factor": 500},
+)
+
+EXPECTED_STATES = Counter(
+    {
+        ("Root", "SUCCESS"): 1,
+        ("Split", "SUCCESS"): 3,
+        ("Part", "SUCCESS"): 6,
+        ("Leaf", "SUCCESS"): 5,
+        ("Leaf", "RETRY_CREATED"): 1,
+        ("Leaf", "PRUNED"): 1,
+        ("Inner", "SUCCESS"): 3,
+        ("Outer", "SUCCESS"): 1,
+    }
+)
+EXPECTED_RESULT = "0=0.0+0.1 1=1.1 2=2.0+2.1"
+EXPECTED_WORK = {
+    ("Root", "root"),
+    ("Split", "root"),
+    *(("Part", str(split)) for split in range(3)),
+    *(("Leaf", f"{split}.{part}") for split in range(3) for part in range(2)),
+    *(("Inner", str(split)) for split in range(3)),
+    ("Outer", "all"),
+}

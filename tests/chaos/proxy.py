@@ -1,0 +1,270 @@
+"""A proxy between workers and state manager that injects faults and remembers what it saw.
+
+It works on whole HTTP messages, so that a fault can be told by what it does to one: lost after it
+was committed, sent twice, answered by somebody else. What state a fault may have touched, and which
+outcomes the state manager accepted, is kept for the judge.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+from collections import Counter, defaultdict, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+KINDS = ("drop", "delay", "replay", "html 502", "json 503", "502 after commit")
+"""Faults of one request. ``cut`` is one of all connections."""
+ROUTES = ("claim", "claim", "report", "report", "report", "release", "heartbeat", "any")
+PATIENCE = 2.0
+"""Seconds a fault waits for a request of its route; then it takes any."""
+LONGEST_DELAY = 1.2
+HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
+BUSY = b'{"detail": "try again later"}'
+STATE_ID = re.compile(rb"[0-9a-f]{24}")
+ROUTE = re.compile(r"/(claim|outcomes|release|heartbeat)$|/states/(enqueue)$|/state/[0-9a-f]+/([a-z-]+)$")
+NAMES = {
+    "enqueue": "claim",
+    "outcomes": "report",
+    "executed": "report",
+    "errored": "report",
+    "prune": "report",
+    "re-enqueue-after": "release",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A request or a response, as its bytes."""
+
+    head: bytes
+    body: bytes
+
+    @property
+    def start(self) -> list[str]:
+        return self.head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+
+    @property
+    def raw(self) -> bytes:
+        return self.head + self.body
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An outcome the state manager said it has.
+
+    Attributes:
+        what: The outcome in a form that can be compared.
+        anew: It was recorded by this very request.
+        at: When the state manager said so.
+    """
+
+    what: str
+    anew: bool
+    at: float
+
+
+@dataclass(slots=True)
+class _Armed:
+    kind: str
+    route: str
+    at: float
+
+
+@dataclass(slots=True)
+class Proxy:
+    """Forwards from ``port`` to ``upstream``, both on 127.0.0.1.
+
+    Attributes:
+        injected: Faults so far, by kind.
+        touched: How often a fault hit a report or a release of a state, by its id.
+        accepted: Outcomes by the id of their state, in order.
+        closed: Routes whose requests are all answered 502; ``"any"`` for all of them.
+    """
+
+    upstream: int
+    rng: random.Random
+    port: int = 0
+    injected: Counter[str] = field(default_factory=Counter)
+    touched: Counter[str] = field(default_factory=Counter)
+    accepted: dict[str, list[Accepted]] = field(default_factory=lambda: defaultdict(list))
+    closed: set[str] = field(default_factory=set)
+    _armed: deque[_Armed] = field(default_factory=deque)
+    _open: dict[trio.CancelScope, Message | None] = field(default_factory=dict)
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Forward until cancelled."""
+        (listener,) = await trio.open_tcp_listeners(self.port, host="127.0.0.1")
+        self.port = listener.socket.getsockname()[1]
+        task_status.started()
+        await trio.serve_listeners(self._connection, [listener])
+
+    def arm(self, kind: str) -> None:
+        """Have one of the next requests suffer this."""
+        self._armed.append(_Armed(kind, self.rng.choice(ROUTES), time.monotonic()))
+
+    def cut(self) -> None:
+        """Break every connection, whatever it is doing."""
+        self.injected["cut"] += 1
+        for scope, request in self._open.items():
+            if request is not None:
+                self._touch(request)
+            scope.cancel()
+
+    @property
+    def idle(self) -> bool:
+        """Whether all faults have struck."""
+        return not self._armed
+
+    async def _connection(self, client: trio.SocketStream) -> None:
+        buffer = bytearray()
+        scope = trio.CancelScope()
+        self._open[scope] = None
+        try:
+            with scope:
+                while (request := await _read(client, buffer)) is not None:
+                    self._open[scope] = request
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(_gone, client, buffer, scope)
+                        response = await self._faulty(request)
+                        nursery.cancel_scope.cancel()
+                    if response is None:
+                        break
+                    await client.send_all(response)
+                    self._open[scope] = None
+        except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # whoever hung up sees to it
+        finally:
+            del self._open[scope]
+            await trio.aclose_forcefully(client)
+
+    async def _faulty(self, request: Message) -> bytes | None:
+        """Return what the client gets to see; None closes its connection."""
+        if self.closed & {"any", _route(request)}:
+            return _answer(502, "text/html", HTML)
+        armed = self._strikes(request)
+        if armed is None:
+            return await self._forward(request)
+        self.injected[armed.kind] += 1
+        self._touch(request)
+        match armed.kind:
+            case "html 502":
+                return _answer(502, "text/html", HTML)
+            case "json 503":
+                return _answer(503, "application/json", BUSY)
+            case "delay":
+                if self.rng.random() < 0.5:
+                    await trio.sleep(self.rng.uniform(0.1, LONGEST_DELAY))
+                    return await self._forward(request)
+                response = await self._forward(request)
+                await trio.sleep(self.rng.uniform(0.1, LONGEST_DELAY))
+                return response
+            case "replay":
+                return self.rng.choice([await self._forward(request), await self._forward(request)])
+            case "502 after commit":
+                await self._forward(request)
+                return _answer(502, "text/html", HTML)
+            case _:
+                await self._forward(request)
+                return None
+
+    def _strikes(self, request: Message) -> _Armed | None:
+        route = _route(request)
+        now = time.monotonic()
+        for armed in self._armed:
+            if armed.route in (route, "any") or now - armed.at > PATIENCE:
+                self._armed.remove(armed)
+                return armed
+        return None
+
+    async def _forward(self, request: Message) -> bytes | None:
+        # A connection for each request: one that was kept could be stale, which would be another fault.
+        try:
+            server = await trio.open_tcp_stream("127.0.0.1", self.upstream)
+        except OSError:
+            return _answer(502, "text/html", HTML)
+        async with server:
+            try:
+                await server.send_all(request.raw)
+                response = await _read(server, bytearray())
+            except (OSError, trio.BrokenResourceError):
+                response = None
+        if response is None:
+            return None
+        self._remember(request, response)
+        return response.raw
+
+    # -- for the judge
+
+    def _touch(self, message: Message) -> None:
+        if _route(message) in ("report", "release"):
+            self.touched.update({state_id.decode() for state_id in STATE_ID.findall(message.raw)})
+
+    def _remember(self, request: Message, response: Message) -> None:
+        now = time.monotonic()
+        if _route(request) not in ("report", "release") or response.start[1] != "200":
+            return
+        path, body = request.start[1], _json(request.body)
+        if path.endswith("/outcomes"):
+            for item, reply in zip(body, _json(response.body)["items"], strict=True):
+                if reply["result"] in ("ok", "duplicate"):
+                    what = _comparable(item["outcome"], item)
+                    self.accepted[item["state_id"]].append(Accepted(what, reply["result"] == "ok", now))
+        elif (match := re.search(r"/state/([0-9a-f]{24})/(executed|errored|prune)$", path)) is not None:
+            self.accepted[match[1]].append(Accepted(_comparable(match[2], body), True, now))
+
+
+def _comparable(outcome: str, item: dict[str, Any]) -> str:
+    content = {name: item.get(name) for name in ("outputs", "error", "data") if name in item}
+    return f"{outcome.replace('pruned', 'prune')} {json.dumps(content, sort_keys=True)}"
+
+
+def _route(request: Message) -> str:
+    match = ROUTE.search(request.start[1])
+    found = next((part for part in match.groups() if part), "") if match else ""
+    return NAMES.get(found, found)
+
+
+def _json(body: bytes) -> Any:
+    return json.loads(body)
+
+
+def _answer(status: int, kind: str, body: bytes) -> bytes:
+    head = f"HTTP/1.1 {status} Fault\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+async def _read(stream: trio.SocketStream, buffer: bytearray) -> Message | None:
+    """Read one message; None if the stream ends before it is whole."""
+    while (end := buffer.find(b"\r\n\r\n")) < 0:
+        if not await _more(stream, buffer):
+            return None
+    head = bytes(buffer[: end + 4])
+    length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+    size = len(head) + (int(length[1]) if length else 0)
+    while len(buffer) < size:
+        if not await _more(stream, buffer):
+            return None
+    body = bytes(buffer[len(head) : size])
+    del buffer[:size]
+    return Message(head, body)
+
+
+async def _more(stream: trio.SocketStream, buffer: bytearray) -> bool:
+    data = await stream.receive_some(65_536)
+    buffer += data
+    return bool(data)
+
+
+async def _gone(client: trio.SocketStream, buffer: bytearray, scope: trio.CancelScope) -> None:
+    """End the connection when the client hangs up, as a long poll must see."""
+    try:
+        while await _more(client, buffer):
+            pass
+    except (OSError, trio.BrokenResourceError):
+        pass
+    scope.cancel()

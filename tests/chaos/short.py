@@ -1,0 +1,54 @@
+"""The short form: what the tests run, and what the mutations are to be found by."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from tests.chaos.campaign import campaign
+from tests.chaos.outbox import survive
+from tests.chaos.plan import CUT, SERVER_KILL, TERM, WORKER_KILL, ZOMBIE, Plan
+from tests.chaos.proxy import KINDS
+
+EVERYTHING = Plan(
+    runs=12,
+    faults={WORKER_KILL: 3, SERVER_KILL: 2, ZOMBIE: 2, TERM: 2, CUT: 2, **dict.fromkeys(KINDS, 2)},
+    processes=3,
+    gap=0.9,
+    lease_ttl=2.0,
+    long=3.0,
+    patience=25.0,
+)
+TERMS_ONLY = Plan(runs=6, faults={TERM: 6}, processes=2, gap=0.7, lease_ttl=3.0, long=3.6, patience=15.0)
+V0_ONLY = Plan(
+    runs=6,
+    faults={WORKER_KILL: 2, SERVER_KILL: 1, ZOMBIE: 1, TERM: 2, CUT: 1, **dict.fromkeys(KINDS, 1)},
+    v0_only=True,
+    processes=2,
+    gap=0.9,
+    claim_timeout=5.0,
+    patience=30.0,
+)
+
+Case = Callable[[Path, Path | None], Awaitable[list[str]]]
+"""Plays in an empty folder, with another copy of the package if one is given; returns what went wrong."""
+
+
+async def _campaign(plan: Plan, folder: Path, package: Path | None) -> list[str]:
+    figures = await campaign(replace(plan, package=package), folder)
+    return [f"{problem}\n{figures}" for problem in figures.problems]
+
+
+async def _outbox(v0_only: bool, folder: Path, package: Path | None) -> list[str]:
+    return await survive(folder, v0_only=v0_only, package=package)
+
+
+CASES: dict[str, Case] = {
+    "every fault": partial(_campaign, EVERYTHING),
+    "SIGTERM only": partial(_campaign, TERMS_ONLY),
+    "every fault, v0 only": partial(_campaign, V0_ONLY),
+    "outbox": partial(_outbox, False),
+    "outbox, v0 only": partial(_outbox, True),
+}

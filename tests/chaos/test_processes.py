@@ -1,0 +1,22 @@
+"""Real processes under faults, in short. ``python -m tests.chaos`` is the long form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.mutations import MUTATIONS, mutated
+from tests.chaos.short import CASES
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("name", CASES)
+async def test_nothing_is_lost_and_nothing_is_done_twice_without_a_reason(name: str, tmp_path: Path) -> None:
+    problems = await CASES[name](tmp_path, None)
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_every_mutation_still_fits_the_source(name: str, tmp_path: Path) -> None:
+    mutated(MUTATIONS[name], tmp_path)

@@ -1,0 +1,416 @@
+"""Leases at the state manager: how they end, what renews them, what their last holder may still do;
+and the cancelling of runs, which heartbeats tell of."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from trio.testing import MockClock
+
+from exotrio.manager import create_app, open_service
+from exotrio.manager._access import local
+from exotrio.manager._leases import Terms, expire
+from exotrio.manager._store import wall_clock
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.contract.native import claim, claim_one, executed_item, item_for, report
+from tests.helpers import ok, open_client, place, refused
+from tests.manager.support import KEY, NO_SETTINGS, Manager, recount
+
+TERMS = Terms(lease_ttl_ms=12_000, poison_limit=3)
+TTL = 12.0
+SWEEP = TERMS.sweep_interval
+A = place("a", "b")
+B = place("b")
+
+
+class Boot:
+    """The monotonic clock of a machine. Under virtual time it goes with Trio's, plus what was skipped."""
+
+    def __init__(self, start: float = 5_000.0) -> None:
+        self.skipped = start
+
+    def __call__(self) -> int:
+        return int((trio.current_time() + self.skipped) * 1000)
+
+
+@asynccontextmanager
+async def managing(
+    terms: Terms = TERMS, *, boot: Boot | None = None, db: str | Path = ":memory:"
+) -> AsyncIterator[Manager]:
+    boot = boot or Boot()
+    # Threads cannot read Trio's clock, and a file has some.
+    clock = boot if db == ":memory:" else wall_clock
+    async with open_service(db, clock=clock, monotonic=boot, terms=terms, settings=NO_SETTINGS) as service:
+        app = create_app(service, key=KEY)
+        inside = httpx.ASGITransport(local(app), raise_app_exceptions=False)
+        outside = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with open_client(transport=inside) as client, open_client(transport=outside, key=KEY) as other:
+            yield Manager(service, Api(client, "tests"), Api(other, "tests"))
+            await service.store.read(recount)
+
+
+async def beat(api: Api, *states: dict[str, Any], worker_id: str = "w", phase: str = "running") -> Any:
+    held = [{"state_id": state["state_id"], "token": state["lease"]["token"]} for state in states]
+    return ok(
+        await api.native("POST", "heartbeat", json={"worker_id": worker_id, "phase": phase, "states": held})
+    )
+
+
+async def told(api: Api, *states: dict[str, Any]) -> list[str]:
+    """Return what a heartbeat about these states learns of them."""
+    reply = await beat(api, *states)
+    assert [item["state_id"] for item in reply["items"]] == [state["state_id"] for state in states]
+    return [item["result"] for item in reply["items"]]
+
+
+async def release(api: Api, state: dict[str, Any]) -> None:
+    held = {"state_id": state["state_id"], "token": state["lease"]["token"]}
+    ok(await api.release(states=[held]))
+
+
+async def status(flow: Flow, state: dict[str, Any]) -> str:
+    shown: str = (await flow.detail(state["state_id"]))["status"]
+    return shown
+
+
+# -- the end of a lease
+
+
+async def test_a_lease_that_nobody_renews_ends_and_the_state_can_be_claimed_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with managing() as manager:
+        api = manager.remote
+        flow = await Flow.start(api, A, B)
+        first = await claim_one(api)
+        assert (first["lease"]["ttl_ms"], first["lease"]["deliveries"]) == (12_000, 0)
+        await trio.sleep(TTL - 0.1)
+        assert await claim(api) == []
+        assert await status(flow, first) == "QUEUED"
+        await trio.sleep(0.1 + SWEEP)
+        assert await status(flow, first) == "CREATED"
+        second = await claim_one(api)
+        assert second["state_id"] == first["state_id"]
+        lease = second["lease"]
+        assert (lease["ttl_ms"], lease["attempt"], lease["deliveries"]) == (12_000, 1, 1), "no retry is used"
+        assert lease["token"] != first["lease"]["token"]
+
+
+async def test_the_end_of_a_lease_wakes_a_long_poll(autojump_clock: MockClock) -> None:
+    async with managing() as manager:
+        api = manager.remote
+        await Flow.start(api, A, B)
+        first = await claim_one(api)
+        began = trio.current_time()
+        (second,) = await claim(api, wait_ms=15_000)
+        assert second["state_id"] == first["state_id"]
+        assert TTL <= trio.current_time() - began <= TTL + SWEEP
+
+
+async def test_heartbeats_keep_a_lease_for_as_long_as_they_come(autojump_clock: MockClock) -> None:
+    async with managing() as manager:
+        api = manager.remote
+        flow = await Flow.start(api, A, B)
+        state = await claim_one(api)
+        for _ in range(10):
+            await trio.sleep(TTL - 1)
+            reply = await beat(api, state)
+            assert (reply["ttl_ms"], reply["items"][0]["result"]) == (12_000, "ok")
+        assert await status(flow, state) == "QUEUED"
+        assert await report(api, executed_item(state)) == ["ok"]
+        assert await told(api, state) == ["lost"]
+
+
+async def test_claims_in_process_never_end(autojump_clock: MockClock) -> None:
+    async with managing() as manager:
+        flow = await Flow.start(manager.api, A, B)
+        state = await claim_one(manager.api)
+        assert state["lease"]["ttl_ms"] is None
+        reply = await beat(manager.api, state)
+        assert (reply["ttl_ms"], reply["items"][0]["result"]) == (None, "ok")
+        await trio.sleep(100 * TTL)
+        assert await status(flow, state) == "QUEUED"
+
+
+async def test_a_repeated_claim_tells_what_is_left_of_the_lease(autojump_clock: MockClock) -> None:
+    async with managing() as manager:
+        await Flow.start(manager.remote, A, B)
+        first = await claim_one(manager.remote, claim_id="c")
+        await trio.sleep(5)
+        again = await claim_one(manager.remote, claim_id="c")
+        assert again["lease"] == {**first["lease"], "ttl_ms": 7_000}
+
+
+async def test_a_sweep_that_comes_late_extends_the_leases_first(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    boot = Boot()
+    async with managing(boot=boot) as manager:
+        flow = await Flow.start(manager.remote, A, B)
+        state = await claim_one(manager.remote)
+        boot.skipped += 3_600  # this process was stopped for an hour: nobody could be heard
+        await trio.sleep(TTL - SWEEP)
+        assert await status(flow, state) == "QUEUED"
+        assert "did not run for 3600.0 s" in caplog.text
+        await trio.sleep(3 * SWEEP)
+        assert await status(flow, state) == "CREATED"
+
+
+async def test_what_loses_its_lease_again_and_again_is_poison_and_can_be_retried_by_hand(
+    autojump_clock: MockClock,
+) -> None:
+    async with managing() as manager:
+        api = manager.remote
+        flow = await Flow.start(api, A, B)
+        for lost in range(3):
+            state = await claim_one(api)
+            assert state["lease"]["deliveries"] == lost
+            await trio.sleep(TTL + SWEEP)
+        shown = await flow.detail(state["state_id"])
+        assert shown["status"] == "ERRORED"
+        assert "poison: 3 workers in a row" in shown["error"]
+        assert await claim(api) == []
+        assert await told(api, state) == ["lost"]
+        assert (await flow.run_summary())["status"] == "FAILED"
+        ok(await api.manual_retry(state["state_id"]))
+        again = await claim_one(api)
+        assert again["lease"]["deliveries"] == 0
+        assert await report(api, executed_item(again)) == ["ok"]
+        assert (await flow.statuses())[("b", "CREATED")] == 1
+
+
+async def test_an_outcome_in_between_clears_the_count_of_lost_leases(autojump_clock: MockClock) -> None:
+    async with managing() as manager:
+        api = manager.remote
+        await Flow.start(api, A, B)
+        for _ in range(2):
+            await claim_one(api)
+            await trio.sleep(TTL + SWEEP)
+        state = await claim_one(api)
+        assert state["lease"]["deliveries"] == 2
+        assert await report(api, item_for(state, outcome="requeued", delay_ms=1)) == ["ok"]
+        await trio.sleep(0.001)
+        assert (await claim_one(api))["lease"]["deliveries"] == 0
+
+
+# -- what the last holder may still do
+
+
+async def test_a_late_outcome_counts_while_nobody_else_has_claimed_the_state(
+    autojump_clock: MockClock,
+) -> None:
+    async with managing() as manager:
+        api = manager.remote
+        flow = await Flow.start(api, A, B)
+        state = await claim_one(api)
+        await trio.sleep(TTL + SWEEP)
+        assert await status(flow, state) == "CREATED"
+        assert await report(api, executed_item(state)) == ["ok"]
+        assert await flow.statuses() == {("a", "SUCCESS"): 1, ("b", "CREATED"): 1}
+
+
+async def test_a_late_outcome_is_stale_once_somebody_else_has_claimed_the_state(
+    autojump_clock: MockClock,
+) -> None:
+    async with managing() as manager:
+        api = manager.remote
+        flow = await Flow.start(api, A, B)
+        zombie = await claim_one(api)
+        await trio.sleep(TTL + SWEEP)
+        state = await claim_one(api)
+        assert await report(api, executed_item(zombie, {"v": "zombie"})) == ["stale"]
+        assert await told(api, zombie, state) == ["lost", "ok"]
+        assert await report(api, executed_item(state)) == ["ok"]
+        assert await report(api, executed_item(zombie, {"v": "zombie"})) == ["stale"]
+        assert (await flow.detail(state["state_id"]))["outputs"]["v"] == "x"
+
+
+async def test_a_heartbeat_regains_a_lease_that_ended_while_nobody_else_has_claimed_the_state(
+    autojump_clock: MockClock,
+) -> None:
+    async with managing() as manager:
+        api = manager.remote
+        flow = await Flow.start(api, A, B)
+        state = await claim_one(api)
+        await trio.sleep(TTL + SWEEP)
+        assert await told(api, state) == ["ok"]
+        assert await status(flow, state) == "QUEUED"
+        assert await claim(api) == []
+        await trio.sleep(TTL - 1)
+        assert await report(api, executed_item(state)) == ["ok"]
+
+
+@pytest.mark.parametrize("way", ["released", "requeued"])
+async def test_a_heartbeat_does_not_take_back_what_was_given_away(
+    autojump_clock: MockClock, way: str
+) -> None:
+    async with managing() as manager:
+        api = manager.remote
+        flow = await Flow.start(api, A, B)
+        state = await claim_one(api)
+        if way == "released":
+            await release(api, state)
+        else:
+            await report(api, item_for(state, outcome="requeued", delay_ms=1_000))
+        assert await told(api, state) == ["lost"]
+        assert await status(flow, state) == "CREATED"
+
+
+async def test_heartbeats_about_strange_states_learn_that_they_are_lost(autojump_clock: MockClock) -> None:
+    async with managing() as manager:
+        await Flow.start(manager.remote, A, B)
+        state = await claim_one(manager.remote)
+        stranger = {"state_id": "0" * 24, "lease": {"token": "t"}}
+        wrong = {**state, "lease": {"token": "t"}}
+        assert await told(manager.remote, stranger, wrong, state) == ["lost", "lost", "ok"]
+        assert await told(manager.remote.elsewhere("other"), state) == ["lost"]
+
+
+# -- v0
+
+
+async def test_v0_claims_hold_for_ever_unless_a_timeout_is_set(autojump_clock: MockClock) -> None:
+    async with managing() as manager:
+        flow = await Flow.start(manager.remote, A, B)
+        state_id = await flow.one("a")
+        await trio.sleep(100 * TTL)
+        assert await flow.status(state_id) == "QUEUED"
+        ok(await manager.remote.executed(state_id, {"v": "1", "w": "2"}))
+
+
+async def test_a_v0_claim_ends_with_its_timeout_and_its_late_outcome_is_refused(
+    autojump_clock: MockClock,
+) -> None:
+    terms = Terms(lease_ttl_ms=60_000, claim_timeout_ms=30_000)
+    async with managing(terms) as manager:
+        api = manager.remote
+        flow = await Flow.start(api, A, B)
+        state_id = await flow.one("a")
+        await trio.sleep(29)
+        assert await flow.status(state_id) == "QUEUED"
+        await trio.sleep(1 + terms.sweep_interval)
+        assert await flow.status(state_id) == "CREATED"
+        refused(await api.executed(state_id, {"v": "1", "w": "2"}), 400)
+        assert await flow.one("a") == state_id
+        ok(await api.executed(state_id, {"v": "1", "w": "2"}))
+
+
+# -- restarts
+
+
+@pytest.mark.parametrize("uptime", [10.0, 10_000_000.0])
+async def test_after_a_restart_every_lease_has_a_fresh_term_whatever_the_clock_says(
+    tmp_path: Path, uptime: float
+) -> None:
+    terms = Terms(lease_ttl_ms=600_000, claim_timeout_ms=900_000)
+    db = tmp_path / "state.db"
+    async with managing(terms, db=db) as manager:
+        flow = await Flow.start(manager.remote, A, B)
+        first = await claim_one(manager.remote, claim_id="c")
+        other = await flow.trigger()
+        v0 = await flow.one("a")
+    boot = Boot(uptime)
+    async with managing(terms, db=db, boot=boot) as manager:
+        began = boot()
+        again = await claim_one(manager.remote, claim_id="c")
+        assert again["lease"]["token"] == first["lease"]["token"]
+        assert 590_000 < again["lease"]["ttl_ms"] <= 600_000
+        assert await manager.service.store.write(expire, began + 590_000, terms) == 0
+        assert await manager.service.store.write(expire, began + 600_000, terms) == 1
+        assert await manager.service.store.write(expire, began + 890_000, terms) == 0
+        assert await manager.service.store.write(expire, began + 900_000, terms) == 1
+        flow = Flow(manager.remote, "graph")
+        flow.run_id = other
+        assert await flow.status(v0) == "CREATED"
+
+
+# -- cancelling a run
+
+
+async def cancelled(api: Api, run_id: str) -> Any:
+    return ok(await api.native("POST", f"run/{run_id}/cancel"))
+
+
+async def test_cancelling_ends_what_waits_and_what_runs_and_heartbeats_tell_of_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with managing() as manager:
+        api = manager.remote
+        flow = await Flow.start(api, place("t", "b"), place("b", "u"), place("u", unites="t"))
+        await flow.run("t", *({"v": str(index), "w": ""} for index in range(3)))
+        running, done, waiting = await claim(api, {"Node_b": 3})
+        assert await report(api, executed_item(done)) == ["ok"]
+        await release(api, waiting)
+        run_id, other = flow.run_id, await flow.trigger()
+
+        run = await cancelled(api, run_id)
+        assert (run["status"], run["pending_count"], run["errored_count"]) == ("FAILED", 0, 3)
+        assert await told(api, running) == ["cancelled"]
+        flow.run_id = run_id
+        for state in (running, waiting):
+            shown = await flow.detail(state["state_id"])
+            assert (shown["status"], shown["error"]) == ("ERRORED", "cancelled")
+        assert (await flow.statuses())[("u", "ERRORED")] == 1, "the united node of the one that was done"
+        assert await cancelled(api, run_id) == run, "again changes nothing"
+        assert await claim(api, {"Node_b": 9, "Node_u": 9}) == []
+        assert ok(await api.native_run(other))["status"] == "PENDING", "other runs go on"
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        {"outcome": "executed", "outputs": [{"v": "x", "w": "w"}]},
+        {"outcome": "errored", "error": "it failed"},
+        {"outcome": "pruned", "data": {}},
+        {"outcome": "requeued", "delay_ms": 1},
+    ],
+    ids=lambda outcome: str(outcome["outcome"]),
+)
+async def test_after_the_cancel_no_outcome_is_accepted_and_nothing_follows(
+    autojump_clock: MockClock, outcome: dict[str, Any]
+) -> None:
+    async with managing() as manager:
+        api = manager.remote
+        flow = await Flow.start(api, A, B)
+        state = await claim_one(api)
+        await cancelled(api, flow.run_id)
+        assert await report(api, item_for(state, **outcome)) == ["stale"]
+        assert await flow.statuses() == {("a", "ERRORED"): 1}
+        detail = refused(await api.manual_retry(state["state_id"]), 409)
+        assert "cancelled" in detail
+        await trio.sleep(TTL + SWEEP)
+        assert await flow.statuses() == {("a", "ERRORED"): 1}, "the end of its lease changes nothing either"
+
+
+async def test_a_run_that_has_ended_or_is_not_known_cannot_be_cancelled(autojump_clock: MockClock) -> None:
+    async with managing() as manager:
+        api = manager.remote
+        flow = await Flow.start(api, B)
+        await flow.run("b")
+        assert "already ended" in refused(await api.native("POST", f"run/{flow.run_id}/cancel"), 409)
+        refused(await api.native("POST", "run/nobody/cancel"), 404)
+        refused(await api.elsewhere("other").native("POST", f"run/{flow.run_id}/cancel"), 404)
+
+
+# -- commands
+
+
+async def test_a_worker_is_told_to_drain_until_it_does(autojump_clock: MockClock) -> None:
+    async with managing() as manager:
+        api = manager.remote
+        refused(await api.native("POST", "worker/w/drain"), 404)
+        assert (await beat(api))["commands"] == []
+        ok(await api.native("POST", "worker/w/drain"))
+        assert (await beat(api, worker_id="other"))["commands"] == []
+        for _ in range(2):
+            assert (await beat(api))["commands"] == ["drain"]
+        assert (await beat(api, phase="draining"))["commands"] == []
+        assert (await beat(api))["commands"] == []
+        refused(await api.elsewhere("other").native("POST", "worker/w/drain"), 404)

@@ -1,0 +1,490 @@
+"""Heartbeats: what is held stays held, what is lost ends, what was cancelled stops, commands are heard."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio.to_thread
+import httpx
+import pytest
+import trio
+from trio.testing import MockClock
+
+from exotrio import (
+    BaseNode,
+    Graph,
+    GraphNodeModel,
+    NotFound,
+    Phase,
+    RequestRefused,
+    RetryPolicyModel,
+    Runtime,
+    StateManager,
+    Stopping,
+)
+from exotrio._wire import RunStatus, StateStatus
+from exotrio.manager import embedded
+from tests.doubles import Call, Fails, NativeServer, V0Server, hang, reply, runtime
+
+
+class Waits(BaseNode):
+    """Waits until it is cancelled, or ``gate`` opens. Says how it ended."""
+
+    gate: trio.Event
+    ended: list[str]
+
+    async def execute(self) -> None:
+        try:
+            await self.gate.wait()
+        finally:
+            self.ended.append(self.stopping.value or "returned")
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    Waits.gate = trio.Event()
+    Waits.ended = []
+
+
+@asynccontextmanager
+async def running(rt: Runtime) -> AsyncIterator[None]:
+    """Run a runtime for the block, then drain it."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rt.run)
+        yield
+        rt.stop()
+
+
+def beats(server: NativeServer) -> list[Call]:
+    return server.routes("heartbeat")
+
+
+def beaten(server: NativeServer) -> set[str]:
+    """Return the states the last heartbeat was about."""
+    return {item["state_id"] for item in beats(server)[-1].body["states"]}
+
+
+def released(server: NativeServer) -> list[str]:
+    return [item["state_id"] for call in server.routes("release") for item in call.body["states"] or []]
+
+
+# -- what is said
+
+
+async def test_a_heartbeat_names_all_that_is_held_and_how_the_runtime_is(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    ids = server.add("Waits", 5)
+    rt = runtime(server, Waits, workers=2)
+    async with running(rt):
+        await server.until(lambda: bool(beats(server)) and len(beaten(server)) == 5)
+        body = beats(server)[-1].body
+        assert (body["runtime"], body["phase"], body["busy"], body["buffered"]) == ("test", "running", 2, 3)
+        assert {item["state_id"]: item["running"] for item in body["states"]} == {
+            state_id: position < 2 for position, state_id in enumerate(ids)
+        }
+        claim = server.routes("claim")[0].body
+        assert body["worker_id"] == claim["worker_id"]
+        Waits.gate.set()
+    assert rt.summary.completed + rt.summary.released == 5
+
+
+async def test_leases_are_renewed_until_the_last_outcome_is_delivered(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    (state_id,) = server.add("Waits")
+    rt = runtime(server, Waits)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        await trio.sleep(1)
+        server.before = Fails(("outcomes",), lambda: reply(503))
+        Waits.gate.set()
+        rt.stop()
+        await server.until(lambda: len(server.routes("outcomes")) > 3)
+        assert rt.phase is Phase.DRAINING
+        seen = len(beats(server))
+        await server.until(lambda: len(beats(server)) > seen + 3)
+        assert beaten(server) == {state_id}
+        assert beats(server)[-1].body["phase"] == "draining"
+        server.before = None
+    assert server.statuses() == {"EXECUTED": 1}
+    assert rt.summary.exit_code == 0
+
+
+async def test_what_is_being_released_is_not_renewed(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    ids = server.add("Waits", 3)
+    rt = runtime(server, Waits, workers=1)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 3)
+        await trio.sleep(1)
+        server.before = Fails(("release",), lambda: reply(503))
+        rt.stop()
+        seen = len(beats(server))
+        await server.until(lambda: len(beats(server)) > seen + 1)
+        assert beaten(server) == {ids[0]}
+        server.before = None
+        Waits.gate.set()
+    assert server.statuses() == {"EXECUTED": 1, "CREATED": 2}
+
+
+async def test_more_states_than_fit_one_request_go_in_several(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exotrio._link_native.LARGEST_BATCH", 3)
+    server = NativeServer()
+    ids = server.add("Waits", 7)
+    server.lost = {ids[6]}
+    rt = runtime(server, Waits, workers=1)
+    async with running(rt):
+        await server.until(lambda: rt.summary.lost_leases == 1)
+        assert [len(call.body["states"]) for call in beats(server)[-3:]] == [3, 3, 1]
+        Waits.gate.set()
+
+
+async def test_v0_servers_hear_no_heartbeats(autojump_clock: MockClock) -> None:
+    server = V0Server()
+    server.add("Waits")
+    async with running(runtime(server, Waits)):
+        await trio.sleep(100)
+        Waits.gate.set()
+    assert not server.routes("heartbeat")
+    assert server.statuses() == {"EXECUTED": 1}
+
+
+async def test_heartbeats_begin_when_the_server_is_replaced_by_one_with_leases(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    server.discovery = reply(404)
+    (state_id,) = server.add("Waits")
+    async with running(runtime(server, Waits)):
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        server.before = Fails(("enqueue",), lambda: reply(502), times=1)
+        server.discovery = NativeServer.discovery
+        await server.until(lambda: len(beats(server)) > 1)
+        assert not beaten(server), "what was claimed without a lease has none to renew"
+        assert server.states[state_id].status == "QUEUED"
+        Waits.gate.set()
+
+
+# -- lost leases
+
+
+async def test_a_lost_lease_cancels_the_node_and_nothing_is_released(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = NativeServer()
+    lost, kept = server.add("Waits", 2)
+    rt = runtime(server, Waits)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 2)
+        await trio.sleep(3)
+        server.lost = {lost}
+        await server.until(lambda: rt.summary.lost_leases == 1)
+        assert Waits.ended == [Stopping.LEASE_LOST.value]
+        await server.until(lambda: beaten(server) == {kept})
+        Waits.gate.set()
+    assert Waits.ended == ["lease lost", "returned"]
+    assert not released(server)
+    assert [item["state_id"] for call in server.routes("outcomes") for item in call.body] == [kept]
+    assert (rt.summary.completed, rt.summary.cancelled, rt.summary.dropped) == (1, 0, 0)
+    assert rt.summary.exit_code == 0
+    assert "lost leases 1" in str(rt.summary)
+    assert f"state {lost} (Waits as it) is cancelled: its lease is lost" in caplog.text
+
+
+async def test_what_a_node_returns_after_its_lease_was_lost_is_sent_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    class Stubborn(BaseNode):
+        async def execute(self) -> None:
+            with trio.CancelScope(shield=True):
+                await Waits.gate.wait()
+
+    server = NativeServer()
+    ids = server.add("Stubborn", 2)
+    server.lost = set(ids)
+    rt = runtime(server, Stubborn)
+    async with running(rt):
+        await server.until(lambda: bool(beats(server)) and len(beaten(server)) == 2)
+        server.states[ids[1]].deliveries += 1  # another worker has this one by now
+        await trio.sleep(3)
+        Waits.gate.set()
+        await server.until(lambda: len(server.routes("outcomes")) > 0)
+    assert [server.states[state_id].status for state_id in ids] == ["EXECUTED", "QUEUED"]
+    assert (rt.summary.completed, rt.summary.dropped, rt.summary.lost_leases) == (1, 1, 0)
+
+
+async def test_an_error_of_a_node_that_lost_its_lease_is_not_reported(autojump_clock: MockClock) -> None:
+    class Breaks(BaseNode):
+        async def execute(self) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ValueError("while it was cancelled")
+
+    server = NativeServer()
+    server.lost = set(server.add("Breaks"))
+    rt = runtime(server, Breaks)
+    async with running(rt):
+        await server.until(lambda: rt.summary.lost_leases == 1)
+    assert not server.routes("outcomes")
+    assert not released(server)
+
+
+async def test_a_buffered_state_that_is_lost_is_never_begun(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    first, *rest = server.add("Waits", 4)
+    server.lost = set(rest)
+    rt = runtime(server, Waits, workers=1)
+    async with running(rt):
+        await server.until(lambda: rt.summary.lost_leases == 3)
+        Waits.gate.set()
+        await server.until(lambda: server.states[first].status == "EXECUTED")
+    assert Waits.ended == ["returned"]
+    assert not released(server)
+
+
+async def test_lost_buffered_states_make_room_for_others_however_many(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    server.add("Waits")
+    rt = runtime(server, Waits, workers=1, batch_size=4)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        for round_number in range(1, 5):
+            server.lost |= set(server.add("Waits", 4))
+            await server.until(lambda done=4 * round_number: rt.summary.lost_leases == done)  # type: ignore[misc]
+        (last,) = server.add("Waits")
+        Waits.gate.set()
+        await server.until(lambda: server.states[last].status == "EXECUTED")
+    assert Waits.ended == ["returned"] * 2
+
+
+async def test_a_plain_node_in_a_thread_can_see_that_its_lease_is_lost() -> None:
+    class Steps(BaseNode):
+        def execute(self) -> None:
+            while not self.stopping:
+                anyio.from_thread.run(trio.sleep, 0.01)
+            Waits.ended.append(self.stopping.value)
+
+    server = NativeServer()
+    server.lost = set(server.add("Steps"))
+    with trio.fail_after(20):
+        async with running(runtime(server, Steps)):
+            await server.until(lambda: bool(server.routes("outcomes")))
+    assert Waits.ended == ["lease lost"]
+
+
+# -- leases that are over as far as this side knows
+
+
+async def test_a_buffered_state_whose_lease_is_over_waits_for_the_state_manager_to_renew_it(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = NativeServer()
+    first, second, third = server.add("Waits", 3)
+    rt = runtime(server, Waits, workers=1)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 3)
+        server.before = Fails(("heartbeat",), lambda: httpx.ConnectError("away"))
+        await trio.sleep(61)
+        Waits.gate.set()
+        await server.until(lambda: server.states[first].status == "EXECUTED")
+        await trio.sleep(10)
+        assert Waits.ended == ["returned"], "the one that ran went on; the others were not begun"
+        assert f"state {second} (Waits as it) has to wait" in caplog.text
+        server.lost = {second}
+        server.before = None
+        await server.until(lambda: server.states[third].status == "EXECUTED")
+    assert Waits.ended == ["returned"] * 2
+    assert (rt.summary.completed, rt.summary.lost_leases, rt.summary.released) == (2, 1, 0)
+
+
+async def test_a_drain_hands_back_what_waits_for_its_lease(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    server.add("Waits", 3)
+    rt = runtime(server, Waits, workers=1)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 3)
+        server.before = Fails(("heartbeat",), lambda: reply(503))
+        await trio.sleep(61)
+        Waits.gate.set()
+        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+        await trio.sleep(1)
+    assert server.statuses() == {"EXECUTED": 1, "CREATED": 2}
+    assert rt.summary.exit_code == 0
+
+
+async def test_a_claim_that_took_long_is_renewed_at_once(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    server.ttl = 2.4  # so that beats are 0.8 s apart
+
+    async def slow(call: Call) -> None:
+        if call.route == "claim":
+            await trio.sleep(2)
+
+    rt = runtime(server, Waits)
+    async with running(rt):
+        await server.until(lambda: len(beats(server)) > 0)
+        (state_id,) = server.add("Waits")
+        server.after = slow
+        await rt._ledger.until(lambda: rt._ledger.leased() != [])
+        claimed = trio.current_time()
+        await server.until(lambda: beaten(server) == {state_id})
+        assert trio.current_time() - claimed < 0.05
+        Waits.gate.set()
+
+
+# -- failures of the heartbeat
+
+
+async def test_a_failed_heartbeat_is_repeated_well_before_the_lease_is_over(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    server.add("Waits")
+    async with running(runtime(server, Waits)):
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        seen = len(beats(server))
+        began = trio.current_time()
+        server.before = Fails(("heartbeat",), lambda: reply(503), times=8)
+        await server.until(lambda: len(beats(server)) > seen + 8)
+        assert trio.current_time() - began < 8
+        Waits.gate.set()
+
+
+async def test_a_heartbeat_that_hangs_does_not_delay_the_stop(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+
+    async def hangs(call: Call) -> None:
+        if call.route == "heartbeat":
+            await hang(call)
+
+    server.before = hangs
+    server.add("Waits")
+    Waits.gate.set()
+    rt = runtime(server, Waits)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+        began = trio.current_time()
+    assert trio.current_time() - began < 0.1
+
+
+async def test_an_answer_about_other_states_is_no_answer(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = NativeServer()
+    server.add("Waits", 2)
+
+    async def mixes_up(call: Call) -> httpx.Response | None:
+        if call.route == "heartbeat" and call.body["states"]:
+            return reply(200, {"items": [{"state_id": "another", "result": "lost"}]})
+        return None
+
+    server.before = mixes_up
+    rt = runtime(server, Waits)
+    async with running(rt):
+        await server.until(lambda: len(beats(server)) > 3)
+        Waits.gate.set()
+        await server.until(lambda: server.statuses()["EXECUTED"] == 2)
+    assert rt.summary.completed == 2
+    assert "the heartbeat fails" in caplog.text
+
+
+# -- commands and cancelled runs
+
+
+async def test_the_command_drain_stops_the_runtime_within_its_grace(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = NativeServer()
+    server.add("Waits", 3)
+    rt = runtime(server, Waits, workers=1, shutdown_grace=7)
+    with caplog.at_level(logging.WARNING):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rt.run)
+            await server.until(lambda: server.statuses()["QUEUED"] == 3)
+            server.commands = ["drain", "something newer"]
+            began = trio.current_time()
+    assert 7 <= trio.current_time() - began < 9
+    assert server.statuses() == {"CREATED": 3}
+    assert rt.summary.exit_code == 0
+    assert caplog.text.count("asks this runtime to drain") == 1
+
+
+async def test_the_nodes_of_a_cancelled_run_are_cancelled_and_their_states_dropped(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Returns(BaseNode):
+        async def execute(self) -> None:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(5)
+            Waits.ended.append(self.stopping.value)
+
+    server = NativeServer()
+    ids = server.add("Waits", 2)
+    ids += server.add("Returns")
+    ids += server.add("Waits", 2)
+    rt = runtime(server, Waits, Returns, workers=3)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 5)
+        server.cancelled = set(ids)
+        await server.until(lambda: rt.summary.run_cancelled == 5)
+    assert sorted(Waits.ended) == ["run cancelled"] * 3
+    assert not server.routes("outcomes")
+    assert not released(server)
+    assert rt.summary.exit_code == 0
+    assert "its run r was cancelled" in caplog.text
+
+
+# -- together with our state manager, in process
+
+
+def graph(**more: object) -> Graph:
+    return Graph(
+        "g",
+        nodes=[
+            GraphNodeModel(
+                node_name="Waits", namespace="ns", identifier="first", inputs={}, next_nodes=["second"]
+            ),
+            GraphNodeModel(node_name="Waits", namespace="ns", identifier="second", inputs={}),
+        ],
+        retry_policy=RetryPolicyModel(max_retries=3, backoff_factor=1),
+    )
+
+
+async def test_cancelling_a_run_cancels_its_running_node_and_leaves_nothing_queued(
+    autojump_clock: MockClock,
+) -> None:
+    clock = lambda: int(trio.current_time() * 1000)  # noqa: E731
+    async with embedded(":memory:", clock=clock) as transport:
+        rt = Runtime("ns", "test", [Waits], transport=transport, workers=1)
+        async with running(rt), StateManager("ns", transport=transport) as manager:
+            await manager.upsert_graph(graph())
+            runs = [(await manager.trigger("g"))["run_id"] for _ in range(2)]
+            await rt._ledger.until(lambda: rt._ledger.leased() != [])
+            began = trio.current_time()
+            run = await manager.cancel(runs[0])
+            assert run.status is RunStatus.FAILED
+            assert await manager.cancel(runs[0]) == run
+            await rt._ledger.until(lambda: rt.summary.run_cancelled == 1)
+            assert trio.current_time() - began < 2
+            Waits.gate.set()
+            assert (await manager.wait(runs[1])).status is RunStatus.SUCCESS
+            run = await manager.status(runs[0])
+            assert [node.counts for node in run.nodes] == [{StateStatus.ERRORED: 1}, {}]
+            with pytest.raises(RequestRefused, match="already ended") as refused:
+                await manager.cancel(runs[1])
+            assert refused.value.status == 409
+            with pytest.raises(NotFound):
+                await manager.cancel("no-such-run")
+    assert Waits.ended == ["run cancelled", "returned", "returned"]
+    assert rt.summary.completed == 2
+
+
+async def test_a_run_on_a_v0_server_cannot_be_cancelled() -> None:
+    async with StateManager("ns", transport=V0Server()) as manager:
+        with pytest.raises(RequestRefused, match="only v0") as refused:
+            await manager.cancel("r")
+    assert "python -m exotrio server" in refused.value.fix
