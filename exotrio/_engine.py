@@ -4,7 +4,6 @@ reporter, until the stop path has been walked."""
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -91,9 +90,7 @@ class Engine:
         threads = Threads(MOST_LEFT_PER_WORKER * o.workers, ledger.notify)
         executor = Executor(o.nodes, link.secrets, threads, self.owns_signals)
         replayed = [] if outbox is None else outbox.restore(ledger)
-        # The ledger bounds it, not the channel: states that were taken from us stay in here, and do not
-        # count any more, until a worker passes them over.
-        claimed_in, claimed = trio.open_memory_channel[Held](math.inf)
+        claimed_in, claimed = trio.open_memory_channel[Held](o.batch_size)
         # Never full, so that finished work never waits where it can be cancelled: the poller claims
         # up to batch_size more while at most batch_size + workers are undelivered and workers run,
         # and each of the reporter's 2 * workers tasks has one in hand before any waits in here.
@@ -152,7 +149,8 @@ class Engine:
         o = self.options
         if o.outbox is None:
             return None
-        from exotrio._outbox import Outbox, Store  # here, since it imports sqlite3
+        from exotrio._outbox import Outbox  # here, since it imports sqlite3
+        from exotrio._outbox_file import Store
 
         with self.stop.interrupted():
             store = await trio.to_thread.run_sync(

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
@@ -84,11 +85,11 @@ async def heartbeat(
         ledger.on_late = heart.beat_now
         await heart.run()
     else:
-        heart = _Heart(link, apart(), ledger, runtime, phase, lambda beaten: None, time.monotonic)
-        thread = _Thread(heart, stop)
-        heart.tell = lambda beaten: thread.call_back(ear.heed, beaten)
+        thread = _Thread(stop)
+        tell = partial(thread.call_back, ear.heed)
+        heart = _Heart(link, apart(), ledger, runtime, phase, tell, time.monotonic)
         ledger.on_late = heart.beat_now
-        await thread.live()
+        await thread.live(heart)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +98,12 @@ class _Beaten:
 
     Attributes:
         held: What it was about.
-        heard: The answer.
+        heard: The answer; None if the state manager has no leases any more.
         age: Returns how many seconds ago it was sent.
     """
 
     held: list[Held]
-    heard: Heard
+    heard: Heard | None
     age: Callable[[], float]
 
 
@@ -117,6 +118,12 @@ class _Ear:
     def heed(self, beaten: _Beaten) -> None:
         """Enter what was renewed, end what was lost or cancelled, obey commands."""
         heard, ledger = beaten.heard, self.ledger
+        if heard is None:
+            # Replaced by one that speaks v0 only. Nobody there renews what workers would wait for.
+            for held in beaten.held:
+                if held.stage is Stage.BUFFERED and held.lapsed:
+                    self._taken_away(held, Stopping.LEASE_LOST)
+            return
         ledger.ttl = heard.ttl
         for held, result in zip(beaten.held, heard.results, strict=True):
             if result is not BeatResult.OK:
@@ -177,7 +184,7 @@ class _Heart:
         """Beat. Never returns unless cancelled."""
         self._token = trio.lowlevel.current_trio_token()
         while True:
-            pause = await self._beat() if self.main.capabilities.leases else self._interval
+            pause = await self._beat()
             with trio.move_on_after(pause):
                 await self._now.wait()
             self._now = trio.Event()
@@ -213,7 +220,8 @@ class _Heart:
         sent = self.clock()
         timeout = min(max(interval, SHORTEST_TIMEOUT), LONGEST_TIMEOUT)
         try:
-            heard = await self.link.heartbeat(pulse, timeout=timeout)
+            leases = self.main.capabilities.leases
+            heard = await self.link.heartbeat(pulse, timeout=timeout) if leases else None
         except ManagerError as error:
             pause = full_jitter(self._outage.failures, base=interval / 40, cap=interval / 4)
             if not isinstance(error, ManagerUnavailable):
@@ -225,7 +233,7 @@ class _Heart:
         self._outage.worked()
         if heard is not None:
             self._told = heard.ttl
-            self.tell(_Beaten(held, heard, lambda: self.clock() - sent))
+        self.tell(_Beaten(held, heard, lambda: self.clock() - sent))
         return self._interval * random.uniform(1 - JITTER, 1 + JITTER)
 
 
@@ -233,12 +241,10 @@ class _Thread:
     """A thread with a loop in which a heart beats. Made and ended by the runtime's loop.
 
     Args:
-        heart: Its link is closed by this thread.
         stop: Told of a defect.
     """
 
-    def __init__(self, heart: _Heart, stop: Stop) -> None:
-        self._heart = heart
+    def __init__(self, stop: Stop) -> None:
         self._stop = stop
         self._ours = trio.lowlevel.current_trio_token()
         self._ended = trio.Event()
@@ -246,10 +252,11 @@ class _Thread:
         self._scope = trio.CancelScope()
         self._token: trio.lowlevel.TrioToken | None = None
 
-    async def live(self) -> None:
-        """Run the thread. Never returns unless cancelled; then the thread is ended."""
+    async def live(self, heart: _Heart) -> None:
+        """Let ``heart`` beat in the thread, which closes its link in the end. Never returns unless
+        cancelled; then the thread is ended."""
         # A daemon: one that hangs in spite of all must not keep the process from ending.
-        threading.Thread(target=self._body, name="exotrio heartbeat", daemon=True).start()
+        threading.Thread(target=self._body, args=(heart,), name="exotrio heartbeat", daemon=True).start()
         try:
             await trio.sleep_forever()
         finally:
@@ -275,18 +282,18 @@ class _Thread:
         log.critical("the heartbeat failed; the runtime stops", exc_info=error)
         self._stop.fail(error)
 
-    def _body(self) -> None:
+    def _body(self, heart: _Heart) -> None:
         try:
-            trio.run(self._main)
+            trio.run(self._main, heart)
         except BaseException as error:
             self.call_back(self._fail, error)
         finally:
             self.call_back(self._ended.set)
 
-    async def _main(self) -> None:
+    async def _main(self, heart: _Heart) -> None:
         # First it makes itself known, then it looks whether it came too late: so no end is missed.
         self._token = trio.lowlevel.current_trio_token()
         if not self._over:
             with self._scope:
-                await self._heart.run()
-        await self._heart.link.aclose()
+                await heart.run()
+        await heart.link.aclose()

@@ -55,7 +55,7 @@ async def poll(
     Cancellation:
         Settles the claim in flight, as the link does it.
     """
-    poller = _Poller(link, ledger, stop, nodes, threads, batch_size, workers, poll_interval)
+    poller = _Poller(link, ledger, stop, claimed, nodes, threads, batch_size, workers, poll_interval)
     # The outer scope ends with the grace: only that cancels a v0 claim in flight.
     async with claimed, done:
         with stop.polling:
@@ -89,6 +89,7 @@ class _Poller:
         link: Link,
         ledger: Ledger,
         stop: Stop,
+        claimed: trio.MemorySendChannel[Held],
         nodes: Mapping[str, type[BaseNode]],
         threads: Threads,
         batch_size: int,
@@ -98,6 +99,7 @@ class _Poller:
         self._link = link
         self._ledger = ledger
         self._stop = stop
+        self._claimed = claimed
         self._nodes = nodes
         self._threads = threads
         self._batch_size = batch_size
@@ -210,4 +212,6 @@ class _Poller:
         return LONGEST_WAIT if ttl is None else min(LONGEST_WAIT, ttl / 3)
 
     def _room(self) -> int:
-        return self._batch_size - self._ledger.count(Stage.BUFFERED)
+        # A state that was taken from us stays in the channel until a worker passes it over.
+        waiting = max(self._ledger.count(Stage.BUFFERED), self._claimed.statistics().current_buffer_used)
+        return self._batch_size - waiting

@@ -40,7 +40,9 @@ async def work(
     async with claimed, done:
         async for held in claimed:
             if held.stage is not Stage.BUFFERED:
-                continue  # it was handed back, or taken from us, meanwhile
+                # It was handed back, or taken from us, meanwhile. Its place in the channel is free now.
+                ledger.notify()
+                continue
             if held.lapsed:
                 # Somebody else may have it by now, and run it. The next heartbeat tells.
                 log.warning("%s has to wait: its lease is over unless the state manager renews it", held)

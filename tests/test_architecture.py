@@ -37,7 +37,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "loops": {
         *("_connect", "_execution", "_heartbeat", "_ledger", "_options", "_outage", "_poller", "_reporter"),
-        *("_outbox", "_start", "_stop", "_threads", "_worker"),
+        *("_outbox", "_outbox_file", "_start", "_stop", "_threads", "_worker"),
     },
     "runtime": {"_engine", "_hosting", "_runtime"},
     "helpers": {"testing"},
@@ -54,7 +54,7 @@ HEAVY = {
     "h11",
     "asyncio",
 }
-LOADED_LATE = {"exotrio._outbox"}
+LOADED_LATE = {"exotrio._outbox", "exotrio._outbox_file"}
 """May load something heavy, since others import them within functions only."""
 PURE = ["_errors", "_backoff", "_graph", "_signals", "_wire", "_outcome", "_lifecycle", "manager._template"]
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 import anyio.to_thread
 import httpx
@@ -24,7 +27,11 @@ from exotrio import (
     StateManager,
     Stopping,
 )
-from exotrio._wire import RunStatus, StateStatus
+from exotrio._heartbeat import heartbeat
+from exotrio._ledger import Ledger
+from exotrio._link import Capabilities, Claim, Heard, Pulse
+from exotrio._stop import Stop
+from exotrio._wire import BeatResult, RunStatus, StateStatus
 from exotrio.manager import embedded
 from tests.doubles import Call, Fails, NativeServer, V0Server, hang, reply, runtime
 
@@ -246,19 +253,22 @@ async def test_a_buffered_state_that_is_lost_is_never_begun(autojump_clock: Mock
     assert not released(server)
 
 
-async def test_lost_buffered_states_make_room_for_others_however_many(autojump_clock: MockClock) -> None:
+async def test_lost_buffered_states_make_room_once_a_worker_passes_them_over(
+    autojump_clock: MockClock,
+) -> None:
     server = NativeServer()
     server.add("Waits")
     rt = runtime(server, Waits, workers=1, batch_size=4)
     async with running(rt):
         await server.until(lambda: server.statuses()["QUEUED"] == 1)
-        for round_number in range(1, 5):
-            server.lost |= set(server.add("Waits", 4))
-            await server.until(lambda done=4 * round_number: rt.summary.lost_leases == done)  # type: ignore[misc]
-        (last,) = server.add("Waits")
+        server.lost |= set(server.add("Waits", 4))
+        await server.until(lambda: rt.summary.lost_leases == 4)
+        others = server.add("Waits", 2)
+        await trio.sleep(60)
+        assert {server.states[other].status for other in others} == {"CREATED"}, "no worker could run them"
         Waits.gate.set()
-        await server.until(lambda: server.states[last].status == "EXECUTED")
-    assert Waits.ended == ["returned"] * 2
+        await server.until(lambda: all(server.states[other].status == "EXECUTED" for other in others))
+    assert Waits.ended == ["returned"] * 3
 
 
 async def test_a_plain_node_in_a_thread_can_see_that_its_lease_is_lost() -> None:
@@ -336,6 +346,25 @@ async def test_a_claim_that_took_long_is_renewed_at_once(autojump_clock: MockClo
         Waits.gate.set()
 
 
+async def test_nobody_waits_for_a_lease_that_the_state_manager_cannot_renew_any_more(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    server.add("Waits", 3)
+    rt = runtime(server, Waits, workers=1)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 3)
+        await trio.sleep(1)
+        server.discovery = reply(404)
+        server.before = Fails(("claim", "heartbeat", "release", "outcomes"), lambda: reply(404))
+        await trio.sleep(61)
+        Waits.gate.set()
+        (last,) = server.add("Waits")
+        await server.until(lambda: server.states[last].status == "EXECUTED")
+    assert rt.summary.lost_leases == 2
+    assert Waits.ended == ["returned"] * 2
+
+
 # -- failures of the heartbeat
 
 
@@ -390,6 +419,105 @@ async def test_an_answer_about_other_states_is_no_answer(
         await server.until(lambda: server.statuses()["EXECUTED"] == 2)
     assert rt.summary.completed == 2
     assert "the heartbeat fails" in caplog.text
+
+
+# -- the thread
+
+
+class Apart:
+    """A link whose heartbeats do what a test wants; also the runtime's."""
+
+    capabilities = Capabilities(leases=True, batch=True, long_poll=True)
+
+    def __init__(self, answer: Callable[[Pulse], Heard]) -> None:
+        self._answer = answer
+        self.threads: set[str] = set()
+
+    async def heartbeat(self, pulse: Pulse, *, timeout: float) -> Heard:
+        self.threads.add(threading.current_thread().name)
+        await trio.lowlevel.checkpoint()
+        return self._answer(pulse)
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def beating(link: Any, ledger: Ledger, stop: Stop) -> Callable[[], Awaitable[None]]:
+    return partial(
+        heartbeat,
+        link=link,
+        apart=lambda: link,
+        ledger=ledger,
+        stop=stop,
+        runtime="test",
+        phase=lambda: Phase.RUNNING,
+        grace=7.0,
+    )
+
+
+async def test_the_thread_beats_while_the_loop_is_blocked_and_its_answers_are_heeded_afterwards() -> None:
+    blocked, heard = threading.Event(), threading.Semaphore(0)
+
+    def answer(pulse: Pulse) -> Heard:
+        if not blocked.is_set():
+            return Heard((BeatResult.OK,) * 2, 0.05, frozenset())
+        heard.release()
+        return Heard((BeatResult.OK, BeatResult.LOST)[: len(pulse.states)], 0.05, frozenset())
+
+    link, ledger = Apart(answer), Ledger()
+    kept, lost = [
+        ledger.add(Claim(name, "Waits", "it", {}, token=name, lease=60), trio.current_time())
+        for name in ("kept", "lost")
+    ]
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(beating(link, ledger, Stop()))
+            while not link.threads:
+                await trio.lowlevel.checkpoint()
+            blocked.set()
+            for _ in range(5):
+                assert heard.acquire(timeout=10), "the loop is blocked here"
+            assert lost in ledger
+            await ledger.until(lambda: lost not in ledger and not kept.lapsed)
+            assert kept.lease_until < trio.current_time() + 0.06
+            nursery.cancel_scope.cancel()
+    assert link.threads == {"exotrio heartbeat"}
+    assert ledger.summary(0).lost_leases == 1
+
+
+async def test_a_thread_that_hangs_holds_up_nobody_and_comes_back_to_no_one() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def answer(pulse: Pulse) -> Heard:
+        entered.set()
+        assert leave.wait(20)
+        return Heard((), 60.0, frozenset({"drain"}))
+
+    stop = Stop()
+    try:
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(beating(Apart(answer), Ledger(), stop))
+                assert await trio.to_thread.run_sync(entered.wait, 10)
+                nursery.cancel_scope.cancel()
+    finally:
+        leave.set()
+
+
+async def test_a_defect_in_the_thread_stops_the_runtime_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def answer(pulse: Pulse) -> Heard:
+        raise ZeroDivisionError
+
+    stop = Stop()
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(beating(Apart(answer), Ledger(), stop))
+            await stop.asked.wait()
+            nursery.cancel_scope.cancel()
+    assert isinstance(stop.failure, ZeroDivisionError)
+    assert "the heartbeat failed" in caplog.text
 
 
 # -- commands and cancelled runs

@@ -33,7 +33,7 @@ from exotrio import (
     Runtime,
     StateManager,
 )
-from exotrio._outbox import Store
+from exotrio._outbox_file import Store
 from tests.doubles import Call, Fails, NativeServer, V0Server, hang, reply, runtime
 from tests.processes import KEY, Process, Processes, exotrio
 
@@ -360,7 +360,7 @@ async def test_a_v0_requeue_without_an_answer_is_unknown_and_gone(outbox: Path) 
 
 
 async def refused(rt: Runtime) -> Exception:
-    with pytest.raises((ConfigurationError, DatabaseBusy)) as caught:
+    with pytest.raises((ConfigurationError, DatabaseBusy)) as caught, trio.fail_after(10):
         await rt.run()
     return caught.value
 
@@ -432,7 +432,7 @@ async def test_two_runtimes_cannot_share_a_file(outbox: Path) -> None:
 def in_use_elsewhere(path: Path) -> bool:
     """Ask from another process whether the file is locked."""
     ask = (
-        "import pathlib, sys; from exotrio._outbox import Store; from exotrio import DatabaseBusy\n"
+        "import pathlib, sys; from exotrio._outbox_file import Store; from exotrio import DatabaseBusy\n"
         "try: Store(pathlib.Path(sys.argv[1]), 'http://exotrio.embedded', 'ns')\n"
         "except DatabaseBusy: print('busy')\n"
         "else: print('free')"

@@ -166,42 +166,42 @@ def _bad_path(parameter: str, message: str, value: str, kind: str = "value_error
     return Unprocessable([{"type": kind, "loc": ["path", parameter], "msg": message, "input": _echo(value)}])
 
 
-# -- exceptions to responses; Starlette calls these
+# -- exceptions to responses; Starlette calls these, and would run them in a thread were they not async
 
 
-def on_refused(request: Request, error: Exception) -> Response:
+async def on_refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
     return reply({"detail": error.detail}, error.status)
 
 
-def on_unprocessable(request: Request, error: Exception) -> Response:
+async def on_unprocessable(request: Request, error: Exception) -> Response:
     assert isinstance(error, Unprocessable)
     return reply({"detail": error.items}, 422)
 
 
-def on_graph_invalid(request: Request, error: Exception) -> Response:
+async def on_graph_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, GraphInvalid)
     return reply({"detail": "\n".join(error.problems)}, 400)
 
 
-def on_http_exception(request: Request, error: Exception) -> Response:
+async def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     response = reply({"detail": error.detail}, error.status_code)
     response.headers.update(error.headers or {})
     return response
 
 
-def on_database_error(request: Request, error: Exception) -> Response:
+async def on_database_error(request: Request, error: Exception) -> Response:
     logger.error("%s %s: %s", request.method, request.url.path, error)
     return reply({"detail": "the state manager cannot use its database now; try again later"}, 503)
 
 
-def on_defect(request: Request, error: Exception) -> Response:
+async def on_defect(request: Request, error: Exception) -> Response:
     # Starlette raises the error again after this reply, and the server logs it.
     return reply({"success": False, "detail": "an unexpected error occurred; the server's log has it"}, 500)
 
 
-EXCEPTION_HANDLERS: dict[Any, Callable[[Request, Exception], Response]] = {
+EXCEPTION_HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
     Refused: on_refused,
     Unprocessable: on_unprocessable,
     GraphInvalid: on_graph_invalid,

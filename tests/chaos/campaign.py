@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ import trio
 
 from exotrio import ManagerError, StateManager
 from exotrio._wire import RunStatus, RunSummary
-from tests.chaos.cluster import Child, Cluster, ready
+from tests.chaos.cluster import Child, Cluster, ready, until
 from tests.chaos.graph import EXECUTED, NAMESPACE, graph
 from tests.chaos.journal import Execution, Reading
 from tests.chaos.judge import Evidence, Shown, judge
@@ -83,6 +84,7 @@ def _worker_env(plan: Plan, folder: Path) -> dict[str, str]:
         "CHAOS_FOLDER": str(folder),
         "CHAOS_SECONDS": f"{min(longest, max(0.05, seconds)):.3f}",
         "CHAOS_LONG": str(plan.long),
+        "CHAOS_BLOCKING": str(plan.long if plan.blocking else 0.0),
         "CHAOS_WORKERS": str(plan.workers),
     }
 
@@ -110,8 +112,7 @@ class _Chaos:
         for slot in range(self.plan.processes):
             self._slots.append(await self._worker(slot))
         with trio.fail_after(60):
-            while not all(map(self._is_ready, self._slots)):
-                await trio.sleep(0.05)
+            await until(lambda: all(map(self._is_ready, self._slots)))
         await self._ask(lambda manager: manager.upsert_graph(graph(canary)))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._feed)
@@ -133,28 +134,30 @@ class _Chaos:
         """Trigger runs as the faults go on, so that each fault meets some."""
         numbers = itertools.count()
         for triggered in range(self.plan.runs):
-            while triggered >= self._asked + AHEAD:
-                await trio.sleep(0.05)
+            await until(partial(self._is_due, triggered))
             # Every try has a number of its own: one whose answer is lost may have started a run after all.
             await self._ask(lambda manager: manager.trigger("chaos", {"run": str(next(numbers))}))
+
+    def _is_due(self, number: int) -> bool:
+        return number < self._asked + AHEAD
 
     async def _settle(self) -> None:
         """Wait until nothing goes on any more, or patience is over."""
         with trio.move_on_after(self.plan.patience):
-            while (await self._runs(RunStatus.PENDING)) or not self.proxy.idle:
+            while True:
+                if self.proxy.idle and not await self._runs(RunStatus.PENDING):
+                    break
                 await trio.sleep(0.3)
 
     async def _show(self) -> Shown:
         runs = await self._runs()
-        graphs = {
-            run.run_id: await self._ask(lambda manager, run=run: manager.run(run.run_id)) for run in runs
-        }
+        graphs = {run.run_id: await self._ask(partial(StateManager.run, run_id=run.run_id)) for run in runs}
         return Shown(runs, graphs)
 
     async def _runs(self, status: RunStatus | None = None) -> list[RunSummary]:
         runs: list[RunSummary] = []
         for page in itertools.count(1):
-            reply = await self._ask(lambda manager, page=page: manager.runs(page, 100))
+            reply = await self._ask(partial(StateManager.runs, page=page, size=100))
             runs += reply.runs
             if len(runs) >= reply.total or not reply.runs:
                 return [run for run in runs if status in (None, run.status)]
@@ -204,22 +207,27 @@ class _Chaos:
                     beside.start_soon(self._make_zombie, slot, child)
                 case "sigterm":
                     self._struck(kind, child)
-                    beside.start_soon(self._terminate, child)
-                    self._slots[slot] = await self._worker(slot)
+                    if self.plan.outbox:  # one process at a time can use it
+                        self._busy.add(slot)
+                        beside.start_soon(self._succeed, slot, child)
+                    else:
+                        beside.start_soon(self._terminate, child)
+                        self._slots[slot] = await self._worker(slot)
 
     async def _victim(self) -> int:
         """Choose a worker, preferably one that runs something."""
         with trio.move_on_after(5):
             while True:
                 self.reading.update()
-                free = [slot for slot in range(len(self._slots)) if slot not in self._busy]
-                at_work = [slot for slot in free if self.reading.running(self._slots[slot].pid)]
+                at_work = [slot for slot in self._free() if self.reading.running(self._slots[slot].pid)]
                 if at_work:
                     return self.rng.choice(at_work)
                 await trio.sleep(0.02)
-        while not (free := [slot for slot in range(len(self._slots)) if slot not in self._busy]):
-            await trio.sleep(0.02)
-        return self.rng.choice(free)
+        await until(lambda: bool(self._free()))
+        return self.rng.choice(self._free())
+
+    def _free(self) -> list[int]:
+        return [slot for slot in range(len(self._slots)) if slot not in self._busy]
 
     async def _kill(self, slot: int, child: Child) -> None:
         self._ended_by_us.add(child.pid)
@@ -293,6 +301,12 @@ class _Chaos:
             return
         self.problems.append(f"a worker did not stop within {EXIT_PATIENCE} s: {child.log}")
         child.send(signal.SIGKILL)
+
+    async def _succeed(self, slot: int, child: Child) -> None:
+        """Start the next worker when this one has ended."""
+        await self._terminate(child)
+        self._slots[slot] = await self._worker(slot)
+        self._busy.discard(slot)
 
     async def _stop_server(self) -> None:
         server = self.cluster.server

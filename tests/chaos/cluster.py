@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,6 +139,12 @@ class Cluster:
 def ready(child: Child) -> bool:
     """Whether a worker is registered."""
     return child.said(" is registered in ")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that happens in another process, where no event can tell of it."""
+    while not condition():  # noqa: ASYNC110
+        await trio.sleep(0.02)
 
 
 def free_port() -> int:

@@ -60,7 +60,7 @@ MUTATIONS = {
         ("SIGTERM only",),
     ),
     "outbox": Mutation(
-        "_outbox.py",
+        "_outbox_file.py",
         "self._insert(body) for body in bodies]",
         "None for body in bodies]",
         ("outbox", "outbox, v0 only"),

@@ -26,6 +26,7 @@ class Plan:
         self.folder = Path(os.environ.get("CHAOS_FOLDER", "."))
         self.seconds = float(os.environ.get("CHAOS_SECONDS", "0.1"))
         self.long = float(os.environ.get("CHAOS_LONG", "0"))
+        self.blocking = float(os.environ.get("CHAOS_BLOCKING", "0"))
         self.workers = int(os.environ.get("CHAOS_WORKERS", "4"))
         self.outbox = os.environ.get("CHAOS_OUTBOX")
 
@@ -119,8 +120,8 @@ class Step(BaseNode):
                 raise RuntimeError(f"the service does not accept {self.secrets.CANARY}, try again")
             if plan.long and index == LONG and int(run) % 4 == 0:
                 await trio.sleep(plan.long)
-            elif plan.long and index == BLOCKING and int(run) % 8 == 1:
-                time.sleep(plan.long)  # noqa: ASYNC251 - such nodes exist, and must keep their leases
+            elif plan.blocking and index == BLOCKING and int(run) % 8 == 1:
+                time.sleep(plan.blocking)  # noqa: ASYNC251 - such nodes exist, and must keep their leases
             else:
                 await trio.sleep(plan.seconds)
         return self.Outputs(run=run, index=index, by=by)

@@ -9,14 +9,18 @@ from pathlib import Path
 import trio
 
 from exotrio import StateManager
-from tests.chaos.cluster import Cluster, ready
+from tests.chaos.cluster import Cluster, ready, until
 from tests.chaos.journal import Reading
 from tests.chaos.proxy import Proxy
 from tests.chaos.scenario import GRAPH, NAMESPACE, PATIENCE, Scene
 from tests.processes import KEY
 
+STATES = 16
+"""The worker holds all of them, so that there is nothing else for the one that takes over."""
 FINISHED = 8
 """Nodes that finish without being reported before the worker is killed."""
+REPLAY = 8.0
+"""Seconds for the one that takes over to start and report them."""
 
 
 async def survive(folder: Path, *, v0_only: bool, package: Path | None) -> list[str]:
@@ -49,36 +53,38 @@ async def survive(folder: Path, *, v0_only: bool, package: Path | None) -> list[
 
 
 async def _play(scene: Scene) -> list[str]:
-    while not ready(scene.worker):
-        await trio.sleep(0.02)
+    await until(lambda: ready(scene.worker))
     async with StateManager(NAMESPACE, f"http://127.0.0.1:{scene.cluster.port}", KEY) as manager:
         await manager.upsert_graph(GRAPH)
-        scene.run_id = (await manager.trigger("scenario"))["run_id"]
-    while not scene.reading.executions:
-        await trio.sleep(0.02)
-        scene.reading.update()
+        scene.run_id = (await manager.trigger("scenario", {"n": str(STATES)}))["run_id"]
+    await until(scene.begun)
+    # The split is reported; from here on nothing is.
     scene.proxy.closed.add("report")
-    while len(finished := scene.finished()) < FINISHED:
-        await trio.sleep(0.02)
-        scene.reading.update()
+    await until(lambda: len(scene.finished()) >= FINISHED)
     await trio.sleep(0.2)  # for the last one's way from its node to the disk
     scene.worker.send(signal.SIGKILL)
     await scene.worker.wait()
-    if (reported := (await scene.statuses())["SUCCESS"]) > len(finished) - FINISHED:
+    finished = scene.finished()
+    if reported := (await scene.statuses())["SUCCESS"]:
         return [f"{reported} nodes were reported in spite of the proxy: nothing is proved"]
     scene.proxy.closed.clear()
     other = await scene.cluster.start_worker("other")
-    await scene.until_still()
+    done = 0
+    with trio.move_on_after(REPLAY):
+        while True:
+            done = (await scene.statuses())["SUCCESS"]
+            if done >= len(finished):
+                break
+            await trio.sleep(0.1)
     problems = []
-    scene.reading.update()
-    again = [key for key in finished if len(scene.reading.by_key[key]) > 1]
-    if again:
-        problems.append(f"{len(again)} of {len(finished)} finished nodes were executed again")
-    done = (await scene.statuses())["SUCCESS"]
-    if done < len(finished):
-        problems.append(f"only {done} states succeeded, {len(finished)} nodes had finished before the kill")
+    if done != len(finished):
+        problems.append(f"{done} states succeeded, {len(finished)} nodes had finished before the kill")
     other.send(signal.SIGTERM)
     code = await other.wait()
     if code != 0:
         problems.append(f"the worker that took over ended with {code}")
+    scene.reading.update()
+    again = [key for key in finished if len(scene.reading.by_key[key]) > 1]
+    if again:
+        problems.append(f"{len(again)} of {len(finished)} finished nodes were executed again")
     return problems

@@ -28,6 +28,8 @@ class Plan:
         lease_ttl: Seconds.
         claim_timeout: Seconds; longer than a state can wait and run.
         long: Seconds some nodes take, longer than a lease; 0 for none such.
+        blocking: Some of those block the event loop meanwhile. What a claim brings during that is not known
+            to the heartbeat, so its lease may end; nothing is done twice because of it.
         outbox: Give each worker a durable outbox.
         patience: Seconds after the last fault for all runs to end.
         package: See ``Cluster``.
@@ -43,6 +45,7 @@ class Plan:
     lease_ttl: float = 3.0
     claim_timeout: float = 10.0
     long: float = 0.0
+    blocking: bool = True
     outbox: bool = False
     patience: float = 60.0
     package: Path | None = None

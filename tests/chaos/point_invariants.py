@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 from pydantic_core import from_json
 
 from exotrio._ledger import Summary
-from exotrio.manager._store import View
+from exotrio.manager._transaction import View
 from tests.chaos.point_nodes import (
     EXPECTED_RESULT,
     EXPECTED_STATES,
@@ -34,14 +37,15 @@ async def check(world: World) -> None:
     if world.expired and not leases_may_end(world.case):
         problems.append(f"{world.expired} leases ended, though nothing kept anybody from handing back")
     if world.case.strike is not None and world.case.strike not in world.struck:
-        problems.append(f"nothing struck: the point was reached {world.visits[world.case.strike.point]} times")
+        visits = world.visits[world.case.strike.point]
+        problems.append(f"nothing struck: the point was reached {visits} times")
     assert not problems, "\n".join([f"{world.case}:", *problems])
 
 
 def _check_states(view: View, world: World, problems: list[str]) -> None:
     states = {}
     for row in view.execute(
-        "SELECT states.*, nodes.name FROM states JOIN nodes ON nodes.id = states.kind ORDER BY seq"
+        "SELECT states.*, json_extract(inputs, '$.place') AS name FROM states ORDER BY seq"
     ):
         states[view.state_id(row["seq"])] = row
     found = Counter((row["name"], row["status"]) for row in states.values())
@@ -51,18 +55,23 @@ def _check_states(view: View, world: World, problems: list[str]) -> None:
     if result != [EXPECTED_RESULT]:
         problems.append(f"the result is {result}")
     for state_id, what, item in world.acknowledged:
-        row = states[state_id]
-        stored = {
-            "executed": lambda row=row: [from_json(row["outputs"])] == list(item["outputs"])[:1],
-            "errored": lambda row=row: row["error"] == item["error"],
-            "pruned": lambda row=row: row["status"] == "PRUNED" and from_json(row["data"]) == item["data"],
-            "requeued": lambda: world.accepted["requeued", world.keys[state_id]] > 0,
-        }[{"prune": "pruned"}.get(what, what)]
-        if not stored():
+        if not _is_stored(world, state_id, states[state_id], what, item):
             problems.append(f"{what} of {world.keys[state_id]} was acknowledged, and is not what is stored")
     for state_id, times in world.ended.items():
         if times > 1:
             problems.append(f"{times} outcomes of one attempt at {world.keys[state_id]} were accepted")
+
+
+def _is_stored(world: World, state_id: str, row: sqlite3.Row, what: str, item: Mapping[str, Any]) -> bool:
+    match what:
+        case "executed":
+            return [from_json(row["outputs"])] == list(item["outputs"])[:1]
+        case "errored":
+            return bool(row["error"] == item["error"])
+        case "prune" | "pruned":
+            return row["status"] == "PRUNED" and bool(from_json(row["data"]) == item["data"])
+    # Of a requeue nothing stays but that it happened.
+    return world.accepted["requeued", world.keys[state_id]] > 0
 
 
 def _check_executions(world: World, problems: list[str]) -> None:

@@ -15,11 +15,11 @@ from typing import Protocol
 
 import trio
 
-from exotrio import BaseNode, Graph, GraphNodeModel, PruneSignal, ReQueueAfterSignal
+from exotrio import BaseNode, Graph, GraphNodeModel, PruneSignal, ReQueueAfterSignal, UnitesModel
 
 NAMESPACE = "chaos"
 Key = tuple[str, str]
-"""Node name and ``key`` input: one piece of work, whatever states it takes."""
+"""Place and ``key`` input: one piece of work, whatever states it takes."""
 
 FAILS: Key = ("Leaf", "0.1")
 PRUNES: Key = ("Leaf", "1.0")
@@ -41,15 +41,18 @@ HANDS: ContextVar[Hands] = ContextVar("HANDS")
 
 
 class Step(BaseNode):
+    """Does what its place does; one class for most places, since every registration describes each class."""
+
     class Inputs(BaseNode.Inputs):
+        place: str
         key: str
         values: str
 
     class Outputs(BaseNode.Outputs):
         key: str
 
-    async def execute(self) -> list[BaseNode.Outputs]:
-        hands, key = HANDS.get(), (type(self).__name__, self.inputs.key)
+    async def execute(self) -> list[Outputs]:
+        hands, key = HANDS.get(), (self.inputs.place, self.inputs.key)
         await hands.reach("before execute", key)
         hands.begins(key)
         await trio.sleep(HALF)
@@ -61,72 +64,60 @@ class Step(BaseNode):
             raise PruneSignal({"why": "planned"})
         if key == REQUEUES and not hands.accepted("requeued", key):
             raise ReQueueAfterSignal(timedelta(seconds=2))
-        outputs = [self.Outputs(key=output) for output in self.outputs()]
+        outputs = [self.Outputs(key=output) for output in self._outputs()]
         await hands.reach("after execute", key)
         return outputs
 
-    def outputs(self) -> list[str]:
-        return [self.inputs.key]
+    def _outputs(self) -> list[str]:
+        key, values = self.inputs.key, self.inputs.values
+        match self.inputs.place:
+            case "Split":
+                return ["0", "1", "2"]
+            case "Part":
+                return [f"{key}.{number}" for number in range(2)]
+            case "Inner":
+                return [f"{key}={'+'.join(json.loads(values))}"]
+            case "Outer":
+                return [" ".join(json.loads(values))]
+        return [key]
 
 
-class Root(Step):
-    pass
+class Sealed(Step):
+    """Has to be given its secret."""
 
-
-class Split(Step):
-    def outputs(self) -> list[str]:
-        return ["0", "1", "2"]
-
-
-class Part(Step):
-    def outputs(self) -> list[str]:
-        return [f"{self.inputs.key}.{number}" for number in range(2)]
-
-
-class Leaf(Step):
     class Secrets(BaseNode.Secrets):
         token: str
 
-    def outputs(self) -> list[str]:
+    def _outputs(self) -> list[str]:
         assert self.secrets.token == TOKEN
-        return super().outputs()
+        return super()._outputs()
 
 
-class Inner(Step):
-    def outputs(self) -> list[str]:
-        return [f"{self.inputs.key}={'+'.join(json.loads(self.inputs.values))}"]
+NODES = (Step, Sealed)
 
 
-class Outer(Step):
-    def outputs(self) -> list[str]:
-        return [" ".join(json.loads(self.inputs.values))]
-
-
-NODES: tuple[type[Step], ...] = (Root, Split, Part, Leaf, Inner, Outer)
-
-
-def _place(
-    node: type[Step], key: str, *following: type[Step], values: str = "", unites: str = ""
-) -> GraphNodeModel:
+def _place(identifier: str, key: str, *following: str, values: str = "", unites: str = "") -> GraphNodeModel:
     return GraphNodeModel(
-        node_name=node.__name__,
+        node_name="Sealed" if identifier == "Leaf" else "Step",
         namespace=NAMESPACE,
-        identifier=node.__name__,
-        inputs={"key": key, "values": values},
-        next_nodes=[each.__name__ for each in following],
-        unites={"identifier": unites} if unites else None,
+        identifier=identifier,
+        inputs={"place": identifier, "key": key, "values": values},
+        next_nodes=list(following),
+        unites=UnitesModel(identifier=unites) if unites else None,
     )
 
 
 GRAPH = Graph(
     "points",
     [
-        _place(Root, "root", Split),
-        _place(Split, "${{ Root.outputs.key }}", Part),
-        _place(Part, "${{ Split.outputs.key }}", Leaf),
-        _place(Leaf, "${{ Part.outputs.key }}", Inner),
-        _place(Inner, "${{ Split.outputs.key }}", Outer, values="${{ Leaf.outputs.key }}", unites="Split"),
-        _place(Outer, "all", values="${{ Inner.outputs.key }}", unites="Root"),
+        _place("Root", "root", "Split"),
+        _place("Split", "${{ Root.outputs.key }}", "Part"),
+        _place("Part", "${{ Split.outputs.key }}", "Leaf"),
+        _place("Leaf", "${{ Part.outputs.key }}", "Inner"),
+        _place(
+            "Inner", "${{ Split.outputs.key }}", "Outer", values="${{ Leaf.outputs.key }}", unites="Split"
+        ),
+        _place("Outer", "all", values="${{ Inner.outputs.key }}", unites="Root"),
     ],
     secrets={"token": TOKEN},
     retry_policy={"max_retries": 2, "strategy": "FIXED", "backoff_factor": 500},

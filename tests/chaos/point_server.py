@@ -238,14 +238,10 @@ class Server:
 
 
 @asynccontextmanager
-async def open_server(
-    nursery: trio.Nursery, watcher: Watcher, *, native: bool
-) -> AsyncIterator[Server]:
+async def open_server(nursery: trio.Nursery, watcher: Watcher, *, native: bool) -> AsyncIterator[Server]:
     """Run a server in ``nursery``, which the caller cancels in the end."""
     async with open_store(":memory:", clock=wall_ms) as memory:
         assert isinstance(memory, MemoryStore)
         server = Server(memory, nursery, watcher, native=native)
         await nursery.start(server.boot)
         yield server
-
-

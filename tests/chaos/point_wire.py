@@ -14,8 +14,6 @@ from tests.chaos.points import Fault
 
 PROPAGATION = 0.02
 """Seconds between a fault of the worker's own after the send and the reply."""
-LATENESS = 20.0
-"""Seconds of a delay: longer than leases and claim timeouts, shorter than the patience of a request."""
 
 _REPORTS = {"executed", "errored", "prune", "outcomes"}
 
@@ -38,7 +36,9 @@ class Call:
 
 
 class Worker(Protocol):
-    """Whose connections these are."""
+    """Whose connections these are. ``replaced``: somebody else holds a state it believes to hold."""
+
+    replaced: trio.Event
 
     async def reach_wire(self, point: str, call: Call, reply: Any) -> Fault | None: ...
     def answered(self, call: Call, status: int, reply: Any) -> None: ...
@@ -57,7 +57,7 @@ class Wire(httpx.AsyncBaseTransport):
         self._nursery = nursery
         self._worker = worker
         self._cut = False
-        self._held_until = 0.0
+        self._held: trio.Event | None = None
         self._on_their_way: set[Exchange] = set()
         self._doubtful: set[str] = set()
         self.claiming = 0
@@ -68,9 +68,18 @@ class Wire(httpx.AsyncBaseTransport):
         for exchange in self._on_their_way:
             exchange.give_up()
 
-    def hold(self) -> None:
-        """Let everything take longer than a lease, for that long."""
-        self._held_until = trio.current_time() + LATENESS
+    def hold(self, longest: float) -> None:
+        """Carry nothing until somebody else holds what this worker believes to hold; then all of it."""
+        if self._held is None:
+            self._held = trio.Event()
+            self._nursery.start_soon(self._let_go, self._held, longest)
+
+    async def _let_go(self, held: trio.Event, longest: float) -> None:
+        with trio.move_on_after(longest):
+            await self._worker.replaced.wait()
+            await trio.sleep(PROPAGATION)
+        self._held = None
+        held.set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         body = await request.aread()
@@ -100,33 +109,33 @@ class Wire(httpx.AsyncBaseTransport):
         exchange = Exchange(request, body, self._worker)
         self._on_their_way.add(exchange)
         try:
-            await self._transit(exchange)
+            self._send(exchange)
             await exchange.answered.wait()
         finally:
             self._on_their_way.discard(exchange)
             if not exchange.answered.is_set():
                 exchange.give_up()
         response = exchange.response()
-        reply = response.json() if response.content else None
+        reply: Any = response.json()
         if (other := await self._reach(f"after the send of {call.operation}", call, reply)) is not None:
             return other
-        await trio.sleep(max(0.0, self._held_until - trio.current_time()))
+        if self._held is not None:
+            await self._held.wait()
         self._worker.answered(call, response.status_code, reply)
         if call.operation == "claim":
             self._doubtful.difference_update(state["state_id"] for state in reply.get("states", ()))
         await self._reach(f"after the reply of {call.operation}", call, reply)
         return response
 
-    async def _transit(self, exchange: Exchange) -> None:
-        delay = self._held_until - trio.current_time()
-        if delay <= 0:
+    def _send(self, exchange: Exchange) -> None:
+        if self._held is None:
             self._server.deliver(exchange)
         else:
             # In a task of the network's: what was sent arrives, whether or not its sender still waits.
-            self._nursery.start_soon(self._deliver_later, exchange, delay)
+            self._nursery.start_soon(self._deliver_later, exchange, self._held)
 
-    async def _deliver_later(self, exchange: Exchange, delay: float) -> None:
-        await trio.sleep(delay)
+    async def _deliver_later(self, exchange: Exchange, held: trio.Event) -> None:
+        await held.wait()
         self._server.deliver(exchange)
 
     async def _reach(self, point: str, call: Call, reply: Any = None) -> httpx.Response | None:
@@ -157,7 +166,9 @@ class Wire(httpx.AsyncBaseTransport):
 
     def _check_doubts(self, call: Call) -> None:
         if call.route == "re-enqueue-after" and self._doubtful.intersection(call.states):
-            self._worker.violates(f"{call} was sent after something that may have ended the state or freed it")
+            self._worker.violates(
+                f"{call} was sent after something that may have ended the state or freed it"
+            )
 
     def _doubt(self, call: Call) -> None:
         if call.operation in ("report", "requeue", "release"):
@@ -167,7 +178,7 @@ class Wire(httpx.AsyncBaseTransport):
 def read(request: httpx.Request, content: bytes) -> Call:
     """Say what a request is."""
     parts = request.url.path.strip("/").split("/")
-    body = json.loads(content) if content else None
+    body: Any = json.loads(content) if content else None
     route = parts[-1]
     states: tuple[str, ...] = ()
     if len(parts) > 5 and parts[3] == "state":

@@ -3,37 +3,30 @@ faults that strike as planned, and notes of all that happened."""
 
 from __future__ import annotations
 
-import math
+import logging
+import random
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
+from unittest import mock
 
 import httpx
 import trio
 
-from exotrio import Runtime, StateManager
+from exotrio import StateManager, _heartbeat
 from exotrio._errors import DatabaseError
-from exotrio._ledger import Summary
 from exotrio._node import declare
 from exotrio._wire import ErroredItem, ItemResult, RequeuedItem
-from tests.chaos.point_nodes import GRAPH, HANDS, NAMESPACE, NODES, Key
-from tests.chaos.point_server import ASKER, KEY, Server, open_server
-from tests.chaos.point_wire import LATENESS, Call, Wire
+from tests.chaos.point_nodes import GRAPH, NAMESPACE, NODES, TOKEN, Key
+from tests.chaos.point_server import ASKER, KEY, TERMS, Exchange, Server, open_server
+from tests.chaos.point_worker import Hand
 from tests.chaos.points import Case, Fault, Strike
 
-WORKERS = 2
-BATCH = 2
-PATIENCE = 20.0
-"""Grace of a stop with time: longer than any node."""
-LAST_GRACE = 60.0
-"""Of the stop after the run: time for a report that nobody answers to be sent again."""
-CLOSING = 8.6
-"""Clean-up, flush and closing, as design section 3 bounds them."""
+LATENESS = {"native": 10.0, "v0": 20.0}
+"""Seconds of a delay: longer than leases and claim timeouts, shorter than the patience of a request."""
 LONGEST = 900.0
-SETTLING = 70.0
-"""Seconds after the last worker ended in which everything still on its way has arrived."""
 
 
 class Quiet(httpx.AsyncBaseTransport):
@@ -43,188 +36,40 @@ class Quiet(httpx.AsyncBaseTransport):
         self._world = world
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        from tests.chaos.point_server import Exchange
-
         exchange = Exchange(request, await request.aread(), None)
         self._world.server.deliver(exchange)
         await exchange.answered.wait()
         return exchange.response()
 
 
-@dataclass(eq=False)
-class Hand:
-    """One life of a worker, as its nodes, its wire and the server know it.
+class World:
+    """One case, from an empty database to the end of its run.
+
+    Args:
+        case: What strikes.
+        seed: Of chance, jitter and the order of tasks.
 
     Attributes:
-        claimed: States in the replies to its claims, as often as they came.
-        held: Of those, what it has had no definite answer about.
-        open: Work whose node was begun and of which the state manager has not said that it knows.
-        must_end_by: When a stop that was asked for has to be over.
-        mid_claim: The stop came while a claim was in flight: the link hands that back by itself.
-    """
-
-    world: World
-    name: str
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    claimed: int = 0
-    held: dict[str, Key] = field(default_factory=dict)
-    open: set[Key] = field(default_factory=set)
-    must_end_by: float = math.inf
-    mid_claim: bool = False
-    killed: bool = False
-    summary: Summary | None = None
-
-    async def live(self) -> None:
-        """Run until stopped, or until the run is over."""
-        world = self.world
-        self.wire = Wire(world.server, world.nursery, self)
-        self.runtime = Runtime(
-            NAMESPACE,
-            self.name,
-            NODES,
-            key=KEY,
-            workers=WORKERS,
-            batch_size=BATCH,
-            poll_interval=0.5,
-            shutdown_grace=PATIENCE,
-            transport=self.wire,
-        )
-        HANDS.set(self)
-        with self.scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._stop_in_the_end)
-                try:
-                    await self.runtime.run()
-                except Exception as error:
-                    world.problems.append(f"{self.name} raised {error!r}")
-                finally:
-                    self.summary = self.runtime.summary
-                    if not self.killed and trio.current_time() > self.must_end_by:
-                        late = trio.current_time() - self.must_end_by
-                        world.problems.append(f"{self.name} stopped {late:.2f} s late")
-                nursery.cancel_scope.cancel()
-
-    async def _stop_in_the_end(self) -> None:
-        await self.world.over.wait()
-        self.must_end(LAST_GRACE)
-        self.runtime.stop(LAST_GRACE)
-
-    def must_end(self, grace: float) -> None:
-        self.must_end_by = min(self.must_end_by, trio.current_time() + grace + CLOSING)
-        self.mid_claim = self.mid_claim or self.wire.claiming > 0
-
-    # -- for nodes
-
-    def begins(self, key: Key) -> None:
-        self.world.executions[key] += 1
-        self.open.add(key)
-
-    def accepted(self, what: str, key: Key) -> bool:
-        return self.world.accepted[what, key] > 0
-
-    async def reach(self, point: str, *keys: Key) -> None:
-        fault = self.world.reach(point)
-        if fault is Fault.LATE:
-            self.touch(*self.held.values())
-            await trio.sleep(LATENESS)
-        elif fault is not None:
-            self.suffer(fault, *keys)
-        if self.killed:
-            await trio.sleep_forever()
-
-    # -- for the wire
-
-    async def reach_wire(self, point: str, call: Call, reply: Any) -> Fault | None:
-        if call.operation == "claim" and reply is not None and not reply.get("states"):
-            return None  # what there is to lose is what it took
-        if call.operation == "heartbeat" and not call.states:
-            return None
-        fault = self.world.reach(point)
-        if fault is None:
-            return None
-        keys = [self.world.keys[state] for state in call.states]
-        if reply is not None and call.operation == "claim":
-            keys += [self.world.keys[state["state_id"]] for state in reply["states"]]
-        if fault is Fault.LATE:
-            self.wire.hold()
-            self.touch(*keys, *self.held.values())
-            return None
-        if fault in (Fault.CANCEL, Fault.STOP, Fault.STOP_PATIENTLY, Fault.KILL, Fault.RESTART):
-            self.suffer(fault, *keys)
-            return fault
-        if self.world.case.api == "v0" and (
-            fault is Fault.SILENCE or call.operation in ("requeue", "release")
-        ):
-            # Repeated after its claim timed out, or never, lest a stock server runs a state again that ended.
-            self.touch(*keys)
-        return fault
-
-    def answered(self, call: Call, status: int, reply: Any) -> None:
-        """Note what the worker was told by the state manager itself."""
-        world = self.world
-        if status >= 500:
-            return
-        if call.operation == "claim" and status == 200:
-            self.claimed += len(reply["states"])
-            self.held.update((each["state_id"], world.keys[each["state_id"]]) for each in reply["states"])
-        if call.operation in ("report", "requeue", "release"):
-            for state in call.states:
-                self.held.pop(state, None)
-                self.open.discard(world.keys[state])
-        if call.operation == "report" and status == 200:
-            if call.route == "outcomes":
-                for item, result in zip(call.body, reply["items"], strict=True):
-                    if result["result"] in ("ok", "duplicate"):
-                        world.acknowledged.append((item["state_id"], item["outcome"], item))
-            else:
-                world.acknowledged.append((call.states[0], call.route, call.body))
-
-    def violates(self, what: str) -> None:
-        self.world.problems.append(f"{self.name}: {what}")
-
-    # -- faults
-
-    def suffer(self, fault: Fault, *keys: Key) -> None:
-        """Let a fault happen to this worker, or through it to the server. Returns at once."""
-        match fault:
-            case Fault.CANCEL:
-                self.must_end(0.0)
-                self.scope.cancel()
-            case Fault.STOP:
-                self.must_end(0.0)
-                self.runtime.stop(0)
-            case Fault.STOP_PATIENTLY:
-                self.must_end(PATIENCE)
-                self.runtime.stop()
-                return
-            case Fault.KILL:
-                self.killed = True
-                self.wire.cut()
-                self.scope.cancel()
-            case Fault.RESTART:
-                self.world.server.restart()
-                return
-        # Held, not only open: what is begun in the same moment has heard of nothing yet.
-        self.touch(*keys, *self.open, *self.held.values())
-
-    def touch(self, *keys: Key) -> None:
-        self.world.touched.update(set(keys))
-
-
-class World:
-    """Attributes:
-    visits: How often each point was reached.
-    struck: What struck.
-    touched: How many faults touched a piece of work: each may make it run once more.
-    executions: How often each was begun.
-    expired: Leases that ended.
+        visits: How often each point was reached.
+        struck: What struck.
+        touched: How many faults touched a piece of work: each may make it run once more.
+        executions: How often each was begun.
+        keys: Which work a state is an attempt at.
+        tokens: The last lease token of each state.
+        accepted: How often the state manager took an error, a requeue or an end of some work.
+        ended: How many outcomes that end it were accepted of each state.
+        acknowledged: Outcomes a worker was told to be taken: state, kind, content.
+        expired: Leases that ended.
+        problems: What is wrong, in words.
     """
 
     server: Server
     nursery: trio.Nursery
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, seed: int = 0) -> None:
         self.case = case
+        self.seed = seed
+        self.lateness = LATENESS[case.api]
         self.visits: Counter[str] = Counter()
         self.struck: list[Strike] = []
         self.touched: Counter[Key] = Counter()
@@ -240,9 +85,16 @@ class World:
         self.over = trio.Event()
         self.took = 0.0
 
-    async def live(self) -> None:
-        """Run the graph to its end, whatever strikes, and then some."""
-        with trio.fail_after(LONGEST):
+    async def live(self, check: Callable[[World], Awaitable[None]]) -> None:
+        """Run the graph to its end, whatever strikes, and then some; then call ``check``.
+
+        Raises:
+            trio.TooSlowError: the run did not end.
+        """
+        # In process leases do not end, so it beats as often as it likes; these do end.
+        beats = mock.patch.object(_heartbeat, "INTERVAL_IN_PROCESS", TERMS.lease_ttl_ms / 3000)
+        reproducible = _reproducible(f"{self.seed} {self.case}")
+        with beats, reproducible, _listening(self.problems), trio.fail_after(LONGEST):
             async with trio.open_nursery() as self.nursery:
                 native = self.case.api == "native"
                 async with open_server(self.nursery, self, native=native) as self.server:
@@ -253,9 +105,9 @@ class World:
                         await self._wait(run_id)
                         self.took = trio.current_time()
                         self.over.set()
-                    await trio.sleep(SETTLING)
-                    from tests.chaos.point_invariants import check
-
+                    # Until all that was late has arrived.
+                    late = any(strike.fault is Fault.LATE for strike in self.struck)
+                    await trio.sleep(self.lateness + 1 if late else 1)
                     await check(self)
                     self.nursery.cancel_scope.cancel()
 
@@ -321,7 +173,7 @@ class World:
         if fault is Fault.LATE:
             for each in self.hands:
                 each.touch(*each.held.values())
-            await trio.sleep(LATENESS)
+            await trio.sleep(self.lateness)
         elif fault is Fault.RESTART:
             self.server.restart()
         elif hand is not None:
@@ -332,7 +184,11 @@ class World:
             case "claim":
                 for taken in result.states:
                     state_id = taken.v0["state_id"]
-                    self.keys[state_id] = (taken.v0["node_name"], taken.v0["inputs"]["key"])
+                    for hand in self.hands:
+                        if state_id in hand.held:
+                            hand.replaced.set()
+                    inputs = taken.v0["inputs"]
+                    self.keys[state_id] = (inputs["place"], inputs["key"])
                     self.tokens[state_id] = taken.native["lease"]["token"]
             case "record_batch":
                 for item, reply in zip(args[1], result, strict=True):
@@ -356,3 +212,37 @@ class World:
 
     def defect(self, error: BaseException) -> None:
         self.problems.append(f"the state manager failed: {error!r}")
+
+
+@contextmanager
+def _reproducible(seed: str) -> Iterator[None]:
+    """Let chance, jitter and the order of tasks hang on ``seed`` alone."""
+    scheduler: Any = trio._core._run
+    state = random.getstate()
+    random.seed(seed)
+    scheduler._r.seed(seed)
+    with mock.patch.object(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", True):
+        try:
+            yield
+        finally:
+            random.setstate(state)
+
+
+@contextmanager
+def _listening(problems: list[str]) -> Iterator[None]:
+    """Note what must never be logged: a defect, or a secret."""
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = record.getMessage()
+            if record.exc_info or record.levelno >= logging.CRITICAL:
+                problems.append(f"{record.name} logged {text}: {record.exc_info and record.exc_info[1]!r}")
+            if TOKEN in text:
+                problems.append(f"{record.name} logged a secret: {text}")
+
+    ear, logger = Ear(), logging.getLogger("exotrio")
+    logger.addHandler(ear)
+    try:
+        yield
+    finally:
+        logger.removeHandler(ear)

@@ -23,7 +23,7 @@ import trio
 
 from exotrio import Graph, GraphNodeModel, ManagerError, StateManager
 from exotrio._wire import RunGraphReply
-from tests.chaos.cluster import Child, Cluster, ready
+from tests.chaos.cluster import Child, Cluster, ready, until
 from tests.chaos.journal import Reading
 from tests.chaos.proxy import Proxy
 from tests.processes import KEY
@@ -139,8 +139,14 @@ class Scene:
             if now != last:
                 last, since = now, time.monotonic()
 
+    def begun(self) -> bool:
+        """Whether any node was begun."""
+        self.reading.update()
+        return bool(self.reading.executions)
+
     def finished(self) -> list[str]:
-        """Return the keys of the nodes that finished, as of the last update."""
+        """Return the keys of the nodes that finished."""
+        self.reading.update()
         return [each.key for each in self.reading.executions.values() if each.end == "done"]
 
     async def end(self, result: Result, number: signal.Signals) -> None:
@@ -185,8 +191,9 @@ def by_signal(number: signal.Signals) -> Happening:
     return happen
 
 
-def by_outage(begin: Callable[[Scene], Awaitable[None]], finish: Callable[[Scene], Awaitable[None]],
-              seconds: float) -> Happening:
+def by_outage(
+    begin: Callable[[Scene], Awaitable[None]], finish: Callable[[Scene], Awaitable[None]], seconds: float
+) -> Happening:
     """The state manager is away for a while; the worker goes on, and is stopped when all is done."""
 
     async def happen(scene: Scene, result: Result) -> None:
@@ -243,7 +250,7 @@ CASES: dict[str, Happening] = {
 }
 
 
-async def play(name: str, *, v0_only: bool, folder: Path) -> Result:
+async def play(name: str, v0_only: bool, folder: Path) -> Result:
     """Play one case in an empty folder."""
     (folder / "logs").mkdir()
     options = ["--v0-only"] if v0_only else []
@@ -266,15 +273,12 @@ async def play(name: str, *, v0_only: bool, folder: Path) -> Result:
             await cluster.start_server()
             scene = Scene(cluster, proxy, await cluster.start_worker("worker"), Reading(folder / "journal"))
             with trio.fail_after(PATIENCE):
-                while not ready(scene.worker):
-                    await trio.sleep(0.02)
+                await until(lambda: ready(scene.worker))
             async with StateManager(NAMESPACE, f"http://127.0.0.1:{cluster.port}", KEY) as manager:
                 await manager.upsert_graph(GRAPH)
                 scene.run_id = (await manager.trigger("scenario"))["run_id"]
             with trio.fail_after(PATIENCE):
-                while not scene.reading.executions:
-                    await trio.sleep(0.02)
-                    scene.reading.update()
+                await until(scene.begun)
             await trio.sleep(LEAD)
             await CASES[name](scene, result)
         finally:
@@ -299,7 +303,7 @@ def main() -> int:
             continue
         for name in options.names or CASES:
             with tempfile.TemporaryDirectory() as folder:
-                result = trio.run(lambda name=name, v0=v0_only, to=folder: play(name, v0_only=v0, folder=Path(to)))
+                result = trio.run(play, name, v0_only, Path(folder))
             print(result, flush=True)
             good = good and result.good
     return 0 if good else 1

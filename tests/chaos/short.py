@@ -19,9 +19,19 @@ EVERYTHING = Plan(
     gap=0.9,
     lease_ttl=2.0,
     long=3.0,
+    outbox=True,
     patience=25.0,
 )
-TERMS_ONLY = Plan(runs=6, faults={TERM: 6}, processes=2, gap=0.7, lease_ttl=3.0, long=3.6, patience=15.0)
+TERMS_ONLY = Plan(
+    runs=6,
+    faults={TERM: 6},
+    processes=2,
+    gap=0.7,
+    lease_ttl=3.0,
+    long=3.6,
+    blocking=False,
+    patience=15.0,
+)
 V0_ONLY = Plan(
     runs=6,
     faults={WORKER_KILL: 2, SERVER_KILL: 1, ZOMBIE: 1, TERM: 2, CUT: 1, **dict.fromkeys(KINDS, 1)},

@@ -1,19 +1,28 @@
-"""A fault or a cancellation at every named point: the run ends as if nothing had happened."""
+"""A fault or a cancellation at every named point: the run ends as if nothing had happened.
+
+Every combination of point and fault takes a minute. Without ``EXOTRIO_CHAOS=long`` the tests take
+each point with one fault, another one at each; ``python -m tests.chaos.points`` takes them all.
+"""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 from trio.testing import MockClock
 
+from tests.chaos.point_invariants import check
 from tests.chaos.point_world import World
 from tests.chaos.points import Case, deterministic_cases, random_case
 
+LONG = os.environ.get("EXOTRIO_CHAOS") == "long"
 
-@pytest.mark.parametrize("case", list(deterministic_cases()), ids=str)
+
+@pytest.mark.parametrize("case", list(deterministic_cases(every=LONG)), ids=str)
 async def test_nothing_is_lost_by(case: Case, autojump_clock: MockClock) -> None:
-    await World(case).live()
+    await World(case).live(check)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(400 if LONG else 20))
 async def test_nothing_is_lost_by_several_faults(seed: int, autojump_clock: MockClock) -> None:
-    await World(random_case(seed)).live()
+    await World(random_case(seed), seed).live(check)
