@@ -128,6 +128,11 @@ def claim(
     for state in states:
         changes.count(state["run"], state["place"], CREATED, QUEUED)
     changes.apply()
+    if claimer.claim_id is None:
+        tx.undo = lambda tx: undo_v0_claim(tx, seqs)
+    else:
+        claim_id = claimer.claim_id
+        tx.undo = lambda tx: release_claim(tx, namespace, claim_id)
     return Claimed(_taken(tx, states, claimer.now))
 
 

@@ -69,14 +69,15 @@ async def settled(claim: Awaitable[T]) -> T:
     """Await the write of a claim even if cancelled: what it took can be handed back only if it is known.
 
     Raises:
-        DatabaseError: it was not written in time; whether it will be is unknown.
+        Refused: it was not written in time. 504, since whether it will be is unknown; the store then
+            undoes it.
 
     Cancellation:
         Delayed until the claim is written, for at most ``CLAIM_LIMIT`` seconds.
     """
     with trio.CancelScope(shield=True, deadline=trio.current_time() + CLAIM_LIMIT):
         return await claim
-    raise DatabaseError(f"a claim was not written within {CLAIM_LIMIT:g} s", fix="check the disk")
+    raise Refused(504, f"the claim was not written within {CLAIM_LIMIT:g} s; look at the server's disk")
 
 
 async def read_model(request: Request, model: type[M]) -> M:

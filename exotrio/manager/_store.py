@@ -182,15 +182,29 @@ class MemoryStore:
 
 
 class _Write:
-    """A use case on its way through the writer thread, and the task that waits for it."""
+    """A use case on its way through the writer thread, and the task that waits for it, if any."""
 
-    __slots__ = ("abandoned", "call", "result", "task")
+    __slots__ = ("_use_case", "abandoned", "result", "task", "undo")
 
-    def __init__(self, call: Callable[[Transaction], Any], task: trio.lowlevel.Task) -> None:
-        self.call = call
+    def __init__(
+        self, use_case: Callable[[Transaction], Any], task: trio.lowlevel.Task | None = None
+    ) -> None:
+        self._use_case = use_case
         self.task = task
+        self.undo: Callable[[Transaction], object] | None = None
         self.result: outcome.Outcome[Any]
         self.abandoned = False
+
+    def call(self, tx: Transaction) -> Any:
+        """Run the use case; in the writer thread."""
+        value = self._use_case(tx)
+        self.undo = tx.undo
+        return value
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it was committed for a caller who had gone, and should not have been."""
+        return self.abandoned and self.undo is not None and isinstance(self.result, outcome.Value)
 
 
 class FileStore:
@@ -269,6 +283,12 @@ class FileStore:
         if self._thread.is_alive():
             logger.error("the last write did not end within %g s; leaving it behind", CLOSING_GRACE)
             return False
+        undos = []
+        while not self._writes.empty():
+            if (write := self._writes.get()) is not None:
+                undos.append(write.call)
+        if undos:
+            self._engine.commit(undos)
         self._engine.connection.close()
         return True
 
@@ -296,7 +316,9 @@ class FileStore:
 
     def _deliver(self, writes: list[_Write], ready: set[int]) -> None:
         for write in writes:
-            if not write.abandoned:
+            if write.is_lost:
+                self._writes.put(_Write(write.undo))  # type: ignore[arg-type]
+            elif not write.abandoned and write.task is not None:
                 trio.lowlevel.reschedule(write.task, write.result)
         if ready:
             self.on_ready(ready)

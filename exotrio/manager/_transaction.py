@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -88,6 +88,8 @@ class Transaction(View):
 
     Attributes:
         ready: Kinds of which a state became claimable or will.
+        undo: Set by a use case whose result must not get lost: run, as a use case of its own, if
+            the caller was gone by the time it was committed.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Transaction(View):
         super().__init__(connection, catalog, stamp, now_ms)
         self.next_seq = next_seq
         self.ready: set[int] = set()
+        self.undo: Callable[[Transaction], object] | None = None
 
     def registered(self, namespace: str, name: str) -> Registered | None:
         """Return what is registered under this name, or None."""

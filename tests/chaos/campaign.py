@@ -18,7 +18,8 @@ import trio
 
 from exotrio import ManagerError, StateManager
 from exotrio._wire import RunStatus, RunSummary
-from tests.chaos.cluster import Child, Cluster, ready, until
+from tests.chaos.cluster import Child, Cluster, until
+from tests.chaos.crew import Crew, stop
 from tests.chaos.graph import EXECUTED, NAMESPACE, graph
 from tests.chaos.journal import Execution, Reading
 from tests.chaos.judge import Evidence, Shown, judge
@@ -32,8 +33,6 @@ AHEAD = 4
 """Runs that are started before the faults ask for them."""
 LOAD = 0.6
 """Share of the workers' time that the runs take, were there no faults."""
-EXIT_PATIENCE = 32.0
-"""Seconds a worker may take to stop: the 28 it promises, and a busy machine."""
 
 
 async def campaign(plan: Plan, folder: Path) -> Figures:
@@ -54,7 +53,8 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
         proxy = Proxy(cluster.port, random.Random(plan.seed + 1))
         await nursery.start(proxy.serve)
         cluster.uri = f"http://127.0.0.1:{proxy.port}"
-        chaos = _Chaos(plan, cluster, proxy, random.Random(plan.seed), Reading(folder / "journal"))
+        crew = Crew(plan, cluster)
+        chaos = _Chaos(plan, cluster, crew, proxy, random.Random(plan.seed), Reading(folder / "journal"))
         try:
             shown = await chaos.run(canary)
         finally:
@@ -64,8 +64,8 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
     evidence = Evidence(plan, folder, canary, chaos.reading, proxy, chaos.strikes, shown)
     figures = judge(evidence)
     figures.faults = chaos.injected + proxy.injected
-    figures.exits = chaos.exits
-    figures.problems += chaos.problems
+    figures.exits = crew.exits
+    figures.problems += crew.problems
     figures.seconds = time.monotonic() - began
     return figures
 
@@ -93,26 +93,18 @@ def _worker_env(plan: Plan, folder: Path) -> dict[str, str]:
 class _Chaos:
     plan: Plan
     cluster: Cluster
+    crew: Crew
     proxy: Proxy
     rng: random.Random
     reading: Reading
     injected: Counter[str] = field(default_factory=Counter)
     strikes: list[Strike] = field(default_factory=list)
-    exits: Counter[int] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
-    _slots: list[Child] = field(default_factory=list)
-    _busy: set[int] = field(default_factory=set)
-    _ready: set[int] = field(default_factory=set)
-    _ended_by_us: set[int] = field(default_factory=set)
     _asked: int = 0
 
     async def run(self, canary: str) -> Shown:
         """Do all of it; return what the HTTP API shows in the end."""
         await self.cluster.start_server()
-        for slot in range(self.plan.processes):
-            self._slots.append(await self._worker(slot))
-        with trio.fail_after(60):
-            await until(lambda: all(map(self._is_ready, self._slots)))
+        await self.crew.muster()
         await self._ask(lambda manager: manager.upsert_graph(graph(canary)))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._feed)
@@ -122,10 +114,10 @@ class _Chaos:
             self._asked = self.plan.runs
         await self._settle()
         shown = await self._show()
-        async with trio.open_nursery() as nursery:
-            for child in self._slots:
-                nursery.start_soon(self._terminate, child)
-        await self._stop_server()
+        await self.crew.dismiss()
+        assert self.cluster.server is not None
+        if (code := await stop(self.cluster.server)) != 0:
+            self.crew.problems.append(f"the state manager ended with {code}: {self.cluster.server.log}")
         return shown
 
     # -- work
@@ -198,46 +190,33 @@ class _Chaos:
                 await self._kill_server()
                 continue
             slot = await self._victim()
-            child = self._slots[slot]
-            match kind:
-                case "worker kill":
-                    await self._kill(slot, child)
-                case "zombie":
-                    self._busy.add(slot)
-                    beside.start_soon(self._make_zombie, slot, child)
-                case "sigterm":
-                    self._struck(kind, child)
-                    if self.plan.outbox:  # one process at a time can use it
-                        self._busy.add(slot)
-                        beside.start_soon(self._succeed, slot, child)
-                    else:
-                        beside.start_soon(self._terminate, child)
-                        self._slots[slot] = await self._worker(slot)
+            if kind == WORKER_KILL:
+                await self.crew.kill(slot)
+                self._struck(kind, self.crew.members[slot])
+                await self.crew.replace(slot)
+            elif kind == ZOMBIE:
+                self.crew.busy.add(slot)
+                beside.start_soon(self._make_zombie, slot)
+            else:
+                self._struck(kind, self.crew.members[slot])
+                await self.crew.roll(slot, beside)
 
     async def _victim(self) -> int:
         """Choose a worker, preferably one that runs something."""
         with trio.move_on_after(5):
             while True:
                 self.reading.update()
-                at_work = [slot for slot in self._free() if self.reading.running(self._slots[slot].pid)]
+                pids = {slot: self.crew.members[slot].pid for slot in self.crew.free()}
+                at_work = [slot for slot, pid in pids.items() if self.reading.running(pid)]
                 if at_work:
                     return self.rng.choice(at_work)
                 await trio.sleep(0.02)
-        await until(lambda: bool(self._free()))
-        return self.rng.choice(self._free())
+        await until(lambda: bool(self.crew.free()))
+        return self.rng.choice(self.crew.free())
 
-    def _free(self) -> list[int]:
-        return [slot for slot in range(len(self._slots)) if slot not in self._busy]
-
-    async def _kill(self, slot: int, child: Child) -> None:
-        self._ended_by_us.add(child.pid)
-        child.send(signal.SIGKILL)
-        await child.wait()
-        self._struck(WORKER_KILL, child)
-        self._slots[slot] = await self._worker(slot)
-
-    async def _make_zombie(self, slot: int, child: Child) -> None:
+    async def _make_zombie(self, slot: int) -> None:
         """Stop a worker until others have its states; then it goes on as if nothing had happened."""
+        child = self.crew.members[slot]
         child.send(signal.SIGSTOP)
         await trio.sleep(0.05)
         self.reading.update()
@@ -250,8 +229,9 @@ class _Chaos:
                 await trio.sleep(0.02)
                 self.reading.update()
         child.send(signal.SIGCONT)
-        self._struck(ZOMBIE, child, began)
-        self._busy.discard(slot)
+        keys = tuple(execution.key for execution in running)
+        self.strikes.append(Strike(ZOMBIE, child.pid, began, time.monotonic(), keys))
+        self.crew.busy.discard(slot)
 
     def _elsewhere(self, mine: Execution) -> bool:
         latest = self.reading.by_key[mine.key][-1]
@@ -264,57 +244,8 @@ class _Chaos:
         await server.wait()
         await self.cluster.start_server()
 
-    def _struck(self, kind: str, child: Child, began: float | None = None) -> None:
+    def _struck(self, kind: str, child: Child) -> None:
         now = time.monotonic()
         self.reading.update()
         running = tuple(execution.key for execution in self.reading.running(child.pid))
-        self.strikes.append(Strike(kind, child.pid, now if began is None else began, now, running))
-
-    # -- processes
-
-    def _is_ready(self, child: Child) -> bool:
-        if child.pid not in self._ready and ready(child):
-            self._ready.add(child.pid)
-        return child.pid in self._ready
-
-    async def _worker(self, slot: int) -> Child:
-        env = {"CHAOS_OUTBOX": str(self.cluster.folder / f"outbox-{slot}")} if self.plan.outbox else {}
-        child = await self.cluster.start_worker(f"worker-{slot}", **env)
-        self.cluster.nursery.start_soon(self._expect_no_end, child)
-        return child
-
-    async def _expect_no_end(self, child: Child) -> None:
-        code = await child.wait()
-        if child.pid not in self._ended_by_us:
-            self.problems.append(f"a worker ended by itself with exit code {code}: {child.log}")
-
-    async def _terminate(self, child: Child) -> None:
-        """Ask a worker to stop, and see how it does."""
-        self._ended_by_us.add(child.pid)
-        child.send(signal.SIGTERM)
-        with trio.move_on_after(EXIT_PATIENCE):
-            code = await child.wait()
-            self.exits[code] += 1
-            # On v0 a claim whose answer was cut may have taken something: then 75 is the truth.
-            if code != 0 and not (code == 75 and self.plan.v0_only):
-                self.problems.append(f"a worker that was asked to stop ended with {code}: {child.log}")
-            return
-        self.problems.append(f"a worker did not stop within {EXIT_PATIENCE} s: {child.log}")
-        child.send(signal.SIGKILL)
-
-    async def _succeed(self, slot: int, child: Child) -> None:
-        """Start the next worker when this one has ended."""
-        await self._terminate(child)
-        self._slots[slot] = await self._worker(slot)
-        self._busy.discard(slot)
-
-    async def _stop_server(self) -> None:
-        server = self.cluster.server
-        assert server is not None
-        server.send(signal.SIGTERM)
-        with trio.move_on_after(EXIT_PATIENCE):
-            code = await server.wait()
-            if code != 0:
-                self.problems.append(f"the state manager ended with {code}: {server.log}")
-            return
-        self.problems.append("the state manager did not stop")
+        self.strikes.append(Strike(kind, child.pid, now, now, running))

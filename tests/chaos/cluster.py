@@ -22,6 +22,16 @@ START = 30.0
 """Seconds a process may take to start, on a machine that has other things to do."""
 
 
+def free_port() -> int:
+    """Return a port nobody listens on, below those the kernel gives to clients: one of them could
+    take it while the server is away."""
+    while True:
+        port = random.randrange(18_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 @dataclass(slots=True)
 class Child:
     """One process, its log, and how it ended."""
@@ -87,7 +97,7 @@ class Cluster:
     server_options: tuple[str, ...] = ()
     worker_env: Mapping[str, str] = field(default_factory=dict)
     package: Path | None = None
-    port: int = field(default_factory=lambda: free_port())
+    port: int = field(default_factory=free_port)
     uri: str = ""
     server: Child | None = None
     children: list[Child] = field(default_factory=list)
@@ -145,13 +155,3 @@ async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that happens in another process, where no event can tell of it."""
     while not condition():  # noqa: ASYNC110
         await trio.sleep(0.02)
-
-
-def free_port() -> int:
-    """Return a port nobody listens on, below those the kernel gives to clients: one of them could
-    take it while the server is away."""
-    while True:
-        port = random.randrange(18_000, 32_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port

@@ -202,10 +202,9 @@ class _Judge:
             for execution in by_pid[strike.pid]:
                 if execution.began <= strike.until and accepted_at.get(execution.id, strike.at) >= strike.at:
                     touched[execution.key] += 1
-            if self.evidence.plan.v0_only and strike.kind == ZOMBIE:
-                # Nobody tells it that what it had buffered was given away: it runs that too.
+            if strike.kind == ZOMBIE:
                 after = (each for each in by_pid[strike.pid] if each.began > strike.until)
-                touched.update(execution.key for execution in itertools.islice(after, BUFFERED))
+                touched.update(execution.key for execution in itertools.islice(after, self._held(strike)))
         for key, executions in self.evidence.reading.by_key.items():
             again = len(executions) - 1 - sum(each.end in ("errored", "requeued") for each in executions)
             self.found.duplicates += max(0, again)
@@ -218,6 +217,16 @@ class _Judge:
                 )
         if self.evidence.plan.terms_only and self.lost_leases:
             self._problem(f"{len(self.lost_leases)} leases ended though workers were only asked to stop")
+
+    def _held(self, strike: Strike) -> int:
+        """Return how many states a zombie may have had in hand that were not entered as begun yet.
+
+        Natively those whose secrets it was asking for, at most one for each worker that ran nothing; the
+        others wait until their leases are renewed. On v0 nobody tells it that what it had buffered was
+        given away, and it runs all of that.
+        """
+        plan = self.evidence.plan
+        return BUFFERED + plan.workers if plan.v0_only else plan.workers - len(strike.running)
 
     def _accepted_at(self) -> dict[str, float]:
         """Return when the outcome of each execution was acknowledged, if it was."""

@@ -12,7 +12,7 @@ from exotrio import StateManager
 from tests.chaos.cluster import Cluster, ready, until
 from tests.chaos.journal import Reading
 from tests.chaos.proxy import Proxy
-from tests.chaos.scenario import GRAPH, NAMESPACE, PATIENCE, Scene
+from tests.chaos.scene import GRAPH, NAMESPACE, PATIENCE, Scene
 from tests.processes import KEY
 
 STATES = 16

@@ -68,7 +68,7 @@ class Strike:
     Attributes:
         at: When.
         until: When a zombie ran again; else as ``at``.
-        running: Keys of what it was running.
+        running: Keys of what it was running when it was hit.
     """
 
     kind: str

@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=500, help="random sequences; 500 by default")
     parser.add_argument("--first", type=int, default=0, help="the first seed; 0 by default")
     parser.add_argument("--random-only", action="store_true", help="leave the combinations out")
+    parser.add_argument("--only", default="", help="of the combinations, those whose name contains this")
     options = parser.parse_args()
     began = time.monotonic()
     struck: Counter[str] = Counter()
@@ -50,7 +51,8 @@ def main() -> None:
 def _cases(options: argparse.Namespace) -> Iterator[tuple[str, Case, int]]:
     if not options.random_only:
         for case in deterministic_cases():
-            yield str(case), case, options.first
+            if options.only in str(case):
+                yield str(case), case, options.first
     for seed in range(options.first, options.first + options.seeds):
         case = random_case(seed)
         yield f"seed {seed} on {case.api} ({case})", case, seed

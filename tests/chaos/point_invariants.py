@@ -104,7 +104,8 @@ def leases_may_end(case: Case) -> bool:
     if strike is None or F.KILL in {each.fault for each in case.strikes}:
         return True
     if strike.fault is F.LATE:
-        return True
+        # Natively heartbeats keep what a slow node holds.
+        return case.api == "v0" or strike.about != "execute"
     if case.api == "native":
         # A claim nobody hears of holds until it is asked for again; releases are bounded by the stop.
         return strike.fault is F.SILENCE and strike.about in ("claim", "release", "void")

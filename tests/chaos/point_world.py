@@ -197,6 +197,11 @@ class World:
             case "record_v0":
                 if result.result is ItemResult.OK:
                     self._accept(args[2], None)
+            case "renew" | "release":
+                for held, reply in zip(args[1], result, strict=True):
+                    if reply.result == "ok" and held.token != self.tokens[held.state_id]:
+                        key = self.keys[held.state_id]
+                        self.problems.append(f"{use_case} of {key} was accepted from a former holder")
             case "expire":
                 self.expired += result
 

@@ -71,7 +71,7 @@ NTH = {
 """Which visit is hit, so that something is held by then. Defaults to the first."""
 
 
-ONE_IN = {"claim": 1, "report": 1, "requeue": 4, "release": 4, "void": 4, "execute": 4}
+ONE_IN = {"claim": 1, "report": 2, "requeue": 4, "release": 4, "void": 4, "execute": 4}
 """Which share of the combinations the short tests take. Defaults to a ninth: one or two of each point."""
 
 
@@ -138,17 +138,24 @@ def combinations(api: str) -> Iterator[tuple[str, Fault]]:
 def deterministic_cases(*, every: bool = True) -> Iterator[Case]:
     """Yield a case for each combination; or for each point, with some of its faults."""
     for api in OPERATIONS:
-        for position, (point, fault) in enumerate(combinations(api)):
+        by_point: dict[str, list[Fault]] = {}
+        for point, fault in combinations(api):
+            by_point.setdefault(point, []).append(fault)
+        for position, (point, faults) in enumerate(by_point.items()):
             about = point.rpartition(" ")[2]
-            if not every and position % ONE_IN.get(about, 9):
-                continue
-            strike = Strike(fault, point, NTH.get(about, 1))
-            others: tuple[Strike, ...] = ()
-            if about in WHEN_STOPPING:
-                others = (Strike(F.STOP, "in execute", 4),)
-            elif about in WHEN_LOST:
-                others = (Strike(F.KILL, "in execute", 4),)
-            yield Case(api, strike, others)
+            step = 1 if every else min(ONE_IN.get(about, 9), len(faults))
+            # Another one at each point, so that each fault has its turn.
+            for fault in faults[position % step :: step]:
+                yield _case(api, point, fault, about)
+
+
+def _case(api: str, point: str, fault: Fault, about: str) -> Case:
+    strike = Strike(fault, point, NTH.get(about, 1))
+    if about in WHEN_STOPPING:
+        return Case(api, strike, (Strike(F.STOP, "in execute", 4),))
+    if about in WHEN_LOST:
+        return Case(api, strike, (Strike(F.KILL, "in execute", 4),))
+    return Case(api, strike)
 
 
 def random_case(seed: int) -> Case:

@@ -38,7 +38,7 @@ V0_ONLY = Plan(
     v0_only=True,
     processes=2,
     gap=0.9,
-    claim_timeout=5.0,
+    claim_timeout=4.0,
     patience=30.0,
 )
 

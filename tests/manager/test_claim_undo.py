@@ -12,7 +12,7 @@ import trio
 import trio.testing
 from starlette.types import ASGIApp
 
-from exotrio.manager import create_app
+from exotrio.manager import _claims, create_app
 from tests.contract.flow import Flow
 from tests.helpers import SettableClock, node_name, ok, place
 from tests.manager.support import KEY, Manager, gate, open_manager, recount
@@ -119,7 +119,7 @@ async def test_a_claim_cancelled_while_it_is_committed_is_undone(path: str, tmp_
 
 
 @both
-async def test_a_claim_that_is_not_written_in_time_is_given_up_with_503(
+async def test_a_claim_that_is_not_written_in_time_is_given_up_as_uncertain(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("exotrio.manager._json_api.CLAIM_LIMIT", 0.1)
@@ -137,9 +137,44 @@ async def test_a_claim_that_is_not_written_in_time_is_given_up_with_503(
                 await trio.to_thread.run_sync(closed.wait_entered)
                 await ask(create_app(manager.service, key=KEY), path, send)
                 closed.open()
-            assert statuses == [503]
+            # Not 503, which says that nothing was taken.
+            assert statuses == [504]
             # Given up before the writer came to it, so it never happened.
             await check_claimable(manager)
+
+
+@both
+@pytest.mark.parametrize("closing", [False, True], ids=["while open", "while closing"])
+async def test_a_claim_that_lands_after_it_was_given_up_is_undone(
+    path: str, closing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exotrio.manager._json_api.CLAIM_LIMIT", 0.1)
+    claim = _claims.claim
+
+    async def send(message: Message) -> None:
+        pass
+
+    with gate() as closed, trio.fail_after(20):
+
+        def slow_claim(*args: Any) -> _claims.Claimed:
+            claimed = claim(*args)
+            closed.hold()
+            return claimed
+
+        async with open_manager(tmp_path / "state.db") as manager:
+            await ready(manager)
+            monkeypatch.setattr("exotrio.manager._claims.claim", slow_claim)
+            await ask(create_app(manager.service, key=KEY), path, send)
+            monkeypatch.setattr("exotrio.manager._claims.claim", claim)
+            closed.open()
+            if not closing:
+                await manager.service.store.write(lambda tx: None)
+                await trio.testing.wait_all_tasks_blocked()
+                await manager.service.store.write(lambda tx: None)
+                await check_claimable(manager)
+        if closing:
+            async with open_manager(tmp_path / "state.db") as manager:
+                await check_claimable(manager)
 
 
 async def test_undoing_leaves_alone_what_was_reported_meanwhile() -> None:

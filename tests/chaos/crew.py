@@ -1,0 +1,108 @@
+"""The workers of a campaign, by slot: whoever ends is succeeded by another, and how each ends is noted."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from dataclasses import dataclass, field
+
+import trio
+
+from tests.chaos.cluster import Child, Cluster, ready, until
+from tests.chaos.plan import Plan
+
+EXIT_PATIENCE = 32.0
+"""Seconds a process may take to stop: the 28 a worker promises, and a busy machine."""
+
+
+@dataclass(slots=True)
+class Crew:
+    """The workers.
+
+    Attributes:
+        members: The present worker of each slot.
+        busy: Slots that something is being done to.
+        exits: Exit codes of those who were asked to stop.
+        problems: How some ended that should not have.
+    """
+
+    plan: Plan
+    cluster: Cluster
+    members: list[Child] = field(default_factory=list)
+    busy: set[int] = field(default_factory=set)
+    exits: Counter[int] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    _ended_by_us: set[int] = field(default_factory=set)
+
+    async def muster(self) -> None:
+        """Start all and wait until they are registered."""
+        self.members = [await self._start(slot) for slot in range(self.plan.processes)]
+        with trio.fail_after(60):
+            await until(lambda: all(map(ready, self.members)))
+
+    async def dismiss(self) -> None:
+        """Ask all to stop, and wait for it."""
+        async with trio.open_nursery() as nursery:
+            for child in self.members:
+                nursery.start_soon(self._terminate, child)
+
+    def free(self) -> list[int]:
+        """Return the slots nothing is being done to."""
+        return [slot for slot in range(len(self.members)) if slot not in self.busy]
+
+    async def kill(self, slot: int) -> None:
+        """Kill one, as ``kill -9`` does."""
+        child = self.members[slot]
+        self._ended_by_us.add(child.pid)
+        child.send(signal.SIGKILL)
+        await child.wait()
+
+    async def replace(self, slot: int) -> None:
+        """Start a successor in a slot whose worker ended."""
+        self.members[slot] = await self._start(slot)
+
+    async def roll(self, slot: int, beside: trio.Nursery) -> None:
+        """Ask one to stop; its successor starts at once, or after it if they share an outbox."""
+        child = self.members[slot]
+        if self.plan.outbox:
+            self.busy.add(slot)
+            beside.start_soon(self._succeed, slot, child)
+        else:
+            beside.start_soon(self._terminate, child)
+            await self.replace(slot)
+
+    async def _succeed(self, slot: int, child: Child) -> None:
+        await self._terminate(child)
+        await self.replace(slot)
+        self.busy.discard(slot)
+
+    async def _start(self, slot: int) -> Child:
+        env = {"CHAOS_OUTBOX": str(self.cluster.folder / f"outbox-{slot}")} if self.plan.outbox else {}
+        child = await self.cluster.start_worker(f"worker-{slot}", **env)
+        self.cluster.nursery.start_soon(self._expect_no_end, child)
+        return child
+
+    async def _expect_no_end(self, child: Child) -> None:
+        code = await child.wait()
+        if child.pid not in self._ended_by_us:
+            self.problems.append(f"a worker ended by itself with exit code {code}: {child.log}")
+
+    async def _terminate(self, child: Child) -> None:
+        self._ended_by_us.add(child.pid)
+        code = await stop(child)
+        if code is None:
+            self.problems.append(f"a worker did not stop within {EXIT_PATIENCE} s: {child.log}")
+            return
+        self.exits[code] += 1
+        # On v0 a claim whose answer was cut may have taken something: then 75 is the truth.
+        if code != 0 and not (code == 75 and self.plan.v0_only):
+            self.problems.append(f"a worker that was asked to stop ended with {code}: {child.log}")
+
+
+async def stop(child: Child) -> int | None:
+    """Ask a process to stop and return its exit code; None if it had to be killed."""
+    child.send(signal.SIGTERM)
+    with trio.move_on_after(EXIT_PATIENCE):
+        return await child.wait()
+    child.send(signal.SIGKILL)
+    return None

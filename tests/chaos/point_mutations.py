@@ -1,0 +1,156 @@
+"""Show that the tests of this folder notice when a safeguard is missing.
+
+Each mutation takes one safeguard out of a private copy of exotrio and runs the combinations of
+point and fault that should miss it; some have to fail. Takes some seconds for each::
+
+    python -m tests.chaos.point_mutations [WORDS OF A NAME ...]
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A safeguard to take out, and ``only``: the combinations to run, by a part of their names."""
+
+    name: str
+    module: str
+    old: str
+    new: str
+    only: str
+
+
+MUTATIONS = (
+    Mutation(
+        "fencing of outcomes off",
+        "manager/_outcomes.py",
+        '    if state["token"] != token:\n        return False\n',
+        "",
+        "longer than the lease",
+    ),
+    Mutation(
+        "fencing of renewals off",
+        "manager/_leases.py",
+        'if state is None or state["token"] != beat.token:',
+        "if state is None:",
+        "longer than the lease",
+    ),
+    Mutation(
+        "release by claim id off",
+        "_link_native.py",
+        "        deadline = min(self._stop_by, trio.current_time() + RELEASE_TIMEOUT)\n",
+        "        return\n        deadline = min(self._stop_by, trio.current_time() + RELEASE_TIMEOUT)\n",
+        "of claim on native",
+    ),
+    Mutation(
+        "a claim repeated under another id",
+        "_link_native.py",
+        'request.model_copy(update={"wait_ms": 0})',
+        'request.model_copy(update={"wait_ms": 0, "claim_id": uuid4().hex})',
+        "of claim on native",
+    ),
+    Mutation(
+        "rule 3 off: a requeue or release of unknown fate is repeated",
+        "_link_v0.py",
+        "                if error.sent:\n                    return Settlement(Fate.UNKNOWN",
+        "                if False:\n                    return Settlement(Fate.UNKNOWN",
+        "of requeue on v0",
+    ),
+    Mutation(
+        "the shield of v0 claims off",
+        "_link_v0.py",
+        "trio.CancelScope(shield=True, deadline=self._answer_by())",
+        "trio.CancelScope(deadline=self._answer_by())",
+        "of claim on v0",
+    ),
+    Mutation(
+        "retries of the reporter off",
+        "_reporter.py",
+        "            case Fate.RETRY | Fate.KEY_REFUSED:\n",
+        "            case Fate.RETRY | Fate.KEY_REFUSED:\n"
+        "                self.ledger.abandon(held)\n                return\n",
+        "of report on",
+    ),
+    Mutation(
+        "heartbeats off",
+        "_heartbeat.py",
+        "            pause = await self._beat()\n",
+        "            pause = self._interval\n",
+        "execute on native",
+    ),
+    Mutation(
+        "the sweeper off",
+        "manager/_leases.py",
+        "await store.write(expire, clock(), terms)",
+        "0",
+        "a kill of the worker in execute",
+    ),
+    Mutation(
+        "a cancelled node reported as an error",
+        "_execution.py",
+        "return self._timed_out(claim) if execution.timed_out else None",
+        'return self._timed_out(claim) if execution.timed_out else Errored("cancelled")',
+        "in execute",
+    ),
+)
+
+
+def main() -> None:
+    """Run the mutations named on the command line, or all; exit with 1 if one goes unnoticed."""
+    words = sys.argv[1:]
+    unnoticed = 0
+    for mutation in MUTATIONS:
+        if all(word in mutation.name for word in words):
+            failures = failures_with(mutation)
+            unnoticed += not failures
+            print(f"{mutation.name}: {sum(failures.values())} failures", flush=True)
+            for point, number in failures.most_common(5):
+                print(f"    {number:4}  {point}", flush=True)
+    sys.exit(1 if unnoticed else 0)
+
+
+def failures_with(mutation: Mutation) -> Counter[str]:
+    """Return where the cases fail, and how many there, once ``mutation`` is made."""
+    with tempfile.TemporaryDirectory(prefix="exotrio-mutation-") as folder:
+        copy = Path(folder)
+        for part in ("exotrio", "tests"):
+            shutil.copytree(CHECKOUT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        module = copy / "exotrio" / mutation.module
+        text = module.read_text("utf-8")
+        if text.count(mutation.old) != 1:
+            raise SystemExit(f"{mutation.name}: {mutation.module} no longer holds its text exactly once")
+        module.write_text(text.replace(mutation.old, mutation.new), "utf-8")
+        ended = subprocess.run(
+            [sys.executable, "-m", "tests.chaos.points", "--seeds", "0", "--only", mutation.only],
+            cwd=copy,
+            env={**os.environ, "PYTHONPATH": folder},
+            capture_output=True,
+            text=True,
+            timeout=1_800,
+        )
+    cases = [line.split(": ")[0] for line in ended.stderr.splitlines() if line.startswith("FAILED ")]
+    if bool(cases) is (ended.returncode == 0):
+        raise SystemExit(f"{mutation.name}: the campaign broke down:\n{ended.stderr[-2_000:]}")
+    return Counter(_point(case) for case in cases)
+
+
+def _point(case: str) -> str:
+    """Return what stands behind the fault's name."""
+    words = case.split()
+    first = max(words.index(word) for word in ("before", "after", "in") if word in words)
+    return " ".join(words[first:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""One case of the scenario: how it is looked at while it happens, and what came of it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+import trio
+
+from exotrio import Graph, GraphNodeModel, ManagerError, StateManager
+from exotrio._wire import RunGraphReply
+from tests.chaos.cluster import Child, Cluster
+from tests.chaos.journal import Reading
+from tests.chaos.proxy import Proxy
+from tests.processes import KEY
+
+NAMESPACE = "scenario"
+STATES = 60
+PROMPT = 0.3
+"""Seconds from the end of the running nodes to the end of the process."""
+PATIENCE = 60.0
+GRAPH = Graph(
+    "scenario",
+    nodes=[
+        GraphNodeModel(
+            node_name="Split",
+            namespace=NAMESPACE,
+            identifier="split",
+            inputs={"n": str(STATES)},
+            next_nodes=["work"],
+        ),
+        GraphNodeModel(
+            node_name="Work",
+            namespace=NAMESPACE,
+            identifier="work",
+            inputs={"index": "${{ split.outputs.index }}"},
+        ),
+    ],
+)
+
+
+@dataclass(slots=True)
+class Result:
+    """How one case ended.
+
+    Attributes:
+        code: Exit code of the worker.
+        after: Seconds from the end of its last node to its own.
+        cut: Nodes that were begun and not finished by it.
+        queued: States left QUEUED when it had ended.
+        unreported: Finished nodes whose states are not SUCCESS when it had ended.
+        lost: States that did not succeed in the end, others having taken over if any did.
+        counted: States that claims with lost answers may have taken, as the worker says.
+        note: What else there is to say.
+    """
+
+    name: str
+    api: str
+    code: int | None = None
+    after: float | None = None
+    cut: int = 0
+    queued: int = 0
+    unreported: int = 0
+    lost: int = 0
+    counted: int = 0
+    note: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether the promises are kept."""
+        if self.name == "SIGKILL":
+            return self.lost == 0
+        if self.name in ("SIGTERM", "SIGINT"):
+            prompt = self.after is not None and self.after <= PROMPT
+            return self.code == 0 and prompt and not (self.cut or self.queued or self.unreported)
+        told = self.code == (75 if self.counted else 0) and (self.api == "v0" or not self.counted)
+        return told and self.unreported == 0 and self.lost <= self.counted
+
+    def __str__(self) -> str:
+        after = "" if self.after is None else f"{self.after:.2f} s"
+        counts = f"{self.cut:>4} {self.queued:>7} {self.unreported:>11} {self.lost:>5} {self.counted:>8}"
+        verdict = "" if self.good else "BROKEN "
+        return f"{self.name:<18} {self.api:<7} {self.code!s:>5} {after:>8} {counts}  {verdict}{self.note}"
+
+
+HEAD = f"{'case':<18} {'api':<7} {'exit':>5} {'after':>8} {'cut':>4} {'QUEUED':>7} {'unreported':>11} " + (
+    f"{'lost':>5} {'counted':>8}"
+)
+
+
+@dataclass(slots=True)
+class Scene:
+    """One case while it happens."""
+
+    cluster: Cluster
+    proxy: Proxy
+    worker: Child
+    reading: Reading
+    run_id: str = ""
+
+    async def ask(self) -> RunGraphReply:
+        """Return the run as the state manager shows it, when that is back."""
+        while True:
+            try:
+                uri = f"http://127.0.0.1:{self.cluster.port}"
+                async with StateManager(NAMESPACE, uri, KEY) as manager:
+                    return await manager.run(self.run_id)
+            except ManagerError:
+                await trio.sleep(0.2)
+
+    async def statuses(self) -> Counter[str]:
+        return Counter(node.status.value for node in (await self.ask()).nodes if node.identifier == "work")
+
+    async def until_still(self) -> None:
+        """Wait until all is done, or nothing changed for ten seconds."""
+        last, since = Counter[str](), time.monotonic()
+        while last["SUCCESS"] < STATES and time.monotonic() - since < 10:
+            await trio.sleep(0.2)
+            now = await self.statuses()
+            if now != last:
+                last, since = now, time.monotonic()
+
+    def begun(self) -> bool:
+        """Whether any node was begun."""
+        self.reading.update()
+        return bool(self.reading.executions)
+
+    def finished(self) -> list[str]:
+        """Return the keys of the nodes that finished."""
+        self.reading.update()
+        return [each.key for each in self.reading.executions.values() if each.end == "done"]
+
+    async def end(self, result: Result, number: signal.Signals) -> None:
+        """End the worker by a signal and note how it went."""
+        with trio.fail_after(PATIENCE):
+            self.worker.send(number)
+            result.code = await self.worker.wait()
+        self.reading.update()
+        last = self.reading.last_end(self.worker.pid)
+        if number is not signal.SIGKILL and last is not None and self.worker.ended is not None:
+            result.after = self.worker.ended - last
+        mine = [each for each in self.reading.executions.values() if each.pid == self.worker.pid]
+        done = sum(each.end == "done" for each in mine)
+        statuses = await self.statuses()
+        result.cut = len(mine) - done
+        result.queued = statuses["QUEUED"]
+        result.unreported = max(0, done - statuses["SUCCESS"])
+        log = self.worker.log.read_text()
+        summary = re.search(r"stopped: (.*)", log)
+        result.note = summary[1] if summary else ""
+        counted = re.search(r"lost claims (\d+)", result.note)
+        result.counted = int(counted[1]) if counted else 0
