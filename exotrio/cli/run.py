@@ -25,7 +25,7 @@ from exotrio.cli._logs import configure_logs
 from exotrio.cli._progress import Progress, progress_for
 from exotrio.cli._result import collect, print_result
 
-LONGEST_LOOK = 0.25
+LONGEST_LOOK = 0.1
 """Seconds between two looks at the run's counts; a look costs the same for a run of any size."""
 
 
