@@ -101,6 +101,10 @@ class Execution:
                 self.scope.cancel()
 
 
+async def _at_once() -> None:
+    """Wait for nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Executor:
     """Everything it takes to run claims.
@@ -118,8 +122,16 @@ class Executor:
     threads: Threads
     owns_signals: bool = False
 
-    async def run(self, claim: Claim, execution: Execution) -> Outcome | None:
+    async def run(
+        self, claim: Claim, execution: Execution, *, ours: Callable[[], Awaitable[None]] = _at_once
+    ) -> Outcome | None:
         """Run the node of ``claim``.
+
+        Args:
+            claim: What to run.
+            execution: The handle by which others see and end this run.
+            ours: Awaited last before the node begins, to be sure that the state is still ours after
+                the time its secrets took.
 
         Returns:
             What happened; None if the state is to be handed back.
@@ -144,6 +156,7 @@ class Executor:
                     if fetched is None:
                         return None
                     secrets.update(fetched)
+                await ours()
                 execution.begin(node.timeout)
                 return await self._call(node, claim, secrets, execution)
         except BaseException as error:

@@ -141,7 +141,7 @@ class _Reporter:
                 log.debug("%s: %s is delivered", held, held.what)
                 self.ledger.settle(held)
             case Fate.DROPPED:
-                log.warning("%s is no longer ours, its outcome is dropped: %s", held, settlement.detail)
+                log.warning("%s is no longer ours, its %s is dropped: %s", held, held.what, settlement.detail)
                 self.ledger.drop(held)
             case Fate.UNKNOWN:
                 log.error("%s: whether this arrived is unknown: %s", held, settlement.detail)

@@ -57,7 +57,7 @@ async def work(
             outcome: Outcome | None = None
             try:
                 log.debug("%s begins", held)
-                outcome = await executor.run(held.claim, execution)
+                outcome = await executor.run(held.claim, execution, ours=partial(_until_held, held, ledger))
             except trio.Cancelled:
                 raise
             except BaseException:
@@ -65,6 +65,11 @@ async def work(
                 pass_on(held, None, done, ledger)
                 raise
             pass_on(held, outcome, done, ledger)
+
+
+async def _until_held(held: Held, ledger: Ledger) -> None:
+    # A lease that ran out meanwhile is either renewed, or found lost, which cancels the execution.
+    await ledger.until(lambda: not held.lapsed)
 
 
 def _is_decided(held: Held) -> bool:

@@ -14,6 +14,9 @@ from pydantic import BaseModel
 
 from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal
 from exotrio._error_text import LONGEST_ERROR_BYTES, error_text, redact
+from exotrio._execution import Execution, Executor
+from exotrio._link import Claim
+from exotrio._threads import Threads
 from exotrio.testing import Errored, Executed, Pruned, Requeued, run_node
 from tests.doubles import V0Server, runtime
 
@@ -362,3 +365,26 @@ async def test_a_state_whose_secrets_cannot_be_had_goes_back_and_is_never_errore
     assert not server.routes("errored")
     assert server.states[state].deliveries == 2
     assert rt.summary.released == 1
+
+
+async def test_whether_a_state_is_still_ours_is_asked_last_before_its_node_begins() -> None:
+    order: list[str] = []
+
+    class Secretive(BaseNode):
+        class Secrets(BaseModel):
+            token: str
+
+        async def execute(self) -> None:
+            order.append("node")
+
+    async def fetch(claim: Claim) -> dict[str, str]:
+        order.append("secrets")
+        return {"token": "t"}
+
+    async def ours() -> None:
+        order.append("ours")
+
+    executor = Executor({"Secretive": Secretive}, fetch, Threads(1, lambda: None))
+    claim = Claim(state_id="s", node_name="Secretive", identifier="s", inputs={})
+    assert await executor.run(claim, Execution(), ours=ours) == Executed([])
+    assert order == ["secrets", "ours", "node"]

@@ -221,8 +221,9 @@ class _Judge:
     def _held(self, strike: Strike) -> int:
         """Return how many states a zombie may have had in hand that were not entered as begun yet.
 
-        Natively those whose secrets it was asking for, at most one for each worker that ran nothing; the
-        others wait until their leases are renewed. On v0 nobody tells it that what it had buffered was
+        Natively those it was about to begin, at most one for each worker that ran nothing: it may be
+        stopped between the last look at a lease and the node's first line. The others wait until their
+        leases are renewed. On v0 nobody tells it that what it had buffered was
         given away, and it runs all of that.
         """
         plan = self.evidence.plan

@@ -151,5 +151,7 @@ class Scene:
         log = self.worker.log.read_text()
         summary = re.search(r"stopped: (.*)", log)
         result.note = summary[1] if summary else ""
+        for why in re.findall(r"a claim of .* its answer is lost: .*", log):
+            result.note += f"\n    {why}"
         counted = re.search(r"lost claims (\d+)", result.note)
         result.counted = int(counted[1]) if counted else 0
