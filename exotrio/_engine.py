@@ -70,12 +70,14 @@ class Engine:
         outbox = await self._open_outbox()
         link = self._open_link()
         try:
+            # Into the books before anything else, so that a stop at any moment counts what is left.
+            replayed = [] if outbox is None else outbox.restore(self.ledger)
             registered = await self._register(link)
             if registered:
                 self._enter(Phase.RUNNING)
             started()
             if registered:
-                await self._work(link, outbox)
+                await self._work(link, outbox, replayed)
         finally:
             write_off(self.ledger)
             with trio.move_on_after(CLOSE, shield=True):
@@ -85,16 +87,15 @@ class Engine:
                     await outbox.aclose()
             self.lost_claims = link.lost_claims
 
-    async def _work(self, link: Link, outbox: Outbox | None) -> None:
+    async def _work(self, link: Link, outbox: Outbox | None, replayed: list[Held]) -> None:
         o, stop, ledger = self.options, self.stop, self.ledger
         threads = Threads(MOST_LEFT_PER_WORKER * o.workers, ledger.notify)
         executor = Executor(o.nodes, link.secrets, threads, self.owns_signals)
-        replayed = [] if outbox is None else outbox.restore(ledger)
         claimed_in, claimed = trio.open_memory_channel[Held](o.batch_size)
-        # Never full, so that finished work never waits where it can be cancelled: the poller claims
-        # up to batch_size more while at most batch_size + workers are undelivered and workers run,
-        # and each of the reporter's 2 * workers tasks has one in hand before any waits in here.
-        done_in, done = trio.open_memory_channel[Held](2 * o.batch_size + len(replayed))
+        # Never full, so that finished work never waits where it can be cancelled: the poller claims up
+        # to batch_size more while at most batch_size + workers are undelivered and workers run.
+        most_held = 2 * (o.batch_size + o.workers)
+        done_in, done = trio.open_memory_channel[Held](most_held + len(replayed))
         for held in replayed:
             done_in.send_nowait(held)
 
@@ -119,7 +120,7 @@ class Engine:
                 from exotrio._outbox import keep
 
                 # Between the workers and the reporter: what waits for its delivery is safe by then.
-                finished_in, finished = trio.open_memory_channel[Held](2 * o.batch_size)
+                finished_in, finished = trio.open_memory_channel[Held](most_held)
                 spawn(keep, finished, done_in.clone(), outbox=outbox)
             for _ in range(o.workers):
                 spawn(work, claimed.clone(), finished_in.clone(), executor=executor)

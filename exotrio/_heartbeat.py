@@ -19,6 +19,7 @@ leaves time for some that fail: those are repeated soon.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -128,7 +129,9 @@ class _Ear:
         for held, result in zip(beaten.held, heard.results, strict=True):
             if result is not BeatResult.OK:
                 self._taken_away(held, _WHY[result])
-            elif heard.ttl is not None:
+            elif heard.ttl is None:
+                held.lease_until = math.inf
+            else:
                 held.lease_until = trio.current_time() - beaten.age() + heard.ttl
         ledger.notify()  # for those who wait to learn whether a lease was renewed
         if "drain" in heard.commands and not self.stop.requested:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=BaseModel)
 
 LONGEST_DETAIL = 2_000
-LONGEST_RETRY_AFTER = 86_400.0
+LONGEST_RETRY_AFTER = 120.0
+"""Seconds; a bogus header must not stop everything for a day."""
 
 _TURNED_AWAY = frozenset({408, 425, 429, 503})
 _TOO_LARGE = frozenset({413, 414, 431})

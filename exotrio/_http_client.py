@@ -34,6 +34,8 @@ log = logging.getLogger("exotrio")
 M = TypeVar("M", bound=BaseModel)
 
 REQUEST_TIMEOUT = 30.0
+CLOSE = 0.5
+"""Seconds for closing connections: the last step of a stop."""
 CONNECT_TIMEOUT = 5.0
 """Below REQUEST_TIMEOUT, so that a host that swallows packets is known to have received nothing."""
 KEEPALIVE_EXPIRY = 4.0
@@ -158,7 +160,7 @@ class HttpClient:
         client, self._client = self._client, None
         # A transport that was handed in is its owner's to close, and others may be using it.
         if client is not None and self._endpoint.transport is None:
-            with trio.CancelScope(deadline=trio.current_time() + 2, shield=True):
+            with trio.CancelScope(deadline=trio.current_time() + CLOSE, shield=True):
                 await client.aclose()
 
     def _opened(self) -> httpx.AsyncClient:

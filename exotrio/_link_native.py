@@ -310,7 +310,9 @@ class NativeLink:
                 fate = Fate.KEY_REFUSED
             else:
                 # A 404 here is about the route: the server was replaced, and the next one may take it.
-                fate = Fate.REFUSED if error.status in _BATCH_REFUSED else Fate.RETRY
+                # So is a 400 to a single item: ours answers 413 or 422 to what it will never take.
+                final = error.status in _BATCH_REFUSED and not (error.status == 400 and len(batch) == 1)
+                fate = Fate.REFUSED if final else Fate.RETRY
             return [Settlement(fate, one_line(error), status=error.status)] * len(batch)
         if [reply.state_id for reply in replies] != [item.state_id for item in batch]:
             detail = f"asked: {answer.asked}, and the reply is not about the same states"

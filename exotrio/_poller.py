@@ -10,7 +10,7 @@ import trio
 from exotrio._backoff import full_jitter
 from exotrio._errors import ManagerError, ManagerUnavailable
 from exotrio._ledger import Held, Ledger, Stage
-from exotrio._link import Claim, ClaimLost, Link
+from exotrio._link import Claim, ClaimLost, Fate, Link
 from exotrio._node import BaseNode, is_plain
 from exotrio._outage import Outage
 from exotrio._stop import Stop
@@ -66,14 +66,33 @@ async def poll(
                     await ledger.until(poller.may_claim)
                 if stop.requested:
                     break
-                for claim in await poller.claim():
-                    held = ledger.add(claim, poller.asked)
+                # All of them into the books first, so that whatever comes now finds them there.
+                taken = [ledger.add(claim, poller.asked) for claim in await poller.claim()]
+                for held in taken[: poller.limit_asked]:
                     if stop.requested:
                         pass_on(held, None, done, ledger)
                     else:
                         claimed.send_nowait(held)
+                await _return(taken[poller.limit_asked :], link, ledger)
                 with stop.interrupted():
                     await poller.pause()
+
+
+async def _return(surplus: list[Held], link: Link, ledger: Ledger) -> None:
+    """Hand back states that were not asked for. Not through the reporter, which has no room for them."""
+    if not surplus:
+        return
+    log.warning("the state manager gave %d states more than were asked for; they go back", len(surplus))
+    for held in surplus:
+        ledger.done(held, None)
+        held.in_flight = True
+    settlements = await link.release([held.claim for held in surplus])
+    for held, settlement in zip(surplus, settlements, strict=True):
+        if settlement.fate in (Fate.SETTLED, Fate.DROPPED):
+            ledger.settle(held)
+        else:
+            log.error("%s is not handed back: %s", held, settlement.detail)
+            ledger.lose(held)
 
 
 def _is_over(held: Held, ledger: Ledger) -> bool:
@@ -106,6 +125,7 @@ class _Poller:
         self._workers = workers
         self._poll_interval = poll_interval
         self.asked = 0.0
+        self.limit_asked = 0
         self._idle = False
         self._pause = 0.0
         self._wakeable = False
@@ -149,6 +169,7 @@ class _Poller:
         """Claim what fits; nothing if that fails. Sets how long to pause afterwards."""
         limits = self.limits()
         limit = min(self.limit(), sum(limits.values()))
+        self.limit_asked = limit
         self._left_out = self._nodes.keys() - limits.keys()
         long = self._link.capabilities.long_poll
         self.asked = began = trio.current_time()
@@ -171,7 +192,6 @@ class _Poller:
             self._ledger.notify()
         log.debug("claimed %d of up to %d states", len(claims), limit)
         self._outage.worked()
-        self._ledger.answered += 1
         self._idle = not claims
         self._wakeable = True
         # A long poll has waited already; a hasty empty answer to one is paced all the same.

@@ -98,6 +98,9 @@ class Stop:
             log.error("another failure while stopping", exc_info=error)
         self._cut()
 
+    # A Ctrl-C may go to any line of the loop's thread. Between a claim's answer and the ledger, say, it
+    # would lose the claim; so it goes to the application's main task instead.
+    @trio.lowlevel.enable_ki_protection
     async def guard(self, loop: Callable[..., Awaitable[object]], *args: Any, **options: Any) -> None:
         """Run one of the runtime's loops. If it fails, the others go on until the stop path ends them."""
         try:

@@ -456,7 +456,7 @@ class HeartbeatReply(Body):
     """
 
     items: list[BeatReply]
-    ttl_ms: int | None = None
+    ttl_ms: Annotated[int, Field(ge=1)] | None = None
     commands: list[str] = Field(default_factory=list)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 
 from exotrio import (
     BaseNode,
@@ -616,3 +617,37 @@ async def test_a_finished_node_is_not_run_again_after_kill_9_of_worker_and_serve
         worker.signal(signal.SIGTERM)
         assert worker.wait().code == 0
     assert len((tmp_path / "executions").read_text().splitlines()) == 1
+
+
+async def test_many_nodes_that_end_at_once_all_find_room(outbox: Path) -> None:
+    gate = trio.Event()
+
+    class Together(BaseNode):
+        async def execute(self) -> None:
+            await gate.wait()
+
+    server = V0Server()
+    server.add("Together", 12)
+    async with running(
+        runtime(server, Together, batch_size=1, workers=12, poll_interval=0.01, outbox=outbox)
+    ):
+        await server.until(lambda: server.statuses()["QUEUED"] == 12)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.set()
+        await server.until(lambda: server.statuses() == {"EXECUTED": 12})
+
+
+async def test_what_is_left_counts_though_the_state_manager_never_came(outbox: Path) -> None:
+    server = V0Server()
+    await left_behind(server, outbox, Says)
+
+    async def refuse(call: Call) -> httpx.Response | None:
+        raise httpx.ConnectError("away")
+
+    server.before = refuse
+    rt = runtime(server, Says, outbox=outbox)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await server.until(lambda: bool(server.calls))
+        rt.stop()
+    assert (rt.summary.kept, rt.summary.exit_code) == (1, 75)

@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from exotrio import BaseNode, PruneSignal, Runtime
-from tests.doubles import Call, Fails, NativeServer, V0Server, reply, runtime
+from tests.doubles import Call, Fails, NativeServer, State, V0Server, reply, runtime
 
 
 class Says(BaseNode):
@@ -120,12 +120,12 @@ async def test_eight_500s_in_a_row_while_others_get_through_count_as_a_refusal(
     autojump_clock: MockClock,
 ) -> None:
     server = V0Server()
-    bad, good = server.add("Says", 2)
+    bad, *good = server.add("Says", 12)
     server.before = fails = Fails(("executed",), lambda: reply(500), state_ids=frozenset({bad}))
     rt = runtime(server, Says)
     await until_and_stop(rt, server, lambda: server.statuses()["ERRORED"] == 1)
     assert fails.count == 8
-    assert server.states[good].status == "EXECUTED"
+    assert all(server.states[each].status == "EXECUTED" for each in good)
 
 
 async def test_any_number_of_500s_while_nothing_gets_through_is_an_outage(autojump_clock: MockClock) -> None:
@@ -353,3 +353,32 @@ async def test_a_link_that_breaks_over_one_item_fails_that_item_only(
     )
     assert server.states[bad].status == "ERRORED"
     assert all(server.states[state].status == "EXECUTED" for state in good)
+
+
+async def test_states_that_nobody_asked_for_go_back(autojump_clock: MockClock) -> None:
+    class Generous(V0Server):
+        def take(self, nodes: Any, limit: int) -> list[State]:
+            return super().take(nodes, 40 if not self.routes("re-enqueue-after") else limit)
+
+    server = Generous()
+    server.add("Says", 40)
+    rt = runtime(server, Says, batch_size=4, workers=2)
+    await until_and_stop(rt, server, lambda: server.statuses() == {"EXECUTED": 40})
+    assert rt.summary.completed == 40
+    assert rt.summary.released > 0
+    assert rt.summary.exit_code == 0
+
+
+async def test_empty_claims_do_not_prove_that_a_result_is_refused(autojump_clock: MockClock) -> None:
+    server = V0Server()
+    began = trio.current_time()
+
+    async def outage(call: Call) -> httpx.Response | None:
+        down = call.route in {"executed", "errored"} and trio.current_time() < began + 60
+        return httpx.Response(500, json={"success": False, "detail": "no"}) if down else None
+
+    server.before = outage
+    server.add("Says", 3)
+    rt = runtime(server, Says)
+    await until_and_stop(rt, server, lambda: server.statuses() == {"EXECUTED": 3})
+    assert (rt.summary.completed, rt.summary.abandoned) == (3, 0)

@@ -18,7 +18,7 @@ from exotrio._graph import Graph
 from exotrio._runtime import Runtime
 from exotrio._settings import read_settings
 from exotrio._start import run_blocking
-from exotrio._wire import NativeRun, RunStatus
+from exotrio._wire import NativeRun, RunStatus, StateStatus
 from exotrio.cli._exit import FAILED, INTERRUPTED, SUCCESS, bare_errors
 from exotrio.cli._load import load
 from exotrio.cli._logs import configure_logs
@@ -88,6 +88,27 @@ class _Request:
                 problems,
                 where=f"the Runtime has, in namespace {namespace!r}: {', '.join(known)}",
                 fix="add them to its nodes=[...], or change the graph",
+            )
+
+    def require_nodes_of(self, run: NativeRun) -> None:
+        """Refuse to continue a run that waits for nodes this Runtime lacks.
+
+        Raises:
+            GraphInvalid: it does.
+        """
+        known = [node.__name__ for node in self.runtime.nodes]
+        over = {StateStatus.SUCCESS, StateStatus.PRUNED, StateStatus.RETRY_CREATED}
+        problems = [
+            f"node {node.identifier!r} runs {node.node_name!r}"
+            for node in run.nodes
+            if node.node_name not in known and node.counts.keys() - over
+        ]
+        if problems and run.status is RunStatus.PENDING:
+            raise GraphInvalid(
+                f"run {run.run_id} waits for nodes that the Runtime in {self.target} lacks",
+                problems,
+                where=f"it has: {', '.join(known)}",
+                fix=f"continue it with the file that has the graph {run.graph_name!r}",
             )
 
     def command_to_resume(self, run_id: str) -> str:
@@ -204,7 +225,12 @@ class _Run:
         self._request.runtime.stop(grace)
         if self._token is not None:
             with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._asking.cancel)
+                self._token.run_sync_soon(self._stopping, grace is None)
+
+    def _stopping(self, first: bool) -> None:
+        self._asking.cancel()
+        if first and self._run_id is not None:
+            self._progress.note("stopping: running nodes may finish; Ctrl-C again cancels them")
 
     async def main(self) -> int:
         request = self._request
@@ -233,13 +259,14 @@ class _Run:
         """Fail early if the state manager is away, refuses us, or does not know the run."""
         if self._run_id is not None:
             try:
-                await client.status(self._run_id)
+                run = await client.status(self._run_id)
             except NotFound as error:
                 raise NotFound(
                     f"there is no run {self._run_id!r} in namespace {self._request.runtime.namespace!r}",
                     where=f"looked up in {asked}, asked for with --resume",
                     fix="give the id that was printed when the run began, and the same --db",
                 ) from error
+            self._request.require_nodes_of(run)
             return
         unfinished = [run for run in (await client.runs()).runs if run.status is RunStatus.PENDING]
         for earlier in unfinished[:5]:
@@ -268,9 +295,11 @@ class _Run:
                         self._run_id, poll_interval=LONGEST_LOOK, on_progress=self._progress.show
                     )
                 self._request.runtime.stop()
+                if run is not None:
+                    # Before the drain: nodes of other runs may go on for a while.
+                    print_result(await collect(client, run), self._request.output, self._progress.elapsed)
         if run is None:
             return self._say_how_to_continue()
-        print_result(await collect(client, run), self._request.output, self._progress.elapsed)
         return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
 
     async def _trigger(self, client: StateManager) -> str:

@@ -55,7 +55,7 @@ logger = logging.getLogger("exotrio.cli")
     help="Seconds a v0 claim holds; longer than any node runs.  [default: for ever]",
 )
 @click.option("--v0-only", is_flag=True, help="Do not serve the native API.")
-@click.option("-v", "--verbose", count=True, help="Log every request and commit.")
+@click.option("-v", "--verbose", count=True, help="Log more.")
 def command(
     host: str,
     port: int,

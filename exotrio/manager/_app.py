@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from exotrio._errors import ConfigurationError
 from exotrio._settings import read_settings
 from exotrio._wire import KEY_HEADER, REQUEST_ID_HEADER, to_ms
 from exotrio.manager._access import LOOPBACK_HOSTS, Access, local
@@ -155,7 +157,7 @@ async def serve(
         clock: Gives the time in Unix milliseconds. Defaults to the wall clock.
 
     Raises:
-        ConfigurationError: no usable key, or the address cannot be used.
+        ConfigurationError: a number out of range, no usable key, or the address cannot be used.
         PortBusy: another process listens there.
         DatabaseBusy: another process owns the database.
         DatabaseError: the database cannot be used.
@@ -164,6 +166,13 @@ async def serve(
         Connections are cut; the last writes are committed, shielded for at most ten seconds.
     """
     settings = read_settings()
+    problems = [
+        f"{name} is {value:g}: it must be a finite number of seconds above zero"
+        for name, value in (("lease_ttl", lease_ttl), ("claim_timeout", claim_timeout), ("grace", grace))
+        if value is not None and not (0 < value < math.inf)
+    ]
+    if problems:
+        raise ConfigurationError("the state manager cannot be run like this", problems)
     terms = Terms(
         lease_ttl_ms=to_ms(lease_ttl),
         claim_timeout_ms=None if claim_timeout is None else to_ms(claim_timeout),
