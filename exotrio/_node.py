@@ -80,7 +80,8 @@ class BaseNode(ABC):
             and the state is an error that says so; only a value that it returns all the same still
             counts. A plain ``def`` is left behind in its thread. None, the default: no limit.
         concurrency: Class attribute: most states of this class that one runtime holds at once, running
-            or waiting for a worker. None, the default: no limit but the runtime's own.
+            or waiting for a worker. A plain ``def`` that timed out counts no more, though its thread may
+            go on. None, the default: no limit but the runtime's own.
         inputs: The state's ``Inputs``.
         secrets: The node's ``Secrets``.
     """
