@@ -6,6 +6,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -83,11 +84,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in FILES.items():
         (folder / name).write_text(text, "utf-8")
     (folder / "binary.key").write_bytes(b"\xff\xfe\x00")
-    with sqlite3.connect(folder / "other.db") as other:
+    with closing(sqlite3.connect(folder / "other.db")) as other, other:
         other.execute("CREATE TABLE t (x)")
     other.close()
     assert ended("run", "ok.py", "--db", "newer.db", cwd=folder).code == 0
-    with sqlite3.connect(folder / "newer.db") as newer:
+    with closing(sqlite3.connect(folder / "newer.db")) as newer, newer:
         newer.execute(f"PRAGMA user_version = {VERSION + 1}")
     newer.close()
     return folder

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -135,7 +136,7 @@ def test_an_unreadable_file_is_tried_again_then_shown_and_the_others_are_listed(
     assert len(failed) == 1
     assert failed[0].endswith("OSError: [Errno 5] Input/output error")
     assert "(1 failed, 2 retried)" in end.err
-    with sqlite3.connect(tmp_path / ".exotrio" / "state.db") as database:
+    with closing(sqlite3.connect(tmp_path / ".exotrio" / "state.db")) as database, database:
         rows = database.execute(
             "SELECT retry_count FROM states WHERE error IS NOT NULL ORDER BY 1"
         ).fetchall()
@@ -179,7 +180,7 @@ def test_a_killed_audit_is_continued_and_every_file_stands_in_the_list_once(tmp_
         process.line("Digest as digest\\) begins", number=300)
         process.kill()
     assert not (tmp_path / "SHA256SUMS").exists()
-    with sqlite3.connect(tmp_path / ".exotrio" / "state.db") as database:
+    with closing(sqlite3.connect(tmp_path / ".exotrio" / "state.db")) as database, database:
         done = dict(database.execute("SELECT status, count(*) FROM states GROUP BY 1").fetchall())
     database.close()
     assert done["SUCCESS"] > 1500, "some digests are done, beside the places before them"

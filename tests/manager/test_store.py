@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def fail_after_put(tx: Transaction, key: str) -> None:
 
 
 def seen_from_outside(path: Path) -> set[str]:
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         found = {row[0] for row in connection.execute("SELECT key FROM meta")} - {"stamp"}
     connection.close()
     return found
