@@ -217,6 +217,7 @@ class FileStore:
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
         self._closed = False
+        self._left_behind = False
         self._idle_readers: list[sqlite3.Connection] = []
         # Two readers: a long listing does not hold up the short reads.
         self._reading = trio.CapacityLimiter(2)
@@ -282,6 +283,7 @@ class FileStore:
             connection.close()
         if self._thread.is_alive():
             logger.error("the last write did not end within %g s; leaving it behind", CLOSING_GRACE)
+            self._left_behind = True
             return False
         undos = []
         while not self._writes.empty():
@@ -311,8 +313,11 @@ class FileStore:
             try:
                 self._token.run_sync_soon(self._deliver, writes, ready)
             except trio.RunFinishedError:
-                # The loop ended without closing the store; what is committed stays committed.
+                # The loop ended without this thread; what is committed stays committed.
+                self._engine.connection.close()
                 return
+        if self._left_behind:
+            self._engine.connection.close()
 
     def _deliver(self, writes: list[_Write], ready: set[int]) -> None:
         for write in writes:
