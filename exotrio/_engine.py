@@ -150,14 +150,10 @@ class Engine:
         o = self.options
         if o.outbox is None:
             return None
-        from exotrio._outbox import Outbox  # here, since it imports sqlite3
-        from exotrio._outbox_file import Store
+        from exotrio._outbox import open_outbox  # here, since it imports sqlite3
 
         with self.stop.interrupted():
-            store = await trio.to_thread.run_sync(
-                Store, o.outbox, self.endpoint.shown, o.namespace, abandon_on_cancel=True
-            )
-            return Outbox(store)
+            return await open_outbox(o.outbox, self.endpoint.shown, o.namespace)
         return None  # a stop came first
 
     async def _register(self, link: Link) -> bool:

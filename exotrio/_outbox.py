@@ -23,7 +23,9 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import trio
 
@@ -32,6 +34,39 @@ from exotrio._outbox_file import Mark, Store
 from exotrio._stop import Stop
 
 log = logging.getLogger("exotrio.outbox")
+
+
+async def open_outbox(path: Path, uri: str, namespace: str) -> Outbox:
+    """Open the file of an outbox; see ``Store``.
+
+    Raises:
+        DatabaseBusy, ConfigurationError: it cannot be used.
+
+    Cancellation:
+        Leaves the opening to its thread, which gives the file up again.
+    """
+    lock = threading.Lock()
+    opened: list[Store] = []
+    given_up = False
+
+    def open_file() -> None:
+        store = Store(path, uri, namespace)
+        with lock:
+            if not given_up:
+                opened.append(store)
+                return
+        store.close((), ())
+
+    try:
+        await trio.to_thread.run_sync(open_file, abandon_on_cancel=True)
+    except trio.Cancelled:
+        with lock:
+            given_up = True
+        # Done in the moment of the cancellation: the thread has looked already.
+        for store in opened:
+            store.close((), ())
+        raise
+    return Outbox(opened[0])
 
 
 async def keep(

@@ -262,12 +262,19 @@ class FileStore:
             connection = self._idle_readers.pop()
         except IndexError:
             connection = open_reader(self._path)
-        connection.execute("BEGIN")
+        usable = False
         try:
-            yield connection
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.execute("ROLLBACK")
+                usable = True
         finally:
-            connection.execute("ROLLBACK")
-            self._idle_readers.append(connection)
+            if usable:
+                self._idle_readers.append(connection)
+            else:
+                connection.close()
 
     async def close(self) -> bool:
         """Commit what was handed in, then end the thread; give up after ``CLOSING_GRACE`` seconds.

@@ -92,11 +92,11 @@ async def test_a_state_goes_to_one_of_many_claimers(api: Api) -> None:
 @pytest.mark.deviates_from_stock("stock leaves the order open")
 async def test_states_are_claimed_in_the_order_they_came_due(api: Api) -> None:
     flow = await Flow.deploy(api, place("a", inputs={"n": ""}))
-    for number, delay in enumerate((40, 20, 0)):
+    # Far enough apart that a slow machine, which takes its time for a trigger, does not turn them round.
+    for number, delay in enumerate((1000, 500, 0)):
         await flow.trigger(inputs={"n": str(number)}, start_delay=delay)
 
-    # A fourth, due last of all, shows when the others have come due.
-    await trio.sleep(0.08)
+    await trio.sleep(1.05)
     (first,) = ok(await api.claim([node_name("a")], 1))["states"]
     rest = ok(await api.claim([node_name("a")], 16))["states"]
     assert [state["inputs"]["n"] for state in (first, *rest)] == ["2", "1", "0"]
