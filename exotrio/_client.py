@@ -18,19 +18,15 @@ from exotrio._graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel,
 from exotrio._http_client import HttpClient, require_trio
 from exotrio._run_status import summarize
 from exotrio._upsert import REFUSED, as_graph, graph_body, only_valid
-from exotrio._wire import (
-    NATIVE_VERSION,
+from exotrio._wire import NATIVE_VERSION, RunStatus, ValidationStatus, native_path, v0_path
+from exotrio._wire_native import NativeRun
+from exotrio._wire_v0 import (
     ManualRetryReply,
     ManualRetryRequest,
-    NativeRun,
     RunGraphReply,
     RunsReply,
-    RunStatus,
     StateDetail,
     TriggerReply,
-    ValidationStatus,
-    native_path,
-    v0_path,
 )
 
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ from exotrio._link import Capabilities, Claim, ClaimLost, Fate, Heard, Pulse, Se
 from exotrio._link_native import NativeLink
 from exotrio._link_v0 import V0Link
 from exotrio._outcome import Outcome
-from exotrio._wire import NATIVE_VERSION, NodeDeclaration
+from exotrio._wire import NATIVE_VERSION
+from exotrio._wire_v0 import NodeDeclaration
 
 __all__ = [
     "AutoLink",

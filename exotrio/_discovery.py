@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from exotrio._errors import ManagerUnavailable, NotFound, RequestRefused
 from exotrio._http_client import HttpClient
-from exotrio._wire import NATIVE_ROOT, Discovery
+from exotrio._wire import NATIVE_ROOT
+from exotrio._wire_native import Discovery
 
 DISCOVERY_TIMEOUT = 10.0
 

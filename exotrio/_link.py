@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from exotrio._outcome import Outcome
-from exotrio._wire import BeatResult, NodeDeclaration
+from exotrio._wire import BeatResult
+
+if TYPE_CHECKING:
+    from exotrio._wire_v0 import NodeDeclaration
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,25 +26,19 @@ from exotrio._json import NotJson, encode, sendable
 from exotrio._link import Capabilities, Claim, Fate, Heard, Pulse, Settlement
 from exotrio._link_v0 import UNUSABLE_DELAY_MS, V0Link, requeue_delay_ms
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
-from exotrio._wire import (
-    LARGEST_BATCH,
-    LONGEST_WAIT_MS,
+from exotrio._wire import LARGEST_BATCH, LONGEST_WAIT_MS, BeatResult, ItemResult, from_ms, native_path, to_ms
+from exotrio._wire_native import (
     Beat,
-    BeatResult,
     HeartbeatReply,
     HeartbeatRequest,
     HeldState,
     ItemReply,
-    ItemResult,
     ItemsReply,
     NativeClaimRequest,
     NativeState,
-    NodeDeclaration,
     ReleaseRequest,
-    from_ms,
-    native_path,
-    to_ms,
 )
+from exotrio._wire_v0 import NodeDeclaration
 
 log = logging.getLogger("exotrio")
 

@@ -24,16 +24,8 @@ from exotrio._http_client import HttpClient
 from exotrio._json import NotJson, encode, sendable
 from exotrio._link import Capabilities, Claim, ClaimLost, Fate, Heard, Pulse, Settlement
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
-from exotrio._wire import (
-    LEASE_HEADER,
-    ClaimRequest,
-    NodeDeclaration,
-    RegisterReply,
-    RequeueRequest,
-    SecretsReply,
-    to_ms,
-    v0_path,
-)
+from exotrio._wire import LEASE_HEADER, to_ms, v0_path
+from exotrio._wire_v0 import ClaimRequest, NodeDeclaration, RegisterReply, RequeueRequest, SecretsReply
 
 log = logging.getLogger("exotrio")
 

@@ -7,12 +7,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
 
 from exotrio._graph import check_name
-from exotrio._wire import NodeDeclaration
+
+if TYPE_CHECKING:
+    from exotrio._wire_v0 import NodeDeclaration
 
 
 class Stopping(StrEnum):
@@ -150,6 +152,9 @@ def is_plain(node: type[BaseNode]) -> bool:
 
 def declare(node: type[BaseNode]) -> NodeDeclaration:
     """Return the declaration under which a checked node class is registered."""
+    # Here: the classes of the bodies cost 10 ms, which a file that only declares nodes need not pay.
+    from exotrio._wire_v0 import NodeDeclaration
+
     return NodeDeclaration(
         name=node.__name__,
         inputs_schema=node.Inputs.model_json_schema(),

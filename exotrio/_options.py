@@ -15,10 +15,11 @@ from exotrio._endpoint import Endpoint, resolve_endpoint, version_problems
 from exotrio._errors import ConfigurationError
 from exotrio._graph import MAX_NAME, check_name
 from exotrio._node import BaseNode, declare, node_problems
-from exotrio._wire import NodeDeclaration
 
 if TYPE_CHECKING:
     import httpx
+
+    from exotrio._wire_v0 import NodeDeclaration
 
 LinkKind = Literal["auto", "v0", "native"]
 

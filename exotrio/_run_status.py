@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from exotrio._wire import NativeRun, NodeCounts, RunGraphReply, RunStatus, StateStatus
+from exotrio._wire import RunStatus, StateStatus
+from exotrio._wire_native import NativeRun, NodeCounts
+from exotrio._wire_v0 import RunGraphReply
 
 PENDING = frozenset({StateStatus.CREATED, StateStatus.QUEUED, StateStatus.EXECUTED})
 SUCCESS = frozenset({StateStatus.SUCCESS, StateStatus.PRUNED})

@@ -29,7 +29,7 @@ LAYERS: dict[str, set[str]] = {
             "_node",
             "_outcome",
         ),
-        *("_run_status", "_settings", "_signals", "_wire"),
+        *("_run_status", "_settings", "_signals", "_wire", "_wire_native", "_wire_v0"),
     },
     "links": {
         *("_client", "_discovery", "_endpoint", "_http_answer", "_http_client", "_link", "_link_native"),
@@ -42,7 +42,10 @@ LAYERS: dict[str, set[str]] = {
     "runtime": {"_engine", "_hosting", "_runtime"},
     "helpers": {"testing"},
 }
-MANAGER_MAY_USE = {"_errors", "_backoff", "_cron", "_settings", "_wire", "_graph"}
+MANAGER_MAY_USE = {
+    *("_errors", "_backoff", "_cron", "_settings", "_graph"),
+    *("_wire", "_wire_native", "_wire_v0"),
+}
 HEAVY = {
     "httpx",
     "starlette",
@@ -56,7 +59,10 @@ HEAVY = {
 }
 LOADED_LATE = {"exotrio._outbox", "exotrio._outbox_file"}
 """May load something heavy, since others import them within functions only."""
-PURE = ["_errors", "_backoff", "_graph", "_signals", "_wire", "_outcome", "_lifecycle", "manager._template"]
+PURE = [
+    *("_errors", "_backoff", "_graph", "_signals", "_outcome", "_lifecycle", "manager._template"),
+    *("_wire", "_wire_native", "_wire_v0"),
+]
 
 
 def source(module: str) -> ast.Module:

@@ -22,7 +22,9 @@ from exotrio._errors import (
     RequestRefused,
 )
 from exotrio._graph import CronTrigger, Graph, GraphBody, GraphNodeModel, RetryPolicyModel, StoreConfigModel
-from exotrio._wire import NativeRun, NativeTriggerRequest, RunStatus, StateStatus, TriggerRequest
+from exotrio._wire import RunStatus, StateStatus
+from exotrio._wire_native import NativeRun, NativeTriggerRequest
+from exotrio._wire_v0 import TriggerRequest
 from tests.http_doubles import Double, answer
 
 NODES = [GraphNodeModel(node_name="Digest", namespace="ns", identifier="d", inputs={"text": "t"})]

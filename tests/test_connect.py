@@ -14,7 +14,7 @@ from exotrio._endpoint import EMBEDDED_URI, Endpoint
 from exotrio._errors import ConfigurationError, KeyRefused, ManagerUnavailable, NotFound
 from exotrio._link import Claim, ClaimLost, Fate
 from exotrio._outcome import Executed
-from exotrio._wire import NodeDeclaration
+from exotrio._wire_v0 import NodeDeclaration
 from tests.http_doubles import Double, answer
 
 NODE = NodeDeclaration(name="Digest", inputs_schema={}, outputs_schema={}, secrets=[])

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from exotrio import Runtime, StateManager
-from exotrio._wire import NativeRun
+from exotrio._wire_native import NativeRun
 from exotrio.manager import serve
 from tests.gated import APP, BATCH, ITEMS, NAMESPACE, NODES, RESULT, WORKERS, Log, graph, until
 from tests.helpers import eventually

@@ -17,15 +17,9 @@ from exotrio._link import Claim, ClaimLost, Fate
 from exotrio._link_native import NativeLink
 from exotrio._link_v0 import V0Link
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
-from exotrio._wire import (
-    LARGEST_BATCH,
-    LEASE_HEADER,
-    NativeClaimRequest,
-    NodeDeclaration,
-    RegisterRequest,
-    ReleaseRequest,
-    outcome_item,
-)
+from exotrio._wire import LARGEST_BATCH, LEASE_HEADER
+from exotrio._wire_native import NativeClaimRequest, ReleaseRequest, outcome_item
+from exotrio._wire_v0 import NodeDeclaration, RegisterRequest
 from tests.http_doubles import Double, Handler, answer, tcp_server
 
 NODE = NodeDeclaration(name="Digest", inputs_schema={}, outputs_schema={}, secrets=[])

@@ -16,7 +16,8 @@ from exotrio._errors import GraphInvalid, NotFound
 from exotrio._graph import Graph, GraphNodeModel
 from exotrio._link import Fate
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
-from exotrio._wire import NodeDeclaration, RunStatus, StateStatus
+from exotrio._wire import RunStatus, StateStatus
+from exotrio._wire_v0 import NodeDeclaration
 from exotrio.manager import embedded
 
 KINDS: list[LinkKind] = ["native", "v0"]

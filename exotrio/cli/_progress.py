@@ -8,7 +8,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from exotrio._wire import NativeRun, NodeCounts, StateStatus
+from exotrio._wire import StateStatus
+from exotrio._wire_native import NativeRun, NodeCounts
 from exotrio.cli._output import note
 
 if TYPE_CHECKING:

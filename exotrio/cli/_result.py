@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from exotrio._client import StateManager
-from exotrio._wire import GraphReply, NativeRun, StateStatus
+from exotrio._wire import StateStatus
+from exotrio._wire_native import NativeRun
+from exotrio._wire_v0 import GraphReply
 from exotrio.cli import _output
 
 MOST_SHOWN = 20

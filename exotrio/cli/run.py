@@ -18,7 +18,8 @@ from exotrio._graph import Graph
 from exotrio._runtime import Runtime
 from exotrio._settings import read_settings
 from exotrio._start import run_blocking
-from exotrio._wire import NativeRun, RunStatus, StateStatus
+from exotrio._wire import RunStatus, StateStatus
+from exotrio._wire_native import NativeRun
 from exotrio.cli._exit import FAILED, INTERRUPTED, SUCCESS, bare_errors
 from exotrio.cli._load import load
 from exotrio.cli._logs import configure_logs

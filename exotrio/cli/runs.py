@@ -12,7 +12,9 @@ import click
 import trio
 
 from exotrio._client import StateManager
-from exotrio._wire import NativeRun, RunSummary, StateStatus
+from exotrio._wire import StateStatus
+from exotrio._wire_native import NativeRun
+from exotrio._wire_v0 import RunSummary
 from exotrio.cli import _output
 from exotrio.cli._exit import bare_errors
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from exotrio._wire import HeldState, ItemReply, ItemResult, from_ms
+from exotrio._wire import ItemResult, from_ms
+from exotrio._wire_native import HeldState, ItemReply
 from exotrio.manager._graphs import timestamp
 from exotrio.manager._outcomes import find_state
 from exotrio.manager._states import CREATED, QUEUED, Changes, note

@@ -11,7 +11,8 @@ from pydantic_core import from_json, to_json
 
 from exotrio._cron import next_occurrence_ms
 from exotrio._graph import GraphBody
-from exotrio._wire import RegisterRequest, ValidationStatus
+from exotrio._wire import ValidationStatus
+from exotrio._wire_v0 import RegisterRequest
 from exotrio.manager._refused import not_found
 from exotrio.manager._registered import check_registered
 from exotrio.manager._template import Template

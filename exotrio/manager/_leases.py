@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import trio
 
 from exotrio._errors import DatabaseError
-from exotrio._wire import Beat, BeatReply, BeatResult, from_ms
+from exotrio._wire import BeatResult, from_ms
+from exotrio._wire_native import Beat, BeatReply
 from exotrio.manager._outcomes import find_state
 from exotrio.manager._states import CREATED, ERRORED, QUEUED, Changes, RunScope, note
 from exotrio.manager._store import Store

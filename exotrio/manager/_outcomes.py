@@ -14,15 +14,8 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from exotrio._backoff import retry_delay_ms
-from exotrio._wire import (
-    ErroredItem,
-    ExecutedItem,
-    ItemReply,
-    ItemResult,
-    OutcomeItem,
-    PrunedItem,
-    RequeuedItem,
-)
+from exotrio._wire import ItemResult
+from exotrio._wire_native import ErroredItem, ExecutedItem, ItemReply, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio.manager._inputs import InputsError, Sources, build
 from exotrio.manager._states import (
     CREATED,

@@ -11,19 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from exotrio._wire import (
-    LARGEST_BATCH,
-    NATIVE_ROOT,
-    NATIVE_VERSION,
+from exotrio._wire import LARGEST_BATCH, NATIVE_ROOT, NATIVE_VERSION, ItemResult, StateStatus, from_ms
+from exotrio._wire_native import (
     HeartbeatRequest,
     ItemReply,
-    ItemResult,
     NativeClaimRequest,
     NativeTriggerRequest,
     OutcomeItem,
     ReleaseRequest,
-    StateStatus,
-    from_ms,
     outcome_item,
 )
 from exotrio.manager import _claims, _leases, _outcomes, _runs, _views

@@ -9,23 +9,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from exotrio._graph import GraphBody
-from exotrio._wire import (
-    LARGEST_BATCH,
-    LEASE_HEADER,
+from exotrio._wire import LARGEST_BATCH, LEASE_HEADER, ItemResult, StateStatus
+from exotrio._wire_native import ErroredItem, ExecutedItem, OutcomeItem, PrunedItem, RequeuedItem
+from exotrio._wire_v0 import (
     ClaimRequest,
-    ErroredItem,
     ErroredRequest,
-    ExecutedItem,
     ExecutedRequest,
-    ItemResult,
     ManualRetryRequest,
-    OutcomeItem,
-    PrunedItem,
     PruneRequest,
     RegisterRequest,
-    RequeuedItem,
     RequeueRequest,
-    StateStatus,
     TriggerRequest,
 )
 from exotrio.manager import _claims, _graphs, _outcomes, _runs, _views

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from exotrio._wire import HeartbeatRequest
+from exotrio._wire_native import HeartbeatRequest
 
 FORGOTTEN_AFTER_MS = 600_000
 

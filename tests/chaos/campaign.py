@@ -17,7 +17,8 @@ from typing import TypeVar
 import trio
 
 from exotrio import ManagerError, StateManager
-from exotrio._wire import RunStatus, RunSummary
+from exotrio._wire import RunStatus
+from exotrio._wire_v0 import RunSummary
 from tests.chaos.cluster import Child, Cluster, until
 from tests.chaos.crew import Crew, stop
 from tests.chaos.graph import EXECUTED, NAMESPACE, graph

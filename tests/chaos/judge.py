@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exotrio._wire import RunGraphReply, RunStatus, RunSummary
+from exotrio._wire import RunStatus
+from exotrio._wire_v0 import RunGraphReply, RunSummary
 from tests.chaos.graph import EDGES, STATES
 from tests.chaos.journal import Execution, Reading, key_of
 from tests.chaos.plan import TERM, WORKER_KILL, ZOMBIE, Figures, Plan, Strike

@@ -18,7 +18,8 @@ import trio
 from exotrio import StateManager, _heartbeat
 from exotrio._errors import DatabaseError
 from exotrio._node import declare
-from exotrio._wire import ErroredItem, ItemResult, RequeuedItem
+from exotrio._wire import ItemResult
+from exotrio._wire_native import ErroredItem, RequeuedItem
 from tests.chaos.point_nodes import GRAPH, NAMESPACE, NODES, TOKEN, Key
 from tests.chaos.point_server import ASKER, KEY, TERMS, Exchange, Server, open_server
 from tests.chaos.point_worker import Hand

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import trio
 
 from exotrio import Graph, GraphNodeModel, ManagerError, StateManager
-from exotrio._wire import RunGraphReply
+from exotrio._wire_v0 import RunGraphReply
 from tests.chaos.cluster import Child, Cluster
 from tests.chaos.journal import Reading
 from tests.chaos.proxy import Proxy

@@ -1,0 +1,202 @@
+"""Bodies of the native API. As in ``_wire_v0``, server and client share them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
+
+from exotrio._backoff import LONGEST_DELAY_MS
+from exotrio._wire import LARGEST_BATCH, LONGEST_WAIT_MS, BeatResult, ItemResult, StateStatus
+from exotrio._wire_v0 import Body, DelayMs, RunSummary, TriggerRequest
+
+
+class Discovery(Body):
+    """Reply of ``GET /exotrio/v1``: says that this server is ours, and what it can do."""
+
+    version: str
+    capabilities: list[str]
+
+
+class NativeClaimRequest(Body):
+    """Claim states under a lease.
+
+    Fields:
+        worker_id: Who claims; names the process for operators.
+        limits: Node name to the most states of it.
+        limit: Most states in all.
+        wait_ms: How long to wait for a first state.
+        claim_id: Chosen by the client. The same id again returns the states still held under it.
+    """
+
+    worker_id: Annotated[str, Field(min_length=1, max_length=256)]
+    limits: dict[str, Annotated[int, Field(ge=0)]]
+    limit: Annotated[int, Field(ge=0)]
+    wait_ms: Annotated[int, Field(ge=0, le=LONGEST_WAIT_MS)] = 0
+    claim_id: Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Lease(Body):
+    """The right to report a state.
+
+    Fields:
+        token: Sent back with the outcome; only the state's last token is accepted.
+        ttl_ms: Time left before the state is given to somebody else, or None if it never is.
+        attempt: 1 for the first attempt, then one more for each retry.
+        deliveries: How often the state was claimed before, without an outcome.
+    """
+
+    token: str
+    ttl_ms: int | None
+    attempt: int
+    deliveries: int
+
+
+class NativeState(Body):
+    state_id: str
+    node_name: str
+    identifier: str
+    graph_name: str
+    run_id: str
+    inputs: dict[str, Any]
+    created_at: str
+    lease: Lease
+
+
+class NativeClaimReply(Body):
+    states: list[NativeState]
+
+
+class _ReportItem(Body):
+    state_id: str
+    token: str
+
+
+class ExecutedItem(_ReportItem):
+    outcome: Literal["executed"] = "executed"
+    outputs: list[dict[str, Any]]
+
+
+class ErroredItem(_ReportItem):
+    outcome: Literal["errored"] = "errored"
+    error: str
+
+
+class PrunedItem(_ReportItem):
+    outcome: Literal["pruned"] = "pruned"
+    data: dict[str, Any]
+
+
+class RequeuedItem(_ReportItem):
+    outcome: Literal["requeued"] = "requeued"
+    delay_ms: Annotated[int, Field(gt=0, le=LONGEST_DELAY_MS)]
+
+
+OutcomeItem = Annotated[
+    ExecutedItem | ErroredItem | PrunedItem | RequeuedItem, Field(discriminator="outcome")
+]
+"""One item of ``POST .../outcomes``, whose body is a bare list of them."""
+
+outcome_item: TypeAdapter[OutcomeItem] = TypeAdapter(OutcomeItem, config=ConfigDict(defer_build=True))
+
+
+class ItemReply(Body):
+    state_id: str
+    result: ItemResult
+    detail: str | None = None
+
+
+class ItemsReply(Body):
+    """Reply to a native batch: one entry per item, in the order of the request."""
+
+    items: list[ItemReply]
+
+
+class HeldState(Body):
+    """A state and the token it is held under."""
+
+    state_id: str
+    token: str
+
+
+class ReleaseRequest(Body):
+    """Hand states back: either ``states``, or all that is held under ``claim_id``, which voids it."""
+
+    states: Annotated[list[HeldState], Field(max_length=LARGEST_BATCH)] | None = None
+    claim_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    delay_ms: DelayMs = 0
+
+
+class Beat(HeldState):
+    """A held state in a heartbeat.
+
+    Fields:
+        running: Whether its node runs; else it waits for a worker.
+    """
+
+    running: bool = False
+
+
+class HeartbeatRequest(Body):
+    """A sign of life of a worker process, which renews the leases of all it holds.
+
+    Fields:
+        worker_id: As in its claims.
+        runtime: Name of the runtime.
+        phase: Phase of the runtime.
+        busy: Workers that run a node.
+        buffered: States that wait for a worker.
+        states: All it holds.
+    """
+
+    worker_id: Annotated[str, Field(min_length=1, max_length=256)]
+    runtime: Annotated[str, Field(max_length=256)] = ""
+    phase: Annotated[str, Field(max_length=32)] = ""
+    busy: Annotated[int, Field(ge=0)] = 0
+    buffered: Annotated[int, Field(ge=0)] = 0
+    states: Annotated[list[Beat], Field(max_length=LARGEST_BATCH)] = Field(default_factory=list)
+
+
+class BeatReply(Body):
+    state_id: str
+    result: BeatResult
+
+
+class HeartbeatReply(Body):
+    """Reply to a heartbeat.
+
+    Fields:
+        items: One per state, in the order of the request.
+        ttl_ms: How long the renewed leases last, or None if they never end.
+        commands: What an operator asks of the worker: ``drain``.
+    """
+
+    items: list[BeatReply]
+    ttl_ms: Annotated[int, Field(ge=1)] | None = None
+    commands: list[str] = Field(default_factory=list)
+
+
+def _uuid(text: str) -> str:
+    from uuid import UUID
+
+    return str(UUID(text))
+
+
+class NativeTriggerRequest(TriggerRequest):
+    """As v0, plus a run id chosen by the client, which makes the request repeatable."""
+
+    run_id: Annotated[str, AfterValidator(_uuid)]
+
+
+class NodeCounts(Body):
+    """How many states of one place of a graph have which status."""
+
+    identifier: str
+    node_name: str
+    counts: dict[StateStatus, int]
+
+
+class NativeRun(RunSummary):
+    """One run with its counts per place, in the order of the template."""
+
+    nodes: list[NodeCounts]
