@@ -1,44 +1,66 @@
 """exotrio: a worker runtime for Exosphere workflow nodes on Trio.
 
 What is exported here is all that is public, together with ``exotrio.testing`` and
-``exotrio.manager``.
+``exotrio.manager``. Each name is loaded when it is first used: a file of nodes does not wait for
+the client, nor a script that only triggers runs for the runtime.
 """
 
 from __future__ import annotations
 
 import logging
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from exotrio._client import StateManager
-from exotrio._errors import (
-    ConfigurationError,
-    DatabaseBusy,
-    DatabaseError,
-    DatabaseTooNew,
-    ExotrioError,
-    GraphInvalid,
-    KeyRefused,
-    LifecycleError,
-    ManagerError,
-    ManagerUnavailable,
-    NotFound,
-    ProblemsError,
-    RequestRefused,
-)
-from exotrio._graph import (
-    CronTrigger,
-    Graph,
-    GraphNodeModel,
-    RetryPolicyModel,
-    RetryStrategyEnum,
-    StoreConfigModel,
-    UnitesModel,
-    UnitesStrategyEnum,
-)
-from exotrio._ledger import Summary
-from exotrio._lifecycle import Phase
-from exotrio._node import BaseNode, Stopping
-from exotrio._runtime import Runtime
-from exotrio._signals import PruneSignal, ReQueueAfterSignal
+if TYPE_CHECKING:
+    from exotrio._client import StateManager
+    from exotrio._errors import (
+        ConfigurationError,
+        DatabaseBusy,
+        DatabaseError,
+        DatabaseTooNew,
+        ExotrioError,
+        GraphInvalid,
+        KeyRefused,
+        LifecycleError,
+        ManagerError,
+        ManagerUnavailable,
+        NotFound,
+        ProblemsError,
+        RequestRefused,
+    )
+    from exotrio._graph import (
+        CronTrigger,
+        Graph,
+        GraphNodeModel,
+        RetryPolicyModel,
+        RetryStrategyEnum,
+        StoreConfigModel,
+        UnitesModel,
+        UnitesStrategyEnum,
+    )
+    from exotrio._ledger import Summary
+    from exotrio._lifecycle import Phase
+    from exotrio._node import BaseNode, Stopping
+    from exotrio._runtime import Runtime
+    from exotrio._signals import PruneSignal, ReQueueAfterSignal
+
+_HOMES = {
+    "_client": "StateManager",
+    "_errors": (
+        "ConfigurationError DatabaseBusy DatabaseError DatabaseTooNew ExotrioError GraphInvalid KeyRefused "
+        "LifecycleError ManagerError ManagerUnavailable NotFound ProblemsError RequestRefused"
+    ),
+    "_graph": (
+        "CronTrigger Graph GraphNodeModel RetryPolicyModel RetryStrategyEnum StoreConfigModel UnitesModel "
+        "UnitesStrategyEnum"
+    ),
+    "_ledger": "Summary",
+    "_lifecycle": "Phase",
+    "_node": "BaseNode Stopping",
+    "_runtime": "Runtime",
+    "_signals": "PruneSignal ReQueueAfterSignal",
+}
+"""Module to the names it gives: the imports above, for those who do not check types."""
 
 __all__ = [
     "BaseNode",
@@ -74,3 +96,16 @@ __all__ = [
 
 # A library logs nothing by itself: without this, Python prints warnings of programs that set up no logging.
 logging.getLogger("exotrio").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> object:
+    for home, names in _HOMES.items():
+        if name in names.split():
+            value: object = getattr(import_module(f"exotrio.{home}"), name)
+            globals()[name] = value  # so that this is asked once for each name
+            return value
+    raise AttributeError(f"module 'exotrio' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import exotrio
 
@@ -21,12 +25,51 @@ def test_the_public_names_are_these() -> None:
         assert getattr(exotrio, name)
 
 
-def test_importing_exotrio_loads_nothing_heavy() -> None:
-    heavy = ("httpx", "cryptography", "pydantic_settings", "click", "rich", "starlette", "asyncio", "sqlite3")
-    code = (
-        "import sys, exotrio, exotrio.testing; "
-        f"print([m for m in {heavy!r} if m in sys.modules], "
-        "[m for m in sys.modules if m.startswith(('exotrio.manager', 'exotrio.cli'))])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert out.stdout == "[] []\n"
+def test_dir_and_a_star_import_show_every_name_before_its_first_use() -> None:
+    code = "import exotrio; names = dir(exotrio); from exotrio import *; print(*names); print(*dir())"
+    for line in in_fresh_python(code).splitlines():
+        assert set(exotrio.__all__) <= set(line.split())
+
+
+def test_a_name_that_is_not_there_is_an_ordinary_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'Runtme'"):
+        exotrio.Runtme  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'Runtme'"):
+        exec("from exotrio import Runtme")
+
+
+def test_the_type_checker_sees_the_names_where_they_come_from() -> None:
+    tree = ast.parse(Path(exotrio.__file__).read_text("utf-8"))
+    checked = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        str(node.module): sorted(alias.name for alias in node.names)
+        for node in checked.body
+        if isinstance(node, ast.ImportFrom)
+    }
+    assert seen == {f"exotrio.{home}": sorted(names.split()) for home, names in exotrio._HOMES.items()}
+    assert sorted(name for names in seen.values() for name in names) == sorted(exotrio.__all__)
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Return the modules a fresh interpreter loads for a statement."""
+    code = f"import sys; before = set(sys.modules)\n{statement}\nprint(*set(sys.modules) - before)"
+    return set(in_fresh_python(code).split())
+
+
+def in_fresh_python(code: str) -> str:
+    run = [sys.executable, "-c", code]
+    return subprocess.run(run, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def test_importing_exotrio_loads_nothing_else() -> None:
+    loaded = loaded_by("import exotrio")
+    assert {name for name in loaded if name.startswith("exotrio")} == {"exotrio"}
+    assert not loaded & {"trio", "pydantic", "anyio"}
+
+
+def test_declaring_nodes_and_a_runtime_loads_neither_bodies_nor_the_client_nor_anything_heavy() -> None:
+    loaded = loaded_by("from exotrio import BaseNode, Graph, GraphNodeModel, Runtime; import exotrio.testing")
+    heavy = {"httpx", "cryptography", "pydantic_settings", "click", "rich", "starlette", "asyncio", "sqlite3"}
+    assert not loaded & heavy
+    assert not {name for name in loaded if name.startswith(("exotrio.manager", "exotrio.cli"))}
+    assert not loaded & {"exotrio._wire_v0", "exotrio._wire_native", "exotrio._client"}
