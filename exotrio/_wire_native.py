@@ -182,10 +182,13 @@ def _uuid(text: str) -> str:
     return str(UUID(text))
 
 
+Uuid = Annotated[str, AfterValidator(_uuid)]
+
+
 class NativeTriggerRequest(TriggerRequest):
     """As v0, plus a run id chosen by the client, which makes the request repeatable."""
 
-    run_id: Annotated[str, AfterValidator(_uuid)]
+    run_id: Uuid
 
 
 class NodeCounts(Body):
@@ -196,7 +199,19 @@ class NodeCounts(Body):
     counts: dict[StateStatus, int]
 
 
-class NativeRun(RunSummary):
+class NativeRunSummary(RunSummary):
+    """A run with what v0 does not tell of it.
+
+    Fields:
+        finished_at: When nothing of it was pending any more; None while something is.
+        cancelled_at: When it was cancelled, if it was.
+    """
+
+    finished_at: str | None = None
+    cancelled_at: str | None = None
+
+
+class NativeRun(NativeRunSummary):
     """One run with its counts per place, in the order of the template."""
 
     nodes: list[NodeCounts]

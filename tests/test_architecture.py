@@ -29,10 +29,21 @@ LAYERS: dict[str, set[str]] = {
             "_node",
             "_outcome",
         ),
-        *("_run_status", "_settings", "_signals", "_wire", "_wire_native", "_wire_v0"),
+        *("_run_status", "_settings", "_signals", "_wire", "_wire_manage", "_wire_native", "_wire_v0"),
     },
     "links": {
-        *("_client", "_discovery", "_endpoint", "_http_answer", "_http_client", "_link", "_link_native"),
+        *(
+            "_client",
+            "_client_calls",
+            "_client_graphs",
+            "_client_runs",
+            "_discovery",
+            "_endpoint",
+            "_http_answer",
+            "_http_client",
+            "_link",
+            "_link_native",
+        ),
         *("_link_v0", "_upsert"),
     },
     "loops": {
@@ -44,7 +55,7 @@ LAYERS: dict[str, set[str]] = {
 }
 MANAGER_MAY_USE = {
     *("_errors", "_backoff", "_cron", "_settings", "_graph"),
-    *("_wire", "_wire_native", "_wire_v0"),
+    *("_wire", "_wire_manage", "_wire_native", "_wire_v0"),
 }
 HEAVY = {
     "httpx",

@@ -7,7 +7,7 @@ Every error body is JSON, in the shapes of v0: ``{"detail": text}``; a list of p
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, TypeVar
 
 import trio
@@ -93,6 +93,23 @@ async def read_model(request: Request, model: type[M]) -> M:
         raise Unprocessable(describe(error, body)) from None
 
 
+def read_query(request: Request, model: type[M], *, lists: Collection[str] = ()) -> M:
+    """Parse what stands behind the ``?`` as ``model``. The last one counts of a parameter that is repeated.
+
+    Args:
+        lists: Parameters of which all count.
+
+    Raises:
+        Unprocessable: it is not of that form.
+    """
+    given = request.query_params
+    fields = {name: given.getlist(name) if name in lists else value for name, value in given.items()}
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise Unprocessable(_items(error, "query")) from None
+
+
 async def read_body(request: Request) -> bytes:
     """Return the body.
 
@@ -111,11 +128,15 @@ def describe(error: ValidationError, body: bytes) -> list[dict[str, Any]]:
     """Return the problems in the shape of v0, without echoing long or secret input."""
     if not body:
         return [{"type": "missing", "loc": ["body"], "msg": "a JSON body is required", "input": None}]
+    return _items(error, "body")
+
+
+def _items(error: ValidationError, part: str) -> list[dict[str, Any]]:
     items = []
     for problem in error.errors(include_url=False, include_context=False):
-        location: list[str | int] = ["body", *problem["loc"]]
+        location: list[str | int] = [part, *problem["loc"]]
         if problem["type"] == "json_invalid":
-            location = ["body", 0]
+            location = [part, 0]
         items.append(
             {
                 "type": problem["type"],

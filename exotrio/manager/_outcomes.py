@@ -263,6 +263,7 @@ def copy_of(state: sqlite3.Row, *, enqueue_after: int) -> NewState:
         groups=state["groups"],
         path=state["path"],
         enqueue_after=enqueue_after,
+        retry_of=state["seq"],
     )
 
 

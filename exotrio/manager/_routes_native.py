@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from exotrio._wire import LARGEST_BATCH, NATIVE_ROOT, NATIVE_VERSION, ItemResult, StateStatus, from_ms
+from exotrio._wire_manage import RetryRunRequest, RunsQuery, StatesQuery
 from exotrio._wire_native import (
     HeartbeatRequest,
     ItemReply,
@@ -21,7 +22,7 @@ from exotrio._wire_native import (
     ReleaseRequest,
     outcome_item,
 )
-from exotrio.manager import _claims, _leases, _outcomes, _runs, _views
+from exotrio.manager import _claims, _history, _leases, _listings, _outcomes, _retries, _runs, _views
 from exotrio.manager._access import LOCAL
 from exotrio.manager._http import STOPPING
 from exotrio.manager._json_api import (
@@ -30,6 +31,7 @@ from exotrio.manager._json_api import (
     path_name,
     read_body,
     read_model,
+    read_query,
     reply,
     settled,
 )
@@ -52,6 +54,10 @@ def native_routes(service: Service) -> list[Route]:
         ("POST", f"{NAMESPACE}/graph/{{graph}}/trigger", native.trigger),
         ("GET", f"{NAMESPACE}/run/{{run_id}}", native.run),
         ("POST", f"{NAMESPACE}/run/{{run_id}}/cancel", native.cancel),
+        ("POST", f"{NAMESPACE}/run/{{run_id}}/retry", native.retry),
+        ("GET", f"{NAMESPACE}/runs", native.runs),
+        ("GET", f"{NAMESPACE}/states", native.states),
+        ("GET", f"{NAMESPACE}/state/{{state_id}}", native.state),
         ("POST", f"{NAMESPACE}/heartbeat", native.heartbeat),
         ("POST", f"{NAMESPACE}/worker/{{worker_id}}/drain", native.drain),
     ]
@@ -143,6 +149,27 @@ class _Native:
         run_id = request.path_params["run_id"]
         await self._store.write(_runs.cancel, namespace, run_id)
         return reply(await self._store.read(_views.show_run, namespace, run_id))
+
+    async def retry(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        body = await read_model(request, RetryRunRequest)
+        run_id = request.path_params["run_id"]
+        return reply(await self._store.write(_retries.retry_run, namespace, run_id, body.request_id))
+
+    async def runs(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        query = read_query(request, RunsQuery)
+        return reply(await self._store.read(_listings.list_runs, namespace, query))
+
+    async def states(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        query = read_query(request, StatesQuery, lists={"status"})
+        return reply(await self._store.read(_listings.list_states, namespace, query))
+
+    async def state(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        state_id, now = request.path_params["state_id"], self._service.monotonic()
+        return reply(await self._store.read(_history.show_history, namespace, state_id, now))
 
     async def heartbeat(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")

@@ -21,7 +21,7 @@ from exotrio._wire_v0 import (
     RequeueRequest,
     TriggerRequest,
 )
-from exotrio.manager import _claims, _graphs, _outcomes, _runs, _views
+from exotrio.manager import _claims, _graphs, _outcomes, _retries, _runs, _views
 from exotrio.manager._access import LOCAL
 from exotrio.manager._json_api import (
     ClaimReply,
@@ -222,7 +222,7 @@ class _V0:
         namespace = path_name(request, "namespace")
         body = await read_model(request, ManualRetryRequest)
         state_id = request.path_params["state_id"]
-        new_id = await self._store.write(_runs.retry_by_hand, namespace, state_id, body.fanout_id)
+        new_id = await self._store.write(_retries.retry_by_hand, namespace, state_id, body.fanout_id)
         return reply({"id": new_id, "status": StateStatus.CREATED})
 
     async def secrets(self, request: Request) -> Response:

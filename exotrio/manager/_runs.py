@@ -1,4 +1,4 @@
-"""What callers do to runs: trigger, retry by hand, cancel; and what they may see of secrets."""
+"""What callers do to runs: trigger and cancel them; and what they may see of secrets."""
 
 from __future__ import annotations
 
@@ -6,28 +6,16 @@ import sqlite3
 import uuid
 from collections.abc import Mapping
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from exotrio._wire import ValidationStatus
 from exotrio.manager._graphs import find_graph
 from exotrio.manager._inputs import InputsError, Sources, build
-from exotrio.manager._outcomes import Follow, copy_of, find_state
+from exotrio.manager._outcomes import find_state
 from exotrio.manager._refused import Refused, not_found
-from exotrio.manager._states import (
-    CREATED,
-    ERRORED,
-    NEXT_CREATED_ERROR,
-    PRUNED,
-    QUEUED,
-    RETRY_CREATED,
-    SUCCESS,
-    Changes,
-    NewState,
-    RunScope,
-    note,
-)
+from exotrio.manager._states import CREATED, ERRORED, QUEUED, Changes, NewState, RunScope, note
 from exotrio.manager._transaction import Transaction, View
-from exotrio.manager._unites import decide, united_state
+from exotrio.manager._unites import decide
 
 
 def trigger(
@@ -98,53 +86,12 @@ def trigger(
     return run_id
 
 
-def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str) -> str:
-    """Replace a state that ended badly by a new one and return the new one's id.
-
-    A state whose next states could not be created is not run again: the creation is redone from
-    its outputs. A united state that could not be built is built anew.
-    """
-    state = find_state(tx, namespace, state_id)
-    if state is None:
-        raise not_found(f"there is no state {state_id!r} in namespace {namespace!r}")
-    if state["status"] not in (ERRORED, NEXT_CREATED_ERROR, PRUNED):
-        raise Refused(409, f"only a state that ended badly can be retried; this one is {state['status']}")
-    if tx.row(
-        "SELECT 1 FROM states WHERE run = ? AND place = ? AND manual_fanout_id = ? AND retry_count = 0",
-        (state["run"], state["place"], fanout_id),
-    ):
-        raise Refused(409, f"this node of the run was already retried with fanout_id {fanout_id!r}")
-    if state["cancelled_at"] is not None:
-        raise Refused(409, "the run of this state was cancelled; trigger the graph again")
-    run = RunScope(state["run"], tx.template(state["template"]))
-    changes = Changes(tx)
-    seq = tx.allocate()
-    new = copy_of(state, enqueue_after=tx.now_ms)
-    if state["status"] == NEXT_CREATED_ERROR:
-        new.outputs = state["outputs"]
-        new.error = Follow(changes, run, state).create(seq, from_json(state["outputs"]), state["path"])
-        new.status = NEXT_CREATED_ERROR if new.error else SUCCESS
-    elif state["united"] and state["claimed_at"] is None:
-        new = _rebuilt(changes, run, state)
-    new.manual_fanout_id = fanout_id
-    changes.insert(run, new, seq=seq)
-    tx.execute(
-        "UPDATE states SET status = ?, updated_at = ? WHERE seq = ?", (RETRY_CREATED, tx.now_ms, state["seq"])
-    )
-    changes.move(run, state["place"], state["groups"], state["status"], RETRY_CREATED)
-    note(tx, state["seq"], "retried by hand")
-    decide(changes)
-    return tx.state_id(seq)
-
-
 def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
     """End a run: what waits or runs is ERRORED with the error ``cancelled``, and nothing follows.
 
     Workers that run one of its states hear of it with their next heartbeat. Asking again changes nothing.
     """
-    run = tx.row("SELECT * FROM runs WHERE run_id = ? AND namespace = ?", (run_id, namespace))
-    if run is None:
-        raise not_found(f"there is no run {run_id!r} in namespace {namespace!r}")
+    run = find_run(tx, namespace, run_id)
     if run["cancelled_at"] is not None:
         return
     if not run["pending"]:
@@ -166,16 +113,12 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
     tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run["id"]))
 
 
-def _rebuilt(changes: Changes, run: RunScope, state: sqlite3.Row) -> NewState:
-    """Return the united state built anew; refuse if its inputs still cannot be built."""
-    t = state["parent"]
-    unite = next(
-        unite for unites in run.template.uniters.values() for unite in unites if unite.place == state["place"]
-    )
-    new = united_state(changes, run, t, unite)
-    if new.status == ERRORED:
-        raise Refused(409, str(new.error))
-    return new
+def find_run(view: View, namespace: str, run_id: str) -> sqlite3.Row:
+    """Return a run of a namespace; refuse with 404 if there is none."""
+    run = view.row("SELECT * FROM runs WHERE run_id = ? AND namespace = ?", (run_id, namespace))
+    if run is None:
+        raise not_found(f"there is no run {run_id!r} in namespace {namespace!r}")
+    return run
 
 
 def any_secret(view: View) -> tuple[str, str, str, str] | None:

@@ -65,6 +65,7 @@ class NewState:
     united: bool = False
     retry_count: int = 0
     manual_fanout_id: str | None = None
+    retry_of: int | None = None
 
 
 def split_groups(groups: str) -> Iterator[tuple[int, int]]:
@@ -128,7 +129,7 @@ class Changes:
             (
                 seq, run.id, state.place, state.kind, state.status, state.inputs, state.outputs, state.error,
                 state.parent, state.united, state.groups, state.path, state.enqueue_after, state.retry_count,
-                state.manual_fanout_id, now, now, None if state.status == CREATED else now,
+                state.manual_fanout_id, now, now, None if state.status == CREATED else now, state.retry_of,
             )
         )  # fmt: skip
         if state.status == CREATED:
@@ -171,8 +172,8 @@ class Changes:
         tx.executemany(
             "INSERT INTO states (seq, run, place, kind, status, inputs, outputs, error, parent, united,"
             " groups, path, enqueue_after, retry_count, manual_fanout_id, created_at, updated_at,"
-            " finished_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " finished_at, retry_of)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             self._rows,
         )
         tx.executemany("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?)", self._members)

@@ -8,13 +8,12 @@ from typing import Any
 from pydantic_core import from_json
 
 from exotrio._wire import RunStatus
+from exotrio._wire_manage import LARGEST_PAGE
 from exotrio.manager._graphs import timestamp
 from exotrio.manager._outcomes import find_state
 from exotrio.manager._refused import not_found
 from exotrio.manager._states import STATUSES, chain
 from exotrio.manager._transaction import View
-
-LARGEST_PAGE = 1_000
 
 
 def list_runs(view: View, namespace: str, page: int, size: int) -> dict[str, Any]:
@@ -22,7 +21,7 @@ def list_runs(view: View, namespace: str, page: int, size: int) -> dict[str, Any
     size = min(size, LARGEST_PAGE)
     total = view.execute("SELECT count(*) FROM runs WHERE namespace = ?", (namespace,)).fetchone()[0]
     rows = view.execute(
-        _RUNS + " WHERE runs.namespace = ? ORDER BY runs.created_at DESC, runs.id DESC LIMIT ? OFFSET ?",
+        RUNS + " WHERE runs.namespace = ? ORDER BY runs.created_at DESC, runs.id DESC LIMIT ? OFFSET ?",
         (namespace, size, min((page - 1) * size, 2**62)),
     )
     return {
@@ -30,14 +29,23 @@ def list_runs(view: View, namespace: str, page: int, size: int) -> dict[str, Any
         "total": total,
         "page": page,
         "size": size,
-        "runs": [_summary(row) for row in rows],
+        "runs": [_v0_summary(row) for row in rows],
     }
 
 
-_RUNS = "SELECT runs.*, graphs.name AS graph_name FROM runs JOIN graphs ON graphs.id = runs.graph"
+RUNS = "SELECT runs.*, graphs.name AS graph_name FROM runs JOIN graphs ON graphs.id = runs.graph"
 
 
-def _summary(run: sqlite3.Row) -> dict[str, Any]:
+def run_summary(run: sqlite3.Row) -> dict[str, Any]:
+    """Return a run, selected by ``RUNS``, as the native API shows it."""
+    return {
+        **_v0_summary(run),
+        "finished_at": None if run["finished_at"] is None else timestamp(run["finished_at"]),
+        "cancelled_at": None if run["cancelled_at"] is None else timestamp(run["cancelled_at"]),
+    }
+
+
+def _v0_summary(run: sqlite3.Row) -> dict[str, Any]:
     if run["pending"]:
         status = RunStatus.PENDING
     elif run["errored"] or not run["success"] + run["retried"]:
@@ -60,7 +68,7 @@ def _summary(run: sqlite3.Row) -> dict[str, Any]:
 def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
     """Return one run with its counts per place, in the order of the template. Costs the same for
     a run of any size."""
-    run = view.row(_RUNS + " WHERE runs.run_id = ? AND runs.namespace = ?", (run_id, namespace))
+    run = view.row(RUNS + " WHERE runs.run_id = ? AND runs.namespace = ?", (run_id, namespace))
     if run is None:
         raise not_found(f"there is no run {run_id!r} in namespace {namespace!r}")
     counts = {row["place"]: row for row in view.execute("SELECT * FROM counts WHERE run = ?", (run["id"],))}
@@ -74,7 +82,7 @@ def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
                 "counts": {status: row[status.lower()] for status in STATUSES if row and row[status.lower()]},
             }
         )
-    return {**_summary(run), "nodes": nodes}
+    return {**run_summary(run), "nodes": nodes}
 
 
 def show_run_graph(view: View, namespace: str, run_id: str) -> dict[str, Any]:
@@ -120,19 +128,26 @@ def show_run_graph(view: View, namespace: str, run_id: str) -> dict[str, Any]:
 def show_state(view: View, namespace: str, graph_name: str, run_id: str, state_id: str) -> dict[str, Any]:
     """Return one state in full; all four values must match."""
     state = find_state(view, namespace, state_id)
-    run = state and view.row(_RUNS + " WHERE runs.id = ?", (state["run"],))
-    if state is None or run is None or run["run_id"] != run_id or run["graph_name"] != graph_name:
+    shown = state and detail(view, state)
+    if not shown or shown["run_id"] != run_id or shown["graph_name"] != graph_name:
         raise not_found(f"there is no state {state_id!r} in this run, graph and namespace")
+    return shown
+
+
+def detail(view: View, state: sqlite3.Row) -> dict[str, Any]:
+    """Return a state, from ``find_state``, as v0 shows it."""
+    run = view.row(RUNS + " WHERE runs.id = ?", (state["run"],))
+    assert run is not None, "find_state finds no state without its run"
     places = view.template(run["template"]).places
     ancestors = [
         (places[row["place"]].identifier, view.state_id(row["seq"])) for row in chain(view, state["parent"])
     ]
     return {
-        "id": state_id,
+        "id": view.state_id(state["seq"]),
         "node_name": state["name"],
         "identifier": places[state["place"]].identifier,
-        "graph_name": graph_name,
-        "run_id": run_id,
+        "graph_name": run["graph_name"],
+        "run_id": run["run_id"],
         "status": state["status"],
         "inputs": from_json(state["inputs"]),
         "outputs": from_json(state["outputs"]),
