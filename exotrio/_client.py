@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import uuid4
 
-import trio
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from exotrio._backoff import full_jitter
-from exotrio._discovery import discover
+from exotrio import _client_graphs, _client_runs
+from exotrio._client_calls import Calls
 from exotrio._endpoint import resolve_endpoint, version_problems
-from exotrio._errors import ConfigurationError, ManagerUnavailable, NotFound, RequestRefused
+from exotrio._errors import ConfigurationError
 from exotrio._graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel, StoreConfigModel, check_name
-from exotrio._http_client import HttpClient, require_trio
-from exotrio._run_status import summarize
-from exotrio._upsert import REFUSED, as_graph, graph_body, only_valid
-from exotrio._wire import NATIVE_VERSION, RunStatus, ValidationStatus, native_path, v0_path
-from exotrio._wire_native import NativeRun
-from exotrio._wire_v0 import (
-    ManualRetryReply,
-    ManualRetryRequest,
-    RunGraphReply,
-    RunsReply,
-    StateDetail,
-    TriggerReply,
+from exotrio._upsert import graph_body
+from exotrio._wire import RunStatus, StateStatus
+from exotrio._wire_manage import (
+    GraphsReply,
+    ListedGraph,
+    NodesReply,
+    RegisteredNode,
+    RetryRunReply,
+    RunsFound,
+    RunsQuery,
+    StateHistory,
+    StatesQuery,
+    StatesReply,
 )
+from exotrio._wire_native import NativeRun
+from exotrio._wire_v0 import ManualRetryReply, RunGraphReply, RunsReply, StateDetail
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,14 +37,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
-
-TRIES = 4
-LONGEST_PAUSE = 5.0
-FIRST_POLL = 0.05
-OUTAGE_TOLERANCE = 60.0
-"""How long ``wait`` goes on asking a state manager that does not answer."""
 
 
 class StateManager:
@@ -83,9 +78,7 @@ class StateManager:
             problems.append(f"the namespace {error}")
         if problems or endpoint is None:
             raise ConfigurationError("the state manager cannot be addressed", problems)
-        self._namespace = namespace
-        self._http = HttpClient(endpoint)
-        self._native: bool | None = None
+        self._calls = Calls(endpoint, namespace)
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,7 +90,7 @@ class StateManager:
 
     async def aclose(self) -> None:
         """Close the connections. Safe to call twice; a later call opens new ones."""
-        await self._http.aclose()
+        await self._calls.http.aclose()
 
     # -- as in the stock SDK
 
@@ -131,15 +124,7 @@ class StateManager:
         """
         # Unchecked: the server says what is wrong with the values, and where.
         request = {"start_delay": start_delay, "inputs": inputs or {}, "store": store or {}}
-        if await self._is_native():
-            try:
-                return await self._trigger_native(graph_name, request)
-            except NotFound:
-                self._native = None
-                if await self._is_native():  # it is the graph that is not known
-                    raise
-        path = v0_path(self._namespace, "graph", graph_name, "trigger")
-        return await self._repeat(lambda: self._ask(TriggerReply, "POST", path, request), sent=False)
+        return await _client_graphs.trigger(self._calls, graph_name, request)
 
     async def get_graph(self, graph_name: str) -> dict[str, Any]:
         """Return a graph as the state manager has it, with its ``validation_status``.
@@ -152,8 +137,7 @@ class StateManager:
         Cancellation:
             Safe; nothing changes at the server.
         """
-        path = v0_path(self._namespace, "graph", graph_name)
-        return as_graph(await self._repeat(lambda: self._http.ask("GET", path)), graph_name)
+        return await _client_graphs.get_graph(self._calls, graph_name)
 
     @overload
     async def upsert_graph(
@@ -221,22 +205,39 @@ class StateManager:
         else:
             name = graph_name
             body = graph_body(graph_nodes, secrets, retry_policy, store_config, triggers)
-        path = v0_path(self._namespace, "graph", name)
-        answer = await self._repeat(lambda: self._http.ask("PUT", path, body=body, accept=REFUSED))
-        graph = as_graph(answer, name)
-        give_up = trio.current_time() + validation_timeout
-        while graph["validation_status"] == ValidationStatus.PENDING:
-            if trio.current_time() > give_up:
-                raise ManagerUnavailable(
-                    f"graph {name!r} is still not validated after {validation_timeout} s",
-                    where=f"asked: {answer.asked}",
-                    fix="wait longer (validation_timeout), or see what keeps the state manager busy",
-                )
-            await trio.sleep(polling_interval)
-            graph = await self.get_graph(name)
-        return only_valid(graph, name)
+        return await _client_graphs.upsert_graph(
+            self._calls,
+            name,
+            body,
+            validation_timeout=validation_timeout,
+            polling_interval=polling_interval,
+        )
 
-    # -- ours
+    # -- ours: nodes and graphs
+
+    async def nodes(self) -> list[RegisteredNode]:
+        """Return the node classes registered in the namespace.
+
+        Raises:
+            ManagerError: as its subclasses say.
+
+        Cancellation:
+            Safe; nothing changes at the server.
+        """
+        return (await self._calls.fetch(NodesReply, "GET", self._calls.v0("nodes"))).nodes
+
+    async def graphs(self) -> list[ListedGraph]:
+        """Return the graphs of the namespace, each as its next runs will use it; secrets by name only.
+
+        Raises:
+            ManagerError: as its subclasses say.
+
+        Cancellation:
+            Safe; nothing changes at the server.
+        """
+        return (await self._calls.fetch(GraphsReply, "GET", self._calls.v0("graphs"))).templates
+
+    # -- ours: runs
 
     async def runs(self, page: int = 1, size: int = 20) -> RunsReply:
         """Return one page of the namespace's runs, newest first.
@@ -251,7 +252,7 @@ class StateManager:
         Cancellation:
             Safe; nothing changes at the server.
         """
-        return await self._get(RunsReply, v0_path(self._namespace, "runs", page, size))
+        return await self._calls.fetch(RunsReply, "GET", self._calls.v0("runs", page, size))
 
     async def run(self, run_id: str) -> RunGraphReply:
         """Return the states of a run and how they follow each other.
@@ -263,11 +264,7 @@ class StateManager:
         Cancellation:
             Safe; nothing changes at the server.
         """
-        path = v0_path(self._namespace, "states", "run", run_id, "graph")
-        reply = await self._get(RunGraphReply, path)
-        if not reply.nodes:  # what v0 answers for a run it does not know
-            raise NotFound(f"there is no run {run_id} in namespace {self._namespace!r}")
-        return reply
+        return await _client_runs.run(self._calls, run_id)
 
     async def state(self, graph: str, run_id: str, state_id: str) -> StateDetail:
         """Return one state in full: inputs, outputs, error, parents.
@@ -279,8 +276,8 @@ class StateManager:
         Cancellation:
             Safe; nothing changes at the server.
         """
-        path = v0_path(self._namespace, "graph", graph, "run", run_id, "node", state_id)
-        return await self._get(StateDetail, path)
+        path = self._calls.v0("graph", graph, "run", run_id, "node", state_id)
+        return await self._calls.fetch(StateDetail, "GET", path)
 
     async def status(self, run_id: str) -> NativeRun:
         """Return how far a run is, with counts per place of the graph.
@@ -294,14 +291,7 @@ class StateManager:
         Cancellation:
             Safe; nothing changes at the server.
         """
-        if await self._is_native():
-            try:
-                return await self._get(NativeRun, native_path(self._namespace, "run", run_id))
-            except NotFound:
-                self._native = None
-                if await self._is_native():  # it is the run that is not known
-                    raise
-        return summarize(run_id, await self.run(run_id))
+        return await _client_runs.status(self._calls, run_id)
 
     async def wait(
         self,
@@ -330,19 +320,9 @@ class StateManager:
         Cancellation:
             Safe; the run goes on.
         """
-        require_trio()
-        shown: NativeRun | None = None
-        pause = min(FIRST_POLL, poll_interval)
-        with _time_limit(timeout):
-            while True:
-                run = await self._status_after_outages(run_id)
-                if on_progress is not None and run != shown:
-                    on_progress(run)
-                    shown = run
-                if run.status is not RunStatus.PENDING:
-                    return run
-                await trio.sleep(pause)
-                pause = min(pause * 1.5, poll_interval)
+        return await _client_runs.wait(
+            self._calls, run_id, timeout=timeout, poll_interval=poll_interval, on_progress=on_progress
+        )
 
     async def cancel(self, run_id: str) -> NativeRun:
         """End a run: what waits is ended at once, running nodes are cancelled, nothing follows.
@@ -365,19 +345,7 @@ class StateManager:
         Cancellation:
             The run may have been cancelled all the same.
         """
-        if await self._is_native():
-            try:
-                path = native_path(self._namespace, "run", run_id, "cancel")
-                return await self._repeat(lambda: self._http.fetch(NativeRun, "POST", path))
-            except NotFound:
-                self._native = None
-                if await self._is_native():  # it is the run that is not known
-                    raise
-        raise RequestRefused(
-            f"the run {run_id} cannot be cancelled: the state manager at {self._http.endpoint.shown} speaks "
-            "only v0, which has no way to cancel a run",
-            fix="stop the runtimes that run its nodes; or use exotrio's server (python -m exotrio server)",
-        )
+        return await _client_runs.cancel(self._calls, run_id)
 
     async def manual_retry(self, state_id: str, fanout_id: str | None = None) -> ManualRetryReply:
         """Run a state that failed or was pruned once more, as a new state.
@@ -399,59 +367,129 @@ class StateManager:
         Cancellation:
             The retry may have been created all the same.
         """
-        request = ManualRetryRequest(fanout_id=str(uuid4()) if fanout_id is None else fanout_id)
-        path = v0_path(self._namespace, "state", state_id, "manual-retry")
-        return await self._repeat(
-            lambda: self._http.fetch(ManualRetryReply, "POST", path, body=request), sent=False
+        chosen = str(uuid4()) if fanout_id is None else fanout_id
+        return await _client_runs.manual_retry(self._calls, state_id, chosen)
+
+    async def retry_run(self, run_id: str) -> RetryRunReply:
+        """Retry every failed state of a run (ERRORED, NEXT_CREATED_ERROR), each as ``manual_retry`` does.
+
+        On our server all of them in one step, and no state twice, however often the request has to
+        be repeated. On a v0 server one after the other.
+
+        Args:
+            run_id: The run.
+
+        Returns:
+            Which states were retried, each with the new state in its place, and which were refused
+            (a united node whose inputs still cannot be built, say), each with the reason.
+
+        Raises:
+            NotFound: there is no such run.
+            RequestRefused: it was cancelled, or has no failed states (409).
+            ManagerError: as its other subclasses say.
+
+        Cancellation:
+            States may have been retried all the same.
+        """
+        return await _client_runs.retry_run(self._calls, run_id)
+
+    async def find_runs(
+        self,
+        *,
+        graph: str | None = None,
+        status: RunStatus | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
+        before: str | None = None,
+    ) -> RunsFound:
+        """Return runs that match, newest first. Needs our server; ``runs`` works on every one.
+
+        Args:
+            graph: Only of this graph.
+            status: Only with this status.
+            since: Only those that began then or later; a time with its zone.
+            limit: Most runs of the page, up to 1,000.
+            before: ``next`` of the page before, for the following one.
+
+        Raises:
+            NotFound: there is no such graph.
+            RequestRefused: the server speaks only v0.
+            ConfigurationError: an argument is out of range.
+            ManagerError: as its other subclasses say.
+
+        Cancellation:
+            Safe; nothing changes at the server.
+        """
+        query = _query(RunsQuery, graph=graph, status=status, since=since, limit=limit, before=before)
+        return await _client_runs.find_runs(self._calls, query)
+
+    # -- ours: states
+
+    async def states(
+        self,
+        *,
+        run: str | None = None,
+        graph: str | None = None,
+        node: str | None = None,
+        identifier: str | None = None,
+        status: StateStatus | Sequence[StateStatus] = (),
+        limit: int = 100,
+        before: str | None = None,
+    ) -> StatesReply:
+        """Return states that match, newest first. Without ``run`` it needs our server.
+
+        Args:
+            run: Only of this run.
+            graph: Only of this graph.
+            node: Only of this registered node.
+            identifier: Only of this place of the graph; needs ``run`` or ``graph``.
+            status: Only with this status, or with one of these.
+            limit: Most states of the page, up to 1,000.
+            before: ``next`` of the page before, for the following one.
+
+        Raises:
+            NotFound: there is no such run, graph or node.
+            RequestRefused: the server speaks only v0, and no run was named.
+            ConfigurationError: an argument is out of range.
+            ManagerError: as its other subclasses say.
+
+        Cancellation:
+            Safe; nothing changes at the server.
+        """
+        statuses = [status] if isinstance(status, str) else list(status)
+        query = _query(
+            StatesQuery,
+            run=run,
+            graph=graph,
+            node=node,
+            identifier=identifier,
+            status=statuses,
+            limit=limit,
+            before=before,
         )
+        return await _client_runs.states(self._calls, query)
 
-    # -- how calls are made
+    async def history(self, state_id: str) -> StateHistory:
+        """Return one state, found by its id alone, with all that happened to it.
 
-    async def _is_native(self) -> bool:
-        if self._native is None:
-            found = await self._repeat(lambda: discover(self._http))
-            self._native = found is not None and found.version == NATIVE_VERSION
-        return self._native
+        That is: what ``state`` returns; its last claim and who holds it now; leases lost, hand-backs
+        and other events; and the chain of its attempts.
 
-    async def _trigger_native(self, graph_name: str, request: dict[str, Any]) -> dict[str, Any]:
-        # The id is chosen once, so that repeating the request cannot start a second run.
-        body = {**request, "run_id": str(uuid4())}
-        path = native_path(self._namespace, "graph", graph_name, "trigger")
-        return await self._repeat(lambda: self._ask(TriggerReply, "POST", path, body))
+        Raises:
+            NotFound: there is no such state in the namespace.
+            RequestRefused: the server speaks only v0.
+            ManagerError: as its other subclasses say.
 
-    async def _ask(
-        self, model: type[BaseModel], method: str, path: str, body: dict[str, Any]
-    ) -> dict[str, Any]:
-        answer = await self._http.ask(method, path, body=body)
-        answer.parse(model)
-        return cast("dict[str, Any]", answer.body)
-
-    async def _get(self, model: type[M], path: str) -> M:
-        return await self._repeat(lambda: self._http.fetch(model, "GET", path))
-
-    async def _repeat(self, call: Callable[[], Awaitable[T]], *, sent: bool = True) -> T:
-        """Make a call, some times if need be; with ``sent=False`` only while it provably did not arrive."""
-        for attempt in range(TRIES - 1):
-            try:
-                return await call()
-            except ManagerUnavailable as error:
-                if error.sent and not sent:
-                    raise
-                self._native = None  # another server may answer next
-                pause = max(full_jitter(attempt, base=0.25, cap=2.0), error.retry_after or 0.0)
-                await trio.sleep(min(pause, LONGEST_PAUSE))
-        return await call()
-
-    async def _status_after_outages(self, run_id: str) -> NativeRun:
-        give_up = trio.current_time() + OUTAGE_TOLERANCE
-        while True:
-            try:
-                return await self.status(run_id)
-            except ManagerUnavailable:
-                if trio.current_time() >= give_up:
-                    raise
-                await trio.sleep(1.0)
+        Cancellation:
+            Safe; nothing changes at the server.
+        """
+        return await _client_runs.history(self._calls, state_id)
 
 
-def _time_limit(seconds: float | None) -> AbstractContextManager[object]:
-    return nullcontext() if seconds is None else trio.fail_after(seconds)
+def _query(model: type[M], **fields: Any) -> M:
+    """Return what to ask for, checked here so that a mistake is told without a server."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise ConfigurationError("the list cannot be asked for", problems) from error

@@ -1,0 +1,95 @@
+"""How the public client's calls are made: to which API, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Never, TypeVar
+from urllib.parse import urlencode
+
+import trio
+from pydantic import BaseModel
+
+from exotrio._backoff import full_jitter
+from exotrio._discovery import discover
+from exotrio._errors import ManagerUnavailable, NotFound, RequestRefused
+from exotrio._http_client import HttpClient
+from exotrio._wire import NATIVE_VERSION, native_path, v0_path
+
+if TYPE_CHECKING:
+    from exotrio._endpoint import Endpoint
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+TRIES = 4
+LONGEST_PAUSE = 5.0
+
+
+class Calls:
+    """Calls to one namespace of one state manager.
+
+    Args:
+        endpoint: The state manager.
+        namespace: Where every call goes.
+    """
+
+    def __init__(self, endpoint: Endpoint, namespace: str) -> None:
+        self.http = HttpClient(endpoint)
+        self.namespace = namespace
+        self._native: bool | None = None
+
+    def v0(self, *segments: str | int) -> str:
+        """Return a path of v0 below the namespace."""
+        return v0_path(self.namespace, *segments)
+
+    def native(self, *segments: str | int, query: Mapping[str, Any] | None = None) -> str:
+        """Return a path of the native API below the namespace."""
+        path = native_path(self.namespace, *segments)
+        return f"{path}?{urlencode(query, doseq=True)}" if query else path
+
+    async def fetch(self, model: type[M], method: str, path: str, **options: Any) -> M:
+        """Ask for something that may be asked for repeatedly."""
+        return await self.repeat(lambda: self.http.fetch(model, method, path, **options))
+
+    async def prefer_native(
+        self, native: Callable[[], Awaitable[T]], otherwise: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Make the native call if the server is ours, the other one if it is not.
+
+        A 404 from a native route may mean that the server was replaced since: then it is asked again
+        what it is.
+        """
+        if await self._is_native():
+            try:
+                return await native()
+            except NotFound:
+                self._native = None
+                if await self._is_native():  # it is the thing asked for that is not known
+                    raise
+        return await otherwise()
+
+    def refuse_v0(self, what: str, fix: str) -> Never:
+        """Say what cannot be done at a server that speaks only v0."""
+        raise RequestRefused(
+            f"{what}: the state manager at {self.http.endpoint.shown} speaks only v0, which has no way to",
+            fix=fix,
+        )
+
+    async def repeat(self, call: Callable[[], Awaitable[T]], *, sent: bool = True) -> T:
+        """Make a call, some times if need be; with ``sent=False`` only while it provably did not arrive."""
+        for attempt in range(TRIES - 1):
+            try:
+                return await call()
+            except ManagerUnavailable as error:
+                if error.sent and not sent:
+                    raise
+                self._native = None  # another server may answer next
+                pause = max(full_jitter(attempt, base=0.25, cap=2.0), error.retry_after or 0.0)
+                await trio.sleep(min(pause, LONGEST_PAUSE))
+        return await call()
+
+    async def _is_native(self) -> bool:
+        if self._native is None:
+            found = await self.repeat(lambda: discover(self.http))
+            self._native = found is not None and found.version == NATIVE_VERSION
+        return self._native

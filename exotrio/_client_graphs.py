@@ -1,0 +1,67 @@
+"""What the public client does with graphs and nodes: upsert and wait for the validation, list, trigger."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+from uuid import uuid4
+
+import trio
+from pydantic import BaseModel
+
+from exotrio._client_calls import Calls
+from exotrio._errors import ManagerUnavailable
+from exotrio._upsert import REFUSED, as_graph, only_valid
+from exotrio._wire import ValidationStatus
+from exotrio._wire_v0 import TriggerReply
+
+
+async def trigger(calls: Calls, graph_name: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Start a run and return the reply as it came."""
+
+    async def ask(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return await _checked(calls, TriggerReply, "POST", path, body)
+
+    async def native() -> dict[str, Any]:
+        # The id is chosen once, so that repeating the request cannot start a second run.
+        body = {**request, "run_id": str(uuid4())}
+        return await calls.repeat(lambda: ask(calls.native("graph", graph_name, "trigger"), body))
+
+    async def v0() -> dict[str, Any]:
+        return await calls.repeat(lambda: ask(calls.v0("graph", graph_name, "trigger"), request), sent=False)
+
+    return await calls.prefer_native(native, v0)
+
+
+async def get_graph(calls: Calls, name: str) -> dict[str, Any]:
+    """Return a graph as the state manager has it."""
+    path = calls.v0("graph", name)
+    return as_graph(await calls.repeat(lambda: calls.http.ask("GET", path)), name)
+
+
+async def upsert_graph(
+    calls: Calls, name: str, body: dict[str, Any], *, validation_timeout: float, polling_interval: float
+) -> dict[str, Any]:
+    """Create or replace a graph and return it once it is validated."""
+    path = calls.v0("graph", name)
+    answer = await calls.repeat(lambda: calls.http.ask("PUT", path, body=body, accept=REFUSED))
+    graph = as_graph(answer, name)
+    give_up = trio.current_time() + validation_timeout
+    while graph["validation_status"] == ValidationStatus.PENDING:
+        if trio.current_time() > give_up:
+            raise ManagerUnavailable(
+                f"graph {name!r} is still not validated after {validation_timeout} s",
+                where=f"asked: {answer.asked}",
+                fix="wait longer (validation_timeout), or see what keeps the state manager busy",
+            )
+        await trio.sleep(polling_interval)
+        graph = await get_graph(calls, name)
+    return only_valid(graph, name)
+
+
+async def _checked(
+    calls: Calls, model: type[BaseModel], method: str, path: str, body: dict[str, Any]
+) -> dict[str, Any]:
+    """Return an answer as it came, once it is known to be what was asked for."""
+    answer = await calls.http.ask(method, path, body=body)
+    answer.parse(model)
+    return cast("dict[str, Any]", answer.body)
