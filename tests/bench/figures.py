@@ -1,0 +1,145 @@
+"""What is measured: samples, gathered over several rounds into a table or JSON."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measurement.
+
+    Attributes:
+        name: What was measured, and where.
+        value: The result.
+        unit: Of the value.
+        least, most: What is to be reached, or None.
+        limit: Name of the sample that says what the machine allows, taken in the same round.
+    """
+
+    name: str
+    value: float
+    unit: str
+    least: float | None = None
+    most: float | None = None
+    limit: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to measure. The defaults take some minutes.
+
+    Attributes:
+        folder: For databases; every use takes a folder of its own in it.
+        runs: Rounds, and measurements in each of those cases that take all at once.
+        states: Size of the fan-outs for throughput.
+        triggers: Runs for one latency percentile.
+        rate: Triggers per second under load.
+        fans: Sizes of the fan-outs that grow; the last is compared with the first.
+        histories: Finished or ready states beside which claims are timed, the first for comparison.
+        claims: Claims and batches of outcomes timed beside each of them.
+        seconds: How long idle CPU is counted.
+        poll_interval: Of runtimes on v0. The default is the runtime's.
+        stock_runs: One-node runs through the stock SDK.
+        sdk_python: Python of an environment with ``exospherehost``, or None.
+    """
+
+    folder: Path
+    runs: int = 3
+    states: int = 3_000
+    triggers: int = 200
+    rate: float = 100.0
+    fans: tuple[int, ...] = (1_000, 10_000, 50_000)
+    histories: tuple[int, ...] = (1_000, 1_000_000)
+    claims: int = 150
+    seconds: float = 10.0
+    poll_interval: float = 1.0
+    stock_runs: int = 500
+    sdk_python: str | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """All samples of one name."""
+
+    samples: tuple[Sample, ...]
+    limits: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(sample.value for sample in self.samples)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        values = [sample.value for sample in self.samples]
+        return min(values), max(values)
+
+    @property
+    def of_limit(self) -> float | None:
+        """The share of the limit that is reached, in the median of the rounds."""
+        pairs = zip(self.samples, self.limits, strict=False)
+        return statistics.median([sample.value / limit for sample, limit in pairs]) if self.limits else None
+
+    @property
+    def goal(self) -> str:
+        first = self.samples[0]
+        if first.least is not None:
+            return f"{first.least:,g} or more: {'reached' if self.median >= first.least else 'MISSED'}"
+        if first.most is not None:
+            return f"{first.most:,g} or less: {'reached' if self.median <= first.most else 'MISSED'}"
+        return ""
+
+    def cells(self) -> list[str]:
+        low, high = self.range
+        share = "" if self.of_limit is None else f"{self.of_limit:.0%} of: {self.samples[0].limit}"
+        values = f"{_short(low)} to {_short(high)}"
+        return [self.samples[0].name, _short(self.median), self.samples[0].unit, values, self.goal, share]
+
+    def as_json(self) -> dict[str, object]:
+        first = self.samples[0]
+        return {
+            "name": first.name,
+            "unit": first.unit,
+            "median": self.median,
+            "values": [sample.value for sample in self.samples],
+            "least": first.least,
+            "most": first.most,
+            "limit": first.limit,
+            "of_limit": self.of_limit,
+        }
+
+
+def gather(samples: Iterable[Sample]) -> list[Figure]:
+    """Return one figure per name, in the order of their first samples."""
+    named: dict[str, list[Sample]] = {}
+    for sample in samples:
+        named.setdefault(sample.name, []).append(sample)
+    return [
+        Figure(tuple(found), tuple(limit.value for limit in named.get(found[0].limit or "", [])))
+        for found in named.values()
+    ]
+
+
+def as_table(figures: Iterable[Figure]) -> str:
+    rows = [["", "median", "", "range", "to reach", "share of its limit"], *(f.cells() for f in figures)]
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    right = {1}
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def as_json(figures: Iterable[Figure]) -> str:
+    return json.dumps([figure.as_json() for figure in figures], indent=2)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.3g}"

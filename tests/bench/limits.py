@@ -1,0 +1,150 @@
+"""What the machine allows: bare HTTP clients, SQLite alone, an empty Trio loop."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sqlite3
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
+from urllib.parse import urlsplit
+
+import httpx
+import trio
+
+from exotrio.manager import embedded
+from tests.bench.figures import Plan, Sample
+from tests.bench.places import Where, fresh
+from tests.bench.work import NAMESPACE
+
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Loading certificates takes httpx 20 ms a client."""
+_CLAIMS = {
+    "native": (
+        f"/exotrio/v1/namespace/{NAMESPACE}/claim",
+        {"worker_id": "bare", "limits": {"Step": 16}, "limit": 16, "claim_id": "bare"},
+    ),
+    "v0": (f"/v0/namespace/{NAMESPACE}/states/enqueue", {"nodes": ["Step"], "batch_size": 16}),
+}
+
+
+def requests(where: Where, api: str, plan: Plan) -> Iterator[Sample]:
+    """Requests per second of clients that do nothing else; the claims find nothing."""
+    path, body = _CLAIMS[api]
+    content = json.dumps(body).encode()
+    count = plan.triggers * 5
+    for what, method, target, data in (
+        ("GET /health", "GET", "/health", b""),
+        ("claim", "POST", path, content),
+    ):
+        for tasks in (1, 8):
+            rate = trio.run(_httpx_rate, where, method, target, data, count, tasks)
+            yield Sample(f"{what}, httpx, {tasks} at once ({api})", rate, "req/s")
+        rate = _socket_rate(where, method, target, data, count)
+        yield Sample(f"{what}, one bare socket ({api})", rate, "req/s")
+
+
+async def _httpx_rate(where: Where, method: str, path: str, body: bytes, count: int, tasks: int) -> float:
+    headers = {"x-api-key": where["key"], "content-type": "application/json"}
+    uri = where["state_manager_uri"]
+    async with httpx.AsyncClient(base_url=uri, headers=headers, verify=NO_TLS, trust_env=False) as client:
+
+        async def ask() -> None:
+            (await client.request(method, path, content=body)).raise_for_status()
+
+        await ask()
+        begin = time.perf_counter()
+        async with trio.open_nursery() as nursery:
+            for _ in range(tasks):
+                nursery.start_soon(_repeat, ask, count // tasks)
+        return count / (time.perf_counter() - begin)
+
+
+async def _repeat(ask: Callable[[], Awaitable[None]], count: int) -> None:
+    for _ in range(count):
+        await ask()
+
+
+def _socket_rate(where: Where, method: str, path: str, body: bytes, count: int) -> float:
+    """One request after the other, without any HTTP library."""
+    parts = urlsplit(where["state_manager_uri"])
+    head = f"{method} {path} HTTP/1.1\r\nhost: {parts.netloc}\r\nx-api-key: {where['key']}\r\n"
+    request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    with socket.create_connection((parts.hostname, parts.port)) as connection:
+        begin = time.perf_counter()
+        for _ in range(count):
+            connection.sendall(request)
+            answer = connection.recv(65536)
+            while b"\r\n\r\n" not in answer:
+                answer += connection.recv(65536)
+            head_, _, rest = answer.partition(b"\r\n\r\n")
+            assert head_.startswith(b"HTTP/1.1 200"), head_
+            left = int(head_.lower().split(b"content-length:")[1].split()[0]) - len(rest)
+            while left > 0:
+                left -= len(connection.recv(left))
+        return count / (time.perf_counter() - begin)
+
+
+def sqlite_rate(plan: Plan, batch: int) -> float:
+    """States per second if every ``batch`` of them costs one commit that claims and one that records,
+    with the rows and indexes of our own database, and synchronous=FULL."""
+    path = fresh(plan.folder) / "raw.db"
+
+    async def make() -> None:
+        async with embedded(path):
+            pass
+
+    trio.run(make)
+    with closing(sqlite3.connect(path, isolation_level=None, cached_statements=16)) as db:
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("BEGIN")
+        db.executemany(
+            "INSERT INTO states (run, place, kind, status, inputs, parent, path, enqueue_after, created_at,"
+            " updated_at) VALUES (1, 1, 1, 'CREATED', '{\"i\":\"1\"}', 1, x'0101', ?, 1, 1)",
+            [(n,) for n in range(plan.states)],
+        )
+        db.execute("COMMIT")
+        begin = time.perf_counter()
+        for start in range(1, plan.states + 1, batch):
+            seqs = [(seq,) for seq in range(start, start + batch)]
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany(
+                "UPDATE states SET status = 'QUEUED', claim = 'c', token = 't', worker = 'w', local = 1,"
+                " claimed_at = 1 WHERE seq = ?",
+                seqs,
+            )
+            db.execute("COMMIT")
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany(
+                "UPDATE states SET status = 'SUCCESS', outputs = '{\"i\":\"1\"}', updated_at = 1,"
+                " finished_at = 1 WHERE seq = ?",
+                seqs,
+            )
+            db.execute("COMMIT")
+        return plan.states / (time.perf_counter() - begin)
+
+
+async def bare_loop(states: int, batch: int, workers: int = 4) -> float:
+    """States per second through the channels of a runtime with nothing at their ends."""
+    claimed_in, claimed = trio.open_memory_channel[object](batch)
+    done_in, done = trio.open_memory_channel[object](2 * (batch + workers))
+
+    async def poll() -> None:
+        async with claimed_in:
+            for _ in range(states):
+                await claimed_in.send(object())
+
+    async def work() -> None:
+        async for state in claimed:
+            await done_in.send(state)
+
+    begin = time.perf_counter()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poll)
+        for _ in range(workers):
+            nursery.start_soon(work)
+        for _ in range(states):
+            await done.receive()
+    return states / (time.perf_counter() - begin)

@@ -1,0 +1,65 @@
+"""Every case of the benchmark runs, at a tiny size; what it measures is another matter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.bench import latency, programs, stock, throughput
+from tests.bench.__main__ import CASES, measure
+from tests.bench.figures import Plan, Sample, as_json, as_table, gather
+from tests.bench.places import Where, apart
+
+SERVED: tuple[ModuleType, ...] = (latency, programs, stock, throughput)
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[bool, Where]]:
+    """A native and a v0-only server, which all cases share here: each start takes half a second."""
+    folder = tmp_path_factory.mktemp("servers")
+    with apart(folder) as native, apart(folder, "--v0-only") as v0:
+        yield {False: native, True: v0}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_case_gives_figures(
+    name: str, servers: dict[bool, Where], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in SERVED:
+        monkeypatch.setattr(
+            module, "apart", lambda folder, *options: nullcontext(servers["--v0-only" in options])
+        )
+    tiny = Plan(
+        tmp_path,
+        runs=1,
+        states=12,
+        triggers=4,
+        rate=1000,
+        fans=(5, 10),
+        histories=(10, 20),
+        claims=2,
+        seconds=0.01,
+        poll_interval=0.01,
+        stock_runs=5,
+    )
+    figures = gather(measure(tiny, [name]))
+    assert figures
+    assert all(figure.median >= 0 for figure in figures)
+
+
+def test_a_figure_is_the_median_of_its_samples_with_its_share_of_the_limit_in_the_same_round() -> None:
+    samples = [
+        Sample(name, value, "per s", least=15, limit=limit)
+        for rate, most in ((10, 20), (30, 40), (20, 80))
+        for name, value, limit in (("limit", most, None), ("rate", rate, "limit"))
+    ]
+    figure = gather(samples)[1]
+    assert (figure.median, figure.range, figure.of_limit) == (20, (10, 30), 0.5)
+    assert figure.cells() == ["rate", "20", "per s", "10 to 30", "15 or more: reached", "50% of: limit"]
+    assert "15 or more: reached" in as_table([figure]).splitlines()[1]
+    assert json.loads(as_json([figure]))[0]["values"] == [10, 30, 20]
