@@ -303,6 +303,8 @@ class StateManager:
     ) -> NativeRun:
         """Wait until a run is no longer PENDING. A state manager that is away is waited for up to 60 s.
 
+        Our own server answers the moment the run ends; any other one is asked again and again.
+
         Args:
             run_id: The run.
             timeout: Seconds to wait at most. Defaults to no limit.

@@ -31,11 +31,15 @@ class Calls:
     Args:
         endpoint: The state manager.
         namespace: Where every call goes.
+
+    Attributes:
+        long_polls: How many calls wait at the server; each takes one of the connections.
     """
 
     def __init__(self, endpoint: Endpoint, namespace: str) -> None:
         self.http = HttpClient(endpoint)
         self.namespace = namespace
+        self.long_polls = 0
         self._native: bool | None = None
 
     def v0(self, *segments: str | int) -> str:

@@ -11,9 +11,9 @@ import trio
 
 from exotrio._client_calls import Calls
 from exotrio._errors import ManagerUnavailable, NotFound, RequestRefused
-from exotrio._http_client import require_trio
+from exotrio._http_client import REQUEST_TIMEOUT, require_trio
 from exotrio._run_status import ERRORED, summarize
-from exotrio._wire import RunStatus
+from exotrio._wire import LONGEST_WAIT_MS, RunStatus, from_ms, to_ms
 from exotrio._wire_manage import (
     LONGEST_ERROR,
     ListedState,
@@ -31,6 +31,8 @@ from exotrio._wire_native import NativeRun
 from exotrio._wire_v0 import ManualRetryReply, ManualRetryRequest, RunGraphReply
 
 FIRST_POLL = 0.05
+MOST_LONG_POLLS = 8
+"""Half the connections of a client, so that its other calls find one; further waits ask now and then."""
 OUTAGE_TOLERANCE = 60.0
 """How long ``wait`` goes on asking a state manager that does not answer."""
 OURS = "use exotrio's server (python -m exotrio server)"
@@ -44,15 +46,32 @@ async def run(calls: Calls, run_id: str) -> RunGraphReply:
     return reply
 
 
-async def status(calls: Calls, run_id: str) -> NativeRun:
-    """Return how far a run is."""
+async def status(calls: Calls, run_id: str, wait: float = 0.0) -> NativeRun:
+    """Return how far a run is after ``wait`` seconds, or as soon as it has ended if the server tells."""
 
     async def derived() -> NativeRun:
+        await trio.sleep(wait)
         return summarize(run_id, await run(calls, run_id))
 
-    return await calls.prefer_native(
-        lambda: calls.fetch(NativeRun, "GET", calls.native("run", run_id)), derived
-    )
+    return await calls.prefer_native(lambda: _native_status(calls, run_id, wait), derived)
+
+
+async def _native_status(calls: Calls, run_id: str, wait: float) -> NativeRun:
+    if calls.long_polls == MOST_LONG_POLLS:
+        await trio.sleep(wait)
+        wait = 0.0
+    wait = min(wait, from_ms(LONGEST_WAIT_MS))
+    path = calls.native("run", run_id, query={"wait_ms": to_ms(wait)})
+    began = trio.current_time()
+    calls.long_polls += wait > 0
+    try:
+        found = await calls.fetch(NativeRun, "GET", path, timeout=REQUEST_TIMEOUT + wait)
+    finally:
+        calls.long_polls -= wait > 0
+    if found.status is RunStatus.PENDING:
+        # A server that is stopping answers early: it must not be asked in a tight loop.
+        await trio.sleep_until(began + wait)
+    return found
 
 
 async def wait(
@@ -66,24 +85,23 @@ async def wait(
     """Wait until a run is no longer PENDING."""
     require_trio()
     shown: NativeRun | None = None
-    pause = min(FIRST_POLL, poll_interval)
+    pause = 0.0
     with _time_limit(timeout):
         while True:
-            found = await _status_after_outages(calls, run_id)
+            found = await _status_after_outages(calls, run_id, pause)
             if on_progress is not None and found != shown:
                 on_progress(found)
                 shown = found
             if found.status is not RunStatus.PENDING:
                 return found
-            await trio.sleep(pause)
-            pause = min(pause * 1.5, poll_interval)
+            pause = min(max(pause * 1.5, FIRST_POLL), poll_interval)
 
 
-async def _status_after_outages(calls: Calls, run_id: str) -> NativeRun:
-    give_up = trio.current_time() + OUTAGE_TOLERANCE
+async def _status_after_outages(calls: Calls, run_id: str, wait: float) -> NativeRun:
+    give_up = trio.current_time() + wait + OUTAGE_TOLERANCE
     while True:
         try:
-            return await status(calls, run_id)
+            return await status(calls, run_id, wait)
         except ManagerUnavailable:
             if trio.current_time() >= give_up:
                 raise

@@ -191,6 +191,16 @@ class NativeTriggerRequest(TriggerRequest):
     run_id: Uuid
 
 
+class RunQuery(Body):
+    """Behind the ``?`` of a look at one run.
+
+    Fields:
+        wait_ms: How long to wait for its end.
+    """
+
+    wait_ms: Annotated[int, Field(ge=0, le=LONGEST_WAIT_MS)] = 0
+
+
 class NodeCounts(Body):
     """How many states of one place of a graph have which status."""
 

@@ -25,6 +25,10 @@ from exotrio._graph import CronTrigger, Graph, GraphBody, GraphNodeModel, RetryP
 from exotrio._wire import RunStatus, StateStatus
 from exotrio._wire_native import NativeRun, NativeTriggerRequest
 from exotrio._wire_v0 import TriggerRequest
+from exotrio.manager import embedded
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.helpers import open_client, place
 from tests.http_doubles import Double, answer
 
 NODES = [GraphNodeModel(node_name="Digest", namespace="ns", identifier="d", inputs={"text": "t"})]
@@ -373,6 +377,30 @@ async def test_wait_returns_when_the_run_ended_and_tells_each_change_once(
     assert run.status is RunStatus.FAILED
     assert [one.pending_count for one in seen] == [2, 1, 0]
     assert 10 < trio.current_time() < 20  # from 50 ms to a second between looks
+
+
+async def test_wait_returns_the_moment_the_run_ends_on_our_server_however_many_wait(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with embedded(":memory:") as transport, open_client(transport=transport) as bare:
+        flow = await Flow.start(Api(bare, "ns"), place("a"))
+        async with StateManager("ns", transport=transport) as client:
+            ends: list[float] = []
+
+            async def wait() -> None:
+                assert (await client.wait(flow.run_id, poll_interval=100)).status is RunStatus.SUCCESS
+                ends.append(trio.current_time())
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(20):  # more than the client has connections
+                    nursery.start_soon(wait)
+                await trio.sleep(1000)
+                await client.runs()
+                assert trio.current_time() == 1000  # it found one
+                await flow.run("a")
+                await trio.testing.wait_all_tasks_blocked()
+                assert ends == [1000] * 8
+            assert max(ends) <= 1100  # the others looked at their turn
 
 
 async def test_wait_ends_at_its_timeout(autojump_clock: trio.testing.MockClock) -> None:

@@ -11,7 +11,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from exotrio._wire import LARGEST_BATCH, NATIVE_ROOT, NATIVE_VERSION, ItemResult, StateStatus, from_ms
+from exotrio._wire import (
+    LARGEST_BATCH,
+    NATIVE_ROOT,
+    NATIVE_VERSION,
+    ItemResult,
+    RunStatus,
+    StateStatus,
+    from_ms,
+)
 from exotrio._wire_manage import RetryRunRequest, RunsQuery, StatesQuery
 from exotrio._wire_native import (
     HeartbeatRequest,
@@ -20,6 +28,7 @@ from exotrio._wire_native import (
     NativeTriggerRequest,
     OutcomeItem,
     ReleaseRequest,
+    RunQuery,
     outcome_item,
 )
 from exotrio.manager import _claims, _history, _leases, _listings, _outcomes, _retries, _runs, _views
@@ -142,7 +151,15 @@ class _Native:
 
     async def run(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
-        return reply(await self._store.read(_views.show_run, namespace, request.path_params["run_id"]))
+        run_id = request.path_params["run_id"]
+        deadline = trio.current_time() + from_ms(read_query(request, RunQuery).wait_ms)
+        while True:
+            # Before looking, so that an end in between is not missed.
+            with self._service.wakeups.end_of(run_id) as ended:
+                run = await self._store.read(_views.show_run, namespace, run_id)
+                left = deadline - trio.current_time()
+                if run["status"] != RunStatus.PENDING or left <= 0 or not await _wait(request, ended, left):
+                    return reply(run)
 
     async def cancel(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")

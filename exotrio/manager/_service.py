@@ -20,31 +20,44 @@ from exotrio.manager._leases import MonotonicClock, Terms, monotonic_clock, rest
 from exotrio.manager._schedules import Scheduler
 from exotrio.manager._secrets import Cipher, cipher_beside, cipher_from_text, random_cipher
 from exotrio.manager._store import Clock, Store, open_store, wall_clock
+from exotrio.manager._transaction import Topic
 from exotrio.manager._workers import Workers
 
 logger = logging.getLogger("exotrio.manager")
 
 
 class Wakeups:
-    """Wakes long polls when a state of one of their kinds can be claimed, or soon will be."""
+    """Wakes long polls: when a state of one of their kinds can be claimed, or soon will be, and when the
+    run they wait for may have ended."""
 
     def __init__(self) -> None:
         self._commits = 0
         self._last: dict[int, int] = {}
-        self._waiting: dict[trio.Event, frozenset[int]] = {}
+        self._waiting: dict[trio.Event, frozenset[Topic]] = {}
 
-    def notify(self, kinds: set[int]) -> None:
-        """Wake whoever waits for one of ``kinds``."""
+    def notify(self, topics: set[Topic]) -> None:
+        """Wake whoever waits for one of ``topics``."""
         self._commits += 1
-        self._last.update(dict.fromkeys(kinds, self._commits))
+        # Not the runs, of which there is no end: who waits for one is there before looking at it.
+        self._last.update({topic: self._commits for topic in topics if isinstance(topic, int)})
         for event, wanted in self._waiting.items():
-            if not wanted.isdisjoint(kinds):
+            if not wanted.isdisjoint(topics):
                 event.set()
 
     @property
     def now(self) -> int:
         """A point in time to give to ``after``: take it before looking for states."""
         return self._commits
+
+    @contextmanager
+    def end_of(self, run_id: str) -> Iterator[trio.Event]:
+        """Give an event that is set once the run may have ended after this call."""
+        event = trio.Event()
+        self._waiting[event] = frozenset((run_id,))
+        try:
+            yield event
+        finally:
+            del self._waiting[event]
 
     @contextmanager
     def after(self, point: int, kinds: Iterable[int]) -> Iterator[trio.Event]:

@@ -191,6 +191,9 @@ class Changes:
             " retried = retried + ?4, finished_at = CASE WHEN pending + ?1 = 0 THEN ?5 END WHERE id = ?6",
             [(*deltas, tx.now_ms, run) for run, deltas in self._runs.items() if any(deltas)],
         )
+        for run in [run for run, (pending, *_) in self._runs.items() if pending < 0]:
+            if ended := tx.row("SELECT run_id FROM runs WHERE id = ? AND pending = 0", (run,)):
+                tx.ready.add(ended["run_id"])
         tx.executemany(
             "INSERT INTO groups VALUES (?, ?, ?, ?, ?) ON CONFLICT (t, place) DO UPDATE SET"
             " pending = pending + excluded.pending, failed = failed + excluded.failed,"

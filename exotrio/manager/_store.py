@@ -27,7 +27,7 @@ import trio
 
 from exotrio._errors import DatabaseError
 from exotrio.manager._database import MEMORY, Ownership, open_reader, open_writer
-from exotrio.manager._transaction import Catalog, Transaction, View
+from exotrio.manager._transaction import Catalog, Topic, Transaction, View
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,8 +50,8 @@ def wall_clock() -> int:
 class Store(Protocol):
     """Where use cases run."""
 
-    on_ready: Callable[[set[int]], None]
-    """Called in the Trio thread after a commit with the kinds that have something to claim."""
+    on_ready: Callable[[set[Topic]], None]
+    """Called in the Trio thread after a commit with what somebody may have waited for."""
 
     async def write(
         self,
@@ -92,9 +92,9 @@ class _Engine:
 
     def commit(
         self, use_cases: Iterable[Callable[[Transaction], Any]]
-    ) -> tuple[list[outcome.Outcome[Any]], set[int]]:
-        """Run use cases in one SQLite transaction; return their outcomes and the kinds made ready."""
-        ready: set[int] = set()
+    ) -> tuple[list[outcome.Outcome[Any]], set[Topic]]:
+        """Run use cases in one SQLite transaction; return their outcomes and what they made ready."""
+        ready: set[Topic] = set()
         results: list[outcome.Outcome[Any]] = []
         calls = list(use_cases)
         try:
@@ -114,7 +114,7 @@ class _Engine:
             return [outcome.Error(_not_written(error)) for _ in calls], set()
         return results, ready
 
-    def _in_savepoint(self, call: Callable[[Transaction], Any], ready: set[int]) -> outcome.Outcome[Any]:
+    def _in_savepoint(self, call: Callable[[Transaction], Any], ready: set[Topic]) -> outcome.Outcome[Any]:
         transaction = Transaction(self.connection, self.catalog, self.stamp, self.clock(), self.next_seq)
         self.connection.execute("SAVEPOINT use_case")
         result: outcome.Outcome[Any] = outcome.capture(call, transaction)
@@ -161,7 +161,7 @@ class MemoryStore:
 
     def __init__(self, engine: _Engine) -> None:
         self._engine = engine
-        self.on_ready: Callable[[set[int]], None] = lambda kinds: None
+        self.on_ready: Callable[[set[Topic]], None] = lambda kinds: None
 
     async def write(
         self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
@@ -213,7 +213,7 @@ class FileStore:
     def __init__(self, engine: _Engine, path: Path) -> None:
         self._engine = engine
         self._path = path
-        self.on_ready: Callable[[set[int]], None] = lambda kinds: None
+        self.on_ready: Callable[[set[Topic]], None] = lambda kinds: None
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
         self._closed = False
@@ -326,7 +326,7 @@ class FileStore:
         if self._left_behind:
             self._engine.connection.close()
 
-    def _deliver(self, writes: list[_Write], ready: set[int]) -> None:
+    def _deliver(self, writes: list[_Write], ready: set[Topic]) -> None:
         for write in writes:
             if write.is_lost:
                 self._writes.put(_Write(write.undo))  # type: ignore[arg-type]

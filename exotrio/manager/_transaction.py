@@ -13,6 +13,9 @@ from exotrio._graph import GraphBody
 from exotrio.manager._registered import Registered
 from exotrio.manager._template import Template
 
+Topic = int | str
+"""What somebody may wait for: something to claim of a kind (its number), the end of a run (its id)."""
+
 
 class Catalog:
     """What is read over and over, kept parsed.
@@ -87,7 +90,7 @@ class Transaction(View):
     """What a use case works with: a view that can write, and what to announce once committed.
 
     Attributes:
-        ready: Kinds of which a state became claimable or will.
+        ready: Kinds of which a state became claimable or will, and runs that ended or may have.
         undo: Set by a use case whose result must not get lost: run, as a use case of its own, if
             the caller was gone by the time it was committed.
     """
@@ -97,7 +100,7 @@ class Transaction(View):
     ) -> None:
         super().__init__(connection, catalog, stamp, now_ms)
         self.next_seq = next_seq
-        self.ready: set[int] = set()
+        self.ready: set[Topic] = set()
         self.undo: Callable[[Transaction], object] | None = None
 
     def registered(self, namespace: str, name: str) -> Registered | None:

@@ -23,6 +23,7 @@ from exotrio._settings import Settings
 from exotrio.manager import create_app, open_service
 from exotrio.manager._leases import Terms
 from exotrio.manager._store import MemoryStore, Store, open_store
+from exotrio.manager._transaction import Topic
 
 KEY = "chaos-points-key-5512"
 SETTINGS = Settings(None, None, None, b64encode(bytes(32)).decode(), None)
@@ -107,11 +108,11 @@ class _Watched:
         self._watcher = watcher
 
     @property
-    def on_ready(self) -> Callable[[set[int]], None]:
+    def on_ready(self) -> Callable[[set[Topic]], None]:
         return self._memory.on_ready
 
     @on_ready.setter
-    def on_ready(self, notify: Callable[[set[int]], None]) -> None:
+    def on_ready(self, notify: Callable[[set[Topic]], None]) -> None:
         self._memory.on_ready = notify
 
     async def write(self, use_case: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

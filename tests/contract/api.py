@@ -181,5 +181,6 @@ class Api:
             "POST", f"graph/{quote(graph, safe='')}/trigger", json={"run_id": run_id, **body}
         )
 
-    async def native_run(self, run_id: str) -> httpx.Response:
-        return await self.native("GET", f"run/{run_id}")
+    async def native_run(self, run_id: str, wait_ms: int | str | None = None) -> httpx.Response:
+        params = {} if wait_ms is None else {"wait_ms": str(wait_ms)}
+        return await self.native("GET", f"run/{run_id}", params=params)

@@ -75,6 +75,41 @@ async def test_a_poll_wakes_when_a_run_is_triggered(autojump_clock: trio.testing
         assert poll.ended_at == 3
 
 
+async def test_a_look_at_a_run_waits_for_the_very_commit_that_ends_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
+        flow = await Flow.start(manager.api, place("t", "a"), place("a", "u"), place("u", unites="t"))
+        seen: list[Any] = []
+
+        async def look() -> None:
+            run = ok(await manager.api.native_run(flow.run_id, LONGEST))
+            seen.append((run["status"], trio.current_time()))
+
+        nursery.start_soon(look)
+        for identifier in ("t", "a"):  # between them and u nothing is pending, but in one commit
+            await trio.sleep(1)
+            await flow.run(identifier)
+        await trio.sleep(1)
+        assert seen == []
+        await flow.run("u")
+        await trio.testing.wait_all_tasks_blocked()
+        assert seen == [("SUCCESS", 3)]
+        await look()
+        assert seen[1] == ("SUCCESS", 3)
+
+
+async def test_a_look_at_a_run_shows_it_pending_when_its_time_is_over(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_manager(clock=virtual_ms) as manager:
+        flow = await Flow.start(manager.api, place("a"))
+        assert ok(await manager.api.native_run(flow.run_id, 7_000))["status"] == "PENDING"
+        assert trio.current_time() == pytest.approx(7, abs=0.01)
+        for wrong in ("-1", "x", "15001", "1" * 30):
+            assert "wait_ms" in str(ok(await manager.api.native_run(flow.run_id, wrong), 422)["detail"])
+
+
 @pytest.mark.parametrize("how", ["executed", "errored", "released", "requeued", "retried by hand", "united"])
 async def test_whatever_makes_a_state_claimable_wakes_the_poll(
     autojump_clock: trio.testing.MockClock, how: str

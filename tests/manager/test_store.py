@@ -17,7 +17,7 @@ import trio.testing
 
 from exotrio import DatabaseError
 from exotrio.manager._store import Store, open_store
-from exotrio.manager._transaction import Transaction, View
+from exotrio.manager._transaction import Topic, Transaction, View
 from tests.manager.support import Gate, gate, keys, put
 
 
@@ -102,7 +102,7 @@ async def test_kinds_are_announced_after_the_commit_and_only_if_it_happened(db: 
             raise ZeroDivisionError
 
     async with open_store(db) as store:
-        announced: list[set[int]] = []
+        announced: list[set[Topic]] = []
         store.on_ready = announced.append
         await store.write(make_ready, 1)
         with pytest.raises(ZeroDivisionError):
