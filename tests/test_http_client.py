@@ -4,7 +4,9 @@ import logging
 import subprocess
 import sys
 import threading
+from base64 import b64encode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from uuid import UUID
 
 import httpx
 import pytest
@@ -45,13 +47,23 @@ async def failure_of(handler) -> ManagerError:
     return caught.value
 
 
+async def test_user_and_password_of_the_uri_are_sent_as_basic_authentication() -> None:
+    double = Double(lambda _: answer(200, {"pong": "yes"}))
+    endpoint = Endpoint("http://ada:p%40ss@manager.invalid", "the-key", double.endpoint.transport)
+    await HttpClient(endpoint).ask("GET", "/ping")
+    (request,) = double.requests
+    assert request.headers["authorization"] == f"Basic {b64encode(b'ada:p@ss').decode()}"
+    assert request.headers["host"] == "manager.invalid"
+
+
 async def test_an_answer_is_parsed_and_the_key_and_a_fresh_request_id_are_sent() -> None:
     http, double = client_for(lambda _: answer(200, {"pong": "yes"}))
     assert (await http.fetch(Pong, "GET", "/ping")).pong == "yes"
     await http.ask("POST", "/ping", body={"a": 1})
     first, second = double.requests
     assert first.headers["x-api-key"] == "the-key"
-    assert first.headers["X-Exosphere-Request-ID"] != second.headers["X-Exosphere-Request-ID"]
+    ids = {UUID(request.headers["X-Exosphere-Request-ID"]) for request in double.requests}
+    assert len(ids) == 2
     assert second.headers["content-type"] == "application/json"
 
 
