@@ -194,9 +194,13 @@ class _Poller:
         self._outage.worked()
         self._idle = not claims
         self._wakeable = True
-        # A long poll has waited already; a hasty empty answer to one is paced all the same.
-        waited = trio.current_time() - began if long else 0.0
-        self._pause = 0.0 if len(claims) >= limit else max(0.0, self._poll_interval - waited)
+        if len(claims) >= limit or (long and claims):
+            # The next long poll waits at the server, which answers it in the commit that creates a state.
+            self._pause = 0.0
+        else:
+            # A long poll has waited already; a hasty empty answer to one is paced all the same.
+            waited = trio.current_time() - began if long else 0.0
+            self._pause = max(0.0, self._poll_interval - waited)
         return claims
 
     async def pause(self) -> None:

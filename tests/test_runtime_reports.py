@@ -257,6 +257,28 @@ async def test_what_a_report_made_claimable_is_claimed_without_waiting(autojump_
     assert trio.current_time() < 1
 
 
+async def test_what_comes_while_a_node_runs_is_claimed_at_once_by_a_long_poll(
+    autojump_clock: MockClock,
+) -> None:
+    begun: list[float] = []
+
+    class Slow(BaseNode):
+        async def execute(self) -> None:
+            begun.append(trio.current_time())
+            await trio.sleep(100)
+
+    server = NativeServer()
+    rt = runtime(server, Slow, poll_interval=1000)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rt.run)
+        for _ in range(3):
+            await trio.sleep(7)
+            server.add("Slow")
+        await server.until(lambda: server.statuses()["EXECUTED"] == 3)
+        rt.stop()
+    assert begun == [7, 14, 21]
+
+
 async def test_an_idle_v0_poll_asks_for_few_states_until_something_comes(autojump_clock: MockClock) -> None:
     server = V0Server()
     rt = runtime(server, Says, workers=3)
