@@ -57,6 +57,7 @@ class HttpClient:
 
     def __init__(self, endpoint: Endpoint, *, tasks: int = 16) -> None:
         self._endpoint = endpoint
+        self._shown = endpoint.shown
         self._tasks = tasks
         # httpcore loses connections for good when requests are cancelled while more than max_connections
         # are queued in it. With our limiter below its pool none ever queues there.
@@ -110,7 +111,7 @@ class HttpClient:
         require_trio()
         import httpx  # here: it costs 50 ms, and `import exotrio` must not pay them
 
-        asked = f"{method} {self._endpoint.shown}{path}"
+        asked = f"{method} {self._shown}{path}"
         try:
             content = body if isinstance(body, bytes) or body is None else encode(body)
         except NotJson as error:
@@ -149,18 +150,18 @@ class HttpClient:
                     if not sent:
                         raise self._unreachable(asked, error) from error
                     raise ManagerUnavailable(
-                        f"the connection to the state manager at {self._endpoint.shown} broke "
+                        f"the connection to the state manager at {self._shown} broke "
                         f"before an answer: {_brief(error)}",
                         where=f"asked: {asked}",
                     ) from error
         if response is None:
             raise ManagerUnavailable(
-                f"the state manager at {self._endpoint.shown} did not answer in time",
+                f"the state manager at {self._shown} did not answer in time",
                 sent=sent,
                 where=f"asked: {asked}",
                 fix="is it overloaded, or is the network to it down?",
             )
-        return judge(response, at=f"the state manager at {self._endpoint.shown}", asked=asked, accept=accept)
+        return judge(response, at=f"the state manager at {self._shown}", asked=asked, accept=accept)
 
     async def aclose(self) -> None:
         """Close the connections. Safe to call twice."""
@@ -194,7 +195,7 @@ class HttpClient:
         import httpx
 
         if self._endpoint.plaintext:
-            _warn_of_plaintext(self._endpoint.shown)
+            _warn_of_plaintext(self._shown)
         https = self._endpoint.uri.startswith("https:")
         pool = self._tasks + 4
         self._transport = self._endpoint.transport or httpx.AsyncHTTPTransport(
@@ -223,7 +224,7 @@ class HttpClient:
 
     def _unreachable(self, asked: str, error: Exception) -> ManagerUnavailable:
         return ManagerUnavailable(
-            f"the state manager at {self._endpoint.shown} cannot be reached: {_brief(error)}",
+            f"the state manager at {self._shown} cannot be reached: {_brief(error)}",
             sent=False,
             where=f"asked: {asked}",
             fix=f"is one running there? start one with `python -m exotrio server`, or set {URI_VARIABLE}",

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 DEFAULT_DB = Path(".exotrio/state.db")
 
+BUSIEST = ("/claim", "/outcomes", "/states/enqueue", "/executed")
+"""What the routes end in that workers call for every batch or state."""
+
 logger = logging.getLogger("exotrio.manager")
 
 
@@ -56,6 +59,8 @@ def create_app(
         cors_origins: Origins whose pages may call the API. Defaults to none.
     """
     routes = v0_routes(service) + (native_routes(service) if native else [])
+    # Starlette tries one route after the other: behind all others, that was 17 us of an empty claim's 122.
+    routes.sort(key=lambda route: not route.path.endswith(BUSIEST))
     app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
     # Both slash forms are routes of their own; a redirect would lose the body of a PUT.
     app.router.redirect_slashes = False
