@@ -21,6 +21,7 @@ LAYERS: dict[str, set[str]] = {
         *(
             "_backoff",
             "_cron",
+            "_duration",
             "_error_text",
             "_errors",
             "_graph",
@@ -71,7 +72,16 @@ HEAVY = {
 LOADED_LATE = {"exotrio._outbox", "exotrio._outbox_file"}
 """May load something heavy, since others import them within functions only."""
 PURE = [
-    *("_errors", "_backoff", "_graph", "_signals", "_outcome", "_lifecycle", "manager._template"),
+    *(
+        "_errors",
+        "_backoff",
+        "_duration",
+        "_graph",
+        "_signals",
+        "_outcome",
+        "_lifecycle",
+        "manager._template",
+    ),
     *("_wire", "_wire_native", "_wire_v0"),
 ]
 

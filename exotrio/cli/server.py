@@ -9,12 +9,20 @@ from pathlib import Path
 import click
 import trio
 
+from exotrio._duration import parse_duration
 from exotrio.cli._exit import bare_errors
 from exotrio.cli._logs import configure_logs
 from exotrio.manager import Limits, serve
 from exotrio.manager._app import DEFAULT_DB
 
 logger = logging.getLogger("exotrio.cli")
+
+
+def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
+    try:
+        return None if text is None else parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, option) from None
 
 
 @click.command(name="server")
@@ -54,6 +62,12 @@ logger = logging.getLogger("exotrio.cli")
     type=float,
     help="Seconds a v0 claim holds; longer than any node runs.  [default: for ever]",
 )
+@click.option(
+    "--keep",
+    metavar="DURATION",
+    callback=_seconds,
+    help="Delete runs that finished longer ago: 30d, 12h, 90m, 45s.  [default: keep all]",
+)
 @click.option("--v0-only", is_flag=True, help="Do not serve the native API.")
 @click.option("-v", "--verbose", count=True, help="Log more.")
 def command(
@@ -68,6 +82,7 @@ def command(
     lease_ttl: float,
     poison_limit: int,
     claim_timeout: float | None,
+    keep: float | None,
     v0_only: bool,
     verbose: int,
 ) -> int:
@@ -96,6 +111,7 @@ def command(
                     lease_ttl=lease_ttl,
                     poison_limit=poison_limit,
                     claim_timeout=claim_timeout,
+                    keep=keep,
                     native=not v0_only,
                     stopping=stopping,
                 )

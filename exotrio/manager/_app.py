@@ -90,7 +90,7 @@ def create_app(
 
 @asynccontextmanager
 async def embedded(
-    db: str | Path = DEFAULT_DB, *, clock: Clock = wall_clock
+    db: str | Path = DEFAULT_DB, *, keep: float | None = None, clock: Clock = wall_clock
 ) -> AsyncIterator[httpx.AsyncBaseTransport]:
     """Run a state manager inside this process, for as long as the block lasts.
 
@@ -100,6 +100,7 @@ async def embedded(
     Args:
         db: Database file, made with its folder if missing, or ``":memory:"``. Defaults to
             ``.exotrio/state.db``.
+        keep: Seconds after which finished runs are deleted. Defaults to None: kept for ever.
         clock: Gives the time in Unix milliseconds. Defaults to the wall clock. A database in
             memory uses no thread, so it works under Trio's virtual clock.
 
@@ -107,6 +108,7 @@ async def embedded(
         A transport for ``Runtime``, ``StateManager`` or ``httpx.AsyncClient``. It needs no key.
 
     Raises:
+        ConfigurationError: ``keep`` is out of range.
         DatabaseBusy: another process owns the file.
         DatabaseError: the file cannot be used.
 
@@ -116,7 +118,8 @@ async def embedded(
     """
     import httpx
 
-    async with open_service(db, clock=clock) as service:
+    _require_seconds(keep=keep)
+    async with open_service(db, clock=clock, keep_ms=None if keep is None else to_ms(keep)) as service:
         # The key is never asked for in process; a random one would only cost time.
         app = local(create_app(service, key="in process"))
         yield httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -135,6 +138,7 @@ async def serve(
     lease_ttl: float = 60.0,
     poison_limit: int = 5,
     claim_timeout: float | None = None,
+    keep: float | None = None,
     native: bool = True,
     stopping: trio.Event | None = None,
     clock: Clock = wall_clock,
@@ -157,6 +161,8 @@ async def serve(
         poison_limit: A state that lost this many leases is ERRORED. Defaults to 5.
         claim_timeout: Seconds a v0 claim holds; its holder cannot renew it, so this must be longer
             than any node runs. Defaults to None: for ever.
+        keep: Seconds after which finished runs are deleted with all that is theirs. The file does not
+            shrink; what becomes free in it is used again. Defaults to None: kept for ever.
         native: Serve the native API beside v0. Defaults to True.
         stopping: Set it to stop; or cancel this call.
         clock: Gives the time in Unix milliseconds. Defaults to the wall clock.
@@ -171,19 +177,14 @@ async def serve(
         Connections are cut; the last writes are committed, shielded for at most ten seconds.
     """
     settings = read_settings()
-    problems = [
-        f"{name} is {value:g}: it must be a finite number of seconds above zero"
-        for name, value in (("lease_ttl", lease_ttl), ("claim_timeout", claim_timeout), ("grace", grace))
-        if value is not None and not (0 < value < math.inf)
-    ]
-    if problems:
-        raise ConfigurationError("the state manager cannot be run like this", problems)
+    _require_seconds(lease_ttl=lease_ttl, claim_timeout=claim_timeout, grace=grace, keep=keep)
     terms = Terms(
         lease_ttl_ms=to_ms(lease_ttl),
         claim_timeout_ms=None if claim_timeout is None else to_ms(claim_timeout),
         poison_limit=poison_limit,
     )
-    async with open_service(db, clock=clock, terms=terms, settings=settings) as service:
+    keep_ms = None if keep is None else to_ms(keep)
+    async with open_service(db, clock=clock, terms=terms, keep_ms=keep_ms, settings=settings) as service:
         file = None if str(db) == MEMORY else _resolve(db)
         chosen = choose_key(key=key, key_file=key_file, settings=settings, host=host, db=file)
         # Bound to another loopback address, 127.0.0.2 say, it is called by that.
@@ -211,6 +212,16 @@ async def serve(
             grace=grace,
             stopping=trio.Event() if stopping is None else stopping,
         )
+
+
+def _require_seconds(**durations: float | None) -> None:
+    problems = [
+        f"{name} is {value:g}: it must be a finite number of seconds above zero"
+        for name, value in durations.items()
+        if value is not None and not (0 < value < math.inf)
+    ]
+    if problems:
+        raise ConfigurationError("the state manager cannot be run like this", problems)
 
 
 def _resolve(db: str | Path) -> Path:

@@ -17,6 +17,7 @@ from exotrio.manager import _runs
 from exotrio.manager._claims import Claimer, recover
 from exotrio.manager._database import MEMORY
 from exotrio.manager._leases import MonotonicClock, Terms, monotonic_clock, restart, sweep
+from exotrio.manager._retention import retain
 from exotrio.manager._schedules import Scheduler
 from exotrio.manager._secrets import Cipher, cipher_beside, cipher_from_text, random_cipher
 from exotrio.manager._store import Clock, Store, open_store, wall_clock
@@ -104,12 +105,21 @@ async def open_service(
     clock: Clock = wall_clock,
     monotonic: MonotonicClock = monotonic_clock,
     terms: Terms | None = None,
+    keep_ms: int | None = None,
     settings: Settings | None = None,
 ) -> AsyncIterator[Service]:
     """Open a state manager's database and make it ready to serve.
 
     What workers inside the last process of this database held is claimable again at once; claims
     of other processes get a fresh term.
+
+    Args:
+        db: Database file, or ``":memory:"``.
+        clock: Gives the time in Unix milliseconds.
+        monotonic: Gives the milliseconds that leases are counted in.
+        terms: How long claims hold.
+        keep_ms: Delete runs that have been finished for longer. Defaults to None: keep all.
+        settings: Defaults to what the environment says.
 
     Raises:
         DatabaseError: the database cannot be used.
@@ -122,7 +132,11 @@ async def open_service(
         await store.write(recover)
         await store.write(restart, monotonic(), service.terms)
         await _check_cipher(service)
-        async with _beside(service.scheduler.run, partial(sweep, store, monotonic, service.terms)):
+        async with _beside(
+            service.scheduler.run,
+            partial(sweep, store, monotonic, service.terms),
+            partial(retain, store, keep_ms),
+        ):
             yield service
 
 

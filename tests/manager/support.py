@@ -45,9 +45,13 @@ class Manager:
 
 @asynccontextmanager
 async def open_manager(
-    db: str | Path = ":memory:", *, clock: Callable[[], int] = wall_clock, settings: Settings = NO_SETTINGS
+    db: str | Path = ":memory:",
+    *,
+    clock: Callable[[], int] = wall_clock,
+    keep_ms: int | None = None,
+    settings: Settings = NO_SETTINGS,
 ) -> AsyncIterator[Manager]:
-    async with open_service(db, clock=clock, settings=settings) as service:
+    async with open_service(db, clock=clock, keep_ms=keep_ms, settings=settings) as service:
         app = create_app(service, key=KEY)
         inside = httpx.ASGITransport(local(app), raise_app_exceptions=False)
         outside = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -1,0 +1,132 @@
+"""Retention: finished runs that are old enough are deleted, with everything that is theirs.
+
+A run goes in two steps. Its own row goes first, in one transaction with a note in ``discarded``:
+from then on nobody finds the run or a state of it. What it leaves behind (states, counts, groups,
+members, events, store) is then cleared away in small transactions with pauses, since a large run
+cleared at once would hold up every claim. A process that is killed meanwhile leaves the note, and
+the next one goes on. Numbers are not used again, so a new run never meets what an old one left.
+
+The file does not shrink: SQLite keeps the free pages and fills them again. A backup is as small
+as its content.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Concatenate
+
+import trio
+from pydantic_core import to_json
+
+from exotrio._errors import DatabaseError
+from exotrio._wire import from_ms
+from exotrio.manager._store import Store
+from exotrio.manager._transaction import Transaction
+
+logger = logging.getLogger("exotrio.manager.retention")
+
+BATCH = 500
+"""Most rows that one transaction deletes of each table."""
+CHUNK = 50
+LONGEST_BATCH = 0.02
+"""Seconds after which a batch takes no further chunk: a row may hold megabytes."""
+PAUSE = 0.05
+"""Seconds between two batches, for those who wait to write."""
+LONGEST_INTERVAL = 600.0
+SHORTEST_INTERVAL = 1.0
+
+
+async def retain(store: Store, keep_ms: int | None) -> None:
+    """Delete runs once they have been finished for longer than ``keep_ms``. Never returns.
+
+    Args:
+        store: Where the runs are.
+        keep_ms: None keeps them for ever; then only what an earlier process was deleting is cleared
+            away, and this returns.
+    """
+    while True:
+        try:
+            deleted = 0 if keep_ms is None else await _repeat(store, discard, keep_ms)
+            await _repeat(store, clear)
+            if keep_ms is not None:
+                await _repeat(store, drop_templates)
+        except DatabaseError as error:
+            logger.error("finished runs could not be deleted: %s", error)
+        else:
+            if deleted:
+                logger.info("%d finished run%s deleted", deleted, "" if deleted == 1 else "s")
+        if keep_ms is None:
+            return
+        await trio.sleep(max(SHORTEST_INTERVAL, min(LONGEST_INTERVAL, from_ms(keep_ms) / 10)))
+
+
+async def _repeat(store: Store, step: Callable[Concatenate[Transaction, ...], int], *args: int) -> int:
+    """Run a step until it does nothing more; return how many rows it dealt with."""
+    total = 0
+    while done := await store.write(step, *args):
+        total += done
+        await trio.sleep(PAUSE)
+    return total
+
+
+def discard(tx: Transaction, keep_ms: int) -> int:
+    """Delete the rows of some runs that are old enough and return how many that were."""
+    runs = tx.execute(
+        "SELECT id FROM runs WHERE finished_at IS NOT NULL AND finished_at < ? AND pending = 0"
+        " ORDER BY finished_at LIMIT ?",
+        (tx.now_ms - keep_ms, BATCH),
+    ).fetchall()
+    tx.executemany("INSERT INTO discarded VALUES (?)", [(run["id"],) for run in runs])
+    tx.executemany("DELETE FROM runs WHERE id = ?", [(run["id"],) for run in runs])
+    return len(runs)
+
+
+def clear(tx: Transaction) -> int:
+    """Clear away some of what a deleted run left behind; return 0 if no run left anything."""
+    run = tx.row("SELECT run FROM discarded LIMIT 1")
+    if run is None:
+        return 0
+    end = time.monotonic() + LONGEST_BATCH
+    for _ in range(BATCH // CHUNK):
+        states = tx.execute("SELECT seq FROM states WHERE run = ? LIMIT ?", (run["run"], CHUNK)).fetchall()
+        if not states:
+            for table in ("counts", "store", "discarded"):
+                tx.execute(f"DELETE FROM {table} WHERE run = ?", (run["run"],))
+            break
+        seqs = to_json([state["seq"] for state in states]).decode()
+        # What hangs on these states may be much more than they are, so it is limited too. They go last:
+        # nothing else leads to it.
+        hanging = sum(
+            tx.execute(
+                f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table}"
+                f" WHERE {column} IN (SELECT value FROM json_each(?)) LIMIT ?)",
+                (seqs, BATCH),
+            ).rowcount
+            for table, column, key in _HANGING
+        )
+        if hanging >= BATCH:
+            break
+        tx.execute("DELETE FROM states WHERE seq IN (SELECT value FROM json_each(?))", (seqs,))
+        if time.monotonic() > end:
+            break
+    return 1
+
+
+_HANGING = (
+    ("members", "t", "t, place, path"),
+    ("groups", "t", "t, place"),
+    ("events", "state", "id"),
+)
+"""Tables with rows that belong to a state: its number's column, and the key."""
+
+
+def drop_templates(tx: Transaction) -> int:
+    """Delete versions of graphs that are not the current one and that no run has; return how many."""
+    return tx.execute(
+        "DELETE FROM templates WHERE id IN (SELECT templates.id FROM templates"
+        " JOIN graphs ON graphs.id = templates.graph WHERE graphs.template != templates.id"
+        " AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.template = templates.id) LIMIT ?)",
+        (BATCH,),
+    ).rowcount

@@ -1,0 +1,193 @@
+"""Deleting finished runs: which ones, with what, in how small steps, and what survives a kill between."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from exotrio.manager import _retention
+from exotrio.manager._retention import clear, discard
+from exotrio.manager._transaction import View
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.helpers import NO_RETRY, SettableClock, eventually, ok, place, refused
+from tests.manager.support import open_manager, recount
+
+MINUTE = 60.0
+MINUTE_MS = 60_000
+START_MS = 1_767_225_600_000
+OF_RUNS = ("runs", "states", "counts", "groups", "members", "events", "store", "discarded")
+PLACES = (
+    place("t", "b"),
+    place("b", "u"),
+    place("u", unites="t", inputs={"p": "${{b.outputs.v}}"}),
+)
+
+
+def virtual_ms() -> int:
+    return START_MS + round(trio.current_time() * 1000)
+
+
+def rows(view: View) -> Counter[str]:
+    """Count the rows of every table that belong to runs."""
+    return Counter({table: view.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in OF_RUNS})
+
+
+async def finish(api: Api, width: int = 3) -> Flow:
+    """Run a graph with a fan-out, a united node, an event and a store to its end."""
+    flow = await Flow.deploy(api, *PLACES)
+    await flow.trigger(store={"key": "value"})
+    await flow.run("t", *({"v": str(index)} for index in range(width)))
+    states = await flow.take("b", width)
+    for state in states:
+        ok(await api.executed(state["state_id"], {"v": "x"}))
+    for state in await flow.take("u", width):
+        ok(await api.executed(state["state_id"]))
+    assert (await flow.run_summary())["status"] == "SUCCESS"
+    return flow
+
+
+async def test_a_finished_run_is_deleted_with_all_its_rows_once_it_is_old_enough(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_manager(clock=virtual_ms, keep_ms=30 * MINUTE_MS) as manager:
+        await finish(manager.api)
+        before = await manager.service.store.read(rows)
+        assert all(before[table] for table in OF_RUNS if table not in ("discarded", "events"))
+        await trio.sleep(29.9 * MINUTE)
+        assert await manager.service.store.read(rows) == before
+        await trio.sleep(4 * MINUTE)
+        assert not +(await manager.service.store.read(rows))
+        assert len(ok(await manager.api.graphs())["templates"]) == 1
+
+
+async def test_a_deleted_run_and_its_states_are_404_everywhere(autojump_clock: MockClock) -> None:
+    async with open_manager(clock=virtual_ms, keep_ms=MINUTE_MS) as manager:
+        api = manager.api
+        flow = await finish(api)
+        (state, *_) = await flow.states("b")
+        await trio.sleep(1.2 * MINUTE)
+        for response in (
+            await api.native_run(flow.run_id),
+            await api.native("POST", f"run/{flow.run_id}/cancel"),
+            await api.retry_run(flow.run_id),
+            await api.states(run=flow.run_id),
+            await api.history(state["id"]),
+            await api.state("graph", flow.run_id, state["id"]),
+            await api.executed(state["id"], {"v": "late"}),
+            await api.manual_retry(state["id"]),
+            await api.secrets(state["id"]),
+        ):
+            refused(response, 404)
+        assert ok(await api.run_graph(flow.run_id))["nodes"] == []
+        assert ok(await api.runs())["runs"] == ok(await api.find_runs())["runs"] == []
+        assert ok(await api.states())["states"] == []
+
+
+async def test_a_run_that_is_not_finished_is_kept_however_old_it_is(autojump_clock: MockClock) -> None:
+    async with open_manager(clock=virtual_ms, keep_ms=MINUTE_MS) as manager:
+        waiting = await Flow.start(manager.api, *PLACES)
+        await trio.sleep(100 * MINUTE)
+        assert (await waiting.run_summary())["status"] == "PENDING"
+        await waiting.run("t", {"v": "x"})
+        await trio.sleep(100 * MINUTE)
+        await waiting.run("b")
+        await manager.service.store.read(recount)
+
+
+async def test_a_run_that_was_retried_is_as_old_as_its_last_end(autojump_clock: MockClock) -> None:
+    async with open_manager(clock=virtual_ms, keep_ms=10 * MINUTE_MS) as manager:
+        flow = await Flow.start(manager.api, place("a"), retry_policy=NO_RETRY)
+        await flow.fail("a", times=1)
+        await trio.sleep(9 * MINUTE)
+        ok(await manager.api.retry_run(flow.run_id))
+        await trio.sleep(9 * MINUTE)
+        await flow.run("a")
+        await trio.sleep(9 * MINUTE)
+        assert (await flow.run_summary())["status"] == "SUCCESS"
+        await trio.sleep(3 * MINUTE)
+        refused(await manager.api.native_run(flow.run_id), 404)
+
+
+async def test_without_a_limit_nothing_is_ever_deleted(autojump_clock: MockClock) -> None:
+    async with open_manager(clock=virtual_ms) as manager:
+        flow = await finish(manager.api)
+        await trio.sleep(100 * MINUTE)
+        assert (await flow.run_summary())["status"] == "SUCCESS"
+
+
+async def test_versions_of_a_graph_go_with_their_last_run(autojump_clock: MockClock) -> None:
+    def bodies(view: View) -> int:
+        count: int = view.execute("SELECT count(*) FROM templates").fetchone()[0]
+        return count
+
+    async with open_manager(clock=virtual_ms, keep_ms=MINUTE_MS) as manager:
+        old = await Flow.start(manager.api, place("a"))
+        kept = await Flow.start(manager.api, place("c"), graph="other")
+        await Flow.deploy(manager.api, place("a", inputs={"p": "never run"}))
+        await Flow.deploy(manager.api, place("a", inputs={"p": "current"}))
+        assert await manager.service.store.read(bodies) == 4
+        await trio.sleep(MINUTE)
+        assert await manager.service.store.read(bodies) == 3
+        await old.run("a")
+        await trio.sleep(1.2 * MINUTE)
+        assert await manager.service.store.read(bodies) == 2
+        await kept.run("c")
+        fresh = await Flow.deploy(manager.api, place("a", inputs={"p": "next"}))
+        await fresh.trigger()
+        assert (await fresh.take("a"))[0]["inputs"] == {"p": "next"}
+
+
+async def test_a_large_run_is_cleared_away_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_retention, "BATCH", 10)
+    monkeypatch.setattr(_retention, "CHUNK", 5)
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        store = manager.service.store
+        await finish(manager.api, width=30)
+        clock.advance(MINUTE_MS)
+        assert await store.write(discard, MINUTE_MS - 1) == 1
+        left = await store.read(rows)
+        assert (left["runs"], left["discarded"]) == (0, 1)
+        steps = 0
+        while await store.write(clear):
+            now = await store.read(rows)
+            assert all(left[table] - now[table] <= 10 for table in ("states", "members", "groups", "events"))
+            left = now
+            steps += 1
+        assert steps >= 6
+        assert not +left
+
+
+async def test_what_a_killed_process_left_half_deleted_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+    db = tmp_path / "state.db"
+    clock = SettableClock()
+    async with open_manager(db, clock=clock) as manager:
+        old = await finish(manager.api)
+        clock.advance(MINUTE_MS)
+        await manager.service.store.write(discard, MINUTE_MS - 1)
+    async with open_manager(db, clock=clock) as manager:
+        # The last run there was is deleted, and its number is the first that could be given out again.
+        fresh = await finish(manager.api)
+        ids = {state["id"] for state in (await fresh.shown())["nodes"]}
+        refused(await manager.api.native_run(old.run_id), 404)
+
+        async def cleared() -> None:
+            assert not (await manager.service.store.read(rows))["discarded"]
+
+        await eventually(cleared)
+        assert {state["id"] for state in (await fresh.shown())["nodes"]} == ids
+        await manager.service.store.read(recount)
+    clock.advance(MINUTE_MS)
+    async with open_manager(db, clock=clock, keep_ms=1_000) as manager:
+
+        async def empty() -> None:
+            assert not +(await manager.service.store.read(rows))
+
+        await eventually(empty)
+        last = await Flow.start(manager.api, *PLACES)
+        assert not ids & {state["id"] for state in (await last.shown())["nodes"]}
