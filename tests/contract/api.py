@@ -184,3 +184,16 @@ class Api:
     async def native_run(self, run_id: str, wait_ms: int | str | None = None) -> httpx.Response:
         params = {} if wait_ms is None else {"wait_ms": str(wait_ms)}
         return await self.native("GET", f"run/{run_id}", params=params)
+
+    async def retry_run(self, run_id: str, request_id: str | None = None) -> httpx.Response:
+        body = {"request_id": request_id or str(uuid4())}
+        return await self.native("POST", f"run/{run_id}/retry", json=body)
+
+    async def history(self, state_id: str) -> httpx.Response:
+        return await self.native("GET", f"state/{state_id}")
+
+    async def states(self, **query: Any) -> httpx.Response:
+        return await self.native("GET", "states", params=query)
+
+    async def find_runs(self, **query: Any) -> httpx.Response:
+        return await self.native("GET", "runs", params=query)

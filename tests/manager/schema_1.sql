@@ -1,0 +1,161 @@
+-- The tables as version 1 made them. Not to be changed: files like this exist.
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+CREATE TABLE nodes (
+    id INTEGER PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    name TEXT NOT NULL,
+    runtime_name TEXT NOT NULL,
+    inputs_schema TEXT NOT NULL,
+    outputs_schema TEXT NOT NULL,
+    secrets TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    UNIQUE (namespace, name)
+);
+
+CREATE TABLE graphs (
+    id INTEGER PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    name TEXT NOT NULL,
+    template INTEGER NOT NULL,           -- the current one; runs keep theirs
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    UNIQUE (namespace, name)
+);
+
+CREATE TABLE templates (
+    id INTEGER PRIMARY KEY,
+    graph INTEGER NOT NULL,
+    body TEXT NOT NULL,                  -- GraphBody without its secrets
+    validation_status TEXT NOT NULL,
+    validation_errors TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+);
+
+CREATE TABLE secrets (
+    graph INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,                 -- encrypted
+    PRIMARY KEY (graph, name)
+) WITHOUT ROWID;
+
+-- When a graph is to be triggered next, for each distinct cron expression of its current template.
+CREATE TABLE schedules (
+    graph INTEGER NOT NULL,
+    expression TEXT NOT NULL,
+    next_at INTEGER NOT NULL,
+    PRIMARY KEY (graph, expression)
+) WITHOUT ROWID;
+CREATE INDEX schedules_by_time ON schedules (next_at);
+
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY,
+    run_id TEXT NOT NULL UNIQUE,
+    namespace TEXT NOT NULL,
+    graph INTEGER NOT NULL,
+    template INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    finished_at INTEGER,                 -- when pending last became 0
+    cancelled_at INTEGER,
+    pending INTEGER NOT NULL DEFAULT 0,  -- CREATED, QUEUED, EXECUTED
+    success INTEGER NOT NULL DEFAULT 0,  -- SUCCESS, PRUNED
+    errored INTEGER NOT NULL DEFAULT 0,  -- ERRORED, NEXT_CREATED_ERROR
+    retried INTEGER NOT NULL DEFAULT 0   -- RETRY_CREATED
+);
+CREATE INDEX runs_by_time ON runs (namespace, created_at, id);
+
+CREATE TABLE store (
+    run INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (run, key)
+) WITHOUT ROWID;
+
+CREATE TABLE states (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: it is part of the public id
+    run INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    inputs TEXT NOT NULL,
+    outputs TEXT NOT NULL DEFAULT '{}',
+    data TEXT,                           -- of a prune
+    error TEXT,
+    parent INTEGER,                      -- the chain: who created it; for a united state, its t
+    united INTEGER NOT NULL DEFAULT 0,   -- created through unites (retries too, siblings not)
+    groups TEXT NOT NULL DEFAULT '',     -- seqs of the united targets in its chain
+    path BLOB NOT NULL DEFAULT x'',      -- where in the fan-outs; sorts in fan-out order
+    enqueue_after INTEGER NOT NULL,
+    retry_count INTEGER NOT NULL DEFAULT 0,
+    manual_fanout_id TEXT,               -- of the manual retry it descends from
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    claim TEXT,                          -- native claim it was last taken by
+    token TEXT,                          -- lease token; NULL if last claimed through v0
+    worker TEXT,                         -- who claimed it last
+    local INTEGER NOT NULL DEFAULT 0,    -- claimed by a worker inside this very process
+    lease_until INTEGER,                 -- on the monotonic clock, ms; NULL: it does not end by itself
+    deliveries INTEGER NOT NULL DEFAULT 0,  -- leases that ended without an outcome
+    requeued INTEGER NOT NULL DEFAULT 0, -- waits because its node asked for it
+    claimed_at INTEGER,
+    finished_at INTEGER
+);
+CREATE INDEX states_ready ON states (kind, enqueue_after, seq) WHERE status = 'CREATED';
+CREATE INDEX states_held ON states (claim) WHERE status = 'QUEUED';
+CREATE INDEX states_leased ON states (lease_until) WHERE status = 'QUEUED' AND lease_until IS NOT NULL;
+CREATE INDEX states_by_run ON states (run);
+-- Each united node runs once for each state of its target.
+CREATE UNIQUE INDEX states_united ON states (parent, place)
+    WHERE united = 1 AND retry_count = 0 AND manual_fanout_id IS NULL;
+-- The same manual retry asked for twice is a conflict.
+CREATE UNIQUE INDEX states_manual ON states (run, place, manual_fanout_id)
+    WHERE manual_fanout_id IS NOT NULL AND retry_count = 0;
+
+-- How many states of one place of a run have which status.
+CREATE TABLE counts (
+    run INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    created INTEGER NOT NULL DEFAULT 0,
+    queued INTEGER NOT NULL DEFAULT 0,
+    executed INTEGER NOT NULL DEFAULT 0,
+    success INTEGER NOT NULL DEFAULT 0,
+    errored INTEGER NOT NULL DEFAULT 0,
+    next_created_error INTEGER NOT NULL DEFAULT 0,
+    retry_created INTEGER NOT NULL DEFAULT 0,
+    pruned INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (run, place)
+) WITHOUT ROWID;
+
+-- How the members of the groups of t stand, by place.
+CREATE TABLE groups (
+    t INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    pending INTEGER NOT NULL DEFAULT 0,
+    failed INTEGER NOT NULL DEFAULT 0,
+    succeeded INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (t, place)
+) WITHOUT ROWID;
+
+-- Successes that a united node will read as a list: the latest for each path.
+CREATE TABLE members (
+    t INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    path BLOB NOT NULL,
+    state INTEGER NOT NULL,
+    PRIMARY KEY (t, place, path)
+) WITHOUT ROWID;
+
+-- What happened to a state beside being claimed and finished.
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY,
+    state INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    worker TEXT                          -- who held it, if anybody
+);
+CREATE INDEX events_by_state ON events (state, id);
+
+-- Native claims of the last minutes: one that took states, or was voided, takes no more.
+CREATE TABLE claims (id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX claims_by_age ON claims (at);
