@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
 
-from exotrio import _client_graphs, _client_runs
+from exotrio import _client_backup, _client_graphs, _client_runs
 from exotrio._client_calls import Calls
 from exotrio._endpoint import resolve_endpoint, version_problems
 from exotrio._errors import ConfigurationError
@@ -486,6 +487,38 @@ class StateManager:
             Safe; nothing changes at the server.
         """
         return await _client_runs.history(self._calls, state_id)
+
+    # -- ours: the database
+
+    async def backup(self, path: str | Path, *, overwrite: bool = False) -> int:
+        """Fetch a copy of the state manager's database, all namespaces in it, while that goes on working.
+
+        The copy is consistent: it holds what was committed at one moment. It is written beside its
+        place, synced and checked, and appears under its name only then; readable by its owner only.
+        A state manager started on it (``python -m exotrio server --db FILE``) goes on with every run.
+
+        Secrets of graphs are encrypted in it. The key that decrypts them is not part of it: keep
+        ``<database>.secrets-key`` (or the value of ``SECRETS_ENCRYPTION_KEY``) too, in another place.
+
+        Args:
+            path: The file to write.
+            overwrite: Replace the file if it exists. Defaults to False. The database of a state
+                manager is never replaced.
+
+        Returns:
+            Its size in bytes.
+
+        Raises:
+            ConfigurationError: the file exists, or must not be replaced.
+            DatabaseError: it cannot be written, or what arrived is damaged.
+            RequestRefused: the server speaks only v0, or makes another backup just now (409).
+            ManagerUnavailable: no usable answer, or it broke off.
+            ManagerError: as its other subclasses say.
+
+        Cancellation:
+            Safe; what was written so far is removed.
+        """
+        return await _client_backup.backup(self._calls, Path(path), overwrite=overwrite)
 
 
 def _query(model: type[M], **fields: Any) -> M:

@@ -7,10 +7,12 @@ facts about httpx that shape this module are in the comments beside their conseq
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from functools import cache, lru_cache
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import uuid4
 
 import trio
@@ -43,6 +45,18 @@ KEEPALIVE_EXPIRY = 4.0
 """Below the 5 s after which common servers close: a request must not cross the close on the wire."""
 # The scope in ask bounds the exchange; httpx's read timeout starts anew with every read.
 _TIMEOUT = {"connect": CONNECT_TIMEOUT, "pool": CONNECT_TIMEOUT, "read": None, "write": None}
+
+
+class _Sending:
+    """Whether anything of a request may have left."""
+
+    def __init__(self) -> None:
+        self.sent = False
+
+    async def note(self, event: str, _: Mapping[str, Any]) -> None:
+        """Be httpx's trace."""
+        if event.endswith("send_request_headers.started"):
+            self.sent = True
 
 
 class HttpClient:
@@ -120,48 +134,111 @@ class HttpClient:
             ) from error
         scope = scope if scope is not None else trio.CancelScope()
         scope.deadline = min(scope.deadline, trio.current_time() + timeout)
-        sent = False
-
-        async def note_sending(event: str, _: Mapping[str, Any]) -> None:
-            nonlocal sent
-            if event.endswith("send_request_headers.started"):
-                sent = True
-
+        sending = _Sending()
         response: httpx.Response | None = None
         with scope:
             async with self._slots:
-                # Transports in process report no progress: whatever they were given may have arrived.
-                sent = self._endpoint.transport is not None
-                try:
+                with self._told_as_ours(asked, sending):
                     response = await self._exchange(
                         httpx.Request(
                             method,
                             _url(f"{self._endpoint.uri}{path}"),
                             content=content,
                             headers=self._headers(content, headers),
-                            extensions={"trace": note_sending, "timeout": _TIMEOUT},
+                            extensions={"trace": sending.note, "timeout": _TIMEOUT},
                         )
                     )
-                except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-                    raise self._unreachable(asked, error) from error
-                except httpx.InvalidURL as error:
-                    raise ConfigurationError(f"the state manager URI cannot be used: {error}") from error
-                except (httpx.HTTPError, OSError, UnicodeError) as error:
-                    if not sent:
-                        raise self._unreachable(asked, error) from error
-                    raise ManagerUnavailable(
-                        f"the connection to the state manager at {self._shown} broke "
-                        f"before an answer: {_brief(error)}",
-                        where=f"asked: {asked}",
-                    ) from error
         if response is None:
-            raise ManagerUnavailable(
-                f"the state manager at {self._shown} did not answer in time",
-                sent=sent,
-                where=f"asked: {asked}",
-                fix="is it overloaded, or is the network to it down?",
-            )
+            raise self._too_late(asked, sent=sending.sent)
+        return self._judge(response, asked, accept)
+
+    async def download(
+        self, path: str, sink: Callable[[bytes], Awaitable[None]], *, patience: float, media_type: str
+    ) -> int:
+        """Fetch something large and hand it to ``sink`` piece by piece; return its length.
+
+        Args:
+            path: Encoded path below the base URI.
+            sink: Takes each piece. What it raises comes out as it is.
+            patience: Seconds until the answer begins. Between two pieces it is ``REQUEST_TIMEOUT``.
+            media_type: What has to come; anything else is no usable answer.
+
+        Raises:
+            As ``ask`` does; ManagerUnavailable also if the answer breaks off or is longer or shorter than
+            it said.
+
+        Cancellation:
+            Safe.
+        """
+        require_trio()
+        import httpx
+
+        asked = f"GET {self._shown}{path}"
+        headers = self._headers(None, {"accept": media_type, "accept-encoding": "identity"})
+        sending = _Sending()
+        received = 0
+        with trio.CancelScope(deadline=trio.current_time() + patience) as scope:
+            async with self._slots:
+                with self._told_as_ours(asked, sending):
+                    response = await self._send(
+                        httpx.Request(
+                            "GET",
+                            _url(f"{self._endpoint.uri}{path}"),
+                            headers=headers,
+                            extensions={"trace": sending.note, "timeout": _TIMEOUT},
+                        )
+                    )
+                try:
+                    if response.headers.get("content-type") != media_type:
+                        with self._told_as_ours(asked, sending):
+                            await response.aread()
+                        self._judge(response, asked, ())
+                        raise self._unfit(asked, f"with something that is not {media_type}")
+                    raw = cast("AsyncGenerator[bytes]", response.aiter_raw())
+                    async with aclosing(raw) as pieces:
+                        while True:
+                            scope.deadline = trio.current_time() + REQUEST_TIMEOUT
+                            with self._told_as_ours(asked, sending):
+                                piece = await anext(pieces, None)
+                            if piece is None:
+                                break
+                            received += len(piece)
+                            # However long the disk takes: it is the network that is waited for here.
+                            scope.deadline = math.inf
+                            await sink(piece)
+                finally:
+                    with trio.CancelScope(deadline=trio.current_time() + CLOSE, shield=True):
+                        await response.aclose()
+        if scope.cancelled_caught:
+            raise self._too_late(asked, sent=sending.sent)
+        if response.headers.get("content-length") != str(received):
+            raise self._unfit(asked, f"with {received} bytes, which is not the length it had said")
+        return received
+
+    def _judge(self, response: httpx.Response, asked: str, accept: Collection[int]) -> Answer:
         return judge(response, at=f"the state manager at {self._shown}", asked=asked, accept=accept)
+
+    @contextmanager
+    def _told_as_ours(self, asked: str, sending: _Sending) -> Iterator[None]:
+        """Turn errors of httpx into ours."""
+        import httpx
+
+        # Transports in process report no progress: whatever they were given may have arrived.
+        sending.sent = sending.sent or self._endpoint.transport is not None
+        try:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise self._unreachable(asked, error) from error
+        except httpx.InvalidURL as error:
+            raise ConfigurationError(f"the state manager URI cannot be used: {error}") from error
+        except (httpx.HTTPError, OSError, UnicodeError) as error:
+            if not sending.sent:
+                raise self._unreachable(asked, error) from error
+            raise ManagerUnavailable(
+                f"the connection to the state manager at {self._shown} broke "
+                f"before an answer: {_brief(error)}",
+                where=f"asked: {asked}",
+            ) from error
 
     async def aclose(self) -> None:
         """Close the connections. Safe to call twice."""
@@ -172,20 +249,24 @@ class HttpClient:
                 await transport.aclose()
 
     async def _exchange(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and read the whole response.
-
-        By the transport, without httpx's client around it: its cookies, redirects and forms of
-        authentication are not used here, and cost 75 us of the 120 that a short request in process took.
-        """
-        if request.url.userinfo:
-            next(_basic_auth(request.url).auth_flow(request))
-        response = await self._opened().handle_async_request(request)
+        """Send a request and read the whole response."""
+        response = await self._send(request)
         try:
             await response.aread()
         except BaseException:
             await response.aclose()
             raise
         return response
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        """Send a request and return the response once its head is there.
+
+        By the transport, without httpx's client around it: its cookies, redirects and forms of
+        authentication are not used here, and cost 75 us of the 120 that a short request in process took.
+        """
+        if request.url.userinfo:
+            next(_basic_auth(request.url).auth_flow(request))
+        return await self._opened().handle_async_request(request)
 
     def _opened(self) -> httpx.AsyncBaseTransport:
         if self._transport is not None:
@@ -221,6 +302,21 @@ class HttpClient:
             headers["content-type"] = "application/json"
         headers.update(more or {})
         return headers
+
+    def _unfit(self, asked: str, what: str) -> ManagerUnavailable:
+        return ManagerUnavailable(
+            f"the state manager at {self._shown} answered {what}",
+            where=f"asked: {asked}",
+            fix="check that the URI leads to a state manager, and what stands in between",
+        )
+
+    def _too_late(self, asked: str, *, sent: bool) -> ManagerUnavailable:
+        return ManagerUnavailable(
+            f"the state manager at {self._shown} did not answer in time",
+            sent=sent,
+            where=f"asked: {asked}",
+            fix="is it overloaded, or is the network to it down?",
+        )
 
     def _unreachable(self, asked: str, error: Exception) -> ManagerUnavailable:
         return ManagerUnavailable(

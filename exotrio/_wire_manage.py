@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, BeforeValidator, Field
 
 from exotrio._graph import GraphNodeModel, RetryPolicyModel, StoreConfigModel, TriggerModel
-from exotrio._wire import RunStatus, StateStatus, ValidationStatus
+from exotrio._wire import NATIVE_ROOT, RunStatus, StateStatus, ValidationStatus
 from exotrio._wire_native import NativeRunSummary, Uuid
 from exotrio._wire_v0 import Body, StateDetail
 
@@ -17,6 +17,8 @@ LARGEST_PAGE = 1_000
 """Most entries of one page of a list."""
 LONGEST_ERROR = 500
 """Characters of an error in a list: its end, where a traceback says what was raised."""
+BACKUP_PATH = f"{NATIVE_ROOT}/backup"
+BACKUP_TYPE = "application/vnd.sqlite3"
 
 Limit = Annotated[int, Field(ge=1, le=LARGEST_PAGE)]
 Cursor = Annotated[str, Field(max_length=64)]

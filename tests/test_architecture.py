@@ -33,19 +33,8 @@ LAYERS: dict[str, set[str]] = {
         *("_run_status", "_settings", "_signals", "_wire", "_wire_manage", "_wire_native", "_wire_v0"),
     },
     "links": {
-        *(
-            "_client",
-            "_client_calls",
-            "_client_graphs",
-            "_client_runs",
-            "_discovery",
-            "_endpoint",
-            "_http_answer",
-            "_http_client",
-            "_link",
-            "_link_native",
-        ),
-        *("_link_v0", "_upsert"),
+        *("_client", "_client_backup", "_client_calls", "_client_graphs", "_client_runs", "_discovery"),
+        *("_endpoint", "_http_answer", "_http_client", "_link", "_link_native", "_link_v0", "_upsert"),
     },
     "loops": {
         *("_connect", "_execution", "_heartbeat", "_ledger", "_options", "_outage", "_poller", "_reporter"),

@@ -116,6 +116,7 @@ def told(end: Ended, code: int, *parts: str) -> None:
     ("arguments", "code", "parts"),
     [
         ("", 2, ["Usage:", "see: python -m exotrio --help"]),
+        ("server --keep 30", 2, ["'30' is no duration", "30d or 12h"]),
         ("rnu ok.py", 2, ["No such command 'rnu'"]),
         ("run", 2, ["FILE_OR_MODULE"]),
         ("run ok.py --inptu a=b", 2, ["--inptu", "--input"]),
@@ -267,3 +268,13 @@ def test_the_server_turns_away_callers_without_its_key(running: Server) -> None:
 def test_a_full_disk_is_told_when_the_database_cannot_be_made(folder: Path) -> None:
     end = ended("run", "ok.py", "--db", "full.db", cwd=folder, after=disk_of(50_000))
     told(end, 2, "full.db cannot be used", "free space")
+
+
+def test_a_backup_is_written_and_never_over_a_file_that_is_there(folder: Path, running: Server) -> None:
+    end = ended("backup", "copy.db", cwd=folder, env=running.env)
+    assert end.code == 0, end
+    assert end.out == f"copy.db: {(folder / 'copy.db').stat().st_size:,} bytes\n"
+    again = ended("backup", "copy.db", cwd=folder, env=running.env)
+    told(again, 2, "copy.db exists already", "--overwrite")
+    live = ended("backup", "busy.db", "--overwrite", cwd=folder, env=running.env)
+    told(live, 2, "busy.db is the database of a state manager")

@@ -20,6 +20,7 @@ _COMMANDS = {
     "worker": "Run the nodes of one Runtime against a state manager.",
     "server": "Run a state manager on a port.",
     "runs": "Show the runs of a namespace, or cancel one.",
+    "backup": "Fetch a backup of a state manager's database.",
 }
 
 

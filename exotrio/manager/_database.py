@@ -107,9 +107,14 @@ def open_writer(path: Path | None) -> sqlite3.Connection:
     return connection
 
 
+def open_source(path: Path) -> sqlite3.Connection:
+    """Open a connection that copies the database into another file, and changes nothing in it."""
+    return _connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+
+
 def open_reader(path: Path) -> sqlite3.Connection:
     """Open a connection that can only read."""
-    connection = _connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    connection = open_source(path)
     try:
         connection.execute("PRAGMA query_only = ON")
     except BaseException:

@@ -20,7 +20,7 @@ from exotrio._wire import (
     StateStatus,
     from_ms,
 )
-from exotrio._wire_manage import RetryRunRequest, RunsQuery, StatesQuery
+from exotrio._wire_manage import BACKUP_PATH, RetryRunRequest, RunsQuery, StatesQuery
 from exotrio._wire_native import (
     HeartbeatRequest,
     ItemReply,
@@ -33,6 +33,7 @@ from exotrio._wire_native import (
 )
 from exotrio.manager import _claims, _history, _leases, _listings, _outcomes, _retries, _runs, _views
 from exotrio.manager._access import LOCAL
+from exotrio.manager._backup import BackupReply
 from exotrio.manager._http import STOPPING
 from exotrio.manager._json_api import (
     ClaimReply,
@@ -57,6 +58,7 @@ def native_routes(service: Service) -> list[Route]:
     native = _Native(service)
     table: list[tuple[str, str, Endpoint]] = [
         ("GET", NATIVE_ROOT, native.discover),
+        ("GET", BACKUP_PATH, native.backup),
         ("POST", f"{NAMESPACE}/claim", native.claim),
         ("POST", f"{NAMESPACE}/outcomes", native.record),
         ("POST", f"{NAMESPACE}/release", native.release),
@@ -80,6 +82,9 @@ class _Native:
 
     async def discover(self, request: Request) -> Response:
         return reply({"version": NATIVE_VERSION, "capabilities": CAPABILITIES})
+
+    async def backup(self, request: Request) -> Response:
+        return BackupReply(self._store, self._service.backing_up)
 
     async def claim(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")

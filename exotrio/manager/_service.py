@@ -85,6 +85,7 @@ class Service:
     scheduler: Scheduler
     wakeups: Wakeups = field(default_factory=Wakeups)
     workers: Workers = field(default_factory=Workers)
+    backing_up: trio.Lock = field(default_factory=trio.Lock)
 
     def claimer(self, *, local: bool, worker: str | None = None, claim_id: str | None = None) -> Claimer:
         """Return who claims, with the term that goes with it. Claims inside the process end with it."""

@@ -26,6 +26,7 @@ import outcome
 import trio
 
 from exotrio._errors import DatabaseError
+from exotrio.manager._copy import remove_leftovers
 from exotrio.manager._database import MEMORY, Ownership, open_reader, open_writer
 from exotrio.manager._transaction import Catalog, Topic, Transaction, View
 
@@ -52,6 +53,11 @@ class Store(Protocol):
 
     on_ready: Callable[[set[Topic]], None]
     """Called in the Trio thread after a commit with what somebody may have waited for."""
+
+    @property
+    def path(self) -> Path | None:
+        """The file, or None in memory."""
+        ...
 
     async def write(
         self,
@@ -161,6 +167,7 @@ class MemoryStore:
 
     def __init__(self, engine: _Engine) -> None:
         self._engine = engine
+        self.path = None
         self.on_ready: Callable[[set[Topic]], None] = lambda kinds: None
 
     async def write(
@@ -212,7 +219,7 @@ class FileStore:
 
     def __init__(self, engine: _Engine, path: Path) -> None:
         self._engine = engine
-        self._path = path
+        self.path = path
         self.on_ready: Callable[[set[Topic]], None] = lambda kinds: None
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
@@ -261,7 +268,7 @@ class FileStore:
             # Tried, not looked up first: another thread may take the last one in between.
             connection = self._idle_readers.pop()
         except IndexError:
-            connection = open_reader(self._path)
+            connection = open_reader(self.path)
         usable = False
         try:
             connection.execute("BEGIN")
@@ -357,6 +364,7 @@ async def open_store(db: str | Path, *, clock: Clock = wall_clock) -> AsyncItera
     ownership = Ownership(path)
     released = True
     try:
+        remove_leftovers(path)
         store = FileStore(_Engine(open_writer(path), Catalog(), clock), path)
         try:
             yield store

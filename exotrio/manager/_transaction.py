@@ -67,6 +67,10 @@ class View:
         found: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
         return found
 
+    def serialize(self) -> bytes:
+        """Return the whole database as a file would hold it. For one in memory."""
+        return self._connection.serialize()
+
     def template(self, template_id: int) -> Template:
         """Return the compiled template with this id."""
         return self._catalog.template(self._connection, template_id)

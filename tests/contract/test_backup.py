@@ -1,0 +1,46 @@
+"""The backup of a state manager: a sound database with what was committed, for holders of the key only."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.contract.api import Api
+from tests.contract.conftest import Target
+from tests.contract.flow import Flow
+from tests.helpers import open_client, place, refused
+
+pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
+
+BACKUP = "/exotrio/v1/backup"
+
+
+async def test_a_backup_is_a_sound_database_with_what_was_committed(
+    api: Api, client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    flow = await Flow.start(api, place("a"), secrets={"token": "nobody-reads-this-4711"})
+    response = await client.get(BACKUP)
+    assert response.status_code == 200
+    assert int(response.headers["content-length"]) == len(response.content)
+    assert response.headers["content-type"] == "application/vnd.sqlite3"
+    assert b"nobody-reads-this-4711" not in response.content
+    path = tmp_path / "copy.db"
+    path.write_bytes(response.content)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA quick_check").fetchall() == [("ok",)]
+        found = connection.execute("SELECT run_id FROM runs WHERE namespace = ?", (api.namespace,)).fetchall()
+    assert found == [(flow.run_id,)]
+
+
+async def test_a_backup_may_be_made_again_and_again(client: httpx.AsyncClient) -> None:
+    for _ in range(3):
+        assert (await client.get(BACKUP)).status_code == 200
+
+
+async def test_without_the_key_there_is_no_backup(keyed: Target) -> None:
+    async with open_client(url=keyed.url) as stranger:
+        refused(await stranger.get(BACKUP), 401)

@@ -1,0 +1,383 @@
+"""Copies of a database in use: what is in them, what is left of them, and going on from one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import stat
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+import trio.testing
+
+from exotrio import ConfigurationError, DatabaseError, ManagerUnavailable, RequestRefused, StateManager
+from exotrio.manager import _copy, serve
+from exotrio.manager._copy import copied
+from exotrio.manager._store import FileStore, open_store
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.contract.native import A, claim, executed_item, report
+from tests.helpers import eventually, ok, open_client, place, refused
+from tests.http_doubles import tcp_server
+from tests.manager.support import KEY, gate, open_manager, put
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
+
+
+@asynccontextmanager
+async def serving(db: Path) -> AsyncIterator[str]:
+    """Serve a database on a port until the block ends; give the URL."""
+    async with trio.open_nursery() as nursery:
+        urls: list[str] = await nursery.start(partial(serve, port=0, db=db, key=KEY))
+        yield urls[0]
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def seen(url: str) -> AsyncIterator[tuple[Api, StateManager]]:
+    async with open_client(url=url, key=KEY) as client, StateManager("tests", url, KEY) as manager:
+        yield Api(client, "tests"), manager
+
+
+def beside(db: Path) -> set[str]:
+    """Return the names in the folder of a database that are not its own."""
+    own = {db.name + suffix for suffix in ("", "-wal", "-shm", ".lock", ".secrets-key", ".api-key")}
+    return {file.name for file in db.parent.iterdir()} - own
+
+
+def names(folder: Path) -> list[str]:
+    return [file.name for file in list_of(folder)]
+
+
+def list_of(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+async def test_a_state_manager_started_on_a_backup_goes_on_with_its_runs(tmp_path: Path) -> None:
+    db, copy = tmp_path / "live" / "state.db", tmp_path / "copy.db"
+    async with serving(db) as url, seen(url) as (api, manager):
+        places = (place("a", "b"), place("b"))
+        flow = await Flow.start(api, *places, secrets={"token": "still a secret"})
+        await flow.trigger()
+        (held,) = await claim(api, {A: 1})
+        size = await manager.backup(copy)
+        assert size == copy.stat().st_size
+        # What comes later is not in it.
+        assert await report(api, executed_item(held)) == ["ok"]
+        await flow.trigger()
+        assert not beside(db)
+    shutil.copy(db.with_name("state.db.secrets-key"), copy.with_name("copy.db.secrets-key"))
+    async with serving(copy) as url, seen(url) as (api, manager):
+        assert (await manager.runs()).total == 2
+        holder = (await manager.history(held["state_id"])).holder
+        assert holder is not None
+        assert holder.ttl_ms is not None
+        assert 50_000 < holder.ttl_ms <= 60_000, "its holder has a whole term to be heard of again"
+        secrets = ok(await api.secrets(held["state_id"], held["lease"]["token"]))
+        assert secrets == {"secrets": {"token": "still a secret"}}
+        assert await report(api, executed_item(held)) == ["ok"]
+        fresh = Flow(api, "graph")
+        fresh.run_id = held["run_id"]
+        await fresh.run("b")
+        assert (await manager.status(fresh.run_id)).status == "SUCCESS"
+
+
+async def test_writers_go_on_while_a_copy_is_made(tmp_path: Path) -> None:
+    db = tmp_path / "state.db"
+    async with open_store(db) as store:
+        for number in range(50):
+            await store.write(put, f"before {number}", os.urandom(2_000).hex())
+        async with copied(db) as copy:
+            await store.write(put, "during")
+            with sqlite3.connect(copy) as connection:
+                found = {row[0] for row in connection.execute("SELECT key FROM meta")}
+            connection.close()
+        assert len(found) == 51, "50, and the stamp"
+        assert not beside(db)
+
+
+@posix
+async def test_only_its_owner_may_read_a_backup_or_the_copy_it_is_made_from(tmp_path: Path) -> None:
+    db = tmp_path / "state.db"
+    umask = os.umask(0)
+    try:
+        async with open_store(db), copied(db) as copy:
+            assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+        async with serving(db) as url, seen(url) as (_, manager):
+            await manager.backup(tmp_path / "copy.db")
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == 0o600
+
+
+async def test_a_client_that_goes_away_leaves_no_copy_and_the_next_one_gets_its_backup(
+    tmp_path: Path,
+) -> None:
+    db = tmp_path / "live" / "state.db"
+    async with serving(db) as url, seen(url) as (api, manager):
+        host, port = url.removeprefix("http://").split(":")
+        await fill(api)
+        stream = await trio.open_tcp_stream(host, int(port))
+        head = f"GET /exotrio/v1/backup HTTP/1.1\r\nhost: {host}\r\nx-api-key: {KEY}\r\n\r\n"
+        await stream.send_all(head.encode())
+        assert (await stream.receive_some(12)).startswith(b"HTTP/1.1 200")
+        await stream.aclose()
+
+        async def again() -> None:
+            try:
+                await manager.backup(tmp_path / "copy.db", overwrite=True)
+            except RequestRefused as error:
+                raise AssertionError("the first is still being sent") from error
+
+        await eventually(again)
+        assert not beside(db)
+
+
+async def fill(api: Api) -> None:
+    """Make the database larger than what a socket takes without a reader."""
+    flow = await Flow.deploy(api, place("a"))
+    for _ in range(3):
+        await flow.trigger()
+    for state in await flow.take("a", 3):
+        ok(await api.executed(state["state_id"], {"v": "x" * 4_000_000}))
+
+
+async def hold(lock: trio.Lock, task_status: trio.TaskStatus[None]) -> None:
+    async with lock:
+        task_status.started()
+        await trio.sleep_forever()
+
+
+async def test_a_second_backup_at_the_same_time_is_refused(tmp_path: Path) -> None:
+    async with open_manager(tmp_path / "state.db") as manager:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(hold, manager.service.backing_up)
+            refused(await manager.api.request("GET", "/exotrio/v1/backup"), 409)
+            nursery.cancel_scope.cancel()
+        assert (await manager.api.request("GET", "/exotrio/v1/backup")).status_code == 200
+
+
+async def test_a_copy_that_nobody_waits_for_any_more_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = tmp_path / "state.db"
+    async with open_store(db) as store:
+        await store.write(put, "a")
+        with gate() as held:
+            opened = _copy.open_source
+
+            def slow(path: Path) -> sqlite3.Connection:
+                held.hold()
+                return opened(path)
+
+            monkeypatch.setattr(_copy, "open_source", slow)
+            async with trio.open_nursery() as nursery:
+
+                async def copy() -> None:
+                    async with copied(db):
+                        raise AssertionError("it was cancelled before")
+
+                nursery.start_soon(copy)
+                await trio.to_thread.run_sync(held.wait_entered)
+                nursery.cancel_scope.cancel()
+            held.open()
+
+        async def gone() -> None:
+            assert not beside(db)
+
+        await eventually(gone)
+
+
+async def test_a_copy_that_a_killed_process_left_is_removed_and_nothing_else_is(tmp_path: Path) -> None:
+    db = tmp_path / "state.db"
+    left = tmp_path / ".state.db.copy-0123456789abcdef"
+    kept = [
+        ".state.db.copy-of-mine",
+        ".state.db.copy-0123456789abcdef.bak",
+        ".other.db.copy-0123456789abcdef",
+    ]
+    for name in (left.name, *kept):
+        (tmp_path / name).touch()
+    async with open_store(db) as store:
+        assert isinstance(store, FileStore)
+        assert beside(db) == set(kept)
+
+
+async def test_a_full_disk_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_manager(tmp_path / "state.db") as manager:
+        monkeypatch.setattr("exotrio.manager._copy.open_source", _full)
+        said = refused(await manager.api.request("GET", "/exotrio/v1/backup"), 503)
+        assert "disk is full" in said
+        assert str(tmp_path) not in said
+        assert not beside(tmp_path / "state.db")
+
+
+def _full(path: Path) -> sqlite3.Connection:
+    raise sqlite3.OperationalError("database or disk is full")
+
+
+# -- the client's side
+
+
+@pytest.fixture
+async def manager() -> AsyncIterator[StateManager]:
+    async with open_manager() as manager:
+        inside = manager.api.client._transport
+        yield StateManager("tests", transport=inside)
+
+
+async def test_a_file_that_exists_is_replaced_only_if_asked_to(manager: StateManager, tmp_path: Path) -> None:
+    path = tmp_path / "copy.db"
+    path.write_bytes(b"mine")
+    with pytest.raises(ConfigurationError, match="exists already"):
+        await manager.backup(path)
+    assert path.read_bytes() == b"mine"
+    await manager.backup(str(path), overwrite=True)
+    assert path.read_bytes().startswith(b"SQLite format 3")
+    assert names(tmp_path) == [path.name]
+
+
+async def test_the_database_of_a_state_manager_is_never_replaced(
+    manager: StateManager, tmp_path: Path
+) -> None:
+    db = tmp_path / "state.db"
+    async with open_store(db) as store:
+        await store.write(put, "a")
+        before = db.read_bytes()
+        with pytest.raises(ConfigurationError, match="state manager"):
+            await manager.backup(db, overwrite=True)
+        assert db.read_bytes() == before
+
+
+async def test_a_file_made_meanwhile_is_not_replaced(
+    manager: StateManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "copy.db"
+    fsync = os.fsync
+
+    def meanwhile(fd: int) -> None:
+        path.write_bytes(b"theirs")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    with pytest.raises(ConfigurationError, match="exists already"):
+        await manager.backup(path)
+    assert path.read_bytes() == b"theirs"
+    assert names(tmp_path) == [path.name]
+
+
+async def test_a_folder_that_is_not_there_is_told(manager: StateManager, tmp_path: Path) -> None:
+    with pytest.raises(DatabaseError, match="cannot be made"):
+        await manager.backup(tmp_path / "missing" / "copy.db")
+
+
+class Pieces(httpx.AsyncByteStream):
+    """A body that comes piece by piece, and may break off or never end."""
+
+    def __init__(self, *pieces: bytes | Exception) -> None:
+        self._pieces = pieces
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            await trio.lowlevel.checkpoint()
+            if isinstance(piece, Exception):
+                raise piece
+            if not piece:
+                await trio.sleep_forever()
+            yield piece
+
+
+def backup_of(length: int, *pieces: bytes | Exception) -> httpx.Response:
+    headers = {"content-type": "application/vnd.sqlite3", "content-length": str(length)}
+    return httpx.Response(200, headers=headers, stream=Pieces(*pieces))
+
+
+def answering(response: httpx.Response, asked: list[str] | None = None) -> StateManager:
+    """Return a client of a server that is ours and answers the request for a backup with this."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("v1"):
+            return httpx.Response(200, json={"version": "1", "capabilities": []})
+        if asked is not None:
+            asked.append(request.url.path)
+        return response
+
+    return StateManager("tests", transport=httpx.MockTransport(answer))
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        backup_of(10, b"12345"),
+        backup_of(3, b"12345"),
+        backup_of(10, b"12345", httpx.ReadError("reset")),
+        backup_of(10, b"12345", b""),
+        httpx.Response(200, html="<html>who are you?</html>"),
+        httpx.Response(200, json={"detail": "hello"}),
+        httpx.Response(500, json={"detail": "an unexpected error"}),
+    ],
+    ids=["shorter", "longer", "reset", "stalled", "a page", "JSON", "500"],
+)
+async def test_a_backup_that_breaks_off_is_not_kept_and_not_asked_for_again(
+    tmp_path: Path, response: httpx.Response, autojump_clock: trio.testing.MockClock
+) -> None:
+    asked: list[str] = []
+    # Autojump would overtake the threads that write.
+    autojump_clock.autojump_threshold = 0.1
+    with pytest.raises(ManagerUnavailable):
+        await answering(response, asked).backup(tmp_path / "copy.db")
+    assert not names(tmp_path)
+    assert len(asked) == 1
+
+
+async def test_a_connection_that_is_cut_within_a_backup_is_told(tmp_path: Path) -> None:
+    async def respond(stream: trio.SocketStream, request: bytes) -> None:
+        native = b'{"version": "1", "capabilities": []}'
+        head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\ncontent-type: %s\r\n\r\n"
+        if b"/backup" in request:
+            await stream.send_all(head % (1_000, b"application/vnd.sqlite3") + b"x" * 10)
+            await stream.aclose()
+        else:
+            await stream.send_all(head % (len(native), b"application/json") + native)
+
+    async with tcp_server(respond) as (url, _), StateManager("tests", url, KEY) as manager:
+        with pytest.raises(ManagerUnavailable, match="broke"):
+            await manager.backup(tmp_path / "copy.db")
+    assert not names(tmp_path)
+
+
+async def test_a_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        manager = answering(backup_of(10, b"12345", b""))
+        nursery.start_soon(manager.backup, tmp_path / "copy.db")
+
+        async def begun() -> None:
+            assert [file.stat().st_size for file in list_of(tmp_path)] == [5]
+
+        await eventually(begun)
+        nursery.cancel_scope.cancel()
+    assert not names(tmp_path)
+
+
+async def test_a_server_that_speaks_only_v0_is_told_to_have_no_backups(tmp_path: Path) -> None:
+    gone = httpx.MockTransport(lambda _: httpx.Response(404, json={"detail": "Not Found"}))
+    with pytest.raises(RequestRefused, match="speaks only v0"):
+        await StateManager("tests", transport=gone).backup(tmp_path / "copy.db")
+    assert not names(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"SQLite format 3\0" + b"x" * 5_000, b"<html>"])
+async def test_what_is_no_sound_database_is_not_kept(tmp_path: Path, content: bytes) -> None:
+    manager = answering(backup_of(len(content), *([content] if content else [])))
+    with pytest.raises(DatabaseError, match="no sound database"):
+        await manager.backup(tmp_path / "copy.db")
+    assert not names(tmp_path)
