@@ -62,13 +62,13 @@ def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> 
         raise Refused(409, f"the run {run_id} was cancelled; trigger the graph again")
     run = RunScope(found["id"], tx.template(found["template"]))
     failed = _failed(tx, run.id)
+    changes = Changes(tx)
     if earlier := _retried_before(tx, run.id, request_id):
-        return RetryRunReply(retried=earlier, refused=[])
+        return RetryRunReply(retried=earlier, refused=_refusals(changes, run, failed))
     if not failed:
         raise Refused(409, f"the run {run_id} has no failed states")
     retried: list[RetriedState] = []
     refused: list[RefusedState] = []
-    changes = Changes(tx)
     # United states that could not be built come last: what the others bring about is then there to be read.
     for state in sorted(failed, key=_is_unbuilt):
         if _is_unbuilt(state):
@@ -106,6 +106,18 @@ def _retried_before(view: View, run: int, request_id: str) -> list[RetriedState]
         )
         if row["manual_fanout_id"] == _fanout_id(view, request_id, row["retry_of"])
     ]
+
+
+def _refusals(changes: Changes, run: RunScope, failed: list[sqlite3.Row]) -> list[RefusedState]:
+    """Return which states would be refused, and why; change nothing."""
+    refused = []
+    for state in filter(_is_unbuilt, failed):
+        try:
+            _rebuilt(changes, run, state)
+        except Refused as refusal:
+            reason = refusal.detail
+            refused.append(RefusedState(state_id=changes.tx.state_id(state["seq"]), reason=reason))
+    return refused
 
 
 def _fanout_id(view: View, request_id: str, seq: int) -> str:

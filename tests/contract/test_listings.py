@@ -1,0 +1,186 @@
+"""Lists of states and of runs: what they can be narrowed to, and that pages neither overlap nor leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.helpers import NO_RETRY, UNKNOWN_ID, node_name, ok, place, refused
+
+pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
+
+
+async def fanned(api: Api, graph: str = "graph") -> Flow:
+    """Return a run with one success, one failure, and one state to claim."""
+    flow = await Flow.start(api, place("a", "b"), place("b"), retry_policy=NO_RETRY, graph=graph)
+    await flow.run("a", {"v": "0"}, {"v": "1"})
+    first, _ = await flow.take("b", 2)
+    ok(await api.errored(first["state_id"], "x" * 600 + "the end"))
+    return flow
+
+
+async def ids(api: Api, **query: Any) -> list[str]:
+    return [state["id"] for state in ok(await api.states(**query))["states"]]
+
+
+async def pages(ask: Callable[..., Awaitable[httpx.Response]], what: str, **query: Any) -> list[list[Any]]:
+    found = []
+    while True:
+        page = ok(await ask(**query))
+        found.append(page[what])
+        if page["next"] is None:
+            return found
+        query["before"] = page["next"]
+
+
+async def test_states_come_newest_first_with_what_a_list_needs(api: Api) -> None:
+    flow = await fanned(api)
+    shown = [node["id"] for node in (await flow.shown())["nodes"]]
+    assert await ids(api) == shown[::-1]
+    (failed,) = ok(await api.states(status="ERRORED"))["states"]
+    assert failed["identifier"] == "b"
+    assert (failed["node_name"], failed["graph_name"], failed["run_id"]) == (
+        node_name("b"), flow.graph, flow.run_id,
+    )  # fmt: skip
+    assert len(failed["error"]) == 500
+    assert failed["error"].endswith("the end")
+    assert failed["created_at"] <= failed["finished_at"]
+
+
+async def test_states_can_be_narrowed_by_everything_at_once(api: Api) -> None:
+    one, other = await fanned(api), await fanned(api, graph="other")
+    assert len(await ids(api)) == 8
+    assert len(await ids(api, run=one.run_id)) == len(await ids(api, graph="other")) == 4
+    assert len(await ids(api, node=node_name("b"))) == 4
+    assert len(await ids(api, graph="graph", identifier="a")) == 2
+    assert len(await ids(api, run=other.run_id, identifier="b", status="QUEUED")) == 1
+    assert len(await ids(api, status=["QUEUED", "ERRORED"])) == 4
+    assert await ids(api, run=one.run_id, graph="other") == []
+    assert await ids(api, run=one.run_id, identifier="c") == []
+    assert await ids(api.elsewhere()) == []
+
+
+async def test_an_identifier_is_found_in_every_version_of_its_graph(api: Api) -> None:
+    await Flow.start(api, place("a", "b"), place("b"))
+    await Flow.start(api, place("z", "a"), place("a"))
+    assert len(await ids(api, graph="graph", identifier="a")) == 1
+    assert len(await ids(api, graph="graph", identifier="z")) == 1
+
+
+@pytest.mark.parametrize("limit", [1, 3, 8, 9])
+async def test_pages_of_states_neither_overlap_nor_leave_out(api: Api, limit: int) -> None:
+    await fanned(api)
+    await fanned(api)
+    found = await pages(api.states, "states", limit=limit)
+    assert [len(page) for page in found[:-1]] == [limit] * (len(found) - 1)
+    assert [state["id"] for page in found for state in page] == await ids(api)
+    assert found[-1], "no empty page at the end"
+
+
+async def test_what_is_added_between_two_pages_shifts_nothing(api: Api) -> None:
+    flow = await fanned(api)
+    before = await ids(api)
+    first = ok(await api.states(limit=2))
+    await flow.trigger()
+    rest = await ids(api, before=first["next"])
+    assert [state["id"] for state in first["states"]] + rest == before
+
+
+async def test_a_run_with_nodes_of_two_namespaces_shows_each_its_own(api: Api) -> None:
+    far = api.elsewhere()
+    flow = await Flow.start(api, place("a", "b"), place("b", namespace=far.namespace))
+    await flow.run("a")
+    assert len(await ids(api, run=flow.run_id)) == len(await ids(far, run=flow.run_id)) == 1
+    refused(await api.elsewhere().states(run=flow.run_id), 404)
+
+
+@pytest.mark.parametrize("query", [{"run": str(uuid4())}, {"graph": "nope"}, {"node": "nope"}])
+async def test_what_is_not_known_is_404(api: Api, query: dict[str, str]) -> None:
+    await fanned(api)
+    refused(await api.states(**query), 404)
+    if "graph" in query:
+        refused(await api.find_runs(**query), 404)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"limit": 0},
+        {"limit": 1_001},
+        {"limit": "many"},
+        {"status": "BROKEN"},
+        {"status": ["QUEUED", ""]},
+        {"identifier": "a"},
+        {"before": "x"},
+        {"before": "x" * 100},
+    ],
+)
+async def test_a_query_for_states_that_makes_no_sense_is_422(api: Api, query: dict[str, Any]) -> None:
+    assert refused(await api.states(**query), 422)
+
+
+async def test_an_id_of_another_database_is_no_place_in_this_list(api: Api) -> None:
+    refused(await api.states(before=UNKNOWN_ID), 422)
+
+
+# -- runs
+
+
+async def test_runs_come_newest_first_as_v0_counts_them(api: Api) -> None:
+    for _ in range(3):
+        await fanned(api)
+    found = ok(await api.find_runs())["runs"]
+    assert [(run.pop("finished_at"), run.pop("cancelled_at")) for run in found] == [(None, None)] * 3
+    assert found == ok(await api.runs())["runs"]
+
+
+async def test_runs_can_be_narrowed_by_graph_status_and_time(api: Api) -> None:
+    await fanned(api)
+    success = await Flow.start(api, place("c"), graph="other", retry_policy=NO_RETRY)
+    await success.run("c")
+    failed = await Flow.start(api, place("c"), graph="other", retry_policy=NO_RETRY)
+    await failed.fail("c", times=1)
+    cancelled = await Flow.start(api, place("c"), graph="other")
+    ok(await api.native("POST", f"run/{cancelled.run_id}/cancel"))
+
+    async def found(**query: Any) -> list[str]:
+        return [run["run_id"] for run in ok(await api.find_runs(**query))["runs"]]
+
+    assert len(await found(graph="other")) == 3
+    assert await found(status="SUCCESS") == [success.run_id]
+    assert await found(status="FAILED", graph="other") == [cancelled.run_id, failed.run_id]
+    assert len(await found(status="PENDING")) == 1
+    (latest, *_) = ok(await api.find_runs())["runs"]
+    assert latest["run_id"] in await found(since=latest["created_at"])
+    assert await found(since="2999-01-01T00:00:00+02:00") == []
+    assert latest["finished_at"] == latest["cancelled_at"] is not None
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+async def test_pages_of_runs_neither_overlap_nor_leave_out(api: Api, limit: int) -> None:
+    flow = await Flow.deploy(api, place("a"))
+    made = [await flow.trigger() for _ in range(5)]
+    found = await pages(api.find_runs, "runs", limit=limit)
+    assert [run["run_id"] for page in found for run in page] == made[::-1]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"limit": 0},
+        {"status": "CREATED"},
+        {"since": "yesterday"},
+        {"since": "2026-01-01T00:00:00"},
+        {"before": "x"},
+        {"before": "1.-2"},
+        {"before": "9" * 30 + ".1"},
+    ],
+)
+async def test_a_query_for_runs_that_makes_no_sense_is_422(api: Api, query: dict[str, Any]) -> None:
+    assert refused(await api.find_runs(**query), 422)
