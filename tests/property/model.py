@@ -221,6 +221,21 @@ class Model:
         self._settle()
         return again
 
+    def retried_run(self) -> tuple[list[tuple[State, State]], list[State]]:
+        """Retry every failed state; return (old, new) of those that could be, and those that could not.
+
+        Those that could not be built come last, since what the others bring about may mend them.
+        """
+        retried: list[tuple[State, State]] = []
+        refused: list[State] = []
+        failed = [state for state in self.states if state.status in FAILED]
+        for state in sorted(failed, key=lambda state: state.unbuilt):
+            try:
+                retried.append((state, self.retried(state)))
+            except Refused:
+                refused.append(state)
+        return retried, refused
+
     def forget_inputs(self, identifier: str) -> None:
         """The node is registered again, with a schema that asks for nothing."""
         self.asked[identifier] = set()

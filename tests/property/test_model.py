@@ -225,3 +225,20 @@ def test_retries_are_counted_and_wait() -> None:
     (again,) = model.claim()
     assert model.errored(again) is False
     assert model.run_status() == "FAILED"
+
+
+def test_a_run_is_retried_wherever_it_failed_and_can_go_on() -> None:
+    model = Model(_united("ALL_DONE", g=(Ref("c", "v"),)))
+    _run(model, "t", "0", "1")
+    for b in _take(model, "b"):
+        model.executed(b, [V])
+    good, bad = _take(model, "c")
+    model.executed(good, [{}])
+    model.errored(bad)
+    assert _count(model)[("u", "ERRORED")] == 1, "its inputs cannot be built from what c gave"
+    retried, refused = model.retried_run()
+    assert [(old, new.status) for old, new in retried] == [(bad, "CREATED")]
+    assert [state.unbuilt for state in refused] == [True]
+    model.forget_inputs("u")
+    ((old, new),), refused = model.retried_run()
+    assert (old.unbuilt, new.status, refused) == (True, "CREATED", [])

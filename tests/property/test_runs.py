@@ -18,8 +18,20 @@ MOST_STATES = 45
 
 # What lets a run go on stands several times: otherwise most runs would be over before they got anywhere.
 GOING_ON = ["one", "fan-out"] * 5
-MOVES = [*GOING_ON, "bad", "mixed", "none", "errored", "errored", "pruned", "requeued", "retry", "forget"]
-WHEN_IDLE = ["retry", "stop", "retry", "forget"]
+MOVES = [
+    *GOING_ON,
+    "bad",
+    "mixed",
+    "none",
+    "errored",
+    "errored",
+    "pruned",
+    "requeued",
+    "retry",
+    "retry run",
+    "forget",
+]
+WHEN_IDLE = ["retry", "stop", "retry run", "forget"]
 EXAMPLES = 4 * settings().max_examples
 
 
@@ -49,6 +61,8 @@ class Driver:
             return False
         if move == "retry":
             await twin.retried(self.pick(model.states))
+        elif move == "retry run":
+            await twin.retried_run()
         elif move == "forget":
             await twin.forget_inputs(self.pick_place(model.plan))
         else:

@@ -78,6 +78,23 @@ class Twin:
             await self._check(again)
         await self.compare()
 
+    async def retried_run(self) -> None:
+        response = await self.api.retry_run(self.run_id)
+        retried, refused = self.model.retried_run()
+        if not retried and not refused:
+            assert response.status_code == 409, response.text
+        else:
+            reply = ok(response)
+            new = {one["state_id"]: one["new_state_id"] for one in reply["retried"]}
+            assert set(new) == {self.ids[state] for state, _ in retried}
+            assert {one["state_id"] for one in reply["refused"]} == {self.ids[state] for state in refused}
+            for state, again in retried:
+                self.ids[again] = new[self.ids[state]]
+            # What each replaced state became decides what hangs below it, so all are bound before the rest.
+            for _, again in retried:
+                await self._check(again)
+        await self.compare()
+
     async def forget_inputs(self, identifier: str) -> None:
         self.model.forget_inputs(identifier)
         ok(await self.api.register([declaration(identifier, set())]))
