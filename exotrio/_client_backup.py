@@ -48,8 +48,9 @@ async def backup(calls: Calls, path: Path, *, overwrite: bool) -> int:
 def _require_place(path: Path, overwrite: bool) -> None:
     if os.path.lexists(path) and not overwrite:
         raise _exists(path)
-    if path.is_dir():
-        raise ConfigurationError(f"{path} is a folder", fix="name a file in it")
+    if os.path.lexists(path) and not path.is_file():
+        # A folder, or a device such as /dev/null, which root would replace for everybody.
+        raise ConfigurationError(f"{path} is no ordinary file", fix="name a file for the backup")
     # Replaced under a state manager that uses it, a database would be lost with all that is written to it.
     if any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", ".lock")):
         raise ConfigurationError(

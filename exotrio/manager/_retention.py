@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import Concatenate
 
 import trio
-from pydantic_core import to_json
 
 from exotrio._errors import DatabaseError
 from exotrio._wire import from_ms
@@ -29,9 +28,8 @@ logger = logging.getLogger("exotrio.manager.retention")
 
 BATCH = 500
 """Most rows that one transaction deletes of each table."""
-CHUNK = 50
 LONGEST_BATCH = 0.02
-"""Seconds after which a batch takes no further chunk: a row may hold megabytes."""
+"""Seconds after which a transaction takes no further state: each may hold megabytes."""
 PAUSE = 0.05
 """Seconds between two batches, for those who wait to write."""
 LONGEST_INTERVAL = 600.0
@@ -89,37 +87,34 @@ def clear(tx: Transaction) -> int:
     if run is None:
         return 0
     end = time.monotonic() + LONGEST_BATCH
-    for _ in range(BATCH // CHUNK):
-        states = tx.execute("SELECT seq FROM states WHERE run = ? LIMIT ?", (run["run"], CHUNK)).fetchall()
-        if not states:
-            for table in ("counts", "store", "discarded"):
-                tx.execute(f"DELETE FROM {table} WHERE run = ?", (run["run"],))
-            break
-        seqs = to_json([state["seq"] for state in states]).decode()
-        # What hangs on these states may be much more than they are, so it is limited too. They go last:
-        # nothing else leads to it.
-        hanging = sum(
-            tx.execute(
-                f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table}"
-                f" WHERE {column} IN (SELECT value FROM json_each(?)) LIMIT ?)",
-                (seqs, BATCH),
-            ).rowcount
-            for table, column, key in _HANGING
-        )
+    states = tx.execute("SELECT seq FROM states WHERE run = ? LIMIT ?", (run["run"], BATCH)).fetchall()
+    hanging = 0
+    for state in states:
+        hanging += _clear_hanging(tx, state["seq"], BATCH - hanging)
         if hanging >= BATCH:
-            break
-        tx.execute("DELETE FROM states WHERE seq IN (SELECT value FROM json_each(?))", (seqs,))
+            break  # there may be more, which only this state leads to
+        tx.execute("DELETE FROM states WHERE seq = ?", (state["seq"],))
         if time.monotonic() > end:
             break
+    if not states:
+        for table in ("counts", "store", "discarded"):
+            tx.execute(f"DELETE FROM {table} WHERE run = ?", (run["run"],))
     return 1
 
 
-_HANGING = (
-    ("members", "t", "t, place, path"),
-    ("groups", "t", "t, place"),
-    ("events", "state", "id"),
-)
-"""Tables with rows that belong to a state: its number's column, and the key."""
+def _clear_hanging(tx: Transaction, seq: int, most: int) -> int:
+    """Delete what belongs to a state in other tables and return how many rows that were."""
+    deleted = tx.execute(
+        "DELETE FROM members WHERE t = ?1 AND (place, path) IN"
+        " (SELECT place, path FROM members WHERE t = ?1 LIMIT ?2)",
+        (seq, most),
+    ).rowcount
+    deleted += tx.execute(
+        "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE state = ? LIMIT ?)",
+        (seq, most - deleted),
+    ).rowcount
+    # At most one for each place of the graph.
+    return deleted + tx.execute("DELETE FROM groups WHERE t = ?", (seq,)).rowcount
 
 
 def drop_templates(tx: Transaction) -> int:

@@ -144,7 +144,6 @@ async def test_versions_of_a_graph_go_with_their_last_run(autojump_clock: MockCl
 
 async def test_a_large_run_is_cleared_away_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_retention, "BATCH", 10)
-    monkeypatch.setattr(_retention, "CHUNK", 5)
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:
         store = manager.service.store
