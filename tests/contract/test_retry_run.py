@@ -110,6 +110,32 @@ async def test_a_united_state_that_still_cannot_be_built_is_refused_and_harms_no
     assert await flow.status(unbuilt["id"]) == "ERRORED"
 
 
+async def test_a_united_state_is_built_anew_from_what_the_other_retries_bring_about(api: Api) -> None:
+    flow = await Flow.start(
+        api,
+        place("t", "b"),
+        place("b", "c"),
+        place("c", "u", inputs={"q": "${{b.outputs.w}}"}),
+        place(
+            "u",
+            unites="t",
+            strategy="ALL_DONE",
+            inputs={"p": "${{b.outputs.v}}", "r": "${{c.outputs.w}}"},
+        ),
+        retry_policy=NO_RETRY,
+    )
+    await flow.run("t", {"v": "x"})
+    # The second output cannot be followed for want of w, and u cannot be built for want of c's.
+    await flow.run("b", {"v": "0", "w": "0"}, {"v": "1"})
+    await flow.run("c", {"v": "no w"})
+    (stuck,) = await flow.states("b", "NEXT_CREATED_ERROR")
+    ok(await api.manual_retry(stuck["id"]))
+    ok(await api.register([declare(node_name("c")), declare(node_name("u"), ["p"])]))
+    assert len(ok(await api.retry_run(flow.run_id))["retried"]) == 2
+    ((united,), (_,)) = await flow.take("u"), await flow.take("c")
+    assert united["inputs"] == {"p": '["0","1"]'}
+
+
 async def test_a_run_without_failed_states_is_409(api: Api) -> None:
     flow = await Flow.start(api, place("a"))
     assert "no failed states" in refused(await api.retry_run(flow.run_id), 409)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -168,31 +169,36 @@ async def test_a_copy_that_nobody_waits_for_any_more_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     db = tmp_path / "state.db"
-    async with open_store(db) as store:
-        await store.write(put, "a")
+    ended = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+    copy_in_thread, open_source = _copy._copy, _copy.open_source
+
+    def told(*arguments: Any) -> None:
+        try:
+            copy_in_thread(*arguments)
+        finally:
+            token.run_sync_soon(ended.set)
+
+    async def copy() -> None:
+        async with copied(db):
+            raise AssertionError("it was cancelled before")
+
+    async with open_store(db):
         with gate() as held:
-            opened = _copy.open_source
 
-            def slow(path: Path) -> sqlite3.Connection:
+            def late(path: Path) -> sqlite3.Connection:
                 held.hold()
-                return opened(path)
+                return open_source(path)
 
-            monkeypatch.setattr(_copy, "open_source", slow)
+            monkeypatch.setattr(_copy, "open_source", late)
+            monkeypatch.setattr(_copy, "_copy", told)
             async with trio.open_nursery() as nursery:
-
-                async def copy() -> None:
-                    async with copied(db):
-                        raise AssertionError("it was cancelled before")
-
                 nursery.start_soon(copy)
                 await trio.to_thread.run_sync(held.wait_entered)
                 nursery.cancel_scope.cancel()
-            held.open()
-
-        async def gone() -> None:
-            assert not beside(db)
-
-        await eventually(gone)
+        # By now SQLite makes the file once more: only the thread is left to remove it.
+        await ended.wait()
+        assert not beside(db)
 
 
 async def test_a_copy_that_a_killed_process_left_is_removed_and_nothing_else_is(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from exotrio.manager._retention import clear, discard
 from exotrio.manager._transaction import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
+from tests.contract.native import B, claim, item_for
 from tests.helpers import NO_RETRY, SettableClock, eventually, ok, place, refused
 from tests.manager.support import open_manager, recount
 
@@ -37,14 +38,15 @@ def rows(view: View) -> Counter[str]:
     return Counter({table: view.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in OF_RUNS})
 
 
-async def finish(api: Api, width: int = 3) -> Flow:
-    """Run a graph with a fan-out, a united node, an event and a store to its end."""
+async def finish(api: Api, width: int = 3, depth: int = 1) -> Flow:
+    """Run a graph with two fan-outs, a united node, an event and a store to its end."""
     flow = await Flow.deploy(api, *PLACES)
     await flow.trigger(store={"key": "value"})
     await flow.run("t", *({"v": str(index)} for index in range(width)))
-    states = await flow.take("b", width)
-    for state in states:
-        ok(await api.executed(state["state_id"], {"v": "x"}))
+    (held,) = await claim(api, {B: 1})
+    ok(await api.release(states=[item_for(held)]))
+    for state in await flow.take("b", width):
+        ok(await api.executed(state["state_id"], *({"v": str(index)} for index in range(depth))))
     for state in await flow.take("u", width):
         ok(await api.executed(state["state_id"]))
     assert (await flow.run_summary())["status"] == "SUCCESS"
@@ -57,7 +59,7 @@ async def test_a_finished_run_is_deleted_with_all_its_rows_once_it_is_old_enough
     async with open_manager(clock=virtual_ms, keep_ms=30 * MINUTE_MS) as manager:
         await finish(manager.api)
         before = await manager.service.store.read(rows)
-        assert all(before[table] for table in OF_RUNS if table not in ("discarded", "events"))
+        assert all(before[table] for table in OF_RUNS if table != "discarded")
         await trio.sleep(29.9 * MINUTE)
         assert await manager.service.store.read(rows) == before
         await trio.sleep(4 * MINUTE)
@@ -147,7 +149,7 @@ async def test_a_large_run_is_cleared_away_in_small_steps(monkeypatch: pytest.Mo
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:
         store = manager.service.store
-        await finish(manager.api, width=30)
+        await finish(manager.api, width=5, depth=25)
         clock.advance(MINUTE_MS)
         assert await store.write(discard, MINUTE_MS - 1) == 1
         left = await store.read(rows)
