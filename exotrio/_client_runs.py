@@ -169,10 +169,20 @@ async def find_runs(calls: Calls, query: RunsQuery) -> RunsFound:
 
 async def states(calls: Calls, query: StatesQuery) -> StatesReply:
     """Return one page of states."""
-    path = calls.native("states", query=_parameters(query))
-    return await calls.prefer_native(
-        lambda: calls.fetch(StatesReply, "GET", path), lambda: _states_of_run(calls, query)
-    )
+    return await calls.prefer_native(lambda: _filled_page(calls, query), lambda: _states_of_run(calls, query))
+
+
+async def _filled_page(calls: Calls, query: StatesQuery) -> StatesReply:
+    """Ask on while the page is not full: one request looks through so many states only."""
+    found: list[ListedState] = []
+    while True:
+        page = await calls.fetch(StatesReply, "GET", calls.native("states", query=_parameters(query)))
+        found += page.states
+        left = query.limit - len(found)
+        # The same place again would be asked for for ever.
+        if left <= 0 or page.next in (None, query.before):
+            return StatesReply(states=found, next=page.next)
+        query = query.model_copy(update={"before": page.next, "limit": left})
 
 
 async def _states_of_run(calls: Calls, query: StatesQuery) -> StatesReply:

@@ -121,7 +121,7 @@ class ListedState(Body):
 
 
 class StatesReply(Body):
-    """A page of states; ``next`` is None on the last one."""
+    """A page of states; ``next`` is None on the last one. One before that may be short, or empty."""
 
     states: list[ListedState]
     next: str | None

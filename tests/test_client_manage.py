@@ -105,11 +105,10 @@ async def test_a_refused_retry_of_a_run_raises_the_reason(status: int, kind: typ
 
 
 async def test_what_states_are_narrowed_to_is_asked_of_our_server() -> None:
-    server = Server(native=True).on("GET states", answer(200, {"states": [], "next": "n"}))
-    page = await server.client.states(
+    server = Server(native=True).on("GET states", answer(200, {"states": [], "next": None}))
+    await server.client.states(
         run="r&x", graph="g", node="N", identifier="i", status=[ERRORED, SUCCESS], limit=7, before="b"
     )
-    assert page.next == "n"
     asked = server.double.requests[-1].url.params
     assert asked.multi_items() == [
         ("run", "r&x"), ("graph", "g"), ("node", "N"), ("identifier", "i"),
@@ -119,6 +118,22 @@ async def test_what_states_are_narrowed_to_is_asked_of_our_server() -> None:
     assert server.double.requests[-1].url.params.multi_items() == [("status", "ERRORED")]
     await server.client.states()
     assert not server.double.requests[-1].url.query
+
+
+async def test_a_page_of_states_is_filled_from_several_short_ones() -> None:
+    def page(following: str | None, *ids: str) -> httpx.Response:
+        states = [{**node(each, "ERRORED"), "graph_name": "g", "run_id": "r"} for each in ids]
+        return answer(200, {"states": states, "next": following})
+
+    server = Server(native=True).on(
+        "GET states", page("x"), page("y", "s1"), page("z", "s2", "s3"), page(None)
+    )
+    found = await server.client.states(status=ERRORED, limit=3)
+    assert ([state.id for state in found.states], found.next) == (["s1", "s2", "s3"], "z")
+    asked = [dict(request.url.params) for request in server.double.requests[1:]]
+    assert [(query["limit"], query.get("before")) for query in asked] == [("3", None), ("3", "x"), ("2", "y")]
+    server.on("GET states", page("x"))
+    assert (await server.client.states()).states == [], "a server that never gets on is not asked for ever"
 
 
 async def test_what_runs_are_narrowed_to_is_asked_of_our_server() -> None:

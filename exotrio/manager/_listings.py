@@ -17,6 +17,9 @@ from exotrio.manager._refused import Refused, not_found
 from exotrio.manager._transaction import View
 from exotrio.manager._views import RUNS, run_summary
 
+WINDOW = 100_000
+"""States that one request looks through for those that match. It takes some ten milliseconds."""
+
 
 class _Where:
     """The conditions of a query."""
@@ -34,7 +37,11 @@ class _Where:
 
 
 def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any]:
-    """Return one page of the states whose node is of a namespace."""
+    """Return one page of the states whose node is of a namespace.
+
+    The page may be short, or empty, and yet have a next one: where hardly any state matches, looking
+    through all of them would take a request seconds.
+    """
     where = _Where()
     where.add("nodes.namespace = ?", namespace)
     graph = run = None
@@ -60,11 +67,8 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
         if statuses <= {StateStatus.ERRORED, StateStatus.NEXT_CREATED_ERROR}:
             # In the words of the index of failed states, or SQLite would not see that it serves.
             where.add("states.status IN ('ERRORED', 'NEXT_CREATED_ERROR')")
-    if query.before is not None:
-        before = view.seq(query.before)
-        if before is None:
-            raise Refused(422, f"before is {query.before!r}, which is no id of a state here")
-        where.add("states.seq < ?", before)
+    before, floor = _range(view, query, bounded=run is None)
+    where.add("states.seq < ? AND states.seq >= ?", before, floor)
     rows = view.execute(
         "SELECT seq, place, states.status, substr(error, ?) AS error, retry_count, states.created_at,"
         " states.finished_at, worker, nodes.name, runs.run_id, runs.template, graphs.name AS graph_name"
@@ -73,6 +77,7 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
         (-LONGEST_ERROR, *where.parameters, query.limit + 1),
     ).fetchall()
     page = rows[: query.limit]
+    following = page[-1]["seq"] if len(rows) > len(page) else floor
     return {
         "states": [
             {
@@ -90,8 +95,23 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
             }
             for row in page
         ],
-        "next": view.state_id(page[-1]["seq"]) if len(rows) > len(page) else None,
+        "next": view.state_id(following) if following else None,
     }
+
+
+def _range(view: View, query: StatesQuery, *, bounded: bool) -> tuple[int, int]:
+    """Return between which numbers to look: below the first, from the second on."""
+    if query.before is None:
+        last = view.execute("SELECT max(seq) FROM states").fetchone()[0]
+        before = (last or 0) + 1
+    else:
+        given = view.seq(query.before)
+        if given is None:
+            raise Refused(422, f"before is {query.before!r}, which is no id of a state here")
+        before = given
+    floor = max(0, before - WINDOW) if bounded else 0
+    # Below the first state there is nothing to look for.
+    return before, floor if floor > 1 else 0
 
 
 def _find_run(view: View, namespace: str, run_id: str) -> int:

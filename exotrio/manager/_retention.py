@@ -83,11 +83,11 @@ def discard(tx: Transaction, keep_ms: int) -> int:
 
 def clear(tx: Transaction) -> int:
     """Clear away some of what a deleted run left behind; return 0 if no run left anything."""
-    run = tx.row("SELECT run FROM discarded LIMIT 1")
+    run = tx.execute("SELECT min(run) FROM discarded").fetchone()[0]
     if run is None:
         return 0
     end = time.monotonic() + LONGEST_BATCH
-    states = tx.execute("SELECT seq FROM states WHERE run = ? LIMIT ?", (run["run"], BATCH)).fetchall()
+    states = tx.execute("SELECT seq FROM states WHERE run = ? LIMIT ?", (run, BATCH)).fetchall()
     hanging = 0
     for state in states:
         hanging += _clear_hanging(tx, state["seq"], BATCH - hanging)
@@ -98,7 +98,7 @@ def clear(tx: Transaction) -> int:
             break
     if not states:
         for table in ("counts", "store", "discarded"):
-            tx.execute(f"DELETE FROM {table} WHERE run = ?", (run["run"],))
+            tx.execute(f"DELETE FROM {table} WHERE run = ?", (run,))
     return 1
 
 
@@ -120,8 +120,9 @@ def _clear_hanging(tx: Transaction, seq: int, most: int) -> int:
 def drop_templates(tx: Transaction) -> int:
     """Delete versions of graphs that are not the current one and that no run has; return how many."""
     return tx.execute(
-        "DELETE FROM templates WHERE id IN (SELECT templates.id FROM templates"
-        " JOIN graphs ON graphs.id = templates.graph WHERE graphs.template != templates.id"
+        # Graph by graph (CROSS JOIN keeps the order), since there are few graphs and may be many versions.
+        "DELETE FROM templates WHERE id IN (SELECT templates.id FROM graphs CROSS JOIN templates"
+        " ON templates.graph = graphs.id WHERE templates.id != graphs.template"
         " AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.template = templates.id) LIMIT ?)",
         (BATCH,),
     ).rowcount

@@ -43,6 +43,7 @@ CREATE TABLE templates (
     validation_errors TEXT NOT NULL,
     created_at INTEGER NOT NULL
 );
+CREATE INDEX templates_by_graph ON templates (graph);
 
 CREATE TABLE secrets (
     graph INTEGER NOT NULL,
@@ -221,6 +222,7 @@ CREATE TABLE templates (
 );
 INSERT INTO templates SELECT * FROM templates_1;
 DROP TABLE templates_1;
+CREATE INDEX templates_by_graph ON templates (graph);
 """,
 }
 """From a version to the next: what to run."""

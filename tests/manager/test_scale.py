@@ -11,11 +11,11 @@ import pytest
 import trio
 
 from exotrio._graph import MAX_NODES, GraphBody
-from exotrio.manager import _claims, _leases
+from exotrio.manager import _claims, _leases, _retention
 from exotrio.manager._store import Store
 from exotrio.manager._template import Template
 from tests.contract.flow import Flow
-from tests.helpers import node_name, ok, place
+from tests.helpers import NO_RETRY, node_name, ok, place
 from tests.manager.support import Manager, open_manager
 
 PLACES = [
@@ -24,7 +24,7 @@ PLACES = [
     place("u", unites="t", inputs={"all": "${{b.outputs.v}}"}),
 ]
 # Tables that stay small (nodes, graphs), and the numbers a request brings along.
-MAY_BE_SCANNED = re.compile(r"SCAN (json_each|meta|nodes|CONSTANT ROW)")
+MAY_BE_SCANNED = re.compile(r"SCAN (json_each|meta|nodes|graphs|CONSTANT ROW)")
 # Only at the start, and only what is held: a partial index.
 AT_THE_START = re.compile(r"SCAN states USING (COVERING )?INDEX (states_held|states_leased)$")
 
@@ -73,6 +73,36 @@ async def everything_once(manager: Manager) -> None:
     ok(await api.state("graph", flow.run_id, shown["nodes"][0]["id"]))
     ok(await api.native("POST", f"run/{await flow.trigger(store={'k': 'v'})}/cancel"))
     ok(await api.graphs())
+    await everything_managed(manager, flow)
+
+
+async def everything_managed(manager: Manager, flow: Flow) -> None:
+    """Look into runs and states in every way, retry a run, and delete one."""
+    api, store = manager.api, manager.service.store
+    only = await Flow.start(api, place("x"), graph="only", retry_policy=NO_RETRY)
+    state_id = await only.fail("x", times=1)
+    ok(await api.history(state_id))
+    places: list[dict[str, str]] = [{"run": only.run_id}, {"graph": "only"}, {"run": flow.run_id}]
+    for narrowed in (
+        *places,
+        *({**each, "identifier": "x"} for each in places),
+        {"node": node_name("x")},
+        {},
+    ):
+        for statuses in ([], ["ERRORED"], ["QUEUED", "CREATED"]):
+            page = ok(await api.states(**narrowed, status=statuses, limit=1))
+            ok(await api.states(**narrowed, status=statuses, before=page["next"] or state_id))
+    for found in ({}, {"graph": "only"}, {"status": "FAILED"}, {"since": "2020-01-01T00:00:00Z"}):
+        page = ok(await api.find_runs(**found, limit=1))
+        ok(await api.find_runs(**found, before=page["next"] or "1.1"))
+    request_id = "6b1f1c1e-0000-4000-8000-000000000000"
+    for _ in range(2):
+        ok(await api.retry_run(only.run_id, request_id))
+    await only.run("x")
+    assert await store.write(_retention.discard, -1_000)
+    while await store.write(_retention.clear):
+        pass
+    await store.write(_retention.drop_templates)
 
 
 def refuses_scans(plans: dict[str, list[str]]) -> dict[str, list[str]]:

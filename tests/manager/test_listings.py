@@ -1,0 +1,42 @@
+"""How much of the states one request for a list of them looks through."""
+
+from __future__ import annotations
+
+import pytest
+
+from exotrio import StateManager
+from exotrio.manager import _listings
+from tests.contract.flow import Flow
+from tests.helpers import NO_RETRY, ok, place
+from tests.manager.support import open_manager
+
+
+async def test_a_request_looks_through_so_many_states_and_says_where_to_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_listings, "WINDOW", 4)
+    async with open_manager() as manager:
+        api = manager.api
+        flow = await Flow.start(api, place("a", "b"), place("b"), retry_policy=NO_RETRY)
+        await flow.run("a", *({"v": str(index)} for index in range(5)))
+        first, *rest = await flow.take("b", 5)
+        ok(await api.errored(first["state_id"]))
+        for state in rest:
+            ok(await api.executed(state["state_id"]))
+        everything = [node["id"] for node in (await flow.shown())["nodes"]][::-1]
+        found, pages, before = [], 0, {}
+        while True:
+            page = ok(await api.states(**before))
+            found += [state["id"] for state in page["states"]]
+            assert len(page["states"]) <= 4
+            pages += 1
+            if page["next"] is None:
+                break
+            before = {"before": page["next"]}
+        assert (found, pages) == (everything, 3)
+        # One run's own are all looked through: they have an index.
+        assert len(ok(await api.states(run=flow.run_id))["states"]) == 10
+        client = StateManager("tests", transport=api.client._transport)
+        assert [state.id for state in (await client.states()).states] == everything
+        (failed,) = (await client.states(status="ERRORED", limit=1)).states
+        assert failed.id == first["state_id"]
