@@ -9,13 +9,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from exotrio.manager import _retention
+from exotrio import ConfigurationError
+from exotrio.manager import _retention, embedded, serve
 from exotrio.manager._retention import clear, discard
 from exotrio.manager._transaction import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import B, claim, item_for
-from tests.helpers import NO_RETRY, SettableClock, eventually, ok, place, refused
+from tests.helpers import NO_RETRY, SettableClock, eventually, ok, open_client, place, refused
 from tests.manager.support import open_manager, recount
 
 MINUTE = 60.0
@@ -192,3 +193,22 @@ async def test_what_a_killed_process_left_half_deleted_is_cleared_away_by_the_ne
         await eventually(empty)
         last = await Flow.start(manager.api, *PLACES)
         assert not ids & {state["id"] for state in (await last.shown())["nodes"]}
+
+
+async def test_an_embedded_manager_may_delete_finished_runs_too(autojump_clock: MockClock) -> None:
+    async with (
+        embedded(":memory:", keep=MINUTE, clock=virtual_ms) as transport,
+        open_client(transport=transport) as client,
+    ):
+        flow = await finish(Api(client, "tests"))
+        await trio.sleep(1.2 * MINUTE)
+        refused(await flow.api.native_run(flow.run_id), 404)
+
+
+@pytest.mark.parametrize("keep", [0, -1, float("nan"), float("inf")])
+async def test_a_time_to_keep_runs_that_is_out_of_range_is_refused(keep: float) -> None:
+    with pytest.raises(ConfigurationError, match="keep is"):
+        async with embedded(":memory:", keep=keep):
+            pass
+    with pytest.raises(ConfigurationError, match="keep is"):
+        await serve(port=0, db=":memory:", keep=keep)
