@@ -18,8 +18,10 @@ from pydantic import BaseModel, ValidationError
 from exotrio._backoff import LONGEST_DELAY_MS, full_jitter
 from exotrio._error_text import bounded, error_text, last_line, redact
 from exotrio._errors import ManagerError, ManagerUnavailable
+from exotrio._log_context import hide
 from exotrio._node import BaseNode, Stopping, StopView, is_plain
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._progress import ProgressView
 from exotrio._signals import PruneSignal, ReQueueAfterSignal, Signal
 from exotrio._threads import Threads
 from exotrio._wire import from_ms
@@ -38,10 +40,12 @@ class Execution:
 
     Made inside the loop. Attributes:
         began: Node code was entered: what is released from here on was cancelled, not unstarted.
+        progress: What the node says of how far it is.
     """
 
     def __init__(self) -> None:
         self.view = StopView()
+        self.progress = ProgressView()
         self.scope = anyio.CancelScope()
         self.began = False
         self._in_thread = False
@@ -156,6 +160,7 @@ class Executor:
                     if fetched is None:
                         return None
                     secrets.update(fetched)
+                    hide(secrets.values())
                 await ours()
                 execution.begin(node.timeout)
                 return await self._call(node, claim, secrets, execution)
@@ -171,6 +176,7 @@ class Executor:
     ) -> Outcome:
         instance = node()
         instance._stop_view = execution.view
+        instance._progress_view = execution.progress
         instance.inputs = node.Inputs.model_validate(dict(claim.inputs))
         try:
             instance.secrets = node.Secrets.model_validate(dict(secrets))

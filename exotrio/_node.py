@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel
 
 from exotrio._graph import check_name
+from exotrio._progress import ProgressView, checked_progress
 
 if TYPE_CHECKING:
     from exotrio._wire_v0 import NodeDeclaration
@@ -105,6 +106,7 @@ class BaseNode(ABC):
     inputs: Any = None
     secrets: Any = None
     _stop_view: StopView = _NEVER
+    _progress_view: ProgressView | None = None
 
     @abstractmethod
     def execute(self) -> Any:
@@ -121,6 +123,24 @@ class BaseNode(ABC):
         can interrupt: one that works in steps should look here between them.
         """
         return self._stop_view.why
+
+    def progress(self, fraction: float | None, text: str = "") -> None:
+        """Say how far this execution is, for whoever looks: ``self.progress(0.4, "12 of 30 pages")``.
+
+        The last call counts. It is shown while the node runs, and nowhere kept. From any thread, and as
+        often as you like: nothing is sent by it.
+
+        Args:
+            fraction: How much is done, from 0 to 1; None if that is not known.
+            text: One line, up to 200 characters. No secrets: operators see it.
+
+        Raises:
+            ValueError: ``fraction`` is below 0 or above 1.
+            TypeError: ``fraction`` is no number, or ``text`` no text.
+        """
+        said = checked_progress(fraction, text)
+        if self._progress_view is not None:
+            self._progress_view.last = said
 
 
 def node_problems(nodes: Sequence[Any]) -> list[str]:
