@@ -10,6 +10,7 @@ import trio
 
 from exotrio._execution import Execution, Executor
 from exotrio._ledger import Held, Ledger, Stage
+from exotrio._log_context import StateContext, state_context
 from exotrio._node import Stopping
 from exotrio._outcome import Outcome
 from exotrio._stop import Stop
@@ -53,6 +54,7 @@ async def work(
                 pass_on(held, None, done, ledger)
                 continue
             execution = Execution()
+            state_context.set(StateContext(held.claim))
             ledger.run(held, execution)
             outcome: Outcome | None = None
             try:
@@ -65,6 +67,7 @@ async def work(
                 pass_on(held, None, done, ledger)
                 raise
             pass_on(held, outcome, done, ledger)
+            state_context.set(None)
 
 
 async def _until_held(held: Held, ledger: Ledger) -> None:

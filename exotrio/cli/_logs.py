@@ -5,19 +5,54 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F")
+
+TEXT, JSON = "text", "json"
 
 
-def configure_logs(*, verbose: int, quiet: bool = False) -> None:
-    """Send log lines of exotrio to standard error.
+def log_format_option(function: F) -> F:
+    """Add ``--log-format`` to a command."""
+    option: Any = click.option(
+        "--log-format",
+        type=click.Choice([TEXT, JSON]),
+        default=TEXT,
+        show_default=True,
+        help="Form of the log: lines to read, or one JSON object per line for machines.",
+    )
+    decorated: F = option(function)
+    return decorated
+
+
+def configure_logs(*, verbose: int, quiet: bool = False, form: str = TEXT) -> None:
+    """Send log lines to standard error.
 
     Args:
         verbose: 0 for INFO, 1 or more for DEBUG.
         quiet: Only warnings and errors.
+        form: ``text``: lines of exotrio. ``json``: those of everybody in the process, node code
+            included, since a line in another form would be lost on whoever collects them.
     """
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     handler = logging.StreamHandler(sys.stderr)
+    ours = logging.getLogger("exotrio")
+    ours.setLevel(level)
+    if form == JSON:
+        from exotrio.cli._json_logs import JsonFormatter
+
+        handler.setFormatter(JsonFormatter())
+        root = logging.getLogger()
+        root.addHandler(handler)
+        root.setLevel(max(level, logging.INFO))
+        for chatty in ("httpx", "httpcore"):
+            # A line for every request would drown the rest.
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        logging.captureWarnings(True)
+        return
     formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
-    logger = logging.getLogger("exotrio")
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    ours.addHandler(handler)

@@ -11,7 +11,7 @@ import trio
 
 from exotrio._duration import parse_duration
 from exotrio.cli._exit import bare_errors
-from exotrio.cli._logs import configure_logs
+from exotrio.cli._logs import configure_logs, log_format_option
 from exotrio.manager import Limits, serve
 from exotrio.manager._app import DEFAULT_DB
 
@@ -69,6 +69,8 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
     help="Delete runs that finished longer ago: 30d, 12h, 90m, 45s.  [default: keep all]",
 )
 @click.option("--v0-only", is_flag=True, help="Do not serve the native API.")
+@click.option("--open-metrics", is_flag=True, help="Serve /metrics without the key.")
+@log_format_option
 @click.option("-v", "--verbose", count=True, help="Log more.")
 def command(
     host: str,
@@ -84,6 +86,8 @@ def command(
     claim_timeout: float | None,
     keep: float | None,
     v0_only: bool,
+    open_metrics: bool,
+    log_format: str,
     verbose: int,
 ) -> int:
     """Run a state manager: v0 for Exosphere runtimes and dashboards, and exotrio's native API.
@@ -91,7 +95,7 @@ def command(
     SIGTERM or Ctrl-C stops it: requests in flight are answered, then it exits 0. A second signal
     cuts them.
     """
-    configure_logs(verbose=verbose)
+    configure_logs(verbose=verbose, form=log_format)
     limits = Limits(max_body=max_body_mib * 1024 * 1024)
 
     async def run() -> None:
@@ -113,6 +117,7 @@ def command(
                     claim_timeout=claim_timeout,
                     keep=keep,
                     native=not v0_only,
+                    open_metrics=open_metrics,
                     stopping=stopping,
                 )
                 nursery.cancel_scope.cancel()

@@ -29,10 +29,19 @@ class Access:
         key: The API key.
         allowed_hosts: Host header values (without port) to accept, or None for any. On loopback
             this is what keeps a web page from reaching the server through a name of its own.
+        open_paths: Paths that ask for no key.
     """
 
-    def __init__(self, app: ASGIApp, *, key: str, allowed_hosts: Collection[str] | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        key: str,
+        allowed_hosts: Collection[str] | None,
+        open_paths: Collection[str] = ("/health",),
+    ) -> None:
         self._app = app
+        self._open_paths = frozenset(open_paths)
         self._key = key.encode()
         self._allowed_hosts = (
             None if allowed_hosts is None else frozenset(host.lower() for host in allowed_hosts)
@@ -54,7 +63,7 @@ class Access:
         elif not self._is_host_allowed(headers.get("host", "")):
             response = reply({"detail": "this Host is not served here; see --allowed-host"}, 421)
             await response(scope, receive, send_with_id)
-        elif scope["path"] != "/health" and not self._is_key(headers.get(KEY_HEADER, "")):
+        elif scope["path"] not in self._open_paths and not self._is_key(headers.get(KEY_HEADER, "")):
             response = reply({"detail": f"the header {KEY_HEADER} is missing or wrong"}, 401)
             await response(scope, receive, send_with_id)
         else:
@@ -64,13 +73,16 @@ class Access:
         return hmac.compare_digest(given.encode("latin-1", "replace"), self._key)
 
     def _is_host_allowed(self, host: str) -> bool:
-        if self._allowed_hosts is None:
-            return True
-        name, colon, port = host.rpartition(":")
-        # A colon inside brackets belongs to an IPv6 address, not to a port.
-        if not colon or not (port.isdigit() or port == "") or host.endswith("]"):
-            name = host
-        return name.lower() in self._allowed_hosts
+        return self._allowed_hosts is None or host_name(host) in self._allowed_hosts
+
+
+def host_name(host: str) -> str:
+    """Return the name in a Host header, in small letters and without its port."""
+    name, colon, port = host.rpartition(":")
+    # A colon inside brackets belongs to an IPv6 address, not to a port.
+    if not colon or not (port.isdigit() or port == "") or host.endswith("]"):
+        name = host
+    return name.lower()
 
 
 def _request_id(given: str | None) -> str:

@@ -19,11 +19,13 @@ from exotrio._settings import read_settings
 from exotrio._wire import KEY_HEADER, REQUEST_ID_HEADER, to_ms
 from exotrio.manager._access import LOOPBACK_HOSTS, Access, local
 from exotrio.manager._database import MEMORY
-from exotrio.manager._http import Limits, open_listeners, serve_http, urls
+from exotrio.manager._http import Gate, Limits, open_listeners, serve_http, urls
 from exotrio.manager._json_api import EXCEPTION_HANDLERS
 from exotrio.manager._keys import choose_key, is_loopback
 from exotrio.manager._leases import Terms
+from exotrio.manager._metrics import ManagerMetrics
 from exotrio.manager._routes_native import native_routes
+from exotrio.manager._routes_operations import METRICS, PROBES, operation_routes
 from exotrio.manager._routes_v0 import v0_routes
 from exotrio.manager._service import Service, open_service
 from exotrio.manager._store import Clock, wall_clock
@@ -47,31 +49,41 @@ def create_app(
     max_body: int = 16 * 1024 * 1024,
     native: bool = True,
     cors_origins: Collection[str] = (),
+    metrics: ManagerMetrics | None = None,
+    open_metrics: bool = False,
 ) -> ASGIApp:
     """Return the ASGI application of a state manager.
 
     Args:
         service: From ``open_service``.
-        key: The API key every request must carry, except ``/health``.
+        key: The API key every request must carry, except probes (``/health``, ``/livez``, ``/readyz``).
         allowed_hosts: Host header values (without port) to accept. Defaults to any.
         max_body: Most bytes of a request body. Defaults to 16 MiB.
         native: Serve the native API beside v0. Defaults to True.
         cors_origins: Origins whose pages may call the API. Defaults to none.
+        metrics: Served at ``/metrics``. Defaults to none.
+        open_metrics: Serve them without the key. Defaults to False.
     """
     routes = v0_routes(service) + (native_routes(service) if native else [])
+    routes += operation_routes(service.store, metrics)
     # Starlette tries one route after the other: behind all others, that was 17 us of an empty claim's 122.
     routes.sort(key=lambda route: not route.path.endswith(BUSIEST))
     app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
     # Both slash forms are routes of their own; a redirect would lose the body of a PUT.
     app.router.redirect_slashes = False
     app.state.max_body = max_body
-    guarded = Access(app, key=key, allowed_hosts=allowed_hosts)
-    if not cors_origins:
-        return guarded
+    open_paths = PROBES | {METRICS} if open_metrics else PROBES
+    guarded: ASGIApp = Access(app, key=key, allowed_hosts=allowed_hosts, open_paths=open_paths)
+    if cors_origins:
+        guarded = _with_cors(guarded, cors_origins)
+    return guarded if metrics is None else metrics.timed(guarded, routes)
+
+
+def _with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
     # Outside of the guard: a browser sends its preflight without a key.
     return CORSMiddleware(
-        guarded,
-        allow_origins=list(cors_origins),
+        app,
+        allow_origins=list(origins),
         allow_credentials=True,
         allow_methods=["GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"],
         allow_headers=[
@@ -140,6 +152,7 @@ async def serve(
     claim_timeout: float | None = None,
     keep: float | None = None,
     native: bool = True,
+    open_metrics: bool = False,
     stopping: trio.Event | None = None,
     clock: Clock = wall_clock,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
@@ -164,6 +177,7 @@ async def serve(
         keep: Seconds after which finished runs are deleted with all that is theirs. The file does not
             shrink; what becomes free in it is used again. Defaults to None: kept for ever.
         native: Serve the native API beside v0. Defaults to True.
+        open_metrics: Serve ``/metrics`` without the key. Defaults to False.
         stopping: Set it to stop; or cancel this call.
         clock: Gives the time in Unix milliseconds. Defaults to the wall clock.
 
@@ -191,6 +205,7 @@ async def serve(
         loopback = {*LOOPBACK_HOSTS, f"[{host}]" if ":" in host else host}
         hosts = {*loopback, *allowed_hosts} if is_loopback(host) else allowed_hosts or None
         limits = limits or Limits()
+        gate = Gate(limits.max_connections)
         origins = [origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip()]
         app = create_app(
             service,
@@ -199,6 +214,8 @@ async def serve(
             max_body=limits.max_body,
             native=native,
             cors_origins=origins,
+            metrics=ManagerMetrics(service.store, lambda: gate.open),
+            open_metrics=open_metrics,
         )
         listeners = await open_listeners(host, port)
         bound = urls(listeners)
@@ -210,6 +227,7 @@ async def serve(
             listeners,
             limits=limits,
             grace=grace,
+            gate=gate,
             stopping=trio.Event() if stopping is None else stopping,
         )
 

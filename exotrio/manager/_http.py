@@ -26,7 +26,7 @@ from exotrio.manager._http_gate import Gate
 from exotrio.manager._http_messages import Limits
 from exotrio.manager._http_peer import ClientDisconnected
 
-__all__ = ["STOPPING", "ClientDisconnected", "Limits", "open_listeners", "serve_http", "urls"]
+__all__ = ["STOPPING", "ClientDisconnected", "Gate", "Limits", "open_listeners", "serve_http", "urls"]
 
 ACCEPT_PAUSE = 0.1
 
@@ -124,6 +124,7 @@ async def serve_http(
     stopping: trio.Event,
     limits: Limits | None = None,
     grace: float = 5.0,
+    gate: Gate | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an ASGI app until told to stop.
@@ -141,11 +142,13 @@ async def serve_http(
         stopping: Set it to stop.
         limits: What a client may take. Defaults to ``Limits()``.
         grace: Seconds requests in flight get after ``stopping``. Defaults to 5.
+        gate: Counts connections, for callers who want to know. Defaults to one of its own.
 
     Cancellation:
         At once: connections are closed, requests in flight cut. An app that shields itself delays it.
     """
-    server = _Server(app, limits or Limits(), stopping)
+    limits = limits or Limits()
+    server = _Server(app, limits, stopping, gate or Gate(limits.max_connections))
     async with trio.open_nursery() as nursery:
         try:
             async with trio.open_nursery() as accepting:
@@ -162,8 +165,8 @@ async def serve_http(
 
 
 class _Server:
-    def __init__(self, app: App, limits: Limits, stopping: trio.Event) -> None:
-        self.gate = Gate(limits.max_connections)
+    def __init__(self, app: App, limits: Limits, stopping: trio.Event, gate: Gate) -> None:
+        self.gate = gate
         self._app = app
         self._limits = limits
         self._stopping = stopping

@@ -26,6 +26,11 @@ class Gate:
         self._idle: dict[trio.CancelScope, float] = {}
         self._changed = trio.lowlevel.ParkingLot()
 
+    @property
+    def open(self) -> int:
+        """How many connections are open."""
+        return self._open
+
     async def room(self) -> None:
         """Wait until one more connection fits, if need be in place of an idle one."""
         while self._open >= self._limit:

@@ -103,6 +103,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
     ).fetchall():
         # Groups are not asked: no united node of this run will run any more.
         changes.count(run["id"], state["place"], state["status"], ERRORED)
+        changes.ended(tx.template(run["template"]), state["place"], ERRORED)
         note(tx, state["seq"], "cancelled", state["worker"] if state["status"] == QUEUED else None)
     tx.execute(
         "UPDATE states SET status = 'ERRORED', error = 'cancelled', updated_at = ?1, finished_at = ?1"

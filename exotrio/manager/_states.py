@@ -27,6 +27,7 @@ PRUNED = StateStatus.PRUNED.value
 
 STATUSES = (CREATED, QUEUED, EXECUTED, SUCCESS, ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED, PRUNED)
 """In the order of the columns of ``counts``."""
+ENDED = frozenset({SUCCESS, ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED, PRUNED})
 
 _COLUMN = {status: index for index, status in enumerate(STATUSES)}
 # Column of runs (pending, success, errored, retried) for each status.
@@ -142,6 +143,8 @@ class Changes:
     def move(self, run: RunScope, place: int, groups: str, old: str | None, new: str) -> None:
         """Count a state of ``place`` that went from ``old`` (None: it is new) to ``new``."""
         self.count(run.id, place, old, new)
+        if new in ENDED and new != old:
+            self.ended(run.template, place, new)
         for t, target in split_groups(groups):
             members = self._groups[t, place]
             if new in _GROUP_COLUMN:
@@ -159,6 +162,11 @@ class Changes:
         if old is not None:
             counts[_COLUMN[old]] -= 1
             runs[_RUN_COLUMN[old]] -= 1
+
+    def ended(self, template: Template, place: int, status: str) -> None:
+        """Announce a state that got a status in which it stays."""
+        node = template.places[place]
+        self.tx.ended[node.namespace, node.node_name, status] += 1
 
     def succeeded(self, run: RunScope, seq: int, place: int, groups: str, path: bytes) -> None:
         """Note a success where a united node will ask for it."""

@@ -17,8 +17,10 @@ import queue
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -48,11 +50,28 @@ def wall_clock() -> int:
     return time.time_ns() // 1_000_000
 
 
+@dataclass(slots=True)
+class Committed:
+    """What one commit did.
+
+    Attributes:
+        size: Use cases that shared it.
+        ready: What somebody may have waited for.
+        ended: How many states got a status in which they stay, by (namespace, node, status).
+    """
+
+    size: int = 0
+    ready: set[Topic] = field(default_factory=set)
+    ended: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+
 class Store(Protocol):
     """Where use cases run."""
 
     on_ready: Callable[[set[Topic]], None]
     """Called in the Trio thread after a commit with what somebody may have waited for."""
+    on_commit: Callable[[Committed], None]
+    """Called in the Trio thread after every commit."""
 
     @property
     def path(self) -> Path | None:
@@ -98,15 +117,15 @@ class _Engine:
 
     def commit(
         self, use_cases: Iterable[Callable[[Transaction], Any]]
-    ) -> tuple[list[outcome.Outcome[Any]], set[Topic]]:
-        """Run use cases in one SQLite transaction; return their outcomes and what they made ready."""
-        ready: set[Topic] = set()
+    ) -> tuple[list[outcome.Outcome[Any]], Committed]:
+        """Run use cases in one SQLite transaction; return their outcomes and what was done."""
+        committed = Committed()
         results: list[outcome.Outcome[Any]] = []
         calls = list(use_cases)
         try:
             self.connection.execute("BEGIN IMMEDIATE")
             for call in calls:
-                results.append(self._in_savepoint(call, ready))
+                results.append(self._in_savepoint(call, committed))
             self.connection.execute("COMMIT")
         except Exception as error:
             # A full disk, say: SQLite may have rolled back the whole group, and then nobody's
@@ -117,10 +136,11 @@ class _Engine:
             self.catalog.clear()
             logger.error("%d writes could not be committed: %s", len(calls), error)
             # One error each: tasks that raise the same one would write their tracebacks over each other.
-            return [outcome.Error(_not_written(error)) for _ in calls], set()
-        return results, ready
+            return [outcome.Error(_not_written(error)) for _ in calls], Committed()
+        committed.size = len(calls)
+        return results, committed
 
-    def _in_savepoint(self, call: Callable[[Transaction], Any], ready: set[Topic]) -> outcome.Outcome[Any]:
+    def _in_savepoint(self, call: Callable[[Transaction], Any], committed: Committed) -> outcome.Outcome[Any]:
         transaction = Transaction(self.connection, self.catalog, self.stamp, self.clock(), self.next_seq)
         self.connection.execute("SAVEPOINT use_case")
         result: outcome.Outcome[Any] = outcome.capture(call, transaction)
@@ -128,7 +148,8 @@ class _Engine:
         self.next_seq = transaction.next_seq
         if isinstance(result, outcome.Value):
             self.connection.execute("RELEASE use_case")
-            ready |= transaction.ready
+            committed.ready |= transaction.ready
+            committed.ended.update(transaction.ended)
         elif isinstance(result, outcome.Error):
             if not self.connection.in_transaction:
                 # SQLite rolled everything back already, so the whole group fails, and for this reason.
@@ -169,14 +190,16 @@ class MemoryStore:
         self._engine = engine
         self.path = None
         self.on_ready: Callable[[set[Topic]], None] = lambda kinds: None
+        self.on_commit: Callable[[Committed], None] = lambda committed: None
 
     async def write(
         self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         await trio.lowlevel.checkpoint()
-        (result,), ready = self._engine.commit([lambda tx: use_case(tx, *args, **kwargs)])
-        if ready:
-            self.on_ready(ready)
+        (result,), committed = self._engine.commit([lambda tx: use_case(tx, *args, **kwargs)])
+        self.on_commit(committed)
+        if committed.ready:
+            self.on_ready(committed.ready)
         value: T = result.unwrap()
         return value
 
@@ -221,6 +244,7 @@ class FileStore:
         self._engine = engine
         self.path = path
         self.on_ready: Callable[[set[Topic]], None] = lambda kinds: None
+        self.on_commit: Callable[[Committed], None] = lambda committed: None
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
         self._closed = False
@@ -321,11 +345,11 @@ class FileStore:
             writes = [write for write in group if write is not None and not write.abandoned]
             if not writes:
                 continue
-            results, ready = self._engine.commit([write.call for write in writes])
+            results, committed = self._engine.commit([write.call for write in writes])
             for write, result in zip(writes, results, strict=True):
                 write.result = result
             try:
-                self._token.run_sync_soon(self._deliver, writes, ready)
+                self._token.run_sync_soon(self._deliver, writes, committed)
             except trio.RunFinishedError:
                 # The loop ended without this thread; what is committed stays committed.
                 self._engine.connection.close()
@@ -333,14 +357,15 @@ class FileStore:
         if self._left_behind:
             self._engine.connection.close()
 
-    def _deliver(self, writes: list[_Write], ready: set[Topic]) -> None:
+    def _deliver(self, writes: list[_Write], committed: Committed) -> None:
         for write in writes:
             if write.is_lost:
                 self._writes.put(_Write(write.undo))  # type: ignore[arg-type]
             elif not write.abandoned and write.task is not None:
                 trio.lowlevel.reschedule(write.task, write.result)
-        if ready:
-            self.on_ready(ready)
+        self.on_commit(committed)
+        if committed.ready:
+            self.on_ready(committed.ready)
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -95,6 +96,7 @@ class Transaction(View):
 
     Attributes:
         ready: Kinds of which a state became claimable or will, and runs that ended or may have.
+        ended: How many states got a status in which they stay, by (namespace, node, status).
         undo: Set by a use case whose result must not get lost: run, as a use case of its own, if
             the caller was gone by the time it was committed.
     """
@@ -105,6 +107,7 @@ class Transaction(View):
         super().__init__(connection, catalog, stamp, now_ms)
         self.next_seq = next_seq
         self.ready: set[Topic] = set()
+        self.ended: Counter[tuple[str, str, str]] = Counter()
         self.undo: Callable[[Transaction], object] | None = None
 
     def registered(self, namespace: str, name: str) -> Registered | None:

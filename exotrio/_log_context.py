@@ -1,0 +1,53 @@
+"""Which state a line of the log belongs to, whoever writes it: node code, or a library it calls.
+
+Kept in context variables, which tasks and threads that a node starts inherit. Written where states
+are run; read by the formatters of the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exotrio._lifecycle import Phase
+    from exotrio._link import Claim
+
+
+@dataclass(slots=True)
+class StateContext:
+    """The state that is being run.
+
+    Attributes:
+        claim: The state.
+        secrets: Values that must not get into a log.
+    """
+
+    claim: Claim
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+
+state_context: ContextVar[StateContext | None] = ContextVar("exotrio_state", default=None)
+phase_context: ContextVar[Callable[[], Phase] | None] = ContextVar("exotrio_phase", default=None)
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """Keep these values out of lines about the state that is being run."""
+    context = state_context.get()
+    if context is not None:
+        context.secrets = tuple(secrets)
+
+
+def claim_fields(claim: Claim) -> dict[str, object]:
+    """Return what a log says of a state; what v0 does not tell is left out."""
+    fields = {
+        "run": claim.run_id,
+        "state": claim.state_id,
+        "node": claim.node_name,
+        "attempt": claim.attempt,
+    }
+    return {name: value for name, value in fields.items() if value is not None}

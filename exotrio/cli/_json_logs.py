@@ -1,0 +1,62 @@
+"""Log lines as JSON objects, for machines that collect them."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from exotrio._error_text import redact
+from exotrio._json import encode, sendable
+from exotrio._ledger import Held
+from exotrio._log_context import claim_fields, phase_context, state_context
+
+FIELDS = ("run", "state", "node", "attempt", "phase")
+"""Beside time, level, logger, message and exception."""
+
+
+class JsonFormatter(logging.Formatter):
+    """One object per line: time (UTC), level, logger, message; run, state, node, attempt and phase
+    where they are known; exception with its traceback.
+
+    The state is the one that a line is about, or in whose execution it was written. Values of that
+    state's secrets are masked, whoever wrote them.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line. One that cannot be formatted comes out raw, with the reason."""
+        context = state_context.get()
+        hidden = () if context is None else context.secrets
+        try:
+            message = record.getMessage()
+        except Exception as error:
+            message = f"{record.msg!r} % {record.args!r} ({type(error).__name__}: {error})"
+        entry: dict[str, Any] = {
+            "time": _timestamp(record.created),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": redact(message, hidden),
+        }
+        if context is not None:
+            entry |= claim_fields(context.claim)
+        args = record.args.values() if isinstance(record.args, dict) else record.args or ()
+        about = [arg for arg in args if isinstance(arg, Held)]
+        if len(about) == 1:
+            entry |= claim_fields(about[0].claim)
+        if (phase := phase_context.get()) is not None:
+            entry["phase"] = phase().value
+        entry |= {name: record.__dict__[name] for name in FIELDS if name in record.__dict__}
+        if record.exc_info and record.exc_info[0] is not None:
+            entry["exception"] = redact(self.formatException(record.exc_info), hidden)
+        if record.stack_info:
+            entry["stack"] = redact(self.formatStack(record.stack_info), hidden)
+        return encode({name: _plain(value) for name, value in entry.items()}).decode()
+
+
+def _timestamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _plain(value: object) -> object:
+    # Anything can be given as `extra`, and text can hold what UTF-8 cannot.
+    return value if isinstance(value, int) and not isinstance(value, bool) else sendable(str(value))
