@@ -23,6 +23,7 @@ from exotrio._errors import (
     NotFound,
     RequestRefused,
 )
+from exotrio._events import Events
 from exotrio._http_answer import one_line
 from exotrio._http_client import HttpClient
 from exotrio._link import Capabilities, Claim, ClaimLost, Fate, Heard, Pulse, Settlement
@@ -56,6 +57,7 @@ def open_link(
     state_manager_version: str = "v0",
     worker_id: str,
     workers: int,
+    events: Events | None = None,
 ) -> AutoLink:
     """Make the link a runtime works through. Sends nothing: the first ``register`` discovers.
 
@@ -66,6 +68,7 @@ def open_link(
         state_manager_version: Version prefix of the stock API; only ``"v0"`` exists.
         worker_id: Names this process in leases.
         workers: Tasks that run nodes; up to twice as many v0 reports are in flight at once.
+        events: Told of each request.
 
     Raises:
         ConfigurationError: ``state_manager_version`` or ``kind`` does not exist.
@@ -76,7 +79,7 @@ def open_link(
     if problems:
         raise ConfigurationError("the link to the state manager cannot be made", problems)
     # At most 2 x workers reports, as many releases, a secrets request per worker, a claim and a discovery.
-    http = HttpClient(endpoint, tasks=5 * workers + 8)
+    http = HttpClient(endpoint, tasks=5 * workers + 8, events=events)
     v0 = V0Link(http, namespace, concurrency=2 * workers)
     native = NativeLink(http, namespace, worker_id=worker_id, v0=v0)
     return AutoLink(http, v0, native, kind=kind)

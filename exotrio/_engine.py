@@ -23,6 +23,7 @@ from exotrio._outage import Outage
 from exotrio._poller import poll
 from exotrio._reporter import report
 from exotrio._stop import Stop, walk, write_off
+from exotrio._tasks import TaskView
 from exotrio._threads import MOST_LEFT_PER_WORKER, Threads
 from exotrio._worker import pass_on, work
 
@@ -41,6 +42,8 @@ class Engine:
 
     Attributes:
         enter: Called with each phase.
+        tasks: Its task tree.
+        shows_tasks: Whether the state manager may see that.
         phase: The last of them.
         owns_signals: See ``Executor``.
         lost_claims: See ``Summary``.
@@ -52,6 +55,8 @@ class Engine:
     ledger: Ledger
     enter: Callable[[Phase], None]
     owns_signals: bool
+    tasks: TaskView = field(default_factory=TaskView)
+    shows_tasks: bool = False
     phase: Phase = field(default=Phase.STARTING, init=False)
     lost_claims: int = field(default=0, init=False)
 
@@ -103,7 +108,9 @@ class Engine:
 
             def spawn(loop: Any, *ends: Any, **options: Any) -> None:
                 # Guarded: a defect in one loop starts the stop path instead of cancelling the others.
-                nursery.start_soon(lambda: stop.guard(loop, *ends, ledger=ledger, stop=stop, **options))
+                nursery.start_soon(
+                    lambda: stop.guard(loop, *ends, ledger=ledger, stop=stop, **options), name=loop.__name__
+                )
 
             # In the nursery too, since it ends after the last delivery: what is delivered is held until then.
             spawn(
@@ -113,6 +120,7 @@ class Engine:
                 runtime=o.name,
                 phase=lambda: self.phase,
                 grace=o.shutdown_grace,
+                tasks=self.tasks if self.shows_tasks else None,
             )
             spawn(report, done, done_in.clone(), link=link, workers=o.workers, outbox=outbox)
             finished_in = done_in.clone()
@@ -200,4 +208,5 @@ class Engine:
             state_manager_version=o.state_manager_version,
             worker_id=o.worker_id,
             workers=workers,
+            events=self.ledger.events,
         )

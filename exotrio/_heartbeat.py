@@ -32,12 +32,14 @@ import trio
 
 from exotrio._backoff import full_jitter
 from exotrio._errors import ManagerError, ManagerUnavailable
+from exotrio._events import LeaseLost
 from exotrio._ledger import Held, Ledger, Stage
 from exotrio._lifecycle import Phase
-from exotrio._link import Heard, Link, Pulse
+from exotrio._link import Beating, Heard, Link, Pulse
 from exotrio._node import Stopping
 from exotrio._outage import Outage
 from exotrio._stop import Stop
+from exotrio._tasks import TaskView
 from exotrio._wire import BeatResult
 
 log = logging.getLogger("exotrio.heartbeat")
@@ -65,6 +67,7 @@ async def heartbeat(
     runtime: str,
     phase: Callable[[], Phase],
     grace: float,
+    tasks: TaskView | None = None,
 ) -> None:
     """Beat while the link has leases. Never returns unless cancelled.
 
@@ -76,19 +79,22 @@ async def heartbeat(
         runtime: Name of the runtime.
         phase: Returns the runtime's phase; called from any thread.
         grace: Seconds that such a drain may take.
+        tasks: Shown to the state manager when it asks; None: nobody may see them.
 
     Cancellation:
         Safe; it takes up to half a second.
     """
     ear = _Ear(ledger, stop, grace)
     if apart is None:
-        heart = _Heart(link, link, ledger, runtime, phase, ear.heed, trio.current_time, INTERVAL_IN_PROCESS)
+        heart = _Heart(
+            link, link, ledger, runtime, phase, ear.heed, trio.current_time, tasks, INTERVAL_IN_PROCESS
+        )
         ledger.on_late = heart.beat_now
         await heart.run()
     else:
         thread = _Thread(stop)
         tell = partial(thread.call_back, ear.heed)
-        heart = _Heart(link, apart(), ledger, runtime, phase, tell, time.monotonic)
+        heart = _Heart(link, apart(), ledger, runtime, phase, tell, time.monotonic, tasks)
         ledger.on_late = heart.beat_now
         await thread.live(heart)
 
@@ -136,7 +142,7 @@ class _Ear:
         ledger.notify()  # for those who wait to learn whether a lease was renewed
         if "drain" in heard.commands and not self.stop.requested:
             log.warning("the state manager asks this runtime to drain")
-            self.stop.ask(self.grace)
+            self.stop.ask(self.grace, "the state manager")
 
     def _taken_away(self, held: Held, why: Stopping) -> None:
         if held.forfeited:
@@ -146,13 +152,19 @@ class _Ear:
             what = f"its run {held.claim.run_id} was cancelled"
         if held.stage is Stage.BUFFERED:
             held.forfeited = why
+            self._note_loss(held, why)
             log.warning("%s is dropped before it was begun: %s", held, what)
             self.ledger.forfeit(held)
         elif held.stage is Stage.RUNNING and held.execution is not None:
             held.forfeited = why
+            self._note_loss(held, why)
             log.warning("%s is cancelled: %s", held, what)
             held.execution.cancel(why)
         # Else it is finished. Its outcome is sent: only the state manager knows whether it comes too late.
+
+    def _note_loss(self, held: Held, why: Stopping) -> None:
+        if why is Stopping.LEASE_LOST and self.ledger.events:
+            self.ledger.events.tell(LeaseLost(held.claim.node_name))
 
 
 @dataclass(slots=True)
@@ -167,6 +179,7 @@ class _Heart:
         phase: As in ``heartbeat``.
         tell: Takes each answer.
         clock: In seconds. What ``age`` is taken from in the runtime's loop.
+        tasks: As in ``heartbeat``.
         longest: Most seconds between two beats.
     """
 
@@ -177,8 +190,10 @@ class _Heart:
     phase: Callable[[], Phase]
     tell: Callable[[_Beaten], None]
     clock: Callable[[], float]
+    tasks: TaskView | None
     longest: float = DEFAULT_TTL
     _told: float | None = None
+    _tree: str | None = None
     _now: trio.Event = field(default_factory=trio.Event)
     _outage: Outage = field(default_factory=lambda: Outage(log, "the heartbeat"))
     _token: trio.lowlevel.TrioToken | None = None
@@ -218,7 +233,12 @@ class _Heart:
             self.phase().value,
             busy=sum(running),
             buffered=sum(each.stage is Stage.BUFFERED for each in held),
-            states=tuple((each.claim, runs) for each, runs in zip(held, running, strict=True)),
+            states=tuple(
+                Beating(each.claim, runs, each.progress if runs else None)
+                for each, runs in zip(held, running, strict=True)
+            ),
+            shows_tasks=self.tasks is not None,
+            tasks=self._tree,
         )
         sent = self.clock()
         timeout = min(max(interval, SHORTEST_TIMEOUT), LONGEST_TIMEOUT)
@@ -237,6 +257,10 @@ class _Heart:
         if heard is not None:
             self._told = heard.ttl
         self.tell(_Beaten(held, heard, lambda: self.clock() - sent))
+        self._tree = None
+        if heard is not None and "tasks" in heard.commands and pulse.tasks is None and self.tasks is not None:
+            self._tree = await self.tasks.take()
+            return 0.0  # at once: somebody waits for it
         return self._interval * random.uniform(1 - JITTER, 1 + JITTER)
 
 

@@ -24,6 +24,7 @@ from exotrio._errors import (
     LifecycleError,
     ManagerUnavailable,
 )
+from exotrio._events import Events, Requested
 from exotrio._http_answer import Answer, judge
 from exotrio._json import NotJson, encode
 from exotrio._settings import URI_VARIABLE
@@ -65,13 +66,16 @@ class HttpClient:
     Args:
         endpoint: The state manager.
         tasks: Most exchanges at once; more wait here, not in the pool.
+        events: Told of each exchange.
 
     The connections open when first used. A client that was closed opens new ones when used again.
     """
 
-    def __init__(self, endpoint: Endpoint, *, tasks: int = 16) -> None:
+    def __init__(self, endpoint: Endpoint, *, tasks: int = 16, events: Events | None = None) -> None:
         self._endpoint = endpoint
         self._shown = endpoint.shown
+        # Not `or`: nobody may listen yet.
+        self._events = Events() if events is None else events
         self._tasks = tasks
         # httpcore loses connections for good when requests are cancelled while more than max_connections
         # are queued in it. With our limiter below its pool none ever queues there.
@@ -138,16 +142,22 @@ class HttpClient:
         response: httpx.Response | None = None
         with scope:
             async with self._slots:
-                with self._told_as_ours(asked, sending):
-                    response = await self._exchange(
-                        httpx.Request(
-                            method,
-                            _url(f"{self._endpoint.uri}{path}"),
-                            content=content,
-                            headers=self._headers(content, headers),
-                            extensions={"trace": sending.note, "timeout": _TIMEOUT},
+                began = trio.current_time()
+                try:
+                    with self._told_as_ours(asked, sending):
+                        response = await self._exchange(
+                            httpx.Request(
+                                method,
+                                _url(f"{self._endpoint.uri}{path}"),
+                                content=content,
+                                headers=self._headers(content, headers),
+                                extensions={"trace": sending.note, "timeout": _TIMEOUT},
+                            )
                         )
-                    )
+                finally:
+                    if self._events:
+                        code = None if response is None else response.status_code
+                        self._events.tell(Requested(_op(path), code, trio.current_time() - began))
         if response is None:
             raise self._too_late(asked, sent=sending.sent)
         return self._judge(response, asked, accept)
@@ -348,6 +358,15 @@ def _basic_auth(url: httpx.URL) -> httpx.BasicAuth:
     import httpx
 
     return httpx.BasicAuth(url.username, url.password)
+
+
+_OPS = {"v1": "discover", "nodes": "register", "enqueue": "claim"}
+
+
+def _op(path: str) -> str:
+    """Return what a path asks for: its last segment, which is never an id where a runtime asks."""
+    last = path.rstrip("/").rpartition("/")[2]
+    return _OPS.get(last, last)
 
 
 def _brief(error: Exception) -> str:

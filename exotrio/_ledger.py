@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from exotrio._events import Events, StateEnded
 from exotrio._node import Stopping
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._progress import Progress
 
 if TYPE_CHECKING:
     from exotrio._execution import Execution
@@ -48,6 +50,8 @@ class Held:
             is not begun any more; one that runs goes on, since perhaps nobody else has it yet.
         forfeited: LEASE_LOST or RUN_CANCELLED once the state manager said so.
         execution: The run of its node, while and after there is one.
+        taken_at: When a worker took it, on Trio's clock.
+        duration: Seconds from then until its node ended, once it did.
         outcome: What to report once DONE; None means: release it.
         tries: Deliveries that failed so far.
         in_flight: A delivery is being tried now.
@@ -63,6 +67,8 @@ class Held:
     lease_until: float = math.inf
     forfeited: Stopping = Stopping.NO
     execution: Execution | None = None
+    taken_at: float = math.inf
+    duration: float | None = None
     outcome: Outcome | None = None
     tries: int = 0
     in_flight: bool = False
@@ -92,6 +98,19 @@ class Held:
     def what(self) -> str:
         """What is to be delivered, in a word."""
         return "release" if self.outcome is None else f"outcome {type(self.outcome).__name__}"
+
+    @property
+    def progress(self) -> Progress | None:
+        """What its node said last of how far it is, if anything. From any thread."""
+        return None if self.execution is None else self.execution.progress.last
+
+    @property
+    def standing(self) -> str:
+        """How a running one stands, to be put behind its name."""
+        parts = [f" running {trio.current_time() - self.taken_at:.0f} s"]
+        if self.progress is not None:
+            parts.append(str(self.progress))
+        return ", ".join(parts)
 
     def __str__(self) -> str:
         return f"state {self.claim.state_id} ({self.claim.node_name} as {self.claim.identifier})"
@@ -156,6 +175,7 @@ class Ledger:
         ttl: Seconds a lease lasts; None while that is not known, or if leases last for ever.
         on_gone: Called with each state whose outcome is not to be sent any more.
         on_late: Called when a claim comes whose lease needs to be renewed at once.
+        events: Told of each state that is no longer held.
     """
 
     claiming: bool = False
@@ -164,6 +184,7 @@ class Ledger:
     ttl: float | None = None
     on_gone: Callable[[Held], None] = lambda held: None
     on_late: Callable[[], None] = lambda: None
+    events: Events = field(default_factory=Events)
     _held: dict[Held, None] = field(default_factory=dict)
     _stages: Counter[Stage] = field(default_factory=Counter)
     _active: Counter[str] = field(default_factory=Counter)
@@ -199,6 +220,7 @@ class Ledger:
     def run(self, held: Held, execution: Execution) -> None:
         """A worker runs it now."""
         held.execution = execution
+        held.taken_at = trio.current_time()
         self._move(held, Stage.RUNNING)
 
     def done(self, held: Held, outcome: Outcome | None) -> bool:
@@ -206,6 +228,7 @@ class Ledger:
         if held not in self._held or held.stage is Stage.DONE:
             return False
         held.outcome = outcome
+        self._note_end(held)
         self._move(held, Stage.DONE)
         return True
 
@@ -262,8 +285,12 @@ class Ledger:
         # the ledger does without a lock for a reader who comes every 20 s.
         return [held for held in list(self._held) if held.is_leased]
 
+    def snapshot(self) -> list[Held]:
+        """Return all that is held, oldest first. From any thread, as ``leased``."""
+        return list(self._held)
+
     def count(self, *stages: Stage) -> int:
-        """Return how many are held in these stages."""
+        """Return how many are held in these stages. From any thread."""
         return sum(self._stages[stage] for stage in stages)
 
     def active(self, node_name: str) -> int:
@@ -317,6 +344,10 @@ class Ledger:
         self._active[held.claim.node_name] += stage is not Stage.DONE
         self.notify()
 
+    def _note_end(self, held: Held) -> None:
+        if held.stage is Stage.RUNNING:
+            held.duration = trio.current_time() - held.taken_at
+
     def _leave_stage(self, held: Held) -> None:
         self._stages[held.stage] -= 1
         self._active[held.claim.node_name] -= held.stage is not Stage.DONE
@@ -328,9 +359,12 @@ class Ledger:
         if held not in self._held:
             return
         del self._held[held]
+        self._note_end(held)
         self._leave_stage(held)
         held.stage = Stage.DONE  # it may still be in the channel to the workers, who have to pass it over
         self._counts[kind] += 1
         if kind in ("unknown", "abandoned", "kept"):
             self._left.append(held.claim.state_id)
+        if self.events:
+            self.events.tell(StateEnded(held.claim.node_name, kind, held.duration))
         self.notify()

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from exotrio._outcome import Outcome
+from exotrio._progress import Progress
 from exotrio._wire import BeatResult
 
 if TYPE_CHECKING:
@@ -106,14 +107,33 @@ class Pulse:
         phase: Its phase.
         busy: States whose node runs.
         buffered: States that wait for a worker.
-        states: What is held under leases, and whether its node runs.
+        states: What is held under leases.
+        shows_tasks: Whether the command ``tasks`` is obeyed.
+        tasks: The task tree that was asked for.
     """
 
     runtime: str
     phase: str
     busy: int
     buffered: int
-    states: tuple[tuple[Claim, bool], ...]
+    states: tuple[Beating, ...]
+    shows_tasks: bool = False
+    tasks: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Beating:
+    """One held state in a heartbeat.
+
+    Attributes:
+        claim: What is held.
+        running: Whether its node runs.
+        progress: What its node said last, if anything.
+    """
+
+    claim: Claim
+    running: bool
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)

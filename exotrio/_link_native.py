@@ -23,12 +23,13 @@ from exotrio._errors import KeyRefused, ManagerError, ManagerUnavailable
 from exotrio._http_answer import TurnedAway, one_line
 from exotrio._http_client import REQUEST_TIMEOUT, HttpClient
 from exotrio._json import NotJson, encode, sendable
-from exotrio._link import Capabilities, Claim, Fate, Heard, Pulse, Settlement
+from exotrio._link import Beating, Capabilities, Claim, Fate, Heard, Pulse, Settlement
 from exotrio._link_v0 import UNUSABLE_DELAY_MS, V0Link, requeue_delay_ms
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._wire import LARGEST_BATCH, LONGEST_WAIT_MS, BeatResult, ItemResult, from_ms, native_path, to_ms
 from exotrio._wire_native import (
     Beat,
+    BeatProgress,
     HeartbeatReply,
     HeartbeatRequest,
     HeldState,
@@ -166,9 +167,9 @@ class NativeLink:
         commands: set[str] = set()
         for start in range(0, max(len(pulse.states), 1), LARGEST_BATCH):
             states = [
-                Beat(state_id=claim.state_id, token=claim.token, running=running)
-                for claim, running in pulse.states[start : start + LARGEST_BATCH]
-                if claim.token is not None
+                _beat(held, held.claim.token)
+                for held in pulse.states[start : start + LARGEST_BATCH]
+                if held.claim.token is not None
             ]
             answer = await self._http.ask(
                 "POST",
@@ -180,6 +181,8 @@ class NativeLink:
                     busy=pulse.busy,
                     buffered=pulse.buffered,
                     states=states,
+                    shows_tasks=pulse.shows_tasks,
+                    tasks=pulse.tasks if start == 0 else None,
                 ),
                 timeout=timeout,
             )
@@ -344,6 +347,12 @@ def _claim(state: NativeState, asked_after: float) -> Claim:
         # A repeated claim is sent later than the call the caller counts from; ttl is what was left then.
         lease=None if ttl_ms is None else from_ms(ttl_ms) + asked_after,
     )
+
+
+def _beat(held: Beating, token: str) -> Beat:
+    said = held.progress
+    progress = None if said is None else BeatProgress(fraction=said.fraction, text=said.text)
+    return Beat(state_id=held.claim.state_id, token=token, running=held.running, progress=progress)
 
 
 def _outcome_item(claim: Claim, outcome: Outcome) -> dict[str, Any]:

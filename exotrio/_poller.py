@@ -9,6 +9,7 @@ import trio
 
 from exotrio._backoff import full_jitter
 from exotrio._errors import ManagerError, ManagerUnavailable
+from exotrio._events import Polled
 from exotrio._ledger import Held, Ledger, Stage
 from exotrio._link import Claim, ClaimLost, Fate, Link
 from exotrio._node import BaseNode, is_plain
@@ -191,6 +192,8 @@ class _Poller:
             self._ledger.claiming = False
             self._ledger.notify()
         log.debug("claimed %d of up to %d states", len(claims), limit)
+        if self._ledger.events:
+            self._ledger.events.tell(Polled("states" if claims else "empty"))
         self._outage.worked()
         self._idle = not claims
         self._wakeable = True
@@ -217,14 +220,16 @@ class _Poller:
         return self._ledger.reported != self._reported or not self._left_out.isdisjoint(self.limits())
 
     def _failed(self, error: ManagerError | ClaimLost) -> None:
-        level, base, cap = logging.WARNING, 0.25, 10.0
+        level, base, cap, result = logging.WARNING, 0.25, 10.0, "failed"
         if isinstance(error, ManagerError) and not isinstance(error, ManagerUnavailable):
             # The server understood and said no; it will not be of another mind soon.
-            level, base, cap = logging.ERROR, 2.0, 30.0
+            level, base, cap, result = logging.ERROR, 2.0, 30.0, "refused"
         self._pause = full_jitter(self._outage.failures, base=base, cap=cap)
         if isinstance(error, ManagerUnavailable) and error.retry_after is not None:
             self._pause = max(self._pause, error.retry_after)
         self._wakeable = False
+        if self._ledger.events:
+            self._ledger.events.tell(Polled(result))
         self._outage.failed(error, self._pause, level=level)
 
     def _longest_wait(self) -> float:

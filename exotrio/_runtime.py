@@ -14,13 +14,18 @@ import trio
 from exotrio._endpoint import Endpoint, resolve_endpoint
 from exotrio._engine import Engine
 from exotrio._errors import ConfigurationError, LifecycleError
+from exotrio._events import Observer
 from exotrio._hosting import hosting
-from exotrio._ledger import Ledger, Summary
+from exotrio._lag import LoopLag
+from exotrio._ledger import Ledger, Stage, Summary
 from exotrio._lifecycle import Phase, advance
+from exotrio._log_context import phase_context
 from exotrio._node import BaseNode
 from exotrio._options import LinkKind, check_options, seconds_problems
 from exotrio._start import run_blocking
 from exotrio._stop import Stop, without_cancelled
+from exotrio._tasks import TaskView
+from exotrio._vitals import Vitals, running, stuck
 
 if TYPE_CHECKING:
     import httpx
@@ -98,6 +103,10 @@ class Runtime:
         self._stop = Stop()
         self._ledger = Ledger()
         self._lost_claims = 0
+        self._lag = LoopLag()
+        self._tasks = TaskView()
+        self._shows_tasks = False
+        self._now: Callable[[], float] = float
         if hosted is not None:
             hosted.append(self)
 
@@ -126,7 +135,54 @@ class Runtime:
         """What became of the states claimed so far; final once the phase is STOPPED."""
         return self._ledger.summary(self._lost_claims)
 
-    def stop(self, grace: float | None = None) -> None:
+    @property
+    def vitals(self) -> Vitals:
+        """How the runtime is at this moment. From any thread, also while the loop is blocked."""
+        ledger = self._ledger
+        held = ledger.snapshot()
+        return Vitals(
+            phase=self._phase,
+            stopping=self._stop.was_asked,
+            workers=self._options.workers,
+            running=running(held, self._now),
+            buffered=sum(each.stage is Stage.BUFFERED for each in held),
+            undelivered=sum(each.stage is Stage.DONE and each.outcome is not None for each in held),
+            stuck=stuck(held, self._options.workers),
+            loop_lag=self._lag.seconds,
+        )
+
+    def observe(self, observer: Observer) -> None:
+        """Have ``observer`` called with every event (``exotrio.monitoring``). Call this before the start.
+
+        It is called in the runtime's loop and in the thread of its heartbeats, and must return at once.
+        One that raises is logged, and not called again.
+
+        Raises:
+            LifecycleError: the runtime was started before.
+        """
+        self._refuse_if_started("is observed from its start or not at all")
+        self._ledger.events.add(observer)
+
+    def show_tasks(self) -> None:
+        """Let the state manager's operators see the task tree: names and lines of code, no values.
+
+        Raises:
+            LifecycleError: the runtime was started before.
+        """
+        self._refuse_if_started("shows its tasks from its start or not at all")
+        self._shows_tasks = True
+
+    async def tasks(self) -> str:
+        """Return the tree of the runtime's tasks, and where each waits, as text without any values.
+
+        From any Trio loop. If the runtime's own is blocked in another thread, the text says where.
+
+        Cancellation:
+            Safe.
+        """
+        return await self._tasks.take()
+
+    def stop(self, grace: float | None = None, *, why: str = "stop()") -> None:
         """Begin the drain: claim nothing more, let running nodes end, hand the rest back, then stop.
 
         May be called from anywhere (the same loop, another thread, a signal handler) and at any
@@ -136,6 +192,7 @@ class Runtime:
         Args:
             grace: Most seconds for running nodes; then they are cancelled. Defaults to the
                 ``shutdown_grace`` of the runtime. A later call can shorten it, not extend it.
+            why: Who asks, for the log.
 
         Raises:
             ConfigurationError: ``grace`` is not a finite number of seconds, or below zero.
@@ -144,7 +201,7 @@ class Runtime:
             grace = self._options.shutdown_grace
         elif problems := seconds_problems("grace", grace):
             raise ConfigurationError("the runtime cannot be stopped like this", problems)
-        self._stop.ask(grace)
+        self._stop.ask(grace, why)
 
     def start(self) -> Summary:
         """Run until stopped, from plain code. Blocks.
@@ -168,7 +225,9 @@ class Runtime:
                 fix="put it under: if __name__ == '__main__':",
             )
         self._check_startable()
-        return run_blocking(lambda: self._run(owns_signals=True), self.stop)
+        return run_blocking(
+            lambda: self._run(owns_signals=True), lambda grace, why: self.stop(grace, why=why)
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED) -> Summary:
         """Run until stopped, inside a Trio application: ``await nursery.start(runtime.run)``.
@@ -200,8 +259,7 @@ class Runtime:
         Raises:
             ConfigurationError: neither the constructor nor the environment names one.
         """
-        if self._phase is not Phase.NEW:
-            raise LifecycleError("a runtime that was started keeps its state manager")
+        self._refuse_if_started("keeps its state manager")
         if transport is None and self._endpoint is not None:
             return
         self._endpoint, problems = resolve_endpoint(None, None, transport)
@@ -216,14 +274,26 @@ class Runtime:
         endpoint = self._check_startable()
         self._enter(Phase.STARTING)
         self._stop.enter_loop()
-        engine = Engine(self._options, endpoint, self._stop, self._ledger, self._enter, owns_signals)
+        self._now = trio.lowlevel.current_clock().current_time
+        engine = Engine(
+            self._options,
+            endpoint,
+            self._stop,
+            self._ledger,
+            self._enter,
+            owns_signals,
+            self._tasks,
+            self._shows_tasks,
+        )
         started = partial(task_status.started, self)
         try:
             async with trio.open_nursery() as outside:
                 # Of these two only the watcher sees a cancellation from outside; and a Ctrl-C meant
                 # for the main task arrives in this nursery, not in the middle of the engine.
                 outside.start_soon(self._stop.watch)
-                outside.start_soon(self._shielded, engine, started, outside.cancel_scope)
+                outside.start_soon(
+                    self._shielded, engine, started, outside.cancel_scope, name=self._options.name
+                )
         except BaseExceptionGroup as group:
             error = without_cancelled(group)
             if error is None:
@@ -241,8 +311,19 @@ class Runtime:
     async def _shielded(self, engine: Engine, started: Callable[[], None], outside: trio.CancelScope) -> None:
         # This shield has no deadline of its own: the stop path bounds every step behind it.
         with trio.CancelScope(shield=True):
-            await self._stop.guard(engine.run, started)
+            async with trio.open_nursery() as beside:
+                phase_context.set(lambda: self._phase)
+                self._tasks.enter()
+                if self._ledger.events:
+                    beside.start_soon(self._lag.measure)
+                await self._stop.guard(engine.run, started)
+                self._tasks.leave()
+                beside.cancel_scope.cancel()
         outside.cancel()
+
+    def _refuse_if_started(self, why: str) -> None:
+        if self._phase is not Phase.NEW:
+            raise LifecycleError(f"a runtime that was started {why}")
 
     def _check_startable(self) -> Endpoint:
         if self._phase is not Phase.NEW:

@@ -31,13 +31,14 @@ _RECIPE = (
 )
 
 
-def run_blocking(main: Callable[[], Awaitable[T]], stop: Callable[[float | None], None]) -> T:
+def run_blocking(main: Callable[[], Awaitable[T]], stop: Callable[[float | None, str], None]) -> T:
     """Run ``main`` in a Trio loop of its own, and turn signals into stops.
 
     Args:
         main: The whole life of the loop.
-        stop: Called with None at the first SIGTERM or SIGINT, with 0 at the second. It runs in a
-            signal handler, so it must not block. The third ends the process with status 128+n.
+        stop: Called with None at the first SIGTERM or SIGINT, with 0 at the second, and with the
+            signal's name. It runs in a signal handler, so it must not block. The third ends the
+            process with status 128+n.
             In any thread but the main one there are no signals to own.
 
     Raises:
@@ -63,14 +64,14 @@ def refuse_inside_loop() -> None:
 
 
 @contextmanager
-def _owned_signals(stop: Callable[[float | None], None]) -> Iterator[None]:
+def _owned_signals(stop: Callable[[float | None, str], None]) -> Iterator[None]:
     seen = 0
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal seen
         seen += 1
         if seen <= 2:
-            stop(None if seen == 1 else 0.0)
+            stop(None if seen == 1 else 0.0, signal.Signals(number).name)
         else:
             _exit_now(number)
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import trio
 
+from exotrio._drain_log import tell_waiting, waited_for
 from exotrio._errors import ExotrioError
 from exotrio._ledger import Held, Ledger, Stage
 from exotrio._lifecycle import Phase
@@ -44,6 +45,7 @@ class Stop:
         flushing: Set when the last phase begins.
         grace: Cancelled when the drain is over.
         polling: Cancelled when the drain is over, and a claim in flight with it.
+        why: Who asked, for the log; what left no time to drain, once something did.
         failure: What made the runtime stop by itself, to be raised at the end.
     """
 
@@ -54,14 +56,20 @@ class Stop:
         self.flushing = trio.Event()
         self.grace = trio.CancelScope()
         self.polling = trio.CancelScope()
+        self.why = ""
         self.failure: BaseException | None = None
-        self._requests: deque[float] = deque()
+        self._requests: deque[tuple[float, str]] = deque()
         self._token: trio.lowlevel.TrioToken | None = None
         self._interrupted: set[trio.CancelScope] = set()
 
-    def ask(self, grace: float) -> None:
-        """Ask for a drain of ``grace`` seconds at most. From any thread, task or signal handler."""
-        self._requests.append(grace)
+    def ask(self, grace: float, why: str) -> None:
+        """Ask for a drain of ``grace`` seconds at most. From any thread, task or signal handler.
+
+        Args:
+            grace: Seconds.
+            why: Who asks, for the log.
+        """
+        self._requests.append((grace, why))
         if self._token is not None:
             with suppress(trio.RunFinishedError):  # then nothing is left to stop
                 self._token.run_sync_soon(self._take, idempotent=True)
@@ -70,6 +78,11 @@ class Stop:
         """Begin to heed requests, those made before included."""
         self._token = trio.lowlevel.current_trio_token()
         self._take()
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether a stop was asked for, also if the loop does not know of it yet. From any thread."""
+        return self.requested or bool(self._requests)
 
     @contextmanager
     def interrupted(self) -> Iterator[trio.CancelScope]:
@@ -88,7 +101,7 @@ class Stop:
         try:
             await trio.sleep_forever()
         finally:
-            self._cut()
+            self._cut("the scope around it was cancelled")
 
     def fail(self, error: BaseException) -> None:
         """Stop without drain because of ``error``, which is raised once the stop is done."""
@@ -96,7 +109,7 @@ class Stop:
             self.failure = error
         else:
             log.error("another failure while stopping", exc_info=error)
-        self._cut()
+        self._cut("a failure")
 
     # A Ctrl-C may go to any line of the loop's thread. Between a claim's answer and the ledger, say, it
     # would lose the claim; so it goes to the application's main task instead.
@@ -114,18 +127,20 @@ class Stop:
                 log.critical("%s failed; the runtime stops", loop.__name__, exc_info=failure)
             self.fail(failure)
 
-    def _cut(self) -> None:
+    def _cut(self, why: str) -> None:
         self.cut = True
-        self._begin(0.0)
+        self.why = why
+        self._begin(0.0, why)
 
     def _take(self) -> None:
         while self._requests:
-            self._begin(self._requests.popleft())
+            self._begin(*self._requests.popleft())
 
-    def _begin(self, grace: float) -> None:
+    def _begin(self, grace: float, why: str) -> None:
         self.grace.deadline = min(self.grace.deadline, trio.current_time() + grace)
         if not self.requested:
             self.requested = True
+            self.why = why
             self.asked.set()
             for scope in self._interrupted:
                 scope.cancel()
@@ -149,15 +164,30 @@ async def walk(
     await stop.asked.wait()
     if not stop.cut:
         enter(Phase.DRAINING)
+        log.info(
+            "asked to stop by %s: %d running, %d go back unstarted, %d being delivered; %.0f s at most",
+            stop.why,
+            ledger.count(Stage.RUNNING),
+            ledger.count(Stage.BUFFERED),
+            ledger.count(Stage.DONE),
+            max(0.0, stop.grace.deadline - trio.current_time()),
+        )
         for held in ledger.all(Stage.RUNNING):
             _execution(held).drain()
         _release_buffered(ledger, release)
         with stop.grace:
             _hurry_while_draining(stop, link)
-            # Outcomes too: a server that restarts meanwhile gets what is left of the grace to come back.
-            await ledger.until(lambda: ledger.empty)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(tell_waiting, ledger)
+                # Outcomes too: a server that restarts meanwhile gets what is left of the grace to come back.
+                await ledger.until(lambda: ledger.empty)
+                nursery.cancel_scope.cancel()
     if stop.cut or not ledger.quiet:
         enter(Phase.CANCELLING)
+        cause = f"no time to drain: {stop.why}" if stop.cut else "the grace is over"
+        # Nodes that are cut short are worth a warning; a claim that has to be given up is not.
+        level = logging.WARNING if ledger.count(Stage.RUNNING) else logging.INFO
+        log.log(level, "%s; %s", cause, waited_for(ledger) or "nothing runs")
         link.hurry(trio.current_time() + CLEANUP + FLUSH)
         for held in ledger.all(Stage.RUNNING):
             _execution(held).cancel()

@@ -22,6 +22,9 @@ LONGEST_WAIT_MS = 15_000
 LARGEST_BATCH = 1_000
 """Most states one claim returns, and most items of one native batch."""
 
+LONGEST_TASKS = 64 * 1024
+"""Most characters of a task tree."""
+
 
 class StateStatus(StrEnum):
     """Status of a state. The eight of v0; no others exist."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
 from exotrio._backoff import LONGEST_DELAY_MS
-from exotrio._wire import LARGEST_BATCH, LONGEST_WAIT_MS, BeatResult, ItemResult, StateStatus
+from exotrio._wire import LARGEST_BATCH, LONGEST_TASKS, LONGEST_WAIT_MS, BeatResult, ItemResult, StateStatus
 from exotrio._wire_v0 import Body, DelayMs, RunSummary, TriggerRequest
 
 
@@ -127,14 +127,28 @@ class ReleaseRequest(Body):
     delay_ms: DelayMs = 0
 
 
+class BeatProgress(Body):
+    """How far a running node says it is.
+
+    Fields:
+        fraction: From 0 to 1; None if it does not say.
+        text: One line.
+    """
+
+    fraction: Annotated[float, Field(ge=0, le=1)] | None = None
+    text: Annotated[str, Field(max_length=200)] = ""
+
+
 class Beat(HeldState):
     """A held state in a heartbeat.
 
     Fields:
         running: Whether its node runs; else it waits for a worker.
+        progress: What its node said last, if anything.
     """
 
     running: bool = False
+    progress: BeatProgress | None = None
 
 
 class HeartbeatRequest(Body):
@@ -147,6 +161,8 @@ class HeartbeatRequest(Body):
         busy: Workers that run a node.
         buffered: States that wait for a worker.
         states: All it holds.
+        shows_tasks: Whether it obeys the command ``tasks``.
+        tasks: Its task tree, in the heartbeat after that command.
     """
 
     worker_id: Annotated[str, Field(min_length=1, max_length=256)]
@@ -155,6 +171,8 @@ class HeartbeatRequest(Body):
     busy: Annotated[int, Field(ge=0)] = 0
     buffered: Annotated[int, Field(ge=0)] = 0
     states: Annotated[list[Beat], Field(max_length=LARGEST_BATCH)] = Field(default_factory=list)
+    shows_tasks: bool = False
+    tasks: Annotated[str, Field(max_length=LONGEST_TASKS)] | None = None
 
 
 class BeatReply(Body):
@@ -168,7 +186,7 @@ class HeartbeatReply(Body):
     Fields:
         items: One per state, in the order of the request.
         ttl_ms: How long the renewed leases last, or None if they never end.
-        commands: What an operator asks of the worker: ``drain``.
+        commands: What an operator asks of the worker: ``drain``, ``tasks``.
     """
 
     items: list[BeatReply]

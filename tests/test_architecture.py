@@ -24,11 +24,14 @@ LAYERS: dict[str, set[str]] = {
             "_duration",
             "_error_text",
             "_errors",
+            "_events",
             "_graph",
             "_json",
             "_lifecycle",
+            "_log_context",
             "_node",
             "_outcome",
+            "_progress",
         ),
         *("_run_status", "_settings", "_signals", "_wire", "_wire_manage", "_wire_native", "_wire_v0"),
     },
@@ -38,10 +41,21 @@ LAYERS: dict[str, set[str]] = {
     },
     "loops": {
         *("_connect", "_execution", "_heartbeat", "_ledger", "_options", "_outage", "_poller", "_reporter"),
-        *("_outbox", "_outbox_file", "_start", "_stop", "_threads", "_worker"),
+        *(
+            "_drain_log",
+            "_lag",
+            "_outbox",
+            "_outbox_file",
+            "_start",
+            "_stop",
+            "_tasks",
+            "_threads",
+            "_vitals",
+        ),
+        "_worker",
     },
     "runtime": {"_engine", "_hosting", "_runtime"},
-    "helpers": {"testing"},
+    "helpers": {"_health", "_metrics", "monitoring", "testing"},
 }
 MANAGER_MAY_USE = {
     *("_errors", "_backoff", "_cron", "_settings", "_graph"),
@@ -56,6 +70,7 @@ HEAVY = {
     "rich",
     "pydantic_settings",
     "h11",
+    "prometheus_client",
     "asyncio",
 }
 LOADED_LATE = {"exotrio._outbox", "exotrio._outbox_file"}

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
+from exotrio._runtime import Runtime
 from exotrio._wire import StateStatus
 from exotrio._wire_native import NativeRun, NodeCounts
 from exotrio.cli._output import note
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
+
+log = logging.getLogger("exotrio.cli")
 
 WAITING = (StateStatus.CREATED,)
 RUNNING = (StateStatus.QUEUED, StateStatus.EXECUTED)
@@ -44,22 +49,49 @@ class Progress(Protocol):
     def show(self, run: NativeRun) -> None:
         """Show the run's counts."""
 
+    def refresh(self) -> None:
+        """Show what nodes say of their progress by now."""
+
     def note(self, text: str) -> None:
         """Print a line that stays."""
 
 
-def progress_for(*, verbose: bool) -> Progress:
-    """Return bars for a terminal; lines elsewhere, and beside a log, which bars would tear."""
+def progress_for(runtime: Runtime, *, verbose: bool, logged: bool) -> Progress:
+    """Return bars for a terminal; lines elsewhere, and beside a log, which bars would tear.
+
+    Args:
+        runtime: Asked what its nodes say of their progress.
+        verbose: There is a log.
+        logged: Everything goes to the log.
+    """
+    if logged:
+        return Lines(runtime, lambda text: log.info("%s", text))
     if sys.stderr.isatty() and not verbose:
-        return Bars()
-    return Lines()
+        return Bars(runtime)
+    return Lines(runtime)
+
+
+def said(runtime: Runtime, run: NativeRun) -> dict[str, str]:
+    """Return what nodes of a run say of their progress, by their place in the graph.
+
+    Of several the longest running speaks, so that the text does not jump between them.
+    """
+    latest: dict[str, str] = {}
+    for state in runtime.vitals.running:
+        if state.progress is not None and state.run_id == run.run_id:
+            latest.setdefault(state.identifier, str(state.progress))
+    return latest
 
 
 class Lines:
     """One line now and then, and one whenever a place is done."""
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: Runtime, say: Callable[[str], None] = note) -> None:
         self.elapsed = 0.0
+        self._runtime = runtime
+        self._say = say
+        self._run: NativeRun | None = None
+        self._said: dict[str, str] = {}
         self._started = 0.0
         self._last = -LINE_INTERVAL
 
@@ -73,38 +105,48 @@ class Lines:
         self.elapsed = time.monotonic() - self._started
 
     def show(self, run: NativeRun) -> None:
+        self._run = run
         now = time.monotonic()
         if now - self._last < LINE_INTERVAL and run.pending_count:
             return
         self._last = now
-        self.note("  ".join(_summary(node) for node in run.nodes if node.counts))
+        self._said = said(self._runtime, run)
+        self.note("  ".join(_summary(node, self._said) for node in run.nodes if node.counts))
+
+    def refresh(self) -> None:
+        if self._run is not None and self._run.pending_count and said(self._runtime, self._run) != self._said:
+            self.show(self._run)
 
     def note(self, text: str) -> None:
-        note(text)
+        self._say(text)
 
 
-def _summary(node: NodeCounts) -> str:
+def _summary(node: NodeCounts, progress: Mapping[str, str]) -> str:
     done, failed, retried = count(node, DONE), count(node, FAILED), count(node, RETRIED)
     total = done + failed + count(node, WAITING + RUNNING)
     more = [f"{number} {word}" for number, word in ((failed, "failed"), (retried, "retried")) if number]
+    more += [progress[node.identifier]] if node.identifier in progress else []
     return f"{node.identifier} {done}/{total}" + (f" ({', '.join(more)})" if more else "")
 
 
 class Bars:
     """A bar per place of the graph."""
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         self.elapsed = 0.0
+        self._runtime = runtime
         self._started = 0.0
+        self._run: NativeRun | None = None
         self._bars: dict[str, TaskID] = {}
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=40),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[details]}"),
+            # Not as markup: what a node says may look like it.
+            TextColumn("{task.fields[details]}", markup=False),
             TimeElapsedColumn(),
             console=Console(stderr=True),
         )
@@ -122,6 +164,8 @@ class Bars:
             self._progress.stop()
 
     def show(self, run: NativeRun) -> None:
+        self._run = run
+        progress = said(self._runtime, run)
         for node in run.nodes:
             done, failed, waiting = count(node, DONE), count(node, FAILED), count(node, WAITING + RUNNING)
             if node.identifier not in self._bars:
@@ -132,9 +176,15 @@ class Bars:
             if node.counts:
                 self._progress.start_task(bar)
                 total = done + failed + waiting
-                self._progress.update(bar, completed=done + failed, total=total, details=_details(node))
+                self._progress.update(
+                    bar, completed=done + failed, total=total, details=_details(node, progress)
+                )
                 if not waiting:
                     self._progress.stop_task(bar)
+
+    def refresh(self) -> None:
+        if self._run is not None:
+            self.show(self._run)
 
     def note(self, text: str) -> None:
         # A terminal that was closed must not end the run.
@@ -142,10 +192,11 @@ class Bars:
             self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _details(node: NodeCounts) -> str:
+def _details(node: NodeCounts, progress: Mapping[str, str]) -> str:
     parts = [
         (count(node, RUNNING), "claimed"),
         (count(node, FAILED), "failed"),
         (count(node, RETRIED), "retried"),
     ]
-    return ", ".join(f"{number} {word}" for number, word in parts if number)
+    texts = [f"{number} {word}" for number, word in parts if number]
+    return ", ".join(texts + ([progress[node.identifier]] if node.identifier in progress else []))

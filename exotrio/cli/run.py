@@ -22,12 +22,15 @@ from exotrio._wire import RunStatus, StateStatus
 from exotrio._wire_native import NativeRun
 from exotrio.cli._exit import FAILED, INTERRUPTED, SUCCESS, bare_errors
 from exotrio.cli._load import load
-from exotrio.cli._logs import configure_logs
+from exotrio.cli._logs import JSON, configure_logs, log_format_option
 from exotrio.cli._progress import Progress, progress_for
 from exotrio.cli._result import collect, print_result
 
 LONGEST_LOOK = 0.1
 """Seconds between two looks at the run's counts; a look costs the same for a run of any size."""
+
+REFRESH = 0.5
+"""Seconds between two looks at what nodes say of their progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,7 @@ def _pairs(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Form of the result."
 )
+@log_format_option
 @click.option("-v", "--verbose", count=True, help="Log what happens; twice for every poll and state.")
 def command(
     target: str,
@@ -176,6 +180,7 @@ def command(
     db: str | None,
     resume: str | None,
     output: str,
+    log_format: str,
     verbose: int,
 ) -> int:
     """Run the Graph in FILE_OR_MODULE with the Runtime in it, and print its result.
@@ -191,7 +196,9 @@ def command(
         raise click.UsageError("--resume continues a run as it is: it takes no --graph, -i or --store")
     if db == "":
         raise click.UsageError("--db is empty: name a file, or leave it out")
-    configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0)
+    as_json = log_format == JSON
+    # As JSON the log has what is shown elsewhere, so it must not be silent.
+    configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0 and not as_json, form=log_format)
     loaded = load(target)
     request = _Request(
         target=target,
@@ -204,7 +211,7 @@ def command(
         output=output,
     )
     request.check_inputs()
-    run = _Run(request, progress_for(verbose=bool(verbose)))
+    run = _Run(request, progress_for(loaded.runtime(), verbose=bool(verbose), logged=as_json))
     return run_blocking(run.main, run.stop)
 
 
@@ -220,10 +227,10 @@ class _Run:
         self._asking = trio.CancelScope()
         self._token: trio.lowlevel.TrioToken | None = None
 
-    def stop(self, grace: float | None) -> None:
+    def stop(self, grace: float | None, why: str) -> None:
         """Called from the signal handler."""
         self._interrupted = True
-        self._request.runtime.stop(grace)
+        self._request.runtime.stop(grace, why=why)
         if self._token is not None:
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._stopping, grace is None)
@@ -292,9 +299,12 @@ class _Run:
                 self._run_id = await self._trigger(client)
             if self._run_id is not None:
                 with self._progress, following:
-                    run = await client.wait(
-                        self._run_id, poll_interval=LONGEST_LOOK, on_progress=self._progress.show
-                    )
+                    async with trio.open_nursery() as looking:
+                        looking.start_soon(self._refresh)
+                        run = await client.wait(
+                            self._run_id, poll_interval=LONGEST_LOOK, on_progress=self._progress.show
+                        )
+                        looking.cancel_scope.cancel()
                 self._request.runtime.stop()
                 if run is not None:
                     # Before the drain: nodes of other runs may go on for a while.
@@ -302,6 +312,12 @@ class _Run:
         if run is None:
             return self._say_how_to_continue()
         return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
+
+    async def _refresh(self) -> None:
+        # What nodes say of their progress changes while the run's counts do not.
+        while True:
+            await trio.sleep(REFRESH)
+            self._progress.refresh()
 
     async def _trigger(self, client: StateManager) -> str:
         request = self._request

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import click
 
 from exotrio.cli._load import load
-from exotrio.cli._logs import configure_logs
+from exotrio.cli._logs import configure_logs, log_format_option
 
 
 @click.command(name="worker")
 @click.argument("target", metavar="FILE_OR_MODULE[:ATTR]")
+@click.option(
+    "--health-port",
+    type=click.IntRange(0, 65535),
+    help="Serve /livez, /readyz and /metrics here; 0: any free port.  [default: not]",
+)
+@click.option("--health-host", default="127.0.0.1", show_default=True, help="Address for --health-port.")
+@click.option(
+    "--health-tasks",
+    is_flag=True,
+    help="Show where each task waits (code, no values): at /tasks, and to the state manager when it asks.",
+)
+@log_format_option
 @click.option("-v", "--verbose", count=True, help="Log every poll and state.")
-def command(target: str, verbose: int) -> int:
+def command(
+    target: str, health_port: int | None, health_host: str, health_tasks: bool, log_format: str, verbose: int
+) -> int:
     """Run the Runtime in FILE_OR_MODULE until it is stopped.
 
     The state manager is the one the Runtime names, or EXOSPHERE_STATE_MANAGER_URI and
@@ -21,7 +37,14 @@ def command(target: str, verbose: int) -> int:
     back. A second one cancels running nodes, a third one exits at once. Exits 0 if everything was
     delivered or handed back, 75 if something is left behind.
     """
-    configure_logs(verbose=verbose)
+    configure_logs(verbose=verbose, form=log_format)
     runtime = load(target).runtime()
     runtime.adopt()
-    return runtime.start().exit_code
+    if health_tasks:
+        runtime.show_tasks()
+    with ExitStack() as stack:
+        if health_port is not None:
+            from exotrio.cli._health_server import health_server
+
+            stack.enter_context(health_server(runtime, health_host, health_port, tasks=health_tasks))
+        return runtime.start().exit_code

@@ -45,9 +45,10 @@ from exotrio.manager._json_api import (
     reply,
     settled,
 )
-from exotrio.manager._refused import not_found
+from exotrio.manager._refused import Refused, not_found
 from exotrio.manager._routes_v0 import Endpoint, routes_of
 from exotrio.manager._service import Service
+from exotrio.manager._workers import Worker
 
 NAMESPACE = f"{NATIVE_ROOT}/namespace/{{namespace}}"
 CAPABILITIES = ("leases", "batch", "long_poll", "heartbeat")
@@ -71,6 +72,8 @@ def native_routes(service: Service) -> list[Route]:
         ("GET", f"{NAMESPACE}/state/{{state_id}}", native.state),
         ("POST", f"{NAMESPACE}/heartbeat", native.heartbeat),
         ("POST", f"{NAMESPACE}/worker/{{worker_id}}/drain", native.drain),
+        ("GET", f"{NAMESPACE}/worker/{{worker_id}}/tasks", native.show_tasks),
+        ("POST", f"{NAMESPACE}/worker/{{worker_id}}/tasks", native.ask_tasks),
     ]
     return routes_of(table)
 
@@ -206,11 +209,39 @@ class _Native:
         return reply({"items": items, "ttl_ms": ttl_ms, "commands": commands})
 
     async def drain(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
-        worker_id = request.path_params["worker_id"]
-        if not self._service.workers.ask(namespace, worker_id, "drain"):
+        return self._ask(self._worker(request), "drain")
+
+    async def ask_tasks(self, request: Request) -> Response:
+        """Ask a worker for its task tree, which comes with its next heartbeat."""
+        worker = self._worker(request)
+        if not worker.last.shows_tasks:
+            worker_id = worker.last.worker_id
+            raise Refused(409, f"worker {worker_id!r} shows no tasks; start it with --health-tasks")
+        return self._ask(worker, "tasks")
+
+    async def show_tasks(self, request: Request) -> Response:
+        """Show the task tree that a worker sent last; none before it answered for the first time."""
+        worker = self._worker(request)
+        return reply(
+            {
+                "worker_id": worker.last.worker_id,
+                "asked": "tasks" in worker.commands,
+                "tasks": worker.tasks,
+                "age_ms": None if worker.tasks_at is None else self._service.monotonic() - worker.tasks_at,
+            }
+        )
+
+    def _worker(self, request: Request) -> Worker:
+        namespace, worker_id = path_name(request, "namespace"), request.path_params["worker_id"]
+        worker = self._service.workers.find(namespace, worker_id)
+        if worker is None:
             raise not_found(f"no worker {worker_id!r} was heard of in namespace {namespace!r}")
-        return reply({"worker_id": worker_id, "command": "drain"})
+        return worker
+
+    def _ask(self, worker: Worker, command: str) -> Response:
+        worker_id = worker.last.worker_id
+        self._service.workers.ask(worker.namespace, worker_id, command)
+        return reply({"worker_id": worker_id, "command": command})
 
 
 async def _wait(request: Request, woken: trio.Event, longest: float) -> bool:

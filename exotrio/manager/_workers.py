@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from exotrio._wire_native import HeartbeatRequest
+from exotrio._wire_native import BeatProgress, HeartbeatRequest
 
 FORGOTTEN_AFTER_MS = 600_000
 
@@ -18,12 +18,16 @@ class Worker:
         last: Its last heartbeat.
         seen_at: When that came, on the monotonic clock, ms.
         commands: What is asked of it; handed over with every heartbeat until it obeys.
+        tasks: The task tree it sent last, if it was asked for one.
+        tasks_at: When that came.
     """
 
     namespace: str
     last: HeartbeatRequest
     seen_at: int
     commands: set[str] = field(default_factory=set)
+    tasks: str | None = None
+    tasks_at: int | None = None
 
 
 class Workers:
@@ -39,13 +43,30 @@ class Workers:
                 del self._known[key]
         worker = self._known.setdefault((namespace, beat.worker_id), Worker(namespace, beat, now))
         worker.last, worker.seen_at = beat, now
+        if beat.tasks is not None:
+            worker.tasks, worker.tasks_at, beat.tasks = beat.tasks, now, None
+            worker.commands.discard("tasks")
         if beat.phase != "running":
             worker.commands.discard("drain")
         return sorted(worker.commands)
 
+    def find(self, namespace: str, worker_id: str) -> Worker | None:
+        """Return a worker, or None if it was not heard of."""
+        return self._known.get((namespace, worker_id))
+
+    def progress(self, namespace: str) -> dict[str, BeatProgress]:
+        """Return what running nodes of a namespace said last of their progress, by state."""
+        return {
+            beat.state_id: beat.progress
+            for worker in self._known.values()
+            if worker.namespace == namespace
+            for beat in worker.last.states
+            if beat.progress is not None
+        }
+
     def ask(self, namespace: str, worker_id: str, command: str) -> bool:
         """Ask something of a worker; return False if it is not known."""
-        worker = self._known.get((namespace, worker_id))
+        worker = self.find(namespace, worker_id)
         if worker is None:
             return False
         worker.commands.add(command)

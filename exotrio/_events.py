@@ -1,0 +1,95 @@
+"""What a runtime tells whoever listens: the port that metrics, or a user's own counters, hang on.
+
+Without a listener no event is even made::
+
+    if events:
+        events.tell(Polled("empty"))
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+log = logging.getLogger("exotrio.runtime")
+
+
+@dataclass(frozen=True, slots=True)
+class StateEnded:
+    """A claimed state is no longer held.
+
+    Attributes:
+        node: Name of its node class.
+        outcome: As ``Summary`` names it: ``completed``, ``errored``, ``released``, ...
+        duration: Seconds from when a worker took it until its node ended; None if none had taken it.
+    """
+
+    node: str
+    outcome: str
+    duration: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """A claim was answered, or failed.
+
+    Attributes:
+        result: ``states``, ``empty``, ``failed`` or ``refused``.
+    """
+
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """A request to the state manager is over.
+
+    Attributes:
+        op: What was asked: ``claim``, ``outcomes``, ``heartbeat``, ...
+        code: Status of the answer; None if there was none.
+        duration: In seconds. A claim may wait at the state manager for a first state.
+    """
+
+    op: str
+    code: int | None
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLost:
+    """The state manager gave a state to somebody else.
+
+    Attributes:
+        node: Name of its node class.
+    """
+
+    node: str
+
+
+Event = StateEnded | Polled | Requested | LeaseLost
+Observer = Callable[[Event], None]
+"""Called in the runtime's loop and in the thread of its heartbeats, and should return at once."""
+
+
+class Events:
+    """Passes events on. True if somebody listens."""
+
+    def __init__(self) -> None:
+        self._observers: tuple[Observer, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self._observers)
+
+    def add(self, observer: Observer) -> None:
+        """Tell ``observer`` too, from now on."""
+        self._observers += (observer,)
+
+    def tell(self, event: Event) -> None:
+        """Tell everybody. One that fails is told nothing more: it must not cost a state its outcome."""
+        for observer in self._observers:
+            try:
+                observer(event)
+            except Exception:
+                log.exception("an observer failed at %r; it is told nothing more", event)
+                self._observers = tuple(each for each in self._observers if each is not observer)
