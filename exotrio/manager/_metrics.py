@@ -22,6 +22,8 @@ from exotrio.manager._store import Committed, Store
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Of the text format that every Prometheus reads; our names need nothing newer."""
 CACHED = 5.0
 """Seconds a look into the database counts: however many scrape, it is taken once."""
 LONGEST_LOOK = 3.0
@@ -71,10 +73,10 @@ class ManagerMetrics:
 
     async def render(self) -> tuple[bytes, str]:
         """Return the present values in Prometheus' text format, and its content type."""
-        from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+        from prometheus_client import generate_latest
 
         await self._look()
-        return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
+        return generate_latest(self.registry), CONTENT_TYPE
 
     def timed(self, app: ASGIApp, routes: Iterable[Route]) -> ASGIApp:
         """Return ``app`` with every request counted under the pattern of its route."""
