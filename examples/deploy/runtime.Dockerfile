@@ -1,0 +1,22 @@
+# Your nodes with the runtime. From the root of this repository:
+#   docker build -f examples/deploy/runtime.Dockerfile -t greeter .
+FROM python:3.13-slim AS build
+RUN python -m venv /venv
+ENV PATH=/venv/bin:$PATH
+WORKDIR /src
+COPY pyproject.toml README.md ./
+COPY exotrio exotrio
+RUN pip install --no-cache-dir .
+
+FROM python:3.13-slim
+COPY --from=build /venv /venv
+WORKDIR /app
+COPY examples/deploy/app.py app.py
+# Nothing is written below /: the root file system may be read-only.
+ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+# As a number: Kubernetes cannot tell whether a name is root.
+USER 10001:10001
+EXPOSE 8080
+# As a list: a shell in between would keep SIGTERM for itself, and nothing would be drained.
+ENTRYPOINT ["python", "-m", "exotrio", "worker", "app.py"]
+CMD ["--health-host", "0.0.0.0", "--health-port", "8080", "--log-format", "json"]
