@@ -4,6 +4,7 @@ asks the state manager: one that is away is no reason to restart every runtime."
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from exotrio._events import Event, Polled
@@ -23,13 +24,15 @@ class Health:
 
     Args:
         runtime: The runtime.
+        clock: Tells the time in seconds, in any thread. Defaults to ``time.monotonic``.
 
     Raises:
         LifecycleError: it was started before.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._runtime = runtime
+        self._clock = clock
         self._failing = False
         self._good_at: float | None = None
         runtime.observe(self._heed)
@@ -57,7 +60,7 @@ class Health:
             # Not without a failure: while every worker is busy nothing is claimed, and that is fine.
             if self._good_at is None:
                 return "no claim has succeeded yet"
-            ago = time.monotonic() - self._good_at
+            ago = self._clock() - self._good_at
             if ago > POLL_MEMORY:
                 return f"claims fail; the last good one was {ago:.0f} s ago"
         return ""
@@ -66,4 +69,4 @@ class Health:
         if isinstance(event, Polled):
             self._failing = event.result not in ("states", "empty")
             if not self._failing:
-                self._good_at = time.monotonic()
+                self._good_at = self._clock()

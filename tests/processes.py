@@ -226,7 +226,7 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 def server(cwd: Path, *arguments: str) -> Iterator[Server]:
     """Run ``python -m exotrio server`` on a free port for as long as the block lasts."""
     with exotrio("server", "--port", "0", "--key", KEY, *arguments, cwd=cwd) as process:
-        yield Server(process, process.line(r"serving .* on (http://\S+)")[1])
+        yield Server(process, process.line(r"serving .* on (http://[^\s\"]+)")[1])
 
 
 class Processes(ExitStack):

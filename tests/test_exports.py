@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import exotrio
+import exotrio.monitoring
 
 NAMES = """
 BaseNode ConfigurationError CronTrigger DatabaseBusy DatabaseError DatabaseTooNew ExotrioError Graph
@@ -17,12 +18,21 @@ GraphInvalid GraphNodeModel KeyRefused LifecycleError ManagerError ManagerUnavai
 ProblemsError PruneSignal ReQueueAfterSignal RequestRefused RetryPolicyModel RetryStrategyEnum
 Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrategyEnum
 """
+MONITORING = """
+Event Health LeaseLost Observer Polled Progress Requested Running RuntimeMetrics StateEnded Vitals
+"""
 
 
 def test_the_public_names_are_these() -> None:
     assert sorted(exotrio.__all__) == sorted(NAMES.split())
     for name in exotrio.__all__:
         assert getattr(exotrio, name)
+
+
+def test_the_public_names_for_monitoring_are_these() -> None:
+    assert sorted(exotrio.monitoring.__all__) == sorted(MONITORING.split())
+    for name in exotrio.monitoring.__all__:
+        assert getattr(exotrio.monitoring, name)
 
 
 def test_dir_and_a_star_import_show_every_name_before_its_first_use() -> None:
@@ -68,8 +78,11 @@ def test_importing_exotrio_loads_nothing_else() -> None:
 
 
 def test_declaring_nodes_and_a_runtime_loads_neither_bodies_nor_the_client_nor_anything_heavy() -> None:
-    loaded = loaded_by("from exotrio import BaseNode, Graph, GraphNodeModel, Runtime; import exotrio.testing")
+    loaded = loaded_by(
+        "from exotrio import BaseNode, Graph, GraphNodeModel, Runtime; import exotrio.monitoring, exotrio.testing"
+    )
     heavy = {"httpx", "cryptography", "pydantic_settings", "click", "rich", "starlette", "asyncio", "sqlite3"}
+    heavy.add("prometheus_client")
     assert not loaded & heavy
     assert not {name for name in loaded if name.startswith(("exotrio.manager", "exotrio.cli"))}
     assert not loaded & {"exotrio._wire_v0", "exotrio._wire_native", "exotrio._client"}

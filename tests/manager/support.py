@@ -52,11 +52,15 @@ async def open_manager(
     settings: Settings = NO_SETTINGS,
 ) -> AsyncIterator[Manager]:
     async with open_service(db, clock=clock, keep_ms=keep_ms, settings=settings) as service:
-        app = create_app(service, key=KEY)
-        inside = httpx.ASGITransport(local(app), raise_app_exceptions=False)
-        outside = httpx.ASGITransport(app, raise_app_exceptions=False)
+        inside = embedded_in(service)
+        outside = httpx.ASGITransport(create_app(service, key=KEY), raise_app_exceptions=False)
         async with open_client(transport=inside) as client, open_client(transport=outside, key=KEY) as other:
             yield Manager(service, Api(client, "tests"), Api(other, "tests"))
+
+
+def embedded_in(service: Service) -> httpx.ASGITransport:
+    """Return a transport to a service, as ``exotrio.manager.embedded`` gives it."""
+    return httpx.ASGITransport(local(create_app(service, key=KEY)), raise_app_exceptions=False)
 
 
 class Gate:

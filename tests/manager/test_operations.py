@@ -1,0 +1,335 @@
+"""What those who operate a state manager ask it: probes, metrics, the tasks of a worker."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+from trio.testing import MockClock
+
+from exotrio import BaseNode
+from exotrio.manager import Service, _routes_operations, create_app, open_service
+from exotrio.manager._access import local
+from exotrio.manager._backlog import MOST_COUNTED, backlog
+from exotrio.manager._metrics import ManagerMetrics
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.doubles import runtime
+from tests.helpers import NO_RETRY, SettableClock, node_name, ok, open_client, place, refused
+from tests.manager.support import KEY, NO_SETTINGS, embedded_in, gate, open_manager
+from tests.manager.test_scale import connection_of, plans_of, refuses_scans, steps_of
+
+
+class Operated:
+    """A state manager with metrics."""
+
+    def __init__(self, service: Service, api: Api, outside: httpx.AsyncClient) -> None:
+        self.service = service
+        self.api = api
+        self.outside = outside
+
+    async def values(self) -> dict[str, float]:
+        """Return what a scrape shows, as ``name{label="value"}`` to value."""
+        answer = await self.outside.get("/metrics")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        found = {}
+        for family in text_string_to_metric_families(answer.text):
+            for sample in family.samples:
+                labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+                found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+        return found
+
+
+@asynccontextmanager
+async def operated(
+    db: str | Path = ":memory:", *, open_metrics: bool = False, key: str | None = KEY, **options: Any
+) -> AsyncIterator[Operated]:
+    async with open_service(db, settings=NO_SETTINGS, **options) as service:
+        metrics = ManagerMetrics(service.store, lambda: 3)
+        app = create_app(service, key=KEY, metrics=metrics, open_metrics=open_metrics)
+        inside = httpx.ASGITransport(local(app), raise_app_exceptions=False)
+        outside = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with (
+            open_client(transport=inside) as client,
+            open_client(transport=outside, key=key) as other,
+        ):
+            yield Operated(service, Api(client, "tests"), other)
+
+
+def state(name: str, status: str) -> str:
+    return f'exotrio_manager_states{{namespace="tests",node="{node_name(name)}",status="{status}"}}'
+
+
+# -- who may ask
+
+
+@pytest.mark.parametrize("path", ["/health", "/livez", "/readyz"])
+async def test_probes_need_no_key(path: str) -> None:
+    async with operated(key=None) as manager:
+        assert (await manager.outside.get(path)).status_code == 200
+        assert (await manager.outside.head(path)).status_code == 200
+        assert (await manager.outside.post(path)).status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("key", "open_metrics", "status"),
+    [(None, False, 401), ("wrong", False, 401), (KEY, False, 200), (None, True, 200)],
+)
+async def test_metrics_ask_for_the_key_unless_they_are_open(
+    key: str | None, open_metrics: bool, status: int
+) -> None:
+    async with operated(key=key, open_metrics=open_metrics) as manager:
+        assert (await manager.outside.get("/metrics")).status_code == status
+        assert (await manager.outside.get("/v0/namespaces")).status_code == (200 if key == KEY else 401)
+
+
+async def test_an_embedded_state_manager_has_no_metrics() -> None:
+    async with open_manager() as manager:
+        assert (await manager.remote.request("GET", "/metrics")).status_code == 404
+
+
+# -- readiness
+
+
+async def test_a_database_that_takes_no_writes_ends_the_readiness_and_not_the_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_routes_operations, "LONGEST_WRITE", 0.1)
+    async with operated(tmp_path / "state.db") as manager:
+        with gate() as held:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(manager.service.store.write, held.hold)
+                await trio.to_thread.run_sync(held.wait_entered)
+                answer = await manager.outside.get("/readyz")
+                assert (answer.status_code, answer.text) == (503, "a write did not end within 0.1 s\n")
+                assert (await manager.outside.get("/livez")).status_code == 200
+                held.open()
+
+
+@asynccontextmanager
+async def broken(manager: Operated) -> AsyncIterator[None]:
+    """Let every statement fail in the block."""
+    connection = await connection_of(manager.service.store)
+    connection.set_authorizer(lambda *_: sqlite3.SQLITE_DENY)
+    yield
+    connection.set_authorizer(None)
+
+
+async def test_a_database_that_fails_ends_the_readiness_until_it_works_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with operated() as manager:
+        async with broken(manager):
+            answer = await manager.outside.get("/readyz")
+            assert answer.status_code == 503
+            assert answer.text == "the database cannot be written (DatabaseError)\n"
+        await trio.sleep(1)
+        assert (await manager.outside.get("/readyz")).text == "ok\n"
+
+
+# -- metrics
+
+
+async def test_metrics_tell_what_waits_what_is_held_and_what_ended(autojump_clock: MockClock) -> None:
+    clock = SettableClock()
+    async with operated(clock=clock) as manager:
+        api = manager.api
+        flow = await Flow.deploy(api, place("a", "b"), place("b"), retry_policy=NO_RETRY)
+        for _ in range(3):
+            await flow.trigger()
+        await flow.trigger(start_delay=60_000)
+        clock.advance(5_000)
+        values = await manager.values()
+        assert values[state("a", "CREATED")] == 4
+        assert values[state("a", "QUEUED")] == 0
+        labels = f'{{namespace="tests",node="{node_name("a")}"}}'
+        assert values[f"exotrio_manager_eligible_states{labels}"] == 3
+        assert values[f"exotrio_manager_oldest_eligible_seconds{labels}"] == 5
+        assert values["exotrio_manager_connections"] == 3
+
+        one, two, _ = ok(await api.claim([node_name("a")], 3))["states"]
+        ok(await api.executed(one["state_id"], {"v": "1"}, {"v": "2"}))
+        ok(await api.errored(two["state_id"]))
+        await trio.sleep(6)
+        look = await manager.values()
+        assert look[state("a", "CREATED")] == look[state("a", "QUEUED")] == 1
+        assert look[state("b", "CREATED")] == 2
+        assert look[f"exotrio_manager_oldest_eligible_seconds{labels}"] == 0
+        ended = 'exotrio_manager_states_ended_total{{namespace="tests",node="{}",status="{}"}}'.format
+        assert look[ended(node_name("a"), "SUCCESS")] == 2, "each output of a fan-out is a state"
+        assert look[ended(node_name("a"), "ERRORED")] == 1
+        assert look["exotrio_manager_commit_group_size_count"] > 5
+
+
+async def test_a_cancelled_run_ends_its_states_for_the_metrics_too(autojump_clock: MockClock) -> None:
+    async with operated() as manager:
+        flow = await Flow.start(manager.api, place("a"))
+        ok(await manager.api.native("POST", f"run/{flow.run_id}/cancel"))
+        name = f'{{namespace="tests",node="{node_name("a")}",status="ERRORED"}}'
+        assert (await manager.values())[f"exotrio_manager_states_ended_total{name}"] == 1
+
+
+async def test_an_ended_state_that_was_undone_does_not_count(autojump_clock: MockClock) -> None:
+    async with operated() as manager:
+        flow = await Flow.start(manager.api, place("a"))
+        held = await flow.one("a")
+        store = manager.service.store
+        await store.write(
+            lambda tx: tx.execute(
+                "CREATE TEMP TRIGGER no BEFORE UPDATE ON main.states BEGIN SELECT RAISE(ABORT, 'no'); END"
+            )
+        )
+        assert (await manager.api.executed(held, {"v": "1"})).status_code == 503
+        await store.write(lambda tx: tx.execute("DROP TRIGGER no"))
+        assert not [
+            name for name in await manager.values() if name.startswith("exotrio_manager_states_ended")
+        ]
+
+
+async def test_requests_are_counted_by_pattern_never_by_path(autojump_clock: MockClock) -> None:
+    async with operated() as manager:
+        flow = await Flow.deploy(Api(manager.outside, "tests"), place("a"))
+        await flow.trigger()
+        refused(await manager.outside.get("/v0/namespace/tests/graph/nothing"), 404)
+        await manager.outside.get("/no/such/route/4711")
+        await manager.outside.request("BREW", "/v0/namespaces/")
+        await manager.outside.get("/v0/namespaces/", headers={"x-api-key": "wrong"})
+        values = await manager.values()
+        counts = {
+            (route, method, code): values[name]
+            for name in values
+            if (found := re.fullmatch(r".*_duration_seconds_count\{(.*)\}", name))
+            for code, method, route in [re.findall(r'"(.*?)"', found[1])]
+        }
+        graph = "/v0/namespace/{namespace}/graph/{graph}"
+        assert counts[graph, "PUT", "201"] == 1
+        assert counts[graph, "GET", "404"] == 1
+        assert counts[f"{graph}/trigger", "POST", "200"] == 1
+        assert counts["none", "GET", "404"] == 1
+        assert counts["none", "GET", "401"] == 1
+        assert counts["/v0/namespaces", "other", "405"] == 1
+        assert not [name for name in values if flow.run_id in name or "4711" in name or "BREW" in name]
+
+
+async def test_however_many_scrape_the_database_is_looked_at_once_in_a_while(
+    autojump_clock: MockClock,
+) -> None:
+    async with operated() as manager:
+        await Flow.start(manager.api, place("a"))
+        connection = await connection_of(manager.service.store)
+        looks: list[str] = []
+        connection.set_trace_callback(lambda sql: looks.append(sql) if "'QUEUED' GROUP BY" in sql else None)
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(manager.values)
+        assert len(looks) == 1
+        await trio.sleep(6)
+        await manager.values()
+        assert len(looks) == 2
+        connection.set_trace_callback(None)
+
+
+async def test_metrics_are_served_without_what_the_database_cannot_tell(
+    autojump_clock: MockClock,
+) -> None:
+    async with operated() as manager:
+        await Flow.start(manager.api, place("a"))
+        assert state("a", "CREATED") in await manager.values()
+        await trio.sleep(6)
+        async with broken(manager):
+            values = await manager.values()
+        assert "exotrio_manager_connections" in values
+        assert not [name for name in values if name.startswith("exotrio_manager_states{")]
+
+
+async def test_a_look_costs_the_same_beside_any_history() -> None:
+    async def cost(finished: int) -> int:
+        async with open_manager() as manager:
+            flow = await Flow.start(manager.api, place("t", "b"), place("b"))
+            await flow.run("t", *({"v": "1"} for _ in range(finished)))
+            for claimed in ok(await manager.api.claim([node_name("b")], finished))["states"]:
+                ok(await manager.api.prune(claimed["state_id"]))
+            await flow.trigger()
+            store = manager.service.store
+            return await steps_of(store, lambda: store.read(backlog))
+
+    assert await cost(400) <= await cost(20) + 1
+
+
+async def test_a_look_walks_what_waits_and_what_is_held_only() -> None:
+    async with open_manager() as manager:
+        await Flow.start(manager.api, place("a"))
+        store = manager.service.store
+        connection = await connection_of(store)
+        statements: set[str] = set()
+        connection.set_trace_callback(statements.add)
+        await store.read(backlog)
+        connection.set_trace_callback(None)
+        plans = plans_of(connection, statements)
+    assert len(plans) >= 4
+    allowed = re.compile(r"SCAN (states USING INDEX states_(held|leased)|\(subquery.*)$")
+    for sql, plan in refuses_scans(plans).items():
+        assert all(allowed.match(line) for line in plan if line.startswith("SCAN")), (sql, plan)
+    assert MOST_COUNTED == 100_000
+
+
+# -- tasks
+
+
+async def beat(api: Api, **body: Any) -> Any:
+    return ok(await api.native("POST", "heartbeat", json={"worker_id": "w", **body}))
+
+
+async def test_a_worker_that_shows_its_tasks_is_asked_once(autojump_clock: MockClock) -> None:
+    async with open_manager() as manager:
+        api = manager.remote
+        path = "worker/w/tasks"
+        refused(await api.native("POST", path), 404)
+        refused(await api.native("GET", path), 404)
+        await beat(api)
+        assert "--health-tasks" in refused(await api.native("POST", path), 409)
+        await beat(api, shows_tasks=True)
+        shown = ok(await api.native("GET", path))
+        assert shown == {"worker_id": "w", "asked": False, "tasks": None, "age_ms": None}
+        ok(await api.native("POST", path))
+        assert ok(await api.native("GET", path))["asked"] is True
+        assert (await beat(api, shows_tasks=True))["commands"] == ["tasks"]
+        assert (await beat(api, shows_tasks=True, tasks="a tree"))["commands"] == []
+        shown = ok(await api.native("GET", path))
+        assert (shown["asked"], shown["tasks"]) == (False, "a tree")
+        assert shown["age_ms"] >= 0
+        refused(await api.elsewhere("other").native("GET", path), 404)
+        too_long = {"worker_id": "w", "tasks": "x" * (64 * 1024 + 1)}
+        refused(await api.native("POST", "heartbeat", json=too_long), 422)
+
+
+class Waits(BaseNode):
+    async def execute(self) -> None:
+        await trio.sleep_forever()
+
+
+async def test_an_operator_sees_where_a_runtime_stands(autojump_clock: MockClock) -> None:
+    async with open_service(":memory:", settings=NO_SETTINGS) as service:
+        transport = embedded_in(service)
+        rt = runtime(transport, Waits)  # type: ignore[arg-type]
+        rt.show_tasks()
+        async with open_client(transport=transport) as client, trio.open_nursery() as nursery:
+            api = Api(client, "ns")
+            await nursery.start(rt.run)
+            await trio.sleep(2)
+            path = f"worker/{rt._options.worker_id}/tasks"
+            ok(await api.native("POST", path))
+            await trio.sleep(2)
+            shown = ok(await api.native("GET", path))
+            rt.stop(0)
+    assert shown["tasks"].startswith("test\n")
+    assert "\n  poll\n" in shown["tasks"]
