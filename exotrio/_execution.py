@@ -160,6 +160,7 @@ class Executor:
                     if fetched is None:
                         return None
                     secrets.update(fetched)
+                    execution.progress.secrets = tuple(secrets.values())
                     hide(secrets.values())
                 await ours()
                 execution.begin(node.timeout)

@@ -132,15 +132,16 @@ class BaseNode(ABC):
 
         Args:
             fraction: How much is done, from 0 to 1; None if that is not known.
-            text: One line, up to 200 characters. No secrets: operators see it.
+            text: One line, up to 200 characters, for operators; the state's secrets are masked in it.
 
         Raises:
             ValueError: ``fraction`` is below 0 or above 1.
             TypeError: ``fraction`` is no number, or ``text`` no text.
         """
-        said = checked_progress(fraction, text)
         if self._progress_view is not None:
-            self._progress_view.last = said
+            self._progress_view.say(fraction, text)
+        else:
+            checked_progress(fraction, text)  # the same errors, where nobody looks
 
 
 def node_problems(nodes: Sequence[Any]) -> list[str]:

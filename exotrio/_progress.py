@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from exotrio._error_text import redact
 
 LONGEST_TEXT = 200
 """Characters kept of a text: it goes on one line, and travels with every heartbeat."""
@@ -26,20 +29,31 @@ class Progress:
 
 
 class ProgressView:
-    """Where one execution leaves its progress. Any thread may write or read it: it is one attribute."""
+    """Where one execution leaves its progress. Any thread may write or read it: it is one attribute.
 
-    __slots__ = ("last",)
+    Attributes:
+        last: What was said last.
+        secrets: Values that are masked in what is said.
+    """
+
+    __slots__ = ("last", "secrets")
 
     def __init__(self) -> None:
         self.last: Progress | None = None
+        self.secrets: tuple[str, ...] = ()
+
+    def say(self, fraction: object, text: object) -> None:
+        """Leave it here, as ``checked_progress`` makes it."""
+        self.last = checked_progress(fraction, text, self.secrets)
 
 
-def checked_progress(fraction: object, text: object) -> Progress:
+def checked_progress(fraction: object, text: object, secrets: Iterable[str] = ()) -> Progress:
     """Return the progress that these say.
 
     Args:
         fraction: A number from 0 to 1, or None.
         text: What cannot be printed in it becomes a blank; what is beyond 200 characters is cut off.
+        secrets: Values that are masked in it.
 
     Raises:
         ValueError: ``fraction`` is out of range.
@@ -53,8 +67,10 @@ def checked_progress(fraction: object, text: object) -> Progress:
         fraction = float(fraction)
     if not isinstance(text, str):
         raise TypeError(f"progress: the text must be a str, not {_kind(text)}")
-    # Cut before it is cleaned, or a node that passes a whole document would pay for all of it.
-    printable = "".join(c if c.isprintable() else " " for c in text[: 2 * LONGEST_TEXT])
+    # Cut before it is cleaned, or a node that passes a whole document would pay for all of it; but not
+    # where the first half of a secret would be left.
+    text = redact(text[: 100 * LONGEST_TEXT], secrets)[: 2 * LONGEST_TEXT]
+    printable = "".join(c if c.isprintable() else " " for c in text)
     return Progress(fraction, " ".join(printable.split())[:LONGEST_TEXT])
 
 

@@ -7,6 +7,7 @@ what one wants to see.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -18,6 +19,8 @@ from types import FrameType
 import trio
 
 from exotrio._wire import LONGEST_TASKS
+
+log = logging.getLogger("exotrio.runtime")
 
 _TRAPS = trio.lowlevel.wait_task_rescheduled.__code__.co_filename
 """Where every task ends that waits: it tells nothing."""
@@ -75,7 +78,11 @@ class TaskView:
     def _tree(self) -> str:
         if self._root is None:
             return "the runtime does not run"
-        return _cut(_lines_of(self._root, 0))
+        try:
+            return _cut(_lines_of(self._root, 0))
+        except Exception as error:  # somebody's odd awaitable; out of a callback it would end the loop
+            log.exception("the task tree could not be taken")
+            return f"the task tree could not be taken: {type(error).__name__}"
 
     def _blocked(self) -> str:
         frame = sys._current_frames().get(self._thread)

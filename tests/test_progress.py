@@ -104,6 +104,28 @@ async def test_progress_that_makes_no_sense_is_an_error_of_the_node(
         await node.execute()
 
 
+async def test_secrets_are_masked_in_progress(autojump_clock: MockClock) -> None:
+    class Tells(BaseNode):
+        class Secrets(BaseNode.Secrets):
+            token: str
+
+        async def execute(self) -> None:
+            self.progress(0.5, "x" * 390 + self.secrets.token)
+            self.progress(0.5, f"with {self.secrets.token}")
+            await trio.sleep(1)
+
+    server = NativeServer()
+    server.secrets = {"token": "sesame-4711-open"}
+    server.add("Tells")
+    rt = runtime(server, Tells)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rt.run)
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        await trio.sleep(0.5)
+        assert [state.progress for state in rt.vitals.running] == [Progress(0.5, "with ***")]
+        rt.stop()
+
+
 async def test_a_node_that_nobody_watches_may_say_it_all_the_same() -> None:
     class Alone(Says):
         what = (0.5, "half")

@@ -28,7 +28,9 @@ class Greet(BaseNode):
 
 graph = Graph(
     "greeting",
-    nodes=[GraphNodeModel(node_name="Greet", namespace="Greeter", identifier="greet", inputs={"name": "you"})],
+    nodes=[
+        GraphNodeModel(node_name="Greet", namespace="Greeter", identifier="greet", inputs={"name": "you"})
+    ],
 )
 # 20 s for running nodes, then 5 s to clean up and 3 s to deliver: 28 s, which is less than the
 # terminationGracePeriodSeconds of the pods. Longer nodes need a longer grace, here and there.

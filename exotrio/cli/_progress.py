@@ -26,6 +26,8 @@ DONE = (StateStatus.SUCCESS, StateStatus.PRUNED)
 FAILED = (StateStatus.ERRORED, StateStatus.NEXT_CREATED_ERROR)
 RETRIED = (StateStatus.RETRY_CREATED,)
 
+LONGEST_SAID = 40
+"""Characters beside a bar of what a node says of its progress."""
 LINE_INTERVAL = 2.0
 """Seconds between two plain lines about the same run."""
 
@@ -199,4 +201,7 @@ def _details(node: NodeCounts, progress: Mapping[str, str]) -> str:
         (count(node, RETRIED), "retried"),
     ]
     texts = [f"{number} {word}" for number, word in parts if number]
-    return ", ".join(texts + ([progress[node.identifier]] if node.identifier in progress else []))
+    text = progress.get(node.identifier, "")
+    # A bar has one line, and few terminals are as wide as what a node may say.
+    brief = text if len(text) <= LONGEST_SAID else f"{text[: LONGEST_SAID - 3]}..."
+    return ", ".join(texts + ([brief] if brief else []))

@@ -305,7 +305,7 @@ class _Run:
                             self._run_id, poll_interval=LONGEST_LOOK, on_progress=self._progress.show
                         )
                         looking.cancel_scope.cancel()
-                self._request.runtime.stop()
+                self._request.runtime.stop(why="the end of the run")
                 if run is not None:
                     # Before the drain: nodes of other runs may go on for a while.
                     print_result(await collect(client, run), self._request.output, self._progress.elapsed)

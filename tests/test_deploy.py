@@ -1,0 +1,303 @@
+"""``examples/deploy``: what stands in those files fits Kubernetes, and fits exotrio."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import click
+import kubernetes_validate
+import pytest
+import yaml
+
+from exotrio import _engine, _health, _stop
+from exotrio._settings import KEY_VARIABLE, URI_VARIABLE
+from exotrio.cli._load import load
+from exotrio.manager import _store
+from tests.processes import EXAMPLES, KEY, Processes, ended
+
+DEPLOY = EXAMPLES / "deploy"
+IMAGES = ("runtime", "server")
+COMMAND = {"runtime": "worker", "server": "server"}
+KUBERNETES = "1.31"
+"""The oldest release that is still maintained somewhere; fields of newer ones would be refused."""
+
+
+def manifests(*names: str) -> list[dict[str, Any]]:
+    return [
+        body
+        for path in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+        if not names or path.stem in names
+        for body in yaml.safe_load_all(path.read_text("utf-8"))
+    ]
+
+
+def find(kind: str, name: str) -> dict[str, Any]:
+    (found,) = [body for body in manifests() if (body["kind"], body["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+WORKLOADS = {"runtime": find("Deployment", "greeter"), "server": find("StatefulSet", "exotrio-server")}
+
+
+def pod(name: str) -> dict[str, Any]:
+    spec: dict[str, Any] = WORKLOADS[name]["spec"]["template"]["spec"]
+    return spec
+
+
+def container(name: str) -> dict[str, Any]:
+    (found,) = pod(name)["containers"]
+    assert isinstance(found, dict)
+    return found
+
+
+def instructions(name: str) -> list[tuple[str, str]]:
+    """Return the instructions of a Dockerfile and their text, in order."""
+    text = re.sub(r"\\\n", " ", (DEPLOY / f"{name}.Dockerfile").read_text("utf-8"))
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines)]
+
+
+def last(name: str, word: str) -> str:
+    return [text for found, text in instructions(name) if found == word][-1]
+
+
+def options(name: str, arguments: list[str]) -> dict[str, Any]:
+    """Return the values that the command takes from what an image begins with.
+
+    Fails if it has no such option.
+    """
+    entry = json.loads(last(name, "ENTRYPOINT"))
+    assert entry[:4] == ["python", "-m", "exotrio", COMMAND[name]]
+    command: click.Command = importlib.import_module(f"exotrio.cli.{COMMAND[name]}").command
+    with command.make_context(COMMAND[name], [*entry[4:], *arguments]) as context:
+        return context.params
+
+
+def drain_total() -> float:
+    """Return the most seconds that a runtime of the example takes to stop."""
+    runtime = load(str(DEPLOY / "app.py")).runtime()
+    return runtime._options.shutdown_grace + _stop.CLEANUP + _stop.FLUSH
+
+
+def stop_total(server: dict[str, Any]) -> float:
+    return float(server["grace"]) + _store.CLOSING_GRACE
+
+
+def seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+)s", text)
+    assert found is not None
+    return float(found[1])
+
+
+# -- the app
+
+
+def test_the_app_runs(tmp_path: Path) -> None:
+    end = ended("run", DEPLOY / "app.py", "-i", "name=Ada", "--db", ":memory:", cwd=tmp_path)
+    assert (end.code, end.out.splitlines()[-1].strip()) == (0, "text: Hello, Ada!"), end
+
+
+# -- the images
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_is_built_in_stages_runs_as_a_numbered_user_and_gets_its_signals(name: str) -> None:
+    stages = [text for word, text in instructions(name) if word == "FROM"]
+    assert len(stages) == 2
+    assert all("-slim" in stage for stage in stages)
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last(name, "USER"))
+    assert isinstance(json.loads(last(name, "ENTRYPOINT")), list), "a shell keeps SIGTERM for itself"
+    assert isinstance(json.loads(last(name, "CMD")), list)
+    sources = [text.split()[:-1] for word, text in instructions(name) if word == "COPY"]
+    for source in [each for one in sources for each in one if not each.startswith(("--from", "/venv"))]:
+        assert (EXAMPLES.parent / source).exists(), f"{source} is copied, and does not exist"
+
+
+def test_an_image_begins_with_options_that_exist_and_serves_the_port_it_exposes() -> None:
+    runtime = options("runtime", json.loads(last("runtime", "CMD")))
+    assert str(runtime["health_port"]) == last("runtime", "EXPOSE")
+    assert runtime["health_host"] == "0.0.0.0"
+    assert runtime["target"] == "app.py"
+    server = options("server", json.loads(last("server", "CMD")))
+    assert str(server["port"]) == last("server", "EXPOSE")
+    assert server["host"] == "0.0.0.0"
+    assert server["db"].startswith(f"{last('server', 'VOLUME')}/")
+
+
+# -- Kubernetes
+
+
+@pytest.mark.parametrize(
+    "body", [body for body in manifests() if "keda" not in body["apiVersion"]], ids=lambda b: b["kind"]
+)
+def test_a_manifest_is_what_kubernetes_takes(body: dict[str, Any]) -> None:
+    kubernetes_validate.validate(body, KUBERNETES, strict=True)
+
+
+def test_the_runtime_has_longer_to_stop_than_its_drain_may_take() -> None:
+    assert drain_total() == 28
+    closing = 2 * _engine.CLOSE + 2  # connections, the outbox, the health port
+    assert pod("runtime")["terminationGracePeriodSeconds"] >= drain_total() + closing
+    assert "lifecycle" not in container("runtime"), "a preStop hook would take its time from the drain"
+
+
+def test_the_server_has_longer_to_stop_than_it_may_take() -> None:
+    server = options("server", container("server")["args"])
+    assert pod("server")["terminationGracePeriodSeconds"] > stop_total(server)
+    assert WORKLOADS["server"]["spec"]["replicas"] == 1
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_probes_ask_a_path_that_exists_on_the_port_that_is_served(name: str) -> None:
+    given = options(name, container(name)["args"])
+    ports = {port["name"]: port["containerPort"] for port in container(name)["ports"]}
+    served = given["health_port"] if name == "runtime" else given["port"]
+    for kind, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
+        probe = container(name)[kind]
+        assert probe["httpGet"]["path"] == path
+        assert ports[probe["httpGet"]["port"]] == served
+    annotations = WORKLOADS[name]["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(served)
+    assert name == "runtime" or given["open_metrics"], "Prometheus has no key"
+
+
+def test_a_hiccup_does_not_restart_a_runtime_and_a_hang_does_within_a_minute() -> None:
+    probe = container("runtime")["livenessProbe"]
+    patience = _health.LONGEST_LAG + probe["periodSeconds"] * (probe["failureThreshold"] - 1)
+    assert 20 < patience < 60
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_pod_is_locked_down_as_its_image_allows(name: str) -> None:
+    user, group = last(name, "USER").split(":")
+    context = pod(name)["securityContext"]
+    assert context["runAsNonRoot"] is True
+    assert (context["runAsUser"], context["runAsGroup"]) == (int(user), int(group))
+    assert container(name)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod(name)["automountServiceAccountToken"] is False
+
+
+def test_the_server_writes_to_its_volume_and_reads_its_key_from_a_secret() -> None:
+    given = options("server", container("server")["args"])
+    mounts = {mount["mountPath"]: mount["name"] for mount in container("server")["volumeMounts"]}
+    (claim,) = WORKLOADS["server"]["spec"]["volumeClaimTemplates"]
+    assert mounts[str(Path(given["db"]).parent)] == claim["metadata"]["name"]
+    assert pod("server")["securityContext"]["fsGroup"] == pod("server")["securityContext"]["runAsGroup"]
+    (volume,) = pod("server")["volumes"]
+    assert mounts[str(given["key_file"].parent)] == volume["name"]
+    assert given["key_file"].name in [item["path"] for item in volume["secret"]["items"]]
+
+
+def test_secrets_are_named_and_never_written_down() -> None:
+    assert not [body for body in manifests() if body["kind"] == "Secret"]
+    for name in IMAGES:
+        for variable in container(name).get("env", []):
+            secret = re.search("KEY|SECRET", variable["name"]) is not None
+            assert ("valueFrom" in variable) is secret, variable["name"]
+    named = {variable["name"]: variable for variable in container("runtime")["env"]}
+    assert set(named) == {URI_VARIABLE, KEY_VARIABLE}
+    key = named[KEY_VARIABLE]["valueFrom"]["secretKeyRef"]
+    (volume,) = pod("server")["volumes"]
+    assert volume["secret"]["secretName"] == key["name"]
+    assert volume["secret"]["items"][0]["key"] == key["key"], "both sides have the same key"
+
+
+def test_what_refers_to_a_pod_finds_it() -> None:
+    labels = {name: WORKLOADS[name]["spec"]["template"]["metadata"]["labels"] for name in IMAGES}
+    for name, workload in WORKLOADS.items():
+        assert workload["spec"]["selector"]["matchLabels"].items() <= labels[name].items()
+    service = find("Service", "exotrio-server")
+    assert service["spec"]["selector"].items() <= labels["server"].items()
+    (port,) = service["spec"]["ports"]
+    assert port["targetPort"] in [each["name"] for each in container("server")["ports"]]
+    named = {variable["name"]: variable for variable in container("runtime")["env"]}
+    assert named[URI_VARIABLE]["value"] == f"http://{service['metadata']['name']}:{port['port']}"
+    budget = find("PodDisruptionBudget", "greeter")["spec"]
+    assert budget["selector"]["matchLabels"].items() <= labels["runtime"].items()
+    assert 0 < budget["minAvailable"] < WORKLOADS["runtime"]["spec"]["replicas"] == 3
+    policy = find("NetworkPolicy", "exotrio-server")["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels["server"].items()
+    runtimes = policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
+    assert runtimes.items() <= labels["runtime"].items(), "the runtimes reach the server"
+    assert policy["ingress"][0]["ports"] == [{"protocol": "TCP", "port": port["port"]}]
+
+
+def test_the_autoscaler_follows_a_metric_that_exists_of_a_namespace_that_does() -> None:
+    scaler = find("ScaledObject", "greeter")
+    assert scaler["apiVersion"] == "keda.sh/v1alpha1"
+    spec = scaler["spec"]
+    assert spec["scaleTargetRef"]["name"] == WORKLOADS["runtime"]["metadata"]["name"]
+    assert spec["minReplicaCount"] == WORKLOADS["runtime"]["spec"]["replicas"] < spec["maxReplicaCount"]
+    (trigger,) = spec["triggers"]
+    assert trigger["type"] == "prometheus"
+    assert set(trigger["metadata"]) == {"serverAddress", "query", "threshold"}
+    assert all(isinstance(value, str) for value in trigger["metadata"].values()), "KEDA takes text only"
+    found = re.fullmatch(r'sum\((\w+)\{namespace="(\w+)"\}\)', trigger["metadata"]["query"])
+    assert found is not None
+    assert found[2] == load(str(DEPLOY / "app.py")).runtime().namespace
+    assert f'"{found[1]}"' in (Path(_store.__file__).parent / "_metrics.py").read_text("utf-8")
+
+
+# -- compose
+
+
+def test_the_compose_file_fits_the_images() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))["services"]
+    assert set(services) == set(IMAGES)
+    for name, service in services.items():
+        context = (DEPLOY / service["build"]["context"]).resolve()
+        assert context == EXAMPLES.parent.resolve()
+        assert (context / service["build"]["dockerfile"]).samefile(DEPLOY / f"{name}.Dockerfile")
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["healthcheck"]["test"][0] == "CMD"
+        assert f"127.0.0.1:{last(name, 'EXPOSE')}/" in service["healthcheck"]["test"][-1]
+        assert "command" not in service
+    server = options("server", json.loads(last("server", "CMD")))
+    assert seconds(services["server"]["stop_grace_period"]) > stop_total(server)
+    assert seconds(services["runtime"]["stop_grace_period"]) > drain_total()
+    assert services["runtime"]["environment"][URI_VARIABLE] == f"http://server:{last('server', 'EXPOSE')}"
+    secret = services["server"]["environment"]["STATE_MANAGER_SECRET"]
+    assert services["runtime"]["environment"][KEY_VARIABLE] == secret
+    assert secret.startswith("${"), "from outside, never in the file"
+    ((source, target),) = (volume.split(":") for volume in services["server"]["volumes"])
+    assert target == last("server", "VOLUME")
+    assert source == "state"
+    assert all(port.startswith("127.0.0.1:") for port in services["server"]["ports"])
+
+
+def test_the_healthchecks_of_the_compose_file_work(tmp_path: Path) -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))["services"]
+    with Processes() as processes:
+        server = processes.server(tmp_path)
+        code = services["server"]["healthcheck"]["test"][-1]
+        assert "/readyz" in code
+        exec(code.replace("http://127.0.0.1:8000", server.uri), {})
+    with pytest.raises(urllib.error.URLError):
+        exec(code.replace("http://127.0.0.1:8000", server.uri), {})
+    assert KEY not in code
+
+
+def test_the_page_names_numbers_that_are_so() -> None:
+    page = (DEPLOY / "README.md").read_text("utf-8")
+    assert f"**{drain_total():.0f} s**" in page
+    assert f"| {_stop.CLEANUP:.0f} s |" in page
+    assert f"| {_stop.FLUSH:.0f} s |" in page
+    period = pod("runtime")["terminationGracePeriodSeconds"]
+    assert f"`terminationGracePeriodSeconds`, `stop_grace_period` | {period} s" in page
+    assert f"503 after {_health.LONGEST_LAG:.0f} s of lag" in page
+    assert f"503 after {_health.POLL_MEMORY:.0f} s without a good claim" in page
+    for name in re.findall(r"exotrio_\w+", page):
+        files = [path.read_text("utf-8") for path in (Path(_health.__file__).parent).rglob("_metrics.py")]
+        assert any(f'"{name}"' in text for text in files), f"there is no metric {name}"
+    for file in re.findall(r"`([\w/]+\.(?:yaml|Dockerfile|py))`", page):
+        assert (DEPLOY / file).exists()
