@@ -79,7 +79,8 @@ def test_importing_exotrio_loads_nothing_else() -> None:
 
 def test_declaring_nodes_and_a_runtime_loads_neither_bodies_nor_the_client_nor_anything_heavy() -> None:
     loaded = loaded_by(
-        "from exotrio import BaseNode, Graph, GraphNodeModel, Runtime; import exotrio.monitoring, exotrio.testing"
+        "from exotrio import BaseNode, Graph, GraphNodeModel, Runtime\n"
+        "import exotrio.monitoring, exotrio.testing"
     )
     heavy = {"httpx", "cryptography", "pydantic_settings", "click", "rich", "starlette", "asyncio", "sqlite3"}
     heavy.add("prometheus_client")
