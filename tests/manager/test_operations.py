@@ -185,7 +185,7 @@ async def test_an_ended_state_that_was_undone_does_not_count(autojump_clock: Moc
         store = manager.service.store
         await store.write(
             lambda tx: tx.execute(
-                "CREATE TEMP TRIGGER no BEFORE UPDATE ON main.states BEGIN SELECT RAISE(ABORT, 'no'); END"
+                "CREATE TEMP TRIGGER no BEFORE UPDATE ON main.runs BEGIN SELECT RAISE(ABORT, 'no'); END"
             )
         )
         assert (await manager.api.executed(held, {"v": "1"})).status_code == 503
