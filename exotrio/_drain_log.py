@@ -30,6 +30,8 @@ def waited_for(ledger: Ledger) -> str:
 
 async def tell_waiting(ledger: Ledger) -> None:
     """Log now and then what is still waited for. Never returns unless cancelled."""
+    if not ledger.count(Stage.RUNNING):
+        await trio.sleep(INTERVAL)  # what is on its way is over in a moment, as a rule
     while True:
         if text := waited_for(ledger):
             log.info("%s", text)

@@ -35,7 +35,7 @@ class Polled:
     """A claim was answered, or failed.
 
     Attributes:
-        result: ``states``, ``empty``, ``failed`` or ``refused``.
+        result: One of ``POLL_RESULTS``.
     """
 
     result: str
@@ -67,6 +67,7 @@ class LeaseLost:
     node: str
 
 
+POLL_RESULTS = ("states", "empty", "failed", "refused")
 Event = StateEnded | Polled | Requested | LeaseLost
 Observer = Callable[[Event], None]
 """Called in the runtime's loop and in the thread of its heartbeats, and should return at once."""

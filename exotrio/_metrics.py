@@ -12,7 +12,7 @@ from platform import python_version
 from typing import TYPE_CHECKING, Any
 
 from exotrio._errors import ConfigurationError
-from exotrio._events import Event, LeaseLost, Polled, Requested, StateEnded
+from exotrio._events import POLL_RESULTS, Event, LeaseLost, Polled, Requested, StateEnded
 from exotrio._lifecycle import Phase
 
 if TYPE_CHECKING:
@@ -90,10 +90,12 @@ class RuntimeMetrics:
                 [str(error)],
                 fix="give each runtime a registry of its own",
             ) from error
+        # A series that only begins at its first error has no rate of errors before it.
         for node in runtime.nodes:
             for outcome in ("completed", "errored"):
-                # A series that only begins at its first error has no rate of errors before it.
                 self._states.labels(node.__name__, outcome)
+        for result in POLL_RESULTS:
+            self._polls.labels(result)
         runtime.observe(self._heed)
 
     def render(self) -> tuple[bytes, str]:

@@ -97,9 +97,14 @@ def seconds(text: str) -> float:
 # -- the app
 
 
-def test_the_app_runs(tmp_path: Path) -> None:
-    end = ended("run", DEPLOY / "app.py", "-i", "name=Ada", "--db", ":memory:", cwd=tmp_path)
+def test_the_app_runs_and_all_that_is_logged_is_json(tmp_path: Path) -> None:
+    options = ("-i", "name=Ada", "--db", ":memory:", "--log-format", "json")
+    end = ended("run", DEPLOY / "app.py", *options, cwd=tmp_path)
     assert (end.code, end.out.splitlines()[-1].strip()) == (0, "text: Hello, Ada!"), end
+    lines = {line["message"]: line for line in map(json.loads, end.err.splitlines())}
+    greeting = lines["greeting Ada"]
+    assert (greeting["logger"], greeting["node"], greeting["attempt"]) == ("greeter", "Greet", 1)
+    assert f"run {greeting['run']} of graph 'greeting'" in lines, "what is shown elsewhere is logged"
 
 
 # -- the images
@@ -113,9 +118,12 @@ def test_an_image_is_built_in_stages_runs_as_a_numbered_user_and_gets_its_signal
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last(name, "USER"))
     assert isinstance(json.loads(last(name, "ENTRYPOINT")), list), "a shell keeps SIGTERM for itself"
     assert isinstance(json.loads(last(name, "CMD")), list)
+    kept = (DEPLOY / f"{name}.Dockerfile.dockerignore").read_text("utf-8").splitlines()
+    assert "*" in kept
     sources = [text.split()[:-1] for word, text in instructions(name) if word == "COPY"]
     for source in [each for one in sources for each in one if not each.startswith(("--from", "/venv"))]:
         assert (EXAMPLES.parent / source).exists(), f"{source} is copied, and does not exist"
+        assert f"!{source}" in kept, f"{source} is copied, and left out of what docker gets"
 
 
 def test_an_image_begins_with_options_that_exist_and_serves_the_port_it_exposes() -> None:

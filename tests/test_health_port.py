@@ -196,9 +196,12 @@ def test_a_health_port_that_is_taken_is_told(server: Server, tmp_path: Path) -> 
     (tmp_path / "app.py").write_text(APP, "utf-8")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        end = ended("worker", "app.py", "--health-port", port, cwd=tmp_path, env=server.env)
+        options = ("--health-port", port, "--log-format", "json")
+        end = ended("worker", "app.py", *options, cwd=tmp_path, env=server.env)
     assert end.code == 7
-    assert f"error: port {port} is in use" in end.err
+    (line,) = end.err.splitlines()
+    assert json.loads(line)["level"] == "CRITICAL"
+    assert json.loads(line)["message"].startswith(f"port {port} is in use")
 
 
 def test_the_state_manager_asks_for_its_key_before_it_shows_metrics_unless_they_are_open(

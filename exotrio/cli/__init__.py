@@ -13,6 +13,7 @@ import click
 
 from exotrio._errors import ConfigurationError, ExotrioError
 from exotrio.cli._exit import exit_code
+from exotrio.cli._logs import tell_error
 from exotrio.cli._output import settle
 
 _COMMANDS = {
@@ -68,7 +69,7 @@ def main(args: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except ExotrioError as error:
-        click.echo(f"error: {error}", err=True)
+        tell_error(error)
         sys.exit(exit_code(error))
     except BrokenPipeError:
         # Whoever read our output went away (``--help | head -1``): nothing is left to say to them.

@@ -9,9 +9,14 @@ from typing import Any, TypeVar
 
 import click
 
+from exotrio._errors import ExotrioError
+
+log = logging.getLogger("exotrio.cli")
+
 F = TypeVar("F")
 
 TEXT, JSON = "text", "json"
+_form = TEXT
 
 
 def log_format_option(function: F) -> F:
@@ -36,6 +41,8 @@ def configure_logs(*, verbose: int, quiet: bool = False, form: str = TEXT) -> No
         form: ``text``: lines of exotrio. ``json``: those of everybody in the process, node code
             included, since a line in another form would be lost on whoever collects them.
     """
+    global _form
+    _form = form
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     handler = logging.StreamHandler(sys.stderr)
     ours = logging.getLogger("exotrio")
@@ -56,3 +63,11 @@ def configure_logs(*, verbose: int, quiet: bool = False, form: str = TEXT) -> No
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     ours.addHandler(handler)
+
+
+def tell_error(error: ExotrioError) -> None:
+    """Say why the command ends: three lines for people; for machines one of the log."""
+    if _form == JSON:
+        log.critical("%s", error)
+    else:
+        click.echo(f"error: {error}", err=True)
