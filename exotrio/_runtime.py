@@ -17,7 +17,7 @@ from exotrio._errors import ConfigurationError, LifecycleError
 from exotrio._events import Observer
 from exotrio._hosting import hosting
 from exotrio._lag import LoopLag
-from exotrio._ledger import Ledger, Stage, Summary
+from exotrio._ledger import Ledger, Summary
 from exotrio._lifecycle import Phase, advance
 from exotrio._log_context import phase_context
 from exotrio._node import BaseNode
@@ -25,7 +25,7 @@ from exotrio._options import LinkKind, check_options, seconds_problems
 from exotrio._start import run_blocking
 from exotrio._stop import Stop, without_cancelled
 from exotrio._tasks import TaskView
-from exotrio._vitals import Vitals, running, stuck
+from exotrio._vitals import Vitals, vitals_of
 
 if TYPE_CHECKING:
     import httpx
@@ -138,17 +138,13 @@ class Runtime:
     @property
     def vitals(self) -> Vitals:
         """How the runtime is at this moment. From any thread, also while the loop is blocked."""
-        ledger = self._ledger
-        held = ledger.snapshot()
-        return Vitals(
+        return vitals_of(
+            self._ledger.snapshot(),
             phase=self._phase,
             stopping=self._stop.was_asked,
             workers=self._options.workers,
-            running=running(held, self._now),
-            buffered=sum(each.stage is Stage.BUFFERED for each in held),
-            undelivered=sum(each.stage is Stage.DONE and each.outcome is not None for each in held),
-            stuck=stuck(held, self._options.workers),
             loop_lag=self._lag.seconds,
+            now=self._now(),
         )
 
     def observe(self, observer: Observer) -> None:
@@ -308,6 +304,8 @@ class Runtime:
                 raise self._stop.failure
         return self.summary
 
+    # As for the engine: a Ctrl-C in here would tear down the nursery around it.
+    @trio.lowlevel.enable_ki_protection
     async def _shielded(self, engine: Engine, started: Callable[[], None], outside: trio.CancelScope) -> None:
         # This shield has no deadline of its own: the stop path bounds every step behind it.
         with trio.CancelScope(shield=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exotrio._ledger import Held, Stage
@@ -56,25 +56,38 @@ class Vitals:
     loop_lag: float
 
 
-def running(held: Iterable[Held], now: Callable[[], float]) -> tuple[Running, ...]:
-    """Return what of this runs, the longest running first."""
-    taken = sorted(
-        (each.taken_at, number, each) for number, each in enumerate(held) if each.stage is Stage.RUNNING
+def vitals_of(
+    held: Sequence[Held], *, phase: Phase, stopping: bool, workers: int, loop_lag: float, now: float
+) -> Vitals:
+    """Return the vitals of a runtime that holds this at that moment, which is on Trio's clock."""
+    return Vitals(
+        phase=phase,
+        stopping=stopping,
+        workers=workers,
+        running=_running(held, now),
+        buffered=sum(each.stage is Stage.BUFFERED for each in held),
+        undelivered=sum(each.stage is Stage.DONE and each.outcome is not None for each in held),
+        stuck=_stuck(held, workers),
+        loop_lag=loop_lag,
     )
+
+
+def _running(held: Sequence[Held], now: float) -> tuple[Running, ...]:
+    taken = [each for each in held if each.stage is Stage.RUNNING]
     return tuple(
         Running(
             state_id=each.claim.state_id,
             run_id=each.claim.run_id,
             node=each.claim.node_name,
             identifier=each.claim.identifier,
-            duration=max(0.0, now() - taken_at),
+            duration=max(0.0, now - each.taken_at),
             progress=each.progress,
         )
-        for taken_at, _, each in taken
+        for each in sorted(taken, key=lambda each: each.taken_at)
     )
 
 
-def stuck(held: Iterable[Held], workers: int) -> str:
+def _stuck(held: Sequence[Held], workers: int) -> str:
     """Return why the poller claims nothing, if deliveries are why."""
     if any(each.key_refused for each in held):
         return "the state manager refuses the key"
