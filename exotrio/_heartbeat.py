@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -283,7 +284,9 @@ class _Thread:
         """Let ``heart`` beat in the thread, which closes its link in the end. Never returns unless
         cancelled; then the thread is ended."""
         # A daemon: one that hangs in spite of all must not keep the process from ending.
-        threading.Thread(target=self._body, args=(heart,), name="exotrio heartbeat", daemon=True).start()
+        # In this context, so that its lines in the log tell the phase too.
+        body = partial(copy_context().run, self._body, heart)
+        threading.Thread(target=body, name="exotrio heartbeat", daemon=True).start()
         try:
             await trio.sleep_forever()
         finally:

@@ -37,12 +37,12 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": redact(message, hidden),
         }
-        if context is not None:
-            entry |= claim_fields(context.claim)
         args = record.args.values() if isinstance(record.args, dict) else record.args or ()
-        about = [arg for arg in args if isinstance(arg, Held)]
+        about = [arg.claim for arg in args if isinstance(arg, Held)]
+        if not about and context is not None:
+            about = [context.claim]
         if len(about) == 1:
-            entry |= claim_fields(about[0].claim)
+            entry |= claim_fields(about[0])
         if (phase := phase_context.get()) is not None:
             entry["phase"] = phase().value
         entry |= {name: record.__dict__[name] for name in FIELDS if name in record.__dict__}
