@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from exotrio._backoff import full_jitter
+from exotrio._beside import Beside
 from exotrio._endpoint import Endpoint
 from exotrio._errors import ManagerUnavailable
 from exotrio._execution import Executor
@@ -24,7 +25,6 @@ from exotrio._poller import poll
 from exotrio._reporter import report
 from exotrio._stop import Stop, walk, write_off
 from exotrio._tasks import TaskView
-from exotrio._threads import MOST_LEFT_PER_WORKER, Threads
 from exotrio._worker import pass_on, work
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ class Engine:
 
     async def _work(self, link: Link, outbox: Outbox | None, replayed: list[Held]) -> None:
         o, stop, ledger = self.options, self.stop, self.ledger
-        threads = Threads(MOST_LEFT_PER_WORKER * o.workers, ledger.notify)
-        executor = Executor(o.nodes, link.secrets, threads, self.owns_signals)
+        beside = Beside(o.workers, ledger.notify)
+        executor = Executor(o.nodes, link.secrets, beside, self.owns_signals)
         claimed_in, claimed = trio.open_memory_channel[Held](o.batch_size)
         # Never full, so that finished work never waits where it can be cancelled: the poller claims up
         # to batch_size more while at most batch_size + workers are undelivered and workers run.
@@ -104,7 +104,7 @@ class Engine:
         for held in replayed:
             done_in.send_nowait(held)
 
-        async with trio.open_nursery() as nursery:
+        async with beside, trio.open_nursery() as nursery:
 
             def spawn(loop: Any, *ends: Any, **options: Any) -> None:
                 # Guarded: a defect in one loop starts the stop path instead of cancelling the others.
@@ -138,7 +138,7 @@ class Engine:
                 finished_in.clone(),
                 link=link,
                 nodes=o.nodes,
-                threads=threads,
+                beside=beside,
                 batch_size=o.batch_size,
                 workers=o.workers,
                 poll_interval=o.poll_interval,

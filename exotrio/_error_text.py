@@ -57,7 +57,7 @@ def last_line(text: str) -> str:
 
 
 def _strip(report: traceback.TracebackException) -> None:
-    skipped = (_PACKAGE, *_folders("trio", "anyio", "outcome"))
+    skipped = (_PACKAGE, *_folders("trio", "anyio", "outcome", "asyncio"))
     pending = [report]
     seen: set[int] = set()
     while pending:

@@ -16,14 +16,14 @@ import trio
 from pydantic import BaseModel, ValidationError
 
 from exotrio._backoff import LONGEST_DELAY_MS, full_jitter
+from exotrio._beside import Beside
 from exotrio._error_text import bounded, error_text, last_line, redact
 from exotrio._errors import ManagerError, ManagerUnavailable
 from exotrio._log_context import hide
-from exotrio._node import BaseNode, Stopping, StopView, is_plain
+from exotrio._node import BaseNode, Stopping, StopView, is_plain, needs_asyncio
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._progress import ProgressView
 from exotrio._signals import PruneSignal, ReQueueAfterSignal, Signal
-from exotrio._threads import Threads
 from exotrio._wire import from_ms
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Execution:
         self.scope = anyio.CancelScope()
         self.began = False
         self._in_thread = False
+        self._patience: trio.CancelScope | None = None
 
     def drain(self) -> None:
         """Tell the node that the runtime stops."""
@@ -77,9 +78,11 @@ class Execution:
             self.scope.cancel()
 
     def give_up(self) -> None:
-        """Wait no longer; a thread is left to itself."""
+        """Wait no longer; a node beside the Trio loop is left to itself."""
         self.cancel()
         self.scope.cancel()
+        if self._patience is not None:
+            self._patience.cancel()
 
     @property
     def draining(self) -> bool:
@@ -93,16 +96,21 @@ class Execution:
     def timed_out(self) -> bool:
         return self.view.why is Stopping.TIMED_OUT
 
-    async def in_thread(self, function: Callable[[], Any], threads: Threads, what: str) -> Any:
+    async def in_thread(self, function: Callable[[], Any], beside: Beside, what: str) -> Any:
         """Call ``function`` in a thread."""
         self._in_thread = True
         try:
-            return await threads.call(function, what)
+            return await beside.in_thread(function, what)
         finally:
             self._in_thread = False
             if self.cancelled:
                 # The thread only had to be told. Whatever follows it on the loop is cancelled as usual.
                 self.scope.cancel()
+
+    async def in_loop(self, function: Callable[[], Any], beside: Beside, what: str) -> Any:
+        """Call ``function``, and await what it returns, in the asyncio loop."""
+        self._patience = trio.CancelScope(shield=True)
+        return await beside.in_loop(function, what, self._patience)
 
 
 async def _at_once() -> None:
@@ -116,14 +124,14 @@ class Executor:
     Attributes:
         nodes: Registered name to node class.
         fetch_secrets: Asks the state manager for the secrets of a claim.
-        threads: Runs plain ``def`` nodes.
+        beside: Runs the nodes that cannot run on the Trio loop.
         owns_signals: True if a KeyboardInterrupt can only come from node code; otherwise Trio may
             raise the application's Ctrl-C inside a node, and it has to pass.
     """
 
     nodes: Mapping[str, type[BaseNode]]
     fetch_secrets: Callable[[Claim], Awaitable[Mapping[str, str]]]
-    threads: Threads
+    beside: Beside
     owns_signals: bool = False
 
     async def run(
@@ -149,8 +157,8 @@ class Executor:
         if node is None:
             known = ", ".join(sorted(self.nodes))
             return Errored(f"this runtime has no node class named {claim.node_name!r:.300}; it has: {known}")
-        if self.threads.full and is_plain(node):
-            log.warning("state %s goes back: too many threads were left behind", claim.state_id)
+        if self.beside.full(node):
+            log.warning("state %s goes back: too much was left behind by other nodes", claim.state_id)
             return None
         secrets: dict[str, str] = {}
         try:
@@ -183,11 +191,13 @@ class Executor:
             instance.secrets = node.Secrets.model_validate(dict(secrets))
         except ValidationError as error:
             return Errored(bounded(redact(_secret_problems(node, error), secrets.values())))
-        if not is_plain(node):
+        what = f"state {claim.state_id} ({claim.node_name})"
+        if needs_asyncio(node):
+            value = await execution.in_loop(instance.execute, self.beside, what)
+        elif not is_plain(node):
             value = await instance.execute()
         else:
-            what = f"state {claim.state_id} ({claim.node_name})"
-            value = await execution.in_thread(instance.execute, self.threads, what)
+            value = await execution.in_thread(instance.execute, self.beside, what)
             if inspect.isawaitable(value):
                 # A decorator made the method plain; what it returned still belongs on the loop.
                 value = await value

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel
 
@@ -73,12 +73,17 @@ class BaseNode(ABC):
     all ``str``; what it leaves out is empty. Every execution gets an instance of its own, made
     without arguments.
 
-    ``async def execute(self)`` runs on the Trio loop and may use anyio or Trio. A plain
-    ``def execute(self)`` runs in a thread. Either returns one ``Outputs``, a list of them (a
+    ``async def execute(self)`` runs on the Trio loop and may use anyio or Trio; with
+    ``event_loop = "asyncio"`` it runs on an asyncio loop instead. A plain ``def execute(self)`` runs
+    in a thread. Each returns one ``Outputs``, a list of them (a
     fan-out: what follows runs once for each), or None; or raises ``PruneSignal`` or
     ``ReQueueAfterSignal``. Any other exception is the error of that state.
 
     Attributes:
+        event_loop: Class attribute: ``"asyncio"`` for an ``execute`` that awaits what needs asyncio. The
+            runtime has one asyncio loop for all such nodes, in a thread of its own. A node is cancelled
+            as asyncio does it, by one CancelledError, and has 5 seconds for its clean-up; then it is
+            left behind. ``__init__`` runs on the Trio loop. Defaults to ``"trio"``.
         timeout: Class attribute: most seconds that one ``execute`` may take. Then it is cancelled,
             and the state is an error that says so; only a value that it returns all the same still
             counts. A plain ``def`` is left behind in its thread. None, the default: no limit.
@@ -98,6 +103,7 @@ class BaseNode(ABC):
     class Secrets(BaseModel):
         """No secrets."""
 
+    event_loop: ClassVar[Literal["trio", "asyncio"]] = "trio"
     timeout: ClassVar[float | None] = None
     concurrency: ClassVar[int | None] = None
 
@@ -168,7 +174,12 @@ def node_problems(nodes: Sequence[Any]) -> list[str]:
 
 def is_plain(node: type[BaseNode]) -> bool:
     """Whether ``execute`` is run in a thread."""
-    return not inspect.iscoroutinefunction(node.execute)
+    return not needs_asyncio(node) and not inspect.iscoroutinefunction(node.execute)
+
+
+def needs_asyncio(node: type[BaseNode]) -> bool:
+    """Whether ``execute`` is run in the asyncio loop."""
+    return node.event_loop == "asyncio"
 
 
 def declare(node: type[BaseNode]) -> NodeDeclaration:
@@ -200,10 +211,24 @@ def _class_problems(node: type[BaseNode]) -> list[str]:
         problems.append(f"{node.__name__} leaves abstract: {', '.join(missing)}")
     if not _callable_with(node, 0):
         problems.append(f"{node.__name__} cannot be made without arguments: give those of __init__ defaults")
+    problems += _loop_problems(node)
     problems += _limit_problems(node)
     for part in ("Inputs", "Outputs", "Secrets"):
         problems += _model_problems(f"{node.__name__}.{part}", getattr(node, part, None))
     return problems
+
+
+def _loop_problems(node: type[BaseNode]) -> list[str]:
+    loop: Any = node.event_loop
+    if loop not in ("trio", "asyncio"):
+        return [f'{node.__name__}.event_loop is {_short(loop)}: it must be "trio" or "asyncio"']
+    # A decorator may have made a plain function of a coroutine function.
+    if loop == "asyncio" and not inspect.iscoroutinefunction(inspect.unwrap(node.execute)):
+        return [
+            f'{node.__name__}.event_loop is "asyncio", but its execute is a plain def: '
+            "write async def execute(self), or leave event_loop out to have it run in a thread"
+        ]
+    return []
 
 
 def _limit_problems(node: type[BaseNode]) -> list[str]:

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 import trio
 
 from exotrio._backoff import full_jitter
+from exotrio._beside import Beside
 from exotrio._errors import ManagerError, ManagerUnavailable
 from exotrio._events import Polled
 from exotrio._ledger import Held, Ledger, Stage
 from exotrio._link import Claim, ClaimLost, Fate, Link
-from exotrio._node import BaseNode, is_plain
+from exotrio._node import BaseNode
 from exotrio._outage import Outage
 from exotrio._stop import Stop
-from exotrio._threads import Threads
 from exotrio._wire import LONGEST_WAIT_MS, from_ms
 from exotrio._worker import pass_on
 
@@ -34,7 +34,7 @@ async def poll(
     ledger: Ledger,
     stop: Stop,
     nodes: Mapping[str, type[BaseNode]],
-    threads: Threads,
+    beside: Beside,
     batch_size: int,
     workers: int,
     poll_interval: float,
@@ -46,7 +46,7 @@ async def poll(
         claimed: Takes the states; it has room for ``batch_size`` of them.
         done: Takes those that came too late to be run, for release.
         nodes: Registered name to node class: what to claim for.
-        threads: Once it is full, no plain ``def`` nodes are claimed.
+        beside: Nodes for which it is full are not claimed.
         batch_size: Most states that wait for a worker.
         workers: Tasks that run states.
         poll_interval: Seconds to wait after a claim that brought less than asked for.
@@ -56,7 +56,7 @@ async def poll(
     Cancellation:
         Settles the claim in flight, as the link does it.
     """
-    poller = _Poller(link, ledger, stop, claimed, nodes, threads, batch_size, workers, poll_interval)
+    poller = _Poller(link, ledger, stop, claimed, nodes, beside, batch_size, workers, poll_interval)
     # The outer scope ends with the grace: only that cancels a v0 claim in flight.
     async with claimed, done:
         with stop.polling:
@@ -111,7 +111,7 @@ class _Poller:
         stop: Stop,
         claimed: trio.MemorySendChannel[Held],
         nodes: Mapping[str, type[BaseNode]],
-        threads: Threads,
+        beside: Beside,
         batch_size: int,
         workers: int,
         poll_interval: float,
@@ -121,7 +121,7 @@ class _Poller:
         self._stop = stop
         self._claimed = claimed
         self._nodes = nodes
-        self._threads = threads
+        self._beside = beside
         self._batch_size = batch_size
         self._workers = workers
         self._poll_interval = poll_interval
@@ -162,7 +162,7 @@ class _Poller:
             most = limit
             if node.concurrency is not None:
                 most = min(limit, node.concurrency - self._ledger.active(name))
-            if most > 0 and not (self._threads.full and is_plain(node)):
+            if most > 0 and not self._beside.full(node):
                 limits[name] = most
         return limits
 

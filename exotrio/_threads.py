@@ -1,14 +1,8 @@
-"""Threads of plain ``def`` nodes, which nobody can interrupt, and what becomes of those left behind.
-
-A thread whose node timed out, or was given up by the stop path, runs on: its worker no longer waits
-for it. It takes no place from the workers, so a node that hangs does not stop the others. But it
-holds memory, and perhaps a connection; so there is a bound: once ``most_left`` of them run, plain
-``def`` nodes are neither claimed nor begun until one ends. ``async def`` nodes go on.
-"""
+"""Threads of plain ``def`` nodes, which nobody can interrupt: one whose node timed out, or was given
+up by the stop path, runs on, and its worker no longer waits for it."""
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,71 +12,31 @@ import anyio
 import anyio.to_thread
 import trio
 
-log = logging.getLogger("exotrio.worker")
-
-MOST_LEFT_PER_WORKER = 4
+from exotrio._left_behind import LeftBehind
 
 
-class Threads:
-    """Calls functions in threads, and counts those it no longer waits for.
+async def call_in_thread(function: Callable[[], Any], what: str, left: LeftBehind) -> Any:
+    """Return what ``function`` returns in a thread.
 
     Args:
-        most_left: Threads left behind from which on ``full`` is true.
-        changed: Called in the loop when ``full`` may have changed.
+        function: What to call.
+        what: Names it in the log.
+        left: Told of a thread that is left behind, and of its end.
+
+    Cancellation:
+        Leaves the thread behind. What it returns or raises later is logged and dropped.
     """
-
-    def __init__(
-        self, most_left: int = MOST_LEFT_PER_WORKER, changed: Callable[[], None] = lambda: None
-    ) -> None:
-        self._most_left = most_left
-        self._changed = changed
-        self.left = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether so many were left behind that no other thread should be begun."""
-        return self.left >= self._most_left
-
-    async def call(self, function: Callable[[], Any], what: str) -> Any:
-        """Return what ``function`` returns in a thread.
-
-        Args:
-            function: What to call.
-            what: Names it in the log.
-
-        Cancellation:
-            Leaves the thread behind. What it returns or raises later is logged and dropped.
-        """
-        thread = _Thread(function)
-        # A limiter of its own: in a shared one, a thread left behind would keep a worker's place.
-        limiter = anyio.CapacityLimiter(1)
-        try:
-            # Boxed, since Trio refuses a thread that returns a coroutine, as decorated methods may.
-            box = await anyio.to_thread.run_sync(thread.run, abandon_on_cancel=True, limiter=limiter)
-            return box[0]
-        finally:
-            began = limiter.borrowed_tokens > 0
-            if began and thread.leave(lambda did: self._ended(what, did)):
-                self._leave(what)
-
-    def _leave(self, what: str) -> None:
-        self.left += 1
-        log.warning("%s goes on in its thread, which nobody waits for any more", what)
-        if self.left == self._most_left:
-            log.error(
-                "%d threads were left behind by plain def nodes and still run: "
-                "no such node is begun until one of them ends",
-                self.left,
-            )
-        self._changed()
-
-    def _ended(self, what: str, did: str) -> None:
-        was_full = self.full
-        self.left -= 1
-        log.warning("%s %s in its thread at last, which is ignored", what, did)
-        if was_full and not self.full:
-            log.info("plain def nodes are begun again")
-        self._changed()
+    thread = _Thread(function)
+    # A limiter of its own: in a shared one, a thread left behind would keep a worker's place.
+    limiter = anyio.CapacityLimiter(1)
+    try:
+        # Boxed, since Trio refuses a thread that returns a coroutine, as decorated methods may.
+        box = await anyio.to_thread.run_sync(thread.run, abandon_on_cancel=True, limiter=limiter)
+        return box[0]
+    finally:
+        began = limiter.borrowed_tokens > 0
+        if began and thread.leave(lambda did: left.ended(what, did)):
+            left.add(what)
 
 
 class _Thread:

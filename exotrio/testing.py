@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from exotrio._beside import Beside
 from exotrio._errors import ConfigurationError
 from exotrio._execution import Execution, Executor
 from exotrio._link import Claim
 from exotrio._node import BaseNode, node_problems
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
-from exotrio._threads import Threads
 
 __all__ = ["Errored", "Executed", "Outcome", "Pruned", "Requeued", "run_node"]
 
@@ -50,8 +50,8 @@ async def run_node(
     async def fetch_secrets(claim: Claim) -> Mapping[str, str]:
         return secrets or {}
 
-    executor = Executor({node.__name__: node}, fetch_secrets, Threads())
     claim = Claim(state_id="test", node_name=node.__name__, identifier=node.__name__, inputs=inputs or {})
-    outcome = await executor.run(claim, Execution())
+    async with Beside() as beside:
+        outcome = await Executor({node.__name__: node}, fetch_secrets, beside).run(claim, Execution())
     assert outcome is not None, "only the runtime's own cancel hands a state back, and nobody called it"
     return outcome

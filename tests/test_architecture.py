@@ -41,18 +41,8 @@ LAYERS: dict[str, set[str]] = {
     },
     "loops": {
         *("_connect", "_execution", "_heartbeat", "_ledger", "_options", "_outage", "_poller", "_reporter"),
-        *(
-            "_drain_log",
-            "_lag",
-            "_outbox",
-            "_outbox_file",
-            "_start",
-            "_stop",
-            "_tasks",
-            "_threads",
-            "_vitals",
-        ),
-        "_worker",
+        *("_beside", "_daemon_executor", "_drain_log", "_lag", "_left_behind", "_outbox", "_outbox_file"),
+        *("_side_loop", "_start", "_stop", "_tasks", "_threads", "_vitals", "_worker"),
     },
     "runtime": {"_engine", "_hosting", "_runtime"},
     "helpers": {"_health", "_metrics", "monitoring", "testing"},
@@ -73,7 +63,7 @@ HEAVY = {
     "prometheus_client",
     "asyncio",
 }
-LOADED_LATE = {"exotrio._outbox", "exotrio._outbox_file"}
+LOADED_LATE = {"exotrio._outbox", "exotrio._outbox_file", "exotrio._side_loop"}
 """May load something heavy, since others import them within functions only."""
 PURE = [
     *(

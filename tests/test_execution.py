@@ -13,10 +13,10 @@ import trio
 from pydantic import BaseModel
 
 from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal
+from exotrio._beside import Beside
 from exotrio._error_text import LONGEST_ERROR_BYTES, error_text, redact
 from exotrio._execution import Execution, Executor
 from exotrio._link import Claim
-from exotrio._threads import Threads
 from exotrio.testing import Errored, Executed, Pruned, Requeued, run_node
 from tests.doubles import V0Server, runtime
 
@@ -384,7 +384,7 @@ async def test_whether_a_state_is_still_ours_is_asked_last_before_its_node_begin
     async def ours() -> None:
         order.append("ours")
 
-    executor = Executor({"Secretive": Secretive}, fetch, Threads(1, lambda: None))
+    executor = Executor({"Secretive": Secretive}, fetch, Beside())
     claim = Claim(state_id="s", node_name="Secretive", identifier="s", inputs={})
     assert await executor.run(claim, Execution(), ours=ours) == Executed([])
     assert order == ["secrets", "ours", "node"]

@@ -1,0 +1,60 @@
+"""Where nodes run that cannot run on the Trio loop: threads, and an asyncio loop in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import trio
+
+from exotrio._left_behind import MOST_LEFT_PER_WORKER, LeftBehind
+from exotrio._node import BaseNode, is_plain, needs_asyncio
+from exotrio._threads import call_in_thread
+
+if TYPE_CHECKING:
+    from exotrio._side_loop import SideLoop
+
+
+class Beside:
+    """The threads and the asyncio loop of one runtime. Leaving it ends the loop, in bounded time.
+
+    Args:
+        workers: Tasks that run nodes: what may be left behind grows with them.
+        changed: Called in the Trio loop when what ``full`` says may have changed.
+    """
+
+    def __init__(self, workers: int = 1, changed: Callable[[], None] = lambda: None) -> None:
+        most = MOST_LEFT_PER_WORKER * workers
+        self._changed = changed
+        self._threads = LeftBehind(most, "plain def nodes", "in its thread", changed)
+        self._tasks = LeftBehind(most, "asyncio nodes", "in the asyncio loop", changed)
+        self._loop: SideLoop | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._loop is not None:
+            with trio.CancelScope(shield=True):  # it has a deadline of its own
+                await self._loop.aclose()
+
+    def full(self, node: type[BaseNode]) -> bool:
+        """Whether no state of ``node`` should be begun, for what was left behind by others."""
+        if needs_asyncio(node):
+            return self._tasks.full or (self._loop is not None and self._loop.blocked)
+        return self._threads.full and is_plain(node)
+
+    async def in_thread(self, function: Callable[[], Any], what: str) -> Any:
+        """Call ``function`` in a thread; see ``call_in_thread``."""
+        return await call_in_thread(function, what, self._threads)
+
+    async def in_loop(self, function: Callable[[], Any], what: str, patience: trio.CancelScope) -> Any:
+        """Call ``function``, and await what it returns, in the asyncio loop; see ``SideLoop.call``."""
+        from exotrio._side_loop import SideLoop  # here, since it imports asyncio
+
+        if self._loop is None or self._loop.ended:
+            self._loop = SideLoop(self._tasks, self._changed)
+        return await self._loop.call(function, what, patience)
