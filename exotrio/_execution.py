@@ -19,6 +19,7 @@ from exotrio._backoff import LONGEST_DELAY_MS, full_jitter
 from exotrio._beside import Beside
 from exotrio._error_text import bounded, error_text, last_line, redact
 from exotrio._errors import ManagerError, ManagerUnavailable
+from exotrio._fields import FieldsError, fields_of
 from exotrio._log_context import hide
 from exotrio._node import BaseNode, Stopping, StopView, is_plain, needs_asyncio
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
@@ -186,18 +187,26 @@ class Executor:
         instance = node()
         instance._stop_view = execution.view
         instance._progress_view = execution.progress
-        instance.inputs = node.Inputs.model_validate(dict(claim.inputs))
+        fields = fields_of(node.Inputs)
+        try:
+            instance.inputs = (
+                node.Inputs.model_validate(dict(claim.inputs))
+                if fields is None
+                else fields.decode(claim.inputs)
+            )
+        except FieldsError as error:
+            text = f"the inputs do not fit {node.__name__}.Inputs:\n{error}"
+            return Errored(bounded(redact(text, secrets.values())))
         try:
             instance.secrets = node.Secrets.model_validate(dict(secrets))
         except ValidationError as error:
             return Errored(bounded(redact(_secret_problems(node, error), secrets.values())))
-        what = f"state {claim.state_id} ({claim.node_name})"
         if needs_asyncio(node):
-            value = await execution.in_loop(instance.execute, self.beside, what)
+            value = await execution.in_loop(instance.execute, self.beside, _shown(claim))
         elif not is_plain(node):
             value = await instance.execute()
         else:
-            value = await execution.in_thread(instance.execute, self.beside, what)
+            value = await execution.in_thread(instance.execute, self.beside, _shown(claim))
             if inspect.isawaitable(value):
                 # A decorator made the method plain; what it returned still belongs on the loop.
                 value = await value
@@ -262,6 +271,10 @@ class Executor:
         return isinstance(error, tuple(kinds))
 
 
+def _shown(claim: Claim) -> str:
+    return f"state {claim.state_id} ({claim.node_name})"
+
+
 def _single(error: BaseException) -> BaseException:
     """Return the one leaf of nested groups: a node's own nursery wraps what it raises."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
@@ -295,7 +308,15 @@ def _returned(node: type[BaseNode], value: Any) -> Outcome:
                 f"{where} {node.__name__}.execute returned is a {kind}, not {node.__name__}.Outputs: "
                 "return one Outputs, a list of them, or None"
             )
-    return Executed([item.model_dump() for item in values])
+    fields = fields_of(node.Outputs)
+    if fields is None:
+        return Executed([item.model_dump() for item in values])
+    try:
+        return Executed([fields.encode(item) for item in values])
+    except FieldsError as error:
+        return Errored(
+            f"what {node.__name__}.execute returned does not fit {node.__name__}.Outputs:\n{error}"
+        )
 
 
 def _secret_problems(node: type[BaseNode], error: ValidationError) -> str:

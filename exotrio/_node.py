@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel
 
+from exotrio._fields import field_problems, fields_of
 from exotrio._graph import check_name
 from exotrio._progress import ProgressView, checked_progress
 
@@ -69,8 +70,10 @@ _NEVER = StopView()
 class BaseNode(ABC):
     """Base of every node class: name the fields, write ``execute``.
 
-    A subclass may define ``Inputs``, ``Outputs`` and ``Secrets``, pydantic models whose fields are
-    all ``str``; what it leaves out is empty. Every execution gets an instance of its own, made
+    A subclass may define ``Inputs``, ``Outputs`` and ``Secrets``, pydantic models; what it leaves out
+    is empty. Fields of Secrets are ``str``. Those of the others may also be numbers, bools, dates,
+    enums, Literals, UUIDs, lists, dicts, models of these, or any of them or None: they travel as text
+    and are checked on arrival. Every execution gets an instance of its own, made
     without arguments.
 
     ``async def execute(self)`` runs on the Trio loop and may use anyio or Trio; with
@@ -189,10 +192,15 @@ def declare(node: type[BaseNode]) -> NodeDeclaration:
 
     return NodeDeclaration(
         name=node.__name__,
-        inputs_schema=node.Inputs.model_json_schema(),
-        outputs_schema=node.Outputs.model_json_schema(),
+        inputs_schema=_schema(node.Inputs),
+        outputs_schema=_schema(node.Outputs),
         secrets=list(node.Secrets.model_fields),
     )
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    fields = fields_of(model)
+    return model.model_json_schema() if fields is None else fields.schema()
 
 
 def _class_problems(node: type[BaseNode]) -> list[str]:
@@ -271,15 +279,17 @@ def _execute_problems(node: type[BaseNode]) -> list[str]:
 def _model_problems(title: str, model: Any) -> list[str]:
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         return [f"{title} must be a class that inherits from pydantic.BaseModel, not {_short(model)}"]
-    problems = [
-        f"{title}.{field}: must be of type str, not {_type_name(info.annotation)} "
-        "(the state manager keeps text only)"
-        for field, info in model.model_fields.items()
-        if info.annotation is not str
-    ]
+    if title.endswith(".Secrets"):
+        problems = [
+            f"{title}.{field}: must be of type str, not {_type_name(info.annotation)}: secrets are text"
+            for field, info in model.model_fields.items()
+            if info.annotation is not str
+        ]
+    else:
+        problems = [f"{title}.{problem}" for problem in field_problems(model)]
     if not problems:
         try:
-            model.model_json_schema()
+            _schema(model)
         except Exception as error:
             problems.append(f"{title} has no JSON schema: {error}")
     return problems

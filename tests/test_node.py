@@ -52,8 +52,11 @@ def _bad_nodes() -> list[tuple[Any, str]]:
 
     class Numbers(BaseNode):
         class Inputs(BaseModel):
-            count: int
-            maybe: str | None = None
+            count: complex
+            maybe: str | int = 1
+
+        class Secrets(BaseModel):
+            pin: int
 
         async def execute(self) -> None: ...
 
@@ -86,8 +89,9 @@ def _bad_nodes() -> list[tuple[Any, str]]:
         (Plain(), "pass the class itself, not an instance"),
         (int, "int does not inherit from exotrio.BaseNode"),
         (NoExecute, "NoExecute has no execute method"),
-        (Numbers, "Numbers.Inputs.count: must be of type str, not int"),
-        (Numbers, "Numbers.Inputs.maybe: must be of type str"),
+        (Numbers, "Numbers.Inputs.count: complex cannot travel as text and come back as it was"),
+        (Numbers, r"Numbers.Inputs.maybe: str \| int cannot travel"),
+        (Numbers, "Numbers.Secrets.pin: must be of type str, not int: secrets are text"),
         (NotAModel, "NotAModel.Outputs must be a class that inherits from pydantic.BaseModel"),
         (TakesInputs, "TakesInputs.execute must take no argument but self"),
         (Yields, "Yields.execute is a generator"),
