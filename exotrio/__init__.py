@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from exotrio._node import BaseNode, Stopping
     from exotrio._runtime import Runtime
     from exotrio._signals import PruneSignal, ReQueueAfterSignal
+    from exotrio._version import VERSION, __version__
 
 _HOMES = {
     "_client": "StateManager",
@@ -59,10 +60,12 @@ _HOMES = {
     "_node": "BaseNode Stopping",
     "_runtime": "Runtime",
     "_signals": "PruneSignal ReQueueAfterSignal",
+    "_version": "VERSION __version__",
 }
 """Module to the names it gives: the imports above, for those who do not check types."""
 
 __all__ = [
+    "VERSION",
     "BaseNode",
     "ConfigurationError",
     "CronTrigger",

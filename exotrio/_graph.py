@@ -105,7 +105,7 @@ class GraphNodeModel(_Declaration):
         namespace: Namespace the node is registered in.
         identifier: Name of this place, unique in the graph; not ``store``.
         inputs: Input name to text; the text may hold ``${{ identifier.outputs.field }}`` and
-            ``${{ store.key }}``.
+            ``${{ store.key }}``. Defaults to none.
         next_nodes: Identifiers of the places that follow, or None.
         unites: Set for a place that waits for everything below ``unites.identifier``.
     """
@@ -114,9 +114,19 @@ class GraphNodeModel(_Declaration):
     namespace: Annotated[str, AfterValidator(check_name)]
     identifier: Identifier
     # Any, not str: a value that is no string is a whole-graph error (400), not a field error (422).
-    inputs: dict[str, Any]
+    inputs: dict[str, Any] = Field(default_factory=dict)
     next_nodes: Annotated[list[Name], AfterValidator(_no_repeats)] | None = None
     unites: UnitesModel | None = None
+
+    def to_wire(self) -> PlaceModel:
+        """Return the place as it stands in a graph body."""
+        return PlaceModel(**dict(self))
+
+
+class PlaceModel(GraphNodeModel):
+    """A place as it travels: there the inputs have to be given, even if there are none."""
+
+    inputs: dict[str, Any]
 
 
 class RetryStrategyEnum(StrEnum):
@@ -197,7 +207,7 @@ class GraphBody(_Declaration):
     """Body of ``PUT /v0/namespace/{ns}/graph/{g}``."""
 
     secrets: dict[str, str]
-    nodes: Annotated[list[GraphNodeModel], Field(max_length=MAX_NODES)]
+    nodes: Annotated[list[PlaceModel], Field(max_length=MAX_NODES)]
     retry_policy: RetryPolicyModel = Field(default_factory=RetryPolicyModel)
     store_config: StoreConfigModel = Field(default_factory=StoreConfigModel)
     triggers: list[TriggerModel] = Field(default_factory=list)
@@ -246,7 +256,7 @@ class Graph(BaseModel):
         """Return the graph as the body of an upsert."""
         return GraphBody(
             secrets=self.secrets,
-            nodes=self.nodes,
+            nodes=[node.to_wire() for node in self.nodes],
             retry_policy=self.retry_policy,
             store_config=self.store_config,
             triggers=[trigger.to_wire() for trigger in self.triggers],

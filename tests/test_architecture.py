@@ -35,7 +35,8 @@ LAYERS: dict[str, set[str]] = {
             "_outcome",
             "_progress",
         ),
-        *("_run_status", "_settings", "_signals", "_wire", "_wire_manage", "_wire_native", "_wire_v0"),
+        *("_run_status", "_settings", "_signals", "_version", "_wire", "_wire_manage", "_wire_native"),
+        "_wire_v0",
     },
     "links": {
         *("_client", "_client_backup", "_client_calls", "_client_graphs", "_client_runs", "_discovery"),

@@ -16,7 +16,7 @@ NAMES = """
 BaseNode ConfigurationError CronTrigger DatabaseBusy DatabaseError DatabaseTooNew ExotrioError Graph
 GraphInvalid GraphNodeModel KeyRefused LifecycleError ManagerError ManagerUnavailable NotFound Phase
 ProblemsError PruneSignal ReQueueAfterSignal RequestRefused RetryPolicyModel RetryStrategyEnum
-Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrategyEnum
+Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrategyEnum VERSION
 """
 MONITORING = """
 Event Health LeaseLost Observer Polled Progress Requested Running RuntimeMetrics StateEnded Vitals

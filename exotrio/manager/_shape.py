@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from exotrio._errors import GraphInvalid
 from exotrio._graph import GraphNodeModel
@@ -12,7 +12,7 @@ from exotrio._graph import GraphNodeModel
 class Shape:
     """Edges of a graph and what follows from them, by identifier."""
 
-    def __init__(self, nodes: list[GraphNodeModel]) -> None:
+    def __init__(self, nodes: Sequence[GraphNodeModel]) -> None:
         self.declared = nodes
         self.nodes = {node.identifier: node for node in nodes}
         self.index = {node.identifier: index for index, node in enumerate(nodes)}

@@ -1,14 +1,9 @@
-"""One workload through the unmodified stock SDK and through exotrio, both on our state manager.
-
-The SDK gets an environment of its own, made once per session; the test is skipped only where no
-Python >= 3.12 is to be found, or the package index is out of reach.
-"""
+"""One workload through the unmodified stock SDK and through exotrio, both on our state manager."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,32 +27,6 @@ EXPECTED = {
 }
 
 pytestmark = pytest.mark.sdk
-
-
-def _newer_python() -> str | None:
-    for name in (sys.executable, "python3.14", "python3.13", "python3.12", "python3"):
-        path = shutil.which(name)
-        check = "import sys, ensurepip; sys.exit(sys.version_info < (3, 12))"
-        if path and subprocess.run([path, "-c", check], capture_output=True).returncode == 0:
-            return path
-    return None
-
-
-@pytest.fixture(scope="session")
-def stock_python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Make an environment with the stock SDK and return its Python."""
-    newer = _newer_python()
-    if newer is None:
-        pytest.skip("the stock SDK needs Python >= 3.12, which this machine lacks")
-    folder = tmp_path_factory.mktemp("sdk")
-    subprocess.run([newer, "-m", "venv", folder], check=True)
-    python = str(folder / "bin" / "python")
-    installed = subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "exospherehost"], capture_output=True, text=True
-    )
-    if installed.returncode:
-        pytest.skip(f"exospherehost cannot be installed: {installed.stderr[-300:]}")
-    return python
 
 
 @pytest.fixture(scope="module")

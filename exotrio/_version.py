@@ -1,0 +1,6 @@
+"""The version of the package, which the build reads from here."""
+
+from __future__ import annotations
+
+VERSION = "0.1.0"
+__version__ = VERSION

@@ -1,0 +1,59 @@
+"""What a package of the stock SDK's names offers, as JSON: ``python surface.py exospherehost``.
+
+Each exported name, and each public method of its classes, with the parameters and their defaults; for
+an Enum its members instead. It runs in the SDK's own environment too, so it imports nothing of ours.
+"""
+
+import enum
+import importlib
+import inspect
+import json
+import sys
+from typing import Any
+
+
+def parameters(function: Any) -> list[list[str]]:
+    """Return name and default of each parameter but self; no default where one has to be given."""
+    found = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        default = parameter.default
+        if isinstance(default, enum.Enum):
+            default = default.value
+        found.append([parameter.name] if default is parameter.empty else [parameter.name, repr(default)])
+    return found
+
+
+def fields(model: Any) -> list[list[str]]:
+    """Return name and default of each field; its methods are pydantic's, or its validators."""
+    found = []
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, enum.Enum):
+            default = default.value
+        found.append([name] if field.is_required() else [name, repr(default)])
+    return found
+
+
+def surface(package: Any) -> dict[str, Any]:
+    """Return what ``package`` offers."""
+    offered: dict[str, Any] = {}
+    for name in package.__all__:
+        value = getattr(package, name)
+        if not isinstance(value, type):
+            offered[name] = type(value).__name__
+        elif issubclass(value, enum.Enum):
+            offered[name] = {member.name: member.value for member in value}
+        elif hasattr(value, "model_fields"):
+            offered[name] = fields(value)
+        else:
+            offered[name] = parameters(value)
+            for method, function in vars(value).items():
+                if not method.startswith("_") and inspect.isfunction(function):
+                    offered[f"{name}.{method}"] = parameters(function)
+    return offered
+
+
+if __name__ == "__main__":
+    print(json.dumps(surface(importlib.import_module(sys.argv[1]))))

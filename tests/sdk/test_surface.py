@@ -1,0 +1,121 @@
+"""Every name, method and parameter of the stock SDK exists here, so that changing the import is enough."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import exotrio
+from tests.sdk.surface import surface
+
+SURFACE = Path(__file__).with_name("surface.py")
+
+STOCK: dict[str, Any] = {
+    "BaseNode": [],
+    "BaseNode.execute": [],
+    "CronTrigger": [["expression"]],
+    "GraphNodeModel": [
+        ["node_name"],
+        ["namespace"],
+        ["identifier"],
+        ["inputs", "{}"],
+        ["next_nodes", "None"],
+        ["unites", "None"],
+    ],
+    "PruneSignal": [["data", "{}"]],
+    "PruneSignal.send": [["endpoint"], ["key"]],
+    "ReQueueAfterSignal": [["delay"]],
+    "ReQueueAfterSignal.send": [["endpoint"], ["key"]],
+    "RetryPolicyModel": [
+        ["max_retries", "3"],
+        ["strategy", "'EXPONENTIAL'"],
+        ["backoff_factor", "2000"],
+        ["exponent", "2"],
+        ["max_delay", "None"],
+    ],
+    "RetryStrategyEnum": {
+        f"{strategy}{jitter}": f"{strategy}{jitter}"
+        for strategy in ("EXPONENTIAL", "LINEAR", "FIXED")
+        for jitter in ("", "_FULL_JITTER", "_EQUAL_JITTER")
+    },
+    "Runtime": [
+        ["namespace"],
+        ["name"],
+        ["nodes"],
+        ["state_manager_uri", "None"],
+        ["key", "None"],
+        ["batch_size", "16"],
+        ["workers", "4"],
+        ["state_manage_version", "'v0'"],
+        ["poll_interval", "1"],
+    ],
+    "Runtime.start": [],
+    "StateManager": [
+        ["namespace"],
+        ["state_manager_uri", "None"],
+        ["key", "None"],
+        ["state_manager_version", "'v0'"],
+    ],
+    "StateManager.get_graph": [["graph_name"]],
+    "StateManager.trigger": [
+        ["graph_name"],
+        ["inputs", "None"],
+        ["store", "None"],
+        ["start_delay", "0"],
+    ],
+    "StateManager.upsert_graph": [
+        ["graph_name"],
+        ["graph_nodes"],
+        ["secrets"],
+        ["retry_policy", "None"],
+        ["store_config", "None"],
+        ["triggers", "None"],
+        ["validation_timeout", "60"],
+        ["polling_interval", "1"],
+    ],
+    "StoreConfigModel": [["required_keys", "[]"], ["default_values", "{}"]],
+    "UnitesModel": [["identifier"], ["strategy", "'ALL_SUCCESS'"]],
+    "UnitesStrategyEnum": {"ALL_SUCCESS": "ALL_SUCCESS", "ALL_DONE": "ALL_DONE"},
+    "VERSION": "str",
+}
+"""exospherehost 0.0.3, as ``surface`` shows it."""
+
+NOT_HERE = {"PruneSignal.send", "ReQueueAfterSignal.send"}
+"""Signals are data: the runtime reports them. Nobody but the stock runtime calls these."""
+SAME_PLACE = {"state_manage_version": "state_manager_version"}
+"""Taken under its own name too, but what stands in its place in a call is the name spelt right."""
+SAME_VALUE = {("PruneSignal", "data"): "None"}
+"""Defaults that come to the same."""
+
+
+@pytest.mark.sdk
+def test_the_pinned_surface_is_that_of_the_stock_sdk(stock_python: str) -> None:
+    out = subprocess.run(
+        [stock_python, str(SURFACE), "exospherehost"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert json.loads(out.stdout) == STOCK
+
+
+@pytest.mark.parametrize("name", sorted(STOCK.keys() - NOT_HERE))
+def test_what_the_stock_sdk_offers_is_offered_here(name: str) -> None:
+    stock, ours = STOCK[name], surface(exotrio)[name]
+    if not isinstance(stock, list):
+        assert ours == stock
+        return
+    known = {parameter[0]: parameter[1:] for parameter in ours}
+    for position, (parameter, *default) in enumerate(stock):
+        assert parameter in known
+        place = SAME_PLACE.get(parameter, parameter)
+        assert ours[position][0] == place
+        if default:
+            assert known[place] in (default, [SAME_VALUE.get((name, parameter))])
+    assert all(len(parameter) > 1 for parameter in ours[len(stock) :]), "nothing more has to be given"
+
+
+def test_the_version_is_the_one_of_the_package() -> None:
+    assert importlib.metadata.version("exotrio") == exotrio.VERSION == exotrio.__version__
