@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         DatabaseError,
         DatabaseTooNew,
         ExotrioError,
+        FieldsInvalid,
         GraphInvalid,
         KeyRefused,
         LifecycleError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         ProblemsError,
         RequestRefused,
     )
+    from exotrio._fields import from_text, to_text
     from exotrio._graph import (
         CronTrigger,
         Graph,
@@ -48,9 +50,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "_client": "StateManager",
     "_errors": (
-        "ConfigurationError DatabaseBusy DatabaseError DatabaseTooNew ExotrioError GraphInvalid KeyRefused "
-        "LifecycleError ManagerError ManagerUnavailable NotFound ProblemsError RequestRefused"
+        "ConfigurationError DatabaseBusy DatabaseError DatabaseTooNew ExotrioError FieldsInvalid "
+        "GraphInvalid KeyRefused LifecycleError ManagerError ManagerUnavailable NotFound ProblemsError "
+        "RequestRefused"
     ),
+    "_fields": "from_text to_text",
     "_graph": (
         "CronTrigger Graph GraphNodeModel RetryPolicyModel RetryStrategyEnum StoreConfigModel UnitesModel "
         "UnitesStrategyEnum"
@@ -73,6 +77,7 @@ __all__ = [
     "DatabaseError",
     "DatabaseTooNew",
     "ExotrioError",
+    "FieldsInvalid",
     "Graph",
     "GraphInvalid",
     "GraphNodeModel",
@@ -95,6 +100,8 @@ __all__ = [
     "Summary",
     "UnitesModel",
     "UnitesStrategyEnum",
+    "from_text",
+    "to_text",
 ]
 
 # A library logs nothing by itself: without this, Python prints warnings of programs that set up no logging.

@@ -6,6 +6,7 @@
     ├── ConfigurationError       an argument, setting or node class is wrong
     ├── LifecycleError           a call that does not fit the runtime's phase (started twice, ...)
     ├── GraphInvalid             a graph broke validation rules; .problems names each
+    ├── FieldsInvalid            values do not fit the typed fields of a node; .problems names each
     ├── DatabaseError            the state manager cannot use its database
     │   ├── DatabaseBusy         another process owns it
     │   └── DatabaseTooNew       a newer exotrio wrote it
@@ -72,6 +73,10 @@ class LifecycleError(ExotrioError):
 
 class GraphInvalid(ProblemsError):
     """A graph template breaks the rules; ``problems`` names each."""
+
+
+class FieldsInvalid(ProblemsError):
+    """Values do not fit the fields of a model. ``problems`` names field and kind of value, never a value."""
 
 
 class DatabaseError(ExotrioError):

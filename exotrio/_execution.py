@@ -18,8 +18,8 @@ from pydantic import BaseModel, ValidationError
 from exotrio._backoff import LONGEST_DELAY_MS, full_jitter
 from exotrio._beside import Beside
 from exotrio._error_text import bounded, error_text, last_line, redact
-from exotrio._errors import ManagerError, ManagerUnavailable
-from exotrio._fields import FieldsError, fields_of
+from exotrio._errors import FieldsInvalid, ManagerError, ManagerUnavailable
+from exotrio._fields import fields_of
 from exotrio._log_context import hide
 from exotrio._node import BaseNode, Stopping, StopView, is_plain, needs_asyncio
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
@@ -194,8 +194,8 @@ class Executor:
                 if fields is None
                 else fields.decode(claim.inputs)
             )
-        except FieldsError as error:
-            text = f"the inputs do not fit {node.__name__}.Inputs:\n{error}"
+        except FieldsInvalid as error:
+            text = "\n  ".join([f"the inputs do not fit {node.__name__}.Inputs:", *error.problems])
             return Errored(bounded(redact(text, secrets.values())))
         try:
             instance.secrets = node.Secrets.model_validate(dict(secrets))
@@ -313,10 +313,9 @@ def _returned(node: type[BaseNode], value: Any) -> Outcome:
         return Executed([item.model_dump() for item in values])
     try:
         return Executed([fields.encode(item) for item in values])
-    except FieldsError as error:
-        return Errored(
-            f"what {node.__name__}.execute returned does not fit {node.__name__}.Outputs:\n{error}"
-        )
+    except FieldsInvalid as error:
+        head = f"what {node.__name__}.execute returned does not fit {node.__name__}.Outputs:"
+        return Errored("\n  ".join([head, *error.problems]))
 
 
 def _secret_problems(node: type[BaseNode], error: ValidationError) -> str:

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from enum import Enum, Flag
 from functools import lru_cache
-from typing import Any, ForwardRef, Literal, get_args, get_origin
+from typing import Any, ForwardRef, Literal, TypeVar, get_args, get_origin
 from uuid import UUID
 
 from pydantic import BaseModel, RootModel, ValidationError
 
+from exotrio._errors import ConfigurationError, FieldsInvalid
 from exotrio._field_text import (
     SCALARS,
     choices_of,
@@ -29,15 +30,13 @@ from exotrio._field_text import (
     text_of,
 )
 
+M = TypeVar("M", bound=BaseModel)
+
 _KEYS = (str, int, UUID, date, datetime)
 _ALLOWED = (
     "str, int, float, bool, Decimal, UUID, date, datetime, time, timedelta, an Enum or a Literal; "
     "a list, tuple, set or dict of these, or a model with such fields; or one of all these or None"
 )
-
-
-class FieldsError(ValueError):
-    """Values do not fit the fields. The text names each field and the kind of value, never a value."""
 
 
 class Fields:
@@ -54,7 +53,7 @@ class Fields:
         """Return the model with these values.
 
         Raises:
-            FieldsError: a text is not one of its field's type, or the model does not take the values.
+            FieldsInvalid: a text is not one of its field's type, or the model does not take the values.
         """
         values, problems = dict(texts), []
         for name, kind in self._kinds.items():
@@ -71,13 +70,13 @@ class Fields:
                 return self._model.model_validate(values)
             except ValidationError as error:
                 problems = lines_of(error)
-        raise FieldsError("\n".join(f"  {problem}" for problem in problems))
+        raise FieldsInvalid(f"the texts do not fit {self._model.__qualname__}", problems)
 
     def encode(self, value: BaseModel) -> dict[str, Any]:
         """Return the fields of ``value`` as they travel.
 
         Raises:
-            FieldsError: a field holds something that is not of its type.
+            FieldsInvalid: a field holds something that is not of its type.
         """
         try:
             # By the model, so that serializers of its own are heeded. round_trip leaves out what is computed.
@@ -88,7 +87,9 @@ class Fields:
             }
         except Exception as error:  # serializers are a user's
             wrong = list(self._wrong(value)) or [f"it has no JSON form ({type(error).__name__})"]
-            raise FieldsError("\n".join(f"  {each}" for each in wrong)) from None
+            raise FieldsInvalid(
+                f"this {self._model.__qualname__} does not hold what its fields say", wrong
+            ) from None
 
     def schema(self) -> dict[str, Any]:
         """Return the model's JSON schema with plain strings in place of the typed fields."""
@@ -109,6 +110,41 @@ class Fields:
             except Exception:
                 held = type(getattr(value, name, None)).__name__
                 yield f"{name}: its type is {self._names.get(name, 'str')}, but it holds a {held}"
+
+
+def to_text(values: BaseModel) -> dict[str, str]:
+    """Return the fields of an ``Inputs`` or ``Outputs`` as they travel: to trigger a run with them, say.
+
+    Args:
+        values: The model.
+
+    Raises:
+        ConfigurationError: a field is of a type that cannot travel.
+        FieldsInvalid: a field holds something that is not of its type.
+    """
+    return _checked(type(values)).encode(values)
+
+
+def from_text(model: type[M], texts: Mapping[str, str]) -> M:
+    """Return the ``Inputs`` or ``Outputs`` that texts stand for: the outputs of a state, say.
+
+    Args:
+        model: Its class.
+        texts: Field name to text.
+
+    Raises:
+        ConfigurationError: a field is of a type that cannot travel.
+        FieldsInvalid: a text is missing, or is none of its field's type.
+    """
+    values = _checked(model).decode(texts)
+    assert isinstance(values, model), "a model validates to itself"
+    return values
+
+
+def _checked(model: type[BaseModel]) -> Fields:
+    if problems := field_problems(model):
+        raise ConfigurationError(f"{model.__qualname__} cannot travel as text", problems)
+    return fields_of(model) or Fields(model)
 
 
 @lru_cache(maxsize=4096)

@@ -48,9 +48,11 @@ def _no_loop_is_left() -> Iterator[None]:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The five seconds of a clean-up, shorter."""
+    """Shorter times for a clean-up and for the end of the loop."""
     for module in (_side_loop, _stop):
         monkeypatch.setattr(module, "CLEANUP", 0.1)
+    monkeypatch.setattr(_side_loop, "WIND_UP", 0.02)
+    monkeypatch.setattr(_side_loop, "CLOSE", 0.1)
 
 
 class Began:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import EXAMPLES, PATIENCE, Ended, Process, ended, exotrio
+from tests.processes import EXAMPLES, PATIENCE, Ended, Process, Processes, ended, exotrio
 
 AUDIT = EXAMPLES / "audit.py"
 UNREADABLE = Path("/proc/self/mem")
@@ -22,7 +23,13 @@ UNREADABLE = Path("/proc/self/mem")
 
 
 def test_every_example_is_run_by_a_test_here() -> None:
-    assert {file.name for file in EXAMPLES.glob("*.py")} == {"audit.py", "inside_trio.py"}
+    assert {file.name for file in EXAMPLES.glob("*.py")} == {
+        "audit.py",
+        "inside_trio.py",
+        "pipeline.py",
+        "polling.py",
+        "retry.py",
+    }
 
 
 def sums(folder: Path) -> dict[str, str]:
@@ -200,3 +207,59 @@ def test_a_runtime_inside_a_trio_application_ends_with_it(tmp_path: Path) -> Non
     assert "the application is alive\n" in end.out
     assert end.out.endswith("SUCCESS: HELLO, ADA!\n")
     assert end.err == ""
+
+
+def test_a_flaky_call_is_retried_and_each_attempt_shown(tmp_path: Path) -> None:
+    end = script("retry.py", cwd=tmp_path)
+    assert end.code == 0, end
+    failed = "RETRY_CREATED: ConnectionError: the service answered 503 Service Unavailable"
+    assert end.out.splitlines() == [
+        f"attempt 1: {failed}",
+        f"attempt 2: {failed}",
+        "attempt 3: SUCCESS: It works.",
+        "run: SUCCESS",
+    ]
+
+
+def script(name: str, *arguments: str, cwd: Path, env: dict[str, str] | None = None) -> Ended:
+    with Process([sys.executable, str(EXAMPLES / name), *arguments], cwd=cwd, env=env) as process:
+        return process.wait()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the job forks")
+def test_a_job_is_waited_for_through_a_kill_and_never_submitted_twice(tmp_path: Path) -> None:
+    arguments = ("run", EXAMPLES / "polling.py", "--store", "seconds=0.7", "-vv")
+    with exotrio(*arguments, cwd=tmp_path) as process:
+        run_id = process.line("run (\\S+) of graph")[1]
+        process.line("Wait as wait\\) begins", number=2)
+        process.kill()
+    end = ended("run", EXAMPLES / "polling.py", "--resume", run_id, cwd=tmp_path)
+    assert end.code == 0, end
+    assert end.out.splitlines()[1:] == ["wait:", "  result: 5736396"]
+    assert len(list((tmp_path / ".jobs").glob("*.accepted"))) == 1
+
+
+ORDERS = """SUCCESS
+  2 x tea: 6.85
+  total: 6.85
+SUCCESS
+  1 x cake: 4.87
+  3 x tea: 10.27
+  total: 15.14
+SUCCESS
+  1 x gold: 72590.00
+  1 x tea: 3.42
+  total: 72593.42
+"""
+
+
+def test_a_pipeline_runs_on_any_v0_server_with_its_worker_here_or_there(tmp_path: Path) -> None:
+    with Processes() as processes:
+        server = processes.server(tmp_path, "--db", ":memory:", "--v0-only")
+        here = script("pipeline.py", cwd=tmp_path, env=server.env)
+        worker = processes.start("worker", EXAMPLES / "pipeline.py", cwd=tmp_path, env=server.env)
+        worker.line("is registered")
+        there = script("pipeline.py", "--no-worker", cwd=tmp_path, env=server.env)
+    for end in (here, there):
+        assert (end.code, end.err) == (0, "")
+        assert re.sub(r"(?m)^[0-9a-f-]{36}: ", "", end.out) == ORDERS

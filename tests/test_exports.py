@@ -13,10 +13,12 @@ import exotrio
 import exotrio.monitoring
 
 NAMES = """
-BaseNode ConfigurationError CronTrigger DatabaseBusy DatabaseError DatabaseTooNew ExotrioError Graph
-GraphInvalid GraphNodeModel KeyRefused LifecycleError ManagerError ManagerUnavailable NotFound Phase
+BaseNode ConfigurationError CronTrigger DatabaseBusy DatabaseError DatabaseTooNew ExotrioError
+FieldsInvalid Graph GraphInvalid GraphNodeModel KeyRefused LifecycleError ManagerError
+ManagerUnavailable NotFound Phase
 ProblemsError PruneSignal ReQueueAfterSignal RequestRefused RetryPolicyModel RetryStrategyEnum
 Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrategyEnum VERSION
+from_text to_text
 """
 MONITORING = """
 Event Health LeaseLost Observer Polled Progress Requested Running RuntimeMetrics StateEnded Vitals

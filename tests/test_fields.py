@@ -16,11 +16,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, Se
 from exotrio import (
     BaseNode,
     ConfigurationError,
+    FieldsInvalid,
     Graph,
     GraphNodeModel,
     Runtime,
     StateManager,
     UnitesModel,
+    from_text,
+    to_text,
 )
 from exotrio._fields import fields_of
 from exotrio._node import declare
@@ -85,6 +88,29 @@ def test_a_model_of_strings_is_declared_and_run_as_ever() -> None:
         text: Annotated[str, Field(min_length=2)] = "default"
 
     assert fields_of(Plain) is None
+
+
+def test_texts_and_values_can_be_had_of_each_other_outside_of_nodes() -> None:
+    values = Inputs(plain="a", count=2, day=date(2024, 2, 29))
+    assert from_text(Inputs, to_text(values)) == values
+    assert to_text(values)["day"] == "2024-02-29"
+    with pytest.raises(
+        FieldsInvalid, match="the texts do not fit Inputs:\n  - count: a text of 3 characters"
+    ):
+        from_text(Inputs, {"plain": "a", "count": "two"})
+    with pytest.raises(FieldsInvalid, match="count: its type is int, but it holds a float"):
+        to_text(Inputs.model_construct(plain="a", count=2.5))
+    with pytest.raises(ConfigurationError, match="secret: SecretStr cannot travel"):
+        to_text(Deep())
+
+
+def test_a_model_of_strings_has_texts_and_values_too() -> None:
+    assert to_text(Item(name="a")) == {"name": "a", "price": "0.10"}
+
+    class Plain(BaseModel):
+        text: str
+
+    assert from_text(Plain, to_text(Plain(text="null"))) == Plain(text="null")
 
 
 async def test_values_arrive_typed_and_leave_as_text() -> None:
