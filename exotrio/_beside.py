@@ -51,10 +51,10 @@ class Beside:
         """Call ``function`` in a thread; see ``call_in_thread``."""
         return await call_in_thread(function, what, self._threads)
 
-    async def in_loop(self, function: Callable[[], Any], what: str, patience: trio.CancelScope) -> Any:
+    async def in_loop(self, function: Callable[[], Any], what: str) -> Any:
         """Call ``function``, and await what it returns, in the asyncio loop; see ``SideLoop.call``."""
         from exotrio._side_loop import SideLoop  # here, since it imports asyncio
 
         if self._loop is None or self._loop.ended:
             self._loop = SideLoop(self._tasks, self._changed)
-        return await self._loop.call(function, what, patience)
+        return await self._loop.call(function, what)

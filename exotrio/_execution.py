@@ -50,7 +50,6 @@ class Execution:
         self.scope = anyio.CancelScope()
         self.began = False
         self._in_thread = False
-        self._patience: trio.CancelScope | None = None
 
     def drain(self) -> None:
         """Tell the node that the runtime stops."""
@@ -79,11 +78,9 @@ class Execution:
             self.scope.cancel()
 
     def give_up(self) -> None:
-        """Wait no longer; a node beside the Trio loop is left to itself."""
+        """Wait no longer; a thread is left to itself."""
         self.cancel()
         self.scope.cancel()
-        if self._patience is not None:
-            self._patience.cancel()
 
     @property
     def draining(self) -> bool:
@@ -107,11 +104,6 @@ class Execution:
             if self.cancelled:
                 # The thread only had to be told. Whatever follows it on the loop is cancelled as usual.
                 self.scope.cancel()
-
-    async def in_loop(self, function: Callable[[], Any], beside: Beside, what: str) -> Any:
-        """Call ``function``, and await what it returns, in the asyncio loop."""
-        self._patience = trio.CancelScope(shield=True)
-        return await beside.in_loop(function, what, self._patience)
 
 
 async def _at_once() -> None:
@@ -202,7 +194,7 @@ class Executor:
         except ValidationError as error:
             return Errored(bounded(redact(_secret_problems(node, error), secrets.values())))
         if needs_asyncio(node):
-            value = await execution.in_loop(instance.execute, self.beside, _shown(claim))
+            value = await self.beside.in_loop(instance.execute, _shown(claim))
         elif not is_plain(node):
             value = await instance.execute()
         else:

@@ -68,14 +68,12 @@ class SideLoop:
         """Whether a node was left behind that the loop could not even be told to cancel."""
         return bool(self._unheard)
 
-    async def call(self, function: Callable[[], Any], what: str, patience: trio.CancelScope) -> Any:
+    async def call(self, function: Callable[[], Any], what: str) -> Any:
         """Return what ``function`` returns in the loop; if that is awaitable, what it comes to.
 
         Args:
             function: What to call. It sees the context variables of the caller.
             what: Names it in the log.
-            patience: A shielded scope, not entered yet: whoever cancels it lets the call be left behind
-                at once.
 
         Cancellation:
             Cancels the asyncio task, and waits up to 5 s for it to end. If it returns or raises
@@ -89,7 +87,7 @@ class SideLoop:
         try:
             await call.over.wait()
         except trio.Cancelled:
-            if not await self._cancelled(call, patience):
+            if not await self._cancelled(call):
                 raise
         return call.result()
 
@@ -128,15 +126,14 @@ class SideLoop:
         """``call`` is over: it need not be ended with the loop."""
         self._calls.discard(call)
 
-    async def _cancelled(self, call: _Call, patience: trio.CancelScope) -> bool:
+    async def _cancelled(self, call: _Call) -> bool:
         """Cancel ``call``; return whether it ended with something other than its cancellation."""
         if call.revoke():
             self.forget(call)
             return False
         with suppress(RuntimeError):  # the loop is closed, and its calls are over
             self.soon(call.cancel, self._heard)
-        patience.deadline = trio.current_time() + CLEANUP
-        with patience:
+        with trio.move_on_after(CLEANUP, shield=True):
             await call.over.wait()
         if call.over.is_set():
             return not call.was_cancelled

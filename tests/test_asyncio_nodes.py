@@ -588,6 +588,7 @@ async def test_a_blocked_loop_blocks_neither_trio_nor_the_stop(
             rt.stop()
     assert "the asyncio loop is blocked, by state 000000000000000000000000 (Blocks)" in caplog.text
     assert "its thread is left behind" in caplog.text
+    assert caplog.text.count("goes on in the asyncio loop") == 1, "what was not begun cannot go on"
     release.set()
     for thread in loop_threads():
         thread.join(20)
@@ -596,25 +597,38 @@ async def test_a_blocked_loop_blocks_neither_trio_nor_the_stop(
 async def test_nodes_are_begun_again_once_the_loop_goes_on(
     short: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    release = threading.Event()
+    release, began, ran = threading.Event(), Began(), []
 
     async def blocks(self: BaseNode) -> None:
+        began.set()
         release.wait(20)
         await asyncio.sleep(20)
+
+    async def late(self: BaseNode) -> None:
+        ran.append("although its time was over before it could begin")
 
     async def fine(self: BaseNode) -> None: ...
 
     server = V0Server()
     server.add("Blocks")
-    rt = runtime(server, node(blocks, "Blocks", timeout=0.02), node(fine, "Fine"), poll_interval=0.01)
+    rt = runtime(
+        server,
+        node(blocks, "Blocks", timeout=0.05),
+        node(late, "Late", timeout=0.01),
+        node(fine, "Fine"),
+        poll_interval=0.01,
+    )
     with caplog.at_level(logging.INFO), trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rt.run)
-            await server.until(lambda: server.statuses() == {"ERRORED": 1})
+            await began.wait()
+            server.add("Late")
+            await server.until(lambda: server.statuses() == {"ERRORED": 2})
             server.add("Fine")
             release.set()
-            await server.until(lambda: server.statuses() == {"ERRORED": 1, "EXECUTED": 1})
+            await server.until(lambda: server.statuses() == {"ERRORED": 2, "EXECUTED": 1})
             rt.stop()
+    assert not ran
     assert "the asyncio loop goes on" in caplog.text
     assert "raised CancelledError in the asyncio loop at last" in caplog.text
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 import trio
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, SecretStr, create_model
 
 from exotrio import (
     BaseNode,
@@ -102,6 +102,31 @@ def test_texts_and_values_can_be_had_of_each_other_outside_of_nodes() -> None:
         to_text(Inputs.model_construct(plain="a", count=2.5))
     with pytest.raises(ConfigurationError, match="secret: SecretStr cannot travel"):
         to_text(Deep())
+
+
+TEXTS = ("null", '"null"', '"\\"null\\""', '"a"', '"', "", "[]", '["null"]', "a")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "values"),
+    [
+        (str | None, (None, *TEXTS)),
+        (list[str | None], [[None, *TEXTS], []]),
+        (list[str | None] | None, [None, [None, *TEXTS]]),
+        (list[list[str | None]], [[[None, *TEXTS], []]]),
+        (list[list[str | None] | None], [[None, [None, *TEXTS]]]),
+        (list[list[str]], [[list(TEXTS), []]]),
+        (Literal["null", "a"] | None, (None, "null", "a")),
+        (list[Literal["null", "a"] | None], [["null", None]]),
+        (dict[str, str | None], [{"null": None, "": "null"}]),
+    ],
+)
+def test_none_and_the_texts_that_look_like_it_are_told_apart(annotation: Any, values: Any) -> None:
+    one = create_model("One", field=(annotation, ...))
+    many = create_model("Many", field=(list[annotation], ...))  # type: ignore[valid-type]
+    texts = [to_text(one(field=value))["field"] for value in values]
+    assert [from_text(one, {"field": text}).field for text in texts] == list(values)  # type: ignore[attr-defined]
+    assert from_text(many, {"field": json.dumps(texts)}).field == list(values)  # type: ignore[attr-defined]
 
 
 def test_a_model_of_strings_has_texts_and_values_too() -> None:
