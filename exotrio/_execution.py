@@ -222,6 +222,7 @@ class Executor:
                 return _signalled(signal)
         except Exception as broken:  # a signal can be subclassed, and its data exchanged
             error = broken
+        _hint_at_asyncio(self.nodes[claim.node_name], signal)
         text = error_text(error, secrets.values())
         log.error("state %s: %s failed: %s", claim.state_id, claim.node_name, last_line(text))
         log.info("%s", text)
@@ -272,6 +273,19 @@ def _single(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+_WITHOUT_ASYNCIO = ("no running event loop", "trio.run received unrecognized yield message")
+
+
+def _hint_at_asyncio(node: type[BaseNode], error: BaseException) -> None:
+    """Tell whoever changed the import and nothing else what a node for asyncio needs."""
+    if needs_asyncio(node) or is_plain(node) or type(error) not in (RuntimeError, TypeError):
+        return
+    if str(error).startswith(_WITHOUT_ASYNCIO):
+        error.add_note(
+            f'{node.__name__} needs asyncio, but runs on Trio: give its class event_loop = "asyncio"'
+        )
 
 
 def _signalled(signal: Signal) -> Outcome:

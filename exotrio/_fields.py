@@ -155,6 +155,7 @@ def fields_of(model: type[BaseModel]) -> Fields | None:
 
 def field_problems(model: type[BaseModel]) -> list[str]:
     """Return what cannot make the round trip through text, one line each."""
+    _complete(model)
     problems = []
     for name, info in model.model_fields.items():
         if not _is_typed(info):
@@ -166,6 +167,11 @@ def field_problems(model: type[BaseModel]) -> list[str]:
         else:
             problems += [f"{name}: {why}" for why in _why_not(info.annotation, ())]
     return problems
+
+
+def _complete(model: type[BaseModel]) -> None:
+    """Look names up again that were not known yet when the class was defined."""
+    model.model_rebuild(raise_errors=False)
 
 
 def _is_typed(info: Any) -> bool:
@@ -205,6 +211,7 @@ def _why_not(annotation: Any, within: tuple[type, ...]) -> list[str]:
 
 
 def _why_no_model(model: type[BaseModel], within: tuple[type, ...]) -> list[str]:
+    _complete(model)
     problems = []
     for name, info in model.model_fields.items():
         where = f"{model.__name__}.{name}"

@@ -193,6 +193,17 @@ def test_no_asyncio_is_loaded_for_nodes_that_do_not_ask_for_it() -> None:
     assert out.stdout == "False\n"
 
 
+@pytest.mark.parametrize("what", [lambda: asyncio.sleep(1), lambda: asyncio.sleep(0)])
+async def test_a_node_that_was_to_ask_for_asyncio_is_told_so(what: Any) -> None:
+    async def execute(self: BaseNode) -> None:
+        await what()
+
+    outcome = await run_node(node(execute, event_loop="trio"))
+    assert isinstance(outcome, Errored)
+    hint = 'Node needs asyncio, but runs on Trio: give its class event_loop = "asyncio"'
+    assert outcome.error.splitlines()[-1] == hint
+
+
 # -- results
 
 

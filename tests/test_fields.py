@@ -29,7 +29,7 @@ from exotrio._fields import fields_of
 from exotrio._node import declare
 from exotrio.manager import embedded
 from exotrio.testing import Errored, Executed, run_node
-from tests.doubles import V0Server
+from tests.doubles import V0Server, runtime
 
 Kilo = NewType("Kilo", int)
 
@@ -243,6 +243,26 @@ async def test_an_aggregate_reaches_a_typed_list_as_values_and_a_string_as_it_is
 
 def refuse(value: int) -> int:
     raise ValueError(f"I will not take {value}")
+
+
+class Early(BaseModel):
+    later: Later
+    others: list[Later]
+
+
+class Later(BaseModel):
+    last: Last
+
+
+class Last(BaseModel):
+    text: str
+
+
+def test_a_type_may_be_defined_below_the_fields_that_have_it() -> None:
+    node = type("Node", (BaseNode,), {"Inputs": Early, "execute": Echo.execute})
+    assert runtime(V0Server(), node)
+    values = Early(later=Later(last=Last(text="a")), others=[])
+    assert to_text(values) == {"later": '{"last":{"text":"a"}}', "others": "[]"}
 
 
 class Permission(Flag):
