@@ -1,5 +1,6 @@
 """Nodes with ``event_loop = "asyncio"``: one asyncio loop beside Trio's, and the ways a node in it ends.
-In real time, since threads are involved."""
+
+In real time, since threads are involved; where timeouts are to be over, the clock is put forward."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
+from itertools import chain, repeat
 from typing import Any
 
 import anyio
@@ -19,13 +21,15 @@ import anyio.lowlevel
 import pytest
 import sniffio
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal, Stopping, _side_loop, _stop
+from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal, Stopping, _side_loop
 from exotrio.testing import Errored, Executed, Pruned, Requeued, run_node
 from tests.doubles import NativeServer, V0Server, runtime
 from tests.helpers import eventually
 
 THREAD = "exotrio asyncio"
+Jump = Callable[[float], None]
 
 
 class Text(BaseNode.Outputs):
@@ -48,13 +52,11 @@ def _no_loop_is_left() -> Iterator[None]:
     assert not loop_threads()
 
 
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorter times for a clean-up and for the end of the loop."""
-    for module in (_side_loop, _stop):
-        monkeypatch.setattr(module, "CLEANUP", 0.1)
-    monkeypatch.setattr(_side_loop, "WIND_UP", 0.02)
-    monkeypatch.setattr(_side_loop, "CLOSE", 0.1)
+def jumping(mock_clock: MockClock) -> Jump:
+    """Return a function that puts Trio's clock forward, from any thread. It goes on as real time does."""
+    mock_clock.rate = 1
+    token = trio.lowlevel.current_trio_token()
+    return lambda seconds: token.run_sync_soon(mock_clock.jump, seconds)
 
 
 class Began:
@@ -68,7 +70,7 @@ class Began:
         self._token.run_sync_soon(self._event.set)
 
     async def wait(self) -> None:
-        with trio.fail_after(20):
+        with trio.fail_after(600):
             await self._event.wait()
 
 
@@ -354,6 +356,10 @@ class Cleaning:
 
         self.execute = execute
 
+    async def jump_once_begun(self, jump: Jump) -> None:
+        await self.began.wait()
+        jump(30)
+
     async def ended(self) -> None:
         assert "clean" in self.told
 
@@ -395,10 +401,13 @@ async def test_a_node_that_ends_within_the_drain_is_reported() -> None:
     assert server.states["0" * 24].result == [{"text": "draining"}]
 
 
-async def test_a_timeout_cancels_the_node() -> None:
+async def test_a_timeout_cancels_the_node(mock_clock: MockClock) -> None:
+    jump = jumping(mock_clock)
     cleaning = Cleaning()
-    outcome = await run_node(node(cleaning.execute, timeout=0.05))
-    assert outcome == Errored("timed out after 0.05 s (timeout of Node)")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cleaning.jump_once_begun, jump)
+        outcome = await run_node(node(cleaning.execute, timeout=30))
+    assert outcome == Errored("timed out after 30 s (timeout of Node)")
     assert cleaning.learnt(Stopping.TIMED_OUT)
 
 
@@ -443,27 +452,33 @@ async def test_a_cancellation_before_the_first_step_runs_nothing() -> None:
     assert not ran
 
 
-async def test_a_value_returned_all_the_same_counts() -> None:
+async def test_a_value_returned_all_the_same_counts(mock_clock: MockClock) -> None:
+    jump = jumping(mock_clock)
+
     async def execute(self: BaseNode) -> Any:
+        jump(30)
         try:
             await asyncio.sleep(20)
         except asyncio.CancelledError:
             await asyncio.sleep(0)
         return Text(text=self.stopping)
 
-    assert await run_node(node(execute, timeout=0.05)) == Executed([{"text": "timed out"}])
+    assert await run_node(node(execute, timeout=30)) == Executed([{"text": "timed out"}])
 
 
-async def test_what_a_cancelled_node_raises_is_told_with_its_frames_only() -> None:
+async def test_what_a_cancelled_node_raises_is_told_with_its_frames_only(mock_clock: MockClock) -> None:
+    jump = jumping(mock_clock)
+
     async def execute(self: BaseNode) -> None:
+        jump(30)
         try:
             await asyncio.sleep(20)
         finally:
             raise ValueError("in the clean-up")
 
-    outcome = await run_node(node(execute, timeout=0.05))
+    outcome = await run_node(node(execute, timeout=30))
     assert isinstance(outcome, Errored)
-    assert outcome.error.startswith("timed out after 0.05 s (timeout of Node); it then raised\n")
+    assert outcome.error.startswith("timed out after 30 s (timeout of Node); it then raised\n")
     assert "ValueError: in the clean-up" in outcome.error
     assert "trio.Cancelled" not in outcome.error
 
@@ -472,29 +487,33 @@ async def test_what_a_cancelled_node_raises_is_told_with_its_frames_only() -> No
 
 
 class Swallowing:
-    """A node that takes no notice of its cancellation until it is released."""
+    """A node that takes no notice of its cancellation until it is released. The clock is put forward
+    so that its timeout of 30 s, if it has one, is over, and then the time for its clean-up."""
 
-    def __init__(self) -> None:
+    def __init__(self, jump: Jump) -> None:
         self.began = Began()
         self.release = False
         swallowing = self
 
         async def execute(self: BaseNode) -> Any:
+            after = chain([5], repeat(0))  # no further at the end of the loop, which cancels too
             swallowing.began.set()
+            jump(30 if self.timeout else 0)
             while not swallowing.release:
                 try:
                     await asyncio.sleep(0.002)
                 except asyncio.CancelledError:
-                    continue
+                    jump(next(after))
             return Text(text="too late")
 
         self.execute = execute
 
 
 async def test_a_node_that_swallows_its_cancellation_is_left_behind_and_the_loop_goes_on(
-    short: None, caplog: pytest.LogCaptureFixture
+    mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    swallowing = Swallowing()
+    jump = jumping(mock_clock)
+    swallowing = Swallowing(jump)
 
     async def heard_of_the_late_end() -> None:
         assert "(Node) returned in the asyncio loop at last, which is ignored" in caplog.text
@@ -503,8 +522,8 @@ async def test_a_node_that_swallows_its_cancellation_is_left_behind_and_the_loop
 
     server = V0Server()
     server.add("Node")
-    rt = runtime(server, node(swallowing.execute, timeout=0.02), node(quick, "Quick"), poll_interval=0.01)
-    with trio.fail_after(20):
+    rt = runtime(server, node(swallowing.execute, timeout=30), node(quick, "Quick"), poll_interval=0.01)
+    with trio.fail_after(600):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rt.run)
             await server.until(lambda: server.statuses() == {"ERRORED": 1})
@@ -518,8 +537,11 @@ async def test_a_node_that_swallows_its_cancellation_is_left_behind_and_the_loop
     assert rt.summary.completed == 3
 
 
-async def test_too_many_nodes_left_behind_hold_asyncio_nodes_back_and_nothing_else(short: None) -> None:
-    swallowing = Swallowing()
+async def test_too_many_nodes_left_behind_hold_asyncio_nodes_back_and_nothing_else(
+    mock_clock: MockClock,
+) -> None:
+    jump = jumping(mock_clock)
+    swallowing = Swallowing(jump)
 
     async def on_trio(self: BaseNode) -> None:
         await trio.lowlevel.checkpoint()
@@ -528,13 +550,13 @@ async def test_too_many_nodes_left_behind_hold_asyncio_nodes_back_and_nothing_el
     server.add("Node", 6)
     rt = runtime(
         server,
-        node(swallowing.execute, timeout=0.01),
+        node(swallowing.execute, timeout=30),
         node(on_trio, "OnTrio", event_loop="trio"),
         workers=1,
         batch_size=1,
         poll_interval=0.01,
     )
-    with trio.fail_after(20):
+    with trio.fail_after(600):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rt.run)
             await server.until(lambda: server.statuses()["ERRORED"] == 4)
@@ -547,13 +569,14 @@ async def test_too_many_nodes_left_behind_hold_asyncio_nodes_back_and_nothing_el
 
 
 async def test_the_stop_path_leaves_a_node_that_does_not_end_and_hands_its_state_back(
-    short: None, caplog: pytest.LogCaptureFixture
+    mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    swallowing = Swallowing()
+    jump = jumping(mock_clock)
+    swallowing = Swallowing(jump)
     server = V0Server()
     server.add("Node")
     rt = runtime(server, node(swallowing.execute))
-    with trio.fail_after(20):
+    with trio.fail_after(600):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rt.run)
             await swallowing.began.wait()
@@ -563,8 +586,9 @@ async def test_the_stop_path_leaves_a_node_that_does_not_end_and_hands_its_state
 
 
 async def test_a_blocked_loop_blocks_neither_trio_nor_the_stop(
-    short: None, caplog: pytest.LogCaptureFixture
+    mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    jump = jumping(mock_clock)
     release, began = threading.Event(), Began()
 
     async def blocks(self: BaseNode) -> None:
@@ -579,7 +603,7 @@ async def test_a_blocked_loop_blocks_neither_trio_nor_the_stop(
 
     server = V0Server()
     server.add("Blocks")
-    on_asyncio = {"timeout": 0.05}
+    on_asyncio = {"timeout": 30}
     rt = runtime(
         server,
         node(blocks, "Blocks", **on_asyncio),
@@ -587,12 +611,16 @@ async def test_a_blocked_loop_blocks_neither_trio_nor_the_stop(
         node(on_trio, "OnTrio", event_loop="trio"),
         poll_interval=0.01,
     )
-    with trio.fail_after(20):
+    with trio.fail_after(600):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rt.run)
             await began.wait()
             server.add("OnTrio", 3)
             server.add("Waits")
+            await server.until(lambda: server.statuses() == {"EXECUTED": 3, "QUEUED": 2})
+            for seconds in (30, 5):  # the timeouts, and the time for a clean-up
+                await wait_all_tasks_blocked()
+                jump(seconds)
             await server.until(lambda: server.statuses() == {"EXECUTED": 3, "ERRORED": 2})
             server.add("Waits")  # by now the loop is known to be blocked
             server.add("OnTrio")
@@ -606,8 +634,9 @@ async def test_a_blocked_loop_blocks_neither_trio_nor_the_stop(
 
 
 async def test_nodes_are_begun_again_once_the_loop_goes_on(
-    short: None, caplog: pytest.LogCaptureFixture
+    mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    jump = jumping(mock_clock)
     release, began, ran = threading.Event(), Began(), []
 
     async def blocks(self: BaseNode) -> None:
@@ -624,16 +653,20 @@ async def test_nodes_are_begun_again_once_the_loop_goes_on(
     server.add("Blocks")
     rt = runtime(
         server,
-        node(blocks, "Blocks", timeout=0.05),
-        node(late, "Late", timeout=0.01),
+        node(blocks, "Blocks", timeout=30),
+        node(late, "Late", timeout=30),
         node(fine, "Fine"),
         poll_interval=0.01,
     )
-    with caplog.at_level(logging.INFO), trio.fail_after(20):
+    with caplog.at_level(logging.INFO), trio.fail_after(600):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rt.run)
             await began.wait()
             server.add("Late")
+            await server.until(lambda: server.statuses() == {"QUEUED": 2})
+            for seconds in (30, 5):
+                await wait_all_tasks_blocked()
+                jump(seconds)
             await server.until(lambda: server.statuses() == {"ERRORED": 2})
             server.add("Fine")
             release.set()
@@ -673,14 +706,27 @@ async def test_what_nodes_left_in_the_loop_is_ended_with_it() -> None:
     assert ended == ["task", "generator"]
 
 
-def test_a_loop_outlives_the_trio_loop_that_left_it_without_harm(short: None) -> None:
+def test_a_loop_outlives_the_trio_loop_that_left_it_without_harm(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_side_loop, "CLEANUP", 0)
     release = threading.Event()
 
     async def execute(self: BaseNode) -> None:
+        began.set()
         release.wait(20)
 
-    outcome = trio.run(run_node, node(execute, timeout=0.02))
-    assert isinstance(outcome, Errored)
+    async def main() -> None:
+        nonlocal began
+        began = Began()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_node, node(execute))
+            await began.wait()
+            nursery.cancel_scope.cancel()
+
+    began: Any = None
+    trio.run(main)
+    assert "its thread is left behind" in caplog.text
     release.set()
 
 
