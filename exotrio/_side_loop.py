@@ -31,7 +31,7 @@ from exotrio._stop import CLEANUP
 
 log = logging.getLogger("exotrio.worker")
 
-WIND_UP = 0.3
+WIND_UP = 0.2
 """Seconds for tasks and async generators that nodes left in the loop, at its end."""
 CLOSE = 0.5
 """Seconds to wait for the end of the thread."""
