@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from exotrio._node import BaseNode, Stopping
     from exotrio._runtime import Runtime
     from exotrio._signals import PruneSignal, ReQueueAfterSignal
-    from exotrio._version import VERSION, __version__
+    from exotrio._version import VERSION
 
 _HOMES = {
     "_client": "StateManager",
@@ -64,7 +64,7 @@ _HOMES = {
     "_node": "BaseNode Stopping",
     "_runtime": "Runtime",
     "_signals": "PruneSignal ReQueueAfterSignal",
-    "_version": "VERSION __version__",
+    "_version": "VERSION",
 }
 """Module to the names it gives: the imports above, for those who do not check types."""
 

@@ -3,4 +3,3 @@
 from __future__ import annotations
 
 VERSION = "0.1.0"
-__version__ = VERSION

@@ -118,4 +118,4 @@ def test_what_the_stock_sdk_offers_is_offered_here(name: str) -> None:
 
 
 def test_the_version_is_the_one_of_the_package() -> None:
-    assert importlib.metadata.version("exotrio") == exotrio.VERSION == exotrio.__version__
+    assert importlib.metadata.version("exotrio") == exotrio.VERSION
