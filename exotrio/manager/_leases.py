@@ -121,7 +121,7 @@ def expire(tx: Transaction, now: int, terms: Terms) -> int:
                 (text, lost, tx.now_ms, tx.now_ms, state["seq"]),
             )
             run = RunScope(state["run"], tx.template(state["template"]))
-            changes.move(run, state["place"], state["groups"], QUEUED, ERRORED)
+            changes.end(run, state, ERRORED)
             note(tx, state["seq"], "poison", state["worker"])
         else:
             tx.execute(

@@ -160,7 +160,7 @@ def _executed(changes: Changes, run: RunScope, state: sqlite3.Row, outputs: list
                 " finished_at = ? WHERE seq = ?",
                 (status, to_json(output).decode(), error, path, tx.now_ms, tx.now_ms, seq),
             )
-            changes.move(run, state["place"], state["groups"], state["status"], status)
+            changes.end(run, state, status)
             if not error:
                 changes.succeeded(run, seq, state["place"], state["groups"], path)
         else:
@@ -247,7 +247,7 @@ def _errored(changes: Changes, run: RunScope, state: sqlite3.Row, error: str) ->
         "UPDATE states SET status = ?, error = ?, updated_at = ?, finished_at = ? WHERE seq = ?",
         (status, error, tx.now_ms, tx.now_ms, state["seq"]),
     )
-    changes.move(run, state["place"], state["groups"], state["status"], status)
+    changes.end(run, state, status)
     return Recorded(ItemResult.OK, retry_created=status == RETRY_CREATED)
 
 
@@ -273,7 +273,7 @@ def _pruned(changes: Changes, run: RunScope, state: sqlite3.Row, data: dict[str,
         "UPDATE states SET status = ?, data = ?, updated_at = ?, finished_at = ? WHERE seq = ?",
         (PRUNED, to_json(data).decode(), tx.now_ms, tx.now_ms, state["seq"]),
     )
-    changes.move(run, state["place"], state["groups"], state["status"], PRUNED)
+    changes.end(run, state, PRUNED)
     return Recorded(ItemResult.OK, enqueue_after=state["enqueue_after"])
 
 

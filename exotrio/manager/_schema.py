@@ -7,7 +7,7 @@ state and the tail of its public id, so finding a state by id needs no index of 
 
 from __future__ import annotations
 
-VERSION = 2
+VERSION = 3
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -124,6 +124,8 @@ CREATE INDEX states_held ON states (claim) WHERE status = 'QUEUED';
 CREATE INDEX states_leased ON states (lease_until) WHERE status = 'QUEUED' AND lease_until IS NOT NULL;
 CREATE INDEX states_by_run ON states (run);
 CREATE INDEX states_failed ON states (run) WHERE status IN ('ERRORED', 'NEXT_CREATED_ERROR');
+CREATE INDEX states_failed_by_time ON states (kind, finished_at)
+    WHERE status IN ('ERRORED', 'NEXT_CREATED_ERROR') AND error <> 'cancelled';
 -- An attempt is replaced once.
 CREATE UNIQUE INDEX states_retried ON states (retry_of) WHERE retry_of IS NOT NULL;
 -- Each united node runs once for each state of its target.
@@ -177,6 +179,16 @@ CREATE TABLE events (
 );
 CREATE INDEX events_by_state ON events (state, id);
 
+-- How many states of a node ended in a minute, how, and in which bucket of time (_tally).
+CREATE TABLE tallies (
+    kind INTEGER NOT NULL,
+    minute INTEGER NOT NULL,             -- of Unix time
+    status TEXT NOT NULL,
+    bucket INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (kind, minute, status, bucket)
+) WITHOUT ROWID;
+
 -- Native claims of the last minutes: one that took states, or was voided, takes no more.
 CREATE TABLE claims (id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX claims_by_age ON claims (at);
@@ -223,6 +235,18 @@ CREATE TABLE templates (
 INSERT INTO templates SELECT * FROM templates_1;
 DROP TABLE templates_1;
 CREATE INDEX templates_by_graph ON templates (graph);
+""",
+    2: """
+CREATE TABLE tallies (
+    kind INTEGER NOT NULL,
+    minute INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    bucket INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (kind, minute, status, bucket)
+) WITHOUT ROWID;
+CREATE INDEX states_failed_by_time ON states (kind, finished_at)
+    WHERE status IN ('ERRORED', 'NEXT_CREATED_ERROR') AND error <> 'cancelled';
 """,
 }
 """From a version to the next: what to run."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from exotrio._wire import StateStatus
+from exotrio.manager._tally import bucket_of
 from exotrio.manager._template import Template
 from exotrio.manager._transaction import Transaction, View
 
@@ -152,6 +153,12 @@ class Changes:
             if old in _GROUP_COLUMN:
                 members[_GROUP_COLUMN[old]] -= 1
             self._touched[t] = (run, target)
+
+    def end(self, run: RunScope, state: sqlite3.Row, status: str) -> None:
+        """As ``move``, for a state whose node has had its say: it is tallied too."""
+        self.move(run, state["place"], state["groups"], state["status"], status)
+        ran_ms = self.tx.now_ms - (state["claimed_at"] or self.tx.now_ms)
+        self.tx.tally[state["kind"], status, bucket_of(ran_ms)] += 1
 
     def count(self, run_id: int, place: int, old: str | None, new: str) -> None:
         """As ``move``, for a move that groups do not see: between claimable and claimed."""

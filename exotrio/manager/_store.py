@@ -29,6 +29,7 @@ import trio
 
 from exotrio._errors import DatabaseError
 from exotrio.manager._copy import remove_leftovers
+from exotrio.manager import _tally
 from exotrio.manager._database import MEMORY, Ownership, open_reader, open_writer
 from exotrio.manager._transaction import Catalog, Topic, Transaction, View
 
@@ -63,6 +64,7 @@ class Committed:
     size: int = 0
     ready: set[Topic] = field(default_factory=set)
     ended: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    tally: Counter[_tally.Key] = field(default_factory=Counter)
 
 
 class Store(Protocol):
@@ -76,6 +78,11 @@ class Store(Protocol):
     @property
     def path(self) -> Path | None:
         """The file, or None in memory."""
+        ...
+
+    @property
+    def written(self) -> int:
+        """Rows written since the start: a number that grows whenever something may look different."""
         ...
 
     async def write(
@@ -111,6 +118,7 @@ class _Engine:
         self.connection = connection
         self.catalog = catalog
         self.clock = clock
+        self.written = 0
         self.stamp: str = connection.execute("SELECT value FROM meta WHERE key = 'stamp'").fetchone()[0]
         last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'states'").fetchone()
         self.next_seq = (last[0] if last else 0) + 1
@@ -126,7 +134,10 @@ class _Engine:
             self.connection.execute("BEGIN IMMEDIATE")
             for call in calls:
                 results.append(self._in_savepoint(call, committed))
+            if committed.tally:
+                _tally.write(self.connection, committed.tally, self.clock())
             self.connection.execute("COMMIT")
+            self.written = self.connection.total_changes
         except Exception as error:
             # A full disk, say: SQLite may have rolled back the whole group, and then nobody's
             # work happened, also of those whose use case had already returned. Not only SQLite's
@@ -150,6 +161,8 @@ class _Engine:
             self.connection.execute("RELEASE use_case")
             committed.ready |= transaction.ready
             committed.ended.update(transaction.ended)
+            if transaction.tally:
+                committed.tally.update(transaction.tally)
         elif isinstance(result, outcome.Error):
             if not self.connection.in_transaction:
                 # SQLite rolled everything back already, so the whole group fails, and for this reason.
@@ -191,6 +204,10 @@ class MemoryStore:
         self.path = None
         self.on_ready: Callable[[set[Topic]], None] = lambda kinds: None
         self.on_commit: Callable[[Committed], None] = lambda committed: None
+
+    @property
+    def written(self) -> int:
+        return self._engine.written
 
     async def write(
         self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
@@ -254,6 +271,10 @@ class FileStore:
         self._reading = trio.CapacityLimiter(2)
         self._thread = threading.Thread(target=self._run_writer, name="exotrio-store", daemon=True)
         self._thread.start()
+
+    @property
+    def written(self) -> int:
+        return self._engine.written
 
     async def write(
         self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs

@@ -97,6 +97,7 @@ class Transaction(View):
     Attributes:
         ready: Kinds of which a state became claimable or will, and runs that ended or may have.
         ended: How many states got a status in which they stay, by (namespace, node, status).
+        tally: States that ended: (kind, status, bucket of time) to how many.
         undo: Set by a use case whose result must not get lost: run, as a use case of its own, if
             the caller was gone by the time it was committed.
     """
@@ -108,6 +109,7 @@ class Transaction(View):
         self.next_seq = next_seq
         self.ready: set[Topic] = set()
         self.ended: Counter[tuple[str, str, str]] = Counter()
+        self.tally: Counter[tuple[int, str, int]] = Counter()
         self.undo: Callable[[Transaction], object] | None = None
 
     def registered(self, namespace: str, name: str) -> Registered | None:
