@@ -104,6 +104,8 @@ class _Native:
         """Claim; while there is nothing, wait for something until ``wait_ms`` is over, the client
         goes away or the server stops."""
         limit = min(body.limit, LARGEST_BATCH)
+        now = self._service.monotonic()
+        self._service.workers.polled(namespace, body.worker_id, frozenset(body.limits), now)
         deadline = trio.current_time() + from_ms(body.wait_ms)
         wakeups = self._service.wakeups
         while True:

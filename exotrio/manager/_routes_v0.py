@@ -165,6 +165,7 @@ class _V0:
         body = await read_model(request, ClaimRequest)
         limit = min(body.batch_size, LARGEST_BATCH)
         claimer = self._service.claimer(local=LOCAL in request.scope)
+        self._service.workers.polled(namespace, None, frozenset(body.nodes), self._service.monotonic())
         limits = dict.fromkeys(body.nodes, limit)
         claimed = await settled(self._store.write(_claims.claim, namespace, limits, limit, claimer))
         seqs = [state.seq for state in claimed.states]

@@ -15,8 +15,10 @@ class Worker:
     """One worker process.
 
     Attributes:
-        last: Its last heartbeat.
-        seen_at: When that came, on the monotonic clock, ms.
+        last: Its last heartbeat; an empty one as long as it only claimed.
+        seen_at: When it was last heard of, on the monotonic clock, ms.
+        polled_at: When it last asked for states, likewise.
+        nodes: Those it asked for. One that runs as often as its limit allows is left out of a claim.
         commands: What is asked of it; handed over with every heartbeat until it obeys.
         tasks: The task tree it sent last, if it was asked for one.
         tasks_at: When that came.
@@ -25,24 +27,30 @@ class Worker:
     namespace: str
     last: HeartbeatRequest
     seen_at: int
+    polled_at: int | None = None
+    nodes: frozenset[str] = frozenset()
     commands: set[str] = field(default_factory=set)
     tasks: str | None = None
     tasks_at: int | None = None
 
 
 class Workers:
-    """The workers heard of lately."""
+    """The workers heard of lately.
+
+    Attributes:
+        heard: Grows with everything that is heard of them.
+    """
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], Worker] = {}
+        self._anonymous: dict[tuple[str, frozenset[str]], int] = {}
+        self.heard = 0
 
     def seen(self, namespace: str, beat: HeartbeatRequest, now: int) -> list[str]:
         """Note a heartbeat and return the commands for the worker."""
-        for key, worker in list(self._known.items()):
-            if now - worker.seen_at > FORGOTTEN_AFTER_MS:
-                del self._known[key]
-        worker = self._known.setdefault((namespace, beat.worker_id), Worker(namespace, beat, now))
-        worker.last, worker.seen_at = beat, now
+        worker = self._worker(namespace, beat.worker_id, now)
+        worker.last = beat
+        self.heard += 1
         if beat.tasks is not None:
             worker.tasks, worker.tasks_at, beat.tasks = beat.tasks, now, None
             worker.commands.discard("tasks")
@@ -64,10 +72,52 @@ class Workers:
             if beat.progress is not None
         }
 
+    def polled(self, namespace: str, worker_id: str | None, nodes: frozenset[str], now: int) -> None:
+        """Note that somebody asked for states of these nodes; through v0 nobody says who."""
+        if worker_id is None:
+            if (namespace, nodes) not in self._anonymous:
+                self._forget(now)
+                self.heard += 1
+            self._anonymous[namespace, nodes] = now
+            return
+        worker = self._worker(namespace, worker_id, now)
+        worker.polled_at = now
+        if not nodes <= worker.nodes:
+            worker.nodes |= nodes
+            self.heard += 1
+
+    def _worker(self, namespace: str, worker_id: str, now: int) -> Worker:
+        worker = self._known.get((namespace, worker_id))
+        if worker is None:
+            self._forget(now)
+            worker = Worker(namespace, HeartbeatRequest(worker_id=worker_id), now)
+            self._known[namespace, worker_id] = worker
+        worker.seen_at = now
+        return worker
+
+    def _forget(self, now: int) -> None:
+        for key, worker in list(self._known.items()):
+            if now - worker.seen_at > FORGOTTEN_AFTER_MS:
+                del self._known[key]
+        for asked, at in list(self._anonymous.items()):
+            if now - at > FORGOTTEN_AFTER_MS:
+                del self._anonymous[asked]
+
+    def of(self, namespace: str, now: int) -> list[Worker]:
+        """Return the workers of a namespace, by runtime and id."""
+        self._forget(now)
+        found = [worker for worker in self._known.values() if worker.namespace == namespace]
+        return sorted(found, key=lambda worker: (worker.last.runtime, worker.last.worker_id))
+
+    def anonymous(self, namespace: str) -> dict[frozenset[str], int]:
+        """Return which nodes were asked for through v0, and when last."""
+        return {nodes: at for (where, nodes), at in self._anonymous.items() if where == namespace}
+
     def ask(self, namespace: str, worker_id: str, command: str) -> bool:
         """Ask something of a worker; return False if it is not known."""
         worker = self.find(namespace, worker_id)
         if worker is None:
             return False
         worker.commands.add(command)
+        self.heard += 1
         return True
