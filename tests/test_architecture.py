@@ -64,6 +64,7 @@ HEAVY = {
     "pydantic_settings",
     "h11",
     "prometheus_client",
+    "jinja2",
     "asyncio",
 }
 LOADED_LATE = {"exotrio._outbox", "exotrio._outbox_file", "exotrio._side_loop"}

@@ -6,6 +6,7 @@ import hmac
 import uuid
 from collections.abc import Collection
 from contextlib import suppress
+from typing import Protocol
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,6 +20,16 @@ LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _LONGEST_UUID = len("urn:uuid:12345678-1234-5678-1234-567812345678")
 
 
+class Keyless(Protocol):
+    """An app beside the API that asks for no key with each request, but finds out itself who may come in."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    def serves(self, path: str) -> bool:
+        """Return whether a path is its own."""
+        ...
+
+
 class Access:
     """ASGI middleware that lets only holders of the key in.
 
@@ -30,6 +41,7 @@ class Access:
         allowed_hosts: Host header values (without port) to accept, or None for any. On loopback
             this is what keeps a web page from reaching the server through a name of its own.
         open_paths: Paths that ask for no key.
+        dashboard: Serves its paths beside ``app``; only the Host is checked for it.
     """
 
     def __init__(
@@ -39,9 +51,11 @@ class Access:
         key: str,
         allowed_hosts: Collection[str] | None,
         open_paths: Collection[str] = ("/health",),
+        dashboard: Keyless | None = None,
     ) -> None:
         self._app = app
         self._open_paths = frozenset(open_paths)
+        self._dashboard = dashboard
         self._key = key.encode()
         self._allowed_hosts = (
             None if allowed_hosts is None else frozenset(host.lower() for host in allowed_hosts)
@@ -63,6 +77,8 @@ class Access:
         elif not self._is_host_allowed(headers.get("host", "")):
             response = reply({"detail": "this Host is not served here; see --allowed-host"}, 421)
             await response(scope, receive, send_with_id)
+        elif self._dashboard is not None and self._dashboard.serves(scope["path"]):
+            await self._dashboard(scope, receive, send_with_id)
         elif scope["path"] not in self._open_paths and not self._is_key(headers.get(KEY_HEADER, "")):
             response = reply({"detail": f"the header {KEY_HEADER} is missing or wrong"}, 401)
             await response(scope, receive, send_with_id)

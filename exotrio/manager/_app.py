@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import trio
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exotrio._errors import ConfigurationError
 from exotrio._settings import read_settings
 from exotrio._wire import KEY_HEADER, REQUEST_ID_HEADER, to_ms
-from exotrio.manager._access import LOOPBACK_HOSTS, Access, local
+from exotrio.manager._access import LOOPBACK_HOSTS, Access, Keyless, local
 from exotrio.manager._database import MEMORY
 from exotrio.manager._http import Gate, Limits, open_listeners, serve_http, urls
 from exotrio.manager._json_api import EXCEPTION_HANDLERS
@@ -51,6 +51,7 @@ def create_app(
     cors_origins: Collection[str] = (),
     metrics: ManagerMetrics | None = None,
     open_metrics: bool = False,
+    dashboard: Keyless | None = None,
 ) -> ASGIApp:
     """Return the ASGI application of a state manager.
 
@@ -63,6 +64,7 @@ def create_app(
         cors_origins: Origins whose pages may call the API. Defaults to none.
         metrics: Served at ``/metrics``. Defaults to none.
         open_metrics: Serve them without the key. Defaults to False.
+        dashboard: From ``exotrio.manager.web``. Defaults to none.
     """
     routes = v0_routes(service) + (native_routes(service) if native else [])
     routes += operation_routes(service.store, metrics)
@@ -73,10 +75,22 @@ def create_app(
     app.router.redirect_slashes = False
     app.state.max_body = max_body
     open_paths = PROBES | {METRICS} if open_metrics else PROBES
-    guarded: ASGIApp = Access(app, key=key, allowed_hosts=allowed_hosts, open_paths=open_paths)
-    if cors_origins:
-        guarded = _with_cors(guarded, cors_origins)
-    return guarded if metrics is None else metrics.timed(guarded, routes)
+    guarded = Access(
+        app, key=key, allowed_hosts=allowed_hosts, open_paths=open_paths, dashboard=dashboard
+    )
+    api: ASGIApp = _with_cors(guarded, cors_origins) if cors_origins else guarded
+    if metrics is not None:
+        api = metrics.timed(api, routes)
+    if dashboard is None:
+        return api
+    is_page = dashboard.serves
+
+    async def either(scope: Scope, receive: Receive, send: Send) -> None:
+        # Pages of other origins may call the API, with a key; they must not read the dashboard, which a
+        # browser would send its cookie to. And its streams, which last for hours, are no API requests.
+        await (guarded if is_page(scope["path"]) else api)(scope, receive, send)
+
+    return either
 
 
 def _with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
@@ -207,6 +221,9 @@ async def serve(
         limits = limits or Limits()
         gate = Gate(limits.max_connections)
         origins = [origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip()]
+        # Here: whoever embeds a state manager without a port does not wait for templates to be loaded.
+        from exotrio.manager.web import Dashboard
+
         app = create_app(
             service,
             key=chosen.text,
@@ -216,6 +233,7 @@ async def serve(
             cors_origins=origins,
             metrics=ManagerMetrics(service.store, lambda: gate.open),
             open_metrics=open_metrics,
+            dashboard=Dashboard(service, key=chosen.text),
         )
         listeners = await open_listeners(host, port)
         bound = urls(listeners)

@@ -1,0 +1,141 @@
+"""The picture of a graph: one box for each place, whatever the number of its states. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+from exotrio.manager.web._bar import pieces
+from exotrio.manager.web._graph_layout import lay_out
+from exotrio.manager.web._svg import element, join
+
+WIDTH, HEIGHT = 184, 62
+GAP_X, GAP_Y = 44, 18
+EDGE = 8
+"""Left free around the picture, for lines and focus rings."""
+LONGEST_NAME = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One place of a graph.
+
+    Attributes:
+        name: Its identifier.
+        node: Name of the node that runs there.
+        followers: Identifiers of what comes next.
+        unites: Identifier of what it unites, if it does.
+        counts: Class of statuses to how many states, in the order of the bar.
+        href: Where a click leads, if anywhere.
+        chosen: Whether its states are the ones listed now.
+        note: Shown in place of the counts, such as a problem.
+    """
+
+    name: str
+    node: str
+    followers: Sequence[str] = ()
+    unites: str | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    href: str | None = None
+    chosen: bool = False
+    note: str | None = None
+
+
+def draw_graph(boxes: Sequence[Box], *, title: str) -> Markup:
+    """Return the picture of a graph.
+
+    Args:
+        boxes: Its places; edges to names that are not among them are left out.
+        title: Says what it is to who cannot see it.
+    """
+    names = {box.name for box in boxes}
+    united = {box.name for box in boxes if box.unites}
+    layout = lay_out({box.name: [name for name in box.followers if name in names] for box in boxes})
+    width = layout.columns * (WIDTH + GAP_X) - GAP_X + 2 * EDGE
+    height = round(layout.rows * (HEIGHT + GAP_Y) - GAP_Y + 2 * EDGE)
+    edges = [
+        element(
+            "path",
+            class_="edge united" if end in united else "edge",
+            d=_path(layout.boxes[start], points, layout.boxes[end]),
+        )
+        for (start, end), points in layout.edges.items()
+    ]
+    return element(
+        "svg",
+        element("title", title),
+        join(edges),
+        join([_draw(box, *_corner(layout.boxes[box.name])) for box in boxes]),
+        class_="graph",
+        width=max(width, 1),
+        height=max(height, 1),
+        viewBox=f"0 0 {max(width, 1)} {max(height, 1)}",
+        role="group",
+        aria_label=title,
+    )
+
+
+def _corner(place: tuple[int, float]) -> tuple[float, float]:
+    column, row = place
+    return EDGE + column * (WIDTH + GAP_X), EDGE + row * (HEIGHT + GAP_Y)
+
+
+def _path(start: tuple[int, float], points: Sequence[tuple[int, float]], end: tuple[int, float]) -> str:
+    """Return a line that leaves and enters boxes, and passes points, horizontally."""
+    x, y = _corner(start)
+    x, y = x + WIDTH, y + HEIGHT / 2
+    path = f"M{x:g} {y:g}"
+    for place in [*points, end]:
+        to_x, to_y = _corner(place)
+        to_y += HEIGHT / 2
+        half = (x + to_x) / 2
+        path += f"C{half:g} {y:g} {half:g} {to_y:g} {to_x:g} {to_y:g}"
+        if place is not end:
+            to_x += WIDTH
+            path += f"H{to_x:g}"
+        x, y = to_x, to_y
+    return path
+
+
+def _draw(box: Box, x: float, y: float) -> Markup:
+    total = sum(box.counts.values())
+    summary = ", ".join(f"{count:,} {name}" for name, count in box.counts.items()) or "no states yet"
+    below = box.note or box.node
+    parts = [
+        element("title", f"{box.name} ({box.node}): {box.note or summary}"),
+        element("rect", class_="face", width=WIDTH, height=HEIGHT, rx=6),
+        element("text", _fit(box.name, 17 if total else LONGEST_NAME), class_="name", x=12, y=22),
+        element("text", _fit(below, LONGEST_NAME + 2), class_="bad" if box.note else "node", x=12, y=38),
+        element(
+            "svg",
+            element("rect", class_="track", width="100%", height=6),
+            pieces(box.counts, height=6),
+            x=12,
+            y=47,
+            width=WIDTH - 24,
+            height=6,
+        ),
+    ]
+    if total:
+        parts.append(element("text", f"{total:,}", class_="count", x=WIDTH - 12, y=22, text_anchor="end"))
+    if box.unites:
+        parts.append(element("path", class_="gate", d=f"M0 14V{HEIGHT - 14}"))
+    drawn = join(parts)
+    if box.href:
+        drawn = element(
+            "a",
+            drawn,
+            href=box.href,
+            id=f"box-{box.name}",
+            aria_label=f"{box.name}: {summary}",
+            aria_current="true" if box.chosen else None,
+        )
+    tone = next((name for name in ("errored", "running") if box.counts.get(name)), None)
+    classes = ["box", *(["chosen"] if box.chosen else []), *([f"is-{tone}"] if tone else [])]
+    return element("g", drawn, class_=" ".join(classes), transform=f"translate({x:g} {y:g})")
+
+
+def _fit(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,0 +1,99 @@
+"""Which requests are let in, and the headers that every answer carries.
+
+The session's cookie is SameSite=Strict, but to a browser every port of this machine is the same site;
+so whatever changes something must also name our very own origin.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl, urlsplit
+
+from starlette.requests import Request
+
+from exotrio.manager._refused import Refused
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    # Not no-referrer: browsers then send "Origin: null" with our own forms too. No other host learns
+    # where somebody came from either way.
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+LARGEST_FORM = 1024 * 1024
+MOST_FIELDS = 2_000
+
+
+def check_origin(request: Request) -> None:
+    """Refuse what does not come from a page of our own.
+
+    Raises:
+        Refused: 403.
+    """
+    origin = request.headers.get("origin", "")
+    host = request.headers.get("host", "")
+    if not host or urlsplit(origin).netloc.lower() != host.lower():
+        raise Refused(
+            403,
+            "this did not come from a page of this dashboard. A proxy in front of it has to pass the Host"
+            " header on as it was",
+        )
+
+
+def cookie_name(request: Request) -> str:
+    """Return the name of the session's cookie: browsers share cookies among all ports of a host."""
+    port = request.headers.get("host", "").rpartition(":")[2]
+    return f"exotrio_{port}" if port.isascii() and port.isdigit() else "exotrio"
+
+
+def is_secure(request: Request) -> bool:
+    """Return whether the browser speaks HTTPS, to us or to a proxy in front of us."""
+    return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
+
+
+def local_path(path: str) -> str:
+    """Return where to go after the sign-in: ``path`` if it leads nowhere else, the start otherwise."""
+    parts = urlsplit(path)
+    # Browsers take "\" for "/", and drop control characters.
+    odd = any(character < "!" or character in "\\\x7f" for character in path)
+    if odd or parts.scheme or parts.netloc or not path.startswith("/") or path.startswith("//"):
+        return "/"
+    return path
+
+
+async def read_form(request: Request) -> dict[str, list[str]]:
+    """Return the fields of a form; each may occur several times.
+
+    Raises:
+        Refused: it is too large, or no form.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST_FORM:
+            raise Refused(413, f"the form is longer than {LARGEST_FORM:,} bytes")
+    if request.headers.get("content-type", "").partition(";")[0] != "application/x-www-form-urlencoded":
+        raise Refused(415, "a form is required")
+    try:
+        pairs = parse_qsl(
+            body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS
+        )
+    except ValueError:
+        raise Refused(400, "the form cannot be read") from None
+    form: dict[str, list[str]] = {}
+    for name, value in pairs:
+        # Browsers end lines of a text area with CR LF; what was typed had LF.
+        form.setdefault(name, []).append(value.replace("\r\n", "\n"))
+    return form
+
+
+def field(form: dict[str, list[str]], name: str) -> str:
+    """Return the first value of a field, or an empty string."""
+    return form.get(name, [""])[0]

@@ -1,0 +1,108 @@
+"""The overview: what happens now, and what happened in the last hour."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Hashable
+
+from exotrio.manager import _tally
+from exotrio.manager._states import ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED
+from exotrio.manager._transaction import View
+from exotrio.manager.web._backlog import FAILED, MOST_COUNTED, backlog, failed_since, held
+from exotrio.manager.web._chart_svg import draw_throughput
+from exotrio.manager.web._namespaces import kinds_of
+from exotrio.manager.web._page import Asked, Data, Page
+from exotrio.manager.web._run_rows import newest_runs
+from exotrio.manager.web._run_states import last_line
+from exotrio.manager.web._workers_shown import shown_workers
+
+HOUR = 60
+DAY_MS = 86_400_000
+FAILURES = (ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED)
+"""How attempts end that went wrong; a retried one did too."""
+
+
+def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
+    kinds = kinds_of(view, asked.namespace)
+    data: dict[str, Data] = {"page": {"title": "Overview", "now": view.now_ms}}
+    if "now" in wanted:
+        data["now"] = _now(view, kinds)
+    if "hour" in wanted:
+        minutes = _tally.by_minute(view, kinds, HOUR)
+        failed = [sum(minutes[minute][status] for status in FAILURES) for minute in sorted(minutes)]
+        ended = [minutes[minute].total() for minute in sorted(minutes)]
+        data["hour"] = {
+            "ended": sum(ended),
+            "failed": sum(failed),
+            "chart": draw_throughput(ended, failed, last_minute_ms=max(minutes) * _tally.MINUTE_MS),
+        }
+    if "failing" in wanted:
+        data["failing"] = {"nodes": _failing(view, kinds)}
+    if "runtimes" in wanted:
+        data["runtimes"] = {"workers": shown_workers(asked), "anonymous": len(asked.anonymous)}
+    if "runs" in wanted:
+        data["runs"] = {"runs": newest_runs(view, asked.namespace, 10)}
+    return data
+
+
+def _now(view: View, kinds: dict[int, str]) -> Data:
+    held_by_kind = held(view)
+    backlogs = {kind: backlog(view, kind) for kind in kinds}
+    due = {kind: each.oldest for kind, each in backlogs.items() if each.oldest is not None}
+    oldest = min(due, key=due.__getitem__, default=None)
+    return {
+        "running": sum(held_by_kind[kind] for kind in kinds),
+        "waiting": sum(each.waiting for each in backlogs.values()),
+        "waiting_is_more": any(each.waiting == MOST_COUNTED for each in backlogs.values()),
+        "oldest": None if oldest is None else view.now_ms - due[oldest],
+        "oldest_node": None if oldest is None else kinds[oldest],
+        "errored": failed_since(view, kinds, view.now_ms - DAY_MS),
+    }
+
+
+def _failing(view: View, kinds: dict[int, str]) -> list[Data]:
+    found = []
+    for kind, name in kinds.items():
+        statuses, _ = _tally.of_kind(view, kind, HOUR)
+        failed = _failures(statuses)
+        if failed:
+            last = view.row(
+                f"SELECT seq, error FROM states WHERE kind = ? AND {FAILED} ORDER BY finished_at DESC LIMIT 1",
+                (kind,),
+            )
+            found.append(
+                {
+                    "name": name,
+                    "failed": failed,
+                    "ended": statuses.total(),
+                    "last": None if last is None else view.state_id(last["seq"]),
+                    "error": "" if last is None else last_line(last["error"]),
+                }
+            )
+    return sorted(found, key=lambda node: -node["failed"])
+
+
+def _failures(statuses: Counter[str]) -> int:
+    return sum(statuses[status] for status in FAILURES)
+
+
+def versions(view: View, asked: Asked) -> dict[str, Hashable]:
+    written, heard = asked.service.store.written, asked.service.workers.heard
+    moment = view.now_ms // 5_000
+    return {
+        "now": (written, moment),
+        "hour": (written, view.now_ms // 60_000),
+        "failing": (written, view.now_ms // 60_000),
+        "runtimes": (heard, moment),
+        "runs": (written, moment),
+    }
+
+
+PAGE = Page(
+    path="/ns/{namespace}",
+    folder="overview",
+    fragments=("now", "hour", "failing", "runtimes", "runs"),
+    load=load,
+    versions=versions,
+    pace={"hour": 2.0, "failing": 2.0, "now": 0.5, "runs": 0.5, "runtimes": 1.0},
+)

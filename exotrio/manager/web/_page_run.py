@@ -1,0 +1,150 @@
+"""One run: its graph, its timeline, its states, its store and what happened to it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Hashable, Mapping
+
+from exotrio.manager._refused import not_found
+from exotrio.manager._template import Template
+from exotrio.manager._transaction import View
+from exotrio.manager.web._format import CLASSES, classed
+from exotrio.manager.web._graph_svg import Box, draw_graph
+from exotrio.manager.web._page import Asked, Data, Page
+from exotrio.manager.web._run_rows import run_row
+from exotrio.manager.web._run_states import (
+    counts_of,
+    events_of,
+    find_run,
+    list_states,
+    spans_of,
+    statuses_named,
+)
+from exotrio.manager.web._timeline_svg import draw_timeline
+
+
+def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
+    run_id = asked.params["run_id"]
+    run = find_run(view, asked.namespace, run_id)
+    if run is None:
+        raise not_found(f"There is no run {run_id!r} in namespace {asked.namespace!r}.")
+    template = view.template(run["template"])
+    counts = counts_of(view, run["id"])
+    row = run_row(run, view.now_ms)
+    store = view.execute("SELECT key, value FROM store WHERE run = ? ORDER BY key", (run["id"],))
+    data: dict[str, Data] = {
+        "page": {
+            "title": f"Run {run_id[:8]}",
+            "now": view.now_ms,
+            "run": row,
+            "store": [(entry["key"], entry["value"]) for entry in store],
+        },
+        "summary": {"finished_at": run["finished_at"], "cancelled_at": run["cancelled_at"]},
+    }
+    node, status = asked.query.get("node", ""), asked.query.get("status", "")
+    if "graph" in wanted:
+        boxes = _boxes(asked, template, counts, run_id, node)
+        data["graph"] = {"picture": draw_graph(boxes, title=f"Graph {run['graph_name']}")}
+    if "timeline" in wanted:
+        before, _, after = asked.link("states", "\0").partition("%00")
+        spans = spans_of(view, run, template, {"before": before, "after": after})
+        lanes = [place.identifier for place in template.places]
+        drawn = draw_timeline(lanes, spans.spans, until=spans.until, each=spans.each)
+        data["timeline"] = {"picture": drawn, "each": spans.each, "many": len(spans.spans) > 500}
+    if "states" in wanted:
+        data["states"] = _states(view, asked, run, template, counts, node, status)
+    if "events" in wanted:
+        events, more = events_of(view, run, template)
+        data["events"] = {"events": events, "more": more}
+    return data
+
+
+def _boxes(
+    asked: Asked, template: Template, counts: Mapping[int, Mapping[str, int]], run_id: str, chosen: str
+) -> list[Box]:
+    return [
+        Box(
+            name=place.identifier,
+            node=place.node_name,
+            followers=declared.next_nodes or (),
+            unites=declared.unites.identifier if declared.unites else None,
+            counts=classed(counts.get(place.index, {})),
+            # A second click on what is chosen shows all again.
+            href=asked.link("runs", run_id, node=None if place.identifier == chosen else place.identifier)
+            + "#states",
+            chosen=place.identifier == chosen,
+        )
+        for place, declared in zip(template.places, template.body.nodes, strict=True)
+    ]
+
+
+def _states(
+    view: View,
+    asked: Asked,
+    run: sqlite3.Row,
+    template: Template,
+    counts: Mapping[int, Mapping[str, int]],
+    node: str,
+    status: str,
+) -> Data:
+    place = next((place.index for place in template.places if place.identifier == node), None)
+    statuses = statuses_named(status) if status else []
+    after = asked.query.get("after", "")
+    of_place = [counts.get(place, {})] if place is not None else [] if node else list(counts.values())
+    totals = dict.fromkeys(CLASSES, 0)
+    for each in of_place:
+        for name, count in classed(each).items():
+            totals[name] += count
+    unknown = (node and place is None) or (status and not statuses)
+    listed = (
+        None if unknown else list_states(view, run, template, place=place, statuses=statuses, after=after)
+    )
+    run_id = run["run_id"]
+    return {
+        "states": listed.states if listed else [],
+        "looked_at": listed.looked_at if listed else None,
+        "next": listed
+        and listed.next
+        and asked.link("runs", run_id, node=node, status=status, after=listed.next) + "#states",
+        "back": asked.link("runs", run_id, node=node, status=status) + "#states" if after else None,
+        "node": node,
+        "status": status,
+        "total": sum(totals.values()),
+        "filters": [
+            (name, count, asked.link("runs", run_id, node=node, status=name) + "#states")
+            for name, count in totals.items()
+            if count or name == status
+        ],
+        "all": asked.link("runs", run_id, node=node) + "#states",
+        "any_node": asked.link("runs", run_id, status=status) + "#states",
+    }
+
+
+def versions(view: View, asked: Asked) -> dict[str, Hashable]:
+    run = find_run(view, asked.namespace, asked.params["run_id"])
+    if run is None:
+        raise not_found("gone")
+    counts = tuple(
+        tuple(row) for row in view.execute("SELECT * FROM counts WHERE run = ? ORDER BY place", (run["id"],))
+    )
+    # What has an age looks different as time passes, until the run is over.
+    moment = view.now_ms // 2_000 if run["pending"] else None
+    last_event = view.execute("SELECT max(id) FROM events").fetchone()[0]
+    state = (counts, run["cancelled_at"])
+    return {
+        "summary": (state, moment),
+        "graph": state,
+        "timeline": (state, moment),
+        "states": (state, moment),
+        "events": last_event,
+    }
+
+
+PAGE = Page(
+    path="/ns/{namespace}/runs/{run_id}",
+    folder="run",
+    fragments=("summary", "graph", "timeline", "states", "events"),
+    load=load,
+    versions=versions,
+    pace={"timeline": 1.0, "states": 0.5, "events": 2.0},
+)

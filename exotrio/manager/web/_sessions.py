@@ -1,0 +1,151 @@
+"""Who is signed in to the dashboard, and who may try.
+
+A session is opened by the API key, or by a link that works once. Browsers hold its random id, we only
+its hash; it ends when it was not used for a while, and with this process. Times are Trio's.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from dataclasses import dataclass, field
+from hashlib import sha256
+from ipaddress import IPv6Address, ip_address
+
+import trio
+
+IDLE = 12 * 3600.0
+"""Seconds a session lasts without being used."""
+LONGEST = 7 * 24 * 3600.0
+"""Seconds a session lasts at most."""
+LINK_LASTS = 600.0
+MOST_SESSIONS = 1_000
+MOST_LINKS = 100
+
+TRIES = 10
+"""Wrong keys that one address may give in a row."""
+TRY_AGAIN = 10.0
+"""Seconds after which it may give one more."""
+MOST_ADDRESSES = 10_000
+
+
+@dataclass(slots=True)
+class Session:
+    """One signed-in browser.
+
+    Attributes:
+        said: Messages about what its forms did, for the next page it asks for.
+    """
+
+    opened_at: float
+    used_at: float
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def is_over(self) -> bool:
+        now = trio.current_time()
+        return now - self.used_at > IDLE or now - self.opened_at > LONGEST
+
+
+class Sessions:
+    """The sessions of one state manager.
+
+    Args:
+        key: The API key.
+    """
+
+    def __init__(self, key: str) -> None:
+        self._key = _hash(key)
+        self._sessions: dict[bytes, Session] = {}
+        self._links: dict[bytes, float] = {}
+        self.tries = Tries()
+
+    def sign_in(self, key: str) -> str | None:
+        """Return the id of a new session, or None if the key is wrong."""
+        # Of hashes, so that neither content nor length of the key shows in the time it takes.
+        return self._open() if hmac.compare_digest(_hash(key), self._key) else None
+
+    def make_link(self) -> str:
+        """Return a token that opens one session within the next minutes."""
+        token = secrets.token_urlsafe(24)
+        _forget_oldest(self._links, MOST_LINKS)
+        self._links[_hash(token)] = trio.current_time() + LINK_LASTS
+        return token
+
+    def redeem(self, token: str) -> str | None:
+        """Return the id of a new session, or None if the token is unknown, used or too old."""
+        until = self._links.pop(_hash(token), None)
+        return self._open() if until is not None and trio.current_time() <= until else None
+
+    def find(self, session_id: str, *, used: bool = True) -> Session | None:
+        """Return the session with this id, if it lasts.
+
+        Args:
+            session_id: As the browser sent it.
+            used: Whether somebody asked; a page that refreshes itself does not keep its session alive.
+        """
+        hashed = _hash(session_id)
+        session = self._sessions.get(hashed)
+        if session is None:
+            return None
+        if session.is_over:
+            del self._sessions[hashed]
+            return None
+        if used:
+            session.used_at = trio.current_time()
+        return session
+
+    def end(self, session_id: str) -> None:
+        """Sign out."""
+        self._sessions.pop(_hash(session_id), None)
+
+    def _open(self) -> str:
+        session_id = secrets.token_urlsafe(32)
+        _forget_oldest(self._sessions, MOST_SESSIONS)
+        now = trio.current_time()
+        self._sessions[_hash(session_id)] = Session(now, now)
+        return session_id
+
+
+class Tries:
+    """Counts wrong keys by the address they came from.
+
+    By address, so that nobody's failures keep somebody elsewhere out; and an address that was refused
+    may try again seconds later, so that an owner who shares it waits no longer than that.
+    """
+
+    def __init__(self) -> None:
+        # Address to the time at which all its failures will be forgotten.
+        self._until: dict[str, float] = {}
+
+    def wait(self, address: str) -> float:
+        """Return the seconds until ``address`` may give another key; 0 if it may now."""
+        until = self._until.get(_network(address), 0.0)
+        return max(0.0, until - (TRIES - 1) * TRY_AGAIN - trio.current_time())
+
+    def failed(self, address: str) -> None:
+        """Count a wrong key."""
+        network = _network(address)
+        until = max(self._until.pop(network, 0.0), trio.current_time())
+        _forget_oldest(self._until, MOST_ADDRESSES)
+        self._until[network] = until + TRY_AGAIN
+
+
+def _network(address: str) -> str:
+    """Return what an address is counted under: one subscriber has 2**64 addresses of IPv6."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, IPv6Address):
+        return str(parsed.ipv4_mapped or IPv6Address(int(parsed) >> 64 << 64))
+    return address
+
+
+def _hash(text: str) -> bytes:
+    return sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _forget_oldest(entries: dict[bytes, Session] | dict[bytes, float] | dict[str, float], most: int) -> None:
+    while len(entries) >= most:
+        del entries[next(iter(entries))]  # type: ignore[arg-type]

@@ -1,0 +1,41 @@
+"""Writing SVG: every attribute and text goes through here, escaped. Pure."""
+
+from __future__ import annotations
+
+from markupsafe import Markup, escape
+
+Value = str | int | float | None
+
+
+def element(tag: str, *children: str | Markup, **attributes: Value) -> Markup:
+    """Return an element.
+
+    Args:
+        tag: Its name.
+        children: Markup as it is; plain text is escaped.
+        attributes: ``_`` in a name stands for ``-``, one at its end is dropped (``class_``); None leaves
+            the attribute out.
+    """
+    written = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{_text(value)}"'
+        for name, value in attributes.items()
+        if value is not None
+    )
+    if not children:
+        return Markup(f"<{tag}{written}/>")
+    inner = "".join(escape(child) for child in children)
+    return Markup(f"<{tag}{written}>{inner}</{tag}>")
+
+
+def join(parts: list[Markup]) -> Markup:
+    """Return markup in a row."""
+    return Markup("").join(parts)
+
+
+def share(part: float) -> str:
+    """Return a length as a share of the picture's width, which the page decides."""
+    return f"{100 * part:.2f}%"
+
+
+def _text(value: str | int | float) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(escape(value))
