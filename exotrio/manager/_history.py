@@ -38,14 +38,14 @@ def show_history(view: View, namespace: str, state_id: str, now: int) -> dict[st
         "claimed_at": _moment(state["claimed_at"]),
         "finished_at": _moment(state["finished_at"]),
         "worker": state["worker"],
-        "holder": _holder(state, now) if state["status"] == QUEUED else None,
+        "holder": holder_of(state, now) if state["status"] == QUEUED else None,
         "events": [
             {"at": timestamp(row["at"]), "kind": row["kind"], "worker": row["worker"]}
             for row in view.execute(
                 "SELECT at, kind, worker FROM events WHERE state = ? ORDER BY id", (state["seq"],)
             )
         ],
-        "attempts": _attempts(view, state),
+        "attempts": attempts_of(view, state),
     }
 
 
@@ -53,7 +53,8 @@ def _moment(at: int | None) -> str | None:
     return None if at is None else timestamp(at)
 
 
-def _holder(state: sqlite3.Row, now: int) -> dict[str, Any]:
+def holder_of(state: sqlite3.Row, now: int) -> dict[str, Any]:
+    """Return who has a QUEUED state, and for how long."""
     until = state["lease_until"]
     return {
         "native": state["token"] is not None,
@@ -63,7 +64,8 @@ def _holder(state: sqlite3.Row, now: int) -> dict[str, Any]:
     }
 
 
-def _attempts(view: View, state: sqlite3.Row) -> list[dict[str, Any]]:
+def attempts_of(view: View, state: sqlite3.Row) -> list[dict[str, Any]]:
+    """Return a state with those whose place it took, and those that took its, oldest first."""
     before = list(_follow(view, "seq = ?", "retry_of", state["retry_of"]))
     after = list(_follow(view, "retry_of = ?", "seq", state["seq"]))
     attempts = [*reversed(before), state, *after]

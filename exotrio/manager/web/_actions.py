@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from exotrio.manager import _retries, _runs
-from exotrio.manager._refused import Refused
+from exotrio.manager._refused import Refused, not_found
+from exotrio.manager._transaction import Transaction
 from exotrio.manager.web import _trigger
 from exotrio.manager.web._guard import field
 from exotrio.manager.web._page import Asked
@@ -76,10 +77,18 @@ async def change_runs(asked: Asked, form: dict[str, list[str]]) -> Done:
 
 async def retry_state(asked: Asked, form: dict[str, list[str]]) -> Done:
     """Retry one state; the page of the new one follows."""
-    new_id = await asked.service.store.write(
-        _retries.retry_by_hand, asked.namespace, asked.params["state_id"], _request_id(form)
-    )
+    new_id = await asked.service.store.write(_retry_state, asked.params["state_id"], _request_id(form))
     return Done("The state will run again: this is its new attempt.", asked.link("states", new_id))
+
+
+def _retry_state(tx: Transaction, state_id: str, request_id: str) -> str:
+    row = tx.row(
+        "SELECT namespace FROM states JOIN nodes ON nodes.id = kind WHERE seq = ?", (tx.seq(state_id),)
+    )
+    if row is None:
+        raise not_found(f"there is no state {state_id!r}")
+    # The page may be of the run's namespace; a state is that of its node.
+    return _retries.retry_by_hand(tx, row["namespace"], state_id, request_id)
 
 
 async def trigger_again(asked: Asked, form: dict[str, list[str]]) -> Done:

@@ -6,20 +6,18 @@ from collections import Counter
 from collections.abc import Collection, Hashable
 
 from exotrio.manager import _tally
-from exotrio.manager._states import ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED
 from exotrio.manager._transaction import View
 from exotrio.manager.web._backlog import FAILED, MOST_COUNTED, backlog, failed_since, held
 from exotrio.manager.web._chart_svg import draw_throughput
 from exotrio.manager.web._namespaces import kinds_of
 from exotrio.manager.web._page import Asked, Data, Page
+from exotrio.manager.web._page_nodes import FAILURES
 from exotrio.manager.web._run_rows import newest_runs
 from exotrio.manager.web._run_states import last_line
 from exotrio.manager.web._workers_shown import shown_workers
 
 HOUR = 60
 DAY_MS = 86_400_000
-FAILURES = (ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED)
-"""How attempts end that went wrong; a retried one did too."""
 
 
 def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
@@ -67,7 +65,8 @@ def _failing(view: View, kinds: dict[int, str]) -> list[Data]:
         failed = _failures(statuses)
         if failed:
             last = view.row(
-                f"SELECT seq, error FROM states WHERE kind = ? AND {FAILED} ORDER BY finished_at DESC LIMIT 1",
+                f"SELECT seq, error FROM states WHERE kind = ? AND {FAILED}"
+                " ORDER BY finished_at DESC LIMIT 1",
                 (kind,),
             )
             found.append(

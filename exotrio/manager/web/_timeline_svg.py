@@ -17,6 +17,8 @@ from exotrio.manager.web._format import duration
 from exotrio.manager.web._svg import element, join, share
 
 MOST_BARS = 500
+MOST_IN_LANE = 14
+"""States of one lane that are bars though the run has more than ``MOST_BARS``."""
 MOST_ROWS = 14
 """Of one lane; further bars that overlap lie on the last row."""
 SLICES = 160
@@ -63,10 +65,12 @@ def draw_timeline(lanes: Sequence[str], spans: Sequence[Span], *, until: int, ea
     by_lane: list[list[Span]] = [[] for _ in lanes]
     for span in spans:
         by_lane[span.lane].append(span)
-    as_bars = len(spans) <= MOST_BARS and each == 1
+    few = len(spans) <= MOST_BARS
     parts: list[Markup] = []
     y = HEAD
     for name, members in zip(lanes, by_lane, strict=True):
+        # One state among thousands is best seen as itself.
+        as_bars = each == 1 and (few or len(members) <= MOST_IN_LANE)
         drawn, height = _bars(members, until) if as_bars else _areas(members, until, each)
         parts.append(_lane(name, len(members) * each, drawn, y, height))
         y += LABEL + height + 8

@@ -22,7 +22,8 @@
   const wanted = new Set();
 
   const fragments = () => [...document.querySelectorAll("[data-fragment]")];
-  const say = (text) => {
+  const say = (text, state = "live") => {
+    line.dataset.state = state;
     if (line.textContent !== text) line.textContent = text;
   };
 
@@ -50,7 +51,7 @@
       if (answer.status === 404) return end("Gone");
       if (answer.ok) show(await answer.text());
     } catch {
-      say("Not reached");
+      say("Not reached", "lost");
     } finally {
       asking = false;
       askedAt = Date.now();
@@ -132,7 +133,7 @@
 
   function poll() {
     if (polling !== null || paused || ended) return;
-    say("Every 2 s");
+    say("Every 2 s", "polling");
     const all = () => want(fragments().map((each) => each.dataset.fragment));
     polling = setInterval(all, POLL_MS);
     all();
@@ -147,7 +148,7 @@
     ended = true;
     disconnect();
     button.hidden = true;
-    say(text);
+    say(text, "lost");
   }
 
   // -- the rest of the page
@@ -167,7 +168,7 @@
     button.textContent = paused ? "Resume" : "Pause";
     if (paused) {
       disconnect();
-      say("Paused");
+      say("Paused", "paused");
     } else {
       say("");
       connect();
