@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -27,7 +27,7 @@ class Box:
         node: Name of the node that runs there.
         followers: Identifiers of what comes next.
         unites: Identifier of what it unites, if it does.
-        counts: Class of statuses to how many states, in the order of the bar.
+        counts: Class of statuses to how many states, in the order of the bar; None for no bar at all.
         href: Where a click leads, if anywhere.
         chosen: Whether its states are the ones listed now.
         note: Shown in place of the counts, such as a problem.
@@ -37,7 +37,7 @@ class Box:
     node: str
     followers: Sequence[str] = ()
     unites: str | None = None
-    counts: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] | None = None
     href: str | None = None
     chosen: bool = False
     note: str | None = None
@@ -100,24 +100,26 @@ def _path(start: tuple[int, float], points: Sequence[tuple[int, float]], end: tu
 
 
 def _draw(box: Box, x: float, y: float) -> Markup:
-    total = sum(box.counts.values())
-    summary = ", ".join(f"{count:,} {name}" for name, count in box.counts.items()) or "no states yet"
-    below = box.note or box.node
+    counts = box.counts or {}
+    total = sum(counts.values())
+    summary = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "no states"
+    about = box.note or (box.node if box.counts is None else summary)
     parts = [
-        element("title", f"{box.name} ({box.node}): {box.note or summary}"),
+        element("title", f"{box.name} ({box.node}): {about}"),
         element("rect", class_="face", width=WIDTH, height=HEIGHT, rx=6),
         element("text", _fit(box.name, 17 if total else LONGEST_NAME), class_="name", x=12, y=22),
-        element("text", _fit(below, LONGEST_NAME + 2), class_="bad" if box.note else "node", x=12, y=38),
         element(
-            "svg",
-            element("rect", class_="track", width="100%", height=6),
-            pieces(box.counts, height=6),
+            "text",
+            _fit(box.note or box.node, LONGEST_NAME + 2),
+            class_="bad" if box.note else "node",
             x=12,
-            y=47,
-            width=WIDTH - 24,
-            height=6,
+            y=38,
         ),
     ]
+    if box.counts is not None:
+        track = element("rect", class_="track", width="100%", height=6)
+        bar = pieces(counts, height=6)
+        parts.append(element("svg", track, bar, x=12, y=47, width=WIDTH - 24, height=6))
     if total:
         parts.append(element("text", f"{total:,}", class_="count", x=WIDTH - 12, y=22, text_anchor="end"))
     if box.unites:
@@ -129,10 +131,10 @@ def _draw(box: Box, x: float, y: float) -> Markup:
             drawn,
             href=box.href,
             id=f"box-{box.name}",
-            aria_label=f"{box.name}: {summary}",
+            aria_label=f"{box.name}: {about}",
             aria_current="true" if box.chosen else None,
         )
-    tone = next((name for name in ("errored", "running") if box.counts.get(name)), None)
+    tone = next((name for name in ("errored", "running") if counts.get(name)), None)
     classes = ["box", *(["chosen"] if box.chosen else []), *([f"is-{tone}"] if tone else [])]
     return element("g", drawn, class_=" ".join(classes), transform=f"translate({x:g} {y:g})")
 

@@ -74,11 +74,11 @@ async def read_form(request: Request) -> dict[str, list[str]]:
     Raises:
         Refused: it is too large, or no form.
     """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LARGEST_FORM:
-            raise Refused(413, f"the form is longer than {LARGEST_FORM:,} bytes")
+    body = await request.body()
+    if len(body) > LARGEST_FORM:
+        raise Refused(413, f"the form is longer than {LARGEST_FORM:,} bytes")
+    if not body:
+        return {}
     if request.headers.get("content-type", "").partition(";")[0] != "application/x-www-form-urlencoded":
         raise Refused(415, "a form is required")
     try:

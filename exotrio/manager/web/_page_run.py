@@ -39,8 +39,9 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
             "run": row,
             "store": [(entry["key"], entry["value"]) for entry in store],
         },
-        "summary": {"finished_at": run["finished_at"], "cancelled_at": run["cancelled_at"]},
     }
+    if "summary" in wanted:
+        data["summary"] = {}
     node, status = asked.query.get("node", ""), asked.query.get("status", "")
     if "graph" in wanted:
         boxes = _boxes(asked, template, counts, run_id, node)
