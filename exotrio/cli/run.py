@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 import trio
@@ -25,6 +26,9 @@ from exotrio.cli._load import load
 from exotrio.cli._logs import JSON, configure_logs, log_format_option
 from exotrio.cli._progress import Progress, progress_for
 from exotrio.cli._result import collect, print_result
+
+if TYPE_CHECKING:
+    import httpx
 
 LONGEST_LOOK = 0.1
 """Seconds between two looks at the run's counts; a look costs the same for a run of any size."""
@@ -45,6 +49,7 @@ class _Request:
     db: str | None
     resume: str | None
     output: str
+    port: int | None
 
     def check_inputs(self) -> None:
         """Refuse inputs that the root lacks, and store keys that nothing can read: both would be ignored.
@@ -123,6 +128,7 @@ class _Request:
         command += ["run", self.target]
         command += ["--db", self.db] if self.db else []
         command += ["-o", self.output] if self.output != "text" else []
+        command += ["--serve", str(self.port)] if self.port is not None else []
         return shlex.join([*command, "--resume", run_id])
 
 
@@ -168,6 +174,16 @@ def _pairs(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]
 )
 @click.option("--resume", metavar="RUN", help="Continue this run instead of starting one.")
 @click.option(
+    "--serve",
+    "port",
+    is_flag=False,
+    flag_value=0,
+    type=click.IntRange(0, 65535),
+    metavar="[PORT]",
+    help="Serve the embedded state manager, and its dashboard, on 127.0.0.1 while the run lasts; without "
+    "PORT on any free one. Put it behind FILE.",
+)
+@click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Form of the result."
 )
 @log_format_option
@@ -179,6 +195,7 @@ def command(
     store: dict[str, str],
     db: str | None,
     resume: str | None,
+    port: int | None,
     output: str,
     log_format: str,
     verbose: int,
@@ -209,6 +226,7 @@ def command(
         db=db,
         resume=resume,
         output=output,
+        port=port,
     )
     request.check_inputs()
     run = _Run(request, progress_for(loaded.runtime(), verbose=bool(verbose), logged=as_json))
@@ -248,12 +266,16 @@ class _Run:
             async with AsyncExitStack() as stack:
                 transport, asked = None, settings.state_manager_uri
                 if request.db is not None or settings.state_manager_uri is None:
-                    from exotrio.manager import embedded
                     from exotrio.manager._app import DEFAULT_DB
 
                     asked = request.db or str(DEFAULT_DB)
-                    transport = await stack.enter_async_context(embedded(asked))
+                    transport = await stack.enter_async_context(self._embed(asked))
                     self._embedded = True
+                elif request.port is not None:
+                    raise click.UsageError(
+                        f"--serve serves the embedded state manager, and this run's is {asked}, from "
+                        "EXOSPHERE_STATE_MANAGER_URI; give --db FILE with it, or look at that one"
+                    )
                 request.runtime.adopt(transport)
                 client = await stack.enter_async_context(
                     StateManager(request.runtime.namespace, transport=transport)
@@ -262,6 +284,21 @@ class _Run:
                 with self._asking:
                     await self._ask_first(client, asked or "")
                 return await self._follow(client)
+
+    @asynccontextmanager
+    async def _embed(self, db: str) -> AsyncIterator[httpx.AsyncBaseTransport]:
+        """Run the embedded state manager, and serve it if that was asked for."""
+        if self._request.port is None:
+            from exotrio.manager import embedded
+
+            async with embedded(db) as transport:
+                yield transport
+            return
+        from exotrio.manager._served import embedded_and_served
+
+        async with embedded_and_served(db, port=self._request.port) as served:
+            self._progress.note(f"dashboard, to be opened once within 10 minutes: {served.sign_in_link()}")
+            yield served.transport
 
     async def _ask_first(self, client: StateManager, asked: str) -> None:
         """Fail early if the state manager is away, refuses us, or does not know the run."""

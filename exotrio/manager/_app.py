@@ -114,6 +114,12 @@ def _with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
     )
 
 
+def loopback_names(host: str) -> set[str]:
+    """Return the Host header values under which a server on a loopback address is called."""
+    # Bound to another one, 127.0.0.2 say, it is called by that.
+    return {*LOOPBACK_HOSTS, f"[{host}]" if ":" in host else host}
+
+
 @asynccontextmanager
 async def embedded(
     db: str | Path = DEFAULT_DB, *, keep: float | None = None, clock: Clock = wall_clock
@@ -215,9 +221,7 @@ async def serve(
     async with open_service(db, clock=clock, terms=terms, keep_ms=keep_ms, settings=settings) as service:
         file = None if str(db) == MEMORY else _resolve(db)
         chosen = choose_key(key=key, key_file=key_file, settings=settings, host=host, db=file)
-        # Bound to another loopback address, 127.0.0.2 say, it is called by that.
-        loopback = {*LOOPBACK_HOSTS, f"[{host}]" if ":" in host else host}
-        hosts = {*loopback, *allowed_hosts} if is_loopback(host) else allowed_hosts or None
+        hosts = {*loopback_names(host), *allowed_hosts} if is_loopback(host) else allowed_hosts or None
         limits = limits or Limits()
         gate = Gate(limits.max_connections)
         origins = [origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip()]

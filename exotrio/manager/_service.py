@@ -133,7 +133,7 @@ async def open_service(
         await store.write(recover)
         await store.write(restart, monotonic(), service.terms)
         await _check_cipher(service)
-        async with _beside(
+        async with beside(
             service.scheduler.run,
             partial(sweep, store, monotonic, service.terms),
             partial(retain, store, keep_ms),
@@ -142,7 +142,7 @@ async def open_service(
 
 
 @asynccontextmanager
-async def _beside(*tasks: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+async def beside(*tasks: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
     """Run tasks for as long as the body takes. An error of the body comes out bare, in no group."""
     error: BaseException | None = None
     async with trio.open_nursery() as nursery:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Hashable
 
 from pydantic_core import to_json
 
-from exotrio._wire import HeartbeatRequest
+from exotrio._wire_native import HeartbeatRequest
 from exotrio.manager._transaction import View
 from exotrio.manager.web._page import Asked, Data, Page
 from exotrio.manager.web._workers_shown import shown_workers
