@@ -127,34 +127,34 @@ def span(index: int, **fields: int | str | None) -> Span:
 
 
 def test_waiting_and_running_are_told_apart() -> None:
-    drawn = draw_timeline(["a"], [span(0, label="a 1", href="/s/1")], until=10)
+    drawn = draw_timeline([("a", 3)], [span(0, label="a 1", href="/s/1")], until=10)
     assert 'class="waited" x="0.00%" width="20.00%"' in drawn
     assert 'class="s-success" x="20.00%" width="30.00%"' in drawn
     assert "waited 2 ms, ran 3 ms" in drawn
 
 
 def test_states_that_run_at_the_same_time_lie_below_each_other() -> None:
-    drawn = draw_timeline(["a"], [span(0), span(1), span(6)], until=20)
+    drawn = draw_timeline([("a", 3)], [span(0), span(1), span(6)], until=20)
     rows = re.findall(r'class="s-success"[^>]* y="(\d+)"', drawn)
     assert rows == ["0", "9", "0"]
 
 
 def test_beyond_some_states_a_lane_shows_amounts_and_stays_small() -> None:
-    few = draw_timeline(["a"], [span(index) for index in range(MOST_BARS)], until=600)
+    few = draw_timeline([("a", 3)], [span(index) for index in range(MOST_BARS)], until=600)
     assert few.count("<title>") == MOST_BARS + 1
-    many = draw_timeline(["a"], [span(index) for index in range(50_000)], until=50_010)
+    many = draw_timeline([("a", 3)], [span(index) for index in range(50_000)], until=50_010)
     assert len(many) < 60_000
     assert "states" not in tags(many)
 
 
 def test_amounts_show_when_states_failed_even_if_few_did() -> None:
     spans = [span(index, kind="errored" if index == 300 else "success") for index in range(600)]
-    assert draw_timeline(["a"], spans, until=610).count("s-errored") == 1
+    assert draw_timeline([("a", 3)], spans, until=610).count("s-errored") == 1
 
 
 def test_a_lane_with_one_state_shows_it_though_others_have_thousands() -> None:
     spans = [span(0, lane=0), *(span(index, lane=1) for index in range(1_000))]
-    drawn = draw_timeline(["plan", "work"], spans, until=1_010)
+    drawn = draw_timeline([("plan", 1), ("work", 1_000)], spans, until=1_010)
     assert "waited 2 ms, ran 3 ms" in drawn
 
 
@@ -166,7 +166,7 @@ def test_what_is_drawn_never_leaves_the_picture() -> None:
         span(9, runs=12, ends=None),
         span(0, ends=0, runs=0),
     ]
-    drawn = draw_timeline(["a"], odd, until=12)
+    drawn = draw_timeline([("a", 3)], odd, until=12)
     for x, width in re.findall(r'<rect[^>]* x="([-\d.]+)%"[^>]* width="([-\d.]+)%"', drawn):
         assert float(x) >= 0
         assert 0 <= float(x) + float(width) <= 100.02

@@ -13,6 +13,7 @@ from exotrio.manager.web._graph_svg import Box, draw_graph
 from exotrio.manager.web._page import Asked, Data, Page
 from exotrio.manager.web._run_rows import run_row
 from exotrio.manager.web._run_states import (
+    MOST_SPANS,
     counts_of,
     events_of,
     find_run,
@@ -49,7 +50,7 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     if "timeline" in wanted:
         before, _, after = asked.link("states", "\0").partition("%00")
         spans = spans_of(view, run, template, {"before": before, "after": after})
-        lanes = [place.identifier for place in template.places]
+        lanes = [(place.identifier, sum(counts.get(place.index, {}).values())) for place in template.places]
         drawn = draw_timeline(lanes, spans.spans, until=spans.until, each=spans.each)
         data["timeline"] = {"picture": drawn, "each": spans.each, "many": len(spans.spans) > 500}
     if "states" in wanted:
@@ -132,10 +133,13 @@ def versions(view: View, asked: Asked) -> dict[str, Hashable]:
     moment = view.now_ms // 2_000 if run["pending"] else None
     last_event = view.execute("SELECT max(id) FROM events").fetchone()[0]
     state = (counts, run["cancelled_at"])
+    size = run["pending"] + run["success"] + run["errored"] + run["retried"]
+    # Of a run that large even a part takes a while to draw.
+    slow = run["pending"] and size > MOST_SPANS
     return {
         "summary": (state, moment),
         "graph": state,
-        "timeline": (state, moment),
+        "timeline": view.now_ms // 10_000 if slow else (state, moment),
         "states": (state, moment),
         "events": last_event,
     }

@@ -14,11 +14,11 @@ from exotrio.manager._views import RUNS
 from exotrio.manager.web._format import SHOWN_STATUS, STATUS_CLASS
 from exotrio.manager.web._timeline_svg import MOST_BARS, Span
 
-PAGE_SIZE = 50
+PAGE_SIZE = 25
 MOST_LOOKED_AT = 100_000
 """States of a run that one page of a filtered list looks at."""
-MOST_SPANS = 20_000
-"""States that a timeline is drawn from; of a larger run it takes every second one, or third..."""
+MOST_SPANS = 10_000
+"""States that a timeline is drawn from; of a larger run it takes one in two, or in three..."""
 MOST_EVENTS = 20_000
 """Of the newest events of all runs, which are searched for those of one."""
 EVENTS_SHOWN = 50
@@ -140,7 +140,7 @@ class Spans:
     """What a timeline is drawn from.
 
     Attributes:
-        each: 1 if all states are here, 2 if every second one is...
+        each: 1 if all states are here, 2 if about every second one is...
         until: Milliseconds from the begin of the run to its end, or to now.
     """
 
@@ -161,10 +161,11 @@ def spans_of(view: View, run: sqlite3.Row, template: Template, href: Mapping[str
     with_links = total <= MOST_BARS
     spans = []
     latest = begin
-    # Decided by the number alone, which the index has: of a state that is left out nothing is read.
+    # Decided by the number alone, which the index has: of a state that is left out nothing is read. Its
+    # digits are stirred, since every second state of a fan-out may be of the same place.
     for row in view.execute(
         "SELECT seq, place, status, enqueue_after, created_at, claimed_at, finished_at FROM states"
-        " WHERE run = ? AND seq % ? = 0 ORDER BY seq",
+        " WHERE run = ? AND (((seq & 16777215) * 2654435761 & 4294967295) >> 12) % ? = 0 ORDER BY seq",
         (run["id"], each),
     ):
         waits, runs, ends = times(row)

@@ -52,14 +52,16 @@ class Span:
     href: str | None = None
 
 
-def draw_timeline(lanes: Sequence[str], spans: Sequence[Span], *, until: int, each: int = 1) -> Markup:
+def draw_timeline(
+    lanes: Sequence[tuple[str, int]], spans: Sequence[Span], *, until: int, each: int = 1
+) -> Markup:
     """Return the picture of a run.
 
     Args:
-        lanes: Names of the places, from the top.
+        lanes: The places, from the top: name, and how many states there are.
         spans: The states, in the order in which they were made.
         until: Where the picture ends, in milliseconds since the run began.
-        each: Every how manyeth state ``spans`` has; counts are multiplied by it.
+        each: One in how many states ``spans`` has.
     """
     until = max(until, 1)
     by_lane: list[list[Span]] = [[] for _ in lanes]
@@ -68,11 +70,11 @@ def draw_timeline(lanes: Sequence[str], spans: Sequence[Span], *, until: int, ea
     few = len(spans) <= MOST_BARS
     parts: list[Markup] = []
     y = HEAD
-    for name, members in zip(lanes, by_lane, strict=True):
+    for (name, count), members in zip(lanes, by_lane, strict=True):
         # One state among thousands is best seen as itself.
         as_bars = each == 1 and (few or len(members) <= MOST_IN_LANE)
         drawn, height = _bars(members, until) if as_bars else _areas(members, until, each)
-        parts.append(_lane(name, len(members) * each, drawn, y, height))
+        parts.append(_lane(name, count, drawn, y, height))
         y += LABEL + height + 8
     return element(
         "svg",
