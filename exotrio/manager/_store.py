@@ -42,6 +42,8 @@ logger = logging.getLogger("exotrio.manager.store")
 
 LARGEST_GROUP = 256
 """Use cases of one commit; bounds how long the first of a group waits for the last."""
+TALLY_INTERVAL_MS = 1_000
+"""Between two writes of what ended how; what is counted meanwhile is lost if the process is killed."""
 CLOSING_GRACE = 10.0
 """Seconds the writer may take for its last commit before the process gives it up."""
 
@@ -59,6 +61,7 @@ class Committed:
         size: Use cases that shared it.
         ready: What somebody may have waited for.
         ended: How many states got a status in which they stay, by (namespace, node, status).
+        tally: How many had their node's say: (kind, status, bucket of time).
     """
 
     size: int = 0
@@ -119,14 +122,20 @@ class _Engine:
         self.catalog = catalog
         self.clock = clock
         self.written = 0
+        self._tally: Counter[_tally.Key] = Counter()
+        self._tallied_at = 0
         self.stamp: str = connection.execute("SELECT value FROM meta WHERE key = 'stamp'").fetchone()[0]
         last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'states'").fetchone()
         self.next_seq = (last[0] if last else 0) + 1
 
     def commit(
-        self, use_cases: Iterable[Callable[[Transaction], Any]]
+        self, use_cases: Iterable[Callable[[Transaction], Any]], *, last: bool = False
     ) -> tuple[list[outcome.Outcome[Any]], Committed]:
-        """Run use cases in one SQLite transaction; return their outcomes and what was done."""
+        """Run use cases in one SQLite transaction; return their outcomes and what was done.
+
+        Args:
+            last: Nothing is committed afterwards.
+        """
         committed = Committed()
         results: list[outcome.Outcome[Any]] = []
         calls = list(use_cases)
@@ -134,9 +143,15 @@ class _Engine:
             self.connection.execute("BEGIN IMMEDIATE")
             for call in calls:
                 results.append(self._in_savepoint(call, committed))
-            if committed.tally:
-                _tally.write(self.connection, committed.tally, self.clock())
+            now = self.clock()
+            # Now and then only: for a group of one a row more is a cost.
+            if write_tally := last or abs(now - self._tallied_at) >= TALLY_INTERVAL_MS:
+                _tally.write(self.connection, self._tally + committed.tally, now)
             self.connection.execute("COMMIT")
+            if write_tally:
+                self._tally, self._tallied_at = Counter(), now
+            else:
+                self._tally.update(committed.tally)
             self.written = self.connection.total_changes
         except Exception as error:
             # A full disk, say: SQLite may have rolled back the whole group, and then nobody's
@@ -348,8 +363,7 @@ class FileStore:
         while not self._writes.empty():
             if (write := self._writes.get()) is not None:
                 undos.append(write.call)
-        if undos:
-            self._engine.commit(undos)
+        self._engine.commit(undos, last=True)
         self._engine.connection.close()
         return True
 

@@ -1,7 +1,7 @@
 """How many states of each node ended how, and how long they ran: by minute, kept for a day.
 
 A million states are too many to look at for a chart, so what ends is counted as it ends. Use cases count
-in memory; the store writes the counts with the group they belong to, which costs a group a row or two.
+in memory; the store writes the counts with one of its commits, once a second at most.
 
 Times are counted in buckets that are at most a fifth wide, so a quantile is right to a tenth or so.
 """
@@ -52,6 +52,8 @@ def quantile(buckets: Mapping[int, int], share: float) -> float | None:
 
 def write(connection: sqlite3.Connection, counted: Counter[Key], now_ms: int) -> None:
     """Add counts to the present minute, and forget those of its nodes that are too old."""
+    if not counted:
+        return
     minute = now_ms // MINUTE_MS
     connection.executemany(
         "INSERT INTO tallies VALUES (?, ?, ?, ?, ?) ON CONFLICT (kind, minute, status, bucket)"

@@ -1,0 +1,109 @@
+"""What ended is counted as it ends, with the commits that record it."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from exotrio.manager import _tally
+from exotrio.manager._leases import expire
+from exotrio.manager._states import STATUSES
+from exotrio.manager._transaction import View
+from tests.contract.flow import Flow
+from tests.contract.native import claim_one
+from tests.helpers import NO_RETRY, SettableClock, ok, place
+from tests.manager.support import Manager, open_manager
+
+DAY = 24 * 60
+
+
+async def counted(manager: Manager, clock: SettableClock) -> dict[str, int]:
+    """Return how many ended in which status, once that is written."""
+    clock.advance(1_000)
+    await manager.service.store.write(lambda tx: None)
+
+    def read(view: View) -> dict[str, int]:
+        kinds = [row[0] for row in view.execute("SELECT id FROM nodes")]
+        minutes = _tally.by_minute(view, kinds, DAY).values()
+        return {status: n for status in STATUSES if (n := sum(minute[status] for minute in minutes))}
+
+    return await manager.service.store.read(read)
+
+
+async def test_each_outcome_counts_once_and_what_is_no_execution_does_not() -> None:
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        api = manager.api
+        flow = await Flow.start(
+            api,
+            place("fan", "leaf"),
+            place("leaf", inputs={"v": "${{ fan.outputs.v }}"}),
+            retry_policy={**NO_RETRY, "max_retries": 1},
+        )
+        await flow.run("fan", *({"v": str(index), "w": ""} for index in range(4)))
+        one, two, three, four = ok(await api.claim(["Node_leaf"], 4))["states"]
+        ok(await api.executed(one["state_id"]))
+        ok(await api.errored(two["state_id"]))
+        ok(await api.prune(three["state_id"]))
+        ok(await api.requeue(four["state_id"]))
+        await api.executed(one["state_id"])  # again, and refused
+        assert await counted(manager, clock) == {"SUCCESS": 2, "RETRY_CREATED": 1, "PRUNED": 1}
+
+
+async def test_a_lease_lost_too_often_counts_as_an_error() -> None:
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        await Flow.start(manager.api, place("work"))
+        await claim_one(manager.remote, limits={"Node_work": 1})
+        terms = manager.service.terms
+        now = manager.service.monotonic() + terms.lease_ttl_ms + 1
+        await manager.service.store.write(expire, now, replace(terms, poison_limit=1))
+        assert await counted(manager, clock) == {"ERRORED": 1}
+
+
+async def test_what_could_not_be_recorded_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        flow = await Flow.start(manager.api, place("work"))
+        (state,) = await flow.take("work")
+        with monkeypatch.context() as patch:
+            patch.setattr(_tally, "write", _fail)
+            clock.advance(1_000)
+            assert (await manager.api.executed(state["state_id"])).status_code == 503
+        assert await counted(manager, clock) == {}
+        ok(await manager.api.executed(state["state_id"]))
+        assert await counted(manager, clock) == {"SUCCESS": 1}
+
+
+def _fail(*_: object) -> None:
+    raise sqlite3.OperationalError("database or disk is full")
+
+
+async def test_what_was_counted_last_is_written_at_the_end(tmp_path: Path) -> None:
+    clock, db = SettableClock(), tmp_path / "state.db"
+    async with open_manager(db, clock=clock) as manager:
+        flow = await Flow.deploy(manager.api, place("work"))
+        for _ in range(3):
+            await flow.trigger()
+            await flow.run("work")
+    with closing(sqlite3.connect(db)) as connection:
+        assert connection.execute("SELECT sum(count) FROM tallies").fetchone()[0] == 3
+
+
+async def test_counts_are_kept_for_a_day() -> None:
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        flow = await Flow.start(manager.api, place("work"))
+        await flow.run("work")
+        assert await counted(manager, clock) == {"SUCCESS": 1}
+        clock.advance(2 * 86_400_000)
+        await flow.trigger()
+        await flow.run("work")
+        assert await counted(manager, clock) == {"SUCCESS": 1}
+        rows = await manager.service.store.read(lambda view: view.row("SELECT count(*) FROM tallies"))
+        assert rows is not None
+        assert rows[0] == 1
