@@ -28,8 +28,8 @@ import outcome
 import trio
 
 from exotrio._errors import DatabaseError
-from exotrio.manager._copy import remove_leftovers
 from exotrio.manager import _tally
+from exotrio.manager._copy import remove_leftovers
 from exotrio.manager._database import MEMORY, Ownership, open_reader, open_writer
 from exotrio.manager._transaction import Catalog, Topic, Transaction, View
 
