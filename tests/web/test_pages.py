@@ -346,6 +346,12 @@ async def test_a_runtime_shows_what_it_runs() -> None:
         ok(await desk.api.native("POST", "heartbeat", json=beat))
         html = await desk.browser.page("/ns/shop/runtimes")
         assert f'href="/ns/shop/states/{state["state_id"]}"' in html
+        assert "holds 1 " in html
         assert "1 busy" in html
+        assert '<td data-label="Stage">runs</td>' in html
         assert "asked for work" in html
+        item = {"state_id": state["state_id"], "token": state["lease"]["token"]}
+        await report(desk.api, {**item, "outcome": "executed", "outputs": [{"v": "", "w": ""}]})
+        idle = await desk.browser.page("/ns/shop/runtimes")
+        assert "It holds no state now" in idle, "whatever its last heartbeat said"
         assert "<script>alert" not in html

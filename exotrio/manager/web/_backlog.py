@@ -57,6 +57,16 @@ def held(view: View) -> Counter[int]:
     return Counter({row["kind"]: row["count"] for row in rows})
 
 
+def held_by_worker(view: View) -> Counter[str]:
+    """Return how many states each worker holds, as far as they say who they are. Looks at no others."""
+    rows = view.execute(
+        "SELECT worker, count(*) AS count FROM (SELECT worker FROM states INDEXED BY states_held"
+        " WHERE status = 'QUEUED' LIMIT ?) WHERE worker IS NOT NULL GROUP BY worker",
+        (MOST_HELD,),
+    )
+    return Counter({row["worker"]: row["count"] for row in rows})
+
+
 def failed_since(view: View, kinds: Iterable[int], since: int) -> int:
     """Return how many states failed since then and still stand there. Reads the index only."""
     count = 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from markupsafe import Markup
 
 from exotrio.manager.web._bar import pieces
-from exotrio.manager.web._graph_layout import lay_out
+from exotrio.manager.web._graph_layout import Layout, lay_out
 from exotrio.manager.web._svg import element, join
 
 WIDTH, HEIGHT = 184, 62
@@ -52,7 +53,9 @@ def draw_graph(boxes: Sequence[Box], *, title: str) -> Markup:
     """
     names = {box.name for box in boxes}
     united = {box.name for box in boxes if box.unites}
-    layout = lay_out({box.name: [name for name in box.followers if name in names] for box in boxes})
+    layout = _layout(
+        tuple((box.name, tuple(name for name in box.followers if name in names)) for box in boxes)
+    )
     width = layout.columns * (WIDTH + GAP_X) - GAP_X + 2 * EDGE
     height = round(layout.rows * (HEIGHT + GAP_Y) - GAP_Y + 2 * EDGE)
     edges = [
@@ -75,6 +78,12 @@ def draw_graph(boxes: Sequence[Box], *, title: str) -> Markup:
         role="group",
         aria_label=title,
     )
+
+
+@lru_cache(maxsize=128)
+def _layout(shape: tuple[tuple[str, tuple[str, ...]], ...]) -> Layout:
+    """Lay a graph out once: its counts change four times a second, its shape never."""
+    return lay_out(dict(shape))
 
 
 def _corner(place: tuple[int, float]) -> tuple[float, float]:

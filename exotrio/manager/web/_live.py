@@ -8,6 +8,7 @@ from contextlib import suppress
 import trio
 from starlette.types import Receive, Scope, Send
 
+from exotrio._errors import DatabaseError
 from exotrio.manager._http import STOPPING
 from exotrio.manager._refused import Refused
 from exotrio.manager.web._guard import HEADERS
@@ -99,6 +100,9 @@ class LiveResponse:
                 except Refused:
                     # What the page is about is gone; asking for it says so.
                     changed, waiting = list(self._page.fragments), False
+                except DatabaseError:
+                    # The browser comes again, and asks by itself meanwhile.
+                    return
                 if changed:
                     sent_at = now
                     await _send(send, f"event: changed\ndata: {' '.join(changed)}\n\n".encode())

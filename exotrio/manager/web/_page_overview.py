@@ -7,7 +7,7 @@ from collections.abc import Collection, Hashable
 
 from exotrio.manager import _tally
 from exotrio.manager._transaction import View
-from exotrio.manager.web._backlog import FAILED, MOST_COUNTED, backlog, failed_since, held
+from exotrio.manager.web._backlog import FAILED, MOST_COUNTED, backlog, failed_since, held, held_by_worker
 from exotrio.manager.web._chart_svg import draw_throughput
 from exotrio.manager.web._namespaces import kinds_of
 from exotrio.manager.web._page import Asked, Data, Page
@@ -37,7 +37,11 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     if "failing" in wanted:
         data["failing"] = {"nodes": _failing(view, kinds)}
     if "runtimes" in wanted:
-        data["runtimes"] = {"workers": shown_workers(asked), "anonymous": len(asked.anonymous)}
+        data["runtimes"] = {
+            "workers": shown_workers(asked),
+            "held": held_by_worker(view),
+            "anonymous": len(asked.anonymous),
+        }
     if "runs" in wanted:
         data["runs"] = {"runs": newest_runs(view, asked.namespace, 10)}
     return data
@@ -92,7 +96,7 @@ def versions(view: View, asked: Asked) -> dict[str, Hashable]:
         "now": (written, moment),
         "hour": (written, view.now_ms // 60_000),
         "failing": (written, view.now_ms // 60_000),
-        "runtimes": (heard, moment),
+        "runtimes": (heard, written, moment),
         "runs": (written, moment),
     }
 

@@ -1,27 +1,34 @@
-"""The runtimes: what each does, whether it can be stopped now, and the button that asks it to."""
+"""The runtimes: what each holds, whether it can be stopped now, and the button that asks it to."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+import sqlite3
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Mapping
 
-from pydantic_core import to_json
-
-from exotrio._wire_native import HeartbeatRequest
 from exotrio.manager._transaction import View
+from exotrio.manager._workers import Worker
+from exotrio.manager.web._backlog import MOST_HELD
 from exotrio.manager.web._page import Asked, Data, Page
 from exotrio.manager.web._workers_shown import shown_workers
 
 STATES_SHOWN = 100
-"""Of one runtime, those that run longest."""
+"""Of one runtime, those that it holds longest."""
 
 
 def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     data: dict[str, Data] = {"page": {"title": "Runtimes", "now": view.now_ms}}
     if "list" in wanted:
-        beats = {worker.last.worker_id: worker.last for worker in asked.workers}
+        held = _held(view)
+        workers = {worker.last.worker_id: worker for worker in asked.workers}
         data["list"] = {
             "workers": [
-                {**worker, "states": _states(view, beats[worker["id"]])} for worker in shown_workers(asked)
+                {
+                    **shown,
+                    "held": len(held[shown["id"]]),
+                    "states": _states(view, held[shown["id"]][:STATES_SHOWN], workers[shown["id"]]),
+                }
+                for shown in shown_workers(asked)
             ],
             "anonymous": sorted(
                 ((sorted(nodes), asked.monotonic - at) for nodes, at in asked.anonymous.items()),
@@ -32,29 +39,52 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     return data
 
 
-def _states(view: View, beat: HeartbeatRequest) -> list[Data]:
-    """Return what a runtime runs, as its last heartbeat says, longest first."""
-    seqs = [seq for state in beat.states if state.running and (seq := view.seq(state.state_id)) is not None]
-    rows = view.execute(
-        "SELECT seq, place, claimed_at, runs.run_id, runs.namespace, runs.template, graphs.name"
-        " FROM json_each(?) JOIN states ON seq = value JOIN runs ON runs.id = run"
-        " JOIN graphs ON graphs.id = runs.graph ORDER BY claimed_at, seq LIMIT ?",
-        (to_json(seqs).decode(), STATES_SHOWN),
-    )
-    return [
-        {
-            "id": view.state_id(row["seq"]),
-            "identifier": view.template(row["template"]).places[row["place"]].identifier,
-            "graph": row["name"],
-            "run_id": row["run_id"],
-            "age": view.now_ms - (row["claimed_at"] or view.now_ms),
-        }
-        for row in rows.fetchall()
-    ]
+def _held(view: View) -> Mapping[str, list[sqlite3.Row]]:
+    """Return what each worker holds, longest first.
+
+    As the database says, not the last heartbeat: that is seconds old, and whether a runtime may be
+    stopped hangs on it.
+    """
+    found: defaultdict[str, list[sqlite3.Row]] = defaultdict(list)
+    for row in view.execute(
+        "SELECT seq, worker, claimed_at FROM states INDEXED BY states_held WHERE status = 'QUEUED' LIMIT ?",
+        (MOST_HELD,),
+    ):
+        if row["worker"] is not None:
+            found[row["worker"]].append(row)
+    for rows in found.values():
+        rows.sort(key=lambda row: (row["claimed_at"], row["seq"]))
+    return found
+
+
+def _states(view: View, held: list[sqlite3.Row], worker: Worker) -> list[Data]:
+    reported = {state.state_id: state for state in worker.last.states}
+    states = []
+    for each in held:
+        row = view.row(
+            "SELECT place, runs.run_id, runs.namespace, runs.template, graphs.name FROM states"
+            " JOIN runs ON runs.id = run JOIN graphs ON graphs.id = runs.graph WHERE seq = ?",
+            (each["seq"],),
+        )
+        assert row is not None, "a query sees one state of the database, in which it is held"
+        state_id = view.state_id(each["seq"])
+        beat = reported.get(state_id)
+        states.append(
+            {
+                "id": state_id,
+                "identifier": view.template(row["template"]).places[row["place"]].identifier,
+                "graph": row["name"],
+                "run_id": row["run_id"],
+                "age": view.now_ms - each["claimed_at"],
+                "stage": "just claimed" if beat is None else "runs" if beat.running else "waits its turn",
+            }
+        )
+    return states
 
 
 def versions(view: View, asked: Asked) -> dict[str, Hashable]:
-    return {"list": (asked.service.workers.heard, view.now_ms // 2_000)}
+    service = asked.service
+    return {"list": (service.store.written, service.workers.heard, view.now_ms // 2_000)}
 
 
 PAGE = Page(

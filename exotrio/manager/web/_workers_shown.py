@@ -19,14 +19,12 @@ def shown_workers(asked: Asked) -> list[dict[str, Any]]:
 
 def _shown(worker: Worker, now: int) -> dict[str, Any]:
     beat = worker.last
-    running = sum(state.running for state in beat.states)
     return {
         "id": beat.worker_id,
         "runtime": beat.runtime or "(not heard yet)",
         "phase": beat.phase or "starting",
         "live": now - worker.seen_at < SILENT_AFTER_MS and beat.phase != "stopped",
         "busy": beat.busy,
-        "running": running,
         "buffered": beat.buffered,
         "seen_ms": now - worker.seen_at,
         "polled_ms": None if worker.polled_at is None else now - worker.polled_at,
