@@ -31,11 +31,11 @@ async def run_node(
 
     Args:
         node: The node class.
-        inputs: Its inputs. Defaults to none.
+        inputs: Its inputs as they travel, as text; ``to_text`` makes it of typed ones. Defaults to none.
         secrets: Its secrets. Defaults to none.
 
     Returns:
-        ``Executed`` with the outputs, ``Errored`` with the text of the error (secrets masked),
+        ``Executed`` with the outputs as text, ``Errored`` with the text of the error (secrets masked),
         ``Pruned`` or ``Requeued``. What the node raises is not raised here.
 
     Raises:
