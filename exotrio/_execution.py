@@ -7,25 +7,25 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import trio
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from exotrio._backoff import LONGEST_DELAY_MS, full_jitter
+from exotrio._backoff import full_jitter
 from exotrio._beside import Beside
 from exotrio._error_text import bounded, error_text, last_line, redact
 from exotrio._errors import FieldsInvalid, ManagerError, ManagerUnavailable
 from exotrio._fields import fields_of
 from exotrio._log_context import hide
 from exotrio._node import BaseNode, Stopping, StopView, is_plain, needs_asyncio
-from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._outcome import Errored, Outcome
 from exotrio._progress import ProgressView
-from exotrio._signals import PruneSignal, ReQueueAfterSignal, Signal
-from exotrio._wire import from_ms
+from exotrio._result import hint_at_asyncio, returned, signalled, single
+from exotrio._signals import Signal
 
 if TYPE_CHECKING:
     from exotrio._link import Claim
@@ -202,12 +202,12 @@ class Executor:
             if inspect.isawaitable(value):
                 # A decorator made the method plain; what it returned still belongs on the loop.
                 value = await value
-        return _returned(node, value)
+        return returned(node, value)
 
     def _failed(
         self, error: BaseException, claim: Claim, secrets: Mapping[str, str], execution: Execution
     ) -> Outcome | None:
-        signal = _single(error)
+        signal = single(error)
         if execution.cancelled:
             if not isinstance(signal, Signal):
                 text = last_line(error_text(error, secrets.values()))
@@ -219,10 +219,10 @@ class Executor:
             return self._timed_out(claim, error_text(error, secrets.values()))
         try:
             if isinstance(signal, Signal):
-                return _signalled(signal)
+                return signalled(signal)
         except Exception as broken:  # a signal can be subclassed, and its data exchanged
             error = broken
-        _hint_at_asyncio(self.nodes[claim.node_name], signal)
+        hint_at_asyncio(self.nodes[claim.node_name], signal)
         text = error_text(error, secrets.values())
         log.error("state %s: %s failed: %s", claim.state_id, claim.node_name, last_line(text))
         log.info("%s", text)
@@ -266,62 +266,6 @@ class Executor:
 
 def _shown(claim: Claim) -> str:
     return f"state {claim.state_id} ({claim.node_name})"
-
-
-def _single(error: BaseException) -> BaseException:
-    """Return the one leaf of nested groups: a node's own nursery wraps what it raises."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
-
-_WITHOUT_ASYNCIO = ("no running event loop", "trio.run received unrecognized yield message")
-
-
-def _hint_at_asyncio(node: type[BaseNode], error: BaseException) -> None:
-    """Tell whoever changed the import and nothing else what a node for asyncio needs."""
-    if needs_asyncio(node) or is_plain(node) or type(error) not in (RuntimeError, TypeError):
-        return
-    if str(error).startswith(_WITHOUT_ASYNCIO):
-        error.add_note(
-            f'{node.__name__} needs asyncio, but runs on Trio: give its class event_loop = "asyncio"'
-        )
-
-
-def _signalled(signal: Signal) -> Outcome:
-    match signal:
-        case PruneSignal():
-            return Pruned(dict(signal.data))
-        case ReQueueAfterSignal():
-            delay = signal.delay.total_seconds()
-            if not 0 < delay <= from_ms(LONGEST_DELAY_MS):
-                return Errored(f"ReQueueAfterSignal: needs a delay above 0, up to 10 years: {signal.delay}")
-            return Requeued(delay)
-    raise TypeError(f"{type(signal).__name__} is neither a PruneSignal nor a ReQueueAfterSignal") from signal
-
-
-def _returned(node: type[BaseNode], value: Any) -> Outcome:
-    if value is None:
-        return Executed([])
-    values: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
-    for position, item in enumerate(values):
-        if not isinstance(item, node.Outputs):
-            where = f"item {position} of what" if values is value else "what"
-            kind = type(item).__qualname__
-            if isinstance(item, BaseModel):
-                kind = f"{kind} of another class"
-            return Errored(
-                f"{where} {node.__name__}.execute returned is a {kind}, not {node.__name__}.Outputs: "
-                "return one Outputs, a list of them, or None"
-            )
-    fields = fields_of(node.Outputs)
-    if fields is None:
-        return Executed([item.model_dump() for item in values])
-    try:
-        return Executed([fields.encode(item) for item in values])
-    except FieldsInvalid as error:
-        head = f"what {node.__name__}.execute returned does not fit {node.__name__}.Outputs:"
-        return Errored("\n  ".join([head, *error.problems]))
 
 
 def _secret_problems(node: type[BaseNode], error: ValidationError) -> str:

@@ -45,7 +45,7 @@ LAYERS: dict[str, set[str]] = {
     "loops": {
         *("_connect", "_execution", "_heartbeat", "_ledger", "_options", "_outage", "_poller", "_reporter"),
         *("_beside", "_daemon_executor", "_drain_log", "_lag", "_left_behind", "_outbox", "_outbox_file"),
-        *("_side_loop", "_start", "_stop", "_tasks", "_threads", "_vitals", "_worker"),
+        *("_result", "_side_loop", "_start", "_stop", "_tasks", "_threads", "_vitals", "_worker"),
     },
     "runtime": {"_engine", "_hosting", "_runtime"},
     "helpers": {"_health", "_metrics", "monitoring", "testing"},

@@ -1,0 +1,74 @@
+"""From what a node returned or raised to the outcome of its state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from exotrio._backoff import LONGEST_DELAY_MS
+from exotrio._errors import FieldsInvalid
+from exotrio._fields import fields_of
+from exotrio._node import BaseNode, is_plain, needs_asyncio
+from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._signals import PruneSignal, ReQueueAfterSignal, Signal
+from exotrio._wire import from_ms
+
+
+def single(error: BaseException) -> BaseException:
+    """Return the one leaf of nested groups: a node's own nursery wraps what it raises."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+_WITHOUT_ASYNCIO = ("no running event loop", "trio.run received unrecognized yield message")
+
+
+def hint_at_asyncio(node: type[BaseNode], error: BaseException) -> None:
+    """Tell whoever changed the import and nothing else what a node for asyncio needs."""
+    if needs_asyncio(node) or is_plain(node) or type(error) not in (RuntimeError, TypeError):
+        return
+    if str(error).startswith(_WITHOUT_ASYNCIO):
+        error.add_note(
+            f'{node.__name__} needs asyncio, but runs on Trio: give its class event_loop = "asyncio"'
+        )
+
+
+def signalled(signal: Signal) -> Outcome:
+    """Return the outcome that a node asked for by a signal."""
+    match signal:
+        case PruneSignal():
+            return Pruned(dict(signal.data))
+        case ReQueueAfterSignal():
+            delay = signal.delay.total_seconds()
+            if not 0 < delay <= from_ms(LONGEST_DELAY_MS):
+                return Errored(f"ReQueueAfterSignal: needs a delay above 0, up to 10 years: {signal.delay}")
+            return Requeued(delay)
+    raise TypeError(f"{type(signal).__name__} is neither a PruneSignal nor a ReQueueAfterSignal") from signal
+
+
+def returned(node: type[BaseNode], value: Any) -> Outcome:
+    """Return the outcome of a node that returned ``value``."""
+    if value is None:
+        return Executed([])
+    values: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
+    for position, item in enumerate(values):
+        if not isinstance(item, node.Outputs):
+            where = f"item {position} of what" if values is value else "what"
+            kind = type(item).__qualname__
+            if isinstance(item, BaseModel):
+                kind = f"{kind} of another class"
+            return Errored(
+                f"{where} {node.__name__}.execute returned is a {kind}, not {node.__name__}.Outputs: "
+                "return one Outputs, a list of them, or None"
+            )
+    fields = fields_of(node.Outputs)
+    if fields is None:
+        return Executed([item.model_dump() for item in values])
+    try:
+        return Executed([fields.encode(item) for item in values])
+    except FieldsInvalid as error:
+        head = f"what {node.__name__}.execute returned does not fit {node.__name__}.Outputs:"
+        return Errored("\n  ".join([head, *error.problems]))
