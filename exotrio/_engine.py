@@ -120,6 +120,7 @@ class Engine:
                 runtime=o.name,
                 phase=lambda: self.phase,
                 grace=o.shutdown_grace,
+                workers=o.workers,
                 tasks=self.tasks if self.shows_tasks else None,
             )
             spawn(report, done, done_in.clone(), link=link, workers=o.workers, outbox=outbox)

@@ -68,6 +68,7 @@ async def heartbeat(
     runtime: str,
     phase: Callable[[], Phase],
     grace: float,
+    workers: int = 0,
     tasks: TaskView | None = None,
 ) -> None:
     """Beat while the link has leases. Never returns unless cancelled.
@@ -80,6 +81,7 @@ async def heartbeat(
         runtime: Name of the runtime.
         phase: Returns the runtime's phase; called from any thread.
         grace: Seconds that such a drain may take.
+        workers: How many the runtime has.
         tasks: Shown to the state manager when it asks; None: nobody may see them.
 
     Cancellation:
@@ -88,14 +90,23 @@ async def heartbeat(
     ear = _Ear(ledger, stop, grace)
     if apart is None:
         heart = _Heart(
-            link, link, ledger, runtime, phase, ear.heed, trio.current_time, tasks, INTERVAL_IN_PROCESS
+            link,
+            link,
+            ledger,
+            runtime,
+            phase,
+            ear.heed,
+            trio.current_time,
+            tasks,
+            workers,
+            INTERVAL_IN_PROCESS,
         )
         ledger.on_late = heart.beat_now
         await heart.run()
     else:
         thread = _Thread(stop)
         tell = partial(thread.call_back, ear.heed)
-        heart = _Heart(link, apart(), ledger, runtime, phase, tell, time.monotonic, tasks)
+        heart = _Heart(link, apart(), ledger, runtime, phase, tell, time.monotonic, tasks, workers)
         ledger.on_late = heart.beat_now
         await thread.live(heart)
 
@@ -181,6 +192,7 @@ class _Heart:
         tell: Takes each answer.
         clock: In seconds. What ``age`` is taken from in the runtime's loop.
         tasks: As in ``heartbeat``.
+        workers: As in ``heartbeat``.
         longest: Most seconds between two beats.
     """
 
@@ -192,6 +204,7 @@ class _Heart:
     tell: Callable[[_Beaten], None]
     clock: Callable[[], float]
     tasks: TaskView | None
+    workers: int
     longest: float = DEFAULT_TTL
     _told: float | None = None
     _tree: str | None = None
@@ -240,6 +253,7 @@ class _Heart:
             ),
             shows_tasks=self.tasks is not None,
             tasks=self._tree,
+            workers=self.workers,
         )
         sent = self.clock()
         timeout = min(max(interval, SHORTEST_TIMEOUT), LONGEST_TIMEOUT)

@@ -110,6 +110,7 @@ class Pulse:
         states: What is held under leases.
         shows_tasks: Whether the command ``tasks`` is obeyed.
         tasks: The task tree that was asked for.
+        workers: How many it has; 0 if that is not known.
     """
 
     runtime: str
@@ -119,6 +120,7 @@ class Pulse:
     states: tuple[Beating, ...]
     shows_tasks: bool = False
     tasks: str | None = None
+    workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

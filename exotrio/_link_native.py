@@ -181,6 +181,7 @@ class NativeLink:
                     busy=pulse.busy,
                     buffered=pulse.buffered,
                     states=states,
+                    workers=pulse.workers,
                     shows_tasks=pulse.shows_tasks,
                     tasks=pulse.tasks if start == 0 else None,
                 ),

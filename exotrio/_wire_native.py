@@ -161,6 +161,7 @@ class HeartbeatRequest(Body):
         busy: Workers that run a node.
         buffered: States that wait for a worker.
         states: All it holds.
+        workers: How many it has; 0 if it does not say.
         shows_tasks: Whether it obeys the command ``tasks``.
         tasks: Its task tree, in the heartbeat after that command.
     """
@@ -171,6 +172,7 @@ class HeartbeatRequest(Body):
     busy: Annotated[int, Field(ge=0)] = 0
     buffered: Annotated[int, Field(ge=0)] = 0
     states: Annotated[list[Beat], Field(max_length=LARGEST_BATCH)] = Field(default_factory=list)
+    workers: Annotated[int, Field(ge=0)] = 0
     shows_tasks: bool = False
     tasks: Annotated[str, Field(max_length=LONGEST_TASKS)] | None = None
 
