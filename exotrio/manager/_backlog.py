@@ -32,24 +32,28 @@ class Backlog:
     held: int
 
 
-def backlog(view: View) -> list[Backlog]:
-    """Return the backlog of every registered node."""
+def backlog(view: View, *, namespace: str | None = None, node: str | None = None) -> list[Backlog]:
+    """Return the backlog of every registered node, or of those with this namespace and this name."""
     held = dict(
         view.execute("SELECT kind, count(*) FROM states WHERE status = 'QUEUED' GROUP BY kind").fetchall()
     )
     found = []
-    for node in view.execute("SELECT id, namespace, name FROM nodes ORDER BY namespace, name").fetchall():
+    for row in view.execute(
+        "SELECT id, namespace, name FROM nodes WHERE (?1 IS NULL OR namespace = ?1)"
+        " AND (?2 IS NULL OR name = ?2) ORDER BY namespace, name",
+        (namespace, node),
+    ).fetchall():
         waiting = view.execute(
             "SELECT count(*) FROM (SELECT 1 FROM states WHERE kind = ? AND status = 'CREATED' LIMIT ?)",
-            (node["id"], MOST_COUNTED),
+            (row["id"], MOST_COUNTED),
         ).fetchone()[0]
         eligible, first = view.execute(
             "SELECT count(*), min(enqueue_after) FROM (SELECT enqueue_after FROM states WHERE kind = ?"
             " AND status = 'CREATED' AND enqueue_after <= ? ORDER BY enqueue_after LIMIT ?)",
-            (node["id"], view.now_ms, MOST_COUNTED),
+            (row["id"], view.now_ms, MOST_COUNTED),
         ).fetchone()
         oldest = 0.0 if first is None else max(0, view.now_ms - first) / 1000
         found.append(
-            Backlog(node["namespace"], node["name"], waiting, eligible, oldest, held.get(node["id"], 0))
+            Backlog(row["namespace"], row["name"], waiting, eligible, oldest, held.get(row["id"], 0))
         )
     return found

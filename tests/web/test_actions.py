@@ -152,3 +152,21 @@ async def test_what_is_no_form_or_too_large_is_refused() -> None:
         assert await send(desk.browser, b"\xff", form) == 400
         assert await send(desk.browser, b"a=1&" * 3_000, form) == 400
         assert await send(desk.browser, b"a" * (1024 * 1024 + 1), form) == 413
+
+
+async def test_the_task_tree_of_a_runtime_is_asked_for_and_shown() -> None:
+    async with open_desk() as desk:
+        beat = {"worker_id": "w", "runtime": "R", "phase": "running"}
+        ok(await desk.api.native("POST", "heartbeat", json=beat))
+        refused = await desk.browser.post("/ns/shop/runtimes/tasks", {"worker": "w"})
+        assert refused.status_code == 409
+        assert "--health-tasks" in refused.text
+        beat["shows_tasks"] = True  # type: ignore[assignment]
+        ok(await desk.api.native("POST", "heartbeat", json=beat))
+        assert "Asked for" in await desk.browser.do("/ns/shop/runtimes/tasks", {"worker": "w"})
+        assert ok(await desk.api.native("POST", "heartbeat", json=beat))["commands"] == ["tasks"]
+        ok(await desk.api.native("POST", "heartbeat", json={**beat, "tasks": f"main\n  {SCRIPT}"}))
+        html = await desk.browser.page("/ns/shop/runtimes")
+        assert f"main\n  {SCRIPT}" in text_of(html)
+        assert "<script>alert" not in html
+        assert (await desk.browser.post("/ns/shop/runtimes/tasks", {"worker": "x"})).status_code == 404

@@ -341,14 +341,24 @@ async def test_a_runtime_shows_what_it_runs() -> None:
             "runtime": SCRIPT,
             "phase": "running",
             "busy": 1,
-            "states": [{"state_id": state["state_id"], "token": state["lease"]["token"], "running": True}],
+            "workers": 4,
+            "states": [
+                {
+                    "state_id": state["state_id"],
+                    "token": state["lease"]["token"],
+                    "running": True,
+                    "progress": {"fraction": 0.4, "text": f"12 of 30 {SCRIPT}"},
+                }
+            ],
         }
         ok(await desk.api.native("POST", "heartbeat", json=beat))
         html = await desk.browser.page("/ns/shop/runtimes")
         assert f'href="/ns/shop/states/{state["state_id"]}"' in html
         assert "holds 1 " in html
-        assert "1 busy" in html
-        assert '<td data-label="Stage">runs</td>' in html
+        assert "1 of 4 workers busy" in html
+        assert "40 %" in html
+        assert "12 of 30" in html
+        assert '<td data-label="Stage">runs ' in html
         assert "asked for work" in html
         item = {"state_id": state["state_id"], "token": state["lease"]["token"]}
         await report(desk.api, {**item, "outcome": "executed", "outputs": [{"v": "", "w": ""}]})

@@ -122,6 +122,18 @@ async def drain(asked: Asked, form: dict[str, list[str]]) -> Done:
     return Done("The runtime will drain with its next heartbeat.", asked.link("runtimes"))
 
 
+async def ask_tasks(asked: Asked, form: dict[str, list[str]]) -> Done:
+    """Ask a runtime for its task tree."""
+    worker_id = field(form, "worker")
+    worker = asked.service.workers.find(asked.namespace, worker_id)
+    if worker is None:
+        raise Refused(404, f"no runtime {worker_id!r} was heard of in namespace {asked.namespace!r}")
+    if not worker.last.shows_tasks:
+        raise Refused(409, f"the runtime {worker_id!r} shows no tasks; start it with --health-tasks")
+    asked.service.workers.ask(asked.namespace, worker_id, "tasks")
+    return Done("The task tree comes with its next heartbeat.", asked.link("runtimes"))
+
+
 def _request_id(form: Form) -> str:
     """Return the id that the form was made with: sent twice, it does what it does once."""
     try:
@@ -142,5 +154,6 @@ ACTIONS: dict[str, Action] = {
     "/ns/{namespace}/states/{state_id}/retry": retry_state,
     "/ns/{namespace}/graphs/{graph}/trigger": trigger,
     "/ns/{namespace}/runtimes/drain": drain,
+    "/ns/{namespace}/runtimes/tasks": ask_tasks,
 }
 """Path to what a form sent there does."""

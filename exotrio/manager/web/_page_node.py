@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from exotrio.manager._backlog import backlog
 from exotrio.manager._refused import not_found
 from exotrio.manager._transaction import View
-from exotrio.manager.web._backlog import FAILED, backlog, held
+from exotrio.manager.web._failed import FAILED
 from exotrio.manager.web._page import Asked, Data, Page
 from exotrio.manager.web._page_nodes import DAY, HOUR, performance
 from exotrio.manager.web._run_states import last_line
@@ -45,12 +46,10 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
         }
     }
     if "now" in wanted:
-        waiting = backlog(view, row["id"])
+        (waiting,) = backlog(view, namespace=asked.namespace, node=row["name"])
         data["now"] = {
             "offered": offered(asked).get(row["name"], ()),
-            "waiting": waiting.waiting,
-            "oldest": None if waiting.oldest is None else view.now_ms - waiting.oldest,
-            "running": held(view)[row["id"]],
+            "backlog": waiting,
             "spans": [
                 ("last hour", performance(view, row["id"], HOUR)),
                 ("last day", performance(view, row["id"], DAY)),

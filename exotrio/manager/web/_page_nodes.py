@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections import Counter
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable
 
 from exotrio.manager import _tally
+from exotrio.manager._backlog import backlog
 from exotrio.manager._states import ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED
 from exotrio.manager._transaction import View
-from exotrio.manager.web._backlog import backlog, held
 from exotrio.manager.web._page import Asked, Data, Page
 from exotrio.manager.web._workers_shown import offered
 
@@ -21,27 +19,23 @@ FAILURES = (ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED)
 def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     data: dict[str, Data] = {"page": {"title": "Nodes", "now": view.now_ms}}
     if "list" in wanted:
+        backlogs = {each.node: each for each in backlog(view, namespace=asked.namespace)}
+        offers = offered(asked)
         rows = view.execute(
-            "SELECT id, name, runtime_name FROM nodes WHERE namespace = ? ORDER BY name", (asked.namespace,)
+            "SELECT id, name FROM nodes WHERE namespace = ? ORDER BY name", (asked.namespace,)
         ).fetchall()
-        offers, held_by_kind = offered(asked), held(view)
-        data["list"] = {"nodes": [_shown(view, row, offers, held_by_kind) for row in rows]}
+        data["list"] = {
+            "nodes": [
+                {
+                    "name": row["name"],
+                    "offered": offers.get(row["name"], ()),
+                    "backlog": backlogs[row["name"]],
+                    **performance(view, row["id"], HOUR),
+                }
+                for row in rows
+            ]
+        }
     return data
-
-
-def _shown(
-    view: View, row: sqlite3.Row, offers: Mapping[str, Sequence[str]], held_by_kind: Counter[int]
-) -> Data:
-    waiting = backlog(view, row["id"])
-    return {
-        "name": row["name"],
-        "runtime_name": row["runtime_name"],
-        "offered": offers.get(row["name"], ()),
-        "waiting": waiting.waiting,
-        "oldest": None if waiting.oldest is None else view.now_ms - waiting.oldest,
-        "running": held_by_kind[row["id"]],
-        **performance(view, row["id"], HOUR),
-    }
 
 
 def performance(view: View, kind: int, minutes: int) -> Data:

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Collection, Hashable
 
 from exotrio.manager import _tally
+from exotrio.manager._backlog import MOST_COUNTED, backlog
 from exotrio.manager._transaction import View
-from exotrio.manager.web._backlog import FAILED, MOST_COUNTED, backlog, failed_since, held, held_by_worker
 from exotrio.manager.web._chart_svg import draw_throughput
+from exotrio.manager.web._failed import FAILED, failed_since
+from exotrio.manager.web._held import held_by_worker
 from exotrio.manager.web._namespaces import kinds_of
 from exotrio.manager.web._page import Asked, Data, Page
 from exotrio.manager.web._page_nodes import FAILURES
@@ -24,7 +26,7 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     kinds = kinds_of(view, asked.namespace)
     data: dict[str, Data] = {"page": {"title": "Overview", "now": view.now_ms}}
     if "now" in wanted:
-        data["now"] = _now(view, kinds)
+        data["now"] = _now(view, asked, kinds)
     if "hour" in wanted:
         minutes = _tally.by_minute(view, kinds, HOUR)
         failed = [sum(minutes[minute][status] for status in FAILURES) for minute in sorted(minutes)]
@@ -47,17 +49,14 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     return data
 
 
-def _now(view: View, kinds: dict[int, str]) -> Data:
-    held_by_kind = held(view)
-    backlogs = {kind: backlog(view, kind) for kind in kinds}
-    due = {kind: each.oldest for kind, each in backlogs.items() if each.oldest is not None}
-    oldest = min(due, key=due.__getitem__, default=None)
+def _now(view: View, asked: Asked, kinds: dict[int, str]) -> Data:
+    backlogs = backlog(view, namespace=asked.namespace)
+    oldest = max((each for each in backlogs if each.eligible), key=lambda each: each.oldest, default=None)
     return {
-        "running": sum(held_by_kind[kind] for kind in kinds),
-        "waiting": sum(each.waiting for each in backlogs.values()),
-        "waiting_is_more": any(each.waiting == MOST_COUNTED for each in backlogs.values()),
-        "oldest": None if oldest is None else view.now_ms - due[oldest],
-        "oldest_node": None if oldest is None else kinds[oldest],
+        "running": sum(each.held for each in backlogs),
+        "waiting": sum(each.waiting for each in backlogs),
+        "waiting_is_more": any(each.waiting == MOST_COUNTED for each in backlogs),
+        "oldest": oldest,
         "errored": failed_since(view, kinds, view.now_ms - DAY_MS),
     }
 

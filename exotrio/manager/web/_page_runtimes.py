@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable
 
 from exotrio.manager._transaction import View
 from exotrio.manager._workers import Worker
-from exotrio.manager.web._backlog import MOST_HELD
+from exotrio.manager.web._held import states_held
 from exotrio.manager.web._page import Asked, Data, Page
 from exotrio.manager.web._workers_shown import shown_workers
 
@@ -19,7 +18,7 @@ STATES_SHOWN = 100
 def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     data: dict[str, Data] = {"page": {"title": "Runtimes", "now": view.now_ms}}
     if "list" in wanted:
-        held = _held(view)
+        held = states_held(view)
         workers = {worker.last.worker_id: worker for worker in asked.workers}
         data["list"] = {
             "workers": [
@@ -37,24 +36,6 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
             "shown": STATES_SHOWN,
         }
     return data
-
-
-def _held(view: View) -> Mapping[str, list[sqlite3.Row]]:
-    """Return what each worker holds, longest first.
-
-    As the database says, not the last heartbeat: that is seconds old, and whether a runtime may be
-    stopped hangs on it.
-    """
-    found: defaultdict[str, list[sqlite3.Row]] = defaultdict(list)
-    for row in view.execute(
-        "SELECT seq, worker, claimed_at FROM states INDEXED BY states_held WHERE status = 'QUEUED' LIMIT ?",
-        (MOST_HELD,),
-    ):
-        if row["worker"] is not None:
-            found[row["worker"]].append(row)
-    for rows in found.values():
-        rows.sort(key=lambda row: (row["claimed_at"], row["seq"]))
-    return found
 
 
 def _states(view: View, held: list[sqlite3.Row], worker: Worker) -> list[Data]:
@@ -76,6 +57,7 @@ def _states(view: View, held: list[sqlite3.Row], worker: Worker) -> list[Data]:
                 "graph": row["name"],
                 "run_id": row["run_id"],
                 "age": view.now_ms - each["claimed_at"],
+                "progress": None if beat is None else beat.progress,
                 "stage": "just claimed" if beat is None else "runs" if beat.running else "waits its turn",
             }
         )
