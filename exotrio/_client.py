@@ -225,7 +225,7 @@ class StateManager:
         Cancellation:
             Safe; nothing changes at the server.
         """
-        return (await self._calls.fetch(NodesReply, "GET", self._calls.v0("nodes"))).nodes
+        return (await self._calls.fetch(NodesReply, "GET", self._calls.v0("nodes", ""))).nodes
 
     async def graphs(self) -> list[ListedGraph]:
         """Return the graphs of the namespace, each as its next runs will use it; secrets by name only.
@@ -236,7 +236,7 @@ class StateManager:
         Cancellation:
             Safe; nothing changes at the server.
         """
-        return (await self._calls.fetch(GraphsReply, "GET", self._calls.v0("graphs"))).templates
+        return (await self._calls.fetch(GraphsReply, "GET", self._calls.v0("graphs", ""))).templates
 
     # -- ours: runs
 

@@ -63,7 +63,7 @@ class Server:
             return answer(404, {"detail": "Not Found"})
         if path == "/exotrio/v1":
             return answer(200, {"version": "1", "capabilities": []})
-        left = self.routes[f"{request.method} {path.rpartition('/')[2]}"]
+        left = self.routes[f"{request.method} {path.rstrip('/').rpartition('/')[2]}"]
         response = left.pop(0) if len(left) > 1 else left[0]
         if isinstance(response, Exception):
             raise response
