@@ -1,7 +1,7 @@
 """Exit codes, one list for every command.
 
 0 success, or everything delivered or released; 1 the run failed, or a defect; 2 usage or
-configuration; 3 invalid graph or module, or registration refused; 4 state manager unreachable; 5 key
+configuration; 3 invalid graph or module, or a request that is refused; 4 state manager unreachable; 5 key
 refused; 6 not found; 7 port or database busy; 75 something is left behind or unknown; 130 a run was
 interrupted and can be continued.
 """
@@ -21,6 +21,7 @@ from exotrio._errors import (
     ManagerUnavailable,
     NotFound,
     PortBusy,
+    ProblemsError,
     RequestRefused,
 )
 
@@ -36,7 +37,7 @@ LEFT_BEHIND = 75
 INTERRUPTED = 130
 
 
-class ModuleInvalid(ExotrioError):
+class ModuleInvalid(ProblemsError):
     """The user's file or module cannot be used: it fails to import, or lacks what is needed."""
 
 

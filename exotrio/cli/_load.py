@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
+
+from pydantic import ValidationError
 
 import exotrio
 from exotrio._errors import ConfigurationError, ExotrioError, LifecycleError
@@ -21,6 +22,7 @@ from exotrio._graph import Graph
 from exotrio._hosting import hosted
 from exotrio._runtime import Runtime
 from exotrio.cli._exit import ModuleInvalid, first_leaf
+from exotrio.cli._meant import closest, meant
 
 T = TypeVar("T")
 
@@ -30,6 +32,8 @@ _NOT_THE_USERS = (
     "<frozen ",
 )
 """Beginnings of the names of files that a user did not write."""
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+"""Folders of installed packages; an environment may use those of others beside its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Loaded:
         if self.attribute is not None:
             if self.attribute not in found:
                 raise ModuleInvalid(
-                    f"{self.target} has no Runtime {self.attribute!r}" + _meant(self.attribute, found),
+                    f"{self.target} has no Runtime {self.attribute!r}" + meant(self.attribute, found),
                     where=f"looked up because of '{self.target}:{self.attribute}'",
                     fix=f"it has: {', '.join(found) or 'none'}",
                 )
@@ -91,11 +95,19 @@ class Loaded:
         by_name = {**found, **{graph.name: graph for graph in found.values()}}
         if name not in by_name:
             raise ModuleInvalid(
-                f"{self.target} has no Graph {name!r}" + _meant(name, by_name),
+                f"{self.target} has no Graph {name!r}" + meant(name, by_name),
                 where="asked for with --graph",
                 fix=f"it has: {', '.join(graph.name for graph in found.values()) or 'none'}",
             )
         return by_name[name]
+
+    def graphs(self) -> list[Graph]:
+        """Return every Graph at the module's top level."""
+        return list(self._of_type(Graph).values())
+
+    def runtimes(self) -> list[Runtime]:
+        """Return every Runtime at the module's top level."""
+        return list(self._of_type(Runtime).values())
 
     def _of_type(self, kind: type[T]) -> dict[str, T]:
         """Return the module's variables of a type; the first name of each object."""
@@ -119,8 +131,9 @@ def load(target: str) -> Loaded:
     """
     path, _, attribute = _split(target)
     try:
-        with hosted():
-            module = _import_file(Path(path)) if _is_file(path) else _import_module(path)
+        # What the module prints while it is loaded is no result of the command.
+        with hosted(), redirect_stdout(sys.stderr):
+            module = _import_file(Path(path)) if is_file(path) else _import_module(path)
     except ModuleInvalid:
         raise
     except (Exception, SystemExit) as error:
@@ -143,13 +156,23 @@ def _explained(error: BaseException, path: str) -> ExotrioError:
         return ConfigurationError(leaf.what, leaf.problems, where=leaf.where or place, fix=leaf.fix)
     if isinstance(leaf, ExotrioError):
         return leaf
+    if isinstance(leaf, ValidationError):
+        return ModuleInvalid(f"{path} declares a {leaf.title} that breaks rules", _fields(leaf), where=place)
     told = str(leaf).strip().splitlines()
-    arguments = "" if _is_file(path) else "-m "
+    arguments = "" if is_file(path) else "-m "
     return ModuleInvalid(
         f"{path} failed while it was loaded: {type(leaf).__name__}" + (f": {told[0]}" if told else ""),
         where=place,
         fix=f"see the whole traceback with: python {arguments}{path}",
     )
+
+
+def _fields(error: ValidationError) -> list[str]:
+    """Return every problem that pydantic names, without the values: they may be secret."""
+    return [
+        ".".join(map(str, found["loc"])) + ": " + found["msg"].removeprefix("Value error, ")
+        for found in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
 
 
 def _split(target: str) -> tuple[str, str, str]:
@@ -160,18 +183,18 @@ def _split(target: str) -> tuple[str, str, str]:
     return head, colon, attribute
 
 
-def _is_file(path: str) -> bool:
+def is_file(path: str) -> bool:
+    """Whether a target is the path of a file, and not the name of a module."""
     separators = [os.sep, *([os.altsep] if os.altsep else [])]
     return path.endswith(".py") or any(separator in path for separator in separators) or not path.strip(".")
 
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        near = [file.stem for file in path.parent.glob("*.py")]
-        close = difflib.get_close_matches(path.stem, near, n=1)
-        meant = f"; did you mean {path.with_name(close[0] + '.py')}?" if close else ""
+        close = closest(path.stem, [file.stem for file in path.parent.glob("*.py")])
+        instead = f"; did you mean {path.with_name(close + '.py')}?" if close else ""
         raise ModuleInvalid(
-            f"{path} is a folder" if path.is_dir() else f"there is no file {path}{meant}",
+            f"{path} is a folder" if path.is_dir() else f"there is no file {path}{instead}",
             where=f"looked up in {path.parent.absolute()}",
             fix="give the path of a Python file, or the name of a module",
         )
@@ -204,21 +227,21 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _place(error: BaseException) -> str:
+    found = users_line(error)
+    return f"in {found[0]}, line {found[1]}" if found else ""
+
+
+def users_line(error: BaseException) -> tuple[str, int | None] | None:
     """Return file and line of the innermost frame that is the user's, as far as that can be told."""
     if isinstance(error, SyntaxError) and error.filename:
-        return f"in {error.filename}, line {error.lineno}"
+        return error.filename, error.lineno
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(_NOT_THE_USERS)
+        if not frame.filename.startswith(_NOT_THE_USERS) and not _INSTALLED & {*Path(frame.filename).parts}
     ]
-    return f"in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+    return (frames[-1].filename, frames[-1].lineno) if frames else None
 
 
 def _how_many(found: dict[str, T], what: str) -> str:
     return f"{len(found)} {what}s" if found else f"no {what}"
-
-
-def _meant(name: str, known: Mapping[str, object]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
