@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,11 +18,14 @@ from exotrio._settings import read_settings
 from exotrio._start import run_blocking
 from exotrio._wire import RunStatus, StateStatus
 from exotrio._wire_native import NativeRun
+from exotrio.cli import _options
 from exotrio.cli._exit import FAILED, INTERRUPTED, SUCCESS, bare_errors
 from exotrio.cli._load import load
 from exotrio.cli._logs import JSON, configure_logs, log_format_option
+from exotrio.cli._program import command_line
 from exotrio.cli._progress import Progress, progress_for
 from exotrio.cli._result import collect, print_result
+from exotrio.cli._run_values import check_run_values
 
 if TYPE_CHECKING:
     import httpx
@@ -52,30 +52,14 @@ class _Request:
     port: int | None
 
     def check_inputs(self) -> None:
-        """Refuse inputs that the root lacks, and store keys that nothing can read: both would be ignored.
+        """Refuse inputs and store keys that do not fit the graph.
 
         Raises:
             UsageError: there are such.
         """
-        if self.graph is None:
-            return
-        followers = {name for node in self.graph.nodes for name in node.next_nodes or ()}
-        roots = [node for node in self.graph.nodes if node.identifier not in followers]
-        for root in roots[:1]:  # of several, the state manager will complain
-            for name in self.inputs:
-                if name not in root.inputs:
-                    raise click.UsageError(
-                        f"the root of graph {self.graph.name!r} ({root.identifier}) has no input {name!r}; "
-                        f"it has: {', '.join(root.inputs) or 'none'}"
-                    )
-
-        store = self.graph.store_config
-        for key in self.store:
-            if key not in {*store.required_keys, *store.default_values}:
-                readable = ", ".join([*store.required_keys, *store.default_values]) or "none"
-                raise click.UsageError(
-                    f"graph {self.graph.name!r} has no store key {key!r}; it has: {readable}"
-                )
+        if self.graph is not None:
+            graph = self.graph
+            check_run_values(graph.name, graph.nodes, graph.store_config, self.inputs, self.store)
 
     def require_nodes(self, graph: Graph) -> None:
         """Refuse nodes that nobody would run: beside an embedded state manager there is no other worker.
@@ -122,51 +106,18 @@ class _Request:
 
     def command_to_resume(self, run_id: str) -> str:
         """Return the command that continues a run; it works as it stands, in the same folder."""
-        called = sys.orig_argv
-        ours = next((i for i in range(len(called)) if called[i : i + 2] == ["-m", "exotrio"]), None)
-        command = [sys.executable, "-m", "exotrio"] if ours is None else called[: ours + 2]
-        command += ["run", self.target]
+        command = ["run", self.target]
         command += ["--db", self.db] if self.db else []
-        command += ["-o", self.output] if self.output != "text" else []
+        command += ["-o", self.output] if self.output != "table" else []
         command += ["--serve", str(self.port)] if self.port is not None else []
-        return shlex.join([*command, "--resume", run_id])
-
-
-def _pairs(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-    pairs = {}
-    for value in values:
-        try:
-            # Bytes that the locale cannot decode arrive as surrogates, which no state can hold.
-            key, equals, text = os.fsencode(value).decode("utf-8").partition("=")
-        except UnicodeDecodeError as error:
-            raise click.BadParameter(f"{value!r} is not UTF-8", ctx, parameter) from error
-        if not equals or not key:
-            raise click.BadParameter(f"{value!r} is not of the form key=value", ctx, parameter)
-        if key in pairs:
-            raise click.BadParameter(f"{key!r} is given twice", ctx, parameter)
-        pairs[key] = text
-    return pairs
+        return command_line([*command, "--resume", run_id])
 
 
 @click.command(name="run")
 @click.argument("target", metavar="FILE_OR_MODULE[:ATTR]")
 @click.option("--graph", "graph_name", metavar="NAME", help="Which Graph, if the module has several.")
-@click.option(
-    "-i",
-    "--input",
-    "inputs",
-    multiple=True,
-    callback=_pairs,
-    metavar="KEY=VALUE",
-    help="Input of the graph's first node; repeatable.",
-)
-@click.option(
-    "--store",
-    multiple=True,
-    callback=_pairs,
-    metavar="KEY=VALUE",
-    help="Entry of the run's store; repeatable.",
-)
+@_options.inputs
+@_options.store
 @click.option(
     "--db",
     metavar="FILE",
@@ -183,9 +134,7 @@ def _pairs(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]
     help="Serve the embedded state manager, and its dashboard, on 127.0.0.1 while the run lasts; without "
     "PORT on any free one. Put it behind FILE.",
 )
-@click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Form of the result."
-)
+@_options.output
 @log_format_option
 @click.option("-v", "--verbose", count=True, help="Log what happens; twice for every poll and state.")
 def command(
