@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 URI_VARIABLE = "EXOSPHERE_STATE_MANAGER_URI"
 KEY_VARIABLE = "EXOSPHERE_API_KEY"
+NAMESPACE_VARIABLE = "EXOSPHERE_NAMESPACE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Settings:
         state_manager_secret: ``STATE_MANAGER_SECRET``, the server's name for its key.
         secrets_encryption_key: ``SECRETS_ENCRYPTION_KEY``.
         cors_origins: ``CORS_ORIGINS``, a comma list.
+        namespace: ``EXOSPHERE_NAMESPACE``, the command line's default.
     """
 
     state_manager_uri: str | None
@@ -35,6 +37,7 @@ class Settings:
     state_manager_secret: str | None
     secrets_encryption_key: str | None
     cors_origins: str | None
+    namespace: str | None = None
 
 
 @cache
@@ -52,6 +55,7 @@ def _model() -> type[BaseSettings]:
         state_manager_secret: str | None = Field(default=None, validation_alias="STATE_MANAGER_SECRET")
         secrets_encryption_key: str | None = Field(default=None, validation_alias="SECRETS_ENCRYPTION_KEY")
         cors_origins: str | None = Field(default=None, validation_alias="CORS_ORIGINS")
+        namespace: str | None = Field(default=None, validation_alias=NAMESPACE_VARIABLE)
 
     return Environment
 

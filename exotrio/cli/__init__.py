@@ -3,7 +3,6 @@ that ``--help`` and small commands start fast."""
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import sys
@@ -13,36 +12,31 @@ import click
 
 from exotrio._errors import ConfigurationError, ExotrioError
 from exotrio.cli._exit import exit_code
+from exotrio.cli._groups import LazyCommands
 from exotrio.cli._logs import tell_error
-from exotrio.cli._output import settle
+from exotrio.cli._output import note, settle
 
 _COMMANDS = {
     "run": "Run a graph from start to end on this machine.",
     "worker": "Run the nodes of one Runtime against a state manager.",
     "server": "Run a state manager on a port.",
-    "runs": "Show the runs of a namespace, or cancel one.",
+    "graph": "Declare graphs, look at them, and check files offline.",
+    "trigger": "Start a run of a graph.",
+    "runs": "Look at the runs of a namespace; cancel or retry one.",
+    "states": "Look at the states of a run; retry one.",
+    "nodes": "Show which nodes are registered.",
     "backup": "Fetch a backup of a state manager's database.",
 }
 
 
-class _Lazy(click.Group):
-    """A group that imports a command when it is run or asked for help."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(f"exotrio.cli.{cmd_name}").command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
-
-
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyCommands,
+    modules=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 success; 1 the run failed; 2 usage or configuration; 3 invalid graph or module, "
+    "or refused; 4 state manager unreachable; 5 key refused; 6 not found; 7 port or database busy; "
+    "75 something is left behind; 130 interrupted.",
+)
 @click.version_option(package_name="exotrio")
 def cli() -> None:
     """Run Exosphere workflow nodes on Trio. Nothing that was claimed is lost."""
@@ -59,9 +53,9 @@ def main(args: list[str] | None = None) -> None:
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)
         sys.exit(2)
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
+        note(f"error: {error.format_message()}")
         if isinstance(error, click.UsageError) and error.ctx is not None:
-            click.echo(f"{error.ctx.get_usage()}\nsee: {error.ctx.command_path} --help", err=True)
+            note(f"{error.ctx.get_usage()}\nsee: {error.ctx.command_path} --help")
         sys.exit(2)
     except click.Abort:
         click.echo("interrupted", err=True)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from exotrio._errors import ExotrioError
+from exotrio.cli._output import note
 
 log = logging.getLogger("exotrio.cli")
 
@@ -70,4 +71,4 @@ def tell_error(error: ExotrioError) -> None:
     if _form == JSON:
         log.critical("%s", error)
     else:
-        click.echo(f"error: {error}", err=True)
+        note(f"error: {error}")

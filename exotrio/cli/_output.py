@@ -2,20 +2,93 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TextIO
+from io import StringIO
+from typing import Any, TextIO
 
 import click
 
 from exotrio._errors import ExotrioError
 
+# What a terminal may obey instead of show. Tabs and line ends stay; they harm nobody.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 
 def note(text: str) -> None:
     """Print a line to standard error, if anybody can still read it. Losing it must not end a run."""
     with suppress(OSError):
-        click.echo(text, err=True)
+        click.echo(harmless(text), err=True)
+
+
+def harmless(text: str) -> str:
+    """Return ``text`` with control characters as ``\\xNN``: it may come from anybody's node."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def print_json(body: Any) -> None:
+    """Print a result as JSON, as ``print_text`` does."""
+    print_text(json.dumps(body, indent=2))
+
+
+def print_text(text: str, *, fix: str = "") -> None:
+    """Print a result to standard output. A reader that has seen enough is no error.
+
+    Args:
+        text: What to print; control characters in it are shown, not sent.
+        fix: What to do if it cannot be written.
+
+    Raises:
+        ExotrioError: it cannot be written.
+    """
+    try:
+        click.echo(harmless(text), file=sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        forget_reader(sys.stdout)
+    except OSError as error:
+        forget_reader(sys.stdout)
+        raise ExotrioError(
+            f"the result could not be written: {error.strerror}",
+            where="while writing to standard output",
+            fix=fix,
+        ) from error
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as wide as it needs to be: an id that was cut is of no use, least of all to a pipe."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, pad_edge=False)
+    for head in heads:
+        shown.add_column(head, no_wrap=True)
+    for row in rows:
+        shown.add_row(*(Text(one_line(cell)) for cell in row))  # as text: names may look like rich's markup
+    console = Console(file=StringIO(), width=10_000, color_system=None)
+    with console.capture() as captured:
+        console.print(shown)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` with its line ends and tabs as ``\\n`` and ``\\t``."""
+    return harmless(text.replace("\n", "\\n").replace("\t", "\\t"))
+
+
+def last_line(error: str | None) -> str:
+    """Return the line of an error that says what happened, or that there is none."""
+    return one_line((error or "").strip().rpartition("\n")[2]) or "no text"
+
+
+def indented(text: str, by: str) -> str:
+    """Return ``text`` with every line after the first moved in."""
+    return text.replace("\n", f"\n{by}")
 
 
 def settle() -> None:
@@ -25,25 +98,6 @@ def settle() -> None:
             stream.flush()
         except (OSError, ValueError):
             forget_reader(stream)
-
-
-def result(text: str, stream: TextIO) -> None:
-    """Print a result. A reader that has seen enough is no error.
-
-    Raises:
-        ExotrioError: it cannot be written.
-    """
-    try:
-        click.echo(text, file=stream)
-    except BrokenPipeError:
-        forget_reader(stream)
-    except OSError as error:
-        forget_reader(stream)
-        raise ExotrioError(
-            f"the result could not be written: {error.strerror}",
-            where="while writing to standard output",
-            fix="the run itself is kept; --resume RUN prints its result again",
-        ) from error
 
 
 def forget_reader(stream: TextIO) -> None:

@@ -10,13 +10,14 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from exotrio._runtime import Runtime
 from exotrio._wire import StateStatus
 from exotrio._wire_native import NativeRun, NodeCounts
-from exotrio.cli._output import note
+from exotrio.cli._output import harmless, note, one_line
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
+
+    from exotrio._runtime import Runtime
 
 log = logging.getLogger("exotrio.cli")
 
@@ -58,11 +59,11 @@ class Progress(Protocol):
         """Print a line that stays."""
 
 
-def progress_for(runtime: Runtime, *, verbose: bool, logged: bool) -> Progress:
+def progress_for(runtime: Runtime | None = None, *, verbose: bool = False, logged: bool = False) -> Progress:
     """Return bars for a terminal; lines elsewhere, and beside a log, which bars would tear.
 
     Args:
-        runtime: Asked what its nodes say of their progress.
+        runtime: Asked what its nodes say of their progress; None if they run elsewhere.
         verbose: There is a log.
         logged: Everything goes to the log.
     """
@@ -73,22 +74,22 @@ def progress_for(runtime: Runtime, *, verbose: bool, logged: bool) -> Progress:
     return Lines(runtime)
 
 
-def said(runtime: Runtime, run: NativeRun) -> dict[str, str]:
+def said(runtime: Runtime | None, run: NativeRun) -> dict[str, str]:
     """Return what nodes of a run say of their progress, by their place in the graph.
 
     Of several the longest running speaks, so that the text does not jump between them.
     """
     latest: dict[str, str] = {}
-    for state in runtime.vitals.running:
+    for state in runtime.vitals.running if runtime is not None else ():
         if state.progress is not None and state.run_id == run.run_id:
-            latest.setdefault(state.identifier, str(state.progress))
+            latest.setdefault(state.identifier, one_line(str(state.progress)))
     return latest
 
 
 class Lines:
     """One line now and then, and one whenever a place is done."""
 
-    def __init__(self, runtime: Runtime, say: Callable[[str], None] = note) -> None:
+    def __init__(self, runtime: Runtime | None, say: Callable[[str], None] = note) -> None:
         self.elapsed = 0.0
         self._runtime = runtime
         self._say = say
@@ -134,7 +135,7 @@ def _summary(node: NodeCounts, progress: Mapping[str, str]) -> str:
 class Bars:
     """A bar per place of the graph."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime | None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -191,7 +192,7 @@ class Bars:
     def note(self, text: str) -> None:
         # A terminal that was closed must not end the run.
         with suppress(OSError):
-            self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._progress.console.print(harmless(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def _details(node: NodeCounts, progress: Mapping[str, str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from exotrio._client import StateManager
 from exotrio._wire import StateStatus
 from exotrio._wire_native import NativeRun
 from exotrio._wire_v0 import GraphReply
-from exotrio.cli import _output
+from exotrio.cli._output import indented, last_line, print_text
 
 MOST_SHOWN = 20
 """States whose outputs or errors are shown in full; of more, the number is."""
@@ -62,14 +61,16 @@ def print_result(result: Result, form: str, elapsed: float) -> None:
     """Print the result to standard output.
 
     Args:
-        form: ``text`` or ``json``.
+        form: ``table`` or ``json``.
         elapsed: Seconds this command followed the run.
 
     Raises:
         ExotrioError: it cannot be written.
     """
     text = _as_json(result, elapsed) if form == "json" else _as_text(result, elapsed)
-    _output.result(text, sys.stdout)
+    print_text(
+        text, fix="the run itself is kept: `run --resume RUN`, or `runs watch RUN`, prints its result again"
+    )
 
 
 def _as_json(result: Result, elapsed: float) -> str:
@@ -97,13 +98,15 @@ def _as_text(result: Result, elapsed: float) -> str:
     states = f"{run.total_count} state{'s' if run.total_count != 1 else ''}"
     lines = [f"{run.status.value}: {states} in {elapsed:.1f} s (run {run.run_id})"]
     for name, values in result.outputs:
-        lines += [f"{name}:", *(f"  {field}: {value}" for field, value in values.items())]
+        lines += [
+            f"{name}:",
+            *(f"  {field}: {indented(str(value), '    ')}" for field, value in values.items()),
+        ]
     if result.outputs_left:
         lines.append(f"... and outputs of {result.outputs_left} more states")
     for name, state, text in result.errors:
-        # The last line of a traceback says what happened; the state manager keeps the rest.
-        told = text.strip().splitlines()[-1] if text.strip() else "no text"
-        lines.append(f"failed: {name} ({state}): {told}")
+        # The state manager keeps the traceback.
+        lines.append(f"failed: {name} ({state}): {last_line(text)}")
     if result.errors_left:
         lines.append(f"... and {result.errors_left} more failed states")
     return "\n".join(lines)

@@ -1,135 +1,185 @@
-"""``python -m exotrio runs``: look at the runs of a namespace, and cancel one."""
+"""``python -m exotrio runs``: look at the runs of a namespace, cancel one, retry what failed in one."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Awaitable, Callable, Sequence
-from io import StringIO
-from typing import Any, TypeVar
-
 import click
-import trio
 
 from exotrio._client import StateManager
-from exotrio._wire import StateStatus
-from exotrio._wire_native import NativeRun
-from exotrio._wire_v0 import RunSummary
-from exotrio.cli import _output
-from exotrio.cli._exit import bare_errors
+from exotrio._wire import RunStatus, StateStatus
+from exotrio._wire_manage import ListedState
+from exotrio._wire_native import NativeRun, NativeRunSummary
+from exotrio.cli import _options
+from exotrio.cli._connection import Connection, connection
+from exotrio.cli._exit import FAILED, SUCCESS
+from exotrio.cli._follow import follow
+from exotrio.cli._groups import Commands
+from exotrio.cli._lookup import find_run, whole_run
+from exotrio.cli._output import last_line, print_json, print_text, table
+from exotrio.cli._runs_list import list_runs
+from exotrio.cli._states_list import list_states
 
-T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
+MOST_FAILED = 20
+"""Failed states that `runs show` names."""
 
-
-def _common(function: F) -> F:
-    """Add the options that every subcommand has."""
-    options = (
-        click.option("-n", "--namespace", required=True, help="Namespace of the runs."),
-        click.option("--uri", help="The state manager.  [default: EXOSPHERE_STATE_MANAGER_URI]"),
-        click.option(
-            "-o",
-            "--output",
-            type=click.Choice(["text", "json"]),
-            default="text",
-            help="Form of what is printed.",
-        ),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
+_FAILED = (StateStatus.ERRORED, StateStatus.NEXT_CREATED_ERROR)
 
 
-@click.group(name="runs")
+@click.group(name="runs", cls=Commands)
 def command() -> None:
-    """Look at the runs of a namespace, and cancel one.
+    """Look at the runs of a namespace; cancel one, or retry what failed in one.
 
-    The state manager is EXOSPHERE_STATE_MANAGER_URI with the key EXOSPHERE_API_KEY, from the
-    environment or .env.
+    RUN is the id of a run. To look at one, the first 6 characters are enough if no other begins so.
     """
 
 
 @command.command(name="ls")
-@_common
-@click.option("--page", default=1, show_default=True, type=click.IntRange(1), help="Which page.")
-@click.option("--size", default=20, show_default=True, type=click.IntRange(1, 1000), help="Runs per page.")
-def ls(namespace: str, uri: str | None, output: str, page: int, size: int) -> int:
-    """List runs, newest first."""
-    reply = _ask(namespace, uri, lambda manager: manager.runs(page, size))
+@click.option("--graph", metavar="NAME", help="Only runs of this graph.")
+@click.option(
+    "--status",
+    metavar="STATUS",
+    type=click.Choice([status.value for status in RunStatus], case_sensitive=False),
+    help=f"Only runs with this status, one of {', '.join(RunStatus)}.",
+)
+@_options.limit(20, "Most runs to list.")
+@_options.output
+@connection
+def ls(graph: str | None, status: str | None, limit: int, output: str, connection: Connection) -> int:
+    """List runs, newest first.
+
+    JSON: namespace, runs (as of `runs show`, without nodes and failed), more (whether there are).
+    """
+    wanted = None if status is None else RunStatus(status)
+    runs, more = connection.ask(lambda manager: list_runs(manager, graph, wanted, limit))
     if output == "json":
-        _print_json(reply.model_dump(mode="json"))
-        return 0
-    rows = [_row(run) for run in reply.runs]
-    lines = [_table(("run", "graph", "status", "done", "failed", "open", "created"), rows)] if rows else []
-    shown = f"{len(rows)} of {reply.total}" if len(rows) != reply.total else str(reply.total)
-    _output.result("\n".join([*lines, f"{shown} runs in namespace {namespace}"]), sys.stdout)
-    return 0
+        shown = [run.model_dump(mode="json") for run in runs]
+        print_json({"namespace": connection.namespace, "runs": shown, "more": more})
+        return SUCCESS
+    heads = ("run", "graph", "status", "done", "failed", "open", "created")
+    lines = [table(heads, [_row(run) for run in runs])] if runs else []
+    matching = "" if graph is None and wanted is None else " matching"
+    count = f"{len(runs)}{matching} run{'' if len(runs) == 1 else 's'}"
+    lines.append(f"{count} in namespace {connection.namespace}" + ("; more with --limit" if more else ""))
+    print_text("\n".join(lines))
+    return SUCCESS
 
 
 @command.command(name="show")
 @click.argument("run_id", metavar="RUN")
-@_common
-def show(run_id: str, namespace: str, uri: str | None, output: str) -> int:
-    """Show how far a run is, place by place."""
-    _print_run(_ask(namespace, uri, lambda manager: manager.status(run_id)), output)
-    return 0
+@_options.output
+@connection
+def show(run_id: str, output: str, connection: Connection) -> int:
+    """Show how far a run is, place by place, and what failed.
+
+    JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, counts, nodes (counts by
+    status), failed (the newest failed states: id, identifier, status, error).
+    """
+
+    async def ask(manager: StateManager) -> tuple[NativeRun, list[ListedState]]:
+        run = await find_run(manager, run_id)
+        if not run.errored_count:
+            return run, []
+        return run, (await list_states(manager, MOST_FAILED, run=run.run_id, status=_FAILED))[0]
+
+    run, failed = connection.ask(ask)
+    if output == "json":
+        shown = [state.model_dump(mode="json", include=_OF_FAILED) for state in failed]
+        print_json({**run.model_dump(mode="json"), "failed": shown})
+    else:
+        print_text("\n".join([_as_text(run), *_failures(run, failed)]))
+    return SUCCESS
+
+
+_OF_FAILED = {"id", "identifier", "status", "error"}
+
+
+@command.command(name="watch")
+@click.argument("run_id", metavar="RUN")
+@_options.output
+@connection
+def watch(run_id: str, output: str, connection: Connection) -> int:
+    """Follow a run until it ends, then show its result.
+
+    Exits 0 if it succeeded and 1 if it failed. Ctrl-C leaves the run alone.
+
+    JSON: as of `run`.
+    """
+
+    async def find(manager: StateManager) -> str:
+        return (await find_run(manager, run_id)).run_id
+
+    return follow(connection, find, output)
 
 
 @command.command(name="cancel")
 @click.argument("run_id", metavar="RUN")
-@_common
-def cancel(run_id: str, namespace: str, uri: str | None, output: str) -> int:
+@_options.output
+@connection
+def cancel(run_id: str, output: str, connection: Connection) -> int:
     """Cancel a run: what waits is ended, running nodes are cancelled, nothing follows.
 
-    Workers hear of it with their next heartbeat. Cancelling a run again changes nothing.
+    Workers hear of it with their next heartbeat. Cancelling a run again changes nothing. A state
+    manager that speaks only v0 cannot do it.
+
+    JSON: as of `runs show`, without failed.
     """
-    _print_run(_ask(namespace, uri, lambda manager: manager.cancel(run_id)), output)
-    return 0
-
-
-def _ask(namespace: str, uri: str | None, question: Callable[[StateManager], Awaitable[T]]) -> T:
-    async def main() -> T:
-        async with StateManager(namespace, uri) as manager:
-            return await question(manager)
-
-    with bare_errors():
-        return trio.run(main)
-
-
-def _print_run(run: NativeRun, output: str) -> None:
+    run = connection.ask(lambda manager: whole_run(manager, run_id, manager.cancel))
     if output == "json":
-        _print_json(run.model_dump(mode="json"))
-        return
+        print_json(run.model_dump(mode="json"))
+    else:
+        print_text(_as_text(run))
+    return SUCCESS
+
+
+@command.command(name="retry")
+@click.argument("run_id", metavar="RUN")
+@_options.output
+@connection
+def retry(run_id: str, output: str, connection: Connection) -> int:
+    """Retry every failed state of a run.
+
+    Exits 0 if all of them were retried, and 1 if some were refused; each is named with the reason.
+
+    JSON: run_id, retried (state_id, new_state_id, status) and refused (state_id, reason).
+    """
+    reply = connection.ask(lambda manager: whole_run(manager, run_id, manager.retry_run))
+    if output == "json":
+        print_json({"run_id": run_id, **reply.model_dump(mode="json")})
+    else:
+        count = len(reply.retried)
+        lines = [f"{count} state{'' if count == 1 else 's'} of run {run_id} will run again"]
+        lines += [f"not retried: {state.state_id}: {state.reason}" for state in reply.refused]
+        print_text("\n".join(lines))
+    return FAILED if reply.refused else SUCCESS
+
+
+def _as_text(run: NativeRun) -> str:
     used = [status for status in StateStatus if any(node.counts.get(status) for node in run.nodes)]
     rows = [
         (node.identifier, node.node_name, *(str(node.counts.get(status, 0)) for status in used))
         for node in run.nodes
     ]
-    head = f"run {run.run_id} of graph {run.graph_name}: {run.status.value}"
-    _output.result(f"{head}\n{_table(('place', 'node', *used), rows)}", sys.stdout)
+    times = [
+        f"{what} {at}"
+        for what, at in (
+            ("created", run.created_at),
+            ("cancelled", run.cancelled_at),
+            ("finished", run.finished_at),
+        )
+        if at
+    ]
+    head = f"run {run.run_id} of graph {run.graph_name}: {', '.join([run.status.value, *times])}"
+    return f"{head}\n{table(('place', 'node', *used), rows)}"
 
 
-def _print_json(body: Any) -> None:
-    _output.result(json.dumps(body, indent=2), sys.stdout)
+def _failures(run: NativeRun, failed: list[ListedState]) -> list[str]:
+    lines = [f"failed: {state.identifier} ({state.id}): {last_line(state.error)}" for state in failed]
+    if run.errored_count > len(failed):
+        left = run.errored_count - len(failed)
+        lines.append(f"... and {left} more: states ls --run {run.run_id} --status ERRORED")
+    return lines
 
 
-def _row(run: RunSummary) -> tuple[str, ...]:
+def _row(run: NativeRunSummary) -> tuple[str, ...]:
+    status = f"{run.status.value} (cancelled)" if run.cancelled_at else run.status.value
     counts = (run.success_count, run.errored_count, run.pending_count)
-    return (run.run_id, run.graph_name, run.status.value, *map(str, counts), run.created_at)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for head in heads:
-        table.add_column(head, no_wrap=True)
-    for row in rows:
-        table.add_row(*map(Text, row))  # as text: names may look like rich's markup
-    # As wide as it needs to be: an id that was cut is of no use to anybody, least of all to a pipe.
-    console = Console(file=StringIO(), width=10_000, color_system=None)
-    with console.capture() as captured:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+    return (run.run_id, run.graph_name, status, *map(str, counts), run.created_at)

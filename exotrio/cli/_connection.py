@@ -1,0 +1,146 @@
+"""The state manager that a command is for: its options, and asking it something."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import trio
+
+from exotrio._client import StateManager
+from exotrio._errors import ConfigurationError, KeyRefused
+from exotrio._settings import KEY_VARIABLE, NAMESPACE_VARIABLE, URI_VARIABLE, read_settings
+from exotrio.cli._exit import bare_errors
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NAMESPACE = click.option(
+    "-n",
+    "--namespace",
+    metavar="NAME",
+    help=f"Namespace of the graphs and runs.  [default: {NAMESPACE_VARIABLE}]",
+)
+_SERVER = (
+    click.option("--uri", metavar="URI", help=f"The state manager.  [default: {URI_VARIABLE}]"),
+    click.option(
+        "--key-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help=f"File that holds the API key.  [default: the key {KEY_VARIABLE}]",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where to ask, and for which namespace.
+
+    Attributes:
+        arguments: The options by which it was given, to repeat them in a printed command.
+    """
+
+    namespace: str
+    uri: str
+    key: str = field(repr=False)
+    arguments: tuple[str, ...] = ()
+
+    def open(self) -> StateManager:
+        """Return a client, to be entered with ``async with``."""
+        return StateManager(self.namespace, self.uri, self.key)
+
+    def ask(self, question: Callable[[StateManager], Awaitable[T]]) -> T:
+        """Run one question in a loop of its own and return its answer."""
+
+        async def main() -> T:
+            async with self.open() as manager:
+                return await question(manager)
+
+        with self.telling():
+            return trio.run(main)
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Let errors out bare, and as a user of the command line can mend them."""
+        with bare_errors():
+            try:
+                yield
+            except KeyRefused as error:
+                fix = f"give the server's key with --key-file FILE, or set {KEY_VARIABLE}"
+                raise KeyRefused(error.what, status=error.status, where=error.where, fix=fix) from error
+
+
+def connection(function: F) -> F:
+    """Add the options that say which namespace of which state manager; the command gets ``connection``.
+
+    Every default is read from the environment, then from .env. The key itself is no option: other
+    users of the machine can read arguments.
+    """
+
+    @functools.wraps(function)
+    def connected(
+        *args: Any, namespace: str | None, uri: str | None, key_file: Path | None, **options: Any
+    ) -> Any:
+        namespace = namespace or read_settings().namespace
+        problems = [] if namespace else [f"no namespace: give -n NAMESPACE, or set {NAMESPACE_VARIABLE}"]
+        return function(*args, connection=_resolve(namespace or "", uri, key_file, problems), **options)
+
+    return _with((_NAMESPACE, *_SERVER), connected)  # type: ignore[return-value]
+
+
+def server_connection(function: F) -> F:
+    """As ``connection``, for what concerns a state manager with all its namespaces."""
+
+    @functools.wraps(function)
+    def connected(*args: Any, uri: str | None, key_file: Path | None, **options: Any) -> Any:
+        # A client is always of one namespace, whether or not its calls use it.
+        return function(*args, connection=_resolve("default", uri, key_file, []), **options)
+
+    return _with(_SERVER, connected)  # type: ignore[return-value]
+
+
+def _with(options: Sequence[Callable[[Any], Any]], command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _resolve(namespace: str, uri: str | None, key_file: Path | None, problems: list[str]) -> Connection:
+    settings = read_settings()
+    found = uri or settings.state_manager_uri
+    key = _read_key(key_file) if key_file is not None else settings.api_key
+    if not found:
+        problems.append(
+            f"no state manager: give --uri http://127.0.0.1:8000, or set {URI_VARIABLE} "
+            "(a local one: python -m exotrio server)"
+        )
+    if not key:
+        problems.append(f"no API key: give --key-file FILE, or set {KEY_VARIABLE}")
+    if problems or not found or not key:
+        raise ConfigurationError(
+            "the state manager cannot be addressed",
+            problems,
+            where="variables are read from the environment and from .env in the working directory",
+        )
+    repeated = [] if namespace == settings.namespace else ["--namespace", namespace]
+    repeated += ["--uri", uri] if uri else []
+    repeated += ["--key-file", str(key_file)] if key_file else []
+    return Connection(namespace, found, key, tuple(repeated))
+
+
+def _read_key(path: Path) -> str:
+    try:
+        key = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise ConfigurationError(
+            f"the key file {path} cannot be read: {reason}",
+            fix="a local server keeps its key beside its database: .exotrio/state.db.api-key",
+        ) from error
+    if not key:
+        raise ConfigurationError(f"the key file {path} is empty", fix="write the API key into it")
+    return key

@@ -1,0 +1,54 @@
+"""Groups of commands that say what was meant when a command is mistyped."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from exotrio.cli._meant import closest, listed
+
+
+class Commands(click.Group):
+    """A group of commands."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        known = self.list_commands(ctx)
+        if name not in known and not name.startswith("-") and not ctx.resilient_parsing:
+            close = closest(name, known)
+            raise click.UsageError(
+                f"No such command {name!r}."
+                + (f" Did you mean {close!r}?" if close else f" There are: {listed(known)}."),
+                ctx,
+            )
+        return super().resolve_command(ctx, args)
+
+
+class LazyCommands(Commands):
+    """A group that imports a command when it is run or asked for help.
+
+    Args:
+        modules: Command name to its one-line help; each is ``command`` in ``exotrio.cli.<name>``.
+    """
+
+    def __init__(self, *, modules: Mapping[str, str], **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self._modules = modules
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._modules)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._modules:
+            return None
+        command: click.Command = importlib.import_module(f"exotrio.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self._modules.items()))

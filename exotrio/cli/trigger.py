@@ -1,0 +1,77 @@
+"""``python -m exotrio trigger``: start a run of a graph."""
+
+from __future__ import annotations
+
+import click
+
+from exotrio._client import StateManager
+from exotrio._errors import GraphInvalid
+from exotrio._wire import ValidationStatus, to_ms
+from exotrio.cli import _options
+from exotrio.cli._connection import Connection, connection
+from exotrio.cli._follow import follow
+from exotrio.cli._lookup import find_graph
+from exotrio.cli._output import note, print_json, print_text
+from exotrio.cli._run_values import check_run_values
+from exotrio.cli._values import merged
+
+
+@click.command(name="trigger")
+@click.argument("graph")
+@_options.inputs
+@_options.inputs_file
+@_options.store
+@click.option(
+    "--start-delay",
+    default=0.0,
+    metavar="SECONDS",
+    type=_options.Seconds(),
+    help="Before the run's first node may run.  [default: 0]",
+)
+@click.option("--follow", "following", is_flag=True, help="Show the run's progress, then its result.")
+@_options.output
+@connection
+def command(
+    graph: str,
+    inputs: dict[str, str],
+    inputs_file: dict[str, str],
+    store: dict[str, str],
+    start_delay: float,
+    following: bool,
+    output: str,
+    connection: Connection,
+) -> int:
+    """Start a run of GRAPH and print its id.
+
+    Values that are private belong in a file or on standard input: others can read arguments.
+
+    With --follow it exits 0 if the run succeeded and 1 if it failed; Ctrl-C leaves the run alone.
+
+    JSON: run_id, graph, status. With --follow the result, as of `run`; the id comes first on
+    standard error.
+    """
+    given = merged(inputs, inputs_file, "-i", "--inputs-file")
+
+    async def start(manager: StateManager) -> str:
+        known = await find_graph(manager, graph)
+        if known.validation_status is ValidationStatus.INVALID:
+            raise GraphInvalid(
+                f"graph {graph!r} is invalid, so it cannot be triggered",
+                known.validation_errors,
+                fix="mend it and apply it again; or start the runtime that has its nodes, and apply it again",
+            )
+        check_run_values(graph, known.nodes, known.store_config, given, store)
+        reply = await manager.trigger(graph, inputs=given, store=store, start_delay=to_ms(start_delay))
+        run_id: str = reply["run_id"]
+        if output == "table":
+            print_text(run_id)
+        elif following:
+            note(f"run {run_id} of graph {graph!r}")
+        else:
+            print_json({"run_id": run_id, "graph": graph, "status": reply["status"]})
+        return run_id
+
+    if following:
+        return follow(connection, start, output)
+    connection.ask(start)
+    return 0
