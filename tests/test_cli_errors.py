@@ -62,7 +62,7 @@ FILES = {
     "bad_nodes.py": HEAD
     + GRAPH
     + "class Other: ...\n"
-    + "class Count(Greet):\n    class Inputs(BaseModel):\n        number: int\n\n"
+    + "class Count(Greet):\n    class Secrets(BaseModel):\n        number: int\n\n"
     + 'runtime = Runtime(namespace="", name="r", nodes=[Other, Count, Greet, Greet], workers=0)\n',
     "bad_graph.py": HEAD
     + 'graph = Graph("bad", nodes=[place("a", "Greed", next_nodes=["b"]),'
@@ -187,7 +187,7 @@ def test_every_problem_of_nodes_and_runtime_is_named(folder: Path) -> None:
         2,
         "namespace is blank",
         "Other does not inherit from exotrio.BaseNode",
-        "Count.Inputs.number: must be of type str",
+        "Count.Secrets.number: must be of type str",
         "2 node classes are named Greet",
         "workers is 0",
         f"in {folder}/bad_nodes.py, line ",
