@@ -14,6 +14,7 @@ T = TypeVar("T")
 FAST_RETRY: dict[str, Any] = {"max_retries": 2, "strategy": "FIXED", "backoff_factor": 1}
 NO_RETRY: dict[str, Any] = {"max_retries": 0, "strategy": "FIXED", "backoff_factor": 1}
 UNKNOWN_ID = "0123456789abcdef01234567"
+UNKNOWN_RUN = "01234567-89ab-4cde-8f01-23456789abcd"
 
 # httpx loads the system's certificates for every client otherwise, which costs more than a test does.
 _BARE_SSL = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from tests.contract.flow import Flow
-from tests.helpers import NO_RETRY, UNKNOWN_ID, ok, place
+from tests.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, ok, place
 from tests.web.support import SCRIPT, Browser, failed_run, open_desk, text_of
 
 
@@ -130,7 +130,7 @@ async def test_a_runtime_is_asked_to_drain_with_its_next_heartbeat() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [f"/ns/shop/states/{UNKNOWN_ID}/retry", f"/ns/shop/runs/{uuid4()}/cancel", "/ns/shop/runs/x/again"],
+    [f"/ns/shop/states/{UNKNOWN_ID}/retry", f"/ns/shop/runs/{UNKNOWN_RUN}/cancel", "/ns/shop/runs/x/again"],
 )
 async def test_what_is_not_there_cannot_be_changed(path: str) -> None:
     async with open_desk() as desk:

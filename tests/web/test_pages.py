@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
-from uuid import uuid4
 
 import pytest
 
@@ -13,7 +12,7 @@ from exotrio.manager.web._page import Asked
 from exotrio.manager.web._pages import PAGES
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, report
-from tests.helpers import UNKNOWN_ID, SettableClock, declare, ok, place
+from tests.helpers import UNKNOWN_ID, UNKNOWN_RUN, SettableClock, declare, ok, place
 from tests.web.support import KEY, SCRIPT, Desk, failed_run, open_desk, tallied, text_of
 
 LISTS = ("", "/runs", "/graphs", "/nodes", "/runtimes")
@@ -89,7 +88,7 @@ def _is_within_label(html: str, control: str) -> bool:
 @pytest.mark.parametrize(
     "path",
     [
-        f"/runs/{uuid4()}",
+        f"/runs/{UNKNOWN_RUN}",
         "/runs/%00",
         f"/states/{UNKNOWN_ID}",
         "/states/nonsense",
