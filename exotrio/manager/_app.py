@@ -18,6 +18,7 @@ from exotrio._errors import ConfigurationError
 from exotrio._settings import read_settings
 from exotrio._wire import KEY_HEADER, REQUEST_ID_HEADER, to_ms
 from exotrio.manager._access import LOOPBACK_HOSTS, Access, Keyless, local
+from exotrio.manager._commits import Clock
 from exotrio.manager._database import MEMORY
 from exotrio.manager._http import Gate, Limits, open_listeners, serve_http, urls
 from exotrio.manager._json_api import EXCEPTION_HANDLERS
@@ -28,7 +29,7 @@ from exotrio.manager._routes_native import native_routes
 from exotrio.manager._routes_operations import METRICS, PROBES, operation_routes
 from exotrio.manager._routes_v0 import v0_routes
 from exotrio.manager._service import Service, open_service
-from exotrio.manager._store import Clock, wall_clock
+from exotrio.manager._store import wall_clock
 
 if TYPE_CHECKING:
     import httpx

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from exotrio._wire_native import HeldState, ItemReply
 from exotrio.manager._graphs import timestamp
 from exotrio.manager._outcomes import find_state
 from exotrio.manager._states import CREATED, QUEUED, Changes, note
-from exotrio.manager._transaction import Transaction
+from exotrio.manager._transaction import Topic, Transaction
 
 CLAIMS_KEPT_MS = 600_000
 """How long a claim's id is remembered: a request that is repeated comes much sooner."""
@@ -70,14 +70,10 @@ class Claimed:
 
     Attributes:
         states: Oldest first.
-        kinds: The registered nodes that were asked for, if nothing was taken.
-        due_in: Seconds until one of their states comes due, if nothing was taken.
         spent: Whether the claim id takes no more, so that waiting is in vain.
     """
 
     states: list[Taken]
-    kinds: frozenset[int] = frozenset()
-    due_in: float = math.inf
     spent: bool = False
 
 
@@ -104,7 +100,9 @@ def claim(
         )
     )[: max(0, limit)]
     if not due:
-        return Claimed([], frozenset(kinds), _due_in(tx, kinds))
+        tx.waits_for = frozenset(kind for kind, most in kinds.items() if most > 0)
+        tx.again_in = _due_in(tx, tx.waits_for)
+        return Claimed([])
     seqs = [seq for _, seq in due]
     token = None
     if claimer.claim_id is not None:
@@ -135,6 +133,22 @@ def claim(
         claim_id = claimer.claim_id
         tx.undo = lambda tx: release_claim(tx, namespace, claim_id)
     return Claimed(_taken(tx, states, claimer.now))
+
+
+def claim_once_ready(
+    tx: Transaction,
+    namespace: str,
+    limits: Mapping[str, int],
+    limit: int,
+    claimer: Callable[[], Claimer],
+) -> Claimed | None:
+    """Claim for somebody who may wait: None as long as there is nothing.
+
+    Args:
+        claimer: Gives who claims, as of now: the term of a claim begins when it takes something.
+    """
+    claimed = claim(tx, namespace, limits, limit, claimer())
+    return claimed if claimed.states or claimed.spent else None
 
 
 def _taken(tx: Transaction, states: list[sqlite3.Row], now: int) -> list[Taken]:
@@ -183,12 +197,12 @@ def _rows(tx: Transaction, seqs: list[int]) -> list[sqlite3.Row]:
     ).fetchall()
 
 
-def _due_in(tx: Transaction, kinds: Mapping[int, int]) -> float:
+def _due_in(tx: Transaction, kinds: Iterable[Topic]) -> float:
     """Return the seconds until the next state of these kinds comes due, infinity if none waits."""
     due = math.inf
-    for kind, most in kinds.items():
+    for kind in kinds:
         row = tx.row("SELECT min(enqueue_after) FROM states WHERE status = 'CREATED' AND kind = ?", (kind,))
-        if most > 0 and row is not None and row[0] is not None:
+        if row is not None and row[0] is not None:
             due = min(due, from_ms(row[0] - tx.now_ms))
     return due
 

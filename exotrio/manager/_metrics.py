@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exotrio._errors import DatabaseError
 from exotrio.manager._backlog import Backlog, backlog
-from exotrio.manager._store import Committed, Store
+from exotrio.manager._commits import Committed
+from exotrio.manager._store import Store
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -157,6 +158,7 @@ class ManagerMetrics:
                 self._looked_at = now
 
     def _committed(self, committed: Committed) -> None:
-        self._groups.observe(committed.size)
+        if not committed.failed:
+            self._groups.observe(len(committed.writes))
         for (namespace, node, status), count in committed.ended.items():
             self._ended.labels(namespace, node, status).inc(count)

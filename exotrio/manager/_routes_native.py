@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import trio
 from pydantic import ValidationError
@@ -16,7 +18,6 @@ from exotrio._wire import (
     NATIVE_ROOT,
     NATIVE_VERSION,
     ItemResult,
-    RunStatus,
     StateStatus,
     from_ms,
 )
@@ -36,6 +37,7 @@ from exotrio.manager._access import LOCAL
 from exotrio.manager._backup import BackupReply
 from exotrio.manager._http import STOPPING
 from exotrio.manager._json_api import (
+    CLAIM_LIMIT,
     ClaimReply,
     Unprocessable,
     path_name,
@@ -47,8 +49,10 @@ from exotrio.manager._json_api import (
 )
 from exotrio.manager._refused import Refused, not_found
 from exotrio.manager._routes_v0 import Endpoint, routes_of
-from exotrio.manager._service import Service
+from exotrio.manager._service import Service, beside
 from exotrio.manager._workers import Worker
+
+T = TypeVar("T")
 
 NAMESPACE = f"{NATIVE_ROOT}/namespace/{{namespace}}"
 CAPABILITIES = ("leases", "batch", "long_poll", "heartbeat")
@@ -106,20 +110,24 @@ class _Native:
         limit = min(body.limit, LARGEST_BATCH)
         now = self._service.monotonic()
         self._service.workers.polled(namespace, body.worker_id, frozenset(body.limits), now)
-        deadline = trio.current_time() + from_ms(body.wait_ms)
-        wakeups = self._service.wakeups
-        while True:
-            point = wakeups.now
-            claimer = self._service.claimer(
-                local=LOCAL in request.scope, worker=body.worker_id, claim_id=body.claim_id
-            )
-            claimed = await settled(self._store.write(_claims.claim, namespace, body.limits, limit, claimer))
-            left = deadline - trio.current_time()
-            if claimed.states or claimed.spent or limit == 0 or left <= 0:
-                return claimed
-            with wakeups.after(point, claimed.kinds) as woken:
-                if not await _wait(request, woken, min(left, claimed.due_in)):
-                    return claimed
+        asked = (namespace, body.limits, limit)
+        claimer = partial(
+            self._service.claimer,
+            local=LOCAL in request.scope,
+            worker=body.worker_id,
+            claim_id=body.claim_id,
+        )
+        longest = from_ms(body.wait_ms)
+        if longest == 0 or limit == 0:
+            return await settled(self._store.write(_claims.claim, *asked, claimer()))
+        # Not woken to ask again, but served in the very commit that has something for it: otherwise there
+        # would be two commits between the end of a node and the begin of the next.
+        claimed = await _unless_gone(
+            request,
+            longest + CLAIM_LIMIT,
+            partial(self._store.write_once_ready, longest, _claims.claim_once_ready, *asked, claimer),
+        )
+        return claimed or _claims.Claimed([])
 
     async def record(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
@@ -162,14 +170,15 @@ class _Native:
     async def run(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         run_id = request.path_params["run_id"]
-        deadline = trio.current_time() + from_ms(read_query(request, RunQuery).wait_ms)
-        while True:
-            # Before looking, so that an end in between is not missed.
-            with self._service.wakeups.end_of(run_id) as ended:
-                run = await self._store.read(_views.show_run, namespace, run_id)
-                left = deadline - trio.current_time()
-                if run["status"] != RunStatus.PENDING or left <= 0 or not await _wait(request, ended, left):
-                    return reply(run)
+        longest = from_ms(read_query(request, RunQuery).wait_ms)
+        run = None
+        if longest > 0:
+            run = await _unless_gone(
+                request,
+                longest + CLAIM_LIMIT,
+                partial(self._store.write_once_ready, longest, _views.show_run_once_ended, namespace, run_id),
+            )
+        return reply(run or await self._store.read(_views.show_run, namespace, run_id))
 
     async def cancel(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
@@ -246,33 +255,27 @@ class _Native:
         return reply({"worker_id": worker_id, "command": command})
 
 
-async def _wait(request: Request, woken: trio.Event, longest: float) -> bool:
-    """Wait until woken or ``longest`` seconds passed. Return False to give up: the client is gone
-    or the server is stopping."""
+async def _unless_gone(
+    request: Request, longest: float, something: Callable[[], Awaitable[T | None]]
+) -> T | None:
+    """Wait for something; None if the client goes away, the server stops, or ``longest`` seconds pass."""
     stopping: trio.Event | None = request.scope.get("extensions", {}).get(STOPPING, {}).get("event")
-    carry_on = True
 
     async def give_up_when_disconnected() -> None:
-        nonlocal carry_on
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        carry_on = False
-        nursery.cancel_scope.cancel()
+        scope.cancel()
 
-    async def give_up_when_stopping(event: trio.Event) -> None:
-        nonlocal carry_on
-        await event.wait()
-        carry_on = False
-        nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(give_up_when_disconnected)
+    async def give_up_when_stopping() -> None:
         if stopping is not None:
-            nursery.start_soon(give_up_when_stopping, stopping)
-        with trio.move_on_after(max(0.0, longest)):
-            await woken.wait()
-        nursery.cancel_scope.cancel()
-    return carry_on
+            await stopping.wait()
+            scope.cancel()
+
+    value: T | None = None
+    with trio.move_on_after(longest) as scope:
+        async with beside(give_up_when_disconnected, give_up_when_stopping):
+            value = await something()
+    return value
 
 
 def _read_outcomes(body: bytes) -> list[OutcomeItem | ItemReply]:

@@ -15,11 +15,12 @@ import trio
 from exotrio._settings import Settings, read_settings
 from exotrio.manager._access import local
 from exotrio.manager._app import create_app, loopback_names
+from exotrio.manager._commits import Clock
 from exotrio.manager._database import MEMORY
 from exotrio.manager._http import open_listeners, serve_http, urls
 from exotrio.manager._keys import Key, choose_key
 from exotrio.manager._service import beside, open_service
-from exotrio.manager._store import Clock, wall_clock
+from exotrio.manager._store import wall_clock
 
 if TYPE_CHECKING:
     import httpx

@@ -1,10 +1,10 @@
-"""What the routes share: the store, the cipher, and who waits for something to claim."""
+"""What the routes share: the store, the cipher, and what runs beside them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,63 +15,16 @@ from exotrio._errors import DatabaseError
 from exotrio._settings import Settings, read_settings
 from exotrio.manager import _runs
 from exotrio.manager._claims import Claimer, recover
+from exotrio.manager._commits import Clock
 from exotrio.manager._database import MEMORY
 from exotrio.manager._leases import MonotonicClock, Terms, monotonic_clock, restart, sweep
 from exotrio.manager._retention import retain
 from exotrio.manager._schedules import Scheduler
 from exotrio.manager._secrets import Cipher, cipher_beside, cipher_from_text, random_cipher
-from exotrio.manager._store import Clock, Store, open_store, wall_clock
-from exotrio.manager._transaction import Topic
+from exotrio.manager._store import Store, open_store, wall_clock
 from exotrio.manager._workers import Workers
 
 logger = logging.getLogger("exotrio.manager")
-
-
-class Wakeups:
-    """Wakes long polls: when a state of one of their kinds can be claimed, or soon will be, and when the
-    run they wait for may have ended."""
-
-    def __init__(self) -> None:
-        self._commits = 0
-        self._last: dict[int, int] = {}
-        self._waiting: dict[trio.Event, frozenset[Topic]] = {}
-
-    def notify(self, topics: set[Topic]) -> None:
-        """Wake whoever waits for one of ``topics``."""
-        self._commits += 1
-        # Not the runs, of which there is no end: who waits for one is there before looking at it.
-        self._last.update({topic: self._commits for topic in topics if isinstance(topic, int)})
-        for event, wanted in self._waiting.items():
-            if not wanted.isdisjoint(topics):
-                event.set()
-
-    @property
-    def now(self) -> int:
-        """A point in time to give to ``after``: take it before looking for states."""
-        return self._commits
-
-    @contextmanager
-    def end_of(self, run_id: str) -> Iterator[trio.Event]:
-        """Give an event that is set once the run may have ended after this call."""
-        event = trio.Event()
-        self._waiting[event] = frozenset((run_id,))
-        try:
-            yield event
-        finally:
-            del self._waiting[event]
-
-    @contextmanager
-    def after(self, point: int, kinds: Iterable[int]) -> Iterator[trio.Event]:
-        """Give an event that is set once something came for ``kinds`` after ``point``."""
-        event = trio.Event()
-        wanted = frozenset(kinds)
-        if any(self._last.get(kind, 0) > point for kind in wanted):
-            event.set()
-        self._waiting[event] = wanted
-        try:
-            yield event
-        finally:
-            del self._waiting[event]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +36,6 @@ class Service:
     terms: Terms
     monotonic: MonotonicClock
     scheduler: Scheduler
-    wakeups: Wakeups = field(default_factory=Wakeups)
     workers: Workers = field(default_factory=Workers)
     backing_up: trio.Lock = field(default_factory=trio.Lock)
 
@@ -129,7 +81,6 @@ async def open_service(
     settings = settings or read_settings()
     async with open_store(db, clock=clock) as store:
         service = Service(store, _cipher(db, settings), terms or Terms(), monotonic, Scheduler(store))
-        store.on_ready = service.wakeups.notify
         await store.write(recover)
         await store.write(restart, monotonic(), service.terms)
         await _check_cipher(service)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -100,10 +101,17 @@ class Transaction(View):
         tally: States that ended: (kind, status, bucket of time) to how many.
         undo: Set by a use case whose result must not get lost: run, as a use case of its own, if
             the caller was gone by the time it was committed.
+        waits_for: Set by a use case that found nothing: what announces that there may be something.
+        again_in: Set with it: seconds after which there will be something without any announcement.
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, catalog: Catalog, stamp: str, now_ms: int, next_seq: int
+        self,
+        connection: sqlite3.Connection,
+        catalog: Catalog,
+        stamp: str,
+        now_ms: int,
+        next_seq: int,
     ) -> None:
         super().__init__(connection, catalog, stamp, now_ms)
         self.next_seq = next_seq
@@ -111,6 +119,8 @@ class Transaction(View):
         self.ended: Counter[tuple[str, str, str]] = Counter()
         self.tally: Counter[tuple[int, str, int]] = Counter()
         self.undo: Callable[[Transaction], object] | None = None
+        self.waits_for: frozenset[Topic] = frozenset()
+        self.again_in = math.inf
 
     def registered(self, namespace: str, name: str) -> Registered | None:
         """Return what is registered under this name, or None."""

@@ -1,4 +1,4 @@
-"""How runs and states look from outside: queries only."""
+"""How runs and states look from outside. Nothing is changed here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exotrio.manager._graphs import timestamp
 from exotrio.manager._outcomes import find_state
 from exotrio.manager._refused import not_found
 from exotrio.manager._states import STATUSES, chain
-from exotrio.manager._transaction import View
+from exotrio.manager._transaction import Transaction, View
 
 
 def list_runs(view: View, namespace: str, page: int, size: int) -> dict[str, Any]:
@@ -83,6 +83,13 @@ def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
             }
         )
     return {**run_summary(run), "nodes": nodes}
+
+
+def show_run_once_ended(tx: Transaction, namespace: str, run_id: str) -> dict[str, Any] | None:
+    """Return a run as ``show_run`` does, or None for as long as it goes on."""
+    run = show_run(tx, namespace, run_id)
+    tx.waits_for = frozenset({run_id})
+    return None if run["status"] == RunStatus.PENDING else run
 
 
 def show_run_graph(view: View, namespace: str, run_id: str) -> dict[str, Any]:

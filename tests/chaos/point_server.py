@@ -23,7 +23,6 @@ from exotrio._settings import Settings
 from exotrio.manager import create_app, open_service
 from exotrio.manager._leases import Terms
 from exotrio.manager._store import MemoryStore, Store, open_store
-from exotrio.manager._transaction import Topic
 
 KEY = "chaos-points-key-5512"
 SETTINGS = Settings(None, None, None, b64encode(bytes(32)).decode(), None)
@@ -107,20 +106,21 @@ class _Watched:
         self._process = process
         self._watcher = watcher
 
-    @property
-    def on_ready(self) -> Callable[[set[Topic]], None]:
-        return self._memory.on_ready
-
-    @on_ready.setter
-    def on_ready(self, notify: Callable[[set[Topic]], None]) -> None:
-        self._memory.on_ready = notify
-
     async def write(self, use_case: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         name = use_case.__name__
         await self._reach("before", name, None)
         result = await self._memory.write(use_case, *args, **kwargs)
         self._watcher.committed(name, args, result)
         await self._reach("after", name, result)
+        return result
+
+    async def write_once_ready(self, longest: float, use_case: Callable[..., Any], *args: Any) -> Any:
+        name = use_case.__name__
+        await self._reach("before", name, None)
+        result = await self._memory.write_once_ready(longest, use_case, *args)
+        if result is not None:
+            self._watcher.committed(name, args, result)
+            await self._reach("after", name, result)
         return result
 
     async def read(self, query: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

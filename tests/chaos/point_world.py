@@ -182,7 +182,7 @@ class World:
 
     def committed(self, use_case: str, args: tuple[Any, ...], result: Any) -> None:
         match use_case:
-            case "claim":
+            case "claim" | "claim_once_ready":
                 for taken in result.states:
                     state_id = taken.v0["state_id"]
                     for hand in self.hands:

@@ -49,7 +49,7 @@ OPERATIONS = {
 }
 """Requests of a runtime. ``void`` releases a claim by its id."""
 USE_CASES = {
-    "native": ("claim", "record_batch", "release", "release_claim", "renew", "expire"),
+    "native": ("claim_once_ready", "record_batch", "release", "release_claim", "renew", "expire"),
     "v0": ("claim", "record_v0", "expire"),
 }
 """Use cases of the state manager that run while a graph runs."""
@@ -60,6 +60,7 @@ WHEN_LOST = ("expire",)
 """Points that are reached only after a worker was lost."""
 NTH = {
     "claim": 3,
+    "claim_once_ready": 3,
     "report": 3,
     "heartbeat": 3,
     "secrets": 2,

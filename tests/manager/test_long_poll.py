@@ -10,7 +10,6 @@ import trio
 import trio.testing
 
 from exotrio.manager import serve
-from exotrio.manager._service import Wakeups
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.helpers import node_name, ok, open_client, place
@@ -232,6 +231,24 @@ async def test_a_poll_whose_client_is_cancelled_takes_nothing(autojump_clock: tr
         assert len(await claim(manager.api, "a", wait_ms=0)) == 1
 
 
+@pytest.mark.parametrize("wait_ms", [0, LONGEST])
+async def test_a_poll_that_cannot_be_written_is_refused_as_any_claim_is(
+    autojump_clock: trio.testing.MockClock, wait_ms: int
+) -> None:
+    async with open_manager(clock=virtual_ms) as manager:
+        flow = await deploy(manager, place("a"))
+        await flow.trigger()
+        await manager.service.store.write(
+            lambda tx: tx.execute(
+                "CREATE TEMP TRIGGER no BEFORE UPDATE ON main.states BEGIN SELECT RAISE(ABORT, 'no'); END"
+            )
+        )
+        answer = await manager.api.native_claim({node_name("a"): 1}, wait_ms=wait_ms)
+        assert "database" in ok(answer, 503)["detail"]
+        await manager.service.store.write(lambda tx: tx.execute("DROP TRIGGER no"))
+        assert len(await claim(manager.api, "a", wait_ms=wait_ms)) == 1
+
+
 # -- over TCP: clients that leave, servers that stop
 
 
@@ -281,25 +298,3 @@ async def test_a_client_that_leaves_its_poll_and_voids_it_keeps_nothing(voided: 
                         ok(await api.release(claim_id=f"c{number}"))
                 assert len(await claim(api, "a", wait_ms=0)) == 5
             stopping.set()
-
-
-# -- Wakeups
-
-
-def test_what_came_between_looking_and_waiting_is_not_lost() -> None:
-    wakeups = Wakeups()
-    wakeups.notify({1})
-    point = wakeups.now
-    wakeups.notify({2})
-    with wakeups.after(point, {1}) as one, wakeups.after(point, {1, 2}) as both:
-        assert not one.is_set()
-        assert both.is_set()
-
-
-def test_only_those_who_wait_for_a_kind_are_woken() -> None:
-    wakeups = Wakeups()
-    with wakeups.after(wakeups.now, {1, 2}) as event, wakeups.after(wakeups.now, {3}) as other:
-        wakeups.notify({2, 9})
-        assert event.is_set()
-        assert not other.is_set()
-    wakeups.notify({1})

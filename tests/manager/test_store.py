@@ -17,7 +17,7 @@ import trio.testing
 
 from exotrio import DatabaseError
 from exotrio.manager._store import Store, open_store
-from exotrio.manager._transaction import Topic, Transaction, View
+from exotrio.manager._transaction import Transaction, View
 from tests.manager.support import Gate, gate, keys, put
 
 
@@ -93,22 +93,6 @@ async def test_a_closed_store_refuses_instead_of_waiting_for_ever(db: str) -> No
             await store.write(put, "a")
         with pytest.raises(DatabaseError, match="closed"):
             await store.read(keys)
-
-
-async def test_kinds_are_announced_after_the_commit_and_only_if_it_happened(db: str) -> None:
-    def make_ready(tx: Transaction, kind: int, *, fail: bool = False) -> None:
-        tx.ready.add(kind)
-        if fail:
-            raise ZeroDivisionError
-
-    async with open_store(db) as store:
-        announced: list[set[Topic]] = []
-        store.on_ready = announced.append
-        await store.write(make_ready, 1)
-        with pytest.raises(ZeroDivisionError):
-            await store.write(make_ready, 2, fail=True)
-        await store.write(put, "nothing ready")
-        assert announced == [{1}]
 
 
 # -- groups of writes
@@ -216,6 +200,226 @@ async def test_numbers_of_states_are_never_given_twice_although_a_use_case_faile
             await store.write(allocate_and_fail)
         given.append(await store.write(Transaction.allocate))
     assert len(set(given)) == 3
+
+
+# -- use cases that wait for a commit
+
+
+def announce(tx: Transaction, *kinds: int) -> None:
+    tx.ready.update(kinds)
+
+
+def put_item(tx: Transaction, kind: int, key: str = "item") -> None:
+    put(tx, f"{key} {tx.allocate()}")
+    announce(tx, kind)
+
+
+class Waiter:
+    """A use case that waits in a task of its own for an item to take away."""
+
+    def __init__(
+        self, nursery: trio.Nursery, store: Store, kind: int = 1, longest: float = 60, again_in: float = 60
+    ) -> None:
+        self.looks = 0
+        self.found: str | None = None
+        self.undone = 0
+        self.error: Exception | None = None
+        self.scope = trio.CancelScope()
+        self.ended = False
+        self._kind, self._longest, self._again_in = kind, longest, again_in
+        nursery.start_soon(self._run, store)
+
+    async def _run(self, store: Store) -> None:
+        with self.scope:
+            try:
+                self.found = await store.write_once_ready(self._longest, self._take)
+            except DatabaseError as error:
+                self.error = error
+            self.ended = True
+
+    def _take(self, tx: Transaction) -> str | None:
+        self.looks += 1
+        row = tx.row("SELECT key FROM meta WHERE key LIKE 'item %' LIMIT 1")
+        if row is None:
+            tx.waits_for, tx.again_in = frozenset({self._kind}), self._again_in
+            return None
+        tx.execute("DELETE FROM meta WHERE key = ?", (row["key"],))
+        tx.undo = self._put_back
+        return str(row["key"])
+
+    def _put_back(self, tx: Transaction) -> None:
+        self.undone += 1
+        put(tx, f"item put back {self.undone}")
+
+
+async def waiting(nursery: trio.Nursery, store: Store, kind: int = 1) -> Waiter:
+    """Return one that has looked once, in vain, and waits."""
+    waiter = Waiter(nursery, store, kind)
+    await trio.testing.wait_all_tasks_blocked()
+    await store.write(announce)  # behind it
+    assert waiter.looks == 1
+    return waiter
+
+
+async def test_what_waits_runs_in_the_very_commit_that_announces_it(db: str) -> None:
+    async with open_store(db) as store, trio.open_nursery() as nursery:
+        waiter = await waiting(nursery, store)
+        await store.write(put_item, 2, "other")
+        await store.write(put, "nothing announced")
+        assert (waiter.looks, waiter.found) == (1, None)
+        await store.write(put_item, 1)
+        # Before anybody could have looked: it is gone with the commit that it came with.
+        assert not [key for key in await store.read(keys) if key.startswith("item")]
+        await trio.testing.wait_all_tasks_blocked()
+        assert waiter.looks == 2
+        assert waiter.found is not None
+
+
+async def test_what_is_there_already_is_not_waited_for(db: str) -> None:
+    async with open_store(db) as store, trio.open_nursery() as nursery:
+        await store.write(put_item, 1)
+        waiter = Waiter(nursery, store)
+        with trio.fail_after(20):
+            while waiter.found is None:
+                await trio.lowlevel.checkpoint()
+
+
+async def test_who_waits_no_longer_looks_a_last_time(db: str) -> None:
+    async with open_store(db) as store, trio.open_nursery() as nursery:
+        waiter = Waiter(nursery, store, longest=0.05)
+        with trio.fail_after(20):
+            while not waiter.ended:
+                await trio.lowlevel.checkpoint()
+        assert (waiter.looks, waiter.found) == (2, None)
+        hasty = Waiter(nursery, store, longest=0)
+        with trio.fail_after(20):
+            while not hasty.ended:
+                await trio.lowlevel.checkpoint()
+        assert (hasty.looks, hasty.found) == (1, None)
+
+
+async def test_what_comes_due_without_any_announcement_is_found(db: str) -> None:
+    async with open_store(db) as store, trio.open_nursery() as nursery:
+        waiter = Waiter(nursery, store, again_in=0.01)
+        await trio.testing.wait_all_tasks_blocked()
+        await store.write(put, "item not announced")
+        with trio.fail_after(20):
+            while not waiter.ended:
+                await trio.lowlevel.checkpoint()
+        assert waiter.found == "item not announced"
+
+
+async def test_what_finds_nothing_waits_on(db: str) -> None:
+    async with open_store(db) as store, trio.open_nursery() as nursery:
+        waiter = await waiting(nursery, store)
+        for looks in range(2, 5):
+            await store.write(announce, 1)
+            assert (waiter.looks, waiter.found) == (looks, None)
+        await store.write(put_item, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert waiter.found is not None
+
+
+async def test_what_was_announced_and_undone_was_not_announced(db: str) -> None:
+    def fail(tx: Transaction) -> None:
+        announce(tx, 1)
+        raise ZeroDivisionError
+
+    async with open_store(db) as store, trio.open_nursery() as nursery:
+        waiter = await waiting(nursery, store)
+        with pytest.raises(ZeroDivisionError):
+            await store.write(fail)
+        assert waiter.looks == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_of_those_who_wait_the_first_is_served_first_and_few_look_in_vain(db: str) -> None:
+    async with open_store(db) as store, trio.open_nursery() as nursery:
+        waiters = [await waiting(nursery, store) for _ in range(4)]
+        await store.write(put_item, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert [waiter.found is not None for waiter in waiters] == [True, False, False, False]
+        assert [waiter.looks for waiter in waiters] == [2, 2, 1, 1]
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_comes_together_with_an_item_does_not_overtake_who_waited_for_it(tmp_path: Path) -> None:
+    with gate() as closed, trio.fail_after(20):
+        async with open_store(tmp_path / "state.db") as store, trio.open_nursery() as nursery:
+            patient = await waiting(nursery, store)
+            await held(store, nursery, closed)
+            hasty = Waiter(nursery, store)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(store.write, put_item, 1)
+            await trio.testing.wait_all_tasks_blocked()
+            closed.open()
+            while patient.found is None:
+                await trio.lowlevel.checkpoint()
+            assert (hasty.looks, hasty.found) == (1, None)
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_is_cancelled_while_it_waits_does_not_happen(db: str) -> None:
+    async with open_store(db) as store, trio.open_nursery() as nursery:
+        waiter = await waiting(nursery, store)
+        waiter.scope.cancel()
+        await store.write(put_item, 1)
+        assert (waiter.looks, waiter.found) == (1, None)
+        assert len(await store.read(keys)) == 1
+
+
+async def test_what_is_cancelled_while_it_is_committed_is_undone(tmp_path: Path) -> None:
+    def hold_once_there_is_something(tx: Transaction) -> None:
+        tx.waits_for = frozenset({1})
+        if waiter.looks > 1:
+            closed.hold()
+
+    with gate() as closed, trio.fail_after(20):
+        async with open_store(tmp_path / "state.db") as store, trio.open_nursery() as nursery:
+            waiter = await waiting(nursery, store)
+            # Behind it in the same commit, and still running when the first is cancelled.
+            nursery.start_soon(store.write_once_ready, 60, hold_once_there_is_something)
+            await store.write(announce)
+            nursery.start_soon(store.write, put_item, 1)
+            await trio.to_thread.run_sync(closed.wait_entered)
+            waiter.scope.cancel()
+            closed.open()
+            while waiter.undone == 0:
+                await trio.lowlevel.checkpoint()
+            await store.write(put, "behind the undone")
+            assert "item put back 1" in await store.read(keys)
+            assert waiter.found is None
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_commit_that_fails_leaves_waiting_what_waited_before(db: str) -> None:
+    broken = False
+
+    def clock() -> int:
+        if broken:
+            raise RuntimeError("no time")
+        return 1
+
+    async with open_store(db, clock=clock) as store, trio.open_nursery() as nursery:
+        waiter = await waiting(nursery, store)
+        broken = True
+        with pytest.raises(DatabaseError, match="no time"):
+            await store.write(put_item, 1)
+        broken = False
+        await trio.testing.wait_all_tasks_blocked()
+        assert (waiter.looks, waiter.found, waiter.error) == (1, None, None)
+        await store.write(put_item, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert waiter.found is not None
+
+
+async def test_what_still_waits_when_the_store_is_closed_is_told_so(db: str) -> None:
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery, open_store(db) as store:
+            waiter = Waiter(nursery, store, 1)
+            await trio.testing.wait_all_tasks_blocked()
+        assert waiter.error is not None
+        assert "closed" in str(waiter.error)
 
 
 # -- cancellation and closing
