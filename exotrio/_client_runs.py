@@ -12,8 +12,8 @@ import trio
 from exotrio._client_calls import Calls
 from exotrio._errors import ManagerUnavailable, NotFound, RequestRefused
 from exotrio._http_client import REQUEST_TIMEOUT, require_trio
-from exotrio._run_status import ERRORED, summarize
-from exotrio._wire import LONGEST_WAIT_MS, RunStatus, from_ms, to_ms
+from exotrio._run_status import summarize
+from exotrio._wire import ERRORED, LONGEST_WAIT_MS, RunStatus, from_ms, to_ms
 from exotrio._wire_manage import (
     LONGEST_ERROR,
     ListedState,

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from exotrio._wire import RunStatus, StateStatus
+from exotrio._wire import ERRORED, PENDING, RETRIED, SUCCESS, RunStatus, StateStatus
 from exotrio._wire_native import NativeRun, NodeCounts
 from exotrio._wire_v0 import RunGraphReply
-
-PENDING = frozenset({StateStatus.CREATED, StateStatus.QUEUED, StateStatus.EXECUTED})
-SUCCESS = frozenset({StateStatus.SUCCESS, StateStatus.PRUNED})
-ERRORED = frozenset({StateStatus.ERRORED, StateStatus.NEXT_CREATED_ERROR})
-RETRIED = frozenset({StateStatus.RETRY_CREATED})
 
 
 def summarize(run_id: str, graph: RunGraphReply) -> NativeRun:
@@ -28,7 +23,7 @@ def summarize(run_id: str, graph: RunGraphReply) -> NativeRun:
         place.counts[state.status] = place.counts.get(state.status, 0) + 1
         totals[state.status] += 1
 
-    def count(statuses: frozenset[StateStatus]) -> int:
+    def count(statuses: tuple[StateStatus, ...]) -> int:
         return sum(totals[status] for status in statuses)
 
     if count(PENDING):

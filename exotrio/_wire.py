@@ -39,6 +39,13 @@ class StateStatus(StrEnum):
     PRUNED = "PRUNED"
 
 
+PENDING = (StateStatus.CREATED, StateStatus.QUEUED, StateStatus.EXECUTED)
+SUCCESS = (StateStatus.SUCCESS, StateStatus.PRUNED)
+ERRORED = (StateStatus.ERRORED, StateStatus.NEXT_CREATED_ERROR)
+RETRIED = (StateStatus.RETRY_CREATED,)
+"""With the three above: the statuses that v0 counts together for a run."""
+
+
 class RunStatus(StrEnum):
     """Status of a run, derived from its states."""
 

@@ -1,24 +1,52 @@
-"""Helpers for testing your own nodes: no state manager, no network.
+"""Helpers for testing your own nodes and graphs: no server, no file, no network.
 
 ::
 
     async def test_greets():
         outcome = await run_node(Greet, {"name": "Ada"})
         assert outcome == Executed([{"text": "Hello, Ada"}])
+
+    async def test_everybody_is_greeted(autojump_clock):
+        run = await run_graph(graph, [List, Greet], inputs={"names": "Ada,Alan"})
+        assert run.outputs("greet") == [{"text": "Hello, Ada"}, {"text": "Hello, Alan"}]
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import trio
 
 from exotrio._beside import Beside
 from exotrio._errors import ConfigurationError
 from exotrio._execution import Execution, Executor
+from exotrio._graph import Graph
 from exotrio._link import Claim
 from exotrio._node import BaseNode, node_problems
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._runtime import Runtime
+from exotrio._stop import without_cancelled
+from exotrio._wire import ERRORED, RunStatus, StateStatus, to_ms
 
-__all__ = ["Errored", "Executed", "Outcome", "Pruned", "Requeued", "run_node"]
+__all__ = [
+    "Errored",
+    "Executed",
+    "GraphRun",
+    "Outcome",
+    "Pruned",
+    "Requeued",
+    "RunStatus",
+    "StateStatus",
+    "TestedState",
+    "run_graph",
+    "run_node",
+]
+
+_EPOCH_MS = 1_700_000_000_000
+"""Where the state manager's clock stands when a test begins."""
 
 
 async def run_node(
@@ -55,3 +83,135 @@ async def run_node(
         outcome = await Executor({node.__name__: node}, fetch_secrets, beside).run(claim, Execution())
     assert outcome is not None, "only the runtime's own cancel hands a state back, and nobody called it"
     return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class TestedState:
+    """One execution of a node.
+
+    Attributes:
+        identifier: Of the graph's node.
+        status: Where it ended.
+        inputs: Field to text.
+        outputs: Field to text; empty without any.
+        error: The text of its error, with the traceback; None without one.
+    """
+
+    __test__ = False  # pytest takes every class that begins with Test for one of its own
+
+    identifier: str
+    status: StateStatus
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GraphRun:
+    """What became of a run.
+
+    Attributes:
+        status: SUCCESS or FAILED.
+        states: All states, in the order in which they were made; retries are states of their own.
+    """
+
+    status: RunStatus
+    states: tuple[TestedState, ...]
+
+    def of(self, identifier: str) -> list[TestedState]:
+        """Return the states of one of the graph's nodes."""
+        return [state for state in self.states if state.identifier == identifier]
+
+    def outputs(self, identifier: str) -> list[dict[str, Any]]:
+        """Return the outputs of one of the graph's nodes, those of each state that succeeded."""
+        return [state.outputs for state in self.of(identifier) if state.status is StateStatus.SUCCESS]
+
+    @property
+    def errors(self) -> list[str]:
+        """The errors of all states that failed for good."""
+        return [state.error or "" for state in self.states if state.status in ERRORED]
+
+
+async def run_graph(
+    graph: Graph,
+    nodes: Sequence[type[BaseNode]],
+    *,
+    inputs: Mapping[str, str] | None = None,
+    store: Mapping[str, str] | None = None,
+    timeout: float = 3600.0,
+) -> GraphRun:
+    """Run a graph from its trigger to its end, by a real state manager in memory and a real runtime.
+
+    The state manager's clock is Trio's: under ``trio.testing.MockClock`` (``autojump_clock`` of
+    pytest-trio) delays of retries and of ``ReQueueAfterSignal`` take no time. That does not go with
+    nodes that run in threads, a plain ``def execute`` or ``asyncio_node``: Trio's mock clock does not
+    wait for them.
+
+    Args:
+        graph: The graph. All its nodes are in one namespace.
+        nodes: The node classes it names.
+        inputs: Inputs of its first node, as text. Defaults to none beside those of the graph.
+        store: The run's store. Defaults to nothing.
+        timeout: Seconds it may take, on Trio's clock. Defaults to an hour.
+
+    Returns:
+        What became of it. A node that raises makes a FAILED run, not an exception here.
+
+    Raises:
+        ConfigurationError: node classes that are not usable, or nodes of several namespaces.
+        GraphInvalid: the graph is not valid; ``problems`` names each reason.
+        RequestRefused: inputs or store do not fit the graph.
+        trio.TooSlowError: the run did not end in time.
+
+    Cancellation:
+        Cancels running nodes, which have 5 s to clean up; then nothing is left.
+    """
+    # Here: who runs single nodes need not wait for any of these.
+    from exotrio._client import StateManager
+    from exotrio.manager import embedded
+
+    namespaces = {node.namespace for node in graph.nodes}
+    if len(namespaces) > 1:
+        raise ConfigurationError(
+            f"graph {graph.name!r} has nodes in several namespaces: {', '.join(sorted(namespaces))}",
+            fix="a runtime has one; test it at a state manager with a runtime for each",
+        )
+    (namespace,) = namespaces
+    begin = trio.current_time()
+
+    def clock() -> int:
+        return _EPOCH_MS + to_ms(trio.current_time() - begin)
+
+    async with (
+        embedded(":memory:", clock=clock) as transport,
+        StateManager(namespace, transport=transport) as manager,
+    ):
+        async with _running(Runtime(namespace, "test", nodes, transport=transport)):
+            await manager.upsert_graph(graph)
+            triggered = await manager.trigger(graph.name, inputs=dict(inputs or {}), store=dict(store or {}))
+            run = await manager.wait(triggered["run_id"], timeout=timeout)
+        found = [
+            await manager.state(graph.name, run.run_id, node.id)
+            for node in (await manager.run(run.run_id)).nodes
+        ]
+    return GraphRun(
+        run.status,
+        tuple(
+            TestedState(state.identifier, state.status, state.inputs, state.outputs, state.error)
+            for state in found
+        ),
+    )
+
+
+@asynccontextmanager
+async def _running(runtime: Runtime) -> AsyncIterator[None]:
+    """Run a runtime for as long as the body takes. Errors come out bare, in no group."""
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(runtime.run)
+            yield
+            runtime.stop()
+    except BaseExceptionGroup as group:
+        if error := without_cancelled(group):
+            raise error from None
+        raise

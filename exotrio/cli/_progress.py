@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from exotrio._wire import StateStatus
+from exotrio._wire import ERRORED, RETRIED, SUCCESS, StateStatus
 from exotrio._wire_native import NativeRun, NodeCounts
 from exotrio.cli._output import harmless, note, one_line
 
@@ -23,9 +23,6 @@ log = logging.getLogger("exotrio.cli")
 
 WAITING = (StateStatus.CREATED,)
 RUNNING = (StateStatus.QUEUED, StateStatus.EXECUTED)
-DONE = (StateStatus.SUCCESS, StateStatus.PRUNED)
-FAILED = (StateStatus.ERRORED, StateStatus.NEXT_CREATED_ERROR)
-RETRIED = (StateStatus.RETRY_CREATED,)
 
 LONGEST_SAID = 40
 """Characters beside a bar of what a node says of its progress."""
@@ -125,7 +122,7 @@ class Lines:
 
 
 def _summary(node: NodeCounts, progress: Mapping[str, str]) -> str:
-    done, failed, retried = count(node, DONE), count(node, FAILED), count(node, RETRIED)
+    done, failed, retried = count(node, SUCCESS), count(node, ERRORED), count(node, RETRIED)
     total = done + failed + count(node, WAITING + RUNNING)
     more = [f"{number} {word}" for number, word in ((failed, "failed"), (retried, "retried")) if number]
     more += [progress[node.identifier]] if node.identifier in progress else []
@@ -170,7 +167,7 @@ class Bars:
         self._run = run
         progress = said(self._runtime, run)
         for node in run.nodes:
-            done, failed, waiting = count(node, DONE), count(node, FAILED), count(node, WAITING + RUNNING)
+            done, failed, waiting = count(node, SUCCESS), count(node, ERRORED), count(node, WAITING + RUNNING)
             if node.identifier not in self._bars:
                 self._bars[node.identifier] = self._progress.add_task(
                     node.identifier, total=None, details="", start=False
@@ -198,7 +195,7 @@ class Bars:
 def _details(node: NodeCounts, progress: Mapping[str, str]) -> str:
     parts = [
         (count(node, RUNNING), "claimed"),
-        (count(node, FAILED), "failed"),
+        (count(node, ERRORED), "failed"),
         (count(node, RETRIED), "retried"),
     ]
     texts = [f"{number} {word}" for number, word in parts if number]

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from exotrio._client import StateManager
-from exotrio._wire import StateStatus
+from exotrio._wire import ERRORED, StateStatus
 from exotrio._wire_native import NativeRun
 from exotrio._wire_v0 import GraphReply
 from exotrio.cli._output import indented, last_line, print_text
 
 MOST_SHOWN = 20
 """States whose outputs or errors are shown in full; of more, the number is."""
-
-_FAILED = (StateStatus.ERRORED, StateStatus.NEXT_CREATED_ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ async def collect(client: StateManager, run: NativeRun) -> Result:
     template = GraphReply.model_validate(await client.get_graph(run.graph_name))
     last = {node.identifier for node in template.nodes if not node.next_nodes}
     ends = [node for node in graph.nodes if node.status is StateStatus.SUCCESS and node.identifier in last]
-    failed = [node for node in graph.nodes if node.status in _FAILED]
+    failed = [node for node in graph.nodes if node.status in ERRORED]
     outputs = []
     for node in ends[:MOST_SHOWN]:
         state = await client.state(run.graph_name, run.run_id, node.id)

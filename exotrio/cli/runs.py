@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from exotrio._client import StateManager
-from exotrio._wire import RunStatus, StateStatus
+from exotrio._wire import ERRORED, RunStatus, StateStatus
 from exotrio._wire_manage import ListedState
 from exotrio._wire_native import NativeRun, NativeRunSummary
 from exotrio.cli import _options
@@ -20,8 +20,6 @@ from exotrio.cli._states_list import list_states
 
 MOST_FAILED = 20
 """Failed states that `runs show` names."""
-
-_FAILED = (StateStatus.ERRORED, StateStatus.NEXT_CREATED_ERROR)
 
 
 @click.group(name="runs", cls=Commands)
@@ -78,7 +76,7 @@ def show(run_id: str, output: str, connection: Connection) -> int:
         run = await find_run(manager, run_id)
         if not run.errored_count:
             return run, []
-        return run, (await list_states(manager, MOST_FAILED, run=run.run_id, status=_FAILED))[0]
+        return run, (await list_states(manager, MOST_FAILED, run=run.run_id, status=ERRORED))[0]
 
     run, failed = connection.ask(ask)
     if output == "json":

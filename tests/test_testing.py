@@ -1,0 +1,168 @@
+"""``exotrio.testing``: whole graphs in a user's own tests."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+import trio
+from pydantic import BaseModel
+from trio.testing import MockClock
+
+from exotrio import (
+    BaseNode,
+    ConfigurationError,
+    Graph,
+    GraphInvalid,
+    GraphNodeModel,
+    PruneSignal,
+    RequestRefused,
+    ReQueueAfterSignal,
+    RetryPolicyModel,
+    StoreConfigModel,
+)
+from exotrio.testing import GraphRun, RunStatus, StateStatus, run_graph
+
+
+class Split(BaseNode):
+    class Inputs(BaseModel):
+        names: str
+
+    class Outputs(BaseModel):
+        name: str
+
+    async def execute(self) -> list[Outputs]:
+        return [self.Outputs(name=name) for name in self.inputs.names.split(",")]
+
+
+class Greet(BaseNode):
+    """Greets; prunes nobody's greeting, fails once for Bob, and always for Mallory."""
+
+    failed: set[str] = set()
+
+    class Inputs(BaseModel):
+        name: str
+        word: str
+
+    class Secrets(BaseModel):
+        sign: str
+
+    class Outputs(BaseModel):
+        text: str
+
+    async def execute(self) -> Outputs:
+        name = self.inputs.name
+        if not name:
+            raise PruneSignal({"why": "nobody"})
+        if name == "Mallory" or (name == "Bob" and name not in self.failed):
+            self.failed.add(name)
+            raise RuntimeError(f"no greeting for {name}")
+        return self.Outputs(text=f"{self.inputs.word}, {name}{self.secrets.sign}")
+
+
+class Join(BaseNode):
+    waited: list[int] = []
+
+    class Inputs(BaseModel):
+        texts: str
+
+    class Outputs(BaseModel):
+        texts: str
+
+    async def execute(self) -> Outputs:
+        if not self.waited:
+            self.waited.append(1)
+            raise ReQueueAfterSignal(timedelta(hours=2))
+        return self.Outputs(texts=self.inputs.texts)
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    Greet.failed.clear()
+    Join.waited.clear()
+
+
+NODES: list[type[BaseNode]] = [Split, Greet, Join]
+
+
+def graph(namespace: str = "ns") -> Graph:
+    return Graph(
+        "greetings",
+        [
+            GraphNodeModel(
+                node_name="Split",
+                namespace="ns",
+                identifier="split",
+                inputs={"names": "Ada"},
+                next_nodes=["greet"],
+            ),
+            GraphNodeModel(
+                node_name="Greet",
+                namespace=namespace,
+                identifier="greet",
+                inputs={"name": "${{ split.outputs.name }}", "word": "${{ store.word }}"},
+                next_nodes=["join"],
+            ),
+            GraphNodeModel(
+                node_name="Join",
+                namespace="ns",
+                identifier="join",
+                inputs={"texts": "${{ greet.outputs.text }}"},
+            ),
+        ],
+        secrets={"sign": "!"},
+        retry_policy=RetryPolicyModel(max_retries=1, backoff_factor=3_600_000),
+        store_config=StoreConfigModel(required_keys=["word"]),
+    )
+
+
+async def greetings(names: str) -> GraphRun:
+    return await run_graph(graph(), NODES, inputs={"names": names}, store={"word": "Hello"}, timeout=86_400)
+
+
+async def test_a_graph_runs_to_its_end_as_in_production_and_hours_take_no_time(
+    autojump_clock: MockClock,
+) -> None:
+    run = await run_graph(
+        graph(), NODES, inputs={"names": "Ada,Bob,"}, store={"word": "Hello"}, timeout=86_400
+    )
+    assert run.status is RunStatus.SUCCESS
+    assert run.outputs("split") == [{"name": "Ada"}, {"name": "Bob"}, {"name": ""}]
+    assert [state.status for state in run.of("greet")] == [
+        StateStatus.SUCCESS,
+        StateStatus.RETRY_CREATED,
+        StateStatus.PRUNED,
+        StateStatus.SUCCESS,
+    ]
+    assert sorted(state["texts"] for state in run.outputs("join")) == ["Hello, Ada!", "Hello, Bob!"]
+    assert run.errors == []
+    assert trio.current_time() >= 2 * 3_600
+
+
+async def test_a_node_that_fails_for_good_makes_a_failed_run_that_tells_why(
+    autojump_clock: MockClock,
+) -> None:
+    run = await run_graph(
+        graph(), NODES, inputs={"names": "Mallory"}, store={"word": "Hello"}, timeout=86_400
+    )
+    assert run.status is RunStatus.FAILED
+    (error,) = run.errors
+    assert "RuntimeError: no greeting for Mallory" in error
+    assert run.outputs("greet") == []
+    assert run.of("greet")[0].inputs == {"name": "Mallory", "word": "Hello"}
+
+
+async def test_what_cannot_be_run_is_refused_with_the_reasons(autojump_clock: MockClock) -> None:
+    with pytest.raises(GraphInvalid, match="Greet"):
+        await run_graph(graph(), [Split, Join], store={"word": "Hello"})
+    with pytest.raises(RequestRefused, match="word"):
+        await run_graph(graph(), NODES)
+    with pytest.raises(ConfigurationError, match="several namespaces: ns, other"):
+        await run_graph(graph("other"), NODES)
+    with pytest.raises(ConfigurationError, match="dict"):
+        await run_graph(graph(), [dict], store={"word": "Hello"})  # type: ignore[list-item]
+
+
+async def test_a_run_that_takes_too_long_is_given_up(autojump_clock: MockClock) -> None:
+    with pytest.raises(trio.TooSlowError):
+        await run_graph(graph(), NODES, inputs={"names": "Ada"}, store={"word": "x"}, timeout=60)
