@@ -7,11 +7,12 @@ Every error body is JSON, in the shapes of v0: ``{"detail": text}``; a list of p
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, TypeVar
 
 import trio
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -32,6 +33,10 @@ UNDO_GRACE = 5.0
 CLAIM_LIMIT = 10.0
 """Seconds that writing a claim may take, cancelled or not."""
 _LONGEST_ECHO = 200
+_LARGEST_INTEGER = 2**63 - 1
+"""The database's."""
+_WHOLE = TypeAdapter(int)
+"""As lax as the integers of bodies: ``2.0`` is one."""
 
 
 class Unprocessable(Exception):
@@ -128,15 +133,15 @@ def describe(error: ValidationError, body: bytes) -> list[dict[str, Any]]:
     """Return the problems in the shape of v0, without echoing long or secret input."""
     if not body:
         return [{"type": "missing", "loc": ["body"], "msg": "a JSON body is required", "input": None}]
-    return _items(error, "body")
+    return _items(error, "body", body)
 
 
-def _items(error: ValidationError, part: str) -> list[dict[str, Any]]:
+def _items(error: ValidationError, part: str, body: bytes = b"") -> list[dict[str, Any]]:
     items = []
     for problem in error.errors(include_url=False, include_context=False):
         location: list[str | int] = [part, *problem["loc"]]
         if problem["type"] == "json_invalid":
-            location = [part, 0]
+            location = [part, json_offset(problem["msg"], body)]
         items.append(
             {
                 "type": problem["type"],
@@ -146,6 +151,21 @@ def _items(error: ValidationError, part: str) -> list[dict[str, Any]]:
             }
         )
     return items
+
+
+def json_offset(message: str, body: bytes) -> int:
+    """Return how many characters come before the place at which ``body`` stops being JSON.
+
+    Args:
+        message: The parser's, which alone tells it: "... at line 1 column 2", counted in bytes.
+        body: What was parsed.
+    """
+    place = re.search(r" at line (\d+) column (\d+)$", message)
+    if place is None:
+        return 0
+    line, column = int(place[1]), int(place[2])
+    begin = sum(len(each) + 1 for each in body.split(b"\n", line - 1)[: line - 1])
+    return len(body[: begin + column - 1].decode("utf-8", "replace"))
 
 
 def _echo(value: object) -> object:
@@ -176,12 +196,15 @@ def path_int(request: Request, parameter: str, *, least: int) -> int:
         Unprocessable: it is none, or below ``least``.
     """
     text: str = request.path_params[parameter]
-    # At most 18 digits: it has to fit into 64 bits.
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise _bad_path(parameter, "must be a whole number", text, kind="int_parsing")
-    if int(text) < least:
+    try:
+        number = _WHOLE.validate_python(text)
+    except ValidationError:
+        raise _bad_path(parameter, "must be a whole number", text, kind="int_parsing") from None
+    if number < least:
         raise _bad_path(parameter, f"must be {least} or more", text, kind="greater_than_equal")
-    return int(text)
+    if number > _LARGEST_INTEGER:
+        raise _bad_path(parameter, f"must be at most {_LARGEST_INTEGER}", text, kind="less_than_equal")
+    return number
 
 
 def _bad_path(parameter: str, message: str, value: str, kind: str = "value_error") -> Unprocessable:

@@ -40,6 +40,7 @@ from exotrio.manager._json_api import (
     CLAIM_LIMIT,
     ClaimReply,
     Unprocessable,
+    json_offset,
     path_name,
     read_body,
     read_model,
@@ -283,8 +284,9 @@ def _read_outcomes(body: bytes) -> list[OutcomeItem | ItemReply]:
     try:
         raw = from_json(body)
     except ValueError as error:
+        place = ["body", json_offset(str(error), body)]
         raise Unprocessable(
-            [{"type": "json_invalid", "loc": ["body", 0], "msg": str(error), "input": None}]
+            [{"type": "json_invalid", "loc": place, "msg": str(error), "input": None}]
         ) from None
     if not isinstance(raw, list) or len(raw) > LARGEST_BATCH:
         text = f"a list of at most {LARGEST_BATCH} outcomes is required"

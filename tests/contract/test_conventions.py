@@ -149,6 +149,18 @@ async def test_a_body_that_is_not_json_is_a_422_with_one_item(
     assert isinstance(item["msg"], str)
 
 
+@pytest.mark.parametrize(
+    ("content", "place"), [("{not json", 1), ('["é", x]', 6), ('{"nodes": [],\n "é": ü}', 20)]
+)
+async def test_where_a_body_stops_being_json_is_told_in_characters(
+    api: Api, content: str, place: int
+) -> None:
+    headers = {"content-type": "application/json"}
+    response = await api.v0("POST", "states/enqueue", content=content.encode(), headers=headers)
+    assert response.status_code == 422
+    assert response.json()["detail"][0]["loc"] == ["body", place]
+
+
 @pytest.mark.parametrize("body", [[], "text", 5, None])
 async def test_a_body_that_is_no_object_is_a_422(api: Api, body: Any) -> None:
     response = await api.v0("POST", "states/enqueue", json=body)
@@ -210,6 +222,11 @@ async def test_strings_are_strict(api: Api, method: str, path: str, body: Any, v
 @pytest.mark.parametrize("value", ["5", 5, 5.0, "5.0"])
 async def test_integers_are_lax(api: Api, value: Any) -> None:
     ok(await api.claim(["N"], value))
+
+
+async def test_integers_in_paths_are_lax(api: Api) -> None:
+    reply = ok(await api.runs("2.0", "+20"))
+    assert (reply["page"], reply["size"]) == (2, 20)
 
 
 @pytest.mark.parametrize("value", [1.5, "1.5", "x", None, [], {}])
