@@ -104,6 +104,8 @@ class StateManager:
     ) -> dict[str, Any]:
         """Start a run of a graph.
 
+        One that a stock server is still validating is waited for, up to 60 s.
+
         Args:
             graph_name: The graph.
             inputs: Inputs of its first node, in place of those in the graph.
@@ -115,7 +117,7 @@ class StateManager:
 
         Raises:
             NotFound: there is no such graph.
-            RequestRefused: the graph is not valid (yet), or inputs or store do not fit it.
+            RequestRefused: the graph is not valid, or inputs or store do not fit it.
             ManagerUnavailable: no usable answer. Not repeated on a v0 server once it was sent, since
                 that could start a second run: look at ``runs`` before trying again.
             KeyRefused: the key is wrong.

@@ -9,10 +9,14 @@ import trio
 from pydantic import BaseModel
 
 from exotrio._client_calls import Calls
-from exotrio._errors import ManagerUnavailable
+from exotrio._errors import ManagerError, ManagerUnavailable, RequestRefused
 from exotrio._upsert import REFUSED, as_graph, only_valid
 from exotrio._wire import ValidationStatus
 from exotrio._wire_v0 import TriggerReply
+
+VALIDATION_PATIENCE = 60.0
+"""Seconds for which a trigger waits until a graph is validated."""
+FIRST_LOOK, LONGEST_PAUSE = 0.05, 1.0
 
 
 async def trigger(calls: Calls, graph_name: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -26,10 +30,38 @@ async def trigger(calls: Calls, graph_name: str, request: dict[str, Any]) -> dic
         body = {**request, "run_id": str(uuid4())}
         return await calls.repeat(lambda: ask(calls.native("graph", graph_name, "trigger"), body))
 
-    async def v0() -> dict[str, Any]:
+    async def once() -> dict[str, Any]:
         return await calls.repeat(lambda: ask(calls.v0("graph", graph_name, "trigger"), request), sent=False)
 
+    async def v0() -> dict[str, Any]:
+        try:
+            return await once()
+        except RequestRefused as refusal:
+            if refusal.status != 400 or not await _is_valid_by_now(calls, graph_name):
+                raise
+        # Refused, so nothing was started.
+        return await once()
+
     return await calls.prefer_native(native, v0)
+
+
+async def _is_valid_by_now(calls: Calls, name: str) -> bool:
+    """Wait while a graph is PENDING, and return whether it is valid then.
+
+    A stock server validates in the background, and refuses a trigger meanwhile as if the graph were invalid.
+    """
+    pause = FIRST_LOOK
+    with trio.move_on_after(VALIDATION_PATIENCE):
+        while True:
+            try:
+                status = (await get_graph(calls, name))["validation_status"]
+            except ManagerError:
+                return False
+            if status != ValidationStatus.PENDING:
+                return bool(status == ValidationStatus.VALID)
+            await trio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+    return False
 
 
 async def get_graph(calls: Calls, name: str) -> dict[str, Any]:

@@ -194,9 +194,52 @@ async def test_a_refused_trigger_raises_the_reason(
     native: bool, status: int, kind: type[ExotrioError]
 ) -> None:
     server = Server(native=native).on("POST trigger", answer(status, {"detail": "because of x"}))
+    server.on("GET g", answer(200, {**GRAPH, "validation_status": "INVALID"}))
     with pytest.raises(kind, match="because of x"):
         await server.client.trigger("g")
-    assert server.asked() == ["POST trigger"]
+    assert server.asked().count("POST trigger") == 1
+
+
+REFUSED = answer(400, {"detail": "the graph is not valid"})
+
+
+def looked(status: str) -> httpx.Response:
+    return answer(200, {**GRAPH, "validation_status": status})
+
+
+async def test_trigger_on_v0_waits_for_a_graph_that_is_still_being_validated(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server().on("POST trigger", REFUSED, answer(200, RUN))
+    server.on("GET g", looked("PENDING"), looked("PENDING"), looked("VALID"))
+    assert await server.client.trigger("g") == RUN
+    assert server.asked() == ["POST trigger", "GET g", "GET g", "GET g", "POST trigger"]
+
+
+async def test_trigger_on_v0_of_a_valid_graph_is_refused_for_good_the_second_time() -> None:
+    # The first time it may have become valid just after it was asked.
+    server = Server().on("POST trigger", REFUSED).on("GET g", looked("VALID"))
+    with pytest.raises(RequestRefused, match="not valid"):
+        await server.client.trigger("g")
+    assert server.asked() == ["POST trigger", "GET g", "POST trigger"]
+
+
+async def test_trigger_on_v0_does_not_wait_for_a_validation_without_end(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server().on("POST trigger", REFUSED).on("GET g", looked("PENDING"))
+    with pytest.raises(RequestRefused, match="not valid"):
+        await server.client.trigger("g")
+    assert trio.current_time() == pytest.approx(60)
+    assert server.asked().count("POST trigger") == 1
+
+
+async def test_a_refused_trigger_is_told_although_the_graph_cannot_be_looked_at(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server().on("POST trigger", REFUSED).on("GET g", httpx.ReadError("reset"))
+    with pytest.raises(RequestRefused, match="not valid"):
+        await server.client.trigger("g")
 
 
 async def test_trigger_notices_that_our_server_was_replaced_by_another() -> None:
