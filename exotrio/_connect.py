@@ -29,7 +29,7 @@ from exotrio._http_client import HttpClient
 from exotrio._link import Capabilities, Claim, ClaimLost, Fate, Heard, Pulse, Settlement
 from exotrio._link_native import NativeLink
 from exotrio._link_v0 import V0Link
-from exotrio._outcome import Outcome
+from exotrio._outcome import Outcome, Requeued
 from exotrio._wire import NATIVE_VERSION
 from exotrio._wire_v0 import NodeDeclaration
 
@@ -91,7 +91,8 @@ class AutoLink:
     Whenever the server may have become another (an outage ended, a native route answered 404), the
     next call first asks it what it is, and registers the nodes again in case it does not know them.
     During an outage that question fails in place of the call. So a v0 claim, whose lost answer would
-    strand states, is not risked on a server that is away.
+    strand states, is not risked on a server that is away. Nor is a v0 release or requeue, which can be sent
+    only once, after any answer 500: the server may be there and its database away.
 
     Args:
         http: Connections both adapters share.
@@ -107,6 +108,7 @@ class AutoLink:
         self._kind = kind
         self._current: V0Link | NativeLink = native if kind == "native" else v0
         self._sure = False
+        self._answered_500 = False
         self._registration: tuple[str, Sequence[NodeDeclaration]] | None = None
         self._asking = trio.Lock()
         self._failure: ManagerUnavailable | None = None
@@ -153,14 +155,16 @@ class AutoLink:
 
     async def report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
         """Report outcomes, as ``Link.report`` says."""
-        link = await self._fitting_or_settlement()
+        link = await self._fitting_or_settlement(
+            once=any(isinstance(outcome, Requeued) for _, outcome in items)
+        )
         if isinstance(link, Settlement):
             return [link] * len(items)
         return self._noted(await link.report(items))
 
     async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
         """Hand claims back, as ``Link.release`` says."""
-        link = await self._fitting_or_settlement()
+        link = await self._fitting_or_settlement(once=True)
         if isinstance(link, Settlement):
             return [link] * len(claims)
         return self._noted(await link.release(claims))
@@ -179,13 +183,17 @@ class AutoLink:
         """Close connections. Safe to call twice."""
         await self._http.aclose()
 
-    async def _fitting(self) -> V0Link | NativeLink:
-        """Return the adapter that fits the server, asking it first if that is in doubt."""
+    async def _fitting(self, *, once: bool = False) -> V0Link | NativeLink:
+        """Return the adapter that fits the server, asking it first if that is in doubt.
+
+        Args:
+            once: It is for something that v0 lets be sent only once.
+        """
         failures = self._failures
-        if self._sure:
+        if self._is_sure(once):
             return self._current
         async with self._asking:
-            if self._sure:
+            if self._is_sure(once):
                 return self._current
             if self._failure is not None and self._failures > failures:
                 # Asked while this task waited. Asking once per waiting task would add up their timeouts.
@@ -197,7 +205,11 @@ class AutoLink:
                 self._failures += 1
                 raise _unsent(error) from error
             self._sure = True
+            self._answered_500 = False
         return self._current
+
+    def _is_sure(self, once: bool) -> bool:
+        return self._sure and not (once and self._answered_500 and self._current is self._v0)
 
     async def _choose(self) -> V0Link | NativeLink:
         link = self._current
@@ -214,9 +226,9 @@ class AutoLink:
                 log.error("the nodes could not be registered again: %s", error)
         return link
 
-    async def _fitting_or_settlement(self) -> V0Link | NativeLink | Settlement:
+    async def _fitting_or_settlement(self, *, once: bool) -> V0Link | NativeLink | Settlement:
         try:
-            return await self._fitting()
+            return await self._fitting(once=once)
         except KeyRefused as error:
             return Settlement(Fate.KEY_REFUSED, one_line(error), status=error.status)
         except ManagerUnavailable as error:
@@ -230,19 +242,22 @@ class AutoLink:
             self._sure = False
             raise
         except ManagerError as error:
-            self._sure = self._sure and not self._casts_doubt(error.status)
+            self._doubt(error.status)
             raise
 
     def _noted(self, settlements: list[Settlement]) -> list[Settlement]:
         for settlement in settlements:
-            tried = settlement.fate in {Fate.RETRY, Fate.UNKNOWN}
-            if tried and self._casts_doubt(settlement.status):
-                self._sure = False
+            if settlement.fate in {Fate.RETRY, Fate.UNKNOWN}:
+                self._doubt(settlement.status)
         return settlements
 
-    def _casts_doubt(self, status: int | None) -> bool:
-        # Not 500: that is one request failing at a server that is there.
-        return status in {None, 502, 503, 504} or (status == 404 and self._current is self._native)
+    def _doubt(self, status: int | None) -> None:
+        """Ask the server again before the next call, if a failure with this status gives reason to."""
+        if status == 500:
+            # That may be one request failing at a server that is there: what can be repeated is sent.
+            self._answered_500 = True
+        elif status in {None, 502, 503, 504} or (status == 404 and self._current is self._native):
+            self._sure = False
 
 
 def _unsent(error: ManagerUnavailable) -> ManagerUnavailable:

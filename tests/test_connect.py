@@ -13,7 +13,7 @@ from exotrio._connect import AutoLink, LinkKind, open_link
 from exotrio._endpoint import EMBEDDED_URI, Endpoint
 from exotrio._errors import ConfigurationError, KeyRefused, ManagerUnavailable, NotFound
 from exotrio._link import Claim, ClaimLost, Fate
-from exotrio._outcome import Executed
+from exotrio._outcome import Executed, Requeued
 from exotrio._wire_v0 import NodeDeclaration
 from tests.http_doubles import Double, answer
 
@@ -200,6 +200,24 @@ async def test_a_500_for_one_state_is_no_outage() -> None:
     server.asked_anew()
     await link.report([(Claim("s1", "D", "d", {}), DONE)])
     assert server.asked_anew() == ["POST executed"]
+
+
+async def test_after_a_500_what_can_be_sent_only_once_is_not_risked_on_a_server_that_fails() -> None:
+    server = Server("v0")
+    link = server.link()
+    await link.register("rt", [NODE])
+    [claim, other] = [Claim(f"s{i}", "D", "d", {}) for i in range(2)]
+    server.away = answer(500)
+    await link.report([(claim, DONE)])
+    server.asked_anew()
+    # As a stock server answers whose database is away; without a database it says what it is all the same.
+    settlements = await link.release([other]) + await link.report([(other, Requeued(1))])
+    assert [(s.fate, s.status) for s in settlements] == [(Fate.RETRY, None)] * 2
+    assert "POST re-enqueue-after" not in server.asked_anew()
+    server.away = None
+    assert [s.fate for s in await link.release([other])] == [Fate.SETTLED]
+    assert [s.fate for s in await link.release([claim])] == [Fate.UNKNOWN], "its report may have arrived"
+    assert server.asked_anew() == ["GET v1", "PUT nodes", "POST re-enqueue-after"]
 
 
 async def test_a_key_refused_while_asking_keeps_the_outcomes() -> None:
