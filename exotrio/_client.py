@@ -279,8 +279,7 @@ class StateManager:
         Cancellation:
             Safe; nothing changes at the server.
         """
-        path = self._calls.v0("graph", graph, "run", run_id, "node", state_id)
-        return await self._calls.fetch(StateDetail, "GET", path)
+        return await _client_runs.state(self._calls, graph, run_id, state_id)
 
     async def status(self, run_id: str) -> NativeRun:
         """Return how far a run is, with counts per place of the graph.

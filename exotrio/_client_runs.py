@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +13,7 @@ from exotrio._client_calls import Calls
 from exotrio._errors import ManagerUnavailable, NotFound, RequestRefused
 from exotrio._http_client import REQUEST_TIMEOUT, require_trio
 from exotrio._run_status import summarize
-from exotrio._wire import ERRORED, LONGEST_WAIT_MS, RunStatus, from_ms, to_ms
+from exotrio._wire import ERRORED, LONGEST_WAIT_MS, RunStatus, from_ms, is_state_id, to_ms
 from exotrio._wire_manage import (
     LONGEST_ERROR,
     ListedState,
@@ -28,7 +28,7 @@ from exotrio._wire_manage import (
     StatesReply,
 )
 from exotrio._wire_native import NativeRun
-from exotrio._wire_v0 import ManualRetryReply, ManualRetryRequest, RunGraphReply
+from exotrio._wire_v0 import ManualRetryReply, ManualRetryRequest, RunGraphReply, StateDetail
 
 FIRST_POLL = 0.05
 MOST_LONG_POLLS = 8
@@ -126,9 +126,33 @@ async def manual_retry(calls: Calls, state_id: str, fanout_id: str) -> ManualRet
     """Run a state once more, as a new state."""
     path = calls.v0("state", state_id, "manual-retry")
     request = ManualRetryRequest(fanout_id=fanout_id)
-    return await calls.repeat(
-        lambda: calls.http.fetch(ManualRetryReply, "POST", path, body=request), sent=False
-    )
+    with _not_found_if_no_id(state_id):
+        return await calls.repeat(
+            lambda: calls.http.fetch(ManualRetryReply, "POST", path, body=request), sent=False
+        )
+
+
+async def state(calls: Calls, graph: str, run_id: str, state_id: str) -> StateDetail:
+    """Return one state in full."""
+    with _not_found_if_no_id(state_id):
+        return await calls.fetch(
+            StateDetail, "GET", calls.v0("graph", graph, "run", run_id, "node", state_id)
+        )
+
+
+@contextmanager
+def _not_found_if_no_id(state_id: str) -> Iterator[None]:
+    """Say that there is no such state, where a stock server answers 400 or 500 to an id that is none."""
+    try:
+        yield
+    except (RequestRefused, ManagerUnavailable) as error:
+        if error.status not in {400, 500} or is_state_id(state_id):
+            raise
+        raise NotFound(
+            f"there is no state {state_id!r}: the id of a state has 24 hex digits",
+            status=error.status,
+            where=error.where,
+        ) from error
 
 
 async def retry_run(calls: Calls, run_id: str) -> RetryRunReply:

@@ -8,6 +8,7 @@ the bodies' classes cost every program that loads them 10 ms.
 from __future__ import annotations
 
 import math
+import re
 from enum import StrEnum
 from urllib.parse import quote
 
@@ -86,6 +87,11 @@ class BeatResult(StrEnum):
     """It is no longer held under this token: stop working on it."""
     CANCELLED = "cancelled"
     """Its run was cancelled: stop working on it."""
+
+
+def is_state_id(text: str) -> bool:
+    """Whether ``text`` has the form that ids of states have on every server: 24 hex digits."""
+    return re.fullmatch("[0-9a-f]{24}", text) is not None
 
 
 def to_ms(seconds: float) -> int:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from exotrio._client import StateManager
 from exotrio._errors import ManagerUnavailable, NotFound, RequestRefused
 from exotrio._graph import RetryPolicyModel, StoreConfigModel
+from exotrio._wire import is_state_id
 from exotrio._wire_native import NativeRun
 from exotrio._wire_v0 import GraphReply
 from exotrio.cli._meant import closest, listed, meant
@@ -24,7 +25,6 @@ SHORTEST_BEGINNING = 6
 RECENT = 1_000
 """Newest runs that a beginning is looked for in."""
 _WHOLE = "to change a run, give its whole id"
-_LENGTH_OF_STATE_ID = 24
 
 
 def is_v0_only(refusal: RequestRefused) -> bool:
@@ -115,7 +115,7 @@ def _no_run(given: str, found: list[str], error: NotFound) -> NotFound:
     if found:
         return NotFound(f"{len(found)} runs begin with {given!r}", fix=f"they are: {listed(found)}")
     hint = "see `runs ls` for what there is"
-    if len(given) == _LENGTH_OF_STATE_ID and "-" not in given:
+    if is_state_id(given):
         hint = "an id of 24 digits is a state's: see `states show`"
     elif len(given) < SHORTEST_BEGINNING:
         hint = f"give the whole id, or at least its first {SHORTEST_BEGINNING} characters; {hint}"
