@@ -53,11 +53,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[tuple[Target, subprocess.Popen[bytes]]]:
+def serving(folder: Path, *options: str) -> Iterator[tuple[Target, subprocess.Popen[bytes]]]:
     """Run a server process over the database in ``folder`` until the body ends."""
     log = folder / "log"
     command = [sys.executable, "-m", "exotrio", "server", "--host", "127.0.0.1", "--port", "0"]
-    command += ["--db", str(folder / "manager.db"), "--key", KEY]
+    command += ["--db", str(folder / "manager.db"), "--key", KEY, *options]
     ignored = ("EXOSPHERE_", "STATE_MANAGER_", "SECRETS_", "EXOTRIO_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ignored)}
     with (

@@ -4,9 +4,12 @@
     python scenario.py exotrio          # the same nodes and graphs; only the import differs
 
 It expects a state manager in EXOSPHERE_STATE_MANAGER_URI and prints, as JSON, what each graph's last
-nodes received. Nothing here may use more than the stock SDK offers.
+nodes received, and how each graph's run ended: its status, and how many states succeeded, failed and
+were retried. Nothing here may use more than the stock SDK offers; the attributes of ``Sleeps`` mean
+nothing to it.
 """
 
+import asyncio
 import importlib
 import json
 import os
@@ -21,7 +24,6 @@ from pydantic import BaseModel
 sdk = importlib.import_module(sys.argv[1])
 NAMESPACE = f"interop-{sys.argv[1]}"
 URI, KEY = os.environ["EXOSPHERE_STATE_MANAGER_URI"], os.environ["EXOSPHERE_API_KEY"]
-EXPECTED = 9
 seen: dict[str, list] = {}
 tries: dict[str, int] = {}
 
@@ -94,6 +96,18 @@ class Secretive(sdk.BaseNode):
         return Out(text=self.secrets.token[::-1])
 
 
+class Sleeps(sdk.BaseNode):
+    """What runs on asyncio only: with exotrio it says so."""
+
+    Inputs, Outputs = In, Out
+    event_loop = "asyncio"
+
+    async def execute(self):
+        async with asyncio.timeout(30):
+            await asyncio.sleep(0.001)
+        return Out(text=self.inputs.text.upper())
+
+
 class Nothing(sdk.BaseNode):
     Inputs = In
 
@@ -112,7 +126,7 @@ class Last(sdk.BaseNode):
         seen.setdefault(self.inputs.graph, []).append(self.inputs.text)
 
 
-NODES = [Echo, Fan, PruneSecond, Flaky, Broken, Again, Secretive, Nothing, Last]
+NODES = [Echo, Fan, PruneSecond, Flaky, Broken, Again, Secretive, Sleeps, Nothing, Last]
 
 
 def place(node, identifier, inputs, after=None, unites=None):
@@ -135,12 +149,12 @@ def chain(graph, node, text="x"):
     return [place(node, "first", {"text": text}, ["last"]), result]
 
 
-def united(graph, node, strategy):
+def united(graph, node, strategy, on="plan"):
     return [
         place(Echo, "plan", {"text": "p"}, ["fan"]),
         place(Fan, "fan", {"text": "f"}, ["work"]),
         place(node, "work", {"text": "${{ fan.outputs.text }}"}, ["last"]),
-        last(graph, "${{ plan.outputs.text }}", sdk.UnitesModel(identifier="plan", strategy=strategy)),
+        last(graph, f"${{{{ {on}.outputs.text }}}}", sdk.UnitesModel(identifier=on, strategy=strategy)),
     ]
 
 
@@ -169,8 +183,15 @@ async def drive():
     await run("retry", chain("retry", Flaky), trigger={})
     await run("requeue", chain("requeue", Again), trigger={})
     await run("secret", chain("secret", Secretive), secrets={"token": "olleh"}, trigger={})
-    await run("all_success", united("all_success", PruneSecond, ALL_SUCCESS), trigger={})
+    await run("asyncio", chain("asyncio", Sleeps), trigger={})
+    await run("fan_out", chain("fan_out", Fan), trigger={})
+    await run("prune", chain("prune", PruneSecond, "ends in 1"), trigger={})
+    await run("all_success", united("all_success", Echo, ALL_SUCCESS), trigger={})
+    await run("all_success_failed", united("all_success_failed", Broken, ALL_SUCCESS), trigger={})
     await run("all_done", united("all_done", Broken, ALL_DONE), trigger={})
+    await run("all_done_pruned", united("all_done_pruned", PruneSecond, ALL_DONE), trigger={})
+    await run("unite_each", united("unite_each", Echo, ALL_SUCCESS, on="fan"), trigger={})
+    await run("unite_each", united("unite_each", Sleeps, ALL_SUCCESS, on="fan"), trigger={})
     await run("nothing", [place(Nothing, "first", {"text": "x"}, ["last"]), last("nothing")], trigger={})
     await run("cron", chain("cron", Echo, "tick"), triggers=[sdk.CronTrigger(expression="* * * * * *")])
     assert (await manager.get_graph("cron"))["validation_status"] == "VALID"
@@ -186,23 +207,40 @@ def main():
 
         trio.run(drive)
     else:
-        import asyncio
-
         asyncio.run(drive())
     deadline = time.monotonic() + 60
-    while len(seen) < EXPECTED and time.monotonic() < deadline:
+    while not is_over(runs := ask("runs/1/1000")["runs"]) and time.monotonic() < deadline:
         time.sleep(0.05)
-    print(json.dumps({graph: sorted(set(texts)) for graph, texts in sorted(seen.items())}))
+    ended = [
+        [
+            run["graph_name"],
+            run["status"],
+            *(run[f"{what}_count"] for what in ("success", "errored", "retried")),
+        ]
+        for run in runs
+        if run["graph_name"] != "cron"
+    ]
+    received = {graph: sorted(texts) for graph, texts in seen.items() if graph != "cron"}
+    print(json.dumps({"received": received, "ended": sorted(ended), "cron": sorted(set(seen["cron"]))}))
     sys.stdout.flush()
     # The stock runtime cannot be stopped.
     os._exit(0)
 
 
+def is_over(runs):
+    pending = [run for run in runs if run["status"] == "PENDING" and run["graph_name"] != "cron"]
+    return "cron" in seen and not pending
+
+
+def ask(path):
+    request = urllib.request.Request(f"{URI}/v0/namespace/{NAMESPACE}/{path}", headers={"x-api-key": KEY})
+    return json.load(urllib.request.urlopen(request))
+
+
 def wait_until_registered():
-    request = urllib.request.Request(f"{URI}/v0/namespace/{NAMESPACE}/nodes/", headers={"x-api-key": KEY})
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        if json.load(urllib.request.urlopen(request))["count"] == len(NODES):
+        if ask("nodes/")["count"] == len(NODES):
             return
         time.sleep(0.05)
     sys.exit("the runtime did not register")
