@@ -22,6 +22,16 @@ async def test_every_next_node_gets_a_state_for_every_sibling(api: Api) -> None:
         assert len(children) == 3
 
 
+@pytest.mark.deviates_from_stock("stock creates them in the background, and shows EXECUTED until then")
+async def test_what_follows_is_there_before_the_outcome_is_acknowledged(api: Api) -> None:
+    flow = await Flow.start(api, place("a", "b"), place("b", "u"), place("u", unites="a"))
+    for identifier in ("a", "b"):
+        (state,) = ok(await api.claim([node_name(identifier)], 5))["states"]
+        ok(await api.executed(state["state_id"], {"v": "x"}))
+        assert (await flow.shown())["execution_summary"]["EXECUTED"] == 0
+    assert len(ok(await api.claim([node_name("u")], 5))["states"]) == 1
+
+
 async def test_parents_list_every_ancestor_oldest_first(api: Api) -> None:
     flow = await Flow.start(api, place("z", "m"), place("m", "a"), place("a", "b"), place("b"))
     chain = [await flow.run(identifier) for identifier in ("z", "m", "a", "b")]

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+import trio
 
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -82,6 +83,21 @@ async def test_the_namespaces_listed_are_those_of_registered_nodes_sorted(api: A
     assert graph_only.namespace not in reply["namespaces"]
     assert reply["namespaces"] == sorted(set(reply["namespaces"]))
     assert reply["count"] == len(reply["namespaces"])
+
+
+@pytest.mark.deviates_from_stock("stock fails one of two first registrations: 500")
+async def test_first_registrations_at_once_all_succeed(api: Api) -> None:
+    nodes = [declare("A"), declare("B")]
+    answers: list[int] = []
+
+    async def register() -> None:
+        answers.append((await api.register(nodes)).status_code)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(12):
+            nursery.start_soon(register)
+    assert answers == [200] * 12
+    assert ok(await api.nodes())["count"] == 2
 
 
 @pytest.mark.parametrize("missing", ["name", "inputs_schema", "outputs_schema", "secrets"])
@@ -222,6 +238,65 @@ async def test_the_list_of_graphs_has_every_field_of_a_template(api: Api) -> Non
             "retry_policy",
             "store_config",
         } <= template.keys()
+
+
+@pytest.mark.deviates_from_stock("stock fails one of two first upserts, and validates what an older one left")
+async def test_upserts_at_once_all_succeed_and_the_graph_is_one_of_them_whole(api: Api) -> None:
+    await api.register_for([place("a"), place("b")])
+    bodies = [
+        api.body([place(name)], secrets={name: "s"}, store_config={"default_values": {name: "d"}})
+        for name in ("a", "b")
+    ]
+    answers: list[Any] = []
+
+    async def put(number: int) -> None:
+        answers.append(ok(await api.put_graph("g", bodies[number % 2]), 201))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(12):
+            nursery.start_soon(put, number)
+    for shown in (*answers, ok(await api.get_graph("g"))):
+        name = shown["nodes"][0]["identifier"]
+        assert shown["validation_status"] == "VALID"
+        assert shown["secrets"] == {name: True}
+        assert shown["store_config"]["default_values"] == {name: "d"}
+    assert ok(await api.graphs())["count"] == 1
+
+
+async def test_a_trigger_of_a_graph_is_echoed_with_whatever_else_its_value_holds(api: Api) -> None:
+    triggers = [
+        {"type": "CRON", "value": {"expression": "0 0 1 1 *", "note": {"by": ["hand", 1, None]}}},
+        {"type": "CRON", "value": {"expression": "@yearly"}},
+    ]
+    reply = ok(await api.put_graph("g", api.body([place("a")], triggers=triggers)), 201)
+    assert reply["triggers"] == triggers
+
+
+@pytest.mark.deviates_from_stock("stock answers 500: the name is stored trimmed, and looked up as it came")
+async def test_a_name_with_blanks_around_it_is_the_same_graph(api: Api) -> None:
+    for name in (" g ", "g", " g "):
+        ok(await api.put_graph(name, api.body([place("a")])), 201)
+    assert [template["name"] for template in ok(await api.graphs())["templates"]] == ["g"]
+    ok(await api.get_graph(" g "))
+
+
+@pytest.mark.parametrize("registered", [True, False])
+async def test_validity_is_one_of_three_and_its_errors_a_list_wherever_a_graph_is_shown(
+    api: Api, registered: bool
+) -> None:
+    if registered:
+        await api.register_for([place("a")])
+    put = ok(await api.put_graph("g", api.body([place("a")])), 201)
+    read = ok(await api.get_graph("g"))
+    (listed,) = ok(await api.graphs())["templates"]
+    for shown in (put, read, listed):
+        assert shown["validation_status"] in {"PENDING", "VALID", "INVALID"}
+        assert isinstance(shown["validation_errors"], list)
+        for field in ("retry_policy", "store_config", "secrets"):
+            assert isinstance(shown[field], dict)
+        assert isinstance(shown["triggers"], list)
+        assert [node["next_nodes"] for node in shown["nodes"]] == [[]]
+        assert [node["unites"] for node in shown["nodes"]] == [None]
 
 
 async def test_a_namespace_without_graphs_lists_none(api: Api) -> None:

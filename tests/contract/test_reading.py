@@ -26,6 +26,9 @@ STATUSES = {
 }
 
 
+TIMES = ("created_at", "updated_at")
+
+
 def _is_recent(text: str) -> bool:
     moment = datetime.fromisoformat(text)
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -87,6 +90,30 @@ async def test_a_page_that_is_no_whole_number_is_422(api: Api, page: Any, size: 
 @pytest.mark.parametrize(("page", "size"), [(0, 1), (-1, 1), (1, 0), (1, -5)])
 async def test_a_page_or_size_below_one_is_422(api: Api, page: int, size: int) -> None:
     assert (await api.runs(page, size)).status_code == 422
+
+
+@pytest.mark.deviates_from_stock("stock has no largest page")
+async def test_a_page_has_at_most_a_thousand_runs_and_says_so(api: Api) -> None:
+    await Flow.start(api, place("a"))
+    reply = ok(await api.runs(1, 10**9))
+    assert (reply["total"], reply["size"], len(reply["runs"])) == (1, 1000, 1)
+    assert ok(await api.runs(2, 10**9))["runs"] == []
+
+
+@pytest.mark.deviates_from_stock("stock gives local times without a zone")
+async def test_times_are_utc_and_say_so(api: Api) -> None:
+    flow = await Flow.start(api, place("a"))
+    (state,) = await flow.take("a")
+    detail = await flow.detail(state["state_id"])
+    shown = ok(await api.get_graph("graph"))
+    times = [state["created_at"], detail["created_at"], detail["updated_at"], shown["updated_at"]]
+    for time in [
+        *times,
+        (await flow.run_summary())["created_at"],
+        ok(await api.nodes())["nodes"][0]["updated_at"],
+    ]:
+        assert time.endswith("Z")
+        assert _is_recent(time)
 
 
 # What happens to each of three siblings, and the counts that follow: success, pending, errored, retried.
