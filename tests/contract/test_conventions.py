@@ -275,6 +275,17 @@ async def test_both_slash_forms_answer_without_redirect(api: Api, method: str, p
     ok(await _send(api.client, (method, f"/v0/namespace/{api.namespace}/{path}", body)))
 
 
+@pytest.mark.deviates_from_stock("stock redirects to the canonical form")
+async def test_every_route_answers_the_same_in_both_slash_forms(keyed: Target) -> None:
+    namespace = Api.fresh_namespace()
+    async with open_client(url=keyed.url, key=keyed.key) as client:
+        for method, path, body in ROUTES:
+            path = path.replace("/namespace/ns/", f"/namespace/{namespace}/").rstrip("/")
+            answers = [await _send(client, (method, form, body)) for form in (path, f"{path}/")]
+            assert answers[0].status_code == answers[1].status_code != 307, path
+            assert answers[0].content == answers[1].content
+
+
 @pytest.mark.parametrize("name", ["with space", "ünïcode-名", "100%", "a+b", "q?x=1", "h#1", "a.b:c@d;e,f"])
 async def test_names_in_paths_are_percent_decoded(api: Api, name: str) -> None:
     here = api.elsewhere(f"{api.namespace} {name}")

@@ -7,13 +7,14 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 import trio
 
-from exotrio.manager import create_app, open_service, serve
+from exotrio.manager import _graphs, create_app, open_service, serve
 from exotrio.manager._access import LOOPBACK_HOSTS
 from tests.helpers import ok, open_client, refused
 from tests.manager.support import KEY, NO_SETTINGS
@@ -289,3 +290,37 @@ async def test_a_named_origin_gets_its_preflight_without_a_key_and_its_answers_e
             refused = await client.get("/v0/namespaces", headers={"Origin": ORIGIN})
             assert refused.status_code == 401
             assert refused.headers["access-control-allow-origin"] == ORIGIN
+
+
+async def test_the_origins_of_a_server_come_from_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORS_ORIGINS", f"http://other.example , {ORIGIN}")
+    async with trio.open_nursery() as nursery:
+        (url,) = await nursery.start(partial(serve, port=0, db=":memory:", key=KEY))
+        async with open_client(url=url) as client:
+            for origin in (ORIGIN, "http://other.example"):
+                preflight = await client.options("/v0/namespaces", headers={**PREFLIGHT, "Origin": origin})
+                assert preflight.headers["access-control-allow-origin"] == origin
+                assert preflight.headers["access-control-allow-credentials"] == "true"
+                allowed = preflight.headers["access-control-allow-methods"].split(", ")
+                assert {"GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"} <= set(allowed)
+        nursery.cancel_scope.cancel()
+
+
+# -- defects
+
+
+async def test_a_defect_is_a_500_in_json_that_tells_nothing_and_has_its_request_id(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("canary")
+
+    async with opened() as client:
+        monkeypatch.setattr(_graphs, "list_nodes", fail)
+        answer = await client.get("/v0/namespace/n/nodes/", headers={"X-Exosphere-Request-ID": SAME})
+        assert answer.status_code == 500
+        assert answer.json()["success"] is False
+        assert isinstance(answer.json()["detail"], str)
+        assert answer.headers["X-Exosphere-Request-ID"] == SAME
+        assert "canary" not in answer.text
+        ok(await client.get("/v0/namespaces"))

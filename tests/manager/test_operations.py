@@ -136,6 +136,18 @@ async def test_a_database_that_fails_ends_the_readiness_until_it_works_again(
         assert (await manager.outside.get("/readyz")).text == "ok\n"
 
 
+async def test_while_the_database_fails_only_health_is_answered_and_the_rest_in_json(
+    autojump_clock: MockClock,
+) -> None:
+    async with operated() as manager, broken(manager):
+        assert ok(await manager.outside.get("/health")) == {"message": "OK"}
+        refused(await manager.outside.get("/v0/namespaces"), 503)
+        claim = await manager.outside.post(
+            "/v0/namespace/n/states/enqueue", json={"nodes": ["A"], "batch_size": 1}
+        )
+        refused(claim, 503)
+
+
 # -- metrics
 
 
