@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 import exotrio
+from tests.sdk.behaviour import LINES, behaviour
 from tests.sdk.surface import surface
 
-SURFACE = Path(__file__).with_name("surface.py")
+HERE = Path(__file__).parent
 
 STOCK: dict[str, Any] = {
     "BaseNode": [],
@@ -93,12 +94,20 @@ SAME_VALUE = {("PruneSignal", "data"): "None"}
 """Defaults that come to the same."""
 
 
+def of_stock(stock_python: str, script: str) -> Any:
+    command = [stock_python, str(HERE / script), "exospherehost"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return json.loads(out.stdout)
+
+
+@pytest.fixture(scope="module")
+def stock_behaviour(stock_python: str) -> Any:
+    return of_stock(stock_python, "behaviour.py")
+
+
 @pytest.mark.sdk
 def test_the_pinned_surface_is_that_of_the_stock_sdk(stock_python: str) -> None:
-    out = subprocess.run(
-        [stock_python, str(SURFACE), "exospherehost"], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert json.loads(out.stdout) == STOCK
+    assert of_stock(stock_python, "surface.py") == STOCK
 
 
 @pytest.mark.parametrize("name", sorted(STOCK.keys() - NOT_HERE))
@@ -115,6 +124,12 @@ def test_what_the_stock_sdk_offers_is_offered_here(name: str) -> None:
         if default:
             assert known[place] in (default, [SAME_VALUE.get((name, parameter))])
     assert all(len(parameter) > 1 for parameter in ours[len(stock) :]), "nothing more has to be given"
+
+
+@pytest.mark.sdk
+@pytest.mark.parametrize("line", LINES)
+def test_what_the_stock_sdk_does_with_its_names_is_done_here(stock_behaviour: Any, line: str) -> None:
+    assert behaviour(exotrio)[line] == stock_behaviour[line]
 
 
 def test_the_version_is_the_one_of_the_package() -> None:
