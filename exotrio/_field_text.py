@@ -20,10 +20,10 @@ from enum import Enum
 from typing import Annotated, Any, Literal, NewType, Union, get_args, get_origin
 from uuid import UUID
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AwareDatetime, NaiveDatetime, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
-SCALARS = (bool, int, float, Decimal, UUID, datetime, date, time, timedelta)
+SCALARS = (bool, int, float, Decimal, UUID, datetime, AwareDatetime, NaiveDatetime, date, time, timedelta)
 
 
 class Kind:

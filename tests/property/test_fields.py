@@ -12,7 +12,7 @@ from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, create_model
+from pydantic import AwareDatetime, BaseModel, NaiveDatetime, create_model
 
 from exotrio import FieldsInvalid, from_text, to_text
 
@@ -76,6 +76,8 @@ PLAIN: list[Typed] = [
     (UUID, st.uuids()),
     (date, st.dates()),
     (datetime, st.datetimes() | st.datetimes(timezones=OFFSETS)),
+    (AwareDatetime, st.datetimes(timezones=OFFSETS)),
+    (NaiveDatetime, st.datetimes()),
     (time, st.times() | st.times(timezones=OFFSETS)),
     (timedelta, st.timedeltas()),
     (Colour, st.sampled_from(Colour)),
