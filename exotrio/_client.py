@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
 from datetime import datetime
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
@@ -13,8 +15,9 @@ from pydantic import BaseModel, ValidationError
 from exotrio import _client_backup, _client_graphs, _client_runs
 from exotrio._client_calls import Calls
 from exotrio._endpoint import resolve_endpoint, version_problems
-from exotrio._errors import ConfigurationError
+from exotrio._errors import ConfigurationError, LifecycleError
 from exotrio._graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel, StoreConfigModel, check_name
+from exotrio._trio_thread import in_asyncio, in_trio_thread
 from exotrio._upsert import graph_body
 from exotrio._wire import RunStatus, StateStatus
 from exotrio._wire_manage import (
@@ -39,13 +42,32 @@ if TYPE_CHECKING:
     import httpx
 
 M = TypeVar("M", bound=BaseModel)
+Call = TypeVar("Call", bound=Callable[..., Awaitable[Any]])
+
+
+def _also_from_asyncio(call: Call) -> Call:
+    """Let a method be called from asyncio too."""
+
+    @wraps(call)
+    async def either(self: StateManager, *args: Any, **options: Any) -> Any:
+        if not in_asyncio():
+            return await call(self, *args, **options)
+
+        async def alone() -> Any:
+            async with self._apart() as other:
+                return await call(other, *args, **options)
+
+        return await in_trio_thread(alone)
+
+    return cast("Call", either)
 
 
 class StateManager:
     """Talk to a state manager: declare graphs, start runs, look at them.
 
     The calls of the stock SDK's class keep their names, arguments and results, so that changing
-    the import is the migration. Trio only.
+    the import is the migration. They may also be made from asyncio, each then in a Trio loop of its
+    own, in a thread, over a connection of its own. The others are for Trio only.
 
     Use it as ``async with StateManager(...) as manager``, or plainly and call ``aclose`` at the end.
 
@@ -93,8 +115,20 @@ class StateManager:
         """Close the connections. Safe to call twice; a later call opens new ones."""
         await self._calls.http.aclose()
 
+    def _apart(self) -> StateManager:
+        """Return a client of the same state manager for another Trio loop."""
+        if self._calls.http.endpoint.transport is not None:
+            raise LifecycleError(
+                "a state manager inside this process lives in a Trio loop, and this is asyncio",
+                fix="call it from that loop; or serve it on a port, with python -m exotrio server",
+            )
+        other = copy(self)
+        other._calls = self._calls.apart()
+        return other
+
     # -- as in the stock SDK
 
+    @_also_from_asyncio
     async def trigger(
         self,
         graph_name: str,
@@ -129,6 +163,7 @@ class StateManager:
         request = {"start_delay": start_delay, "inputs": inputs or {}, "store": store or {}}
         return await _client_graphs.trigger(self._calls, graph_name, request)
 
+    @_also_from_asyncio
     async def get_graph(self, graph_name: str) -> dict[str, Any]:
         """Return a graph as the state manager has it, with its ``validation_status``.
 
@@ -164,6 +199,7 @@ class StateManager:
         polling_interval: float = 1,
     ) -> dict[str, Any]: ...
 
+    @_also_from_asyncio
     async def upsert_graph(
         self,
         graph_name: str | Graph,

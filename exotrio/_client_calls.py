@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Never, TypeVar
 from urllib.parse import urlencode
 
@@ -25,22 +26,38 @@ TRIES = 4
 LONGEST_PAUSE = 5.0
 
 
+@dataclass(slots=True)
+class Server:
+    """What is known of a state manager.
+
+    Attributes:
+        native: Whether it speaks the native API; None while that is not known.
+    """
+
+    native: bool | None = None
+
+
 class Calls:
     """Calls to one namespace of one state manager.
 
     Args:
         endpoint: The state manager.
         namespace: Where every call goes.
+        server: What is known of it. Defaults to nothing.
 
     Attributes:
         long_polls: How many calls wait at the server; each takes one of the connections.
     """
 
-    def __init__(self, endpoint: Endpoint, namespace: str) -> None:
+    def __init__(self, endpoint: Endpoint, namespace: str, server: Server | None = None) -> None:
         self.http = HttpClient(endpoint)
         self.namespace = namespace
         self.long_polls = 0
-        self._native: bool | None = None
+        self._server = server or Server()
+
+    def apart(self) -> Calls:
+        """Return calls to the same, over connections of their own: for another Trio loop."""
+        return Calls(self.http.endpoint, self.namespace, self._server)
 
     def v0(self, *segments: str | int) -> str:
         """Return a path of v0 below the namespace."""
@@ -67,7 +84,7 @@ class Calls:
             try:
                 return await native()
             except NotFound:
-                self._native = None
+                self._server.native = None
                 if await self._is_native():  # it is the thing asked for that is not known
                     raise
         return await otherwise()
@@ -87,13 +104,13 @@ class Calls:
             except ManagerUnavailable as error:
                 if error.sent and not sent:
                     raise
-                self._native = None  # another server may answer next
+                self._server.native = None  # another server may answer next
                 pause = max(full_jitter(attempt, base=0.25, cap=2.0), error.retry_after or 0.0)
                 await trio.sleep(min(pause, LONGEST_PAUSE))
         return await call()
 
     async def _is_native(self) -> bool:
-        if self._native is None:
+        if self._server.native is None:
             found = await self.repeat(lambda: discover(self.http))
-            self._native = found is not None and found.version == NATIVE_VERSION
-        return self._native
+            self._server.native = found is not None and found.version == NATIVE_VERSION
+        return self._server.native

@@ -123,6 +123,7 @@ class Stock:
         self.answered: list[tuple[str, int]] = []
         self.revived: list[str] = []
         self.accepted: dict[str, list[tuple[str, Any]]] = {}
+        self._lock = threading.Lock()
         self._ids = (f"{number:024x}" for number in count(0xA0))
 
     def statuses(self) -> Counter[str]:
@@ -146,10 +147,11 @@ class Stock:
         fate = self.proxy(method, path)
         if fate == "away":
             return BAD_GATEWAY
-        try:
-            answer = self._answer(method, path, key, content)
-        except Answer as raised:
-            answer = raised
+        with self._lock:  # on a port there are several threads
+            try:
+                answer = self._answer(method, path, key, content)
+            except Answer as raised:
+                answer = raised
         self.answered.append((f"{method} {path.rstrip('/').rpartition('/')[2]}", answer.status))
         return BAD_GATEWAY if fate == "lost" else answer
 
@@ -516,13 +518,11 @@ class StockTransport(httpx.AsyncBaseTransport):
 @contextmanager
 def on_a_port(stock: Stock) -> Iterator[str]:
     """Serve a stock server on loopback from threads; give its URI."""
-    lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         def handle_one(self) -> None:
             content = self.rfile.read(int(self.headers.get("content-length", 0)))
-            with lock:
-                answer = stock.ask(self.command, unquote(self.path), self.headers.get("x-api-key"), content)
+            answer = stock.ask(self.command, unquote(self.path), self.headers.get("x-api-key"), content)
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)

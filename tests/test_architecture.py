@@ -40,7 +40,8 @@ LAYERS: dict[str, set[str]] = {
     },
     "links": {
         *("_client", "_client_backup", "_client_calls", "_client_graphs", "_client_runs", "_discovery"),
-        *("_endpoint", "_http_answer", "_http_client", "_link", "_link_native", "_link_v0", "_upsert"),
+        *("_endpoint", "_http_answer", "_http_client", "_link", "_link_native", "_link_v0", "_trio_thread"),
+        "_upsert",
     },
     "loops": {
         *("_connect", "_execution", "_heartbeat", "_ledger", "_options", "_outage", "_poller", "_reporter"),

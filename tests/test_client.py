@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from typing import Any
 
@@ -16,7 +15,6 @@ from exotrio._errors import (
     ExotrioError,
     GraphInvalid,
     KeyRefused,
-    LifecycleError,
     ManagerUnavailable,
     NotFound,
     RequestRefused,
@@ -123,17 +121,6 @@ def test_everything_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigurationError) as caught:
         StateManager("a/b", state_manager_version="v7")
     assert len(caught.value.problems) == 4
-
-
-def test_under_asyncio_every_call_says_that_it_is_for_trio() -> None:
-    client = Server().client
-    for call in (
-        lambda: client.trigger("g"),
-        lambda: client.wait("r", timeout=1),
-        lambda: client.get_graph("g"),
-    ):
-        with pytest.raises(LifecycleError, match="Trio"):
-            asyncio.run(call())
 
 
 async def test_it_may_be_used_in_async_with_or_plainly() -> None:

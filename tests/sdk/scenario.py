@@ -202,12 +202,7 @@ def main():
     runtime = sdk.Runtime(namespace=NAMESPACE, name="interop", nodes=NODES, poll_interval=1)
     threading.Thread(target=runtime.start, daemon=True).start()
     wait_until_registered()
-    if sys.argv[1] == "exotrio":
-        import trio
-
-        trio.run(drive)
-    else:
-        asyncio.run(drive())
+    asyncio.run(drive())
     deadline = time.monotonic() + 60
     while not is_over(runs := ask("runs/1/1000")["runs"]) and time.monotonic() < deadline:
         time.sleep(0.05)
