@@ -10,12 +10,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.processes import EXAMPLES, PATIENCE, Ended, Process, Processes, ended, exotrio
+from tests.stock import KEY, Stock, on_a_port
 
 AUDIT = EXAMPLES / "audit.py"
 UNREADABLE = Path("/proc/self/mem")
@@ -263,3 +265,13 @@ def test_a_pipeline_runs_on_any_v0_server_with_its_worker_here_or_there(tmp_path
     for end in (here, there):
         assert (end.code, end.err) == (0, "")
         assert re.sub(r"(?m)^[0-9a-f-]{36}: ", "", end.out) == ORDERS
+
+
+def test_the_pipeline_runs_on_a_stock_server_with_its_own_ways(tmp_path: Path) -> None:
+    stock = Stock(time.monotonic)
+    with on_a_port(stock) as uri:
+        env = {"EXOSPHERE_STATE_MANAGER_URI": uri, "EXOSPHERE_API_KEY": KEY}
+        end = script("pipeline.py", cwd=tmp_path, env=env)
+    assert (end.code, end.err) == (0, "")
+    assert re.sub(r"(?m)^[0-9a-f-]{36}: ", "", end.out) == ORDERS
+    assert {state.status for state in stock.states.values()} == {"SUCCESS"}
