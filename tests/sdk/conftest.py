@@ -3,9 +3,11 @@ no Python >= 3.12 is to be found, or the package index is out of reach."""
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,17 +22,25 @@ def _newer_python() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def stock_python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Make an environment with the stock SDK and return its Python."""
+def stock_python(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
+    """Make an environment with the stock SDK, or take that of another process of this session; return its
+    Python."""
     newer = _newer_python()
     if newer is None:
         pytest.skip("the stock SDK needs Python >= 3.12, which this machine lacks")
-    folder = tmp_path_factory.mktemp("sdk")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "sdk"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "installed").exists():
+            _install(newer, folder)
+    return str(folder / "bin" / "python")
+
+
+def _install(newer: str, folder: Path) -> None:
     subprocess.run([newer, "-m", "venv", folder], check=True)
-    python = str(folder / "bin" / "python")
-    installed = subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "exospherehost"], capture_output=True, text=True
-    )
+    command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "exospherehost"]
+    installed = subprocess.run(command, capture_output=True, text=True)
     if installed.returncode:
         pytest.skip(f"exospherehost cannot be installed: {installed.stderr[-300:]}")
-    return python
+    (folder / "installed").touch()
