@@ -12,9 +12,11 @@ import httpx
 import pytest
 import trio
 import trio.testing
+from pydantic import ValidationError
 
 from exotrio._cron import next_occurrence_ms
 from exotrio._errors import DatabaseError
+from exotrio._graph import CronTrigger
 from exotrio.manager import _schedules, embedded
 from exotrio.manager._graphs import timestamp
 from exotrio.manager._store import wall_clock
@@ -312,6 +314,11 @@ async def test_an_expression_that_cannot_be_read_is_refused_with_its_place(
         refused(reply, 422)
         assert reply.json()["detail"][0]["loc"] == ["body", "triggers", 0, "value", "expression"]
         refused(await client.get(f"{N}/graph/g"), 404)
+
+
+def test_an_expression_that_cannot_be_read_is_refused_where_the_trigger_is_made() -> None:
+    with pytest.raises(ValidationError, match="expression"):
+        CronTrigger(expression="61 * * * *")
 
 
 async def test_stored_triggers_are_shown_as_they_were_put(autojump_clock: trio.testing.MockClock) -> None:

@@ -89,3 +89,15 @@ def test_declaring_nodes_and_a_runtime_loads_neither_bodies_nor_the_client_nor_a
     assert not loaded & heavy
     assert not {name for name in loaded if name.startswith(("exotrio.manager", "exotrio.cli"))}
     assert not loaded & {"exotrio._wire_v0", "exotrio._wire_native", "exotrio._client"}
+
+
+def test_nobody_but_the_program_sets_up_logging() -> None:
+    code = (
+        "import logging, exotrio\n"
+        "class A(exotrio.BaseNode):\n"
+        "    async def execute(self): ...\n"
+        "exotrio.Runtime('n', 'r', [A], 'http://127.0.0.1:1', 'k')\n"
+        "exotrio.StateManager('n', 'http://127.0.0.1:1', 'k')\n"
+        "print(logging.getLogger().handlers, logging.getLogger('exotrio').handlers)"
+    )
+    assert in_fresh_python(code) == "[] [<NullHandler (NOTSET)>]\n"
