@@ -210,7 +210,21 @@ class Server:
 
     def get(self, path: str, **headers: str) -> tuple[int, Any]:
         """Return status and JSON of an answer."""
-        request = urllib.request.Request(self.uri + path, headers={"x-api-key": KEY, **headers})
+        return self._answer("GET", path, None, headers)
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """Send JSON, if any, and return that of an answer that has to be a success."""
+        data = None if body is None else json.dumps(body).encode()
+        status, answer = self._answer(method, path, data, {"content-type": "application/json"})
+        assert status < 300, f"{method} {path}: {status} {answer}"
+        return answer
+
+    def _answer(
+        self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[int, Any]:
+        request = urllib.request.Request(
+            self.uri + path, data=data, headers={"x-api-key": KEY, **headers}, method=method
+        )
         try:
             with _opener.open(request, timeout=PATIENCE) as answer:
                 return answer.status, json.load(answer)

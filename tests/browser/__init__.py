@@ -1,0 +1,1 @@
+"""The dashboard in a real Chromium: journeys, and pictures of every page to look at."""

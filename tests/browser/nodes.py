@@ -1,0 +1,133 @@
+"""Nodes of the journeys: ``begin -> split -> work -> close``, with as many states of ``work`` as one likes.
+
+What ``work`` does hangs on files in the working directory, so that a test decides when: it fails at the
+item ``bad`` until there is a file ``mended``, and if the run's store says so waits for a file ``open``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import anyio
+from pydantic import BaseModel, Field
+
+from exotrio import (
+    BaseNode,
+    Graph,
+    GraphNodeModel,
+    RetryPolicyModel,
+    StoreConfigModel,
+    UnitesModel,
+    UnitesStrategyEnum,
+)
+
+NAMESPACE = "journeys"
+GRAPH = "journey"
+APP = f"""
+import os
+from exotrio import Runtime
+from tests.browser.nodes import NODES, graph
+
+runtime = Runtime(
+    namespace={NAMESPACE!r},
+    name=os.environ.get("WORKER", "worker"),
+    nodes=NODES,
+    workers=4,
+    batch_size=64,
+    shutdown_grace=600,  # far longer than a test waits
+)
+"""
+
+
+class Begin(BaseNode):
+    class Inputs(BaseModel):
+        note: str = Field(description="What the run is for")
+
+    class Outputs(BaseModel):
+        note: str
+
+    async def execute(self) -> Outputs:
+        return self.Outputs(note=self.inputs.note)
+
+
+class Split(BaseNode):
+    class Inputs(BaseModel):
+        count: str
+
+    class Outputs(BaseModel):
+        item: str
+
+    async def execute(self) -> list[Outputs]:
+        return [self.Outputs(item=str(item)) for item in range(int(self.inputs.count))]
+
+
+class Work(BaseNode):
+    class Inputs(BaseModel):
+        item: str
+        bad: str
+        waits: str
+
+    class Outputs(BaseModel):
+        text: str
+
+    async def execute(self) -> Outputs:
+        if self.inputs.waits == "yes":
+            self.progress(0.4, f"12 of 30 pages of {self.inputs.item}")
+            while not os.path.exists("open"):  # noqa: ASYNC110, ASYNC240 - the test makes it
+                await anyio.sleep(0.02)
+        if self.inputs.item == self.inputs.bad and not os.path.exists("mended"):  # noqa: ASYNC240
+            raise ValueError(f"cannot work on {self.inputs.item}")
+        return self.Outputs(text=f"worked on {self.inputs.item}")
+
+
+class Close(BaseNode):
+    class Inputs(BaseModel):
+        texts: str
+
+    class Outputs(BaseModel):
+        count: str
+
+    async def execute(self) -> Outputs:
+        return self.Outputs(count=str(len(json.loads(self.inputs.texts))))
+
+
+NODES = [Begin, Split, Work, Close]
+
+
+def _place(node: type[BaseNode], identifier: str, *following: str, **fields: object) -> GraphNodeModel:
+    given = {"inputs": {}, "next_nodes": list(following), **fields}
+    return GraphNodeModel(node_name=node.__name__, namespace=NAMESPACE, identifier=identifier, **given)
+
+
+graph = Graph(
+    GRAPH,
+    nodes=[
+        _place(Begin, "begin", "split", inputs={"note": "no note"}),
+        _place(Split, "split", "work", inputs={"count": "${{ store.count }}"}),
+        _place(
+            Work,
+            "work",
+            "close",
+            inputs={
+                "item": "${{ split.outputs.item }}",
+                "bad": "${{ store.bad }}",
+                "waits": "${{ store.waits }}",
+            },
+        ),
+        _place(
+            Close,
+            "close",
+            inputs={"texts": "${{ work.outputs.text }}"},
+            unites=UnitesModel(identifier="begin", strategy=UnitesStrategyEnum.ALL_DONE),
+        ),
+    ],
+    retry_policy=RetryPolicyModel(max_retries=0),
+    store_config=StoreConfigModel(default_values={"count": "3", "bad": "none", "waits": "no"}),
+)
+
+
+def let(folder: Path, file: str) -> None:
+    """Let the nodes of a worker in ``folder`` go on (``open``) or succeed (``mended``)."""
+    (folder / file).touch()
