@@ -8,8 +8,9 @@
 
   const address = document.body.dataset.live;
   const line = document.getElementById("live");
+  const aside = document.getElementById("aside");
   const button = document.getElementById("pause");
-  if (!address || !line || !button) return;
+  if (!address || !line || !aside || !button) return;
 
   let source = null;
   let polling = null;
@@ -59,49 +60,69 @@
     }
   }
 
+  // -- showing what arrived
+
   function show(html) {
     const arrived = new DOMParser().parseFromString(html, "text/html");
+    const focused = document.activeElement;
     for (const fresh of arrived.querySelectorAll("[data-fragment]")) {
-      const name = fresh.dataset.fragment;
-      const old = document.querySelector(`[data-fragment="${CSS.escape(name)}"]`);
-      if (old) replace(old, fresh, name);
+      const old = document.querySelector(`[data-fragment="${CSS.escape(fresh.dataset.fragment)}"]`);
+      if (!old) continue;
+      const before = announced(old);
+      mend(old, fresh);
+      if (before !== undefined && before !== announced(old)) aside.textContent = announced(old);
     }
+    if (focused && focused.isConnected && document.activeElement !== focused) focused.focus({ preventScroll: true });
     prepare();
-  }
-
-  function replace(old, fresh, name) {
-    if (old.innerHTML === fresh.innerHTML) return;
-    if (isInUse(old)) {
-      setTimeout(() => want([name]), POLL_MS);
-      return;
-    }
-    const opened = [...old.querySelectorAll("details[open][id]")].map((each) => each.id);
-    const ticked = new Set([...old.querySelectorAll("input:checked")].map((each) => each.value));
-    const focused = old.contains(document.activeElement) ? document.activeElement : null;
-    const before = announced(old);
-    old.replaceChildren(...fresh.childNodes);
-    for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
-    for (const box of old.querySelectorAll("input[type=checkbox]")) box.checked = ticked.has(box.value);
-    if (focused) {
-      const href = focused.getAttribute("href");
-      const same =
-        (focused.id && document.getElementById(focused.id)) ||
-        (href && old.querySelector(`a[href="${CSS.escape(href)}"]`));
-      if (same) same.focus({ preventScroll: true });
-    }
-    if (before !== undefined && before !== announced(old)) say(announced(old));
   }
 
   const announced = (part) => part.querySelector("[data-announce]")?.dataset.announce;
 
-  // What somebody types or marks is not taken away.
-  function isInUse(part) {
-    const active = document.activeElement;
-    const types = active !== null && active.matches("input:not([type=checkbox]), select, textarea");
-    if (types && part.contains(active)) return true;
-    const marked = getSelection();
-    return marked !== null && !marked.isCollapsed && part.contains(marked.anchorNode);
+  // Changes only what differs, so that whatever somebody focused, marked, ticked, opened or scrolled to stays.
+  function mend(old, fresh) {
+    if (old.isEqualNode(fresh)) return;
+    if (old.nodeType !== Node.ELEMENT_NODE) {
+      old.nodeValue = fresh.nodeValue;
+      return;
+    }
+    for (const { name } of [...old.attributes]) {
+      if (!fresh.hasAttribute(name) && !(name === "open" && old.localName === "details")) old.removeAttribute(name);
+    }
+    for (const { name, value } of fresh.attributes) {
+      if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    }
+    const children = [...fresh.childNodes];
+    const staying = new Set(children.map(keyOf));
+    let next = old.firstChild;
+    for (const child of children) {
+      let found = next;
+      // Not past what comes later: what is new may stand before it.
+      while (found && !isSame(found, child)) found = keyOf(found) && staying.has(keyOf(found)) ? null : found.nextSibling;
+      if (!found) {
+        old.insertBefore(child, next);
+        continue;
+      }
+      while (next !== found) next = removed(next);
+      next = found.nextSibling;
+      mend(found, child);
+    }
+    while (next) next = removed(next);
   }
+
+  function removed(node) {
+    const next = node.nextSibling;
+    node.remove();
+    return next;
+  }
+
+  const keyOf = (node) => (node.nodeType === Node.ELEMENT_NODE && (node.id || node.dataset.key)) || "";
+
+  // What somebody is about to press never becomes another thing under their hand.
+  const NAMES = ["id", "data-key", "href", "action", "type", "name", "value"];
+  const isSame = (one, other) =>
+    one.nodeName === other.nodeName &&
+    (one.nodeType !== Node.ELEMENT_NODE ||
+      NAMES.every((name) => one.getAttribute(name) === other.getAttribute(name)));
 
   // -- hearing of changes
 
