@@ -8,21 +8,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Collection
-from functools import partial
 from pathlib import Path
 
-import trio
-
 from tests.browser.chromium import INSTALL, chromium, missing
-from tests.browser.world import KEY, World, open_world
+from tests.browser.world import World, world
+from tests.processes import KEY
 
 WIDTHS = {360: 740, 2_000: 1_200}
 """In pixels, with the height of the window."""
 THEMES = ("light", "dark")
 
 
-def take(world: World, folder: Path, names: Collection[str]) -> None:
-    """Take the pictures. Blocks."""
+def take(served: World, folder: Path, names: Collection[str]) -> None:
+    """Take the pictures."""
     with chromium() as browser:
         for theme in THEMES:
             for width, height in WIDTHS.items():
@@ -32,23 +30,18 @@ def take(world: World, folder: Path, names: Collection[str]) -> None:
                     reduced_motion="reduce",
                 )
                 page = context.new_page()
-                page.goto(f"{world.url}/sign-in")
+                page.goto(f"{served.url}/sign-in")
                 if not names or "sign-in" in names:
                     page.screenshot(path=folder / f"sign-in-{width}-{theme}.png", full_page=True)
                 page.fill("#key", KEY)
                 page.keyboard.press("Enter")
                 page.wait_for_url("**/ns/**")
-                for name, path in world.links.items():
+                for name, path in served.links.items():
                     if names and name not in names:
                         continue
-                    page.goto(world.url + path)
+                    page.goto(served.url + path)
                     page.screenshot(path=folder / f"{name}-{width}-{theme}.png", full_page=True)
                 context.close()
-
-
-async def _main(folder: Path, names: Collection[str]) -> None:
-    async with open_world() as world:
-        await trio.to_thread.run_sync(partial(take, world, folder, names))
 
 
 def main() -> int:
@@ -60,7 +53,8 @@ def main() -> int:
         print(f"missing: {', '.join(lacking)}\n{INSTALL}", file=sys.stderr)
         return 2
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    trio.run(_main, arguments.folder, arguments.names)
+    with world(arguments.folder) as served:
+        take(served, arguments.folder, arguments.names)
     print(f"{len(list(arguments.folder.glob('*.png')))} pictures are in {arguments.folder}")
     return 0
 

@@ -1,17 +1,18 @@
 """A day at a shop, as its state manager remembers it: what the pictures show.
 
-Everything is made through the API by runtimes that are played (``crew``), in a time that is set, so
-the pictures are the same whenever they are taken: runs that succeed, fail, are retried and cancelled,
-large fan-outs, schedules, a graph that cannot run, and runtimes that work, drain and are silent.
+Everything is made through the API by runtimes that are played (``crew``), in a time that is set, so a
+day takes seconds: runs that succeed, fail, are retried and cancelled, large fan-outs, schedules, a graph
+that cannot run, and runtimes that work, drain and are silent.
 """
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -24,16 +25,15 @@ from exotrio.manager._app import loopback_names
 from exotrio.manager._database import MEMORY
 from exotrio.manager._http import open_listeners, serve_http, urls
 from exotrio.manager._leases import Terms, expire
-from exotrio.manager._service import beside
 from exotrio.manager._transaction import Transaction, View
 from exotrio.manager.web import Dashboard
 from tests.browser.crew import Crew, Hand, Inputs, Part
 from tests.contract.api import Api
 from tests.helpers import SettableClock, declare, ok, open_client
 from tests.manager.support import NO_SETTINGS
+from tests.processes import KEY, Process
 
 NAMESPACE = "shop"
-KEY = "the-key-of-the-pictures"
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
 NOW = 1_789_569_440_000
 """2026-09-16 14:37:20 UTC."""
@@ -428,9 +428,8 @@ def _cancel(tx: Transaction, run_id: str) -> None:
     _runs.cancel(tx, NAMESPACE, run_id)
 
 
-@asynccontextmanager
-async def open_world() -> AsyncIterator[World]:
-    """Let the day pass, then serve what it left behind, at the minute it ended."""
+async def serve_world() -> None:
+    """Let the day pass, then serve what it left behind, at the minute it ended. Never returns."""
     clock, monotonic = SettableClock(NOW - 22 * HOUR), SettableClock(HOUR)
     async with open_service(MEMORY, clock=clock, monotonic=monotonic, settings=NO_SETTINGS) as service:
         dashboard = Dashboard(service, key=KEY)
@@ -444,8 +443,15 @@ async def open_world() -> AsyncIterator[World]:
             links = await service.store.read(_links, day.runs)
         listeners = await open_listeners("127.0.0.1", 0)
         (url,) = urls(listeners)
-        async with beside(partial(serve_http, app, listeners, stopping=trio.Event())):
-            yield World(url, links)
+        print("world", json.dumps({"url": url, "links": links}), flush=True)
+        await serve_http(app, listeners, stopping=trio.Event())
+
+
+@contextmanager
+def world(folder: Path) -> Iterator[World]:
+    """Serve the world from a process of its own, for as long as the block lasts."""
+    with Process([sys.executable, "-m", "tests.browser.world"], cwd=folder) as process:
+        yield World(**json.loads(process.line("^world (.*)")[1]))
 
 
 def _links(view: View, runs: dict[str, str]) -> dict[str, str]:
@@ -501,3 +507,7 @@ def _links(view: View, runs: dict[str, str]) -> dict[str, str]:
         "empty-runtimes": "/ns/nobody/runtimes",
         "not-found": f"/ns/{NAMESPACE}/runs/absent",
     }
+
+
+if __name__ == "__main__":
+    trio.run(serve_world)

@@ -12,7 +12,7 @@ from exotrio.manager.web._page import Asked
 from exotrio.manager.web._pages import PAGES
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, report
-from tests.helpers import UNKNOWN_ID, UNKNOWN_RUN, SettableClock, declare, ok, place
+from tests.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, SettableClock, declare, ok, place
 from tests.web.support import KEY, SCRIPT, Desk, failed_run, open_desk, tallied, text_of
 
 LISTS = ("", "/runs", "/graphs", "/nodes", "/runtimes")
@@ -353,14 +353,126 @@ async def test_a_runtime_shows_what_it_runs() -> None:
         ok(await desk.api.native("POST", "heartbeat", json=beat))
         html = await desk.browser.page("/ns/shop/runtimes")
         assert f'href="/ns/shop/states/{state["state_id"]}"' in html
-        assert "holds 1 " in html
-        assert "1 of 4 workers busy" in html
+        assert "<strong>1</strong> held" in html
+        assert '<strong>1<span class="quiet">/4</span></strong> busy' in html
         assert "40 %" in html
         assert "12 of 30" in html
-        assert '<td data-label="Stage">runs ' in html
+        assert 'class="grow">runs ' in html
         assert "asked for work" in html
         item = {"state_id": state["state_id"], "token": state["lease"]["token"]}
         await report(desk.api, {**item, "outcome": "executed", "outputs": [{"v": "", "w": ""}]})
         idle = await desk.browser.page("/ns/shop/runtimes")
         assert "It holds no state now" in idle, "whatever its last heartbeat said"
         assert "<script>alert" not in html
+
+
+async def test_what_waits_for_a_runtime_that_nobody_runs_says_so_wherever_it_is_looked_at() -> None:
+    async with open_desk() as desk:
+        flow = await Flow.start(desk.api, place("work"))
+        run = f"/ns/shop/runs/{flow.run_id}"
+        state = re.findall(r"/ns/shop/states/([0-9a-f]{24})", await desk.browser.fragments(run, "states"))[0]
+        looks = {run: "graph", f"/ns/shop/states/{state}": "state", "/ns/shop": "now"}
+        for path, fragment in looks.items():
+            assert "no runtime offers" in await desk.browser.fragments(path, fragment), path
+        asked = Asked(desk.service, "shop", {"run_id": flow.run_id}, {})
+        before = (await desk.service.store.read(_page_run.PAGE.versions, asked.now()))["graph"]
+        ok(await desk.api.native_claim({"Node_work": 0}, worker_id="w-1"))
+        after = (await desk.service.store.read(_page_run.PAGE.versions, asked.now()))["graph"]
+        assert before != after, "an open page hears of it"
+        for path, fragment in looks.items():
+            assert "no runtime offers" not in await desk.browser.fragments(path, fragment), path
+
+
+async def test_what_was_cancelled_does_not_look_like_an_error() -> None:
+    clock = SettableClock()
+    async with open_desk(clock=clock) as desk:
+        flow = await Flow.start(
+            desk.api,
+            place("fan", "leaf"),
+            place("leaf", inputs={"v": "${{ fan.outputs.v }}"}),
+            retry_policy=NO_RETRY,
+        )
+        await flow.run("fan", *({"v": str(index), "w": ""} for index in range(30)))
+        (leaf,) = ok(await desk.api.claim(["Node_leaf"], 1))["states"]
+        ok(await desk.api.errored(leaf["state_id"], "it broke"))
+        clock.advance(1_000)
+        path = f"/ns/shop/runs/{flow.run_id}"
+        html = await desk.browser.do(f"{path}/cancel")
+        assert "30 errored or cancelled" in html
+        listed = await desk.browser.fragments(f"{path}?status=errored", "states")
+        following = re.search(r'href="([^"#]+)[^"]*" rel="next"', listed)
+        assert following is not None
+        listed += await desk.browser.fragments(text_of(following[1]), "states")
+        assert listed.count('<span class="chip c-pruned">cancelled</span>') == 29
+        assert listed.count('<span class="chip c-errored">errored</span>') == 1
+        timeline = await desk.browser.fragments(path, "timeline")
+        assert timeline.count(": cancelled, ") == 29
+        assert timeline.count(": errored, ") == 1
+        assert "s-errored" not in await desk.browser.fragments(path, "graph")
+        assert "s-errored" not in await desk.browser.fragments("/ns/shop/runs", "list")
+        cancelled = re.findall(r'states/([0-9a-f]{24})" title', listed)[-1]
+        state = await desk.browser.page(f"/ns/shop/states/{cancelled}")
+        assert '<span class="chip c-pruned">cancelled</span>' in state
+        assert 'class="trace"' not in state
+        events = await desk.browser.fragments(path, "events")
+        assert events.count("<tr>") == 2, "what happened to many at once is one line"
+        assert "and 28 more" in events
+
+
+async def test_a_run_shows_what_its_store_holds_defaults_included() -> None:
+    async with open_desk() as desk:
+        flow = await Flow.deploy(
+            desk.api, place("work"), store_config={"default_values": {"a": "default", "b": "replaced"}}
+        )
+        await flow.trigger(store={"b": "given"})
+        html = await desk.browser.page(f"/ns/shop/runs/{flow.run_id}")
+        store = html.partition('id="h-store"')[2].partition("</section>")[0]
+        assert re.findall(r"<pre>([^<]*)</pre>", store) == ["default", "given"]
+
+
+async def test_a_graph_lists_its_own_runs_only() -> None:
+    async with open_desk() as desk:
+        flow, _ = await failed_run(desk.api)
+        await Flow.deploy(desk.api, place("other"), graph="other")
+        runs = await desk.browser.fragments("/ns/shop/graphs/other", "runs")
+        assert "It did not run yet." in runs
+        runs = await desk.browser.fragments("/ns/shop/graphs/orders", "runs")
+        assert flow.run_id in runs
+        assert 'href="/ns/shop/runs?graph=orders"' in runs
+
+
+async def test_a_runtime_that_fell_silent_is_still_seen() -> None:
+    async with open_desk() as desk:
+        ok(
+            await desk.api.native(
+                "POST", "heartbeat", json={"worker_id": "w-1", "runtime": "R", "phase": "running"}
+            )
+        )
+        worker = desk.service.workers.find("shop", "w-1")
+        assert worker is not None
+        assert "silent" not in await desk.browser.fragments("/ns/shop", "runtimes")
+        worker.seen_at -= 90_000
+        assert "heard 1 min ago" in await desk.browser.fragments("/ns/shop", "runtimes")
+        html = await desk.browser.page("/ns/shop/runtimes")
+        assert '<span class="chip c-errored">silent</span>' in html
+        assert "its states went to others" in html
+        assert "Drain this runtime" not in html
+
+
+async def test_in_a_large_run_what_began_and_what_ended_it_is_drawn() -> None:
+    async with open_desk() as desk:
+        flow = await Flow.start(
+            desk.api,
+            place("begin", "fan"),
+            place("fan", "leaf", inputs={"v": "${{ begin.outputs.v }}"}),
+            place("leaf", inputs={"v": "${{ fan.outputs.v }}"}),
+        )
+        await flow.run("begin")
+        for _ in range(2):
+            (fan,) = ok(await desk.api.claim(["Node_fan"], 1))["states"] or [None]
+            if fan is not None:
+                ok(await desk.api.executed(fan["state_id"], *({"v": "", "w": ""} for _ in range(6_000))))
+        timeline = await desk.browser.fragments(f"/ns/shop/runs/{flow.run_id}", "timeline")
+        assert "drawn from one state in 2" in timeline
+        begin = timeline.partition(">begin<")[2].partition(">fan<")[0]
+        assert begin.count("<title>") == 1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from itertools import pairwise
+from itertools import combinations, pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exotrio.manager import _tally
-from exotrio.manager.web._bar import bar
+from exotrio.manager.web._assets import style
+from exotrio.manager.web._bar import bar, split
 from exotrio.manager.web._chart_svg import draw_throughput
 from exotrio.manager.web._format import ago, coarse, cut, duration, percent
 from exotrio.manager.web._graph_layout import lay_out
@@ -106,6 +108,37 @@ def test_a_united_node_is_marked_and_its_lines_are_dashed() -> None:
     assert 'class="gate"' in drawn
 
 
+def test_a_box_says_what_matters_most_about_its_states() -> None:
+    def said(**counts: int) -> list[str]:
+        drawn = draw_graph([Box("a", "A", counts=counts)], title="t")
+        return re.findall(r'class="(?:standing[^"]*|bad)" x="12" y="68">([^<]*)<', drawn)
+
+    assert said() == ["not reached"]
+    assert said(success=9) == ["done"]
+    assert said(success=9, waiting=2, running=1, errored=3) == ["3 errored · 1 running"]
+    assert said(waiting=1_000_000, running=100_000) == ["100,000 running"], "what does not fit is left out"
+    stuck = draw_graph([Box("a", "A", counts={"waiting": 2}, note="no runtime offers this")], title="t")
+    assert 'class="bad" x="12" y="68">no runtime offers this<' in stuck
+    assert "a (A): 2 waiting; no runtime offers this" in stuck
+    assert 'class="box is-errored"' in stuck
+
+
+def test_what_was_cancelled_is_not_drawn_as_an_error() -> None:
+    drawn = bar({"success": 1, "cancelled": 2})
+    assert "s-errored" not in drawn
+    assert "1 success, 2 errored or cancelled" in drawn
+
+
+def test_waiting_and_running_of_one_state_share_a_bar() -> None:
+    drawn = split(1_500, 500, "errored")
+    assert "waited 1.5 s, ran 500 ms" in drawn
+    assert re.findall(r'class="s-(\w+)" x="[\d.]+%" width="([\d.]+)%"', drawn) == [
+        ("waiting", "75.00"),
+        ("errored", "25.00"),
+    ]
+    assert "s-waiting" not in split(0, 5, "success")
+
+
 def test_an_empty_picture_is_a_picture() -> None:
     assert tags(draw_graph([], title="nothing")) == {"svg", "title"}
     assert "track" in bar({})
@@ -158,6 +191,22 @@ def test_a_lane_with_one_state_shows_it_though_others_have_thousands() -> None:
     assert "waited 2 ms, ran 3 ms" in drawn
 
 
+def test_siblings_that_never_ran_do_not_hide_the_one_that_did() -> None:
+    siblings = [span(3, runs=None, waits=5, ends=5) for _ in range(2_400)]
+    drawn = draw_timeline([("scan", 2_401)], [span(0), *siblings], until=10)
+    assert drawn.count('class="s-success"') == 1
+    assert 'class="s-success" x="20.00%" width="30.00%"' in drawn
+
+
+def test_of_a_sample_a_lane_whose_states_are_all_there_shows_them() -> None:
+    sampled = [span(index, lane=1) for index in range(600)]
+    drawn = draw_timeline(
+        [("begin", 1), ("work", 1_200)], [span(0, label="begin 1"), *sampled], until=700, each=2
+    )
+    assert "begin 1: success, waited 2 ms, ran 3 ms" in drawn
+    assert "at most" in drawn
+
+
 def test_what_is_drawn_never_leaves_the_picture() -> None:
     odd = [
         span(0, runs=None, ends=None),
@@ -179,11 +228,90 @@ def test_ticks_come_at_round_times(at_least: float, step: int) -> None:
     assert nice_step(at_least) == step
 
 
-def test_the_chart_of_an_hour_shows_failures_on_top() -> None:
-    drawn = draw_throughput([0] * 58 + [10, 4], [0] * 58 + [5, 0], last_minute_ms=1_700_000_000_000)
-    assert drawn.count("s-success") == 2
-    assert drawn.count("s-errored") == 1
-    assert "nothing ended" in draw_throughput([0] * 60, [0] * 60, last_minute_ms=0)
+def test_the_chart_of_an_hour_shows_failures_however_few_they_are() -> None:
+    drawn = draw_throughput([0] * 57 + [9_999, 10, 4], [0] * 57 + [1, 5, 0], last_minute_ms=1_700_000_000_000)
+    assert drawn.count("s-success") == 3
+    down = [float(high) for high in re.findall(r's-errored"[^>]* height="([\d.]+)"', drawn)]
+    assert len(down) == 2
+    assert min(down) >= 3
+    assert "at worst 5 failed" in drawn
+    assert "9,999 ended, 1 of them failed" in drawn
+    quiet = draw_throughput([0] * 60, [0] * 60, last_minute_ms=0)
+    assert "nothing ended" in quiet
+    assert "at worst" not in quiet
+
+
+# -- colours
+
+# How a colour looks to somebody who lacks one kind of cone: Machado, Oliveira, Fernandes 2009, of linear RGB.
+SIGHTS = {
+    "all three": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "no red": ((0.152, 1.053, -0.205), (0.115, 0.786, 0.099), (-0.004, -0.048, 1.052)),
+    "no green": ((0.367, 0.861, -0.228), (0.280, 0.673, 0.047), (-0.012, 0.043, 0.969)),
+    "no blue": ((1.256, -0.077, -0.179), (-0.078, 0.931, 0.148), (0.005, 0.691, 0.304)),
+}
+KINDS = ("success", "running", "waiting", "errored", "retried", "pruned")
+
+
+def themes() -> dict[str, dict[str, str]]:
+    """Return the colours of the style sheet: theme to name to value."""
+    light, _, dark = style().partition("@media (prefers-color-scheme: dark)")
+    return {
+        theme: dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", part))
+        for theme, part in (("light", light), ("dark", dark.partition("*,")[0]))
+    }
+
+
+def linear(colour: str) -> list[float]:
+    parts = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+    return [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+
+
+def lab(rgb: list[float]) -> tuple[float, float, float]:
+    red, green, blue = (min(1, max(0, part)) for part in rgb)
+    x, y, z = (
+        part ** (1 / 3) if part > 0.008856 else 7.787 * part + 16 / 116
+        for part in (
+            (0.4124 * red + 0.3576 * green + 0.1805 * blue) / 0.95047,
+            0.2126 * red + 0.7152 * green + 0.0722 * blue,
+            (0.0193 * red + 0.1192 * green + 0.9505 * blue) / 1.08883,
+        )
+    )
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_colours_of_statuses_are_told_apart_whatever_somebody_sees(theme: str, sight: str) -> None:
+    colours = themes()[theme]
+
+    def seen(name: str) -> tuple[float, float, float]:
+        rgb = linear(colours[name])
+        return lab([sum(a * b for a, b in zip(row, rgb, strict=True)) for row in SIGHTS[sight]])
+
+    for one, other in combinations(KINDS, 2):
+        assert math.dist(seen(one), seen(other)) > 16, f"{one} and {other}"
+    assert math.dist(seen("success"), seen("errored")) > 25
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_is_legible(theme: str) -> None:
+    colours = themes()[theme]
+
+    def contrast(one: str, other: str) -> float:
+        weights = (0.2126, 0.7152, 0.0722)
+        lights = sorted(
+            sum(a * b for a, b in zip(weights, linear(colours[name]), strict=True)) for name in (one, other)
+        )
+        return (lights[1] + 0.05) / (lights[0] + 0.05)
+
+    for ground in ("card", "ground", "code", "hover"):
+        for name in ("ink", "quiet", "accent", *(f"{kind}-ink" for kind in KINDS)):
+            assert contrast(name, ground) >= 4.5, f"{name} on {ground}: {contrast(name, ground):.2f}"
+    assert contrast("accent-ink", "accent") >= 4.5
+    assert contrast("danger-ink", "errored") >= 4.5
+    for kind in set(KINDS) - {"waiting", "retried"}:
+        assert contrast(kind, "card") >= 3, kind
 
 
 # -- formats

@@ -32,6 +32,8 @@ STATUS_CLASS = {
 }
 CLASSES = ("success", "pruned", "running", "waiting", "retried", "errored")
 """In the order in which a bar shows them."""
+CANCELLED = "cancelled"
+"""In place of ``errored`` where a run was cancelled: its counts do not tell the two apart."""
 
 
 def classed(counts: Mapping[str, int]) -> dict[str, int]:

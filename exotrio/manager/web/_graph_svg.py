@@ -8,15 +8,18 @@ from functools import lru_cache
 
 from markupsafe import Markup
 
-from exotrio.manager.web._bar import pieces
+from exotrio.manager.web._bar import HEIGHT, pieces, summary
 from exotrio.manager.web._graph_layout import Layout, lay_out
 from exotrio.manager.web._svg import element, join
 
-WIDTH, HEIGHT = 184, 62
+WIDTH = 184
+LOW, HIGH = 52, 78
+"""How high boxes are without counts, and with them."""
 GAP_X, GAP_Y = 44, 18
 EDGE = 8
 """Left free around the picture, for lines and focus rings."""
 LONGEST_NAME = 24
+URGENT = ("errored", "cancelled", "running", "waiting", "retried", "pruned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +59,14 @@ def draw_graph(boxes: Sequence[Box], *, title: str) -> Markup:
     layout = _layout(
         tuple((box.name, tuple(name for name in box.followers if name in names)) for box in boxes)
     )
-    width = layout.columns * (WIDTH + GAP_X) - GAP_X + 2 * EDGE
-    height = round(layout.rows * (HEIGHT + GAP_Y) - GAP_Y + 2 * EDGE)
+    high = HIGH if any(box.counts is not None for box in boxes) else LOW
+    width = max(1, layout.columns * (WIDTH + GAP_X) - GAP_X + 2 * EDGE)
+    height = max(1, round(layout.rows * (high + GAP_Y) - GAP_Y + 2 * EDGE))
     edges = [
         element(
             "path",
             class_="edge united" if end in united else "edge",
-            d=_path(layout.boxes[start], points, layout.boxes[end]),
+            d=_path(layout.boxes[start], points, layout.boxes[end], high),
         )
         for (start, end), points in layout.edges.items()
     ]
@@ -70,11 +74,11 @@ def draw_graph(boxes: Sequence[Box], *, title: str) -> Markup:
         "svg",
         element("title", title),
         join(edges),
-        join([_draw(box, *_corner(layout.boxes[box.name])) for box in boxes]),
+        join([_draw(box, *_corner(layout.boxes[box.name], high), high) for box in boxes]),
         class_="graph",
-        width=max(width, 1),
-        height=max(height, 1),
-        viewBox=f"0 0 {max(width, 1)} {max(height, 1)}",
+        width=width,
+        height=height,
+        viewBox=f"0 0 {width} {height}",
         role="group",
         aria_label=title,
     )
@@ -86,19 +90,21 @@ def _layout(shape: tuple[tuple[str, tuple[str, ...]], ...]) -> Layout:
     return lay_out(dict(shape))
 
 
-def _corner(place: tuple[int, float]) -> tuple[float, float]:
+def _corner(place: tuple[int, float], high: int) -> tuple[float, float]:
     column, row = place
-    return EDGE + column * (WIDTH + GAP_X), EDGE + row * (HEIGHT + GAP_Y)
+    return EDGE + column * (WIDTH + GAP_X), EDGE + row * (high + GAP_Y)
 
 
-def _path(start: tuple[int, float], points: Sequence[tuple[int, float]], end: tuple[int, float]) -> str:
+def _path(
+    start: tuple[int, float], points: Sequence[tuple[int, float]], end: tuple[int, float], high: int
+) -> str:
     """Return a line that leaves and enters boxes, and passes points, horizontally."""
-    x, y = _corner(start)
-    x, y = x + WIDTH, y + HEIGHT / 2
+    x, y = _corner(start, high)
+    x, y = x + WIDTH, y + high / 2
     path = f"M{x:g} {y:g}"
     for place in [*points, end]:
-        to_x, to_y = _corner(place)
-        to_y += HEIGHT / 2
+        to_x, to_y = _corner(place, high)
+        to_y += high / 2
         half = (x + to_x) / 2
         path += f"C{half:g} {y:g} {half:g} {to_y:g} {to_x:g} {to_y:g}"
         if place is not end:
@@ -108,31 +114,26 @@ def _path(start: tuple[int, float], points: Sequence[tuple[int, float]], end: tu
     return path
 
 
-def _draw(box: Box, x: float, y: float) -> Markup:
+def _draw(box: Box, x: float, y: float, high: int) -> Markup:
     counts = box.counts or {}
     total = sum(counts.values())
-    summary = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "no states"
-    about = box.note or (box.node if box.counts is None else summary)
+    told = [*([] if box.counts is None else [summary(counts)]), *([box.note] if box.note else [])]
+    about = "; ".join(told) or box.node
+    second = box.note if box.note and box.counts is None else None
     parts = [
         element("title", f"{box.name} ({box.node}): {about}"),
-        element("rect", class_="face", width=WIDTH, height=HEIGHT, rx=6),
+        element("rect", class_="face", width=WIDTH, height=high, rx=6),
         element("text", _fit(box.name, 17 if total else LONGEST_NAME), class_="name", x=12, y=22),
-        element(
-            "text",
-            _fit(box.note or box.node, LONGEST_NAME + 2),
-            class_="bad" if box.note else "node",
-            x=12,
-            y=38,
-        ),
+        _line(second or box.node, "bad" if second else "node", 38),
     ]
     if box.counts is not None:
-        track = element("rect", class_="track", width="100%", height=6)
-        bar = pieces(counts, height=6)
-        parts.append(element("svg", track, bar, x=12, y=47, width=WIDTH - 24, height=6))
+        track = element("rect", class_="track", width="100%", height=HEIGHT)
+        parts.append(element("svg", track, pieces(counts), x=12, y=47, width=WIDTH - 24, height=HEIGHT))
+        parts.append(_line(box.note, "bad", 68) if box.note else _standing(counts))
     if total:
         parts.append(element("text", f"{total:,}", class_="count", x=WIDTH - 12, y=22, text_anchor="end"))
     if box.unites:
-        parts.append(element("path", class_="gate", d=f"M0 14V{HEIGHT - 14}"))
+        parts.append(element("path", class_="gate", d=f"M0 14V{high - 14}"))
     drawn = join(parts)
     if box.href:
         drawn = element(
@@ -143,9 +144,23 @@ def _draw(box: Box, x: float, y: float) -> Markup:
             aria_label=f"{box.name}: {about}",
             aria_current="true" if box.chosen else None,
         )
-    tone = next((name for name in ("errored", "running") if counts.get(name)), None)
+    tone = (
+        "errored" if box.note else next((name for name in ("errored", "running") if counts.get(name)), None)
+    )
     classes = ["box", *(["chosen"] if box.chosen else []), *([f"is-{tone}"] if tone else [])]
     return element("g", drawn, class_=" ".join(classes), transform=f"translate({x:g} {y:g})")
+
+
+def _standing(counts: Mapping[str, int]) -> Markup:
+    """Return the line below the bar: what matters most about these states, as far as it fits."""
+    told = [f"{counts[name]:,} {name}" for name in URGENT if counts.get(name)]
+    two = " · ".join(told[:2])
+    text = (two if len(two) <= LONGEST_NAME + 2 else told[0]) or ("done" if counts else "not reached")
+    return _line(text, "standing c-errored" if counts.get("errored") else "standing", 68)
+
+
+def _line(text: str, kind: str, y: int) -> Markup:
+    return element("text", _fit(text, LONGEST_NAME + 2), class_=kind, x=12, y=y)
 
 
 def _fit(text: str, longest: int) -> str:

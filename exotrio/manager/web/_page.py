@@ -104,7 +104,7 @@ def _environment() -> Environment:
     )
     for name in ("ago", "coarse", "cut", "duration", "moment", "number", "percent", "short", "value"):
         made.filters[name] = getattr(_format, name)
-    made.filters["bar"] = lambda counts: bar(_format.classed(counts))
+    made.filters["bar"] = bar
     made.globals.update(
         asset=asset, shown_status=_format.SHOWN_STATUS, status_class=_format.STATUS_CLASS, int=int
     )

@@ -50,7 +50,7 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     }
     if "runs" in wanted:
         found = search(view, asked.namespace, graph=name)
-        data["runs"] = {"runs": found.runs[:RUNS_SHOWN], "looked_at": found.looked_at}
+        data["runs"] = {"runs": found.runs[:RUNS_SHOWN], "looked_at": found.looked_at, "of_graph": name}
     return data
 
 

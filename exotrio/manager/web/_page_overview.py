@@ -16,10 +16,11 @@ from exotrio.manager.web._page import Asked, Data, Page
 from exotrio.manager.web._page_nodes import FAILURES
 from exotrio.manager.web._run_rows import newest_runs
 from exotrio.manager.web._run_states import last_line
-from exotrio.manager.web._workers_shown import shown_workers
+from exotrio.manager.web._workers_shown import offered, shown_workers
 
 HOUR = 60
 DAY_MS = 86_400_000
+RUNS_SHOWN = 12
 
 
 def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
@@ -45,7 +46,8 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
             "anonymous": len(asked.anonymous),
         }
     if "runs" in wanted:
-        data["runs"] = {"runs": newest_runs(view, asked.namespace, 10)}
+        runs = newest_runs(view, asked.namespace, RUNS_SHOWN)
+        data["runs"] = {"runs": runs, "of_graph": None, "looked_at": None}
     return data
 
 
@@ -57,6 +59,7 @@ def _now(view: View, asked: Asked, kinds: dict[int, str]) -> Data:
         "waiting": sum(each.waiting for each in backlogs),
         "waiting_is_more": any(each.waiting == MOST_COUNTED for each in backlogs),
         "oldest": oldest,
+        "oldest_offered": oldest is None or oldest.node in offered(asked),
         "errored": failed_since(view, kinds, view.now_ms - DAY_MS),
     }
 
@@ -92,7 +95,7 @@ def versions(view: View, asked: Asked) -> dict[str, Hashable]:
     written, heard = asked.service.store.written, asked.service.workers.heard
     moment = view.now_ms // 5_000
     return {
-        "now": (written, moment),
+        "now": (written, heard, moment),
         "hour": (written, view.now_ms // 60_000),
         "failing": (written, view.now_ms // 60_000),
         "runtimes": (heard, written, moment),

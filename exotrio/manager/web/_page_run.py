@@ -6,9 +6,10 @@ import sqlite3
 from collections.abc import Collection, Hashable, Mapping
 
 from exotrio.manager._refused import not_found
-from exotrio.manager._template import Template
+from exotrio.manager._states import CREATED
+from exotrio.manager._template import Place, Template
 from exotrio.manager._transaction import View
-from exotrio.manager.web._format import CLASSES, classed
+from exotrio.manager.web._format import CANCELLED, CLASSES, classed
 from exotrio.manager.web._graph_svg import Box, draw_graph
 from exotrio.manager.web._page import Asked, Data, Page
 from exotrio.manager.web._run_rows import run_row
@@ -22,6 +23,7 @@ from exotrio.manager.web._run_states import (
     statuses_named,
 )
 from exotrio.manager.web._timeline_svg import draw_timeline
+from exotrio.manager.web._workers_shown import offered
 
 
 def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
@@ -32,20 +34,21 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     template = view.template(run["template"])
     counts = counts_of(view, run["id"])
     row = run_row(run, view.now_ms)
-    store = view.execute("SELECT key, value FROM store WHERE run = ? ORDER BY key", (run["id"],))
+    rows = view.execute("SELECT key, value FROM store WHERE run = ?", (run["id"],))
+    given = {row["key"]: row["value"] for row in rows}
     data: dict[str, Data] = {
         "page": {
             "title": f"Run {run_id[:8]}",
             "now": view.now_ms,
             "run": row,
-            "store": [(entry["key"], entry["value"]) for entry in store],
+            "store": sorted({**template.body.store_config.default_values, **given}.items()),
         },
     }
     if "summary" in wanted:
         data["summary"] = {}
     node, status = asked.query.get("node", ""), asked.query.get("status", "")
     if "graph" in wanted:
-        boxes = _boxes(asked, template, counts, run_id, node)
+        boxes = _boxes(asked, template, counts, run, node)
         data["graph"] = {"picture": draw_graph(boxes, title=f"Graph {run['graph_name']}")}
     if "timeline" in wanted:
         before, _, after = asked.link("states", "\0").partition("%00")
@@ -62,15 +65,22 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
 
 
 def _boxes(
-    asked: Asked, template: Template, counts: Mapping[int, Mapping[str, int]], run_id: str, chosen: str
+    asked: Asked,
+    template: Template,
+    counts: Mapping[int, Mapping[str, int]],
+    run: sqlite3.Row,
+    chosen: str,
 ) -> list[Box]:
+    run_id = run["run_id"]
+    lacking = _not_offered(asked, template)
     return [
         Box(
             name=place.identifier,
             node=place.node_name,
             followers=declared.next_nodes or (),
             unites=declared.unites.identifier if declared.unites else None,
-            counts=classed(counts.get(place.index, {})),
+            counts=_classed(counts.get(place.index, {}), run),
+            note="no runtime offers this" if _waits(counts, place) and place.index in lacking else None,
             # A second click on what is chosen shows all again.
             href=asked.link("runs", run_id, node=None if place.identifier == chosen else place.identifier)
             + "#states",
@@ -78,6 +88,27 @@ def _boxes(
         )
         for place, declared in zip(template.places, template.body.nodes, strict=True)
     ]
+
+
+def _classed(counts: Mapping[str, int], run: sqlite3.Row) -> dict[str, int]:
+    found = classed(counts)
+    if run["cancelled_at"] is not None and "errored" in found:
+        found[CANCELLED] = found.pop("errored")
+    return found
+
+
+def _waits(counts: Mapping[int, Mapping[str, int]], place: Place) -> bool:
+    return CREATED in counts.get(place.index, {})
+
+
+def _not_offered(asked: Asked, template: Template) -> frozenset[int]:
+    """Return the places whose node no live runtime asks for. Of other namespaces nobody knows here."""
+    offers = offered(asked)
+    return frozenset(
+        place.index
+        for place in template.places
+        if place.namespace == asked.namespace and place.node_name not in offers
+    )
 
 
 def _states(
@@ -101,7 +132,7 @@ def _states(
     listed = (
         None if unknown else list_states(view, run, template, place=place, statuses=statuses, after=after)
     )
-    run_id = run["run_id"]
+    run_id, cancelled = run["run_id"], run["cancelled_at"] is not None
     return {
         "states": listed.states if listed else [],
         "looked_at": listed.looked_at if listed else None,
@@ -113,7 +144,13 @@ def _states(
         "status": status,
         "total": sum(totals.values()),
         "filters": [
-            (name, count, asked.link("runs", run_id, node=node, status=name) + "#states")
+            (
+                "pruned" if cancelled and name == "errored" else name,
+                "errored or cancelled" if cancelled and name == "errored" else name,
+                name == status,
+                count,
+                asked.link("runs", run_id, node=node, status=name) + "#states",
+            )
             for name, count in totals.items()
             if count or name == status
         ],
@@ -138,7 +175,7 @@ def versions(view: View, asked: Asked) -> dict[str, Hashable]:
     slow = run["pending"] and size > MOST_SPANS
     return {
         "summary": (state, moment),
-        "graph": state,
+        "graph": (state, _not_offered(asked, view.template(run["template"])) if run["pending"] else None),
         "timeline": view.now_ms // 10_000 if slow else (state, moment),
         "states": (state, moment),
         "events": last_event,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Hashable
+from datetime import datetime
 
 from pydantic_core import from_json
 
@@ -11,8 +12,11 @@ from exotrio.manager._history import attempts_of, holder_of
 from exotrio.manager._refused import not_found
 from exotrio.manager._states import CREATED, ERRORED, NEXT_CREATED_ERROR, PRUNED, QUEUED, chain
 from exotrio.manager._transaction import View
+from exotrio.manager.web._bar import split
+from exotrio.manager.web._format import CANCELLED, STATUS_CLASS
 from exotrio.manager.web._page import Asked, Data, Page
-from exotrio.manager.web._run_states import times
+from exotrio.manager.web._run_states import times, was_cancelled
+from exotrio.manager.web._workers_shown import offered
 
 MOST_EVENTS = 200
 MOST_ANCESTORS = 200
@@ -63,6 +67,9 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     if "state" not in wanted:
         return {"page": page}
     status = state["status"]
+    cancelled = was_cancelled(state)
+    waited = (view.now_ms if runs is None and ends is None else runs or ends or 0) - waits
+    ran = None if runs is None else (view.now_ms if ends is None else ends) - runs
     return {
         "page": page,
         "state": {
@@ -71,14 +78,17 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
             "inputs": list(from_json(state["inputs"]).items()),
             "outputs": list(from_json(state["outputs"]).items()),
             "data": list(from_json(state["data"]).items()) if state["data"] else [],
-            "error": state["error"],
+            "error": None if cancelled else state["error"],
             "claimed": state["claimed_at"] is not None,
             "due": state["enqueue_after"] if status == CREATED else None,
             "created_at": state["created_at"],
             "claimed_at": None if status == CREATED else state["claimed_at"],
             "finished_at": state["finished_at"],
-            "waited": (view.now_ms if runs is None and ends is None else runs or ends or 0) - waits,
-            "ran": None if runs is None else (view.now_ms if ends is None else ends) - runs,
+            "waited": waited,
+            "ran": ran,
+            "split": None if ran is None else split(max(0, waited), max(0, ran), _kind(status, cancelled)),
+            "cancelled": cancelled,
+            "not_offered": _is_not_offered(asked, state, view.now_ms),
             "over": ends is not None,
             "requeued": bool(state["requeued"]),
             "deliveries": state["deliveries"],
@@ -86,7 +96,9 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
             "heard": progress,
             "local": bool(state["local"]),
             "holder": holder_of(state, asked.monotonic) if status == QUEUED else None,
-            "attempts": attempts_of(view, state),
+            "attempts": [
+                {**attempt, "at": _unix_ms(attempt["created_at"])} for attempt in attempts_of(view, state)
+            ],
             "ancestors": ancestors[::-1],
             "events": view.execute(
                 "SELECT at, kind, worker FROM events WHERE state = ? ORDER BY id DESC LIMIT ?",
@@ -96,6 +108,20 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
             "node_namespace": state["node_namespace"],
         },
     }
+
+
+def _kind(status: str, cancelled: bool) -> str:
+    return CANCELLED if cancelled else STATUS_CLASS[status]
+
+
+def _is_not_offered(asked: Asked, state: sqlite3.Row, now_ms: int) -> bool:
+    """Whether a state waits for a node that no live runtime asks for. Of other namespaces nobody knows."""
+    is_due = state["status"] == CREATED and state["enqueue_after"] <= now_ms
+    return is_due and state["node_namespace"] == asked.namespace and state["name"] not in offered(asked)
+
+
+def _unix_ms(timestamp: str) -> int:
+    return round(datetime.fromisoformat(timestamp).timestamp() * 1000)
 
 
 def versions(view: View, asked: Asked) -> dict[str, Hashable]:

@@ -14,6 +14,7 @@ from pydantic_core import to_json
 
 from exotrio.manager._transaction import View
 from exotrio.manager._views import RUNS
+from exotrio.manager.web._format import CANCELLED
 
 PAGE_SIZE = 50
 MOST_LOOKED_AT = 20_000
@@ -35,13 +36,14 @@ def status_of(run: sqlite3.Row) -> str:
 def run_row(run: sqlite3.Row, now_ms: int) -> dict[str, Any]:
     """Return a run, selected by ``RUNS``, as a list shows it."""
     total = run["pending"] + run["success"] + run["errored"] + run["retried"]
-    counts = {"SUCCESS": run["success"], "CREATED": run["pending"], "ERRORED": run["errored"]}
+    bad = "errored" if run["cancelled_at"] is None else CANCELLED
+    counts = {"success": run["success"], "waiting": run["pending"], bad: run["errored"]}
     over = run["finished_at"]
     return {
         "id": run["run_id"],
         "graph": run["graph_name"],
         "status": status_of(run),
-        "counts": {status: count for status, count in counts.items() if count},
+        "counts": {name: count for name, count in counts.items() if count},
         "total": total - run["retried"],
         "ended": run["success"] + run["errored"],
         "errored": run["errored"],

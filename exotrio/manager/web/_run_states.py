@@ -5,13 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
-from exotrio.manager._states import CREATED, STATUSES
+from exotrio.manager._states import CREATED, ERRORED, STATUSES
 from exotrio.manager._template import Template
 from exotrio.manager._transaction import View
 from exotrio.manager._views import RUNS
-from exotrio.manager.web._format import SHOWN_STATUS, STATUS_CLASS
+from exotrio.manager.web._format import CANCELLED, SHOWN_STATUS, STATUS_CLASS
 from exotrio.manager.web._timeline_svg import MOST_BARS, Span
 
 PAGE_SIZE = 25
@@ -19,6 +20,8 @@ MOST_LOOKED_AT = 100_000
 """States of a run that one page of a filtered list looks at."""
 MOST_SPANS = 10_000
 """States that a timeline is drawn from; of a larger run it takes one in two, or in three..."""
+ALWAYS_SHOWN = 10
+"""The first states of a run, and the last ones, that its timeline shows however large it is."""
 MOST_EVENTS = 20_000
 """Of the newest events of all runs, which are searched for those of one."""
 EVENTS_SHOWN = 50
@@ -103,6 +106,7 @@ def _listed(view: View, row: sqlite3.Row, template: Template) -> dict[str, Any]:
         "id": view.state_id(row["seq"]),
         "identifier": template.places[row["place"]].identifier,
         "status": row["status"],
+        "cancelled": was_cancelled(row),
         "attempt": row["retry_count"] + 1,
         "waited": max(0, (runs if runs is not None else ends if ends is not None else now) - waits),
         "ran": None if runs is None else max(0, (now if ends is None else ends) - runs),
@@ -127,6 +131,11 @@ def times(state: sqlite3.Row) -> tuple[int, int | None, int | None]:
     elif ends is not None:
         waits = min(waits, ends)
     return waits, runs, ends
+
+
+def was_cancelled(state: sqlite3.Row) -> bool:
+    """Return whether a state ended because its run was cancelled."""
+    return bool(state["status"] == ERRORED and state["error"] == "cancelled")
 
 
 def last_line(error: str | None) -> str:
@@ -162,11 +171,14 @@ def spans_of(view: View, run: sqlite3.Row, template: Template, href: Mapping[str
     spans = []
     latest = begin
     # Decided by the number alone, which the index has: of a state that is left out nothing is read. Its
-    # digits are stirred, since every second state of a fan-out may be of the same place.
+    # digits are stirred, since every second state of a fan-out may be of the same place. What stands alone
+    # in a large run mostly begins or ends it, and is never left out.
+    first, last = _ends(view, run["id"])
     for row in view.execute(
         "SELECT seq, place, status, enqueue_after, created_at, claimed_at, finished_at FROM states"
-        " WHERE run = ? AND (((seq & 16777215) * 2654435761 & 4294967295) >> 12) % ? = 0 ORDER BY seq",
-        (run["id"], each),
+        " WHERE run = ? AND ((((seq & 16777215) * 2654435761 & 4294967295) >> 12) % ? = 0"
+        " OR seq <= ? OR seq >= ?) ORDER BY seq",
+        (run["id"], each, first, last),
     ):
         waits, runs, ends = times(row)
         latest = max(latest, ends or 0)
@@ -178,7 +190,7 @@ def spans_of(view: View, run: sqlite3.Row, template: Template, href: Mapping[str
         spans.append(
             Span(
                 lane=row["place"],
-                kind=STATUS_CLASS[row["status"]],
+                kind=_kind(row, run["cancelled_at"]),
                 waits=waits - begin,
                 runs=None if runs is None else runs - begin,
                 ends=None if ends is None else ends - begin,
@@ -190,25 +202,50 @@ def spans_of(view: View, run: sqlite3.Row, template: Template, href: Mapping[str
     return Spans(spans, each, max(1, end - begin))
 
 
+def _kind(state: sqlite3.Row, cancelled_at: int | None) -> str:
+    # By its time, since its error may lie far behind large values.
+    is_cancelled = state["status"] == ERRORED and state["finished_at"] == cancelled_at
+    return CANCELLED if is_cancelled else STATUS_CLASS[state["status"]]
+
+
+def _ends(view: View, run: int) -> tuple[int, int]:
+    """Return the last of a run's first states, and the first of its last ones."""
+    ends = []
+    for order in ("ASC", "DESC"):
+        rows = view.execute(
+            f"SELECT seq FROM states WHERE run = ? ORDER BY seq {order} LIMIT {ALWAYS_SHOWN}", (run,)
+        ).fetchall()
+        ends.append(rows[-1]["seq"] if rows else 0)
+    return ends[0], ends[1]
+
+
 def events_of(view: View, run: sqlite3.Row, template: Template) -> tuple[list[dict[str, Any]], bool]:
-    """Return the newest events of a run's states, newest first, and whether there may be older ones."""
+    """Return the newest events of a run's states, newest first, and whether there may be older ones.
+
+    What happened to many states of one place one after the other is one entry.
+    """
     rows = view.execute(
         "SELECT at, events.kind, events.worker, seq, place FROM"
         " (SELECT * FROM events ORDER BY id DESC LIMIT ?) AS events"
-        " CROSS JOIN states ON states.seq = events.state WHERE states.run = ? LIMIT ?",
-        (MOST_EVENTS, run["id"], EVENTS_SHOWN + 1),
-    ).fetchall()
-    shown = [
-        {
-            "at": row["at"],
-            "kind": row["kind"],
-            "worker": row["worker"],
-            "state": view.state_id(row["seq"]),
-            "identifier": template.places[row["place"]].identifier,
-        }
-        for row in rows[:EVENTS_SHOWN]
-    ]
-    return shown, len(rows) > EVENTS_SHOWN
+        " CROSS JOIN states ON states.seq = events.state WHERE states.run = ?",
+        (MOST_EVENTS, run["id"]),
+    )
+    shown: list[dict[str, Any]] = []
+    for (kind, worker, place), group in groupby(rows, lambda row: (row["kind"], row["worker"], row["place"])):
+        if len(shown) == EVENTS_SHOWN:
+            return shown, True
+        alike = list(group)
+        shown.append(
+            {
+                "at": alike[0]["at"],
+                "kind": kind,
+                "worker": worker,
+                "state": view.state_id(alike[0]["seq"]),
+                "identifier": template.places[place].identifier,
+                "more": len(alike) - 1,
+            }
+        )
+    return shown, False
 
 
 def statuses_named(word: str) -> list[str]:

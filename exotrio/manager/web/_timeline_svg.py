@@ -67,13 +67,17 @@ def draw_timeline(
     by_lane: list[list[Span]] = [[] for _ in lanes]
     for span in spans:
         by_lane[span.lane].append(span)
-    few = len(spans) <= MOST_BARS
+    few = each == 1 and len(spans) <= MOST_BARS
     parts: list[Markup] = []
     y = HEAD
     for (name, count), members in zip(lanes, by_lane, strict=True):
-        # One state among thousands is best seen as itself.
-        as_bars = each == 1 and (few or len(members) <= MOST_IN_LANE)
-        drawn, height = _bars(members, until) if as_bars else _areas(members, until, each)
+        # Siblings that came out of one fan-out never waited nor ran. One state among thousands is best
+        # seen as itself.
+        seen = [span for span in members if span.runs is not None or span.ends != span.waits]
+        as_bars = few or (
+            len(seen) <= MOST_IN_LANE and (len(members) == count or 10 * len(seen) < len(members))
+        )
+        drawn, height = _bars(seen, until) if as_bars else _areas(members, until, each)
         parts.append(_lane(name, count, drawn, y, height))
         y += LABEL + height + 8
     return element(
@@ -100,7 +104,16 @@ def _axis(until: int, height: int) -> list[Markup]:
         parts.append(element("line", class_="grid", x1=share(at), x2=share(at), y1=HEAD - 6, y2=height))
         text = "0" if index == 0 else duration(index * step).removesuffix(".0 s")
         text = text if text.endswith(("s", "h", "d", "n")) or text == "0" else f"{text} s"
-        parts.append(element("text", text, class_="tick", x=share(at), y=11, dx=0 if index == 0 else 3))
+        parts.append(
+            element(
+                "text",
+                text,
+                class_="tick odd" if index % 2 else "tick",
+                x=share(at),
+                y=11,
+                dx=0 if index == 0 else 3,
+            )
+        )
     return parts
 
 
