@@ -77,7 +77,7 @@ class Crew:
         self._parts = parts
         self.hands = hands
         self.quantum = 100
-        self._random = random.Random(7)
+        self._random = random.Random(8)
         self._plan: list[tuple[int, int, Callable[[], Awaitable[None]]]] = []
         self._beaten = 0
 

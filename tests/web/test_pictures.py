@@ -114,7 +114,8 @@ def test_a_box_says_what_matters_most_about_its_states() -> None:
         return re.findall(r'class="(?:standing[^"]*|bad)" x="12" y="68">([^<]*)<', drawn)
 
     assert said() == ["not reached"]
-    assert said(success=9) == ["done"]
+    assert said(success=9) == ["9 success"]
+    assert said(success=9, pruned=1) == ["1 pruned · 9 success"]
     assert said(success=9, waiting=2, running=1, errored=3) == ["3 errored · 1 running"]
     assert said(waiting=1_000_000, running=100_000) == ["100,000 running"], "what does not fit is left out"
     stuck = draw_graph([Box("a", "A", counts={"waiting": 2}, note="no runtime offers this")], title="t")

@@ -19,7 +19,7 @@ GAP_X, GAP_Y = 44, 18
 EDGE = 8
 """Left free around the picture, for lines and focus rings."""
 LONGEST_NAME = 24
-URGENT = ("errored", "cancelled", "running", "waiting", "retried", "pruned")
+URGENT = ("errored", "cancelled", "running", "waiting", "retried", "pruned", "success")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ def _standing(counts: Mapping[str, int]) -> Markup:
     """Return the line below the bar: what matters most about these states, as far as it fits."""
     told = [f"{counts[name]:,} {name}" for name in URGENT if counts.get(name)]
     two = " · ".join(told[:2])
-    text = (two if len(two) <= LONGEST_NAME + 2 else told[0]) or ("done" if counts else "not reached")
+    text = (two if len(two) <= LONGEST_NAME + 2 else told[0]) or "not reached"
     return _line(text, "standing c-errored" if counts.get("errored") else "standing", 68)
 
 

@@ -23,7 +23,7 @@ from exotrio.manager.web._run_states import (
     statuses_named,
 )
 from exotrio.manager.web._timeline_svg import draw_timeline
-from exotrio.manager.web._workers_shown import offered
+from exotrio.manager.web._workers_shown import offered, progress_of
 
 
 def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
@@ -135,6 +135,7 @@ def _states(
     run_id, cancelled = run["run_id"], run["cancelled_at"] is not None
     return {
         "states": listed.states if listed else [],
+        "progress": progress_of(asked) if run["pending"] else {},
         "looked_at": listed.looked_at if listed else None,
         "next": listed
         and listed.next

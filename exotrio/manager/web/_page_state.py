@@ -16,7 +16,7 @@ from exotrio.manager.web._bar import split
 from exotrio.manager.web._format import CANCELLED, STATUS_CLASS
 from exotrio.manager.web._page import Asked, Data, Page
 from exotrio.manager.web._run_states import times, was_cancelled
-from exotrio.manager.web._workers_shown import offered
+from exotrio.manager.web._workers_shown import offered, progress_of
 
 MOST_EVENTS = 200
 MOST_ANCESTORS = 200
@@ -88,6 +88,7 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
             "ran": ran,
             "split": None if ran is None else split(max(0, waited), max(0, ran), _kind(status, cancelled)),
             "cancelled": cancelled,
+            "progress": progress_of(asked).get(asked.params["state_id"]) if status == QUEUED else None,
             "not_offered": _is_not_offered(asked, state, view.now_ms),
             "over": ends is not None,
             "requeued": bool(state["requeued"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from exotrio._wire_native import BeatProgress
 from exotrio.manager._workers import Worker
 from exotrio.manager.web._page import Asked
 
@@ -36,6 +37,16 @@ def _shown(worker: Worker, now: int) -> dict[str, Any]:
         "nodes": sorted(worker.nodes),
         "draining": beat.phase not in ("", "running") or "drain" in worker.commands,
         "asked_to_drain": "drain" in worker.commands,
+    }
+
+
+def progress_of(asked: Asked) -> dict[str, BeatProgress]:
+    """Return what running nodes said last of their progress, by state."""
+    return {
+        beat.state_id: beat.progress
+        for worker in asked.workers
+        for beat in worker.last.states
+        if beat.progress is not None
     }
 
 

@@ -1,0 +1,74 @@
+"""Every page of a busy state manager at every width: nothing sticks out, and nothing is out of reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.browser.conftest import Visitors
+from tests.browser.world import World, world
+
+WIDTHS = (360, 600, 900, 1_100, 1_300, 1_700, 2_000)
+
+STICKING_OUT = """() => {
+    const right = (each) => each.getBoundingClientRect().right;
+    const scrolls = (each) => {
+        for (let at = each.parentElement; at; at = at.parentElement) {
+            if (getComputedStyle(at).overflowX !== "visible" && right(at) <= innerWidth) return true;
+        }
+        return false;
+    };
+    const seen = (root) => [...root.querySelectorAll("*")].filter((each) =>
+        !each.closest(".unseen, .skip, .list thead") && each.checkVisibility() && !scrolls(each));
+    const called = (each) => `${each.localName}.${each.getAttribute("class")} "${each.textContent.trim()}"`;
+    const found = [];
+    const wide = document.documentElement.scrollWidth;
+    if (wide > innerWidth) found.push(`the page is ${wide} wide`);
+    for (const each of seen(document.body)) {
+        if (right(each) > innerWidth + 1) found.push(`${called(each)} reaches to ${right(each)}`);
+    }
+    for (const card of document.querySelectorAll("section, .card, .tile, .summary, .bulk")) {
+        for (const each of seen(card)) {
+            if (right(each) > right(card) + 1) found.push(`${called(each)} leaves its card`);
+        }
+    }
+    return found.slice(0, 3).map((text) => text.slice(0, 200));
+}"""
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with world(tmp_path_factory.mktemp("world")) as served:
+        yield served
+
+
+def test_nothing_sticks_out_of_any_page_at_any_width(visitors: Visitors, busy: World) -> None:
+    page = visitors.signed_in(busy.url)
+    found = []
+    for name, path in busy.links.items():
+        page.goto(path)
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 800})
+            found += [f"{name} at {width}: {what}" for what in page.evaluate(STICKING_OUT)]
+    assert found == []
+
+
+def test_what_opens_above_a_page_stays_in_reach(visitors: Visitors, busy: World) -> None:
+    page = visitors.signed_in(busy.url)
+    seen = 0
+    for name in ("runs", "run-audit", "runtimes"):
+        page.goto(busy.links[name])
+        if name == "runs":
+            page.locator("tbody input").first.check()
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 800})
+            for summary in page.locator(".confirm > summary, .menu > summary").all():
+                summary.click()
+                box = summary.locator("xpath=following-sibling::*").bounding_box()
+                assert box is not None
+                assert box["x"] >= 0, f"{name} at {width}"
+                assert box["x"] + box["width"] <= width, f"{name} at {width}"
+                page.keyboard.press("Escape")
+                seen += 1
+    assert seen > 3 * len(WIDTHS)
