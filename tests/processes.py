@@ -87,9 +87,9 @@ class Process:
             assert pipe is not None
             pipe.close()
 
-    def line(self, pattern: str, *, number: int = 1) -> re.Match[str]:
+    def line(self, pattern: str, *, number: int = 1, patience: float = PATIENCE) -> re.Match[str]:
         """Return the match of the ``number``-th line, of either stream, in which ``pattern`` is found."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         with self._more:
             while True:
                 found = [

@@ -76,8 +76,8 @@ class Crew:
         self._clock = clock
         self._parts = parts
         self.hands = hands
-        self.quantum = 100
-        self._random = random.Random(8)
+        self.quantum = 250
+        self._random = random.Random(20)
         self._plan: list[tuple[int, int, Callable[[], Awaitable[None]]]] = []
         self._beaten = 0
 

@@ -32,7 +32,7 @@ from tests.browser.crew import Crew, Hand, Inputs, Part
 from tests.contract.api import Api
 from tests.helpers import SettableClock, declare, ok, open_client
 from tests.manager.support import NO_SETTINGS
-from tests.processes import KEY, Process
+from tests.processes import KEY, PATIENCE, Process
 
 NAMESPACE = "shop"
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
@@ -400,7 +400,7 @@ class _Day:
         await self.service.store.write(fire)
         await self.service.store.write(_lose_leases, "media-1/1")
         await self.crew.play(NOW - 25 * SECOND)
-        self.crew.quantum = 10
+        self.crew.quantum = 20
         await self.crew.play(NOW - 6 * SECOND)
         self.crew.hands[5].phase = "draining"
         await self.crew.play(NOW)
@@ -453,7 +453,7 @@ async def serve_world() -> None:
 def world(folder: Path) -> Iterator[World]:
     """Serve the world from a process of its own, for as long as the block lasts."""
     with Process([sys.executable, "-m", "tests.browser.world"], cwd=folder) as process:
-        yield World(**json.loads(process.line("^world (.*)")[1]))
+        yield World(**json.loads(process.line("^world (.*)", patience=4 * PATIENCE)[1]))
 
 
 def _links(view: View, runs: dict[str, str]) -> dict[str, str]:
