@@ -77,7 +77,6 @@ class Crew:
         self._parts = parts
         self.hands = hands
         self.quantum = 250
-        self._random = random.Random(20)
         self._plan: list[tuple[int, int, Callable[[], Awaitable[None]]]] = []
         self._beaten = 0
 
@@ -133,7 +132,7 @@ class Crew:
         limits = dict.fromkeys(sorted(nodes), free)
         reply = ok(await self._api.native_claim(limits, limit=min(free, BATCH), worker_id=hand.worker_id))
         for state in reply["states"]:
-            seconds = self._parts[state["node_name"]].seconds * self._random.lognormvariate(0, 0.45)
+            seconds = self._parts[state["node_name"]].seconds * _fate(state).lognormvariate(0, 0.45)
             hand.holding.append((self._clock.now_ms + round(seconds * 1000), state))
 
     async def _report(self, hand: Hand) -> None:
@@ -143,7 +142,7 @@ class Crew:
             return
         hand.holding = [(ends, state) for ends, state in hand.holding if ends > now]
         items = [
-            item_for(state, **self._parts[state["node_name"]].act(state["inputs"], self._random))
+            item_for(state, **self._parts[state["node_name"]].act(state["inputs"], _fate(state)))
             for state in over
         ]
         ok(await self._api.outcomes(*items))
@@ -172,6 +171,12 @@ class Crew:
         await self.beat(hand, tasks=hand.tasks)
         if hand.phase == "running":
             await self._ask(hand, (), free=0)
+
+
+def _fate(state: Mapping[str, Any]) -> random.Random:
+    """Return what decides about one attempt: the same in each playing, whatever else is played."""
+    place = f"{state['run_id']} {state['identifier']} {state['lease']['attempt']}"
+    return random.Random(f"{place} {sorted(state['inputs'].items())}")
 
 
 def _due(view: View) -> dict[str, int]:

@@ -38,6 +38,8 @@ NAMESPACE = "shop"
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
 NOW = 1_789_569_440_000
 """2026-09-16 14:37:20 UTC."""
+SALT = 30
+"""Another one makes another day."""
 
 GATEWAY = """\
 Traceback (most recent call last):
@@ -362,10 +364,9 @@ class _Day:
         self.monotonic = monotonic
         self.crew = Crew(service, api, clock, PARTS, _hands())
         self.runs: dict[str, str] = {}
-        self._random = Random(11)
 
     def trigger(self, when_ms: int, graph: str, name: str = "", **body: Any) -> None:
-        run_id = str(UUID(int=self._random.getrandbits(128), version=4))
+        run_id = str(UUID(int=Random(f"{SALT} {graph} {when_ms}").getrandbits(128), version=4))
         if name:
             self.runs[name] = run_id
 
@@ -386,7 +387,7 @@ class _Day:
         self.trigger(NOW - 23 * MINUTE, "translate", "stuck")
         self.trigger(NOW - 21 * MINUTE, "translate")
         self.trigger(NOW - 510 * SECOND, "thumbnails", "thumbnails")
-        self.trigger(NOW - 7 * SECOND, "orders", "orders now", **since)
+        self.trigger(NOW - 7 * SECOND - 60, "orders", "orders now", **since)
         self.trigger(NOW - 15 * SECOND, "audit", "audit")
 
     async def pass_by(self) -> None:
