@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
 
-from exotrio import _client_backup, _client_graphs, _client_runs
+from exotrio import _client_backup, _client_graphs, _client_look, _client_runs
 from exotrio._client_calls import Calls
 from exotrio._endpoint import resolve_endpoint, version_problems
 from exotrio._errors import ConfigurationError, LifecycleError
@@ -33,6 +33,7 @@ from exotrio._wire_manage import (
     StatesReply,
 )
 from exotrio._wire_native import NativeRun
+from exotrio._wire_overview import Overview, OverviewQuery
 from exotrio._wire_v0 import ManualRetryReply, RunGraphReply, RunsReply, StateDetail
 
 if TYPE_CHECKING:
@@ -275,6 +276,24 @@ class StateManager:
             Safe; nothing changes at the server.
         """
         return (await self._calls.fetch(GraphsReply, "GET", self._calls.v0("graphs", ""))).templates
+
+    # -- ours: what happens
+
+    async def overview(self, *, runs: int = 10) -> Overview:
+        """Return what happens in the namespace: what runs, waits and failed, its nodes, runtimes, last runs.
+
+        Args:
+            runs: How many of the newest runs, up to 100.
+
+        Raises:
+            RequestRefused: the server speaks only v0.
+            ConfigurationError: an argument is out of range.
+            ManagerError: as its other subclasses say.
+
+        Cancellation:
+            Safe; nothing changes at the server.
+        """
+        return await _client_look.overview(self._calls, _query(OverviewQuery, runs=runs))
 
     # -- ours: runs
 
@@ -564,4 +583,4 @@ def _query(model: type[M], **fields: Any) -> M:
         return model.model_validate(fields)
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise ConfigurationError("the list cannot be asked for", problems) from error
+        raise ConfigurationError("this cannot be asked for", problems) from error

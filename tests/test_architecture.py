@@ -36,12 +36,12 @@ LAYERS: dict[str, set[str]] = {
             "_progress",
         ),
         *("_run_status", "_settings", "_signals", "_version", "_wire", "_wire_manage", "_wire_native"),
-        "_wire_v0",
+        *("_wire_overview", "_wire_v0"),
     },
     "links": {
-        *("_client", "_client_backup", "_client_calls", "_client_graphs", "_client_runs", "_discovery"),
-        *("_endpoint", "_http_answer", "_http_client", "_link", "_link_native", "_link_v0", "_trio_thread"),
-        "_upsert",
+        *("_client", "_client_backup", "_client_calls", "_client_graphs", "_client_look", "_client_runs"),
+        *("_discovery", "_endpoint", "_http_answer", "_http_client", "_link", "_link_native", "_link_v0"),
+        *("_trio_thread", "_upsert"),
     },
     "loops": {
         *("_connect", "_execution", "_heartbeat", "_ledger", "_options", "_outage", "_poller", "_reporter"),
@@ -53,7 +53,7 @@ LAYERS: dict[str, set[str]] = {
 }
 MANAGER_MAY_USE = {
     *("_errors", "_backoff", "_cron", "_settings", "_graph"),
-    *("_wire", "_wire_manage", "_wire_native", "_wire_v0"),
+    *("_wire", "_wire_manage", "_wire_native", "_wire_overview", "_wire_v0"),
 }
 HEAVY = {
     "httpx",
@@ -83,7 +83,7 @@ PURE = [
         "_lifecycle",
         "manager._template",
     ),
-    *("_wire", "_wire_native", "_wire_v0"),
+    *("_wire", "_wire_native", "_wire_overview", "_wire_v0"),
 ]
 
 

@@ -25,6 +25,7 @@ from exotrio.manager._json_api import EXCEPTION_HANDLERS
 from exotrio.manager._keys import choose_key, is_loopback
 from exotrio.manager._leases import Terms
 from exotrio.manager._metrics import ManagerMetrics
+from exotrio.manager._routes_look import look_routes
 from exotrio.manager._routes_native import native_routes
 from exotrio.manager._routes_operations import METRICS, PROBES, operation_routes
 from exotrio.manager._routes_v0 import v0_routes
@@ -67,8 +68,9 @@ def create_app(
         open_metrics: Serve them without the key. Defaults to False.
         dashboard: From ``exotrio.manager.web``. Defaults to none.
     """
-    routes = v0_routes(service) + (native_routes(service) if native else [])
-    routes += operation_routes(service.store, metrics)
+    routes = v0_routes(service) + operation_routes(service.store, metrics)
+    if native:
+        routes += native_routes(service) + look_routes(service)
     # Starlette tries one route after the other: behind all others, that was 17 us of an empty claim's 122.
     routes.sort(key=lambda route: not route.path.endswith(BUSIEST))
     app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)

@@ -20,10 +20,7 @@ def list_runs(view: View, namespace: str, page: int, size: int) -> dict[str, Any
     """Return one page of a namespace's runs, newest first. ``page`` counts from 1."""
     size = min(size, LARGEST_PAGE)
     total = view.execute("SELECT count(*) FROM runs WHERE namespace = ?", (namespace,)).fetchone()[0]
-    rows = view.execute(
-        RUNS + " WHERE runs.namespace = ? ORDER BY runs.created_at DESC, runs.id DESC LIMIT ? OFFSET ?",
-        (namespace, size, min((page - 1) * size, 2**62)),
-    )
+    rows = newest_runs(view, namespace, size, min((page - 1) * size, 2**62))
     return {
         "namespace": namespace,
         "total": total,
@@ -34,6 +31,14 @@ def list_runs(view: View, namespace: str, page: int, size: int) -> dict[str, Any
 
 
 RUNS = "SELECT runs.*, graphs.name AS graph_name FROM runs JOIN graphs ON graphs.id = runs.graph"
+
+
+def newest_runs(view: View, namespace: str, limit: int, offset: int = 0) -> list[sqlite3.Row]:
+    """Return runs of a namespace, newest first."""
+    return view.execute(
+        RUNS + " WHERE runs.namespace = ? ORDER BY runs.created_at DESC, runs.id DESC LIMIT ? OFFSET ?",
+        (namespace, limit, offset),
+    ).fetchall()
 
 
 def run_summary(run: sqlite3.Row) -> dict[str, Any]:

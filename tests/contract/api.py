@@ -195,5 +195,11 @@ class Api:
     async def states(self, **query: Any) -> httpx.Response:
         return await self.native("GET", "states", params=query)
 
+    async def overview(self, **query: Any) -> httpx.Response:
+        return await self.native("GET", "overview", params=query)
+
+    async def heartbeat(self, worker_id: str = "contract-worker", **body: Any) -> httpx.Response:
+        return await self.native("POST", "heartbeat", json={"worker_id": worker_id, **body})
+
     async def find_runs(self, **query: Any) -> httpx.Response:
         return await self.native("GET", "runs", params=query)

@@ -21,7 +21,7 @@ from exotrio.manager._states import chain
 from exotrio.manager._store import wall_clock
 from exotrio.manager._transaction import Transaction, View
 from tests.contract.api import Api
-from tests.helpers import open_client
+from tests.helpers import SettableClock, open_client
 
 KEY = "manager-suite-key-77d1"
 NO_SETTINGS = Settings(None, None, None, None, None)
@@ -61,6 +61,12 @@ async def open_manager(
 def embedded_in(service: Service) -> httpx.ASGITransport:
     """Return a transport to a service, as ``exotrio.manager.embedded`` gives it."""
     return httpx.ASGITransport(local(create_app(service, key=KEY)), raise_app_exceptions=False)
+
+
+async def tallied(service: Service, clock: SettableClock) -> None:
+    """Let what ended be counted: the store writes that with a commit of the next second."""
+    clock.advance(1_000)
+    await service.store.write(lambda tx: None)
 
 
 class Gate:

@@ -16,15 +16,14 @@ from exotrio.manager._transaction import View
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one
 from tests.helpers import NO_RETRY, SettableClock, ok, place
-from tests.manager.support import Manager, open_manager
+from tests.manager.support import Manager, open_manager, tallied
 
 DAY = 24 * 60
 
 
 async def counted(manager: Manager, clock: SettableClock) -> dict[str, int]:
     """Return how many ended in which status, once that is written."""
-    clock.advance(1_000)
-    await manager.service.store.write(lambda tx: None)
+    await tallied(manager.service, clock)
 
     def read(view: View) -> dict[str, int]:
         kinds = [row[0] for row in view.execute("SELECT id FROM nodes")]

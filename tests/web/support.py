@@ -16,7 +16,7 @@ from exotrio.manager._store import wall_clock
 from exotrio.manager.web import Dashboard
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.helpers import NO_RETRY, SettableClock, open_client, place
+from tests.helpers import NO_RETRY, open_client, place
 from tests.manager.support import NO_SETTINGS
 
 KEY = "dashboard-suite-key-5e0f"
@@ -79,12 +79,6 @@ class Desk:
     api: Api
     browser: Browser
     stranger: Browser
-
-
-async def tallied(desk: Desk, clock: SettableClock) -> None:
-    """Let what ended be counted: the store writes that with a commit of the next second."""
-    clock.advance(1_000)
-    await desk.service.store.write(lambda tx: None)
 
 
 @asynccontextmanager

@@ -13,7 +13,8 @@ from exotrio.manager.web._pages import PAGES
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, report
 from tests.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, SettableClock, declare, ok, place
-from tests.web.support import KEY, SCRIPT, Desk, failed_run, open_desk, tallied, text_of
+from tests.manager.support import tallied
+from tests.web.support import KEY, SCRIPT, Desk, failed_run, open_desk, text_of
 
 LISTS = ("", "/runs", "/graphs", "/nodes", "/runtimes")
 
@@ -155,7 +156,7 @@ async def test_a_failure_is_three_clicks_away_from_the_start() -> None:
     clock = SettableClock()
     async with open_desk(clock=clock) as desk:
         flow, state = await failed_run(desk.api, error="Traceback\n  File x\nValueError: no items")
-        await tallied(desk, clock)
+        await tallied(desk.service, clock)
         overview = await desk.browser.page("/ns/shop")
         assert f'href="/ns/shop/states/{state}"' in overview, "one click, from the failing node"
         assert f'href="/ns/shop/runs/{flow.run_id}"' in overview
@@ -172,7 +173,7 @@ async def test_the_overview_counts_what_waits_runs_and_failed() -> None:
         await failed_run(desk.api)
         flow = await Flow.start(desk.api, place("slow"), graph="slow")
         await flow.trigger()
-        await tallied(desk, clock)
+        await tallied(desk.service, clock)
         ok(await desk.api.claim(["Node_slow"], 1))
         clock.advance(90_000)
         now = text_of(await desk.browser.fragments("/ns/shop", "now"))
@@ -323,7 +324,7 @@ async def test_nodes_show_how_long_they_take_and_how_often_they_fail() -> None:
         (claimed,) = await flow.take("work")
         clock.advance(4_000)
         ok(await desk.api.errored(claimed["state_id"]))
-        await tallied(desk, clock)
+        await tallied(desk.service, clock)
         html = await desk.browser.page("/ns/shop/nodes/Node_work")
         assert html.count("100 %") == 2
         assert html.count("3.8 s") + html.count("4.1 s") + html.count("3.6 s") == 6

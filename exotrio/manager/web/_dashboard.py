@@ -14,10 +14,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from exotrio._errors import DatabaseError
+from exotrio.manager import _namespaces
 from exotrio.manager._refused import Refused
 from exotrio.manager._service import Service
 from exotrio.manager._transaction import View
-from exotrio.manager.web import _actions, _namespaces
+from exotrio.manager.web import _actions
 from exotrio.manager.web._assets import serve_asset
 from exotrio.manager.web._guard import (
     HEADERS,

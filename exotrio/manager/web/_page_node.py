@@ -9,13 +9,13 @@ from typing import Any
 from pydantic_core import from_json
 
 from exotrio.manager._backlog import backlog
+from exotrio.manager._failed import FAILED
+from exotrio.manager._performance import DAY, HOUR, performance
 from exotrio.manager._refused import not_found
+from exotrio.manager._runtimes import offered
 from exotrio.manager._transaction import View
-from exotrio.manager.web._failed import FAILED
 from exotrio.manager.web._page import Asked, Data, Page
-from exotrio.manager.web._page_nodes import DAY, HOUR, performance
 from exotrio.manager.web._run_states import last_line
-from exotrio.manager.web._workers_shown import offered
 
 FAILURES_SHOWN = 10
 
@@ -48,7 +48,7 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     if "now" in wanted:
         (waiting,) = backlog(view, namespace=asked.namespace, node=row["name"])
         data["now"] = {
-            "offered": offered(asked).get(row["name"], ()),
+            "offered": offered(asked.workers, asked.anonymous, asked.monotonic).get(row["name"], ()),
             "backlog": waiting,
             "spans": [
                 ("last hour", performance(view, row["id"], HOUR)),

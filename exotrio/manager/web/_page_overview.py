@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Hashable
 
 from exotrio.manager import _tally
-from exotrio.manager._backlog import MOST_COUNTED, backlog
+from exotrio.manager._backlog import backlog
+from exotrio.manager._failed import FAILED
+from exotrio.manager._held import held_by_worker
+from exotrio.manager._namespaces import kinds_of
+from exotrio.manager._overview import current, last_hour
+from exotrio.manager._performance import HOUR, failures
+from exotrio.manager._runtimes import offered, shown_workers
 from exotrio.manager._transaction import View
+from exotrio.manager._views import newest_runs
 from exotrio.manager.web._chart_svg import draw_throughput
-from exotrio.manager.web._failed import FAILED, failed_since
-from exotrio.manager.web._held import held_by_worker
-from exotrio.manager.web._namespaces import kinds_of
 from exotrio.manager.web._page import Asked, Data, Page
-from exotrio.manager.web._page_nodes import FAILURES
-from exotrio.manager.web._run_rows import newest_runs
+from exotrio.manager.web._run_rows import run_row
 from exotrio.manager.web._run_states import last_line
-from exotrio.manager.web._workers_shown import offered, shown_workers
 
-HOUR = 60
-DAY_MS = 86_400_000
 RUNS_SHOWN = 12
 
 
@@ -27,48 +26,38 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     kinds = kinds_of(view, asked.namespace)
     data: dict[str, Data] = {"page": {"title": "Overview", "now": view.now_ms}}
     if "now" in wanted:
-        data["now"] = _now(view, asked, kinds)
+        present = current(view, kinds, backlog(view, namespace=asked.namespace))
+        offers = offered(asked.workers, asked.anonymous, asked.monotonic)
+        is_offered = present.oldest is None or present.oldest.node in offers
+        data["now"] = {"current": present, "oldest_offered": is_offered}
     if "hour" in wanted:
-        minutes = _tally.by_minute(view, kinds, HOUR)
-        failed = [sum(minutes[minute][status] for status in FAILURES) for minute in sorted(minutes)]
-        ended = [minutes[minute].total() for minute in sorted(minutes)]
+        hour = last_hour(view, kinds)
+        last_minute = hour.first_minute + len(hour.ended) - 1
         data["hour"] = {
-            "ended": sum(ended),
-            "failed": sum(failed),
-            "chart": draw_throughput(ended, failed, last_minute_ms=max(minutes) * _tally.MINUTE_MS),
+            "ended": sum(hour.ended),
+            "failed": sum(hour.failed),
+            "chart": draw_throughput(hour.ended, hour.failed, last_minute_ms=last_minute * _tally.MINUTE_MS),
         }
     if "failing" in wanted:
         data["failing"] = {"nodes": _failing(view, kinds)}
     if "runtimes" in wanted:
         data["runtimes"] = {
-            "workers": shown_workers(asked),
+            "workers": shown_workers(asked.workers, asked.monotonic),
             "held": held_by_worker(view),
             "anonymous": len(asked.anonymous),
         }
     if "runs" in wanted:
-        runs = newest_runs(view, asked.namespace, RUNS_SHOWN)
+        rows = newest_runs(view, asked.namespace, RUNS_SHOWN)
+        runs = [run_row(row, view.now_ms) for row in rows]
         data["runs"] = {"runs": runs, "of_graph": None, "looked_at": None}
     return data
-
-
-def _now(view: View, asked: Asked, kinds: dict[int, str]) -> Data:
-    backlogs = backlog(view, namespace=asked.namespace)
-    oldest = max((each for each in backlogs if each.eligible), key=lambda each: each.oldest, default=None)
-    return {
-        "running": sum(each.held for each in backlogs),
-        "waiting": sum(each.waiting for each in backlogs),
-        "waiting_is_more": any(each.waiting == MOST_COUNTED for each in backlogs),
-        "oldest": oldest,
-        "oldest_offered": oldest is None or oldest.node in offered(asked),
-        "errored": failed_since(view, kinds, view.now_ms - DAY_MS),
-    }
 
 
 def _failing(view: View, kinds: dict[int, str]) -> list[Data]:
     found = []
     for kind, name in kinds.items():
         statuses, _ = _tally.of_kind(view, kind, HOUR)
-        failed = _failures(statuses)
+        failed = failures(statuses)
         if failed:
             last = view.row(
                 f"SELECT seq, error FROM states WHERE kind = ? AND {FAILED}"
@@ -85,10 +74,6 @@ def _failing(view: View, kinds: dict[int, str]) -> list[Data]:
                 }
             )
     return sorted(found, key=lambda node: -node["failed"])
-
-
-def _failures(statuses: Counter[str]) -> int:
-    return sum(statuses[status] for status in FAILURES)
 
 
 def versions(view: View, asked: Asked) -> dict[str, Hashable]:

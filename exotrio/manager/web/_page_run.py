@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Collection, Hashable, Mapping
 
 from exotrio.manager._refused import not_found
+from exotrio.manager._runtimes import offered, progress_of
 from exotrio.manager._states import CREATED
 from exotrio.manager._template import Place, Template
 from exotrio.manager._transaction import View
@@ -23,7 +24,6 @@ from exotrio.manager.web._run_states import (
     statuses_named,
 )
 from exotrio.manager.web._timeline_svg import draw_timeline
-from exotrio.manager.web._workers_shown import offered, progress_of
 
 
 def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
@@ -103,7 +103,7 @@ def _waits(counts: Mapping[int, Mapping[str, int]], place: Place) -> bool:
 
 def _not_offered(asked: Asked, template: Template) -> frozenset[int]:
     """Return the places whose node no live runtime asks for. Of other namespaces nobody knows here."""
-    offers = offered(asked)
+    offers = offered(asked.workers, asked.anonymous, asked.monotonic)
     return frozenset(
         place.index
         for place in template.places
@@ -135,7 +135,7 @@ def _states(
     run_id, cancelled = run["run_id"], run["cancelled_at"] is not None
     return {
         "states": listed.states if listed else [],
-        "progress": progress_of(asked) if run["pending"] else {},
+        "progress": progress_of(asked.workers) if run["pending"] else {},
         "looked_at": listed.looked_at if listed else None,
         "next": listed
         and listed.next

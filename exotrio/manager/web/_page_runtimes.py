@@ -5,11 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Hashable
 
+from exotrio.manager._held import states_held
+from exotrio.manager._runtimes import shown_workers
 from exotrio.manager._transaction import View
 from exotrio.manager._workers import Worker
-from exotrio.manager.web._held import states_held
 from exotrio.manager.web._page import Asked, Data, Page
-from exotrio.manager.web._workers_shown import shown_workers
 
 STATES_SHOWN = 100
 """Of one runtime, those that it holds longest."""
@@ -27,7 +27,7 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
                     "held": len(held[shown["id"]]),
                     "states": _states(view, held[shown["id"]][:STATES_SHOWN], workers[shown["id"]]),
                 }
-                for shown in shown_workers(asked)
+                for shown in shown_workers(asked.workers, asked.monotonic)
             ],
             "anonymous": sorted(
                 ((sorted(nodes), asked.monotonic - at) for nodes, at in asked.anonymous.items()),

@@ -10,13 +10,13 @@ from pydantic_core import from_json
 
 from exotrio.manager._history import attempts_of, holder_of
 from exotrio.manager._refused import not_found
+from exotrio.manager._runtimes import offered, progress_of
 from exotrio.manager._states import CREATED, ERRORED, NEXT_CREATED_ERROR, PRUNED, QUEUED, chain
 from exotrio.manager._transaction import View
 from exotrio.manager.web._bar import split
 from exotrio.manager.web._format import CANCELLED, STATUS_CLASS
 from exotrio.manager.web._page import Asked, Data, Page
 from exotrio.manager.web._run_states import times, was_cancelled
-from exotrio.manager.web._workers_shown import offered, progress_of
 
 MOST_EVENTS = 200
 MOST_ANCESTORS = 200
@@ -88,7 +88,7 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
             "ran": ran,
             "split": None if ran is None else split(max(0, waited), max(0, ran), _kind(status, cancelled)),
             "cancelled": cancelled,
-            "progress": progress_of(asked).get(asked.params["state_id"]) if status == QUEUED else None,
+            "progress": progress_of(asked.workers).get(page["state_id"]) if status == QUEUED else None,
             "not_offered": _is_not_offered(asked, state, view.now_ms),
             "over": ends is not None,
             "requeued": bool(state["requeued"]),
@@ -118,7 +118,11 @@ def _kind(status: str, cancelled: bool) -> str:
 def _is_not_offered(asked: Asked, state: sqlite3.Row, now_ms: int) -> bool:
     """Whether a state waits for a node that no live runtime asks for. Of other namespaces nobody knows."""
     is_due = state["status"] == CREATED and state["enqueue_after"] <= now_ms
-    return is_due and state["node_namespace"] == asked.namespace and state["name"] not in offered(asked)
+    return (
+        is_due
+        and state["node_namespace"] == asked.namespace
+        and state["name"] not in offered(asked.workers, asked.anonymous, asked.monotonic)
+    )
 
 
 def _unix_ms(timestamp: str) -> int:

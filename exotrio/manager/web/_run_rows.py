@@ -56,15 +56,6 @@ def run_row(run: sqlite3.Row, now_ms: int) -> dict[str, Any]:
     }
 
 
-def newest_runs(view: View, namespace: str, limit: int) -> list[dict[str, Any]]:
-    """Return the newest runs of a namespace."""
-    rows = view.execute(
-        RUNS + " WHERE runs.namespace = ? ORDER BY runs.created_at DESC, runs.id DESC LIMIT ?",
-        (namespace, limit),
-    )
-    return [run_row(row, view.now_ms) for row in rows]
-
-
 @dataclass(frozen=True, slots=True)
 class Found:
     """One page of a search.

@@ -1,20 +1,24 @@
-"""Runtimes as a page shows them."""
+"""The runtimes of a namespace as they are shown: who lives, and what each offers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from exotrio._wire_native import BeatProgress
 from exotrio.manager._workers import Worker
-from exotrio.manager.web._page import Asked
 
 SILENT_AFTER_MS = 60_000
 """Without a sign of life for this long a runtime is not called live: three heartbeats are missing."""
 
 
-def shown_workers(asked: Asked) -> list[dict[str, Any]]:
-    """Return the runtimes heard of lately, the live ones first."""
-    found = [_shown(worker, asked.monotonic) for worker in asked.workers]
+def shown_workers(workers: Iterable[Worker], now: int) -> list[dict[str, Any]]:
+    """Return runtimes heard of lately, the live ones first.
+
+    Args:
+        now: On the monotonic clock, ms.
+    """
+    found = [_shown(worker, now) for worker in workers]
     return sorted(found, key=lambda worker: not worker["live"])
 
 
@@ -24,7 +28,7 @@ def _shown(worker: Worker, now: int) -> dict[str, Any]:
         "id": beat.worker_id,
         "runtime": beat.runtime or "(not heard yet)",
         "phase": beat.phase or "starting",
-        "live": now - worker.seen_at < SILENT_AFTER_MS and beat.phase != "stopped",
+        "live": _is_live(worker, now),
         "busy": beat.busy,
         "workers": beat.workers,
         "shows_tasks": beat.shows_tasks,
@@ -40,25 +44,36 @@ def _shown(worker: Worker, now: int) -> dict[str, Any]:
     }
 
 
-def progress_of(asked: Asked) -> dict[str, BeatProgress]:
+def progress_of(workers: Iterable[Worker]) -> dict[str, BeatProgress]:
     """Return what running nodes said last of their progress, by state."""
     return {
         beat.state_id: beat.progress
-        for worker in asked.workers
+        for worker in workers
         for beat in worker.last.states
         if beat.progress is not None
     }
 
 
-def offered(asked: Asked) -> dict[str, list[str]]:
-    """Return which live runtimes ask for each node."""
+def offered(
+    workers: Iterable[Worker], anonymous: Mapping[frozenset[str], int], now: int
+) -> dict[str, list[str]]:
+    """Return which live runtimes ask for each node.
+
+    Args:
+        anonymous: Which nodes were asked for through v0, and when last.
+        now: On the monotonic clock, ms, as are the times in ``anonymous``.
+    """
     found: dict[str, list[str]] = {}
-    for worker in asked.workers:
-        if asked.monotonic - worker.seen_at < SILENT_AFTER_MS and worker.last.phase != "stopped":
+    for worker in workers:
+        if _is_live(worker, now):
             for node in worker.nodes:
                 found.setdefault(node, []).append(worker.last.runtime or worker.last.worker_id)
-    for nodes, at in asked.anonymous.items():
-        if asked.monotonic - at < SILENT_AFTER_MS:
+    for nodes, at in anonymous.items():
+        if now - at < SILENT_AFTER_MS:
             for node in nodes:
                 found.setdefault(node, []).append("a v0 runtime")
     return {node: sorted(set(names)) for node, names in found.items()}
+
+
+def _is_live(worker: Worker, now: int) -> bool:
+    return now - worker.seen_at < SILENT_AFTER_MS and worker.last.phase != "stopped"

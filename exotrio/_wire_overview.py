@@ -1,0 +1,134 @@
+"""Bodies of the native routes that show how a namespace and its state manager are. As in ``_wire``, both
+sides use them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from exotrio._wire_native import NativeRunSummary
+from exotrio._wire_v0 import Body
+
+MOST_RUNS = 100
+MOST_RUNTIMES = 100
+"""Runtimes that an overview names."""
+
+
+class OverviewQuery(Body):
+    """Behind the ``?`` of an overview.
+
+    Fields:
+        runs: How many of the newest runs to show.
+    """
+
+    runs: Annotated[int, Field(ge=0, le=MOST_RUNS)] = 10
+
+
+class OldestState(Body):
+    """The state that has waited longest of those that could run.
+
+    Fields:
+        node: Its node.
+        waits_ms: Since it could run.
+    """
+
+    node: str
+    waits_ms: int
+
+
+class Throughput(Body):
+    """What ended in the last hour, by minute; the last minute is the present one.
+
+    Fields:
+        first_minute: When the first of these minutes began, in minutes of Unix time.
+        ended: How many attempts ended.
+        failed: How many of those failed, retried ones included.
+    """
+
+    first_minute: int
+    ended: list[int]
+    failed: list[int]
+
+
+class NodeNow(Body):
+    """A registered node.
+
+    Fields:
+        waiting: States that wait, those whose time has not come included; counted up to 100,000.
+        eligible: Of those, what a runtime could claim now.
+        oldest_ms: Since the first of them could be claimed; 0 without any.
+        running: States that a runtime holds.
+        ended, failed: Attempts of the last hour.
+        p50_ms, p95_ms: How long those ran; None without any.
+        offered_by: Names of the live runtimes that ask for it.
+    """
+
+    name: str
+    waiting: int
+    eligible: int
+    oldest_ms: int
+    running: int
+    ended: int
+    failed: int
+    p50_ms: float | None
+    p95_ms: float | None
+    offered_by: list[str]
+
+
+class RuntimeNow(Body):
+    """A runtime that was heard of in the last ten minutes.
+
+    Fields:
+        worker_id: Names the process.
+        runtime: Its name; empty before its first heartbeat.
+        phase: As it said last.
+        live: It was heard of within the last minute, and did not say that it stopped.
+        asked_to_drain: It was, and has not begun yet.
+        workers: How many states it runs at once; 0 if it does not say.
+        busy, buffered: States that ran, and that waited in it, at its last heartbeat.
+        holds: States that it holds, as the database knows.
+        heard_ms: Since it was heard of.
+    """
+
+    worker_id: str
+    runtime: str
+    phase: str
+    live: bool
+    asked_to_drain: bool
+    workers: int
+    busy: int
+    buffered: int
+    holds: int
+    heard_ms: int
+
+
+class Overview(Body):
+    """What happens in a namespace.
+
+    Fields:
+        at: When, by the clock of the state manager.
+        running: States that runtimes hold.
+        waiting: States that wait.
+        waiting_is_more: There are more than were counted.
+        errored: States that failed within 24 h and were not retried.
+        oldest: What has waited longest, if anything could run.
+        nodes: By name.
+        runtimes: The live ones first; ``MOST_RUNTIMES`` of ``runtime_count``.
+        v0_runtimes: Kinds of runtimes that ask through v0, which does not say who they are.
+        runs: The newest ones.
+    """
+
+    namespace: str
+    at: str
+    running: int
+    waiting: int
+    waiting_is_more: bool
+    errored: int
+    oldest: OldestState | None
+    throughput: Throughput
+    nodes: list[NodeNow]
+    runtimes: list[RuntimeNow]
+    runtime_count: int
+    v0_runtimes: int
+    runs: list[NativeRunSummary]

@@ -1,0 +1,71 @@
+"""The overview of a namespace: what waits, what runs, what ended, who is there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from exotrio._wire_overview import Overview
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.contract.native import HOUR_MS, claim_one
+from tests.helpers import NO_RETRY, node_name, ok, place, refused
+
+pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
+
+
+async def overview(api: Api, **query: Any) -> Overview:
+    return Overview.model_validate(ok(await api.overview(**query)))
+
+
+async def test_a_namespace_where_nothing_happened_is_empty(api: Api) -> None:
+    shown = await overview(api)
+    assert (shown.namespace, shown.running, shown.waiting, shown.errored) == (api.namespace, 0, 0, 0)
+    assert (shown.nodes, shown.runtimes, shown.runs, shown.oldest) == ([], [], [], None)
+    assert len(shown.throughput.ended) == 60
+    assert sum(shown.throughput.ended) == 0
+
+
+async def test_what_waits_runs_and_failed_is_counted_in_all_and_by_node(api: Api) -> None:
+    flow = await Flow.start(
+        api, place("a", "b"), place("b", inputs={"v": "${{ a.outputs.v }}"}), retry_policy=NO_RETRY
+    )
+    await flow.run("a", *({"v": str(n), "w": ""} for n in range(4)))
+    bad, later, *_ = await flow.take("b", 4)
+    ok(await api.errored(bad["state_id"]))
+    ok(await api.requeue(later["state_id"], HOUR_MS))
+    await flow.trigger()
+    shown = await overview(api)
+    assert (shown.running, shown.waiting, shown.errored) == (2, 2, 1)
+    assert shown.oldest is not None
+    assert shown.oldest.node == node_name("a")
+    a, b = shown.nodes
+    assert (a.name, a.waiting, a.eligible, a.running) == (node_name("a"), 1, 1, 0)
+    assert (b.name, b.waiting, b.eligible, b.running) == (node_name("b"), 1, 0, 2)
+    assert shown.runs[0].run_id == flow.run_id
+    assert len((await overview(api, runs=1)).runs) == 1
+    assert (await overview(api.elsewhere())).running == 0
+
+
+async def test_runtimes_are_named_with_what_they_hold_and_what_they_offer(api: Api) -> None:
+    await Flow.start(api, place("a"))
+    state = await claim_one(api)
+    held = [{"state_id": state["state_id"], "token": state["lease"]["token"], "running": True}]
+    ok(await api.heartbeat(runtime="Greeter", phase="running", busy=1, workers=4, states=held))
+    ok(await api.claim([node_name("z")], 1))
+    shown = await overview(api)
+    (runtime,) = shown.runtimes
+    assert (runtime.worker_id, runtime.runtime, runtime.phase) == ("contract-worker", "Greeter", "running")
+    assert (runtime.live, runtime.workers, runtime.busy, runtime.holds) == (True, 4, 1, 1)
+    assert (shown.runtime_count, shown.v0_runtimes) == (1, 1)
+    assert [node.offered_by for node in shown.nodes] == [["Greeter"]]
+    ok(await api.heartbeat(runtime="Greeter", phase="stopped"))
+    shown = await overview(api)
+    assert [runtime.live for runtime in shown.runtimes] == [False]
+    assert shown.nodes[0].offered_by == []
+
+
+@pytest.mark.parametrize("runs", ["-1", "101", "x"])
+async def test_no_other_number_of_runs_can_be_asked_for(api: Api, runs: str) -> None:
+    refused(await api.overview(runs=runs), 422)
