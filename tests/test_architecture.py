@@ -35,8 +35,8 @@ LAYERS: dict[str, set[str]] = {
             "_outcome",
             "_progress",
         ),
-        *("_run_status", "_settings", "_signals", "_version", "_wire", "_wire_manage", "_wire_native"),
-        *("_wire_overview", "_wire_v0"),
+        *("_run_status", "_settings", "_signals", "_spans", "_version", "_wire", "_wire_manage"),
+        *("_wire_native", "_wire_overview", "_wire_v0"),
     },
     "links": {
         *("_client", "_client_backup", "_client_calls", "_client_graphs", "_client_look", "_client_runs"),
@@ -52,7 +52,7 @@ LAYERS: dict[str, set[str]] = {
     "helpers": {"_health", "_metrics", "monitoring", "testing"},
 }
 MANAGER_MAY_USE = {
-    *("_errors", "_backoff", "_cron", "_settings", "_graph"),
+    *("_errors", "_backoff", "_cron", "_settings", "_spans", "_graph"),
     *("_wire", "_wire_manage", "_wire_native", "_wire_overview", "_wire_v0"),
 }
 HEAVY = {
@@ -79,6 +79,7 @@ PURE = [
         "_fields",
         "_graph",
         "_signals",
+        "_spans",
         "_outcome",
         "_lifecycle",
         "manager._template",

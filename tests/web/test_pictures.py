@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exotrio._spans import coarse, duration, percent
 from exotrio.manager import _tally
 from exotrio.manager.web._assets import style
 from exotrio.manager.web._bar import bar, split
 from exotrio.manager.web._chart_svg import draw_throughput
-from exotrio.manager.web._format import ago, coarse, cut, duration, percent
+from exotrio.manager.web._format import ago, cut
 from exotrio.manager.web._graph_layout import lay_out
 from exotrio.manager.web._graph_svg import Box, draw_graph
 from exotrio.manager.web._svg import element

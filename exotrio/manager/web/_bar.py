@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from markupsafe import Markup
 
-from exotrio.manager.web._format import CANCELLED, duration
+from exotrio._spans import duration
+from exotrio.manager.web._format import CANCELLED
 from exotrio.manager.web._svg import element, join, share
 
 HEIGHT = 6

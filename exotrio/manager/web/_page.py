@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from exotrio import _spans
 from exotrio.manager._service import Service
 from exotrio.manager._transaction import View
 from exotrio.manager._workers import Worker
@@ -102,8 +103,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    for name in ("ago", "coarse", "cut", "duration", "moment", "number", "percent", "short", "value"):
+    for name in ("ago", "cut", "moment", "number", "short", "value"):
         made.filters[name] = getattr(_format, name)
+    for name in ("coarse", "duration", "percent"):
+        made.filters[name] = getattr(_spans, name)
     made.filters["bar"] = bar
     made.globals.update(
         asset=asset, shown_status=_format.SHOWN_STATUS, status_class=_format.STATUS_CLASS, int=int

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from exotrio.manager.web._format import duration
+from exotrio._spans import duration
 from exotrio.manager.web._svg import element, join, share
 
 MOST_BARS = 500
