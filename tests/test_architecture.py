@@ -41,7 +41,7 @@ LAYERS: dict[str, set[str]] = {
     "links": {
         *("_client", "_client_backup", "_client_calls", "_client_graphs", "_client_look", "_client_runs"),
         *("_discovery", "_endpoint", "_http_answer", "_http_client", "_link", "_link_native", "_link_v0"),
-        *("_trio_thread", "_upsert"),
+        *("_new_file", "_trio_thread", "_upsert"),
     },
     "loops": {
         *("_connect", "_execution", "_heartbeat", "_ledger", "_options", "_outage", "_poller", "_reporter"),
@@ -52,7 +52,7 @@ LAYERS: dict[str, set[str]] = {
     "helpers": {"_health", "_metrics", "monitoring", "testing"},
 }
 MANAGER_MAY_USE = {
-    *("_errors", "_backoff", "_cron", "_settings", "_spans", "_graph"),
+    *("_errors", "_error_text", "_backoff", "_cron", "_settings", "_spans", "_graph"),
     *("_wire", "_wire_manage", "_wire_native", "_wire_overview", "_wire_v0"),
 }
 HEAVY = {
