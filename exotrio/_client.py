@@ -33,7 +33,7 @@ from exotrio._wire_manage import (
     StatesReply,
 )
 from exotrio._wire_native import NativeRun
-from exotrio._wire_overview import Overview, OverviewQuery
+from exotrio._wire_overview import ExportQuery, Overview, OverviewQuery
 from exotrio._wire_v0 import ManualRetryReply, RunGraphReply, RunsReply, StateDetail
 
 if TYPE_CHECKING:
@@ -481,6 +481,30 @@ class StateManager:
         """
         query = _query(RunsQuery, graph=graph, status=status, since=since, limit=limit, before=before)
         return await _client_runs.find_runs(self._calls, query)
+
+    async def export(self, run_id: str, *, values: bool = True) -> bytes:
+        """Return a run as one HTML page that stands alone: to be kept, mailed, or put into a ticket.
+
+        It holds the graph, the timeline, counts, errors, states, events and the store. It needs no
+        other file, has no script and loads nothing. Of a large run it shows a part of the states, those
+        that failed first, and says what is left out. Secrets of the graph are masked.
+
+        Args:
+            run_id: The run.
+            values: With inputs, outputs and values of the store. Defaults to True.
+
+        Returns:
+            The page, in UTF-8.
+
+        Raises:
+            NotFound: there is no such run.
+            RequestRefused: the server speaks only v0.
+            ManagerError: as its other subclasses say.
+
+        Cancellation:
+            Safe; nothing changes at the server.
+        """
+        return await _client_look.export(self._calls, run_id, ExportQuery(values=values))
 
     # -- ours: states
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from exotrio._wire_native import NativeRunSummary
 from exotrio._wire_v0 import Body
 
+EXPORT_TYPE = "text/html; charset=utf-8"
 MOST_RUNS = 100
 MOST_RUNTIMES = 100
 """Runtimes that an overview names."""
@@ -23,6 +24,16 @@ class OverviewQuery(Body):
     """
 
     runs: Annotated[int, Field(ge=0, le=MOST_RUNS)] = 10
+
+
+class ExportQuery(Body):
+    """Behind the ``?`` of the export of a run.
+
+    Fields:
+        values: With inputs, outputs and values of the store.
+    """
+
+    values: bool = True
 
 
 class OldestState(Body):

@@ -25,6 +25,7 @@ _COMMANDS = {
     "runs": "Look at the runs of a namespace; cancel or retry one.",
     "states": "Look at the states of a run; retry one.",
     "nodes": "Show which nodes are registered.",
+    "export": "Save a run as one HTML page that stands alone.",
     "backup": "Fetch a backup of a state manager's database.",
 }
 

@@ -6,8 +6,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from io import StringIO
 from typing import Any, TextIO
 
@@ -45,9 +45,28 @@ def print_text(text: str, *, fix: str = "") -> None:
     Raises:
         ExotrioError: it cannot be written.
     """
-    try:
+    with _readers(fix):
         click.echo(harmless(text), file=sys.stdout)
         sys.stdout.flush()
+
+
+def print_bytes(content: bytes) -> None:
+    """Write a result that is no text to standard output, as it is. As ``print_text``, else.
+
+    Raises:
+        ExotrioError: it cannot be written.
+    """
+    with _readers():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _readers(fix: str = "") -> Iterator[None]:
+    """Let no reader that has seen enough be an error."""
+    try:
+        yield
     except BrokenPipeError:
         forget_reader(sys.stdout)
     except OSError as error:

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from exotrio._wire_overview import OverviewQuery
+from exotrio._wire_overview import ExportQuery, OverviewQuery
 from exotrio.manager._json_api import path_name, read_query, reply
 from exotrio.manager._overview import show_overview
 from exotrio.manager._routes_native import NAMESPACE
@@ -19,6 +19,7 @@ def look_routes(service: Service) -> list[Route]:
     look = _Look(service)
     table: list[tuple[str, str, Endpoint]] = [
         ("GET", f"{NAMESPACE}/overview", look.overview),
+        ("GET", f"{NAMESPACE}/run/{{run_id}}/export", look.export),
     ]
     return routes_of(table)
 
@@ -41,3 +42,15 @@ class _Look:
             query.runs,
         )
         return reply(shown)
+
+    async def export(self, request: Request) -> Response:
+        # Here: whoever embeds a state manager does not wait for templates to be loaded.
+        from exotrio.manager.web import _export
+
+        namespace = path_name(request, "namespace")
+        values = read_query(request, ExportQuery).values
+        run_id = request.path_params["run_id"]
+        page = await self._service.store.read(
+            _export.export, namespace, run_id, self._service.cipher, values=values
+        )
+        return Response(page, headers=_export.headers(run_id))

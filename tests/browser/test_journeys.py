@@ -57,6 +57,32 @@ def test_a_link_signs_in_once(visitors: Visitors, processes: Processes, tmp_path
 RUNTIME = "from exotrio import Runtime\nruntime = Runtime(namespace=NAMESPACE, name='r', nodes=NODES)\n"
 
 
+# -- keeping
+
+
+def test_a_run_is_downloaded_as_a_page_that_asks_nobody_for_anything(
+    visitors: Visitors, office: Office, tmp_path: Path
+) -> None:
+    run_id = office.ended(bad="1")
+    page = visitors.signed_in(office.url, office.path("runs", run_id))
+    with page.expect_download() as begun:
+        page.get_by_role("link", name="Download").click()
+    file = tmp_path / begun.value.suggested_filename
+    assert file.name == f"run-{run_id[:8]}.html"
+    begun.value.save_as(file)
+    page.goto("about:blank")
+    asked = len(visitors.requests)
+    reader = visitors.stranger(tmp_path.as_uri(), offline=True, color_scheme="dark")
+    reader.goto(file.as_uri())
+    expect(reader.get_by_role("heading", name="What failed")).to_be_visible()
+    ground = reader.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert ground not in ("rgba(0, 0, 0, 0)", "rgb(255, 255, 255)"), "its own style is let in by its policy"
+    expect(reader.locator(".state .trace").first).not_to_be_visible()
+    reader.locator(".fault a").first.click()
+    expect(reader.locator(":target .trace")).to_be_visible()
+    assert visitors.requests[asked:] == [file.as_uri()]
+
+
 # -- looking
 
 
@@ -291,8 +317,8 @@ def test_nothing_that_users_name_or_say_becomes_markup(
         expect(page.locator("img")).to_have_count(0)
         assert HOSTILE_NAME in page.inner_text("body")
         links = page.evaluate(
-            "() => [...document.querySelectorAll('a')].map((each) => new URL(each.href.baseVal ?? each.href,"
-            " location).href.replace(/#.*/, ''))"
+            """() => [...document.querySelectorAll("a:not([download])")].map(
+                (each) => new URL(each.href.baseVal ?? each.href, location).href.replace(/#.*/, ""))"""
         )
         for link in links:
             # One page of each kind and of each run is enough.
@@ -308,6 +334,14 @@ def test_nothing_that_users_name_or_say_becomes_markup(
     assert len(kinds) == 5
     for run_id in runs:
         assert any(run_id in link for link in seen)
+        answer = page.request.get(f"/ns/{quote(HOSTILE_NAME)}/runs/{run_id}/export")
+        (tmp_path / f"{run_id}.html").write_bytes(answer.body())
+    page.goto("about:blank")
+    reader = visitors.stranger(tmp_path.as_uri())
+    for run_id in runs:
+        reader.goto((tmp_path / f"{run_id}.html").as_uri())
+        expect(reader.locator("script, img")).to_have_count(0)
+        assert HOSTILE_NAME in reader.inner_text("body")
 
 
 def quote(text: str) -> str:

@@ -30,9 +30,9 @@ def asset(name: str) -> str:
     return f"/static/{_content(name)[1]}/{name}"
 
 
-def style() -> str:
-    """Return the style sheet, for a page that stands alone."""
-    return _content("style.css")[0].decode()
+def style(name: str = "style.css") -> str:
+    """Return a style sheet, for a page that stands alone."""
+    return _content(name)[0].decode()
 
 
 async def serve_asset(request: Request) -> Response:

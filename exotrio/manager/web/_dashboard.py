@@ -18,7 +18,7 @@ from exotrio.manager import _namespaces
 from exotrio.manager._refused import Refused
 from exotrio.manager._service import Service
 from exotrio.manager._transaction import View
-from exotrio.manager.web import _actions
+from exotrio.manager.web import _actions, _export
 from exotrio.manager.web._assets import serve_asset
 from exotrio.manager.web._guard import (
     HEADERS,
@@ -64,6 +64,7 @@ class Dashboard:
         for page in PAGES:
             routes.append(Route(page.path, self._showing(page)))
             routes.append(Route(f"/live{page.path}", self._listening(page)))
+        routes.append(Route("/ns/{namespace}/runs/{run_id}/export", self._export))
         for path, action in _actions.ACTIONS.items():
             routes.append(Route(path, self._doing(action), methods=["POST"]))
         self._app = Starlette(
@@ -222,6 +223,13 @@ class Dashboard:
             return LiveResponse(page, asked, self._streams, is_signed_in)  # type: ignore[return-value]
 
         return listen
+
+    async def _export(self, request: Request) -> Response:
+        if self._session(request) is None:
+            return self._to_sign_in(request)
+        namespace, run_id = request.path_params["namespace"], request.path_params["run_id"]
+        page = await self._service.store.read(_export.export, namespace, run_id, self._service.cipher)
+        return Response(page, headers=_export.headers(run_id))
 
     # -- actions
 

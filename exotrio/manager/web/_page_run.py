@@ -10,18 +10,20 @@ from exotrio.manager._runtimes import offered, progress_of
 from exotrio.manager._states import CREATED
 from exotrio.manager._template import Place, Template
 from exotrio.manager._transaction import View
-from exotrio.manager.web._format import CANCELLED, CLASSES, classed
-from exotrio.manager.web._graph_svg import Box, draw_graph
+from exotrio.manager.web._format import CLASSES, classed
+from exotrio.manager.web._graph_svg import draw_graph
 from exotrio.manager.web._page import Asked, Data, Page
 from exotrio.manager.web._run_rows import run_row
 from exotrio.manager.web._run_states import (
     MOST_SPANS,
+    boxes_of,
     counts_of,
     events_of,
     find_run,
     list_states,
     spans_of,
     statuses_named,
+    store_of,
 )
 from exotrio.manager.web._timeline_svg import draw_timeline
 
@@ -34,21 +36,30 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     template = view.template(run["template"])
     counts = counts_of(view, run["id"])
     row = run_row(run, view.now_ms)
-    rows = view.execute("SELECT key, value FROM store WHERE run = ?", (run["id"],))
-    given = {row["key"]: row["value"] for row in rows}
     data: dict[str, Data] = {
         "page": {
             "title": f"Run {run_id[:8]}",
             "now": view.now_ms,
             "run": row,
-            "store": sorted({**template.body.store_config.default_values, **given}.items()),
+            "store": store_of(view, run, template),
         },
     }
     if "summary" in wanted:
         data["summary"] = {}
     node, status = asked.query.get("node", ""), asked.query.get("status", "")
     if "graph" in wanted:
-        boxes = _boxes(asked, template, counts, run, node)
+        lacking = _not_offered(asked, template)
+
+        def href(place: Place) -> str:
+            # A second click on what is chosen shows all again.
+            chosen = None if place.identifier == node else place.identifier
+            return asked.link("runs", run_id, node=chosen) + "#states"
+
+        def note(place: Place) -> str | None:
+            waits = CREATED in counts.get(place.index, {})
+            return "no runtime offers this" if waits and place.index in lacking else None
+
+        boxes = boxes_of(template, counts, run, href, note, chosen=node)
         data["graph"] = {"picture": draw_graph(boxes, title=f"Graph {run['graph_name']}")}
     if "timeline" in wanted:
         before, _, after = asked.link("states", "\0").partition("%00")
@@ -62,43 +73,6 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
         events, more = events_of(view, run, template)
         data["events"] = {"events": events, "more": more}
     return data
-
-
-def _boxes(
-    asked: Asked,
-    template: Template,
-    counts: Mapping[int, Mapping[str, int]],
-    run: sqlite3.Row,
-    chosen: str,
-) -> list[Box]:
-    run_id = run["run_id"]
-    lacking = _not_offered(asked, template)
-    return [
-        Box(
-            name=place.identifier,
-            node=place.node_name,
-            followers=declared.next_nodes or (),
-            unites=declared.unites.identifier if declared.unites else None,
-            counts=_classed(counts.get(place.index, {}), run),
-            note="no runtime offers this" if _waits(counts, place) and place.index in lacking else None,
-            # A second click on what is chosen shows all again.
-            href=asked.link("runs", run_id, node=None if place.identifier == chosen else place.identifier)
-            + "#states",
-            chosen=place.identifier == chosen,
-        )
-        for place, declared in zip(template.places, template.body.nodes, strict=True)
-    ]
-
-
-def _classed(counts: Mapping[str, int], run: sqlite3.Row) -> dict[str, int]:
-    found = classed(counts)
-    if run["cancelled_at"] is not None and "errored" in found:
-        found[CANCELLED] = found.pop("errored")
-    return found
-
-
-def _waits(counts: Mapping[int, Mapping[str, int]], place: Place) -> bool:
-    return CREATED in counts.get(place.index, {})
 
 
 def _not_offered(asked: Asked, template: Template) -> frozenset[int]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from exotrio.manager._states import CREATED, ERRORED, STATUSES
-from exotrio.manager._template import Template
+from exotrio.manager._template import Place, Template
 from exotrio.manager._transaction import View
 from exotrio.manager._views import RUNS
-from exotrio.manager.web._format import CANCELLED, SHOWN_STATUS, STATUS_CLASS
+from exotrio.manager.web._format import CANCELLED, SHOWN_STATUS, STATUS_CLASS, classed
+from exotrio.manager.web._graph_svg import Box
 from exotrio.manager.web._timeline_svg import MOST_BARS, Span
 
 PAGE_SIZE = 25
@@ -38,6 +39,52 @@ def counts_of(view: View, run: int) -> dict[int, dict[str, int]]:
         row["place"]: {status: row[status.lower()] for status in STATUSES if row[status.lower()]}
         for row in view.execute("SELECT * FROM counts WHERE run = ?", (run,))
     }
+
+
+def run_classed(counts: Mapping[str, int], run: sqlite3.Row) -> dict[str, int]:
+    """Return counts by status of states of a run as counts by class."""
+    found = classed(counts)
+    if run["cancelled_at"] is not None and "errored" in found:
+        found[CANCELLED] = found.pop("errored")
+    return found
+
+
+def store_of(view: View, run: sqlite3.Row, template: Template) -> list[tuple[str, str]]:
+    """Return the store of a run, with what its graph has for keys that were not given."""
+    rows = view.execute("SELECT key, value FROM store WHERE run = ?", (run["id"],))
+    given = {row["key"]: row["value"] for row in rows}
+    return sorted({**template.body.store_config.default_values, **given}.items())
+
+
+def boxes_of(
+    template: Template,
+    counts: Mapping[int, Mapping[str, int]],
+    run: sqlite3.Row,
+    href: Callable[[Place], str | None],
+    note: Callable[[Place], str | None] = lambda place: None,
+    *,
+    chosen: str = "",
+) -> list[Box]:
+    """Return the boxes of a run's graph.
+
+    Args:
+        href: Where a click on a place leads, if anywhere.
+        note: What is to be said of it, if anything.
+        chosen: Identifier of the place whose states are listed.
+    """
+    return [
+        Box(
+            name=place.identifier,
+            node=place.node_name,
+            followers=declared.next_nodes or (),
+            unites=declared.unites.identifier if declared.unites else None,
+            counts=run_classed(counts.get(place.index, {}), run),
+            note=note(place),
+            href=href(place),
+            chosen=place.identifier == chosen,
+        )
+        for place, declared in zip(template.places, template.body.nodes, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +266,9 @@ def _ends(view: View, run: int) -> tuple[int, int]:
     return ends[0], ends[1]
 
 
-def events_of(view: View, run: sqlite3.Row, template: Template) -> tuple[list[dict[str, Any]], bool]:
+def events_of(
+    view: View, run: sqlite3.Row, template: Template, most: int = EVENTS_SHOWN
+) -> tuple[list[dict[str, Any]], bool]:
     """Return the newest events of a run's states, newest first, and whether there may be older ones.
 
     What happened to many states of one place one after the other is one entry.
@@ -232,7 +281,7 @@ def events_of(view: View, run: sqlite3.Row, template: Template) -> tuple[list[di
     )
     shown: list[dict[str, Any]] = []
     for (kind, worker, place), group in groupby(rows, lambda row: (row["kind"], row["worker"], row["place"])):
-        if len(shown) == EVENTS_SHOWN:
+        if len(shown) == most:
             return shown, True
         alike = list(group)
         shown.append(

@@ -1,0 +1,24 @@
+"""Which errors are alike: raised in the same way at the same place, whatever their messages say. Pure."""
+
+from __future__ import annotations
+
+import re
+
+_FRAME = re.compile(r'^[\s|+-]*(File ".*", line \d+, in .*)$', re.MULTILINE)
+_NAME = re.compile(r"^[\s|+-]*([A-Za-z_][\w.]*)(?::|$)", re.MULTILINE)
+
+
+def way_of(error: str) -> str:
+    """Return what an error has in common with those that were raised in the same way.
+
+    That is the frames of its traceback and the name of the exception; of an error without a traceback it
+    is the last line, with its numbers left out.
+    """
+    frames = list(_FRAME.finditer(error))
+    if not frames:
+        lines = error.strip().splitlines()
+        return re.sub(r"\d+", "0", lines[-1].strip()) if lines else ""
+    # Below a frame comes its line of code, perhaps with a row of ^^^ under it, indented deeper than a name.
+    rest = [line for line in error[frames[-1].end() :].splitlines() if not line.startswith("    ")]
+    name = next((found[1] for line in rest if (found := _NAME.match(line))), "")
+    return "\n".join([*(frame[1] for frame in frames), name])
