@@ -15,10 +15,22 @@ from tests.processes import PATIENCE, environment, executed_after
 
 
 class Terminal:
-    """Runs a command whose standard input and error are a terminal; its output stays a pipe."""
+    """Runs a command whose standard input and error are a terminal; its output stays a pipe.
 
-    def __init__(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None) -> None:
+    Args:
+        shows_output: Its output is that terminal too, whose size then is what ``resize`` says.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
+        shows_output: bool = False,
+    ) -> None:
         self._ours, self._theirs = pty.openpty()
+        self.resize(100, 30)
         self._before = termios.tcgetattr(self._theirs)
         self._read = bytearray()
         self._more = threading.Condition()
@@ -26,9 +38,14 @@ class Terminal:
             # Made its controlling terminal, so that a typed Ctrl-C becomes a signal.
             executed_after("import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)", command),
             cwd=cwd,
-            env={**environment(cwd), "TERM": "xterm", "COLUMNS": "100", "LINES": "30", **(env or {})},
+            env={
+                **environment(cwd),
+                "TERM": "xterm",
+                **({} if shows_output else {"COLUMNS": "100", "LINES": "30"}),
+                **(env or {}),
+            },
             stdin=self._theirs,
-            stdout=subprocess.PIPE,
+            stdout=self._theirs if shows_output else subprocess.PIPE,
             stderr=self._theirs,
             start_new_session=True,
         )
@@ -44,8 +61,8 @@ class Terminal:
     ) -> None:
         if self._process.poll() is None:
             self._process.kill()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
         self._process.wait(PATIENCE)
         os.close(self._theirs)
         self._reader.join(PATIENCE)
@@ -60,12 +77,24 @@ class Terminal:
         with self._more:
             assert self._more.wait_for(lambda: text in self.screen, PATIENCE), self.screen
 
+    def forget(self) -> None:
+        """Let ``screen`` hold only what is shown from now on."""
+        with self._more:
+            self._read.clear()
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Make the terminal larger or smaller; the process is told by a signal."""
+        termios.tcsetwinsize(self._theirs, (rows, columns))
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
 
     def wait(self) -> int:
         """Return the exit code; checks that the terminal is as it was."""
-        self.out = self._process.communicate(timeout=PATIENCE)[0].decode()
+        self.out = (self._process.communicate(timeout=PATIENCE)[0] or b"").decode()
         assert termios.tcgetattr(self._theirs) == self._before
         # The end of what was written is read once this has come back round.
         os.write(self._theirs, b"<end>")

@@ -26,6 +26,7 @@ _COMMANDS = {
     "states": "Look at the states of a run; retry one.",
     "nodes": "Show which nodes are registered.",
     "export": "Save a run as one HTML page that stands alone.",
+    "top": "Show what happens in a namespace, live.",
     "backup": "Fetch a backup of a state manager's database.",
 }
 

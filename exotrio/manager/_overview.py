@@ -15,7 +15,7 @@ from exotrio.manager._graphs import timestamp
 from exotrio.manager._held import held_by_worker
 from exotrio.manager._namespaces import kinds_of
 from exotrio.manager._performance import HOUR, failures, performance
-from exotrio.manager._runtimes import offered, shown_workers
+from exotrio.manager._runtimes import live_anonymous, offered, shown_workers
 from exotrio.manager._transaction import View
 from exotrio.manager._views import newest_runs, run_summary
 from exotrio.manager._workers import Worker
@@ -129,7 +129,7 @@ def show_overview(
             for worker in shown_workers(workers, now)[:MOST_RUNTIMES]
         ],
         "runtime_count": len(workers),
-        "v0_runtimes": len(anonymous),
+        "v0_runtimes": len(live_anonymous(anonymous, now)),
         "runs": [run_summary(row) for row in newest_runs(view, namespace, runs)],
     }
 

@@ -68,11 +68,15 @@ def offered(
         if _is_live(worker, now):
             for node in worker.nodes:
                 found.setdefault(node, []).append(worker.last.runtime or worker.last.worker_id)
-    for nodes, at in anonymous.items():
-        if now - at < SILENT_AFTER_MS:
-            for node in nodes:
-                found.setdefault(node, []).append("a v0 runtime")
+    for nodes in live_anonymous(anonymous, now):
+        for node in nodes:
+            found.setdefault(node, []).append("a v0 runtime")
     return {node: sorted(set(names)) for node, names in found.items()}
+
+
+def live_anonymous(anonymous: Mapping[frozenset[str], int], now: int) -> list[frozenset[str]]:
+    """Return what was asked for through v0 within the last minute, by whoever it was."""
+    return [nodes for nodes, at in anonymous.items() if now - at < SILENT_AFTER_MS]
 
 
 def _is_live(worker: Worker, now: int) -> bool:

@@ -11,7 +11,7 @@ from exotrio.manager._held import held_by_worker
 from exotrio.manager._namespaces import kinds_of
 from exotrio.manager._overview import current, last_hour
 from exotrio.manager._performance import HOUR, failures
-from exotrio.manager._runtimes import offered, shown_workers
+from exotrio.manager._runtimes import live_anonymous, offered, shown_workers
 from exotrio.manager._transaction import View
 from exotrio.manager._views import newest_runs
 from exotrio.manager.web._chart_svg import draw_throughput
@@ -44,7 +44,7 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
         data["runtimes"] = {
             "workers": shown_workers(asked.workers, asked.monotonic),
             "held": held_by_worker(view),
-            "anonymous": len(asked.anonymous),
+            "anonymous": len(live_anonymous(asked.anonymous, asked.monotonic)),
         }
     if "runs" in wanted:
         rows = newest_runs(view, asked.namespace, RUNS_SHOWN)
