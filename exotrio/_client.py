@@ -20,6 +20,7 @@ from exotrio._graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel,
 from exotrio._trio_thread import in_asyncio, in_trio_thread
 from exotrio._upsert import graph_body
 from exotrio._wire import RunStatus, StateStatus
+from exotrio._wire_checkup import Checkup
 from exotrio._wire_manage import (
     GraphsReply,
     ListedGraph,
@@ -294,6 +295,18 @@ class StateManager:
             Safe; nothing changes at the server.
         """
         return await _client_look.overview(self._calls, _query(OverviewQuery, runs=runs))
+
+    async def checkup(self) -> Checkup:
+        """Return how the state manager is: its claims by node, lost leases, database and clock.
+
+        Raises:
+            RequestRefused: the server speaks only v0.
+            ManagerError: as its other subclasses say.
+
+        Cancellation:
+            Safe; nothing changes at the server.
+        """
+        return await _client_look.checkup(self._calls)
 
     # -- ours: runs
 

@@ -1,12 +1,21 @@
 """What the public client asks of a state manager as a whole: how a namespace is,
-and runs as pages."""
+how it is itself, and runs as pages."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 from exotrio._client_calls import Calls
 from exotrio._client_runs import OURS
+from exotrio._errors import NotFound, RequestRefused
+from exotrio._wire_checkup import Checkup
 from exotrio._wire_overview import EXPORT_TYPE, ExportQuery, Overview, OverviewQuery
 
+T = TypeVar("T")
+
+UNKNOWN_ROUTE = "answered 404: Not Found"
+"""How a server answers that has no such route at all."""
 DRAWING = 120.0
 """Seconds the state manager may take for the page of a large run before it begins to send."""
 
@@ -14,10 +23,13 @@ DRAWING = 120.0
 async def overview(calls: Calls, query: OverviewQuery) -> Overview:
     """Return what happens in the namespace."""
     path = calls.native("overview", query=query.model_dump())
-    return await calls.prefer_native(
-        lambda: calls.fetch(Overview, "GET", path),
-        lambda: calls.refuse_v0("no overview can be shown", OURS),
-    )
+    return await _look(calls, lambda: calls.fetch(Overview, "GET", path), "no overview can be shown")
+
+
+async def checkup(calls: Calls) -> Checkup:
+    """Return how the state manager is."""
+    path = calls.native("checkup")
+    return await _look(calls, lambda: calls.fetch(Checkup, "GET", path), "it says nothing of itself")
 
 
 async def export(calls: Calls, run_id: str, query: ExportQuery) -> bytes:
@@ -33,7 +45,19 @@ async def export(calls: Calls, run_id: str, query: ExportQuery) -> bytes:
         await calls.http.download(path, keep, patience=DRAWING, media_type=EXPORT_TYPE)
         return b"".join(pieces)
 
-    return await calls.prefer_native(
-        lambda: calls.repeat(fetch),
-        lambda: calls.refuse_v0(f"the run {run_id} cannot be exported", OURS),
-    )
+    return await _look(calls, lambda: calls.repeat(fetch), f"the run {run_id} cannot be exported")
+
+
+async def _look(calls: Calls, native: Callable[[], Awaitable[T]], what: str) -> T:
+    """Ask our server, one that knows the question; say of any other that it cannot be asked that."""
+    try:
+        return await calls.prefer_native(native, lambda: calls.refuse_v0(what, OURS))
+    except NotFound as error:
+        if not error.what.endswith(UNKNOWN_ROUTE):
+            raise
+        raise RequestRefused(
+            f"{what}: the state manager at {calls.http.endpoint.shown} is an exotrio too old for that",
+            status=error.status,
+            where=error.where,
+            fix="upgrade it",
+        ) from error

@@ -35,8 +35,8 @@ LAYERS: dict[str, set[str]] = {
             "_outcome",
             "_progress",
         ),
-        *("_run_status", "_settings", "_signals", "_spans", "_version", "_wire", "_wire_manage"),
-        *("_wire_native", "_wire_overview", "_wire_v0"),
+        *("_run_status", "_settings", "_signals", "_spans", "_version", "_wire", "_wire_checkup"),
+        *("_wire_manage", "_wire_native", "_wire_overview", "_wire_v0"),
     },
     "links": {
         *("_client", "_client_backup", "_client_calls", "_client_graphs", "_client_look", "_client_runs"),
@@ -53,7 +53,7 @@ LAYERS: dict[str, set[str]] = {
 }
 MANAGER_MAY_USE = {
     *("_errors", "_error_text", "_backoff", "_cron", "_settings", "_spans", "_graph"),
-    *("_wire", "_wire_manage", "_wire_native", "_wire_overview", "_wire_v0"),
+    *("_wire", "_wire_checkup", "_wire_manage", "_wire_native", "_wire_overview", "_wire_v0"),
 }
 HEAVY = {
     "httpx",
@@ -84,7 +84,7 @@ PURE = [
         "_lifecycle",
         "manager._template",
     ),
-    *("_wire", "_wire_native", "_wire_overview", "_wire_v0"),
+    *("_wire", "_wire_checkup", "_wire_native", "_wire_overview", "_wire_v0"),
 ]
 
 

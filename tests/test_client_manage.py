@@ -207,3 +207,34 @@ async def test_a_list_notices_that_our_server_was_replaced_by_another() -> None:
     assert (await manager.states(run="r")).states == []
     server.native = False
     assert len((await manager.states(run="r")).states) == 4
+
+
+# -- looking
+
+
+NOT_THERE = answer(404, {"detail": "Not Found"})
+
+
+async def test_what_only_our_server_shows_is_refused_at_any_other_with_what_to_do() -> None:
+    manager = Server().client
+    for ask in (manager.overview, manager.checkup, lambda: manager.export("r")):
+        with pytest.raises(RequestRefused, match="speaks only v0") as refused:
+            await ask()
+        assert "python -m exotrio server" in refused.value.fix
+
+
+async def test_a_server_of_ours_that_is_too_old_to_show_it_is_told_from_one_without_the_run() -> None:
+    server = Server(native=True).on("GET overview", NOT_THERE).on("GET checkup", NOT_THERE)
+    server.on("GET export", NOT_THERE, answer(404, {"detail": "there is no run 'r'"}))
+    manager = server.client
+    for ask in (manager.overview, manager.checkup, lambda: manager.export("r")):
+        with pytest.raises(RequestRefused, match="an exotrio too old for that") as refused:
+            await ask()
+        assert refused.value.fix == "upgrade it"
+    with pytest.raises(NotFound, match="there is no run 'r'"):
+        await manager.export("r")
+
+
+async def test_no_more_runs_are_asked_for_than_an_overview_has() -> None:
+    with pytest.raises(ConfigurationError, match="less than or equal to 100"):
+        await Server(native=True).client.overview(runs=101)

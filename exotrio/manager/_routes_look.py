@@ -1,4 +1,5 @@
-"""Routes of the native API for those who look: what happens in a namespace."""
+"""Routes of the native API for those who look: what happens in a namespace, how the state manager is, and
+runs as pages."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from exotrio._wire_overview import ExportQuery, OverviewQuery
+from exotrio.manager._checkup import show_checkup
 from exotrio.manager._json_api import path_name, read_query, reply
 from exotrio.manager._overview import show_overview
 from exotrio.manager._routes_native import NAMESPACE
@@ -19,6 +21,7 @@ def look_routes(service: Service) -> list[Route]:
     look = _Look(service)
     table: list[tuple[str, str, Endpoint]] = [
         ("GET", f"{NAMESPACE}/overview", look.overview),
+        ("GET", f"{NAMESPACE}/checkup", look.checkup),
         ("GET", f"{NAMESPACE}/run/{{run_id}}/export", look.export),
     ]
     return routes_of(table)
@@ -40,6 +43,14 @@ class _Look:
             workers.anonymous(namespace),
             now,
             query.runs,
+        )
+        return reply(shown)
+
+    async def checkup(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        service = self._service
+        shown = await service.store.read(
+            show_checkup, namespace, service.terms, service.monotonic(), service.store.path
         )
         return reply(shown)
 

@@ -198,6 +198,9 @@ class Api:
     async def overview(self, **query: Any) -> httpx.Response:
         return await self.native("GET", "overview", params=query)
 
+    async def checkup(self) -> httpx.Response:
+        return await self.native("GET", "checkup")
+
     async def heartbeat(self, worker_id: str = "contract-worker", **body: Any) -> httpx.Response:
         return await self.native("POST", "heartbeat", json={"worker_id": worker_id, **body})
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import httpx
+
+from exotrio._wire_checkup import Checkup
 from exotrio._wire_overview import Overview
+from exotrio.manager import create_app, open_service
+from exotrio.manager._leases import Terms, expire
+from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.helpers import NO_RETRY, SettableClock, ok, place
-from tests.manager.support import open_manager, tallied
+from tests.contract.native import claim_one
+from tests.helpers import NO_RETRY, SettableClock, ok, open_client, place
+from tests.manager.support import KEY, NO_SETTINGS, open_manager, tallied
 
 
 async def test_what_ended_is_counted_by_minute_and_by_node() -> None:
@@ -25,3 +32,31 @@ async def test_what_ended_is_counted_by_minute_and_by_node() -> None:
         (a,) = shown.nodes
         assert (a.ended, a.failed) == (2, 1)
         assert a.p50_ms is not None
+
+
+async def test_claims_that_should_have_been_given_away_and_leases_lost_are_counted() -> None:
+    terms = Terms(lease_ttl_ms=10_000, claim_timeout_ms=20_000, poison_limit=2)
+    now = 1_000
+
+    async with (
+        open_service(":memory:", monotonic=lambda: now, terms=terms, settings=NO_SETTINGS) as service,
+        open_client(transport=httpx.ASGITransport(create_app(service, key=KEY)), key=KEY) as client,
+    ):
+        api = Api(client, "n")
+        flow = await Flow.start(api, place("a"))
+        await claim_one(api)
+        await flow.trigger()
+        await flow.take("a", 1)
+        now += 15_000
+        shown = Checkup.model_validate(ok(await api.checkup()))
+        (claims,) = shown.claims
+        assert (claims.leased, claims.timed, claims.leaseless) == (1, 1, 0)
+        assert (claims.overdue, claims.overdue_ms) == (1, 5_000)
+        assert shown.claim_timeout_ms == 20_000
+        await service.store.write(expire, now, terms)
+        await claim_one(api)
+        now += 15_000
+        await service.store.write(expire, now, terms)
+        shown = Checkup.model_validate(ok(await api.checkup()))
+        assert (shown.leases.lost, shown.leases.poison) == (3, 1)
+        assert shown.claims == []

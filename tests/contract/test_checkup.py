@@ -1,0 +1,57 @@
+"""How a state manager says it is: its clock, its database, and who holds what on which terms."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from exotrio._version import VERSION
+from exotrio._wire_checkup import Checkup
+from tests.contract.api import Api
+from tests.contract.conftest import Target
+from tests.contract.flow import Flow
+from tests.contract.native import claim_one
+from tests.helpers import node_name, ok, place
+
+pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
+
+
+async def checkup(api: Api) -> Checkup:
+    return Checkup.model_validate(ok(await api.checkup()))
+
+
+async def test_it_tells_its_clock_its_version_and_its_terms(api: Api) -> None:
+    before = time.time_ns() // 1_000_000
+    shown = await checkup(api)
+    assert before <= shown.at_ms <= time.time_ns() // 1_000_000 + 1
+    assert shown.version == VERSION
+    assert (shown.lease_ttl_ms, shown.claim_timeout_ms) == (60_000, None)
+    assert shown.claims == []
+    assert (shown.leases.lost, shown.leases.poison) == (0, 0)
+
+
+async def test_claims_through_v0_are_told_from_those_under_a_lease(api: Api, target: Target) -> None:
+    flow = await Flow.start(api, place("a"))
+    await flow.trigger()
+    await flow.trigger()
+    await claim_one(api, limit=1)
+    await flow.take("a", 2)
+    (claims,) = (await checkup(api)).claims
+    assert claims.node == node_name("a")
+    if target.kind == "embedded":  # there whoever holds a state ends with the state manager
+        assert (claims.local, claims.leased, claims.leaseless) == (3, 0, 0)
+    else:
+        assert (claims.local, claims.leased, claims.leaseless) == (0, 1, 2)
+        assert claims.oldest_leaseless_ms >= 0
+    assert (claims.timed, claims.overdue) == (0, 0)
+    assert (await checkup(api.elsewhere())).claims == []
+
+
+async def test_it_tells_how_large_its_database_is(api: Api, target: Target) -> None:
+    shown = (await checkup(api)).database
+    assert shown.size > 0
+    assert shown.schema_version >= 3
+    assert shown.in_memory is (target.kind == "embedded")
+    assert (shown.free_disk is None) is shown.in_memory
+    assert shown.in_memory or shown.log_size > 0
