@@ -27,6 +27,7 @@ _COMMANDS = {
     "nodes": "Show which nodes are registered.",
     "export": "Save a run as one HTML page that stands alone.",
     "top": "Show what happens in a namespace, live.",
+    "doctor": "Say whether all is well; if not, what is stuck and why.",
     "backup": "Fetch a backup of a state manager's database.",
 }
 
@@ -35,9 +36,9 @@ _COMMANDS = {
     cls=LazyCommands,
     modules=_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 success; 1 the run failed; 2 usage or configuration; 3 invalid graph or module, "
-    "or refused; 4 state manager unreachable; 5 key refused; 6 not found; 7 port or database busy; "
-    "75 something is left behind; 130 interrupted.",
+    epilog="Exit codes: 0 success; 1 the run failed, or something needs attention; 2 usage or configuration; "
+    "3 invalid graph or module, or refused; 4 state manager unreachable; 5 key refused; 6 not found; "
+    "7 port or database busy; 75 something is left behind; 130 interrupted.",
 )
 @click.version_option(package_name="exotrio")
 def cli() -> None:

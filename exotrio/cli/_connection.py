@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from exotrio.cli._exit import bare_errors
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-_NAMESPACE = click.option(
+namespace_option = click.option(
     "-n",
     "--namespace",
     metavar="NAME",
@@ -89,7 +89,7 @@ def connection(function: F) -> F:
         problems = [] if namespace else [f"no namespace: give -n NAMESPACE, or set {NAMESPACE_VARIABLE}"]
         return function(*args, connection=_resolve(namespace or "", uri, key_file, problems), **options)
 
-    return _with((_NAMESPACE, *_SERVER), connected)  # type: ignore[return-value]
+    return namespace_option(server_options(connected))  # type: ignore[return-value]
 
 
 def server_connection(function: F) -> F:
@@ -100,19 +100,20 @@ def server_connection(function: F) -> F:
         # A client is always of one namespace, whether or not its calls use it.
         return function(*args, connection=_resolve("default", uri, key_file, []), **options)
 
-    return _with(_SERVER, connected)  # type: ignore[return-value]
+    return server_options(connected)  # type: ignore[return-value]
 
 
-def _with(options: Sequence[Callable[[Any], Any]], command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(options):
-        command = option(command)
-    return command
+def server_options(function: F) -> F:
+    """Add the options that say which state manager; the command gets ``uri`` and ``key_file``."""
+    for option in reversed(_SERVER):
+        function = option(function)
+    return function
 
 
 def _resolve(namespace: str, uri: str | None, key_file: Path | None, problems: list[str]) -> Connection:
     settings = read_settings()
     found = uri or settings.state_manager_uri
-    key = _read_key(key_file) if key_file is not None else settings.api_key
+    key = read_key(key_file) if key_file is not None else settings.api_key
     if not found:
         problems.append(
             f"no state manager: give --uri http://127.0.0.1:8000, or set {URI_VARIABLE} "
@@ -132,7 +133,7 @@ def _resolve(namespace: str, uri: str | None, key_file: Path | None, problems: l
     return Connection(namespace, found, key, tuple(repeated))
 
 
-def _read_key(path: Path) -> str:
+def read_key(path: Path) -> str:
     try:
         key = path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,9 +1,9 @@
 """Exit codes, one list for every command.
 
-0 success, or everything delivered or released; 1 the run failed, or a defect; 2 usage or
-configuration; 3 invalid graph or module, or a request that is refused; 4 state manager unreachable; 5 key
-refused; 6 not found; 7 port or database busy; 75 something is left behind or unknown; 130 a run was
-interrupted and can be continued.
+0 success, or everything delivered or released; 1 the run failed, something needs attention (``doctor``),
+or a defect; 2 usage or configuration; 3 invalid graph or module, or a request that is refused; 4 state
+manager unreachable; 5 key refused; 6 not found; 7 port or database busy; 75 something is left behind or
+unknown; 130 a run was interrupted and can be continued.
 """
 
 from __future__ import annotations
