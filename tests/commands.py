@@ -131,6 +131,13 @@ def told(end: Ended, code: int, *parts: str) -> None:
         assert part in end.err, end
 
 
+def with_graph(cli: Cli, running: Server) -> Cli:
+    """Address a state manager that has the graph of ``NODES``."""
+    cli.at(running).write("nodes.py", NODES)
+    assert cli("graph", "apply", "nodes.py").code == 0
+    return cli
+
+
 @contextmanager
 def with_worker(folder: Path, *options: str) -> Iterator[Server]:
     """Run a state manager, and a worker that has the nodes of ``NODES``."""

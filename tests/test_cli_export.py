@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import NODES, Cli, told, with_worker
+from tests.commands import Cli, told, with_graph, with_worker
 from tests.processes import Server, disk_of, ended
 from tests.stock import KEY, Stock, on_a_port
 
@@ -25,10 +25,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def cli(
     running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Cli:
-    cli = Cli(tmp_path, monkeypatch, capsys).at(running)
-    cli.write("nodes.py", NODES)
-    assert cli("graph", "apply", "nodes.py").code == 0
-    return cli
+    return with_graph(Cli(tmp_path, monkeypatch, capsys), running)
 
 
 @pytest.fixture

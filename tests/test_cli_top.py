@@ -16,7 +16,7 @@ from exotrio._wire_overview import Overview
 from exotrio.cli._columns import Column, table_lines
 from exotrio.cli._top_view import Screen, screen_lines
 from tests import stock
-from tests.commands import NODES, Cli, told, with_worker
+from tests.commands import Cli, told, with_graph, with_worker
 from tests.overviews import node, overview, run, runtime
 from tests.processes import EXOTRIO, KEY, Processes, Server, server
 
@@ -151,10 +151,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def cli(
     running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Cli:
-    cli = Cli(tmp_path, monkeypatch, capsys).at(running)
-    cli.write("nodes.py", NODES)
-    assert cli("graph", "apply", "nodes.py").code == 0
-    return cli
+    return with_graph(Cli(tmp_path, monkeypatch, capsys), running)
 
 
 def test_where_output_is_no_terminal_it_is_printed_once(cli: Cli) -> None:

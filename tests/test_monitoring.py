@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 import trio
 from prometheus_client import REGISTRY, CollectorRegistry
-from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
 from exotrio import BaseNode, ConfigurationError, LifecycleError, Phase, _health, _tasks
@@ -23,6 +22,7 @@ from exotrio.monitoring import (
     StateEnded,
 )
 from tests.doubles import Fails, NativeServer, V0Server, reply, runtime
+from tests.scrapes import labels_in, values_in
 
 
 class Sleeps(BaseNode):
@@ -60,13 +60,7 @@ def fresh() -> Iterator[None]:
 
 def values(metrics: RuntimeMetrics) -> dict[str, float]:
     """Return what a scrape shows, as ``name{label="value"}`` to value."""
-    text = metrics.render()[0].decode()
-    found = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
-            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
-    return found
+    return values_in(metrics.render()[0].decode())
 
 
 # -- events
@@ -189,6 +183,32 @@ async def test_metrics_show_how_the_runtime_is_and_what_became_of_its_states(
     assert end['exotrio_state_duration_seconds_sum{node="Sleeps"}'] >= 20
     assert end['exotrio_manager_request_duration_seconds_count{code="503",op="outcomes"}'] >= 1
     assert end['exotrio_polls_total{result="states"}'] >= 1
+
+
+async def test_alarms_and_pictures_can_rely_on_these_names_and_labels(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    server.add("Sleeps", 1, seconds="0")
+    rt = runtime(server, Sleeps)
+    metrics = RuntimeMetrics(rt)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rt.run)
+        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+        rt.stop()
+    assert labels_in(metrics.render()[0].decode()) == {
+        "exotrio_states_total": {"node", "outcome"},
+        "exotrio_state_duration_seconds": {"node"},
+        "exotrio_workers": set(),
+        "exotrio_workers_busy": set(),
+        "exotrio_buffered_states": set(),
+        "exotrio_polls_total": {"result"},
+        "exotrio_manager_request_duration_seconds": {"op", "code"},
+        "exotrio_outcomes_pending": set(),
+        "exotrio_leases_lost_total": set(),
+        "exotrio_released_total": set(),
+        "exotrio_loop_lag_seconds": set(),
+        "exotrio_phase": {"phase"},
+        "exotrio_build_info": {"version", "python", "namespace", "runtime"},
+    }
 
 
 async def test_no_label_has_the_id_of_a_state_or_a_run_and_the_global_registry_stays_as_it_was(

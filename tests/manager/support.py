@@ -21,7 +21,8 @@ from exotrio.manager._states import chain
 from exotrio.manager._store import wall_clock
 from exotrio.manager._transaction import Transaction, View
 from tests.contract.api import Api
-from tests.helpers import SettableClock, open_client
+from tests.contract.flow import Flow
+from tests.helpers import SettableClock, node_name, ok, open_client, place
 
 KEY = "manager-suite-key-77d1"
 NO_SETTINGS = Settings(None, None, None, None, None)
@@ -67,6 +68,16 @@ async def tallied(service: Service, clock: SettableClock) -> None:
     """Let what ended be counted: the store writes that with a commit of the next second."""
     clock.advance(1_000)
     await service.store.write(lambda tx: None)
+
+
+async def with_history(api: Api, finished: int) -> Flow:
+    """Return a graph with a run that ended with so many states, and one that waits."""
+    flow = await Flow.start(api, place("t", "b"), place("b"))
+    await flow.run("t", *({"v": "1"} for _ in range(finished)))
+    for claimed in ok(await api.claim([node_name("b")], finished))["states"]:
+        ok(await api.prune(claimed["state_id"]))
+    await flow.trigger()
+    return flow
 
 
 class Gate:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 
 from exotrio._wire_checkup import Checkup
@@ -12,7 +14,8 @@ from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one
 from tests.helpers import NO_RETRY, SettableClock, ok, open_client, place
-from tests.manager.support import KEY, NO_SETTINGS, open_manager, tallied
+from tests.manager.support import KEY, NO_SETTINGS, Manager, open_manager, tallied, with_history
+from tests.manager.test_scale import connection_of, plans_of, refuses_scans, steps_of
 
 
 async def test_what_ended_is_counted_by_minute_and_by_node() -> None:
@@ -60,3 +63,42 @@ async def test_claims_that_should_have_been_given_away_and_leases_lost_are_count
         shown = Checkup.model_validate(ok(await api.checkup()))
         assert (shown.leases.lost, shown.leases.poison) == (3, 1)
         assert shown.claims == []
+
+
+async def looked_at(manager: Manager, flow: Flow) -> None:
+    """Look at everything that is shown of a namespace and of a run."""
+    ok(await manager.api.overview())
+    ok(await manager.api.checkup())
+    page = await manager.api.native("GET", f"run/{flow.run_id}/export")
+    assert page.status_code == 200
+
+
+async def test_looking_scans_nothing_that_grows_beside_what_waits_and_what_is_held() -> None:
+    async with open_manager() as manager:
+        flow = await Flow.start(manager.api, place("a"))
+        await claim_one(manager.api)
+        connection = await connection_of(manager.service.store)
+        statements: set[str] = set()
+        connection.set_trace_callback(statements.add)
+        await looked_at(manager, flow)
+        connection.set_trace_callback(None)
+        plans = plans_of(connection, statements)
+    assert len(plans) > 15, "hardly anything was watched"
+    # What is held, and the newest events: both bounded.
+    allowed = re.compile(r"SCAN (states USING INDEX states_held|events|\(subquery.*)$")
+    for sql, plan in refuses_scans(plans).items():
+        assert all(allowed.match(line) for line in plan if line.startswith("SCAN")), (sql, plan)
+
+
+async def test_an_overview_costs_the_same_beside_any_history() -> None:
+    async def cost(finished: int) -> int:
+        async with open_manager() as manager:
+            await with_history(manager.api, finished)
+
+            async def look() -> None:
+                ok(await manager.api.overview())
+                ok(await manager.api.checkup())
+
+            return await steps_of(manager.service.store, look)
+
+    assert await cost(400) <= await cost(20) + 1

@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
 from exotrio import BaseNode
@@ -24,8 +23,9 @@ from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.doubles import runtime
 from tests.helpers import NO_RETRY, SettableClock, node_name, ok, open_client, place, refused
-from tests.manager.support import KEY, NO_SETTINGS, embedded_in, gate, open_manager
+from tests.manager.support import KEY, NO_SETTINGS, embedded_in, gate, open_manager, with_history
 from tests.manager.test_scale import connection_of, plans_of, refuses_scans, steps_of
+from tests.scrapes import labels_in, values_in
 
 
 class Operated:
@@ -41,12 +41,7 @@ class Operated:
         answer = await self.outside.get("/metrics")
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-        found = {}
-        for family in text_string_to_metric_families(answer.text):
-            for sample in family.samples:
-                labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
-                found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
-        return found
+        return values_in(answer.text)
 
 
 @asynccontextmanager
@@ -182,6 +177,24 @@ async def test_metrics_tell_what_waits_what_is_held_and_what_ended(autojump_cloc
         assert look["exotrio_manager_commit_group_size_count"] > 5
 
 
+async def test_alarms_and_pictures_can_rely_on_these_names_and_labels() -> None:
+    async with operated() as manager:
+        flow = await Flow.start(manager.api, place("a"))
+        await flow.run("a")
+        text = (await manager.outside.get("/metrics")).text
+        text += (await manager.outside.get("/metrics")).text  # now with the request before
+    assert labels_in(text) == {
+        "exotrio_manager_states": {"namespace", "node", "status"},
+        "exotrio_manager_eligible_states": {"namespace", "node"},
+        "exotrio_manager_oldest_eligible_seconds": {"namespace", "node"},
+        "exotrio_manager_states_ended_total": {"namespace", "node", "status"},
+        "exotrio_manager_http_request_duration_seconds": {"route", "method", "code"},
+        "exotrio_manager_commit_group_size": set(),
+        "exotrio_manager_connections": set(),
+        "exotrio_manager_build_info": {"version"},
+    }
+
+
 async def test_a_cancelled_run_ends_its_states_for_the_metrics_too(autojump_clock: MockClock) -> None:
     async with operated() as manager:
         flow = await Flow.start(manager.api, place("a"))
@@ -266,11 +279,7 @@ async def test_metrics_are_served_without_what_the_database_cannot_tell(
 async def test_a_look_costs_the_same_beside_any_history() -> None:
     async def cost(finished: int) -> int:
         async with open_manager() as manager:
-            flow = await Flow.start(manager.api, place("t", "b"), place("b"))
-            await flow.run("t", *({"v": "1"} for _ in range(finished)))
-            for claimed in ok(await manager.api.claim([node_name("b")], finished))["states"]:
-                ok(await manager.api.prune(claimed["state_id"]))
-            await flow.trigger()
+            await with_history(manager.api, finished)
             store = manager.service.store
             return await steps_of(store, lambda: store.read(backlog))
 
