@@ -13,7 +13,8 @@ In process there is no thread, for the transport belongs to the loop. Leases do 
 cancelled run and a command must be heard all the same, so it beats often; that costs little.
 
 A lease ends when nothing renewed it for its ``ttl``, 60 s by default. A heartbeat every third of that
-leaves time for some that fail: those are repeated soon.
+leaves time for some that fail: those are repeated soon. A change of the phase is told at once, and the
+last heartbeat says that the runtime has stopped: who asked for that need not wait until it is missed.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ SHORTEST_TIMEOUT = 1.0
 LONGEST_TIMEOUT = 10.0
 LAST = 0.5
 """Seconds the thread has to end; then it is left to itself, so that it never holds up a stop."""
+FAREWELL = 0.4
+"""Seconds of these for the last heartbeat."""
 
 _WHY = {BeatResult.LOST: Stopping.LEASE_LOST, BeatResult.CANCELLED: Stopping.RUN_CANCELLED}
 
@@ -85,7 +88,7 @@ async def heartbeat(
         tasks: Shown to the state manager when it asks; None: nobody may see them.
 
     Cancellation:
-        Safe; it takes up to half a second.
+        Says farewell; that takes up to half a second.
     """
     ear = _Ear(ledger, stop, grace)
     if apart is None:
@@ -101,13 +104,18 @@ async def heartbeat(
             workers,
             INTERVAL_IN_PROCESS,
         )
-        ledger.on_late = heart.beat_now
-        await heart.run()
+        ledger.beat_now = heart.beat_now
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(heart.live)
+            try:
+                await trio.sleep_forever()
+            finally:
+                heart.end()
     else:
         thread = _Thread(stop)
         tell = partial(thread.call_back, ear.heed)
         heart = _Heart(link, apart(), ledger, runtime, phase, tell, time.monotonic, tasks, workers)
-        ledger.on_late = heart.beat_now
+        ledger.beat_now = heart.beat_now
         await thread.live(heart)
 
 
@@ -206,20 +214,38 @@ class _Heart:
     tasks: TaskView | None
     workers: int
     longest: float = DEFAULT_TTL
+    _ending: bool = False
+    _scope: trio.CancelScope = field(default_factory=lambda: trio.CancelScope(shield=True))
+    _answered: bool = False
     _told: float | None = None
     _tree: str | None = None
     _now: trio.Event = field(default_factory=trio.Event)
     _outage: Outage = field(default_factory=lambda: Outage(log, "the heartbeat"))
     _token: trio.lowlevel.TrioToken | None = None
 
-    async def run(self) -> None:
-        """Beat. Never returns unless cancelled."""
+    async def live(self) -> None:
+        """Beat until ``end`` is called, then say farewell.
+
+        Cancellation:
+            None: what was sent is not cut off, and ``end`` sets a deadline for that.
+        """
         self._token = trio.lowlevel.current_trio_token()
-        while True:
-            pause = await self._beat()
-            with trio.move_on_after(pause):
-                await self._now.wait()
-            self._now = trio.Event()
+        with self._scope:
+            while not self._ending:
+                pause = await self._beat()
+                with trio.move_on_after(pause):
+                    await self._now.wait()
+                self._now = trio.Event()
+            if self._answered and self.main.capabilities.leases:
+                stopped = Pulse(self.runtime, Phase.STOPPED.value, 0, 0, (), workers=self.workers)
+                with suppress(ManagerError):
+                    await self.link.heartbeat(stopped, timeout=FAREWELL)
+
+    def end(self) -> None:
+        """Come to an end; at once if the state manager did not answer the last time. In this loop."""
+        self._ending = True
+        self._scope.deadline = trio.current_time() + (FAREWELL if self._answered else 0.0)
+        self._now.set()
 
     def beat_now(self) -> None:
         """Beat at once, or again at once if a beat is on its way. From any thread."""
@@ -266,10 +292,12 @@ class _Heart:
                 pause = interval  # it understood and refused: that will not change soon
             elif error.retry_after is not None:
                 pause = min(max(pause, error.retry_after), interval)
+            self._answered = False
             self._outage.failed(error, pause)
             return pause
         self._outage.worked()
         if heard is not None:
+            self._answered = True
             self._told = heard.ttl
         self.tell(_Beaten(held, heard, lambda: self.clock() - sent))
         self._tree = None
@@ -291,7 +319,6 @@ class _Thread:
         self._ours = trio.lowlevel.current_trio_token()
         self._ended = trio.Event()
         self._over = False
-        self._scope = trio.CancelScope()
         self._token: trio.lowlevel.TrioToken | None = None
 
     async def live(self, heart: _Heart) -> None:
@@ -307,7 +334,7 @@ class _Thread:
             self._over = True
             if self._token is not None:
                 with suppress(trio.RunFinishedError):
-                    self._token.run_sync_soon(self._scope.cancel)
+                    self._token.run_sync_soon(heart.end)
             with trio.move_on_after(LAST, shield=True):
                 await self._ended.wait()
 
@@ -338,6 +365,5 @@ class _Thread:
         # First it makes itself known, then it looks whether it came too late: so no end is missed.
         self._token = trio.lowlevel.current_trio_token()
         if not self._over:
-            with self._scope:
-                await heart.run()
+            await heart.live()
         await heart.link.aclose()

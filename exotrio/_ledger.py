@@ -174,7 +174,7 @@ class Ledger:
         reported: Outcomes delivered so far; each may have made states claimable.
         ttl: Seconds a lease lasts; None while that is not known, or if leases last for ever.
         on_gone: Called with each state whose outcome is not to be sent any more.
-        on_late: Called when a claim comes whose lease needs to be renewed at once.
+        beat_now: Asks for a heartbeat at once. Called here when a claim comes whose lease needs it.
         events: Told of each state that is no longer held.
     """
 
@@ -183,7 +183,7 @@ class Ledger:
     reported: int = 0
     ttl: float | None = None
     on_gone: Callable[[Held], None] = lambda held: None
-    on_late: Callable[[], None] = lambda: None
+    beat_now: Callable[[], None] = lambda: None
     events: Events = field(default_factory=Events)
     _held: dict[Held, None] = field(default_factory=dict)
     _stages: Counter[Stage] = field(default_factory=Counter)
@@ -206,7 +206,7 @@ class Ledger:
         self._active[claim.node_name] += 1
         self.notify()
         if late:
-            self.on_late()
+            self.beat_now()
         return held
 
     def restore(self, claim: Claim, outcome: Outcome, entry: int) -> Held:

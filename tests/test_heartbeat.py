@@ -118,6 +118,39 @@ async def test_leases_are_renewed_until_the_last_outcome_is_delivered(autojump_c
     assert rt.summary.exit_code == 0
 
 
+async def test_a_drain_and_the_end_are_told_at_once(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    server.add("Waits")
+    rt = runtime(server, Waits)
+    async with running(rt):
+        await server.until(lambda: bool(beats(server)) and len(beaten(server)) == 1)
+        began = trio.current_time()
+        rt.stop()
+        await server.until(lambda: beats(server)[-1].body["phase"] == "draining")
+        assert trio.current_time() - began < 0.1
+        assert len(beaten(server)) == 1
+        Waits.gate.set()
+    last = beats(server)[-1].body
+    assert (last["phase"], last["busy"], last["states"]) == ("stopped", 0, [])
+    assert trio.current_time() - began < 0.2
+
+
+async def test_a_farewell_that_hangs_is_given_up_soon(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+
+    async def hangs(call: Call) -> None:
+        if call.route == "heartbeat" and call.body["phase"] == "stopped":
+            await hang(call)
+
+    server.before = hangs
+    rt = runtime(server, Waits)
+    async with running(rt):
+        await server.until(lambda: bool(beats(server)))
+        began = trio.current_time()
+    assert beats(server)[-1].body["phase"] == "stopped"
+    assert trio.current_time() - began < 0.5
+
+
 async def test_what_is_being_released_is_not_renewed(autojump_clock: MockClock) -> None:
     server = NativeServer()
     ids = server.add("Waits", 3)
@@ -398,6 +431,7 @@ async def test_a_heartbeat_that_hangs_does_not_delay_the_stop(autojump_clock: Mo
         await server.until(lambda: server.statuses()["EXECUTED"] == 1)
         began = trio.current_time()
     assert trio.current_time() - began < 0.1
+    assert "stopped" not in {beat.body["phase"] for beat in beats(server)}, "nobody would hear it"
 
 
 async def test_an_answer_about_other_states_is_no_answer(
@@ -483,6 +517,23 @@ async def test_the_thread_beats_while_the_loop_is_blocked_and_its_answers_are_he
             nursery.cancel_scope.cancel()
     assert link.threads == {"exotrio heartbeat"}
     assert ledger.summary(0).lost_leases == 1
+
+
+async def test_the_thread_says_farewell() -> None:
+    told: list[str] = []
+    beaten = threading.Event()
+
+    def answer(pulse: Pulse) -> Heard:
+        told.append(pulse.phase)
+        beaten.set()
+        return Heard((), 60.0, frozenset())
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(beating(Apart(answer), Ledger(), Stop()))
+            assert await trio.to_thread.run_sync(beaten.wait, 10)
+            nursery.cancel_scope.cancel()
+    assert told == ["running", "stopped"]
 
 
 async def test_a_thread_that_hangs_holds_up_nobody_and_comes_back_to_no_one() -> None:

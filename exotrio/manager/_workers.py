@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from exotrio._wire_native import BeatProgress, HeartbeatRequest
 
 FORGOTTEN_AFTER_MS = 600_000
+"""One that fell silent is worth a look for a while."""
+STOPPED_FORGOTTEN_AFTER_MS = 60_000
+"""One that stopped is not."""
 
 
 @dataclass(slots=True)
@@ -97,7 +100,8 @@ class Workers:
 
     def _forget(self, now: int) -> None:
         for key, worker in list(self._known.items()):
-            if now - worker.seen_at > FORGOTTEN_AFTER_MS:
+            stopped = worker.last.phase == "stopped"
+            if now - worker.seen_at > (STOPPED_FORGOTTEN_AFTER_MS if stopped else FORGOTTEN_AFTER_MS):
                 del self._known[key]
         for asked, at in list(self._anonymous.items()):
             if now - at > FORGOTTEN_AFTER_MS:
