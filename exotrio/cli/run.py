@@ -245,7 +245,7 @@ class _Run:
             return
         from exotrio.manager._served import embedded_and_served
 
-        async with embedded_and_served(db, port=self._request.port) as served:
+        async with embedded_and_served(db, ports=(self._request.port,)) as served:
             self._progress.note(f"dashboard, to be opened once within 10 minutes: {served.sign_in_link()}")
             yield served.transport
 

@@ -73,10 +73,11 @@ def read_secret_file(path: Path) -> str:
 
 
 class Key(NamedTuple):
-    """An API key, and where it came from, to be told to whoever has to find it."""
+    """An API key, and where it came from, to be told to whoever has to find it; the file, if it is in one."""
 
     text: str
     source: str
+    file: Path | None = None
 
 
 def choose_key(
@@ -98,9 +99,9 @@ def choose_key(
         ConfigurationError: there is none, or it is one that everybody knows and the server is
             reachable from elsewhere.
     """
-    source = "the argument"
+    source, file = "the argument", None
     if key is None and key_file is not None:
-        source = f"the file {key_file}"
+        source, file = f"the file {key_file}", key_file
         try:
             key = read_secret_file(key_file)
         except FileNotFoundError:
@@ -112,7 +113,8 @@ def choose_key(
     local = is_loopback(host)
     if key is None and local and db is not None:
         made = kept_secret(db, "api-key", lambda: secrets.token_urlsafe(32))
-        return Key(made, f"the file {secret_path(db, 'api-key')}")
+        file = secret_path(db, "api-key")
+        return Key(made, f"the file {file}", file)
     if not key:
         raise ConfigurationError(
             "the state manager needs a key",
@@ -125,7 +127,7 @@ def choose_key(
             where=f"it came from {source}, and the server is to bind {host}",
             fix="choose another key, or bind 127.0.0.1",
         )
-    return Key(key, source)
+    return Key(key, source, file)
 
 
 def _why_needed(host: str, db: Path | None) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
+from exotrio._errors import PortBusy
 from exotrio._settings import Settings, read_settings
 from exotrio.manager._access import local
 from exotrio.manager._app import create_app, loopback_names
@@ -19,11 +20,14 @@ from exotrio.manager._commits import Clock
 from exotrio.manager._database import MEMORY
 from exotrio.manager._http import open_listeners, serve_http, urls
 from exotrio.manager._keys import Key, choose_key
-from exotrio.manager._service import beside, open_service
+from exotrio.manager._leases import Terms, cut_short
+from exotrio.manager._service import Service, beside, open_service
 from exotrio.manager._store import wall_clock
 
 if TYPE_CHECKING:
     import httpx
+
+    from exotrio.manager.web import Dashboard
 
 HOST = "127.0.0.1"
 
@@ -35,31 +39,55 @@ class Served:
     Attributes:
         transport: For ``Runtime``, ``StateManager`` or ``httpx.AsyncClient``. It needs no key.
         url: Where it listens.
-        key_source: Where the key came from that the API on the port asks for.
-        sign_in_link: Returns an address that signs one browser in to the dashboard, once, within
-            ten minutes.
+        key: What the API on the port asks for.
     """
 
     transport: httpx.AsyncBaseTransport
     url: str
-    key_source: str
-    sign_in_link: Callable[[], str]
+    key: Key = field(repr=False)
+    _service: Service = field(repr=False)
+    _dashboard: Dashboard = field(repr=False)
+
+    def sign_in_link(self, to: str = "/") -> str:
+        """Return an address that signs one browser in to the dashboard, once, within ten minutes.
+
+        Args:
+            to: Path of the page that it leads to. Defaults to the first one.
+        """
+        return self._dashboard.sign_in_link(self.url, to)
+
+    async def forget(self, namespace: str, worker_id: str) -> None:
+        """Take back at once what a worker held. Call it only when its process has ended.
+
+        Raises:
+            DatabaseError: it cannot be written.
+        """
+        service = self._service
+        service.workers.forget(namespace, worker_id)
+        await service.store.write(cut_short, namespace, worker_id, service.monotonic())
 
 
 @asynccontextmanager
 async def embedded_and_served(
-    db: str | Path, *, port: int = 0, clock: Clock = wall_clock
+    db: str | Path,
+    *,
+    ports: Sequence[int] = (0,),
+    terms: Terms | None = None,
+    settings: Settings | None = None,
+    clock: Clock = wall_clock,
 ) -> AsyncIterator[Served]:
     """Run a state manager inside this process and serve it, with its dashboard, on 127.0.0.1.
 
     Args:
         db: As for ``embedded``.
-        port: 0, the default, lets the kernel choose.
+        ports: The first of them that is free is taken; 0, the default, lets the kernel choose.
+        terms: How long claims through the port hold. Defaults to ``Terms()``.
+        settings: Defaults to what the environment says.
         clock: Gives the time in Unix milliseconds. Defaults to the wall clock.
 
     Raises:
         ConfigurationError: the port cannot be used, or the key.
-        PortBusy: another process listens there.
+        PortBusy: other processes listen on all of them.
         DatabaseBusy: another process owns the file.
         DatabaseError: the file cannot be used.
 
@@ -70,16 +98,26 @@ async def embedded_and_served(
 
     from exotrio.manager.web import Dashboard
 
-    settings = read_settings()
-    async with open_service(db, clock=clock, settings=settings) as service:
+    settings = settings or read_settings()
+    async with open_service(db, clock=clock, terms=terms, settings=settings) as service:
         key = _key(db, settings)
         dashboard = Dashboard(service, key=key.text)
         app = create_app(service, key=key.text, allowed_hosts=loopback_names(HOST), dashboard=dashboard)
-        listeners = await open_listeners(HOST, port)
+        listeners = await _listen(ports)
         (url,) = urls(listeners)
         inside = httpx.ASGITransport(local(app), raise_app_exceptions=False)
         async with beside(partial(serve_http, app, listeners, stopping=trio.Event())):
-            yield Served(inside, url, key.source, lambda: dashboard.sign_in_link(url))
+            yield Served(inside, url, key, service, dashboard)
+
+
+async def _listen(ports: Sequence[int]) -> list[trio.SocketListener]:
+    *earlier, last = ports
+    for port in earlier:
+        try:
+            return await open_listeners(HOST, port)
+        except PortBusy:
+            continue
+    return await open_listeners(HOST, last)
 
 
 def _key(db: str | Path, settings: Settings) -> Key:

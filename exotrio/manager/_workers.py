@@ -117,6 +117,11 @@ class Workers:
         """Return which nodes were asked for through v0, and when last."""
         return {nodes: at for (where, nodes), at in self._anonymous.items() if where == namespace}
 
+    def forget(self, namespace: str, worker_id: str) -> None:
+        """Show a worker no more: its process has ended."""
+        if self._known.pop((namespace, worker_id), None) is not None:
+            self.heard += 1
+
     def ask(self, namespace: str, worker_id: str, command: str) -> bool:
         """Ask something of a worker; return False if it is not known."""
         worker = self.find(namespace, worker_id)

@@ -61,11 +61,11 @@ def test_the_first_source_that_gives_a_key_wins(
 
 def test_on_loopback_a_key_is_made_once_and_kept_beside_the_database(tmp_path: Path) -> None:
     db = tmp_path / "state.db"
-    made, source = choose_key(key=None, key_file=None, settings=settings(), host="localhost", db=db)
+    made, source, file = choose_key(key=None, key_file=None, settings=settings(), host="localhost", db=db)
     assert len(made) >= 32
     assert choose_key(key=None, key_file=None, settings=settings(), host="::1", db=db).text == made
     kept = tmp_path / "state.db.api-key"
-    assert source == f"the file {kept}"
+    assert (source, file) == (f"the file {kept}", kept)
     assert kept.read_text() == made + "\n"
     if sys.platform != "win32":
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600

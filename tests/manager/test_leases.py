@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from exotrio.manager import create_app, open_service
 from exotrio.manager._access import local
-from exotrio.manager._leases import Terms, expire
+from exotrio.manager._leases import Terms, cut_short, expire
 from exotrio.manager._store import wall_clock
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -261,6 +261,25 @@ async def test_a_heartbeat_does_not_take_back_what_was_given_away(
             await report(api, item_for(state, outcome="requeued", delay_ms=1_000))
         assert await told(api, state) == ["lost"]
         assert await status(flow, state) == "CREATED"
+
+
+async def test_what_a_worker_held_whose_process_has_ended_need_not_wait_for_its_lease(
+    autojump_clock: MockClock,
+) -> None:
+    async with managing() as manager:
+        api, service = manager.remote, manager.service
+        flow = await Flow.start(api, A, B)
+        dead = await claim_one(api, worker_id="dead")
+        await flow.trigger()
+        alive = await claim_one(api, worker_id="alive")
+        assert await service.store.write(cut_short, "other", "dead", service.monotonic()) == 0
+        assert await service.store.write(cut_short, "tests", "dead", service.monotonic()) == 1
+        await trio.sleep(0.1 + SWEEP)
+        again = await claim(api)
+        assert [(state["state_id"], state["lease"]["deliveries"]) for state in again] == [
+            (dead["state_id"], 1)
+        ], "as a lost lease: what ends every worker has to come to an end"
+        assert await told(api, alive) == ["ok"]
 
 
 async def test_heartbeats_about_strange_states_learn_that_they_are_lost(autojump_clock: MockClock) -> None:

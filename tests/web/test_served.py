@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 
 import httpx
 import pytest
 
 from exotrio import ConfigurationError
+from exotrio._errors import PortBusy
 from exotrio.manager._served import embedded_and_served
 from tests import gated
 from tests.helpers import ok, open_client, refused
@@ -30,6 +32,35 @@ async def test_what_is_embedded_can_be_looked_at_while_the_block_lasts(
     async with open_client(url=served.url) as browser:
         with pytest.raises(httpx.ConnectError):
             await browser.get("/")
+
+
+async def test_the_first_port_that_is_free_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with embedded_and_served(":memory:", ports=(port, 0)) as served:
+            assert not served.url.endswith(f":{port}")
+        with pytest.raises(PortBusy):
+            async with embedded_and_served(":memory:", ports=(port,)):
+                pass
+
+
+async def test_a_sign_in_link_can_lead_to_any_page() -> None:
+    async with embedded_and_served(":memory:") as served, open_client(url=served.url) as browser:
+        welcome = await browser.get(served.sign_in_link("/ns/a%20b/graphs/c?d=e&f"))
+        assert welcome.status_code == 200
+        assert 'href="/ns/a%20b/graphs/c?d=e&amp;f"' in welcome.text
+
+
+async def test_a_worker_whose_process_has_ended_is_shown_no_more() -> None:
+    async with (
+        embedded_and_served(":memory:") as served,
+        open_client(url=served.url, key=served.key.text) as client,
+    ):
+        path = "/exotrio/v1/namespace/n"
+        ok(await client.post(f"{path}/heartbeat", json={"worker_id": "w"}))
+        ok(await client.post(f"{path}/worker/w/drain"))
+        await served.forget("n", "w")
+        refused(await client.post(f"{path}/worker/w/drain"), 404)
 
 
 async def test_an_error_of_the_block_comes_out_bare() -> None:

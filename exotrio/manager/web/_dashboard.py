@@ -85,13 +85,15 @@ class Dashboard:
         """Return whether a path is the dashboard's; all others are the API's."""
         return path.startswith("/") and path.split("/", 2)[1] in FIRST_PARTS
 
-    def sign_in_link(self, url: str) -> str:
+    def sign_in_link(self, url: str, to: str = "/") -> str:
         """Return an address that signs one browser in, once, within ten minutes.
 
         Args:
             url: Where the state manager listens, such as ``http://127.0.0.1:8000``.
+            to: Path of the page that it leads to. Defaults to the first one.
         """
-        return f"{url}/sign-in?link={self._sessions.make_link()}"
+        there = "" if to == "/" else f"&to={quote(to, safe='')}"
+        return f"{url}/sign-in?link={self._sessions.make_link()}{there}"
 
     # -- sessions
 
