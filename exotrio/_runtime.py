@@ -126,6 +126,16 @@ class Runtime:
         return tuple(self._options.nodes.values())
 
     @property
+    def worker_id(self) -> str:
+        """What a state manager with leases calls this runtime: no other one is ever called so."""
+        return self._options.worker_id
+
+    @property
+    def shutdown_grace(self) -> float:
+        """Seconds running nodes may go on after a first signal or ``stop()``."""
+        return self._options.shutdown_grace
+
+    @property
     def phase(self) -> Phase:
         """Where the runtime stands."""
         return self._phase
@@ -247,8 +257,14 @@ class Runtime:
         """
         return await self._run(owns_signals=False, task_status=task_status)
 
-    def adopt(self, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        """Take the state manager behind ``transport``; without one, make sure that there is one.
+    def adopt(
+        self,
+        transport: httpx.AsyncBaseTransport | None = None,
+        *,
+        uri: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        """Take the state manager behind ``transport``, or at ``uri``; without either, make sure there is one.
 
         For the command line, which loads files whose runtimes have none yet.
 
@@ -256,9 +272,9 @@ class Runtime:
             ConfigurationError: neither the constructor nor the environment names one.
         """
         self._refuse_if_started("keeps its state manager")
-        if transport is None and self._endpoint is not None:
+        if transport is None and uri is None and self._endpoint is not None:
             return
-        self._endpoint, problems = resolve_endpoint(None, None, transport)
+        self._endpoint, problems = resolve_endpoint(uri, key, transport)
         if self._endpoint is None:
             raise ConfigurationError("the runtime has no state manager", problems)
 

@@ -31,7 +31,12 @@ _RECIPE = (
 )
 
 
-def run_blocking(main: Callable[[], Awaitable[T]], stop: Callable[[float | None, str], None]) -> T:
+def run_blocking(
+    main: Callable[[], Awaitable[T]],
+    stop: Callable[[float | None, str], None],
+    *,
+    exiting: Callable[[], None] = lambda: None,
+) -> T:
     """Run ``main`` in a Trio loop of its own, and turn signals into stops.
 
     Args:
@@ -40,6 +45,7 @@ def run_blocking(main: Callable[[], Awaitable[T]], stop: Callable[[float | None,
             signal's name. It runs in a signal handler, so it must not block. The third ends the
             process with status 128+n.
             In any thread but the main one there are no signals to own.
+        exiting: Called at the third, in the handler too.
 
     Raises:
         LifecycleError: a Trio or asyncio loop runs in this thread.
@@ -47,7 +53,7 @@ def run_blocking(main: Callable[[], Awaitable[T]], stop: Callable[[float | None,
     refuse_inside_loop()
     if threading.current_thread() is not threading.main_thread():
         return trio.run(main)
-    with _owned_signals(stop):
+    with _owned_signals(stop, exiting):
         return trio.run(main)
 
 
@@ -64,7 +70,7 @@ def refuse_inside_loop() -> None:
 
 
 @contextmanager
-def _owned_signals(stop: Callable[[float | None, str], None]) -> Iterator[None]:
+def _owned_signals(stop: Callable[[float | None, str], None], exiting: Callable[[], None]) -> Iterator[None]:
     seen = 0
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -73,6 +79,7 @@ def _owned_signals(stop: Callable[[float | None, str], None]) -> Iterator[None]:
         if seen <= 2:
             stop(None if seen == 1 else 0.0, signal.Signals(number).name)
         else:
+            exiting()
             _exit_now(number)
 
     previous = {number: signal.signal(number, handle) for number in SIGNALS}

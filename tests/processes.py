@@ -27,6 +27,7 @@ EXOTRIO = (sys.executable, "-m", "exotrio")
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 KEY = "a-key-for-tests"
+Mark = dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,27 @@ class Process:
             assert pipe is not None
             pipe.close()
 
-    def line(self, pattern: str, *, number: int = 1, patience: float = PATIENCE) -> re.Match[str]:
-        """Return the match of the ``number``-th line, of either stream, in which ``pattern`` is found."""
+    def mark(self) -> Mark:
+        """Return how far it has written, to look only for what comes after."""
+        with self._more:
+            return {name: len(lines) for name, lines in self._lines.items()}
+
+    def line(
+        self, pattern: str, *, number: int = 1, since: Mark | None = None, patience: float = PATIENCE
+    ) -> re.Match[str]:
+        """Return the match of the ``number``-th line, of either stream, in which ``pattern`` is found.
+
+        Args:
+            since: Only among the lines after this.
+            patience: Seconds until the test gives up.
+        """
         deadline = time.monotonic() + patience
         with self._more:
             while True:
                 found = [
                     match
-                    for lines in self._lines.values()
-                    for line in lines
+                    for name, lines in self._lines.items()
+                    for line in lines[(since or {}).get(name, 0) :]
                     if (match := re.search(pattern, line))
                 ]
                 if len(found) >= number:

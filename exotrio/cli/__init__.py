@@ -3,7 +3,6 @@ that ``--help`` and small commands start fast."""
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from typing import Any
@@ -14,10 +13,11 @@ from exotrio._errors import ConfigurationError, ExotrioError
 from exotrio.cli._exit import exit_code
 from exotrio.cli._groups import LazyCommands
 from exotrio.cli._logs import tell_error
-from exotrio.cli._output import note, settle
+from exotrio.cli._output import note, prepare_streams, settle
 
 _COMMANDS = {
     "run": "Run a graph from start to end on this machine.",
+    "dev": "Run a file with its state manager and a dashboard, and reload it.",
     "worker": "Run the nodes of one Runtime against a state manager.",
     "server": "Run a state manager on a port.",
     "graph": "Declare graphs, look at them, and check files offline.",
@@ -47,7 +47,7 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit. Errors people make are up to three lines, never a traceback."""
-    _prepare_streams()
+    prepare_streams()
     try:
         _require_working_directory()
         result: Any = cli.main(args, prog_name="python -m exotrio", standalone_mode=False)
@@ -73,25 +73,6 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(1)
     finally:
         settle()
-
-
-def _prepare_streams() -> None:
-    """Make writing to the standard streams safe, however this process was started."""
-    # The next file that is opened gets the number of a closed stream. Were that the database, lines
-    # meant for standard error would be written into it.
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    if sys.stdout is None:
-        sys.stdout = os.fdopen(1, "w")
-    if sys.stderr is None:
-        sys.stderr = os.fdopen(2, "w")
-    # Outputs of nodes may hold what the terminal's encoding lacks; that is no reason to show nothing.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _require_working_directory() -> None:

@@ -27,13 +27,17 @@ from exotrio.cli._meant import closest, meant
 T = TypeVar("T")
 
 _NOT_THE_USERS = (
-    str(Path(exotrio.__file__).parent),
-    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    os.path.join(Path(exotrio.__file__).parent, ""),
+    *(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib", "purelib", "platlib")),
     "<frozen ",
 )
 """Beginnings of the names of files that a user did not write."""
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 """Folders of installed packages; an environment may use those of others beside its own."""
+
+
+class TargetMissing(ModuleInvalid):
+    """There is no such file or module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,7 @@ def load(target: str) -> Loaded:
             Runtime meanwhile.
         ConfigurationError: it builds a Runtime or a node class that cannot be used.
     """
-    path, _, attribute = _split(target)
+    path, attribute = split_target(target)
     try:
         # What the module prints while it is loaded is no result of the command.
         with hosted(), redirect_stdout(sys.stderr):
@@ -138,7 +142,7 @@ def load(target: str) -> Loaded:
         raise
     except (Exception, SystemExit) as error:
         raise _explained(error, path) from error
-    return Loaded(path, attribute or None, module)
+    return Loaded(path, attribute, module)
 
 
 def _explained(error: BaseException, path: str) -> ExotrioError:
@@ -175,12 +179,13 @@ def _fields(error: ValidationError) -> list[str]:
     ]
 
 
-def _split(target: str) -> tuple[str, str, str]:
+def split_target(target: str) -> tuple[str, str | None]:
+    """Return the file or module, and the attribute, if there is one."""
     head, colon, attribute = target.rpartition(":")
     # A colon can also belong to a drive letter, "C:\\app.py".
     if not colon or not attribute.isidentifier():
-        return target, "", ""
-    return head, colon, attribute
+        return target, None
+    return head, attribute
 
 
 def is_file(path: str) -> bool:
@@ -193,7 +198,7 @@ def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         close = closest(path.stem, [file.stem for file in path.parent.glob("*.py")])
         instead = f"; did you mean {path.with_name(close + '.py')}?" if close else ""
-        raise ModuleInvalid(
+        raise TargetMissing(
             f"{path} is a folder" if path.is_dir() else f"there is no file {path}{instead}",
             where=f"looked up in {path.parent.absolute()}",
             fix="give the path of a Python file, or the name of a module",
@@ -219,7 +224,7 @@ def _import_module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
             raise
-        raise ModuleInvalid(
+        raise TargetMissing(
             f"there is no module {name!r}",
             where=f"looked up from {Path.cwd()}",
             fix=f"for a file give its path, such as {os.curdir}{os.sep}{file}",
@@ -235,12 +240,44 @@ def users_line(error: BaseException) -> tuple[str, int | None] | None:
     """Return file and line of the innermost frame that is the user's, as far as that can be told."""
     if isinstance(error, SyntaxError) and error.filename:
         return error.filename, error.lineno
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(_NOT_THE_USERS) and not _INSTALLED & {*Path(frame.filename).parts}
-    ]
+    frames = _users_frames(error)
     return (frames[-1].filename, frames[-1].lineno) if frames else None
+
+
+def users_traceback(error: BaseException) -> str:
+    """Return how ``load`` came to an error of the module: the user's own lines, the innermost last.
+
+    Empty if it has none, as where the file itself is missing.
+    """
+    leaf = first_leaf(error.__cause__ or error)
+    lines = traceback.format_list(_users_frames(leaf))
+    if isinstance(leaf, SyntaxError):
+        # What it is about stands in no frame.
+        lines += traceback.TracebackException.from_exception(leaf).format_exception_only()
+    return "".join(lines).rstrip("\n")
+
+
+def users_files(error: BaseException | None = None) -> list[str]:
+    """Return the files of all modules loaded so far that are the user's.
+
+    Args:
+        error: Raised by ``load``. The files it came from are among them: what fails is not kept loaded.
+    """
+    found = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    if error is not None:
+        leaf = first_leaf(error.__cause__ or error)
+        found += [frame.filename for frame in _users_frames(leaf)]
+        found += [leaf.filename] if isinstance(leaf, SyntaxError) else []
+    files = {os.path.abspath(file) for file in found if isinstance(file, str) and _is_users(file)}
+    return sorted(file for file in files if os.path.exists(file))  # not "<string>"
+
+
+def _users_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+
+
+def _is_users(file: str) -> bool:
+    return not file.startswith(_NOT_THE_USERS) and not _INSTALLED & {*Path(file).parts}
 
 
 def _how_many(found: dict[str, T], what: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -17,6 +18,25 @@ from exotrio._errors import ExotrioError
 
 # What a terminal may obey instead of show. Tabs and line ends stay; they harm nobody.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def prepare_streams() -> None:
+    """Make writing to the standard streams safe, however this process was started."""
+    # The next file that is opened gets the number of a closed stream. Were that the database, lines
+    # meant for standard error would be written into it.
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")
+    # Outputs of nodes may hold what the terminal's encoding lacks; that is no reason to show nothing.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def note(text: str) -> None:
@@ -89,7 +109,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         shown.add_column(head, no_wrap=True)
     for row in rows:
         shown.add_row(*(Text(one_line(cell)) for cell in row))  # as text: names may look like rich's markup
-    console = Console(file=StringIO(), width=10_000, color_system=None)
+    console = Console(file=io.StringIO(), width=10_000, color_system=None)
     with console.capture() as captured:
         console.print(shown)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())

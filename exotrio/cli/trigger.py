@@ -5,14 +5,11 @@ from __future__ import annotations
 import click
 
 from exotrio._client import StateManager
-from exotrio._errors import GraphInvalid
-from exotrio._wire import ValidationStatus, to_ms
 from exotrio.cli import _options
 from exotrio.cli._connection import Connection, connection
 from exotrio.cli._follow import follow
-from exotrio.cli._lookup import find_graph
 from exotrio.cli._output import note, print_json, print_text
-from exotrio.cli._run_values import check_run_values
+from exotrio.cli._start_run import start_run
 from exotrio.cli._values import merged
 
 
@@ -53,15 +50,7 @@ def command(
     given = merged(inputs, inputs_file, "-i", "--inputs-file")
 
     async def start(manager: StateManager) -> str:
-        known = await find_graph(manager, graph)
-        if known.validation_status is ValidationStatus.INVALID:
-            raise GraphInvalid(
-                f"graph {graph!r} is invalid, so it cannot be triggered",
-                known.validation_errors,
-                fix="mend it and apply it again; or start the runtime that has its nodes, and apply it again",
-            )
-        check_run_values(graph, known.nodes, known.store_config, given, store)
-        reply = await manager.trigger(graph, inputs=given, store=store, start_delay=to_ms(start_delay))
+        reply = await start_run(manager, graph, given, store, start_delay=start_delay)
         run_id: str = reply["run_id"]
         if output == "table":
             print_text(run_id)
