@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
 
-from exotrio import _client_backup, _client_graphs, _client_look, _client_runs
+from exotrio import _client_backup, _client_graphs, _client_look, _client_runs, _client_workers
 from exotrio._client_calls import Calls
 from exotrio._endpoint import resolve_endpoint, version_problems
 from exotrio._errors import ConfigurationError, LifecycleError
@@ -36,6 +36,7 @@ from exotrio._wire_manage import (
 from exotrio._wire_native import NativeRun
 from exotrio._wire_overview import ExportQuery, Overview, OverviewQuery
 from exotrio._wire_v0 import ManualRetryReply, RunGraphReply, RunsReply, StateDetail
+from exotrio._wire_workers import WorkersReply
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -580,6 +581,63 @@ class StateManager:
             Safe; nothing changes at the server.
         """
         return await _client_runs.history(self._calls, state_id)
+
+    # -- ours: workers
+
+    async def workers(self) -> WorkersReply:
+        """Return who works in the namespace: each process with a runtime, and who asks through v0.
+
+        Those heard of in the last ten minutes are listed, and those that stopped in the last one.
+        ``busy`` and ``buffered`` are what a worker said last; ``holds`` is what the database knows.
+
+        Raises:
+            RequestRefused: the server speaks only v0.
+            ManagerError: as its other subclasses say.
+
+        Cancellation:
+            Safe; nothing changes at the server.
+        """
+        return await _client_workers.workers(self._calls)
+
+    async def drain(self, worker_id: str) -> None:
+        """Ask a worker to drain: to claim nothing more, let running nodes end, hand the rest back, and stop.
+
+        It hears of that with its next heartbeat, within 20 s by default. Asking again changes nothing.
+        ``workers`` shows how far it is.
+
+        Args:
+            worker_id: As ``workers`` has it.
+
+        Raises:
+            NotFound: nobody was heard of under this id.
+            RequestRefused: the server speaks only v0, which cannot ask.
+            ManagerError: as its other subclasses say.
+
+        Cancellation:
+            It may have been asked all the same.
+        """
+        await _client_workers.drain(self._calls, worker_id)
+
+    async def tasks(self, worker_id: str, *, timeout: float = 60.0) -> str:
+        """Return the tree of a worker's tasks, with the lines of code where each waits, as text.
+
+        It comes with the worker's next heartbeat, within 20 s by default.
+
+        Args:
+            worker_id: As ``workers`` has it.
+            timeout: Seconds to wait at most.
+
+        Raises:
+            trio.TooSlowError: ``timeout`` seconds went by.
+            NotFound: nobody was heard of under this id.
+            RequestRefused: it was not started with ``--health-tasks`` or ``Runtime.show_tasks`` (409); or
+                the server speaks only v0.
+            ManagerError: as its other subclasses say.
+
+        Cancellation:
+            Safe; the worker may still send it.
+        """
+        return await _client_workers.tasks(self._calls, worker_id, timeout)
 
     # -- ours: the database
 

@@ -36,12 +36,12 @@ LAYERS: dict[str, set[str]] = {
             "_progress",
         ),
         *("_run_status", "_settings", "_signals", "_spans", "_version", "_wire", "_wire_checkup"),
-        *("_wire_manage", "_wire_native", "_wire_overview", "_wire_v0"),
+        *("_wire_manage", "_wire_native", "_wire_overview", "_wire_v0", "_wire_workers"),
     },
     "links": {
         *("_client", "_client_backup", "_client_calls", "_client_graphs", "_client_look", "_client_runs"),
-        *("_discovery", "_endpoint", "_http_answer", "_http_client", "_link", "_link_native", "_link_v0"),
-        *("_new_file", "_trio_thread", "_upsert"),
+        *("_client_workers", "_discovery", "_endpoint", "_http_answer", "_http_client", "_link"),
+        *("_link_native", "_link_v0", "_new_file", "_trio_thread", "_upsert"),
     },
     "loops": {
         *("_connect", "_execution", "_heartbeat", "_ledger", "_options", "_outage", "_poller", "_reporter"),
@@ -54,6 +54,7 @@ LAYERS: dict[str, set[str]] = {
 MANAGER_MAY_USE = {
     *("_errors", "_error_text", "_backoff", "_cron", "_settings", "_spans", "_graph"),
     *("_wire", "_wire_checkup", "_wire_manage", "_wire_native", "_wire_overview", "_wire_v0"),
+    "_wire_workers",
 }
 HEAVY = {
     "httpx",
@@ -84,7 +85,7 @@ PURE = [
         "_lifecycle",
         "manager._template",
     ),
-    *("_wire", "_wire_checkup", "_wire_native", "_wire_overview", "_wire_v0"),
+    *("_wire", "_wire_checkup", "_wire_native", "_wire_overview", "_wire_v0", "_wire_workers"),
 ]
 
 

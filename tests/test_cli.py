@@ -93,7 +93,7 @@ def shell(line: str, folder: Path) -> Ended:
 # -- help
 
 
-@pytest.mark.parametrize("command", ["", "run", "worker", "server"])
+@pytest.mark.parametrize("command", ["", "run", "worker", "server", "dev", "runtimes drain"])
 def test_help_fits_100_columns_and_explains_every_option(command: str, tmp_path: Path) -> None:
     end = ended(*command.split(), "--help", cwd=tmp_path, env={"COLUMNS": "200"})
     assert end.code == 0

@@ -238,3 +238,63 @@ async def test_a_server_of_ours_that_is_too_old_to_show_it_is_told_from_one_with
 async def test_no_more_runs_are_asked_for_than_an_overview_has() -> None:
     with pytest.raises(ConfigurationError, match="less than or equal to 100"):
         await Server(native=True).client.overview(runs=101)
+
+
+# -- workers
+
+
+def worker(worker_id: str = "w", **fields: Any) -> dict[str, Any]:
+    """Return a worker as the native API lists it."""
+    return {
+        "worker_id": worker_id, "runtime": "r", "phase": "running", "live": True, "asked_to_drain": False,
+        "workers": 4, "busy": 1, "buffered": 0, "holds": 1, "heard_ms": 1_000, "polled_ms": 900,
+        "nodes": ["A"], "shows_tasks": True, **fields,
+    }  # fmt: skip
+
+
+def task_tree(tasks: str | None, *, asked: bool) -> httpx.Response:
+    return answer(200, {"worker_id": "w", "asked": asked, "tasks": tasks, "age_ms": None if asked else 5})
+
+
+async def test_workers_are_listed_and_drained_by_their_ids() -> None:
+    reply = {"workers": [worker("r@host:1:ab/c")], "v0": [{"nodes": ["B"], "polled_ms": 3}]}
+    server = Server(native=True).on("GET workers", answer(200, reply))
+    server.on("POST drain", answer(200, {"worker_id": "r@host:1:ab/c", "command": "drain"}))
+    found = await server.client.workers()
+    assert [(each.worker_id, each.busy) for each in found.workers] == [("r@host:1:ab/c", 1)]
+    assert found.v0[0].nodes == ["B"]
+    await server.client.drain(found.workers[0].worker_id)
+    path = server.double.requests[-1].url.raw_path.decode()
+    assert path == "/exotrio/v1/namespace/ns/worker/r%40host%3A1%3Aab%2Fc/drain"
+
+
+async def test_a_task_tree_is_waited_for_until_a_new_one_came(autojump_clock: trio.testing.MockClock) -> None:
+    server = Server(native=True).on("POST tasks", answer(200, {"worker_id": "w", "command": "tasks"}))
+    server.on("GET tasks", task_tree("old", asked=True), task_tree("new", asked=False))
+    assert await server.client.tasks("w") == "new"
+
+
+async def test_a_task_tree_is_not_waited_for_for_ever(autojump_clock: trio.testing.MockClock) -> None:
+    server = Server(native=True).on("POST tasks", answer(200, {"worker_id": "w", "command": "tasks"}))
+    server.on("GET tasks", task_tree(None, asked=True))
+    began = trio.current_time()
+    with pytest.raises(trio.TooSlowError):
+        await server.client.tasks("w", timeout=7)
+    assert trio.current_time() - began == pytest.approx(7)
+
+
+async def test_a_worker_that_shows_no_tasks_or_is_not_known_is_told_apart() -> None:
+    server = Server(native=True).on("POST tasks", answer(409, {"detail": "it shows no tasks"}))
+    server.on("POST drain", answer(404, {"detail": "no worker"}))
+    with pytest.raises(RequestRefused, match="shows no tasks"):
+        await server.client.tasks("w")
+    with pytest.raises(NotFound):
+        await server.client.drain("w")
+
+
+async def test_a_v0_server_knows_no_workers() -> None:
+    manager = Server().client
+    for call in (manager.workers, lambda: manager.drain("w"), lambda: manager.tasks("w")):
+        with pytest.raises(RequestRefused, match="speaks only v0") as refusal:
+            await call()
+        assert refusal.value.status is None

@@ -25,6 +25,7 @@ _COMMANDS = {
     "runs": "Look at the runs of a namespace; cancel or retry one.",
     "states": "Look at the states of a run; retry one.",
     "nodes": "Show which nodes are registered.",
+    "runtimes": "Show which runtimes live, and drain them.",
     "export": "Save a run as one HTML page that stands alone.",
     "top": "Show what happens in a namespace, live.",
     "doctor": "Say whether all is well; if not, what is stuck and why.",

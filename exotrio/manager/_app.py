@@ -29,6 +29,7 @@ from exotrio.manager._routes_look import look_routes
 from exotrio.manager._routes_native import native_routes
 from exotrio.manager._routes_operations import METRICS, PROBES, operation_routes
 from exotrio.manager._routes_v0 import v0_routes
+from exotrio.manager._routes_workers import worker_routes
 from exotrio.manager._service import Service, open_service
 from exotrio.manager._store import wall_clock
 
@@ -70,7 +71,7 @@ def create_app(
     """
     routes = v0_routes(service) + operation_routes(service.store, metrics)
     if native:
-        routes += native_routes(service) + look_routes(service)
+        routes += native_routes(service) + look_routes(service) + worker_routes(service)
     # Starlette tries one route after the other: behind all others, that was 17 us of an empty claim's 122.
     routes.sort(key=lambda route: not route.path.endswith(BUSIEST))
     app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)

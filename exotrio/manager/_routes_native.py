@@ -48,10 +48,8 @@ from exotrio.manager._json_api import (
     reply,
     settled,
 )
-from exotrio.manager._refused import Refused, not_found
 from exotrio.manager._routes_v0 import Endpoint, routes_of
 from exotrio.manager._service import Service, beside
-from exotrio.manager._workers import Worker
 
 T = TypeVar("T")
 
@@ -76,9 +74,6 @@ def native_routes(service: Service) -> list[Route]:
         ("GET", f"{NAMESPACE}/states", native.states),
         ("GET", f"{NAMESPACE}/state/{{state_id}}", native.state),
         ("POST", f"{NAMESPACE}/heartbeat", native.heartbeat),
-        ("POST", f"{NAMESPACE}/worker/{{worker_id}}/drain", native.drain),
-        ("GET", f"{NAMESPACE}/worker/{{worker_id}}/tasks", native.show_tasks),
-        ("POST", f"{NAMESPACE}/worker/{{worker_id}}/tasks", native.ask_tasks),
     ]
     return routes_of(table)
 
@@ -219,41 +214,6 @@ class _Native:
         commands = service.workers.seen(namespace, body, service.monotonic())
         ttl_ms = None if local else service.terms.lease_ttl_ms
         return reply({"items": items, "ttl_ms": ttl_ms, "commands": commands})
-
-    async def drain(self, request: Request) -> Response:
-        return self._ask(self._worker(request), "drain")
-
-    async def ask_tasks(self, request: Request) -> Response:
-        """Ask a worker for its task tree, which comes with its next heartbeat."""
-        worker = self._worker(request)
-        if not worker.last.shows_tasks:
-            worker_id = worker.last.worker_id
-            raise Refused(409, f"worker {worker_id!r} shows no tasks; start it with --health-tasks")
-        return self._ask(worker, "tasks")
-
-    async def show_tasks(self, request: Request) -> Response:
-        """Show the task tree that a worker sent last; none before it answered for the first time."""
-        worker = self._worker(request)
-        return reply(
-            {
-                "worker_id": worker.last.worker_id,
-                "asked": "tasks" in worker.commands,
-                "tasks": worker.tasks,
-                "age_ms": None if worker.tasks_at is None else self._service.monotonic() - worker.tasks_at,
-            }
-        )
-
-    def _worker(self, request: Request) -> Worker:
-        namespace, worker_id = path_name(request, "namespace"), request.path_params["worker_id"]
-        worker = self._service.workers.find(namespace, worker_id)
-        if worker is None:
-            raise not_found(f"no worker {worker_id!r} was heard of in namespace {namespace!r}")
-        return worker
-
-    def _ask(self, worker: Worker, command: str) -> Response:
-        worker_id = worker.last.worker_id
-        self._service.workers.ask(worker.namespace, worker_id, command)
-        return reply({"worker_id": worker_id, "command": command})
 
 
 async def _unless_gone(

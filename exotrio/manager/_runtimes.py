@@ -6,10 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from exotrio._wire_native import BeatProgress
-from exotrio.manager._workers import Worker
-
-SILENT_AFTER_MS = 60_000
-"""Without a sign of life for this long a runtime is not called live: three heartbeats are missing."""
+from exotrio.manager._workers import SILENT_AFTER_MS, Worker
 
 
 def shown_workers(workers: Iterable[Worker], now: int) -> list[dict[str, Any]]:
@@ -28,7 +25,7 @@ def _shown(worker: Worker, now: int) -> dict[str, Any]:
         "id": beat.worker_id,
         "runtime": beat.runtime or "(not heard yet)",
         "phase": beat.phase or "starting",
-        "live": _is_live(worker, now),
+        "live": worker.is_live(now),
         "busy": beat.busy,
         "workers": beat.workers,
         "shows_tasks": beat.shows_tasks,
@@ -65,7 +62,7 @@ def offered(
     """
     found: dict[str, list[str]] = {}
     for worker in workers:
-        if _is_live(worker, now):
+        if worker.is_live(now):
             for node in worker.nodes:
                 found.setdefault(node, []).append(worker.last.runtime or worker.last.worker_id)
     for nodes in live_anonymous(anonymous, now):
@@ -77,7 +74,3 @@ def offered(
 def live_anonymous(anonymous: Mapping[frozenset[str], int], now: int) -> list[frozenset[str]]:
     """Return what was asked for through v0 within the last minute, by whoever it was."""
     return [nodes for nodes, at in anonymous.items() if now - at < SILENT_AFTER_MS]
-
-
-def _is_live(worker: Worker, now: int) -> bool:
-    return now - worker.seen_at < SILENT_AFTER_MS and worker.last.phase != "stopped"

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from exotrio._wire_native import BeatProgress, HeartbeatRequest
 
+SILENT_AFTER_MS = 60_000
+"""Without a sign of life for this long a worker is not called live: three heartbeats are missing."""
 FORGOTTEN_AFTER_MS = 600_000
 """One that fell silent is worth a look for a while."""
 STOPPED_FORGOTTEN_AFTER_MS = 60_000
@@ -35,6 +37,10 @@ class Worker:
     commands: set[str] = field(default_factory=set)
     tasks: str | None = None
     tasks_at: int | None = None
+
+    def is_live(self, now: int) -> bool:
+        """Whether it was heard of lately, and did not say that it stopped."""
+        return now - self.seen_at < SILENT_AFTER_MS and self.last.phase != "stopped"
 
 
 class Workers:

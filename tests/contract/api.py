@@ -204,5 +204,11 @@ class Api:
     async def heartbeat(self, worker_id: str = "contract-worker", **body: Any) -> httpx.Response:
         return await self.native("POST", "heartbeat", json={"worker_id": worker_id, **body})
 
+    async def workers(self) -> httpx.Response:
+        return await self.native("GET", "workers")
+
+    async def worker(self, method: str, worker_id: str, what: str) -> httpx.Response:
+        return await self.native(method, f"worker/{quote(worker_id, safe='')}/{what}")
+
     async def find_runs(self, **query: Any) -> httpx.Response:
         return await self.native("GET", "runs", params=query)

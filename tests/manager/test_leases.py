@@ -433,3 +433,21 @@ async def test_a_worker_is_told_to_drain_until_it_does(autojump_clock: MockClock
         assert (await beat(api, phase="draining"))["commands"] == []
         assert (await beat(api))["commands"] == []
         refused(await api.elsewhere("other").native("POST", "worker/w/drain"), 404)
+
+
+async def test_who_stopped_is_forgotten_soon_and_who_fell_silent_later(autojump_clock: MockClock) -> None:
+    async with managing() as manager:
+        api = manager.remote
+        await beat(api, worker_id="stopped", phase="stopped")
+        await beat(api, worker_id="silent")
+
+        async def listed() -> list[tuple[str, bool]]:
+            found = ok(await api.workers())["workers"]
+            return [(worker["worker_id"], worker["live"]) for worker in found]
+
+        await trio.sleep(59)
+        assert await listed() == [("silent", True), ("stopped", False)]
+        await trio.sleep(2)
+        assert await listed() == [("silent", False)]
+        await trio.sleep(600)
+        assert await listed() == []

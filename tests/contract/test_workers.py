@@ -1,0 +1,98 @@
+"""The list of workers, and what can be asked of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from exotrio._wire_workers import CommandReply, TasksReply, WorkersReply
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.contract.native import claim_one, item_for
+from tests.helpers import node_name, ok, place, refused
+
+pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
+
+
+async def workers(api: Api) -> WorkersReply:
+    return WorkersReply.model_validate(ok(await api.workers()))
+
+
+async def test_nobody_works_in_a_new_namespace(api: Api) -> None:
+    found = await workers(api)
+    assert (found.workers, found.v0) == ([], [])
+
+
+async def test_a_worker_is_listed_with_what_it_said_and_what_the_database_knows(api: Api) -> None:
+    await Flow.start(api, place("a"))
+    state = await claim_one(api, worker_id="w")
+    (first,) = (await workers(api)).workers
+    assert (first.worker_id, first.phase, first.live, first.holds) == ("w", "starting", True, 1)
+    assert first.nodes == [node_name("a")]
+    assert first.polled_ms is not None
+    ok(
+        await api.heartbeat(
+            "w", runtime="Greeter", phase="running", busy=1, buffered=2, workers=4, shows_tasks=True
+        )
+    )
+    (said,) = (await workers(api)).workers
+    assert (said.runtime, said.phase, said.asked_to_drain) == ("Greeter", "running", False)
+    assert (said.workers, said.busy, said.buffered, said.shows_tasks) == (4, 1, 2, True)
+    assert said.holds == 1
+    assert 0 <= said.heard_ms <= first.heard_ms + 60_000
+    ok(await api.release(states=[item_for(state)]))
+    assert (await workers(api)).workers[0].holds == 0
+    assert (await workers(api.elsewhere())).workers == []
+
+
+async def test_live_ones_come_first_by_runtime(api: Api) -> None:
+    for worker_id, runtime, phase in (
+        ("c", "b", "running"),
+        ("b", "a", "stopped"),
+        ("a", "b", "draining"),
+        ("d", "a", "running"),
+    ):
+        ok(await api.heartbeat(worker_id, runtime=runtime, phase=phase))
+    found = [(worker.worker_id, worker.live) for worker in (await workers(api)).workers]
+    assert found == [("d", True), ("a", True), ("c", True), ("b", False)]
+
+
+async def test_those_who_ask_through_v0_are_listed_by_what_they_ask_for(api: Api) -> None:
+    ok(await api.claim(["z", "a"], 1))
+    ok(await api.claim(["b"], 1))
+    ok(await api.claim(["a", "z"], 1))
+    found = (await workers(api)).v0
+    assert sorted(asker.nodes for asker in found) == [["a", "z"], ["b"]]
+    assert all(asker.polled_ms >= 0 for asker in found)
+
+
+@pytest.mark.parametrize("worker_id", ["w", "a/b", "name@host:1:ab", "ü?#%2F"])
+async def test_a_worker_is_asked_to_drain_whatever_it_is_called(api: Api, worker_id: str) -> None:
+    refused(await api.worker("POST", worker_id, "drain"), 404)
+    ok(await api.heartbeat(worker_id, phase="running"))
+    reply = CommandReply.model_validate(ok(await api.worker("POST", worker_id, "drain")))
+    assert (reply.worker_id, reply.command) == (worker_id, "drain")
+    (asked,) = (await workers(api)).workers
+    assert (asked.worker_id, asked.asked_to_drain) == (worker_id, True)
+    assert ok(await api.heartbeat(worker_id, phase="running"))["commands"] == ["drain"]
+    assert ok(await api.heartbeat(worker_id, phase="draining"))["commands"] == []
+    (drains,) = (await workers(api)).workers
+    assert (drains.phase, drains.asked_to_drain) == ("draining", False)
+
+
+async def test_a_task_tree_is_sent_once_it_is_asked_for(api: Api) -> None:
+    async def tree() -> TasksReply:
+        return TasksReply.model_validate(ok(await api.worker("GET", "w", "tasks")))
+
+    ok(await api.heartbeat("w"))
+    assert "--health-tasks" in refused(await api.worker("POST", "w", "tasks"), 409)
+    body: dict[str, Any] = {"phase": "running", "shows_tasks": True}
+    ok(await api.heartbeat("w", **body))
+    ok(await api.worker("POST", "w", "tasks"))
+    assert (await tree()).asked
+    assert ok(await api.heartbeat("w", **body))["commands"] == ["tasks"]
+    ok(await api.heartbeat("w", **body, tasks="main\n  poll"))
+    shown = await tree()
+    assert (shown.asked, shown.tasks) == (False, "main\n  poll")
+    assert shown.age_ms is not None
