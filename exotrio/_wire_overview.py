@@ -9,6 +9,7 @@ from pydantic import Field
 
 from exotrio._wire_native import NativeRunSummary
 from exotrio._wire_v0 import Body
+from exotrio._wire_workers import ListedWorker
 
 EXPORT_TYPE = "text/html; charset=utf-8"
 MOST_RUNS = 100
@@ -87,33 +88,6 @@ class NodeNow(Body):
     offered_by: list[str]
 
 
-class RuntimeNow(Body):
-    """A runtime that was heard of in the last ten minutes.
-
-    Fields:
-        worker_id: Names the process.
-        runtime: Its name; empty before its first heartbeat.
-        phase: As it said last.
-        live: It was heard of within the last minute, and did not say that it stopped.
-        asked_to_drain: It was, and has not begun yet.
-        workers: How many states it runs at once; 0 if it does not say.
-        busy, buffered: States that ran, and that waited in it, at its last heartbeat.
-        holds: States that it holds, as the database knows.
-        heard_ms: Since it was heard of.
-    """
-
-    worker_id: str
-    runtime: str
-    phase: str
-    live: bool
-    asked_to_drain: bool
-    workers: int
-    busy: int
-    buffered: int
-    holds: int
-    heard_ms: int
-
-
 class Overview(Body):
     """What happens in a namespace.
 
@@ -139,7 +113,7 @@ class Overview(Body):
     oldest: OldestState | None
     throughput: Throughput
     nodes: list[NodeNow]
-    runtimes: list[RuntimeNow]
+    runtimes: list[ListedWorker]
     runtime_count: int
     v0_runtimes: int
     runs: list[NativeRunSummary]

@@ -13,7 +13,8 @@ def node(name: str, **fields: object) -> dict[str, object]:
 def runtime(**fields: object) -> dict[str, object]:
     usual = {"worker_id": "w-1", "runtime": "Greeter", "phase": "running", "live": True, "workers": 4}
     more = {"asked_to_drain": False, "busy": 3, "buffered": 1, "holds": 5, "heard_ms": 2_000}
-    return {**usual, **more, **fields}
+    polls = {"polled_ms": 1_000, "nodes": ["Scan"], "shows_tasks": False}
+    return {**usual, **more, **polls, **fields}
 
 
 def run(number: int, **fields: object) -> dict[str, object]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from exotrio._spans import coarse, duration
 from exotrio._wire_checkup import Checkup, DatabaseState, HeldClaims, LostLeases
-from exotrio._wire_overview import NodeNow, Overview, RuntimeNow
+from exotrio._wire_overview import NodeNow, Overview
+from exotrio._wire_workers import ListedWorker
 from exotrio.cli._finding import Finding, are, bytes_text, first_of, note, plural
 from exotrio.cli._output import one_line
 
@@ -37,7 +38,7 @@ def of_overview(overview: Overview, lease_ttl_ms: int) -> list[Finding]:
     return findings
 
 
-def _of_node(node: NodeNow, runtimes: Sequence[RuntimeNow]) -> Finding | None:
+def _of_node(node: NodeNow, runtimes: Sequence[ListedWorker]) -> Finding | None:
     name = one_line(node.name)
     due = f"{plural(node.eligible, 'state')} of {name} could run, the first for {duration(node.oldest_ms)}"
     if node.eligible and not node.offered_by:
@@ -52,7 +53,7 @@ def _of_node(node: NodeNow, runtimes: Sequence[RuntimeNow]) -> Finding | None:
     return None
 
 
-def _why(runtimes: Sequence[RuntimeNow]) -> str:
+def _why(runtimes: Sequence[ListedWorker]) -> str:
     running = [runtime for runtime in runtimes if runtime.live and runtime.phase == "running"]
     free = sum(max(0, runtime.workers - runtime.busy) for runtime in running)
     if not running:
@@ -62,7 +63,7 @@ def _why(runtimes: Sequence[RuntimeNow]) -> str:
     return "all workers are busy"
 
 
-def _of_runtime(runtime: RuntimeNow, lease_ttl_ms: int) -> Finding | None:
+def _of_runtime(runtime: ListedWorker, lease_ttl_ms: int) -> Finding | None:
     name = f"runtime {one_line(runtime.runtime)} ({one_line(runtime.worker_id)})"
     heard = f"was last heard of {coarse(runtime.heard_ms)} ago"
     holds = f" and holds {plural(runtime.holds, 'state')}" if runtime.holds else ""

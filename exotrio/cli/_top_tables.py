@@ -9,7 +9,8 @@ from rich.text import Text
 from exotrio._spans import coarse, duration
 from exotrio._wire import RunStatus
 from exotrio._wire_native import NativeRunSummary
-from exotrio._wire_overview import NodeNow, Overview, RuntimeNow
+from exotrio._wire_overview import NodeNow, Overview
+from exotrio._wire_workers import ListedWorker
 from exotrio.cli._columns import Column, table_lines
 from exotrio.cli._output import one_line
 
@@ -84,7 +85,7 @@ def runtime_lines(overview: Overview, width: int) -> list[Text]:
     )
 
 
-def _runtime(runtime: RuntimeNow) -> tuple[Text, ...]:
+def _runtime(runtime: ListedWorker) -> tuple[Text, ...]:
     silent = not runtime.live and runtime.phase != "stopped"
     phase = "silent" if silent else f"{runtime.phase}, drains" if runtime.asked_to_drain else runtime.phase
     known = runtime.workers > 0

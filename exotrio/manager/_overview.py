@@ -12,12 +12,12 @@ from exotrio.manager import _tally
 from exotrio.manager._backlog import MOST_COUNTED, Backlog, backlog
 from exotrio.manager._failed import failed_since
 from exotrio.manager._graphs import timestamp
-from exotrio.manager._held import held_by_worker
 from exotrio.manager._namespaces import kinds_of
 from exotrio.manager._performance import HOUR, failures, performance
-from exotrio.manager._runtimes import live_anonymous, offered, shown_workers
+from exotrio.manager._runtimes import live_anonymous, offered
 from exotrio.manager._transaction import View
 from exotrio.manager._views import newest_runs, run_summary
+from exotrio.manager._worker_list import list_workers
 from exotrio.manager._workers import Worker
 
 DAY_MS = 86_400_000
@@ -97,7 +97,6 @@ def show_overview(
     present = current(view, kinds, list(backlogs.values()))
     hour = last_hour(view, kinds)
     offers = offered(workers, anonymous, now)
-    held = held_by_worker(view)
     return {
         "namespace": namespace,
         "at": timestamp(view.now_ms),
@@ -113,21 +112,7 @@ def show_overview(
             "failed": hour.failed,
         },
         "nodes": [_node(view, kind, backlogs[name], offers.get(name, [])) for kind, name in kinds.items()],
-        "runtimes": [
-            {
-                "worker_id": worker["id"],
-                "runtime": worker["runtime"],
-                "phase": worker["phase"],
-                "live": worker["live"],
-                "asked_to_drain": worker["asked_to_drain"],
-                "workers": worker["workers"],
-                "busy": worker["busy"],
-                "buffered": worker["buffered"],
-                "holds": held[worker["id"]],
-                "heard_ms": worker["seen_ms"],
-            }
-            for worker in shown_workers(workers, now)[:MOST_RUNTIMES]
-        ],
+        "runtimes": list_workers(view, workers, anonymous, now).workers[:MOST_RUNTIMES],
         "runtime_count": len(workers),
         "v0_runtimes": len(live_anonymous(anonymous, now)),
         "runs": [run_summary(row) for row in newest_runs(view, namespace, runs)],
