@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from exotrio.testing import Executed, run_node
+import pytest
+import trio.testing
+
+from exotrio.testing import Executed, run_graph, run_node
 from tests.processes import ROOT, ended
 
 PYTHON = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
@@ -23,6 +26,18 @@ def test_the_first_node_greets(tmp_path: Path) -> None:
     end = ended("run", "hello.py", "-i", "name=Ada", cwd=tmp_path)
     assert end.code == 0, end
     assert end.out.splitlines()[-1].strip() == "text: Hello, Ada!"
+
+
+async def test_the_test_of_the_whole_graph_passes(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setenv("EXOSPHERE_STATE_MANAGER_URI", "http://127.0.0.1:1")
+    monkeypatch.setenv("EXOSPHERE_API_KEY", "k")
+    names: dict[str, Any] = {"run_graph": run_graph}
+    (test,) = [code for code in PYTHON if "async def test_" in code]
+    for code in (block("Greet"), test):
+        exec(code, names)
+    await names["test_everybody_is_greeted"](autojump_clock)
 
 
 EXECUTE = """
