@@ -109,6 +109,9 @@ async def test_two_state_managers_on_one_machine_do_not_share_a_cookie() -> None
         ("ns/shop", "/"),
         (" /ns", "/"),
         ("", "/"),
+        ("/[", "/["),
+        ("//[", "/"),
+        ("http://]/", "/"),
     ],
 )
 def test_a_sign_in_leads_to_local_paths_only(to: str, led_to: str) -> None:
@@ -204,6 +207,7 @@ async def test_who_guesses_is_told_to_wait() -> None:
         "http://localhost:9000",
         "http://localhost",
         "http://localhost:80000",
+        "http://[",
     ],
 )
 async def test_a_form_from_elsewhere_changes_nothing(origin: str | None) -> None:

@@ -39,12 +39,20 @@ def check_origin(request: Request) -> None:
     """
     origin = request.headers.get("origin", "")
     host = request.headers.get("host", "")
-    if not host or urlsplit(origin).netloc.lower() != host.lower():
+    if not host or _origin_host(origin).lower() != host.lower():
         raise Refused(
             403,
             "this did not come from a page of this dashboard. A proxy in front of it has to pass the Host"
             " header on as it was",
         )
+
+
+def _origin_host(origin: str) -> str:
+    """Return host and port of an origin, or an empty string."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # a bracket without its other half, say
+        return ""
 
 
 def cookie_name(request: Request) -> str:
@@ -60,7 +68,10 @@ def is_secure(request: Request) -> bool:
 
 def local_path(path: str) -> str:
     """Return where to go after the sign-in: ``path`` if it leads nowhere else, the start otherwise."""
-    parts = urlsplit(path)
+    try:
+        parts = urlsplit(path)
+    except ValueError:
+        return "/"
     # Browsers take "\" for "/", and drop control characters.
     odd = any(character < "!" or character in "\\\x7f" for character in path)
     if odd or parts.scheme or parts.netloc or not path.startswith("/") or path.startswith("//"):
