@@ -124,6 +124,14 @@ async def test_a_stream_ends_when_its_session_does(tmp_path: Path) -> None:
         await page.hears_the_end()
 
 
+async def test_who_asks_for_the_head_only_holds_no_stream(tmp_path: Path) -> None:
+    async with open_office(tmp_path / "state.db") as (office, _):
+        head = await office.client.head("/live/ns/shop")
+        assert head.headers["content-type"] == "text/event-stream"
+        # On the same connection: it must be free.
+        assert (await office.client.get("/ns/shop")).status_code == 200
+
+
 async def test_streams_of_browsers_that_went_away_are_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

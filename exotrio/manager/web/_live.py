@@ -54,6 +54,9 @@ class LiveResponse:
         headers = {**HEADERS, "content-type": "text/event-stream", "x-accel-buffering": "no"}
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b""})
+            return
         stopping: trio.Event | None = scope.get("extensions", {}).get(STOPPING, {}).get("event")
         gone = False
         self._streams.open += 1
