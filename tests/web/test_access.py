@@ -67,6 +67,7 @@ async def test_strangers_do_not_learn_what_exists() -> None:
             assert (await desk.stranger.get(path)).status_code == 401
         asked = await desk.stranger.get(f"/ns/shop/states/{state}", headers={"x-fragments": "state"})
         assert (asked.status_code, asked.text) == (401, "signed out")
+        assert asked.headers["content-type"] == "text/plain; charset=utf-8"
 
 
 async def test_signing_out_ends_the_session_on_the_server() -> None:

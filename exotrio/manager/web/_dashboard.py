@@ -9,7 +9,7 @@ from urllib.parse import quote
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -161,7 +161,7 @@ class Dashboard:
 
     def _to_sign_in(self, request: Request) -> Response:
         if _is_by_itself(request):
-            return Response("signed out", 401, headers=HEADERS)
+            return PlainTextResponse("signed out", 401, headers=HEADERS)
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return _see("/sign-in" if path == "/" else f"/sign-in?to={quote(path, safe='')}")
 
@@ -215,7 +215,7 @@ class Dashboard:
             if self._session(request) is None:
                 return self._to_sign_in(request)
             if self._streams.is_full:
-                return Response("too many listen", 503, headers=HEADERS)
+                return PlainTextResponse("too many listen", 503, headers=HEADERS)
             asked = self._asked(request)
             session_id = request.cookies[cookie_name(request)]
 
