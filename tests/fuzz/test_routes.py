@@ -1,0 +1,88 @@
+"""Every route, with requests that are nearly right, wrong, or anything at all."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.connection import exchange
+from tests.fuzz.knowledge import World
+from tests.fuzz.oracle import compare, judge, quiet_log
+from tests.fuzz.requests import SIGNED_IN, any_requests, requests, right_requests
+from tests.fuzz.routes import TARGETS, Target
+from tests.fuzz.wire import Request, Response, read_responses
+from tests.fuzz.world import Opened, dump, opened, world
+from tests.manager.support import recount
+
+T = TypeVar("T")
+
+PROFILE = settings().max_examples
+IN_A_ROW = 6
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@settings(suppress_health_check=list(HealthCheck), max_examples=max(1, PROFILE // 12))
+@given(data=st.data())
+def test_a_route_takes_or_refuses_whatever_comes(target: Target, data: st.DataObject) -> None:
+    drawn = requests(world(), target) | requests(world(), target, allowed=True)
+    play(data.draw(st.lists(drawn, min_size=IN_A_ROW, max_size=IN_A_ROW)))
+
+
+@settings(suppress_health_check=list(HealthCheck), max_examples=PROFILE)
+@given(data=st.data())
+def test_requests_of_all_kinds_leave_the_database_sound(data: st.DataObject) -> None:
+    play(data.draw(st.lists(any_requests(world()), min_size=1, max_size=10)))
+
+
+def test_the_fuzz_begins_with_right_requests() -> None:
+    """Without them it would not get behind the first check of a route."""
+    made = world()
+    refusing = [str(target) for target in TARGETS if not _run(partial(_takes, made), target)]
+    assert len(refusing) <= len(TARGETS) // 10, f"send in world.py what these take: {refusing}"
+
+
+async def _takes(made: World, target: Target) -> bool:
+    async with opened(made) as here:
+        for request in right_requests(made, target):
+            if (await _ask(here, request)).status < 400:
+                return True
+    return False
+
+
+def play(asked: Sequence[Request]) -> None:
+    """Send requests to a fresh copy of the world, one after the other."""
+    with quiet_log():
+        _run(_play, asked)
+
+
+def _run(play: Callable[[Any], Awaitable[T]], what: Any) -> T:
+    return trio.run(play, what, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def _play(asked: Sequence[Request]) -> None:
+    async with opened(world()) as here:
+        store = here.service.store
+        before = await store.read(dump)
+        for request in asked:
+            response = await _ask(here, request)
+            judge(request, response)
+            after = await store.read(dump)
+            if response.status >= 400 or request.method in ("GET", "HEAD"):
+                compare(before, after, f"{request.method} {request.target!r}: {response.status}")
+            before = after
+        await store.read(recount)
+
+
+async def _ask(here: Opened, request: Request) -> Response:
+    headers = [(name, value.replace(SIGNED_IN, here.cookie)) for name, value in request.headers]
+    sent = replace(request, headers=[*headers, (b"connection", b"close")])
+    (response,) = read_responses(await exchange(here.app, [(sent.as_bytes(), 0)]))
+    return response
