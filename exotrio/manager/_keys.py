@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +28,7 @@ def kept_secret(db: Path, name: str, make: Callable[[], str]) -> str:
     Call it while owning the database, so that two processes do not make two.
 
     Raises:
-        ConfigurationError: the file cannot be read or made.
+        ConfigurationError: the file cannot be read or written.
     """
     path = secret_path(db, name)
     try:
@@ -35,6 +36,16 @@ def kept_secret(db: Path, name: str, make: Callable[[], str]) -> str:
     except FileNotFoundError:
         pass
     text = make()
+    write_secret_file(path, text)
+    return text
+
+
+def write_secret_file(path: Path, text: str) -> None:
+    """Make or replace a file that its owner only may read; on disk when this returns.
+
+    Raises:
+        ConfigurationError: it cannot be written.
+    """
     temporary = path.with_name(path.name + ".new")
     try:
         # Made anew: the mode of a file that was left there would stay what it is.
@@ -44,12 +55,31 @@ def kept_secret(db: Path, name: str, make: Callable[[], str]) -> str:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():
+            _give_to_owner_of(path, temporary)
         temporary.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise ConfigurationError(
-            f"the key file {path} cannot be made: {error.strerror}", fix="make its folder writable"
+            f"the key file {path} cannot be written: {error.strerror}", fix="make its folder writable"
         ) from error
-    return text
+
+
+def _give_to_owner_of(path: Path, temporary: Path) -> None:
+    # An administrator may write it for a server that runs as somebody else.
+    owner = path.stat()
+    if sys.platform != "win32" and os.geteuid() == 0:
+        os.chown(temporary, owner.st_uid, owner.st_gid)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the names in a folder on disk: a file whose name got lost with the power is lost too."""
+    if sys.platform != "win32":
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def read_secret_file(path: Path) -> str:

@@ -11,7 +11,14 @@ import pytest
 
 from exotrio import ConfigurationError
 from exotrio._settings import Settings
-from exotrio.manager._keys import PUBLISHED_KEYS, choose_key, is_loopback, kept_secret, read_secret_file
+from exotrio.manager._keys import (
+    PUBLISHED_KEYS,
+    choose_key,
+    is_loopback,
+    kept_secret,
+    read_secret_file,
+    write_secret_file,
+)
 
 PUBLISHED = next(iter(PUBLISHED_KEYS))
 EVERYWHERE = "0.0.0.0"
@@ -158,11 +165,23 @@ def test_what_a_crash_left_behind_lends_the_new_file_neither_content_nor_mode(tm
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be synced")
+def test_a_key_file_is_synced_and_then_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+
+    def sync(fd: int) -> None:
+        synced.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    write_secret_file(tmp_path / "key", "text")
+    assert synced == ["file", "folder"]
+
+
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(ConfigurationError, match="cannot be made"):
+        with pytest.raises(ConfigurationError, match="cannot be written"):
             kept_secret(tmp_path / "state.db", "thing", lambda: "made")
     finally:
         tmp_path.chmod(0o700)
