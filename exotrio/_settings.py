@@ -46,7 +46,7 @@ class Settings:
         state_manager_uri: ``EXOSPHERE_STATE_MANAGER_URI``.
         api_key: ``EXOSPHERE_API_KEY``.
         state_manager_secret: ``STATE_MANAGER_SECRET``, the server's name for its key.
-        secrets_encryption_key: ``SECRETS_ENCRYPTION_KEY``.
+        secrets_encryption_key: ``SECRETS_ENCRYPTION_KEY``, one key or several.
         cors_origins: ``CORS_ORIGINS``, a comma list.
         namespace: ``EXOSPHERE_NAMESPACE``, the command line's default.
     """

@@ -10,6 +10,7 @@ import os
 import secrets
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from exotrio._errors import DatabaseBusy, DatabaseError, DatabaseTooNew
@@ -105,6 +106,12 @@ def open_writer(path: Path | None) -> sqlite3.Connection:
             f"{where} cannot be opened: {error.strerror}", fix="choose another place with --db FILE"
         ) from error
     return connection
+
+
+def truncate_log(path: Path) -> None:
+    """Move what stands in the write-ahead log into the database, and empty the log."""
+    with closing(_connect(str(path))) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def open_source(path: Path) -> sqlite3.Connection:

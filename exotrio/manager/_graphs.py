@@ -112,7 +112,8 @@ def upsert(
         ).lastrowid
     tx.execute("UPDATE graphs SET template = ?, updated_at = ? WHERE id = ?", (template_id, tx.now_ms, graph))
     _replace_schedules(tx, graph, {trigger.value.expression for trigger in template.body.triggers})
-    tx.execute("DELETE FROM secrets WHERE graph = ?", (graph,))
+    with tx.wiping():
+        tx.execute("DELETE FROM secrets WHERE graph = ?", (graph,))
     tx.executemany(
         "INSERT INTO secrets VALUES (?, ?, ?)", [(graph, key, value) for key, value in ciphertexts.items()]
     )

@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from exotrio._errors import DatabaseError, GraphInvalid
 from exotrio._graph import check_name
 from exotrio.manager._refused import Refused
+from exotrio.manager._secrets import SecretUnreadable
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -238,6 +239,8 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 async def on_database_error(request: Request, error: Exception) -> Response:
     logger.error("%s %s: %s", request.method, request.url.path, error)
+    if isinstance(error, SecretUnreadable):
+        return reply({"detail": error.what}, 503)
     return reply({"detail": "the state manager cannot use its database now; try again later"}, 503)
 
 

@@ -122,15 +122,6 @@ def find_run(view: View, namespace: str, run_id: str) -> sqlite3.Row:
     return run
 
 
-def any_secret(view: View) -> tuple[str, str, str, str] | None:
-    """Return (namespace, graph, name, ciphertext) of some stored secret, or None."""
-    row = view.row(
-        "SELECT namespace, graphs.name AS graph_name, secrets.name, value FROM secrets"
-        " JOIN graphs ON graphs.id = secrets.graph LIMIT 1"
-    )
-    return None if row is None else (row["namespace"], row["graph_name"], row["name"], row["value"])
-
-
 def secrets_of(
     view: View, namespace: str, state_id: str, token: str | None
 ) -> tuple[str, str, dict[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,20 +10,16 @@ from pathlib import Path
 
 import trio
 
-from exotrio._errors import DatabaseError
 from exotrio._settings import Settings, read_settings
-from exotrio.manager import _runs
 from exotrio.manager._claims import Claimer, recover
 from exotrio.manager._commits import Clock
-from exotrio.manager._database import MEMORY
 from exotrio.manager._leases import MonotonicClock, Terms, monotonic_clock, restart, sweep
 from exotrio.manager._retention import retain
+from exotrio.manager._rotation import renew_at_start
 from exotrio.manager._schedules import Scheduler
-from exotrio.manager._secrets import Cipher, cipher_beside, cipher_from_text, random_cipher
+from exotrio.manager._secrets import Cipher, find_cipher
 from exotrio.manager._store import Store, open_store, wall_clock
 from exotrio.manager._workers import Workers
-
-logger = logging.getLogger("exotrio.manager")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +75,11 @@ async def open_service(
     """
     settings = settings or read_settings()
     async with open_store(db, clock=clock) as store:
-        service = Service(store, _cipher(db, settings), terms or Terms(), monotonic, Scheduler(store))
+        cipher = find_cipher(store.path, settings)
+        service = Service(store, cipher, terms or Terms(), monotonic, Scheduler(store))
         await store.write(recover)
         await store.write(restart, monotonic(), service.terms)
-        await _check_cipher(service)
+        await renew_at_start(store, service.cipher)
         async with beside(
             service.scheduler.run,
             partial(sweep, store, monotonic, service.terms),
@@ -106,23 +102,3 @@ async def beside(*tasks: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
         nursery.cancel_scope.cancel()
     if error is not None:
         raise error
-
-
-async def _check_cipher(service: Service) -> None:
-    """Say at the start that the key for secrets is the wrong one: otherwise every node that needs a
-    secret would be claimed and handed back for ever. Not refused, since an upsert mends it."""
-    stored = await service.store.read(_runs.any_secret)
-    if stored is not None:
-        namespace, graph, name, text = stored
-        try:
-            service.cipher.decrypt(text, namespace=namespace, graph=graph, name=name)
-        except DatabaseError as error:
-            logger.error("%s", error)
-
-
-def _cipher(db: str | Path, settings: Settings) -> Cipher:
-    if settings.secrets_encryption_key:
-        return cipher_from_text(settings.secrets_encryption_key, source="SECRETS_ENCRYPTION_KEY")
-    if str(db) == MEMORY:
-        return random_cipher()
-    return cipher_beside(Path(db).resolve())

@@ -159,6 +159,16 @@ class Transaction(View):
         finally:
             self._connection.execute("RELEASE attempt")
 
+    @contextmanager
+    def wiping(self) -> Iterator[None]:
+        """Overwrite in the file what the body deletes or replaces: usually that stays where it was."""
+        before = self._connection.execute("PRAGMA secure_delete").fetchone()[0]
+        self._connection.execute("PRAGMA secure_delete = ON")
+        try:
+            yield
+        finally:
+            self._connection.execute(f"PRAGMA secure_delete = {before}")
+
     def allocate(self) -> int:
         """Return the number of a new state."""
         seq = self.next_seq
