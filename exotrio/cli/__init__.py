@@ -30,6 +30,7 @@ _COMMANDS = {
     "top": "Show what happens in a namespace, live.",
     "doctor": "Say whether all is well; if not, what is stuck and why.",
     "backup": "Fetch a backup of a state manager's database.",
+    "rotate-secrets": "Encrypt what is secret in a database with a new key.",
 }
 
 

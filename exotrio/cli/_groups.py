@@ -33,7 +33,8 @@ class LazyCommands(Commands):
     """A group that imports a command when it is run or asked for help.
 
     Args:
-        modules: Command name to its one-line help; each is ``command`` in ``exotrio.cli.<name>``.
+        modules: Command name to its one-line help; each is ``command`` in ``exotrio.cli.<name>``, with
+            ``_`` for ``-``.
     """
 
     def __init__(self, *, modules: Mapping[str, str], **attributes: Any) -> None:
@@ -46,7 +47,8 @@ class LazyCommands(Commands):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._modules:
             return None
-        command: click.Command = importlib.import_module(f"exotrio.cli.{cmd_name}").command
+        module = importlib.import_module(f"exotrio.cli.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

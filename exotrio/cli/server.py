@@ -92,6 +92,11 @@ def command(
 ) -> int:
     """Run a state manager: v0 for Exosphere runtimes and dashboards, and exotrio's native API.
 
+    Secrets of graphs are encrypted with the key in SECRETS_ENCRYPTION_KEY (32 bytes in base64), or with
+    one that is made and kept beside the database. To exchange it, put a new one in front of it, with a
+    comma between them: at the start everything is encrypted anew with the first, in one transaction, and
+    the log says so; then remove the old one, but keep it for backups made before. See rotate-secrets.
+
     SIGTERM or Ctrl-C stops it: requests in flight are answered, then it exits 0. A second signal
     cuts them.
     """

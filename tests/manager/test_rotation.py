@@ -23,6 +23,7 @@ from exotrio.manager._database import open_writer
 from exotrio.manager._rotation import rotate_secrets
 from exotrio.manager._secrets import Cipher, cipher_from_text
 from exotrio.manager._store import open_store
+from tests.commands import Cli, told
 from tests.contract.flow import Flow
 from tests.helpers import ok, place, refused
 from tests.manager.support import NO_SETTINGS, Manager, next_line, open_manager, running
@@ -388,6 +389,26 @@ async def test_a_database_in_use_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(DatabaseBusy):
             await rotate_secrets(db, settings=NO_SETTINGS)
     assert not (tmp_path / "state.db.secrets-key").exists()
+
+
+def test_the_command_says_what_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli = Cli(tmp_path, monkeypatch, capsys)
+    monkeypatch.delenv("SECRETS_ENCRYPTION_KEY", raising=False)
+    told(cli("rotate-secrets"), 2, "there is no database", "--db")
+    trio.run(store_secrets, tmp_path / "state.db")
+    end = cli("rotate-secrets", "--db", "state.db")
+    assert end.code == 0, end
+    newest = key_id((tmp_path / "state.db.secrets-key").read_text())
+    assert end.out.startswith(f"6 secrets are encrypted with the key {newest}, the newest in the file ")
+    assert "6 were not before" in end.out
+    assert "only for backups" in end.out
+    end = cli("rotate-secrets", "--db", "state.db", "--drop-old-keys")
+    assert "removed from there: 2 older" in end.out
+    cli.set(SECRETS_ENCRYPTION_KEY=NEW)
+    told(cli("rotate-secrets", "--db", "state.db"), 2, "6 of 6 secrets", "given are", "behind the newest")
+    told(cli("rotate-secrets", "--db", "state.db", "--drop-old-keys"), 2, "SECRETS_ENCRYPTION_KEY is set")
 
 
 def test_a_cipher_without_a_key_cannot_be_made() -> None:
