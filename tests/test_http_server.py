@@ -476,6 +476,22 @@ async def test_a_bad_request_is_refused_in_json_and_the_connection_closed(
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
+@pytest.mark.parametrize(
+    ("request_bytes", "said"),
+    [
+        (b"GET / HTTP/1.1\r\nhost: x\r\nx-api-key: k3y\0\r\n\r\n", "illegal header line"),
+        (b"GET / HTTP/1.1\r\nhost: x\0x-api-key: k3y'\"\r\n\r\n", "illegal header line"),
+        (b"GET / k3y HTTP/1.1\r\nhost: x\r\n\r\n", "illegal request line"),
+        (CHUNKED + b"k3y\r\n", "illegal chunk header"),
+        (CHUNKED + b"1\r\na" + b"k3y", "malformed chunk footer"),
+    ],
+)
+async def test_a_refusal_repeats_nothing_of_the_request(request_bytes: bytes, said: str) -> None:
+    async with serving(echo) as served:
+        response = await (await served.connect()).ask(request_bytes)
+        assert response.detail == f"malformed request: {said}"
+
+
 async def test_a_refusal_of_a_head_request_has_no_body() -> None:
     async with serving(hello) as served:
         client = await served.connect()

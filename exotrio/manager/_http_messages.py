@@ -55,6 +55,8 @@ class Refusal(Exception):
 
 _PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_QUOTED = re.compile(r":? (?:bytearray\()?b['\"].*", re.DOTALL)
+"""What h11 quotes of a request. It may hold a key, and answers end up in logs."""
 _ABSOLUTE_FORM = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
 
@@ -62,7 +64,7 @@ def refusal_of(error: h11.RemoteProtocolError) -> Refusal:
     """Return the answer to a request h11 could not parse: 431, 501, or else 400."""
     if error.error_status_hint == 431:
         return Refusal(431, "the request head, or a line between the chunks of its body, is too long")
-    return Refusal(error.error_status_hint, f"malformed request: {str(error)[:200]}")
+    return Refusal(error.error_status_hint, f"malformed request: {_QUOTED.sub('', str(error))[:200]}")
 
 
 def read_head(request: h11.Request, limits: Limits) -> dict[str, Any]:
