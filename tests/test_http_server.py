@@ -1078,6 +1078,31 @@ async def test_above_the_limit_the_longest_idle_connection_makes_room(
         assert (await first.ask(GET)).status == 200
 
 
+async def test_connections_that_trickle_their_heads_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_http_gate, "SETTLING", 0.0)
+    # The test has ten seconds; without the safeguard the first of them would be refused in an hour.
+    async with serving(hello, limits=Limits(max_connections=5, head=3600)) as served:
+        slow = [await served.connect() for _ in range(5)]
+        for client in slow:
+            await client.send(GET[:-1])
+        assert (await (await served.connect()).ask(GET)).status == 200
+        assert await slow[0].to_end() == b""
+        await slow[4].send(GET[-1:])
+        assert (await slow[4].response()).status == 200
+
+
+async def test_a_head_that_is_on_its_way_when_the_server_stops_is_waited_for() -> None:
+    async with serving(hello) as served:
+        client = await served.connect()
+        await client.ask(GET)
+        await client.send(GET[:-1])
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        served.stopping.set()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        await client.send(GET[-1:])
+        assert (await client.response()).status == 200
+
+
 async def test_while_every_connection_is_busy_new_ones_wait_their_turn() -> None:
     go_on, full = trio.Event(), trio.Event()
     running = 0

@@ -85,15 +85,16 @@ async def _next_request(
         http.receive_data(chunk)
         event = parse(http)
     if event is h11.NEED_DATA:
-        try:
-            with trio.fail_after(limits.head):
-                while event is h11.NEED_DATA:
-                    chunk = await peer.more()
-                    if not chunk:
-                        return None
-                    http.receive_data(chunk)
-                    event = parse(http)
-        except trio.TooSlowError:
-            raise Refusal(408, f"the request head was not complete within {limits.head:g} s") from None
+        with gate.slow(limits.head) as reading:
+            while event is h11.NEED_DATA:
+                chunk = await peer.more()
+                if not chunk:
+                    return None
+                http.receive_data(chunk)
+                event = parse(http)
+        if reading.cancelled_caught:
+            if trio.current_time() < reading.deadline:
+                return None  # somebody else needed its place
+            raise Refusal(408, f"the request head was not complete within {limits.head:g} s")
     assert isinstance(event, h11.Request), event
     return event

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import trio
 
@@ -13,7 +13,10 @@ connections would close each other before their first requests are read."""
 
 
 class Gate:
-    """Counts connections and remembers the idle ones, longest idle first.
+    """Counts connections and remembers which may be closed to make room, longest idle first.
+
+    Those are the idle ones, and after them those that take their time over the head of a request:
+    somebody who opens connections and sends a byte now and then must not keep everybody else out.
 
     Args:
         limit: Connections open at once. Each acceptor may exceed it by one, which it took in when an
@@ -24,6 +27,7 @@ class Gate:
         self._limit = limit
         self._open = 0
         self._idle: dict[trio.CancelScope, float] = {}
+        self._slow: dict[trio.CancelScope, float] = {}
         self._changed = trio.lowlevel.ParkingLot()
 
     @property
@@ -35,9 +39,10 @@ class Gate:
         """Wait until one more connection fits, if need be in place of an idle one."""
         while self._open >= self._limit:
             with trio.CancelScope() as scope:
-                for since in self._idle.values():
-                    scope.deadline = since + SETTLING
-                    break
+                for waiting in (self._idle, self._slow):
+                    for since in waiting.values():
+                        scope.deadline = min(scope.deadline, since + SETTLING)
+                        break
                 if scope.deadline <= trio.current_time():
                     return
                 await self._changed.park()
@@ -53,29 +58,38 @@ class Gate:
         self._open -= 1
         self._changed.unpark_all()
 
-    @contextmanager
-    def idle(self, limit: float) -> Iterator[None]:
+    def idle(self, limit: float) -> AbstractContextManager[trio.CancelScope]:
         """Mark the calling connection idle in the block, which ends early when it is to be closed.
 
         Args:
             limit: Seconds until it is to be closed anyway.
         """
+        return self._mark(self._idle, limit)
+
+    def slow(self, limit: float) -> AbstractContextManager[trio.CancelScope]:
+        """Likewise, while the head of a request is not complete. A stop leaves it the time it has."""
+        return self._mark(self._slow, limit)
+
+    @contextmanager
+    def _mark(self, waiting: dict[trio.CancelScope, float], limit: float) -> Iterator[trio.CancelScope]:
         now = trio.current_time()
         with trio.CancelScope(deadline=now + limit) as scope:
-            self._idle[scope] = now
+            waiting[scope] = now
             self._changed.unpark_all()
             try:
-                yield
+                yield scope
             finally:
-                self._idle.pop(scope, None)
+                waiting.pop(scope, None)
 
     def close_longest_idle(self) -> None:
-        """Close the connection that has been idle longest, if one has settled."""
-        for scope, since in self._idle.items():
-            if since + SETTLING <= trio.current_time():
-                del self._idle[scope]
-                scope.cancel()
-            return
+        """Close the connection that has been idle longest, or slow, if one has settled."""
+        for waiting in (self._idle, self._slow):
+            for scope, since in waiting.items():
+                if since + SETTLING <= trio.current_time():
+                    del waiting[scope]
+                    scope.cancel()
+                    return
+                break
 
     def close_idle(self) -> None:
         """Close every idle connection."""
