@@ -9,6 +9,7 @@ from html import unescape
 from typing import Any
 
 import httpx
+from starlette.types import ASGIApp
 
 from exotrio.manager import Service, create_app, open_service
 from exotrio.manager._access import local
@@ -69,6 +70,7 @@ class Desk:
     """A state manager with its dashboard.
 
     Attributes:
+        app: The application, for requests that no client would send.
         api: For whatever happens behind the dashboard.
         browser: Signed in.
         stranger: Not signed in.
@@ -76,6 +78,7 @@ class Desk:
 
     service: Service
     dashboard: Dashboard
+    app: ASGIApp
     api: Api
     browser: Browser
     stranger: Browser
@@ -103,7 +106,7 @@ async def open_desk(
         ):
             browser = Browser(signed_in)
             assert (await browser.sign_in()).status_code == 303
-            yield Desk(service, dashboard, Api(client, NAMESPACE), browser, Browser(other))
+            yield Desk(service, dashboard, app, Api(client, NAMESPACE), browser, Browser(other))
 
 
 async def failed_run(api: Api, error: str = "it broke") -> tuple[Flow, str]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import trio
 
-from exotrio.manager.web._guard import local_path
+from exotrio.manager.web._guard import FORM_TIME, SIGN_IN_FORM, local_path
 from exotrio.manager.web._sessions import IDLE, LINK_LASTS, LONGEST, TRIES, TRY_AGAIN, Sessions
 from tests.web.support import HOST, KEY, ORIGIN, failed_run, open_desk
 
+FORM = {"origin": ORIGIN, "content-type": "application/x-www-form-urlencoded"}
 PAGES = ("/", "/ns/shop", "/ns/shop/runs", "/ns/shop/graphs", "/ns/shop/nodes", "/ns/shop/runtimes")
 
 
@@ -194,6 +196,42 @@ async def test_who_guesses_is_told_to_wait() -> None:
         assert answer.status_code == 429
         assert 1 <= int(answer.headers["retry-after"]) <= TRY_AGAIN
         assert (await desk.browser.get("/ns/shop")).status_code == 200
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_of_a_stranger_s_form_no_more_is_read_than_a_key_needs(announced: bool) -> None:
+    read, statuses = 0, []
+
+    async def receive() -> dict[str, Any]:
+        nonlocal read
+        read += 1_000
+        return {"type": "http.request", "body": b"x" * 1_000, "more_body": True}
+
+    async def send(message: dict[str, Any]) -> None:
+        statuses.append(message.get("status"))
+
+    headers = {**FORM, "host": HOST, **({"content-length": "1000000"} if announced else {})}
+    scope = {"type": "http", "method": "POST", "path": "/sign-in", "query_string": b"", "root_path": ""}
+    async with open_desk() as desk:
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await desk.app({**scope, "headers": raw}, receive, send)
+    assert statuses[0] == 413
+    assert read <= (0 if announced else SIGN_IN_FORM + 1_000)
+
+
+async def test_a_form_that_trickles_is_refused(autojump_clock: Any) -> None:
+    async with open_desk() as desk:
+
+        async def trickling() -> AsyncIterator[bytes]:
+            while True:
+                yield b"x"
+                await trio.sleep(1)
+
+        for browser, path in ((desk.stranger, "/sign-in"), (desk.browser, "/ns/shop/runs/change")):
+            began = trio.current_time()
+            answer = await browser.client.post(path, content=trickling(), headers=FORM)
+            assert answer.status_code == 408
+            assert trio.current_time() - began == pytest.approx(FORM_TIME)
 
 
 # -- where requests come from

@@ -22,6 +22,7 @@ from exotrio.manager.web import _actions, _export
 from exotrio.manager.web._assets import serve_asset
 from exotrio.manager.web._guard import (
     HEADERS,
+    SIGN_IN_FORM,
     check_origin,
     cookie_name,
     field,
@@ -121,7 +122,7 @@ class Dashboard:
 
     async def _try_key(self, request: Request) -> Response:
         check_origin(request)
-        form = await read_form(request)
+        form = await read_form(request, most=SIGN_IN_FORM)
         to = local_path(field(form, "to") or "/")
         address = request.client.host if request.client else ""
         wait = self._sessions.tries.wait(address)

@@ -6,8 +6,10 @@ so whatever changes something must also name our very own origin.
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from urllib.parse import parse_qsl, urlsplit
 
+import trio
 from starlette.requests import Request
 
 from exotrio.manager._refused import Refused
@@ -28,6 +30,10 @@ HEADERS = {
 }
 
 LARGEST_FORM = 1024 * 1024
+SIGN_IN_FORM = 16 * 1024
+"""Bytes of the form that anybody may send."""
+FORM_TIME = 10.0
+"""Seconds in which a form must have arrived."""
 MOST_FIELDS = 2_000
 
 
@@ -79,15 +85,28 @@ def local_path(path: str) -> str:
     return path
 
 
-async def read_form(request: Request) -> dict[str, list[str]]:
+async def read_form(request: Request, *, most: int = LARGEST_FORM) -> dict[str, list[str]]:
     """Return the fields of a form; each may occur several times.
 
+    Args:
+        most: Bytes it may have. No more than that is read.
+
     Raises:
-        Refused: it is too large, or no form.
+        Refused: it is too large, too slow, or no form.
     """
-    body = await request.body()
-    if len(body) > LARGEST_FORM:
-        raise Refused(413, f"the form is longer than {LARGEST_FORM:,} bytes")
+    length = request.headers.get("content-length", "")
+    too_large = Refused(413, f"the form is longer than {most:,} bytes")
+    if length.isascii() and length.isdigit() and len(length) < 20 and int(length) > most:
+        raise too_large
+    body = bytearray()
+    with trio.move_on_after(FORM_TIME) as reading:
+        async with aclosing(request.stream()) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > most:
+                    raise too_large
+    if reading.cancelled_caught:
+        raise Refused(408, f"the form did not arrive within {FORM_TIME:g} s")
     if not body:
         return {}
     if request.headers.get("content-type", "").partition(";")[0] != "application/x-www-form-urlencoded":
