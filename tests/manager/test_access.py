@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+import logging
 import socket
 import sys
 import uuid
@@ -14,8 +16,10 @@ import httpx
 import pytest
 import trio
 
+from exotrio.cli.server import command as server_command
 from exotrio.manager import _graphs, create_app, open_service, serve
 from exotrio.manager._access import LOOPBACK_HOSTS
+from exotrio.manager.web._sessions import Sessions
 from tests.helpers import ok, open_client, refused
 from tests.manager.support import KEY, NO_SETTINGS
 
@@ -55,6 +59,39 @@ async def test_a_key_may_hold_any_characters() -> None:
         transport = httpx.ASGITransport(create_app(service, key="schlüssel"))
         async with open_client(transport=transport) as client:
             ok(await client.get("/v0/namespaces", headers=[(b"x-api-key", "schlüssel".encode())]))
+
+
+async def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[bytes] = []
+    compare = hmac.compare_digest
+
+    def noting(given: bytes, right: bytes) -> bool:
+        compared.append(given)
+        return compare(given, right)
+
+    monkeypatch.setattr(hmac, "compare_digest", noting)
+    async with opened(key=None) as client:
+        refused(await client.get("/v0/namespaces", headers={"x-api-key": "guess"}), 401)
+        ok(await client.get("/v0/namespaces", headers={"x-api-key": KEY}))
+    assert compared == [b"guess", KEY.encode()]
+    sessions = Sessions(KEY)
+    assert sessions.sign_in("guess") is None
+    assert sessions.sign_in(KEY) is not None
+    assert len(compared) == 4
+
+
+async def test_the_key_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with trio.open_nursery() as nursery:
+        (url,) = await nursery.start(_serve, "127.0.0.1")
+        async with open_client(url=url, key=KEY) as client:
+            ok(await client.get("/v0/namespaces"))
+            refused(await client.get("/v0/nothing", params={"key": KEY}), 404)
+            refused(await client.put("/v0/namespace/n/nodes/", content=KEY), 422)
+        nursery.cancel_scope.cancel()
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("exotrio")]
+    assert any(url in text for text in ours)
+    assert not any(KEY in text for text in ours)
 
 
 async def test_the_mark_of_the_inside_cannot_be_sent_as_a_header() -> None:
@@ -125,6 +162,28 @@ async def test_a_server_answers_under_the_address_it_says_it_has(host: str) -> N
         async with open_client(url=url, key=KEY) as client:
             ok(await client.get("/v0/namespaces"))
             refused(await client.get("/v0/namespaces", headers={"host": "evil.example"}), 421)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_server_binds_this_machine_only_unless_told_otherwise() -> None:
+    async with trio.open_nursery() as nursery:
+        (url,) = await nursery.start(partial(serve, port=0, db=":memory:", key=KEY))
+        assert url.startswith("http://127.0.0.1:")
+        nursery.cancel_scope.cancel()
+    (option,) = [option for option in server_command.params if option.name == "host"]
+    assert option.default == "127.0.0.1"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+async def test_an_allowed_host_is_served_and_no_other(host: str) -> None:
+    run = partial(serve, host=host, port=0, db=":memory:", key=KEY, allowed_hosts=["exotrio.example"])
+    async with trio.open_nursery() as nursery:
+        (url,) = await nursery.start(run)
+        async with open_client(url=url.replace("0.0.0.0", "127.0.0.1"), key=KEY) as client:
+            ok(await client.get("/v0/namespaces", headers={"host": "exotrio.example:80"}))
+            refused(await client.get("/v0/namespaces", headers={"host": "evil.example"}), 421)
+            here = await client.get("/v0/namespaces")
+            assert here.status_code == (200 if host == "127.0.0.1" else 421)
         nursery.cancel_scope.cancel()
 
 

@@ -75,6 +75,21 @@ async def test_another_key_is_noticed_and_explained(tmp_path: Path, caplog: pyte
         assert ok(await manager.api.secrets(state["state_id"]))["secrets"]["token"] == VALUE
 
 
+async def test_the_key_for_secrets_has_nothing_to_do_with_the_api_key(tmp_path: Path) -> None:
+    db = tmp_path / "state.db"
+    first, second = (dataclasses.replace(NO_SETTINGS, state_manager_secret=key) for key in ("one", "two"))
+    async with open_manager(db, settings=first) as manager:
+        state_id = await hold(manager)
+    made = (tmp_path / "state.db.secrets-key").read_text()
+    async with open_manager(db, settings=second) as manager:
+        (state,) = ok(await manager.api.claim(["Node_a"]))["states"]
+        assert state["state_id"] == state_id
+        assert ok(await manager.api.secrets(state_id))["secrets"]["token"] == VALUE
+    assert (tmp_path / "state.db.secrets-key").read_text() == made
+    async with open_manager(tmp_path / "another.db", settings=first):
+        assert (tmp_path / "another.db.secrets-key").read_text() != made
+
+
 @pytest.mark.parametrize("moved_to", ["another name", "another graph"])
 async def test_a_ciphertext_that_was_moved_in_the_database_is_worth_nothing(moved_to: str) -> None:
     def move_name(tx: Transaction) -> None:
