@@ -638,8 +638,9 @@ async def test_a_head_that_trickles_is_refused(autojump_clock: trio.testing.Mock
     async with connected(hello) as client, trio.open_nursery() as nursery:
 
         async def trickle() -> None:
-            for byte in GET[:-1]:
-                await client.send(bytes([byte]))
+            await client.send(GET[:-2])
+            while True:
+                await client.send(b"x")
                 await trio.sleep(1)
 
         nursery.start_soon(trickle)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.facts import named_tests
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -27,15 +27,9 @@ def named(text: str) -> list[str]:
     return re.findall(r"`([\w/]+::\w+)`", text)
 
 
-@cache
 def names_in(module: str) -> frozenset[str]:
     """Return the tests of a module."""
-    file = next(path for path in (HERE / f"{module}.py", ROOT / f"{module}.py") if path.exists())
-    return frozenset(
-        node.name
-        for node in ast.parse(file.read_text("utf-8")).body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
-    )
+    return named_tests(next(path for path in (HERE / f"{module}.py", ROOT / f"{module}.py") if path.exists()))
 
 
 @pytest.mark.parametrize("section", SECTIONS)

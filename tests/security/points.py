@@ -1,0 +1,412 @@
+"""What keeps a state manager, and what it holds, from strangers: each promise, the tests that hold us to
+it, and a change to the code that breaks it.
+
+``test_points`` checks that the tests and the places of the changes are there; ``python -m tests.security``
+makes each change in a copy of the package and shows that one of its tests fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A safeguard, taken out.
+
+    Attributes:
+        file: In the package.
+        old: Text that occurs there once.
+        new: What stands there instead.
+    """
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One promise.
+
+    Attributes:
+        promise: In a sentence.
+        tests: ``folder/module::test``, below ``tests``.
+        without: A change that one of the tests must notice; None where a library keeps the promise.
+    """
+
+    promise: str
+    tests: Sequence[str]
+    without: Change | None = None
+
+
+ACCESS = "manager/_access.py"
+APP = "manager/_app.py"
+DASHBOARD = "manager/web/_dashboard.py"
+GUARD = "manager/web/_guard.py"
+HTTP = "manager/_http_messages.py"
+KEYS = "manager/_keys.py"
+RUNS = "manager/_runs.py"
+SECRETS = "manager/_secrets.py"
+
+POINTS = (
+    # -- who comes in
+    Point(
+        "It binds 127.0.0.1 unless told otherwise.",
+        ["manager/test_access::test_a_server_binds_this_machine_only_unless_told_otherwise"],
+        Change(APP, '    host: str = "127.0.0.1",\n', '    host: str = "0.0.0.0",\n'),
+    ),
+    Point(
+        "Every route but probes, sign-in and style sheets asks for the key or a session.",
+        [
+            "security/test_strangers::test_a_stranger_is_told_nothing_and_changes_nothing",
+            "contract/test_conventions::test_every_route_refuses_a_missing_or_wrong_key",
+            "manager/test_access::test_without_the_key_nothing_is_told_not_even_what_exists",
+        ],
+        Change(
+            ACCESS,
+            'scope["path"] not in self._open_paths and',
+            'scope["path"].startswith("/v0/") and',
+        ),
+    ),
+    Point(
+        "The key is checked before anything is read of a body.",
+        [
+            "manager/test_access::test_strangers_are_answered_before_their_body_is_read",
+            "contract/test_conventions::test_the_key_is_checked_before_the_body",
+        ],
+        Change(
+            ACCESS,
+            '        elif scope["path"] not in',
+            '        elif (await receive()) and scope["path"] not in',
+        ),
+    ),
+    Point(
+        "Keys are compared in constant time.",
+        ["manager/test_access::test_keys_are_compared_in_constant_time"],
+        Change(
+            ACCESS,
+            'hmac.compare_digest(given.encode("latin-1", "replace"), self._key)',
+            'given.encode("latin-1", "replace") == self._key',
+        ),
+    ),
+    Point(
+        "A key is always asked for: from the argument, a file, the environment, or made and kept.",
+        [
+            "manager/test_keys::test_the_first_source_that_gives_a_key_wins",
+            "manager/test_keys::test_on_loopback_a_key_is_made_once_and_kept_beside_the_database",
+            "manager/test_keys::test_an_empty_key_is_refused_on_loopback_too",
+            "manager/test_keys::test_in_memory_a_key_is_needed_since_nobody_could_find_a_generated_one",
+        ],
+        Change(KEYS, "    if not key:\n", "    if key is None:\n"),
+    ),
+    Point(
+        "Off loopback a key that stands in public documentation is refused.",
+        ["manager/test_keys::test_off_loopback_a_key_is_needed_that_not_everybody_knows"],
+        Change(KEYS, "if key in PUBLISHED_KEYS and not local:", "if False:"),
+    ),
+    Point(
+        "The key is in no log, and nothing of a malformed request is repeated to whoever sent it.",
+        [
+            "manager/test_access::test_the_key_is_in_no_log",
+            "test_http_server::test_a_refusal_repeats_nothing_of_the_request",
+            "test_http_client::test_neither_key_nor_password_appears_in_texts",
+        ],
+        Change(HTTP, "_QUOTED.sub('', str(error))", "str(error)"),
+    ),
+    Point(
+        "On loopback only loopback names are served as Host; elsewhere those of --allowed-host.",
+        [
+            "manager/test_access::test_on_loopback_only_loopback_names_are_served",
+            "manager/test_access::test_an_allowed_host_is_served_and_no_other",
+            "web/test_access::test_a_host_that_is_not_served_gets_nothing",
+        ],
+        Change(APP, "if is_loopback(host) else allowed_hosts or None", "if is_loopback(host) else None"),
+    ),
+    Point(
+        "Pages of other origins may not call the API unless they are named, and never the dashboard.",
+        [
+            "manager/test_access::test_no_origin_is_let_in_unless_it_is_named",
+            "manager/test_access::test_a_named_origin_gets_its_preflight_without_a_key_and_its_answers_exposed",
+            "web/test_access::test_origins_that_may_call_the_api_cannot_read_the_dashboard",
+        ],
+        Change(APP, 'await (guarded if is_page(scope["path"]) else api)(', "await api("),
+    ),
+    # -- the dashboard
+    Point(
+        "A session's cookie is not the key, is no script's, and is sent by no other site.",
+        ["web/test_access::test_the_key_opens_a_session_whose_cookie_is_not_the_key"],
+        Change(DASHBOARD, "            httponly=True,\n", "            httponly=False,\n"),
+    ),
+    Point(
+        "A form that does not come from a page of our own changes nothing.",
+        ["web/test_access::test_a_form_from_elsewhere_changes_nothing"],
+        Change(GUARD, "if not host or _origin_host(origin).lower() != host.lower():", "if not host:"),
+    ),
+    Point(
+        "Who guesses keys is slowed down, and keeps nobody else out.",
+        [
+            "web/test_access::test_who_guesses_is_told_to_wait",
+            "web/test_access::test_wrong_keys_are_slowed_down_by_address_and_keep_nobody_else_out",
+        ],
+        Change(DASHBOARD, "            self._sessions.tries.failed(address)\n", ""),
+    ),
+    Point(
+        "Nothing of users becomes markup, and no page loads or runs anything from elsewhere.",
+        [
+            "web/test_pages::test_nothing_of_users_becomes_markup_and_no_page_holds_the_key",
+            "web/test_access::test_every_answer_has_the_strict_policy_and_is_not_kept",
+        ],
+        Change("manager/web/_page.py", "autoescape=True", "autoescape=False"),
+    ),
+    Point(
+        "A sign-in leads to paths of our own only.",
+        ["web/test_access::test_a_sign_in_leads_to_local_paths_only"],
+        Change(GUARD, "if odd or parts.scheme", "if parts.scheme"),
+    ),
+    # -- secrets
+    Point(
+        "Secrets are encrypted at rest, in every file, and in no log.",
+        ["manager/test_secrets::test_the_plain_value_is_in_no_file_and_no_log"],
+        Change(
+            SECRETS,
+            "AESGCM(key).encrypt(nonce, value.encode(), _bound_to(namespace, graph, name))",
+            "value.encode()",
+        ),
+    ),
+    Point(
+        "A ciphertext is worth nothing in another namespace, graph or name.",
+        [
+            "manager/test_secrets::test_a_ciphertext_is_bound_to_its_namespace_graph_and_name",
+            "manager/test_secrets::test_a_ciphertext_that_was_moved_in_the_database_is_worth_nothing",
+        ],
+        Change(SECRETS, "return json.dumps([namespace, graph, name]).encode()", 'return b""'),
+    ),
+    Point(
+        "The key for secrets is one of its own, made at random; it and the database are their owner's only.",
+        [
+            "manager/test_secrets::test_the_key_for_secrets_has_nothing_to_do_with_the_api_key",
+            "manager/test_database::test_only_their_owner_may_read_the_folder_and_its_files",
+        ],
+        Change(KEYS, 'os.O_EXCL, 0o600), "w")', 'os.O_EXCL, 0o644), "w")'),
+    ),
+    Point(
+        "Keys for secrets can be exchanged, whatever happens meanwhile; the old one opens old backups only.",
+        [
+            "manager/test_rotation::test_a_start_with_a_new_key_in_front_encrypts_everything_with_it",
+            "manager/test_rotation::test_killed_half_way_everything_is_read_with_the_old_key",
+            "manager/test_rotation::test_a_backup_from_before_is_read_with_the_old_key",
+            "manager/test_rotation::test_a_key_that_was_taken_away_too_early_is_named_and_costs_nothing",
+            "manager/test_rotation::test_no_file_keeps_what_the_old_key_could_read",
+        ],
+        Change("manager/_rotation.py", "        await _forget_log(store)\n        logger", "        logger"),
+    ),
+    Point(
+        "A node is given the secrets it declares and no other.",
+        ["contract/test_secrets::test_a_node_gets_no_secret_that_it_does_not_declare"],
+        Change(
+            RUNS,
+            "name IN (SELECT value FROM json_each(?))",
+            "(name IN (SELECT value FROM json_each(?)) OR 1)",
+        ),
+    ),
+    Point(
+        "Secrets are given while a state is claimed, and not before or after.",
+        ["contract/test_secrets::test_secrets_are_only_handed_out_while_a_state_is_claimed"],
+        Change(RUNS, '    if state["status"] != QUEUED:\n', "    if False:\n"),
+    ),
+    Point(
+        "Under a lease they are given to its holder.",
+        ["contract/test_native_outcomes::test_secrets_under_a_lease_are_for_its_holder"],
+        Change(RUNS, 'if state["token"] is not None and token != state["token"]:', "if False:"),
+    ),
+    Point(
+        "No list, reply or refusal shows a secret's value.",
+        [
+            "manager/test_secrets::test_no_reply_but_the_one_to_the_holder_shows_a_value",
+            "manager/test_access::test_a_refused_body_is_not_echoed",
+        ],
+        Change(
+            "manager/_json_api.py",
+            'None if "secrets" in location else _echo(problem["input"])',
+            '_echo(problem["input"])',
+        ),
+    ),
+    Point(
+        "The error that a node reports has secret values masked.",
+        [
+            "test_execution::test_secrets_are_masked_in_the_error_and_in_the_log",
+            "test_execution::test_the_longest_secret_is_masked_first",
+        ],
+        Change(
+            "_error_text.py", 'bounded(redact(text.rstrip("\\n"), secrets))', 'bounded(text.rstrip("\\n"))'
+        ),
+    ),
+    # -- limits
+    Point(
+        "Names have at most 256 characters, none of them a control character or a slash.",
+        [
+            "manager/test_access::test_what_cannot_be_a_name_is_422",
+            "manager/test_access::test_a_slash_in_a_name_leads_nowhere",
+            "manager/test_access::test_names_are_data",
+        ],
+        Change("_graph.py", "    if len(name) > MAX_NAME:\n", "    if False:\n"),
+    ),
+    Point(
+        "A request body has a largest size, with a length or without.",
+        [
+            "test_http_server::test_a_bad_request_is_refused_in_json_and_the_connection_closed",
+            "contract/test_conventions::test_a_body_over_16_mib_is_refused_as_json",
+        ],
+        Change("manager/_http_exchange.py", "if self._received > self._limits.max_body:", "if False:"),
+    ),
+    Point(
+        "A request head has a largest size.",
+        ["test_http_server::test_a_bad_request_is_refused_in_json_and_the_connection_closed"],
+        Change(HTTP, "    if size > limits.max_head:\n", "    if False:\n"),
+    ),
+    Point(
+        "A request with two lengths is refused: a proxy may have taken the other one.",
+        ["test_http_server::test_a_bad_request_is_refused_in_json_and_the_connection_closed"],
+        Change(HTTP, "    if chunked and length is not None:\n", "    if False:\n"),
+    ),
+    Point(
+        "Batches, claims and graphs have largest sizes.",
+        [
+            "security/test_limits::test_a_batch_has_a_largest_size",
+            "security/test_limits::test_a_claim_returns_no_more_than_a_batch",
+            "security/test_limits::test_a_graph_has_a_largest_size",
+        ],
+        Change(
+            "manager/_routes_v0.py", "limit = min(body.batch_size, LARGEST_BATCH)", "limit = body.batch_size"
+        ),
+    ),
+    Point(
+        "JSON that is nested too deeply is refused; what is taken can be read again.",
+        [
+            "security/test_limits::test_what_is_nested_deeply_can_be_read_again_or_is_refused",
+            "manager/test_access::test_a_body_that_is_not_what_it_should_be_is_422_in_json",
+        ],
+    ),
+    Point(
+        "Numbers beyond all reason are refused, and are no server error.",
+        [
+            "security/test_limits::test_numbers_beyond_all_reason_are_no_server_error",
+            "contract/test_conventions::test_integers_beyond_64_bits_are_no_server_error",
+        ],
+        Change(
+            "_wire_v0.py",
+            "DelayMs = Annotated[int, Field(ge=0, le=LONGEST_DELAY_MS)]",
+            "DelayMs = Annotated[int, Field(ge=0)]",
+        ),
+    ),
+    Point(
+        "Every error of the API is JSON.",
+        [
+            "contract/test_conventions::test_an_unknown_route_is_a_json_404",
+            "contract/test_conventions::test_a_wrong_method_is_a_json_405",
+            "manager/test_access::test_other_methods_are_405_in_json",
+        ],
+        Change("manager/_json_api.py", "    HTTPException: on_http_exception,\n", ""),
+    ),
+    Point(
+        "A defect is told to nobody but the log.",
+        [
+            "manager/test_access::test_a_defect_is_a_500_in_json_that_tells_nothing_and_has_its_request_id",
+            "test_http_server::test_an_app_that_fails_before_it_answers_gives_a_500_and_the_server_lives",
+        ],
+        Change("manager/_json_api.py", "    Exception: on_defect,\n", ""),
+    ),
+    Point(
+        "Whatever is sent is answered without a 5xx, a hang or a word of our own code, and a refusal changes"
+        " nothing.",
+        [
+            "fuzz/test_routes::test_a_route_takes_or_refuses_whatever_comes",
+            "fuzz/test_routes::test_requests_of_all_kinds_leave_the_database_sound",
+            "fuzz/test_streams::test_a_connection_takes_or_refuses_whatever_comes",
+            "fuzz/test_streams::test_a_socket_takes_or_refuses_whatever_comes",
+        ],
+        Change(
+            "manager/_commits.py",
+            '            self.connection.execute("ROLLBACK TO use_case")\n',
+            "",
+        ),
+    ),
+    # -- slow clients, and many
+    Point(
+        "A client that sends its head slowly is refused.",
+        [
+            "test_http_server::test_a_head_that_trickles_is_refused",
+            "test_http_server::test_a_new_connection_must_ask_within_the_head_limit",
+        ],
+        Change("manager/_http_connection.py", "with gate.slow(limits.head) as", "with gate.slow(1e9) as"),
+    ),
+    Point(
+        "A client that sends its body slowly is refused.",
+        ["test_http_server::test_a_body_that_trickles_is_refused"],
+        Change(
+            "manager/_http_exchange.py", "trio.fail_after(max(0.0, self._patience))", "trio.fail_after(1e9)"
+        ),
+    ),
+    Point(
+        "A client that does not read its answer is dropped.",
+        ["test_http_server::test_a_client_that_does_not_read_is_dropped_and_the_app_told"],
+        Change("manager/_http_peer.py", "with trio.fail_after(self._write):", "with trio.fail_after(1e9):"),
+    ),
+    Point(
+        "A client that does not read, or does not close, delays no stop.",
+        [
+            "test_http_server::test_a_client_that_stopped_reading_does_not_delay_the_end_of_the_grace",
+            "test_http_server::test_a_client_that_does_not_close_does_not_delay_the_end_of_the_grace",
+        ],
+        Change("manager/_http.py", "nursery.cancel_scope.deadline = trio.current_time() + grace", "pass"),
+    ),
+    Point(
+        "An idle connection is closed after a while, or when its place is needed: thousands do no harm.",
+        [
+            "security/test_crowd::test_thousands_of_idle_connections_keep_nobody_out",
+            "test_http_server::test_an_idle_connection_is_closed_after_its_limit",
+            "test_http_server::test_above_the_limit_the_longest_idle_connection_makes_room",
+        ],
+        Change("manager/_http_connection.py", "patience = limits.idle", "patience = 1e9"),
+    ),
+    Point(
+        "Connections that are slow with their heads, half closed or refused keep nobody out.",
+        [
+            "security/test_crowd::test_clients_that_never_come_to_their_request_keep_nobody_out",
+            "test_http_server::test_connections_that_trickle_their_heads_keep_nobody_out",
+        ],
+        Change(
+            "manager/_http_gate.py",
+            "        return self._mark(self._slow, limit)",
+            "        return self._mark({}, limit)",
+        ),
+    ),
+    Point(
+        "There are never more connections than the limit, and while all are busy new ones wait their turn.",
+        ["test_http_server::test_while_every_connection_is_busy_new_ones_wait_their_turn"],
+        Change("manager/_http_gate.py", "while self._open >= self._limit:", "while False:"),
+    ),
+    Point(
+        "Of what strangers may send no more is read than a key needs, and for no longer.",
+        [
+            "web/test_access::test_of_a_stranger_s_form_no_more_is_read_than_a_key_needs",
+            "web/test_access::test_a_form_that_trickles_is_refused",
+        ],
+        Change(DASHBOARD, "await read_form(request, most=SIGN_IN_FORM)", "await read_form(request)"),
+    ),
+    # -- clients
+    Point(
+        "A client warns once of a key that travels in clear off this machine.",
+        ["test_http_client::test_a_key_sent_in_clear_off_this_machine_is_warned_of_once"],
+        Change(
+            "_http_client.py", '    log.warning("the API key travels', '    log.debug("the API key travels'
+        ),
+    ),
+    Point(
+        "A client follows no redirect: its key goes where it was meant to.",
+        ["test_http_client::test_a_redirect_is_refused_with_its_location"],
+        Change("_http_answer.py", "    if 300 <= status < 400:\n", "    if False:\n"),
+    ),
+)
