@@ -112,7 +112,7 @@ def show_overview(
             "failed": hour.failed,
         },
         "nodes": [_node(view, kind, backlogs[name], offers.get(name, [])) for kind, name in kinds.items()],
-        "runtimes": list_workers(view, workers, anonymous, now).workers[:MOST_RUNTIMES],
+        "runtimes": list_workers(view, namespace, workers, anonymous, now).workers[:MOST_RUNTIMES],
         "runtime_count": len(workers),
         "v0_runtimes": len(live_anonymous(anonymous, now)),
         "runs": [run_summary(row) for row in newest_runs(view, namespace, runs)],

@@ -40,7 +40,7 @@ class _Workers:
         now, workers = self._service.monotonic(), self._service.workers
         return reply(
             await self._service.store.read(
-                list_workers, workers.of(namespace, now), workers.anonymous(namespace), now
+                list_workers, namespace, workers.of(namespace, now), workers.anonymous(namespace), now
             )
         )
 

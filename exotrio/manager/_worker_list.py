@@ -11,7 +11,7 @@ from exotrio.manager._workers import Worker
 
 
 def list_workers(
-    view: View, workers: Iterable[Worker], anonymous: Mapping[frozenset[str], int], now: int
+    view: View, namespace: str, workers: Iterable[Worker], anonymous: Mapping[frozenset[str], int], now: int
 ) -> WorkersReply:
     """Return who works, the live ones first.
 
@@ -20,7 +20,7 @@ def list_workers(
         anonymous: Which nodes were asked for through v0, and when last.
         now: On the monotonic clock, ms, as are the times of the former.
     """
-    held = held_by_worker(view)
+    held = held_by_worker(view, namespace)
     listed = [
         ListedWorker(
             worker_id=worker.last.worker_id,

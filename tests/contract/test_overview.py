@@ -54,6 +54,10 @@ async def test_runtimes_are_named_with_what_they_hold_and_what_they_offer(api: A
     held = [{"state_id": state["state_id"], "token": state["lease"]["token"], "running": True}]
     ok(await api.heartbeat(runtime="Greeter", phase="running", busy=1, workers=4, states=held))
     ok(await api.claim([node_name("z")], 1))
+    # One of the same id in another namespace is another one.
+    elsewhere = api.elsewhere()
+    await Flow.start(elsewhere, place("a"))
+    await claim_one(elsewhere)
     shown = await overview(api)
     (runtime,) = shown.runtimes
     assert (runtime.worker_id, runtime.runtime, runtime.phase) == ("contract-worker", "Greeter", "running")

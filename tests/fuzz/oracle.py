@@ -111,6 +111,8 @@ def _judge_reply(response: Response, target: Target | None) -> None:
         assert response.media_type == b"text/plain"
     elif target and target.path.endswith("/backup"):
         assert response.body.startswith(b"SQLite format 3\0")
+    elif target and target.path.endswith("/export"):
+        _judge_export(response)
     else:
         assert response.media_type == b"application/json", response
         _strict_json(response.body)
@@ -118,6 +120,9 @@ def _judge_reply(response: Response, target: Target | None) -> None:
 
 def _judge_page(response: Response) -> None:
     if response.media_type in (b"text/css", b"text/javascript", b"image/svg+xml"):
+        return
+    if response.header(b"content-disposition"):
+        _judge_export(response)
         return
     for name, value in HEADERS.items():
         assert response.header(name.encode()) == value.encode(), f"{name} of a page"
@@ -130,6 +135,18 @@ def _judge_page(response: Response) -> None:
         assert response.media_type in (b"text/html", b"text/event-stream")
         text = response.body.decode("utf-8")
         assert SCRIPT not in text, "what somebody wrote became markup"
+
+
+def _judge_export(response: Response) -> None:
+    """Check a page that is to be kept: shown from here it could do nothing, and it carries its own policy."""
+    assert response.status == 200
+    assert response.header(b"content-disposition").startswith(b"attachment;")
+    assert response.header(b"content-security-policy") == b"default-src 'none'; sandbox"
+    assert response.header(b"x-content-type-options") == b"nosniff"
+    assert b"default-src &#39;none&#39;" in response.body or b"default-src 'none'" in response.body
+    text = response.body.decode("utf-8")
+    assert "<script" not in text, "an export has no script"
+    assert SCRIPT not in text, "what somebody wrote became markup"
 
 
 def _strict_json(body: bytes) -> Any:

@@ -27,7 +27,7 @@ class Target:
     """A method of a path that the application serves.
 
     Attributes:
-        path: With ``{parameter}``, and no slash at its end.
+        path: With ``{parameter}``, and no slash at its end. That a parameter may hold slashes is left out.
         is_page: Whether it is the dashboard's, and not the API's.
     """
 
@@ -86,7 +86,7 @@ async def _served() -> list[Target]:
     found = set()
     for route in (route for router in routers for route in router.routes):
         assert isinstance(route, Route), f"how is {route} to be fuzzed?"
-        path = route.path.rstrip("/") or "/"
+        path = route.path.rstrip("/").replace(":path}", "}") or "/"
         for method in route.methods or ():
             if method != "HEAD":  # a form of GET, which is drawn with it
                 found.add(Target(path, method, serves(path)))

@@ -43,7 +43,7 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     if "runtimes" in wanted:
         data["runtimes"] = {
             "workers": shown_workers(asked.workers, asked.monotonic),
-            "held": held_by_worker(view),
+            "held": held_by_worker(view, asked.namespace),
             "anonymous": len(live_anonymous(asked.anonymous, asked.monotonic)),
         }
     if "runs" in wanted:

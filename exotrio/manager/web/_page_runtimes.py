@@ -18,7 +18,7 @@ STATES_SHOWN = 100
 def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     data: dict[str, Data] = {"page": {"title": "Runtimes", "now": view.now_ms}}
     if "list" in wanted:
-        held = states_held(view)
+        held = states_held(view, asked.namespace)
         workers = {worker.last.worker_id: worker for worker in asked.workers}
         data["list"] = {
             "workers": [
