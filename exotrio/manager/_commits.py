@@ -236,7 +236,7 @@ class Committer:
             committed.writes.append(write)
 
     def _failed(self, writes: Sequence[Write], error: Exception) -> Committed:
-        """Undo all of a commit. What waits goes on waiting: nothing was announced to it."""
+        """Undo all of a commit. What was not handed in goes on waiting: nothing was announced to it."""
         # A full disk, say: SQLite may have rolled back the whole group, and then nobody's work
         # happened, also of those whose use case had already returned. Not only SQLite's errors:
         # whatever ended the writer thread here would leave every caller waiting for ever.
@@ -247,6 +247,8 @@ class Committer:
         for write in writes:
             # One error each: tasks that raise the same one would write their tracebacks over each other.
             write.result = outcome.Error(_not_written(error))
+            # It has its answer. Answered once more, it would bring down the loop of whoever waited.
+            self.forget(write)
         return Committed(list(writes), failed=True)
 
 

@@ -413,6 +413,30 @@ async def test_a_commit_that_fails_leaves_waiting_what_waited_before(db: str) ->
         assert waiter.found is not None
 
 
+async def test_who_looks_a_last_time_in_a_commit_that_fails_is_told_so_once(db: str) -> None:
+    broken = False
+
+    def clock() -> int:
+        if broken:
+            raise RuntimeError("no time")
+        return 1
+
+    async with open_store(db, clock=clock) as store, trio.open_nursery() as nursery:
+        waiter = Waiter(nursery, store, longest=0.1)
+        await trio.testing.wait_all_tasks_blocked()
+        await store.write(announce)
+        broken = True
+        with trio.fail_after(20):
+            while not waiter.ended:
+                await trio.lowlevel.checkpoint()
+        broken = False
+        assert "no time" in str(waiter.error)
+        for _ in range(3):
+            await store.write(put_item, 1)
+        # Nor does it take anything any more, for nobody.
+        assert (waiter.looks, len(await store.read(keys))) == (1, 3)
+
+
 async def test_what_still_waits_when_the_store_is_closed_is_told_so(db: str) -> None:
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery, open_store(db) as store:
