@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from exotrio._wire_native import HeldState, ItemReply
 from exotrio.manager._graphs import timestamp
 from exotrio.manager._outcomes import find_state
 from exotrio.manager._states import CREATED, QUEUED, Changes, note
-from exotrio.manager._transaction import Topic, Transaction
+from exotrio.manager._transaction import Transaction
 
 CLAIMS_KEPT_MS = 600_000
 """How long a claim's id is remembered: a request that is repeated comes much sooner."""
@@ -100,8 +100,7 @@ def claim(
         )
     )[: max(0, limit)]
     if not due:
-        tx.waits_for = frozenset(kind for kind, most in kinds.items() if most > 0)
-        tx.again_in = _due_in(tx, tx.waits_for)
+        tx.waits_for = {kind: _due_in(tx, kind) for kind, most in kinds.items() if most > 0}
         return Claimed([])
     seqs = [seq for _, seq in due]
     token = None
@@ -197,14 +196,10 @@ def _rows(tx: Transaction, seqs: list[int]) -> list[sqlite3.Row]:
     ).fetchall()
 
 
-def _due_in(tx: Transaction, kinds: Iterable[Topic]) -> float:
-    """Return the seconds until the next state of these kinds comes due, infinity if none waits."""
-    due = math.inf
-    for kind in kinds:
-        row = tx.row("SELECT min(enqueue_after) FROM states WHERE status = 'CREATED' AND kind = ?", (kind,))
-        if row is not None and row[0] is not None:
-            due = min(due, from_ms(row[0] - tx.now_ms))
-    return due
+def _due_in(tx: Transaction, kind: int) -> float:
+    """Return the seconds until the next state of this kind comes due, infinity if none waits."""
+    row = tx.row("SELECT min(enqueue_after) FROM states WHERE status = 'CREATED' AND kind = ?", (kind,))
+    return math.inf if row is None or row[0] is None else from_ms(row[0] - tx.now_ms)
 
 
 def release(

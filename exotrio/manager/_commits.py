@@ -1,13 +1,12 @@
 """Commits: groups of use cases in one SQLite transaction, and use cases that wait for a commit.
 
 Everything here happens on the writing connection, in one thread: the store's writer, or, in memory,
-the caller's. Only ``Write.abandoned`` is set from elsewhere.
+the caller's.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -16,85 +15,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import outcome
-import trio
 
 from exotrio._errors import DatabaseError
 from exotrio.manager import _tally
 from exotrio.manager._transaction import Catalog, Topic, Transaction, View
+from exotrio.manager._writes import Waiting, Write
 
 Clock = Callable[[], int]
 """Returns Unix milliseconds."""
 
 logger = logging.getLogger("exotrio.manager.store")
 
+LARGEST_GROUP = 256
+"""Use cases of one commit; bounds how long the first of a group waits for the last."""
 TALLY_INTERVAL_MS = 1_000
 """Between two writes of what ended how; what is counted meanwhile is lost if the process is killed."""
-
-
-class Write:
-    """A use case on its way to its commit.
-
-    Args:
-        use_case: What to run.
-        task: Who waits for it, if anybody.
-        waits: If it returns None it goes on waiting: for a commit that announces one of its topics, or
-            to be handed in again.
-        deadline: When it should have ended, on the committer's clock. Defaults to never.
-
-    Attributes:
-        topics: What it waits for, once it ran.
-        look_at: When it is to be handed in again, on the committer's clock.
-        result: What came of it, once it was committed.
-        abandoned: Nobody waits for it any more.
-    """
-
-    __slots__ = (
-        "_use_case",
-        "abandoned",
-        "deadline",
-        "look_at",
-        "result",
-        "task",
-        "topics",
-        "undo",
-        "waits",
-    )
-
-    def __init__(
-        self,
-        use_case: Callable[[Transaction], Any],
-        task: trio.lowlevel.Task | None = None,
-        *,
-        waits: bool = False,
-        deadline: float = math.inf,
-    ) -> None:
-        self._use_case = use_case
-        self.task = task
-        self.waits = waits
-        self.deadline = self.look_at = deadline
-        self.topics: frozenset[Topic] = frozenset()
-        self.result: outcome.Outcome[Any]
-        self.abandoned = False
-        self.undo: Callable[[Transaction], object] | None = None
-
-    def run(self, tx: Transaction, now: float) -> Any:
-        """Run the use case."""
-        value = self._use_case(tx)
-        self.undo = tx.undo
-        if value is None:
-            self.topics = tx.waits_for
-            self.look_at = min(self.deadline, now + tx.again_in)
-        return value
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it ran, found nothing, and goes on waiting."""
-        return self.waits and isinstance(self.result, outcome.Value) and self.result.value is None
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether it was committed for a caller who had gone, and should not have been."""
-        return self.abandoned and self.undo is not None and isinstance(self.result, outcome.Value)
+PAUSE = 1.0
+"""Seconds after a commit that failed, until somebody looks again for what has come due."""
 
 
 @dataclass(slots=True)
@@ -103,6 +40,7 @@ class Committed:
 
     Attributes:
         writes: Those that have their results now.
+        waits: Those that found nothing, and go on waiting.
         failed: Nothing of it happened.
         ready: What somebody may have waited for.
         ended: How many states got a status in which they stay, by (namespace, node, status).
@@ -110,6 +48,7 @@ class Committed:
     """
 
     writes: list[Write] = field(default_factory=list)
+    waits: list[Write] = field(default_factory=list)
     failed: bool = False
     ready: set[Topic] = field(default_factory=set)
     ended: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -134,7 +73,7 @@ class Committer:
         self.clock = clock
         self.now = now
         self.written = 0
-        self._waiting: dict[Write, None] = {}
+        self._waiting = Waiting()
         self._tally: Counter[_tally.Key] = Counter()
         self._tallied_at = 0
         self.stamp: str = connection.execute("SELECT value FROM meta WHERE key = 'stamp'").fetchone()[0]
@@ -142,56 +81,57 @@ class Committer:
         self._next_seq = (last[0] if last else 0) + 1
 
     def commit(self, writes: Sequence[Write], *, last: bool = False) -> Committed:
-        """Run use cases in one SQLite transaction, and those in it that waited for what they announce.
+        """Run use cases in one SQLite transaction, and with them those that waited for what they announce,
+        for what has come due, or long enough.
 
         Args:
             writes: In the order in which they came. What waits may be handed in again, to run now.
             last: Nothing is committed afterwards.
         """
-        self._waiting = {write: None for write in self._waiting if not write.abandoned}
-        if not (writes or last):
+        now = self.now()
+        over, due = self._waiting.over(now, LARGEST_GROUP), self._waiting.due(now)
+        if not (writes or over or due or last):
             return Committed()
+        patient = dict.fromkeys([*over, *(write for write in writes if write.deadline is not None)])
         committed = Committed()
         try:
             self.connection.execute("BEGIN IMMEDIATE")
             for write in writes:
-                if not write.waits:
+                if write not in patient:
                     self._run(write, committed)
-            self._run_waiting(committed, writes)
+            for write in self._run_waiting(committed, due):
+                patient.pop(write, None)
             # Behind those that were there before them, and all that could have something for them.
-            for write in writes:
-                if write.waits:
-                    self._run(write, committed)
-            now = self.clock()
+            for write in patient:
+                self._run(write, committed)
+            tallied_at = self.clock()
             # Now and then only: for a group of one a row more is a cost.
-            if write_tally := last or abs(now - self._tallied_at) >= TALLY_INTERVAL_MS:
-                _tally.write(self.connection, self._tally + committed.tally, now)
+            if write_tally := last or abs(tallied_at - self._tallied_at) >= TALLY_INTERVAL_MS:
+                _tally.write(self.connection, self._tally + committed.tally, tallied_at)
             self.connection.execute("COMMIT")
         except Exception as error:
-            return self._failed(writes, error)
+            self._waiting.put_off(due, self.now() + PAUSE)
+            return self._failed(list(dict.fromkeys([*writes, *over])), error)
         if write_tally:
-            self._tally, self._tallied_at = Counter(), now
+            self._tally, self._tallied_at = Counter(), tallied_at
         else:
             self._tally.update(committed.tally)
         self.written = self.connection.total_changes
+        self._waiting.looked(due)
         for write in committed.writes:
-            self._waiting.pop(write, None)
-        self._waiting.update({write: None for write in writes if write.is_open})
+            self._waiting.drop(write)
+        for write in committed.waits:
+            self._waiting.keep(write)
         return committed
 
     @property
-    def waiting(self) -> Collection[Write]:
-        """What waits, longest waiting first."""
-        return self._waiting
-
-    def forget(self, write: Write) -> None:
-        """Let go of one that waits."""
-        self._waiting.pop(write, None)
+    def next_look(self) -> float:
+        """When to commit though nothing is handed in: by then something that waits has to be run."""
+        return self._waiting.next_look()
 
     def give_up(self, error: Callable[[], Exception]) -> list[Write]:
         """Return all that wait, each with an error for its result."""
-        given_up = list(self._waiting)
-        self._waiting.clear()
+        given_up = self._waiting.drop_all()
         for write in given_up:
             write.result = outcome.Error(error())
         return given_up
@@ -200,15 +140,21 @@ class Committer:
         """Return what a query sees on a connection."""
         return View(connection, self.catalog, self.stamp, self.clock())
 
-    def _run_waiting(self, committed: Committed, handed_in: Sequence[Write]) -> None:
-        """Run what waits for what this commit announces, longest waiting first."""
-        topics = set(committed.ready)
-        for write in self._waiting:
-            if not (write.abandoned or topics.isdisjoint(write.topics) or write in handed_in):
-                self._run(write, committed)
-                if write.is_open:
-                    # Nothing is left of it for those behind, either.
-                    topics -= write.topics
+    def _run_waiting(self, committed: Committed, due: Collection[Topic]) -> set[Write]:
+        """Run what waits for what this commit announces, or what has come due; return what was run."""
+        topics = committed.ready.union(due)
+        ran: set[Write] = set()
+        for write in self._waiting.on(topics):
+            if write.abandoned or write in ran or topics.isdisjoint(write.topics):
+                continue
+            self._run(write, committed)
+            ran.add(write)
+            if not write.found:
+                # Nothing is left of it for those behind, either.
+                topics -= write.topics
+                if not topics:
+                    break
+        return ran
 
     def _run(self, write: Write, committed: Committed) -> None:
         """Run one use case in a savepoint of its own, so that it is undone alone if it raises."""
@@ -232,8 +178,7 @@ class Committer:
             self.connection.execute("ROLLBACK TO use_case")
             self.connection.execute("RELEASE use_case")
         write.result = result
-        if not write.is_open:
-            committed.writes.append(write)
+        (committed.waits if write.is_open else committed.writes).append(write)
 
     def _failed(self, writes: Sequence[Write], error: Exception) -> Committed:
         """Undo all of a commit. What was not handed in goes on waiting: nothing was announced to it."""
@@ -248,7 +193,7 @@ class Committer:
             # One error each: tasks that raise the same one would write their tracebacks over each other.
             write.result = outcome.Error(_not_written(error))
             # It has its answer. Answered once more, it would bring down the loop of whoever waited.
-            self.forget(write)
+            self._waiting.drop(write)
         return Committed(list(writes), failed=True)
 
 

@@ -21,7 +21,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -29,18 +29,17 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import trio
 
 from exotrio._errors import DatabaseError
-from exotrio.manager._commits import Clock, Committed, Committer, Write
+from exotrio.manager._commits import LARGEST_GROUP, Clock, Committed, Committer
 from exotrio.manager._copy import remove_leftovers
 from exotrio.manager._database import MEMORY, Ownership, open_reader, open_writer
 from exotrio.manager._transaction import Catalog, Transaction, View
+from exotrio.manager._writes import Write
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 logger = logging.getLogger("exotrio.manager.store")
 
-LARGEST_GROUP = 256
-"""Use cases of one commit; bounds how long the first of a group waits for the last."""
 CLOSING_GRACE = 10.0
 """Seconds the writer may take for its last commit before the process gives it up."""
 
@@ -93,9 +92,9 @@ class Store(Protocol):
         """Run a use case that may have to wait for something, and return its result once it is durable.
 
         While it returns None it is run again: in each commit that announces one of the topics it left
-        as ``tx.waits_for``, and after the time it left as ``tx.again_in``. Those who wait for the same
-        run in the order in which they came, until one of them returns None: then there is nothing left
-        for the others.
+        as ``tx.waits_for``, and when it said that something of them comes due. Those who wait for the
+        same run in the order in which they came, until one of them returns None: then there is nothing
+        left for the others.
 
         Args:
             longest: Most seconds to wait. Then it is run a last time, and may return None.
@@ -153,7 +152,7 @@ class MemoryStore:
     ) -> T:
         await trio.lowlevel.checkpoint()
         write = Write(lambda tx: use_case(tx, *args, **kwargs))
-        self._commit(write)
+        self._commit([write])
         value: T = write.result.unwrap()
         return value
 
@@ -166,30 +165,40 @@ class MemoryStore:
     ) -> T | None:
         await trio.lowlevel.checkpoint()
         deadline = trio.current_time() + longest
-        write = Write(lambda tx: use_case(tx, *args, **kwargs), waits=longest > 0, deadline=deadline)
+        write = Write(lambda tx: use_case(tx, *args, **kwargs), deadline=deadline)
+        handed_in = [write]
         value: T | None
-        while not self._commit(write):
-            with trio.CancelScope(deadline=write.look_at) as scope:
-                value = await self._announced(write, scope)
+        while write not in self._commit(handed_in):
+            with trio.CancelScope() as scope:
+                value = await self._answered(write, scope)
                 return value
-            write.waits = trio.current_time() < deadline
+            write.abandoned = False
+            # If not for itself, it looks for all who wait.
+            handed_in = [write] if trio.current_time() >= deadline else []
         value = write.result.unwrap()
         return value
 
-    async def _announced(self, write: Write, scope: trio.CancelScope) -> Any:
-        """Wait for the commit of somebody else that has something for it."""
+    async def _answered(self, write: Write, scope: trio.CancelScope) -> Any:
+        """Wait for the commit of somebody else that has something for it, or until it has to look itself."""
 
         def leave(_: Any) -> trio.lowlevel.Abort:
-            write.task = None
-            self._committer.forget(write)
+            write.abandoned, write.task = True, None
             return trio.lowlevel.Abort.SUCCEEDED
 
         write.task = trio.lowlevel.current_task()
         self._scopes[write] = scope
+        self._appoint()
         try:
             return await trio.lowlevel.wait_task_rescheduled(leave)
         finally:
             del self._scopes[write]
+            self._appoint()
+
+    def _appoint(self) -> None:
+        """Have one of those who wait look in time whether something is over or due, for all of them."""
+        for scope in self._scopes.values():
+            scope.deadline = self._committer.next_look
+            break
 
     async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         await trio.lowlevel.checkpoint()
@@ -203,16 +212,15 @@ class MemoryStore:
         for write in self._committer.give_up(_closed):
             _answer(write)
 
-    def _commit(self, write: Write) -> bool:
-        """Commit, and say whether the write has its result."""
-        committed = self._committer.commit([write])
+    def _commit(self, writes: Sequence[Write]) -> Sequence[Write]:
+        """Commit; return what has its result now, also of others."""
+        committed = self._committer.commit(writes)
         for each in committed.writes:
             _answer(each)
-        for each, scope in self._scopes.items():
-            scope.deadline = each.look_at
+        self._appoint()
         if committed.writes:
             self.on_commit(committed)
-        return write in committed.writes
+        return committed.writes
 
 
 class FileStore:
@@ -250,8 +258,9 @@ class FileStore:
         **kwargs: P.kwargs,
     ) -> T | None:
         deadline = time.monotonic() + longest
-        write = Write(lambda tx: use_case(tx, *args, **kwargs), waits=longest > 0, deadline=deadline)
-        value: T | None = await self._hand_in(write)
+        value: T | None = await self._hand_in(
+            Write(lambda tx: use_case(tx, *args, **kwargs), deadline=deadline)
+        )
         return value
 
     async def _hand_in(self, write: Write) -> Any:
@@ -338,7 +347,7 @@ class FileStore:
                     group.append(self._writes.get_nowait())
             ending = None in group
             writes = [write for write in group if write is not None and not write.abandoned]
-            committed = self._committer.commit([*self._due(), *writes])
+            committed = self._committer.commit(writes)
             if not committed.writes:
                 continue
             try:
@@ -351,17 +360,9 @@ class FileStore:
             self._committer.connection.close()
 
     def _until_next_look(self) -> float | None:
-        """Return the seconds until something that waits has to be run, None for ever."""
-        look_at = min((write.look_at for write in self._committer.waiting), default=math.inf)
+        """Return the seconds until something that waits has to be run; None if nothing ever has to."""
+        look_at = self._committer.next_look
         return None if look_at == math.inf else max(0.0, look_at - time.monotonic())
-
-    def _due(self) -> list[Write]:
-        """Return what waits and has to be run now, those for the last time whose time is over."""
-        now = time.monotonic()
-        due = [write for write in self._committer.waiting if write.look_at <= now and not write.abandoned]
-        for write in due:
-            write.waits = now < write.deadline
-        return due
 
     def _deliver(self, committed: Committed) -> None:
         for write in committed.writes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -101,8 +100,8 @@ class Transaction(View):
         tally: States that ended: (kind, status, bucket of time) to how many.
         undo: Set by a use case whose result must not get lost: run, as a use case of its own, if
             the caller was gone by the time it was committed.
-        waits_for: Set by a use case that found nothing: what announces that there may be something.
-        again_in: Set with it: seconds after which there will be something without any announcement.
+        waits_for: Set by a use case that found nothing: what announces that there may be something,
+            and the seconds after which there will be some of it without any announcement, or infinity.
     """
 
     def __init__(
@@ -119,8 +118,7 @@ class Transaction(View):
         self.ended: Counter[tuple[str, str, str]] = Counter()
         self.tally: Counter[tuple[int, str, int]] = Counter()
         self.undo: Callable[[Transaction], object] | None = None
-        self.waits_for: frozenset[Topic] = frozenset()
-        self.again_in = math.inf
+        self.waits_for: dict[Topic, float] = {}
 
     def registered(self, namespace: str, name: str) -> Registered | None:
         """Return what is registered under this name, or None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from typing import Any
 
@@ -93,7 +94,7 @@ def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
 def show_run_once_ended(tx: Transaction, namespace: str, run_id: str) -> dict[str, Any] | None:
     """Return a run as ``show_run`` does, or None for as long as it goes on."""
     run = show_run(tx, namespace, run_id)
-    tx.waits_for = frozenset({run_id})
+    tx.waits_for = {run_id: math.inf}
     return None if run["status"] == RunStatus.PENDING else run
 
 

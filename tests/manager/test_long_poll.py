@@ -25,9 +25,9 @@ def virtual_ms() -> int:
 
 
 async def claim(
-    api: Api, *identifiers: str, wait_ms: int = LONGEST, claim_id: str | None = None
+    api: Api, *identifiers: str, wait_ms: int = LONGEST, claim_id: str | None = None, limit: int = 10
 ) -> list[Any]:
-    limits = {node_name(identifier): 10 for identifier in identifiers}
+    limits = {node_name(identifier): limit for identifier in identifiers}
     states: list[Any] = ok(await api.native_claim(limits, wait_ms=wait_ms, claim_id=claim_id))["states"]
     return states
 
@@ -170,6 +170,22 @@ async def test_a_state_that_is_delayed_while_the_poll_waits_is_waited_for(
         await trio.sleep(10)
         assert poll.states
         assert poll.ended_at == pytest.approx(5, abs=0.01)
+
+
+async def test_states_that_come_due_together_are_given_to_all_polls_that_want_them(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
+        flow = await deploy(manager, place("a"))
+        polls = [Poll(nursery, manager.api, "a", limit=1) for _ in range(4)]
+        await trio.sleep(1)
+        for _ in range(3):
+            await flow.trigger(start_delay=5_000)
+        await trio.sleep(1)
+        polls[0].scope.cancel()
+        await trio.sleep(5)
+        assert [poll.ended_at for poll in polls] == [2, *[pytest.approx(6, abs=0.01)] * 3]
+        assert all(len(poll.states or ()) == 1 for poll in polls[1:])
 
 
 async def test_one_state_wakes_many_polls_and_one_gets_it(autojump_clock: trio.testing.MockClock) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import subprocess
 import sys
@@ -226,7 +227,8 @@ class Waiter:
         self.error: Exception | None = None
         self.scope = trio.CancelScope()
         self.ended = False
-        self._kind, self._longest, self._again_in = kind, longest, again_in
+        self.again_in = again_in
+        self._kind, self._longest = kind, longest
         nursery.start_soon(self._run, store)
 
     async def _run(self, store: Store) -> None:
@@ -241,7 +243,7 @@ class Waiter:
         self.looks += 1
         row = tx.row("SELECT key FROM meta WHERE key LIKE 'item %' LIMIT 1")
         if row is None:
-            tx.waits_for, tx.again_in = frozenset({self._kind}), self._again_in
+            tx.waits_for = {self._kind: self.again_in}
             return None
         tx.execute("DELETE FROM meta WHERE key = ?", (row["key"],))
         tx.undo = self._put_back
@@ -309,6 +311,60 @@ async def test_what_comes_due_without_any_announcement_is_found(db: str) -> None
         assert waiter.found == "item not announced"
 
 
+async def test_what_comes_due_is_found_by_whoever_is_still_there(db: str) -> None:
+    async with open_store(db) as store, trio.open_nursery() as nursery:
+        told = Waiter(nursery, store, again_in=0.05)
+        await trio.testing.wait_all_tasks_blocked()
+        stays = await waiting(nursery, store)
+        stays.again_in = 0.05  # should it look too early
+        told.scope.cancel()
+        await store.write(put, "item not announced")
+        with trio.fail_after(20):
+            while not stays.ended:
+                await trio.lowlevel.checkpoint()
+        assert (told.found, stays.found) == (None, "item not announced")
+
+
+async def test_who_waits_longest_gets_what_comes_due_and_few_look_in_vain(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_store(":memory:") as store, trio.open_nursery() as nursery:
+        waiters = [await waiting(nursery, store) for _ in range(4)]
+        waiters.append(Waiter(nursery, store, again_in=5))
+        await trio.sleep(4)
+        await store.write(put, "item not announced")
+        await store.write(put, "item not announced either")
+        assert [waiter.looks for waiter in waiters] == [1, 1, 1, 1, 1]
+        await trio.sleep(2)
+        assert [waiter.found is not None for waiter in waiters] == [True, True, False, False, False]
+        assert [waiter.looks for waiter in waiters] == [2, 2, 2, 1, 1]
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_comes_due_while_nothing_can_be_committed_is_found_later(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    asked = 0
+
+    def clock() -> int:
+        nonlocal asked
+        asked += 1
+        if 10 < trio.current_time() < 20:
+            raise RuntimeError("no time")
+        return 1
+
+    async with open_store(":memory:", clock=clock) as store, trio.open_nursery() as nursery:
+        waiter = Waiter(nursery, store, again_in=11)
+        await trio.sleep(1)
+        await store.write(put, "item not announced")
+        asked = 0
+        await trio.sleep(18)
+        assert (waiter.looks, waiter.ended) == (1, False)
+        await trio.sleep(3)
+        assert waiter.found is not None
+        assert asked < 30, "it is tried now and then, not as often as possible"
+
+
 async def test_what_finds_nothing_waits_on(db: str) -> None:
     async with open_store(db) as store, trio.open_nursery() as nursery:
         waiter = await waiting(nursery, store)
@@ -370,7 +426,7 @@ async def test_what_is_cancelled_while_it_waits_does_not_happen(db: str) -> None
 
 async def test_what_is_cancelled_while_it_is_committed_is_undone(tmp_path: Path) -> None:
     def hold_once_there_is_something(tx: Transaction) -> None:
-        tx.waits_for = frozenset({1})
+        tx.waits_for = {1: math.inf}
         if waiter.looks > 1:
             closed.hold()
 
