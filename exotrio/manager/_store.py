@@ -327,13 +327,14 @@ class FileStore:
             logger.error("the last write did not end within %g s; leaving it behind", CLOSING_GRACE)
             self._left_behind = True
             return False
+        # First: what is undone now must not be given to one of those.
+        for write in self._committer.give_up(_closed):
+            _answer(write)
         undos = []
         while not self._writes.empty():
             if (write := self._writes.get()) is not None:
                 undos.append(write)
         self._committer.commit(undos, last=True)
-        for write in self._committer.give_up(_closed):
-            _answer(write)
         self._committer.connection.close()
         return True
 

@@ -502,6 +502,33 @@ async def test_what_still_waits_when_the_store_is_closed_is_told_so(db: str) -> 
         assert "closed" in str(waiter.error)
 
 
+async def test_what_is_undone_at_the_very_end_is_given_to_nobody_who_would_not_hear_of_it(
+    tmp_path: Path,
+) -> None:
+    def take_and_hold(tx: Transaction) -> str:
+        tx.undo = lambda tx: put_item(tx, 1)
+        closed.hold()
+        return "taken"
+
+    async def take() -> None:
+        with scope:
+            await store.write(take_and_hold)
+
+    scope, path = trio.CancelScope(), tmp_path / "state.db"
+    with gate() as closed, trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            async with open_store(path) as store:
+                waiter = await waiting(nursery, store)
+                nursery.start_soon(take)
+                await trio.to_thread.run_sync(closed.wait_entered)
+                scope.cancel()
+                await trio.testing.wait_all_tasks_blocked()
+                threading.Timer(0.05, closed.open).start()
+            while not waiter.ended:
+                await trio.lowlevel.checkpoint()
+    assert (waiter.error is not None) == bool(seen_from_outside(path))
+
+
 # -- cancellation and closing
 
 
