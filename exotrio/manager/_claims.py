@@ -11,6 +11,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -59,7 +60,6 @@ class Taken:
         native: What the native API shows beside that.
     """
 
-    seq: int
     v0: dict[str, Any]
     native: dict[str, Any]
 
@@ -71,10 +71,12 @@ class Claimed:
     Attributes:
         states: Oldest first.
         spent: Whether the claim id takes no more, so that waiting is in vain.
+        undo: To be run if nobody will hear of these states.
     """
 
     states: list[Taken]
     spent: bool = False
+    undo: Callable[[Transaction], object] | None = None
 
 
 def claim(
@@ -85,9 +87,8 @@ def claim(
     A claim id that took states before, or was voided, takes no more: it returns what is still
     held under it.
     """
-    if claimer.claim_id is not None and tx.row("SELECT 1 FROM claims WHERE id = ?", (claimer.claim_id,)):
-        held = _rows(tx, _held(tx, namespace, claimer.claim_id))
-        return Claimed(_taken(tx, held, claimer.now), spent=True)
+    if claimer.claim_id is not None and (known := _known(tx, claimer.claim_id)) is not None:
+        return _taken_before(tx, namespace, claimer, claimer.claim_id, known)
     nodes = {name: tx.registered(namespace, name) for name in limits}
     kinds = {node.id: limits[name] for name, node in nodes.items() if node is not None}
     due = sorted(
@@ -126,12 +127,30 @@ def claim(
     for state in states:
         changes.count(state["run"], state["place"], CREATED, QUEUED)
     changes.apply()
-    if claimer.claim_id is None:
-        tx.undo = lambda tx: undo_v0_claim(tx, seqs)
-    else:
-        claim_id = claimer.claim_id
-        tx.undo = lambda tx: release_claim(tx, namespace, claim_id)
-    return Claimed(_taken(tx, states, claimer.now))
+    tx.undo = (
+        partial(undo_v0_claim, seqs=seqs)
+        if claimer.claim_id is None
+        else partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=tx.now_ms)
+    )
+    return Claimed(_taken(tx, states, claimer.now), undo=tx.undo)
+
+
+def _known(tx: Transaction, claim_id: str) -> int | None:
+    """Return when a claim id was used last; None if it was not."""
+    row = tx.row("SELECT at FROM claims WHERE id = ?", (claim_id,))
+    return None if row is None else int(row["at"])
+
+
+def _taken_before(tx: Transaction, namespace: str, claimer: Claimer, claim_id: str, known: int) -> Claimed:
+    """Return what is still held under a claim id that takes no more."""
+    held = _rows(tx, _held(tx, namespace, claim_id))
+    if tx.waited or not held:
+        # If it waited: its client has asked again since, and what that brought is not for this request.
+        return Claimed([], spent=True)
+    # Not the time itself but one that differs: by it an earlier reply that fails leaves these alone.
+    tx.execute("UPDATE claims SET at = ? WHERE id = ?", (known + 1, claim_id))
+    tx.undo = partial(undo_claim, namespace=namespace, claim_id=claim_id, handed_out=known + 1)
+    return Claimed(_taken(tx, held, claimer.now), spent=True, undo=tx.undo)
 
 
 def claim_once_ready(
@@ -153,7 +172,6 @@ def claim_once_ready(
 def _taken(tx: Transaction, states: list[sqlite3.Row], now: int) -> list[Taken]:
     return [
         Taken(
-            seq=state["seq"],
             v0={
                 "state_id": tx.state_id(state["seq"]),
                 "node_name": state["name"],
@@ -234,6 +252,16 @@ def release_claim(tx: Transaction, namespace: str, claim_id: str, delay_ms: int 
         _hand_back(changes, state, delay_ms)
     changes.apply()
     return [ItemReply(state_id=tx.state_id(state["seq"]), result=ItemResult.OK) for state in states]
+
+
+def undo_claim(tx: Transaction, namespace: str, claim_id: str, handed_out: int) -> None:
+    """Hand back what a native claim took whose reply could not be written.
+
+    Args:
+        handed_out: When that reply was made. If the claim was repeated since, its client has another.
+    """
+    if _known(tx, claim_id) == handed_out:
+        release_claim(tx, namespace, claim_id)
 
 
 def undo_v0_claim(tx: Transaction, seqs: Sequence[int]) -> None:

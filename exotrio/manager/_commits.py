@@ -159,6 +159,7 @@ class Committer:
     def _run(self, write: Write, committed: Committed) -> None:
         """Run one use case in a savepoint of its own, so that it is undone alone if it raises."""
         tx = Transaction(self.connection, self.catalog, self.stamp, self.clock(), self._next_seq)
+        tx.waited = write in self._waiting
         self.connection.execute("SAVEPOINT use_case")
         result: outcome.Outcome[Any] = outcome.capture(write.run, tx, self.now())
         # Numbers are spent even if the use case is undone: reuse is not worth a thought.

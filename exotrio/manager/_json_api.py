@@ -54,9 +54,9 @@ def reply(content: object, status: int = 200) -> Response:
 
 
 class ClaimReply(Response):
-    """A reply that hands out states. If it cannot be written, ``undo`` hands them back."""
+    """A reply that may hand out states. If it cannot be written, ``undo`` hands them back."""
 
-    def __init__(self, content: object, undo: Callable[[], Awaitable[object]]) -> None:
+    def __init__(self, content: object, undo: Callable[[], Awaitable[object]] | None) -> None:
         super().__init__(to_json(content, inf_nan_mode="null"), media_type="application/json")
         self._undo = undo
 
@@ -64,6 +64,8 @@ class ClaimReply(Response):
         try:
             await super().__call__(scope, receive, send)
         except BaseException as error:
+            if self._undo is None:
+                raise
             # Whatever ended it, cancellation included: nobody will run these states.
             logger.info("the reply to a claim could not be written (%r); the claim is undone", error)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_GRACE):

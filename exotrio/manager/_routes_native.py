@@ -95,7 +95,7 @@ class _Native:
         claimed = await self._claim_or_wait(request, namespace, body)
         return ClaimReply(
             {"states": [{**state.v0, **state.native} for state in claimed.states]},
-            undo=lambda: self._store.write(_claims.release_claim, namespace, body.claim_id),
+            undo=claimed.undo and partial(self._store.write, claimed.undo),
         )
 
     async def _claim_or_wait(

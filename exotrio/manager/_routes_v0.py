@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -168,15 +169,14 @@ class _V0:
         self._service.workers.polled(namespace, None, frozenset(body.nodes), self._service.monotonic())
         limits = dict.fromkeys(body.nodes, limit)
         claimed = await settled(self._store.write(_claims.claim, namespace, limits, limit, claimer))
-        seqs = [state.seq for state in claimed.states]
         return ClaimReply(
             {
-                "count": len(seqs),
+                "count": len(claimed.states),
                 "namespace": namespace,
                 "status": StateStatus.QUEUED,
                 "states": [state.v0 for state in claimed.states],
             },
-            undo=lambda: self._store.write(_claims.undo_v0_claim, seqs),
+            undo=claimed.undo and partial(self._store.write, claimed.undo),
         )
 
     async def executed(self, request: Request) -> Response:

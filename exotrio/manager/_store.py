@@ -328,8 +328,8 @@ class FileStore:
             self._left_behind = True
             return False
         # First: what is undone now must not be given to one of those.
-        for write in self._committer.give_up(_closed):
-            _answer(write)
+        for given_up in self._committer.give_up(_closed):
+            _answer(given_up)
         undos = []
         while not self._writes.empty():
             if (write := self._writes.get()) is not None:

@@ -100,6 +100,7 @@ class Transaction(View):
         tally: States that ended: (kind, status, bucket of time) to how many.
         undo: Set by a use case whose result must not get lost: run, as a use case of its own, if
             the caller was gone by the time it was committed.
+        waited: Whether the use case found nothing before, and waited since.
         waits_for: Set by a use case that found nothing: what announces that there may be something,
             and the seconds after which there will be some of it without any announcement, or infinity.
     """
@@ -118,6 +119,7 @@ class Transaction(View):
         self.ended: Counter[tuple[str, str, str]] = Counter()
         self.tally: Counter[tuple[int, str, int]] = Counter()
         self.undo: Callable[[Transaction], object] | None = None
+        self.waited = False
         self.waits_for: dict[Topic, float] = {}
 
     def registered(self, namespace: str, name: str) -> Registered | None:

@@ -214,3 +214,42 @@ async def test_undoing_leaves_alone_what_somebody_else_holds_by_now() -> None:
         states = ok(await manager.api.claim([node_name("a")], 10))["states"]
         assert len(states) == 1
         assert states[0]["state_id"] not in held
+
+
+async def test_undoing_leaves_alone_what_a_repeated_claim_has_handed_out_since() -> None:
+    async with open_manager() as manager:
+        await ready(manager)
+        again: list[Any] = []
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body" and not again:
+                again.extend(await repeated(manager))
+                raise Gone
+
+        app = create_app(manager.service, key=KEY)
+        with pytest.raises(Gone):
+            await ask(app, NATIVE, send)
+        assert len(again) == 2
+        held = [{"state_id": state["state_id"], "token": state["lease"]["token"]} for state in again]
+        items = ok(await manager.remote.heartbeat(states=held))["items"]
+        assert [item["result"] for item in items] == ["ok", "ok"]
+        assert len(await repeated(manager)) == 2, "nor is the id void"
+
+
+async def test_a_reply_to_a_repeated_claim_that_cannot_be_written_undoes_it() -> None:
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            raise Gone
+
+    async with open_manager() as manager:
+        await ready(manager)
+        assert len(await repeated(manager)) == 2
+        with pytest.raises(Gone):
+            await ask(create_app(manager.service, key=KEY), NATIVE, send)
+        await check_claimable(manager)
+
+
+async def repeated(manager: Manager) -> list[Any]:
+    """Claim under the very id that ``ask`` uses."""
+    states: list[Any] = ok(await manager.remote.native_claim({node_name("a"): 5}, claim_id="c"))["states"]
+    return states

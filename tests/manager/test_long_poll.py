@@ -227,6 +227,25 @@ async def test_a_claim_id_that_takes_no_more_is_answered_at_once(
         assert trio.current_time() == 0
 
 
+async def test_what_a_claim_took_whose_id_was_used_again_is_not_given_to_the_first_that_waits_still(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
+        flow = await deploy(manager, place("a", "b"), place("b"))
+        first = Poll(nursery, manager.api, "b", claim_id="c")
+        await trio.sleep(1)
+        await flow.trigger()
+        (held,) = await claim(manager.api, "a", wait_ms=0, claim_id="c")
+        await flow.trigger()
+        await flow.run("a", {"v": "1"})
+        await trio.sleep(1)
+        assert first.states == []
+        assert [state["state_id"] for state in await claim(manager.api, "a", claim_id="c")] == [
+            held["state_id"]
+        ]
+        assert len(await claim(manager.api, "b", wait_ms=0)) == 1
+
+
 async def test_a_claim_for_nothing_is_answered_at_once(autojump_clock: trio.testing.MockClock) -> None:
     async with open_manager(clock=virtual_ms) as manager:
         await deploy(manager, place("a"))
