@@ -236,6 +236,9 @@ async def _unless_gone(
     with trio.move_on_after(longest) as scope:
         async with beside(give_up_when_disconnected, give_up_when_stopping):
             value = await something()
+            # Or a cancellation from outside, on the way out of here, would lose it: nobody would know what
+            # a claim took. Whoever gets the value meets that cancellation next.
+            scope.shield = True
     return value
 
 

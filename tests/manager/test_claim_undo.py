@@ -12,7 +12,7 @@ import trio
 import trio.testing
 from starlette.types import ASGIApp
 
-from exotrio.manager import _claims, create_app
+from exotrio.manager import _claims, _runs, create_app
 from tests.contract.flow import Flow
 from tests.helpers import SettableClock, node_name, ok, place
 from tests.manager.support import KEY, Manager, gate, open_manager, recount
@@ -33,9 +33,9 @@ class Gone(OSError):
     pass
 
 
-async def ask(app: ASGIApp, path: str, send: Send) -> None:
+async def ask(app: ASGIApp, path: str, send: Send, **more: Any) -> None:
     """Send a claim to the app as a server would, with a client that reads by ``send``."""
-    body = json.dumps(BODIES[path]).encode()
+    body = json.dumps({**BODIES[path], **more}).encode()
     parts = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:
@@ -87,6 +87,28 @@ async def test_a_reply_that_is_cancelled_while_it_is_written_undoes_the_claim(pa
         await ready(manager)
         with trio.CancelScope() as scope:
             await ask(create_app(manager.service, key=KEY), path, send)
+        assert scope.cancelled_caught
+        await check_claimable(manager)
+
+
+async def test_a_poll_cancelled_in_the_moment_in_which_it_is_served_is_undone() -> None:
+    async def send(message: Message) -> None:
+        # As the real one: a checkpoint before the body.
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def poll() -> None:
+        with scope:
+            await ask(create_app(manager.service, key=KEY), NATIVE, send, wait_ms=15_000)
+
+    scope = trio.CancelScope()
+    async with open_manager() as manager, trio.open_nursery() as nursery:
+        await Flow.deploy(manager.api, place("a"))
+        nursery.start_soon(poll)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(2):
+            await manager.service.store.write(_runs.trigger, "tests", "graph", inputs={}, store={})
+            scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
         assert scope.cancelled_caught
         await check_claimable(manager)
 
