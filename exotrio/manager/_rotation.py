@@ -78,13 +78,13 @@ class _Outdated:
 
 
 def check(view: View, cipher: Cipher) -> Renewed:
-    """Return what ``renew`` would find; nothing is renewed."""
+    """Return what ``encrypt_anew`` would find; nothing is renewed."""
     found = Renewed()
     _outdated(view, cipher, found)
     return found
 
 
-def renew(tx: Transaction, cipher: Cipher) -> Renewed:
+def encrypt_anew(tx: Transaction, cipher: Cipher) -> Renewed:
     """Encrypt with the newest key what was encrypted with an older one."""
     found = Renewed()
     outdated = _outdated(tx, cipher, found)
@@ -122,7 +122,7 @@ async def renew_at_start(store: Store, cipher: Cipher) -> None:
     That is not refused, since giving the right key mends it, and an upsert. But it is said at the start:
     every node that needs such a secret will be claimed and handed back for ever.
     """
-    found = await store.write(renew, cipher)
+    found = await store.write(encrypt_anew, cipher)
     if found.renewed:
         await _forget_log(store)
         logger.info(
@@ -206,7 +206,7 @@ async def rotate_secrets(
         if not from_variable:
             # First, and on disk: what is encrypted with a key that got lost is lost.
             write_secret_file(secret_path(path, KEY_FILE), keys)
-        found = await store.write(renew, cipher)
+        found = await store.write(encrypt_anew, cipher)
         await _forget_log(store)
         if drop_old:
             write_secret_file(secret_path(path, KEY_FILE), keys.split()[0])

@@ -101,6 +101,8 @@ class _Process:
 class _Watched:
     """The store of one process: a dead one neither writes nor says that it did."""
 
+    path = None
+
     def __init__(self, memory: MemoryStore, process: _Process, watcher: Watcher) -> None:
         self._memory = memory
         self._process = process
