@@ -105,7 +105,12 @@ class NativeLink:
         try:
             while True:
                 try:
-                    return await self._claim_once(request, called)
+                    claims = await self._claim_once(request, called)
+                    if unanswered and not claims:
+                        # The request whose answer was lost may wait there still, or arrive late, and take
+                        # states for nobody.
+                        await self._void(request.claim_id)
+                    return claims
                 except ManagerError as error:
                     lost = isinstance(error, ManagerUnavailable) and error.sent
                     unanswered = unanswered or (lost and not isinstance(error, TurnedAway))

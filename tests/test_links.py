@@ -589,6 +589,20 @@ async def test_native_a_claim_without_an_answer_is_repeated_under_the_same_id(
     assert first.lease == pytest.approx(60 + trio.current_time())
 
 
+async def test_native_a_repeated_claim_that_brings_nothing_voids_its_id(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The first may wait at the server still: on a connection of which only this side knows that it broke."""
+    link, double = native_link(
+        one_after_another(
+            raising(httpx.ReadError("reset")), answer(200, {"states": []}), answer(200, {"items": []})
+        )
+    )
+    assert await link.claim({"A": 2}, 5, wait=10) == []
+    assert double.asked == ["POST claim"] * 2 + ["POST release"]
+    assert double.bodies("release")[0]["claim_id"] == double.bodies("claim")[0]["claim_id"]
+
+
 async def test_native_a_claim_that_is_given_up_is_released_by_its_id(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
