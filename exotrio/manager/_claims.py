@@ -128,7 +128,7 @@ def claim(
         changes.count(state["run"], state["place"], CREATED, QUEUED)
     changes.apply()
     tx.undo = (
-        partial(undo_v0_claim, seqs=seqs)
+        partial(undo_v0_claim, seqs=seqs, claimed_at=tx.now_ms)
         if claimer.claim_id is None
         else partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=tx.now_ms)
     )
@@ -264,11 +264,11 @@ def undo_claim(tx: Transaction, namespace: str, claim_id: str, handed_out: int) 
         release_claim(tx, namespace, claim_id)
 
 
-def undo_v0_claim(tx: Transaction, seqs: Sequence[int]) -> None:
-    """Hand back what a v0 claim took whose reply could not be written."""
+def undo_v0_claim(tx: Transaction, seqs: Sequence[int], claimed_at: int) -> None:
+    """Hand back what a v0 claim took at that time whose reply could not be written."""
     changes = Changes(tx)
     for state in _rows(tx, list(seqs)):
-        if state["status"] == QUEUED and state["token"] is None:
+        if state["status"] == QUEUED and state["token"] is None and state["claimed_at"] == claimed_at:
             _hand_back(changes, state, 0)
     changes.apply()
 

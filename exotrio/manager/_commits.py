@@ -7,6 +7,7 @@ the caller's.
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -31,7 +32,7 @@ LARGEST_GROUP = 256
 TALLY_INTERVAL_MS = 1_000
 """Between two writes of what ended how; what is counted meanwhile is lost if the process is killed."""
 PAUSE = 1.0
-"""Seconds after a commit that failed, until somebody looks again for what has come due."""
+"""Seconds after a commit that failed, until what is owed, or has come due, is tried again."""
 
 
 @dataclass(slots=True)
@@ -74,6 +75,8 @@ class Committer:
         self.now = now
         self.written = 0
         self._waiting = Waiting()
+        self._owed: list[Write] = []
+        self._owed_at = math.inf
         self._tally: Counter[_tally.Key] = Counter()
         self._tallied_at = 0
         self.stamp: str = connection.execute("SELECT value FROM meta WHERE key = 'stamp'").fetchone()[0]
@@ -90,6 +93,8 @@ class Committer:
         """
         now = self.now()
         over, due = self._waiting.over(now, LARGEST_GROUP), self._waiting.due(now)
+        if writes or last or now >= self._owed_at:
+            writes, self._owed, self._owed_at = [*self._owed, *writes], [], math.inf
         if not (writes or over or due or last):
             return Committed()
         patient = dict.fromkeys([*over, *(write for write in writes if write.deadline is not None)])
@@ -120,6 +125,8 @@ class Committer:
         self._waiting.looked(due)
         for write in committed.writes:
             self._waiting.drop(write)
+            if write.owed and isinstance(write.result, outcome.Error):
+                self._owe(write, write.result.error)
         for write in committed.waits:
             self._waiting.keep(write)
         return committed
@@ -127,7 +134,7 @@ class Committer:
     @property
     def next_look(self) -> float:
         """When to commit though nothing is handed in: by then something that waits has to be run."""
-        return self._waiting.next_look()
+        return min(self._owed_at, self._waiting.next_look())
 
     def give_up(self, error: Callable[[], Exception]) -> list[Write]:
         """Return all that wait, each with an error for its result."""
@@ -195,7 +202,17 @@ class Committer:
             write.result = outcome.Error(_not_written(error))
             # It has its answer. Answered once more, it would bring down the loop of whoever waited.
             self._waiting.drop(write)
+            if write.owed:
+                self._owe(write, write.result.error)
         return Committed(list(writes), failed=True)
+
+    def _owe(self, write: Write, error: BaseException) -> None:
+        """Try something that failed again, unless it never will succeed."""
+        if isinstance(error, DatabaseError):
+            self._owed.append(write)
+            self._owed_at = self.now() + PAUSE
+        else:
+            logger.error("a use case that nobody waited for failed", exc_info=error)
 
 
 def _not_written(error: Exception) -> DatabaseError:

@@ -29,8 +29,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger("exotrio.manager.http")
 
-UNDO_GRACE = 5.0
-"""Seconds that undoing a claim may take after its reply could not be written."""
 CLAIM_LIMIT = 10.0
 """Seconds that writing a claim may take, cancelled or not."""
 _LONGEST_ECHO = 200
@@ -56,7 +54,7 @@ def reply(content: object, status: int = 200) -> Response:
 class ClaimReply(Response):
     """A reply that may hand out states. If it cannot be written, ``undo`` hands them back."""
 
-    def __init__(self, content: object, undo: Callable[[], Awaitable[object]] | None) -> None:
+    def __init__(self, content: object, undo: Callable[[], object] | None) -> None:
         super().__init__(to_json(content, inf_nan_mode="null"), media_type="application/json")
         self._undo = undo
 
@@ -64,12 +62,10 @@ class ClaimReply(Response):
         try:
             await super().__call__(scope, receive, send)
         except BaseException as error:
-            if self._undo is None:
-                raise
-            # Whatever ended it, cancellation included: nobody will run these states.
-            logger.info("the reply to a claim could not be written (%r); the claim is undone", error)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_GRACE):
-                await self._undo()
+            if self._undo is not None:
+                # Whatever ended it, cancellation included: nobody will run these states.
+                logger.info("the reply to a claim could not be written (%r); the claim is undone", error)
+                self._undo()
             raise
 
 

@@ -95,7 +95,7 @@ class _Native:
         claimed = await self._claim_or_wait(request, namespace, body)
         return ClaimReply(
             {"states": [{**state.v0, **state.native} for state in claimed.states]},
-            undo=claimed.undo and partial(self._store.write, claimed.undo),
+            undo=claimed.undo and partial(self._store.owe, claimed.undo),
         )
 
     async def _claim_or_wait(

@@ -176,7 +176,7 @@ class _V0:
                 "status": StateStatus.QUEUED,
                 "states": [state.v0 for state in claimed.states],
             },
-            undo=claimed.undo and partial(self._store.write, claimed.undo),
+            undo=claimed.undo and partial(self._store.owe, claimed.undo),
         )
 
     async def executed(self, request: Request) -> Response:

@@ -82,6 +82,10 @@ class Store(Protocol):
         """
         ...
 
+    def owe(self, use_case: Callable[[Transaction], object]) -> None:
+        """Run a use case for nobody who waits for it, again and again should the database fail."""
+        ...
+
     async def write_once_ready(
         self,
         longest: float,
@@ -155,6 +159,9 @@ class MemoryStore:
         self._commit([write])
         value: T = write.result.unwrap()
         return value
+
+    def owe(self, use_case: Callable[[Transaction], object]) -> None:
+        self._commit([Write(use_case, owed=True)])
 
     async def write_once_ready(
         self,
@@ -249,6 +256,9 @@ class FileStore:
     ) -> T:
         value: T = await self._hand_in(Write(lambda tx: use_case(tx, *args, **kwargs)))
         return value
+
+    def owe(self, use_case: Callable[[Transaction], object]) -> None:
+        self._writes.put(Write(use_case, owed=True))
 
     async def write_once_ready(
         self,
@@ -367,8 +377,8 @@ class FileStore:
 
     def _deliver(self, committed: Committed) -> None:
         for write in committed.writes:
-            if write.is_lost:
-                self._writes.put(Write(write.undo))  # type: ignore[arg-type]
+            if write.undo is not None and write.is_lost:
+                self.owe(write.undo)
             else:
                 _answer(write)
         self.on_commit(committed)

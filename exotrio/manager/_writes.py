@@ -27,6 +27,7 @@ class Write:
         task: Who waits for it, if anybody.
         deadline: Until when, on the committer's clock, it goes on waiting as long as it returns None: for
             a commit that announces one of its topics, or for what comes due. Defaults to None: not at all.
+        owed: It is handed in again until it is committed. Defaults to False.
 
     Attributes:
         found: Whether it returned something, when it ran last, or need not.
@@ -46,6 +47,7 @@ class Write:
         "deadline",
         "found",
         "is_open",
+        "owed",
         "result",
         "task",
         "topics",
@@ -59,10 +61,12 @@ class Write:
         task: trio.lowlevel.Task | None = None,
         *,
         deadline: float | None = None,
+        owed: bool = False,
     ) -> None:
         self._use_case = use_case
         self.task = task
         self.deadline = deadline
+        self.owed = owed
         self.found = self.is_open = self.abandoned = False
         self.awaited: dict[Topic, float] = {}
         self.topics: frozenset[Topic] = frozenset()
@@ -82,8 +86,8 @@ class Write:
 
     @property
     def is_lost(self) -> bool:
-        """Whether it was committed for a caller who had gone, and should not have been."""
-        return self.abandoned and self.undo is not None and isinstance(self.result, outcome.Value)
+        """Whether it was committed for a caller who had gone."""
+        return self.abandoned and isinstance(self.result, outcome.Value)
 
 
 class Waiting:

@@ -125,6 +125,10 @@ class _Watched:
             await self._reach("after", name, result)
         return result
 
+    def owe(self, use_case: Callable[..., Any]) -> None:
+        if not self._process.dead:
+            self._memory.owe(use_case)
+
     async def read(self, query: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return await self._memory.read(query, *args, **kwargs)
 

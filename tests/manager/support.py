@@ -70,6 +70,20 @@ async def tallied(service: Service, clock: SettableClock) -> None:
     await service.store.write(lambda tx: None)
 
 
+async def refuse_states(manager: Manager) -> None:
+    """Let the database fail whoever changes a state, as a full disk would."""
+    await manager.service.store.write(
+        lambda tx: tx.execute(
+            "CREATE TEMP TRIGGER no BEFORE UPDATE ON main.states BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    )
+
+
+async def take_states(manager: Manager) -> None:
+    """Let it do so no longer."""
+    await manager.service.store.write(lambda tx: tx.execute("DROP TRIGGER no"))
+
+
 async def with_history(api: Api, finished: int) -> Flow:
     """Return a graph with a run that ended with so many states, and one that waits."""
     flow = await Flow.start(api, place("t", "b"), place("b"))

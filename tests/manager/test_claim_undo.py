@@ -15,7 +15,15 @@ from starlette.types import ASGIApp
 from exotrio.manager import _claims, _runs, create_app
 from tests.contract.flow import Flow
 from tests.helpers import SettableClock, node_name, ok, place
-from tests.manager.support import KEY, Manager, gate, open_manager, recount
+from tests.manager.support import (
+    KEY,
+    Manager,
+    gate,
+    open_manager,
+    recount,
+    refuse_states,
+    take_states,
+)
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -73,6 +81,21 @@ async def test_a_reply_that_cannot_be_written_undoes_the_claim(path: str, breaks
         await ready(manager)
         with pytest.raises(Gone):
             await ask(create_app(manager.service, key=KEY), path, send)
+        await check_claimable(manager)
+
+
+@both
+async def test_a_claim_that_cannot_be_undone_is_undone_as_soon_as_it_can(path: str) -> None:
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await refuse_states(manager)
+            raise Gone
+
+    async with open_manager() as manager:
+        await ready(manager)
+        with pytest.raises(Gone):
+            await ask(create_app(manager.service, key=KEY), path, send)
+        await take_states(manager)
         await check_claimable(manager)
 
 

@@ -13,7 +13,7 @@ from exotrio.manager import serve
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.helpers import node_name, ok, open_client, place
-from tests.manager.support import KEY, Manager, open_manager
+from tests.manager.support import KEY, Manager, open_manager, refuse_states, take_states
 
 START_MS = 1_700_000_000_000
 LONGEST = 15_000
@@ -273,14 +273,10 @@ async def test_a_poll_that_cannot_be_written_is_refused_as_any_claim_is(
     async with open_manager(clock=virtual_ms) as manager:
         flow = await deploy(manager, place("a"))
         await flow.trigger()
-        await manager.service.store.write(
-            lambda tx: tx.execute(
-                "CREATE TEMP TRIGGER no BEFORE UPDATE ON main.states BEGIN SELECT RAISE(ABORT, 'no'); END"
-            )
-        )
+        await refuse_states(manager)
         answer = await manager.api.native_claim({node_name("a"): 1}, wait_ms=wait_ms)
         assert "database" in ok(answer, 503)["detail"]
-        await manager.service.store.write(lambda tx: tx.execute("DROP TRIGGER no"))
+        await take_states(manager)
         assert len(await claim(manager.api, "a", wait_ms=wait_ms)) == 1
 
 

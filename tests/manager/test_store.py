@@ -203,6 +203,42 @@ async def test_numbers_of_states_are_never_given_twice_although_a_use_case_faile
     assert len(set(given)) == 3
 
 
+async def test_what_is_owed_is_tried_until_it_is_committed(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, broken = 0, False
+
+    def clock() -> int:
+        nonlocal asked
+        asked += 1
+        if broken:
+            raise RuntimeError("no time")
+        return 1
+
+    monkeypatch.setattr("exotrio.manager._commits.PAUSE", 0.01)
+    async with open_store(db, clock=clock) as store:
+        broken, asked = True, 0
+        store.owe(lambda tx: put(tx, "owed"))
+        with pytest.raises(DatabaseError):
+            await store.write(put, "not owed")
+        with trio.fail_after(20):
+            while asked < 5 and db != ":memory:":  # there nobody looks but who writes
+                await trio.lowlevel.checkpoint()
+        broken = False
+        await store.write(put, "other")
+        assert await store.read(keys) == {"owed", "other"}
+
+
+async def test_what_is_owed_and_can_never_be_is_logged_and_forgotten(
+    db: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_store(db) as store:
+        store.owe(lambda tx: fail_after_put(tx, "owed"))
+        for number in range(3):
+            await store.write(put, f"{number}")
+        assert await store.read(keys) == {"0", "1", "2"}
+    (logged,) = caplog.records
+    assert isinstance(logged.exc_info and logged.exc_info[1], ZeroDivisionError)
+
+
 # -- use cases that wait for a commit
 
 
