@@ -21,12 +21,21 @@ import trio
 
 from exotrio._errors import ConfigurationError, PortBusy
 from exotrio.manager._http_connection import Address, serve_connection
-from exotrio.manager._http_exchange import STOPPING, App
+from exotrio.manager._http_exchange import CROWDED, STOPPING, App
 from exotrio.manager._http_gate import Gate
 from exotrio.manager._http_messages import Limits
 from exotrio.manager._http_peer import ClientDisconnected
 
-__all__ = ["STOPPING", "ClientDisconnected", "Gate", "Limits", "open_listeners", "serve_http", "urls"]
+__all__ = [
+    "CROWDED",
+    "STOPPING",
+    "ClientDisconnected",
+    "Gate",
+    "Limits",
+    "open_listeners",
+    "serve_http",
+    "urls",
+]
 
 ACCEPT_PAUSE = 0.1
 

@@ -53,7 +53,7 @@ async def serve_connection(
         try:
             patience = limits.head
             while request := await _next_request(http, peer, limits, stopping, gate, patience):
-                if not await Exchange(http, peer, limits, stopping, request).run(app, scope):
+                if not await Exchange(http, peer, limits, stopping, gate, request).run(app, scope):
                     if _has_unread(http, peer):
                         await peer.linger()
                     break

@@ -14,6 +14,7 @@ from typing import Any
 import h11
 import trio
 
+from exotrio.manager._http_gate import Gate
 from exotrio.manager._http_messages import (
     Limits,
     Refusal,
@@ -34,6 +35,9 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 STOPPING = "exotrio.stopping"
 """Key in ``scope["extensions"]``: ``{"event": trio.Event}``, set when the server begins to stop. A long
 poll should then answer at once; it is cancelled when the grace is over."""
+CROWDED = "exotrio.crowded"
+"""Key in ``scope["extensions"]``: ``{"now": Callable[[], bool]}``, whether connections are so scarce that
+nobody should wait at the server."""
 
 FAILED = {"success": False, "detail": "internal error; the log of the state manager has the details"}
 """What a client gets when the app fails. Fixed: an exception's text could hold secrets."""
@@ -67,12 +71,19 @@ class Exchange:
     """One request and its response."""
 
     def __init__(
-        self, http: h11.Connection, peer: Peer, limits: Limits, stopping: trio.Event, request: h11.Request
+        self,
+        http: h11.Connection,
+        peer: Peer,
+        limits: Limits,
+        stopping: trio.Event,
+        gate: Gate,
+        request: h11.Request,
     ) -> None:
         self._http = http
         self._peer = peer
         self._limits = limits
         self._stopping = stopping
+        self._gate = gate
         self._request = request
         self._bodiless = request.method == b"HEAD"
         # The request body: parts parsed and not yet handed to the app.
@@ -104,7 +115,10 @@ class Exchange:
         except Refusal as refusal:
             await self._refuse(refusal)
             return False
-        scope["extensions"] = {STOPPING: {"event": self._stopping}}
+        scope["extensions"] = {
+            STOPPING: {"event": self._stopping},
+            CROWDED: {"now": lambda: self._gate.crowded},
+        }
         failed = False
         try:
             await app(scope, self.receive, self.send)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import trio
 
+CROWDED = 0.75
+"""Share of the connections above which nobody should keep one in order to wait: the others are for those
+who have something to say, heartbeats for one, and a connection that waits at the server is not idle."""
 SETTLING = 1.0
 """Seconds a connection is left alone after it was opened or answered. Without them a burst of new
 connections would close each other before their first requests are read."""
+
+
+logger = logging.getLogger("exotrio.manager.http")
 
 
 class Gate:
@@ -29,11 +36,17 @@ class Gate:
         self._idle: dict[trio.CancelScope, float] = {}
         self._slow: dict[trio.CancelScope, float] = {}
         self._changed = trio.lowlevel.ParkingLot()
+        self._crowd_told = False
 
     @property
     def open(self) -> int:
         """How many connections are open."""
         return self._open
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many are open that none should be kept in order to wait."""
+        return self._open > CROWDED * self._limit
 
     async def room(self) -> None:
         """Wait until one more connection fits, if need be in place of an idle one."""
@@ -52,11 +65,20 @@ class Gate:
         self._open += 1
         if self._open > self._limit:
             self.close_longest_idle()
+        if self.crowded and not self._crowd_told:
+            self._crowd_told = True
+            logger.warning(
+                "%d of at most %d connections are open: polls are answered at once, and have to ask again",
+                self._open,
+                self._limit,
+            )
 
     def leave(self) -> None:
         """Count a connection that is closed."""
         self._open -= 1
         self._changed.unpark_all()
+        if self._open < self._limit // 2:
+            self._crowd_told = False
 
     def idle(self, limit: float) -> AbstractContextManager[trio.CancelScope]:
         """Mark the calling connection idle in the block, which ends early when it is to be closed.

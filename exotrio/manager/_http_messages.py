@@ -32,7 +32,8 @@ class Limits:
         max_body: Request body. A batch of outcomes with long tracebacks fits.
         max_connections: Open connections. Above it the one idle for longest (at least a second) is closed;
             while there is none, no more are accepted and new ones wait in the kernel's backlog, which
-            costs nothing and loses no request. Half of the usual limit of 1024 open files.
+            costs nothing and loses no request. Above three quarters of it nobody waits at the server any
+            longer. Half of the usual limit of 1024 open files.
     """
 
     idle: float = 75.0

@@ -35,7 +35,7 @@ from exotrio._wire_native import (
 from exotrio.manager import _claims, _history, _leases, _listings, _outcomes, _retries, _runs, _views
 from exotrio.manager._access import LOCAL
 from exotrio.manager._backup import BackupReply
-from exotrio.manager._http import STOPPING
+from exotrio.manager._http import CROWDED, STOPPING
 from exotrio.manager._json_api import (
     CLAIM_LIMIT,
     ClaimReply,
@@ -93,10 +93,14 @@ class _Native:
         namespace = path_name(request, "namespace")
         body = await read_model(request, NativeClaimRequest)
         claimed = await self._claim_or_wait(request, namespace, body)
-        return ClaimReply(
+        answer = ClaimReply(
             {"states": [{**state.v0, **state.native} for state in claimed.states]},
             undo=claimed.undo and partial(self._store.owe, claimed.undo),
         )
+        if body.wait_ms and not claimed.states and _is_crowded(request):
+            # Who asks again in a second would keep it for ever: that is no time for which it counts as idle.
+            answer.headers["connection"] = "close"
+        return answer
 
     async def _claim_or_wait(
         self, request: Request, namespace: str, body: NativeClaimRequest
@@ -113,7 +117,7 @@ class _Native:
             worker=body.worker_id,
             claim_id=body.claim_id,
         )
-        longest = from_ms(body.wait_ms)
+        longest = _patience(request, body.wait_ms)
         if longest == 0 or limit == 0:
             return await settled(self._store.write(_claims.claim, *asked, claimer()))
         # Not woken to ask again, but served in the very commit that has something for it: otherwise there
@@ -166,7 +170,7 @@ class _Native:
     async def run(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         run_id = request.path_params["run_id"]
-        longest = from_ms(read_query(request, RunQuery).wait_ms)
+        longest = _patience(request, read_query(request, RunQuery).wait_ms)
         run = None
         if longest > 0:
             run = await _unless_gone(
@@ -214,6 +218,17 @@ class _Native:
         commands = service.workers.seen(namespace, body, service.monotonic())
         ttl_ms = None if local else service.terms.lease_ttl_ms
         return reply({"items": items, "ttl_ms": ttl_ms, "commands": commands})
+
+
+def _is_crowded(request: Request) -> bool:
+    """Whether the server has no connections left for those who wait."""
+    extension = request.scope.get("extensions", {}).get(CROWDED)
+    return extension is not None and extension["now"]()
+
+
+def _patience(request: Request, wait_ms: int) -> float:
+    """Return the seconds for which a client may wait here."""
+    return 0.0 if _is_crowded(request) else from_ms(wait_ms)
 
 
 async def _unless_gone(

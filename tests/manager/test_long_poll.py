@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -9,7 +11,8 @@ import pytest
 import trio
 import trio.testing
 
-from exotrio.manager import serve
+from exotrio.manager import create_app, serve
+from exotrio.manager._http import Gate, open_listeners, serve_http, urls
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.helpers import node_name, ok, open_client, place
@@ -328,4 +331,35 @@ async def test_a_client_that_leaves_its_poll_and_voids_it_keeps_nothing(voided: 
                     if voided == "after":
                         ok(await api.release(claim_id=f"c{number}"))
                 assert len(await claim(api, "a", wait_ms=0)) == 5
+            stopping.set()
+
+
+async def test_polls_leave_connections_for_those_who_have_something_to_say() -> None:
+    stopping = trio.Event()
+    with trio.fail_after(12):  # below the end of any poll
+        async with open_manager() as manager, trio.open_nursery() as nursery:
+            flow = await Flow.start(manager.api, place("b"))
+            app, listeners = create_app(manager.service, key=KEY), await open_listeners("127.0.0.1", 0)
+            (url,) = urls(listeners)
+            nursery.start_soon(partial(serve_http, app, listeners, stopping=stopping, gate=Gate(4)))
+
+            async def ask(what: Callable[[Api], Awaitable[httpx.Response]]) -> httpx.Response:
+                async with open_client(url=url, key=KEY) as client:
+                    return await what(Api(client, "tests"))
+
+            async def poll(worker: str) -> httpx.Response:
+                return await ask(
+                    lambda api: api.native_claim({node_name("b"): 1}, worker_id=worker, wait_ms=LONGEST)
+                )
+
+            await flow.take("b")
+            for worker in ("one", "two", "three"):
+                nursery.start_soon(poll, worker)
+                while manager.service.workers.find("tests", worker) is None:
+                    await trio.lowlevel.checkpoint()
+            answer = await poll("one too many")
+            assert (ok(answer)["states"], answer.headers["connection"]) == ([], "close")
+            run = await ask(lambda api: api.native_run(flow.run_id, LONGEST))
+            assert ok(run)["status"] == "PENDING"
+            ok(await ask(lambda api: api.heartbeat()))
             stopping.set()
