@@ -33,6 +33,20 @@ TALLY_INTERVAL_MS = 1_000
 """Between two writes of what ended how; what is counted meanwhile is lost if the process is killed."""
 PAUSE = 1.0
 """Seconds after a commit that failed, until what is owed, or has come due, is tried again."""
+TELL_AGAIN = 60.0
+"""Seconds between two lines in the log about commits that fail for the same reason."""
+
+
+class NotCommitted(DatabaseError):
+    """A commit failed; the log has the reason."""
+
+
+def log_level(error: DatabaseError) -> int:
+    """Return the level at which whoever meets an error logs it: while a disk is full, everybody does."""
+    return logging.DEBUG if isinstance(error, NotCommitted) else logging.ERROR
+
+
+_FIX = "check its file and the free space of its disk"
 
 
 @dataclass(slots=True)
@@ -79,6 +93,7 @@ class Committer:
         self._owed_at = math.inf
         self._tally: Counter[_tally.Key] = Counter()
         self._tallied_at = 0
+        self._told, self._told_at = "", 0.0
         self.stamp: str = connection.execute("SELECT value FROM meta WHERE key = 'stamp'").fetchone()[0]
         last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'states'").fetchone()
         self._next_seq = (last[0] if last else 0) + 1
@@ -182,7 +197,7 @@ class Committer:
                 # SQLite rolled everything back already, so the whole group fails, and for this reason.
                 raise result.error
             if isinstance(result.error, sqlite3.Error):
-                result = outcome.Error(_not_written(result.error))
+                result = outcome.Error(_not_written(DatabaseError, result.error))
             self.connection.execute("ROLLBACK TO use_case")
             self.connection.execute("RELEASE use_case")
         write.result = result
@@ -196,10 +211,10 @@ class Committer:
         with suppress(sqlite3.Error):
             self.connection.execute("ROLLBACK")
         self.catalog.clear()
-        logger.error("%d writes could not be committed: %s", len(writes), error)
+        self._tell(f"{len(writes)} write{'' if len(writes) == 1 else 's'} could not be committed", str(error))
         for write in writes:
             # One error each: tasks that raise the same one would write their tracebacks over each other.
-            write.result = outcome.Error(_not_written(error))
+            write.result = outcome.Error(_not_written(NotCommitted, error))
             # It has its answer. Answered once more, it would bring down the loop of whoever waited.
             self._waiting.drop(write)
             if write.owed:
@@ -214,10 +229,16 @@ class Committer:
         else:
             logger.error("a use case that nobody waited for failed", exc_info=error)
 
+    def _tell(self, what: str, why: str) -> None:
+        """Log a failure, and its like only now and then: smaller writes may succeed in between."""
+        now = self.now()
+        known = why == self._told and now - self._told_at < TELL_AGAIN
+        logger.log(logging.DEBUG if known else logging.ERROR, "%s: %s; %s", what, why, _FIX)
+        if not known:
+            self._told, self._told_at = why, now
 
-def _not_written(error: Exception) -> DatabaseError:
-    failure = DatabaseError(
-        f"the database could not be written: {error}", fix="check its file and the free space of its disk"
-    )
+
+def _not_written(kind: type[DatabaseError], error: Exception) -> DatabaseError:
+    failure = kind(f"the database could not be written: {error}", fix=_FIX)
     failure.__cause__ = error
     return failure

@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from exotrio._errors import DatabaseError, GraphInvalid
 from exotrio._graph import check_name
+from exotrio.manager._commits import log_level
 from exotrio.manager._refused import Refused
 from exotrio.manager._secrets import SecretUnreadable
 
@@ -236,10 +237,10 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def on_database_error(request: Request, error: Exception) -> Response:
-    logger.error("%s %s: %s", request.method, request.url.path, error)
-    if isinstance(error, SecretUnreadable):
-        return reply({"detail": error.what}, 503)
-    return reply({"detail": "the state manager cannot use its database now; try again later"}, 503)
+    assert isinstance(error, DatabaseError)
+    logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, error)
+    again = "" if isinstance(error, SecretUnreadable) else "; try again later"
+    return reply({"detail": f"{error.what}{again}"}, 503)
 
 
 async def on_defect(request: Request, error: Exception) -> Response:

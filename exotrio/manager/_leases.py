@@ -19,6 +19,7 @@ import trio
 from exotrio._errors import DatabaseError
 from exotrio._wire import BeatResult, from_ms
 from exotrio._wire_native import Beat, BeatReply
+from exotrio.manager._commits import log_level
 from exotrio.manager._outcomes import find_state
 from exotrio.manager._states import CREATED, ERRORED, QUEUED, Changes, RunScope, note
 from exotrio.manager._store import Store
@@ -185,7 +186,7 @@ async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
                 await store.write(extend, late)
             ended = await store.write(expire, clock(), terms)
         except DatabaseError as error:
-            logger.error("leases could not be checked: %s", error)
+            logger.log(log_level(error), "leases could not be checked: %s", error.what)
         else:
             if ended:
                 logger.warning("%d lease%s ended without an outcome", ended, "" if ended == 1 else "s")

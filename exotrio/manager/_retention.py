@@ -21,6 +21,7 @@ import trio
 
 from exotrio._errors import DatabaseError
 from exotrio._wire import from_ms
+from exotrio.manager._commits import log_level
 from exotrio.manager._store import Store
 from exotrio.manager._transaction import Transaction
 
@@ -51,7 +52,7 @@ async def retain(store: Store, keep_ms: int | None) -> None:
             if keep_ms is not None:
                 await _repeat(store, drop_templates)
         except DatabaseError as error:
-            logger.error("finished runs could not be deleted: %s", error)
+            logger.log(log_level(error), "finished runs could not be deleted: %s", error.what)
         else:
             if deleted:
                 logger.info("%d finished run%s deleted", deleted, "" if deleted == 1 else "s")

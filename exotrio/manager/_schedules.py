@@ -16,6 +16,7 @@ from exotrio._cron import next_occurrence_ms
 from exotrio._errors import DatabaseError
 from exotrio._wire import from_ms
 from exotrio.manager import _runs
+from exotrio.manager._commits import log_level
 from exotrio.manager._refused import Refused
 from exotrio.manager._store import Store
 from exotrio.manager._transaction import Transaction, View
@@ -77,7 +78,7 @@ class Scheduler:
                     logger.info("%s", line)
                 due_in = await self._store.read(_due_in)
             except DatabaseError as error:
-                logger.error("schedules could not be looked at: %s", error)
+                logger.log(log_level(error), "schedules could not be looked at: %s", error.what)
                 due_in = RETRY_AFTER
             with trio.move_on_after(due_in):
                 await self._changed.wait()

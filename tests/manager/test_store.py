@@ -529,6 +529,29 @@ async def test_who_looks_a_last_time_in_a_commit_that_fails_is_told_so_once(db: 
         assert (waiter.looks, len(await store.read(keys))) == (1, 3)
 
 
+async def test_commits_that_fail_for_one_reason_are_one_line_in_the_log(
+    db: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    reason = "no time"
+
+    def clock() -> int:
+        raise RuntimeError(reason)
+
+    async with open_store(db, clock=clock) as store:
+        for _ in range(3):
+            with pytest.raises(DatabaseError, match="no time"):
+                await store.write(put, "a")
+        reason = "no date"
+        with pytest.raises(DatabaseError, match="no date"):
+            await store.write(put, "a")
+    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert [line.split(";")[0] for line in told[:2]] == [
+        "1 write could not be committed: no time",
+        "1 write could not be committed: no date",
+    ]
+    assert len(told) == 2
+
+
 async def test_what_still_waits_when_the_store_is_closed_is_told_so(db: str) -> None:
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery, open_store(db) as store:

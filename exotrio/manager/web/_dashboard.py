@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from exotrio._errors import DatabaseError
 from exotrio.manager import _namespaces
+from exotrio.manager._commits import log_level
 from exotrio.manager._refused import Refused
 from exotrio.manager._service import Service
 from exotrio.manager._transaction import View
@@ -260,7 +261,8 @@ class Dashboard:
         return self._problem(request, error.status_code, text)
 
     async def _on_database_error(self, request: Request, error: Exception) -> Response:
-        logger.error("%s %s: %s", request.method, request.url.path, error)
+        assert isinstance(error, DatabaseError)
+        logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, error.what)
         return self._problem(request, 503, "The state manager cannot use its database now. Try again later.")
 
     async def _on_defect(self, request: Request, error: Exception) -> Response:
