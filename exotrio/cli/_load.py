@@ -23,6 +23,7 @@ from exotrio._hosting import hosted
 from exotrio._runtime import Runtime
 from exotrio.cli._exit import ModuleInvalid, first_leaf
 from exotrio.cli._meant import closest, meant
+from exotrio.cli._program import python_line
 
 T = TypeVar("T")
 
@@ -34,6 +35,9 @@ _NOT_THE_USERS = (
 """Beginnings of the names of files that a user did not write."""
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 """Folders of installed packages; an environment may use those of others beside its own."""
+
+
+_TARGET = "give the path of a Python file, or the name of a module"
 
 
 class TargetMissing(ModuleInvalid):
@@ -62,9 +66,11 @@ class Loaded:
         found = self._of_type(Runtime)
         if self.attribute is not None:
             if self.attribute not in found:
+                is_graph = self.attribute in self._of_type(Graph)
                 raise ModuleInvalid(
                     f"{self.target} has no Runtime {self.attribute!r}" + meant(self.attribute, found),
-                    where=f"looked up because of '{self.target}:{self.attribute}'",
+                    where=f"looked up because of '{self.target}:{self.attribute}'"
+                    + ("; that is a Graph, which is chosen with --graph" if is_graph else ""),
                     fix=f"it has: {', '.join(found) or 'none'}",
                 )
             return found[self.attribute]
@@ -134,6 +140,10 @@ def load(target: str) -> Loaded:
         ConfigurationError: it builds a Runtime or a node class that cannot be used.
     """
     path, attribute = split_target(target)
+    if not path:
+        raise TargetMissing(
+            "no file or module is named", where=f"in the argument {target!r}" if target else "", fix=_TARGET
+        )
     try:
         # What the module prints while it is loaded is no result of the command.
         with hosted(), redirect_stdout(sys.stderr):
@@ -163,11 +173,11 @@ def _explained(error: BaseException, path: str) -> ExotrioError:
     if isinstance(leaf, ValidationError):
         return ModuleInvalid(f"{path} declares a {leaf.title} that breaks rules", _fields(leaf), where=place)
     told = str(leaf).strip().splitlines()
-    arguments = "" if is_file(path) else "-m "
+    command = python_line([path] if is_file(path) else ["-m", path])
     return ModuleInvalid(
         f"{path} failed while it was loaded: {type(leaf).__name__}" + (f": {told[0]}" if told else ""),
         where=place,
-        fix=f"see the whole traceback with: python {arguments}{path}",
+        fix=f"see the whole traceback with: {command}",
     )
 
 
@@ -201,7 +211,7 @@ def _import_file(path: Path) -> ModuleType:
         raise TargetMissing(
             f"{path} is a folder" if path.is_dir() else f"there is no file {path}{instead}",
             where=f"looked up in {path.parent.absolute()}",
-            fix="give the path of a Python file, or the name of a module",
+            fix=_TARGET,
         )
     sys.path.insert(0, str(path.resolve().parent))
     # A name of its own, so that a file called like a package it imports does not hide it.
@@ -218,17 +228,23 @@ def _import_file(path: Path) -> ModuleType:
 
 def _import_module(name: str) -> ModuleType:
     sys.path.insert(0, str(Path.cwd()))
-    file = Path(*name.split(".")).with_suffix(".py") if name.replace(".", "").isidentifier() else Path(name)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
             raise
-        raise TargetMissing(
-            f"there is no module {name!r}",
-            where=f"looked up from {Path.cwd()}",
-            fix=f"for a file give its path, such as {os.curdir}{os.sep}{file}",
-        ) from error
+        raise _no_module(name) from error
+
+
+def _no_module(name: str) -> ModuleInvalid:
+    if os.path.isfile(name):
+        return ModuleInvalid(f"{name} is no Python file", fix="give a file whose name ends in .py")
+    if ":" in name:
+        fix = "behind the colon belongs the name of a Runtime's variable, as in app.py:runtime"
+    else:
+        file = Path(*name.split(".")).with_suffix(".py")
+        fix = f"for a file give its path, such as {os.curdir}{os.sep}{file}"
+    return TargetMissing(f"there is no module {name!r}", where=f"looked up from {Path.cwd()}", fix=fix)
 
 
 def _place(error: BaseException) -> str:

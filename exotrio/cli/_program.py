@@ -11,10 +11,14 @@ _MODULE = ["-m", "exotrio"]
 
 def command_line(arguments: Sequence[str]) -> str:
     """Return a command of this program that works as it stands, in the same folder."""
-    called = sys.orig_argv
+    return python_line([*_MODULE, *arguments])
+
+
+def python_line(arguments: Sequence[str]) -> str:
+    """Return a command of the Python that runs this program, as it was called."""
     ours = _begin()
-    program = [sys.executable, *_MODULE] if ours is None else called[: ours + 2]
-    return shlex.join([*program, *arguments])
+    called = [sys.executable] if ours is None else sys.orig_argv[:ours]
+    return shlex.join([*called, *arguments])
 
 
 def interpreter() -> list[str]:
