@@ -48,6 +48,9 @@ def resolve_endpoint(
     state_manager_uri: str | None,
     key: str | None,
     transport: httpx.AsyncBaseTransport | None = None,
+    *,
+    uri_source: str = "argument state_manager_uri",
+    key_source: str = "argument key",
 ) -> tuple[Endpoint | None, list[str]]:
     """Find the state manager from arguments, then from the environment and ``.env``.
 
@@ -56,14 +59,15 @@ def resolve_endpoint(
         key: API key, or None to read ``EXOSPHERE_API_KEY``.
         transport: Way to an in-process state manager. With one, the URI does not matter and no
             key is needed.
+        uri_source: Where the URI came from, for problems with it.
+        key_source: Where the key came from.
 
     Returns:
         The endpoint and no problems, or None and every problem, each as text that says what to do.
     """
     if transport is not None:
-        problem = _key_problem(key, "argument key") if key else None
+        problem = _key_problem(key, key_source) if key else None
         return (None, [problem]) if problem else (Endpoint(EMBEDDED_URI, key or None, transport), [])
-    uri_source, key_source = "argument state_manager_uri", "argument key"
     problems: list[str] = []
     if not state_manager_uri or not key:
         try:
@@ -111,7 +115,8 @@ def _uri_problem(uri: str) -> str | None:
         return f"the state manager URI cannot be parsed: {error}"
     # The text itself may hold a password, so problems quote its parts only.
     if parts.scheme not in {"http", "https"}:
-        return f"the state manager URI must start with http:// or https://, not {parts.scheme or 'nothing'!r}"
+        instead = f", not {parts.scheme}://" if "://" in uri else ""
+        return f"the state manager URI must start with http:// or https://{instead}"
     if not host:
         return "the state manager URI names no host"
     if parts.query or parts.fragment:

@@ -13,12 +13,16 @@ import click
 import trio
 
 from exotrio._client import StateManager
+from exotrio._endpoint import resolve_endpoint
 from exotrio._errors import ConfigurationError, KeyRefused
 from exotrio._settings import KEY_VARIABLE, NAMESPACE_VARIABLE, URI_VARIABLE, read_settings
 from exotrio.cli._exit import bare_errors
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+
+LOCAL_KEY = Path(".exotrio/state.db.api-key")
+"""Where a local state manager keeps its key, as seen from the folder it was started in."""
 
 namespace_option = click.option(
     "-n",
@@ -120,7 +124,11 @@ def _resolve(namespace: str, uri: str | None, key_file: Path | None, problems: l
             "(a local one: python -m exotrio server)"
         )
     if not key:
-        problems.append(f"no API key: give --key-file FILE, or set {KEY_VARIABLE}")
+        problems.append(f"no API key: {how_to_give_a_key()}")
+    if found and key:
+        uri_source = "--uri" if uri else f"variable {URI_VARIABLE}"
+        key_source = f"--key-file {key_file}" if key_file else f"variable {KEY_VARIABLE}"
+        problems += resolve_endpoint(found, key, uri_source=uri_source, key_source=key_source)[1]
     if problems or not found or not key:
         raise ConfigurationError(
             "the state manager cannot be addressed",
@@ -133,14 +141,25 @@ def _resolve(namespace: str, uri: str | None, key_file: Path | None, problems: l
     return Connection(namespace, found, key, tuple(repeated))
 
 
+def how_to_give_a_key() -> str:
+    """Return what to do where no key is given."""
+    local = f"; the one of a state manager of this folder: --key-file {LOCAL_KEY}"
+    return f"give --key-file FILE, or set {KEY_VARIABLE}{local if LOCAL_KEY.is_file() else ''}"
+
+
 def read_key(path: Path) -> str:
+    """Return the key in a file.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is empty.
+    """
     try:
         key = path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise ConfigurationError(
             f"the key file {path} cannot be read: {reason}",
-            fix="a local server keeps its key beside its database: .exotrio/state.db.api-key",
+            fix=f"a local server keeps its key beside its database: {LOCAL_KEY}",
         ) from error
     if not key:
         raise ConfigurationError(f"the key file {path} is empty", fix="write the API key into it")

@@ -26,13 +26,11 @@ from exotrio._settings import (
     Sources,
     read_sources,
 )
-from exotrio.cli._connection import read_key
+from exotrio.cli._connection import how_to_give_a_key, read_key
 from exotrio.cli._finding import Finding, note
 from exotrio.cli._meant import meant
 
 PACKAGES = ("trio", "anyio", "httpx", "httpcore", "h11", "pydantic", "pydantic-core", "starlette", "rich")
-LOCAL_KEY = Path(".exotrio/state.db.api-key")
-"""Where a local state manager keeps its key, as seen from the folder it was started in."""
 _UNSET = {
     SERVER_KEY_VARIABLE: "`server` takes EXOSPHERE_API_KEY, or makes one beside its database",
     SECRETS_KEY_VARIABLE: "`server` keeps one beside its database",
@@ -124,9 +122,7 @@ def missing(settings: Settings) -> list[Finding]:
             )
         )
     if settings.key is None:
-        local = f"; the one of a state manager of this folder: --key-file {LOCAL_KEY}"
-        fix = f"give --key-file FILE, or set {KEY_VARIABLE}{local if LOCAL_KEY.is_file() else ''}"
-        findings.append(Finding("no API key is given", fix))
+        findings.append(Finding("no API key is given", how_to_give_a_key()))
     return findings
 
 

@@ -14,6 +14,7 @@ from exotrio._client import StateManager
 from exotrio._endpoint import Endpoint, resolve_endpoint
 from exotrio._errors import ManagerError
 from exotrio._graph import check_name
+from exotrio._settings import KEY_VARIABLE, URI_VARIABLE
 from exotrio._version import VERSION
 from exotrio.cli import _options
 from exotrio.cli._connection import namespace_option, server_options
@@ -28,7 +29,7 @@ from exotrio.cli._exit import FAILED, KEY_REFUSED, SUCCESS, UNREACHABLE, USAGE, 
 from exotrio.cli._finding import Finding, note
 from exotrio.cli._output import print_json, print_text
 
-STALE = 900.0
+STALE: float = 900
 
 
 @click.command(name="doctor")
@@ -47,7 +48,6 @@ STALE = 900.0
     type=_options.Seconds(),
     default=STALE,
     show_default=True,
-    metavar="SECONDS",
     help="A claim that does not end by itself counts as stuck after that; more than any node runs.",
 )
 @_options.output
@@ -101,7 +101,13 @@ def _endpoint(settings: Settings, report: Report) -> tuple[Endpoint | None, list
         report.namespace = None
     if settings.uri is None:
         return None, wrong
-    endpoint, problems = resolve_endpoint(settings.uri, settings.key or "none")
+    sources = {setting.name: setting.source for setting in settings.shown}
+    endpoint, problems = resolve_endpoint(
+        settings.uri,
+        settings.key or "none",
+        uri_source=sources[URI_VARIABLE],
+        key_source=sources[KEY_VARIABLE],
+    )
     wrong += [Finding(problem.replace("\n", " ")) for problem in problems]
     if endpoint is None:
         return None, wrong
