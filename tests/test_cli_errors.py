@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from exotrio.manager._database import VERSION
 from tests.processes import KEY, Ended, Server, disk_of, ended, server
 
+PYTHON = shlex.join([sys.executable])
 HEAD = """
 from exotrio import BaseNode, Graph, GraphNodeModel, Runtime
 from pydantic import BaseModel
@@ -74,6 +76,7 @@ FILES = {
     + 'both = Runtime(namespace="n", name="r", nodes=[Greet, Bye])\n'
     + 'one = Runtime(namespace="n", name="r", nodes=[Greet])\n',
     "empty.key": " \n",
+    "notes.txt": HEAD + GRAPH + RUNTIME,
     "text.db": "This is no database. " * 100,
 }
 
@@ -131,6 +134,12 @@ def told(end: Ended, code: int, *parts: str) -> None:
         ("run .", 3, [". is a folder"]),
         ("run gone", 3, ["there is no module 'gone'", "./gone.py"]),
         ("run ok.gone", 3, ["there is no module 'ok.gone'"]),
+        ("run notes.txt", 3, ["notes.txt is no Python file", "ends in .py"]),
+        ("run :runtime", 3, ["no file or module is named", "':runtime'"]),
+        ("run ok.py:", 3, ["there is no module 'ok.py:'", "behind the colon", "app.py:runtime"]),
+        ("run ok.py:graph", 3, ["no Runtime 'graph'", "chosen with --graph", "it has: runtime"]),
+        ("run ok.py --resume", 2, ["'--resume' requires an argument", "see: python -m exotrio run --help"]),
+        ("run ok.py --serve x", 2, ["'x' is no port", "any free one"]),
         ("worker gone.py", 3, ["there is no file gone.py"]),
         ("run ok.py:runtme", 3, ["no Runtime 'runtme'; did you mean 'runtime'?", "it has: runtime"]),
         (
@@ -142,8 +151,8 @@ def told(end: Ended, code: int, *parts: str) -> None:
         ("run no_graph.py", 3, ["no Graph at its top level", "graph = Graph("]),
         ("run two_runtimes.py", 3, ["2 Runtimes", "runtime, other", "two_runtimes.py:runtime"]),
         ("run two_graphs.py", 3, ["2 Graphs", "greeting, farewell", "--graph NAME"]),
-        ("run raises.py", 3, ["JSONDecodeError", "{folder}/raises.py, line 2", "python raises.py"]),
-        ("run raises", 3, ["JSONDecodeError", "python -m raises"]),
+        ("run raises.py", 3, ["JSONDecodeError", "{folder}/raises.py, line 2", f"{PYTHON} raises.py"]),
+        ("run raises", 3, ["JSONDecodeError", f"{PYTHON} -m raises"]),
         ("run wordy.py", 3, ["ValueError: one\n", "line 1"]),
         ("run exits.py", 3, ["SystemExit: not today", "line 2"]),
         ("run syntax.py", 3, ["SyntaxError", "{folder}/syntax.py, line 2"]),
@@ -159,7 +168,8 @@ def told(end: Ended, code: int, *parts: str) -> None:
         ("run ok.py --db other.db", 2, ["other.db was not made by exotrio"]),
         ("run ok.py --db newer.db", 2, ["a newer exotrio", "upgrade"]),
         ("worker ok.py", 2, ["EXOSPHERE_STATE_MANAGER_URI", "EXOSPHERE_API_KEY"]),
-        ("server --port 70000", 2, ["70000"]),
+        ("server --port 70000", 2, ["'70000' is no port"]),
+        ("server --grace soon", 2, ["'soon' is no number of seconds"]),
         ("server --port 0 --key-file empty.key --db k.db", 2, ["empty.key is empty"]),
         ("server --port 0 --key-file gone.key --db k.db", 2, ["no key file gone.key"]),
         ("server --port 0 --key-file binary.key --db k.db", 2, ["binary.key cannot be read"]),
@@ -244,6 +254,9 @@ def test_an_address_without_a_scheme_is_told_with_its_variable(folder: Path) -> 
     env = {"EXOSPHERE_STATE_MANAGER_URI": "127.0.0.1:8000", "EXOSPHERE_API_KEY": KEY}
     for command in ("run", "worker"):
         told(ended(command, "ok.py", cwd=folder, env=env), 2, "http://", "EXOSPHERE_STATE_MANAGER_URI")
+    listed = ("runs", "ls", "-n", "n")
+    told(ended(*listed, cwd=folder, env=env), 2, "(variable EXOSPHERE_STATE_MANAGER_URI)")
+    told(ended(*listed, "--uri", "ftp://x", cwd=folder, env=env), 2, "not ftp:// (--uri)")
 
 
 def test_an_unreadable_dot_env_is_told(tmp_path: Path) -> None:

@@ -10,9 +10,30 @@ import click
 
 from exotrio.cli._meant import closest, listed
 
+_LONGEST_HELP = 200
+"""Characters of the sentence beside a command."""
+
 
 class Commands(click.Group):
-    """A group of commands."""
+    """A group of commands. Its help says what each does in a whole sentence."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._help_for(ctx, name)) for name in self.list_commands(ctx)])
+
+    def _help_for(self, ctx: click.Context, name: str) -> str:
+        command = self.get_command(ctx, name)
+        return "" if command is None else command.get_short_help_str(limit=_LONGEST_HELP)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            if error.ctx is None and command is not None:
+                # click says of some mistakes not where they were made.
+                error.ctx = click.Context(command, parent=ctx, info_name=ctx.invoked_subcommand)
+            raise
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -51,6 +72,5 @@ class LazyCommands(Commands):
         command: click.Command = module.command
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(self._modules.items()))
+    def _help_for(self, ctx: click.Context, name: str) -> str:
+        return self._modules[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,6 +11,9 @@ import click
 from exotrio.cli import _values
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+LONGEST = 10 * 365 * 86_400
+"""Seconds: ten years."""
 
 output = click.option(
     "-o",
@@ -59,19 +63,34 @@ secrets_file = click.option(
 )
 
 
-class Seconds(click.FloatRange):
-    """A number of seconds, at most ten years; also not a number is none."""
+class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic in older clicks
+    """A number of seconds: 0 or more, and no more than ten years."""
 
     name = "seconds"
 
-    def __init__(self) -> None:
-        super().__init__(0, 10 * 365 * 86_400)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        seconds = super().convert(value, param, ctx)
-        if seconds != seconds:
-            self.fail(f"{value!r} is no number of seconds", param, ctx)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds <= LONGEST:
+            self.fail(f"{str(value)!r} is no number of seconds from 0 to {LONGEST:,} (ten years)", param, ctx)
         return seconds
+
+
+class Port(click.ParamType):  # type: ignore[type-arg]
+    """A number of a port; 0 stands for any free one."""
+
+    name = "port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            port = int(value)
+        except ValueError:
+            port = -1
+        if not 0 <= port <= 65_535:
+            self.fail(f"{str(value)!r} is no port: give 0 (any free one) to 65535", param, ctx)
+        return port
 
 
 def limit(default: int, help: str) -> Callable[[F], F]:

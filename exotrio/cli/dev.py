@@ -29,7 +29,7 @@ PORTS = (*range(8000, 8020), 0)
 @_options.store
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
+    type=_options.Port(),
     help="Port of 127.0.0.1 to serve on; 0: any free one.  [default: 8000, or the next that is free]",
 )
 @click.option(

@@ -29,14 +29,13 @@ def command() -> None:
 
 @command.command(name="apply")
 @click.argument("target", metavar="FILE_OR_MODULE")
-@click.option("--name", help="Name of the graph; of several in a Python file, which.")
+@click.option("--name", metavar="NAME", help="Name of the graph; of several in a Python file, which.")
 @_options.secrets
 @_options.secrets_file
 @click.option(
     "--timeout",
-    default=60.0,
+    default=60,
     show_default=True,
-    metavar="SECONDS",
     type=_options.Seconds(),
     help="How long to wait for the validation.",
 )

@@ -129,7 +129,7 @@ class _Request:
     "port",
     is_flag=False,
     flag_value=0,
-    type=click.IntRange(0, 65535),
+    type=_options.Port(),
     metavar="[PORT]",
     help="Serve the embedded state manager, and its dashboard, on 127.0.0.1 while the run lasts; without "
     "PORT on any free one. Put it behind FILE.",

@@ -56,9 +56,8 @@ def ls(output: str, connection: Connection) -> int:
 @click.option("--wait", "waits", is_flag=True, help="Wait until they are gone.")
 @click.option(
     "--timeout",
-    default=120.0,
+    default=120,
     show_default=True,
-    metavar="SECONDS",
     type=_options.Seconds(),
     help="How long --wait waits.",
 )
@@ -118,9 +117,8 @@ _FATES = {
 @click.argument("runtime", metavar="RUNTIME")
 @click.option(
     "--timeout",
-    default=60.0,
+    default=60,
     show_default=True,
-    metavar="SECONDS",
     type=_options.Seconds(),
     help="How long to wait for it.",
 )

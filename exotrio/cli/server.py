@@ -10,6 +10,7 @@ import click
 import trio
 
 from exotrio._duration import parse_duration
+from exotrio.cli import _options
 from exotrio.cli._exit import bare_errors
 from exotrio.cli._logs import configure_logs, log_format_option
 from exotrio.cli._open_files import most_connections
@@ -27,41 +28,67 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
 
 
 @click.command(name="server")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
 @click.option(
-    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one."
+    "--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Address to listen on."
 )
-@click.option("--db", default=str(DEFAULT_DB), show_default=True, help="SQLite file, or :memory:.")
+@click.option(
+    "--port",
+    default=8000,
+    show_default=True,
+    type=_options.Port(),
+    help="Port to listen on; 0: any free one.",
+)
+@click.option(
+    "--db", metavar="FILE", default=str(DEFAULT_DB), show_default=True, help="SQLite file, or :memory:."
+)
 @click.option(
     "--key-file",
     type=click.Path(path_type=Path, dir_okay=False),
     help="File that holds the API key. Without it: STATE_MANAGER_SECRET, then EXOSPHERE_API_KEY, then (on "
     "loopback) a generated key kept beside the database.",
 )
-@click.option("--key", help="The API key itself. For tests: other users can read arguments.")
-@click.option("--allowed-host", "allowed_hosts", multiple=True, help="Accept this Host header; repeatable.")
+@click.option("--key", metavar="KEY", help="The API key itself. For tests: other users can read arguments.")
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    metavar="NAME",
+    multiple=True,
+    help="Accept this name in the Host header; repeatable.",
+)
 @click.option(
     "--max-body-mib",
     default=16,
     show_default=True,
     type=click.IntRange(1, 1024),
-    help="Largest request body.",
+    metavar="N",
+    help="Largest request body, in MiB.",
 )
-@click.option("--grace", default=5.0, show_default=True, help="Seconds for requests in flight when stopping.")
 @click.option(
-    "--lease-ttl", default=60.0, show_default=True, help="Seconds a claim holds without a heartbeat."
+    "--grace",
+    default=5,
+    show_default=True,
+    type=_options.Seconds(),
+    help="For requests in flight when stopping.",
+)
+@click.option(
+    "--lease-ttl",
+    default=60,
+    show_default=True,
+    type=_options.Seconds(),
+    help="How long a claim holds without a heartbeat.",
 )
 @click.option(
     "--poison-limit",
     default=5,
     show_default=True,
     type=click.IntRange(1),
+    metavar="N",
     help="A state that lost this many leases is ERRORED.",
 )
 @click.option(
     "--claim-timeout",
-    type=float,
-    help="Seconds a v0 claim holds; longer than any node runs.  [default: for ever]",
+    type=_options.Seconds(),
+    help="How long a v0 claim holds; longer than any node runs.  [default: for ever]",
 )
 @click.option(
     "--keep",

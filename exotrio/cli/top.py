@@ -31,10 +31,9 @@ class _Interval(_options.Seconds):
 @click.option(
     "--interval",
     type=_Interval(),
-    default=2.0,
+    default=2,
     show_default=True,
-    metavar="SECONDS",
-    help="Seconds between two looks.",
+    help="Between two looks.",
 )
 @click.option("--once", is_flag=True, help="Print what there is now, and exit.")
 @_options.output

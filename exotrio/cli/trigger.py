@@ -21,7 +21,6 @@ from exotrio.cli._values import merged
 @click.option(
     "--start-delay",
     default=0.0,
-    metavar="SECONDS",
     type=_options.Seconds(),
     help="Before the run's first node may run.  [default: 0]",
 )

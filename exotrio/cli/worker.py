@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import click
 
+from exotrio.cli import _options
 from exotrio.cli._load import load
 from exotrio.cli._logs import configure_logs, log_format_option
 
@@ -14,10 +15,16 @@ from exotrio.cli._logs import configure_logs, log_format_option
 @click.argument("target", metavar="FILE_OR_MODULE[:ATTR]")
 @click.option(
     "--health-port",
-    type=click.IntRange(0, 65535),
+    type=_options.Port(),
     help="Serve /livez, /readyz and /metrics here; 0: any free port.  [default: not]",
 )
-@click.option("--health-host", default="127.0.0.1", show_default=True, help="Address for --health-port.")
+@click.option(
+    "--health-host",
+    metavar="ADDRESS",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to serve --health-port on.",
+)
 @click.option(
     "--health-tasks",
     is_flag=True,
