@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -179,6 +180,8 @@ def test_a_result_that_cannot_be_written_is_told(folder: Path) -> None:
     assert "error: the result could not be written: No space left on device\n" in end.err
     assert "Traceback" not in end.err
     assert "Exception ignored" not in end.err
+    usage = shell(f"exec {sys.executable} -m exotrio run --help >/dev/full", folder)
+    assert (usage.code, usage.err) == (1, "error: nothing could be written: No space left on device\n")
 
 
 # -- surroundings
@@ -228,6 +231,12 @@ def test_a_run_on_a_disk_that_fills_up_can_be_stopped_and_continued_with_more_ro
 # -- terminals
 
 
+def assert_given_back(screen: str) -> None:
+    """Check that the cursor, which bars hide, was shown again."""
+    assert "\x1b[?25l" in screen
+    assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l")
+
+
 @posix
 def test_on_a_terminal_bars_are_shown_and_the_result_stays_plain(folder: Path) -> None:
     from tests.terminals import Terminal
@@ -252,6 +261,26 @@ def test_ctrl_c_typed_at_a_terminal_leaves_it_as_it_was_and_prints_the_command_w
         (folder / "open-w").touch()
         assert terminal.wait() == 130
         assert terminal.out == ""
+        assert_given_back(terminal.screen)
         continued = as_printed(terminal.screen.replace("\r\n", "\n"), cwd=folder)
     assert continued.code == 0, continued
     assert f"items: {gated.RESULT}\n" in continued.out
+
+
+@posix
+def test_a_third_ctrl_c_typed_at_a_terminal_leaves_it_as_it_was_too(folder: Path) -> None:
+    from tests.terminals import Terminal
+
+    (folder / "gated.py").write_text(gated.APP, "utf-8")
+    with Terminal([*EXOTRIO, "run", "gated.py"], cwd=folder, env={"STUBBORN": "yes"}) as terminal:
+        Log(folder).until("begin", gated.WORKERS)
+        terminal.type("\x03")
+        terminal.until("stopping")
+        terminal.type("\x03")
+        terminal.until("the grace is over")
+        terminal.type("\x03")
+        assert terminal.wait() == 130
+        assert_given_back(terminal.screen)
+        # On a line that was cleared for it: written past the bars, it would stand behind one of them.
+        assert re.search(r"\x1b\[2K\d{4}-\S+Z WARNING exotrio: the grace", terminal.screen)
+        assert "Continue with:\r\n" in terminal.screen

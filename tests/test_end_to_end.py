@@ -134,8 +134,9 @@ def test_a_third_ctrl_c_ends_the_process_though_a_node_ignores_its_cancellation(
         interrupted = process.wait()
     assert interrupted.code == 128 + signal.SIGINT, interrupted
     assert "third signal" in interrupted.err
+    assert f"--resume {run_id}\n" in interrupted.err
     place.open()
-    continued = place.ended("run", "app.py", "--resume", run_id)
+    continued = place.continued(interrupted.err)
     assert continued.code == 0, continued
     assert f"items: {RESULT}\n" in continued.out
 

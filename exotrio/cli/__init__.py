@@ -3,6 +3,7 @@ that ``--help`` and small commands start fast."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any
@@ -72,6 +73,12 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(exit_code(error))
     except BrokenPipeError:
         # Whoever read our output went away (``--help | head -1``): nothing is left to say to them.
+        sys.exit(1)
+    except OSError as error:
+        # Of results their commands tell it; this is click's own writing, such as that of --help.
+        if error.errno != errno.ENOSPC:
+            raise
+        note(f"error: nothing could be written: {error.strerror}")
         sys.exit(1)
     finally:
         settle()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 
@@ -45,7 +45,7 @@ def configure_logs(*, verbose: int, quiet: bool = False, form: str = TEXT) -> No
     global _form
     _form = form
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     ours = logging.getLogger("exotrio")
     ours.setLevel(level)
     if form == JSON:
@@ -64,6 +64,14 @@ def configure_logs(*, verbose: int, quiet: bool = False, form: str = TEXT) -> No
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     ours.addHandler(handler)
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is by then: bars on a terminal replace it, to stay below the lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def tell_error(error: ExotrioError) -> None:

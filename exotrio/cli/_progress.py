@@ -55,6 +55,9 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """Print a line that stays."""
 
+    def give_back(self) -> None:
+        """Leave the terminal as it was, from the signal handler that ends the process."""
+
 
 def progress_for(runtime: Runtime | None = None, *, verbose: bool = False, logged: bool = False) -> Progress:
     """Return bars for a terminal; lines elsewhere, and beside a log, which bars would tear.
@@ -119,6 +122,9 @@ class Lines:
 
     def note(self, text: str) -> None:
         self._say(text)
+
+    def give_back(self) -> None:
+        """There is nothing to give back."""
 
 
 def _summary(node: NodeCounts, progress: Mapping[str, str]) -> str:
@@ -190,6 +196,11 @@ class Bars:
         # A terminal that was closed must not end the run.
         with suppress(OSError):
             self._progress.console.print(harmless(text), highlight=False, markup=False, soft_wrap=True)
+
+    def give_back(self) -> None:
+        # RuntimeError: the handler interrupted a write to the same stream.
+        with suppress(OSError, RuntimeError):
+            self._progress.console.show_cursor()
 
 
 def _details(node: NodeCounts, progress: Mapping[str, str]) -> str:

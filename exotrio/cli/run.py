@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -179,7 +180,7 @@ def command(
     )
     request.check_inputs()
     run = _Run(request, progress_for(loaded.runtime(), verbose=bool(verbose), logged=as_json))
-    return run_blocking(run.main, run.stop)
+    return run_blocking(run.main, run.stop, exiting=run.exiting)
 
 
 class _Run:
@@ -201,6 +202,12 @@ class _Run:
         if self._token is not None:
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._stopping, grace is None)
+
+    def exiting(self) -> None:
+        """Called from the signal handler just before the process exits."""
+        self._progress.give_back()
+        with suppress(OSError):
+            os.write(2, f"\n{self._how_to_continue()}\n".encode())  # not buffered: it may be in a write now
 
     def _stopping(self, first: bool) -> None:
         self._asking.cancel()
@@ -296,7 +303,8 @@ class _Run:
                     # Before the drain: nodes of other runs may go on for a while.
                     print_result(await collect(client, run), self._request.output, self._progress.elapsed)
         if run is None:
-            return self._say_how_to_continue()
+            self._progress.note(self._how_to_continue())
+            return INTERRUPTED
         return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
 
     async def _refresh(self) -> None:
@@ -316,12 +324,10 @@ class _Run:
         self._progress.note(f"run {run_id} of graph {request.graph.name!r}")
         return run_id
 
-    def _say_how_to_continue(self) -> int:
+    def _how_to_continue(self) -> str:
         if self._run_id is None:
-            self._progress.note("interrupted before the run began; nothing was started")
-        elif self._request.db == ":memory:":
-            self._progress.note("interrupted; the run was kept in memory only, so it is gone")
-        else:
-            command = self._request.command_to_resume(self._run_id)
-            self._progress.note(f"interrupted; everything is kept. Continue with:\n  {command}")
-        return INTERRUPTED
+            return "interrupted before the run began; nothing was started"
+        if self._request.db == ":memory:":
+            return "interrupted; the run was kept in memory only, so it is gone"
+        command = self._request.command_to_resume(self._run_id)
+        return f"interrupted; everything is kept. Continue with:\n  {command}"
