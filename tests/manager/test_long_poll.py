@@ -15,7 +15,7 @@ from exotrio.manager import create_app, serve
 from exotrio.manager._http import Gate, open_listeners, serve_http, urls
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.helpers import node_name, ok, open_client, place
+from tests.helpers import eventually, node_name, ok, open_client, place
 from tests.manager.support import KEY, Manager, open_manager, refuse_states, take_states
 
 START_MS = 1_700_000_000_000
@@ -294,8 +294,12 @@ async def test_a_stopping_server_ends_its_polls_at_once() -> None:
     stopping = trio.Event()
     answers: list[httpx.Response] = []
 
-    async def poll() -> None:
-        answers.append(await api.native_claim({node_name("a"): 1}, wait_ms=LONGEST))
+    async def poll(worker: str) -> None:
+        claim = api.native_claim({node_name("a"): 1}, wait_ms=LONGEST, worker_id=worker)
+        answers.append(await claim)
+
+    async def arrived() -> None:
+        assert len(ok(await api.workers())["workers"]) == 3
 
     with trio.fail_after(4.5):  # below the grace, and far below the poll's own end
         async with trio.open_nursery() as nursery:
@@ -304,9 +308,10 @@ async def test_a_stopping_server_ends_its_polls_at_once() -> None:
                 api = Api(client, "poll")
                 await Flow.deploy(api, place("a"))
                 async with trio.open_nursery() as polls:
-                    for _ in range(3):
-                        polls.start_soon(poll)
-                    await trio.sleep(0.05)
+                    for worker in ("a", "b", "c"):
+                        polls.start_soon(poll, worker)
+                    # A server that stops answers the requests it has, and takes no others.
+                    await eventually(arrived)
                     stopping.set()
     assert [ok(answer)["states"] for answer in answers] == [[], [], []]
 
