@@ -82,7 +82,9 @@ def test_following_shows_progress_then_the_result_and_tells_failure_by_the_exit_
     bad = cli("trigger", "fan", "--follow", "--store", "bad=0")
     assert bad.code == 1, bad
     assert "\nFAILED: 4 states in " in bad.out
-    assert bad.out.endswith("ValueError: \\x1b[31mcannot work on 0\n")
+    failed = bad.out.splitlines().index("  Traceback (most recent call last):") - 1
+    assert bad.out.splitlines()[failed].endswith("ValueError: \\x1b[31mcannot work on 0")
+    assert ", in execute\n      raise ValueError(f" in bad.out
     assert cli("runs", "watch", run_id[:8]).out.startswith("SUCCESS: 2 states in ")
 
 

@@ -14,6 +14,8 @@ from exotrio.cli._output import indented, last_line, print_text
 
 MOST_SHOWN = 20
 """States whose outputs or errors are shown in full; of more, the number is."""
+LONGEST_TRACEBACK = 30
+"""Lines of one that are printed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,13 @@ def print_result(result: Result, form: str, elapsed: float) -> None:
     )
 
 
+def _before_the_last(error: str) -> list[str]:
+    """Return how a node came to its error: the lines of its traceback, the last ones of many."""
+    lines = error.strip().splitlines()[:-1]
+    left = len(lines) - LONGEST_TRACEBACK
+    return lines if left <= 0 else [f"... {left} lines", *lines[left:]]
+
+
 def _as_json(result: Result, elapsed: float) -> str:
     run = result.run
     return json.dumps(
@@ -102,9 +111,11 @@ def _as_text(result: Result, elapsed: float) -> str:
         ]
     if result.outputs_left:
         lines.append(f"... and outputs of {result.outputs_left} more states")
-    for name, state, text in result.errors:
-        # The state manager keeps the traceback.
+    for number, (name, state, text) in enumerate(result.errors):
         lines.append(f"failed: {name} ({state}): {last_line(text)}")
+        if number == 0:
+            # One is what a person reads next; where many failed, most did so in the same way.
+            lines += [f"  {line}" for line in _before_the_last(text)]
     if result.errors_left:
         lines.append(f"... and {result.errors_left} more failed states")
     return "\n".join(lines)
