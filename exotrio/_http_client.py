@@ -127,8 +127,6 @@ class HttpClient:
             Safe for the connections. The request may have arrived all the same.
         """
         require_trio()
-        import httpx  # here: it costs 50 ms, and `import exotrio` must not pay them
-
         asked = f"{method} {self._shown}{path}"
         try:
             content = body if isinstance(body, bytes) or body is None else encode(body)
@@ -145,15 +143,9 @@ class HttpClient:
                 began = trio.current_time()
                 try:
                     with self._told_as_ours(asked, sending):
-                        response = await self._exchange(
-                            httpx.Request(
-                                method,
-                                _url(f"{self._endpoint.uri}{path}"),
-                                content=content,
-                                headers=self._headers(content, headers),
-                                extensions={"trace": sending.note, "timeout": _TIMEOUT},
-                            )
-                        )
+                        all_headers = self._headers(content, headers)
+                        request = self._request(method, path, content, all_headers, sending)
+                        response = await self._exchange(request)
                 finally:
                     if self._events:
                         code = None if response is None else response.status_code
@@ -181,8 +173,6 @@ class HttpClient:
             Safe.
         """
         require_trio()
-        import httpx
-
         asked = f"GET {self._shown}{path}"
         headers = self._headers(None, {"accept": media_type, "accept-encoding": "identity"})
         sending = _Sending()
@@ -190,14 +180,7 @@ class HttpClient:
         with trio.CancelScope(deadline=trio.current_time() + patience) as scope:
             async with self._slots:
                 with self._told_as_ours(asked, sending):
-                    response = await self._send(
-                        httpx.Request(
-                            "GET",
-                            _url(f"{self._endpoint.uri}{path}"),
-                            headers=headers,
-                            extensions={"trace": sending.note, "timeout": _TIMEOUT},
-                        )
-                    )
+                    response = await self._send(self._request("GET", path, None, headers, sending))
                 try:
                     if response.headers.get("content-type") != media_type:
                         with self._told_as_ours(asked, sending):
@@ -224,6 +207,23 @@ class HttpClient:
         if response.headers.get("content-length") != str(received):
             raise self._unfit(asked, f"with {received} bytes, which is not the length it had said")
         return received
+
+    def _request(
+        self, method: str, path: str, content: bytes | None, headers: Mapping[str, str], sending: _Sending
+    ) -> httpx.Request:
+        import httpx  # here: it costs 50 ms, and `import exotrio` must not pay them
+
+        from exotrio._http_body import OnePiece
+
+        request = httpx.Request(
+            method,
+            _url(f"{self._endpoint.uri}{path}"),
+            content=content,
+            headers=headers,
+            extensions={"trace": sending.note, "timeout": _TIMEOUT},
+        )
+        request.stream = OnePiece(content or b"")
+        return request
 
     def _judge(self, response: httpx.Response, asked: str, accept: Collection[int]) -> Answer:
         return judge(response, at=f"the state manager at {self._shown}", asked=asked, accept=accept)

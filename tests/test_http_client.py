@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import gc
 import logging
 import subprocess
 import sys
 import threading
 from base64 import b64encode
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from uuid import UUID
 
 import httpx
 import pytest
 import trio
+import trio.testing
 from pydantic import BaseModel
 
 from exotrio._discovery import discover
@@ -309,6 +312,23 @@ async def test_a_html_502_of_a_proxy_is_no_usable_answer() -> None:
         await http.aclose()
     assert caught.value.status == 502
     assert not isinstance(caught.value, TurnedAway)
+
+
+async def test_a_request_cancelled_while_its_body_is_sent_leaves_nothing_to_collect() -> None:
+    async def never_read(stream: trio.SocketStream) -> None:
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, never_read, 0, host="127.0.0.1"))
+        http = HttpClient(Endpoint(f"http://127.0.0.1:{listener.socket.getsockname()[1]}", "k"))
+        more_than_buffers_hold = b" " * 50_000_000
+        nursery.start_soon(partial(http.ask, "POST", "/", body=more_than_buffers_hold))
+        # Two in turn: while it connects, all tasks are blocked too.
+        for _ in range(2):
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        nursery.cancel_scope.cancel()
+    gc.collect()  # what is left behind is warned of, and warnings are errors here
+    await http.aclose()
 
 
 async def test_more_requests_than_tasks_wait_outside_the_pool_also_after_many_were_cancelled() -> None:
