@@ -1,7 +1,7 @@
 """exotrio: a worker runtime for Exosphere workflow nodes on Trio.
 
-What is exported here is all that is public, together with ``exotrio.testing`` and
-``exotrio.manager``. Each name is loaded when it is first used: a file of nodes does not wait for
+What is exported here is all that is public, together with ``exotrio.testing``, ``exotrio.monitoring``
+and ``exotrio.manager``. Each name is loaded when it is first used: a file of nodes does not wait for
 the client, nor a script that only triggers runs for the runtime.
 """
 

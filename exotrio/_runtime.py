@@ -36,7 +36,8 @@ log = logging.getLogger("exotrio.runtime")
 class Runtime:
     """Runs the nodes of one namespace: claims their states, executes them, reports what came of it.
 
-    Everything is checked here, and every problem is named at once. One Runtime runs once.
+    What is passed is checked here, and every problem is named at once. A state manager that is named
+    nowhere is missed at the start only: tests import files that build runtimes. One Runtime runs once.
 
     Args:
         namespace: Namespace of the nodes.
@@ -223,13 +224,9 @@ class Runtime:
             LifecycleError: it was started before, or an event loop runs in this thread.
             KeyRefused, RequestRefused, NotFound: the nodes could not be registered.
             DatabaseBusy: another runtime uses the outbox.
-            ConfigurationError: the outbox cannot be used, or belongs to another state manager.
+            ConfigurationError: no state manager is named, or the outbox cannot be used, or belongs to
+                another state manager.
         """
-        if hosting() is not None:
-            raise LifecycleError(
-                "start() was called while the command line loads this file",
-                fix="put it under: if __name__ == '__main__':",
-            )
         self._check_startable()
         return run_blocking(
             lambda: self._run(owns_signals=True), lambda grace, why: self.stop(grace, why=why)
@@ -248,7 +245,8 @@ class Runtime:
             LifecycleError: it was started before.
             KeyRefused, RequestRefused, NotFound: the nodes could not be registered.
             DatabaseBusy: another runtime uses the outbox.
-            ConfigurationError: the outbox cannot be used, or belongs to another state manager.
+            ConfigurationError: no state manager is named, or the outbox cannot be used, or belongs to
+                another state manager.
 
         Cancellation:
             Does not drain, but loses nothing: running nodes are cancelled and have 5 s to clean up,
@@ -345,11 +343,13 @@ class Runtime:
                 f"this runtime was started before (it is {self._phase.value})",
                 fix="build another Runtime: one runs once",
             )
-        if self._endpoint is None:
+        if hosting() is not None:
             raise LifecycleError(
-                "this runtime has no state manager: it was built while the command line loaded its file",
-                fix="run it with python -m exotrio run, or build it in your own program",
+                "a runtime was started while the command line loads this file",
+                fix="put the start under: if __name__ == '__main__':",
             )
+        self.adopt()
+        assert self._endpoint is not None
         return self._endpoint
 
     def _enter(self, phase: Phase) -> None:

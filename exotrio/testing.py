@@ -119,7 +119,7 @@ class GraphRun:
     states: tuple[TestedState, ...]
 
     def of(self, identifier: str) -> list[TestedState]:
-        """Return the states of one of the graph's nodes."""
+        """Return the states of one of the graph's nodes, named by its identifier in the graph."""
         return [state for state in self.states if state.identifier == identifier]
 
     def outputs(self, identifier: str) -> list[dict[str, Any]]:
@@ -144,8 +144,8 @@ async def run_graph(
 
     The state manager's clock is Trio's: under ``trio.testing.MockClock`` (``autojump_clock`` of
     pytest-trio) delays of retries and of ``ReQueueAfterSignal`` take no time. That does not go with
-    nodes that run in threads, a plain ``def execute`` or ``asyncio_node``: Trio's mock clock does not
-    wait for them.
+    nodes that run in threads, a plain ``def execute`` or one with ``event_loop = "asyncio"``: Trio's mock
+    clock does not wait for them.
 
     Args:
         graph: The graph. All its nodes are in one namespace.
