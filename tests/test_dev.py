@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="dev needs a POSIX syste
 
 APP = """
 import os, sys
+import trio
 from words import GREETING
 from exotrio import BaseNode, Graph, GraphNodeModel, RetryPolicyModel, Runtime
 from pydantic import BaseModel
@@ -41,6 +42,8 @@ class Greet(BaseNode):
         if self.inputs.name == "crash" and not os.path.exists("crashed"):
             open("crashed", "w").close()
             print("crash of", os.getpid())
+            while not os.path.exists("crash-now"):
+                await trio.sleep(0.01)
             os._exit(3)
         print(f"{GREETING} {self.inputs.name}")
         return self.Outputs(text=f"{GREETING} {self.inputs.name}")
@@ -366,6 +369,7 @@ def test_what_a_crashed_runtime_held_runs_again_with_the_next_code(dev: Dev, bro
     run_id = start_run(browser, name="crash")
     pid = dev.says(r"^crash of (\d+)")[1]
     assert f":{pid}:" in browser.get("/ns/n/runtimes").text
+    (dev.folder / "crash-now").touch()
     dev.says("^the runtime ended with exit code 3; what it held is taken back")
     assert f":{pid}:" not in browser.get("/ns/n/runtimes").text
     dev.says("^waiting for a change")
@@ -460,8 +464,8 @@ def test_ctrl_c_typed_at_a_terminal_counts_once_though_both_processes_get_it(tmp
 
 
 def test_a_stop_while_the_code_is_being_loaded_is_quiet(processes: Processes, tmp_path: Path) -> None:
-    dev = Dev(processes, make(tmp_path, f"{APP}\n__import__('time').sleep(600)\n"))
-    dev.pid()
+    dev = Dev(processes, make(tmp_path, f"{APP}\nprint('asleep')\n__import__('time').sleep(600)\n"))
+    dev.says("^asleep")
     end = dev.stop()
     assert end.code == 0, end
     assert "Traceback" not in end.err
