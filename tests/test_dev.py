@@ -227,6 +227,7 @@ def test_what_cannot_be_run_ends_it(tmp_path: Path, target: str, code: int, told
     make(tmp_path)
     (tmp_path / "bad.py").write_text(APP.replace('node_name="Greet"', 'node_name="Gret"'), "utf-8")
     (tmp_path / "crash.py").write_text(APP.replace('"you"', '"crash"'), "utf-8")
+    (tmp_path / "crash-now").touch()
     options = ["--reload"] if target == "ap.py" else ["--trigger"]
     end = ended("dev", target, "--port", "0", *options, cwd=tmp_path)
     assert end.code == code, end
