@@ -1,6 +1,8 @@
-"""Says what was left out, where nobody can overlook it."""
+"""How many tests run at once, and what was left out, said where nobody can overlook it."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 
@@ -16,3 +18,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("THE BROWSER JOURNEYS DID NOT RUN", sep="!", red=True, bold=True)
         terminalreporter.line(f"{len(left_out)} tests of the dashboard need {' and '.join(lacking)}:")
         terminalreporter.line(INSTALL)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are processors: many tests wait for processes they started."""
+    return (os.cpu_count() or 1) + 1

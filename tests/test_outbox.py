@@ -497,8 +497,9 @@ class FullDisk:
         write = Store.write
 
         def failing(store: Store, *args: Any) -> Any:
-            pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-            store._db.execute(f"PRAGMA max_page_count = {pages if self.on else 100_000}")
+            with store._lock:  # another thread may close it
+                pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+                store._db.execute(f"PRAGMA max_page_count = {pages if self.on else 100_000}")
             return write(store, *args)
 
         monkeypatch.setattr(Store, "write", failing)

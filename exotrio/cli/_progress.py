@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ log = logging.getLogger("exotrio.cli")
 WAITING = (StateStatus.CREATED,)
 RUNNING = (StateStatus.QUEUED, StateStatus.EXECUTED)
 
+_SHOW_CURSOR = b"\x1b[?25h"
 LONGEST_SAID = 40
 """Characters beside a bar of what a node says of its progress."""
 LINE_INTERVAL = 2.0
@@ -198,9 +200,11 @@ class Bars:
             self._progress.console.print(harmless(text), highlight=False, markup=False, soft_wrap=True)
 
     def give_back(self) -> None:
-        # RuntimeError: the handler interrupted a write to the same stream.
-        with suppress(OSError, RuntimeError):
-            self._progress.console.show_cursor()
+        # Past the stream's buffer: the handler may have interrupted a write to it, which takes no other then.
+        console = self._progress.console
+        if not (console.is_dumb_terminal or console.legacy_windows):
+            with suppress(OSError):
+                os.write(console.file.fileno(), _SHOW_CURSOR)
 
 
 def _details(node: NodeCounts, progress: Mapping[str, str]) -> str:
