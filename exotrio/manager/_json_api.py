@@ -33,6 +33,8 @@ logger = logging.getLogger("exotrio.manager.http")
 CLAIM_LIMIT = 10.0
 """Seconds that writing a claim may take, cancelled or not."""
 _LONGEST_ECHO = 200
+_MOST_PROBLEMS = 100
+"""Of one request that a refusal names, which otherwise could be far longer than the request."""
 _LARGEST_INTEGER = 2**63 - 1
 """The database's."""
 _WHOLE = TypeAdapter(int)
@@ -138,8 +140,8 @@ def describe(error: ValidationError, body: bytes) -> list[dict[str, Any]]:
 
 def _items(error: ValidationError, part: str, body: bytes = b"") -> list[dict[str, Any]]:
     items = []
-    for problem in error.errors(include_url=False, include_context=False):
-        location: list[str | int] = [part, *problem["loc"]]
+    for problem in error.errors(include_url=False, include_context=False)[:_MOST_PROBLEMS]:
+        location: list[str | int] = [part, *(_shortened(step) for step in problem["loc"])]
         if problem["type"] == "json_invalid":
             location = [part, json_offset(problem["msg"], body)]
         items.append(
@@ -166,6 +168,11 @@ def json_offset(message: str, body: bytes) -> int:
     line, column = int(place[1]), int(place[2])
     begin = sum(len(each) + 1 for each in body.split(b"\n", line - 1)[: line - 1])
     return len(body[: begin + column - 1].decode("utf-8", "replace"))
+
+
+def _shortened(step: str | int) -> str | int:
+    """Return a step of a location: an index, a field, or the client's own key of an object, of any length."""
+    return step if isinstance(step, int) or len(step) <= _LONGEST_ECHO else f"{step[:_LONGEST_ECHO]}..."
 
 
 def _echo(value: object) -> object:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from exotrio.manager import Limits, serve
@@ -62,8 +62,13 @@ def key_for_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRETS_ENCRYPTION_KEY", SETTINGS.secrets_encryption_key or "")
 
 
+# In real time shrinking would take minutes.
 @pytest.mark.usefixtures("key_for_secrets")
-@settings(suppress_health_check=list(HealthCheck), max_examples=max(1, PROFILE // 2))
+@settings(
+    suppress_health_check=list(HealthCheck),
+    max_examples=max(1, PROFILE // 2),
+    phases=set(Phase) - {Phase.shrink},
+)
 @given(data=st.data())
 def test_a_socket_takes_or_refuses_whatever_comes(data: st.DataObject) -> None:
     stream = data.draw(streams(world()))

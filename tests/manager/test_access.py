@@ -327,6 +327,17 @@ async def test_a_refused_body_is_not_echoed(body: bytes) -> None:
         assert "4713472" not in response.text
 
 
+@pytest.mark.parametrize(
+    "secrets", [{str(number): 1 for number in range(10_000)}, {"k" * 100_000: 1}], ids=["many", "long"]
+)
+async def test_a_refusal_is_short_however_long_what_it_refuses_is(secrets: dict[str, int]) -> None:
+    async with opened() as client:
+        response = await client.put("/v0/namespace/n/graph/g", json={"secrets": secrets, "nodes": []})
+        refused(response, 422)
+        assert len(response.content) < 20_000
+        assert response.json()["detail"][0]["loc"][:2] == ["body", "secrets"]
+
+
 ORIGIN = "http://localhost:3000"
 PREFLIGHT = {
     "Origin": ORIGIN,

@@ -234,6 +234,16 @@ POINTS = (
         ),
     ),
     Point(
+        "A refusal names a hundred problems at most.",
+        ["manager/test_access::test_a_refusal_is_short_however_long_what_it_refuses_is"],
+        Change("manager/_json_api.py", "[:_MOST_PROBLEMS]", ""),
+    ),
+    Point(
+        "A refusal does not repeat a long key.",
+        ["manager/test_access::test_a_refusal_is_short_however_long_what_it_refuses_is"],
+        Change("manager/_json_api.py", 'f"{step[:_LONGEST_ECHO]}..."', "step"),
+    ),
+    Point(
         "The error that a node reports has secret values masked.",
         [
             "test_execution::test_secrets_are_masked_in_the_error_and_in_the_log",
