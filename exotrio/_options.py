@@ -70,10 +70,7 @@ def check_options(
     """Return the options if all of them are usable.
 
     Args:
-        hosted: The state manager is supplied later: do without URI and key.
-
-    Returns:
-        The options; without an endpoint where nothing names one, which is for the start to find out.
+        hosted: The state manager may be supplied later: do without URI and key.
 
     Raises:
         ConfigurationError: Some are not; ``problems`` names each.
@@ -100,9 +97,7 @@ def check_options(
             problems.append(f"{title} must be text, not {_kind(value)}")
     if isinstance(state_manager_uri, str | None) and isinstance(key, str | None):
         endpoint, more = resolve_endpoint(state_manager_uri, key, transport)
-        # Where neither was passed a missing one is no mistake yet: a test that imports the file needs none.
-        if problems or state_manager_uri or key:
-            problems += [] if hosted else more
+        problems += [] if hosted else more
     if problems:
         raise ConfigurationError("the runtime cannot be built", problems)
     return Options(

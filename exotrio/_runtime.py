@@ -36,8 +36,7 @@ log = logging.getLogger("exotrio.runtime")
 class Runtime:
     """Runs the nodes of one namespace: claims their states, executes them, reports what came of it.
 
-    What is passed is checked here, and every problem is named at once. A state manager that is named
-    nowhere is missed at the start only: tests import files that build runtimes. One Runtime runs once.
+    Everything is checked here, and every problem is named at once. One Runtime runs once.
 
     Args:
         namespace: Namespace of the nodes.
@@ -224,9 +223,13 @@ class Runtime:
             LifecycleError: it was started before, or an event loop runs in this thread.
             KeyRefused, RequestRefused, NotFound: the nodes could not be registered.
             DatabaseBusy: another runtime uses the outbox.
-            ConfigurationError: no state manager is named, or the outbox cannot be used, or belongs to
-                another state manager.
+            ConfigurationError: the outbox cannot be used, or belongs to another state manager.
         """
+        if hosting() is not None:
+            raise LifecycleError(
+                "start() was called while the command line loads this file",
+                fix="put it under: if __name__ == '__main__':",
+            )
         self._check_startable()
         return run_blocking(
             lambda: self._run(owns_signals=True), lambda grace, why: self.stop(grace, why=why)
@@ -245,8 +248,7 @@ class Runtime:
             LifecycleError: it was started before.
             KeyRefused, RequestRefused, NotFound: the nodes could not be registered.
             DatabaseBusy: another runtime uses the outbox.
-            ConfigurationError: no state manager is named, or the outbox cannot be used, or belongs to
-                another state manager.
+            ConfigurationError: the outbox cannot be used, or belongs to another state manager.
 
         Cancellation:
             Does not drain, but loses nothing: running nodes are cancelled and have 5 s to clean up,
@@ -343,13 +345,11 @@ class Runtime:
                 f"this runtime was started before (it is {self._phase.value})",
                 fix="build another Runtime: one runs once",
             )
-        if hosting() is not None:
+        if self._endpoint is None:
             raise LifecycleError(
-                "a runtime was started while the command line loads this file",
-                fix="put the start under: if __name__ == '__main__':",
+                "this runtime has no state manager: it was built while the command line loaded its file",
+                fix="run it with python -m exotrio run, or build it in your own program",
             )
-        self.adopt()
-        assert self._endpoint is not None
         return self._endpoint
 
     def _enter(self, phase: Phase) -> None:

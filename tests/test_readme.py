@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-import trio.testing
-
-from exotrio.testing import Executed, run_graph, run_node
-from tests.processes import ROOT, ended
+from exotrio.testing import Executed, run_node
+from tests.processes import ROOT, ended, environment
 
 PYTHON = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
 
@@ -28,16 +27,18 @@ def test_the_first_node_greets(tmp_path: Path) -> None:
     assert end.out.splitlines()[-1].strip() == "text: Hello, Ada!"
 
 
-async def test_the_test_of_the_whole_graph_passes(
-    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
-) -> None:
-    monkeypatch.setenv("EXOSPHERE_STATE_MANAGER_URI", "http://127.0.0.1:1")
-    monkeypatch.setenv("EXOSPHERE_API_KEY", "k")
-    names: dict[str, Any] = {"run_graph": run_graph}
+def test_the_test_of_the_whole_graph_passes(tmp_path: Path) -> None:
     (test,) = [code for code in PYTHON if "async def test_" in code]
-    for code in (block("Greet"), test):
-        exec(code, names)
-    await names["test_everybody_is_greeted"](autojump_clock)
+    (tmp_path / "hello.py").write_text(block("Greet"), "utf-8")
+    (tmp_path / "test_hello.py").write_text(test, "utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n", "utf-8")
+    (tmp_path / ".env").write_text(
+        "EXOSPHERE_STATE_MANAGER_URI=http://127.0.0.1:1\nEXOSPHERE_API_KEY=any\n", "utf-8"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    end = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
+    assert end.returncode == 0, end.stdout
+    assert "1 passed" in end.stdout
 
 
 EXECUTE = """
