@@ -354,6 +354,30 @@ async def test_outcomes_travel_in_batches_where_the_link_can(autojump_clock: Moc
     assert (rt.summary.completed, rt.summary.pruned, rt.summary.errored) == (48, 1, 1)
 
 
+@pytest.mark.parametrize("seconds", [0.1, 20.0])
+async def test_what_finishes_while_a_batch_is_on_its_way_goes_along_in_the_next_unless_that_one_hangs(
+    autojump_clock: MockClock, seconds: float
+) -> None:
+    async def take_long(call: Call) -> None:
+        if call.route == "outcomes" and len(server.routes("outcomes")) == 1:
+            await trio.sleep(seconds)
+
+    server = NativeServer()
+    server.before = take_long
+    rt = runtime(server, Says, workers=2)
+    server.add("Says")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await server.until(lambda: len(server.routes("outcomes")) == 1)
+        began = trio.current_time()
+        server.add("Says", 3)
+        await server.until(lambda: server.statuses()["EXECUTED"] >= 3)
+        assert trio.current_time() - began < 1
+        await server.until(lambda: server.statuses()["EXECUTED"] == 4)
+        rt.stop()
+    assert [len(call.body) for call in server.routes("outcomes")] == [1, 3]
+
+
 async def test_a_link_that_breaks_over_one_item_fails_that_item_only(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
