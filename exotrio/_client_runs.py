@@ -85,7 +85,8 @@ async def wait(
     """Wait until a run is no longer PENDING."""
     require_trio()
     shown: NativeRun | None = None
-    pause = 0.0
+    # Whoever is not told of the first status does not ask for it: the first look waits for the end already.
+    pause = min(FIRST_POLL, poll_interval) if on_progress is None else 0.0
     with _time_limit(timeout):
         while True:
             found = await _status_after_outages(calls, run_id, pause)
