@@ -13,6 +13,7 @@ import trio.testing
 from starlette.types import ASGIApp
 
 from exotrio.manager import _claims, _runs, create_app
+from exotrio.manager._transaction import View
 from tests.contract.flow import Flow
 from tests.helpers import SettableClock, node_name, ok, place
 from tests.manager.support import (
@@ -97,6 +98,28 @@ async def test_a_claim_that_cannot_be_undone_is_undone_as_soon_as_it_can(path: s
             await ask(create_app(manager.service, key=KEY), path, send)
         await take_states(manager)
         await check_claimable(manager)
+
+
+async def test_a_v0_claim_that_is_undone_late_leaves_alone_what_was_claimed_anew() -> None:
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            clock.advance(1)
+            for state in await manager.service.store.read(states_of):
+                ok(await manager.api.requeue(state, 1))
+            clock.advance(1)
+            assert len(ok(await manager.api.claim([node_name("a")], 1))["states"]) == 1
+            raise Gone
+
+    def states_of(view: View) -> list[str]:
+        return [view.state_id(row["seq"]) for row in view.execute("SELECT seq FROM states")]
+
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        await ready(manager)
+        with pytest.raises(Gone):
+            await ask(create_app(manager.service, key=KEY), V0, send)
+        assert len(ok(await manager.api.claim([node_name("a")], 10))["states"]) == 1, "the other is taken"
+        await manager.service.store.read(recount)
 
 
 @both
