@@ -46,19 +46,23 @@ async def run(calls: Calls, run_id: str) -> RunGraphReply:
     return reply
 
 
-async def status(calls: Calls, run_id: str, wait: float = 0.0) -> NativeRun:
-    """Return how far a run is after ``wait`` seconds, or as soon as it has ended if the server tells."""
+async def status(calls: Calls, run_id: str, wait: float = 0.0, pause: float = 0.0) -> NativeRun:
+    """Return how far a run is: after ``wait`` seconds, or as soon as it has ended.
+
+    Args:
+        pause: Seconds to sleep first instead, if the server cannot be waited at.
+    """
 
     async def derived() -> NativeRun:
-        await trio.sleep(wait)
+        await trio.sleep(pause)
         return summarize(run_id, await run(calls, run_id))
 
-    return await calls.prefer_native(lambda: _native_status(calls, run_id, wait), derived)
+    return await calls.prefer_native(lambda: _native_status(calls, run_id, wait, pause), derived)
 
 
-async def _native_status(calls: Calls, run_id: str, wait: float) -> NativeRun:
+async def _native_status(calls: Calls, run_id: str, wait: float, pause: float) -> NativeRun:
     if calls.long_polls == MOST_LONG_POLLS:
-        await trio.sleep(wait)
+        await trio.sleep(pause)
         wait = 0.0
     wait = min(wait, from_ms(LONGEST_WAIT_MS))
     path = calls.native("run", run_id, query={"wait_ms": to_ms(wait)})
@@ -86,23 +90,23 @@ async def wait(
     require_trio()
     shown: NativeRun | None = None
     # Whoever is not told of the first status does not ask for it: the first look waits for the end already.
-    pause = min(FIRST_POLL, poll_interval) if on_progress is None else 0.0
+    pause, held = 0.0, FIRST_POLL if on_progress is None else 0.0
     with _time_limit(timeout):
         while True:
-            found = await _status_after_outages(calls, run_id, pause)
+            found = await _status_after_outages(calls, run_id, held, pause)
             if on_progress is not None and found != shown:
                 on_progress(found)
                 shown = found
             if found.status is not RunStatus.PENDING:
                 return found
-            pause = min(max(pause * 1.5, FIRST_POLL), poll_interval)
+            held = pause = min(max(pause * 1.5, FIRST_POLL), poll_interval)
 
 
-async def _status_after_outages(calls: Calls, run_id: str, wait: float) -> NativeRun:
+async def _status_after_outages(calls: Calls, run_id: str, wait: float, pause: float) -> NativeRun:
     give_up = trio.current_time() + wait + OUTAGE_TOLERANCE
     while True:
         try:
-            return await status(calls, run_id, wait)
+            return await status(calls, run_id, wait, pause)
         except ManagerUnavailable:
             if trio.current_time() >= give_up:
                 raise

@@ -25,7 +25,6 @@ log = logging.getLogger("exotrio.reporter")
 
 LARGEST_BATCH = 100
 """Items of one request where the link can batch."""
-BATCHES_AT_ONCE = 2
 OVERTAKING = 0.2
 """Seconds after which the next batch no longer waits for the one on its way, which may hang. Before, it
 does: what finishes meanwhile goes along. Two at once, each half as large, cost a fifth of the throughput."""
@@ -71,7 +70,6 @@ class _Reporter:
     again: trio.MemorySendChannel[Held]
     nursery: trio.Nursery
     outbox: Outbox | None
-    batches: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(BATCHES_AT_ONCE))
     first: trio.Lock = field(default_factory=trio.Lock)
     collecting: trio.Lock = field(default_factory=trio.Lock)
     outage: Outage = field(default_factory=lambda: Outage(log, "reporting"))
@@ -90,14 +88,14 @@ class _Reporter:
                             return
                         batch = [held]
                         if self.link.capabilities.batch and not held.alone:
-                            await turn.enter_async_context(self.batches)
                             await turn.enter_async_context(self._behind_the_first())
-                            batch += self._more(held, done)
+                            if self.link.capabilities.batch:  # still: the server may have been replaced
+                                batch += self._more(held, done)
                     await self._send(batch)
 
     @asynccontextmanager
     async def _behind_the_first(self) -> AsyncIterator[None]:
-        """Be the one batch on its way, or the second if that one takes long."""
+        """Be the one batch on its way, or one more if that one takes long."""
         with trio.move_on_after(OVERTAKING) as waiting:
             await self.first.acquire()
         try:

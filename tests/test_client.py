@@ -433,6 +433,19 @@ async def test_wait_returns_the_moment_the_run_ends_on_our_server_however_many_w
             assert max(ends) <= 1100  # the others looked at their turn
 
 
+@pytest.mark.parametrize("native", [True, False])
+async def test_wait_sees_at_once_that_a_run_has_ended_already(
+    autojump_clock: trio.testing.MockClock, native: bool
+) -> None:
+    server = (
+        Server(native=native)
+        .on("GET r", native_run("SUCCESS"))
+        .on("GET graph", run_graph(node("s", "SUCCESS")))
+    )
+    assert (await server.client.wait("r", timeout=0.02)).status is RunStatus.SUCCESS
+    assert trio.current_time() == 0
+
+
 async def test_wait_ends_at_its_timeout(autojump_clock: trio.testing.MockClock) -> None:
     server = Server(native=True).on("GET r", native_run("PENDING", pending=1))
     with pytest.raises(trio.TooSlowError):

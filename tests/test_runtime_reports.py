@@ -378,6 +378,27 @@ async def test_what_finishes_while_a_batch_is_on_its_way_goes_along_in_the_next_
     assert [len(call.body) for call in server.routes("outcomes")] == [1, 3]
 
 
+async def test_two_batches_that_hang_hold_up_nothing_behind_them(autojump_clock: MockClock) -> None:
+    async def hang(call: Call) -> None:
+        if call.route == "outcomes" and len(server.routes("outcomes")) <= 2:
+            await trio.sleep(20)
+
+    server = NativeServer()
+    server.before = hang
+    rt = runtime(server, Says, workers=2)
+    server.add("Says")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        for number in (2, 3):
+            await trio.sleep(3)
+            assert len(server.routes("outcomes")) == number - 1
+            server.add("Says")
+        await trio.sleep(3)
+        assert server.statuses() == {"EXECUTED": 1, "QUEUED": 2}
+        await server.until(lambda: server.statuses()["EXECUTED"] == 3)
+        rt.stop()
+
+
 async def test_a_link_that_breaks_over_one_item_fails_that_item_only(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

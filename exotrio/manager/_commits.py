@@ -167,7 +167,10 @@ class Committer:
         topics = committed.ready.union(due)
         ran: set[Write] = set()
         for write in self._waiting.on(topics):
-            if write.abandoned or write in ran or topics.isdisjoint(write.topics):
+            if write in ran or topics.isdisjoint(write.topics):
+                continue
+            if write.abandoned:
+                write.missed = True
                 continue
             self._run(write, committed)
             ran.add(write)

@@ -143,6 +143,7 @@ class MemoryStore:
 
     def __init__(self, committer: Committer) -> None:
         self._committer = committer
+        self._closed = False
         self._scopes: dict[Write, trio.CancelScope] = {}
         self.path = None
         self.on_commit: Callable[[Committed], None] = lambda committed: None
@@ -161,7 +162,8 @@ class MemoryStore:
         return value
 
     def owe(self, use_case: Callable[[Transaction], object]) -> None:
-        self._commit([Write(use_case, owed=True)])
+        if not self._closed:
+            self._commit([Write(use_case, owed=True)])
 
     async def write_once_ready(
         self,
@@ -179,9 +181,10 @@ class MemoryStore:
             with trio.CancelScope() as scope:
                 value = await self._answered(write, scope)
                 return value
-            write.abandoned = False
-            # If not for itself, it looks for all who wait.
-            handed_in = [write] if trio.current_time() >= deadline else []
+            # Called to look: for all who wait, and for itself if its time is over, or what it waits for
+            # came just before it could.
+            handed_in = [write] if write.missed or trio.current_time() >= deadline else []
+            write.abandoned = write.missed = False
         value = write.result.unwrap()
         return value
 
@@ -216,11 +219,14 @@ class MemoryStore:
 
     def close(self) -> None:
         """Let nobody wait any longer."""
+        self._closed = True
         for write in self._committer.give_up(_closed):
             _answer(write)
 
     def _commit(self, writes: Sequence[Write]) -> Sequence[Write]:
         """Commit; return what has its result now, also of others."""
+        if self._closed:
+            raise _closed()
         committed = self._committer.commit(writes)
         for each in committed.writes:
             _answer(each)

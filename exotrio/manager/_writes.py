@@ -37,7 +37,8 @@ class Write:
         turn: Its place among those who wait.
         result: What came of it, once it was committed.
         undo: See ``Transaction.undo``.
-        abandoned: Nobody waits for it any more.
+        abandoned: Nobody waits for it any more, or, in memory, just now.
+        missed: What it waits for was announced meanwhile.
     """
 
     __slots__ = (
@@ -47,6 +48,7 @@ class Write:
         "deadline",
         "found",
         "is_open",
+        "missed",
         "owed",
         "result",
         "task",
@@ -67,7 +69,7 @@ class Write:
         self.task = task
         self.deadline = deadline
         self.owed = owed
-        self.found = self.is_open = self.abandoned = False
+        self.found = self.is_open = self.abandoned = self.missed = False
         self.awaited: dict[Topic, float] = {}
         self.topics: frozenset[Topic] = frozenset()
         self.turn = -1

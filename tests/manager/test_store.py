@@ -8,8 +8,9 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -297,6 +298,33 @@ async def waiting(nursery: trio.Nursery, store: Store, kind: int = 1) -> Waiter:
     await store.write(announce)  # behind it
     assert waiter.looks == 1
     return waiter
+
+
+@pytest.mark.parametrize("closes", [False, True])
+async def test_who_is_called_to_look_hears_of_what_happens_just_then(closes: bool) -> None:
+    # In memory one of those who wait looks for all of them. In every second try or so it is called in the
+    # same turn of the loop in which the others come, and resumes after them.
+    def look(tx: Transaction) -> None:
+        tx.waits_for = {2: math.inf}
+
+    async def wait_shortly() -> None:
+        with suppress(DatabaseError):
+            await store.write_once_ready(0.01, look)
+
+    for _ in range(12):
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery, open_store(":memory:") as store:
+                waiter = Waiter(nursery, store)
+                nursery.start_soon(wait_shortly)
+                await trio.testing.wait_all_tasks_blocked()
+                time.sleep(0.015)  # noqa: ASYNC251 - the loop is busy when that one's time is over
+                if closes:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await store.write(put_item, 1)
+                    while not waiter.ended:
+                        await trio.lowlevel.checkpoint()
+        assert "was closed" in str(waiter.error) if closes else waiter.found
 
 
 async def test_what_waits_runs_in_the_very_commit_that_announces_it(db: str) -> None:
