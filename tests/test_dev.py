@@ -168,6 +168,7 @@ def test_a_button_of_the_dashboard_and_the_printed_command_start_runs(
         triggered = command.wait()
     assert triggered.code == 0, triggered
     assert "text: Hello Grace\n" in triggered.out
+    dev.says("^run .* began", number=2)  # it looks for other runs now and then
     end = dev.stop()
     assert end.code == 0, end
     assert is_gone(dev.pid())
