@@ -92,8 +92,10 @@ async def test_looking_scans_nothing_that_grows_beside_what_waits_and_what_is_he
 
 async def test_an_overview_costs_the_same_beside_any_history() -> None:
     async def cost(finished: int) -> int:
-        async with open_manager() as manager:
+        clock = SettableClock()
+        async with open_manager(clock=clock) as manager:
             await with_history(manager.api, finished)
+            await tallied(manager.service, clock)
 
             async def look() -> None:
                 ok(await manager.api.overview())
