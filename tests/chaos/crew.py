@@ -94,8 +94,10 @@ class Crew:
             self.problems.append(f"a worker did not stop within {EXIT_PATIENCE} s: {child.log}")
             return
         self.exits[code] += 1
-        # On v0 a claim whose answer was cut may have taken something: then 75 is the truth.
-        if code != 0 and not (code == 75 and self.plan.v0_only):
+        # On v0 a claim whose answer was cut may have taken something: then 75 is the truth. Before a
+        # process has loaded our code it has no handler for the signal, and holds nothing.
+        loading = code == -signal.SIGTERM and not ready(child)
+        if code != 0 and not (code == 75 and self.plan.v0_only) and not loading:
             self.problems.append(f"a worker that was asked to stop ended with {code}: {child.log}")
 
 
