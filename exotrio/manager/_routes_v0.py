@@ -18,6 +18,7 @@ from exotrio._wire_v0 import (
     ExecutedRequest,
     ManualRetryRequest,
     PruneRequest,
+    RegisterReply,
     RegisterRequest,
     RequeueRequest,
     TriggerRequest,
@@ -110,7 +111,9 @@ class _V0:
         namespace = path_name(request, "namespace")
         body = await read_model(request, RegisterRequest)
         await self._store.write(_graphs.register, namespace, body)
-        return reply({"runtime_name": body.runtime_name, "registered_nodes": body.nodes})
+        # As plain data: before pydantic 2.14 a nested model whose build is deferred has no serializer yet.
+        shown = RegisterReply(runtime_name=body.runtime_name, registered_nodes=body.nodes)
+        return reply(shown.model_dump())
 
     async def list_nodes(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
