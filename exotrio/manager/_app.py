@@ -18,7 +18,7 @@ from exotrio._errors import ConfigurationError
 from exotrio._settings import read_settings
 from exotrio._wire import KEY_HEADER, REQUEST_ID_HEADER, to_ms
 from exotrio.manager._access import LOOPBACK_HOSTS, Access, Keyless, local
-from exotrio.manager._commits import Clock
+from exotrio.manager._clock import Clock
 from exotrio.manager._database import MEMORY
 from exotrio.manager._http import Gate, Limits, open_listeners, serve_http, urls
 from exotrio.manager._json_api import EXCEPTION_HANDLERS

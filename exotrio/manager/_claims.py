@@ -107,8 +107,8 @@ def claim(
     token = None
     if claimer.claim_id is not None:
         token = secrets.token_hex(8)
-        tx.execute("DELETE FROM claims WHERE at < ?", (tx.now_ms - CLAIMS_KEPT_MS,))
-        tx.execute("INSERT INTO claims VALUES (?, ?)", (claimer.claim_id, tx.now_ms))
+        tx.execute("DELETE FROM claims WHERE at < ?", (claimer.now - CLAIMS_KEPT_MS,))
+        tx.execute("INSERT INTO claims VALUES (?, ?)", (claimer.claim_id, claimer.now))
     tx.execute(
         "UPDATE states SET status = 'QUEUED', claim = ?, token = ?, worker = ?, local = ?, requeued = 0,"
         " lease_until = ?, claimed_at = ? WHERE seq IN (SELECT value FROM json_each(?))",
@@ -130,13 +130,13 @@ def claim(
     tx.undo = (
         partial(undo_v0_claim, seqs=seqs, claimed_at=tx.now_ms)
         if claimer.claim_id is None
-        else partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=tx.now_ms)
+        else partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=claimer.now)
     )
     return Claimed(_taken(tx, states, claimer.now), undo=tx.undo)
 
 
 def _known(tx: Transaction, claim_id: str) -> int | None:
-    """Return when a claim id was used last; None if it was not."""
+    """Return when a claim id was used last, on the monotonic clock; None if it was not."""
     row = tx.row("SELECT at FROM claims WHERE id = ?", (claim_id,))
     return None if row is None else int(row["at"])
 
@@ -242,10 +242,16 @@ def release(
     return replies
 
 
-def release_claim(tx: Transaction, namespace: str, claim_id: str, delay_ms: int = 0) -> list[ItemReply]:
+def release_claim(
+    tx: Transaction, namespace: str, claim_id: str, now: int, delay_ms: int = 0
+) -> list[ItemReply]:
     """Release all that is held under a claim id and void it, so that a request which is still on
-    its way takes nothing any more."""
-    tx.execute("INSERT OR REPLACE INTO claims VALUES (?, ?)", (claim_id, tx.now_ms))
+    its way takes nothing any more.
+
+    Args:
+        now: On the monotonic clock, ms.
+    """
+    tx.execute("INSERT OR REPLACE INTO claims VALUES (?, ?)", (claim_id, now))
     changes = Changes(tx)
     states = _rows(tx, _held(tx, namespace, claim_id))
     for state in states:
@@ -258,10 +264,11 @@ def undo_claim(tx: Transaction, namespace: str, claim_id: str, handed_out: int) 
     """Hand back what a native claim took whose reply could not be written.
 
     Args:
-        handed_out: When that reply was made. If the claim was repeated since, its client has another.
+        handed_out: When that reply was made, on the monotonic clock. If the claim was repeated since, its
+            client has another.
     """
     if _known(tx, claim_id) == handed_out:
-        release_claim(tx, namespace, claim_id)
+        release_claim(tx, namespace, claim_id, handed_out)
 
 
 def undo_v0_claim(tx: Transaction, seqs: Sequence[int], claimed_at: int) -> None:

@@ -19,11 +19,9 @@ import outcome
 
 from exotrio._errors import DatabaseError
 from exotrio.manager import _tally
+from exotrio.manager._clock import Clock, WatchedClock
 from exotrio.manager._transaction import Catalog, Topic, Transaction, View
 from exotrio.manager._writes import Waiting, Write
-
-Clock = Callable[[], int]
-"""Returns Unix milliseconds."""
 
 logger = logging.getLogger("exotrio.manager.store")
 
@@ -87,6 +85,7 @@ class Committer:
         self.catalog = catalog
         self.clock = clock
         self.now = now
+        self._watched = WatchedClock(connection, clock)
         self.written = 0
         self._waiting = Waiting()
         self._owed: list[Write] = []
@@ -116,6 +115,7 @@ class Committer:
         committed = Committed()
         try:
             self.connection.execute("BEGIN IMMEDIATE")
+            self._watched.look()
             for write in writes:
                 if write not in patient:
                     self._run(write, committed)
@@ -124,14 +124,16 @@ class Committer:
             # Behind those that were there before them, and all that could have something for them.
             for write in patient:
                 self._run(write, committed)
-            tallied_at = self.clock()
+            tallied_at = self._watched()
             # Now and then only: for a group of one a row more is a cost.
             if write_tally := last or abs(tallied_at - self._tallied_at) >= TALLY_INTERVAL_MS:
                 _tally.write(self.connection, self._tally + committed.tally, tallied_at)
+            self._watched.store()
             self.connection.execute("COMMIT")
         except Exception as error:
             self._waiting.put_off(due, self.now() + PAUSE)
             return self._failed(list(dict.fromkeys([*writes, *over])), error)
+        self._watched.committed()
         if write_tally:
             self._tally, self._tallied_at = Counter(), tallied_at
         else:
@@ -183,7 +185,7 @@ class Committer:
 
     def _run(self, write: Write, committed: Committed) -> None:
         """Run one use case in a savepoint of its own, so that it is undone alone if it raises."""
-        tx = Transaction(self.connection, self.catalog, self.stamp, self.clock(), self._next_seq)
+        tx = Transaction(self.connection, self.catalog, self.stamp, self._watched(), self._next_seq)
         tx.waited = write in self._waiting
         self.connection.execute("SAVEPOINT use_case")
         result: outcome.Outcome[Any] = outcome.capture(write.run, tx, self.now())

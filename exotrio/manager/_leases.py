@@ -159,12 +159,13 @@ def extend(tx: Transaction, by_ms: int) -> None:
 
 
 def restart(tx: Transaction, now: int, terms: Terms) -> None:
-    """Give every claim a fresh term on the clock of this process."""
+    """Give every claim a fresh term on the clock of this process, and remember the ids of claims from now."""
     timeout = None if terms.claim_timeout_ms is None else now + terms.claim_timeout_ms
     tx.execute(
         "UPDATE states SET lease_until = CASE WHEN token IS NULL THEN ? ELSE ? END WHERE status = 'QUEUED'",
         (timeout, now + terms.lease_ttl_ms),
     )
+    tx.execute("UPDATE claims SET at = ?", (now,))
 
 
 async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:

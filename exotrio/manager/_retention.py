@@ -75,7 +75,7 @@ def discard(tx: Transaction, keep_ms: int) -> int:
     runs = tx.execute(
         "SELECT id FROM runs WHERE finished_at IS NOT NULL AND finished_at < ? AND pending = 0"
         " ORDER BY finished_at LIMIT ?",
-        (tx.now_ms - keep_ms, BATCH),
+        (tx.now_ms - keep_ms - tx.not_yet_trusted(keep_ms), BATCH),
     ).fetchall()
     tx.executemany("INSERT INTO discarded VALUES (?)", [(run["id"],) for run in runs])
     tx.executemany("DELETE FROM runs WHERE id = ?", [(run["id"],) for run in runs])

@@ -146,7 +146,11 @@ class _Native:
             )
         if body.claim_id is not None:
             items = await self._store.write(
-                _claims.release_claim, namespace, body.claim_id, delay_ms=body.delay_ms
+                _claims.release_claim,
+                namespace,
+                body.claim_id,
+                self._service.monotonic(),
+                delay_ms=body.delay_ms,
             )
         else:
             items = await self._store.write(

@@ -189,7 +189,8 @@ CREATE TABLE tallies (
     PRIMARY KEY (kind, minute, status, bucket)
 ) WITHOUT ROWID;
 
--- Native claims of the last minutes: one that took states, or was voided, takes no more.
+-- Native claims of the last minutes, on the monotonic clock: one that took states, or was voided, takes no
+-- more.
 CREATE TABLE claims (id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX claims_by_age ON claims (at);
 """

@@ -16,7 +16,7 @@ from exotrio._errors import PortBusy
 from exotrio._settings import Settings, read_settings
 from exotrio.manager._access import local
 from exotrio.manager._app import create_app, loopback_names
-from exotrio.manager._commits import Clock
+from exotrio.manager._clock import Clock
 from exotrio.manager._database import MEMORY
 from exotrio.manager._http import open_listeners, serve_http, urls
 from exotrio.manager._keys import Key, choose_key

@@ -12,7 +12,7 @@ import trio
 
 from exotrio._settings import Settings, read_settings
 from exotrio.manager._claims import Claimer, recover
-from exotrio.manager._commits import Clock
+from exotrio.manager._clock import Clock
 from exotrio.manager._leases import MonotonicClock, Terms, monotonic_clock, restart, sweep
 from exotrio.manager._retention import retain
 from exotrio.manager._rotation import renew_at_start

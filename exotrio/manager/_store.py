@@ -29,7 +29,8 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import trio
 
 from exotrio._errors import DatabaseError
-from exotrio.manager._commits import LARGEST_GROUP, Clock, Committed, Committer
+from exotrio.manager._clock import Clock
+from exotrio.manager._commits import LARGEST_GROUP, Committed, Committer
 from exotrio.manager._copy import remove_leftovers
 from exotrio.manager._database import MEMORY, Ownership, open_reader, open_writer
 from exotrio.manager._transaction import Catalog, Transaction, View

@@ -88,10 +88,12 @@ def of_kind(view: View, kind: int, minutes: int) -> tuple[Counter[str], Counter[
     """Return how many states of a node ended in which status, and in which bucket, of late."""
     statuses: Counter[str] = Counter()
     buckets: Counter[int] = Counter()
+    present = view.now_ms // MINUTE_MS
     for row in view.execute(
+        # Later minutes are of a clock that was set back since.
         "SELECT status, bucket, sum(count) AS count FROM tallies WHERE kind = ? AND minute > ?"
-        " GROUP BY status, bucket",
-        (kind, view.now_ms // MINUTE_MS - minutes),
+        " AND minute <= ? GROUP BY status, bucket",
+        (kind, present - minutes, present),
     ):
         statuses[row["status"]] += row["count"]
         buckets[row["bucket"]] += row["count"]

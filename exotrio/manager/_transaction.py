@@ -11,6 +11,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from exotrio._graph import GraphBody
+from exotrio.manager._clock import not_yet_trusted
 from exotrio.manager._registered import Registered
 from exotrio.manager._template import Template
 
@@ -67,6 +68,10 @@ class View:
         """Return the first row, or None."""
         found: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
         return found
+
+    def not_yet_trusted(self, at_most_ms: int) -> int:
+        """Return by how many ms the clock was set ahead within the last day, or ``at_most_ms``."""
+        return not_yet_trusted(self._connection, self.now_ms, at_most_ms)
 
     def serialize(self) -> bytes:
         """Return the whole database as a file would hold it. For one in memory."""

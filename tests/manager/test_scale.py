@@ -25,8 +25,10 @@ PLACES = [
 ]
 # Tables that stay small (nodes, graphs), and the numbers a request brings along.
 MAY_BE_SCANNED = re.compile(r"SCAN (json_each|meta|nodes|graphs|CONSTANT ROW)")
-# Only at the start, and only what is held: a partial index.
-AT_THE_START = re.compile(r"SCAN states USING (COVERING )?INDEX (states_held|states_leased)$")
+# Only at the start, and only what is held, a partial index, or claimed in the last minutes.
+AT_THE_START = re.compile(
+    r"SCAN (states|claims) USING (COVERING )?INDEX (states_held|states_leased|claims_by_age)$"
+)
 
 
 async def connection_of(store: Store) -> sqlite3.Connection:

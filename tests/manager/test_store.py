@@ -20,7 +20,7 @@ import trio.testing
 from exotrio import DatabaseError
 from exotrio.manager._store import Store, open_store
 from exotrio.manager._transaction import Transaction, View
-from tests.manager.support import Gate, gate, keys, put
+from tests.manager.support import PUT_KEYS, Gate, gate, keys, put
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -35,7 +35,7 @@ def fail_after_put(tx: Transaction, key: str) -> None:
 
 def seen_from_outside(path: Path) -> set[str]:
     with closing(sqlite3.connect(path)) as connection, connection:
-        found = {row[0] for row in connection.execute("SELECT key FROM meta")} - {"stamp"}
+        found = {row[0] for row in connection.execute(PUT_KEYS)}
     connection.close()
     return found
 
