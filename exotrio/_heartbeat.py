@@ -15,6 +15,7 @@ cancelled run and a command must be heard all the same, so it beats often; that 
 A lease ends when nothing renewed it for its ``ttl``, 60 s by default. A heartbeat every third of that
 leaves time for some that fail: those are repeated soon. A change of the phase is told at once, and the
 last heartbeat says that the runtime has stopped: who asked for that need not wait until it is missed.
+So is a state that runs after a worker was lost that held it: its node begins once that is answered.
 """
 
 from __future__ import annotations
@@ -125,11 +126,13 @@ class _Beaten:
 
     Attributes:
         held: What it was about.
+        running: Which of that it called running.
         heard: The answer; None if the state manager has no leases any more.
         age: Returns how many seconds ago it was sent.
     """
 
     held: list[Held]
+    running: list[bool]
     heard: Heard | None
     age: Callable[[], float]
 
@@ -145,11 +148,14 @@ class _Ear:
     def heed(self, beaten: _Beaten) -> None:
         """Enter what was renewed, end what was lost or cancelled, obey commands."""
         heard, ledger = beaten.heard, self.ledger
+        for held, runs in zip(beaten.held, beaten.running, strict=True):
+            held.announced = held.announced or runs
         if heard is None:
             # Replaced by one that speaks v0 only. Nobody there renews what workers would wait for.
             for held in beaten.held:
                 if held.stage is Stage.BUFFERED and held.lapsed:
                     self._taken_away(held, Stopping.LEASE_LOST)
+            ledger.notify()
             return
         ledger.ttl = heard.ttl
         for held, result in zip(beaten.held, heard.results, strict=True):
@@ -299,7 +305,7 @@ class _Heart:
         if heard is not None:
             self._answered = True
             self._told = heard.ttl
-        self.tell(_Beaten(held, heard, lambda: self.clock() - sent))
+        self.tell(_Beaten(held, running, heard, lambda: self.clock() - sent))
         self._tree = None
         if heard is not None and "tasks" in heard.commands and pulse.tasks is None and self.tasks is not None:
             self._tree = await self.tasks.take()

@@ -55,6 +55,7 @@ class Held:
         outcome: What to report once DONE; None means: release it.
         tries: Deliveries that failed so far.
         in_flight: A delivery is being tried now.
+        announced: The state manager knows that it runs.
         key_refused: The last try was answered 401 or 403.
         server_errors: Answers 500 in a row.
         answered_before: ``Ledger.answered`` when the first of those came.
@@ -72,6 +73,7 @@ class Held:
     outcome: Outcome | None = None
     tries: int = 0
     in_flight: bool = False
+    announced: bool = False
     key_refused: bool = False
     server_errors: int = 0
     answered_before: int = 0
@@ -88,6 +90,11 @@ class Held:
     def lapsed(self) -> bool:
         """Whether its lease is over as far as this side knows."""
         return trio.current_time() >= self.lease_until
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether its node may begin now that a worker has it."""
+        return not self.lapsed and (self.announced or not self.claim.announce)
 
     @property
     def unrepeatable(self) -> bool:
@@ -174,7 +181,9 @@ class Ledger:
         reported: Outcomes delivered so far; each may have made states claimable.
         ttl: Seconds a lease lasts; None while that is not known, or if leases last for ever.
         on_gone: Called with each state whose outcome is not to be sent any more.
-        beat_now: Asks for a heartbeat at once. Called here when a claim comes whose lease needs it.
+        beat_now: Asks for a heartbeat at once. Called here when a claim comes whose lease needs it, and
+            when a state is to be announced.
+        alone: States with a worker that are to run while nothing else does, the one whose turn it is first.
         events: Told of each state that is no longer held.
     """
 
@@ -185,6 +194,7 @@ class Ledger:
     on_gone: Callable[[Held], None] = lambda held: None
     beat_now: Callable[[], None] = lambda: None
     events: Events = field(default_factory=Events)
+    alone: list[Held] = field(default_factory=list)
     _held: dict[Held, None] = field(default_factory=dict)
     _stages: Counter[Stage] = field(default_factory=Counter)
     _active: Counter[str] = field(default_factory=Counter)
@@ -222,6 +232,8 @@ class Ledger:
         held.execution = execution
         held.taken_at = trio.current_time()
         self._move(held, Stage.RUNNING)
+        if held.claim.announce:
+            self.beat_now()
 
     def done(self, held: Held, outcome: Outcome | None) -> bool:
         """Its outcome is known; None releases it. False if it was given up before: drop the outcome."""
@@ -342,6 +354,8 @@ class Ledger:
         held.stage = stage
         self._stages[stage] += 1
         self._active[held.claim.node_name] += stage is not Stage.DONE
+        if stage is Stage.DONE:
+            self._let_others_begin(held)
         self.notify()
 
     def _note_end(self, held: Held) -> None:
@@ -352,6 +366,10 @@ class Ledger:
         self._stages[held.stage] -= 1
         self._active[held.claim.node_name] -= held.stage is not Stage.DONE
 
+    def _let_others_begin(self, held: Held) -> None:
+        if held in self.alone:
+            self.alone.remove(held)
+
     def _remove(self, held: Held, kind: str) -> None:
         if kind != "kept":
             self.on_gone(held)
@@ -361,6 +379,7 @@ class Ledger:
         del self._held[held]
         self._note_end(held)
         self._leave_stage(held)
+        self._let_others_begin(held)
         held.stage = Stage.DONE  # it may still be in the channel to the workers, who have to pass it over
         self._counts[kind] += 1
         if kind in ("unknown", "abandoned", "kept"):

@@ -33,7 +33,9 @@ class Claim:
         run_id: None on v0, which does not say.
         token: Lease token, None on v0.
         attempt: 1 for the first attempt; None on v0, which does not say.
-        deliveries: How often the state was handed out before without an outcome.
+        deliveries: How many workers in a row ended while they ran it.
+        announce: A heartbeat has to say that it runs before it begins.
+        alone: It is to run while nothing else runs in this process.
         lease: Seconds the lease lasts from when the claim was sent, None without a lease.
     """
 
@@ -46,6 +48,8 @@ class Claim:
     token: str | None = None
     attempt: int | None = None
     deliveries: int = 0
+    announce: bool = False
+    alone: bool = False
     lease: float | None = None
 
 

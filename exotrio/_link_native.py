@@ -100,6 +100,7 @@ class NativeLink:
             limit=limit,
             wait_ms=min(to_ms(max(wait, 0.0)), LONGEST_WAIT_MS),
             claim_id=uuid4().hex,
+            announces=True,
         )
         unanswered, attempt = False, 0
         try:
@@ -350,6 +351,8 @@ def _claim(state: NativeState, asked_after: float) -> Claim:
         token=state.lease.token,
         attempt=state.lease.attempt,
         deliveries=state.lease.deliveries,
+        announce=state.lease.announce,
+        alone=state.lease.alone,
         # A repeated claim is sent later than the call the caller counts from; ttl is what was left then.
         lease=None if ttl_ms is None else from_ms(ttl_ms) + asked_after,
     )

@@ -22,7 +22,7 @@ from exotrio._lifecycle import Phase, advance
 from exotrio._log_context import phase_context
 from exotrio._node import BaseNode
 from exotrio._options import LinkKind, check_options, seconds_problems
-from exotrio._start import run_blocking
+from exotrio._start import only_nodes_interrupt, run_blocking
 from exotrio._stop import Stop, without_cancelled
 from exotrio._tasks import TaskView
 from exotrio._vitals import Vitals, vitals_of
@@ -231,9 +231,7 @@ class Runtime:
                 fix="put it under: if __name__ == '__main__':",
             )
         self._check_startable()
-        return run_blocking(
-            lambda: self._run(owns_signals=True), lambda grace, why: self.stop(grace, why=why)
-        )
+        return run_blocking(self._run, lambda grace, why: self.stop(grace, why=why))
 
     async def run(self, *, task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED) -> Summary:
         """Run until stopped, inside a Trio application: ``await nursery.start(runtime.run)``.
@@ -255,7 +253,7 @@ class Runtime:
             what they did or did not do is reported or handed back within 3 s, then Cancelled goes
             on. A node that shields itself for longer is waited for: Trio cannot end it.
         """
-        return await self._run(owns_signals=False, task_status=task_status)
+        return await self._run(task_status=task_status)
 
     def adopt(
         self,
@@ -280,9 +278,7 @@ class Runtime:
 
     # -- inside the loop
 
-    async def _run(
-        self, *, owns_signals: bool, task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED
-    ) -> Summary:
+    async def _run(self, *, task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED) -> Summary:
         endpoint = self._check_startable()
         self._enter(Phase.STARTING)
         self._stop.enter_loop()
@@ -293,7 +289,7 @@ class Runtime:
             self._stop,
             self._ledger,
             self._enter,
-            owns_signals,
+            only_nodes_interrupt(),
             self._tasks,
             self._shows_tasks,
         )

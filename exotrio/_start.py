@@ -25,6 +25,7 @@ from exotrio._errors import LifecycleError
 T = TypeVar("T")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_owned = False
 _RECIPE = (
     "inside Trio: await nursery.start(runtime.run); elsewhere (a notebook, asyncio): "
     "threading.Thread(target=runtime.start).start(), and later runtime.stop()"
@@ -57,6 +58,12 @@ def run_blocking(
         return trio.run(main)
 
 
+def only_nodes_interrupt() -> bool:
+    """Whether a KeyboardInterrupt in this thread's loop can only be raised by node code, since a Ctrl-C
+    does not become one: its signal has a handler of ours, or goes to another thread."""
+    return _owned or threading.current_thread() is not threading.main_thread()
+
+
 def refuse_inside_loop() -> None:
     """Raise LifecycleError if this thread runs an event loop."""
     asyncio = sys.modules.get("asyncio")
@@ -71,6 +78,7 @@ def refuse_inside_loop() -> None:
 
 @contextmanager
 def _owned_signals(stop: Callable[[float | None, str], None], exiting: Callable[[], None]) -> Iterator[None]:
+    global _owned
     seen = 0
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -83,9 +91,11 @@ def _owned_signals(stop: Callable[[float | None, str], None], exiting: Callable[
             _exit_now(number)
 
     previous = {number: signal.signal(number, handle) for number in SIGNALS}
+    _owned = True
     try:
         yield
     finally:
+        _owned = False
         for number, handler in previous.items():
             # None: a handler that Python did not set and cannot put back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

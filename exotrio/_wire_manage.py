@@ -206,7 +206,7 @@ class StateHistory(StateDetail):
     Fields:
         data: What its node pruned it with.
         retry_count: Automatic retries before it.
-        deliveries: Leases that ended without an outcome.
+        deliveries: How many workers in a row ended, or lost their lease, while they ran it.
         requeued: Waits because its node asked for it.
         enqueue_after: When it may be claimed.
         claimed_at, worker: The last claim, and who made it (natively).

@@ -27,6 +27,8 @@ class NativeClaimRequest(Body):
         limit: Most states in all.
         wait_ms: How long to wait for a first state.
         claim_id: Chosen by the client. The same id again returns the states still held under it.
+        announces: Whether its heartbeats say of each state if it runs, and do so before one begins whose
+            lease has ``announce``. Of a worker that does not, every claimed state counts as running.
     """
 
     worker_id: Annotated[str, Field(min_length=1, max_length=256)]
@@ -34,6 +36,7 @@ class NativeClaimRequest(Body):
     limit: Annotated[int, Field(ge=0)]
     wait_ms: Annotated[int, Field(ge=0, le=LONGEST_WAIT_MS)] = 0
     claim_id: Annotated[str, Field(min_length=1, max_length=256)]
+    announces: bool = False
 
 
 class Lease(Body):
@@ -43,13 +46,18 @@ class Lease(Body):
         token: Sent back with the outcome; only the state's last token is accepted.
         ttl_ms: Time left before the state is given to somebody else, or None if it never is.
         attempt: 1 for the first attempt, then one more for each retry.
-        deliveries: How often the state was claimed before, without an outcome.
+        deliveries: How many workers in a row ended, or lost their lease, while they ran the state.
+        announce: Its last worker was lost. A heartbeat has to say that it runs before it begins.
+        alone: One more such end makes it an error. It is to run while nothing else runs beside it, so
+            that what ends the process then is this state.
     """
 
     token: str
     ttl_ms: int | None
     attempt: int
     deliveries: int
+    announce: bool = False
+    alone: bool = False
 
 
 class NativeState(Body):

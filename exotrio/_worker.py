@@ -17,6 +17,9 @@ from exotrio._stop import Stop
 
 log = logging.getLogger("exotrio.worker")
 
+ALONE_PATIENCE = 60.0
+"""Seconds that a state which is to run alone waits for what runs, and that others wait for it."""
+
 
 async def work(
     claimed: trio.MemoryReceiveChannel[Held],
@@ -48,8 +51,9 @@ async def work(
                 # Somebody else may have it by now, and run it. The next heartbeat tells.
                 log.warning("%s has to wait: its lease is over unless the state manager renews it", held)
                 await ledger.until(partial(_is_decided, held))
-                if held.stage is not Stage.BUFFERED:
-                    continue
+            await _turn(held, ledger)
+            if held.stage is not Stage.BUFFERED:
+                continue
             if stop.requested:
                 pass_on(held, None, done, ledger)
                 continue
@@ -70,9 +74,30 @@ async def work(
             state_context.set(None)
 
 
+async def _turn(held: Held, ledger: Ledger) -> None:
+    """Wait until a state may run beside what runs, or until it is not to be run any more.
+
+    One that is to run alone waits until nothing runs, and what comes after it waits for its end. Neither
+    waits for ever: a node that runs for hours must not hold up all others.
+    """
+
+    def is_gone() -> bool:
+        return held.stage is not Stage.BUFFERED
+
+    if held.claim.alone:
+        ledger.alone.append(held)
+        await ledger.until(lambda: is_gone() or ledger.alone[0] is held)
+        with trio.move_on_after(ALONE_PATIENCE):
+            await ledger.until(lambda: is_gone() or not ledger.count(Stage.RUNNING))
+    elif ledger.alone:
+        with trio.move_on_after(ALONE_PATIENCE):
+            await ledger.until(lambda: is_gone() or not ledger.alone)
+
+
 async def _until_held(held: Held, ledger: Ledger) -> None:
-    # A lease that ran out meanwhile is either renewed, or found lost, which cancels the execution.
-    await ledger.until(lambda: not held.lapsed)
+    # A lease that ran out meanwhile is either renewed, or found lost, which cancels the execution. What is
+    # to be announced waits for the answer to the heartbeat that announces it.
+    await ledger.until(lambda: held.may_begin)
 
 
 def _is_decided(held: Held) -> bool:

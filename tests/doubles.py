@@ -38,6 +38,8 @@ class State:
     status: str = "CREATED"
     result: Any = None
     deliveries: int = 0
+    announce: bool = False
+    alone: bool = False
 
 
 def reply(status: int, body: Any = None, **headers: str) -> httpx.Response:
@@ -227,8 +229,14 @@ class NativeServer(V0Server):
         return {"state_id": state.id, "result": result}
 
     def _native(self, state: State) -> dict[str, Any]:
-        lease = {"token": _token(state), "ttl_ms": round(self.ttl * 1000), "attempt": 1}
-        lease["deliveries"] = state.deliveries
+        lease = {
+            "token": _token(state),
+            "ttl_ms": round(self.ttl * 1000),
+            "attempt": 1,
+            "deliveries": state.deliveries,
+            "announce": state.announce,
+            "alone": state.alone,
+        }
         return {
             "state_id": state.id,
             "node_name": state.node_name,

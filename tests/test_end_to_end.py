@@ -93,6 +93,7 @@ def test_a_signal_drains_a_run_and_the_printed_command_completes_it(
     with place.start("run", "app.py", "--db", "a b.db") as process:
         running = place.log.until("begin", WORKERS)
         process.signal(number)
+        process.line("stopping: running nodes may finish")
         place.open()
         interrupted = process.wait()
     assert interrupted.code == 130, interrupted

@@ -13,6 +13,7 @@ import anyio.to_thread
 import httpx
 import pytest
 import trio
+from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import (
@@ -399,6 +400,127 @@ async def test_nobody_waits_for_a_lease_that_the_state_manager_cannot_renew_any_
         await server.until(lambda: server.states[last].status == "EXECUTED")
     assert rt.summary.lost_leases == 2
     assert Waits.ended == ["returned"] * 2
+
+
+# -- states whose workers were lost
+
+
+async def test_a_state_to_be_announced_begins_once_a_heartbeat_has_said_that_it_runs(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    suspect, usual = server.add("Waits", 2)
+    server.states[suspect].announce = True
+    server.before = Fails(("heartbeat",), lambda: reply(503))
+    async with running(runtime(server, Waits)):
+        await server.until(lambda: server.statuses()["QUEUED"] == 2)
+        await trio.sleep(30)
+        assert Waits.begun == 1, "only the usual one"
+        server.before = None
+        seen = len(beats(server))
+        await server.until(lambda: len(beats(server)) > seen)
+        await trio.sleep(0.01)
+        assert Waits.begun == 2
+        said = {item["state_id"]: item["running"] for item in beats(server)[seen].body["states"]}
+        assert said == {suspect: True, usual: True}
+        Waits.gate.set()
+
+
+async def test_announcing_takes_one_heartbeat_at_once_and_nothing_else_needs_one(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    rt = runtime(server, Waits)
+    Waits.gate.set()
+    async with running(rt):
+        await server.until(lambda: len(beats(server)) > 0)
+        await trio.sleep(0.5)
+        began, seen = trio.current_time(), len(beats(server))
+        usual = server.add("Waits", 3)
+        await server.until(lambda: all(server.states[one].status == "EXECUTED" for one in usual))
+        assert len(beats(server)) == seen
+        (suspect,) = server.add("Waits")
+        server.states[suspect].announce = True
+        await server.until(lambda: server.states[suspect].status == "EXECUTED")
+        assert len(beats(server)) == seen + 1
+        assert trio.current_time() - began < 0.1
+
+
+async def test_nothing_is_announced_to_a_state_manager_that_has_no_leases_any_more(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    (suspect,) = server.add("Waits")
+    server.states[suspect].announce = True
+    server.before = Fails(("heartbeat",), lambda: reply(503))
+    async with running(runtime(server, Waits)):
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        await trio.sleep(1)
+        assert Waits.begun == 0
+        server.discovery = reply(404)
+        server.before = Fails(("claim", "heartbeat", "release", "outcomes"), lambda: reply(404))
+        await trio.sleep(30)
+        assert Waits.begun == 1
+        Waits.gate.set()
+
+
+class Beside(BaseNode):
+    """Notes what runs at the same time."""
+
+    now: set[str]
+    seen: list[set[str]]
+
+    class Inputs(BaseModel):
+        name: str
+        seconds: float = 1.0
+
+    async def execute(self) -> None:
+        self.now.add(self.inputs.name)
+        self.seen.append(set(self.now))
+        await trio.sleep(self.inputs.seconds)
+        self.now.discard(self.inputs.name)
+
+
+def beside(server: NativeServer, *names: str, alone: str = "", **inputs: str) -> None:
+    Beside.now, Beside.seen = set(), []
+    for name in names:
+        (state_id,) = server.add("Beside", name=name, **inputs)
+        server.states[state_id].alone = name in alone
+
+
+async def test_what_may_be_poison_runs_while_nothing_else_does(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    beside(server, *"abCDefg", alone="CD")
+    async with running(runtime(server, Beside, workers=4)):
+        await server.until(lambda: server.statuses()["EXECUTED"] == 7)
+    assert sorted(map(sorted, (seen for seen in Beside.seen if seen & {"C", "D"}))) == [["C"], ["D"]]
+    assert max(map(len, Beside.seen)) > 1, "the others run beside each other"
+
+
+async def test_nobody_waits_for_ever_for_what_runs_alone_nor_does_that_for_what_runs_for_hours(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    beside(server, *"aBcD", alone="BD", seconds="200")
+    began = trio.current_time()
+    async with running(runtime(server, Beside, workers=4, shutdown_grace=300)):
+        await server.until(lambda: len(Beside.seen) == 3)
+        assert trio.current_time() - began < 121
+        await server.until(lambda: server.statuses()["EXECUTED"] == 4)
+    assert not any({"B", "D"} <= seen for seen in Beside.seen), "never what may be poison beside its like"
+
+
+async def test_a_drain_hands_back_what_waits_to_run_alone_and_what_waits_for_it(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    beside(server, *"aBcD", alone="BD")
+    rt = runtime(server, Beside, workers=4)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 4)
+        await trio.sleep(0.1)
+    assert server.statuses() == {"EXECUTED": 1, "CREATED": 3}
+    assert (rt.summary.completed, rt.summary.released) == (1, 3)
 
 
 # -- failures of the heartbeat

@@ -53,7 +53,7 @@ def _history(state: StateHistory) -> list[str]:
         ttl = "" if state.holder.ttl_ms is None else f", lease for {state.holder.ttl_ms / 1000:.0f} s"
         lines.append(f"held by: {state.holder.worker or 'a v0 runtime'}{ttl}")
     if state.deliveries:
-        lines.append(f"leases that ended without an outcome: {state.deliveries}")
+        lines.append(f"workers in a row that ended while they ran it: {state.deliveries}")
     if len(state.attempts) > 1:
         lines.append("attempts:")
         for attempt in state.attempts:

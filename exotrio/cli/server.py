@@ -83,7 +83,7 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
     show_default=True,
     type=click.IntRange(1),
     metavar="N",
-    help="A state that lost this many leases is ERRORED.",
+    help="A state is ERRORED once this many workers in a row ended while they ran it.",
 )
 @click.option(
     "--claim-timeout",

@@ -193,7 +193,8 @@ async def serve(
         limits: What a client may take. Defaults to ``Limits()``.
         grace: Seconds that requests in flight get once ``stopping`` is set. Defaults to 5.
         lease_ttl: Seconds a native claim holds without a heartbeat. Defaults to 60.
-        poison_limit: A state that lost this many leases is ERRORED. Defaults to 5.
+        poison_limit: A state is ERRORED once this many workers in a row ended while they ran it.
+            Defaults to 5.
         claim_timeout: Seconds a v0 claim holds; its holder cannot renew it, so this must be longer
             than any node runs. Defaults to None: for ever.
         keep: Seconds after which finished runs are deleted with all that is theirs. The file does not

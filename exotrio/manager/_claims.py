@@ -37,6 +37,8 @@ class Claimer:
         claim_id: Natively; None through v0.
         now: On the monotonic clock, ms.
         ttl_ms: How long the claim holds unless it is renewed, or None for ever.
+        announces: See ``NativeClaimRequest``.
+        alone_from: A state that was running when this many workers ended is to run alone.
     """
 
     local: bool
@@ -44,6 +46,8 @@ class Claimer:
     ttl_ms: int | None
     worker: str | None = None
     claim_id: str | None = None
+    announces: bool = False
+    alone_from: int = 4
 
     @property
     def deadline(self) -> int | None:
@@ -111,7 +115,7 @@ def claim(
         tx.execute("INSERT INTO claims VALUES (?, ?)", (claimer.claim_id, claimer.now))
     tx.execute(
         "UPDATE states SET status = 'QUEUED', claim = ?, token = ?, worker = ?, local = ?, requeued = 0,"
-        " lease_until = ?, claimed_at = ? WHERE seq IN (SELECT value FROM json_each(?))",
+        " lease_until = ?, claimed_at = ?, begun = ? WHERE seq IN (SELECT value FROM json_each(?))",
         (
             claimer.claim_id,
             token,
@@ -119,6 +123,7 @@ def claim(
             claimer.local,
             claimer.deadline,
             tx.now_ms,
+            not (claimer.announces or claimer.local),
             to_json(seqs).decode(),
         ),
     )
@@ -132,7 +137,7 @@ def claim(
         if claimer.claim_id is None
         else partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=claimer.now)
     )
-    return Claimed(_taken(tx, states, claimer.now), undo=tx.undo)
+    return Claimed(_taken(tx, states, claimer), undo=tx.undo)
 
 
 def _known(tx: Transaction, claim_id: str) -> int | None:
@@ -150,7 +155,7 @@ def _taken_before(tx: Transaction, namespace: str, claimer: Claimer, claim_id: s
     # Not the time itself but one that differs: by it an earlier reply that fails leaves these alone.
     tx.execute("UPDATE claims SET at = ? WHERE id = ?", (known + 1, claim_id))
     tx.undo = partial(undo_claim, namespace=namespace, claim_id=claim_id, handed_out=known + 1)
-    return Claimed(_taken(tx, held, claimer.now), spent=True, undo=tx.undo)
+    return Claimed(_taken(tx, held, claimer), spent=True, undo=tx.undo)
 
 
 def claim_once_ready(
@@ -169,7 +174,7 @@ def claim_once_ready(
     return claimed if claimed.states or claimed.spent else None
 
 
-def _taken(tx: Transaction, states: list[sqlite3.Row], now: int) -> list[Taken]:
+def _taken(tx: Transaction, states: list[sqlite3.Row], claimer: Claimer) -> list[Taken]:
     return [
         Taken(
             v0={
@@ -184,14 +189,20 @@ def _taken(tx: Transaction, states: list[sqlite3.Row], now: int) -> list[Taken]:
                 "run_id": state["run_id"],
                 "lease": {
                     "token": state["token"],
-                    "ttl_ms": None if state["lease_until"] is None else max(0, state["lease_until"] - now),
+                    "ttl_ms": _left(state["lease_until"], claimer.now),
                     "attempt": state["retry_count"] + 1,
                     "deliveries": state["deliveries"],
+                    "announce": bool(state["suspect"]),
+                    "alone": state["deliveries"] >= claimer.alone_from,
                 },
             },
         )
         for state in states
     ]
+
+
+def _left(until: int | None, now: int) -> int | None:
+    return None if until is None else max(0, until - now)
 
 
 def _held(tx: Transaction, namespace: str, claim_id: str) -> list[int]:
@@ -278,20 +289,6 @@ def undo_v0_claim(tx: Transaction, seqs: Sequence[int], claimed_at: int) -> None
         if state["status"] == QUEUED and state["token"] is None and state["claimed_at"] == claimed_at:
             _hand_back(changes, state, 0)
     changes.apply()
-
-
-def recover(tx: Transaction) -> int:
-    """Hand back what workers inside the last process of this database held: they ended with it.
-
-    Returns:
-        How many states that were.
-    """
-    changes = Changes(tx)
-    states = tx.execute("SELECT * FROM states WHERE status = 'QUEUED' AND local = 1").fetchall()
-    for state in states:
-        _hand_back(changes, state, 0)
-    changes.apply()
-    return len(states)
 
 
 def _hand_back(changes: Changes, state: sqlite3.Row, delay_ms: int) -> None:

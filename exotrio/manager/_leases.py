@@ -2,8 +2,17 @@
 
 Deadlines are kept on the monotonic clock of this process, so that a clock that is set changes no
 lease; a restart gives each a fresh term. A state whose lease ends is claimable again, no retry
-used, until it has happened so often that the state itself must be what ends its workers. Its last
-holder may still report it, or renew, for as long as nobody else has claimed it.
+used. Its last holder may still report it, or renew, for as long as nobody else has claimed it.
+
+A state that ends its worker again and again is poison. Which one it is nobody sees: a worker holds many
+states, and runs several. So it is found in steps, and none of them costs a worker anything while all is well:
+
+1. A worker is lost. What its heartbeats never called running counts nothing: it was not begun, or only
+   just. All that it held is suspect.
+2. A suspect is announced: a heartbeat says that it runs before its node begins. From now on it counts
+   (``deliveries``) each time a worker is lost that runs it, however soon that is.
+3. Those which were run beside it have counted, too. So what would become an error the next time is run
+   alone in its process: if that is lost once more, it was this state. Any other one just completes.
 """
 
 from __future__ import annotations
@@ -51,12 +60,18 @@ class Terms:
     Attributes:
         lease_ttl_ms: Of a native claim, from its last heartbeat. Defaults to 60 s.
         claim_timeout_ms: Of a v0 claim, whose holder cannot renew it. Defaults to None, for ever.
-        poison_limit: A state that lost this many leases is ERRORED. Defaults to 5.
+        poison_limit: A state is ERRORED once this many workers in a row ended while they ran it.
+            Defaults to 5.
     """
 
     lease_ttl_ms: int = 60_000
     claim_timeout_ms: int | None = None
     poison_limit: int = 5
+
+    @property
+    def alone_from(self) -> int:
+        """How many lost workers make a state run alone: one less than make it an error."""
+        return max(1, self.poison_limit - 1)
 
     @property
     def sweep_interval(self) -> float:
@@ -79,11 +94,14 @@ def renew(tx: Transaction, namespace: str, beats: Sequence[Beat], now: int, term
         if state is None or state["token"] != beat.token:
             result = BeatResult.LOST
         elif state["status"] == QUEUED or _lapsed(state):
+            begun = state["begun"] or beat.running
             if not state["local"]:
                 tx.execute(
-                    "UPDATE states SET status = 'QUEUED', lease_until = ? WHERE seq = ?",
-                    (now + terms.lease_ttl_ms, state["seq"]),
+                    "UPDATE states SET status = 'QUEUED', lease_until = ?, begun = ? WHERE seq = ?",
+                    (now + terms.lease_ttl_ms, begun, state["seq"]),
                 )
+            elif begun and not state["begun"]:
+                tx.execute("UPDATE states SET begun = 1 WHERE seq = ?", (state["seq"],))
             if state["status"] == CREATED:
                 changes.count(state["run"], state["place"], CREATED, QUEUED)
                 note(tx, state["seq"], "lease regained", state["worker"])
@@ -104,17 +122,32 @@ def _lapsed(state: sqlite3.Row) -> bool:
 
 def expire(tx: Transaction, now: int, terms: Terms) -> int:
     """End the leases whose deadline is over and return how many that were."""
+    return _lose(tx, "lease_until <= ? ORDER BY lease_until LIMIT ?", (now, MOST_PER_SWEEP), terms)
+
+
+def recover(tx: Transaction, terms: Terms) -> int:
+    """Take back what workers inside the last process of this database held: they ended with it.
+
+    Returns:
+        How many states that were.
+    """
+    return _lose(tx, "local = 1", (), terms)
+
+
+def _lose(tx: Transaction, which: str, parameters: tuple[int, ...], terms: Terms) -> int:
+    """Take states back from workers that are lost; return how many that were."""
     changes = Changes(tx)
     states = tx.execute(
         "SELECT states.*, runs.template FROM states JOIN runs ON runs.id = states.run"
-        " WHERE status = 'QUEUED' AND lease_until <= ? ORDER BY lease_until LIMIT ?",
-        (now, MOST_PER_SWEEP),
+        f" WHERE status = 'QUEUED' AND {which}",
+        parameters,
     ).fetchall()
     for state in states:
-        lost = state["deliveries"] + 1
-        if lost >= terms.poison_limit:
+        lost = state["deliveries"] + bool(state["begun"])
+        if state["begun"] and lost >= terms.poison_limit:
             text = (
-                f"poison: {lost} workers in a row held this state until their lease ended, without an outcome"
+                f"poison: {lost} workers in a row ended, or lost their lease, while they ran this state, "
+                "without an outcome; find out what ends the process, then retry it by hand"
             )
             tx.execute(
                 "UPDATE states SET status = 'ERRORED', error = ?, deliveries = ?, updated_at = ?,"
@@ -126,7 +159,8 @@ def expire(tx: Transaction, now: int, terms: Terms) -> int:
             note(tx, state["seq"], "poison", state["worker"])
         else:
             tx.execute(
-                "UPDATE states SET status = 'CREATED', deliveries = ? WHERE seq = ?", (lost, state["seq"])
+                "UPDATE states SET status = 'CREATED', deliveries = ?, suspect = 1 WHERE seq = ?",
+                (lost, state["seq"]),
             )
             changes.count(state["run"], state["place"], QUEUED, CREATED)
             note(tx, state["seq"], "lease lost", state["worker"])

@@ -281,8 +281,8 @@ def _requeued(changes: Changes, run: RunScope, state: sqlite3.Row, delay_ms: int
     tx = changes.tx
     enqueue_after = tx.now_ms + delay_ms
     tx.execute(
-        "UPDATE states SET status = ?, enqueue_after = ?, requeued = 1, deliveries = 0, lease_until = NULL,"
-        " updated_at = ? WHERE seq = ?",
+        "UPDATE states SET status = ?, enqueue_after = ?, requeued = 1, deliveries = 0, suspect = 0,"
+        " lease_until = NULL, updated_at = ? WHERE seq = ?",
         (CREATED, enqueue_after, tx.now_ms, state["seq"]),
     )
     changes.move(run, state["place"], state["groups"], state["status"], CREATED)

@@ -117,6 +117,7 @@ class _Native:
             local=LOCAL in request.scope,
             worker=body.worker_id,
             claim_id=body.claim_id,
+            announces=body.announces,
         )
         longest = _patience(request, body.wait_ms)
         if longest == 0 or limit == 0:

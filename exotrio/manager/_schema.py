@@ -7,7 +7,7 @@ state and the tail of its public id, so finding a state by id needs no index of 
 
 from __future__ import annotations
 
-VERSION = 4
+VERSION = 5
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -113,11 +113,13 @@ CREATE TABLE states (
     worker TEXT,                         -- who claimed it last
     local INTEGER NOT NULL DEFAULT 0,    -- claimed by a worker inside this very process
     lease_until INTEGER,                 -- on the monotonic clock, ms; NULL: it does not end by itself
-    deliveries INTEGER NOT NULL DEFAULT 0,  -- leases that ended without an outcome
+    deliveries INTEGER NOT NULL DEFAULT 0,  -- workers in a row that ended while they ran it
     requeued INTEGER NOT NULL DEFAULT 0, -- waits because its node asked for it
     claimed_at INTEGER,
     finished_at INTEGER,
-    retry_of INTEGER                     -- the attempt it takes the place of
+    retry_of INTEGER,                    -- the attempt it takes the place of
+    begun INTEGER NOT NULL DEFAULT 0,    -- its last claimer said that it runs, or never says so
+    suspect INTEGER NOT NULL DEFAULT 0   -- a worker was lost that held it
 );
 CREATE INDEX states_ready ON states (kind, enqueue_after, seq) WHERE status = 'CREATED';
 CREATE INDEX states_held ON states (claim) WHERE status = 'QUEUED';
@@ -251,5 +253,11 @@ CREATE INDEX states_failed_by_time ON states (kind, finished_at)
 """,
     # Ciphertexts name their key from now on, which an older exotrio would not understand.
     3: "",
+    # What is held now counts as running: who holds it may be an older exotrio, which does not say.
+    4: """
+ALTER TABLE states ADD COLUMN begun INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE states ADD COLUMN suspect INTEGER NOT NULL DEFAULT 0;
+UPDATE states SET begun = 1 WHERE status = 'QUEUED' AND local = 0;
+""",
 }
 """From a version to the next: what to run."""

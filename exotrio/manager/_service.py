@@ -11,9 +11,9 @@ from pathlib import Path
 import trio
 
 from exotrio._settings import Settings, read_settings
-from exotrio.manager._claims import Claimer, recover
+from exotrio.manager._claims import Claimer
 from exotrio.manager._clock import Clock
-from exotrio.manager._leases import MonotonicClock, Terms, monotonic_clock, restart, sweep
+from exotrio.manager._leases import MonotonicClock, Terms, monotonic_clock, recover, restart, sweep
 from exotrio.manager._retention import retain
 from exotrio.manager._rotation import renew_at_start
 from exotrio.manager._schedules import Scheduler
@@ -34,7 +34,14 @@ class Service:
     workers: Workers = field(default_factory=Workers)
     backing_up: trio.Lock = field(default_factory=trio.Lock)
 
-    def claimer(self, *, local: bool, worker: str | None = None, claim_id: str | None = None) -> Claimer:
+    def claimer(
+        self,
+        *,
+        local: bool,
+        worker: str | None = None,
+        claim_id: str | None = None,
+        announces: bool = False,
+    ) -> Claimer:
         """Return who claims, with the term that goes with it. Claims inside the process end with it."""
         term = self.terms.claim_timeout_ms if claim_id is None else self.terms.lease_ttl_ms
         return Claimer(
@@ -43,6 +50,8 @@ class Service:
             ttl_ms=None if local else term,
             worker=worker,
             claim_id=claim_id,
+            announces=announces,
+            alone_from=self.terms.alone_from,
         )
 
 
@@ -77,7 +86,7 @@ async def open_service(
     async with open_store(db, clock=clock) as store:
         cipher = find_cipher(store.path, settings)
         service = Service(store, cipher, terms or Terms(), monotonic, Scheduler(store))
-        await store.write(recover)
+        await store.write(recover, service.terms)
         await store.write(restart, monotonic(), service.terms)
         await renew_at_start(store, service.cipher)
         async with beside(

@@ -157,6 +157,7 @@ class Api:
         claim_id: str | None = None,
         wait_ms: int = 0,
         worker_id: str = "contract-worker",
+        **more: Any,
     ) -> httpx.Response:
         return await self.native(
             "POST",
@@ -167,6 +168,7 @@ class Api:
                 "limit": limit,
                 "wait_ms": wait_ms,
                 "claim_id": claim_id or str(uuid4()),
+                **more,
             },
         )
 

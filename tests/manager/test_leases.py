@@ -57,7 +57,10 @@ async def managing(
 
 
 async def beat(api: Api, *states: dict[str, Any], worker_id: str = "w", phase: str = "running") -> Any:
-    held = [{"state_id": state["state_id"], "token": state["lease"]["token"]} for state in states]
+    held = [
+        {"state_id": state["state_id"], "token": state["lease"]["token"], "running": state.get("runs", False)}
+        for state in states
+    ]
     return ok(
         await api.native("POST", "heartbeat", json={"worker_id": worker_id, "phase": phase, "states": held})
     )
@@ -198,6 +201,79 @@ async def test_an_outcome_in_between_clears_the_count_of_lost_leases(autojump_cl
         assert await report(api, item_for(state, outcome="requeued", delay_ms=1)) == ["ok"]
         await trio.sleep(0.001)
         assert (await claim_one(api))["lease"]["deliveries"] == 0
+
+
+# -- which states end their workers
+
+
+def lease_of(state: dict[str, Any]) -> tuple[int, bool, bool]:
+    return state["lease"]["deliveries"], state["lease"]["announce"], state["lease"]["alone"]
+
+
+async def test_only_what_heartbeats_called_running_counts_when_its_lease_ends(
+    autojump_clock: MockClock,
+) -> None:
+    async with managing() as manager:
+        api = manager.remote
+        flow = await Flow.start(api, A, B)
+        await flow.trigger()
+        for lost in range(3):
+            killer, innocent = await claim(api, announces=True)
+            assert lease_of(killer) == (lost, lost > 0, lost == 2), "alone before it is one too many"
+            assert lease_of(innocent) == (0, lost > 0, False)
+            await beat(api, {**killer, "runs": True}, innocent)
+            await beat(api, killer, innocent)  # said once is enough
+            await trio.sleep(TTL + SWEEP)
+        (left,) = await claim(api, announces=True)
+        assert left["state_id"] == innocent["state_id"]
+        assert lease_of(left) == (0, True, False)
+        assert await report(api, executed_item(left)) == ["ok"]
+
+
+async def test_a_worker_that_does_not_say_what_runs_runs_all_that_it_claimed(
+    autojump_clock: MockClock,
+) -> None:
+    async with managing() as manager:
+        api = manager.remote
+        flow = await Flow.start(api, A, B)
+        await flow.trigger()
+        old = await claim(api)
+        await beat(api, *old)
+        await trio.sleep(TTL + SWEEP)
+        assert {lease_of(state)[0] for state in await claim(api, announces=True)} == {1}
+
+
+async def test_with_a_limit_of_one_nothing_is_run_alone_before_it_was_lost(autojump_clock: MockClock) -> None:
+    async with managing(Terms(lease_ttl_ms=12_000, poison_limit=1)) as manager:
+        await Flow.start(manager.remote, A, B)
+        assert lease_of(await claim_one(manager.remote, announces=True)) == (0, False, False)
+
+
+async def test_what_ends_a_process_with_its_state_manager_inside_is_poison_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    db = tmp_path / "state.db"
+    for lost in range(4):
+        # What is left like this is left by a process that is killed.
+        async with managing(db=db) as manager:
+            api = manager.api
+            if lost == 0:
+                first = await Flow.start(api, A, B)
+                second = await Flow.start(api, A, B)
+            held = await claim(api, announces=True)
+            if lost < 3:
+                killer, innocent = held
+                assert lease_of(killer) == (lost, lost > 0, lost == 2)
+                assert lease_of(innocent) == (0, lost > 0, False)
+                await beat(api, {**killer, "runs": True}, innocent)
+            else:
+                (left,) = held
+                assert left["state_id"] == innocent["state_id"]
+                killed = Flow(api, first.graph)
+                killed.run_id = first.run_id
+                shown = await killed.detail(killer["state_id"])
+                assert "poison: 3 workers in a row" in shown["error"]
+                assert second.run_id != first.run_id
 
 
 # -- what the last holder may still do

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from exotrio._graph import MAX_NODES, GraphBody
-from exotrio.manager import _claims, _leases, _retention
+from exotrio.manager import _leases, _retention
 from exotrio.manager._store import Store
 from exotrio.manager._template import Template
 from tests.contract.flow import Flow
@@ -143,7 +143,7 @@ async def test_a_start_looks_at_what_is_held_and_not_at_all_states() -> None:
         connection = await connection_of(store)
         statements: set[str] = set()
         connection.set_trace_callback(statements.add)
-        await store.write(_claims.recover)
+        await store.write(_leases.recover, _leases.Terms())
         await store.write(_leases.restart, 0, manager.service.terms)
         connection.set_trace_callback(None)
         found = refuses_scans(plans_of(connection, statements))
