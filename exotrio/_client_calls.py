@@ -111,6 +111,6 @@ class Calls:
 
     async def _is_native(self) -> bool:
         if self._server.native is None:
-            found = await self.repeat(lambda: discover(self.http))
+            found = await self.repeat(lambda: discover(self.http, self.namespace))
             self._server.native = found is not None and found.version == NATIVE_VERSION
         return self._server.native

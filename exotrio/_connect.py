@@ -8,12 +8,13 @@ carry their own token (or none), and what an adapter remembers of them stays.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal, TypeVar
 
 import trio
 
-from exotrio._discovery import discover
+from exotrio._discovery import discover, find_native, require_v0
 from exotrio._endpoint import Endpoint, resolve_endpoint, version_problems
 from exotrio._errors import (
     ConfigurationError,
@@ -37,13 +38,17 @@ __all__ = [
     "AutoLink",
     "Endpoint",
     "LinkKind",
-    "discover",
     "open_link",
     "resolve_endpoint",
     "version_problems",
 ]
 
 log = logging.getLogger("exotrio")
+
+FIND_NATIVE_INTERVAL = 60.0
+"""Seconds between two looks whether a server that speaks only v0 speaks the native API by now."""
+_SAYS_NOTHING_NEW = frozenset({401, 403, 408, 425, 429})
+"""Statuses of failures after which the server is still taken for what it was."""
 
 LinkKind = Literal["auto", "v0", "native"]
 T = TypeVar("T")
@@ -82,33 +87,44 @@ def open_link(
     http = HttpClient(endpoint, tasks=5 * workers + 8, events=events)
     v0 = V0Link(http, namespace, concurrency=2 * workers)
     native = NativeLink(http, namespace, worker_id=worker_id, v0=v0)
-    return AutoLink(http, v0, native, kind=kind)
+    return AutoLink(http, namespace, v0, native, kind=kind)
 
 
 class AutoLink:
     """The link of a runtime: v0 or native, whichever the server speaks, also after it was replaced.
 
-    Whenever the server may have become another (an outage ended, a native route answered 404), the
-    next call first asks it what it is, and registers the nodes again in case it does not know them.
-    During an outage that question fails in place of the call. So a v0 claim, whose lost answer would
-    strand states, is not risked on a server that is away. Nor is a v0 release or requeue, which can be sent
-    only once, after any answer 500: the server may be there and its database away.
+    Whenever the server may have become another (an outage ended, something was refused), the next call
+    first asks it what it is, and registers the nodes again in case it does not know them. During an outage
+    that question fails in place of the call. So a v0 claim, whose lost answer would strand states, is not
+    risked on a server that is away. Nor is a v0 release or requeue, which can be sent only once, after any
+    answer 500: the server may be there and its database away.
+
+    A refusal that would end a report or a release is believed only if a server that has just said what it is
+    repeats it: a gateway without a route, or another application on the port, refuses everything.
+
+    A server that speaks only v0 is asked every minute whether it speaks the native API by now.
 
     Args:
         http: Connections both adapters share.
+        namespace: Namespace of the nodes.
         v0: Adapter for any v0 server.
         native: Adapter for our server.
-        kind: ``"v0"`` or ``"native"`` to never ask.
+        kind: ``"v0"`` or ``"native"`` to use that, and ask only whether it is there.
     """
 
-    def __init__(self, http: HttpClient, v0: V0Link, native: NativeLink, *, kind: LinkKind = "auto") -> None:
+    def __init__(
+        self, http: HttpClient, namespace: str, v0: V0Link, native: NativeLink, *, kind: LinkKind = "auto"
+    ) -> None:
         self._http = http
+        self._namespace = namespace
         self._v0 = v0
         self._native = native
         self._kind = kind
         self._current: V0Link | NativeLink = native if kind == "native" else v0
-        self._sure = False
+        self._sure = kind != "auto"
         self._answered_500 = False
+        self._find_native_at = math.inf
+        self._warned_of = NATIVE_VERSION
         self._registration: tuple[str, Sequence[NodeDeclaration]] | None = None
         self._asking = trio.Lock()
         self._failure: ManagerUnavailable | None = None
@@ -144,6 +160,8 @@ class AutoLink:
         Raises:
             ClaimLost: v0 only: the claim was sent, and what it took will never be known.
         """
+        if self._current is self._v0 and trio.current_time() >= self._find_native_at:
+            await self._find_native()
         link = await self._fitting()
         try:
             return await self._watch(link.claim(limits, limit, wait=wait))
@@ -155,24 +173,19 @@ class AutoLink:
 
     async def report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
         """Report outcomes, as ``Link.report`` says."""
-        link = await self._fitting_or_settlement(
-            once=any(isinstance(outcome, Requeued) for _, outcome in items)
-        )
-        if isinstance(link, Settlement):
-            return [link] * len(items)
-        return self._noted(await link.report(items))
+        once = any(isinstance(outcome, Requeued) for _, outcome in items)
+        return await self._deliver(lambda link, some: link.report(some), items, once=once)
 
     async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
         """Hand claims back, as ``Link.release`` says."""
-        link = await self._fitting_or_settlement(once=True)
-        if isinstance(link, Settlement):
-            return [link] * len(claims)
-        return self._noted(await link.release(claims))
+        return await self._deliver(lambda link, some: link.release(some), claims, once=True)
 
     async def heartbeat(self, pulse: Pulse, *, timeout: float) -> Heard | None:
-        """Renew leases, as ``Link.heartbeat`` says."""
-        link = await self._fitting()
-        return await self._watch(link.heartbeat(pulse, timeout=timeout))
+        """Renew leases, as ``Link.heartbeat`` says.
+
+        Also while it is in doubt what the server is: an answer of the right form is about these leases.
+        """
+        return await self._watch(self._current.heartbeat(pulse, timeout=timeout))
 
     async def secrets(self, claim: Claim) -> dict[str, str]:
         """Fetch the secrets of the claim's node, as ``Link.secrets`` says."""
@@ -214,17 +227,72 @@ class AutoLink:
     async def _choose(self) -> V0Link | NativeLink:
         link = self._current
         if self._kind == "auto":
-            found = await discover(self._http)
-            link = self._native if found is not None and found.version == NATIVE_VERSION else self._v0
+            link = await self._discover()
             if self._registration is not None and link is not self._current:
                 log.warning("the state manager was replaced; it now speaks %s", _name(link))
+        elif self._kind == "v0":
+            await require_v0(self._http, self._namespace)
+        elif await find_native(self._http) is None:
+            raise ManagerUnavailable(
+                f"the state manager at {self._http.endpoint.shown} does not speak the native API now",
+                status=404,
+                fix="leave out link='native' if it never does",
+            )
         if self._registration is not None:
             try:
                 await link.register(*self._registration)
             except (NotFound, RequestRefused) as error:
                 # Finished work is still to be reported, whatever it thinks of our nodes.
-                log.error("the nodes could not be registered again: %s", error)
+                log.error("the nodes could not be registered again: %s", one_line(error))
         return link
+
+    async def _discover(self) -> V0Link | NativeLink:
+        found = await discover(self._http, self._namespace)
+        self._find_native_at = trio.current_time() + FIND_NATIVE_INTERVAL
+        if found is not None and found.version == NATIVE_VERSION:
+            return self._native
+        if found is not None and found.version != self._warned_of:
+            self._warned_of = found.version
+            log.warning(
+                "the state manager at %s speaks version %s of the native API, and this exotrio version %s: "
+                "it is used over v0, without leases; upgrade exotrio",
+                self._http.endpoint.shown,
+                found.version,
+                NATIVE_VERSION,
+            )
+        return self._v0
+
+    async def _find_native(self) -> None:
+        self._find_native_at = trio.current_time() + FIND_NATIVE_INTERVAL
+        found = await self._watch(find_native(self._http))
+        if found is not None and found.version == NATIVE_VERSION:
+            self._sure = False
+
+    async def _deliver(
+        self,
+        send: Callable[[V0Link | NativeLink, Sequence[T]], Awaitable[list[Settlement]]],
+        items: Sequence[T],
+        *,
+        once: bool,
+    ) -> list[Settlement]:
+        link = await self._fitting_or_settlement(once=once)
+        if isinstance(link, Settlement):
+            return [link] * len(items)
+        settlements = self._noted(await send(link, items))
+        refused = [place for place, settlement in enumerate(settlements) if _is_refusal(settlement)]
+        if refused:
+            self._sure = False
+            link = await self._fitting_or_settlement(once=once)
+            if isinstance(link, Settlement):
+                repeated = [link] * len(refused)
+            else:
+                repeated = self._noted(await send(link, [items[place] for place in refused]))
+            for place, settlement in zip(refused, repeated, strict=True):
+                first = settlements[place]
+                # The same again: the first one knows of earlier reports of the state.
+                if (settlement.fate, settlement.status) != (first.fate, first.status):
+                    settlements[place] = settlement
+        return settlements
 
     async def _fitting_or_settlement(self, *, once: bool) -> V0Link | NativeLink | Settlement:
         try:
@@ -256,8 +324,14 @@ class AutoLink:
         if status == 500:
             # That may be one request failing at a server that is there: what can be repeated is sent.
             self._answered_500 = True
-        elif status in {None, 502, 503, 504} or (status == 404 and self._current is self._native):
+        elif status not in _SAYS_NOTHING_NEW:
             self._sure = False
+
+
+def _is_refusal(settlement: Settlement) -> bool:
+    """Whether something was given up because of a status alone; an item of a batch is refused in a 200."""
+    final = settlement.fate in {Fate.DROPPED, Fate.REFUSED}
+    return final and settlement.status is not None and settlement.status >= 400
 
 
 def _unsent(error: ManagerUnavailable) -> ManagerUnavailable:

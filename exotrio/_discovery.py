@@ -1,20 +1,41 @@
-"""Which kind of state manager is there: ours or another."""
+"""Which kind of state manager is there: ours, another that speaks v0, or none at all.
+
+No status says who answers: a gateway without a route, or another application on the port, answers 404 in
+JSON too. So nothing is concluded from a status. Ours is known by what its native root answers, and any
+other by what its list of nodes answers.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from exotrio._errors import ManagerUnavailable, NotFound, RequestRefused
 from exotrio._http_client import HttpClient
-from exotrio._wire import NATIVE_ROOT
+from exotrio._wire import NATIVE_ROOT, NATIVE_VERSION, v0_path
 from exotrio._wire_native import Discovery
+from exotrio._wire_v0 import Body
 
 DISCOVERY_TIMEOUT = 10.0
 
 
-async def discover(http: HttpClient) -> Discovery | None:
+class _NodesReply(Body):
+    """The list of nodes, with the nodes themselves unchecked."""
+
+    namespace: str
+    count: int
+    nodes: list[Any]
+
+
+async def discover(http: HttpClient, namespace: str) -> Discovery | None:
     """Ask the state manager what it is.
 
+    Args:
+        http: Connections to it.
+        namespace: Whose nodes to list, where the native API does not answer.
+
     Returns:
-        What our server says of itself, or None for any other v0 server: only a JSON 404 says that.
+        What our server says of itself; None for any other v0 server. A server of ours with another version
+        of the native API is returned only if it answers as v0, too.
 
     Raises:
         ManagerUnavailable: neither is known yet; ask again.
@@ -23,6 +44,18 @@ async def discover(http: HttpClient) -> Discovery | None:
     Cancellation:
         Safe; nothing changes at the server.
     """
+    found = await find_native(http)
+    if found is None or found.version != NATIVE_VERSION:
+        await require_v0(http, namespace)
+    return found
+
+
+async def find_native(http: HttpClient) -> Discovery | None:
+    """Return what our server says of itself; None after a JSON 404, which does not say who is there.
+
+    Raises:
+        As ``discover`` does.
+    """
     try:
         return await http.fetch(Discovery, "GET", NATIVE_ROOT, timeout=DISCOVERY_TIMEOUT)
     except NotFound:
@@ -30,3 +63,28 @@ async def discover(http: HttpClient) -> Discovery | None:
     except RequestRefused as error:
         # A proxy that is being set up answers anything: deciding for v0 now would stick.
         raise ManagerUnavailable(error.what, status=error.status, where=error.where, fix=error.fix) from error
+
+
+async def require_v0(http: HttpClient, namespace: str) -> None:
+    """Return if a state manager that speaks v0 answers.
+
+    Raises:
+        As ``discover`` does.
+    """
+    try:
+        reply = await http.fetch(
+            _NodesReply, "GET", v0_path(namespace, "nodes", ""), timeout=DISCOVERY_TIMEOUT
+        )
+    except (NotFound, RequestRefused) as error:
+        raise _stranger(http, f"it answered {error.status}", error.status, error.where) from error
+    if reply.namespace != namespace:
+        raise _stranger(http, "it answered about another namespace", None, "")
+
+
+def _stranger(http: HttpClient, why: str, status: int | None, where: str) -> ManagerUnavailable:
+    return ManagerUnavailable(
+        f"what is at {http.endpoint.shown} does not answer as a state manager: asked for its nodes, {why}",
+        status=status,
+        where=where,
+        fix="check that the URI leads to a state manager, and what stands in between",
+    )

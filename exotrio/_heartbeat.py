@@ -294,9 +294,7 @@ class _Heart:
             heard = await self.link.heartbeat(pulse, timeout=timeout) if leases else None
         except ManagerError as error:
             pause = full_jitter(self._outage.failures, base=interval / 40, cap=interval / 4)
-            if not isinstance(error, ManagerUnavailable):
-                pause = interval  # it understood and refused: that will not change soon
-            elif error.retry_after is not None:
+            if isinstance(error, ManagerUnavailable) and error.retry_after is not None:
                 pause = min(max(pause, error.retry_after), interval)
             self._answered = False
             self._outage.failed(error, pause)

@@ -263,13 +263,10 @@ class NativeLink:
                 while True:
                     try:
                         await self._http.ask("POST", path, body=body)
-                    except ManagerUnavailable as error:
+                    except ManagerError as error:  # a refusal, too: it may come from something in between
                         why = error.what
                         await trio.sleep(full_jitter(attempt, base=0.25, cap=1.0))
                         attempt += 1
-                    except ManagerError as error:
-                        why = error.what
-                        break
                     else:
                         return
         finally:

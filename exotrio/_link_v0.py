@@ -18,6 +18,7 @@ from typing import Any
 import trio
 
 from exotrio._backoff import LONGEST_DELAY_MS, full_jitter
+from exotrio._discovery import require_v0
 from exotrio._errors import KeyRefused, ManagerError, ManagerUnavailable, NotFound
 from exotrio._http_answer import TurnedAway, one_line
 from exotrio._http_client import HttpClient
@@ -25,7 +26,14 @@ from exotrio._json import NotJson, encode, sendable
 from exotrio._link import Capabilities, Claim, ClaimLost, Fate, Heard, Pulse, Settlement
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._wire import LEASE_HEADER, to_ms, v0_path
-from exotrio._wire_v0 import ClaimRequest, NodeDeclaration, RegisterReply, RequeueRequest, SecretsReply
+from exotrio._wire_v0 import (
+    ClaimRequest,
+    NodeDeclaration,
+    OutcomeReply,
+    RegisterReply,
+    RequeueRequest,
+    SecretsReply,
+)
 
 log = logging.getLogger("exotrio")
 
@@ -199,9 +207,11 @@ class V0Link:
 
         async def give_back(claim: Claim) -> None:
             settlement = await self._requeue(claim, delay_ms, self._releases)
-            if settlement.fate in (Fate.SETTLED, Fate.DROPPED):
+            if settlement.fate is Fate.SETTLED or (
+                settlement.fate is Fate.DROPPED and await self._is_there()
+            ):
                 left.pop(claim.state_id, None)
-            elif settlement.fate is Fate.RETRY:
+            elif settlement.fate in (Fate.RETRY, Fate.DROPPED):
                 retry.append(claim)
 
         shield = trio.CancelScope(shield=True, deadline=self._released_by())
@@ -220,6 +230,14 @@ class V0Link:
         if left:
             self.lost_claims += len(left)
             log.error("claimed states could not be released: %s", ", ".join(left))
+
+    async def _is_there(self) -> bool:
+        """Whether it was a state manager that refused, and not something in front of it."""
+        try:
+            await require_v0(self._http, self._namespace)
+        except ManagerError:
+            return False
+        return True
 
     def _answer_by(self) -> float:
         # Up to the last moment: an answer that leaves no time to hand its states back still names them.
@@ -244,6 +262,7 @@ class V0Link:
             try:
                 path = v0_path(self._namespace, "state", claim.state_id, route)
                 answer = await self._http.ask("POST", path, body=content)
+                answer.parse(OutcomeReply)
             except ManagerUnavailable as error:
                 if not earlier and (not error.sent or isinstance(error, TurnedAway)):
                     self._forget(claim.state_id)
@@ -273,6 +292,7 @@ class V0Link:
             try:
                 path = v0_path(self._namespace, "state", claim.state_id, "re-enqueue-after")
                 answer = await self._http.ask("POST", path, body=RequeueRequest(enqueue_after=delay_ms))
+                answer.parse(OutcomeReply)
             except ManagerUnavailable as error:
                 if error.sent:
                     return Settlement(Fate.UNKNOWN, one_line(error), status=error.status)

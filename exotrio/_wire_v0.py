@@ -95,21 +95,18 @@ class ClaimReply(Body):
     states: list[ClaimedState]
 
 
+class OutcomeReply(Body):
+    """What the replies to all outcomes have in common."""
+
+    status: StateStatus
+
+
 class ExecutedRequest(Body):
     outputs: list[dict[str, Any]]
 
 
-class ExecutedReply(Body):
-    status: StateStatus
-
-
 class ErroredRequest(Body):
     error: str
-
-
-class ErroredReply(Body):
-    status: StateStatus
-    retry_created: bool
 
 
 class PruneRequest(Body):
@@ -118,13 +115,6 @@ class PruneRequest(Body):
 
 class RequeueRequest(Body):
     enqueue_after: Annotated[int, Field(gt=0, le=LONGEST_DELAY_MS)]
-
-
-class SignalReply(Body):
-    """Reply to prune and re-enqueue-after."""
-
-    status: StateStatus
-    enqueue_after: int
 
 
 class ManualRetryRequest(Body):

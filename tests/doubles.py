@@ -106,6 +106,8 @@ class V0Server(httpx.AsyncBaseTransport):
         match call.route:
             case "discovery":
                 return httpx.Response(self.discovery.status_code, content=self.discovery.content)
+            case "nodes" if call.body is None:
+                return reply(200, {"namespace": "ns", "count": 0, "nodes": []})
             case "nodes":
                 self.registered = [node["name"] for node in call.body["nodes"]]
                 return reply(

@@ -22,6 +22,16 @@ def answer(status: int, body: Any = None, **headers: str) -> httpx.Response:
     return httpx.Response(status, json={} if body is None else body, headers=sent)
 
 
+def no_nodes(namespace: str = "ns") -> httpx.Response:
+    """Return the list of nodes by which a v0 server is known."""
+    return answer(200, {"namespace": namespace, "count": 0, "nodes": []})
+
+
+def done() -> httpx.Response:
+    """Return the answer to an outcome, or to a release, that v0 servers give."""
+    return answer(200, {"status": "EXECUTED"})
+
+
 class Double:
     """An in-memory server that answers by ``handler`` and notes what it was asked.
 

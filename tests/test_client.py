@@ -27,7 +27,7 @@ from exotrio.manager import embedded
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.helpers import open_client, place
-from tests.http_doubles import Double, answer
+from tests.http_doubles import Double, answer, no_nodes
 
 NODES = [GraphNodeModel(node_name="Digest", namespace="ns", identifier="d", inputs={"text": "t"})]
 GRAPH: dict[str, Any] = {
@@ -48,7 +48,7 @@ class Server:
 
     def __init__(self, *, native: bool = False, **_: Any) -> None:
         self.native = native
-        self.routes: dict[str, list[Any]] = {}
+        self.routes: dict[str, list[Any]] = {"GET nodes": [no_nodes()]}
         self.double = Double(self._answer)
 
     def on(self, route: str, *responses: Any) -> Server:
@@ -72,7 +72,7 @@ class Server:
         return StateManager("ns", transport=self.double.endpoint.transport)
 
     def asked(self) -> list[str]:
-        return [one for one in self.double.asked if one != "GET v1"]
+        return [one for one in self.double.asked if one not in {"GET v1", "GET nodes"}]
 
 
 RUN = {"status": "CREATED", "run_id": "4a7a4de0-68ab-4d9e-a60a-fb6b1b0f1c9c"}

@@ -29,7 +29,7 @@ from exotrio._errors import (
 )
 from exotrio._http_answer import TurnedAway, retry_after
 from exotrio._http_client import HttpClient
-from tests.http_doubles import Double, answer, tcp_server
+from tests.http_doubles import Double, Handler, answer, no_nodes, tcp_server
 
 
 class Pong(BaseModel):
@@ -451,13 +451,46 @@ async def test_a_key_sent_in_clear_off_this_machine_is_warned_of_once(
 # -- discovery
 
 
-async def test_only_a_json_version_is_ours_and_only_a_json_404_is_v0() -> None:
-    http, _ = client_for(lambda _: answer(200, {"version": "1", "capabilities": []}))
-    found = await discover(http)
-    assert found is not None
-    assert found.version == "1"
-    http, _ = client_for(lambda _: answer(404, {"detail": "Not Found"}))
-    assert await discover(http) is None
+def by_route(root: httpx.Response, nodes: httpx.Response) -> Handler:
+    return lambda request: root if request.url.path == "/exotrio/v1" else nodes
+
+
+NOT_HERE = answer(404, {"detail": "Not Found"})
+OURS = answer(200, {"version": "1", "capabilities": []})
+NEWER = answer(200, {"version": "2", "capabilities": []})
+
+
+@pytest.mark.parametrize(
+    ("root", "nodes", "version"),
+    [(OURS, NOT_HERE, "1"), (NOT_HERE, no_nodes(), None), (NEWER, no_nodes(), "2")],
+)
+async def test_ours_is_known_by_its_native_root_and_another_by_its_list_of_nodes(
+    root: httpx.Response, nodes: httpx.Response, version: str | None
+) -> None:
+    http, _ = client_for(by_route(root, nodes))
+    found = await discover(http, "ns")
+    assert (found.version if found else None) == version
+
+
+@pytest.mark.parametrize("root", [NOT_HERE, NEWER])
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        NOT_HERE,
+        answer(200, {}),
+        answer(200, {"namespace": "ns", "count": 0}),
+        answer(200, []),
+        answer(405, {"detail": "?"}),
+        answer(500, {"detail": "?"}),
+        no_nodes("another"),
+    ],
+)
+async def test_a_json_404_does_not_say_that_a_v0_server_is_there(
+    root: httpx.Response, nodes: httpx.Response
+) -> None:
+    http, _ = client_for(by_route(root, nodes))
+    with pytest.raises(ManagerUnavailable):
+        await discover(http, "ns")
 
 
 @pytest.mark.parametrize(
@@ -471,7 +504,7 @@ async def test_only_a_json_version_is_ours_and_only_a_json_404_is_v0() -> None:
         httpx.Response(302, headers={"location": "/login"}),
     ],
 )
-async def test_any_other_answer_to_discovery_is_to_be_asked_again(response: httpx.Response) -> None:
-    http, _ = client_for(lambda _: response)
+async def test_any_other_answer_of_the_root_is_to_be_asked_again(response: httpx.Response) -> None:
+    http, _ = client_for(by_route(response, no_nodes()))
     with pytest.raises(ManagerUnavailable):
-        await discover(http)
+        await discover(http, "ns")

@@ -20,7 +20,7 @@ from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._wire import LARGEST_BATCH, LEASE_HEADER
 from exotrio._wire_native import NativeClaimRequest, ReleaseRequest, outcome_item
 from exotrio._wire_v0 import NodeDeclaration, RegisterRequest
-from tests.http_doubles import Double, Handler, answer, tcp_server
+from tests.http_doubles import Double, Handler, answer, done, no_nodes, tcp_server
 
 NODE = NodeDeclaration(name="Digest", inputs_schema={}, outputs_schema={}, secrets=[])
 DONE = Executed([{"a": "b"}])
@@ -108,6 +108,13 @@ async def test_v0_registers_as_the_stock_sdk_does() -> None:
     assert RegisterRequest.model_validate(body).nodes == [NODE]
 
 
+@pytest.mark.parametrize("body", [{}, [], {"runtime_name": "rt"}])
+async def test_v0_an_answer_of_another_form_is_no_registration(body: Any) -> None:
+    link, _ = v0_link(lambda _: answer(200, body))
+    with pytest.raises(ManagerUnavailable, match="not with a RegisterReply"):
+        await link.register("rt", [NODE])
+
+
 async def test_secrets_are_fetched_with_the_lease_token_if_there_is_one() -> None:
     link, double = v0_link(lambda _: answer(200, {"secrets": {"a": "b"}}))
     assert await link.secrets(claim()) == {"a": "b"}
@@ -178,6 +185,7 @@ async def test_v0_what_one_portion_brought_is_returned_when_the_next_fails() -> 
         lambda _: httpx.Response(503, text="upstream reset"),
         lambda _: httpx.Response(200, text="{trunc"),
         lambda _: answer(200, {"count": 3}),
+        lambda _: answer(200, {}),
         lambda _: answer(200, []),
     ],
 )
@@ -224,7 +232,7 @@ async def test_v0_a_malformed_state_does_not_hide_the_good_ones_and_is_handed_ba
         v0_state("fine"),
     ]
     link, double = v0_link(
-        lambda request: v0_claimed(*states) if request.url.path.endswith("enqueue") else answer(200)
+        lambda request: v0_claimed(*states) if request.url.path.endswith("enqueue") else done()
     )
     claims = await link.claim({"A": 8}, 8)
     assert [one.state_id for one in claims] == ["good", "fine"]
@@ -240,7 +248,7 @@ async def test_v0_a_cancelled_claim_waits_for_its_answer_and_hands_back_what_it_
         if request.url.path.endswith("enqueue"):
             await trio.sleep(20)
             return v0_claimed(v0_state("s1"), v0_state("s2"))
-        return answer(200)
+        return done()
 
     link, double = v0_link(handler)
     await cancelled(lambda: link.claim({"A": 4}, 4), 1)
@@ -260,7 +268,7 @@ async def test_v0_a_cancelled_claim_also_hands_back_what_earlier_portions_brough
         if request.url.path.endswith("enqueue"):
             await trio.sleep(10)
             return v0_claimed(v0_state(f"at{trio.current_time():.0f}"))
-        return answer(200)
+        return done()
 
     link, double = v0_link(handler)
     await cancelled(lambda: link.claim({"A": 1, "B": 1, "C": 1}, 4), 15)
@@ -300,7 +308,7 @@ async def test_v0_an_answer_at_the_last_moment_is_handed_back_or_at_least_named(
             await trio.sleep(2.9)
             return v0_claimed(v0_state("quick"), v0_state("slow"))
         await trio.sleep(0.05 if "quick" in request.url.path else 5)
-        return answer(200)
+        return done()
 
     link, _ = v0_link(handler)
     link.hurry(trio.current_time() + 3)
@@ -333,12 +341,35 @@ async def test_v0_a_cancelled_claim_that_cannot_be_handed_back_is_logged_with_it
     assert trio.current_time() == pytest.approx(2 + 5)
 
 
+@pytest.mark.parametrize("recovers", [True, False])
+async def test_v0_what_a_cancelled_claim_brought_is_handed_back_through_a_gateway_without_a_route(
+    autojump_clock: trio.testing.MockClock, recovers: bool
+) -> None:
+    """For two seconds it answers everything 404; or else the state is really not there any more."""
+
+    async def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("enqueue"):
+            await trio.sleep(2)
+            return v0_claimed(v0_state("s1"))
+        if recovers and trio.current_time() < 4:
+            return answer(404, {"detail": "no route"})
+        if request.url.path.endswith("nodes/"):
+            return no_nodes()
+        return done() if recovers else answer(404, {"detail": "State not found"})
+
+    link, double = v0_link(handler)
+    await cancelled(lambda: link.claim({"A": 4}, 4), 1)
+    assert link.lost_claims == 0
+    assert (double.asked.count("POST re-enqueue-after") > 1) is recovers
+    assert (trio.current_time() > 3.9) is recovers
+
+
 async def test_v0_over_a_socket_a_cancelled_claim_is_settled() -> None:
     released = trio.Event()
     claimed = trio.Event()
 
     async def respond(stream: trio.SocketStream, request: bytes) -> None:
-        body = b"{}"
+        body = done().content
         if b"/states/enqueue" in request:
             claimed.set()
             await trio.sleep(0.2)
@@ -375,7 +406,7 @@ async def test_v0_over_a_socket_a_cancelled_claim_is_settled() -> None:
     ],
 )
 async def test_v0_each_outcome_goes_to_its_route(outcome: Outcome, route: str, body: Any) -> None:
-    link, double = v0_link(lambda _: answer(200))
+    link, double = v0_link(lambda _: done())
     [settlement] = await link.report([(claim(), outcome)])
     assert settlement.fate is Fate.SETTLED
     assert settlement.status == 200
@@ -388,6 +419,9 @@ UNANSWERED: list[tuple[Handler, int | None]] = [
     (lambda _: answer(500), 500),
     (lambda _: httpx.Response(502, text="<html>"), 502),
     (lambda _: httpx.Response(200, text="<html>"), 200),
+    (lambda _: answer(200, {}), 200),
+    (lambda _: answer(200, []), 200),
+    (lambda _: answer(200, {"status": "ok"}), 200),
     (lambda _: answer(503), 503),
     (lambda _: answer(429), 429),
     (lambda _: answer(408), 408),
@@ -478,7 +512,7 @@ async def test_v0_a_release_after_a_report_that_was_cancelled_in_flight_is_never
 
 async def test_v0_a_state_that_is_claimed_anew_starts_without_doubt() -> None:
     link, _ = v0_link(
-        one_after_another(raising(httpx.ReadError("reset")), v0_claimed(v0_state("s1")), answer(200))
+        one_after_another(raising(httpx.ReadError("reset")), v0_claimed(v0_state("s1")), done())
     )
     [settlement] = await link.report([(claim("s1"), Requeued(1))])
     assert settlement.fate is Fate.UNKNOWN
@@ -499,7 +533,7 @@ async def test_v0_settlements_come_in_the_order_of_the_items_however_the_answers
         number = int(request.url.path.split("/")[5])
         await trio.sleep(10 - number)
         running -= 1
-        return answer(200 if number % 2 else 404)
+        return done() if number % 2 else answer(404)
 
     link, _ = v0_link(handler, concurrency=3)
     settlements = await link.report([(claim(str(number)), DONE) for number in range(9)])
@@ -527,7 +561,7 @@ async def test_an_outcome_without_a_json_form_is_refused_alone(value: Any) -> No
         (claim("s2", "t2"), Pruned({"x": value})),
         (claim("s3", "t3"), Executed([{"x": "NaN"}])),
     ]
-    v0, v0_double = v0_link(lambda _: answer(200))
+    v0, v0_double = v0_link(lambda _: done())
     native, native_double = native_link(settled)
     for link in (v0, native):
         settlements = await link.report(items)
@@ -676,6 +710,20 @@ async def test_native_a_cancelled_claim_leaves_in_bounded_time_with_the_server_a
         await trio.sleep(2)
         link.hurry(trio.current_time() + 0.5)
     assert trio.current_time() == pytest.approx(4 + 2.5)
+
+
+async def test_native_a_cancelled_claim_is_released_through_a_gateway_without_a_route(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("claim"):
+            await trio.sleep_forever()
+        return answer(404, {"detail": "no route"}) if trio.current_time() < 2 else answer(200, {"items": []})
+
+    link, double = native_link(handler)
+    await cancelled(lambda: link.claim({"A": 2}, 5, wait=15), 1)
+    assert double.asked.count("POST release") > 1
+    assert 2 <= trio.current_time() < 4
 
 
 async def test_native_a_malformed_state_does_not_hide_the_good_ones_and_is_released() -> None:

@@ -89,6 +89,68 @@ async def test_retry_after_is_honoured(autojump_clock: MockClock) -> None:
     assert trio.current_time() >= 90
 
 
+class Sleeps(BaseNode):
+    async def execute(self) -> None:
+        await trio.sleep(5)
+
+
+@pytest.mark.parametrize("make", [lambda: reply(404), lambda: reply(400), lambda: reply(409)])
+@pytest.mark.parametrize("kind", [V0Server, NativeServer])
+async def test_a_gateway_without_a_route_costs_nothing_but_time(
+    autojump_clock: MockClock, kind: type[V0Server], make: Any
+) -> None:
+    server = kind()
+    server.add("Sleeps", 3)
+    rt = runtime(server, Sleeps, workers=2)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rt.run)
+        await server.until(lambda: server.statuses()["QUEUED"] == 3)
+        server.before = Fails((), make)
+        await trio.sleep(30)
+        server.before = None
+        await server.until(lambda: server.statuses()["EXECUTED"] == 3)
+        before = len(server.calls)
+        server.add("Sleeps")
+        await server.until(lambda: server.statuses()["EXECUTED"] == 4)
+        used = {call.route for call in server.calls[before:]}
+        rt.stop()
+    assert ({"claim", "outcomes"} if kind is NativeServer else {"enqueue", "executed"}) <= used
+    assert rt.summary.completed == 4
+    assert rt.summary.lost_claims == rt.summary.dropped == rt.summary.lost_leases == 0
+
+
+@pytest.mark.parametrize("kind", [V0Server, NativeServer])
+async def test_a_result_that_only_a_gateway_refused_until_the_stop_is_named_and_not_dropped(
+    autojump_clock: MockClock, kind: type[V0Server]
+) -> None:
+    server = kind()
+    (state,) = server.add("Sleeps")
+    rt = runtime(server, Sleeps)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rt.run)
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        server.before = Fails((), lambda: reply(404))
+        await trio.sleep(10)
+        rt.stop()
+    assert (rt.summary.dropped, rt.summary.left_behind, rt.summary.exit_code) == (0, (state,), 75)
+
+
+async def test_a_runtime_waits_for_a_state_manager_behind_a_gateway_without_a_route(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    server.before = Fails((), lambda: reply(404))
+    server.add("Says")
+    rt = runtime(server, Says)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await trio.sleep(30)
+        server.before = None
+        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+        rt.stop()
+    assert server.routes("outcomes")
+
+
 @pytest.mark.parametrize("status", [413, 422])
 async def test_a_result_that_is_refused_is_reported_as_an_error_once(
     autojump_clock: MockClock, status: int
