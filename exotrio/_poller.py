@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 
 import trio
@@ -24,6 +25,9 @@ log = logging.getLogger("exotrio.poller")
 LONGEST_WAIT = from_ms(LONGEST_WAIT_MS)
 PATIENCE = 8
 """Tries of an outcome of an earlier process for which claims wait."""
+AFTER_OUTCOME = (0.02, 0.06, 0.15, 0.4)
+"""Seconds after a delivered outcome at which a server without long polls is asked again. The stock server
+creates next states in the background: they are not there yet when the outcome is answered."""
 
 
 async def poll(
@@ -127,10 +131,11 @@ class _Poller:
         self._poll_interval = poll_interval
         self.asked = 0.0
         self.limit_asked = 0
-        self._idle = False
+        self._short = False
         self._pause = 0.0
         self._wakeable = False
         self._reported = 0
+        self._soon: list[float] = []
         self._left_out: set[str] = set()
         self._outage = Outage(log, "claiming states")
 
@@ -150,8 +155,9 @@ class _Poller:
 
     def limit(self) -> int:
         """Return how many states to ask for."""
-        if self._idle and not self._link.capabilities.long_poll:
-            # The stock server runs one query per state asked for, whether or not there is one.
+        if self._short and not self._link.capabilities.long_poll:
+            # The stock server runs one query per state asked for, whether or not there is one. If there are
+            # more than these few, the next claim follows at once.
             return min(self._room(), self._workers)
         return self._room()
 
@@ -174,7 +180,9 @@ class _Poller:
         self._left_out = self._nodes.keys() - limits.keys()
         long = self._link.capabilities.long_poll
         self.asked = began = trio.current_time()
-        self._reported = self._ledger.reported
+        if self._ledger.reported != self._reported:
+            self._reported = self._ledger.reported
+            self._soon = [began + delay for delay in AFTER_OUTCOME]
         claims: list[Claim] = []
         self._ledger.claiming = True
         try:
@@ -195,7 +203,7 @@ class _Poller:
         if self._ledger.events:
             self._ledger.events.tell(Polled("states" if claims else "empty"))
         self._outage.worked()
-        self._idle = not claims
+        self._short = len(claims) < limit
         self._wakeable = True
         if len(claims) >= limit or (long and claims):
             # The next long poll waits at the server, which answers it in the commit that creates a state.
@@ -204,7 +212,18 @@ class _Poller:
             # A long poll has waited already; a hasty empty answer to one is paced all the same.
             waited = trio.current_time() - began if long else 0.0
             self._pause = max(0.0, self._poll_interval - waited)
+            if not long:
+                self._pause = min(self._pause, self._until_next_states())
         return claims
+
+    def _until_next_states(self) -> float:
+        """Return the seconds until what follows the last outcome may be there; inf after the last try."""
+        now = trio.current_time()
+        while self._soon:
+            moment = self._soon.pop(0)  # each once, also where the clock stands still
+            if moment > now:
+                return moment - now
+        return math.inf
 
     async def pause(self) -> None:
         """Wait until it makes sense to claim again."""

@@ -1,7 +1,7 @@
 """The stock state manager as its clients meet it: API v0 in memory, with the ways that ours does not have.
 
 After protocol.md, for graphs without united nodes and store; of the rules for graphs it knows only that
-the nodes have to be registered. Its ways:
+the nodes have to be registered and that references lead to identifiers of the graph. Its ways:
 
 * Nothing guards re-enqueue-after and manual-retry: they bring finished states back, and what followed
   them is created a second time. Outcomes count in any namespace.
@@ -9,6 +9,9 @@ the nodes have to be registered. Its ways:
 * A path whose slash at the end is missing, or too many, is redirected (307).
 * A graph is validated after the answer to its PUT. Read alone it shows defaults in place of what is
   stored; in the list it shows ciphertexts.
+* Next states are created after the answer to an outcome. If that fails (a missing output, an invalid graph),
+  or the validation of a graph does, the connection is closed under the next request on it: that request is
+  executed, and its answer never arrives. A request with ``Connection: close`` is the last on its connection.
 * A body that is no JSON is refused before the key is looked at.
 * While its database is away it answers claims with nothing, and everything else with 500.
 * In front of it is a proxy, which answers in HTML when it cannot reach it, or has lost its answer.
@@ -75,6 +78,8 @@ class Answer(Exception):
     def __init__(self, status: int, body: Any, location: str | None = None) -> None:
         self.status = status
         self.is_json = not isinstance(body, bytes)
+        self.cuts_next = False
+        """Whether the next request on the same connection gets no answer."""
         self.content = json.dumps(body).encode() if self.is_json else body
         self.location = location
 
@@ -103,9 +108,12 @@ class Stock:
         registrations_collide: So many registrations are still to fail.
         looks_pending: So often a graph is seen PENDING, the answer to its PUT included.
         database_away: See above.
+        background: Seconds from the answer to an outcome until its next states exist.
         outcomes_race: Outcomes of one state overtake each other: each finds it QUEUED, and is accepted.
         answered: ``METHOD last-segment`` and status of each request it saw.
         revived: States that were brought back after they had ended.
+        sought: The sizes of the claims it saw.
+        cut: ``METHOD last-segment`` of each request that was executed and whose answer was cut.
         accepted: Outcomes that were accepted, by state: route and body of each.
     """
 
@@ -115,6 +123,7 @@ class Stock:
         self.registrations_collide = 0
         self.looks_pending = 1
         self.database_away = False
+        self.background = 0.03
         self.outcomes_race = False
         self.nodes: dict[tuple[str, str], dict[str, Any]] = {}
         self.graphs: dict[tuple[str, str], dict[str, Any]] = {}
@@ -122,11 +131,16 @@ class Stock:
         self.states: dict[str, State] = {}
         self.answered: list[tuple[str, int]] = []
         self.revived: list[str] = []
+        self.sought: list[int] = []
+        self.cut: list[str] = []
         self.accepted: dict[str, list[tuple[str, Any]]] = {}
         self._lock = threading.Lock()
+        self._later: list[tuple[float, Callable[[], None]]] = []
+        self._raises = False
         self._ids = (f"{number:024x}" for number in count(0xA0))
 
     def statuses(self) -> Counter[str]:
+        self._catch_up()
         return Counter(state.status for state in self.states.values())
 
     def times(self, asked: str) -> int:
@@ -148,12 +162,23 @@ class Stock:
         if fate == "away":
             return BAD_GATEWAY
         with self._lock:  # on a port there are several threads
+            self._catch_up()
+            self._raises = False
             try:
                 answer = self._answer(method, path, key, content)
             except Answer as raised:
                 answer = raised
-        self.answered.append((f"{method} {path.rstrip('/').rpartition('/')[2]}", answer.status))
+            answer.cuts_next = self._raises
+        self.answered.append((_asked(method, path), answer.status))
         return BAD_GATEWAY if fate == "lost" else answer
+
+    def _catch_up(self) -> None:
+        """Do what is due in the background."""
+        now = self.clock()
+        due = [task for moment, task in self._later if moment <= now]
+        self._later = [(moment, task) for moment, task in self._later if moment > now]
+        for task in due:
+            task()
 
     def _answer(self, method: str, path: str, key: str | None, content: bytes) -> Answer:
         if path == "/health":
@@ -204,6 +229,7 @@ class Stock:
             for node in body["nodes"]
             if (node["namespace"], node["node_name"]) not in self.nodes
         ]
+        self._raises = bool(missing)
         self.graphs[namespace, name] = {"body": body, "looks": self.looks_pending, "errors": missing}
         return self._shown(namespace, name, stored=True)
 
@@ -256,10 +282,11 @@ class Stock:
         run_id = str(uuid.uuid4())
         self.runs[run_id] = {"graph": name, "namespace": namespace}
         inputs = {key: body["inputs"].get(key, text) for key, text in root["inputs"].items()}
-        self._create(root, name, run_id, inputs, {}, self.clock() + body["start_delay"] / 1000)
+        state = self._made(root, name, run_id, inputs, {}, self.clock() + body["start_delay"] / 1000)
+        self.states[state.id] = state
         return {"status": "CREATED", "run_id": run_id}
 
-    def _create(
+    def _made(
         self,
         place: dict[str, Any],
         graph: str,
@@ -267,8 +294,8 @@ class Stock:
         inputs: dict[str, str],
         parents: dict[str, str],
         due: float,
-    ) -> None:
-        state = State(
+    ) -> State:
+        return State(
             next(self._ids),
             place["node_name"],
             place["namespace"],
@@ -279,11 +306,11 @@ class Stock:
             parents,
             due=due,
         )
-        self.states[state.id] = state
 
     # -- states
 
     def claim(self, body: Any, namespace: str) -> Any:
+        self.sought.append(body["batch_size"])
         taken: list[State] = []
         if not self.database_away:
             taken = [
@@ -325,16 +352,36 @@ class Stock:
     def executed(self, body: Any, _: str, state_id: str) -> Any:
         state = self._queued("executed", state_id, body)
         outputs = body["outputs"] or [{}]
-        state.outputs, state.status = outputs[0], "SUCCESS"
+        state.outputs, state.status = outputs[0], "EXECUTED"
         siblings = [replace(state, id=next(self._ids), outputs=output) for output in outputs[1:]]
         self.states |= {sibling.id: sibling for sibling in siblings}
-        for each in (state, *siblings):
-            self._follow(each)
+        batch = [state, *siblings]
+        try:
+            following = [each for sibling in batch for each in self._following(sibling)]
+        except LookupError as error:  # one bad sibling fails them all
+            self._raises = True
+            self._after_the_answer(batch, "NEXT_CREATED_ERROR", [], error=str(error))
+        else:
+            self._after_the_answer(batch, "SUCCESS", following)
         return {"status": "EXECUTED"}
 
-    def _follow(self, state: State) -> None:
+    def _after_the_answer(
+        self, batch: list[State], status: str, following: list[State], error: str | None = None
+    ) -> None:
+        def run() -> None:
+            self.states |= {state.id: state for state in following}
+            for state in batch:
+                state.status, state.error = status, error
+
+        self._later.append((self.clock() + self.background, run))
+
+    def _following(self, state: State) -> Iterator[State]:
         graph = self.graphs.get((state.namespace, state.graph))
-        places = {} if graph is None else {each["identifier"]: each for each in graph["body"]["nodes"]}
+        if graph is None:
+            return
+        if graph["errors"]:
+            raise LookupError("Graph template is not valid")
+        places = {each["identifier"]: each for each in graph["body"]["nodes"]}
         parents = {**state.parents, state.identifier: state.id}
 
         def value(found: re.Match[str]) -> str:
@@ -345,7 +392,7 @@ class Stock:
                 key: re.sub(r"\$\{\{\s*(\w+)\.outputs\.(\w+)\s*\}\}", value, text)
                 for key, text in places[identifier]["inputs"].items()
             }
-            self._create(places[identifier], state.graph, state.run_id, inputs, parents, self.clock())
+            yield self._made(places[identifier], state.graph, state.run_id, inputs, parents, self.clock())
 
     def errored(self, body: Any, _: str, state_id: str) -> Any:
         state = self._queued("errored", state_id, body)
@@ -466,6 +513,10 @@ class Stock:
         }
 
 
+def _asked(method: str, path: str) -> str:
+    return f"{method} {path.rstrip('/').rpartition('/')[2]}"
+
+
 def _record(namespace: str) -> dict[str, Any]:
     return {"_id": "0" * 24, "namespace": namespace, "created_at": MOMENT, "updated_at": MOMENT}
 
@@ -503,15 +554,24 @@ _ROUTES = [
 
 
 class StockTransport(httpx.AsyncBaseTransport):
-    """A way to a stock server in this process, for virtual time. It sends the key of its own accord."""
+    """A way to a stock server in this process, for virtual time. It sends the key of its own accord.
+
+    A connection under which the next request will be cut is the first to be used again.
+    """
 
     def __init__(self, stock: Stock) -> None:
         self._stock = stock
+        self._cutting = 0
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         content = await request.aread()
         await trio.lowlevel.checkpoint()
         answer = self._stock.ask(request.method, request.url.path, KEY, content)
+        if self._cutting:
+            self._cutting -= 1
+            self._stock.cut.append(_asked(request.method, request.url.path))
+            raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+        self._cutting += answer.cuts_next and request.headers.get("connection") != "close"
         return httpx.Response(answer.status, content=answer.content, headers=answer.headers)
 
 
@@ -520,9 +580,18 @@ def on_a_port(stock: Stock) -> Iterator[str]:
     """Serve a stock server on loopback from threads; give its URI."""
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # or each answer on a used connection waits for an ACK
+        cuts = False
+
         def handle_one(self) -> None:
             content = self.rfile.read(int(self.headers.get("content-length", 0)))
             answer = stock.ask(self.command, unquote(self.path), self.headers.get("x-api-key"), content)
+            if self.cuts:
+                stock.cut.append(_asked(self.command, self.path))
+                self.close_connection = True
+                return
+            self.cuts = answer.cuts_next
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)

@@ -321,6 +321,45 @@ async def test_a_drain_hands_back_what_was_not_begun_and_another_runtime_complet
     sound(stock)
 
 
+async def test_each_node_of_a_chain_begins_soon_after_the_one_before(
+    stock: Stock, autojump_clock: MockClock
+) -> None:
+    begun: list[float] = []
+
+    class Step(BaseNode):
+        Inputs = Outputs = Number
+
+        async def execute(self) -> Number:
+            begun.append(trio.current_time())
+            return self.inputs
+
+    places = [
+        GraphNodeModel(
+            node_name="Step",
+            namespace="n",
+            identifier=f"s{i}",
+            inputs={"n": f"${{{{ s{i - 1}.outputs.n }}}}" if i else "0"},
+            next_nodes=[f"s{i + 1}"] if i < 4 else [],
+        )
+        for i in range(5)
+    ]
+    rt = Runtime("n", "r", [Step], transport=StockTransport(stock))
+    async with client(stock) as manager, trio.open_nursery() as nursery:
+        await nursery.start(rt.run)
+        await manager.upsert_graph(Graph("chain", places))
+        run_id = (await manager.trigger("chain"))["run_id"]
+        assert (await manager.wait(run_id)).status is RunStatus.SUCCESS
+        await trio.sleep(1)
+        assert begun[-1] - begun[0] < 0.5
+        # It pays for each state that is asked for.
+        assert max(stock.sought[1:]) <= 4
+        # And once nothing follows, it is asked no more often than by a runtime that never had anything.
+        asked = stock.times("POST enqueue")
+        await trio.sleep(20)
+        assert stock.times("POST enqueue") - asked <= 20
+        rt.stop()
+
+
 # -- the client
 
 
