@@ -75,7 +75,7 @@ async def upsert_graph(
 ) -> dict[str, Any]:
     """Create or replace a graph and return it once it is validated."""
     path = calls.v0("graph", name)
-    answer = await calls.repeat(lambda: calls.http.ask("PUT", path, body=body, accept=REFUSED))
+    answer = await calls.repeat(lambda: calls.http.ask("PUT", path, body=body, accept=REFUSED, last=True))
     graph = as_graph(answer, name)
     give_up = trio.current_time() + validation_timeout
     while graph["validation_status"] == ValidationStatus.PENDING:

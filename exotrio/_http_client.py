@@ -102,6 +102,7 @@ class HttpClient:
         timeout: float = REQUEST_TIMEOUT,
         scope: trio.CancelScope | None = None,
         accept: Collection[int] = (),
+        last: bool = False,
     ) -> Answer:
         """Send one request and return its JSON answer.
 
@@ -114,6 +115,8 @@ class HttpClient:
             scope: A fresh scope to bound the exchange with, for callers who move its deadline
                 meanwhile or shield it.
             accept: Statuses other than 2xx to return instead of raising.
+            last: Close the connection after the answer. For requests behind which a stock server works on:
+                if that work fails, it closes the connection under the next request, which it has executed.
 
         Raises:
             ManagerUnavailable: no usable answer; ``sent`` says whether the request may have arrived.
@@ -144,6 +147,8 @@ class HttpClient:
                 try:
                     with self._told_as_ours(asked, sending):
                         all_headers = self._headers(content, headers)
+                        if last:
+                            all_headers["connection"] = "close"
                         request = self._request(method, path, content, all_headers, sending)
                         response = await self._exchange(request)
                 finally:

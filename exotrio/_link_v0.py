@@ -1,11 +1,14 @@
 """Adapter of the link for every v0 server: no leases, no batches, no long poll.
 
-Two routes of v0 need care, because nothing guards them:
+Two routes of v0 need care, because nothing guards them: their answers must not be lost.
 
 - A **claim** whose answer is lost leaves states claimed that nobody knows. So a claim in flight
   is shielded from cancellation until its answer is there, and what it brought is handed back.
 - **re-enqueue-after** works on any state, also on one that already ended. So it is never sent
   twice, and never after a report whose fate is unknown: that would run a finished state again.
+
+So neither follows an outcome on one connection: each outcome is the last request on its own
+(``HttpClient.ask`` says why).
 """
 
 from __future__ import annotations
@@ -261,7 +264,7 @@ class V0Link:
             self._remember(claim.state_id)
             try:
                 path = v0_path(self._namespace, "state", claim.state_id, route)
-                answer = await self._http.ask("POST", path, body=content)
+                answer = await self._http.ask("POST", path, body=content, last=True)
                 answer.parse(OutcomeReply)
             except ManagerUnavailable as error:
                 if not earlier and (not error.sent or isinstance(error, TurnedAway)):

@@ -3,6 +3,7 @@ twice without a reason, whatever its ways. Under Trio's virtual clock."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -28,7 +29,7 @@ from exotrio import (
     StateManager,
 )
 from exotrio._wire import RunStatus, StateStatus
-from tests.stock import Fate, Stock, StockTransport
+from tests.stock import KEY, Fate, Stock, StockTransport, on_a_port
 
 began: Counter[str] = Counter()
 """How often each piece of work was begun, by its number."""
@@ -81,6 +82,15 @@ ONCE_EACH = {"0": 1, "1": 2, "2": 1, "3": 2, "4": 1, "5": 1}
 AT_THE_END = {"0": 1, "1": 1, "3": 1, "4": 1, "5": 1}
 
 
+class Silent(BaseNode):
+    """Gives none of the outputs that the next node needs."""
+
+    Outputs = Number
+
+    async def execute(self) -> None:
+        return None
+
+
 def place(node: type[BaseNode], *following: str, **inputs: str) -> GraphNodeModel:
     name = node.__name__
     return GraphNodeModel(
@@ -108,7 +118,7 @@ def stock() -> Stock:
 
 
 def runtime(stock: Stock, **options: Any) -> Runtime:
-    return Runtime("n", "r", [Plan, Work, Last], transport=StockTransport(stock), **options)
+    return Runtime("n", "r", [Plan, Work, Last, Silent], transport=StockTransport(stock), **options)
 
 
 def client(stock: Stock) -> StateManager:
@@ -138,9 +148,14 @@ async def play(stock: Stock, meanwhile: Callable[[Runtime], Awaitable[None]] | N
 def sound(stock: Stock) -> None:
     """Check what a server without guards does not prevent, and what nobody asked for."""
     assert not stock.revived, "a state that had ended was brought back"
+    assert not stock.cut, "a request followed an outcome or a PUT of a graph on its connection"
     assert all(len(outcomes) == 1 for outcomes in stock.accepted.values())
-    following = Counter((state.identifier, *state.parents.values()) for state in stock.states.values())
-    assert max(times for place, times in following.items() if place[0] == "last") == 1
+    following = Counter(
+        tuple(state.parents.values())
+        for state in stock.states.values()
+        if state.identifier == "last" and state.parents
+    )
+    assert set(following.values()) <= {1}
     assert 307 not in {status for _, status in stock.answered}, "a path that stock redirects was asked for"
 
 
@@ -360,7 +375,56 @@ async def test_each_node_of_a_chain_begins_soon_after_the_one_before(
         rt.stop()
 
 
+FAILING = Graph("failing", [place(Silent, "last"), place(Last, n="${{ silent.outputs.n }}")])
+
+
+async def fail_many(stock: Stock, where: dict[str, Any], **options: Any) -> Runtime:
+    """Let a runtime work through runs whose next states cannot be created, among others; return it."""
+    rt = Runtime("n", "r", [Plan, Work, Last, Silent], **where, **options)
+    with trio.fail_after(60):
+        async with StateManager("n", **where) as manager, trio.open_nursery() as nursery:
+            await nursery.start(rt.run)
+            await manager.upsert_graph(Graph("good", [place(Last, n="1")]), polling_interval=0.02)
+            await manager.upsert_graph(FAILING, polling_interval=0.02)
+            for number in range(60):
+                await manager.trigger("failing" if number % 2 else "good")
+            runs = [run.run_id for run in (await manager.runs(size=60)).runs]
+            ends = [(await manager.wait(run_id)).status for run_id in runs]
+            rt.stop()
+    assert Counter(ends) == {RunStatus.SUCCESS: 30, RunStatus.FAILED: 30}
+    assert stock.statuses() == {"SUCCESS": 30, "NEXT_CREATED_ERROR": 30}
+    sound(stock)
+    assert (rt.summary.completed, rt.summary.unknown, rt.summary.exit_code) == (60, 0, 0)
+    return rt
+
+
+async def test_no_claim_is_cut_behind_an_outcome_whose_next_states_cannot_be_created(
+    stock: Stock, autojump_clock: MockClock
+) -> None:
+    await fail_many(stock, {"transport": StockTransport(stock)})
+
+
+async def test_on_a_port_no_claim_is_cut_behind_an_outcome_whose_next_states_cannot_be_created() -> None:
+    stock = Stock(time.monotonic)
+    with on_a_port(stock) as uri:
+        await fail_many(stock, {"state_manager_uri": uri, "key": KEY}, poll_interval=0.02)
+
+
 # -- the client
+
+
+async def test_no_trigger_is_cut_behind_the_put_of_an_invalid_graph(
+    stock: Stock, autojump_clock: MockClock
+) -> None:
+    manager = await registered(stock)
+    stock.looks_pending = 0
+    with pytest.raises(GraphInvalid):
+        await manager.upsert_graph("bad", [GraphNodeModel.model_validate(UNKNOWN)], {})
+    assert (await manager.trigger("g"))["run_id"] in stock.runs
+    sound(stock)
+
+
+UNKNOWN = {"node_name": "Unknown", "namespace": "n", "identifier": "unknown", "inputs": {}}
 
 
 async def test_a_graph_whose_nodes_are_not_there_is_invalid_in_the_end(
@@ -449,7 +513,7 @@ async def test_lists_are_read_without_redirects_and_without_ciphertexts(
     stock: Stock, autojump_clock: MockClock
 ) -> None:
     manager = await registered(stock)
-    assert sorted(node.name for node in await manager.nodes()) == ["Last", "Plan", "Work"]
+    assert sorted(node.name for node in await manager.nodes()) == ["Last", "Plan", "Silent", "Work"]
     (graph,) = await manager.graphs()
     assert graph.retry_policy.max_retries == 2
     assert (await manager.get_graph("g"))["retry_policy"]["max_retries"] == 3, "stock shows defaults here"
