@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,10 +58,25 @@ def as_graph(answer: Answer, name: str) -> dict[str, Any]:
     return graph
 
 
+def is_stale(graph: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
+    """Return whether ``graph`` is invalid for lack of an identifier that the ``body`` of its upsert has.
+
+    A stock server validates references against the identifiers of the version before.
+    """
+    if graph["validation_status"] != ValidationStatus.INVALID:
+        return False
+    names = "|".join(re.escape(node["identifier"].strip()) for node in body["nodes"])
+    unknown = re.compile(rf"(?<!\w)({names})(?!\w).*\bnot (exist|found)\b", re.DOTALL)
+    return any(unknown.search(problem) for problem in _problems_of(graph))
+
+
 def only_valid(graph: dict[str, Any], name: str) -> dict[str, Any]:
     """Return ``graph`` if it was found valid; raise GraphInvalid with what was found otherwise."""
     if graph["validation_status"] == ValidationStatus.VALID:
         return graph
+    raise GraphInvalid(f"graph {name!r} is invalid", _problems_of(graph))
+
+
+def _problems_of(graph: Mapping[str, Any]) -> list[str]:
     found = graph.get("validation_errors")
-    problems = [str(problem) for problem in found] if isinstance(found, list) else []
-    raise GraphInvalid(f"graph {name!r} is invalid", problems)
+    return [str(problem) for problem in found] if isinstance(found, list) else []

@@ -12,6 +12,7 @@ the nodes have to be registered and that references lead to identifiers of the g
 * Next states are created after the answer to an outcome. If that fails (a missing output, an invalid graph),
   or the validation of a graph does, the connection is closed under the next request on it: that request is
   executed, and its answer never arrives. A request with ``Connection: close`` is the last on its connection.
+* References in a graph are looked up among the identifiers of the version before, if there is one.
 * A body that is no JSON is refused before the key is looked at.
 * While its database is away it answers claims with nothing, and everything else with 500.
 * In front of it is a proxy, which answers in HTML when it cannot reach it, or has lost its answer.
@@ -49,6 +50,8 @@ DEFAULTS: dict[str, Any] = {
     "store_config": {"required_keys": [], "default_values": {}},
     "triggers": [],
 }
+
+_REFERENCE = re.compile(r"\$\{\{\s*(\w+)\.outputs\.(\w+)\s*\}\}")
 
 Fate = Literal["", "away", "lost"]
 """What the proxy does with a request: pass it on, not pass it on, or lose the answer."""
@@ -229,6 +232,15 @@ class Stock:
             for node in body["nodes"]
             if (node["namespace"], node["node_name"]) not in self.nodes
         ]
+        before = self.graphs.get((namespace, name), {"body": body})["body"]
+        known = {place["identifier"] for place in before["nodes"]}
+        missing += [
+            f"Node {found[1]} does not exist in the graph template"
+            for node in body["nodes"]
+            for text in node["inputs"].values()
+            for found in _REFERENCE.finditer(text)
+            if found[1] not in known
+        ]
         self._raises = bool(missing)
         self.graphs[namespace, name] = {"body": body, "looks": self.looks_pending, "errors": missing}
         return self._shown(namespace, name, stored=True)
@@ -388,10 +400,7 @@ class Stock:
             return str(self.states[parents[found[1]]].outputs[found[2]])
 
         for identifier in places.get(state.identifier, {}).get("next_nodes") or ():
-            inputs = {
-                key: re.sub(r"\$\{\{\s*(\w+)\.outputs\.(\w+)\s*\}\}", value, text)
-                for key, text in places[identifier]["inputs"].items()
-            }
+            inputs = {key: _REFERENCE.sub(value, text) for key, text in places[identifier]["inputs"].items()}
             yield self._made(places[identifier], state.graph, state.run_id, inputs, parents, self.clock())
 
     def errored(self, body: Any, _: str, state_id: str) -> Any:

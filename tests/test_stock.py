@@ -438,6 +438,38 @@ async def test_a_graph_whose_nodes_are_not_there_is_invalid_in_the_end(
             await manager.trigger("g")
 
 
+async def test_a_graph_that_grew_is_put_once_more_and_valid_then(
+    stock: Stock, autojump_clock: MockClock
+) -> None:
+    stock.looks_pending = 3
+    manager = await registered(stock)
+    begin, middle, end = GRAPH.nodes
+    grown = middle.model_copy(update={"identifier": "second", "inputs": {"n": "${{ work.outputs.n }}"}})
+    middle = middle.model_copy(update={"next_nodes": ["second"]})
+    end = end.model_copy(update={"inputs": {"n": "${{ second.outputs.n }}"}})
+    before = stock.times("PUT g")
+    shown = await manager.upsert_graph("g", [begin, middle, grown, end], GRAPH.secrets)
+    assert shown["validation_status"] == "VALID"
+    assert stock.times("PUT g") - before == 2
+    sound(stock)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"node_name": "Unknown"}, {"inputs": {"n": "${{ unknown.outputs.n }}"}}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+async def test_a_graph_that_will_not_be_valid_by_that_is_put_once(
+    stock: Stock, autojump_clock: MockClock, wrong: dict[str, Any]
+) -> None:
+    manager = await registered(stock)
+    begin, *others = GRAPH.nodes
+    before = stock.times("PUT g")
+    with pytest.raises(GraphInvalid, match=r"(?i)node unknown .*does not exist"):
+        await manager.upsert_graph("g", [begin.model_copy(update=wrong), *others], GRAPH.secrets)
+    assert stock.times("PUT g") - before == 1
+
+
 async def registered(stock: Stock) -> StateManager:
     """Return a client of a server that has the nodes and the graph."""
     rt = runtime(stock)
