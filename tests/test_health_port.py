@@ -8,6 +8,7 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,10 @@ SECRET = "sesame-4711-open"
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def get(url: str, **headers: str) -> tuple[int, str]:
+def get(url: str, *, patience: float = PATIENCE, **headers: str) -> tuple[int, str]:
     """Return status and text of an answer."""
     try:
-        with _opener.open(urllib.request.Request(url, headers=headers), timeout=PATIENCE) as answer:
+        with _opener.open(urllib.request.Request(url, headers=headers), timeout=patience) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -191,6 +192,22 @@ def test_a_worker_lives_but_is_not_ready_while_there_is_no_state_manager(
     assert get(f"{url}/readyz") == (503, "starting: its nodes are not registered yet\n")
     process.signal(signal.SIGTERM)
     assert process.wait().code == 0
+
+
+def test_strangers_that_never_come_to_their_request_hide_no_health(
+    server: Server, processes: Processes, tmp_path: Path
+) -> None:
+    _, url = worker(processes, tmp_path, server)
+    until(f"{url}/readyz", 200)
+    address = ("127.0.0.1", int(url.rpartition(":")[2]))
+    with ExitStack() as strangers:
+        # More than it takes at once: 32 silent ones, 32 of whose requests a byte is missing, and so on.
+        for number in range(128):
+            stranger = strangers.enter_context(socket.create_connection(address))
+            stranger.sendall(b"" if number // 32 % 2 else b"GET /livez HTTP/1.1\r\nhost: 127.0.0.1\r\n")
+        # Sooner than the first of them are refused for being slow, after 10 s.
+        assert get(f"{url}/livez", patience=8) == (200, "ok\n")
+        assert get(f"{url}/readyz", patience=8) == (200, "ok\n")
 
 
 def test_a_health_port_that_is_taken_is_told(server: Server, tmp_path: Path) -> None:

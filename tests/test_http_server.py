@@ -23,9 +23,17 @@ from starlette.routing import Route
 
 from exotrio._errors import ConfigurationError, PortBusy
 from exotrio.manager import _http_gate
-from exotrio.manager._http import STOPPING, ClientDisconnected, Limits, open_listeners, serve_http, urls
+from exotrio.manager._http import (
+    STOPPING,
+    ClientDisconnected,
+    Limits,
+    open_listeners,
+    prove,
+    serve_http,
+    urls,
+)
 from exotrio.manager._http_connection import serve_connection
-from exotrio.manager._http_gate import Gate
+from exotrio.manager._http_gate import Gate, OpenConnection
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 CLOSING = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
@@ -70,6 +78,16 @@ async def describe(scope: Any, receive: Any, send: Any) -> None:
 
 async def flood(scope: Any, receive: Any, send: Any) -> None:
     await respond(send, b"x" * (64 * MEBI))
+
+
+def keyed(app: Any) -> Any:
+    """Let everybody who asks ``app`` count as somebody with the key."""
+
+    async def proving(scope: Any, receive: Any, send: Any) -> None:
+        prove(scope)
+        await app(scope, receive, send)
+
+    return proving
 
 
 # --- a client that does what it is told
@@ -165,13 +183,19 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(app: Any, *, limits: Limits | None = None, grace: float = 5.0) -> AsyncIterator[Served]:
-    """A server that must stop by itself when told to at the end; everything within 10 s."""
+async def serving(
+    app: Any, *, limits: Limits | None = None, grace: float = 5.0, strangers: bool = False
+) -> AsyncIterator[Served]:
+    """A server that must stop by itself when told to at the end; everything within 10 s.
+
+    Args:
+        strangers: Whether its clients have no key.
+    """
     served = Served(await open_listeners("127.0.0.1", 0))
 
     async def serve(task_status: Any) -> None:
         await serve_http(
-            app,
+            app if strangers else keyed(app),
             served.listeners,
             stopping=served.stopping,
             limits=limits,
@@ -193,20 +217,26 @@ async def serving(app: Any, *, limits: Limits | None = None, grace: float = 5.0)
 
 @asynccontextmanager
 async def connected(
-    app: Any, *, limits: Limits | None = None, stopping: trio.Event | None = None
+    app: Any,
+    *,
+    limits: Limits | None = None,
+    stopping: trio.Event | None = None,
+    strangers: bool = False,
 ) -> AsyncIterator[Client]:
     """One connection over memory streams, for virtual time. ``send_all`` of the server never blocks."""
     ours, theirs = trio.testing.memory_stream_pair()
     limits = limits or Limits()
 
     async def serve() -> None:
-        await serve_connection(
-            app,
-            theirs,
-            limits=limits,
-            stopping=trio.Event() if stopping is None else stopping,
-            gate=Gate(limits.max_connections),
-        )
+        connection = Gate(limits.max_connections).enter(limits.keyless)
+        with connection.scope:
+            await serve_connection(
+                app if strangers else keyed(app),
+                theirs,
+                connection,
+                limits=limits,
+                stopping=trio.Event() if stopping is None else stopping,
+            )
         await trio.aclose_forcefully(theirs)
 
     async with trio.open_nursery() as nursery:
@@ -801,7 +831,8 @@ async def test_a_slow_reader_that_makes_progress_is_not_dropped(
     async with trio.open_nursery() as nursery:
 
         async def serve() -> None:
-            await serve_connection(app, theirs, limits=limits, stopping=trio.Event(), gate=Gate(9))
+            connection = Gate(9).enter(limits.keyless)
+            await serve_connection(keyed(app), theirs, connection, limits=limits, stopping=trio.Event())
 
         nursery.start_soon(serve)
         await ours.send_all(GET)
@@ -811,6 +842,59 @@ async def test_a_slow_reader_that_makes_progress_is_not_dropped(
             received += await ours.receive_some(32 * 1024)
         assert trio.current_time() > limits.write * 5
         nursery.cancel_scope.cancel()
+
+
+async def test_a_client_without_a_key_gets_one_answer_for_each_connection() -> None:
+    async with serving(hello, strangers=True) as served:
+        client = await served.connect()
+        response = await client.ask(GET + GET)
+        assert (response.status, response.body, response.closes) == (200, b"hello", True)
+        assert await client.to_end() == b""
+
+
+async def test_a_client_without_a_key_has_a_time_in_all(autojump_clock: trio.testing.MockClock) -> None:
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    limits = Limits(keyless=30)
+    connection = Gate(9).enter(limits.keyless)
+
+    async def serve() -> None:
+        with connection.scope:
+            await serve_connection(flood, theirs, connection, limits=limits, stopping=trio.Event())
+        await trio.aclose_forcefully(theirs)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        await ours.send_all(GET)
+        # Fast enough for the limit on stalling: 64 KiB within 20 s.
+        for _ in range(3):
+            assert await ours.receive_some(32 * 1024)
+            await trio.sleep(8)
+        start = trio.current_time()
+        assert not connection.scope.cancelled_caught
+        await trio.sleep(30 - start + 1)
+        assert connection.scope.cancelled_caught
+
+
+async def test_who_proves_a_key_is_relieved_of_the_limits_of_strangers(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        prove(scope)
+        await trio.sleep(1000)
+        await respond(send)
+
+    async with connected(app, limits=Limits(keyless=30), strangers=True) as client:
+        assert not (await client.ask(GET)).closes
+        assert (await client.ask(GET)).status == 200
+
+
+async def test_a_large_body_has_time_by_its_size(autojump_clock: trio.testing.MockClock) -> None:
+    async with connected(echo, limits=Limits(body=5, body_rate=1000)) as client:
+        await client.send(CHUNKED)
+        for _ in range(20):
+            await client.send(b"7d0\r\n" + 2000 * b"a" + b"\r\n")
+            await trio.sleep(1)
+        assert len((await client.ask(b"0\r\n\r\n")).body) == 40_000
 
 
 # --- apps that fail
@@ -1080,7 +1164,7 @@ async def test_above_the_limit_the_longest_idle_connection_makes_room(
 
 
 async def test_connections_that_trickle_their_heads_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_http_gate, "SETTLING", 0.0)
+    monkeypatch.setattr(_http_gate, "KEYLESS_SETTLING", 0.0)
     # The test has ten seconds; without the safeguard the first of them would be refused in an hour.
     async with serving(hello, limits=Limits(max_connections=5, head=3600)) as served:
         slow = [await served.connect() for _ in range(5)]
@@ -1142,23 +1226,42 @@ async def test_an_idle_connection_is_closed_for_another_only_after_it_settled(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     gate = Gate(1)
-    gate.enter()
+    connection = gate.enter(math.inf)
+    connection.prove()
 
     async def idle() -> None:
-        with gate.idle(math.inf):
+        with connection.idle(math.inf):
             await trio.sleep_forever()
-        gate.leave()
+        gate.leave(connection)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(idle)
         start = trio.current_time()
         await gate.room()
         assert trio.current_time() - start == pytest.approx(_http_gate.SETTLING)
-        gate.enter()
+        gate.enter(math.inf).prove()
     # The idle one has left, so the new one fills the only place.
     with trio.move_on_after(10) as scope:
         await gate.room()
     assert scope.cancelled_caught
+
+
+async def test_clients_without_a_key_have_a_share_and_the_oldest_makes_room(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate(1_000)
+    for _ in range(100):
+        gate.enter(math.inf).prove()
+    strangers: list[OpenConnection] = []
+    for _ in range(300):
+        await gate.room()
+        strangers.append(gate.enter(math.inf))
+        if len(strangers) > 125:
+            gate.leave(strangers[len(strangers) - 126])
+    assert [each.scope.cancel_called for each in strangers] == [True] * 175 + [False] * 125
+    assert trio.current_time() == pytest.approx(2 * _http_gate.KEYLESS_SETTLING)
+    assert not gate.crowded
+    assert caplog.text.count("without a key was closed") == 1
 
 
 async def test_running_out_of_file_descriptors_is_survived(

@@ -25,7 +25,7 @@ from exotrio.monitoring import Health, RuntimeMetrics
 
 log = logging.getLogger("exotrio.cli")
 
-LIMITS = Limits(max_connections=32, max_body=1024)
+LIMITS = Limits(max_connections=32, max_body=1024, keyless=10.0)
 LAST = 1.0
 """Seconds for an answer on its way when the process ends."""
 PLAIN = "text/plain; charset=utf-8"

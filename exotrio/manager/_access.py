@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exotrio._wire import KEY_HEADER, REQUEST_ID_HEADER
+from exotrio.manager._http import prove
 from exotrio.manager._json_api import reply
 
 LOCAL = "exotrio.local"
@@ -79,11 +80,14 @@ class Access:
             await response(scope, receive, send_with_id)
         elif self._dashboard is not None and self._dashboard.serves(scope["path"]):
             await self._dashboard(scope, receive, send_with_id)
-        elif scope["path"] not in self._open_paths and not self._is_key(headers.get(KEY_HEADER, "")):
+        elif self._is_key(headers.get(KEY_HEADER, "")):
+            prove(scope)
+            await self._app(scope, receive, send_with_id)
+        elif scope["path"] in self._open_paths:
+            await self._app(scope, receive, send_with_id)
+        else:
             response = reply({"detail": f"the header {KEY_HEADER} is missing or wrong"}, 401)
             await response(scope, receive, send_with_id)
-        else:
-            await self._app(scope, receive, send_with_id)
 
     def _is_key(self, given: str) -> bool:
         return hmac.compare_digest(given.encode("latin-1", "replace"), self._key)

@@ -2,7 +2,8 @@
 
 It exists because a client must not be able to hang it: every wait for a client has a limit, and a stop
 takes no longer than its grace. Bounded as well: connections, request heads and bodies, and what is
-read ahead (one chunk per connection). Not served: TLS, WebSocket (an upgrade request is answered as a
+read ahead (one chunk per connection). Who has not proved a key gets one answer per connection, and a small
+share of the connections (``_http_gate``). Not served: TLS, WebSocket (an upgrade request is answered as a
 plain one), HTTP/2, ASGI lifespan.
 
 In ``_http_*``: ``messages`` (heads, limits, answers of our own; pure), ``peer`` (bytes in and out),
@@ -21,8 +22,8 @@ import trio
 
 from exotrio._errors import ConfigurationError, PortBusy
 from exotrio.manager._http_connection import Address, serve_connection
-from exotrio.manager._http_exchange import CROWDED, STOPPING, App
-from exotrio.manager._http_gate import Gate
+from exotrio.manager._http_exchange import CROWDED, STOPPING, App, prove
+from exotrio.manager._http_gate import Gate, OpenConnection
 from exotrio.manager._http_messages import Limits
 from exotrio.manager._http_peer import ClientDisconnected
 
@@ -33,6 +34,7 @@ __all__ = [
     "Gate",
     "Limits",
     "open_listeners",
+    "prove",
     "serve_http",
     "urls",
 ]
@@ -140,7 +142,8 @@ async def serve_http(
 
     When ``stopping`` is set the listeners close, idle connections close at once, and requests in flight
     may finish (their answers say ``connection: close``) for ``grace`` seconds; then they are cancelled.
-    The app finds the event in ``scope["extensions"]["exotrio.stopping"]["event"]``, to end long polls.
+    The app finds the event in ``scope["extensions"]["exotrio.stopping"]["event"]``, to end long polls. It
+    calls ``prove(scope)`` for a request of somebody it knows, whose connection is then kept for more.
 
     Failures of the app are logged to ``exotrio.manager.http`` and answered 500; they end nothing.
 
@@ -192,29 +195,29 @@ class _Server:
                 if not failing:
                     logger.error("cannot accept connections, trying again: %s", error)
                 failing = True
-                self.gate.close_longest_idle()
+                self.gate.close_one()
                 await trio.sleep(ACCEPT_PAUSE)
                 continue
             failing = False
-            self.gate.enter()
-            connections.start_soon(self._serve, stream)
+            connections.start_soon(self._serve, stream, self.gate.enter(self._limits.keyless))
 
-    async def _serve(self, stream: trio.SocketStream) -> None:
+    async def _serve(self, stream: trio.SocketStream, connection: OpenConnection) -> None:
         try:
-            await serve_connection(
-                self._app,
-                stream,
-                limits=self._limits,
-                stopping=self._stopping,
-                gate=self.gate,
-                client=_address(stream, "getpeername"),
-                server=_address(stream, "getsockname"),
-            )
+            with connection.scope:
+                await serve_connection(
+                    self._app,
+                    stream,
+                    connection,
+                    limits=self._limits,
+                    stopping=self._stopping,
+                    client=_address(stream, "getpeername"),
+                    server=_address(stream, "getsockname"),
+                )
         except* Exception:
             logger.exception("a connection ended by a defect of the server")
         finally:
             await trio.aclose_forcefully(stream)
-            self.gate.leave()
+            self.gate.leave(connection)
 
 
 def _address(stream: trio.SocketStream, getter: str) -> Address | None:

@@ -12,7 +12,7 @@ import h11
 import trio
 
 from exotrio.manager._http_exchange import App, Exchange, parse, refuse
-from exotrio.manager._http_gate import Gate
+from exotrio.manager._http_gate import OpenConnection
 from exotrio.manager._http_messages import Limits, Refusal
 from exotrio.manager._http_peer import Peer
 
@@ -22,10 +22,10 @@ Address = tuple[str, int]
 async def serve_connection(
     app: App,
     stream: trio.abc.HalfCloseableStream,
+    connection: OpenConnection,
     *,
     limits: Limits,
     stopping: trio.Event,
-    gate: Gate,
     client: Address | None = None,
     server: Address | None = None,
 ) -> None:
@@ -33,7 +33,7 @@ async def serve_connection(
 
     Args:
         stream: The connection; the caller closes it, forcefully, after this returns.
-        gate: Told while the connection is idle, and may then end it.
+        connection: Told while it is idle, and may then end it.
 
     Cancellation:
         At once. A response in flight is cut, and the client sees it incomplete.
@@ -52,8 +52,8 @@ async def serve_connection(
         nursery.start_soon(peer.read_ahead)
         try:
             patience = limits.head
-            while request := await _next_request(http, peer, limits, stopping, gate, patience):
-                if not await Exchange(http, peer, limits, stopping, gate, request).run(app, scope):
+            while request := await _next_request(http, peer, limits, stopping, connection, patience):
+                if not await Exchange(http, peer, limits, stopping, connection, request).run(app, scope):
                     if _has_unread(http, peer):
                         await peer.linger()
                     break
@@ -71,21 +71,26 @@ def _has_unread(http: h11.Connection, peer: Peer) -> bool:
 
 
 async def _next_request(
-    http: h11.Connection, peer: Peer, limits: Limits, stopping: trio.Event, gate: Gate, patience: float
+    http: h11.Connection,
+    peer: Peer,
+    limits: Limits,
+    stopping: trio.Event,
+    connection: OpenConnection,
+    patience: float,
 ) -> h11.Request | None:
     """Wait ``patience`` seconds for the start of a request, then for its head; None if there is none."""
     event = parse(http)
     if event is h11.NEED_DATA and not http.trailing_data[0]:
         chunk = b""
         if not stopping.is_set():
-            with gate.idle(patience):
+            with connection.idle(patience):
                 chunk = await peer.more()
         if not chunk:
             return None
         http.receive_data(chunk)
         event = parse(http)
     if event is h11.NEED_DATA:
-        with gate.slow(limits.head) as reading:
+        with trio.move_on_after(limits.head) as reading:
             while event is h11.NEED_DATA:
                 chunk = await peer.more()
                 if not chunk:
@@ -93,8 +98,6 @@ async def _next_request(
                 http.receive_data(chunk)
                 event = parse(http)
         if reading.cancelled_caught:
-            if trio.current_time() < reading.deadline:
-                return None  # somebody else needed its place
             raise Refusal(408, f"the request head was not complete within {limits.head:g} s")
     assert isinstance(event, h11.Request), event
     return event

@@ -14,7 +14,7 @@ from typing import Any
 import h11
 import trio
 
-from exotrio.manager._http_gate import Gate
+from exotrio.manager._http_gate import OpenConnection
 from exotrio.manager._http_messages import (
     Limits,
     Refusal,
@@ -38,11 +38,22 @@ poll should then answer at once; it is cancelled when the grace is over."""
 CROWDED = "exotrio.crowded"
 """Key in ``scope["extensions"]``: ``{"now": Callable[[], bool]}``, whether connections are so scarce that
 nobody should wait at the server."""
+_PROVE = "exotrio.prove"
 
 FAILED = {"success": False, "detail": "internal error; the log of the state manager has the details"}
 """What a client gets when the app fails. Fixed: an exception's text could hold secrets."""
 
 logger = logging.getLogger("exotrio.manager.http")
+
+
+def prove(scope: MutableMapping[str, Any]) -> None:
+    """Tell the server that this request comes from somebody with the key or a session.
+
+    Its connection may then stay open for more, and does not count among those of strangers.
+    """
+    extension = scope.get("extensions", {}).get(_PROVE)
+    if extension is not None:
+        extension["prove"]()
 
 
 def parse(http: h11.Connection) -> object:
@@ -76,14 +87,14 @@ class Exchange:
         peer: Peer,
         limits: Limits,
         stopping: trio.Event,
-        gate: Gate,
+        connection: OpenConnection,
         request: h11.Request,
     ) -> None:
         self._http = http
         self._peer = peer
         self._limits = limits
         self._stopping = stopping
-        self._gate = gate
+        self._connection = connection
         self._request = request
         self._bodiless = request.method == b"HEAD"
         # The request body: parts parsed and not yet handed to the app.
@@ -117,7 +128,8 @@ class Exchange:
             return False
         scope["extensions"] = {
             STOPPING: {"event": self._stopping},
-            CROWDED: {"now": lambda: self._gate.crowded},
+            CROWDED: {"now": lambda: self._connection.gate.crowded},
+            _PROVE: {"prove": self._connection.prove},
         }
         failed = False
         try:
@@ -200,7 +212,11 @@ class Exchange:
                     self._http.receive_data(chunk)
                     self._parse_body()
         except trio.TooSlowError:
-            raise Refusal(408, f"the request body did not arrive within {self._limits.body:g} s") from None
+            raise Refusal(
+                408,
+                f"the request body came too slowly: it may take {self._limits.body:g} s, and one more for"
+                f" each {self._limits.body_rate} bytes",
+            ) from None
         finally:
             self._patience -= trio.current_time() - began
 
@@ -210,6 +226,7 @@ class Exchange:
             event = parse(self._http)
             if isinstance(event, h11.Data):
                 self._received += len(event.data)
+                self._patience += len(event.data) / self._limits.body_rate
                 if self._received > self._limits.max_body:
                     raise too_large(self._limits)
                 self._parts.append(event.data)
@@ -272,8 +289,9 @@ class Exchange:
         if not any(name.lower() == b"date" for name, _ in headers):
             headers.append((b"date", http_date()))
         self._read_ready_body()
-        if not self._whole or self._stopping.is_set():
-            # The rest of the request would have to be read and thrown away before the next one.
+        if not self._whole or self._stopping.is_set() or not self._connection.is_known:
+            # The rest of the request would have to be read and thrown away before the next one. And who
+            # did not prove a key gets no second answer, or its connection could be held for ever.
             headers.append((b"connection", b"close"))
         status = message["status"]
         return h11.Response(status_code=status, headers=headers, reason=phrase(status))

@@ -24,22 +24,28 @@ class Limits:
             keep (httpx 5, aiohttp 15), so that they close first and no request meets a closing socket.
         head: A request head must be complete this long after its first byte, and a new connection must
             send that byte within it; else slow clients could hold every connection.
-        body: Waiting for one request's body may add up to this. The time the app spends between two
-            receives does not count. 16 MiB in it needs 2 Mbit/s.
+        body: Waiting for one request's body may add up to this, and to a second more for each
+            ``body_rate`` bytes. The time the app spends between two receives does not count.
+        body_rate: Bytes a second, of a body for which ``body`` is too short.
         write: A client that does not take a piece of 64 KiB (or a shorter answer) in this time is
             dropped. It is a limit on stalling, not on the whole answer: long streams are fine.
+        keyless: All that a connection may take, from when it is opened to when its one answer is read,
+            unless one of its requests proves the key or a session (``prove``).
         max_head: Request line and headers. A long key, a proxy's headers and long names fit well.
         max_body: Request body. A batch of outcomes with long tracebacks fits.
-        max_connections: Open connections. Above it the one idle for longest (at least a second) is closed;
-            while there is none, no more are accepted and new ones wait in the kernel's backlog, which
-            costs nothing and loses no request. Above three quarters of it nobody waits at the server any
-            longer. Half of the usual limit of 1024 open files.
+        max_connections: Open connections. An eighth (at least 32) may be keyless. Above either the oldest
+            keyless one is closed, or else the one idle for longest (at least a second); while there is
+            none, no more are accepted and new ones wait in the kernel's backlog, which costs nothing and
+            loses no request. Above three quarters of it nobody waits at the server any longer. Half of
+            the usual limit of 1024 open files.
     """
 
     idle: float = 75.0
     head: float = 10.0
     body: float = 60.0
+    body_rate: int = 64 * 1024
     write: float = 20.0
+    keyless: float = 30.0
     max_head: int = 32 * 1024
     max_body: int = 16 * 1024 * 1024
     max_connections: int = 500

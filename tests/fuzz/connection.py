@@ -56,9 +56,9 @@ async def converse(
 async def _serve(app: Any, stream: Any) -> None:
     limits = Limits()
     client = ("127.0.0.1", 50_000)
-    await serve_connection(
-        app, stream, limits=limits, stopping=trio.Event(), gate=Gate(limits.max_connections), client=client
-    )
+    connection = Gate(limits.max_connections).enter(limits.keyless)
+    with connection.scope:
+        await serve_connection(app, stream, connection, limits=limits, stopping=trio.Event(), client=client)
     await trio.aclose_forcefully(stream)
 
 

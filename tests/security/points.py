@@ -44,6 +44,7 @@ class Point:
 ACCESS = "manager/_access.py"
 APP = "manager/_app.py"
 DASHBOARD = "manager/web/_dashboard.py"
+GATE = "manager/_http_gate.py"
 GUARD = "manager/web/_guard.py"
 HTTP = "manager/_http_messages.py"
 KEYS = "manager/_keys.py"
@@ -66,8 +67,8 @@ POINTS = (
         ],
         Change(
             ACCESS,
-            'scope["path"] not in self._open_paths and',
-            'scope["path"].startswith("/v0/") and',
+            'elif scope["path"] in self._open_paths:',
+            'elif not scope["path"].startswith("/v0/"):',
         ),
     ),
     Point(
@@ -78,8 +79,8 @@ POINTS = (
         ],
         Change(
             ACCESS,
-            '        elif scope["path"] not in',
-            '        elif (await receive()) and scope["path"] not in',
+            "        elif self._is_key(",
+            "        elif (await receive()) and self._is_key(",
         ),
     ),
     Point(
@@ -350,7 +351,9 @@ POINTS = (
             "test_http_server::test_a_head_that_trickles_is_refused",
             "test_http_server::test_a_new_connection_must_ask_within_the_head_limit",
         ],
-        Change("manager/_http_connection.py", "with gate.slow(limits.head) as", "with gate.slow(1e9) as"),
+        Change(
+            "manager/_http_connection.py", "trio.move_on_after(limits.head) as", "trio.move_on_after(1e9) as"
+        ),
     ),
     Point(
         "A client that sends its body slowly is refused.",
@@ -387,16 +390,37 @@ POINTS = (
             "security/test_crowd::test_clients_that_never_come_to_their_request_keep_nobody_out",
             "test_http_server::test_connections_that_trickle_their_heads_keep_nobody_out",
         ],
-        Change(
-            "manager/_http_gate.py",
-            "        return self._mark(self._slow, limit)",
-            "        return self._mark({}, limit)",
-        ),
+        Change(GATE, "        self._keyless[connection] = now\n", ""),
     ),
     Point(
         "There are never more connections than the limit, and while all are busy new ones wait their turn.",
         ["test_http_server::test_while_every_connection_is_busy_new_ones_wait_their_turn"],
-        Change("manager/_http_gate.py", "while self._open >= self._limit:", "while False:"),
+        Change(GATE, "while self._is_full:", "while False:"),
+    ),
+    Point(
+        "Connections without a key have a share, so that strangers make it crowded for nobody.",
+        ["test_http_server::test_clients_without_a_key_have_a_share_and_the_oldest_makes_room"],
+        Change(GATE, " or len(self._keyless) >= self._max_keyless", ""),
+    ),
+    Point(
+        "Strangers close no connection of somebody with the key.",
+        ["security/test_crowd::test_clients_that_never_come_to_their_request_keep_nobody_out"],
+        Change(GATE, "        self._known += 1\n        self._keyless.pop(connection, None)\n", ""),
+    ),
+    Point(
+        "Without a key a connection has a time in all.",
+        ["test_http_server::test_a_client_without_a_key_has_a_time_in_all"],
+        Change(GATE, "trio.CancelScope(deadline=now + limit))", "trio.CancelScope())"),
+    ),
+    Point(
+        "Without a key a connection gets one answer.",
+        ["test_http_server::test_a_client_without_a_key_gets_one_answer_for_each_connection"],
+        Change("manager/_http_exchange.py", " or not self._connection.is_known:", ":"),
+    ),
+    Point(
+        "With a session a browser keeps its connection.",
+        ["security/test_crowd::test_a_browser_keeps_its_connection_once_somebody_is_signed_in"],
+        Change(DASHBOARD, "            prove(scope)\n", "            pass\n"),
     ),
     Point(
         "Of what strangers may send no more is read than a key needs, and for no longer.",

@@ -7,10 +7,11 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
+import httpx
 import pytest
 import trio
 
-from exotrio.manager import Limits, _http_gate, serve
+from exotrio.manager import Limits, serve
 from exotrio.manager.web import _guard
 from tests.helpers import ok, open_client
 from tests.manager.support import KEY
@@ -18,9 +19,10 @@ from tests.manager.support import KEY
 CROWD = 2_000
 FILES = 2 * CROWD + 500
 PATIENCE = 60.0
-FOR_EVER = Limits(idle=7_200, head=7_200, body=7_200)
+FOR_EVER = Limits(idle=7_200, head=7_200, body=7_200, write=7_200, keyless=7_200)
 """Longer than the test waits: nobody is got rid of by waiting."""
 SIGN_IN = b"POST /sign-in HTTP/1.1\r\nhost: 127.0.0.1:PORT\r\norigin: http://127.0.0.1:PORT\r\n"
+HEARTBEAT = {"worker_id": "w", "states": []}
 POST = b"POST /v0/namespace/n/states/enqueue HTTP/1.1\r\nhost: 127.0.0.1\r\n"
 
 
@@ -37,49 +39,93 @@ def many_files() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("many_files")
-async def test_thousands_of_idle_connections_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    # So that it does not take a second for each five hundred of them.
-    monkeypatch.setattr(_http_gate, "SETTLING", 0.0)
+async def test_thousands_of_idle_connections_keep_nobody_out() -> None:
     await crowd_out(CROWD, FOR_EVER)
 
 
 @pytest.mark.parametrize(
     ("sent", "half_closed"),
     [
+        (b"", False),
         (b"", True),
         (POST, False),
         (b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", False),
+        (b"GET /static/1/style.css HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 900, False),
         (POST + b"content-length: 1000\r\n\r\n{", False),
         (SIGN_IN + b"content-length: 1000\r\n\r\nkey=", False),
+        (SIGN_IN + b"transfer-encoding: chunked\r\n\r\n1\r\nk\r\n", False),
         (b"\x16\x03\x01\x02\x00\x01", False),
     ],
-    ids=["half closed", "half a head", "answered", "half a body", "half a form", "another protocol"],
+    ids=[
+        "silent",
+        "half closed",
+        "half a head",
+        "answered",
+        "reads nothing",
+        "half a body",
+        "half a form",
+        "a form in small chunks",
+        "another protocol",
+    ],
 )
 async def test_clients_that_never_come_to_their_request_keep_nobody_out(
     monkeypatch: pytest.MonkeyPatch, sent: bytes, half_closed: bool
 ) -> None:
-    # Long enough that each is heard before it may be closed for another.
-    monkeypatch.setattr(_http_gate, "SETTLING", 0.2)
-    monkeypatch.setattr(_guard, "FORM_TIME", 0.1)
-    await crowd_out(30, replace(FOR_EVER, max_connections=20), sent, half_closed)
+    monkeypatch.setattr(_guard, "FORM_TIME", 7_200)
+    await crowd_out(100, replace(FOR_EVER, max_connections=40), sent, half_closed)
+
+
+async def test_a_browser_keeps_its_connection_once_somebody_is_signed_in() -> None:
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            (url,) = await nursery.start(partial(serve, port=0, db=":memory:", key=KEY, grace=0.1))
+            async with open_client(url=url) as browser:
+                form = await browser.get("/sign-in")
+                assert form.headers["connection"] == "close"
+                opened = await browser.post("/sign-in", data={"key": KEY}, headers={"origin": url})
+                style = await browser.get("/static/0/style.css")
+                page = await browser.get("/ns/default")
+                assert (opened.status_code, style.status_code, page.status_code) == (303, 200, 200)
+                assert len({_address(answer) for answer in (opened, style, page)}) == 1
+            nursery.cancel_scope.cancel()
 
 
 async def crowd_out(clients: int, limits: Limits, sent: bytes = b"", half_closed: bool = False) -> None:
-    """See that a request is answered while so many clients do what they do, and stay."""
+    """See that others are answered while so many clients without a key do what they do, and stay."""
     crowd: list[trio.SocketStream] = []
     try:
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
                 run = partial(serve, port=0, db=":memory:", key=KEY, limits=limits, grace=0.1)
                 (url,) = await nursery.start(run)
-                for _ in range(clients):
-                    crowd.append(await _client(url, sent, half_closed))
-                async with open_client(url=url, key=KEY) as client:
-                    ok(await client.get("/v0/namespaces"))
+                async with open_client(url=url, key=KEY) as known:
+                    address = _address(await _heartbeat(known))
+                    for number in range(clients):
+                        crowd.append(await _client(url, sent, half_closed))
+                        if number % 100 == 0:
+                            # Or its own limit on idle connections, 5 s, would close it.
+                            await _heartbeat(known)
+                    async with open_client(url=url) as probe, open_client(url=url, key=KEY) as client:
+                        assert (await probe.get("/readyz")).status_code == 200
+                        await _heartbeat(client)
+                    assert _address(await _heartbeat(known)) == address, (
+                        "its connection was closed for a stranger's"
+                    )
                 nursery.cancel_scope.cancel()
     finally:
         for stream in crowd:
             stream.socket.close()
+
+
+async def _heartbeat(client: httpx.AsyncClient) -> httpx.Response:
+    answer = await client.post("/exotrio/v1/namespace/n/heartbeat", json=HEARTBEAT)
+    ok(answer)
+    return answer
+
+
+def _address(answer: httpx.Response) -> object:
+    """Return our address on the connection on which this answer came."""
+    return answer.extensions["network_stream"].get_extra_info("client_addr")
 
 
 async def _client(url: str, sent: bytes, half_closed: bool) -> trio.SocketStream:

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from exotrio._errors import DatabaseError
 from exotrio.manager import _namespaces
 from exotrio.manager._commits import log_level
+from exotrio.manager._http import prove
 from exotrio.manager._refused import Refused
 from exotrio.manager._service import Service
 from exotrio.manager._transaction import View
@@ -81,6 +82,11 @@ class Dashboard:
         self._app.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        session_id = request.cookies.get(cookie_name(request))
+        if session_id is not None and self._sessions.find(session_id, used=False) is not None:
+            # Here, since a browser loads style sheets with its session too, and needs no new connection.
+            prove(scope)
         await self._app(scope, receive, send)
 
     def serves(self, path: str) -> bool:
@@ -136,6 +142,7 @@ class Dashboard:
         if session_id is None:
             self._sessions.tries.failed(address)
             return self._form(to, problem="That is not the key.", status=401)
+        prove(request.scope)
         answer = _see(to)
         self._set_cookie(request, answer, session_id)
         return answer
