@@ -5,31 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterable
+
+from exotrio._redaction import NO_SECRETS, Redactor
 
 LONGEST_ERROR_BYTES = 64 * 1024
-SHORTEST_SECRET = 6
-"""Characters. Shorter values occur in any text by chance: hiding them would garble it and point at them."""
-
-MASK = "***"
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
-def redact(text: str, secrets: Iterable[str]) -> str:
-    """Replace every secret value of six or more characters in ``text`` by ``***``."""
-    forms: set[str] = set()
-    for value in map(str, secrets):
-        # A KeyError shows repr(value); a traceback indents the lines of a PEM key one by one.
-        for form in (value, repr(value)[1:-1], *value.splitlines()):
-            if len(form.strip()) >= SHORTEST_SECRET:
-                forms.add(form.strip())
-    # The longest first: one secret may be part of another.
-    for form in sorted(forms, key=len, reverse=True):
-        text = text.replace(form, MASK)
-    return text
-
-
-def error_text(error: BaseException, secrets: Iterable[str] = ()) -> str:
+def error_text(error: BaseException, redactor: Redactor = NO_SECRETS) -> str:
     """Return the traceback of ``error`` with its causes: the node's own frames, redacted, at most 64 KiB."""
     try:
         report = traceback.TracebackException.from_exception(error, compact=True)
@@ -38,7 +21,7 @@ def error_text(error: BaseException, secrets: Iterable[str] = ()) -> str:
     except Exception as failure:
         # Exceptions are user code too: one that cannot be formatted is still the error of its state.
         text = f"{type(error).__name__} (its traceback cannot be shown: {type(failure).__name__})"
-    return bounded(redact(text.rstrip("\n"), secrets))
+    return bounded(redactor.redact(text.rstrip("\n")))
 
 
 def bounded(text: str) -> str:

@@ -17,13 +17,14 @@ from pydantic import ValidationError
 
 from exotrio._backoff import full_jitter
 from exotrio._beside import Beside
-from exotrio._error_text import bounded, error_text, last_line, redact
+from exotrio._error_text import bounded, error_text, last_line
 from exotrio._errors import FieldsInvalid, ManagerError, ManagerUnavailable
 from exotrio._fields import fields_of
 from exotrio._log_context import hide
 from exotrio._node import BaseNode, Stopping, StopView, is_plain, needs_asyncio
 from exotrio._outcome import Errored, Outcome
 from exotrio._progress import ProgressView
+from exotrio._redaction import NO_SECRETS, Redactor
 from exotrio._result import hint_at_asyncio, returned, signalled, single
 from exotrio._signals import Signal
 
@@ -153,28 +154,34 @@ class Executor:
         if self.beside.full(node):
             log.warning("state %s goes back: too much was left behind by other nodes", claim.state_id)
             return None
-        secrets: dict[str, str] = {}
+        secrets: Mapping[str, str] = {}
+        redactor = NO_SECRETS
         try:
             with execution.scope:
                 if node.Secrets.model_fields:
                     fetched = await self._secrets(claim, execution)
                     if fetched is None:
                         return None
-                    secrets.update(fetched)
-                    execution.progress.secrets = tuple(secrets.values())
-                    hide(secrets.values())
+                    secrets, redactor = fetched, Redactor(fetched.values())
+                    execution.progress.redactor = redactor
+                    hide(redactor)
                 await ours()
                 execution.begin(node.timeout)
-                return await self._call(node, claim, secrets, execution)
+                return await self._call(node, claim, secrets, redactor, execution)
         except BaseException as error:
             if self._passes(error):
                 raise
-            return self._failed(error, claim, secrets, execution)
+            return self._failed(error, claim, redactor, execution)
         # The scope took the Cancelled: the node was ended by us.
         return self._timed_out(claim) if execution.timed_out else None
 
     async def _call(
-        self, node: type[BaseNode], claim: Claim, secrets: Mapping[str, str], execution: Execution
+        self,
+        node: type[BaseNode],
+        claim: Claim,
+        secrets: Mapping[str, str],
+        redactor: Redactor,
+        execution: Execution,
     ) -> Outcome:
         instance = node()
         instance._stop_view = execution.view
@@ -188,11 +195,11 @@ class Executor:
             )
         except FieldsInvalid as error:
             text = "\n  ".join([f"the inputs do not fit {node.__name__}.Inputs:", *error.problems])
-            return Errored(bounded(redact(text, secrets.values())))
+            return Errored(bounded(redactor.redact(text)))
         try:
             instance.secrets = node.Secrets.model_validate(dict(secrets))
         except ValidationError as error:
-            return Errored(bounded(redact(_secret_problems(node, error), secrets.values())))
+            return Errored(bounded(redactor.redact(_secret_problems(node, error))))
         if needs_asyncio(node):
             value = await self.beside.in_loop(instance.execute, _shown(claim))
         elif not is_plain(node):
@@ -205,25 +212,25 @@ class Executor:
         return returned(node, value)
 
     def _failed(
-        self, error: BaseException, claim: Claim, secrets: Mapping[str, str], execution: Execution
+        self, error: BaseException, claim: Claim, redactor: Redactor, execution: Execution
     ) -> Outcome | None:
         signal = single(error)
         if execution.cancelled:
             if not isinstance(signal, Signal):
-                text = last_line(error_text(error, secrets.values()))
+                text = last_line(error_text(error, redactor))
                 log.warning(
                     "state %s: %s raised while it was cancelled: %s", claim.state_id, claim.node_name, text
                 )
             return None
         if execution.timed_out:
-            return self._timed_out(claim, error_text(error, secrets.values()))
+            return self._timed_out(claim, error_text(error, redactor))
         try:
             if isinstance(signal, Signal):
                 return signalled(signal)
         except Exception as broken:  # a signal can be subclassed, and its data exchanged
             error = broken
         hint_at_asyncio(self.nodes[claim.node_name], signal)
-        text = error_text(error, secrets.values())
+        text = error_text(error, redactor)
         log.error("state %s: %s failed: %s", claim.state_id, claim.node_name, last_line(text))
         log.info("%s", text)
         return Errored(text)

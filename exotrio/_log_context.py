@@ -6,10 +6,11 @@ are run; read by the formatters of the command line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from exotrio._redaction import NO_SECRETS, Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,22 +25,22 @@ class StateContext:
 
     Attributes:
         claim: The state.
-        secrets: Values that must not get into a log.
+        redactor: Masks the secrets that the state was given.
     """
 
     claim: Claim
-    secrets: tuple[str, ...] = field(default=(), repr=False)
+    redactor: Redactor = NO_SECRETS
 
 
 state_context: ContextVar[StateContext | None] = ContextVar("exotrio_state", default=None)
 phase_context: ContextVar[Callable[[], Phase] | None] = ContextVar("exotrio_phase", default=None)
 
 
-def hide(secrets: Iterable[str]) -> None:
-    """Keep these values out of lines about the state that is being run."""
+def hide(redactor: Redactor) -> None:
+    """Keep the secrets that ``redactor`` masks out of lines about the state that is being run."""
     context = state_context.get()
     if context is not None:
-        context.secrets = tuple(secrets)
+        context.redactor = redactor
 
 
 def claim_fields(claim: Claim) -> dict[str, object]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from exotrio._error_text import redact
+from exotrio._redaction import NO_SECRETS, Redactor
 
 LONGEST_TEXT = 200
 """Characters kept of a text: it goes on one line, and travels with every heartbeat."""
@@ -33,27 +32,27 @@ class ProgressView:
 
     Attributes:
         last: What was said last.
-        secrets: Values that are masked in what is said.
+        redactor: Masks the state's secrets in what is said.
     """
 
-    __slots__ = ("last", "secrets")
+    __slots__ = ("last", "redactor")
 
     def __init__(self) -> None:
         self.last: Progress | None = None
-        self.secrets: tuple[str, ...] = ()
+        self.redactor = NO_SECRETS
 
     def say(self, fraction: object, text: object) -> None:
         """Leave it here, as ``checked_progress`` makes it."""
-        self.last = checked_progress(fraction, text, self.secrets)
+        self.last = checked_progress(fraction, text, self.redactor)
 
 
-def checked_progress(fraction: object, text: object, secrets: Iterable[str] = ()) -> Progress:
+def checked_progress(fraction: object, text: object, redactor: Redactor = NO_SECRETS) -> Progress:
     """Return the progress that these say.
 
     Args:
         fraction: A number from 0 to 1, or None.
         text: What cannot be printed in it becomes a blank; what is beyond 200 characters is cut off.
-        secrets: Values that are masked in it.
+        redactor: Masks secrets in it.
 
     Raises:
         ValueError: ``fraction`` is out of range.
@@ -67,9 +66,9 @@ def checked_progress(fraction: object, text: object, secrets: Iterable[str] = ()
         fraction = float(fraction)
     if not isinstance(text, str):
         raise TypeError(f"progress: the text must be a str, not {_kind(text)}")
-    # Cut before it is cleaned, or a node that passes a whole document would pay for all of it; but not
-    # where the first half of a secret would be left.
-    text = redact(text[: 100 * LONGEST_TEXT], secrets)[: 2 * LONGEST_TEXT]
+    # Shortened before it is cleaned, or a node that passes a whole document would pay for all of it.
+    most = 100 * LONGEST_TEXT
+    text = redactor.redact(text[:most], cut_after=len(text) > most)[: 2 * LONGEST_TEXT]
     printable = "".join(c if c.isprintable() else " " for c in text)
     return Progress(fraction, " ".join(printable.split())[:LONGEST_TEXT])
 

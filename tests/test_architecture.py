@@ -34,8 +34,10 @@ LAYERS: dict[str, set[str]] = {
             "_node",
             "_outcome",
             "_progress",
+            "_redaction",
         ),
-        *("_run_status", "_settings", "_signals", "_spans", "_version", "_wire", "_wire_checkup"),
+        *("_run_status", "_settings", "_signals", "_spans", "_terminal_text", "_version"),
+        *("_wire", "_wire_checkup"),
         *("_wire_manage", "_wire_native", "_wire_overview", "_wire_v0", "_wire_workers"),
     },
     "links": {
@@ -52,7 +54,7 @@ LAYERS: dict[str, set[str]] = {
     "helpers": {"_health", "_metrics", "monitoring", "testing"},
 }
 MANAGER_MAY_USE = {
-    *("_errors", "_error_text", "_backoff", "_cron", "_settings", "_spans", "_graph"),
+    *("_errors", "_backoff", "_cron", "_settings", "_spans", "_graph", "_redaction", "_terminal_text"),
     *("_wire", "_wire_checkup", "_wire_manage", "_wire_native", "_wire_overview", "_wire_v0"),
     "_wire_workers",
 }

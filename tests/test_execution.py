@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import io
+import json
+import logging
 import threading
 from datetime import timedelta
 from typing import Any
@@ -14,9 +17,11 @@ from pydantic import BaseModel
 
 from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal
 from exotrio._beside import Beside
-from exotrio._error_text import LONGEST_ERROR_BYTES, error_text, redact
+from exotrio._error_text import LONGEST_ERROR_BYTES, error_text
 from exotrio._execution import Execution, Executor
 from exotrio._link import Claim
+from exotrio._log_context import StateContext, state_context
+from exotrio.cli._json_logs import JsonFormatter
 from exotrio.testing import Errored, Executed, Pruned, Requeued, run_node
 from tests.doubles import V0Server, runtime
 
@@ -270,8 +275,26 @@ async def test_secrets_that_do_not_fit_are_named_without_their_values() -> None:
     assert "4815162342" not in error
 
 
-def test_the_longest_secret_is_masked_first() -> None:
-    assert redact("abcdef-and-more", ["abcdef", "abcdef-and-more"]) == "***"
+async def test_secrets_are_masked_in_what_a_node_and_its_libraries_log_as_json() -> None:
+    class Secrets(BaseModel):
+        key: str
+
+    library = logging.Logger("library")
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    library.addHandler(handler)
+
+    def execute(self: BaseNode) -> None:
+        library.info("connecting with %s", self.secrets.key)  # type: ignore[attr-defined]
+
+    token = state_context.set(StateContext(Claim("s1", "Node", "node", {})))
+    try:
+        outcome = await run_node(node(execute, Secrets=Secrets), secrets={"key": "sesame-4711"})
+    finally:
+        state_context.reset(token)
+    assert isinstance(outcome, Executed)
+    assert json.loads(stream.getvalue())["message"] == "connecting with ***"
 
 
 def test_a_lone_surrogate_in_an_error_can_be_sent() -> None:

@@ -13,6 +13,7 @@ import pytest
 from exotrio._ledger import Held
 from exotrio._link import Claim
 from exotrio._log_context import StateContext, hide, state_context
+from exotrio._redaction import Redactor
 from exotrio.cli._json_logs import JsonFormatter
 
 CLAIM = Claim("s1", "Digest", "digest", {}, graph_name="g", run_id="r1", token="t", attempt=2)
@@ -96,13 +97,13 @@ def test_what_is_written_while_a_state_runs_is_about_that_state_unless_it_says_o
 
 def test_secrets_of_the_state_are_masked_in_messages_exceptions_and_stacks(log: Log) -> None:
     state_context.set(StateContext(CLAIM))
-    hide(["sesame-4711", "short"])
+    hide(Redactor(["sesame-4711", "short"]))
     try:
         raise ValueError("no sesame-4711")
     except ValueError:
-        log.to.exception("with %s", "sesame-4711", stack_info=True)
+        log.to.exception("with %s", "sesame-4711", stack_info=True, extra={"run": "of sesame-4711"})
     (line,) = log.lines
-    assert line["message"] == "with ***"
+    assert (line["message"], line["run"]) == ("with ***", "of ***")
     assert line["exception"].endswith("ValueError: no ***")
     assert "test_json_logs.py" in line["stack"]
     assert "sesame-4711" not in json.dumps({**line, "stack": ""})

@@ -105,17 +105,24 @@ async def test_progress_that_makes_no_sense_is_an_error_of_the_node(
 
 
 async def test_secrets_are_masked_in_progress(autojump_clock: MockClock) -> None:
+    said: list[Progress | None] = []
+
     class Tells(BaseNode):
         class Secrets(BaseNode.Secrets):
             token: str
+            long: str
 
         async def execute(self) -> None:
+            assert self._progress_view is not None
             self.progress(0.5, "x" * 390 + self.secrets.token)
+            said.append(self._progress_view.last)
+            self.progress(0.5, self.secrets.long * 100)
+            said.append(self._progress_view.last)
             self.progress(0.5, f"with {self.secrets.token}")
             await trio.sleep(1)
 
     server = NativeServer()
-    server.secrets = {"token": "sesame-4711-open"}
+    server.secrets = {"token": "sesame-4711-open", "long": "S" * 997}
     server.add("Tells")
     rt = runtime(server, Tells)
     async with trio.open_nursery() as nursery:
@@ -123,6 +130,7 @@ async def test_secrets_are_masked_in_progress(autojump_clock: MockClock) -> None
         await server.until(lambda: server.statuses()["QUEUED"] == 1)
         await trio.sleep(0.5)
         assert [state.progress for state in rt.vitals.running] == [Progress(0.5, "with ***")]
+        assert not any("S" in str(progress) for progress in said), "half of a secret"
         rt.stop()
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from exotrio._spans import coarse, duration
+from exotrio._terminal_text import one_line
 from exotrio._wire import ValidationStatus
 from exotrio._wire_manage import ListedGraph
 from exotrio.cli._doctor_server import Clock
 from exotrio.cli._doctor_v0 import V0Claims
 from exotrio.cli._finding import Finding, are, first_of, note, plural
-from exotrio.cli._output import one_line
 
 SLOW = 1.0
 """Seconds; of the median answer."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from exotrio._spans import coarse, duration
+from exotrio._terminal_text import one_line
 from exotrio._wire_checkup import Checkup, DatabaseState, HeldClaims, LostLeases
 from exotrio._wire_overview import NodeNow, Overview
 from exotrio._wire_workers import ListedWorker
 from exotrio.cli._finding import Finding, are, bytes_text, first_of, note, plural
-from exotrio.cli._output import one_line
 
 LONG_DUE_MS = 300_000
 """What is due for longer is asked why."""

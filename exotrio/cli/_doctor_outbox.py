@@ -7,8 +7,8 @@ from contextlib import closing
 from pathlib import Path
 
 from exotrio._outbox_file import APPLICATION_ID, VERSION
+from exotrio._terminal_text import one_line
 from exotrio.cli._finding import Finding, note, plural
-from exotrio.cli._output import one_line
 
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from exotrio._spans import duration
+from exotrio._terminal_text import one_line
 from exotrio._wire_checkup import Checkup
 from exotrio._wire_overview import Overview
 from exotrio.cli._doctor_findings import clock_text
@@ -14,7 +15,7 @@ from exotrio.cli._doctor_server import Kind, Server
 from exotrio.cli._doctor_settings import Setting
 from exotrio.cli._doctor_v0 import V0Claims
 from exotrio.cli._finding import Finding, bytes_text, first_of, plural
-from exotrio.cli._output import one_line, table
+from exotrio.cli._output import table
 
 
 @dataclass(slots=True)

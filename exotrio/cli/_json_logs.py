@@ -6,10 +6,10 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from exotrio._error_text import redact
 from exotrio._json import encode, sendable
 from exotrio._ledger import Held
 from exotrio._log_context import claim_fields, phase_context, state_context
+from exotrio._redaction import NO_SECRETS, Redactor
 
 FIELDS = ("run", "state", "node", "attempt", "phase")
 """Beside time, level, logger, message and exception."""
@@ -26,7 +26,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line. One that cannot be formatted comes out raw, with the reason."""
         context = state_context.get()
-        hidden = () if context is None else context.secrets
+        redactor = NO_SECRETS if context is None else context.redactor
         try:
             message = record.getMessage()
         except Exception as error:
@@ -35,7 +35,7 @@ class JsonFormatter(logging.Formatter):
             "time": _timestamp(record.created),
             "level": record.levelname,
             "logger": record.name,
-            "message": redact(message, hidden),
+            "message": message,
         }
         args = record.args.values() if isinstance(record.args, dict) else record.args or ()
         about = [arg.claim for arg in args if isinstance(arg, Held)]
@@ -47,16 +47,18 @@ class JsonFormatter(logging.Formatter):
             entry["phase"] = phase().value
         entry |= {name: record.__dict__[name] for name in FIELDS if name in record.__dict__}
         if record.exc_info and record.exc_info[0] is not None:
-            entry["exception"] = redact(self.formatException(record.exc_info), hidden)
+            entry["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
-            entry["stack"] = redact(self.formatStack(record.stack_info), hidden)
-        return encode({name: _plain(value) for name, value in entry.items()}).decode()
+            entry["stack"] = self.formatStack(record.stack_info)
+        return encode({name: _plain(value, redactor) for name, value in entry.items()}).decode()
 
 
 def _timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _plain(value: object) -> object:
+def _plain(value: object, redactor: Redactor) -> object:
     # Anything can be given as `extra`, and text can hold what UTF-8 cannot.
-    return value if isinstance(value, int) and not isinstance(value, bool) else sendable(str(value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return sendable(redactor.redact(str(value)))

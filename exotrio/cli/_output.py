@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,9 +13,7 @@ from typing import Any, TextIO
 import click
 
 from exotrio._errors import ExotrioError
-
-# What a terminal may obey instead of show. Tabs and line ends stay; they harm nobody.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+from exotrio._terminal_text import harmless, one_line
 
 
 def prepare_streams() -> None:
@@ -42,11 +39,6 @@ def note(text: str) -> None:
     """Print a line to standard error, if anybody can still read it. Losing it must not end a run."""
     with suppress(OSError):
         click.echo(harmless(text), err=True)
-
-
-def harmless(text: str) -> str:
-    """Return ``text`` with control characters as ``\\xNN``: it may come from anybody's node."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def print_json(body: Any) -> None:
@@ -112,11 +104,6 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     with console.capture() as captured:
         console.print(shown)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
-
-
-def one_line(text: str) -> str:
-    """Return ``text`` with its line ends and tabs as ``\\n`` and ``\\t``."""
-    return harmless(text.replace("\n", "\\n").replace("\t", "\\t"))
 
 
 def last_line(error: str | None) -> str:

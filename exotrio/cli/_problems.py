@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from exotrio._graph import GraphNodeModel
+from exotrio._terminal_text import one_line
 from exotrio.cli._json_source import Place, Source
-from exotrio.cli._output import one_line
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

@@ -11,9 +11,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
+from exotrio._terminal_text import harmless, one_line
 from exotrio._wire import ERRORED, RETRIED, SUCCESS, StateStatus
 from exotrio._wire_native import NativeRun, NodeCounts
-from exotrio.cli._output import harmless, note, one_line
+from exotrio.cli._output import note
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

@@ -7,12 +7,12 @@ from datetime import datetime
 from rich.text import Text
 
 from exotrio._spans import coarse, duration
+from exotrio._terminal_text import one_line
 from exotrio._wire import RunStatus
 from exotrio._wire_native import NativeRunSummary
 from exotrio._wire_overview import NodeNow, Overview
 from exotrio._wire_workers import ListedWorker
 from exotrio.cli._columns import Column, table_lines
-from exotrio.cli._output import one_line
 
 BAR = 16
 NOBODY = "nobody"

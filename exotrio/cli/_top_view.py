@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from exotrio._spans import duration, percent
+from exotrio._terminal_text import one_line
 from exotrio._wire_overview import Overview
-from exotrio.cli._output import one_line
 from exotrio.cli._top_tables import node_lines, run_lines, runtime_lines
 
 LEAST_ROWS = 3

@@ -1,7 +1,8 @@
 """Outcomes of states: what each does to the state, and which states follow.
 
 Outcomes come through v0 one by one (``record_v0``) and natively in batches (``record_batch``),
-each a use case of its own. An outcome for a state that ended otherwise changes nothing.
+each a use case of its own. An outcome for a state that ended otherwise changes nothing. Secrets of the
+graph are masked in errors before they are stored: stock runtimes report them as they are.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from exotrio._backoff import retry_delay_ms
+from exotrio._redaction import Redactor
 from exotrio._wire import ItemResult
 from exotrio._wire_native import ErroredItem, ExecutedItem, ItemReply, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio.manager._inputs import InputsError, Sources, build
+from exotrio.manager._secrets import Cipher, open_secrets
 from exotrio.manager._states import (
     CREATED,
     ERRORED,
@@ -53,20 +56,23 @@ class Recorded:
     enqueue_after: int = 0
 
 
-def record_v0(tx: Transaction, namespace: str, state_id: str, item: OutcomeItem) -> Recorded:
+def record_v0(tx: Transaction, namespace: str, state_id: str, item: OutcomeItem, cipher: Cipher) -> Recorded:
     """Record an outcome that came through v0, which knows no tokens."""
     changes = Changes(tx)
-    recorded = _record(changes, namespace, state_id, None, item)
+    recorded = _record(changes, namespace, state_id, None, item, Redactors(tx, cipher))
     decide(changes)
     return recorded
 
 
-def record_batch(tx: Transaction, namespace: str, items: Sequence[OutcomeItem]) -> list[ItemReply]:
+def record_batch(
+    tx: Transaction, namespace: str, items: Sequence[OutcomeItem], cipher: Cipher
+) -> list[ItemReply]:
     """Record outcomes together; each stands for itself."""
     changes = Changes(tx)
+    redactors = Redactors(tx, cipher)
     replies = []
     for item in items:
-        recorded = _record(changes, namespace, item.state_id, item.token, item)
+        recorded = _record(changes, namespace, item.state_id, item.token, item, redactors)
         replies.append(ItemReply(state_id=item.state_id, result=recorded.result, detail=recorded.detail))
     decide(changes)
     return replies
@@ -85,12 +91,35 @@ def find_state(view: View, namespace: str, state_id: str) -> sqlite3.Row | None:
     )
 
 
+class Redactors:
+    """The redactor of each graph whose states fail in one request."""
+
+    def __init__(self, view: View, cipher: Cipher) -> None:
+        self._view = view
+        self._cipher = cipher
+        self._made: dict[int, Redactor] = {}
+
+    def of(self, graph: int) -> Redactor:
+        """Return what masks the secrets of a graph, as far as they can be decrypted."""
+        if graph not in self._made:
+            values, _ = open_secrets(self._view, graph, self._cipher)
+            self._made[graph] = Redactor(values)
+        return self._made[graph]
+
+
 def _record(
-    changes: Changes, namespace: str, state_id: str, token: str | None, item: OutcomeItem
+    changes: Changes,
+    namespace: str,
+    state_id: str,
+    token: str | None,
+    item: OutcomeItem,
+    redactors: Redactors,
 ) -> Recorded:
     state = find_state(changes.tx, namespace, state_id)
     if state is None:
         return Recorded(ItemResult.UNKNOWN, f"there is no state {state_id!r} in namespace {namespace!r}")
+    if isinstance(item, ErroredItem):
+        item = item.model_copy(update={"error": redactors.of(state["graph"]).redact(item.error)})
     if not _is_open(state, token):
         same = _is_recorded(state, item) and (token is None or token == state["token"])
         return Recorded(

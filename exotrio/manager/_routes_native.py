@@ -135,7 +135,11 @@ class _Native:
         namespace = path_name(request, "namespace")
         items = _read_outcomes(await read_body(request))
         good = [item for item in items if not isinstance(item, ItemReply)]
-        recorded = iter(await self._store.write(_outcomes.record_batch, namespace, good) if good else ())
+        recorded = iter(
+            await self._store.write(_outcomes.record_batch, namespace, good, self._service.cipher)
+            if good
+            else ()
+        )
         return reply({"items": [item if isinstance(item, ItemReply) else next(recorded) for item in items]})
 
     async def release(self, request: Request) -> Response:

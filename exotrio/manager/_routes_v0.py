@@ -215,7 +215,7 @@ class _V0:
         A stock runtime dies of a refused prune or re-enqueue, and it repeats them when a reply is lost.
         """
         namespace = path_name(request, "namespace")
-        recorded = await self._store.write(_outcomes.record_v0, namespace, item.state_id, item)
+        recorded = await self._store.write(_outcomes.record_v0, namespace, item.state_id, item, self._cipher)
         if recorded.result is ItemResult.UNKNOWN:
             raise not_found(recorded.detail or "there is no such state")
         if recorded.result is ItemResult.OK or (repeatable and recorded.result is ItemResult.DUPLICATE):

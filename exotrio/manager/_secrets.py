@@ -22,6 +22,7 @@ from pathlib import Path
 from exotrio._errors import ConfigurationError, DatabaseError
 from exotrio._settings import SECRETS_KEY_VARIABLE, Settings
 from exotrio.manager._keys import kept_secret, secret_path
+from exotrio.manager._transaction import View
 
 KEY_BYTES = 32
 KEY_FILE = "secrets-key"
@@ -109,6 +110,25 @@ class Cipher:
             fix=f"give that key too, behind the newest, in {SECRETS_KEY_VARIABLE} or the key file beside the"
             " database; or upsert the graph again",
         )
+
+
+def open_secrets(view: View, graph: int, cipher: Cipher) -> tuple[list[str], list[str]]:
+    """Return the values of a graph's secrets, and the names of those that cannot be decrypted.
+
+    Args:
+        graph: Its number.
+    """
+    values, unreadable = [], []
+    for namespace, graph_name, name, text in view.execute(
+        "SELECT graphs.namespace, graphs.name, secrets.name, value FROM secrets"
+        " JOIN graphs ON graphs.id = secrets.graph WHERE graph = ?",
+        (graph,),
+    ):
+        try:
+            values.append(cipher.decrypt(text, namespace=namespace, graph=graph_name, name=name))
+        except SecretUnreadable:
+            unreadable.append(name)
+    return values, unreadable
 
 
 def _key_id(key: bytes) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.helpers import FAST_RETRY, UNKNOWN_ID, declare, node_name, ok, place, refused
+from tests.contract.native import claim_one, item_for, report
+from tests.helpers import FAST_RETRY, NO_RETRY, UNKNOWN_ID, declare, node_name, ok, place, refused
 
 SECRETS = {"token": "t0ken-välue", "other": "something else", "empty": ""}
 
@@ -97,3 +100,19 @@ async def test_graphs_of_one_name_in_two_namespaces_have_their_own_secrets(api: 
     for where, value in ((api, "here"), (other, "there")):
         flow = await Flow.start(where, place("a"), secrets={"token": value})
         assert ok(await where.secrets(await flow.one("a"))) == {"secrets": {"token": value}}
+
+
+@pytest.mark.deviates_from_stock("stock stores errors as they are reported; the native API is ours")
+@pytest.mark.parametrize("through", ["v0", "native"])
+async def test_secrets_are_masked_in_errors_before_they_are_stored(api: Api, through: str) -> None:
+    secrets = {"token": 't0ken-"välue"', "pin": "1234"}
+    flow = await Flow.start(api, place("a"), secrets=secrets, retry_policy=NO_RETRY)
+    error = f"KeyError: {secrets['token']!r}, body {json.dumps(secrets['token'])}, pin {secrets['pin']}"
+    if through == "v0":
+        state_id = await flow.fail("a", times=1, error=error)
+    else:
+        state = await claim_one(api)
+        state_id, item = state["state_id"], item_for(state, outcome="errored", error=error)
+        assert await report(api, item) == ["ok"]
+        assert await report(api, item) == ["duplicate"]
+    assert (await flow.detail(state_id))["error"] == "KeyError: '***', body \"***\", pin 1234"

@@ -248,11 +248,32 @@ POINTS = (
         "The error that a node reports has secret values masked.",
         [
             "test_execution::test_secrets_are_masked_in_the_error_and_in_the_log",
-            "test_execution::test_the_longest_secret_is_masked_first",
+            "test_redaction::test_every_way_to_write_a_secret_is_masked",
+            "test_redaction::test_base64_is_masked_whatever_stands_around_the_secret",
+            "test_redaction::test_the_longest_secret_is_masked_first",
+            "test_redaction::test_what_others_shortened_is_masked_on_both_sides_of_the_ellipsis",
         ],
         Change(
-            "_error_text.py", 'bounded(redact(text.rstrip("\\n"), secrets))', 'bounded(text.rstrip("\\n"))'
+            "_error_text.py", 'bounded(redactor.redact(text.rstrip("\\n")))', 'bounded(text.rstrip("\\n"))'
         ),
+    ),
+    Point(
+        "Errors that were reported unmasked, as stock runtimes do, are stored with secret values masked.",
+        ["contract/test_secrets::test_secrets_are_masked_in_errors_before_they_are_stored"],
+        Change("manager/_outcomes.py", 'redactors.of(state["graph"]).redact(item.error)', "item.error"),
+    ),
+    Point(
+        "JSON logs of a runtime have the secrets of the state masked, whoever wrote the line.",
+        ["test_execution::test_secrets_are_masked_in_what_a_node_and_its_libraries_log_as_json"],
+        Change("_execution.py", "                    hide(redactor)\n", ""),
+    ),
+    Point(
+        "Of a text that is cut within a secret nothing of that secret is left.",
+        [
+            "test_redaction::test_wherever_a_text_is_cut_nothing_of_a_secret_is_left",
+            "web/test_export::test_nothing_of_a_secret_is_left_where_what_was_read_begins_or_ends_within_it",
+        ],
+        Change("_redaction.py", "edge = self._edge\n", "edge = 0\n"),
     ),
     # -- limits
     Point(

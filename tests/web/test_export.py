@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,6 +125,27 @@ async def test_secrets_are_masked_wherever_they_got(tmp_path: Path) -> None:
         assert "it is ***" in html
         assert "KeyError: '***'" in html
         assert "secret is masked" in html
+
+
+async def test_nothing_of_a_secret_is_left_where_what_was_read_begins_or_ends_within_it() -> None:
+    secret = "SESAME-" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" * 3
+    assert _shareable.LONGEST_PARSED // len(secret) > 2 * _shareable.LONGEST_VALUE // len(secret) > 10
+    async with open_manager() as manager:
+        flow = await Flow.deploy(
+            manager.api,
+            place("a", "b", inputs={"v": "x"}),
+            place("b", inputs={"v": "${{ a.outputs.v }}"}),
+            retry_policy=NO_RETRY,
+        )
+        await flow.trigger()
+        await flow.run("a", {"v": secret * 1_000, "w": "w"})
+        await flow.fail("b", times=1, error=secret * 1_000)
+        # Known to be secret only since then, or the error would have been masked when it was stored.
+        body = manager.api.body([place("a")], secrets={"token": secret})
+        ok(await manager.api.put_graph("graph", body), 201)
+        html = text_of(await export(manager.api, flow.run_id))
+    assert "***" in html
+    assert not re.findall(r"[A-Z]{5,}", html[html.index("<body") :])
 
 
 async def test_secrets_that_cannot_be_decrypted_are_named(tmp_path: Path) -> None:
@@ -270,6 +293,14 @@ def test_messages_do_not_tell_errors_apart_and_frames_do() -> None:
     assert way_of("") == ""
 
 
+def test_an_error_of_line_ends_alone_is_compared_in_linear_time() -> None:
+    # In a process of its own: a search that takes hours cannot be interrupted.
+    program = (
+        "from exotrio.manager.web._alike import way_of; way_of('\\n' * 2_000_000); way_of(' |\\n' * 500_000)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
 def test_marks_below_a_line_of_code_are_no_name() -> None:
     marked = TRACE.replace(
         "    raise ValueError(text)", "    raise ValueError(text)\n    ^^^^^^^^^^^^^^^^^^^^^^"
@@ -286,7 +317,10 @@ def test_a_text_is_cut_after_it_is_masked_and_holds_nothing_a_terminal_obeys() -
     texts = Shareable(["the-password"])
     assert texts.begin("aaaa the-password", 8) == "aaaa ***"
     assert texts.begin("x" * 10, 4) == "xxxx… (6 more characters)"
-    assert texts.end("x" * 6 + "the end", 7, before=4) == "(10 characters before) …the end"
+    assert texts.end("x" * 6 + "the end", 7) == "(6 characters before) …the end"
+    dropped = len("the-password") - 1
+    shown = texts.end("x" * (6 + dropped) + "the end", 7, before=4)
+    assert shown == f"({10 + dropped} characters before) …the end"
     assert texts.begin("a\x1b[31m\tb\nc\x9b") == "a\\x1b[31m\tb\nc\\x9b"
     assert texts.begin("\ud800") == "\\ud800"
 

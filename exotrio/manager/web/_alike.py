@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-_FRAME = re.compile(r'^[\s|+-]*(File ".*", line \d+, in .*)$', re.MULTILINE)
-_NAME = re.compile(r"^[\s|+-]*([A-Za-z_][\w.]*)(?::|$)", re.MULTILINE)
+# Of blanks only: line ends in it would be tried again from each line, which is quadratic.
+_FRAME = re.compile(r'^[ \t|+-]*(File ".*", line \d+, in .*)$', re.MULTILINE)
+_NAME = re.compile(r"^[ \t|+-]*([A-Za-z_][\w.]*)(?::|$)", re.MULTILINE)
 
 
 def way_of(error: str) -> str:

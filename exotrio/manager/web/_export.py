@@ -13,10 +13,9 @@ from importlib.metadata import version
 
 from markupsafe import Markup
 
-from exotrio._errors import DatabaseError
 from exotrio._wire_overview import EXPORT_TYPE
 from exotrio.manager._refused import not_found
-from exotrio.manager._secrets import Cipher
+from exotrio.manager._secrets import Cipher, open_secrets
 from exotrio.manager._transaction import View
 from exotrio.manager.web._assets import style
 from exotrio.manager.web._export_states import faults_of, pick_states
@@ -55,7 +54,7 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
     template = view.template(run["template"])
     counts = counts_of(view, run["id"])
     totals = [sum(counts.get(place.index, {}).values()) for place in template.places]
-    secrets, unknown = _secrets(view, run["graph"], namespace, run["graph_name"], cipher)
+    secrets, unknown = open_secrets(view, run["graph"], cipher)
     texts = Shareable(secrets)
     faults = faults_of(view, run, template.places, texts)
     picked = pick_states(view, run, template.places, totals, texts, values=values)
@@ -125,16 +124,3 @@ def sheet() -> str:
 
 def _digest(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def _secrets(
-    view: View, graph: int, namespace: str, graph_name: str, cipher: Cipher
-) -> tuple[list[str], list[str]]:
-    """Return the values of a graph's secrets, and the names of those that cannot be opened."""
-    values, unknown = [], []
-    for name, text in view.execute("SELECT name, value FROM secrets WHERE graph = ?", (graph,)):
-        try:
-            values.append(cipher.decrypt(text, namespace=namespace, graph=graph_name, name=name))
-        except DatabaseError:
-            unknown.append(name)
-    return values, unknown

@@ -84,7 +84,7 @@ class Faults:
 def faults_of(view: View, run: sqlite3.Row, places: Sequence[Place], texts: Shareable) -> Faults:
     """Return the ways in which states of a run failed."""
     found: dict[tuple[int, int], Fault] = {}
-    compared = 0
+    compared, last = 0, ((0, 0), "")
     for row in view.execute(
         "SELECT seq, place, substr(error, ?) AS error FROM states WHERE run = ?"
         f" AND {FAILED} ORDER BY seq LIMIT ?",
@@ -96,12 +96,13 @@ def faults_of(view: View, run: sqlite3.Row, places: Sequence[Place], texts: Shar
         way = (row["place"], hash(way_of(error)))
         fault = found.get(way)
         if fault is None:
-            message = texts.begin(last_line(error), LONGEST_LINE)
+            message = _message(error, LONGEST_COMPARED, texts)
             fault = found[way] = Fault(places[row["place"]].identifier, row["seq"], message)
-        elif len(fault.others) < MOST_MESSAGES:
-            other = texts.begin(last_line(error), LONGEST_LINE)
+        elif len(fault.others) < MOST_MESSAGES and (way, error) != last:
+            other = _message(error, LONGEST_COMPARED, texts)
             if other != fault.message and other not in fault.others:
                 fault.others.append(other)
+        last = way, error
         fault.count += 1
         if len(fault.states) < MOST_NAMED:
             state_id = view.state_id(row["seq"])
@@ -112,14 +113,30 @@ def faults_of(view: View, run: sqlite3.Row, places: Sequence[Place], texts: Shar
     return Faults(ways[:MOST_FAULTS], compared, compared == MOST_FAILURES, len(ways[MOST_FAULTS:]))
 
 
+def _message(error: str, window: int, texts: Shareable) -> str:
+    """Return the line that says what was raised, from the last ``window`` characters of an error."""
+    # Masked first: the line may begin where the window does, and that may be within a secret.
+    masked = texts.masked(error, cut_before=len(error) == window)
+    return texts.begin(last_line(masked), LONGEST_LINE)
+
+
 def _trace(view: View, seq: int, texts: Shareable) -> str:
     row = view.row(
         "SELECT substr(error, ?) AS error, length(error) AS size FROM states WHERE seq = ?",
         (-2 * LONGEST_TRACE, seq),
     )
     assert row is not None, "a query sees one state of the database"
-    error = row["error"] or ""
-    return texts.end(error, LONGEST_TRACE, before=max(0, (row["size"] or 0) - len(error)))
+    return _end(row["error"] or "", row["size"] or 0, LONGEST_TRACE, texts)
+
+
+def _end(error: str, size: int, longest: int, texts: Shareable) -> str:
+    """Return the end of an error, from its last ``2 * longest`` characters.
+
+    Args:
+        size: Its characters as SQLite counts them: up to the first NUL.
+    """
+    before = max(size - len(error), 1) if len(error) == 2 * longest else 0
+    return texts.end(error, longest, before=before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +265,7 @@ def _shown(view: View, row: sqlite3.Row, texts: Shareable, *, values: bool) -> d
     state_id = view.state_id(row["seq"])
     cancelled = was_cancelled(row)
     error = "" if cancelled else row["error"] or ""
-    before = max(0, (row["error_size"] or 0) - len(row["error"] or ""))
+    inputs: str = row["inputs"]
     came = "data" if row["data"] else "outputs"
     return {
         "id": state_id,
@@ -262,11 +279,13 @@ def _shown(view: View, row: sqlite3.Row, texts: Shareable, *, values: bool) -> d
         "claimed_at": row["claimed_at"],
         "finished_at": row["finished_at"],
         "worker": row["worker"],
-        "line": texts.begin(last_line(error), LONGEST_LINE),
-        "error": texts.end(error, LONGEST_ERROR, before=before),
+        "line": _message(error, 2 * LONGEST_ERROR, texts),
+        "error": _end(error, row["error_size"] or 0, LONGEST_ERROR, texts),
         "values": values,
-        "brief": texts.begin(row["inputs"], LONGEST_BRIEF) if values and row["inputs"] != "{}" else "",
-        "inputs": texts.values(row["inputs"], row["inputs_size"]) if values else [],
+        "brief": texts.begin(inputs, LONGEST_BRIEF, cut_after=row["inputs_size"] > len(inputs))
+        if values and inputs != "{}"
+        else "",
+        "inputs": texts.values(inputs, row["inputs_size"]) if values else [],
         "pruned": came == "data",
         "outputs": texts.values(row[came], row[f"{came}_size"]) if values else [],
     }

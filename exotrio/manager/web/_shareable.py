@@ -3,12 +3,12 @@ and not too long."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from pydantic_core import from_json, to_json
 
-from exotrio._error_text import redact
+from exotrio._redaction import Redactor
+from exotrio._terminal_text import harmless
 
 LONGEST_VALUE = 2_000
 """Characters of one value."""
@@ -16,9 +16,6 @@ MOST_VALUES = 50
 """Values of one state, or entries of the store."""
 LONGEST_PARSED = 65_536
 """Characters of JSON that are taken apart; of more the beginning is shown as it is."""
-
-# What a terminal may obey instead of show: a report may be printed to one.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 Pair = tuple[str, str]
 
@@ -34,12 +31,27 @@ class Shareable:
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        self._secrets = [form for value in secrets for form in (value, to_json(value).decode()[1:-1])]
+        self._redactor = Redactor(secrets)
         self.spent = 0
 
-    def begin(self, text: str, longest: int = LONGEST_VALUE) -> str:
-        """Return a text, or its beginning and how much is left out."""
-        text = self._clean(text)
+    def masked(self, text: str, *, cut_before: bool = False, cut_after: bool = False) -> str:
+        """Return a text, or a part of a longer one, with what must not be passed on masked.
+
+        Args:
+            cut_before: It began earlier. Some of its begin is dropped: it may be the rest of a secret.
+            cut_after: It goes on, and loses as much at its end.
+        """
+        # Before anything else is shortened: half a secret is not recognized.
+        text = self._redactor.redact(text, cut_before=cut_before, cut_after=cut_after)
+        return harmless(text.encode("utf-8", "backslashreplace").decode())
+
+    def begin(self, text: str, longest: int = LONGEST_VALUE, *, cut_after: bool = False) -> str:
+        """Return a text, or its beginning and how much is left out.
+
+        Args:
+            cut_after: It goes on behind what is given.
+        """
+        text = self.masked(text, cut_after=cut_after)
         if len(text) > longest:
             text = f"{text[:longest]}… ({len(text) - longest:,} more characters)"
         self.spent += len(text)
@@ -51,7 +63,10 @@ class Shareable:
         Args:
             before: Characters that stood before and are left out already.
         """
-        text = self._clean(text)
+        given = len(text)
+        text = self.masked(text, cut_before=before > 0)
+        if before:
+            before += max(0, given - len(text))
         before += max(0, len(text) - longest)
         if before:
             text = f"({before:,} characters before) …{text[-longest:]}"
@@ -66,7 +81,7 @@ class Shareable:
             size: Characters of all of it.
         """
         if size > len(text):
-            shown = self.begin(text)
+            shown = self.begin(text, cut_after=True)
             return [("", f"{shown} ({size:,} characters of JSON in all)")]
         return self.pairs(from_json(text).items())
 
@@ -87,9 +102,3 @@ class Shareable:
         if len(given) > MOST_VALUES:
             shown.append(("", f"… and {len(given) - MOST_VALUES:,} more"))
         return shown
-
-    def _clean(self, text: str) -> str:
-        # Before anything is cut: half a secret is not recognized.
-        text = redact(text, self._secrets)
-        text = text.encode("utf-8", "backslashreplace").decode()
-        return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

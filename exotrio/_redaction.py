@@ -1,0 +1,156 @@
+"""Keeps secrets out of texts: errors, progress, logs, exports, and what a state manager records.
+
+A value is masked in the forms in which it usually gets into a text: as it is and line by line, escaped as
+Python or JSON escape it (twice, since texts travel within texts), percent-encoded, and in Base64 at each of
+its three alignments. A part of a text (the beginning that a listing shows, the end that a query read) may
+begin or end within a secret, where no form of it matches any more: whoever has only a part says so, and what
+could belong to such a secret is dropped with the edge.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from urllib.parse import quote, quote_plus
+
+MIN_SECRET = 6
+"""Characters. Shorter values occur in any text by chance: hiding them would garble it and point at them."""
+
+MASK = "***"
+
+MAX_ELLIPSES = 1_000
+"""Places of one text at which shortened secrets are looked for."""
+
+_PIECE = 256
+"""Characters. Longer forms are also masked piece by piece, so that an edge costs two pieces at most."""
+_ELLIPSIS = re.compile(r"(\.{3,}|…)")
+_URL_SAFE = ("", "/", "!'()*", "!$&'()*+,;=:@/", "!#$&'()*+,/:;=?@")
+"""What quote, urlencode, encodeURIComponent, HTTP clients and encodeURI leave as it is in a path or query."""
+
+
+class Redactor:
+    """Masks secrets in texts.
+
+    Args:
+        secrets: Their values; those of less than six characters are left alone.
+    """
+
+    def __init__(self, secrets: Iterable[object] = ()) -> None:
+        self._secrets = tuple(map(str, secrets))
+
+    def redact(self, text: str, *, cut_before: bool = False, cut_after: bool = False) -> str:
+        """Return ``text`` with every secret as ``***``.
+
+        Args:
+            text: A whole text, or a part of one.
+            cut_before: It began earlier: up to 511 characters at the begin are dropped, since they may be
+                the rest of a secret.
+            cut_after: It goes on, and loses as much at the end.
+        """
+        if not self._forms:
+            return text
+        for form in self._forms:
+            text = text.replace(form, MASK)
+        if "..." in text or "…" in text:
+            text = self._redact_shortened(text)
+        edge = self._edge
+        return text[edge if cut_before else 0 : max(0, len(text) - edge) if cut_after else None]
+
+    def _redact_shortened(self, text: str) -> str:
+        """Mask what others left of a secret that they shortened: pydantic shows 50 characters of a value."""
+        if not any(part in text for part in self._ends):
+            return text
+        parts = _ELLIPSIS.split(text, MAX_ELLIPSES)
+        for number, part in enumerate(parts):
+            if number % 2 or len(part) < MIN_SECRET:
+                continue  # an ellipsis, or too little between two
+            begin = 0 if number == 0 else max(_overlap(part[::-1], form[::-1]) for form in self._forms)
+            end = 0 if number == len(parts) - 1 else max(_overlap(part, form) for form in self._forms)
+            if begin or end:
+                kept = part[begin : max(begin, len(part) - end)]
+                parts[number] = f"{MASK if begin else ''}{kept}{MASK if end else ''}"
+        return "".join(parts)
+
+    @cached_property
+    def _forms(self) -> list[str]:
+        """What is masked, the longest first: one secret may be part of another."""
+        # When they are first needed: most states end without a text that has to be searched.
+        forms = {form for secret in self._secrets for form in _forms_of(secret)}
+        forms |= {piece for form in forms for piece in _pieces_of(form)}
+        return sorted(forms, key=len, reverse=True)
+
+    @cached_property
+    def _ends(self) -> set[str]:
+        return {part for form in self._forms for part in (form[:MIN_SECRET], form[-MIN_SECRET:])}
+
+    @cached_property
+    def _edge(self) -> int:
+        return max(len(form) for form in self._forms if len(form) < 2 * _PIECE) - 1
+
+
+NO_SECRETS = Redactor()
+
+
+def _forms_of(secret: str) -> Iterator[str]:
+    # A traceback indents the lines of a PEM key one by one.
+    for part in {secret.strip(), *map(str.strip, secret.splitlines())}:
+        if len(part) < MIN_SECRET:
+            continue
+        yield part
+        for form in _escaped(part):
+            yield form
+            yield from _escaped(form)
+        yield repr(part.encode("utf-8", "replace"))[2:-1]
+        yield from _percent_encoded(part)
+    if len(secret.strip()) >= MIN_SECRET:
+        for form in _base64(secret.strip().encode("utf-8", "replace")):
+            yield form
+            yield form.translate({ord("+"): "-", ord("/"): "_"})
+            yield from _percent_encoded(form)
+
+
+def _escaped(text: str) -> Iterator[str]:
+    """Yield a text as it stands in a string literal of Python, within either quotes, or of JSON."""
+    within_single = repr(f'"{text}')[2:-1]
+    yield within_single
+    yield within_single.replace("\\'", "'")
+    yield json.dumps(text)[1:-1]
+    yield json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _percent_encoded(text: str) -> Iterator[str]:
+    forms = [quote(text, safe, errors="replace") for safe in _URL_SAFE]
+    for form in (quote_plus(text, errors="replace"), *forms):
+        yield form
+        head, *rest = form.split("%")
+        yield "%".join([head, *(code[:2].lower() + code[2:] for code in rest)])
+
+
+def _base64(data: bytes) -> Iterator[str]:
+    """Yield the characters that stand for ``data`` alone, whatever comes before and behind it."""
+    for before in range(3):
+        text = b64encode(bytes(before) + data).decode()
+        # The first characters hold bits of what comes before, too, the last ones of what follows.
+        yield text[(0, 2, 3)[before] : (before + len(data)) * 8 // 6]
+
+
+def _pieces_of(form: str) -> Iterator[str]:
+    count = len(form) // _PIECE
+    for number in range(count if count > 1 else 0):
+        is_last = number == count - 1
+        piece = form[number * _PIECE : None if is_last else (number + 1) * _PIECE]
+        if len(piece.strip()) >= MIN_SECRET:
+            yield piece
+
+
+def _overlap(text: str, form: str) -> int:
+    """Return how many characters at the end of ``text`` begin ``form``; 0 if it may be chance."""
+    start = text.find(form[:MIN_SECRET], max(0, len(text) - _PIECE))
+    while start >= 0:
+        if form.startswith(text[start:]):
+            return len(text) - start
+        start = text.find(form[:MIN_SECRET], start + 1)
+    return 0

@@ -1,0 +1,24 @@
+"""Texts from anybody as a terminal, a log or a page may show them: nothing in them is obeyed."""
+
+from __future__ import annotations
+
+import re
+
+# C0, C1 and DEL; what turns the direction of the text behind it; what some take for a line end.
+# Tabs and line ends stay: whoever needs one line uses one_line.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def harmless(text: str) -> str:
+    """Return ``text`` with what a terminal would obey instead of show as ``\\xNN`` or ``\\uNNNN``."""
+    return _OBEYED.sub(_escape, text)
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` as ``harmless`` does, with its line ends and tabs as ``\\n`` and ``\\t``."""
+    return harmless(text.replace("\n", "\\n").replace("\t", "\\t"))
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
