@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -111,6 +112,7 @@ class Stock:
         registrations_collide: So many registrations are still to fail.
         looks_pending: So often a graph is seen PENDING, the answer to its PUT included.
         database_away: See above.
+        wall_clock: Tells Unix seconds, for the ids of states.
         background: Seconds from the answer to an outcome until its next states exist.
         outcomes_race: Outcomes of one state overtake each other: each finds it QUEUED, and is accepted.
         answered: ``METHOD last-segment`` and status of each request it saw.
@@ -126,6 +128,7 @@ class Stock:
         self.registrations_collide = 0
         self.looks_pending = 1
         self.database_away = False
+        self.wall_clock: Callable[[], float] = time.time
         self.background = 0.03
         self.outcomes_race = False
         self.nodes: dict[tuple[str, str], dict[str, Any]] = {}
@@ -140,7 +143,8 @@ class Stock:
         self._lock = threading.Lock()
         self._later: list[tuple[float, Callable[[], None]]] = []
         self._raises = False
-        self._ids = (f"{number:024x}" for number in count(0xA0))
+        # As MongoDB makes them: their first four bytes are Unix seconds.
+        self._ids = (f"{int(self.wall_clock()):08x}{number:016x}" for number in count(0xA0))
 
     def statuses(self) -> Counter[str]:
         self._catch_up()

@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -24,12 +25,19 @@ from tests.stock import MOMENT, Answer, Stock, on_a_port
 
 
 class Doctored(Stock):
-    """A stock server that gives some answers of its own, and made everything at one moment."""
+    """A stock server that gives some answers of its own, and made everything at one moment.
+
+    Args:
+        answers: Path to answer.
+        made: In the zone where the server is.
+    """
 
     def __init__(self, answers: Mapping[str, Answer] | None = None, made: datetime | None = None) -> None:
         super().__init__(time.monotonic)
         self._own = answers or {}
         self._made = MOMENT if made is None else made.replace(tzinfo=None).isoformat()
+        if made is not None:
+            self.wall_clock = made.timestamp
 
     def ask(self, method: str, path: str, key: str | None, content: bytes) -> Answer:
         if path in self._own:
@@ -339,19 +347,38 @@ def test_ours_is_told_from_others_also_where_it_speaks_only_v0(cli: Cli, tmp_pat
 OPENAPI = {"/openapi.json": Answer(200, {"info": {"title": "Exosphere State Manager", "version": "0.1"}})}
 
 
-def test_claims_at_a_stock_state_manager_are_counted_by_node(cli: Cli) -> None:
-    with doctored(OPENAPI, made=datetime.now(UTC) - timedelta(hours=3)) as (stock, uri):
+@pytest.fixture(params=["UTC", "America/New_York", "Asia/Tokyo"])
+def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ZoneInfo]:
+    """The zone in which both this machine and the stock server are."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", request.param)
+        time.tzset()
+        yield ZoneInfo(request.param)
+    time.tzset()
+
+
+def test_claims_at_a_stock_state_manager_are_counted_by_node(cli: Cli, zone: ZoneInfo) -> None:
+    with doctored(OPENAPI, made=datetime.now(zone) - timedelta(hours=3)) as (stock, uri):
         stock.runs["r"] = {"graph": "g", "namespace": "n"}
         held, *_ = [*stock.add("A"), *stock.add("B")]
         held.status = "QUEUED"
         end = at(cli, uri, stocks.KEY)("doctor")
         says(end, 1, "kind: Exosphere's own, v0 (Exosphere State Manager 0.1)", "1 claimed, 1 waiting")
-        says(end, 1, "! 1 state is QUEUED (A 1); the first of them was made 3 h ago", "states retry STATE")
+        says(end, 1, "! 1 state is QUEUED (A 1); the first of them was created 3 h ago")
+        says(end, 1, f"`states retry` each of {held.id}")
         says(cli("doctor", "--stale", "86400"), 0, "fine while their runtimes run them")
         report = json.loads(cli("doctor", "-o", "json").out)
         assert report["state_manager"]["kind"] == "stock"
         assert report["v0_claims"]["claimed"] == {"A": 1}
-        assert report["state_manager"]["clock"]["uncertain_ms"] < 500
+        assert list(report["v0_claims"]["created"]) == [held.id]
+
+
+def test_a_claim_of_a_moment_ago_is_not_stuck_wherever_the_stock_server_is(cli: Cli, zone: ZoneInfo) -> None:
+    with doctored(OPENAPI, made=datetime.now(zone) - timedelta(seconds=90)) as (stock, uri):
+        stock.runs["r"] = {"graph": "g", "namespace": "n"}
+        (held,) = stock.add("A")
+        held.status = "QUEUED"
+        says(at(cli, uri, stocks.KEY)("doctor"), 0, "created 1 min ago", "fine while their runtimes run them")
 
 
 def test_an_invalid_graph_is_found_at_any_state_manager(cli: Cli) -> None:

@@ -44,18 +44,19 @@ def of_v0(claims: V0Claims, now: datetime, stale: float, *, ours: bool) -> list[
     findings = []
     if count := claims.claimed.total():
         nodes = first_of([f"{one_line(name)} {n:,}" for name, n in claims.claimed.most_common()])
-        age = 0.0 if claims.oldest is None else (now - claims.oldest).total_seconds()
+        ages = {state_id: (now - created).total_seconds() for state_id, created in claims.created.items()}
         what = f"{plural(count, 'state')} {are(count)} QUEUED ({nodes})"
-        if claims.oldest is not None:
-            what += f"; the first of them was made {coarse(age * 1000)} ago"
+        if ages:
+            what += f"; the first of them was created {coarse(max(ages.values()) * 1000)} ago"
         unknown = "v0 does not tell who holds them"
-        if age < stale:
+        stuck = [state_id for state_id, age in ages.items() if age >= stale]
+        if not stuck:
             findings.append(note(what, f"{unknown}; fine while their runtimes run them"))
         else:
             way = (
                 "restart the server with --claim-timeout SECONDS"
                 if ours
-                else "retry each: `states retry STATE`"
+                else f"`states retry` each of {', '.join(map(one_line, stuck))}"
             )
             findings.append(Finding(what, f"{unknown}. If their runtime is gone they stay so: {way}"))
     if claims.opened < claims.pending_runs:

@@ -174,5 +174,5 @@ def _v0_json(claims: V0Claims) -> dict[str, Any]:
         "waiting": dict(claims.waiting),
         "pending_runs": claims.pending_runs,
         "opened_runs": claims.opened,
-        "oldest_made": None if claims.oldest is None else claims.oldest.isoformat(),
+        "created": {state_id: created.isoformat() for state_id, created in claims.created.items()},
     }

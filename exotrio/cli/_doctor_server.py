@@ -16,10 +16,8 @@ from exotrio.cli._doctor_line import Got, Line, StepFailed, Steps
 
 SAMPLES = 5
 """Answers whose times are compared."""
-TICKS = 7
-"""Further ones by which a clock that tells only seconds is read, over a second."""
-TICK = 0.15
-"""Seconds between two of these."""
+STALE_DATE = 1.0
+"""Seconds by which a Date may be old: servers (uvicorn, nginx) make one a second, not one for each answer."""
 
 
 class Kind(StrEnum):
@@ -92,10 +90,6 @@ async def examine_server(uri: str, key: str | None, namespace: str | None) -> Se
         server.times = sorted(got.took for got in samples)
         if key is not None:
             await _find_kind(server, line, namespace or "default")
-        if server.kind not in (None, Kind.NATIVE, Kind.OTHER):
-            for _ in range(TICKS):
-                await trio.sleep(TICK)
-                samples.append(await line.get("/health", with_key=False))
         server.clock = read_clock(samples)
         if server.kind not in (None, Kind.OTHER) and namespace is None:
             server.namespaces = _namespaces(await line.get("/v0/namespaces"))
@@ -165,8 +159,8 @@ def _namespaces(got: Got) -> list[str] | None:
 def read_clock(samples: list[Got]) -> Clock | None:
     """Return what the Date headers of answers tell of a clock; None if they tell nothing.
 
-    A header tells a whole second. Each answer was made between its request and its arrival, so its second
-    bounds the clock from both sides; several answers within a second bound it closer.
+    A header tells a whole second, up to ``STALE_DATE`` old. Each answer was made between its request and its
+    arrival, so its second bounds the clock from both sides.
     """
     least, most = float("-inf"), float("inf")
     for got in samples:
@@ -175,7 +169,7 @@ def read_clock(samples: list[Got]) -> Clock | None:
         except (ValueError, TypeError, OverflowError):
             continue
         least = max(least, second - got.received)
-        most = min(most, second + 1 - got.sent)
+        most = min(most, second + 1 + STALE_DATE - got.sent)
     if not -1e12 < least <= most:
         # None tells, or one of the clocks was set meanwhile.
         return None

@@ -16,7 +16,7 @@ MOST_OPENED = 50
 MOST_STATES = 50_000
 """Of all runs that are opened."""
 MOST_DATED = 20
-"""Claimed states that are asked when they were made."""
+"""Claimed states that are asked when they were created."""
 
 
 @dataclass(slots=True)
@@ -26,15 +26,15 @@ class V0Claims:
     Attributes:
         pending_runs: Runs that go on, of the newest.
         opened: Those of them that were looked into.
-        oldest: When the first of the claimed states was made, of those that were asked; a v0 server does not
-            say when it was claimed.
+        created: Claimed states that were asked, each with when it was created; a v0 server does not say
+            when it was claimed.
     """
 
     claimed: Counter[str] = field(default_factory=Counter)
     waiting: Counter[str] = field(default_factory=Counter)
     pending_runs: int = 0
     opened: int = 0
-    oldest: datetime | None = None
+    created: dict[str, datetime] = field(default_factory=dict)
 
 
 async def find_v0_claims(manager: StateManager) -> V0Claims:
@@ -60,16 +60,19 @@ async def find_v0_claims(manager: StateManager) -> V0Claims:
             elif state.status is StateStatus.CREATED:
                 found.waiting[state.node_name] += 1
     for graph, run_id, state in claimed[:MOST_DATED]:
-        made = _moment((await manager.state(graph, run_id, state.id)).created_at)
-        if made is not None and (found.oldest is None or made < found.oldest):
-            found.oldest = made
+        created = _creation(state.id, (await manager.state(graph, run_id, state.id)).created_at)
+        if created is not None:
+            found.created[state.id] = created
     return found
 
 
-def _moment(text: str) -> datetime | None:
+def _creation(state_id: str, text: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
+        if moment.tzinfo is not None:
+            return moment
+        # Exosphere's own state manager writes its local time and does not say in which zone. Its ids, from
+        # MongoDB, begin with four bytes of Unix seconds.
+        return datetime.fromtimestamp(int(state_id[:8], 16), UTC)
     except ValueError:
         return None
-    # The stock state manager writes its local time without a zone, which is UTC in its container.
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
