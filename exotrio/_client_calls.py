@@ -80,12 +80,12 @@ class Calls:
         A 404 from a native route may mean that the server was replaced since: then it is asked again
         what it is.
         """
-        if await self._is_native():
+        if await self.is_native():
             try:
                 return await native()
             except NotFound:
                 self._server.native = None
-                if await self._is_native():  # it is the thing asked for that is not known
+                if await self.is_native():  # it is the thing asked for that is not known
                     raise
         return await otherwise()
 
@@ -109,7 +109,8 @@ class Calls:
                 await trio.sleep(min(pause, LONGEST_PAUSE))
         return await call()
 
-    async def _is_native(self) -> bool:
+    async def is_native(self) -> bool:
+        """Return whether the server speaks the native API, and so is ours."""
         if self._server.native is None:
             found = await self.repeat(lambda: discover(self.http, self.namespace))
             self._server.native = found is not None and found.version == NATIVE_VERSION

@@ -9,8 +9,8 @@ import trio
 from pydantic import BaseModel
 
 from exotrio._client_calls import Calls
-from exotrio._errors import ManagerError, ManagerUnavailable, RequestRefused
-from exotrio._upsert import REFUSED, as_graph, is_stale, only_valid
+from exotrio._errors import GraphInvalid, ManagerError, ManagerUnavailable, RequestRefused
+from exotrio._upsert import REFUSED, as_graph, branch_references, is_stale, only_valid
 from exotrio._wire import ValidationStatus
 from exotrio._wire_v0 import TriggerReply
 
@@ -91,6 +91,8 @@ async def _put(
     """Put a graph and return it once it is no longer PENDING."""
     path = calls.v0("graph", name)
     answer = await calls.repeat(lambda: calls.http.ask("PUT", path, body=body, accept=REFUSED, last=True))
+    if answer.status in REFUSED and (problems := branch_references(body)) and not await calls.is_native():
+        raise GraphInvalid(f"graph {name!r} needs exotrio's own state manager", problems)
     graph = as_graph(answer, name)
     while graph["validation_status"] == ValidationStatus.PENDING:
         if trio.current_time() > give_up:

@@ -13,6 +13,7 @@ from exotrio._wire import ValidationStatus
 
 REFUSED = frozenset({400, 422})
 """Statuses by which a state manager says that the graph breaks rules."""
+_REFERENCE = re.compile(r"\$\{\{\s*([^.}]*?)\s*\.\s*outputs\s*\.")
 
 
 def graph_body(
@@ -68,6 +69,32 @@ def is_stale(graph: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
     names = "|".join(re.escape(node["identifier"].strip()) for node in body["nodes"])
     unknown = re.compile(rf"(?<!\w)({names})(?!\w).*\bnot (exist|found)\b", re.DOTALL)
     return any(unknown.search(problem) for problem in _problems_of(graph))
+
+
+def branch_references(body: Mapping[str, Any]) -> list[str]:
+    """Return which united nodes refer to outputs of branches that they unite: only our server allows it."""
+    before: dict[str, set[str]] = {}
+    for node in body["nodes"]:
+        for following in node["next_nodes"] or ():
+            before.setdefault(following, set()).add(node["identifier"])
+    problems = []
+    for node in body["nodes"]:
+        if node["unites"] is None:
+            continue
+        allowed, found = {"store"}, [node["unites"]["identifier"]]
+        while found:
+            identifier = found.pop()
+            if identifier not in allowed:
+                allowed.add(identifier)
+                found += before.get(identifier, ())
+        texts = [text for text in node["inputs"].values() if isinstance(text, str)]
+        referred = {each for text in texts for each in _REFERENCE.findall(text)}
+        problems += [
+            f"node {node['identifier']!r} unites branches and refers to outputs of {each!r} in them: only "
+            "exotrio's own state manager gives these, as a JSON array (python -m exotrio server)"
+            for each in sorted(referred - allowed)
+        ]
+    return problems
 
 
 def only_valid(graph: dict[str, Any], name: str) -> dict[str, Any]:

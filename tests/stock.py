@@ -12,6 +12,7 @@ the nodes have to be registered and that references lead to identifiers of the g
 * Next states are created after the answer to an outcome. If that fails (a missing output, an invalid graph),
   or the validation of a graph does, the connection is closed under the next request on it: that request is
   executed, and its answer never arrives. A request with ``Connection: close`` is the last on its connection.
+* A united node may not refer to the branches that it unites (here: only to the node that it unites on).
 * References in a graph are looked up among the identifiers of the version before, if there is one.
 * A body that is no JSON is refused before the key is looked at.
 * While its database is away it answers claims with nothing, and everything else with 500.
@@ -236,6 +237,13 @@ class Stock:
             for node in body["nodes"]
             if (node["namespace"], node["node_name"]) not in self.nodes
         ]
+        for node in body["nodes"]:
+            referred = {found[1] for text in node["inputs"].values() for found in _REFERENCE.finditer(text)}
+            if (unites := node.get("unites")) and referred - {unites["identifier"]}:
+                raise refuse(
+                    400,
+                    "1 validation error for GraphTemplate\n  Value error, not a parent [type=value_error]",
+                )
         before = self.graphs.get((namespace, name), {"body": body})["body"]
         known = {place["identifier"] for place in before["nodes"]}
         missing += [

@@ -267,6 +267,16 @@ def test_a_pipeline_runs_on_any_v0_server_with_its_worker_here_or_there(tmp_path
         assert re.sub(r"(?m)^[0-9a-f-]{36}: ", "", end.out) == ORDERS
 
 
+def test_the_audit_says_at_a_stock_server_that_only_ours_can_run_it(tmp_path: Path) -> None:
+    with on_a_port(Stock(time.monotonic)) as uri:
+        env = {"EXOSPHERE_STATE_MANAGER_URI": uri, "EXOSPHERE_API_KEY": KEY}
+        end = ended("graph", "apply", AUDIT, "-n", "examples", cwd=tmp_path, env=env)
+    assert end.code == 3, end
+    assert "graph 'audit' needs exotrio's own state manager" in end.err
+    assert "node 'report' unites branches and refers to outputs of 'digest' in them" in end.err
+    assert "validation error" not in end.err
+
+
 def test_the_pipeline_runs_on_a_stock_server_with_its_own_ways(tmp_path: Path) -> None:
     stock = Stock(time.monotonic)
     with on_a_port(stock) as uri:
