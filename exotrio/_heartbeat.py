@@ -38,7 +38,7 @@ from exotrio._errors import ManagerError, ManagerUnavailable
 from exotrio._events import LeaseLost
 from exotrio._ledger import Held, Ledger, Stage
 from exotrio._lifecycle import Phase
-from exotrio._link import Beating, Heard, Link, Pulse
+from exotrio._link import Beating, Claim, Heard, Link, Pulse
 from exotrio._node import Stopping
 from exotrio._outage import Outage
 from exotrio._stop import Stop
@@ -125,13 +125,13 @@ class _Beaten:
     """One heartbeat that was answered.
 
     Attributes:
-        held: What it was about.
+        held: What it was about, and under which claim it was held then.
         running: Which of that it called running.
         heard: The answer; None if the state manager has no leases any more.
         age: Returns how many seconds ago it was sent.
     """
 
-    held: list[Held]
+    held: list[tuple[Held, Claim]]
     running: list[bool]
     heard: Heard | None
     age: Callable[[], float]
@@ -148,17 +148,19 @@ class _Ear:
     def heed(self, beaten: _Beaten) -> None:
         """Enter what was renewed, end what was lost or cancelled, obey commands."""
         heard, ledger = beaten.heard, self.ledger
-        for held, runs in zip(beaten.held, beaten.running, strict=True):
-            held.announced = held.announced or runs
+        for (held, claim), runs in zip(beaten.held, beaten.running, strict=True):
+            held.announced = held.announced or (runs and held.claim is claim)
         if heard is None:
             # Replaced by one that speaks v0 only. Nobody there renews what workers would wait for.
-            for held in beaten.held:
+            for held, _ in beaten.held:
                 if held.stage is Stage.BUFFERED and held.lapsed:
                     self._taken_away(held, Stopping.LEASE_LOST)
             ledger.notify()
             return
         ledger.ttl = heard.ttl
-        for held, result in zip(beaten.held, heard.results, strict=True):
+        for (held, claim), result in zip(beaten.held, heard.results, strict=True):
+            if held.claim is not claim:
+                continue  # it was claimed again meanwhile: this is about the lease before
             if result is not BeatResult.OK:
                 self._taken_away(held, _WHY[result])
             elif heard.ttl is None:
@@ -272,16 +274,18 @@ class _Heart:
     async def _beat(self) -> float:
         """Beat once and return how long to pause."""
         interval = self._interval
-        held = self.ledger.leased()
-        running = [each.stage is Stage.RUNNING for each in held]
+        # With its claim as it is now: a state that is claimed again gets another one, in the other loop.
+        claimed = [(each, each.claim) for each in self.ledger.leased()]
+        held = [(each, claim) for each, claim in claimed if claim.token is not None]
+        running = [each.stage is Stage.RUNNING for each, _ in held]
         pulse = Pulse(
             self.runtime,
             self.phase().value,
             busy=sum(running),
-            buffered=sum(each.stage is Stage.BUFFERED for each in held),
+            buffered=sum(each.stage is Stage.BUFFERED for each, _ in held),
             states=tuple(
-                Beating(each.claim, runs, each.progress if runs else None)
-                for each, runs in zip(held, running, strict=True)
+                Beating(claim, runs, each.progress if runs else None)
+                for (each, claim), runs in zip(held, running, strict=True)
             ),
             shows_tasks=self.tasks is not None,
             tasks=self._tree,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ class Stage(Enum):
 
 @dataclass(eq=False, slots=True)
 class Held:
-    """One claimed state. Compared by identity: a state released and claimed again is held anew.
+    """One claimed state. Compared by identity: a state handed back and claimed again is held anew.
 
     Attributes:
         claim: What was claimed.
@@ -100,6 +100,12 @@ class Held:
     def unrepeatable(self) -> bool:
         """Whether sending the outcome twice could run a state again that has already ended."""
         return isinstance(self.outcome, Requeued) and self.claim.token is None
+
+    @property
+    def is_handed_back(self) -> bool:
+        """Whether it is on its way back, so that a claim may bring it again before that is answered."""
+        returns = self.outcome is None or isinstance(self.outcome, Requeued)
+        return self.stage is Stage.DONE and self.in_flight and returns
 
     @property
     def what(self) -> str:
@@ -196,34 +202,47 @@ class Ledger:
     events: Events = field(default_factory=Events)
     alone: list[Held] = field(default_factory=list)
     _held: dict[Held, None] = field(default_factory=dict)
+    _by_state: dict[str, Held] = field(default_factory=dict)
     _stages: Counter[Stage] = field(default_factory=Counter)
     _active: Counter[str] = field(default_factory=Counter)
     _counts: Counter[str] = field(default_factory=Counter)
     _left: list[str] = field(default_factory=list)
     _changed: trio.Event | None = None
 
-    def add(self, claim: Claim, asked: float = math.inf) -> Held:
-        """Take a claim into the books, which was ``asked`` for at that time on Trio's clock."""
-        held = Held(claim)
-        late = False
+    def add(self, claim: Claim, asked: float = math.inf) -> Held | None:
+        """Take a claim into the books, which was ``asked`` for at that time on Trio's clock.
+
+        Returns:
+            What is held now; None if the state was held here already (its lease was lost, or a v0 claim
+            repeated it). Then that takes over the claim, so that nothing is begun a second time.
+        """
+        known = self._by_state.get(claim.state_id)
+        if known is None or known.is_handed_back:
+            held = Held(claim)
+            self._hold(held)
+            self._active[claim.node_name] += 1
+        else:
+            held = known
+            held.claim = replace(claim, node_name=held.claim.node_name)
+            held.announced = False
+            # If its execution was cancelled for the old lease, it is handed back under the new one.
+            held.forfeited = Stopping.NO
+        held.lease_until = math.inf
+        late = known is not None and claim.announce
         if claim.lease is not None:
             held.lease_until = asked + claim.lease
             # The first time, too: until then it is not known how often to beat.
-            late = self.ttl is None or held.lease_until - trio.current_time() < self.ttl * 2 / 3
+            late = late or self.ttl is None or held.lease_until - trio.current_time() < self.ttl * 2 / 3
             self.ttl = self.ttl or claim.lease
-        self._held[held] = None
-        self._stages[held.stage] += 1
-        self._active[claim.node_name] += 1
         self.notify()
         if late:
             self.beat_now()
-        return held
+        return None if held is known else held
 
     def restore(self, claim: Claim, outcome: Outcome, entry: int) -> Held:
         """Take an outcome of an earlier process into the books, which only has to be delivered."""
         held = Held(claim, Stage.DONE, outcome=outcome, entry=entry)
-        self._held[held] = None
-        self._stages[held.stage] += 1
+        self._hold(held)
         self.notify()
         return held
 
@@ -349,6 +368,11 @@ class Ledger:
         """Return the counts so far."""
         return Summary(**self._counts, lost_claims=lost_claims, left_behind=tuple(self._left))
 
+    def _hold(self, held: Held) -> None:
+        self._held[held] = None
+        self._by_state[held.claim.state_id] = held
+        self._stages[held.stage] += 1
+
     def _move(self, held: Held, stage: Stage) -> None:
         self._leave_stage(held)
         held.stage = stage
@@ -377,6 +401,8 @@ class Ledger:
         if held not in self._held:
             return
         del self._held[held]
+        if self._by_state.get(held.claim.state_id) is held:
+            del self._by_state[held.claim.state_id]
         self._note_end(held)
         self._leave_stage(held)
         self._let_others_begin(held)

@@ -72,7 +72,7 @@ async def poll(
                 if stop.requested:
                     break
                 # All of them into the books first, so that whatever comes now finds them there.
-                taken = [ledger.add(claim, poller.asked) for claim in await poller.claim()]
+                taken = _take(await poller.claim(), poller.asked, ledger)
                 for held in taken[: poller.limit_asked]:
                     if stop.requested:
                         pass_on(held, None, done, ledger)
@@ -81,6 +81,21 @@ async def poll(
                 await _return(taken[poller.limit_asked :], link, ledger)
                 with stop.interrupted():
                     await poller.pause()
+
+
+def _take(claims: Sequence[Claim], asked: float, ledger: Ledger) -> list[Held]:
+    """Take claims into the books; return what is new there."""
+    taken: list[Held] = []
+    for claim in claims:
+        held = ledger.add(claim, asked)
+        if held is not None:
+            taken.append(held)
+        else:
+            log.warning(
+                "state %s was claimed while it is still held here: it goes on under the new claim",
+                claim.state_id,
+            )
+    return taken
 
 
 async def _return(surplus: list[Held], link: Link, ledger: Ledger) -> None:

@@ -131,6 +131,7 @@ class _Reporter:
     async def _send_marked(self, batch: list[Held]) -> None:
         for held in batch:
             held.in_flight = True
+        claims = [held.claim for held in batch]
         try:
             settlements = await self._ask(batch)
         except Exception as error:
@@ -144,9 +145,13 @@ class _Reporter:
                     held.alone = True
                     self.again.send_nowait(held)
             return
-        for held, settlement in zip(batch, settlements, strict=True):
+        for held, claim, settlement in zip(batch, claims, settlements, strict=True):
             held.in_flight = False
-            self._settled(held, settlement)
+            if settlement.fate is Fate.DROPPED and held.claim is not claim:
+                # It was no longer ours, and then claimed again: under that claim it may be taken.
+                self.again.send_nowait(held)
+            else:
+                self._settled(held, settlement)
 
     async def _ask(self, batch: list[Held]) -> list[Settlement]:
         if batch[0].outcome is None:
