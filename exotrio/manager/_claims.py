@@ -10,6 +10,7 @@ import math
 import secrets
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +26,11 @@ from exotrio.manager._transaction import Transaction
 
 CLAIMS_KEPT_MS = 600_000
 """How long a claim's id is remembered: a request that is repeated comes much sooner."""
+
+
+MAX_CLAIM_BYTES = 2 * 1024 * 1024
+"""Of the inputs of one claim, unless it is a single state. A slow link must bring them within the time of a
+request, and a fraction of their leases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +94,8 @@ def claim(
 ) -> Claimed:
     """Take up to ``limit`` states, oldest first, and of each node no more than its entry in ``limits``.
 
-    A claim id that took states before, or was voided, takes no more: it returns what is still
-    held under it.
+    It takes less if their inputs are large, and at least one. A claim id that took states before, or was
+    voided, takes no more: it returns what is still held under it.
     """
     if claimer.claim_id is not None and (known := _known(tx, claimer.claim_id)) is not None:
         return _taken_before(tx, namespace, claimer, claimer.claim_id, known)
@@ -107,7 +113,8 @@ def claim(
     if not due:
         tx.waits_for = {kind: _due_in(tx, kind) for kind, most in kinds.items() if most > 0}
         return Claimed([])
-    seqs = [seq for _, seq in due]
+    states = _first_rows(tx, [seq for _, seq in due], MAX_CLAIM_BYTES)
+    seqs = [state["seq"] for state in states]
     token = None
     if claimer.claim_id is not None:
         token = secrets.token_hex(8)
@@ -128,7 +135,6 @@ def claim(
         ),
     )
     changes = Changes(tx)
-    states = _rows(tx, seqs)
     for state in states:
         changes.count(state["run"], state["place"], CREATED, QUEUED)
     changes.apply()
@@ -137,7 +143,7 @@ def claim(
         if claimer.claim_id is None
         else partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=claimer.now)
     )
-    return Claimed(_taken(tx, states, claimer), undo=tx.undo)
+    return Claimed([_taken(tx, state, claimer, token, claimer.deadline) for state in states], undo=tx.undo)
 
 
 def _known(tx: Transaction, claim_id: str) -> int | None:
@@ -155,7 +161,8 @@ def _taken_before(tx: Transaction, namespace: str, claimer: Claimer, claim_id: s
     # Not the time itself but one that differs: by it an earlier reply that fails leaves these alone.
     tx.execute("UPDATE claims SET at = ? WHERE id = ?", (known + 1, claim_id))
     tx.undo = partial(undo_claim, namespace=namespace, claim_id=claim_id, handed_out=known + 1)
-    return Claimed(_taken(tx, held, claimer), spent=True, undo=tx.undo)
+    taken = [_taken(tx, state, claimer, state["token"], state["lease_until"]) for state in held]
+    return Claimed(taken, spent=True, undo=tx.undo)
 
 
 def claim_once_ready(
@@ -174,31 +181,30 @@ def claim_once_ready(
     return claimed if claimed.states or claimed.spent else None
 
 
-def _taken(tx: Transaction, states: list[sqlite3.Row], claimer: Claimer) -> list[Taken]:
-    return [
-        Taken(
-            v0={
-                "state_id": tx.state_id(state["seq"]),
-                "node_name": state["name"],
-                "identifier": tx.template(state["template"]).places[state["place"]].identifier,
-                "inputs": from_json(state["inputs"]),
-                "created_at": timestamp(state["created_at"]),
+def _taken(
+    tx: Transaction, state: sqlite3.Row, claimer: Claimer, token: str | None, lease_until: int | None
+) -> Taken:
+    return Taken(
+        v0={
+            "state_id": tx.state_id(state["seq"]),
+            "node_name": state["name"],
+            "identifier": tx.template(state["template"]).places[state["place"]].identifier,
+            "inputs": from_json(state["inputs"]),
+            "created_at": timestamp(state["created_at"]),
+        },
+        native={
+            "graph_name": state["graph_name"],
+            "run_id": state["run_id"],
+            "lease": {
+                "token": token,
+                "ttl_ms": _left(lease_until, claimer.now),
+                "attempt": state["retry_count"] + 1,
+                "deliveries": state["deliveries"],
+                "announce": bool(state["suspect"]),
+                "alone": state["deliveries"] >= claimer.alone_from,
             },
-            native={
-                "graph_name": state["graph_name"],
-                "run_id": state["run_id"],
-                "lease": {
-                    "token": state["token"],
-                    "ttl_ms": _left(state["lease_until"], claimer.now),
-                    "attempt": state["retry_count"] + 1,
-                    "deliveries": state["deliveries"],
-                    "announce": bool(state["suspect"]),
-                    "alone": state["deliveries"] >= claimer.alone_from,
-                },
-            },
-        )
-        for state in states
-    ]
+        },
+    )
 
 
 def _left(until: int | None, now: int) -> int | None:
@@ -216,13 +222,34 @@ def _held(tx: Transaction, namespace: str, claim_id: str) -> list[int]:
     ]
 
 
-def _rows(tx: Transaction, seqs: list[int]) -> list[sqlite3.Row]:
+def _select(tx: Transaction, seqs: Sequence[int]) -> sqlite3.Cursor:
     return tx.execute(
         "SELECT states.*, nodes.name, runs.run_id, runs.template, graphs.name AS graph_name FROM json_each(?)"
         " JOIN states ON states.seq = value JOIN nodes ON nodes.id = states.kind"
         " JOIN runs ON runs.id = states.run JOIN graphs ON graphs.id = runs.graph ORDER BY key",
         (to_json(seqs).decode(),),
-    ).fetchall()
+    )
+
+
+def _rows(tx: Transaction, seqs: Sequence[int]) -> list[sqlite3.Row]:
+    return _select(tx, seqs).fetchall()
+
+
+def _first_rows(tx: Transaction, seqs: Sequence[int], most_bytes: int) -> list[sqlite3.Row]:
+    """Return the rows of as many of these states as have that many bytes of inputs, and at least one.
+
+    One by one, since all of them together may be more than there is memory.
+    """
+    rows: list[sqlite3.Row] = []
+    size = 0
+    with closing(_select(tx, seqs)) as cursor:
+        for row in cursor:
+            text = row["inputs"]
+            size += len(text) if text.isascii() else len(text.encode())
+            if rows and size > most_bytes:
+                break
+            rows.append(row)
+    return rows
 
 
 def _due_in(tx: Transaction, kind: int) -> float:

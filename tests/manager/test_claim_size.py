@@ -1,0 +1,58 @@
+"""A claim takes no more than a slow link can bring in time, and at least one state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from exotrio.manager._claims import MAX_CLAIM_BYTES
+from tests.contract.flow import Flow
+from tests.contract.native import A, claim
+from tests.helpers import ok, place
+from tests.manager.support import Manager, open_manager, recount
+
+both = pytest.mark.parametrize("native", [True, False], ids=["native", "v0"])
+
+
+async def waiting(manager: Manager, *sizes: int, letter: str = "x") -> None:
+    """Make a state with inputs of each size, in bytes."""
+    flow = await Flow.deploy(manager.api, place("a", inputs={"p": ""}))
+    for size in sizes:
+        await flow.trigger(inputs={"p": letter * (size // len(letter.encode()))})
+
+
+async def take(manager: Manager, native: bool, limit: int = 1000) -> list[Any]:
+    if native:
+        return await claim(manager.api, {A: limit}, limit=limit)
+    states: list[Any] = ok(await manager.api.claim([A], limit))["states"]
+    return states
+
+
+@both
+@pytest.mark.parametrize("letter", ["x", "€"])
+async def test_a_claim_of_large_states_is_cut_and_the_next_ones_bring_the_others(
+    native: bool, letter: str
+) -> None:
+    async with open_manager() as manager:
+        await waiting(manager, *[600_000] * 8, letter=letter)
+        taken = [await take(manager, native) for _ in range(4)]
+        await manager.service.store.read(recount)
+    assert [len(states) for states in taken] == [3, 3, 2, 0]
+    assert len({state["state_id"] for states in taken for state in states}) == 8
+
+
+@both
+async def test_a_state_that_is_larger_than_a_claim_comes_alone(native: bool) -> None:
+    async with open_manager() as manager:
+        await waiting(manager, MAX_CLAIM_BYTES + 1, 10, 10)
+        assert [len(await take(manager, native)) for _ in range(2)] == [1, 2]
+
+
+async def test_a_claim_that_was_cut_brings_the_same_states_when_it_is_repeated() -> None:
+    async with open_manager() as manager:
+        await waiting(manager, *[1_500_000] * 2)
+        (first,) = await claim(manager.api, {A: 9}, limit=9, claim_id="c")
+        (again,) = await claim(manager.api, {A: 9}, limit=9, claim_id="c")
+    assert first["state_id"] == again["state_id"]
+    assert first["lease"]["token"] == again["lease"]["token"]
