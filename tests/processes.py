@@ -12,10 +12,12 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -264,3 +266,12 @@ class Processes(ExitStack):
 
     def server(self, cwd: Path, *arguments: str) -> Server:
         return self.enter_context(server(cwd, *arguments))
+
+
+def link_in(page: str | Path) -> str:
+    """Return where a page leads that signs a browser in; whoever may read it may sign in."""
+    path = Path(urllib.parse.unquote(str(page).removeprefix("file://")))
+    assert path.stat().st_mode & 0o777 == 0o600, path
+    found = re.search(r'url=(http[^"]+)"', path.read_text("utf-8"))
+    assert found is not None, path
+    return unescape(found[1])

@@ -17,7 +17,7 @@ import pytest
 
 from tests import gated
 from tests.gated import Log, until
-from tests.processes import EXOTRIO, PATIENCE, Ended, Process, Processes, ended
+from tests.processes import EXOTRIO, PATIENCE, Ended, Process, Processes, ended, link_in
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="dev needs a POSIX system")
 
@@ -155,7 +155,11 @@ def test_a_button_of_the_dashboard_and_the_printed_command_start_runs(
     (tmp_path / "browser.py").write_text("import sys; print('opened', sys.argv[1])", "utf-8")
     browser_command = f"{sys.executable} {tmp_path / 'browser.py'} %s"
     dev = Dev(processes, make(tmp_path), "--open", BROWSER=browser_command)
-    opened = dev.signed_in(dev.says(r"^opened (http\S+)")[1])
+    page = dev.says(r"^opened (\S+)")[1]
+    assert page == (tmp_path / ".exotrio" / "state.db.sign-in.html").as_uri(), (
+        "arguments of any process are public"
+    )
+    opened = dev.signed_in(link_in(page))
     assert "Start a run" in opened.get("/ns/n/graphs/greeting").text
     browser = dev.browser()
     run_id = start_run(browser, name="Ada")
@@ -172,6 +176,7 @@ def test_a_button_of_the_dashboard_and_the_printed_command_start_runs(
     end = dev.stop()
     assert end.code == 0, end
     assert is_gone(dev.pid())
+    assert not list(tmp_path.glob(".exotrio/*sign-in*"))
     assert end.err.count(" began") == 2, "none was started without being asked for"
     assert "Traceback" not in end.err
     assert "WARNING" not in end.err

@@ -10,11 +10,11 @@ import click
 import trio
 
 from exotrio._client import StateManager
-from exotrio._errors import ConfigurationError, GraphInvalid, NotFound
+from exotrio._errors import ConfigurationError, ExotrioError, GraphInvalid, NotFound
 from exotrio._graph import GraphBody
 from exotrio._wire import ValidationStatus
 from exotrio.cli import _dev_notes as notes
-from exotrio.cli._browser import open_in_browser
+from exotrio.cli._browser import open_in_browser, write_redirect
 from exotrio.cli._dev_messages import DeclaredGraph, Loaded
 from exotrio.cli._dev_runs import tell_runs, unfinished
 from exotrio.cli._graph_apply import Application
@@ -49,7 +49,7 @@ class Desk:
         path: The file or module, for messages.
         served: The state manager.
         key_file: Holds the API key; None if commands have it from their environment.
-        opens: Open the dashboard in a browser.
+        page: Place of the page by which a browser is signed in; None to open none.
         first_run: Started once the graph for it is there.
         background: Where tasks run until the end.
 
@@ -63,7 +63,7 @@ class Desk:
         served: Served,
         key_file: Path | None,
         *,
-        opens: bool,
+        page: Path | None,
         first_run: FirstRun | None,
         background: trio.Nursery,
     ) -> None:
@@ -71,7 +71,7 @@ class Desk:
         self._path = path
         self._served = served
         self._place = notes.Place(served.url, key_file)
-        self._opens = opens
+        self._page = page
         self._first_run = first_run
         self._background = background
         self._shows_dashboard = False
@@ -117,11 +117,11 @@ class Desk:
         if self._shows_dashboard:
             return
         self._shows_dashboard = True
-        page = notes.page_of(loaded)
-        for line in notes.dashboard(self._place, self._served.sign_in_link(page)):
+        to = notes.page_of(loaded)
+        for line in notes.dashboard(self._place, self._served.sign_in_link(to)):
             note(line)
-        if self._opens:
-            self._background.start_soon(_open, self._served.sign_in_link(page))
+        if self._page is not None:
+            self._background.start_soon(_open, self._page, self._served.sign_in_link(to))
 
     async def tell_unfinished(self) -> None:
         """Say what goes on when ``dev`` is started again."""
@@ -154,8 +154,14 @@ class Desk:
         return StateManager(namespace, transport=self._served.transport)
 
 
-async def _open(link: str) -> None:
-    if not await open_in_browser(link):
+async def _open(page: Path, link: str) -> None:
+    try:
+        write_redirect(page, link)
+        opened = await open_in_browser(page.as_uri())
+    except ExotrioError as error:
+        note(f"error: {error}")
+        opened = False
+    if not opened:
         note("no browser could be opened; open the link yourself")
 
 

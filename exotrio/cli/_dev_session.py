@@ -20,6 +20,7 @@ import trio
 
 from exotrio._settings import KEY_VARIABLE, URI_VARIABLE, read_settings
 from exotrio.cli import _dev_notes as notes
+from exotrio.cli._browser import sign_in_page
 from exotrio.cli._dev_desk import Desk, FirstRun
 from exotrio.cli._dev_files import Watch, syntax_problem
 from exotrio.cli._dev_messages import Failed, Loaded, Message, MoreFiles, Order, Registered
@@ -142,13 +143,13 @@ class Session:
             async with embedded_and_served(
                 wanted.db, ports=wanted.ports, terms=terms, settings=settings
             ) as served:
-                with _key_file(served.key) as key_file:
+                with _key_file(served.key) as key_file, sign_in_page(wanted.db) as page:
                     async with trio.open_nursery() as background:
                         desk = Desk(
                             wanted.path,
                             served,
                             key_file,
-                            opens=wanted.opens,
+                            page=page if wanted.opens else None,
                             first_run=wanted.first_run,
                             background=background,
                         )

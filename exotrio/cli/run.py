@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -179,16 +180,22 @@ def command(
         port=port,
     )
     request.check_inputs()
-    run = _Run(request, progress_for(loaded.runtime(), verbose=bool(verbose), logged=as_json))
+    progress = progress_for(loaded.runtime(), verbose=bool(verbose), logged=as_json)
+    run = _Run(request, progress, private=not as_json and sys.stderr.isatty())
     return run_blocking(run.main, run.stop, exiting=run.exiting)
 
 
 class _Run:
-    """One run, as the command sees it."""
+    """One run, as the command sees it.
 
-    def __init__(self, request: _Request, progress: Progress) -> None:
+    Args:
+        private: What is shown is seen by whoever gave the command, and kept nowhere.
+    """
+
+    def __init__(self, request: _Request, progress: Progress, *, private: bool) -> None:
         self._request = request
         self._progress = progress
+        self._private = private
         self._run_id = request.resume
         self._interrupted = False
         self._embedded = False
@@ -250,11 +257,18 @@ class _Run:
             async with embedded(db) as transport:
                 yield transport
             return
+        from exotrio.cli._browser import sign_in_page, write_redirect
         from exotrio.manager._served import embedded_and_served
 
         async with embedded_and_served(db, ports=(self._request.port,)) as served:
-            self._progress.note(f"dashboard, to be opened once within 10 minutes: {served.sign_in_link()}")
-            yield served.transport
+            with sign_in_page(db) as page:
+                link = served.sign_in_link()
+                if not self._private:
+                    # A log is read by more people than may sign in.
+                    write_redirect(page, link)
+                    link = f"{page} (it leads to {served.url})"
+                self._progress.note(f"dashboard, to be opened once within 10 minutes: {link}")
+                yield served.transport
 
     async def _ask_first(self, client: StateManager, asked: str) -> None:
         """Fail early if the state manager is away, refuses us, or does not know the run."""

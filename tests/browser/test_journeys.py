@@ -11,7 +11,7 @@ from tests.browser.chromium import expect
 from tests.browser.conftest import Visitors
 from tests.browser.nodes import GRAPH, let
 from tests.browser.office import Office, open_office
-from tests.processes import EXAMPLES, KEY, Processes
+from tests.processes import EXAMPLES, KEY, Processes, link_in
 
 # -- signing in
 
@@ -40,7 +40,7 @@ def test_the_key_signs_in_and_leads_to_where_somebody_wanted_to_go(
 def test_a_link_signs_in_once(visitors: Visitors, processes: Processes, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("from tests.browser.nodes import *\n" + RUNTIME, "utf-8")
     run = processes.start("run", "app.py", "--serve", "--store", "waits=yes", cwd=tmp_path)
-    link = run.line(r"(http://127\.0\.0\.1:\d+/sign-in\?link=\S+)")[1]
+    link = link_in(run.line(r"dashboard.*: (/\S+)")[1])
     url = link.partition("/sign-in")[0]
     page = visitors.stranger(url)
     page.goto(link)

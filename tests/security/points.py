@@ -263,6 +263,19 @@ POINTS = (
         Change("manager/_outcomes.py", 'redactors.of(state["graph"]).redact(item.error)', "item.error"),
     ),
     Point(
+        "A link that signs in is in no arguments of a process, which every user of the machine can list.",
+        ["test_dev::test_a_button_of_the_dashboard_and_the_printed_command_start_runs"],
+        Change("cli/_dev_desk.py", "open_in_browser(page.as_uri())", "open_in_browser(link)"),
+    ),
+    Point(
+        "A link that signs in is in no log.",
+        [
+            "web/test_served::test_a_run_is_served_as_long_as_it_lasts_and_says_how_to_sign_in",
+            "web/test_served::test_on_a_terminal_the_link_is_shown_unless_it_shows_a_log",
+        ],
+        Change("cli/run.py", "private=not as_json and sys.stderr.isatty()", "private=True"),
+    ),
+    Point(
         "JSON logs of a runtime have the secrets of the state masked, whoever wrote the line.",
         ["test_execution::test_secrets_are_masked_in_what_a_node_and_its_libraries_log_as_json"],
         Change("_execution.py", "                    hide(redactor)\n", ""),

@@ -14,7 +14,7 @@ from exotrio._errors import PortBusy
 from exotrio.manager._served import embedded_and_served
 from tests import gated
 from tests.helpers import ok, open_client, refused
-from tests.processes import ended, exotrio
+from tests.processes import EXOTRIO, ended, exotrio, link_in
 
 
 async def test_what_is_embedded_can_be_looked_at_while_the_block_lasts(
@@ -69,18 +69,38 @@ async def test_an_error_of_the_block_comes_out_bare() -> None:
             raise ConfigurationError("mine")
 
 
-def test_a_run_is_served_as_long_as_it_lasts_and_says_how_to_sign_in(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--log-format", "json"), ("--db", ":memory:")])
+def test_a_run_is_served_as_long_as_it_lasts_and_says_how_to_sign_in(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
     (tmp_path / "app.py").write_text(gated.APP, "utf-8")
-    with exotrio("run", "app.py", "--serve", cwd=tmp_path) as process:
-        link = process.line(r"dashboard.*(http://127\.0\.0\.1:\d+/sign-in\?link=\S+)")[1]
+    with exotrio("run", "app.py", "--serve", *options, cwd=tmp_path) as process:
+        page = Path(process.line(r"dashboard, to be opened once within 10 minutes: (/\S+)")[1])
         run_id = process.line(r"run (\S+) of graph")[1]
+        link = link_in(page)
         with httpx.Client(base_url=re.sub(r"/sign-in.*", "", link), trust_env=False) as browser:
             assert browser.get(link).status_code == 200
-            page = browser.get(f"/ns/{gated.NAMESPACE}/runs/{run_id}")
-            assert page.status_code == 200
+            shown = browser.get(f"/ns/{gated.NAMESPACE}/runs/{run_id}")
+            assert shown.status_code == 200
             assert browser.get(link.partition("=")[0] + "=used").status_code == 200, "signed in already"
         (tmp_path / "open-w").touch()
-        assert process.wait().code == 0
+        end = process.wait()
+        assert end.code == 0
+    assert not page.exists()
+    assert "link=" not in end.out + end.err, "a log is read by more people than may sign in"
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_on_a_terminal_the_link_is_shown_unless_it_shows_a_log(form: str, tmp_path: Path) -> None:
+    pytest.importorskip("pty", reason="a terminal needs POSIX")
+    from tests.terminals import Terminal
+
+    (tmp_path / "app.py").write_text(gated.APP, "utf-8")
+    command = [*EXOTRIO, "run", "app.py", "--serve", "--log-format", form]
+    with Terminal(command, cwd=tmp_path) as terminal:
+        terminal.until(" of graph ")
+        assert ("/sign-in?link=" in terminal.screen) == (form == "text")
+        assert ("sign-in.html" in terminal.screen) == (form == "json")
 
 
 def test_a_state_manager_elsewhere_is_not_served(tmp_path: Path) -> None:
