@@ -6,18 +6,24 @@ import os
 
 import pytest
 
-from tests.browser.chromium import INSTALL, missing
+from tests.browser.chromium import INSTALL
+
+SDK_NEEDS = "They need Python >= 3.12 with venv and pip, and a package index that can be reached."
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    lacking = missing()
-    left_out = [
-        report for report in terminalreporter.stats.get("skipped", []) if "tests/browser/" in report.nodeid
-    ]
-    if lacking and left_out:
-        terminalreporter.section("THE BROWSER JOURNEYS DID NOT RUN", sep="!", red=True, bold=True)
-        terminalreporter.line(f"{len(left_out)} tests of the dashboard need {' and '.join(lacking)}:")
-        terminalreporter.line(INSTALL)
+    for folder, title, cure in (
+        ("tests/browser/", "THE BROWSER JOURNEYS DID NOT RUN", INSTALL),
+        ("tests/sdk/", "THE TESTS WITH THE STOCK SDK DID NOT RUN", SDK_NEEDS),
+    ):
+        skipped = terminalreporter.stats.get("skipped", [])
+        reasons = [report.longrepr[2] for report in skipped if folder in report.nodeid]
+        if reasons:
+            terminalreporter.section(title, sep="!", red=True, bold=True)
+            for reason in sorted(set(reasons)):
+                why = reason.removeprefix("Skipped: ")
+                terminalreporter.line(f"left out ({reasons.count(reason)}): {why}")
+            terminalreporter.line(cure)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -1,4 +1,4 @@
-"""The stock SDK in an environment of its own, made once per session. What needs it is skipped only where
+"""The stock SDK in an environment of its own, made once per session. What needs it is skipped, loudly, where
 no Python >= 3.12 is to be found, or the package index is out of reach."""
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+STOCK = "exospherehost==0.0.3"
 
 
 def _newer_python() -> str | None:
@@ -39,8 +41,8 @@ def stock_python(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> st
 
 def _install(newer: str, folder: Path) -> None:
     subprocess.run([newer, "-m", "venv", folder], check=True)
-    command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "exospherehost"]
+    command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", STOCK]
     installed = subprocess.run(command, capture_output=True, text=True)
     if installed.returncode:
-        pytest.skip(f"exospherehost cannot be installed: {installed.stderr[-300:]}")
+        pytest.skip(f"{STOCK} cannot be installed: {' '.join(installed.stderr.split())[-300:]}")
     (folder / "installed").touch()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,14 @@ def of_stock(stock_python: str, script: str) -> Any:
 @pytest.fixture(scope="module")
 def stock_behaviour(stock_python: str) -> Any:
     return of_stock(stock_python, "behaviour.py")
+
+
+def test_the_absence_of_the_sdk_is_said_loudly() -> None:
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", __file__, "-k", "pinned"]
+    env = {**os.environ, "PIP_NO_INDEX": "1"}
+    ended = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert "THE TESTS WITH THE STOCK SDK DID NOT RUN" in ended.stdout
+    assert "left out (1): " in ended.stdout
 
 
 @pytest.mark.sdk
