@@ -2,9 +2,10 @@
 
 A run goes in two steps. Its own row goes first, in one transaction with a note in ``discarded``:
 from then on nobody finds the run or a state of it. What it leaves behind (states, counts, groups,
-members, events, store) is then cleared away in small transactions with pauses, since a large run
-cleared at once would hold up every claim. A process that is killed meanwhile leaves the note, and
-the next one goes on. Numbers are not used again, so a new run never meets what an old one left.
+members, events, store) is then cleared away in transactions that are limited in time, many small runs or
+a part of a large one in each: a large run cleared at once would hold up every claim. A process that is
+killed meanwhile leaves the note, and the next one goes on. Numbers are not used again, so a new run never
+meets what an old one left.
 
 The file does not shrink: SQLite keeps the free pages and fills them again. A backup is as small
 as its content.
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from typing import Concatenate
 
 import trio
+from pydantic_core import to_json
 
 from exotrio._errors import DatabaseError
 from exotrio._wire import from_ms
@@ -28,11 +30,13 @@ from exotrio.manager._transaction import Transaction
 logger = logging.getLogger("exotrio.manager.retention")
 
 BATCH = 500
-"""Most rows that one transaction deletes of each table."""
-LONGEST_BATCH = 0.02
-"""Seconds after which a transaction takes no further state: each may hold megabytes."""
-PAUSE = 0.05
-"""Seconds between two batches, for those who wait to write."""
+"""Most rows that one step deletes of each table."""
+RUNS = 100
+"""Most runs that one step takes."""
+LONGEST_BATCH = 0.01
+"""Seconds after which a transaction takes no further step and no further state: each may hold megabytes."""
+PAUSE = 0.02
+"""Seconds between two transactions, for those who wait to write."""
 LONGEST_INTERVAL = 600.0
 SHORTEST_INTERVAL = 1.0
 
@@ -72,50 +76,80 @@ async def _repeat(store: Store, step: Callable[Concatenate[Transaction, ...], in
 
 def discard(tx: Transaction, keep_ms: int) -> int:
     """Delete the rows of some runs that are old enough and return how many that were."""
-    runs = tx.execute(
+    end = time.monotonic() + LONGEST_BATCH
+    finished_before = tx.now_ms - keep_ms - tx.not_yet_trusted(keep_ms)
+    deleted = 0
+    while runs := tx.execute(
         "SELECT id FROM runs WHERE finished_at IS NOT NULL AND finished_at < ? AND pending = 0"
         " ORDER BY finished_at LIMIT ?",
-        (tx.now_ms - keep_ms - tx.not_yet_trusted(keep_ms), BATCH),
-    ).fetchall()
-    tx.executemany("INSERT INTO discarded VALUES (?)", [(run["id"],) for run in runs])
-    tx.executemany("DELETE FROM runs WHERE id = ?", [(run["id"],) for run in runs])
-    return len(runs)
+        (finished_before, RUNS),
+    ).fetchall():
+        tx.executemany("INSERT INTO discarded VALUES (?)", [(run["id"],) for run in runs])
+        tx.executemany("DELETE FROM runs WHERE id = ?", [(run["id"],) for run in runs])
+        deleted += len(runs)
+        if time.monotonic() >= end:
+            break
+    return deleted
 
 
 def clear(tx: Transaction) -> int:
-    """Clear away some of what a deleted run left behind; return 0 if no run left anything."""
-    run = tx.execute("SELECT min(run) FROM discarded").fetchone()[0]
-    if run is None:
-        return 0
+    """Clear away some of what deleted runs left behind; return 0 if none left anything."""
     end = time.monotonic() + LONGEST_BATCH
-    states = tx.execute("SELECT seq FROM states WHERE run = ? LIMIT ?", (run, BATCH)).fetchall()
-    hanging = 0
-    for state in states:
-        hanging += _clear_hanging(tx, state["seq"], BATCH - hanging)
-        if hanging >= BATCH:
-            break  # there may be more, which only this state leads to
-        tx.execute("DELETE FROM states WHERE seq = ?", (state["seq"],))
-        if time.monotonic() > end:
+    steps = 0
+    while _clear_step(tx, end):
+        steps += 1
+        if time.monotonic() >= end:
             break
+    return steps
+
+
+def _clear_step(tx: Transaction, end: float) -> bool:
+    """Clear away at most ``BATCH`` states of some runs; return False if there is nothing to do.
+
+    Args:
+        end: When to stop, on the monotonic clock.
+    """
+    runs = [row["run"] for row in tx.execute("SELECT run FROM discarded ORDER BY run LIMIT ?", (RUNS,))]
+    if not runs:
+        return False
+    chosen = to_json(runs).decode()
+    states = [
+        row["seq"]
+        for row in tx.execute(
+            "SELECT seq FROM json_each(?) CROSS JOIN states ON states.run = value ORDER BY key LIMIT ?",
+            (chosen, BATCH),
+        )
+    ]
     if not states:
         for table in ("counts", "store", "discarded"):
-            tx.execute(f"DELETE FROM {table} WHERE run = ?", (run,))
-    return 1
+            tx.execute(f"DELETE FROM {table} WHERE run IN (SELECT value FROM json_each(?))", (chosen,))
+    elif _clear_hanging(tx, to_json(states).decode()):
+        for seq in states:
+            tx.execute("DELETE FROM states WHERE seq = ?", (seq,))
+            if time.monotonic() >= end:
+                break
+    return True
 
 
-def _clear_hanging(tx: Transaction, seq: int, most: int) -> int:
-    """Delete what belongs to a state in other tables and return how many rows that were."""
-    deleted = tx.execute(
-        "DELETE FROM members WHERE t = ?1 AND (place, path) IN"
-        " (SELECT place, path FROM members WHERE t = ?1 LIMIT ?2)",
-        (seq, most),
+def _clear_hanging(tx: Transaction, states: str) -> bool:
+    """Delete what belongs to states in other tables; return whether that was all: only they lead to it.
+
+    Args:
+        states: Their numbers, as JSON.
+    """
+    members = tx.execute(
+        "DELETE FROM members WHERE (t, place, path) IN (SELECT t, place, members.path FROM json_each(?)"
+        " CROSS JOIN members ON t = value LIMIT ?)",
+        (states, BATCH),
     ).rowcount
-    deleted += tx.execute(
-        "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE state = ? LIMIT ?)",
-        (seq, most - deleted),
+    events = tx.execute(
+        "DELETE FROM events WHERE id IN (SELECT events.id FROM json_each(?)"
+        " CROSS JOIN events ON state = value LIMIT ?)",
+        (states, BATCH),
     ).rowcount
     # At most one for each place of the graph.
-    return deleted + tx.execute("DELETE FROM groups WHERE t = ?", (seq,)).rowcount
+    tx.execute("DELETE FROM groups WHERE t IN (SELECT value FROM json_each(?))", (states,))
+    return members < BATCH and events < BATCH
 
 
 def drop_templates(tx: Transaction) -> int:

@@ -154,6 +154,7 @@ async def test_versions_of_a_graph_go_with_their_last_run(autojump_clock: MockCl
 
 async def test_a_large_run_is_cleared_away_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_retention, "BATCH", 10)
+    monkeypatch.setattr(_retention, "LONGEST_BATCH", 0.0)
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:
         store = manager.service.store
@@ -170,6 +171,26 @@ async def test_a_large_run_is_cleared_away_in_small_steps(monkeypatch: pytest.Mo
             steps += 1
         assert steps >= 6
         assert not +left
+
+
+async def test_many_small_runs_share_few_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_retention, "LONGEST_BATCH", 60.0)
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        store = manager.service.store
+        flow = await Flow.deploy(manager.api, place("a"))
+        for _ in range(250):
+            await flow.trigger(store={"key": "value"})
+        for state in ok(await manager.api.claim(["Node_a"], 250))["states"]:
+            ok(await manager.api.prune(state["state_id"]))
+        kept = await Flow.start(manager.api, place("a"))
+        await pass_minute(manager, clock)
+        assert await store.write(discard, MINUTE_MS - 1) == 250
+        assert await store.write(clear) > 0
+        assert await store.write(clear) == 0
+        assert +(await store.read(rows)) == Counter({"runs": 1, "states": 1, "counts": 1})
+        await kept.run("a")
+        await store.read(recount)
 
 
 async def test_what_a_killed_process_left_half_deleted_is_cleared_away_by_the_next(tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ PLACES = [
     place("b", "u", inputs={"p": "${{t.outputs.v}}"}),
     place("u", unites="t", inputs={"all": "${{b.outputs.v}}"}),
 ]
-# Tables that stay small (nodes, graphs), and the numbers a request brings along.
-MAY_BE_SCANNED = re.compile(r"SCAN (json_each|meta|nodes|graphs|CONSTANT ROW)")
+# Tables that stay small (nodes, graphs), the numbers a request brings along, and the first of what is to be
+# cleared away.
+MAY_BE_SCANNED = re.compile(r"SCAN (json_each|meta|nodes|graphs|discarded|CONSTANT ROW)")
 # Only at the start, and only what is held, a partial index, or claimed in the last minutes.
 AT_THE_START = re.compile(
     r"SCAN (states|claims) USING (COVERING )?INDEX (states_held|states_leased|claims_by_age)$"
