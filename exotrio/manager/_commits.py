@@ -31,6 +31,8 @@ TALLY_INTERVAL_MS = 1_000
 """Between two writes of what ended how; what is counted meanwhile is lost if the process is killed."""
 PAUSE = 1.0
 """Seconds after a commit that failed, until what is owed, or has come due, is tried again."""
+PROVEN_FOR = 10.0
+"""Seconds for which a commit that wrote something proves that something can be written."""
 TELL_AGAIN = 60.0
 """Seconds between two lines in the log about commits that fail for the same reason."""
 
@@ -73,18 +75,28 @@ class Committer:
 
     Args:
         now: The clock, in seconds, by which those who wait are looked after.
+        check: Called before each commit; raises if what is written would be lost.
 
     Attributes:
         written: Rows written since the start.
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, catalog: Catalog, clock: Clock, now: Callable[[], float]
+        self,
+        connection: sqlite3.Connection,
+        catalog: Catalog,
+        clock: Clock,
+        now: Callable[[], float],
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.connection = connection
         self.catalog = catalog
         self.clock = clock
         self.now = now
+        self._check = check
+        self._damage: Exception | None = None
+        self._trouble: Exception | None = None
+        self._proven_at = -math.inf
         self._watched = WatchedClock(connection, clock)
         self.written = 0
         self._waiting = Waiting()
@@ -116,6 +128,7 @@ class Committer:
         try:
             self.connection.execute("BEGIN IMMEDIATE")
             self._watched.look()
+            changes, self._damage = self.connection.total_changes, None
             for write in writes:
                 if write not in patient:
                     self._run(write, committed)
@@ -124,16 +137,22 @@ class Committer:
             # Behind those that were there before them, and all that could have something for them.
             for write in patient:
                 self._run(write, committed)
+            is_proof = self.connection.total_changes != changes
             tallied_at = self._watched()
             # Now and then only: for a group of one a row more is a cost.
             if write_tally := last or abs(tallied_at - self._tallied_at) >= TALLY_INTERVAL_MS:
                 _tally.write(self.connection, self._tally + committed.tally, tallied_at)
             self._watched.store()
+            self._check()
             self.connection.execute("COMMIT")
         except Exception as error:
             self._waiting.put_off(due, self.now() + PAUSE)
             return self._failed(list(dict.fromkeys([*writes, *over])), error)
         self._watched.committed()
+        if self._damage is not None:
+            self._trouble = self._damage
+        elif is_proof:
+            self._trouble, self._proven_at = None, self.now()
         if write_tally:
             self._tally, self._tallied_at = Counter(), tallied_at
         else:
@@ -163,6 +182,17 @@ class Committer:
     def view(self, connection: sqlite3.Connection) -> View:
         """Return what a query sees on a connection."""
         return View(connection, self.catalog, self.stamp, self.clock())
+
+    def prove(self, tx: Transaction) -> None:
+        """Write something, unless that was possible just now. A use case.
+
+        Raises:
+            sqlite3.Error: pages are damaged that this would not touch, and nothing else was written since.
+        """
+        if self._trouble is not None and _is_damage(self._trouble):
+            raise self._trouble
+        if self._trouble is not None or self.now() - self._proven_at >= PROVEN_FOR:
+            tx.execute("INSERT OR REPLACE INTO meta VALUES ('proof', ?)", (tx.now_ms,))
 
     def _run_waiting(self, committed: Committed, due: Collection[Topic]) -> set[Write]:
         """Run what waits for what this commit announces, or what has come due; return what was run."""
@@ -202,6 +232,8 @@ class Committer:
                 # SQLite rolled everything back already, so the whole group fails, and for this reason.
                 raise result.error
             if isinstance(result.error, sqlite3.Error):
+                if _is_damage(result.error):
+                    self._damage = result.error
                 result = outcome.Error(_not_written(DatabaseError, result.error))
             self.connection.execute("ROLLBACK TO use_case")
             self.connection.execute("RELEASE use_case")
@@ -216,6 +248,7 @@ class Committer:
         with suppress(sqlite3.Error):
             self.connection.execute("ROLLBACK")
         self.catalog.clear()
+        self._trouble = error
         self._tell(f"{len(writes)} write{'' if len(writes) == 1 else 's'} could not be committed", str(error))
         for write in writes:
             # One error each: tasks that raise the same one would write their tracebacks over each other.
@@ -241,6 +274,11 @@ class Committer:
         logger.log(logging.DEBUG if known else logging.ERROR, "%s: %s; %s", what, why, _FIX)
         if not known:
             self._told, self._told_at = why, now
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether an error says that the file is damaged, which nothing but another file ends."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _not_written(kind: type[DatabaseError], error: Exception) -> DatabaseError:

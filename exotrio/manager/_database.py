@@ -72,6 +72,37 @@ def _lock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+class FileReplaced(Exception):
+    """A file of the database is not the one that was opened."""
+
+
+class SameFiles:
+    """Tells whether the files of a database are still those that were opened.
+
+    What is written into a file that was removed or replaced is gone with the process. Make it once the
+    database is open for writing, when its log is there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._files = {
+            file: _identity(file) for file in (path, path.with_name(path.name + "-wal")) if file.exists()
+        }
+
+    def check(self) -> None:
+        """Raise FileReplaced if one of them was removed or replaced."""
+        for file, identity in self._files.items():
+            if _identity(file) != identity:
+                raise FileReplaced(f"{file.name} was removed or replaced while it was in use")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def open_writer(path: Path | None) -> sqlite3.Connection:
     """Open the writing connection, creating or checking the tables.
 
@@ -93,6 +124,8 @@ def open_writer(path: Path | None) -> sqlite3.Connection:
             _prepare_schema(connection, where)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
+            # The log is made by the first statement that reads.
+            connection.execute("SELECT 1 FROM meta").fetchone()
         except BaseException:
             connection.close()
             raise

@@ -8,11 +8,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from exotrio._errors import DatabaseError
+from exotrio.manager._database import FileReplaced
 from exotrio.manager._http import STOPPING
 from exotrio.manager._metrics import ManagerMetrics
 from exotrio.manager._routes_v0 import Endpoint, routes_of
 from exotrio.manager._store import Store
-from exotrio.manager._transaction import Transaction
 
 PROBES = frozenset({"/health", "/livez", "/readyz"})
 """Paths that ask for no key: whoever probes has none, and learns nothing."""
@@ -64,13 +64,11 @@ class _Operations:
                 self._problem = f"a write did not end within {LONGEST_WRITE:g} s"
                 with trio.move_on_after(LONGEST_WRITE):
                     try:
-                        await self._store.write(_nothing)
+                        await self._store.prove()
                         self._problem = ""
                     except DatabaseError as error:
-                        self._problem = f"the database cannot be written ({type(error.__cause__).__name__})"
+                        cause = error.__cause__
+                        why = str(cause) if isinstance(cause, FileReplaced) else type(cause).__name__
+                        self._problem = f"the database cannot be written ({why})"
                 self._looked_at = trio.current_time()
             return self._problem
-
-
-def _nothing(tx: Transaction) -> None:
-    """Change nothing."""

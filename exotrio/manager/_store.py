@@ -32,7 +32,7 @@ from exotrio._errors import DatabaseError
 from exotrio.manager._clock import Clock
 from exotrio.manager._commits import LARGEST_GROUP, Committed, Committer
 from exotrio.manager._copy import remove_leftovers
-from exotrio.manager._database import MEMORY, Ownership, open_reader, open_writer
+from exotrio.manager._database import MEMORY, Ownership, SameFiles, open_reader, open_writer
 from exotrio.manager._transaction import Catalog, Transaction, View
 from exotrio.manager._writes import Write
 
@@ -107,6 +107,17 @@ class Store(Protocol):
 
         Raises:
             As ``write``.
+
+        Cancellation:
+            As ``write``.
+        """
+        ...
+
+    async def prove(self) -> None:
+        """Return if something can be written. Writes something only if nothing was written just now.
+
+        Raises:
+            DatabaseError: nothing can be written.
 
         Cancellation:
             As ``write``.
@@ -188,6 +199,9 @@ class MemoryStore:
             write.abandoned = write.missed = False
         value = write.result.unwrap()
         return value
+
+    async def prove(self) -> None:
+        await self.write(self._committer.prove)
 
     async def _answered(self, write: Write, scope: trio.CancelScope) -> Any:
         """Wait for the commit of somebody else that has something for it, or until it has to look itself."""
@@ -279,6 +293,9 @@ class FileStore:
             Write(lambda tx: use_case(tx, *args, **kwargs), deadline=deadline)
         )
         return value
+
+    async def prove(self) -> None:
+        await self.write(self._committer.prove)
 
     async def _hand_in(self, write: Write) -> Any:
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -417,7 +434,9 @@ async def open_store(db: str | Path, *, clock: Clock = wall_clock) -> AsyncItera
     released = True
     try:
         remove_leftovers(path)
-        store = FileStore(Committer(open_writer(path), Catalog(), clock, time.monotonic), path)
+        connection = open_writer(path)
+        check = SameFiles(path).check
+        store = FileStore(Committer(connection, Catalog(), clock, time.monotonic, check), path)
         try:
             yield store
         finally:

@@ -221,7 +221,7 @@ def _table(view: View, table: str, keys: tuple[str, ...], columns: tuple[str, ..
 # -- use cases of the tests' own, which write into meta
 
 
-PUT_KEYS = "SELECT key FROM meta WHERE key <> 'stamp' AND key NOT LIKE 'clock_%'"
+PUT_KEYS = "SELECT key FROM meta WHERE key NOT IN ('stamp', 'proof') AND key NOT LIKE 'clock_%'"
 
 
 def put(tx: Transaction, key: str, value: str = "") -> str:

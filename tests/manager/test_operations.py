@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,16 +15,29 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from exotrio import BaseNode
+from exotrio import BaseNode, DatabaseError
 from exotrio.manager import Service, _routes_operations, create_app, open_service
 from exotrio.manager._access import local
 from exotrio.manager._backlog import MOST_COUNTED, backlog
+from exotrio.manager._commits import PROVEN_FOR
+from exotrio.manager._database import truncate_log
 from exotrio.manager._metrics import ManagerMetrics
+from exotrio.manager._transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.doubles import runtime
 from tests.helpers import NO_RETRY, SettableClock, node_name, ok, open_client, place, refused
-from tests.manager.support import KEY, NO_SETTINGS, embedded_in, gate, open_manager, with_history
+from tests.manager.support import (
+    KEY,
+    NO_SETTINGS,
+    embedded_in,
+    gate,
+    next_line,
+    open_manager,
+    put,
+    running,
+    with_history,
+)
 from tests.manager.test_scale import connection_of, plans_of, refuses_scans, steps_of
 from tests.scrapes import labels_in, values_in
 
@@ -129,6 +143,140 @@ async def test_a_database_that_fails_ends_the_readiness_until_it_works_again(
             assert answer.text == "the database cannot be written (DatabaseError)\n"
         await trio.sleep(1)
         assert (await manager.outside.get("/readyz")).text == "ok\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files in use cannot be removed there")
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+@pytest.mark.parametrize("is_replaced", [False, True])
+async def test_a_file_that_is_gone_or_another_one_ends_the_readiness_and_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, is_replaced: bool
+) -> None:
+    monkeypatch.setattr(_routes_operations, "CACHED", 0.0)
+    file, aside = tmp_path / f"state.db{suffix}", tmp_path / "aside"
+    async with operated(tmp_path / "state.db") as manager:
+        flow = await Flow.start(manager.api, place("a"))
+        assert (await manager.outside.get("/readyz")).text == "ok\n"
+        file.rename(aside)
+        if is_replaced:
+            file.write_bytes(aside.read_bytes())
+        answer = await manager.outside.get("/readyz")
+        reason = f"state.db{suffix} was removed or replaced while it was in use"
+        assert (answer.status_code, answer.text) == (503, f"the database cannot be written ({reason})\n")
+        refused(await manager.api.trigger("graph"), 503)
+        aside.replace(file)
+        assert (await manager.outside.get("/readyz")).text == "ok\n"
+        await flow.run("a")
+
+
+FULL_DISK = """
+import resource, sys, httpx, trio
+from exotrio.manager import _routes_operations, create_app, open_service
+from tests.manager.support import put
+
+_routes_operations.CACHED = 0.0
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+async def main(path):
+    async with open_service(path) as service:
+        transport = httpx.ASGITransport(create_app(service, key="key"))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            async def ready():
+                return (await client.get("/readyz")).status_code
+            answers = [await ready()]
+            limit(4096)
+            try:
+                await service.store.write(put, "something")
+            except Exception as error:
+                answers.append(type(error).__name__)
+            answers += [await ready(), await ready()]
+            limit(resource.RLIM_INFINITY)
+            answers.append(await ready())
+    print(*answers)
+
+trio.run(main, sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are POSIX")
+def test_a_full_disk_ends_the_readiness_until_there_is_space(tmp_path: Path) -> None:
+    with running(FULL_DISK, tmp_path / "state.db") as process:
+        assert next_line(process) == "200 NotCommitted 503 503 200"
+
+
+async def test_that_nothing_can_be_written_is_noticed_although_nobody_else_writes(
+    autojump_clock: MockClock,
+) -> None:
+    async with operated() as manager:
+        assert (await manager.outside.get("/readyz")).text == "ok\n"
+        connection = await connection_of(manager.service.store)
+        connection.execute(
+            "CREATE TEMP TRIGGER no BEFORE INSERT ON main.meta BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+        await trio.sleep(PROVEN_FOR)
+        assert (await manager.outside.get("/readyz")).status_code == 503
+        connection.execute("DROP TRIGGER no")
+        await trio.sleep(1)
+        assert (await manager.outside.get("/readyz")).status_code == 200
+
+
+@pytest.mark.parametrize("table", ["runs", "graphs"])
+async def test_damaged_pages_end_the_readiness_although_others_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    monkeypatch.setattr(_routes_operations, "CACHED", 0.0)
+    db = tmp_path / "state.db"
+    async with operated(db) as manager:
+        await Flow.start(manager.api, place("a"))
+        await manager.service.store.write(lambda tx: tx.execute("PRAGMA cache_size = 0"))
+        truncate_log(db)
+        roots = await manager.service.store.read(
+            lambda view: view.execute(
+                "SELECT rootpage FROM sqlite_master WHERE tbl_name = ?", (table,)
+            ).fetchall()
+        )
+        with db.open("r+b") as file:
+            for root in roots:
+                if root[0]:
+                    file.seek((root[0] - 1) * 4096)
+                    file.write(b"\xff" * 4096)
+        refused(await manager.api.trigger("graph"), 503)
+        for _ in range(2):
+            assert (await manager.outside.get("/readyz")).status_code == 503
+
+
+async def test_a_damaged_page_that_one_use_case_met_ends_the_readiness_until_another_one_could_write(
+    autojump_clock: MockClock,
+) -> None:
+    def meet_damage(tx: Transaction) -> None:
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+    async with operated() as manager:
+        with pytest.raises(DatabaseError):
+            await manager.service.store.write(meet_damage)
+        await trio.sleep(60)
+        assert (await manager.outside.get("/readyz")).status_code == 503
+        await manager.service.store.write(put, "something")
+        await trio.sleep(1)
+        assert (await manager.outside.get("/readyz")).status_code == 200
+
+
+async def test_probes_write_no_more_than_it_takes(autojump_clock: MockClock) -> None:
+    async with operated() as manager:
+        written = manager.service.store.written
+        for _ in range(20):
+            await trio.sleep(1)
+            assert (await manager.outside.get("/readyz")).status_code == 200
+        assert manager.service.store.written - written <= 4
+        for _ in range(20):
+            await manager.service.store.write(put, str(trio.current_time()))
+            written = manager.service.store.written
+            await trio.sleep(1)
+            assert (await manager.outside.get("/readyz")).status_code == 200
+            assert manager.service.store.written - written <= 1, "the time at most"
 
 
 async def test_while_the_database_fails_only_health_is_answered_and_the_rest_in_json(
