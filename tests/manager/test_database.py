@@ -10,7 +10,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +70,33 @@ async def refusal(path: Path, kind: type[DatabaseError]) -> str:
             pass
     assert type(caught.value) is kind
     return str(caught.value)
+
+
+# -- durability
+
+
+async def test_each_commit_is_synced_whatever_sqlite_was_built_to_do(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lax(sqlite3.Connection):
+        """As builds of SQLite are that do not sync a commit in WAL mode unless they are told to."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.execute("PRAGMA synchronous = NORMAL")
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Lax))
+    async with open_store(path) as store:
+        await store.write(put, "made")
+        assert await store.write(pragma, "synchronous") == FULL
+        assert await store.write(pragma, "journal_mode") == "wal"
+
+
+FULL = 2
+
+
+def pragma(tx: Transaction, name: str) -> object:
+    return tx.execute(f"PRAGMA {name}").fetchone()[0]
 
 
 # -- ownership

@@ -527,3 +527,28 @@ async def test_who_stopped_is_forgotten_soon_and_who_fell_silent_later(autojump_
         assert await listed() == [("silent", False)]
         await trio.sleep(600)
         assert await listed() == []
+
+
+# -- ids of claims
+
+
+@pytest.mark.parametrize("boot_after", [5_000.0 + 86_400, 1.0], ids=["restart", "reboot"])
+async def test_the_id_of_a_claim_is_remembered_for_ten_minutes_across_a_restart(
+    tmp_path: Path, boot_after: float
+) -> None:
+    db = tmp_path / "state.db"
+    async with managing(db=db) as manager:
+        flow = await Flow.deploy(manager.api, place("a"))
+        for _ in range(4):
+            await flow.trigger()
+        (state,) = await claim(manager.remote, limits={"Node_a": 1}, claim_id="used")
+        assert await report(manager.remote, executed_item(state)) == ["ok"]
+    boot = Boot(boot_after)
+    async with managing(db=db, boot=boot) as manager:
+        boot.skipped += 590
+        assert await claim(manager.remote, limits={"Node_a": 1}, claim_id="other")
+        assert await claim(manager.remote, limits={"Node_a": 1}, claim_id="used") == []
+        boot.skipped += 20
+        assert await claim(manager.remote, limits={"Node_a": 1}, claim_id="third")
+        ids = await manager.service.store.read(lambda view: view.execute("SELECT id FROM claims").fetchall())
+        assert {row["id"] for row in ids} == {"other", "third"}

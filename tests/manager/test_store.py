@@ -18,9 +18,15 @@ import trio
 import trio.testing
 
 from exotrio import DatabaseError
+from exotrio._graph import GraphBody
+from exotrio._wire_v0 import RegisterRequest
+from exotrio.manager import _graphs, _runs, _tally
 from exotrio.manager._store import Store, open_store
+from exotrio.manager._template import Template
 from exotrio.manager._transaction import Transaction, View
-from tests.manager.support import PUT_KEYS, Gate, gate, keys, put
+from tests.contract.flow import Flow
+from tests.helpers import SettableClock, declare, ok, place
+from tests.manager.support import PUT_KEYS, Gate, gate, keys, open_manager, put
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -132,6 +138,41 @@ async def test_writes_that_gather_share_one_commit_and_a_failure_among_them_is_u
     assert before == set()
     assert failed == ["bad"]
     assert seen_from_outside(path) == names
+
+
+async def test_no_cache_is_ahead_of_the_database_after_a_commit_that_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        api = manager.api
+        await Flow.deploy(api, place("a", inputs={"p": "first"}))
+
+        def put_and_trigger(tx: Transaction) -> None:
+            graph = GraphBody.model_validate(api.body([place("a", inputs={"p": "undone"})]))
+            _graphs.upsert(tx, api.namespace, "graph", Template(graph), {})
+            _runs.trigger(tx, api.namespace, "graph", inputs={}, store={})
+            _graphs.register(tx, api.namespace, undone)
+            assert tx.registered(api.namespace, "Node_a") is not None
+
+        def fail(*_: object) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        declared = declare("Node_a", inputs=("p", "undone"))
+        undone = RegisterRequest.model_validate({"runtime_name": "r", "nodes": [declared]})
+        with monkeypatch.context() as patch:
+            patch.setattr(_tally, "write", fail)
+            clock.advance(1_000)
+            with pytest.raises(DatabaseError):
+                await manager.service.store.write(put_and_trigger)
+        # The number of the version that was undone is this one's now.
+        ok(await api.put_graph("graph", api.body([place("a", inputs={"p": "kept"})])), 201)
+        flow = Flow(api, "graph")
+        await flow.trigger()
+        (state,) = await flow.take("a")
+        assert state["inputs"] == {"p": "kept"}
+        shown = ok(await api.get_graph("graph"))
+        assert shown["validation_status"] == "VALID", "what was registered for the undone one is not known"
 
 
 FULL_DISK = """
