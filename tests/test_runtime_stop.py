@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import httpx
 import pytest
 import trio
 from trio.testing import MockClock
@@ -500,13 +501,16 @@ async def test_a_refused_registration_is_final_and_raised_bare(
 ) -> None:
     from exotrio import KeyRefused, RequestRefused
 
+    async def refuses(call: Call) -> httpx.Response | None:
+        return reply(status) if call.route == "nodes" and call.body is not None else None
+
     server = V0Server()
-    server.before = Fails(("nodes",), lambda: reply(status))
+    server.before = refuses
     rt = runtime(server, Quick)
     with pytest.raises(KeyRefused if status == 401 else RequestRefused):
         await rt.run()
     assert rt.phase is Phase.STOPPED
-    assert len(server.routes("nodes")) == 1
+    assert sum(call.body is not None for call in server.routes("nodes")) == 1
 
 
 async def test_registration_is_repeated_while_the_state_manager_is_away(autojump_clock: MockClock) -> None:
