@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +52,20 @@ def test_no_section_of_the_protocol_is_left_out() -> None:
 def test_the_numbered_lists_are_whole(section: str, items: int) -> None:
     numbers = re.findall(r"^(\d+)\. ", SECTIONS[section], flags=re.M)
     assert numbers == [str(number) for number in range(1, items + 1)]
+
+
+def test_the_suite_runs_where_pytest_asyncio_is_installed_too(tmp_path: Path) -> None:
+    # Installed as pip does it. Its warning about an option that is not set is an error here.
+    (tmp_path / "beside.py").write_text("import warnings\ndef pytest_configure(): warnings.warn('unset')\n")
+    (tmp_path / "beside-1.dist-info").mkdir()
+    (tmp_path / "beside-1.dist-info" / "METADATA").write_text("Name: beside\nVersion: 1\n")
+    (tmp_path / "beside-1.dist-info" / "entry_points.txt").write_text("[pytest11]\nasyncio = beside\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "0", "--collect-only", HERE / "test_trigger.py"],
+        cwd=ROOT.parent,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
