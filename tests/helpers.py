@@ -34,10 +34,15 @@ class SettableClock:
 
 
 def open_client(
-    *, url: str = "http://embedded", key: str | None = None, transport: httpx.AsyncBaseTransport | None = None
+    *,
+    url: str = "http://embedded",
+    key: str | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+    keep_alive: bool = True,
 ) -> httpx.AsyncClient:
     """Return a client for one state manager; it never reads proxies from the environment."""
     return httpx.AsyncClient(
+        limits=httpx.Limits(max_connections=100, max_keepalive_connections=20 if keep_alive else 0),
         base_url=url.rstrip("/"),
         headers={} if key is None else {"x-api-key": key},
         transport=transport,

@@ -31,7 +31,12 @@ class Flow:
     ) -> Flow:
         """Register a node for every place, put the graph, and wait until it is VALID."""
         await api.register_for(places, outputs, tuple(fields.get("secrets", ())))
-        reply = ok(await api.put_graph(graph, api.body(places, retry_policy=retry_policy, **fields)), 201)
+        return await cls.put(api, graph, api.body(places, retry_policy=retry_policy, **fields))
+
+    @classmethod
+    async def put(cls, api: Api, graph: str, body: dict[str, Any]) -> Flow:
+        """Put the graph and wait until it is VALID: a stock server validates after its answer."""
+        reply = ok(await api.put_graph(graph, body), 201)
 
         async def valid() -> None:
             shown = ok(await api.get_graph(graph))

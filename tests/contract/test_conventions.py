@@ -235,6 +235,7 @@ async def test_what_is_no_whole_number_is_no_integer(api: Api, value: Any) -> No
     assert (await api.requeue(UNKNOWN_ID, value)).status_code == 422
 
 
+@pytest.mark.deviates_from_stock("stock answers 500, and dies of a claim that asks for so many states")
 @pytest.mark.parametrize("value", [2**63, 2**64, 10**30])
 async def test_integers_beyond_64_bits_are_no_server_error(api: Api, value: int) -> None:
     flow = await Flow.deploy(api, place("a"))

@@ -191,7 +191,6 @@ async def test_the_target_of_a_unite_must_precede_every_predecessor(api: Api, pl
     refused(await put(api, *places), 400)
 
 
-@pytest.mark.deviates_from_stock("stock reports a node reached before its target as disconnected")
 async def test_the_order_of_next_nodes_does_not_matter(api: Api) -> None:
     nodes = [place("b", "u"), place("u", "z", unites="t"), place("z"), place("t", "c", "b"), place("c", "b")]
     for following in (["t"], ["t", "x"], ["x", "t"]):

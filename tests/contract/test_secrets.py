@@ -18,8 +18,7 @@ async def _declaring(api: Api, *names: str, namespace: str | None = None) -> Flo
     """Start a run of one node that declares ``names``, in a graph that has all of SECRETS."""
     ok(await api.elsewhere(namespace or api.namespace).register([declare(node_name("a"), secrets=names)]))
     body = api.body([place("a")], secrets=SECRETS, retry_policy=FAST_RETRY)
-    assert ok(await api.put_graph("graph", body), 201)["validation_status"] in {"VALID", "PENDING"}
-    flow = Flow(api, "graph")
+    flow = await Flow.put(api, "graph", body)
     await flow.trigger()
     return flow
 

@@ -69,8 +69,7 @@ async def test_given_inputs_replace_those_of_the_root_and_others_are_ignored(
 
 async def test_the_root_keeps_inputs_that_its_schema_does_not_know(api: Api) -> None:
     ok(await api.register([declare(node_name("a"), ["p"])]))
-    ok(await api.put_graph("graph", api.body([place("a", inputs={"p": "x", "extra": "y"})])), 201)
-    flow = Flow(api, "graph")
+    flow = await Flow.put(api, "graph", api.body([place("a", inputs={"p": "x", "extra": "y"})]))
     await flow.trigger()
     (state,) = await flow.take("a")
     assert state["inputs"] == {"p": "x", "extra": "y"}
