@@ -7,11 +7,20 @@ rules that need the whole graph live in ``manager/_template.py`` and are the ser
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from itertools import islice
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from exotrio._backoff import LONGEST_DELAY_MS
 from exotrio._cron import check_expression
@@ -31,6 +40,12 @@ MAX_NAME = 256
 """Longest name of anything that stands in a path, in characters."""
 MAX_NODES = 1_000
 """Most places of one graph: what the checks remember grows with its square."""
+MAX_EDGES = 10_000
+"""Most entries of ``next_nodes`` in one graph: how long the checks take grows with them."""
+MAX_TRIGGERS = 100
+"""Most triggers of one graph: to find when a rare one comes due takes up to 20 ms."""
+PART = 100
+"""Entries of an object that are checked at once, and so the most of which problems are told."""
 
 
 def check_name(name: str) -> str:
@@ -71,6 +86,23 @@ def _no_repeats(names: list[str]) -> list[str]:
     return names
 
 
+def _part_by_part(values: Any, check: Callable[[Any], Any]) -> Any:
+    """Check the entries of an object in parts, and none after the first part that has problems.
+
+    All at once, an object of 2 MB would make a million problems, of 2 GB.
+    """
+    if not isinstance(values, dict) or len(values) <= PART:
+        return check(values)
+    checked: dict[str, Any] = {}
+    entries = iter(values.items())
+    while part := dict(islice(entries, PART)):
+        checked |= check(part)
+    return checked
+
+
+PartByPart = WrapValidator(_part_by_part)
+"""For an object of a request. Its lists have ``fail_fast``, or a largest length, for the same reason."""
+Texts = Annotated[dict[str, str], PartByPart]
 Name = Annotated[str, AfterValidator(_trimmed), AfterValidator(check_name)]
 Identifier = Annotated[Name, AfterValidator(_not_store)]
 StoreKey = Annotated[str, AfterValidator(_store_key), AfterValidator(check_name)]
@@ -115,7 +147,9 @@ class GraphNodeModel(_Declaration):
     identifier: Identifier
     # Any, not str: a value that is no string is a whole-graph error (400), not a field error (422).
     inputs: dict[str, Any] = Field(default_factory=dict)
-    next_nodes: Annotated[list[Name], AfterValidator(_no_repeats)] | None = None
+    next_nodes: (
+        Annotated[list[Name], Field(fail_fast=True, max_length=MAX_NODES), AfterValidator(_no_repeats)] | None
+    ) = None
     unites: UnitesModel | None = None
 
     def to_wire(self) -> PlaceModel:
@@ -169,8 +203,10 @@ class StoreConfigModel(_Declaration):
         default_values: Values read where a trigger gave none.
     """
 
-    required_keys: Annotated[list[StoreKey], AfterValidator(_no_repeats)] = Field(default_factory=list)
-    default_values: dict[StoreKey, str] = Field(default_factory=dict)
+    required_keys: Annotated[list[StoreKey], Field(fail_fast=True), AfterValidator(_no_repeats)] = Field(
+        default_factory=list
+    )
+    default_values: Annotated[dict[StoreKey, str], PartByPart] = Field(default_factory=dict)
 
 
 class CronTriggerValue(_Declaration):
@@ -204,13 +240,40 @@ class CronTrigger(_Declaration):
 
 
 class GraphBody(_Declaration):
-    """Body of ``PUT /v0/namespace/{ns}/graph/{g}``."""
+    """Body of ``PUT /v0/namespace/{ns}/graph/{g}``, and a graph as it is stored."""
 
-    secrets: dict[str, str]
+    secrets: Texts
     nodes: Annotated[list[PlaceModel], Field(max_length=MAX_NODES)]
     retry_policy: RetryPolicyModel = Field(default_factory=RetryPolicyModel)
     store_config: StoreConfigModel = Field(default_factory=StoreConfigModel)
-    triggers: list[TriggerModel] = Field(default_factory=list)
+    triggers: Annotated[list[TriggerModel], Field(fail_fast=True)] = Field(default_factory=list)
+
+    def excess(self) -> list[str]:
+        """Return which largest sizes of a new graph this one exceeds. Graphs of old databases may."""
+        edges = sum(len(node.next_nodes or ()) for node in self.nodes)
+        sizes = (
+            (edges, MAX_EDGES, "edges (entries of next_nodes)"),
+            (len(self.triggers), MAX_TRIGGERS, "triggers"),
+        )
+        return [
+            f"a graph has at most {most:,} {what}; this one has {size:,}"
+            for size, most, what in sizes
+            if size > most
+        ]
+
+
+class GraphRequest(GraphBody):
+    """Likewise, of a graph that comes from a client."""
+
+    triggers: Annotated[list[TriggerModel], Field(fail_fast=True, max_length=MAX_TRIGGERS)] = Field(
+        default_factory=list
+    )
+
+    @model_validator(mode="after")
+    def _has_a_size(self) -> GraphRequest:
+        if excess := self.excess():
+            raise ValueError("; ".join(excess))
+        return self
 
 
 class Graph(BaseModel):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
 from exotrio._backoff import LONGEST_DELAY_MS
+from exotrio._graph import PartByPart
 from exotrio._wire import LARGEST_BATCH, LONGEST_TASKS, LONGEST_WAIT_MS, BeatResult, ItemResult, StateStatus
 from exotrio._wire_v0 import Body, DelayMs, RunSummary, TriggerRequest
 
@@ -32,7 +33,7 @@ class NativeClaimRequest(Body):
     """
 
     worker_id: Annotated[str, Field(min_length=1, max_length=256)]
-    limits: dict[str, Annotated[int, Field(ge=0)]]
+    limits: Annotated[dict[str, Annotated[int, Field(ge=0)]], PartByPart]
     limit: Annotated[int, Field(ge=0)]
     wait_ms: Annotated[int, Field(ge=0, le=LONGEST_WAIT_MS)] = 0
     claim_id: Annotated[str, Field(min_length=1, max_length=256)]
@@ -82,7 +83,7 @@ class _ReportItem(Body):
 
 class ExecutedItem(_ReportItem):
     outcome: Literal["executed"] = "executed"
-    outputs: list[dict[str, Any]]
+    outputs: Annotated[list[dict[str, Any]], Field(fail_fast=True)]
 
 
 class ErroredItem(_ReportItem):

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from exotrio._backoff import LONGEST_DELAY_MS
-from exotrio._graph import GraphNodeModel, Name, RetryPolicyModel, StoreConfigModel, TriggerModel
-from exotrio._wire import RunStatus, StateStatus, ValidationStatus
+from exotrio._graph import GraphNodeModel, Name, RetryPolicyModel, StoreConfigModel, Texts, TriggerModel
+from exotrio._wire import LARGEST_BATCH, RunStatus, StateStatus, ValidationStatus
 
 DelayMs = Annotated[int, Field(ge=0, le=LONGEST_DELAY_MS)]
 
@@ -34,12 +34,12 @@ class NodeDeclaration(Body):
     name: Name
     inputs_schema: dict[str, Any]
     outputs_schema: dict[str, Any]
-    secrets: list[str]
+    secrets: Annotated[list[str], Field(fail_fast=True)]
 
 
 class RegisterRequest(Body):
     runtime_name: str
-    nodes: list[NodeDeclaration]
+    nodes: Annotated[list[NodeDeclaration], Field(max_length=LARGEST_BATCH)]
 
 
 class RegisterReply(Body):
@@ -65,8 +65,8 @@ class GraphReply(Body):
 
 
 class TriggerRequest(Body):
-    inputs: dict[str, str] = Field(default_factory=dict)
-    store: dict[str, str] = Field(default_factory=dict)
+    inputs: Texts = Field(default_factory=dict)
+    store: Texts = Field(default_factory=dict)
     start_delay: DelayMs = 0
 
 
@@ -76,7 +76,7 @@ class TriggerReply(Body):
 
 
 class ClaimRequest(Body):
-    nodes: list[str]
+    nodes: Annotated[list[str], Field(fail_fast=True)]
     batch_size: int
 
 
@@ -102,7 +102,7 @@ class OutcomeReply(Body):
 
 
 class ExecutedRequest(Body):
-    outputs: list[dict[str, Any]]
+    outputs: Annotated[list[dict[str, Any]], Field(fail_fast=True)]
 
 
 class ErroredRequest(Body):

@@ -81,6 +81,7 @@ def check_draft(draft: Draft, nodes: Nodes, secrets: Iterable[str] = ()) -> Chec
 
 
 def _broken_rules(body: GraphBody, nodes: Nodes, unknown: frozenset[str]) -> Iterator[str]:
+    yield from body.excess()
     try:
         template = Template(body)
     except GraphInvalid as error:

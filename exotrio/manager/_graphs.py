@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
 from exotrio._cron import next_occurrence_ms
-from exotrio._graph import GraphBody
+from exotrio._graph import GraphBody, GraphRequest
 from exotrio._wire import ValidationStatus
 from exotrio._wire_v0 import RegisterRequest
-from exotrio.manager._refused import not_found
+from exotrio.manager._json_api import parse_model
+from exotrio.manager._refused import Refused, not_found
 from exotrio.manager._registered import check_registered
+from exotrio.manager._secrets import Cipher
 from exotrio.manager._template import Template
 from exotrio.manager._transaction import Transaction, View
 
@@ -78,13 +81,49 @@ def list_namespaces(view: View) -> list[str]:
     return [row[0] for row in view.execute("SELECT DISTINCT namespace FROM nodes ORDER BY namespace")]
 
 
-def upsert(
-    tx: Transaction, namespace: str, name: str, template: Template, ciphertexts: Mapping[str, str]
-) -> dict[str, Any]:
-    """Make ``template`` the graph's version for later runs, and ``ciphertexts`` its secrets.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A graph that is to be stored: all that can be found out without the database, and may take a second.
+
+    Attributes:
+        ciphertexts: Secret name to its value, encrypted.
+        occurrences: Cron expression to its next occurrence, None if there is none.
+    """
+
+    template: Template
+    ciphertexts: Mapping[str, str]
+    occurrences: Mapping[str, int | None]
+
+
+def prepare(namespace: str, name: str, body: bytes, cipher: Cipher, now_ms: int) -> Prepared:
+    """Read and check the body of a request to store a graph.
+
+    Raises:
+        Unprocessable: it is not of the form of a graph.
+        Refused: a name is blank.
+        GraphInvalid: it breaks a rule of graphs.
+    """
+    graph = parse_model(body, GraphRequest)
+    if not name or not namespace.strip():
+        raise Refused(400, "a graph and its namespace need a name")
+    if any(not secret.strip() for secret in graph.secrets):
+        raise Refused(400, "a secret needs a name")
+    template = Template(graph)
+    ciphertexts = {
+        secret: cipher.encrypt(value, namespace=namespace, graph=name, name=secret)
+        for secret, value in graph.secrets.items()
+    }
+    expressions = {trigger.value.expression for trigger in graph.triggers}
+    occurrences = {expression: next_occurrence_ms(expression, now_ms) for expression in expressions}
+    return Prepared(template, ciphertexts, occurrences)
+
+
+def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[str, Any]:
+    """Make ``new`` the graph's version for later runs, and its secrets the graph's.
 
     The reply is valid or not at once. Runs in flight keep the version they began with.
     """
+    template = new.template
     nodes = {
         (place.namespace, place.node_name): node
         for place in template.places
@@ -111,24 +150,25 @@ def upsert(
             (graph, *version, tx.now_ms),
         ).lastrowid
     tx.execute("UPDATE graphs SET template = ?, updated_at = ? WHERE id = ?", (template_id, tx.now_ms, graph))
-    _replace_schedules(tx, graph, {trigger.value.expression for trigger in template.body.triggers})
+    _replace_schedules(tx, graph, new.occurrences)
     with tx.wiping():
         tx.execute("DELETE FROM secrets WHERE graph = ?", (graph,))
     tx.executemany(
-        "INSERT INTO secrets VALUES (?, ?, ?)", [(graph, key, value) for key, value in ciphertexts.items()]
+        "INSERT INTO secrets VALUES (?, ?, ?)",
+        [(graph, key, value) for key, value in new.ciphertexts.items()],
     )
     return get_graph(tx, namespace, name)
 
 
-def _replace_schedules(tx: Transaction, graph: int, wanted: set[str]) -> None:
+def _replace_schedules(tx: Transaction, graph: int, wanted: Mapping[str, int | None]) -> None:
     """Make these the schedules of a graph. One that it had before keeps its next occurrence."""
     known = {row[0] for row in tx.execute("SELECT expression FROM schedules WHERE graph = ?", (graph,))}
     tx.executemany(
         "DELETE FROM schedules WHERE graph = ? AND expression = ?",
-        [(graph, expression) for expression in known - wanted],
+        [(graph, expression) for expression in known - wanted.keys()],
     )
-    for expression in sorted(wanted - known):
-        due = next_occurrence_ms(expression, tx.now_ms)
+    for expression in sorted(wanted.keys() - known):
+        due = wanted[expression]
         if due is not None:
             tx.execute("INSERT INTO schedules VALUES (?, ?, ?)", (graph, expression, due))
 

@@ -34,7 +34,8 @@ CLAIM_LIMIT = 10.0
 """Seconds that writing a claim may take, cancelled or not."""
 _LONGEST_ECHO = 200
 _MOST_PROBLEMS = 100
-"""Of one request that a refusal names, which otherwise could be far longer than the request."""
+"""Of one request that a refusal names, which otherwise could be far longer than the request. That pydantic
+collects no more than a few thousand is up to the models: see ``PartByPart``."""
 _LARGEST_INTEGER = 2**63 - 1
 """The database's."""
 _WHOLE = TypeAdapter(int)
@@ -93,7 +94,15 @@ async def read_model(request: Request, model: type[M]) -> M:
     Raises:
         Unprocessable: it is not JSON, or not of that form.
     """
-    body = await read_body(request)
+    return parse_model(await read_body(request), model)
+
+
+def parse_model(body: bytes, model: type[M]) -> M:
+    """Parse a body as ``model``.
+
+    Raises:
+        Unprocessable: it is not JSON, or not of that form.
+    """
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

@@ -20,6 +20,9 @@ class StoreRef:
     key: str
 
 
+MAX_ECHO = 200
+"""Characters of a wrong placeholder that its problem repeats."""
+
 Piece = str | OutputRef | StoreRef
 
 
@@ -53,6 +56,7 @@ def _reference(content: str) -> OutputRef | StoreRef:
         return StoreRef(parts[-1])
     if len(parts) == 3 and parts[1] == "outputs":
         return OutputRef(parts[0], parts[2])
+    shown = content if len(content) <= MAX_ECHO else f"{content[:MAX_ECHO]}..."
     raise PlaceholderError(
-        f"'${{{{{content}}}}}' is neither '${{{{ identifier.outputs.field }}}}' nor '${{{{ store.key }}}}'"
+        f"'${{{{{shown}}}}}' is neither '${{{{ identifier.outputs.field }}}}' nor '${{{{ store.key }}}}'"
     )

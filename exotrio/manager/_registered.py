@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from exotrio.manager._placeholders import OutputRef
+from exotrio.manager._shape import first_problems
 from exotrio.manager._template import Template
 
 
@@ -29,31 +30,35 @@ class Registered:
 
 
 def check_registered(template: Template, nodes: Mapping[tuple[str, str], Registered]) -> list[str]:
-    """Return what keeps ``template`` from running with the registered nodes, empty if nothing does.
+    """Return what keeps ``template`` from running with the registered nodes, as far as it is told; empty if
+    nothing does.
 
     Args:
         template: The graph.
         nodes: (namespace, name) to what is registered, as far as it is.
     """
-    problems = [
-        f"node {place.identifier!r}: {place.node_name!r} is not registered in namespace {place.namespace!r}"
-        for place in template.places
-        if (place.namespace, place.node_name) not in nodes
-    ]
+    return first_problems(_problems(template, nodes))
+
+
+def _problems(template: Template, nodes: Mapping[tuple[str, str], Registered]) -> Iterator[str]:
+    for place in template.places:
+        if (place.namespace, place.node_name) not in nodes:
+            yield (
+                f"node {place.identifier!r}: {place.node_name!r} is not registered in namespace"
+                f" {place.namespace!r}"
+            )
     used = {place.index: nodes.get((place.namespace, place.node_name)) for place in template.places}
     wanted = {name: node.name for node in used.values() if node for name in node.secrets}
-    problems += [
-        f"secret {name!r}, which node {wanted[name]!r} needs, is missing in the graph's secrets"
-        for name in wanted
-        if name not in template.body.secrets
-    ]
+    for name in wanted:
+        if name not in template.body.secrets:
+            yield f"secret {name!r}, which node {wanted[name]!r} needs, is missing in the graph's secrets"
     for place in template.places:
         node = used[place.index]
         for name, schema in node.inputs.items() if node else ():
             if not _is_plain_string(schema):
-                problems.append(f"node {place.identifier!r}: input {name!r} of {node.name!r} is not a string")  # type: ignore[union-attr]
+                yield f"node {place.identifier!r}: input {name!r} of {node.name!r} is not a string"  # type: ignore[union-attr]
             if name not in place.inputs:
-                problems.append(f"node {place.identifier!r}: input {name!r} is missing")
+                yield f"node {place.identifier!r}: input {name!r} is missing"
     for place in template.places:
         for name, pieces in place.inputs.items():
             for piece in pieces:
@@ -61,14 +66,11 @@ def check_registered(template: Template, nodes: Mapping[tuple[str, str], Registe
                     source = used[template[piece.identifier].index]
                     where = f"node {place.identifier!r}, input {name!r}: "
                     if source is None:
-                        problems.append(f"{where}the node of {piece.identifier!r} is not registered")
+                        yield f"{where}the node of {piece.identifier!r} is not registered"
                     elif piece.field not in source.outputs:
-                        problems.append(f"{where}{piece.identifier!r} has no output {piece.field!r}")
+                        yield f"{where}{piece.identifier!r} has no output {piece.field!r}"
                     elif not _is_plain_string(source.outputs[piece.field]):
-                        problems.append(
-                            f"{where}output {piece.field!r} of {piece.identifier!r} is not a string"
-                        )
-    return problems
+                        yield f"{where}output {piece.field!r} of {piece.identifier!r} is not a string"
 
 
 def _is_plain_string(schema: object) -> bool:

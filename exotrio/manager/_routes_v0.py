@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from exotrio._graph import GraphBody
 from exotrio._wire import LARGEST_BATCH, LEASE_HEADER, ItemResult, StateStatus
 from exotrio._wire_native import ErroredItem, ExecutedItem, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio._wire_v0 import (
@@ -29,6 +28,7 @@ from exotrio.manager._json_api import (
     ClaimReply,
     path_int,
     path_name,
+    read_body,
     read_model,
     reply,
     settled,
@@ -36,7 +36,6 @@ from exotrio.manager._json_api import (
 from exotrio.manager._outcomes import Recorded
 from exotrio.manager._refused import Refused, not_found
 from exotrio.manager._service import Service
-from exotrio.manager._template import Template
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -126,17 +125,10 @@ class _V0:
 
     async def upsert_graph(self, request: Request) -> Response:
         namespace, graph = path_name(request, "namespace"), _graph_name(request)
-        body = await read_model(request, GraphBody)
-        if not graph or not namespace.strip():
-            raise Refused(400, "a graph and its namespace need a name")
-        if any(not name.strip() for name in body.secrets):
-            raise Refused(400, "a secret needs a name")
-        template = Template(body)
-        ciphertexts = {
-            name: self._cipher.encrypt(value, namespace=namespace, graph=graph, name=name)
-            for name, value in body.secrets.items()
-        }
-        shown = await self._store.write(_graphs.upsert, namespace, graph, template, ciphertexts)
+        body = await read_body(request)
+        now_ms = await self._store.read(lambda view: view.now_ms)
+        new = await self._service.compute(_graphs.prepare, namespace, graph, body, self._cipher, now_ms)
+        shown = await self._store.write(_graphs.upsert, namespace, graph, new)
         self._service.scheduler.notify()
         return reply(shown, 201)
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import trio
 
@@ -21,6 +22,9 @@ from exotrio.manager._secrets import Cipher, find_cipher
 from exotrio.manager._store import Store, open_store, wall_clock
 from exotrio.manager._workers import Workers
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -33,6 +37,22 @@ class Service:
     scheduler: Scheduler
     workers: Workers = field(default_factory=Workers)
     backing_up: trio.Lock = field(default_factory=trio.Lock)
+    computing: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, 1))
+
+    async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what a pure function that may take seconds returns, or raise what it raises.
+
+        It runs in a thread, one at a time, so that it holds nobody up. With a database in memory it runs
+        at once, without a thread, so that virtual time works.
+
+        Cancellation:
+            Safe: the thread goes on, and the next one waits for it.
+        """
+        if self.store.path is None:
+            await trio.lowlevel.checkpoint()
+            return function(*args, **kwargs)
+        in_thread = partial(function, *args, **kwargs)
+        return await trio.to_thread.run_sync(in_thread, limiter=self.computing, abandon_on_cancel=True)
 
     def claimer(
         self,

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 from exotrio._errors import GraphInvalid
 from exotrio._graph import GraphNodeModel
+
+MAX_PROBLEMS = 100
+"""Problems of one graph that are told: a large one can have millions."""
+MAX_NAMES = 10
+"""Names that one problem tells."""
 
 
 class Shape:
@@ -37,7 +43,7 @@ class Shape:
         self.order, waiting = _topological(self.nodes, self._dependencies)
         refuse(
             "the graph is not connected",
-            [f"united nodes wait for each other, so none is ever reached: {', '.join(sorted(waiting))}"]
+            [f"united nodes wait for each other, so none is ever reached: {_some(sorted(waiting))}"]
             if waiting
             else [],
         )
@@ -77,34 +83,29 @@ class Shape:
         unites = self.nodes[identifier].unites
         return self.predecessors[identifier] + ([unites.identifier] if unites else [])
 
-    def _wrong_names(self) -> list[str]:
+    def _wrong_names(self) -> Iterator[str]:
         uses = Counter(node.identifier for node in self.declared)
-        problems = [f"identifier {name!r} is used {uses[name]} times" for name in uses if uses[name] > 1]
-        problems += [
-            f"node {node.identifier!r}: next node {child!r} is no identifier of this graph"
-            for node in self.declared
-            for child in node.next_nodes or ()
-            if child not in self.nodes
-        ]
-        return problems
+        for name, count in uses.items():
+            if count > 1:
+                yield f"identifier {name!r} is used {count} times"
+        for node in self.declared:
+            for child in node.next_nodes or ():
+                if child not in self.nodes:
+                    yield f"node {node.identifier!r}: next node {child!r} is no identifier of this graph"
 
-    def _wrong_targets(self) -> list[str]:
-        problems = []
+    def _wrong_targets(self) -> Iterator[str]:
         for node in self.declared:
             if node.unites is None:
                 continue
             if node.unites.identifier not in self.nodes:
-                problems.append(
-                    f"node {node.identifier!r}: unites {node.unites.identifier!r}, which this graph lacks"
-                )
+                yield f"node {node.identifier!r}: unites {node.unites.identifier!r}, which this graph lacks"
             elif node.unites.identifier == node.identifier:
-                problems.append(f"node {node.identifier!r} unites itself")
-        return problems
+                yield f"node {node.identifier!r} unites itself"
 
     def _unconnected(self) -> list[str]:
         roots = [name for name, node in self.nodes.items() if not self.predecessors[name] and not node.unites]
         if len(roots) != 1:
-            named = f": {', '.join(roots)}" if roots else ""
+            named = f": {_some(roots)}" if roots else ""
             return [f"a graph has one root, a node that nothing leads to; this one has {len(roots)}{named}"]
         self.root = roots[0]
         reached = self.below(self.root) | {self.root}
@@ -114,13 +115,11 @@ class Shape:
             if name not in reached
         ]
 
-    def _cycles(self) -> list[str]:
+    def _cycles(self) -> Iterator[str]:
         _, waiting = _topological(self.nodes, lambda name: self.predecessors[name])
-        return (
-            [f"node {name!r} lies on a path to itself" for name in self.nodes if name in self.below(name)]
-            if waiting
-            else []
-        )
+        for name in self.nodes:
+            if name in waiting and name in self.below(name):
+                yield f"node {name!r} lies on a path to itself"
 
     def _derive_ancestors(self) -> None:
         for name in self.order:
@@ -138,20 +137,35 @@ class Shape:
                 below |= self._bit[child] | self._descendants[child]
             self._descendants[name] = below
 
-    def _unreachable_unites(self) -> list[str]:
-        return [
+    def _unreachable_unites(self) -> Iterator[str]:
+        return (
             f"node {name!r} unites {node.unites.identifier!r}, but its predecessor {parent!r} does not "
             f"always come after {node.unites.identifier!r}: unite an ancestor of every predecessor"
             for name, node in self.nodes.items()
             if node.unites
             for parent in self.predecessors[name]
             if node.unites.identifier not in self.ancestors[parent]
-        ]
+        )
 
 
-def refuse(what: str, problems: list[str]) -> None:
-    if problems:
-        raise GraphInvalid(what, problems)
+def first_problems(problems: Iterable[str]) -> list[str]:
+    """Return as many problems as are told, and a line about it if there are more."""
+    rest = iter(problems)
+    found = list(islice(rest, MAX_PROBLEMS))
+    if next(rest, None) is not None:
+        found.append(f"there are more: only the first {MAX_PROBLEMS} are named")
+    return found
+
+
+def refuse(what: str, problems: Iterable[str]) -> None:
+    """Raise GraphInvalid if there are problems."""
+    if found := first_problems(problems):
+        raise GraphInvalid(what, found)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _topological(names: Iterable[str], before: Callable[[str], list[str]]) -> tuple[list[str], set[str]]:
@@ -161,10 +175,10 @@ def _topological(names: Iterable[str], before: Callable[[str], list[str]]) -> tu
     for name, parents in waiting.items():
         for parent in parents:
             after[parent].append(name)
-    ready = [name for name, parents in waiting.items() if not parents]
+    ready = deque(name for name, parents in waiting.items() if not parents)
     order: list[str] = []
     while ready:
-        name = ready.pop(0)
+        name = ready.popleft()
         order.append(name)
         del waiting[name]
         for child in after[name]:

@@ -14,11 +14,11 @@ Pure: no database, no clock. Theory of operation:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from exotrio._graph import GraphBody, UnitesStrategyEnum
+from exotrio._graph import MAX_NAME, GraphBody, UnitesStrategyEnum
 from exotrio.manager._placeholders import OutputRef, Piece, PlaceholderError, StoreRef, parse_placeholders
 from exotrio.manager._shape import Shape, refuse
 
@@ -85,7 +85,8 @@ class Template:
         self.body = body
         shape = Shape(body.nodes)
         shape.check()
-        pieces = _check_inputs(body, shape)
+        pieces: dict[str, dict[str, tuple[Piece, ...]]] = {}
+        refuse("an input of the graph cannot be built", _parse_inputs(body, shape, pieces))
         targets = {node.unites.identifier for node in body.nodes if node.unites}
         self.places = tuple(
             Place(
@@ -147,35 +148,38 @@ class Template:
         }
 
 
-def _check_inputs(body: GraphBody, shape: Shape) -> dict[str, dict[str, tuple[Piece, ...]]]:
-    """Parse every input and check what its placeholders refer to."""
+def _parse_inputs(
+    body: GraphBody, shape: Shape, parsed: dict[str, dict[str, tuple[Piece, ...]]]
+) -> Iterator[str]:
+    """Parse every input into ``parsed``, check what its placeholders refer to, and yield the problems."""
     store_keys = {*body.store_config.required_keys, *body.store_config.default_values}
-    problems: list[str] = []
-    parsed: dict[str, dict[str, tuple[Piece, ...]]] = {}
     for node in body.nodes:
         allowed = shape.ancestors[node.identifier] | (
             shape.region(node.identifier) if node.unites else frozenset()
         )
         parsed[node.identifier] = {}
         for name, text in node.inputs.items():
-            place = f"node {node.identifier!r}, input {name!r}"
+            place = f"node {node.identifier!r}, input {_short(name)!r}"
             if not isinstance(text, str):
-                problems.append(f"{place}: must be a string, not {type(text).__name__}")
+                yield f"{place}: must be a string, not {type(text).__name__}"
                 continue
             try:
                 pieces = parse_placeholders(text)
             except PlaceholderError as error:
-                problems.append(f"{place}: {error}")
+                yield f"{place}: {error}"
                 continue
             parsed[node.identifier][name] = pieces
             for piece in pieces:
                 if isinstance(piece, OutputRef) and piece.identifier not in allowed:
-                    problems.append(
-                        f"{place}: {piece.identifier!r} is not before {node.identifier!r} on every path"
-                    )
+                    named = _short(piece.identifier)
+                    yield f"{place}: {named!r} is not before {node.identifier!r} on every path"
                 elif isinstance(piece, StoreRef) and piece.key not in store_keys:
-                    problems.append(
-                        f"{place}: store key {piece.key!r} is neither in required_keys nor in default_values"
+                    yield (
+                        f"{place}: store key {_short(piece.key)!r} is neither in required_keys nor in"
+                        " default_values"
                     )
-    refuse("an input of the graph cannot be built", problems)
-    return parsed
+
+
+def _short(text: str) -> str:
+    """Return what a problem tells of a text of any length."""
+    return text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}..."

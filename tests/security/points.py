@@ -240,6 +240,40 @@ POINTS = (
         Change("manager/_json_api.py", "[:_MOST_PROBLEMS]", ""),
     ),
     Point(
+        "Of a list of bad items no more problems are made than a refusal tells.",
+        ["security/test_limits::test_of_many_bad_items_no_more_problems_are_made_than_a_refusal_tells"],
+        Change(
+            "_wire_v0.py",
+            "outputs: Annotated[list[dict[str, Any]], Field(fail_fast=True)]",
+            "outputs: list[dict[str, Any]]",
+        ),
+    ),
+    Point(
+        "Of an object of bad entries no more problems are made than a refusal tells.",
+        ["security/test_limits::test_of_many_bad_entries_no_more_problems_are_made_than_a_refusal_tells"],
+        Change("_graph.py", "or len(values) <= PART:", "or True:"),
+    ),
+    Point(
+        "A refused graph names a hundred problems at most.",
+        ["security/test_limits::test_a_graph_with_many_problems_names_a_hundred"],
+        Change("manager/_shape.py", "islice(rest, MAX_PROBLEMS)", "rest"),
+    ),
+    Point(
+        "Graphs have a largest number of edges.",
+        ["security/test_limits::test_a_graph_has_a_largest_number_of_edges_and_of_triggers"],
+        Change("_graph.py", "if excess := self.excess():", "if False:"),
+    ),
+    Point(
+        "Graphs have a largest number of triggers.",
+        ["security/test_limits::test_a_graph_has_a_largest_number_of_edges_and_of_triggers"],
+        Change("_graph.py", "Field(fail_fast=True, max_length=MAX_TRIGGERS)", "Field(fail_fast=True)"),
+    ),
+    Point(
+        "While a graph is checked others are served.",
+        ["security/test_limits::test_while_a_graph_is_checked_others_are_served"],
+        Change("manager/_service.py", "if self.store.path is None:", "if True:"),
+    ),
+    Point(
         "A refusal does not repeat a long key.",
         ["manager/test_access::test_a_refusal_is_short_however_long_what_it_refuses_is"],
         Change("manager/_json_api.py", 'f"{step[:_LONGEST_ECHO]}..."', "step"),

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
-from itertools import pairwise
+from itertools import combinations, islice, pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+from pydantic import ValidationError
 
-from exotrio._graph import MAX_NODES
+from exotrio._graph import MAX_EDGES, MAX_NODES, MAX_TRIGGERS, GraphBody
 from exotrio._wire import LARGEST_BATCH
+from exotrio.manager import _graphs, _json_api
+from exotrio.manager._template import Template
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.helpers import UNKNOWN_ID, node_name, ok, place, refused
 from tests.manager.support import open_manager
 
+PATIENCE = 60.0
 HELD = {"state_id": UNKNOWN_ID, "token": "t"}
 
 
@@ -53,6 +60,110 @@ async def test_a_graph_has_a_largest_size(api: Api) -> None:
     places = [place(name, *following) for name, *following in pairwise(names)]
     assert len(places) == MAX_NODES
     refused(await api.put_graph("large", api.body([*places, place(names[-1])])), 422)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "form"),
+    [
+        ("PUT", "nodes", b'{"runtime_name": "r", "nodes": [%s]}'),
+        ("PUT", "graph/g", b'{"secrets": {}, "nodes": [%s]}'),
+        ("PUT", "graph/g", b'{"secrets": {}, "nodes": [], "triggers": [%s]}'),
+        ("PUT", "graph/g", b'{"secrets": {}, "nodes": [{"next_nodes": [%s]}]}'),
+        ("PUT", "graph/g", b'{"secrets": {}, "nodes": [], "store_config": {"required_keys": [%s]}}'),
+        ("POST", "states/enqueue", b'{"batch_size": 1, "nodes": [%s]}'),
+        ("POST", "state/x/executed", b'{"outputs": [%s]}'),
+    ],
+)
+async def test_of_many_bad_items_no_more_problems_are_made_than_a_refusal_tells(
+    api: Api, monkeypatch: pytest.MonkeyPatch, method: str, path: str, form: bytes
+) -> None:
+    made = problems_made(monkeypatch)
+    refused(await api.v0(method, path, content=form % b",".join([b"1"] * 50_000)), 422)
+    assert made[0] <= 100
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("graph/g/trigger", b'{"inputs": {%s}}'),
+        ("graph/g/trigger", b'{"store": {%s}}'),
+        ("graph/g", b'{"nodes": [], "secrets": {%s}}'),
+        ("graph/g", b'{"nodes": [], "secrets": {}, "store_config": {"default_values": {%s}}}'),
+    ],
+)
+async def test_of_many_bad_entries_no_more_problems_are_made_than_a_refusal_tells(
+    api: Api, monkeypatch: pytest.MonkeyPatch, path: str, form: bytes
+) -> None:
+    made = problems_made(monkeypatch)
+    good, bad = ([b'"%d": %s' % (number, value) for number in range(10_000)] for value in (b'"x"', b"1"))
+    method = "POST" if path.endswith("trigger") else "PUT"
+    answer = await api.v0(method, path, content=form % b",".join(good[:5_000] + bad[5_000:]))
+    refused(answer, 422)
+    assert made == [100]
+    assert answer.json()["detail"][0]["loc"][-1] == "5000"
+
+
+def problems_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the number of problems of each request that is refused."""
+    made: list[int] = []
+    describe = _json_api.describe
+
+    def counting(error: ValidationError, body: bytes) -> list[dict[str, Any]]:
+        made.append(error.error_count())
+        return describe(error, body)
+
+    monkeypatch.setattr(_json_api, "describe", counting)
+    return made
+
+
+async def test_a_graph_has_a_largest_number_of_edges_and_of_triggers(api: Api) -> None:
+    def edges(count: int) -> dict[str, Any]:
+        names = [f"n{number}" for number in range(150)]
+        following: dict[str, list[str]] = {name: [] for name in names}
+        for earlier, later in islice(combinations(names, 2), count):
+            following[earlier].append(later)
+        return api.body(place(name, *children) for name, children in following.items())
+
+    def triggers(count: int) -> dict[str, Any]:
+        crons = ({"type": "CRON", "value": {"expression": f"{n % 60} {n // 60} * * *"}} for n in range(count))
+        return api.body([place("a")], triggers=list(crons))
+
+    ok(await api.put_graph("g", edges(MAX_EDGES)), 201)
+    assert "at most 10,000 edges" in refused(await api.put_graph("g", edges(MAX_EDGES + 1)), 422)
+    ok(await api.put_graph("g", triggers(MAX_TRIGGERS)), 201)
+    assert "at most 100 items" in refused(await api.put_graph("g", triggers(MAX_TRIGGERS + 1)), 422)
+
+
+async def test_a_graph_with_many_problems_names_a_hundred(api: Api) -> None:
+    places = [place(f"n{number}", f"absent{number}") for number in range(MAX_NODES)]
+    lines = refused(await api.put_graph("g", api.body(places)), 400).splitlines()
+    assert len(lines) == 101
+    assert lines[-1] == "there are more: only the first 100 are named"
+
+
+async def test_while_a_graph_is_checked_others_are_served(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    checking, go_on = trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def slow(body: GraphBody) -> Template:
+        token.run_sync_soon(checking.set)
+        assert go_on.wait(PATIENCE)
+        return Template(body)
+
+    monkeypatch.setattr(_graphs, "Template", slow)
+    async with open_manager(tmp_path / "state.db") as manager, trio.open_nursery() as nursery:
+        api = manager.remote
+
+        async def put() -> None:
+            ok(await api.put_graph("g", api.body([place("a")])), 201)
+
+        nursery.start_soon(put)
+        with trio.fail_after(PATIENCE):
+            await checking.wait()
+            ok(await api.native("POST", "heartbeat", json={"worker_id": "w", "states": []}))
+        go_on.set()
 
 
 @pytest.mark.parametrize("levels", [10, 150, 180, 190, 195, 198, 199, 200, 255, 1_000, 100_000])
