@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from exotrio._signals import PruneSignal, ReQueueAfterSignal
     from exotrio._version import VERSION
 
+    __version__: str
+
 _HOMES = {
     "_client": "StateManager",
     "_errors": (
@@ -109,6 +111,10 @@ logging.getLogger("exotrio").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> object:
+    if (
+        name == "__version__"
+    ):  # beside VERSION, as in the stock SDK; in no star import, where it would be theirs
+        return __getattr__("VERSION")
     for home, names in _HOMES.items():
         if name in names.split():
             value: object = getattr(import_module(f"exotrio.{home}"), name)

@@ -43,6 +43,11 @@ def test_dir_and_a_star_import_show_every_name_before_its_first_use() -> None:
         assert set(exotrio.__all__) <= set(line.split())
 
 
+def test_the_version_is_there_under_both_names_and_in_no_star_import() -> None:
+    assert in_fresh_python("import exotrio; print(exotrio.__version__)").strip() == exotrio.VERSION
+    assert "__version__" not in exotrio.__all__
+
+
 def test_a_name_that_is_not_there_is_an_ordinary_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Runtme'"):
         exotrio.Runtme  # noqa: B018
