@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+_FOR_THE_RUNTIME = "do not catch it: it has to reach the runtime"
+
 
 class Signal(Exception):
     """Base of the signals; nodes raise the two below."""
@@ -21,7 +23,7 @@ class PruneSignal(Signal):
 
     def __init__(self, data: Mapping[str, Any] | None = None) -> None:
         self.data: dict[str, Any] = dict(data or {})
-        super().__init__(f"prune, data {self.data!r}")
+        super().__init__(f"prune signal with data {self.data!r}; {_FOR_THE_RUNTIME}")
 
 
 class ReQueueAfterSignal(Signal):
@@ -38,4 +40,4 @@ class ReQueueAfterSignal(Signal):
         if delay <= timedelta(0):
             raise ValueError(f"ReQueueAfterSignal needs a delay above zero, not {delay!r}")
         self.delay = delay
-        super().__init__(f"re-enqueue after {delay}")
+        super().__init__(f"re-enqueue signal with delay {delay}; {_FOR_THE_RUNTIME}")
