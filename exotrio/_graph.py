@@ -103,6 +103,16 @@ def _part_by_part(values: Any, check: Callable[[Any], Any]) -> Any:
 PartByPart = WrapValidator(_part_by_part)
 """For an object of a request. Its lists have ``fail_fast``, or a largest length, for the same reason."""
 Texts = Annotated[dict[str, str], PartByPart]
+
+
+def _no_repeated_keys(values: Any, check: Callable[[Any], Any]) -> Any:
+    checked = check(values)
+    # Of two that are the same when trimmed, the second would replace the first.
+    if len(checked) < len(values):
+        _no_repeats([key.strip() for key in values])
+    return checked
+
+
 Name = Annotated[str, AfterValidator(_trimmed), AfterValidator(check_name)]
 Identifier = Annotated[Name, AfterValidator(_not_store)]
 StoreKey = Annotated[str, AfterValidator(_store_key), AfterValidator(check_name)]
@@ -123,10 +133,22 @@ class UnitesStrategyEnum(StrEnum):
 
 
 class UnitesModel(_Declaration):
-    """Makes a node run once for each state of ``identifier``, when everything below it ended."""
+    """Makes a node run once for each state of ``identifier``, when everything below it ended.
 
-    identifier: Name
+    Args:
+        identifier: The place; trimmed and checked by the ``GraphNodeModel`` it is given to.
+        strategy: Defaults to ALL_SUCCESS.
+    """
+
+    identifier: str
     strategy: UnitesStrategyEnum = UnitesStrategyEnum.ALL_SUCCESS
+
+
+def _named_target(unites: UnitesModel) -> UnitesModel:
+    try:
+        return unites.model_copy(update={"identifier": check_name(_trimmed(unites.identifier))})
+    except ValueError as error:
+        raise ValueError(f"the identifier {error}") from None
 
 
 class GraphNodeModel(_Declaration):
@@ -150,7 +172,7 @@ class GraphNodeModel(_Declaration):
     next_nodes: (
         Annotated[list[Name], Field(fail_fast=True, max_length=MAX_NODES), AfterValidator(_no_repeats)] | None
     ) = None
-    unites: UnitesModel | None = None
+    unites: Annotated[UnitesModel, AfterValidator(_named_target)] | None = None
 
     def to_wire(self) -> PlaceModel:
         """Return the place as it stands in a graph body."""
@@ -206,7 +228,9 @@ class StoreConfigModel(_Declaration):
     required_keys: Annotated[list[StoreKey], Field(fail_fast=True), AfterValidator(_no_repeats)] = Field(
         default_factory=list
     )
-    default_values: Annotated[dict[StoreKey, str], PartByPart] = Field(default_factory=dict)
+    default_values: Annotated[dict[StoreKey, str], PartByPart, WrapValidator(_no_repeated_keys)] = Field(
+        default_factory=dict
+    )
 
 
 class CronTriggerValue(_Declaration):
