@@ -2,41 +2,194 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import sys
 import traceback
 
 from exotrio._redaction import NO_SECRETS, Redactor
 
 LONGEST_ERROR_BYTES = 64 * 1024
+MAX_PIECE = 6 * 1024
+"""Characters of one message, or of one frame, in a traceback: in any script less than half of all."""
+MAX_LINE = 500
+"""Characters of the line that names an error."""
+MAX_LEAVES = 5
+"""Exceptions of a group that are named in one line."""
+MAX_DEPTH = 10
+"""Groups in groups that are shown as such."""
+
+_NAME = type.__dict__["__name__"].__get__
+_PARTS = BaseExceptionGroup.exceptions.__get__
+_CAUSE = BaseException.__dict__["__cause__"].__get__
+_CONTEXT = BaseException.__dict__["__context__"].__get__
+_TRACEBACK = "Traceback (most recent call last):"
+_CHAINED = {
+    "The above exception was the direct cause of the following exception:",
+    "During handling of the above exception, another exception occurred:",
+}
+_MARGINS = ("  |", "  + Exception Group")
+_RULE = re.compile(r"  \+-\+-{16} |    \+-{16}")
+"""What stands between the parts of a group."""
+_VALIDATION = re.compile(r"\b\d+ validation errors? for ")
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 def error_text(error: BaseException, redactor: Redactor = NO_SECRETS) -> str:
     """Return the traceback of ``error`` with its causes: the node's own frames, redacted, at most 64 KiB."""
     try:
-        report = traceback.TracebackException.from_exception(error, compact=True)
+        found, depth = _unfold(error)
+        if _is_endless(error):
+            return bounded(f"{error_line(error, redactor)} (it has no traceback that ends)")
+        if depth > MAX_DEPTH:
+            error = BaseExceptionGroup("what is in groups too deep to be shown", found)
+        report = traceback.TracebackException.from_exception(error, compact=True, max_group_depth=MAX_DEPTH)
         _strip(report)
-        text = "".join(report.format())
-    except Exception as failure:
+        # Each piece is a frame or a message: one that is too long keeps its beginning. Redacted before,
+        # since half a secret would not be found.
+        text = "".join(_shortened(redactor.redact(piece)) for piece in report.format())
+    except BaseException as failure:
         # Exceptions are user code too: one that cannot be formatted is still the error of its state.
-        text = f"{type(error).__name__} (its traceback cannot be shown: {type(failure).__name__})"
+        text = f"{error_line(error, redactor)} (its traceback cannot be shown: {_name_of(failure)})"
     return bounded(redactor.redact(text.rstrip("\n")))
+
+
+def error_line(error: BaseException, redactor: Redactor = NO_SECRETS) -> str:
+    """Return what ``error`` is in one line, redacted: its message; of a group, the messages in it."""
+    found = leaves(error)
+    messages = [_message(leaf, redactor) for leaf in found[:MAX_LEAVES]]
+    line = messages[0] if len(found) == 1 else _of_group(f"{_name_of(error)} of {len(found)}", messages)
+    return _begin(line, MAX_LINE)
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the exceptions in nested groups, each once; ``error`` itself if it is not a group.
+
+    Without recursion, and without a method of the groups: node code may have written those.
+    """
+    return _unfold(error)[0]
+
+
+def message_line(text: str | None) -> str:
+    """Return the line of an error's text that says what happened; of a group, with the messages in it.
+
+    For where only the reported text is left, of whatever runtime: a traceback, or a message alone. What
+    a message goes on with, notes and frames are left out.
+    """
+    lines = [line.rstrip() for line in (text or "").splitlines()]
+    head, messages = _read(lines)
+    return _begin(_of_group(head, messages) if len(messages) > 1 else (messages or [head])[0], MAX_LINE)
 
 
 def bounded(text: str) -> str:
     """Return ``text`` as valid UTF-8 of at most 64 KiB, cut in the middle: both ends say most."""
     data = text.encode("utf-8", "backslashreplace")
     if len(data) > LONGEST_ERROR_BYTES:
-        note = f"\n... {len(data) - LONGEST_ERROR_BYTES} bytes or more left out ...\n".encode()
+        # Indented as the frames of a traceback are: not to be taken for the message below them.
+        note = f"\n  ... {len(data) - LONGEST_ERROR_BYTES} bytes or more left out ...\n  ".encode()
         half = (LONGEST_ERROR_BYTES - len(note)) // 2
         data = data[:half] + note + data[-half:]
     return data.decode("utf-8", "ignore")
 
 
-def last_line(text: str) -> str:
-    """Return the line that names the error, for a log that has one line for it."""
-    return text.rstrip().rpartition("\n")[2][:500]
+def _shortened(piece: str) -> str:
+    if len(piece) <= MAX_PIECE:
+        return piece
+    tail = MAX_PIECE // 4
+    note = f"\n  ... {len(piece) - MAX_PIECE} characters left out ...\n"
+    return piece[: MAX_PIECE - tail] + note + piece[-tail:]
+
+
+def _begin(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
+def _unfold(error: BaseException) -> tuple[list[BaseException], int]:
+    """Return the leaves, and how many groups there are around one of them at most."""
+    found, pending, seen, deepest = [], [(error, 0)], set(), 0
+    while pending:
+        part, depth = pending.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if issubclass(type(part), BaseExceptionGroup):
+            pending += [(other, depth + 1) for other in reversed(_PARTS(part))]
+        else:
+            found.append(part)
+            deepest = max(deepest, depth)
+    return found, deepest
+
+
+def _is_endless(error: BaseException) -> bool:
+    """Whether ``traceback`` might never end with it: that asks groups for their parts."""
+    pending, seen = [error], set()
+    while pending:
+        part = pending.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if issubclass(type(part), BaseExceptionGroup):
+            if inspect.getattr_static(type(part), "exceptions") is not BaseExceptionGroup.exceptions:
+                return True
+            pending += _PARTS(part)
+        pending += [other for other in (_CAUSE(part), _CONTEXT(part)) if other is not None]
+    return False
+
+
+def _message(error: BaseException, redactor: Redactor) -> str:
+    try:
+        kind = type(error)
+        module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
+        text = redactor.redact(str(error))  # before it is cut: half a secret would not be found
+        return message_line(
+            f"{module}{kind.__qualname__}: {text}" if text else f"{module}{kind.__qualname__}"
+        )
+    except BaseException:
+        return _name_of(error)
+
+
+def _name_of(error: BaseException) -> str:
+    # Not type(error).__name__, which a metaclass may have replaced.
+    return str(_NAME(type(error)))
+
+
+def _of_group(head: str, messages: list[str]) -> str:
+    return f"{head}: {'; '.join(messages)}"
+
+
+def _read(lines: list[str], depth: int = 0) -> tuple[str, list[str]]:
+    """Return the message in these lines of an error's text, and the messages of its parts if it has any."""
+    start = max((place + 1 for place, line in enumerate(lines) if line in _CHAINED), default=0)
+    lines = [line for line in lines[start:] if line.strip()]
+    if not lines or not lines[0].startswith(_MARGINS) or depth > MAX_DEPTH:
+        return _read_plain(lines), []
+    # What stands in the margin belongs to the group itself, the rest to its parts.
+    head = _read([line[4:] for line in lines if line.startswith(_MARGINS)], depth + 1)[0]
+    messages: list[str] = []
+    part: list[str] = []
+    for line in [*(line for line in lines if not line.startswith(_MARGINS)), ""]:
+        if line and not _RULE.match(line):
+            part.append(line[2:])
+            continue
+        if part:
+            inner, parts = _read(part, depth + 1)
+            messages += parts or [inner]
+        part = []
+    return head, messages
+
+
+def _read_plain(lines: list[str]) -> str:
+    if not lines:
+        return ""
+    place = 0
+    if lines[0].endswith(_TRACEBACK) or lines[0].startswith("  File "):
+        # The frames are indented; so is what shows the line of a SyntaxError.
+        place = next((at for at, line in enumerate(lines) if at and not line.startswith(" ")), len(lines) - 1)
+    line = lines[place].strip()
+    more = 1 if line.endswith(":") else 2 if _VALIDATION.search(line) else 0
+    following = [other.strip() for other in lines[place + 1 : place + 1 + more]]
+    return " ".join([line, *following])
 
 
 def _strip(report: traceback.TracebackException) -> None:

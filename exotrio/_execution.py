@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import trio
@@ -17,14 +17,14 @@ from pydantic import ValidationError
 
 from exotrio._backoff import full_jitter
 from exotrio._beside import Beside
-from exotrio._error_text import bounded, error_text, last_line
+from exotrio._error_text import bounded, error_line, error_text, leaves
 from exotrio._errors import FieldsInvalid, ManagerError, ManagerUnavailable
 from exotrio._fields import fields_of
 from exotrio._log_context import hide
 from exotrio._node import BaseNode, Stopping, StopView, is_plain, needs_asyncio
 from exotrio._outcome import Errored, Outcome
 from exotrio._progress import ProgressView
-from exotrio._redaction import NO_SECRETS, Redactor
+from exotrio._redaction import Redactor
 from exotrio._result import hint_at_asyncio, returned, signalled, single
 from exotrio._signals import Signal
 
@@ -42,6 +42,8 @@ class Execution:
 
     Made inside the loop. Attributes:
         began: Node code was entered: what is released from here on was cancelled, not unstarted.
+        elsewhere: Node code runs in a thread of its own, where no Ctrl-C can arrive.
+        timeout: Seconds it may take.
         progress: What the node says of how far it is.
     """
 
@@ -50,6 +52,8 @@ class Execution:
         self.progress = ProgressView()
         self.scope = anyio.CancelScope()
         self.began = False
+        self.elsewhere = False
+        self.timeout = math.inf
         self._in_thread = False
 
     def drain(self) -> None:
@@ -61,6 +65,7 @@ class Execution:
         """Node code is entered: from here on its time runs."""
         self.began = True
         if timeout is not None and not self.cancelled:
+            self.timeout = timeout
             self.view.now = trio.lowlevel.current_clock().current_time
             self.view.deadline = self.scope.deadline = trio.current_time() + timeout
 
@@ -111,6 +116,19 @@ async def _at_once() -> None:
     """Wait for nothing."""
 
 
+class _End:
+    """How the task of a node ended.
+
+    Attributes:
+        outcome: What happened; None if the node was ended by us.
+        error: What came out instead; as long as the task did not end by itself, this.
+    """
+
+    def __init__(self) -> None:
+        self.outcome: Outcome | None = None
+        self.error: BaseException | None = RuntimeError("the node gave its Trio task away")
+
+
 @dataclass(frozen=True, slots=True)
 class Executor:
     """Everything it takes to run claims.
@@ -154,35 +172,66 @@ class Executor:
         if self.beside.full(node):
             log.warning("state %s goes back: too much was left behind by other nodes", claim.state_id)
             return None
-        secrets: Mapping[str, str] = {}
-        redactor = NO_SECRETS
+        end = _End()
         try:
-            with execution.scope:
-                if node.Secrets.model_fields:
-                    fetched = await self._secrets(claim, execution)
-                    if fetched is None:
-                        return None
-                    secrets, redactor = fetched, Redactor(fetched.values())
-                    execution.progress.redactor = redactor
-                    hide(redactor)
-                await ours()
-                execution.begin(node.timeout)
-                return await self._call(node, claim, secrets, redactor, execution)
+            # A task and a nursery of its own: scopes and nurseries that a node leaves open, and whatever it
+            # does to the nursery around it, end with its state.
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(
+                    self._in_task, node, claim, execution, ours, end, nursery, name=claim.node_name
+                )
         except BaseException as error:
-            if self._passes(error):
-                raise
-            return self._failed(error, claim, redactor, execution)
-        # The scope took the Cancelled: the node was ended by us.
-        return self._timed_out(claim) if execution.timed_out else None
+            # Raised beside the node, or by Trio about what it left open.
+            end.error = error
+        if end.error is not None:
+            if passing := self._passing(end.error, execution):
+                raise passing
+            return self._failed(end.error, claim, execution)
+        if end.outcome is None and execution.timed_out:
+            return self._timed_out(claim, execution)
+        return end.outcome
 
-    async def _call(
+    # A Ctrl-C may go to any line of the loop's thread; it is meant for the application.
+    @trio.lowlevel.enable_ki_protection
+    async def _in_task(
         self,
         node: type[BaseNode],
         claim: Claim,
-        secrets: Mapping[str, str],
-        redactor: Redactor,
         execution: Execution,
+        ours: Callable[[], Awaitable[None]],
+        end: _End,
+        nursery: trio.Nursery,
+    ) -> None:
+        try:
+            with execution.scope:
+                secrets = await self._prepare(node, claim, execution)
+                if secrets is not None:
+                    await ours()
+                    execution.begin(node.timeout)
+                    end.outcome = await self._call(node, claim, secrets, execution)
+            # If the scope took a Cancelled, the node was ended by us.
+            end.error = None
+        except BaseException as error:
+            end.error = error
+        finally:
+            nursery.cancel_scope.cancel()  # tasks that the node started in it
+
+    async def _prepare(
+        self, node: type[BaseNode], claim: Claim, execution: Execution
+    ) -> Mapping[str, str] | None:
+        """Return the secrets that the node needs, masked from now on; None if they cannot be had."""
+        if not node.Secrets.model_fields:
+            return {}
+        fetched = await self._secrets(claim, execution)
+        if fetched is not None:
+            execution.progress.redactor = Redactor(fetched.values())
+            hide(execution.progress.redactor)
+        return fetched
+
+    async def _call(
+        self, node: type[BaseNode], claim: Claim, secrets: Mapping[str, str], execution: Execution
     ) -> Outcome:
+        redactor = execution.progress.redactor
         instance = node()
         instance._stop_view = execution.view
         instance._progress_view = execution.progress
@@ -201,42 +250,46 @@ class Executor:
         except ValidationError as error:
             return Errored(bounded(redactor.redact(_secret_problems(node, error))))
         if needs_asyncio(node):
+            execution.elsewhere = True
             value = await self.beside.in_loop(instance.execute, _shown(claim))
         elif not is_plain(node):
             value = await instance.execute()
         else:
+            execution.elsewhere = True
             value = await execution.in_thread(instance.execute, self.beside, _shown(claim))
+            execution.elsewhere = False
             if inspect.isawaitable(value):
                 # A decorator made the method plain; what it returned still belongs on the loop.
                 value = await value
         return returned(node, value)
 
-    def _failed(
-        self, error: BaseException, claim: Claim, redactor: Redactor, execution: Execution
-    ) -> Outcome | None:
+    def _failed(self, error: BaseException, claim: Claim, execution: Execution) -> Outcome | None:
+        redactor = execution.progress.redactor
         signal = single(error)
+        # By its type: an exception can say that it is of another class, or raise when it is asked.
+        is_signal = issubclass(type(signal), Signal)
         if execution.cancelled:
-            if not isinstance(signal, Signal):
-                text = last_line(error_text(error, redactor))
+            if not is_signal:
+                text = error_line(error, redactor)
                 log.warning(
                     "state %s: %s raised while it was cancelled: %s", claim.state_id, claim.node_name, text
                 )
             return None
         if execution.timed_out:
-            return self._timed_out(claim, error_text(error, redactor))
-        try:
-            if isinstance(signal, Signal):
-                return signalled(signal)
-        except Exception as broken:  # a signal can be subclassed, and its data exchanged
-            error = broken
+            return self._timed_out(claim, execution, error_text(error, redactor))
+        if is_signal:
+            try:
+                return signalled(cast("Signal", signal))
+            except BaseException as broken:  # a signal can be subclassed, and its data exchanged
+                error = broken
         hint_at_asyncio(self.nodes[claim.node_name], signal)
         text = error_text(error, redactor)
-        log.error("state %s: %s failed: %s", claim.state_id, claim.node_name, last_line(text))
+        log.error("state %s: %s failed: %s", claim.state_id, claim.node_name, error_line(error, redactor))
         log.info("%s", text)
         return Errored(text)
 
-    def _timed_out(self, claim: Claim, then: str = "") -> Errored:
-        text = f"timed out after {self.nodes[claim.node_name].timeout:g} s (timeout of {claim.node_name})"
+    def _timed_out(self, claim: Claim, execution: Execution, then: str = "") -> Errored:
+        text = f"timed out after {execution.timeout:g} s (timeout of {claim.node_name})"
         if then:
             text = bounded(f"{text}; it then raised\n{then}")
         log.error("state %s: %s %s", claim.state_id, claim.node_name, text)
@@ -258,17 +311,18 @@ class Executor:
             await trio.sleep(delay)
         raise AssertionError("unreachable")
 
-    def _passes(self, error: BaseException) -> bool:
-        """Whether ``error`` is meant for somebody else than the state."""
-        kinds: list[type[BaseException]] = []
-        if trio.current_effective_deadline() == -math.inf:
-            # Only then is a Cancelled ours to pass on; else a node kept one and raised it again.
-            kinds.append(trio.Cancelled)
-        if not self.owns_signals:
-            kinds.append(KeyboardInterrupt)
-        if isinstance(error, BaseExceptionGroup):
-            return error.subgroup(tuple(kinds)) is not None
-        return isinstance(error, tuple(kinds))
+    def _passing(self, error: BaseException, execution: Execution) -> BaseException | None:
+        """Return the part of ``error`` that is meant for somebody else than the state, if any."""
+        # Only then is a Cancelled ours to pass on; else a node kept one and raised it again.
+        cancelled = trio.current_effective_deadline() == -math.inf
+        interrupts = not self.owns_signals and not execution.elsewhere
+        passing = None
+        for leaf in leaves(error):
+            if interrupts and issubclass(type(leaf), KeyboardInterrupt):
+                return leaf
+            if cancelled and issubclass(type(leaf), trio.Cancelled):
+                passing = leaf
+        return passing
 
 
 def _shown(claim: Claim) -> str:

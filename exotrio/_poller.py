@@ -140,6 +140,8 @@ class _Poller:
         self._stop = stop
         self._claimed = claimed
         self._nodes = nodes
+        # As it was checked: node code can change its class at any time.
+        self._concurrency = {name: node.concurrency for name, node in nodes.items()}
         self._beside = beside
         self._batch_size = batch_size
         self._workers = workers
@@ -181,8 +183,8 @@ class _Poller:
         limit, limits = self.limit(), {}
         for name, node in self._nodes.items():
             most = limit
-            if node.concurrency is not None:
-                most = min(limit, node.concurrency - self._ledger.active(name))
+            if (concurrency := self._concurrency[name]) is not None:
+                most = min(limit, concurrency - self._ledger.active(name))
             if most > 0 and not self._beside.full(node):
                 limits[name] = most
         return limits

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from exotrio._backoff import LONGEST_DELAY_MS
+from exotrio._error_text import leaves
 from exotrio._errors import FieldsInvalid
 from exotrio._fields import fields_of
 from exotrio._node import BaseNode, is_plain, needs_asyncio
@@ -18,9 +19,8 @@ from exotrio._wire import from_ms
 
 def single(error: BaseException) -> BaseException:
     """Return the one leaf of nested groups: a node's own nursery wraps what it raises."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+    found = leaves(error)
+    return found[0] if len(found) == 1 else error
 
 
 _WITHOUT_ASYNCIO = ("no running event loop", "trio.run received unrecognized yield message")
@@ -30,7 +30,8 @@ def hint_at_asyncio(node: type[BaseNode], error: BaseException) -> None:
     """Tell whoever changed the import and nothing else what a node for asyncio needs."""
     if needs_asyncio(node) or is_plain(node) or type(error) not in (RuntimeError, TypeError):
         return
-    if str(error).startswith(_WITHOUT_ASYNCIO):
+    # Only a text that is one: another object could do anything when it is asked for it.
+    if error.args and type(error.args[0]) is str and error.args[0].startswith(_WITHOUT_ASYNCIO):
         error.add_note(
             f'{node.__name__} needs asyncio, but runs on Trio: give its class event_loop = "asyncio"'
         )

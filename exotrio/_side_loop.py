@@ -229,8 +229,8 @@ class _Call:
             if self._revoked:
                 return
             self._begun = True
-        loop = asyncio.get_running_loop()
-        self._task = loop.create_task(self._main(), name=self.what, context=self._context)
+        # Not create_task: a node may have given the loop a factory of its own, for the tasks it makes.
+        self._task = asyncio.Task(self._main(), name=self.what, context=self._context)
         self._task.add_done_callback(self._done)
 
     def cancel(self, heard: Callable[[_Call], None]) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal
 from exotrio._beside import Beside
-from exotrio._error_text import LONGEST_ERROR_BYTES, error_text
+from exotrio._error_text import LONGEST_ERROR_BYTES, error_text, message_line
 from exotrio._execution import Execution, Executor
 from exotrio._link import Claim
 from exotrio._log_context import StateContext, state_context
@@ -245,6 +245,39 @@ async def test_a_long_error_keeps_its_head_and_its_tail() -> None:
     assert len(error.encode()) <= LONGEST_ERROR_BYTES
     assert error.startswith("Traceback")
     assert error.endswith("the end")
+
+
+async def test_a_long_message_keeps_its_beginning_however_deep_it_was_raised() -> None:
+    def fall(depth: int) -> None:
+        if depth:
+            climb(depth - 1)
+        raise ValueError("it begins so" + "ä" * 200_000)
+
+    def climb(depth: int) -> None:  # two of them: Python does not fold what is not the same line again
+        fall(depth)
+
+    async def execute(self: BaseNode) -> None:
+        fall(400)
+
+    error = await error_of(node(execute))
+    assert len(error.encode()) <= LONGEST_ERROR_BYTES
+    assert "\nValueError: it begins so" in error
+    assert message_line(error).startswith("ValueError: it begins so")
+
+
+@pytest.mark.parametrize("before", [4_590, 30_000 - 1_540, 490, 0])
+async def test_a_secret_at_the_edge_of_a_cut_is_masked(before: int, caplog: pytest.LogCaptureFixture) -> None:
+    class Secrets(BaseModel):
+        key: str
+
+    async def execute(self: BaseNode) -> None:
+        raise ValueError("-" * (before - len("ValueError: ") - 12) + self.secrets.key + "-" * 30_000)
+
+    key = "0123456789abcdefghijklmnopqrstuvwxyz"
+    error = await error_of(node(execute, Secrets=Secrets), secrets={"key": key})
+    for start in range(len(key) - 6):
+        assert key[start : start + 6] not in error
+        assert key[start : start + 6] not in caplog.text
 
 
 async def test_secrets_are_masked_in_the_error_and_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

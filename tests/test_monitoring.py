@@ -403,7 +403,8 @@ async def test_the_task_tree_shows_where_each_task_waits_and_no_values(autojump_
     lines = tree.splitlines()
     assert lines[0] == "test"
     assert {"  heartbeat", "  poll", "  report", "  work"} <= set(lines)
-    assert "    child ?[31m? of mine" in lines, "a task of a node hangs below its worker"
+    assert "    Children" in lines, "a node is a task below its worker"
+    assert "      child ?[31m? of mine" in lines, "and a task of the node hangs below that"
     assert any("Children.execute (tests/test_monitoring.py:" in line for line in lines)
     assert any("Sleeps_.execute (tests/test_monitoring.py:" in line for line in lines)
     assert "precious" not in tree
