@@ -10,12 +10,12 @@ from uuid import uuid4
 import trio
 
 from exotrio._client_calls import Calls
+from exotrio._error_message import message_line
 from exotrio._errors import ManagerUnavailable, NotFound, RequestRefused
 from exotrio._http_client import REQUEST_TIMEOUT, require_trio
 from exotrio._run_status import summarize
 from exotrio._wire import ERRORED, LONGEST_WAIT_MS, RunStatus, from_ms, is_state_id, to_ms
 from exotrio._wire_manage import (
-    LONGEST_ERROR,
     ListedState,
     RefusedState,
     RetriedState,
@@ -226,7 +226,7 @@ async def _states_of_run(calls: Calls, query: StatesQuery) -> StatesReply:
             graph_name=graph.graph_name,
             run_id=query.run,
             status=state.status,
-            error=state.error and state.error[-LONGEST_ERROR:],
+            error=state.error and message_line(state.error),
         )
         for state in reversed(graph.nodes)
         if query.graph in (None, graph.graph_name)

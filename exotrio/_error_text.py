@@ -4,35 +4,20 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 import sys
 import traceback
 
+from exotrio._error_message import LONGEST_ERROR_BYTES, MAX_DEPTH, MAX_LINE, begin, joined, of_group
 from exotrio._redaction import NO_SECRETS, Redactor
 
-LONGEST_ERROR_BYTES = 64 * 1024
 MAX_PIECE = 6 * 1024
 """Characters of one message, or of one frame, in a traceback: in any script less than half of all."""
-MAX_LINE = 500
-"""Characters of the line that names an error."""
 MAX_LEAVES = 5
 """Exceptions of a group that are named in one line."""
-MAX_DEPTH = 10
-"""Groups in groups that are shown as such."""
-
 _NAME = type.__dict__["__name__"].__get__
 _PARTS = BaseExceptionGroup.exceptions.__get__
 _CAUSE = BaseException.__dict__["__cause__"].__get__
 _CONTEXT = BaseException.__dict__["__context__"].__get__
-_TRACEBACK = "Traceback (most recent call last):"
-_CHAINED = {
-    "The above exception was the direct cause of the following exception:",
-    "During handling of the above exception, another exception occurred:",
-}
-_MARGINS = ("  |", "  + Exception Group")
-_RULE = re.compile(r"  \+-\+-{16} |    \+-{16}")
-"""What stands between the parts of a group."""
-_VALIDATION = re.compile(r"\b\d+ validation errors? for ")
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -59,8 +44,8 @@ def error_line(error: BaseException, redactor: Redactor = NO_SECRETS) -> str:
     """Return what ``error`` is in one line, redacted: its message; of a group, the messages in it."""
     found = leaves(error)
     messages = [_message(leaf, redactor) for leaf in found[:MAX_LEAVES]]
-    line = messages[0] if len(found) == 1 else _of_group(f"{_name_of(error)} of {len(found)}", messages)
-    return _begin(line, MAX_LINE)
+    line = messages[0] if len(found) == 1 else of_group(f"{_name_of(error)} of {len(found)}", messages)
+    return begin(line, MAX_LINE)
 
 
 def leaves(error: BaseException) -> list[BaseException]:
@@ -69,17 +54,6 @@ def leaves(error: BaseException) -> list[BaseException]:
     Without recursion, and without a method of the groups: node code may have written those.
     """
     return _unfold(error)[0]
-
-
-def message_line(text: str | None) -> str:
-    """Return the line of an error's text that says what happened; of a group, with the messages in it.
-
-    For where only the reported text is left, of whatever runtime: a traceback, or a message alone. What
-    a message goes on with, notes and frames are left out.
-    """
-    lines = [line.rstrip() for line in (text or "").splitlines()]
-    head, messages = _read(lines)
-    return _begin(_of_group(head, messages) if len(messages) > 1 else (messages or [head])[0], MAX_LINE)
 
 
 def bounded(text: str) -> str:
@@ -99,10 +73,6 @@ def _shortened(piece: str) -> str:
     tail = MAX_PIECE // 4
     note = f"\n  ... {len(piece) - MAX_PIECE} characters left out ...\n"
     return piece[: MAX_PIECE - tail] + note + piece[-tail:]
-
-
-def _begin(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 
 def _unfold(error: BaseException) -> tuple[list[BaseException], int]:
@@ -140,11 +110,12 @@ def _is_endless(error: BaseException) -> bool:
 def _message(error: BaseException, redactor: Redactor) -> str:
     try:
         kind = type(error)
-        module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
+        name = kind.__qualname__
+        if kind.__module__ not in ("builtins", "__main__"):
+            name = f"{kind.__module__}.{name}"
         text = redactor.redact(str(error))  # before it is cut: half a secret would not be found
-        return message_line(
-            f"{module}{kind.__qualname__}: {text}" if text else f"{module}{kind.__qualname__}"
-        )
+        lines = [line for line in f"{name}: {text}".splitlines() if line.strip()]
+        return joined(lines, 0).removesuffix(":")
     except BaseException:
         return _name_of(error)
 
@@ -152,44 +123,6 @@ def _message(error: BaseException, redactor: Redactor) -> str:
 def _name_of(error: BaseException) -> str:
     # Not type(error).__name__, which a metaclass may have replaced.
     return str(_NAME(type(error)))
-
-
-def _of_group(head: str, messages: list[str]) -> str:
-    return f"{head}: {'; '.join(messages)}"
-
-
-def _read(lines: list[str], depth: int = 0) -> tuple[str, list[str]]:
-    """Return the message in these lines of an error's text, and the messages of its parts if it has any."""
-    start = max((place + 1 for place, line in enumerate(lines) if line in _CHAINED), default=0)
-    lines = [line for line in lines[start:] if line.strip()]
-    if not lines or not lines[0].startswith(_MARGINS) or depth > MAX_DEPTH:
-        return _read_plain(lines), []
-    # What stands in the margin belongs to the group itself, the rest to its parts.
-    head = _read([line[4:] for line in lines if line.startswith(_MARGINS)], depth + 1)[0]
-    messages: list[str] = []
-    part: list[str] = []
-    for line in [*(line for line in lines if not line.startswith(_MARGINS)), ""]:
-        if line and not _RULE.match(line):
-            part.append(line[2:])
-            continue
-        if part:
-            inner, parts = _read(part, depth + 1)
-            messages += parts or [inner]
-        part = []
-    return head, messages
-
-
-def _read_plain(lines: list[str]) -> str:
-    if not lines:
-        return ""
-    place = 0
-    if lines[0].endswith(_TRACEBACK) or lines[0].startswith("  File "):
-        # The frames are indented; so is what shows the line of a SyntaxError.
-        place = next((at for at, line in enumerate(lines) if at and not line.startswith(" ")), len(lines) - 1)
-    line = lines[place].strip()
-    more = 1 if line.endswith(":") else 2 if _VALIDATION.search(line) else 0
-    following = [other.strip() for other in lines[place + 1 : place + 1 + more]]
-    return " ".join([line, *following])
 
 
 def _strip(report: traceback.TracebackException) -> None:

@@ -15,8 +15,6 @@ from exotrio._wire_v0 import Body, StateDetail
 
 LARGEST_PAGE = 1_000
 """Most entries of one page of a list."""
-LONGEST_ERROR = 500
-"""Characters of an error in a list: its end, where a traceback says what was raised."""
 BACKUP_PATH = f"{NATIVE_ROOT}/backup"
 BACKUP_TYPE = "application/vnd.sqlite3"
 
@@ -100,7 +98,7 @@ class ListedState(Body):
     """A state in a list.
 
     Fields:
-        error: The end of its error.
+        error: What its error says, in one line of at most 500 characters.
         retry_count: Automatic retries before it.
         created_at: Empty if a v0 server was asked.
         finished_at: When it ended; None while it has not, or if a v0 server was asked.

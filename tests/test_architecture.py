@@ -35,6 +35,7 @@ LAYERS: dict[str, set[str]] = {
             "_outcome",
             "_progress",
             "_redaction",
+            "_error_message",
         ),
         *("_run_status", "_settings", "_signals", "_spans", "_terminal_text", "_version"),
         *("_wire", "_wire_checkup"),
@@ -55,6 +56,7 @@ LAYERS: dict[str, set[str]] = {
 }
 MANAGER_MAY_USE = {
     *("_errors", "_backoff", "_cron", "_settings", "_spans", "_graph", "_redaction", "_terminal_text"),
+    "_error_message",
     *("_wire", "_wire_checkup", "_wire_manage", "_wire_native", "_wire_overview", "_wire_v0"),
     "_wire_workers",
 }
@@ -76,6 +78,7 @@ LOADED_LATE = {"exotrio._http_body", "exotrio._outbox", "exotrio._outbox_file", 
 PURE = [
     *(
         "_errors",
+        "_error_message",
         "_backoff",
         "_duration",
         "_field_text",

@@ -17,7 +17,8 @@ from pydantic import BaseModel
 
 from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal
 from exotrio._beside import Beside
-from exotrio._error_text import LONGEST_ERROR_BYTES, error_text, message_line
+from exotrio._error_message import LONGEST_ERROR_BYTES, message_line
+from exotrio._error_text import error_text
 from exotrio._execution import Execution, Executor
 from exotrio._link import Claim
 from exotrio._log_context import StateContext, state_context

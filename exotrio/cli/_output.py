@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 import click
 
+from exotrio._error_message import message_line
 from exotrio._errors import ExotrioError
 from exotrio._terminal_text import harmless, one_line
 
@@ -106,9 +107,9 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-def last_line(error: str | None) -> str:
+def error_message(error: str | None) -> str:
     """Return the line of an error that says what happened, or that there is none."""
-    return one_line((error or "").strip().rpartition("\n")[2]) or "no text"
+    return one_line(message_line(error)) or "no text"
 
 
 def indented(text: str, by: str) -> str:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from exotrio._client import StateManager
+from exotrio._error_message import message_line
 from exotrio._wire import ERRORED, StateStatus
 from exotrio._wire_native import NativeRun
 from exotrio._wire_v0 import GraphReply
-from exotrio.cli._output import indented, last_line, print_text
+from exotrio.cli._output import error_message, indented, print_text
 
 MOST_SHOWN = 20
 """States whose outputs or errors are shown in full; of more, the number is."""
@@ -73,11 +74,14 @@ def print_result(result: Result, form: str, elapsed: float) -> None:
     )
 
 
-def _before_the_last(error: str) -> list[str]:
-    """Return how a node came to its error: the lines of its traceback, the last ones of many."""
-    lines = error.strip().splitlines()[:-1]
+def _beside_the_message(error: str) -> list[str]:
+    """Return how a node came to its error: the lines of its traceback, of many the first and the last."""
+    lines = error.strip().splitlines()
+    if lines and lines[-1] == message_line(error):
+        lines.pop()
     left = len(lines) - LONGEST_TRACEBACK
-    return lines if left <= 0 else [f"... {left} lines", *lines[left:]]
+    half = LONGEST_TRACEBACK // 2
+    return lines if left <= 0 else [*lines[:half], f"... {left} lines", *lines[half - LONGEST_TRACEBACK :]]
 
 
 def _as_json(result: Result, elapsed: float) -> str:
@@ -112,10 +116,10 @@ def _as_text(result: Result, elapsed: float) -> str:
     if result.outputs_left:
         lines.append(f"... and outputs of {result.outputs_left} more states")
     for number, (name, state, text) in enumerate(result.errors):
-        lines.append(f"failed: {name} ({state}): {last_line(text)}")
+        lines.append(f"failed: {name} ({state}): {error_message(text)}")
         if number == 0:
             # One is what a person reads next; where many failed, most did so in the same way.
-            lines += [f"  {line}" for line in _before_the_last(text)]
+            lines += [f"  {line}" for line in _beside_the_message(text)]
     if result.errors_left:
         lines.append(f"... and {result.errors_left} more failed states")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from exotrio.cli._exit import FAILED, SUCCESS
 from exotrio.cli._follow import follow
 from exotrio.cli._groups import Commands
 from exotrio.cli._lookup import find_run, whole_run
-from exotrio.cli._output import last_line, print_json, print_text, table
+from exotrio.cli._output import error_message, print_json, print_text, table
 from exotrio.cli._runs_list import list_runs
 from exotrio.cli._states_list import list_states
 
@@ -170,7 +170,7 @@ def _as_text(run: NativeRun) -> str:
 
 
 def _failures(run: NativeRun, failed: list[ListedState]) -> list[str]:
-    lines = [f"failed: {state.identifier} ({state.id}): {last_line(state.error)}" for state in failed]
+    lines = [f"failed: {state.identifier} ({state.id}): {error_message(state.error)}" for state in failed]
     if run.errored_count > len(failed):
         left = run.errored_count - len(failed)
         lines.append(f"... and {left} more: states ls --run {run.run_id} --status ERRORED")

@@ -14,7 +14,7 @@ from exotrio.cli._connection import Connection, connection
 from exotrio.cli._exit import SUCCESS
 from exotrio.cli._groups import Commands
 from exotrio.cli._lookup import find_run, is_v0_only, no_graph, no_node, no_state, require_place
-from exotrio.cli._output import last_line, print_json, print_text, table
+from exotrio.cli._output import error_message, print_json, print_text, table
 from exotrio.cli._state_view import state_as_text
 from exotrio.cli._states_list import list_states
 
@@ -173,7 +173,7 @@ async def _which(manager: StateManager, graph: str | None, node: str | None, err
 
 def _row(state: ListedState) -> tuple[str, ...]:
     retries = "" if state.retry_count is None else str(state.retry_count)
-    error = last_line(state.error) if state.error else ""
+    error = error_message(state.error) if state.error else ""
     return (
         state.id,
         state.identifier,

@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from exotrio._error_message import LONGEST_ERROR_BYTES, message_line
 from exotrio._wire import RunStatus, StateStatus
-from exotrio._wire_manage import LONGEST_ERROR, RunsQuery, StatesQuery, moment_ms
+from exotrio._wire_manage import RunsQuery, StatesQuery, moment_ms
 from exotrio.manager._graphs import find_graph, timestamp
 from exotrio.manager._refused import Refused, not_found
 from exotrio.manager._transaction import View
@@ -70,11 +71,11 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
     before, floor = _range(view, query, bounded=run is None)
     where.add("states.seq < ? AND states.seq >= ?", before, floor)
     rows = view.execute(
-        "SELECT seq, place, states.status, substr(error, ?) AS error, retry_count, states.created_at,"
+        "SELECT seq, place, states.status, substr(error, 1, ?) AS error, retry_count, states.created_at,"
         " states.finished_at, worker, nodes.name, runs.run_id, runs.template, graphs.name AS graph_name"
         " FROM states JOIN nodes ON nodes.id = kind JOIN runs ON runs.id = run"
         f" JOIN graphs ON graphs.id = runs.graph WHERE {where} ORDER BY seq DESC LIMIT ?",
-        (-LONGEST_ERROR, *where.parameters, query.limit + 1),
+        (LONGEST_ERROR_BYTES, *where.parameters, query.limit + 1),
     ).fetchall()
     page = rows[: query.limit]
     following = page[-1]["seq"] if len(rows) > len(page) else floor
@@ -87,7 +88,7 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
                 "graph_name": row["graph_name"],
                 "run_id": row["run_id"],
                 "status": row["status"],
-                "error": row["error"],
+                "error": row["error"] and message_line(row["error"]),
                 "retry_count": row["retry_count"],
                 "created_at": timestamp(row["created_at"]),
                 "finished_at": None if row["finished_at"] is None else timestamp(row["finished_at"]),

@@ -11,13 +11,14 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from exotrio._error_message import message_line
 from exotrio.manager._failed import FAILED
 from exotrio.manager._states import CREATED, EXECUTED, QUEUED
 from exotrio.manager._template import Place
 from exotrio.manager._transaction import View
 from exotrio.manager.web._alike import way_of
 from exotrio.manager.web._format import short
-from exotrio.manager.web._run_states import MOST_LOOKED_AT, last_line, times, was_cancelled
+from exotrio.manager.web._run_states import MOST_LOOKED_AT, times, was_cancelled
 from exotrio.manager.web._shareable import LONGEST_PARSED, LONGEST_VALUE, Shareable
 from exotrio.manager.web._timeline_svg import MOST_BARS
 
@@ -117,7 +118,7 @@ def _message(error: str, window: int, texts: Shareable) -> str:
     """Return the line that says what was raised, from the last ``window`` characters of an error."""
     # Masked first: the line may begin where the window does, and that may be within a secret.
     masked = texts.masked(error, cut_before=len(error) == window)
-    return texts.begin(last_line(masked), LONGEST_LINE)
+    return texts.begin(message_line(masked, LONGEST_COMPARED), LONGEST_LINE)
 
 
 def _trace(view: View, seq: int, texts: Shareable) -> str:

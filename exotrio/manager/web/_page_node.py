@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from exotrio._error_message import message_line
 from exotrio.manager._backlog import backlog
 from exotrio.manager._failed import FAILED
 from exotrio.manager._performance import DAY, HOUR, performance
@@ -15,7 +16,6 @@ from exotrio.manager._refused import not_found
 from exotrio.manager._runtimes import offered
 from exotrio.manager._transaction import View
 from exotrio.manager.web._page import Asked, Data, Page
-from exotrio.manager.web._run_states import last_line
 
 FAILURES_SHOWN = 10
 
@@ -66,7 +66,7 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
                 {
                     "id": view.state_id(each["seq"]),
                     "at": each["finished_at"],
-                    "error": last_line(each["error"]),
+                    "error": message_line(each["error"]),
                 }
                 for each in failures
             ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable
 
+from exotrio._error_message import message_line
 from exotrio.manager import _tally
 from exotrio.manager._backlog import backlog
 from exotrio.manager._failed import FAILED
@@ -17,7 +18,6 @@ from exotrio.manager._views import newest_runs
 from exotrio.manager.web._chart_svg import draw_throughput
 from exotrio.manager.web._page import Asked, Data, Page
 from exotrio.manager.web._run_rows import run_row
-from exotrio.manager.web._run_states import last_line
 
 RUNS_SHOWN = 12
 
@@ -70,7 +70,7 @@ def _failing(view: View, kinds: dict[int, str]) -> list[Data]:
                     "failed": failed,
                     "ended": statuses.total(),
                     "last": None if last is None else view.state_id(last["seq"]),
-                    "error": "" if last is None else last_line(last["error"]),
+                    "error": "" if last is None else message_line(last["error"]),
                 }
             )
     return sorted(found, key=lambda node: -node["failed"])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from exotrio._error_message import LONGEST_ERROR_BYTES, message_line
 from exotrio.manager._states import CREATED, ERRORED, STATUSES
 from exotrio.manager._template import Place, Template
 from exotrio.manager._transaction import View
@@ -128,8 +129,9 @@ def list_states(
     # The inner query bounds what is looked at; the outer one ends it as soon as the page is full.
     rows = view.execute(
         "SELECT * FROM (SELECT seq, place, status, retry_count, enqueue_after, created_at, claimed_at,"
-        " finished_at, worker, substr(error, -300) AS error, substr(inputs, 1, 160) AS inputs,"
-        " substr(outputs, 1, 160) AS outputs FROM states WHERE run = ? AND seq > ? ORDER BY seq LIMIT ?)"
+        f" finished_at, worker, substr(error, 1, {LONGEST_ERROR_BYTES}) AS error,"
+        " substr(inputs, 1, 160) AS inputs, substr(outputs, 1, 160) AS outputs"
+        " FROM states WHERE run = ? AND seq > ? ORDER BY seq LIMIT ?)"
         f" WHERE {' AND '.join(conditions)} LIMIT ?",
         (run["id"], seq, MOST_LOOKED_AT, *parameters, PAGE_SIZE + 1),
     ).fetchall()
@@ -158,7 +160,7 @@ def _listed(view: View, row: sqlite3.Row, template: Template) -> dict[str, Any]:
         "waited": max(0, (runs if runs is not None else ends if ends is not None else now) - waits),
         "ran": None if runs is None else max(0, (now if ends is None else ends) - runs),
         "worker": row["worker"],
-        "error": last_line(row["error"]),
+        "error": message_line(row["error"]),
         "inputs": row["inputs"],
         "outputs": row["outputs"],
     }
@@ -183,12 +185,6 @@ def times(state: sqlite3.Row) -> tuple[int, int | None, int | None]:
 def was_cancelled(state: sqlite3.Row) -> bool:
     """Return whether a state ended because its run was cancelled."""
     return bool(state["status"] == ERRORED and state["error"] == "cancelled")
-
-
-def last_line(error: str | None) -> str:
-    """Return the line of an error that says what was raised."""
-    lines = (error or "").strip().splitlines()
-    return lines[-1].strip() if lines else ""
 
 
 @dataclass(frozen=True, slots=True)

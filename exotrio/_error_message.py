@@ -1,0 +1,87 @@
+"""What an error says, in one line, found in the text that was reported of it. Pure."""
+
+from __future__ import annotations
+
+import re
+
+LONGEST_ERROR_BYTES = 64 * 1024
+"""Bytes that our runtimes report of an error at most."""
+MAX_LINE = 500
+"""Characters of the line that names an error."""
+MAX_DEPTH = 10
+"""Groups in groups that are shown as such."""
+
+_TRACEBACK = "Traceback (most recent call last):"
+_CHAINED = {
+    "The above exception was the direct cause of the following exception:",
+    "During handling of the above exception, another exception occurred:",
+}
+_MARGINS = ("  |", "  + Exception Group")
+_RULE = re.compile(r"  \+-\+-{16} |    \+-{16}")
+"""What stands between the parts of a group."""
+_VALIDATION = re.compile(r"\b\d+ validation errors? for ")
+
+
+def message_line(text: str | None, most: int = MAX_LINE) -> str:
+    """Return the line of an error's text that says what happened; of a group, with the messages in it.
+
+    For where only the reported text is left, of whatever runtime: a traceback, or a message alone. What
+    a message goes on with, notes and frames are left out; so is what is beyond ``most`` characters.
+    """
+    lines = [line.rstrip() for line in (text or "").splitlines()]
+    head, messages = _read(lines)
+    return begin(of_group(head, messages) if len(messages) > 1 else (messages or [head])[0], most)
+
+
+def begin(text: str, most: int) -> str:
+    """Return the first ``most`` characters of ``text``; whether it was longer can be seen."""
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
+def of_group(head: str, messages: list[str]) -> str:
+    """Return the line of a group."""
+    return f"{head}: {'; '.join(messages)}"
+
+
+def _read(lines: list[str], depth: int = 0) -> tuple[str, list[str]]:
+    """Return the message in these lines of an error's text, and the messages of its parts if it has any."""
+    start = max((place + 1 for place, line in enumerate(lines) if line in _CHAINED), default=0)
+    lines = [line for line in lines[start:] if line.strip()]
+    if not lines or not lines[0].startswith(_MARGINS) or depth > MAX_DEPTH:
+        return _read_plain(lines), []
+    # What stands in the margin belongs to the group itself, the rest to its parts.
+    head = _read([line[4:] for line in lines if line.startswith(_MARGINS)], depth + 1)[0]
+    messages: list[str] = []
+    part: list[str] = []
+    for line in [*(line for line in lines if not line.startswith(_MARGINS)), ""]:
+        if line and not _RULE.match(line):
+            part.append(line[2:])
+            continue
+        if part:
+            inner, parts = _read(part, depth + 1)
+            messages += parts or [inner]
+        part = []
+    return head, messages
+
+
+def _read_plain(lines: list[str]) -> str:
+    if not lines:
+        return ""
+    place = 0
+    if lines[0].endswith(_TRACEBACK):
+        frame = 0
+    else:  # the end of a traceback, perhaps
+        frame = max((at for at, line in enumerate(lines) if line.startswith('  File "')), default=-1)
+    if frame >= 0:
+        # The frames are indented; so is what shows the line of a SyntaxError.
+        below = range(frame + 1, len(lines))
+        place = next((at for at in below if not lines[at].startswith(" ")), len(lines) - 1)
+    return joined(lines, place)
+
+
+def joined(lines: list[str], place: int) -> str:
+    """Return the message that begins there; one that only announces what follows, with that."""
+    line = lines[place].strip()
+    more = 1 if line.endswith(":") else 2 if _VALIDATION.search(line) else 0
+    following = [other.strip() for other in lines[place + 1 : place + 1 + more]]
+    return " ".join([line, *following])
