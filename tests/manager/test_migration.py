@@ -8,14 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from exotrio._settings import Settings
 from exotrio.manager import _database
 from exotrio.manager._schema import MIGRATIONS, VERSION
 from exotrio.manager._transaction import View
 from tests.contract.flow import Flow
-from tests.helpers import FAST_RETRY, ok, place
+from tests.contract.native import claim, executed_item, report
+from tests.helpers import FAST_RETRY, SettableClock, eventually, ok, place
 from tests.manager.support import open_manager, recount
 
 OLDEST = Path(__file__).with_name("schema_1.sql")
+LANDED = Path(__file__).with_name("landed_run.sql")
+LANDED_AT_MS = 1_767_225_600_000
+LANDED_KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 
 def layout(connection: sqlite3.Connection) -> set[tuple[str, str, str]]:
@@ -90,6 +95,59 @@ async def test_a_run_of_an_older_file_goes_on(old: tuple[Path, Flow]) -> None:
         await manager.service.store.read(recount)
         fresh = await flow.trigger()
         assert fresh != before.run_id
+
+
+async def test_a_run_that_the_first_version_left_in_the_middle_is_resumed_and_ends(tmp_path: Path) -> None:
+    db = tmp_path / "state.db"
+    with closing(sqlite3.connect(db)) as connection:
+        connection.executescript(OLDEST.read_text("utf-8") + LANDED.read_text("utf-8"))
+        connection.execute(f"PRAGMA application_id = {_database.APPLICATION_ID}")
+        connection.execute("PRAGMA user_version = 1")
+        run_id, delayed = (row[0] for row in connection.execute("SELECT run_id FROM runs ORDER BY id"))
+    clock = SettableClock(LANDED_AT_MS + 10_000)
+    settings = Settings(None, None, None, LANDED_KEY, None)
+    async with open_manager(db, clock=clock, settings=settings) as manager:
+        api, remote = manager.api.elsewhere("landed"), manager.remote.elsewhere("landed")
+        flow, late = Flow(api, "graph"), Flow(api, "delayed")
+        flow.run_id, late.run_id = run_id, delayed
+        await manager.service.store.read(recount)
+
+        # Its holders report as if nothing had happened; a request that is repeated takes nothing else.
+        (held,) = await claim(remote, {"Node_b": 9}, claim_id="landed-claim")
+        assert ok(await remote.secrets(held["state_id"], held["lease"]["token"]))["secrets"] == {
+            "token": "the secret of the landed graph"
+        }
+        assert await report(remote, executed_item(held, {"v": "native", "w": ""})) == ["ok"]
+        (through_v0,) = await flow.states("b", "QUEUED")
+        ok(await remote.executed(through_v0["id"], {"v": "v0", "w": ""}))
+        # What was held inside the process that ended, and the retry, can be claimed.
+        assert await claim(api, {"Node_b": 9}, claim_id="landed-local") == []
+        for state in await flow.take("b", 2):
+            ok(await api.executed(state["state_id"], {"v": state["inputs"]["p"], "w": ""}))
+        for state in await flow.take("c", 5):
+            ok(await api.executed(state["state_id"], {"v": f"c of {state['inputs']['p']}", "w": ""}))
+        united = await flow.take("u", 5)
+        assert sorted(state["inputs"]["all"] for state in united) == [
+            '["c of 0.0","c of 0.1"]', '["c of 1"]', '["c of 4"]', '["c of native"]', '["c of v0"]',
+        ]  # fmt: skip
+        for state in united:
+            ok(await api.executed(state["state_id"], {"v": "", "w": ""}))
+        assert (await flow.run_summary())["status"] == "SUCCESS"
+
+        await late.none_ready("d")
+        clock.advance(600_000)
+        await late.run("d")
+        assert (await late.run_summary())["status"] == "SUCCESS"
+
+        # And the trigger goes on where it was.
+        clock.now_ms = LANDED_AT_MS + 3_600_000
+        manager.service.scheduler.notify()
+
+        async def triggered() -> None:
+            assert ok(await api.runs())["total"] == 3
+
+        await eventually(triggered)
+        await manager.service.store.read(recount)
 
 
 async def test_an_older_file_gets_the_tables_that_a_new_one_has(old: tuple[Path, Flow]) -> None:
