@@ -176,7 +176,11 @@ def told(end: Ended, code: int, *parts: str) -> None:
         ("server --port 0 --key-file . --db k.db", 2, ["is a directory"]),
         ("server --port 0 --host 0.0.0.0 --db k.db", 2, ["needs a key", "0.0.0.0", "--key-file"]),
         ("server --port 0 --host 0.0.0.0 --db k.db --key exosphere@123", 2, ["public documentation"]),
-        ("server --port 0 --host no.such.host.invalid --key k --db k.db", 2, ["has no address"]),
+        (
+            "server --port 0 --host no.such.host.invalid --key a-key-of-enough-length --db k.db",
+            2,
+            ["has no address"],
+        ),
     ],
 )
 def test_an_error_is_told_in_three_lines(folder: Path, arguments: str, code: int, parts: list[str]) -> None:

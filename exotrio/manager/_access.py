@@ -6,8 +6,12 @@ import hmac
 import uuid
 from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
+from ipaddress import IPv6Address, ip_address
 from typing import Protocol
 
+import trio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,6 +22,13 @@ from exotrio.manager._json_api import reply
 LOCAL = "exotrio.local"
 """Key in an ASGI scope: the request comes from inside this process. No header can set it."""
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+TRIES = 10
+"""Different wrong keys from one address that are refused at once."""
+FORGET_AFTER = 10.0
+"""Seconds after which one of them is forgotten."""
+MAX_DELAY = 5.0
+"""Seconds that a refusal is held back."""
+MAX_ADDRESSES = 10_000
 _LONGEST_UUID = len("urn:uuid:12345678-1234-5678-1234-567812345678")
 
 
@@ -29,6 +40,65 @@ class Keyless(Protocol):
     def serves(self, path: str) -> bool:
         """Return whether a path is its own."""
         ...
+
+
+@dataclass(slots=True)
+class _Failures:
+    """Wrong keys from one address: when all will be forgotten, and hashes of the first of them."""
+
+    until: float
+    keys: set[bytes] = field(default_factory=set)
+
+
+class Tries:
+    """Counts wrong keys by the address they came from, and holds their refusals back if they are many.
+
+    Only refusals: the right key is answered at once, wherever somebody guesses. And only different keys
+    count, so that a runtime with an old key, which tries it again and again, is told so at once too.
+    """
+
+    def __init__(self) -> None:
+        self._failures: dict[str, _Failures] = {}
+
+    async def failed(self, address: str, key: str) -> float:
+        """Count a wrong key; wait, if many came from there. Return the seconds it waited."""
+        network, hashed, now = (
+            _network(address),
+            sha256(key.encode("utf-8", "replace")).digest(),
+            trio.current_time(),
+        )
+        failures = self._failures.pop(network, None)
+        if failures is None or failures.until <= now:
+            failures = _Failures(now)
+        while len(self._failures) >= MAX_ADDRESSES:
+            del self._failures[next(iter(self._failures))]
+        self._failures[network] = failures
+        if hashed not in failures.keys:
+            failures.until = min(failures.until + FORGET_AFTER, now + (TRIES + 1) * FORGET_AFTER)
+            if len(failures.keys) < TRIES:
+                failures.keys.add(hashed)
+        delay = min(MAX_DELAY, failures.until - TRIES * FORGET_AFTER - now)
+        if delay <= 0:
+            return 0.0
+        await trio.sleep(delay)
+        return delay
+
+
+def _network(address: str) -> str:
+    """Return what an address is counted under: one subscriber has 2**64 addresses of IPv6."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, IPv6Address):
+        return str(parsed.ipv4_mapped or IPv6Address(int(parsed) >> 64 << 64))
+    return address
+
+
+def client_address(scope: Scope) -> str:
+    """Return the address that a request came from, or an empty string."""
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 class Access:
@@ -58,6 +128,7 @@ class Access:
         self._open_paths = frozenset(open_paths)
         self._dashboard = dashboard
         self._key = key.encode()
+        self._tries = Tries()
         self._allowed_hosts = (
             None if allowed_hosts is None else frozenset(host.lower() for host in allowed_hosts)
         )
@@ -80,12 +151,14 @@ class Access:
             await response(scope, receive, send_with_id)
         elif self._dashboard is not None and self._dashboard.serves(scope["path"]):
             await self._dashboard(scope, receive, send_with_id)
-        elif self._is_key(headers.get(KEY_HEADER, "")):
+        elif self._is_key(key := headers.get(KEY_HEADER, "")):
             prove(scope)
             await self._app(scope, receive, send_with_id)
         elif scope["path"] in self._open_paths:
             await self._app(scope, receive, send_with_id)
         else:
+            if key:
+                await self._tries.failed(client_address(scope), key)
             response = reply({"detail": f"the header {KEY_HEADER} is missing or wrong"}, 401)
             await response(scope, receive, send_with_id)
 

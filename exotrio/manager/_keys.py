@@ -15,6 +15,10 @@ from exotrio._settings import KEY_VARIABLE, Settings
 
 PUBLISHED_KEYS = frozenset({"exosphere@123"})
 """Keys that stand in public documentation: everybody knows them."""
+MIN_LENGTH = 16
+"""Characters of a key that others may guess at."""
+MAKE_ONE = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+"""How to make a good one."""
 
 
 def secret_path(db: Path, name: str) -> Path:
@@ -126,8 +130,8 @@ def choose_key(
         db: Database file, or None in memory.
 
     Raises:
-        ConfigurationError: there is none, or it is one that everybody knows and the server is
-            reachable from elsewhere.
+        ConfigurationError: there is none; or the server is reachable from elsewhere, and the key is one
+            that everybody knows, or has fewer than 16 characters.
     """
     source, file = "the argument", None
     if key is None and key_file is not None:
@@ -156,6 +160,12 @@ def choose_key(
             "the key is one that stands in public documentation, so it protects nothing",
             where=f"it came from {source}, and the server is to bind {host}",
             fix="choose another key, or bind 127.0.0.1",
+        )
+    if len(key) < MIN_LENGTH and not local:
+        raise ConfigurationError(
+            f"the key has fewer than {MIN_LENGTH} characters, so it can be guessed",
+            where=f"it came from {source}, and the server is to bind {host}",
+            fix=f"choose a longer one, such as this prints: {MAKE_ONE}; or bind 127.0.0.1",
         )
     return Key(key, source, file)
 

@@ -15,10 +15,11 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 
 from exotrio.cli.server import command as server_command
 from exotrio.manager import _graphs, create_app, open_service, serve
-from exotrio.manager._access import LOOPBACK_HOSTS
+from exotrio.manager._access import FORGET_AFTER, LOOPBACK_HOSTS, MAX_DELAY, TRIES, Tries
 from exotrio.manager.web._sessions import Sessions
 from tests.helpers import ok, open_client, refused
 from tests.manager.support import KEY, NO_SETTINGS
@@ -78,6 +79,49 @@ async def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatc
     assert sessions.sign_in("guess") is None
     assert sessions.sign_in(KEY) is not None
     assert len(compared) == 4
+
+
+async def test_who_guesses_is_slowed_down_and_the_right_key_is_not(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with opened(key=None) as client:
+        for number in range(TRIES + 3):
+            began = trio.current_time()
+            refused(await client.get("/v0/namespaces", headers={"x-api-key": f"guess {number}"}), 401)
+            assert trio.current_time() - began == pytest.approx(0 if number < TRIES else MAX_DELAY)
+        began = trio.current_time()
+        ok(await client.get("/v0/namespaces", headers={"x-api-key": KEY}))
+        assert trio.current_time() == began
+
+
+async def test_a_client_with_an_old_key_or_none_is_told_so_at_once_each_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with opened(key=None) as client:
+        for _ in range(3 * TRIES):
+            refused(await client.get("/v0/namespaces", headers={"x-api-key": "old"}), 401)
+            refused(await client.get("/v0/namespaces"), 401)
+        assert trio.current_time() == 0
+
+
+async def test_wrong_keys_count_by_address_and_are_forgotten(autojump_clock: trio.testing.MockClock) -> None:
+    tries = Tries()
+    for number in range(1_000):
+        assert (await tries.failed("203.0.113.9", f"guess {number}") > 0) == (number >= TRIES)
+    assert await tries.failed("203.0.113.10", "guess") == 0
+    await trio.sleep((TRIES + 1) * FORGET_AFTER)
+    assert await tries.failed("203.0.113.9", "guess") == 0
+
+
+async def test_addresses_of_one_subscriber_count_together(autojump_clock: trio.testing.MockClock) -> None:
+    tries = Tries()
+    for number in range(TRIES):
+        assert await tries.failed(f"2001:db8:1:2::{number:x}", f"guess {number}") == 0
+    assert await tries.failed("2001:db8:1:2:ffff::1", "guess") > 0
+    assert await tries.failed("2001:db8:1:3::1", "guess") == 0
+    for number in range(TRIES):
+        assert await tries.failed("::ffff:192.0.2.1", f"guess {number}") == 0
+    assert await tries.failed("192.0.2.1", "guess") > 0
 
 
 async def test_the_key_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:

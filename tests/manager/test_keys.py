@@ -37,10 +37,10 @@ def settings(secret: str | None = None, key: str | None = None) -> Settings:
 @pytest.mark.parametrize(
     ("argument", "file", "secret", "variable", "chosen"),
     [
-        ("argument", "file", "secret", "variable", "argument"),
-        (None, "file", "secret", "variable", "file"),
-        (None, None, "secret", "variable", "secret"),
-        (None, None, None, "variable", "variable"),
+        ("the key as argument", "file", "secret", "variable", "the key as argument"),
+        (None, "the text of a file", "secret", "variable", "the text of a file"),
+        (None, None, "STATE_MANAGER_SECRET", "variable", "STATE_MANAGER_SECRET"),
+        (None, None, None, "EXOSPHERE_API_KEY", "EXOSPHERE_API_KEY"),
     ],
 )
 @pytest.mark.parametrize("host", ["127.0.0.1", EVERYWHERE])
@@ -90,6 +90,8 @@ def test_in_memory_a_key_is_needed_since_nobody_could_find_a_generated_one() -> 
         ("", None, "the key from the argument is empty"),
         (PUBLISHED, None, "it came from the argument"),
         (None, PUBLISHED, "it came from STATE_MANAGER_SECRET"),
+        ("fifteen letters", None, "has fewer than 16 characters"),
+        (None, "1", "token_urlsafe"),
     ],
 )
 def test_off_loopback_a_key_is_needed_that_not_everybody_knows(

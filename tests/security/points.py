@@ -146,12 +146,27 @@ POINTS = (
         Change(GUARD, "if not host or _origin_host(origin).lower() != host.lower():", "if not host:"),
     ),
     Point(
-        "Who guesses keys is slowed down, and keeps nobody else out.",
+        "Who guesses keys at the sign-in form is slowed down, and keeps nobody else out.",
+        ["web/test_access::test_who_guesses_is_slowed_down_and_the_right_key_is_not"],
+        Change(DASHBOARD, "if await self._tries.failed(client_address(request.scope), key):", "if False:"),
+    ),
+    Point(
+        "Who guesses keys at the API is slowed down, and keeps nobody else out.",
         [
-            "web/test_access::test_who_guesses_is_told_to_wait",
-            "web/test_access::test_wrong_keys_are_slowed_down_by_address_and_keep_nobody_else_out",
+            "manager/test_access::test_who_guesses_is_slowed_down_and_the_right_key_is_not",
+            "manager/test_access::test_wrong_keys_count_by_address_and_are_forgotten",
         ],
-        Change(DASHBOARD, "            self._sessions.tries.failed(address)\n", ""),
+        Change(ACCESS, "await self._tries.failed(client_address(scope), key)", "pass"),
+    ),
+    Point(
+        "A client with an old key is no guesser.",
+        ["manager/test_access::test_a_client_with_an_old_key_or_none_is_told_so_at_once_each_time"],
+        Change(ACCESS, "if hashed not in failures.keys:", "if True:"),
+    ),
+    Point(
+        "Off loopback a key that can be guessed is refused.",
+        ["manager/test_keys::test_off_loopback_a_key_is_needed_that_not_everybody_knows"],
+        Change(KEYS, "if len(key) < MIN_LENGTH and not local:", "if False:"),
     ),
     Point(
         "Nothing of users becomes markup, and no page loads or runs anything from elsewhere.",

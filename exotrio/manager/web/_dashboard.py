@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from exotrio._errors import DatabaseError
 from exotrio.manager import _namespaces
+from exotrio.manager._access import Tries, client_address
 from exotrio.manager._commits import log_level
 from exotrio.manager._http import prove
 from exotrio.manager._refused import Refused
@@ -58,6 +59,7 @@ class Dashboard:
         self._service = service
         self._sessions = Sessions(key)
         self._streams = Streams()
+        self._tries = Tries()
         routes = [
             Route("/", self._start),
             Route("/sign-in", self._sign_in, methods=["GET", "POST"]),
@@ -131,17 +133,13 @@ class Dashboard:
         check_origin(request)
         form = await read_form(request, most=SIGN_IN_FORM)
         to = local_path(field(form, "to") or "/")
-        address = request.client.host if request.client else ""
-        wait = self._sessions.tries.wait(address)
-        if wait:
-            problem = f"Too many wrong keys came from your address. Try again in {wait:.0f} s."
-            response = self._form(to, problem=problem, status=429)
-            response.headers["retry-after"] = f"{wait + 0.5:.0f}"
-            return response
-        session_id = self._sessions.sign_in(field(form, "key").strip())
+        key = field(form, "key").strip()
+        session_id = self._sessions.sign_in(key)
         if session_id is None:
-            self._sessions.tries.failed(address)
-            return self._form(to, problem="That is not the key.", status=401)
+            problem = "That is not the key."
+            if await self._tries.failed(client_address(request.scope), key):
+                problem += " Many wrong keys came from your address, so the answer took some seconds."
+            return self._form(to, problem=problem, status=401)
         prove(request.scope)
         answer = _see(to)
         self._set_cookie(request, answer, session_id)

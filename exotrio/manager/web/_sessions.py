@@ -1,4 +1,4 @@
-"""Who is signed in to the dashboard, and who may try.
+"""Who is signed in to the dashboard.
 
 A session is opened by the API key, or by a link that works once. Browsers hold its random id, we only
 its hash; it ends when it was not used for a while, and with this process. Times are Trio's.
@@ -10,7 +10,6 @@ import hmac
 import secrets
 from dataclasses import dataclass, field
 from hashlib import sha256
-from ipaddress import IPv6Address, ip_address
 
 import trio
 
@@ -21,12 +20,6 @@ LONGEST = 7 * 24 * 3600.0
 LINK_LASTS = 600.0
 MOST_SESSIONS = 1_000
 MOST_LINKS = 100
-
-TRIES = 10
-"""Wrong keys that one address may give in a row."""
-TRY_AGAIN = 10.0
-"""Seconds after which it may give one more."""
-MOST_ADDRESSES = 10_000
 
 
 @dataclass(slots=True)
@@ -58,7 +51,6 @@ class Sessions:
         self._key = _hash(key)
         self._sessions: dict[bytes, Session] = {}
         self._links: dict[bytes, float] = {}
-        self.tries = Tries()
 
     def sign_in(self, key: str) -> str | None:
         """Return the id of a new session, or None if the key is wrong."""
@@ -107,45 +99,10 @@ class Sessions:
         return session_id
 
 
-class Tries:
-    """Counts wrong keys by the address they came from.
-
-    By address, so that nobody's failures keep somebody elsewhere out; and an address that was refused
-    may try again seconds later, so that an owner who shares it waits no longer than that.
-    """
-
-    def __init__(self) -> None:
-        # Address to the time at which all its failures will be forgotten.
-        self._until: dict[str, float] = {}
-
-    def wait(self, address: str) -> float:
-        """Return the seconds until ``address`` may give another key; 0 if it may now."""
-        until = self._until.get(_network(address), 0.0)
-        return max(0.0, until - (TRIES - 1) * TRY_AGAIN - trio.current_time())
-
-    def failed(self, address: str) -> None:
-        """Count a wrong key."""
-        network = _network(address)
-        until = max(self._until.pop(network, 0.0), trio.current_time())
-        _forget_oldest(self._until, MOST_ADDRESSES)
-        self._until[network] = until + TRY_AGAIN
-
-
-def _network(address: str) -> str:
-    """Return what an address is counted under: one subscriber has 2**64 addresses of IPv6."""
-    try:
-        parsed = ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, IPv6Address):
-        return str(parsed.ipv4_mapped or IPv6Address(int(parsed) >> 64 << 64))
-    return address
-
-
 def _hash(text: str) -> bytes:
     return sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def _forget_oldest(entries: dict[bytes, Session] | dict[bytes, float] | dict[str, float], most: int) -> None:
+def _forget_oldest(entries: dict[bytes, Session] | dict[bytes, float], most: int) -> None:
     while len(entries) >= most:
-        del entries[next(iter(entries))]  # type: ignore[arg-type]
+        del entries[next(iter(entries))]
