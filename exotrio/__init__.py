@@ -111,9 +111,8 @@ logging.getLogger("exotrio").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> object:
-    if (
-        name == "__version__"
-    ):  # beside VERSION, as in the stock SDK; in no star import, where it would be theirs
+    if name == "__version__":
+        # As in the stock SDK. Not in __all__: a star import would set it in the module that imports.
         return __getattr__("VERSION")
     for home, names in _HOMES.items():
         if name in names.split():

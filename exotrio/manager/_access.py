@@ -62,11 +62,8 @@ class Tries:
 
     async def failed(self, address: str, key: str) -> float:
         """Count a wrong key; wait, if many came from there. Return the seconds it waited."""
-        network, hashed, now = (
-            _network(address),
-            sha256(key.encode("utf-8", "replace")).digest(),
-            trio.current_time(),
-        )
+        network, now = _network(address), trio.current_time()
+        hashed = sha256(key.encode("utf-8", "replace")).digest()
         failures = self._failures.pop(network, None)
         if failures is None or failures.until <= now:
             failures = _Failures(now)
