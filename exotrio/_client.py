@@ -138,6 +138,8 @@ class StateManager:
         inputs: dict[str, str] | None = None,
         store: dict[str, str] | None = None,
         start_delay: int = 0,
+        *,
+        run_id: str | None = None,
     ) -> dict[str, Any]:
         """Start a run of a graph.
 
@@ -148,6 +150,8 @@ class StateManager:
             inputs: Inputs of its first node, in place of those in the graph.
             store: The run's store.
             start_delay: Milliseconds before the run starts (milliseconds as in the stock SDK).
+            run_id: A UUID for the run: asking again with the same one starts no second run. A state manager
+                that speaks only v0 gives it another. Defaults to None: a new one is made.
 
         Returns:
             The reply: ``{"status": "CREATED", "run_id": ...}``.
@@ -164,7 +168,7 @@ class StateManager:
         """
         # Unchecked: the server says what is wrong with the values, and where.
         request = {"start_delay": start_delay, "inputs": inputs or {}, "store": store or {}}
-        return await _client_graphs.trigger(self._calls, graph_name, request)
+        return await _client_graphs.trigger(self._calls, graph_name, request, run_id)
 
     @_also_from_asyncio
     async def get_graph(self, graph_name: str) -> dict[str, Any]:

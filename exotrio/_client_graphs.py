@@ -19,7 +19,9 @@ VALIDATION_PATIENCE = 60.0
 FIRST_LOOK, LONGEST_PAUSE = 0.05, 1.0
 
 
-async def trigger(calls: Calls, graph_name: str, request: dict[str, Any]) -> dict[str, Any]:
+async def trigger(
+    calls: Calls, graph_name: str, request: dict[str, Any], run_id: str | None
+) -> dict[str, Any]:
     """Start a run and return the reply as it came."""
 
     async def ask(path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -27,7 +29,7 @@ async def trigger(calls: Calls, graph_name: str, request: dict[str, Any]) -> dic
 
     async def native() -> dict[str, Any]:
         # The id is chosen once, so that repeating the request cannot start a second run.
-        body = {**request, "run_id": str(uuid4())}
+        body = {**request, "run_id": run_id or str(uuid4())}
         return await calls.repeat(lambda: ask(calls.native("graph", graph_name, "trigger"), body))
 
     async def once() -> dict[str, Any]:

@@ -62,6 +62,7 @@ def open_link(
     state_manager_version: str = "v0",
     worker_id: str,
     workers: int,
+    run_id: str | None = None,
     events: Events | None = None,
 ) -> AutoLink:
     """Make the link a runtime works through. Sends nothing: the first ``register`` discovers.
@@ -73,6 +74,7 @@ def open_link(
         state_manager_version: Version prefix of the stock API; only ``"v0"`` exists.
         worker_id: Names this process in leases.
         workers: Tasks that run nodes; up to twice as many v0 reports are in flight at once.
+        run_id: Claim states of this run only, where leases are; v0 cannot. Defaults to None: of any.
         events: Told of each request.
 
     Raises:
@@ -86,7 +88,7 @@ def open_link(
     # At most 2 x workers reports, as many releases, a secrets request per worker, a claim and a discovery.
     http = HttpClient(endpoint, tasks=5 * workers + 8, events=events)
     v0 = V0Link(http, namespace, concurrency=2 * workers)
-    native = NativeLink(http, namespace, worker_id=worker_id, v0=v0)
+    native = NativeLink(http, namespace, worker_id=worker_id, v0=v0, run_id=run_id)
     return AutoLink(http, namespace, v0, native, kind=kind)
 
 

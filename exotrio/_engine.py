@@ -46,6 +46,7 @@ class Engine:
         shows_tasks: Whether the state manager may see that.
         phase: The last of them.
         owns_signals: See ``Executor``.
+        run_id: The only run whose states are claimed; None: of any.
         lost_claims: See ``Summary``.
     """
 
@@ -57,6 +58,7 @@ class Engine:
     owns_signals: bool
     tasks: TaskView = field(default_factory=TaskView)
     shows_tasks: bool = False
+    run_id: str | None = None
     phase: Phase = field(default=Phase.STARTING, init=False)
     lost_claims: int = field(default=0, init=False)
 
@@ -210,5 +212,6 @@ class Engine:
             state_manager_version=o.state_manager_version,
             worker_id=o.worker_id,
             workers=workers,
+            run_id=self.run_id,
             events=self.ledger.events,
         )

@@ -67,15 +67,19 @@ class NativeLink:
         namespace: Namespace of the nodes.
         worker_id: Names this process in leases.
         v0: For what has no native route, and for claims that were made without a lease.
+        run_id: Claim states of this run only. Defaults to None: of any.
     """
 
     capabilities = Capabilities(leases=True, batch=True, long_poll=True)
 
-    def __init__(self, http: HttpClient, namespace: str, *, worker_id: str, v0: V0Link) -> None:
+    def __init__(
+        self, http: HttpClient, namespace: str, *, worker_id: str, v0: V0Link, run_id: str | None = None
+    ) -> None:
         self._http = http
         self._namespace = namespace
         self._worker_id = worker_id
         self._v0 = v0
+        self._run_id = run_id
         self._stop_by = math.inf
         self._shields: set[trio.CancelScope] = set()
 
@@ -100,6 +104,7 @@ class NativeLink:
             limit=limit,
             wait_ms=min(to_ms(max(wait, 0.0)), LONGEST_WAIT_MS),
             claim_id=uuid4().hex,
+            run_id=self._run_id,
             announces=True,
         )
         unanswered, attempt = False, 0

@@ -106,6 +106,7 @@ class Runtime:
         self._lag = LoopLag()
         self._tasks = TaskView()
         self._shows_tasks = False
+        self._run_id: str | None = None
         self._now: Callable[[], float] = float
         if hosted is not None:
             hosted.append(self)
@@ -276,6 +277,17 @@ class Runtime:
         if self._endpoint is None:
             raise ConfigurationError("the runtime has no state manager", problems)
 
+    def work_on(self, run_id: str) -> None:
+        """Claim only states of this run, whether or not it has begun. For the command line.
+
+        A state manager that speaks only v0 cannot tell them from others: there, any are claimed.
+
+        Raises:
+            LifecycleError: the runtime was started before.
+        """
+        self._refuse_if_started("works on what it did from its start")
+        self._run_id = run_id
+
     # -- inside the loop
 
     async def _run(self, *, task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED) -> Summary:
@@ -292,6 +304,7 @@ class Runtime:
             only_nodes_interrupt(),
             self._tasks,
             self._shows_tasks,
+            self._run_id,
         )
         started = partial(task_status.started, self)
         try:

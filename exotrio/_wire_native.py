@@ -12,6 +12,15 @@ from exotrio._wire import LARGEST_BATCH, LONGEST_TASKS, LONGEST_WAIT_MS, BeatRes
 from exotrio._wire_v0 import Body, DelayMs, RunSummary, TriggerRequest
 
 
+def _uuid(text: str) -> str:
+    from uuid import UUID
+
+    return str(UUID(text))
+
+
+Uuid = Annotated[str, AfterValidator(_uuid)]
+
+
 class Discovery(Body):
     """Reply of ``GET /exotrio/v1``: says that this server is ours, and what it can do."""
 
@@ -28,6 +37,7 @@ class NativeClaimRequest(Body):
         limit: Most states in all.
         wait_ms: How long to wait for a first state.
         claim_id: Chosen by the client. The same id again returns the states still held under it.
+        run_id: Only states of this run, also if it is still to be triggered. None: of any.
         announces: Whether its heartbeats say of each state if it runs, and do so before one begins whose
             lease has ``announce``. Of a worker that does not, every claimed state counts as running.
     """
@@ -37,6 +47,7 @@ class NativeClaimRequest(Body):
     limit: Annotated[int, Field(ge=0)]
     wait_ms: Annotated[int, Field(ge=0, le=LONGEST_WAIT_MS)] = 0
     claim_id: Annotated[str, Field(min_length=1, max_length=256)]
+    run_id: Uuid | None = None
     announces: bool = False
 
 
@@ -203,15 +214,6 @@ class HeartbeatReply(Body):
     items: list[BeatReply]
     ttl_ms: Annotated[int, Field(ge=1)] | None = None
     commands: list[str] = Field(default_factory=list)
-
-
-def _uuid(text: str) -> str:
-    from uuid import UUID
-
-    return str(UUID(text))
-
-
-Uuid = Annotated[str, AfterValidator(_uuid)]
 
 
 class NativeTriggerRequest(TriggerRequest):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import socket
+import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -154,6 +158,67 @@ def test_a_killed_run_is_continued_at_once(place: Place) -> None:
     # Only what was running ran again.
     assert len(place.log.items("end")) == ITEMS
     assert len(place.log.items("begin")) == ITEMS + WORKERS
+
+
+def test_a_run_leaves_earlier_ones_alone_and_says_how_to_continue_or_end_them(place: Place) -> None:
+    left = []
+    for _ in range(2):
+        with place.start("run", "app.py", "--db", "a b.db") as process:
+            left.append(process.line(r"run (\S+) of graph")[1])
+            place.log.until("begin", WORKERS * len(left))
+            process.kill()
+    place.open()
+    begun = len(place.log.items("begin"))
+    own = place.ended("run", "app.py", "--db", "a b.db", "-o", "json")
+    assert own.code == 0, own
+    assert len(place.log.items("begin")) - begun == ITEMS
+    (line,) = (line for line in own.err.splitlines() if "not finished earlier" in line)
+    assert all(f"{run_id} of 'gated'" in line for run_id in left)
+    # Both commands work as they are printed, but for the id where there are several.
+    resume, end = (
+        shlex.split(re.sub(r"\bRUN\b", run_id, found[1]))
+        for run_id, found in zip(left, re.finditer(r"; to \w+: ([^;]+)", line), strict=True)
+    )
+    for command, code in ((end, 0), (resume, 0)):
+        with Process(command, cwd=place.folder) as process:
+            ended_so = process.wait()
+            assert ended_so.code == code, ended_so
+    last = place.ended("run", "app.py", "--db", "a b.db")
+    assert last.code == 0, last
+    assert "not finished earlier" not in last.err
+
+
+def test_a_run_begins_no_other_by_a_schedule(place: Place) -> None:
+    with (place.folder / "app.py").open("a", encoding="utf-8") as app:
+        app.write("\nfrom exotrio import CronTrigger\n")
+        app.write("graph.triggers.append(CronTrigger(expression='* * * * *'))\n")
+    place.open()
+    first = place.ended("run", "app.py")
+    assert first.code == 0, first
+    with closing(sqlite3.connect(place.folder / ".exotrio/state.db")) as database:
+        assert database.execute("UPDATE schedules SET next_at = 0").rowcount == 1
+        database.commit()
+    second = place.ended("run", "app.py", "-v")
+    assert second.code == 0, second
+    with closing(sqlite3.connect(place.folder / ".exotrio/state.db")) as database:
+        assert database.execute("SELECT count(*) FROM runs").fetchone() == (2,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (("--db", "no.db"), 2, "there is no database no.db"),
+        (("--db", "app.py", "--uri", "http://127.0.0.1:1"), 2, "leave out --uri"),
+        (("--db", "app.py"), 2, "file is not a database"),
+    ],
+)
+def test_a_database_that_cannot_be_worked_on_is_told(
+    place: Place, arguments: tuple[str, ...], code: int, text: str
+) -> None:
+    end = place.ended("runs", "cancel", "x", "-n", NAMESPACE, *arguments)
+    assert end.code == code, end
+    assert text in end.err
+    assert not (place.folder / "no.db").exists()
 
 
 def test_an_interrupted_run_in_memory_does_not_claim_to_be_kept(place: Place) -> None:
@@ -312,6 +377,7 @@ async def test_cancelling_the_nursery_around_a_runtime_hands_everything_back(
                 async def full() -> None:
                     assert len(log.items("begin")) == WORKERS
                     assert counts(await manager.status(run_id))["QUEUED"] == HELD
+                    assert len(runtime._ledger.snapshot()) == HELD, "the answer to the claim is still to come"
 
                 await eventually(full)
                 app.cancel_scope.cancel()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +39,13 @@ _SERVER = (
     ),
 )
 
+_DB = click.option(
+    "--db",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The database of a state manager that does not run, instead of one that does.",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Connection:
@@ -46,16 +53,29 @@ class Connection:
 
     Attributes:
         arguments: The options by which it was given, to repeat them in a printed command.
+        db: The database to run a state manager over for the time of the command, instead of one at ``uri``.
     """
 
     namespace: str
     uri: str
     key: str = field(repr=False)
     arguments: tuple[str, ...] = ()
+    db: Path | None = None
 
-    def open(self) -> StateManager:
-        """Return a client, to be entered with ``async with``."""
-        return StateManager(self.namespace, self.uri, self.key)
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[StateManager]:
+        """Give a client for as long as the block lasts."""
+        if self.db is None:
+            async with StateManager(self.namespace, self.uri, self.key) as manager:
+                yield manager
+            return
+        from exotrio.manager import embedded
+
+        async with (
+            embedded(self.db, schedules=False) as transport,
+            StateManager(self.namespace, transport=transport) as manager,
+        ):
+            yield manager
 
     def ask(self, question: Callable[[StateManager], Awaitable[T]]) -> T:
         """Run one question in a loop of its own and return its answer."""
@@ -85,15 +105,35 @@ def connection(function: F) -> F:
     users of the machine can read arguments.
     """
 
+    return namespace_option(server_options(_connected(function)))
+
+
+def connection_or_db(function: F) -> F:
+    """As ``connection``, also over a database that no state manager uses just now."""
+    return namespace_option(server_options(_DB(_connected(function))))
+
+
+def _connected(function: F) -> F:
     @functools.wraps(function)
     def connected(
-        *args: Any, namespace: str | None, uri: str | None, key_file: Path | None, **options: Any
+        *args: Any,
+        namespace: str | None,
+        uri: str | None,
+        key_file: Path | None,
+        db: Path | None = None,
+        **options: Any,
     ) -> Any:
         namespace = namespace or read_settings().namespace
         problems = [] if namespace else [f"no namespace: give -n NAMESPACE, or set {NAMESPACE_VARIABLE}"]
-        return function(*args, connection=_resolve(namespace or "", uri, key_file, problems), **options)
+        if db is None:
+            found = _resolve(namespace or "", uri, key_file, problems)
+        elif uri or key_file:
+            raise click.UsageError("--db works without a state manager: leave out --uri and --key-file")
+        else:
+            found = _over(namespace or "", db, problems)
+        return function(*args, connection=found, **options)
 
-    return namespace_option(server_options(connected))  # type: ignore[return-value]
+    return connected  # type: ignore[return-value]
 
 
 def server_connection(function: F) -> F:
@@ -112,6 +152,14 @@ def server_options(function: F) -> F:
     for option in reversed(_SERVER):
         function = option(function)
     return function
+
+
+def _over(namespace: str, db: Path, problems: list[str]) -> Connection:
+    if not db.is_file():
+        problems.append(f"there is no database {db}")
+    if problems:
+        raise ConfigurationError("the database cannot be used", problems)
+    return Connection(namespace, "", "", db=db)
 
 
 def _resolve(namespace: str, uri: str | None, key_file: Path | None, problems: list[str]) -> Connection:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import click
 import trio
@@ -19,7 +20,7 @@ from exotrio._runtime import Runtime
 from exotrio._settings import read_settings
 from exotrio._start import run_blocking
 from exotrio._wire import RunStatus, StateStatus
-from exotrio._wire_native import NativeRun
+from exotrio._wire_native import NativeRun, NativeRunSummary
 from exotrio.cli import _options
 from exotrio.cli._exit import FAILED, INTERRUPTED, SUCCESS, bare_errors
 from exotrio.cli._load import load
@@ -28,12 +29,16 @@ from exotrio.cli._program import command_line
 from exotrio.cli._progress import Progress, progress_for
 from exotrio.cli._result import collect, print_result
 from exotrio.cli._run_values import check_run_values
+from exotrio.cli._runs_list import list_runs
 
 if TYPE_CHECKING:
     import httpx
 
 LONGEST_LOOK = 0.1
 """Seconds between two looks at the run's counts; a look costs the same for a run of any size."""
+
+MOST_LEFT_OVER = 5
+"""Earlier runs that are named."""
 
 REFRESH = 0.5
 """Seconds between two looks at what nodes say of their progress."""
@@ -106,13 +111,27 @@ class _Request:
                 fix=f"continue it with the file that has the graph {run.graph_name!r}",
             )
 
-    def command_to_resume(self, run_id: str) -> str:
-        """Return the command that continues a run; it works as it stands, in the same folder."""
-        command = ["run", self.target]
+    def command_to_resume(self, run_id: str, target: str | None = None) -> str:
+        """Return the command that continues a run; it works as it stands, in the same folder.
+
+        Args:
+            target: The file, if it is another one. Defaults to None: the one that runs.
+        """
+        command = ["run", target or self.target]
         command += ["--db", self.db] if self.db else []
         command += ["-o", self.output] if self.output != "table" else []
         command += ["--serve", str(self.port)] if self.port is not None else []
         return command_line([*command, "--resume", run_id])
+
+    def about_leftovers(self, runs: Sequence[NativeRunSummary], more: bool, db: str) -> str:
+        """Return what to say of earlier runs that did not end, and that this command leaves alone."""
+        assert self.graph is not None
+        named = ", ".join(f"{run.run_id} of {run.graph_name!r}" for run in runs) + (", ..." if more else "")
+        run_id = runs[0].run_id if len(runs) == 1 else "RUN"
+        ours = all(run.graph_name == self.graph.name for run in runs)
+        resume = self.command_to_resume(run_id, None if ours else "FILE")
+        cancel = command_line(["runs", "cancel", run_id, "--namespace", self.runtime.namespace, "--db", db])
+        return f"not finished earlier: {named}; to continue: {resume}; to end: {cancel}"
 
 
 @click.command(name="run")
@@ -154,8 +173,9 @@ def command(
     """Run the Graph in FILE_OR_MODULE with the Runtime in it, and print its result.
 
     The state manager is embedded and keeps everything in a SQLite file; with
-    EXOSPHERE_STATE_MANAGER_URI set and no --db it is that one. Progress goes to standard error, the
-    result to standard output.
+    EXOSPHERE_STATE_MANAGER_URI set and no --db it is that one. Only the states of this run are worked on,
+    but at a state manager that speaks only v0, which cannot tell them from others. Progress goes to
+    standard error, the result to standard output.
 
     Ctrl-C drains: running nodes may finish, nothing is lost, and the command that continues is
     printed. Exits 0 if the run succeeded, 1 if it failed, 130 if it was interrupted.
@@ -197,6 +217,7 @@ class _Run:
         self._progress = progress
         self._private = private
         self._run_id = request.resume
+        self._own_id = request.resume or str(uuid4())
         self._interrupted = False
         self._embedded = False
         self._asking = trio.CancelScope()
@@ -240,6 +261,7 @@ class _Run:
                         "EXOSPHERE_STATE_MANAGER_URI; give --db FILE with it, or look at that one"
                     )
                 request.runtime.adopt(transport)
+                request.runtime.work_on(self._own_id)
                 client = await stack.enter_async_context(
                     StateManager(request.runtime.namespace, transport=transport)
                 )
@@ -250,17 +272,20 @@ class _Run:
 
     @asynccontextmanager
     async def _embed(self, db: str) -> AsyncIterator[httpx.AsyncBaseTransport]:
-        """Run the embedded state manager, and serve it if that was asked for."""
+        """Run the embedded state manager, and serve it if that was asked for.
+
+        Without schedules: nobody would work on what they begin.
+        """
         if self._request.port is None:
             from exotrio.manager import embedded
 
-            async with embedded(db) as transport:
+            async with embedded(db, schedules=False) as transport:
                 yield transport
             return
         from exotrio.cli._browser import sign_in_page, write_redirect
         from exotrio.manager._served import embedded_and_served
 
-        async with embedded_and_served(db, ports=(self._request.port,)) as served:
+        async with embedded_and_served(db, ports=(self._request.port,), schedules=False) as served:
             with sign_in_page(db) as page:
                 link = served.sign_in_link()
                 if not self._private:
@@ -283,11 +308,12 @@ class _Run:
                 ) from error
             self._request.require_nodes_of(run)
             return
-        unfinished = [run for run in (await client.runs()).runs if run.status is RunStatus.PENDING]
-        for earlier in unfinished[:5]:
-            self._progress.note(
-                f"run {earlier.run_id} of {earlier.graph_name!r} was not finished and goes on beside this one"
-            )
+        if not self._embedded:
+            await client.runs(1, 1)  # what goes on there is not ours to tell
+            return
+        runs, more = await list_runs(client, None, RunStatus.PENDING, MOST_LEFT_OVER)
+        if runs:
+            self._progress.note(self._request.about_leftovers(runs, more, asked))
 
     async def _follow(self, client: StateManager) -> int:
         following = trio.CancelScope()
@@ -314,7 +340,7 @@ class _Run:
                         looking.cancel_scope.cancel()
                 self._request.runtime.stop(why="the end of the run")
                 if run is not None:
-                    # Before the drain: nodes of other runs may go on for a while.
+                    # Before the drain: at a state manager that speaks only v0, nodes of other runs may go on.
                     print_result(await collect(client, run), self._request.output, self._progress.elapsed)
         if run is None:
             self._progress.note(self._how_to_continue())
@@ -333,7 +359,9 @@ class _Run:
         await client.upsert_graph(request.graph)
         if self._embedded:
             request.require_nodes(request.graph)
-        reply = await client.trigger(request.graph.name, inputs=request.inputs, store=request.store)
+        reply = await client.trigger(
+            request.graph.name, inputs=request.inputs, store=request.store, run_id=self._own_id
+        )
         run_id: str = reply["run_id"]
         self._progress.note(f"run {run_id} of graph {request.graph.name!r}")
         return run_id

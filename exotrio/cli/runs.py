@@ -9,7 +9,7 @@ from exotrio._wire import ERRORED, RunStatus, StateStatus
 from exotrio._wire_manage import ListedState
 from exotrio._wire_native import NativeRun, NativeRunSummary
 from exotrio.cli import _options
-from exotrio.cli._connection import Connection, connection
+from exotrio.cli._connection import Connection, connection, connection_or_db
 from exotrio.cli._exit import FAILED, SUCCESS
 from exotrio.cli._follow import follow
 from exotrio.cli._groups import Commands
@@ -111,7 +111,7 @@ def watch(run_id: str, output: str, connection: Connection) -> int:
 @command.command(name="cancel")
 @click.argument("run_id", metavar="RUN")
 @_options.output
-@connection
+@connection_or_db
 def cancel(run_id: str, output: str, connection: Connection) -> int:
     """Cancel a run: what waits is ended, running nodes are cancelled, nothing follows.
 

@@ -124,7 +124,11 @@ def loopback_names(host: str) -> set[str]:
 
 @asynccontextmanager
 async def embedded(
-    db: str | Path = DEFAULT_DB, *, keep: float | None = None, clock: Clock = wall_clock
+    db: str | Path = DEFAULT_DB,
+    *,
+    keep: float | None = None,
+    schedules: bool = True,
+    clock: Clock = wall_clock,
 ) -> AsyncIterator[httpx.AsyncBaseTransport]:
     """Run a state manager inside this process, for as long as the block lasts.
 
@@ -135,6 +139,7 @@ async def embedded(
         db: Database file, made with its folder if missing, or ``":memory:"``. Defaults to
             ``.exotrio/state.db``.
         keep: Seconds after which finished runs are deleted. Defaults to None: kept for ever.
+        schedules: Trigger graphs by their cron expressions. Defaults to True.
         clock: Gives the time in Unix milliseconds. Defaults to the wall clock. A database in
             memory uses no thread, so it works under Trio's virtual clock.
 
@@ -153,7 +158,8 @@ async def embedded(
     import httpx
 
     _require_seconds(keep=keep)
-    async with open_service(db, clock=clock, keep_ms=None if keep is None else to_ms(keep)) as service:
+    keep_ms = None if keep is None else to_ms(keep)
+    async with open_service(db, clock=clock, keep_ms=keep_ms, schedules=schedules) as service:
         # The key is never asked for in process; a random one would only cost time.
         app = local(create_app(service, key="in process"))
         yield httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -43,7 +43,8 @@ class Claimer:
         claim_id: Natively; None through v0.
         now: On the monotonic clock, ms.
         ttl_ms: How long the claim holds unless it is renewed, or None for ever.
-        announces: See ``NativeClaimRequest``.
+        run_id: See ``NativeClaimRequest``.
+        announces: Likewise.
         alone_from: A state that was running when this many workers ended is to run alone.
     """
 
@@ -52,6 +53,7 @@ class Claimer:
     ttl_ms: int | None
     worker: str | None = None
     claim_id: str | None = None
+    run_id: str | None = None
     announces: bool = False
     alone_from: int = 4
 
@@ -94,24 +96,37 @@ def claim(
 ) -> Claimed:
     """Take up to ``limit`` states, oldest first, and of each node no more than its entry in ``limits``.
 
-    It takes less if their inputs are large, and at least one. A claim id that took states before, or was
-    voided, takes no more: it returns what is still held under it.
+    Of one run only if the claimer says so; it may wait for that to be triggered. It takes less if the inputs
+    are large, and at least one. A claim id that took states before, or was voided, takes no more: it returns
+    what is still held under it.
     """
     if claimer.claim_id is not None and (known := _known(tx, claimer.claim_id)) is not None:
         return _taken_before(tx, namespace, claimer, claimer.claim_id, known)
     nodes = {name: tx.registered(namespace, name) for name in limits}
     kinds = {node.id: limits[name] for name, node in nodes.items() if node is not None}
+    of_run = ""
+    run: tuple[int, ...] = ()
+    if claimer.run_id is not None:
+        row = tx.row("SELECT id FROM runs WHERE run_id = ? AND namespace = ?", (claimer.run_id, namespace))
+        if row is None:
+            tx.waits_for = {claimer.run_id: math.inf}
+            return Claimed([])
+        of_run, run = " AND run = ?", (row["id"],)
     due = sorted(
         (row["enqueue_after"], row["seq"])
         for kind, most in kinds.items()
         for row in tx.execute(
-            "SELECT seq, enqueue_after FROM states WHERE status = 'CREATED' AND kind = ?"
+            f"SELECT seq, enqueue_after FROM states WHERE status = 'CREATED' AND kind = ?{of_run}"
             " AND enqueue_after <= ? ORDER BY enqueue_after, seq LIMIT ?",
-            (kind, tx.now_ms, max(0, min(most, limit))),
+            (kind, *run, tx.now_ms, max(0, min(most, limit))),
         )
     )[: max(0, limit)]
     if not due:
-        tx.waits_for = {kind: _due_in(tx, kind) for kind, most in kinds.items() if most > 0}
+        tx.waits_for = {
+            (run[0], kind) if run else kind: _due_in(tx, kind, of_run, run)
+            for kind, most in kinds.items()
+            if most > 0
+        }
         return Claimed([])
     states = _first_rows(tx, [seq for _, seq in due], MAX_CLAIM_BYTES)
     seqs = [state["seq"] for state in states]
@@ -252,9 +267,11 @@ def _first_rows(tx: Transaction, seqs: Sequence[int], most_bytes: int) -> list[s
     return rows
 
 
-def _due_in(tx: Transaction, kind: int) -> float:
+def _due_in(tx: Transaction, kind: int, of_run: str, run: tuple[int, ...]) -> float:
     """Return the seconds until the next state of this kind comes due, infinity if none waits."""
-    row = tx.row("SELECT min(enqueue_after) FROM states WHERE status = 'CREATED' AND kind = ?", (kind,))
+    row = tx.row(
+        f"SELECT min(enqueue_after) FROM states WHERE status = 'CREATED' AND kind = ?{of_run}", (kind, *run)
+    )
     return math.inf if row is None or row[0] is None else from_ms(row[0] - tx.now_ms)
 
 
@@ -328,4 +345,4 @@ def _hand_back(changes: Changes, state: sqlite3.Row, delay_ms: int) -> None:
     )
     note(tx, state["seq"], "released", state["worker"])
     changes.count(state["run"], state["place"], QUEUED, CREATED)
-    tx.ready.add(state["kind"])
+    tx.announce(state["run"], state["kind"])

@@ -164,7 +164,7 @@ def _lose(tx: Transaction, which: str, parameters: tuple[int, ...], terms: Terms
             )
             changes.count(state["run"], state["place"], QUEUED, CREATED)
             note(tx, state["seq"], "lease lost", state["worker"])
-            tx.ready.add(state["kind"])
+            tx.announce(state["run"], state["kind"])
     decide(changes)
     return len(states)
 

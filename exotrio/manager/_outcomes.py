@@ -315,5 +315,5 @@ def _requeued(changes: Changes, run: RunScope, state: sqlite3.Row, delay_ms: int
         (CREATED, enqueue_after, tx.now_ms, state["seq"]),
     )
     changes.move(run, state["place"], state["groups"], state["status"], CREATED)
-    tx.ready.add(state["kind"])
+    tx.announce(state["run"], state["kind"])
     return Recorded(ItemResult.OK, enqueue_after=enqueue_after)

@@ -110,13 +110,16 @@ class _Native:
         goes away or the server stops."""
         limit = min(body.limit, LARGEST_BATCH)
         now = self._service.monotonic()
-        self._service.workers.polled(namespace, body.worker_id, frozenset(body.limits), now)
+        # Who works on one run is no help to the states of others that wait for a runtime.
+        offered = frozenset[str]() if body.run_id else frozenset(body.limits)
+        self._service.workers.polled(namespace, body.worker_id, offered, now)
         asked = (namespace, body.limits, limit)
         claimer = partial(
             self._service.claimer,
             local=LOCAL in request.scope,
             worker=body.worker_id,
             claim_id=body.claim_id,
+            run_id=body.run_id,
             announces=body.announces,
         )
         longest = _patience(request, body.wait_ms)

@@ -83,6 +83,7 @@ def trigger(
         ),
     )
     decide(changes)
+    tx.ready.add(run_id)
     return run_id
 
 

@@ -122,6 +122,7 @@ CREATE TABLE states (
     suspect INTEGER NOT NULL DEFAULT 0   -- a worker was lost that held it
 );
 CREATE INDEX states_ready ON states (kind, enqueue_after, seq) WHERE status = 'CREATED';
+CREATE INDEX states_ready_by_run ON states (run, kind, enqueue_after, seq) WHERE status = 'CREATED';
 CREATE INDEX states_held ON states (claim) WHERE status = 'QUEUED';
 CREATE INDEX states_leased ON states (lease_until) WHERE status = 'QUEUED' AND lease_until IS NOT NULL;
 CREATE INDEX states_by_run ON states (run);
@@ -258,6 +259,7 @@ CREATE INDEX states_failed_by_time ON states (kind, finished_at)
 ALTER TABLE states ADD COLUMN begun INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE states ADD COLUMN suspect INTEGER NOT NULL DEFAULT 0;
 UPDATE states SET begun = 1 WHERE status = 'QUEUED' AND local = 0;
+CREATE INDEX states_ready_by_run ON states (run, kind, enqueue_after, seq) WHERE status = 'CREATED';
 """,
 }
 """From a version to the next: what to run."""

@@ -73,6 +73,7 @@ async def embedded_and_served(
     *,
     ports: Sequence[int] = (0,),
     terms: Terms | None = None,
+    schedules: bool = True,
     settings: Settings | None = None,
     clock: Clock = wall_clock,
 ) -> AsyncIterator[Served]:
@@ -82,6 +83,7 @@ async def embedded_and_served(
         db: As for ``embedded``.
         ports: The first of them that is free is taken; 0, the default, lets the kernel choose.
         terms: How long claims through the port hold. Defaults to ``Terms()``.
+        schedules: As for ``embedded``.
         settings: Defaults to what the environment says.
         clock: Gives the time in Unix milliseconds. Defaults to the wall clock.
 
@@ -99,7 +101,7 @@ async def embedded_and_served(
     from exotrio.manager.web import Dashboard
 
     settings = settings or read_settings()
-    async with open_service(db, clock=clock, terms=terms, settings=settings) as service:
+    async with open_service(db, clock=clock, terms=terms, schedules=schedules, settings=settings) as service:
         key = _key(db, settings)
         dashboard = Dashboard(service, key=key.text)
         app = create_app(service, key=key.text, allowed_hosts=loopback_names(HOST), dashboard=dashboard)

@@ -60,6 +60,7 @@ class Service:
         local: bool,
         worker: str | None = None,
         claim_id: str | None = None,
+        run_id: str | None = None,
         announces: bool = False,
     ) -> Claimer:
         """Return who claims, with the term that goes with it. Claims inside the process end with it."""
@@ -70,6 +71,7 @@ class Service:
             ttl_ms=None if local else term,
             worker=worker,
             claim_id=claim_id,
+            run_id=run_id,
             announces=announces,
             alone_from=self.terms.alone_from,
         )
@@ -83,6 +85,7 @@ async def open_service(
     monotonic: MonotonicClock = monotonic_clock,
     terms: Terms | None = None,
     keep_ms: int | None = None,
+    schedules: bool = True,
     settings: Settings | None = None,
 ) -> AsyncIterator[Service]:
     """Open a state manager's database and make it ready to serve.
@@ -96,6 +99,7 @@ async def open_service(
         monotonic: Gives the milliseconds that leases are counted in.
         terms: How long claims hold.
         keep_ms: Delete runs that have been finished for longer. Defaults to None: keep all.
+        schedules: Trigger graphs by their cron expressions. Defaults to True.
         settings: Defaults to what the environment says.
 
     Raises:
@@ -110,7 +114,7 @@ async def open_service(
         await store.write(restart, monotonic(), service.terms)
         await renew_at_start(store, service.cipher)
         async with beside(
-            service.scheduler.run,
+            *((service.scheduler.run,) if schedules else ()),
             partial(sweep, store, monotonic, service.terms),
             partial(retain, store, keep_ms),
         ):

@@ -135,7 +135,7 @@ class Changes:
             )
         )  # fmt: skip
         if state.status == CREATED:
-            self.tx.ready.add(state.kind)
+            self.tx.announce(run.id, state.kind)
         self.move(run, state.place, state.groups, None, state.status)
         if state.status == SUCCESS:
             self.succeeded(run, seq, state.place, state.groups, state.path)

@@ -15,8 +15,9 @@ from exotrio.manager._clock import not_yet_trusted
 from exotrio.manager._registered import Registered
 from exotrio.manager._template import Template
 
-Topic = int | str
-"""What somebody may wait for: something to claim of a kind (its number), the end of a run (its id)."""
+Topic = int | str | tuple[int, int]
+"""What somebody may wait for: something to claim of a kind (its number), or of that in one run (the numbers
+of both); the begin or the end of a run (its id)."""
 
 
 class Catalog:
@@ -100,7 +101,7 @@ class Transaction(View):
     """What a use case works with: a view that can write, and what to announce once committed.
 
     Attributes:
-        ready: Kinds of which a state became claimable or will, and runs that ended or may have.
+        ready: What a state of became claimable or will, and runs that began or ended.
         ended: How many states got a status in which they stay, by (namespace, node, status).
         tally: States that ended: (kind, status, bucket of time) to how many.
         undo: Set by a use case whose result must not get lost: run, as a use case of its own, if
@@ -143,6 +144,11 @@ class Transaction(View):
                 secrets=tuple(from_json(row["secrets"])),
             )
         return found
+
+    def announce(self, run: int, kind: int) -> None:
+        """Say that a state of this run and kind became claimable, or will."""
+        self.ready.add(kind)
+        self.ready.add((run, kind))
 
     def forget_registered(self) -> None:
         """Read registered nodes anew from now on."""

@@ -28,10 +28,10 @@ def virtual_ms() -> int:
 
 
 async def claim(
-    api: Api, *identifiers: str, wait_ms: int = LONGEST, claim_id: str | None = None, limit: int = 10
+    api: Api, *identifiers: str, wait_ms: int = LONGEST, limit: int = 10, **options: Any
 ) -> list[Any]:
     limits = {node_name(identifier): limit for identifier in identifiers}
-    states: list[Any] = ok(await api.native_claim(limits, wait_ms=wait_ms, claim_id=claim_id))["states"]
+    states: list[Any] = ok(await api.native_claim(limits, wait_ms=wait_ms, **options))["states"]
     return states
 
 
@@ -218,6 +218,63 @@ async def test_other_nodes_and_other_namespaces_do_not_wake_a_poll_for_good(
         await same.trigger()
         await trio.sleep(1)
         assert poll.states is None
+
+
+async def test_a_claim_for_one_run_waits_for_its_begin_and_takes_nothing_of_others(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    mine = "6b1f1c1e-0000-4000-8000-000000000000"
+    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
+        flow = await deploy(manager, place("a", "b"), place("b"))
+        await flow.trigger()
+        poll = Poll(nursery, manager.api, "a", "b", run_id=mine)
+        await trio.sleep(1)
+        await flow.trigger()
+        await trio.sleep(1)
+        assert poll.states is None
+        ok(await manager.api.native_trigger(flow.graph, mine, start_delay=2_000))
+        await trio.sleep(5)
+        assert poll.states is not None
+        assert [state["run_id"] for state in poll.states] == [mine]
+        assert poll.ended_at == pytest.approx(4, abs=0.01), "when it came due, though others were due before"
+        following = Poll(nursery, manager.api, "a", "b", run_id=mine)
+        await trio.sleep(1)
+        (state,) = await claim(manager.api, "a", limit=1)
+        ok(await manager.api.outcomes({**_item(state), "outcome": "executed", "outputs": [{"v": "x"}]}))
+        await trio.sleep(1)
+        assert following.states is None
+        (root,) = poll.states
+        ok(await manager.api.outcomes({**_item(root), "outcome": "executed", "outputs": [{"v": "x"}]}))
+        await trio.testing.wait_all_tasks_blocked()
+        assert following.states is not None
+        assert [(state["identifier"], state["run_id"]) for state in following.states] == [("b", mine)]
+
+
+def _item(state: Any) -> dict[str, str]:
+    return {"state_id": state["state_id"], "token": state["lease"]["token"]}
+
+
+async def test_who_waits_for_one_run_does_not_stand_before_who_takes_any(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    mine, other = "6b1f1c1e-0000-4000-8000-000000000000", "6b1f1c1e-0000-4000-8000-000000000001"
+    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
+        flow = await deploy(manager, place("a"))
+        ok(await manager.api.native_trigger(flow.graph, mine))
+        (held,) = await claim(manager.api, "a", wait_ms=0)
+        picky = Poll(nursery, manager.api, "a", run_id=mine)
+        await trio.sleep(1)
+        any_run = Poll(nursery, manager.api, "a")
+        await trio.sleep(1)
+        ok(await manager.api.native_trigger(flow.graph, other))
+        await trio.testing.wait_all_tasks_blocked()
+        assert any_run.states is not None
+        assert [state["run_id"] for state in any_run.states] == [other]
+        assert picky.states is None
+        ok(await manager.api.release(states=[_item(held)]))
+        await trio.testing.wait_all_tasks_blocked()
+        assert picky.states is not None
+        assert [state["state_id"] for state in picky.states] == [held["state_id"]]
 
 
 async def test_a_claim_id_that_takes_no_more_is_answered_at_once(

@@ -153,6 +153,7 @@ async def test_secrets_of_an_older_exotrio_are_read_and_encrypted_anew(tmp_path:
     states = await store_secrets(db, given(OLD))
     # Version 3 stored no ids of keys.
     change(db, "UPDATE secrets SET value = substr(value, instr(value, '.') + 1)")
+    change(db, "DROP INDEX states_ready_by_run")
     for later in ("begun", "suspect"):
         change(db, f"ALTER TABLE states DROP COLUMN {later}")
     change(db, "PRAGMA user_version = 3")

@@ -46,6 +46,8 @@ async def everything_once(manager: Manager) -> None:
     for _ in range(3):
         await flow.trigger(store={"k": "v"})
     names = {node_name(each["identifier"]): 5 for each in PLACES}
+    for wait_ms in (0, 1):
+        ok(await api.native_claim({node_name("u"): 1}, run_id=flow.run_id, wait_ms=wait_ms))
     for number in range(3):
         (state,) = ok(await api.native_claim({node_name("t"): 1}, claim_id=f"c{number}"))["states"]
         ok(await api.native_claim({node_name("t"): 1}, claim_id=f"c{number}"))
@@ -150,6 +152,23 @@ async def test_a_start_looks_at_what_is_held_and_not_at_all_states() -> None:
         found = refuses_scans(plans_of(connection, statements))
     for sql, plan in found.items():
         assert all(AT_THE_START.match(line) or not line.startswith("SCAN") for line in plan), (sql, plan)
+
+
+async def test_a_claim_for_one_run_costs_no_more_beside_others_that_wait() -> None:
+    async def claims(others: int) -> int:
+        async with open_manager() as manager:
+            flow = await Flow.deploy(manager.api, place("a"))
+            for _ in range(others):
+                await flow.trigger()
+            run_id = await flow.trigger()
+
+            async def ask() -> None:
+                for limit in (1, 1):  # once it finds something, once nothing
+                    ok(await manager.api.native_claim({node_name("a"): limit}, run_id=run_id))
+
+            return await steps_of(manager.service.store, ask)
+
+    assert await claims(2_000) <= await claims(10) + 1
 
 
 # -- fan-outs
