@@ -35,6 +35,10 @@ class TurnedAway(ManagerUnavailable):
     """
 
 
+class TooSlow(ManagerUnavailable):
+    """The answer had begun to arrive when its time was up. A smaller one might have come as a whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A JSON answer.
@@ -69,11 +73,14 @@ class Answer:
             ) from None
 
 
-def judge(response: httpx.Response, *, at: str, asked: str, accept: Collection[int]) -> Answer:
+def judge(
+    response: httpx.Response, content: bytes, *, at: str, asked: str, accept: Collection[int]
+) -> Answer:
     """Return the answer in a response, or raise what it means.
 
     Args:
-        response: The response, read.
+        response: The head of the response.
+        content: Its body.
         at: Who answered, for messages.
         asked: What was asked, for messages.
         accept: Statuses other than 2xx that are answers too.
@@ -92,23 +99,35 @@ def judge(response: httpx.Response, *, at: str, asked: str, accept: Collection[i
             fix=f"use the URI it leads to ({URI_VARIABLE} or state_manager_uri)",
         )
     try:
-        body = decode(response.content)
+        body = decode(content)
     except NotJson as error:
         if status in _TOO_LARGE:  # answered by a proxy, which does not speak JSON but means it
             raise RequestRefused(
                 f"{at} answered {status}: the request is too large", status=status, where=where
             ) from error
-        raise ManagerUnavailable(
+        raise unfit(
             f"{at} answered {status} with a body that is not JSON",
+            asked,
             status=status,
             retry_after=retry_after(response.headers),
-            where=where,
-            fix="check that the URI leads to a state manager, and what stands in between",
         ) from None
     if 200 <= status < 300 or status in accept:
         return Answer(status, body, asked)
     detail = describe(body)
     raise _error(status, f"{at} answered {status}: {detail}", where, retry_after(response.headers))
+
+
+def unfit(
+    what: str, asked: str, *, status: int | None = None, retry_after: float | None = None
+) -> ManagerUnavailable:
+    """Return the error for an answer that no state manager gives."""
+    return ManagerUnavailable(
+        what,
+        status=status,
+        retry_after=retry_after,
+        where=f"asked: {asked}",
+        fix="check that the URI leads to a state manager, and what stands in between",
+    )
 
 
 def _error(status: int, what: str, where: str, wait: float | None) -> ManagerError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, nullcontext
 from functools import cache, lru_cache
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -25,7 +25,7 @@ from exotrio._errors import (
     ManagerUnavailable,
 )
 from exotrio._events import Events, Requested
-from exotrio._http_answer import Answer, judge
+from exotrio._http_answer import Answer, TooSlow, judge, unfit
 from exotrio._json import NotJson, encode
 from exotrio._settings import URI_VARIABLE
 from exotrio._wire import KEY_HEADER, REQUEST_ID_HEADER
@@ -38,6 +38,8 @@ log = logging.getLogger("exotrio")
 M = TypeVar("M", bound=BaseModel)
 
 REQUEST_TIMEOUT = 30.0
+SLOWEST_LINK = 32 * 1024
+"""Bytes a second for which a request with a large body is given time beside ``REQUEST_TIMEOUT``."""
 CLOSE = 0.5
 """Seconds for closing connections: the last step of a stop."""
 CONNECT_TIMEOUT = 5.0
@@ -74,6 +76,7 @@ class HttpClient:
     def __init__(self, endpoint: Endpoint, *, tasks: int = 16, events: Events | None = None) -> None:
         self._endpoint = endpoint
         self._shown = endpoint.shown
+        self._at = f"the state manager at {endpoint.shown}"
         # Not `or`: nobody may listen yet.
         self._events = Events() if events is None else events
         self._tasks = tasks
@@ -103,6 +106,7 @@ class HttpClient:
         scope: trio.CancelScope | None = None,
         accept: Collection[int] = (),
         last: bool = False,
+        patient: bool = False,
     ) -> Answer:
         """Send one request and return its JSON answer.
 
@@ -111,15 +115,17 @@ class HttpClient:
             path: Encoded path below the base URI.
             body: JSON text, or what to encode as such.
             headers: Headers beside the usual ones.
-            timeout: Seconds for the whole exchange, connecting and reading included.
+            timeout: Seconds for the whole exchange, connecting and reading included; more for a large body.
             scope: A fresh scope to bound the exchange with, for callers who move its deadline
                 meanwhile or shield it.
             accept: Statuses other than 2xx to return instead of raising.
             last: Close the connection after the answer. For requests behind which a stock server works on:
                 if that work fails, it closes the connection under the next request, which it has executed.
+            patient: Begin ``timeout`` anew with each piece of the answer, if giving up would lose something.
 
         Raises:
             ManagerUnavailable: no usable answer; ``sent`` says whether the request may have arrived.
+            TooSlow: the same, and the answer had begun to arrive.
             KeyRefused: 401 or 403.
             NotFound: 404.
             RequestRefused: any other 4xx, and redirects.
@@ -129,6 +135,8 @@ class HttpClient:
         Cancellation:
             Safe for the connections. The request may have arrived all the same.
         """
+        from exotrio._http_body import pieces_of  # here, since it imports httpx
+
         require_trio()
         asked = f"{method} {self._shown}{path}"
         try:
@@ -137,11 +145,12 @@ class HttpClient:
             raise ConfigurationError(
                 f"an argument cannot be sent as JSON: {error}", where=f"asked: {asked}"
             ) from error
-        scope = scope if scope is not None else trio.CancelScope()
-        scope.deadline = min(scope.deadline, trio.current_time() + timeout)
+        timeout += len(content or b"") / SLOWEST_LINK
         sending = _Sending()
         response: httpx.Response | None = None
-        with scope:
+        answered: bytes | None = None
+        received = 0
+        with scope or nullcontext(), trio.CancelScope(deadline=trio.current_time() + timeout) as limit:
             async with self._slots:
                 began = trio.current_time()
                 try:
@@ -149,15 +158,31 @@ class HttpClient:
                         all_headers = self._headers(content, headers)
                         if last:
                             all_headers["connection"] = "close"
-                        request = self._request(method, path, content, all_headers, sending)
-                        response = await self._exchange(request)
+                        response = await self._send(
+                            self._request(method, path, content, all_headers, sending)
+                        )
+                        pieces: list[bytes] = []
+                        async with aclosing(pieces_of(response, at=self._at, asked=asked)) as arriving:
+                            async for piece in arriving:
+                                pieces.append(piece)
+                                received += len(piece)
+                                if patient:
+                                    limit.deadline = trio.current_time() + timeout
+                        answered = b"".join(pieces)
                 finally:
                     if self._events:
-                        code = None if response is None else response.status_code
+                        code = None if response is None or answered is None else response.status_code
                         self._events.tell(Requested(_op(path), code, trio.current_time() - began))
         if response is None:
             raise self._too_late(asked, sent=sending.sent)
-        return self._judge(response, asked, accept)
+        if answered is None:
+            raise TooSlow(
+                f"the answer of {self._at} did not arrive as a whole within "
+                f"{timeout:.0f} s: {received} bytes did",
+                where=f"asked: {asked}",
+                fix="is the network to it slow, or overloaded?",
+            )
+        return self._judge(response, answered, asked, accept)
 
     async def download(
         self, path: str, sink: Callable[[bytes], Awaitable[None]], *, patience: float, media_type: str
@@ -177,9 +202,11 @@ class HttpClient:
         Cancellation:
             Safe.
         """
+        from exotrio._http_body import pieces_of
+
         require_trio()
         asked = f"GET {self._shown}{path}"
-        headers = self._headers(None, {"accept": media_type, "accept-encoding": "identity"})
+        headers = self._headers(None, {"accept": media_type})
         sending = _Sending()
         received = 0
         with trio.CancelScope(deadline=trio.current_time() + patience) as scope:
@@ -189,9 +216,10 @@ class HttpClient:
                 try:
                     if response.headers.get("content-type") != media_type:
                         with self._told_as_ours(asked, sending):
-                            await response.aread()
-                        self._judge(response, asked, ())
-                        raise self._unfit(asked, f"with something that is not {media_type}")
+                            async with aclosing(pieces_of(response, at=self._at, asked=asked)) as arriving:
+                                answered = b"".join([piece async for piece in arriving])
+                        self._judge(response, answered, asked, ())
+                        raise unfit(f"{self._at} answered with something that is not {media_type}", asked)
                     raw = cast("AsyncGenerator[bytes]", response.aiter_raw())
                     async with aclosing(raw) as pieces:
                         while True:
@@ -210,7 +238,9 @@ class HttpClient:
         if scope.cancelled_caught:
             raise self._too_late(asked, sent=sending.sent)
         if response.headers.get("content-length") != str(received):
-            raise self._unfit(asked, f"with {received} bytes, which is not the length it had said")
+            raise unfit(
+                f"{self._at} answered with {received} bytes, which is not the length it had said", asked
+            )
         return received
 
     def _request(
@@ -230,8 +260,8 @@ class HttpClient:
         request.stream = OnePiece(content or b"")
         return request
 
-    def _judge(self, response: httpx.Response, asked: str, accept: Collection[int]) -> Answer:
-        return judge(response, at=f"the state manager at {self._shown}", asked=asked, accept=accept)
+    def _judge(self, response: httpx.Response, content: bytes, asked: str, accept: Collection[int]) -> Answer:
+        return judge(response, content, at=self._at, asked=asked, accept=accept)
 
     @contextmanager
     def _told_as_ours(self, asked: str, sending: _Sending) -> Iterator[None]:
@@ -250,8 +280,7 @@ class HttpClient:
             if not sending.sent:
                 raise self._unreachable(asked, error) from error
             raise ManagerUnavailable(
-                f"the connection to the state manager at {self._shown} broke "
-                f"before an answer: {_brief(error)}",
+                f"the connection to {self._at} broke before an answer: {_brief(error)}",
                 where=f"asked: {asked}",
             ) from error
 
@@ -262,16 +291,6 @@ class HttpClient:
         if transport is not None and self._endpoint.transport is None:
             with trio.CancelScope(deadline=trio.current_time() + CLOSE, shield=True):
                 await transport.aclose()
-
-    async def _exchange(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and read the whole response."""
-        response = await self._send(request)
-        try:
-            await response.aread()
-        except BaseException:
-            await response.aclose()
-            raise
-        return response
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
         """Send a request and return the response once its head is there.
@@ -308,6 +327,7 @@ class HttpClient:
     def _headers(self, content: bytes | None, more: Mapping[str, str] | None) -> dict[str, str]:
         headers = {
             "accept": "application/json",
+            "accept-encoding": "identity",
             "user-agent": "exotrio",
             REQUEST_ID_HEADER: next(self._request_ids),
         }
@@ -318,16 +338,9 @@ class HttpClient:
         headers.update(more or {})
         return headers
 
-    def _unfit(self, asked: str, what: str) -> ManagerUnavailable:
-        return ManagerUnavailable(
-            f"the state manager at {self._shown} answered {what}",
-            where=f"asked: {asked}",
-            fix="check that the URI leads to a state manager, and what stands in between",
-        )
-
     def _too_late(self, asked: str, *, sent: bool) -> ManagerUnavailable:
         return ManagerUnavailable(
-            f"the state manager at {self._shown} did not answer in time",
+            f"{self._at} did not answer in time",
             sent=sent,
             where=f"asked: {asked}",
             fix="is it overloaded, or is the network to it down?",
@@ -335,7 +348,7 @@ class HttpClient:
 
     def _unreachable(self, asked: str, error: Exception) -> ManagerUnavailable:
         return ManagerUnavailable(
-            f"the state manager at {self._shown} cannot be reached: {_brief(error)}",
+            f"{self._at} cannot be reached: {_brief(error)}",
             sent=False,
             where=f"asked: {asked}",
             fix=f"is one running there? start one with `python -m exotrio server`, or set {URI_VARIABLE}",

@@ -161,11 +161,16 @@ class ClaimLost(Exception):
     """A claim was sent and no usable answer came: up to ``limit`` states may be claimed unknown to us.
 
     Only a v0 link raises it; a native link releases by claim id instead.
+
+    Attributes:
+        limit: How many.
+        too_slow: The answer had begun to arrive.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, too_slow: bool = False) -> None:
         super().__init__(f"up to {limit} states may have been claimed by a request whose answer was lost")
         self.limit = limit
+        self.too_slow = too_slow
 
 
 class Link(Protocol):

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from exotrio._backoff import full_jitter
 from exotrio._errors import KeyRefused, ManagerError, ManagerUnavailable
-from exotrio._http_answer import TurnedAway, one_line
+from exotrio._http_answer import TooSlow, TurnedAway, one_line
 from exotrio._http_client import REQUEST_TIMEOUT, HttpClient
 from exotrio._json import NotJson, encode, sendable
 from exotrio._link import Beating, Capabilities, Claim, Fate, Heard, Pulse, Settlement
@@ -123,7 +123,12 @@ class NativeLink:
                     if not unanswered:
                         raise
                     attempt += 1
-                    if attempt == CLAIM_TRIES or not isinstance(error, ManagerUnavailable):
+                    # Repeated, it would bring just as much, just as slowly.
+                    if (
+                        attempt == CLAIM_TRIES
+                        or not isinstance(error, ManagerUnavailable)
+                        or isinstance(error, TooSlow)
+                    ):
                         await self._void(request.claim_id)
                         raise
                     pause = max(full_jitter(attempt, base=0.25, cap=2.0), min(error.retry_after or 0.0, 5.0))

@@ -23,7 +23,7 @@ import trio
 from exotrio._backoff import LONGEST_DELAY_MS, full_jitter
 from exotrio._discovery import require_v0
 from exotrio._errors import KeyRefused, ManagerError, ManagerUnavailable, NotFound
-from exotrio._http_answer import TurnedAway, one_line
+from exotrio._http_answer import TooSlow, TurnedAway, one_line
 from exotrio._http_client import HttpClient
 from exotrio._json import NotJson, encode, sendable
 from exotrio._link import Capabilities, Claim, ClaimLost, Fate, Heard, Pulse, Settlement
@@ -168,11 +168,12 @@ class V0Link:
                 body=ClaimRequest(nodes=nodes, batch_size=most),
                 timeout=CLAIM_TIMEOUT,
                 scope=shield,
+                patient=True,
             )
         except ManagerUnavailable as error:
             if not error.sent or isinstance(error, TurnedAway):
                 raise
-            raise self._lost(most, error.what) from error
+            raise self._lost(most, error.what, too_slow=isinstance(error, TooSlow)) from error
         finally:
             del self._shields[shield]
         states = answer.body.get("states") if isinstance(answer.body, dict) else None
@@ -186,10 +187,10 @@ class V0Link:
             await self._return_unusable([state for state in states if _usable(state) is None])
         return claims
 
-    def _lost(self, most: int, why: str) -> ClaimLost:
+    def _lost(self, most: int, why: str, *, too_slow: bool = False) -> ClaimLost:
         self.lost_claims += most
         log.error("a claim of up to %d states was sent and its answer is lost: %s", most, why)
-        return ClaimLost(most)
+        return ClaimLost(most, too_slow=too_slow)
 
     async def _return_unusable(self, states: Iterable[object]) -> None:
         """Hand back states of an answer that make no sense to this client; log each."""

@@ -12,6 +12,7 @@ from exotrio._backoff import full_jitter
 from exotrio._beside import Beside
 from exotrio._errors import ManagerError, ManagerUnavailable
 from exotrio._events import Polled
+from exotrio._http_answer import TooSlow
 from exotrio._ledger import Held, Ledger, Stage
 from exotrio._link import Claim, ClaimLost, Fate, Link
 from exotrio._node import BaseNode
@@ -148,6 +149,7 @@ class _Poller:
         self._poll_interval = poll_interval
         self.asked = 0.0
         self.limit_asked = 0
+        self._most = batch_size
         self._short = False
         self._pause = 0.0
         self._wakeable = False
@@ -172,11 +174,12 @@ class _Poller:
 
     def limit(self) -> int:
         """Return how many states to ask for."""
+        room = min(self._room(), self._most)
         if self._short and not self._link.capabilities.long_poll:
             # The stock server runs one query per state asked for, whether or not there is one. If there are
             # more than these few, the next claim follows at once.
-            return min(self._room(), self._workers)
-        return self._room()
+            return min(room, self._workers)
+        return room
 
     def limits(self) -> dict[str, int]:
         """Return how many states of each node to ask for at most; nodes without room are left out."""
@@ -220,6 +223,7 @@ class _Poller:
         if self._ledger.events:
             self._ledger.events.tell(Polled("states" if claims else "empty"))
         self._outage.worked()
+        self._most = min(self._batch_size, self._most + (len(claims) == self._most))
         self._short = len(claims) < limit
         self._wakeable = True
         if len(claims) >= limit or (long and claims):
@@ -264,6 +268,13 @@ class _Poller:
         if isinstance(error, ManagerUnavailable) and error.retry_after is not None:
             self._pause = max(self._pause, error.retry_after)
         self._wakeable = False
+        if isinstance(error, TooSlow) or (isinstance(error, ClaimLost) and error.too_slow):
+            self._most = max(1, self.limit_asked // 2)
+            log.warning(
+                "the answer to a claim of up to %d states arrived too slowly; the next one is of up to %d",
+                self.limit_asked,
+                self._most,
+            )
         if self._ledger.events:
             self._ledger.events.tell(Polled(result))
         self._outage.failed(error, self._pause, level=level)
