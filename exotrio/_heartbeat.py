@@ -100,7 +100,7 @@ async def heartbeat(
             runtime,
             phase,
             ear.heed,
-            trio.current_time,
+            ledger.now,
             tasks,
             workers,
             INTERVAL_IN_PROCESS,
@@ -115,7 +115,11 @@ async def heartbeat(
     else:
         thread = _Thread(stop)
         tell = partial(thread.call_back, ear.heed)
-        heart = _Heart(link, apart(), ledger, runtime, phase, tell, time.monotonic, tasks, workers)
+
+        def clock() -> float:
+            return time.monotonic() + ledger.asleep()
+
+        heart = _Heart(link, apart(), ledger, runtime, phase, tell, clock, tasks, workers)
         ledger.beat_now = heart.beat_now
         await thread.live(heart)
 
@@ -166,7 +170,7 @@ class _Ear:
             elif heard.ttl is None:
                 held.lease_until = math.inf
             else:
-                held.lease_until = trio.current_time() - beaten.age() + heard.ttl
+                held.lease_until = ledger.now() - beaten.age() + heard.ttl
         ledger.notify()  # for those who wait to learn whether a lease was renewed
         if "drain" in heard.commands and not self.stop.requested:
             log.warning("the state manager asks this runtime to drain")

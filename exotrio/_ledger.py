@@ -10,6 +10,7 @@ what is left in it at the end is what was left behind. A held state only moves f
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -46,7 +47,8 @@ class Held:
     Attributes:
         claim: What was claimed.
         stage: How far it is.
-        lease_until: When its lease is over as far as this side knows, on Trio's clock. Then its node
+        clock: ``Ledger.now``.
+        lease_until: When its lease is over as far as this side knows, on ``clock``. Then its node
             is not begun any more; one that runs goes on, since perhaps nobody else has it yet.
         forfeited: LEASE_LOST or RUN_CANCELLED once the state manager said so.
         execution: The run of its node, while and after there is one.
@@ -79,6 +81,7 @@ class Held:
     answered_before: int = 0
     alone: bool = False
     entry: int | None = None
+    clock: Callable[[], float] = trio.current_time
 
     @property
     def is_leased(self) -> bool:
@@ -89,7 +92,7 @@ class Held:
     @property
     def lapsed(self) -> bool:
         """Whether its lease is over as far as this side knows."""
-        return trio.current_time() >= self.lease_until
+        return self.clock() >= self.lease_until
 
     @property
     def may_begin(self) -> bool:
@@ -177,6 +180,12 @@ class Summary:
         return ", ".join(f"{name.replace('_', ' ')} {getattr(self, name)}" for name in shown)
 
 
+def seconds_asleep() -> float:
+    """Return the seconds for which this machine was suspended since it was started; 0 if it does not tell."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return 0.0 if boottime is None else time.clock_gettime(boottime) - time.monotonic()
+
+
 @dataclass(slots=True)
 class Ledger:
     """Everything held, and the counts of what is no longer held.
@@ -191,6 +200,7 @@ class Ledger:
             when a state is to be announced.
         alone: States with a worker that are to run while nothing else does, the one whose turn it is first.
         events: Told of each state that is no longer held.
+        asleep: Tells for how many seconds this machine was suspended so far.
     """
 
     claiming: bool = False
@@ -200,6 +210,7 @@ class Ledger:
     on_gone: Callable[[Held], None] = lambda held: None
     beat_now: Callable[[], None] = lambda: None
     events: Events = field(default_factory=Events)
+    asleep: Callable[[], float] = seconds_asleep
     alone: list[Held] = field(default_factory=list)
     _held: dict[Held, None] = field(default_factory=dict)
     _by_state: dict[str, Held] = field(default_factory=dict)
@@ -209,8 +220,12 @@ class Ledger:
     _left: list[str] = field(default_factory=list)
     _changed: trio.Event | None = None
 
+    def now(self) -> float:
+        """Return Trio's time and that of all suspends, which pass for leases and not for Trio."""
+        return trio.current_time() + self.asleep()
+
     def add(self, claim: Claim, asked: float = math.inf) -> Held | None:
-        """Take a claim into the books, which was ``asked`` for at that time on Trio's clock.
+        """Take a claim into the books, which was ``asked`` for at that time on the clock of ``now``.
 
         Returns:
             What is held now; None if the state was held here already (its lease was lost, or a v0 claim
@@ -218,7 +233,7 @@ class Ledger:
         """
         known = self._by_state.get(claim.state_id)
         if known is None or known.is_handed_back:
-            held = Held(claim)
+            held = Held(claim, clock=self.now)
             self._hold(held)
             self._active[claim.node_name] += 1
         else:
@@ -232,7 +247,7 @@ class Ledger:
         if claim.lease is not None:
             held.lease_until = asked + claim.lease
             # The first time, too: until then it is not known how often to beat.
-            late = late or self.ttl is None or held.lease_until - trio.current_time() < self.ttl * 2 / 3
+            late = late or self.ttl is None or held.lease_until - self.now() < self.ttl * 2 / 3
             self.ttl = self.ttl or claim.lease
         self.notify()
         if late:

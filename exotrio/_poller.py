@@ -199,7 +199,8 @@ class _Poller:
         self.limit_asked = limit
         self._left_out = self._nodes.keys() - limits.keys()
         long = self._link.capabilities.long_poll
-        self.asked = began = trio.current_time()
+        self.asked = self._ledger.now()
+        began = trio.current_time()
         if self._ledger.reported != self._reported:
             self._reported = self._ledger.reported
             self._soon = [began + delay for delay in AFTER_OUTCOME]

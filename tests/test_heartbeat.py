@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -29,7 +30,7 @@ from exotrio import (
     Stopping,
 )
 from exotrio._heartbeat import heartbeat
-from exotrio._ledger import Ledger
+from exotrio._ledger import Ledger, seconds_asleep
 from exotrio._link import Capabilities, Claim, Heard, Pulse
 from exotrio._stop import Stop
 from exotrio._wire import BeatResult, RunStatus, StateStatus
@@ -523,6 +524,55 @@ async def test_a_drain_hands_back_what_waits_to_run_alone_and_what_waits_for_it(
     assert (rt.summary.completed, rt.summary.released) == (1, 3)
 
 
+# -- a suspended machine
+
+
+async def test_after_a_suspend_nothing_is_begun_before_the_state_manager_has_renewed_its_lease(
+    autojump_clock: MockClock,
+) -> None:
+    """Trio's clock stands still meanwhile, and the leases of others go on."""
+    server = NativeServer()
+    _, lost, kept = server.add("Waits", 3)
+    rt = runtime(server, Waits, workers=1)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 3 and len(beats(server)) > 1)
+        server.lost = {lost}
+        asleep = rt._ledger.asleep()
+        rt._ledger.asleep = lambda: asleep + 100
+        began = trio.current_time()
+        Waits.gate.set()
+        await server.until(lambda: server.states[kept].status == "EXECUTED")
+        assert trio.current_time() - began < 0.1, "it is asked for at once, not with the next heartbeat"
+    assert Waits.begun == 2
+    assert (rt.summary.completed, rt.summary.lost_leases) == (2, 1)
+
+
+async def test_a_suspend_during_a_claim_counts_against_its_leases(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    rt = runtime(server, Waits)
+
+    async def suspend(call: Call) -> None:
+        if call.route == "claim" and server.statuses()["QUEUED"]:
+            server.after = None
+            server.lost = set(server.states)
+            asleep = rt._ledger.asleep()
+            rt._ledger.asleep = lambda: asleep + 100
+
+    server.after = suspend
+    async with running(rt):
+        server.add("Waits")
+        await server.until(lambda: rt.summary.lost_leases == 1)
+    assert Waits.begun == 0
+
+
+def test_the_time_asleep_is_what_the_boot_clock_is_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
+    monkeypatch.setattr(time, "clock_gettime", {7: time.monotonic() + 3600}.__getitem__)
+    assert seconds_asleep() == pytest.approx(3600, abs=10)
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    assert seconds_asleep() == 0
+
+
 # -- failures of the heartbeat
 
 
@@ -631,7 +681,7 @@ async def test_the_thread_beats_while_the_loop_is_blocked_and_its_answers_are_he
 
     link, ledger = Apart(answer), Ledger()
     kept, lost = [
-        ledger.add(Claim(name, "Waits", "it", {}, token=name, lease=60), trio.current_time())
+        ledger.add(Claim(name, "Waits", "it", {}, token=name, lease=60), ledger.now())
         for name in ("kept", "lost")
     ]
     with trio.fail_after(20):
@@ -644,10 +694,34 @@ async def test_the_thread_beats_while_the_loop_is_blocked_and_its_answers_are_he
                 assert heard.acquire(timeout=10), "the loop is blocked here"
             assert lost in ledger
             await ledger.until(lambda: lost not in ledger and not kept.lapsed)
-            assert kept.lease_until < trio.current_time() + 0.06
+            assert kept.lease_until < ledger.now() + 0.06
             nursery.cancel_scope.cancel()
     assert link.threads == {"exotrio heartbeat"}
     assert ledger.summary(0).lost_leases == 1
+
+
+async def test_a_suspend_while_the_thread_waits_for_an_answer_counts_as_age() -> None:
+    asleep = 0.0
+
+    def answer(pulse: Pulse) -> Heard:
+        nonlocal asleep
+        asleep = 100.0 if len(told) == 0 else asleep
+        told.append(pulse)
+        return Heard((BeatResult.OK,), 60.0, frozenset())
+
+    told: list[Pulse] = []
+    link, ledger = Apart(answer), Ledger(asleep=lambda: asleep)
+    held = ledger.add(Claim("s", "Waits", "it", {}, token="t", lease=600), ledger.now())
+    assert held is not None
+    before = held.lease_until
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(beating(link, ledger, Stop()))
+            await ledger.until(lambda: held.lease_until != before)
+            assert held.lapsed, "it was renewed for 60 s, 100 s ago"
+            ledger.beat_now()
+            await ledger.until(lambda: not held.lapsed)
+            nursery.cancel_scope.cancel()
 
 
 async def test_the_thread_says_farewell() -> None:

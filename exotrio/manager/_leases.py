@@ -49,8 +49,9 @@ MOST_PER_SWEEP = 1_000
 
 
 def monotonic_clock() -> int:
-    """Return the monotonic clock in milliseconds."""
-    return time.monotonic_ns() // 1_000_000
+    """Return the monotonic clock in milliseconds: one that counts suspends too, where there is one."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return (time.monotonic_ns() if boottime is None else time.clock_gettime_ns(boottime)) // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

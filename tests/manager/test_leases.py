@@ -3,6 +3,7 @@ and the cancelling of runs, which heartbeats tell of."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from trio.testing import MockClock
 
 from exotrio.manager import create_app, open_service
 from exotrio.manager._access import local
-from exotrio.manager._leases import Terms, cut_short, expire
+from exotrio.manager._leases import Terms, cut_short, expire, monotonic_clock
 from exotrio.manager._store import wall_clock
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -164,6 +165,17 @@ async def test_a_sweep_that_comes_late_extends_the_leases_first(
         assert "did not run for 3600.0 s" in caplog.text
         await trio.sleep(3 * SWEEP)
         assert await status(flow, state) == "CREATED"
+
+
+def test_the_clock_of_leases_counts_suspends_where_there_is_one_that_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
+    monkeypatch.setattr(time, "clock_gettime_ns", {7: 5_000_000_000}.__getitem__)
+    assert monotonic_clock() == 5_000
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    before = time.monotonic()
+    assert before * 1000 - 1 <= monotonic_clock() <= time.monotonic() * 1000
 
 
 async def test_what_loses_its_lease_again_and_again_is_poison_and_can_be_retried_by_hand(
