@@ -27,6 +27,7 @@ from exotrio._errors import (
 from exotrio._events import Events, Requested
 from exotrio._http_answer import Answer, TooSlow, judge, unfit
 from exotrio._json import NotJson, encode
+from exotrio._lookups import own_lookups
 from exotrio._settings import URI_VARIABLE
 from exotrio._wire import KEY_HEADER, REQUEST_ID_HEADER
 
@@ -300,7 +301,8 @@ class HttpClient:
         """
         if request.url.userinfo:
             next(_basic_auth(request.url).auth_flow(request))
-        return await self._opened().handle_async_request(request)
+        with own_lookups():
+            return await self._opened().handle_async_request(request)
 
     def _opened(self) -> httpx.AsyncBaseTransport:
         if self._transport is not None:

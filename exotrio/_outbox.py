@@ -24,14 +24,17 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import trio
 
 from exotrio._ledger import Held, Ledger
 from exotrio._outbox_file import Mark, Store
 from exotrio._stop import Stop
+
+T = TypeVar("T")
 
 log = logging.getLogger("exotrio.outbox")
 
@@ -58,7 +61,7 @@ async def open_outbox(path: Path, uri: str, namespace: str) -> Outbox:
         store.close((), ())
 
     try:
-        await trio.to_thread.run_sync(open_file, abandon_on_cancel=True)
+        await _in_thread(open_file)
     except trio.Cancelled:
         with lock:
             given_up = True
@@ -67,6 +70,13 @@ async def open_outbox(path: Path, uri: str, namespace: str) -> Outbox:
             store.close((), ())
         raise
     return Outbox(opened[0])
+
+
+async def _in_thread(function: Callable[..., T], *args: Any) -> T:
+    # With a limiter of its own: nodes may keep every thread of the default one busy.
+    return await trio.to_thread.run_sync(
+        function, *args, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+    )
 
 
 async def keep(
@@ -151,9 +161,7 @@ class Outbox:
             new, marks, gone = self._new, self._marks[:], self._gone[:]
             self._new = []
             try:
-                ids = await trio.to_thread.run_sync(
-                    self._store.write, new, marks, gone, abandon_on_cancel=True
-                )
+                ids = await _in_thread(self._store.write, new, marks, gone)
             except sqlite3.Error as error:
                 self._failed(error)
                 self._marks = [mark for mark in self._marks if mark not in marks or not mark.begun]
@@ -201,7 +209,7 @@ class Outbox:
         Cancellation:
             Leaves that to a thread.
         """
-        await trio.to_thread.run_sync(self._store.close, self._marks, self._gone, abandon_on_cancel=True)
+        await _in_thread(self._store.close, self._marks, self._gone)
 
     def _ask(self, mark: Mark) -> None:
         self._marks.append(mark)

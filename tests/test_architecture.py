@@ -44,7 +44,7 @@ LAYERS: dict[str, set[str]] = {
     "links": {
         *("_client", "_client_backup", "_client_calls", "_client_graphs", "_client_look", "_client_runs"),
         *("_client_workers", "_discovery", "_endpoint", "_http_answer", "_http_client", "_link"),
-        *("_http_body", "_link_native", "_link_v0", "_new_file", "_trio_thread", "_upsert"),
+        *("_http_body", "_link_native", "_lookups", "_link_v0", "_new_file", "_trio_thread", "_upsert"),
     },
     "loops": {
         *("_connect", "_execution", "_heartbeat", "_ledger", "_options", "_outage", "_poller", "_reporter"),

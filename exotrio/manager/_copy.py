@@ -38,16 +38,18 @@ async def copied(db: Path) -> AsyncIterator[Path]:
     """
     copy = _beside(db, secrets.token_hex(8))
     given_up = threading.Event()
+    # Of its own: nodes in this process may keep every thread of the default one busy.
+    in_thread = partial(trio.to_thread.run_sync, abandon_on_cancel=True, limiter=trio.CapacityLimiter(2))
     try:
         try:
-            await trio.to_thread.run_sync(_copy, db, copy, given_up.is_set, abandon_on_cancel=True)
+            await in_thread(_copy, db, copy, given_up.is_set)
         except (sqlite3.Error, OSError) as error:
             raise Refused(503, f"the database could not be copied: {_reason(error)}") from error
         yield copy
     finally:
         given_up.set()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP):
-            await trio.to_thread.run_sync(partial(copy.unlink, missing_ok=True), abandon_on_cancel=True)
+            await in_thread(partial(copy.unlink, missing_ok=True))
 
 
 def _reason(error: sqlite3.Error | OSError) -> str:

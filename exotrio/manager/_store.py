@@ -354,7 +354,7 @@ class FileStore:
         self._closed = True
         self._writes.put(None)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING_GRACE):
-            await trio.to_thread.run_sync(self._thread.join, CLOSING_GRACE)
+            await trio.to_thread.run_sync(self._thread.join, CLOSING_GRACE, limiter=trio.CapacityLimiter(1))
         for connection in self._idle_readers:
             connection.close()
         if self._thread.is_alive():

@@ -1,0 +1,80 @@
+"""Name lookups of our own, in threads of their own.
+
+Trio looks names up in threads of its default limiter. Nodes may keep all of those busy, and a runtime
+that waited behind them could reach no state manager.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import trio
+
+MAX_LOOKUPS = 8
+"""At once, in one Trio loop. One that is not answered keeps its thread until the system gives it up."""
+
+_ours: ContextVar[bool] = ContextVar("exotrio looks up", default=False)
+_installed: trio.lowlevel.RunVar[bool] = trio.lowlevel.RunVar("exotrio lookups", default=False)
+
+
+@contextmanager
+def own_lookups() -> Iterator[None]:
+    """Have names that the body looks up not wait for other threads, in this task and those below it.
+
+    An application that has set a resolver of its own keeps it, for us too.
+    """
+    if not _installed.get():
+        _installed.set(True)
+        other = trio.socket.set_custom_hostname_resolver(_Resolver())
+        if other is not None:
+            trio.socket.set_custom_hostname_resolver(other)
+    token = _ours.set(True)
+    try:
+        yield
+    finally:
+        _ours.reset(token)
+
+
+class _Resolver(trio.abc.HostnameResolver):
+    """Does what Trio does without a resolver, but for the threads of lookups that are ours."""
+
+    def __init__(self) -> None:
+        self._limiter = trio.CapacityLimiter(MAX_LOOKUPS)
+
+    async def getaddrinfo(
+        self,
+        host: bytes | None,
+        port: bytes | str | int | None,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> Any:
+        """Look an address up.
+
+        Cancellation:
+            Leaves the lookup to its thread.
+        """
+        return await trio.to_thread.run_sync(
+            socket.getaddrinfo,
+            host,
+            port,
+            family,
+            type,
+            proto,
+            flags,
+            limiter=self._limiter if _ours.get() else None,
+            abandon_on_cancel=True,
+        )
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        """Look a name up; nothing of ours does.
+
+        Cancellation:
+            Leaves the lookup to its thread.
+        """
+        return await trio.to_thread.run_sync(socket.getnameinfo, sockaddr, flags, abandon_on_cancel=True)
