@@ -36,7 +36,7 @@ class _Look:
         query = read_query(request, OverviewQuery)
         # Here: queries run in threads, where the registry may change under them.
         now, workers = self._service.monotonic(), self._service.workers
-        shown = await self._service.store.read(
+        shown = await self._service.store.look(
             show_overview,
             namespace,
             workers.of(namespace, now),
@@ -49,7 +49,7 @@ class _Look:
     async def checkup(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         service = self._service
-        shown = await service.store.read(
+        shown = await service.store.look(
             show_checkup, namespace, service.terms, service.monotonic(), service.store.path
         )
         return reply(shown)
@@ -61,7 +61,7 @@ class _Look:
         namespace = path_name(request, "namespace")
         values = read_query(request, ExportQuery).values
         run_id = request.path_params["run_id"]
-        page = await self._service.store.read(
+        page = await self._service.store.look(
             _export.export, namespace, run_id, self._service.cipher, values=values
         )
         return Response(page, headers=_export.headers(run_id))

@@ -208,17 +208,17 @@ class _Native:
     async def runs(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         query = read_query(request, RunsQuery)
-        return reply(await self._store.read(_listings.list_runs, namespace, query))
+        return reply(await self._store.look(_listings.list_runs, namespace, query))
 
     async def states(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         query = read_query(request, StatesQuery, lists={"status"})
-        return reply(await self._store.read(_listings.list_states, namespace, query))
+        return reply(await self._store.look(_listings.list_states, namespace, query))
 
     async def state(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         state_id, now = request.path_params["state_id"], self._service.monotonic()
-        return reply(await self._store.read(_history.show_history, namespace, state_id, now))
+        return reply(await self._store.look(_history.show_history, namespace, state_id, now))
 
     async def heartbeat(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")

@@ -116,11 +116,11 @@ class _V0:
 
     async def list_nodes(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
-        nodes = await self._store.read(_graphs.list_nodes, namespace)
+        nodes = await self._store.look(_graphs.list_nodes, namespace)
         return reply({"namespace": namespace, "count": len(nodes), "nodes": nodes})
 
     async def list_namespaces(self, request: Request) -> Response:
-        namespaces = await self._store.read(_graphs.list_namespaces)
+        namespaces = await self._store.look(_graphs.list_namespaces)
         return reply({"namespaces": namespaces, "count": len(namespaces)})
 
     async def upsert_graph(self, request: Request) -> Response:
@@ -138,7 +138,7 @@ class _V0:
 
     async def list_graphs(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
-        graphs = await self._store.read(_graphs.list_graphs, namespace)
+        graphs = await self._store.look(_graphs.list_graphs, namespace)
         return reply({"namespace": namespace, "count": len(graphs), "templates": graphs})
 
     async def trigger(self, request: Request) -> Response:
@@ -241,17 +241,17 @@ class _V0:
     async def list_runs(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         page, size = path_int(request, "page", least=1), path_int(request, "size", least=1)
-        return reply(await self._store.read(_views.list_runs, namespace, page, size))
+        return reply(await self._store.look(_views.list_runs, namespace, page, size))
 
     async def run_graph(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
-        return reply(await self._store.read(_views.show_run_graph, namespace, request.path_params["run_id"]))
+        return reply(await self._store.look(_views.show_run_graph, namespace, request.path_params["run_id"]))
 
     async def state(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         run_id, state_id = request.path_params["run_id"], request.path_params["state_id"]
         return reply(
-            await self._store.read(_views.show_state, namespace, _graph_name(request), run_id, state_id)
+            await self._store.look(_views.show_state, namespace, _graph_name(request), run_id, state_id)
         )
 
 

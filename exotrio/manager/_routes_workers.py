@@ -39,7 +39,7 @@ class _Workers:
         # Here: queries run in threads, where the registry may change under them.
         now, workers = self._service.monotonic(), self._service.workers
         return reply(
-            await self._service.store.read(
+            await self._service.store.look(
                 list_workers, namespace, workers.of(namespace, now), workers.anonymous(namespace), now
             )
         )

@@ -21,8 +21,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -32,7 +32,8 @@ from exotrio._errors import DatabaseError
 from exotrio.manager._clock import Clock
 from exotrio.manager._commits import LARGEST_GROUP, Committed, Committer
 from exotrio.manager._copy import remove_leftovers
-from exotrio.manager._database import MEMORY, Ownership, SameFiles, open_reader, open_writer
+from exotrio.manager._database import MEMORY, Ownership, SameFiles, open_writer
+from exotrio.manager._readers import Readers, not_read
 from exotrio.manager._transaction import Catalog, Transaction, View
 from exotrio.manager._writes import Write
 
@@ -125,16 +126,28 @@ class Store(Protocol):
         ...
 
     async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a query and return its result.
+        """Run a query that runtimes or the state manager itself wait for, and return its result.
+
+        It is to be short: there is no deadline.
 
         Cancellation:
             Safe: a query changes nothing.
         """
         ...
 
+    async def look(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a query that people wait for, a page or a search, and return its result.
 
-def _not_read(error: sqlite3.Error) -> DatabaseError:
-    return DatabaseError(f"the database could not be read: {error}", fix="check its file and its disk")
+        However many there are, and however long they take, they do not hold up ``read``. In memory they
+        are no different.
+
+        Raises:
+            Refused: it took longer than 10 s, or others took so long that its turn did not come.
+
+        Cancellation:
+            Safe: a query changes nothing.
+        """
+        ...
 
 
 def _closed() -> DatabaseError:
@@ -230,7 +243,9 @@ class MemoryStore:
         try:
             return query(self._committer.view(self._committer.connection), *args, **kwargs)
         except sqlite3.Error as error:
-            raise _not_read(error) from error
+            raise not_read(error) from error
+
+    look = read
 
     def close(self) -> None:
         """Let nobody wait any longer."""
@@ -262,9 +277,7 @@ class FileStore:
         self._token = trio.lowlevel.current_trio_token()
         self._closed = False
         self._left_behind = False
-        self._idle_readers: list[sqlite3.Connection] = []
-        # Two readers: a long listing does not hold up the short reads.
-        self._reading = trio.CapacityLimiter(2)
+        self._readers = Readers(path, committer.view)
         self._thread = threading.Thread(target=self._run_writer, name="exotrio-store", daemon=True)
         self._thread.start()
 
@@ -312,38 +325,14 @@ class FileStore:
         return await trio.lowlevel.wait_task_rescheduled(abandon)
 
     async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        def in_thread() -> T:
-            try:
-                with self._reader() as connection:
-                    return query(self._committer.view(connection), *args, **kwargs)
-            except sqlite3.Error as error:
-                raise _not_read(error) from error
-
         if self._closed:
             raise _closed()
-        return await trio.to_thread.run_sync(in_thread, limiter=self._reading)
+        return await self._readers.read(lambda view: query(view, *args, **kwargs))
 
-    @contextmanager
-    def _reader(self) -> Iterator[sqlite3.Connection]:
-        """Lend a reading connection, with one snapshot for all statements."""
-        try:
-            # Tried, not looked up first: another thread may take the last one in between.
-            connection = self._idle_readers.pop()
-        except IndexError:
-            connection = open_reader(self.path)
-        usable = False
-        try:
-            connection.execute("BEGIN")
-            try:
-                yield connection
-            finally:
-                connection.execute("ROLLBACK")
-                usable = True
-        finally:
-            if usable:
-                self._idle_readers.append(connection)
-            else:
-                connection.close()
+    async def look(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._closed:
+            raise _closed()
+        return await self._readers.look(lambda view: query(view, *args, **kwargs))
 
     async def close(self) -> bool:
         """Commit what was handed in, then end the thread; give up after ``CLOSING_GRACE`` seconds.
@@ -355,8 +344,7 @@ class FileStore:
         self._writes.put(None)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING_GRACE):
             await trio.to_thread.run_sync(self._thread.join, CLOSING_GRACE, limiter=trio.CapacityLimiter(1))
-        for connection in self._idle_readers:
-            connection.close()
+        self._readers.close()
         if self._thread.is_alive():
             logger.error("the last write did not end within %g s; leaving it behind", CLOSING_GRACE)
             self._left_behind = True

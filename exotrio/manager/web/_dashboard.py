@@ -177,7 +177,7 @@ class Dashboard:
     async def _start(self, request: Request) -> Response:
         if self._session(request) is None:
             return self._to_sign_in(request)
-        namespace = await self._service.store.read(_namespaces.first)
+        namespace = await self._service.store.look(_namespaces.first)
         return _see(link(namespace if namespace is not None else "default"))
 
     def _asked(self, request: Request) -> Asked:
@@ -197,7 +197,7 @@ class Dashboard:
             def load(view: View) -> tuple[dict[str, Data], list[str]]:
                 return page.load(view, asked, wanted), _namespaces.all_of(view) if named is None else []
 
-            data, namespaces = await self._service.store.read(load)
+            data, namespaces = await self._service.store.look(load)
             common: Data = {"link": asked.link, "namespace": asked.namespace, **data["page"]}
             fragments = render_fragments(page, data, common)
             if named is not None:
@@ -237,7 +237,7 @@ class Dashboard:
         if self._session(request) is None:
             return self._to_sign_in(request)
         namespace, run_id = request.path_params["namespace"], request.path_params["run_id"]
-        page = await self._service.store.read(_export.export, namespace, run_id, self._service.cipher)
+        page = await self._service.store.look(_export.export, namespace, run_id, self._service.cipher)
         return Response(page, headers=_export.headers(run_id))
 
     # -- actions

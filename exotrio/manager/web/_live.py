@@ -100,7 +100,9 @@ class LiveResponse:
                 point, looked_at = found, now
                 try:
                     changed, waiting = await self._look(now)
-                except Refused:
+                except Refused as refusal:
+                    if refusal.status != 404:
+                        return  # it takes too long just now
                     # What the page is about is gone; asking for it says so.
                     changed, waiting = list(self._page.fragments), False
                 except DatabaseError:
@@ -116,7 +118,7 @@ class LiveResponse:
 
     async def _look(self, now: float) -> tuple[list[str], bool]:
         """Return the fragments that changed, and whether there are more whose pace makes them wait."""
-        versions = await self._asked.service.store.read(self._page.versions, self._asked.now())
+        versions = await self._asked.service.store.look(self._page.versions, self._asked.now())
         changed, waiting = [], False
         for name in self._page.fragments:
             if name in self._sent and self._sent[name] == versions[name]:

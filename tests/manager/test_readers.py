@@ -1,0 +1,119 @@
+"""Queries that people wait for: they hold up nothing that runtimes wait for, and have a deadline."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from exotrio.manager import Service, create_app, open_service
+from exotrio.manager import _readers as readers
+from exotrio.manager._refused import Refused
+from exotrio.manager._store import open_store
+from exotrio.manager._transaction import View
+from exotrio.manager.web import Dashboard
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.contract.native import A, claim_one, executed_item, item_for, report
+from tests.helpers import ok, open_client, place, refused
+from tests.manager.support import KEY, NO_SETTINGS, gate, keys, put
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+
+
+def search_for_ever(view: View) -> object:
+    return view.execute(ENDLESS).fetchone()
+
+
+@asynccontextmanager
+async def looks_held_up(look: Callable[..., object]) -> AsyncIterator[None]:
+    """Keep every thread for looks busy in the block."""
+    with ExitStack() as stack:
+        gates = [stack.enter_context(gate()) for _ in range(readers.LOOKS)]
+        async with trio.open_nursery() as nursery:
+            for each in gates:
+                nursery.start_soon(look, each.hold)
+                await trio.to_thread.run_sync(each.wait_entered)
+            yield
+            for each in gates:
+                each.open()
+
+
+@asynccontextmanager
+async def served(db: Path) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
+    async with open_service(db, settings=NO_SETTINGS) as service:
+        app = create_app(service, key=KEY, dashboard=Dashboard(service, key=KEY))
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with open_client(transport=transport, key=KEY) as client:
+            yield service, client
+
+
+async def test_what_runtimes_need_is_answered_while_others_search(tmp_path: Path) -> None:
+    async with served(tmp_path / "state.db") as (service, client):
+        api = Api(client, "tests")
+        flow = await Flow.deploy(api, place("a"), secrets={"token": "s3cret-value"})
+        for _ in range(2):
+            await flow.trigger()
+        async with looks_held_up(service.store.look):
+            state = await claim_one(api, limits={A: 1})
+            assert ok(await api.secrets(state["state_id"], state["lease"]["token"]))["secrets"]
+            ok(await api.native("POST", "heartbeat", json={"worker_id": "w", "states": [item_for(state)]}))
+            assert await report(api, executed_item(state)) == ["ok"]
+            assert ok(await api.native_run(flow.run_id))["run_id"] == flow.run_id
+            assert ok(await api.get_graph("graph"))["validation_status"] == "VALID"
+            assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_pages_lists_and_exports_wait_for_their_turn_and_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "LOOK_LIMIT", 0.05)
+    async with served(tmp_path / "state.db") as (service, client):
+        api = Api(client, "tests")
+        flow = await Flow.start(api, place("a"))
+        state = await claim_one(api, limits={A: 1})
+        async with looks_held_up(service.store.look):
+            for answer in (
+                await api.nodes(),
+                await api.namespaces(),
+                await api.graphs(),
+                await api.runs(),
+                await api.run_graph(flow.run_id),
+                await api.state("graph", flow.run_id, state["state_id"]),
+                await api.find_runs(),
+                await api.states(),
+                await api.history(state["state_id"]),
+                await api.overview(),
+                await api.checkup(),
+                await api.native("GET", "workers"),
+                await api.native("GET", f"run/{flow.run_id}/export"),
+            ):
+                refused(answer, 503)
+                assert "other pages and searches took all of 0.05 s" in answer.json()["detail"]
+            link = await client.post("/sign-in", data={"key": KEY}, headers={"origin": "http://embedded"})
+            assert link.status_code == 303
+            for path in ("/ns/tests", "/ns/tests/runs", f"/ns/tests/runs/{flow.run_id}"):
+                page = await client.get(path)
+                assert page.status_code == 503, path
+                assert "took all of 0.05 s" in page.text
+
+
+async def test_a_search_that_takes_too_long_is_ended_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "LOOK_LIMIT", 0.05)
+    async with open_store(tmp_path / "state.db") as store:
+        await store.write(put, "there")
+        with trio.fail_after(20):
+            for _ in range(readers.LOOKS + 1):
+                with pytest.raises(
+                    Refused, match=r"took longer than 0\.05 s and was ended; ask for less"
+                ) as caught:
+                    await store.look(search_for_ever)
+                assert caught.value.status == 400
+        assert await store.look(keys) == {"there"}
+        assert await store.read(keys) == {"there"}
