@@ -98,11 +98,16 @@ def test_where_nobody_works_it_says_how_to_begin(cli: Cli, place: Place) -> None
 
 def test_runtimes_of_v0_are_shown_as_far_as_they_are_known(cli: Cli, place: Place) -> None:
     cli.set(EXOSPHERE_NAMESPACE="old")
-    body = json.dumps({"nodes": ["B", "A"], "batch_size": 1}).encode()
     headers = {"x-api-key": place.server.env["EXOSPHERE_API_KEY"], "content-type": "application/json"}
-    url = f"{place.server.uri}/v0/namespace/old/states/enqueue"
-    with urllib.request.urlopen(urllib.request.Request(url, body, headers)):
-        pass
+    nodes = [{"name": name, "inputs_schema": {}, "outputs_schema": {}, "secrets": []} for name in "AB"]
+    for method, path, content in (
+        ("PUT", "nodes", {"runtime_name": "r", "nodes": nodes}),
+        ("POST", "states/enqueue", {"nodes": ["B", "A"], "batch_size": 1}),
+    ):
+        url = f"{place.server.uri}/v0/namespace/old/{path}"
+        body = json.dumps(content).encode()
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers, method=method)):
+            pass
     end = cli("runtimes", "ls")
     assert re.match(r"through v0, by whoever it is: A, B, last \d+ s ago\n", end.out)
     assert cli.json("runtimes", "ls")["v0"][0]["nodes"] == ["A", "B"]

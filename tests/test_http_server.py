@@ -644,6 +644,27 @@ async def test_starlette_runs_on_it(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.levelname for record in caplog.records if record.name.startswith("exotrio")] == ["ERROR"]
 
 
+async def test_every_answer_says_that_it_is_not_to_be_kept_or_guessed_at() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/fails":
+            raise ValueError
+        cached = [(b"Cache-Control", b"max-age=60")] if scope["path"] == "/cached" else []
+        await respond(send, b"", 200, *cached)
+
+    kept = {}
+    async with serving(app) as served:
+        for path in (b"/", b"/cached", b"/fails", b"/%"):
+            response = await (await served.connect()).ask(b"GET " + path + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert response.headers[b"x-content-type-options"] == b"nosniff"
+            kept[response.status, path] = response.headers[b"cache-control"]
+    assert kept == {
+        (200, b"/"): b"no-store",
+        (200, b"/cached"): b"max-age=60",
+        (500, b"/fails"): b"no-store",
+        (400, b"/%"): b"no-store",
+    }
+
+
 # --- clients that are slow or gone, in virtual time
 
 

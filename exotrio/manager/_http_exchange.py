@@ -16,6 +16,7 @@ import trio
 
 from exotrio.manager._http_gate import OpenConnection
 from exotrio.manager._http_messages import (
+    PRIVATE,
     Limits,
     Refusal,
     http_date,
@@ -286,8 +287,10 @@ class Exchange:
 
     def _make_head(self, message: Message) -> h11.Response:
         headers = list(message.get("headers", ()))
-        if not any(name.lower() == b"date" for name, _ in headers):
+        given = {name.lower() for name, _ in headers}
+        if b"date" not in given:
             headers.append((b"date", http_date()))
+        headers += [header for header in PRIVATE if header[0] not in given]
         self._read_ready_body()
         if not self._whole or self._stopping.is_set() or not self._connection.is_known:
             # The rest of the request would have to be read and thrown away before the next one. And who

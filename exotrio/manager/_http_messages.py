@@ -60,6 +60,10 @@ class Refusal(Exception):
         self.detail = detail
 
 
+PRIVATE = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+"""What every answer has that does not say otherwise: nobody on the way keeps it, and no browser takes what
+users wrote for a page or a script."""
+_PRIVATE_LINES = b"".join(b"%s: %s\r\n" % header for header in PRIVATE)
 _PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _QUOTED = re.compile(r":? (?:bytearray\()?b['\"].*", re.DOTALL)
@@ -153,9 +157,9 @@ def json_answer(status: int, content: Mapping[str, object], *, with_body: bool =
     """
     body = json.dumps(content).encode("ascii")
     head = (
-        b"HTTP/1.1 %d %s\r\ndate: %s\r\ncontent-type: application/json\r\n"
+        b"HTTP/1.1 %d %s\r\ndate: %s\r\ncontent-type: application/json\r\n%s"
         b"content-length: %d\r\nconnection: close\r\n\r\n"
-    ) % (status, phrase(status), http_date(), len(body))
+    ) % (status, phrase(status), http_date(), _PRIVATE_LINES, len(body))
     return head + body if with_body else head
 
 

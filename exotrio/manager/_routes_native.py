@@ -109,10 +109,8 @@ class _Native:
         """Claim; while there is nothing, wait for something until ``wait_ms`` is over, the client
         goes away or the server stops."""
         limit = min(body.limit, LARGEST_BATCH)
-        now = self._service.monotonic()
         # Who works on one run is no help to the states of others that wait for a runtime.
-        offered = frozenset[str]() if body.run_id else frozenset(body.limits)
-        self._service.workers.polled(namespace, body.worker_id, offered, now)
+        await self._service.polled(namespace, body.worker_id, () if body.run_id else body.limits)
         asked = (namespace, body.limits, limit)
         claimer = partial(
             self._service.claimer,

@@ -160,8 +160,8 @@ class _V0:
         namespace = path_name(request, "namespace")
         body = await read_model(request, ClaimRequest)
         limit = min(body.batch_size, LARGEST_BATCH)
+        await self._service.polled(namespace, None, body.nodes)
         claimer = self._service.claimer(local=LOCAL in request.scope)
-        self._service.workers.polled(namespace, None, frozenset(body.nodes), self._service.monotonic())
         limits = dict.fromkeys(body.nodes, limit)
         claimed = await settled(self._store.write(_claims.claim, namespace, limits, limit, claimer))
         return ClaimReply(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,6 +38,20 @@ class Service:
     workers: Workers = field(default_factory=Workers)
     backing_up: trio.Lock = field(default_factory=trio.Lock)
     computing: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, 1))
+
+    async def polled(self, namespace: str, worker_id: str | None, names: Iterable[str]) -> None:
+        """Note that somebody asks for states of these nodes, those among them that are registered.
+
+        Raises:
+            DatabaseError: what is registered cannot be read.
+        """
+        nodes = frozenset(names)
+        if not self.workers.has_polled(namespace, worker_id, nodes):
+            # By the writer, which knows them by heart: slow queries do not hold up claims.
+            nodes = await self.store.write(
+                lambda tx: frozenset(name for name in nodes if tx.registered(namespace, name))
+            )
+        self.workers.polled(namespace, worker_id, nodes, self.monotonic())
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what a pure function that may take seconds returns, or raise what it raises.

@@ -4,8 +4,12 @@ worker that lives is heard of again within seconds of a restart."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from exotrio._wire_native import BeatProgress, HeartbeatRequest
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 SILENT_AFTER_MS = 60_000
 """Without a sign of life for this long a worker is not called live: three heartbeats are missing."""
@@ -13,6 +17,8 @@ FORGOTTEN_AFTER_MS = 600_000
 """One that fell silent is worth a look for a while."""
 STOPPED_FORGOTTEN_AFTER_MS = 60_000
 """One that stopped is not."""
+MAX_WORKERS = 10_000
+"""Of which something is kept: who claims under ever new names must not fill the memory."""
 
 
 @dataclass(slots=True)
@@ -81,12 +87,26 @@ class Workers:
             if beat.progress is not None
         }
 
-    def polled(self, namespace: str, worker_id: str | None, nodes: frozenset[str], now: int) -> None:
-        """Note that somebody asked for states of these nodes; through v0 nobody says who."""
+    def has_polled(self, namespace: str, worker_id: str | None, nodes: frozenset[str]) -> bool:
+        """Return whether these nodes were asked for before."""
         if worker_id is None:
+            return (namespace, nodes) in self._anonymous
+        worker = self.find(namespace, worker_id)
+        return worker is not None and nodes <= worker.nodes
+
+    def polled(self, namespace: str, worker_id: str | None, nodes: frozenset[str], now: int) -> None:
+        """Note that somebody asked for states of these nodes; through v0 nobody says who.
+
+        Args:
+            nodes: Those that are registered. Names that nobody knows are not kept.
+        """
+        if worker_id is None:
+            if not nodes:
+                return
             if (namespace, nodes) not in self._anonymous:
                 self._forget(now)
                 self.heard += 1
+                _make_room(self._anonymous)
             self._anonymous[namespace, nodes] = now
             return
         worker = self._worker(namespace, worker_id, now)
@@ -99,6 +119,7 @@ class Workers:
         worker = self._known.get((namespace, worker_id))
         if worker is None:
             self._forget(now)
+            _make_room(self._known)
             worker = Worker(namespace, HeartbeatRequest(worker_id=worker_id), now)
             self._known[namespace, worker_id] = worker
         worker.seen_at = now
@@ -136,3 +157,8 @@ class Workers:
         worker.commands.add(command)
         self.heard += 1
         return True
+
+
+def _make_room(entries: dict[K, V]) -> None:
+    while len(entries) >= MAX_WORKERS:
+        del entries[next(iter(entries))]

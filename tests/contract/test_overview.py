@@ -53,6 +53,7 @@ async def test_runtimes_are_named_with_what_they_hold_and_what_they_offer(api: A
     state = await claim_one(api)
     held = [{"state_id": state["state_id"], "token": state["lease"]["token"], "running": True}]
     ok(await api.heartbeat(runtime="Greeter", phase="running", busy=1, workers=4, states=held))
+    await api.register_for([place("z")])
     ok(await api.claim([node_name("z")], 1))
     # One of the same id in another namespace is another one.
     elsewhere = api.elsewhere()
@@ -63,7 +64,7 @@ async def test_runtimes_are_named_with_what_they_hold_and_what_they_offer(api: A
     assert (runtime.worker_id, runtime.runtime, runtime.phase) == ("contract-worker", "Greeter", "running")
     assert (runtime.live, runtime.workers, runtime.busy, runtime.holds) == (True, 4, 1, 1)
     assert (shown.runtime_count, shown.v0_runtimes) == (1, 1)
-    assert [node.offered_by for node in shown.nodes] == [["Greeter"]]
+    assert [node.offered_by for node in shown.nodes] == [["Greeter"], ["a v0 runtime"]]
     ok(await api.heartbeat(runtime="Greeter", phase="stopped"))
     shown = await overview(api)
     assert [runtime.live for runtime in shown.runtimes] == [False]

@@ -59,12 +59,26 @@ async def test_live_ones_come_first_by_runtime(api: Api) -> None:
 
 
 async def test_those_who_ask_through_v0_are_listed_by_what_they_ask_for(api: Api) -> None:
-    ok(await api.claim(["z", "a"], 1))
-    ok(await api.claim(["b"], 1))
-    ok(await api.claim(["a", "z"], 1))
+    a, b, z = (node_name(name) for name in "abz")
+    await api.register_for([place(name) for name in "abz"])
+    ok(await api.claim([z, a], 1))
+    ok(await api.claim([b], 1))
+    ok(await api.claim([a, z], 1))
     found = (await workers(api)).v0
-    assert sorted(asker.nodes for asker in found) == [["a", "z"], ["b"]]
+    assert sorted(asker.nodes for asker in found) == [[a, z], [b]]
     assert all(asker.polled_ms >= 0 for asker in found)
+
+
+async def test_names_that_nobody_registered_are_not_kept(api: Api) -> None:
+    await api.register_for([place("a")])
+    for number in range(3):
+        unknown = f"unknown{number}"
+        ok(await api.claim([unknown], 1))
+        ok(await api.claim([unknown, node_name("a")], 1))
+        ok(await api.native_claim({unknown: 1, node_name("a"): 1}, worker_id="w"))
+    found = await workers(api)
+    assert [asker.nodes for asker in found.v0] == [[node_name("a")]]
+    assert [worker.nodes for worker in found.workers] == [[node_name("a")]]
 
 
 @pytest.mark.parametrize("worker_id", ["w", "a/b", "name@host:1:ab", "ü?#%2F"])

@@ -327,7 +327,7 @@ POINTS = (
     Point(
         "JSON logs of a runtime have the secrets of the state masked, whoever wrote the line.",
         ["test_execution::test_secrets_are_masked_in_what_a_node_and_its_libraries_log_as_json"],
-        Change("_execution.py", "                    hide(redactor)\n", ""),
+        Change("_execution.py", "            hide(execution.progress.redactor)\n", ""),
     ),
     Point(
         "Of a text that is cut within a secret nothing of that secret is left.",
@@ -426,6 +426,26 @@ POINTS = (
             '            self.connection.execute("ROLLBACK TO use_case")\n',
             "",
         ),
+    ),
+    Point(
+        "Names of nodes that nobody registered are not kept.",
+        ["contract/test_workers::test_names_that_nobody_registered_are_not_kept"],
+        Change("manager/_service.py", " if tx.registered(namespace, name))", ")"),
+    ),
+    Point(
+        "Of a number of workers something is kept, and not of more.",
+        ["security/test_limits::test_of_workers_under_ever_new_names_the_last_are_kept"],
+        Change("manager/_workers.py", "while len(entries) >= MAX_WORKERS:", "while False:"),
+    ),
+    Point(
+        "No answer is kept on the way, or taken for a page.",
+        ["test_http_server::test_every_answer_says_that_it_is_not_to_be_kept_or_guessed_at"],
+        Change("manager/_http_exchange.py", "for header in PRIVATE if", "for header in () if"),
+    ),
+    Point(
+        "No answer of the server's own is kept on the way, or taken for a page.",
+        ["test_http_server::test_every_answer_says_that_it_is_not_to_be_kept_or_guessed_at"],
+        Change(HTTP, "% header for header in PRIVATE)", "% header for header in ())"),
     ),
     # -- slow clients, and many
     Point(

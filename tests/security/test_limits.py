@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from exotrio._graph import MAX_EDGES, MAX_NODES, MAX_TRIGGERS, GraphBody
 from exotrio._wire import LARGEST_BATCH
-from exotrio.manager import _graphs, _json_api
+from exotrio.manager import _graphs, _json_api, _workers
 from exotrio.manager._template import Template
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -132,6 +132,19 @@ async def test_a_graph_has_a_largest_number_of_edges_and_of_triggers(api: Api) -
     assert "at most 10,000 edges" in refused(await api.put_graph("g", edges(MAX_EDGES + 1)), 422)
     ok(await api.put_graph("g", triggers(MAX_TRIGGERS)), 201)
     assert "at most 100 items" in refused(await api.put_graph("g", triggers(MAX_TRIGGERS + 1)), 422)
+
+
+async def test_of_workers_under_ever_new_names_the_last_are_kept(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_workers, "MAX_WORKERS", 10)
+    await api.register_for([place(f"n{number}") for number in range(20)])
+    for number in range(20):
+        ok(await api.native_claim({}, worker_id=f"w{number}"))
+        ok(await api.claim([node_name(f"n{number}")], 1))
+    found = ok(await api.workers())
+    assert sorted(worker["worker_id"] for worker in found["workers"]) == [f"w{n}" for n in range(10, 20)]
+    assert len(found["v0"]) == 10
 
 
 async def test_a_graph_with_many_problems_names_a_hundred(api: Api) -> None:
