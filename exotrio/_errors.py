@@ -42,7 +42,7 @@ class ExotrioError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        return "\n".join(part for part in (self.what, self.where, self.fix) if part)
+        return _joined(self.what, self.where, self.fix)
 
 
 class ProblemsError(ExotrioError):
@@ -59,8 +59,13 @@ class ProblemsError(ExotrioError):
     def __str__(self) -> str:
         head = self.what
         if self.problems:
-            head = f"{head}:" + "".join(f"\n  - {problem}" for problem in self.problems)
-        return "\n".join(part for part in (head, self.where, self.fix) if part)
+            head = "\n- ".join([f"{head}:", *(problem.replace("\n", "\n  ") for problem in self.problems)])
+        return _joined(head, self.where, self.fix)
+
+
+def _joined(*parts: str) -> str:
+    # Further lines of a part are moved in: what a state manager says must not pass for a line of ours.
+    return "\n".join(part.replace("\n", "\n  ") for part in parts if part)
 
 
 class ConfigurationError(ProblemsError):

@@ -19,6 +19,11 @@ def one_line(text: str) -> str:
     return harmless(text.replace("\n", "\\n").replace("\t", "\\t"))
 
 
+def harmless_json(text: str) -> str:
+    """Return JSON that means the same, with what a terminal would obey as ``\\uNNNN``."""
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

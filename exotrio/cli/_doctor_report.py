@@ -50,7 +50,7 @@ def as_text(report: Report) -> str:
         (setting.name, "not set" if setting.value is None else setting.value, setting.source)
         for setting in report.settings
     ]
-    parts = [_section("settings", table(("", "", ""), rows).splitlines()[1:])]
+    parts = [_section("settings", table(("", "", ""), rows)[1:])]
     names = list(report.versions.items())
     width = max(len(name) for name, _ in names)
     parts.append(_section("versions", [f"{name:{width}}  {text}" for name, text in names]))
@@ -63,7 +63,7 @@ def as_text(report: Report) -> str:
 
 
 def _section(title: str, lines: list[str]) -> str:
-    return "\n".join([title, *(f"  {line}".rstrip() for line in lines)])
+    return "\n".join([title, *(f"  {one_line(line)}".rstrip() for line in lines)])
 
 
 def _server(report: Report, server: Server) -> list[str]:
@@ -115,9 +115,9 @@ def _namespace(report: Report) -> Iterator[str]:
 def _findings(report: Report) -> Iterator[str]:
     # What is urgent last: there a terminal is.
     for finding in sorted(report.findings, key=lambda finding: finding.attention):
-        yield f"{'! ' if finding.attention else '- '}{finding.what}"
+        yield f"{'! ' if finding.attention else '- '}{one_line(finding.what)}"
         if finding.fix:
-            yield f"    {finding.fix}"
+            yield f"    {one_line(finding.fix)}"
     count = len(report.urgent)
     yield (
         f"{plural(count, 'thing')} {'needs' if count == 1 else 'need'} attention" if count else "all is well"

@@ -9,6 +9,7 @@ import trio
 
 from exotrio._client import StateManager
 from exotrio._spans import coarse
+from exotrio._terminal_text import one_line
 from exotrio._wire_workers import ListedWorker
 from exotrio.cli._find_workers import STOPPED
 from exotrio.cli._output import note
@@ -66,7 +67,7 @@ async def wait_until_gone(
                 line = _standing(worker)
                 if told.get(worker_id) != line:
                     told[worker_id] = line
-                    note(f"{worker_id}: {line}")
+                    note(f"{one_line(worker_id)}: {one_line(line)}")
             await trio.sleep(LOOK)
     return fates
 

@@ -36,13 +36,13 @@ class Report:
             "problems": [problem.as_json() for problem in self._problems()],
         }
 
-    def as_text(self) -> str:
+    def as_lines(self) -> list[str]:
         lines = [str(problem) for problem in self._problems()]
         for each in self.checked:
             name = f"graph {each.draft.name}" if each.draft.name else "the graph"
             lines.append(f"{each.draft.file}: {name} is {'valid' if each.valid else 'invalid'}")
         lines += [f"{file}: no graph" for file in self.without_graphs]
-        return "\n".join(lines)
+        return lines
 
     def notes(self) -> Iterator[str]:
         """Yield what was not looked at."""

@@ -10,7 +10,7 @@ from exotrio._cron import next_occurrence_ms
 from exotrio._graph import GraphNodeModel, RetryPolicyModel
 from exotrio._wire_manage import ListedGraph
 from exotrio._wire_v0 import GraphReply
-from exotrio.cli._output import indented
+from exotrio.cli._output import pairs
 
 NEXT_RUNS = 3
 """Coming occurrences shown for each cron trigger."""
@@ -26,7 +26,7 @@ def graph_as_json(name: str, namespace: str, graph: GraphReply | ListedGraph) ->
     }
 
 
-def graph_as_text(name: str, namespace: str, graph: GraphReply) -> str:
+def graph_as_lines(name: str, namespace: str, graph: GraphReply) -> list[str]:
     """Return a graph for people: what runs where, what follows, and every problem."""
     lines = [headline(name, namespace, graph), f"updated: {graph.updated_at}", "nodes:"]
     for node in graph.nodes:
@@ -38,11 +38,11 @@ def graph_as_text(name: str, namespace: str, graph: GraphReply) -> str:
         lines.append(f"store, required: {', '.join(store.required_keys)}")
     if store.default_values:
         lines.append("store, defaults:")
-        lines += [f"  {key} = {indented(value, '    ')}" for key, value in store.default_values.items()]
+        lines += pairs(store.default_values, "  ")
     lines += cron_lines(graph)
     if graph.validation_errors:
         lines += ["problems:", *(f"  - {problem}" for problem in graph.validation_errors)]
-    return "\n".join(lines)
+    return lines
 
 
 def headline(name: str, namespace: str, graph: GraphReply) -> str:
@@ -79,7 +79,7 @@ def _node(node: GraphNodeModel, namespace: str) -> list[str]:
         head += f" unites {node.unites.identifier} ({node.unites.strategy.value})"
     if node.next_nodes:
         head += f" -> {', '.join(node.next_nodes)}"
-    return [head, *(f"    {name} = {indented(str(text), '      ')}" for name, text in node.inputs.items())]
+    return [head, *pairs(node.inputs, "    ")]
 
 
 def _policy(policy: RetryPolicyModel) -> str:

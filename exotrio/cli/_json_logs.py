@@ -10,6 +10,7 @@ from exotrio._json import encode, sendable
 from exotrio._ledger import Held
 from exotrio._log_context import claim_fields, phase_context, state_context
 from exotrio._redaction import NO_SECRETS, Redactor
+from exotrio._terminal_text import harmless_json
 
 FIELDS = ("run", "state", "node", "attempt", "phase")
 """Beside time, level, logger, message and exception."""
@@ -50,7 +51,8 @@ class JsonFormatter(logging.Formatter):
             entry["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             entry["stack"] = self.formatStack(record.stack_info)
-        return encode({name: _plain(value, redactor) for name, value in entry.items()}).decode()
+        line = encode({name: _plain(value, redactor) for name, value in entry.items()}).decode()
+        return harmless_json(line)
 
 
 def _timestamp(seconds: float) -> str:

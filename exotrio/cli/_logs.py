@@ -10,7 +10,8 @@ from typing import Any, TextIO, TypeVar
 import click
 
 from exotrio._errors import ExotrioError
-from exotrio.cli._output import note
+from exotrio._terminal_text import harmless
+from exotrio.cli._output import indented, note
 
 log = logging.getLogger("exotrio.cli")
 
@@ -60,10 +61,21 @@ def configure_logs(*, verbose: int, quiet: bool = False, form: str = TEXT) -> No
             logging.getLogger(chatty).setLevel(logging.WARNING)
         logging.captureWarnings(True)
         return
-    formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
+    handler.setFormatter(TextFormatter())
     ours.addHandler(handler)
+
+
+class TextFormatter(logging.Formatter):
+    """Lines to read. Names and errors are anybody's: what they hold is shown and not obeyed, and further
+    lines are moved in, so that none of them passes for a line of the log."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        self.converter = time.gmtime
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and those of a traceback below it."""
+        return harmless(indented(super().format(record), "  "))
 
 
 class _StandardError(logging.StreamHandler[TextIO]):

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
@@ -42,9 +42,9 @@ def note(text: str) -> None:
         click.echo(harmless(text), err=True)
 
 
-def print_json(body: Any) -> None:
+def print_json(body: Any, *, fix: str = "") -> None:
     """Print a result as JSON, as ``print_text`` does."""
-    print_text(json.dumps(body, indent=2))
+    print_text(json.dumps(body, indent=2), fix=fix)  # in ASCII, so there is nothing to make harmless
 
 
 def print_text(text: str, *, fix: str = "") -> None:
@@ -60,6 +60,11 @@ def print_text(text: str, *, fix: str = "") -> None:
     with _readers(fix):
         click.echo(harmless(text), file=sys.stdout)
         sys.stdout.flush()
+
+
+def print_lines(lines: Iterable[str], *, fix: str = "") -> None:
+    """Print a result line by line, as ``print_text`` does. No line begins another one, whatever it holds."""
+    print_text("\n".join(line.replace("\n", "\\n") for line in lines), fix=fix)
 
 
 def print_bytes(content: bytes) -> None:
@@ -90,8 +95,8 @@ def _readers(fix: str = "") -> Iterator[None]:
         ) from error
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table as wide as it needs to be: an id that was cut is of no use, least of all to a pipe."""
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table as wide as it needs to be: an id that was cut is of no use to a pipe."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -104,7 +109,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     console = Console(file=io.StringIO(), width=10_000, color_system=None)
     with console.capture() as captured:
         console.print(shown)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+    return [line.rstrip() for line in captured.get().splitlines()]
 
 
 def error_message(error: str | None) -> str:
@@ -115,6 +120,15 @@ def error_message(error: str | None) -> str:
 def indented(text: str, by: str) -> str:
     """Return ``text`` with every line after the first moved in."""
     return text.replace("\n", f"\n{by}")
+
+
+def pairs(values: Mapping[str, Any], by: str, between: str = " = ") -> list[str]:
+    """Return a line ``name = value`` for each value, moved in; further lines of a value stand deeper."""
+    lines = []
+    for name, value in values.items():
+        first, *more = str(value).split("\n")
+        lines += [f"{by}{name}{between}{first}", *(f"{by}  {line}" for line in more)]
+    return lines
 
 
 def settle() -> None:

@@ -135,7 +135,7 @@ def _summary(node: NodeCounts, progress: Mapping[str, str]) -> str:
     total = done + failed + count(node, WAITING + RUNNING)
     more = [f"{number} {word}" for number, word in ((failed, "failed"), (retried, "retried")) if number]
     more += [progress[node.identifier]] if node.identifier in progress else []
-    return f"{node.identifier} {done}/{total}" + (f" ({', '.join(more)})" if more else "")
+    return f"{one_line(node.identifier)} {done}/{total}" + (f" ({', '.join(more)})" if more else "")
 
 
 class Bars:
@@ -151,10 +151,10 @@ class Bars:
         self._run: NativeRun | None = None
         self._bars: dict[str, TaskID] = {}
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            # Not as markup: names, and what a node says, may look like it.
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=40),
             MofNCompleteColumn(),
-            # Not as markup: what a node says may look like it.
             TextColumn("{task.fields[details]}", markup=False),
             TimeElapsedColumn(),
             console=Console(stderr=True),
@@ -179,7 +179,7 @@ class Bars:
             done, failed, waiting = count(node, SUCCESS), count(node, ERRORED), count(node, WAITING + RUNNING)
             if node.identifier not in self._bars:
                 self._bars[node.identifier] = self._progress.add_task(
-                    node.identifier, total=None, details="", start=False
+                    one_line(node.identifier), total=None, details="", start=False
                 )
             bar = self._bars[node.identifier]
             if node.counts:

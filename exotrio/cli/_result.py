@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from exotrio._error_message import message_line
 from exotrio._wire import ERRORED, StateStatus
 from exotrio._wire_native import NativeRun
 from exotrio._wire_v0 import GraphReply
-from exotrio.cli._output import error_message, indented, print_text
+from exotrio.cli._output import error_message, pairs, print_json, print_lines
 
 MOST_SHOWN = 20
 """States whose outputs or errors are shown in full; of more, the number is."""
@@ -68,10 +67,11 @@ def print_result(result: Result, form: str, elapsed: float) -> None:
     Raises:
         ExotrioError: it cannot be written.
     """
-    text = _as_json(result, elapsed) if form == "json" else _as_text(result, elapsed)
-    print_text(
-        text, fix="the run itself is kept: `run --resume RUN`, or `runs watch RUN`, prints its result again"
-    )
+    fix = "the run itself is kept: `run --resume RUN`, or `runs watch RUN`, prints its result again"
+    if form == "json":
+        print_json(_as_json(result, elapsed), fix=fix)
+    else:
+        print_lines(_as_lines(result, elapsed), fix=fix)
 
 
 def _beside_the_message(error: str) -> list[str]:
@@ -84,35 +84,29 @@ def _beside_the_message(error: str) -> list[str]:
     return lines if left <= 0 else [*lines[:half], f"... {left} lines", *lines[half - LONGEST_TRACEBACK :]]
 
 
-def _as_json(result: Result, elapsed: float) -> str:
+def _as_json(result: Result, elapsed: float) -> dict[str, Any]:
     run = result.run
-    return json.dumps(
-        {
-            "run_id": run.run_id,
-            "graph": run.graph_name,
-            "status": run.status.value,
-            "seconds": round(elapsed, 3),
-            "nodes": {node.identifier: node.counts for node in run.nodes},
-            "outputs": [{"identifier": name, "outputs": values} for name, values in result.outputs],
-            "outputs_left": result.outputs_left,
-            "errors": [
-                {"identifier": name, "state_id": state, "error": text} for name, state, text in result.errors
-            ],
-            "errors_left": result.errors_left,
-        },
-        indent=2,
-    )
+    return {
+        "run_id": run.run_id,
+        "graph": run.graph_name,
+        "status": run.status.value,
+        "seconds": round(elapsed, 3),
+        "nodes": {node.identifier: node.counts for node in run.nodes},
+        "outputs": [{"identifier": name, "outputs": values} for name, values in result.outputs],
+        "outputs_left": result.outputs_left,
+        "errors": [
+            {"identifier": name, "state_id": state, "error": text} for name, state, text in result.errors
+        ],
+        "errors_left": result.errors_left,
+    }
 
 
-def _as_text(result: Result, elapsed: float) -> str:
+def _as_lines(result: Result, elapsed: float) -> list[str]:
     run = result.run
     states = f"{run.total_count} state{'s' if run.total_count != 1 else ''}"
     lines = [f"{run.status.value}: {states} in {elapsed:.1f} s (run {run.run_id})"]
     for name, values in result.outputs:
-        lines += [
-            f"{name}:",
-            *(f"  {field}: {indented(str(value), '    ')}" for field, value in values.items()),
-        ]
+        lines += [f"{name}:", *pairs(values, "  ", ": ")]
     if result.outputs_left:
         lines.append(f"... and outputs of {result.outputs_left} more states")
     for number, (name, state, text) in enumerate(result.errors):
@@ -122,4 +116,4 @@ def _as_text(result: Result, elapsed: float) -> str:
             lines += [f"  {line}" for line in _beside_the_message(text)]
     if result.errors_left:
         lines.append(f"... and {result.errors_left} more failed states")
-    return "\n".join(lines)
+    return lines

@@ -7,10 +7,10 @@ from typing import Any
 
 from exotrio._wire_manage import StateHistory
 from exotrio._wire_v0 import StateDetail
-from exotrio.cli._output import indented
+from exotrio.cli._output import pairs
 
 
-def state_as_text(state: StateDetail) -> str:
+def state_as_lines(state: StateDetail) -> list[str]:
     """Return a state for people: where it belongs, its values, its error, and what happened to it."""
     lines = [
         f"state {state.id}: {state.status.value}",
@@ -23,10 +23,10 @@ def state_as_text(state: StateDetail) -> str:
     lines += _values("inputs", state.inputs)
     lines += _values("outputs", state.outputs)
     if state.error:
-        lines += ["error:", f"  {indented(state.error, '  ')}"]
+        lines += ["error:", *(f"  {line}" for line in state.error.split("\n"))]
     if isinstance(state, StateHistory):
         lines += _history(state)
-    return "\n".join(lines)
+    return lines
 
 
 def _times(state: StateDetail) -> list[str]:
@@ -44,7 +44,7 @@ def _times(state: StateDetail) -> list[str]:
 def _values(what: str, values: Mapping[str, Any]) -> list[str]:
     if not values:
         return []
-    return [f"{what}:", *(f"  {name} = {indented(str(value), '    ')}" for name, value in values.items())]
+    return [f"{what}:", *pairs(values, "  ")]
 
 
 def _history(state: StateHistory) -> list[str]:

@@ -128,7 +128,7 @@ def _run(run: NativeRunSummary, now: datetime, *, plain: bool) -> tuple[Text, ..
     total = run.total_count - run.retried_count
     status, style = _status(run)
     return (
-        Text(run.run_id[:8]),
+        Text(one_line(run.run_id[:8])),
         Text(one_line(run.graph_name)),
         Text(status, style=style),
         _bar(run.success_count, run.errored_count, total, plain=plain),

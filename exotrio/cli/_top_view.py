@@ -92,7 +92,7 @@ def _cut(table: Sequence[Text], room: int) -> list[Text]:
 
 
 def _title(screen: Screen, width: int) -> Text:
-    right = f"{screen.overview.at[11:19]} UTC"
+    right = f"{one_line(screen.overview.at[11:19])} UTC"
     if screen.live:
         right += "  q quits"
     left = Text(no_wrap=True)

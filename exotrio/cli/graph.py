@@ -12,10 +12,10 @@ from exotrio.cli._connection import Connection, connection
 from exotrio.cli._exit import INVALID, SUCCESS
 from exotrio.cli._graph_apply import read_application
 from exotrio.cli._graph_report import check_files
-from exotrio.cli._graph_view import cron_lines, graph_as_json, graph_as_text, headline
+from exotrio.cli._graph_view import cron_lines, graph_as_json, graph_as_lines, headline
 from exotrio.cli._groups import Commands
 from exotrio.cli._lookup import find_graph
-from exotrio.cli._output import note, print_json, print_text, table
+from exotrio.cli._output import note, print_json, print_lines, table
 from exotrio.cli._values import merged
 
 
@@ -69,7 +69,7 @@ def apply(
     if output == "json":
         print_json(graph_as_json(application.name, connection.namespace, graph))
     else:
-        print_text("\n".join([headline(application.name, connection.namespace, graph), *cron_lines(graph)]))
+        print_lines([headline(application.name, connection.namespace, graph), *cron_lines(graph)])
     return SUCCESS
 
 
@@ -87,9 +87,9 @@ def ls(output: str, connection: Connection) -> int:
         print_json({"namespace": connection.namespace, "graphs": shown})
         return SUCCESS
     heads = ("graph", "status", "nodes", "problems", "cron", "updated")
-    lines = [table(heads, [_row(graph) for graph in graphs])] if graphs else []
+    lines = table(heads, [_row(graph) for graph in graphs]) if graphs else []
     lines.append(f"{len(graphs)} graph{'' if len(graphs) == 1 else 's'} in namespace {connection.namespace}")
-    print_text("\n".join(lines))
+    print_lines(lines)
     if not graphs:
         note("declare one with: python -m exotrio graph apply FILE")
     return SUCCESS
@@ -109,7 +109,7 @@ def show(graph: str, output: str, connection: Connection) -> int:
     if output == "json":
         print_json(graph_as_json(graph, connection.namespace, found))
     else:
-        print_text(graph_as_text(graph, connection.namespace, found))
+        print_lines(graph_as_lines(graph, connection.namespace, found))
     return SUCCESS
 
 
@@ -133,7 +133,7 @@ def check(targets: tuple[str, ...], secrets: tuple[str, ...], output: str) -> in
     if output == "json":
         print_json(report.as_json())
     else:
-        print_text(report.as_text())
+        print_lines(report.as_lines())
     for text in report.notes():
         note(text)
     return SUCCESS if report.valid else INVALID

@@ -13,7 +13,7 @@ from exotrio.cli import _options
 from exotrio.cli._connection import Connection, connection
 from exotrio.cli._exit import SUCCESS
 from exotrio.cli._groups import Commands
-from exotrio.cli._output import note, print_json, print_text, table
+from exotrio.cli._output import note, print_json, print_lines, table
 
 
 @click.group(name="nodes", cls=Commands)
@@ -36,9 +36,9 @@ def ls(output: str, connection: Connection) -> int:
         print_json({"namespace": connection.namespace, "nodes": shown})
         return SUCCESS
     heads = ("node", "runtime", "inputs", "outputs", "secrets", "registered")
-    lines = [table(heads, [_row(node) for node in nodes])] if nodes else []
+    lines = table(heads, [_row(node) for node in nodes]) if nodes else []
     lines.append(f"{len(nodes)} node{'' if len(nodes) == 1 else 's'} in namespace {connection.namespace}")
-    print_text("\n".join(lines))
+    print_lines(lines)
     if not nodes:
         note("workers register them: python -m exotrio worker FILE")
     return SUCCESS

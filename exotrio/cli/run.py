@@ -19,6 +19,7 @@ from exotrio._graph import Graph
 from exotrio._runtime import Runtime
 from exotrio._settings import read_settings
 from exotrio._start import run_blocking
+from exotrio._terminal_text import harmless
 from exotrio._wire import RunStatus, StateStatus
 from exotrio._wire_native import NativeRun, NativeRunSummary
 from exotrio.cli import _options
@@ -235,7 +236,9 @@ class _Run:
         """Called from the signal handler just before the process exits."""
         self._progress.give_back()
         with suppress(OSError):
-            os.write(2, f"\n{self._how_to_continue()}\n".encode())  # not buffered: it may be in a write now
+            os.write(
+                2, f"\n{harmless(self._how_to_continue())}\n".encode()
+            )  # not buffered: it may be in a write now
 
     def _stopping(self, first: bool) -> None:
         self._asking.cancel()

@@ -14,7 +14,7 @@ from exotrio.cli._exit import FAILED, SUCCESS
 from exotrio.cli._follow import follow
 from exotrio.cli._groups import Commands
 from exotrio.cli._lookup import find_run, whole_run
-from exotrio.cli._output import error_message, print_json, print_text, table
+from exotrio.cli._output import error_message, print_json, print_lines, table
 from exotrio.cli._runs_list import list_runs
 from exotrio.cli._states_list import list_states
 
@@ -53,11 +53,11 @@ def ls(graph: str | None, status: str | None, limit: int, output: str, connectio
         print_json({"namespace": connection.namespace, "runs": shown, "more": more})
         return SUCCESS
     heads = ("run", "graph", "status", "done", "failed", "open", "created")
-    lines = [table(heads, [_row(run) for run in runs])] if runs else []
+    lines = table(heads, [_row(run) for run in runs]) if runs else []
     matching = "" if graph is None and wanted is None else " matching"
     count = f"{len(runs)}{matching} run{'' if len(runs) == 1 else 's'}"
     lines.append(f"{count} in namespace {connection.namespace}" + ("; more with --limit" if more else ""))
-    print_text("\n".join(lines))
+    print_lines(lines)
     return SUCCESS
 
 
@@ -83,7 +83,7 @@ def show(run_id: str, output: str, connection: Connection) -> int:
         shown = [state.model_dump(mode="json", include=_OF_FAILED) for state in failed]
         print_json({**run.model_dump(mode="json"), "failed": shown})
     else:
-        print_text("\n".join([_as_text(run), *_failures(run, failed)]))
+        print_lines([*_as_lines(run), *_failures(run, failed)])
     return SUCCESS
 
 
@@ -124,7 +124,7 @@ def cancel(run_id: str, output: str, connection: Connection) -> int:
     if output == "json":
         print_json(run.model_dump(mode="json"))
     else:
-        print_text(_as_text(run))
+        print_lines(_as_lines(run))
     return SUCCESS
 
 
@@ -146,11 +146,11 @@ def retry(run_id: str, output: str, connection: Connection) -> int:
         count = len(reply.retried)
         lines = [f"{count} state{'' if count == 1 else 's'} of run {run_id} will run again"]
         lines += [f"not retried: {state.state_id}: {state.reason}" for state in reply.refused]
-        print_text("\n".join(lines))
+        print_lines(lines)
     return FAILED if reply.refused else SUCCESS
 
 
-def _as_text(run: NativeRun) -> str:
+def _as_lines(run: NativeRun) -> list[str]:
     used = [status for status in StateStatus if any(node.counts.get(status) for node in run.nodes)]
     rows = [
         (node.identifier, node.node_name, *(str(node.counts.get(status, 0)) for status in used))
@@ -166,7 +166,7 @@ def _as_text(run: NativeRun) -> str:
         if at
     ]
     head = f"run {run.run_id} of graph {run.graph_name}: {', '.join([run.status.value, *times])}"
-    return f"{head}\n{table(('place', 'node', *used), rows)}"
+    return [head, *table(("place", "node", *used), rows)]
 
 
 def _failures(run: NativeRun, failed: list[ListedState]) -> list[str]:

@@ -8,6 +8,7 @@ import trio
 from exotrio._client import StateManager
 from exotrio._errors import ExotrioError, RequestRefused
 from exotrio._spans import coarse
+from exotrio._terminal_text import one_line
 from exotrio._wire_workers import ListedWorker, WorkersReply
 from exotrio.cli import _options
 from exotrio.cli._connection import Connection, connection
@@ -15,7 +16,7 @@ from exotrio.cli._drain_wait import Fate, wait_until_gone
 from exotrio.cli._exit import LEFT_BEHIND, SUCCESS
 from exotrio.cli._find_workers import STOPPED, find_worker, find_workers
 from exotrio.cli._groups import Commands
-from exotrio.cli._output import note, print_json, print_text, table
+from exotrio.cli._output import note, print_json, print_lines, print_text, table
 
 
 @click.group(name="runtimes", cls=Commands)
@@ -44,7 +45,7 @@ def ls(output: str, connection: Connection) -> int:
         shown = found.model_dump(mode="json")
         print_json({"namespace": connection.namespace, "runtimes": shown["workers"], "v0": shown["v0"]})
         return SUCCESS
-    print_text("\n".join(_as_text(found, connection.namespace)))
+    print_lines(_as_lines(found, connection.namespace))
     if not found.workers and not found.v0:
         note("start one with: python -m exotrio worker FILE")
     return SUCCESS
@@ -99,7 +100,7 @@ def drain(
         ]
         print_json({"namespace": connection.namespace, "runtimes": shown})
     elif asked:
-        print_text("\n".join(f"{_FATES[fates[each.worker_id]]}: {each.worker_id}" for each in asked))
+        print_lines(f"{_FATES[fates[each.worker_id]]}: {each.worker_id}" for each in asked)
     if not asked:
         note("there is nothing to drain: no such runtime lives")
     return SUCCESS if {*fates.values()} <= {Fate.ASKED, Fate.STOPPED} else LEFT_BEHIND
@@ -141,7 +142,7 @@ def tasks(runtime: str, timeout: float, output: str, connection: Connection) -> 
                 f"the runtime {worker.worker_id} shows its tasks to nobody",
                 fix="start it with: worker FILE --health-tasks",
             )
-        note(f"{worker.worker_id} sends it with its next heartbeat")
+        note(f"{one_line(worker.worker_id)} sends it with its next heartbeat")
         try:
             return worker, await manager.tasks(worker.worker_id, timeout=timeout)
         except trio.TooSlowError as error:
@@ -159,9 +160,9 @@ def tasks(runtime: str, timeout: float, output: str, connection: Connection) -> 
     return SUCCESS
 
 
-def _as_text(found: WorkersReply, namespace: str) -> list[str]:
+def _as_lines(found: WorkersReply, namespace: str) -> list[str]:
     heads = ("runtime", "worker", "phase", "busy", "free", "buffered", "held", "heard", "nodes")
-    lines = [table(heads, [_row(worker) for worker in found.workers])] if found.workers else []
+    lines = table(heads, [_row(worker) for worker in found.workers]) if found.workers else []
     lines += [
         f"through v0, by whoever it is: {', '.join(asker.nodes)}, last {coarse(asker.polled_ms)} ago"
         for asker in found.v0

@@ -14,8 +14,8 @@ from exotrio.cli._connection import Connection, connection
 from exotrio.cli._exit import SUCCESS
 from exotrio.cli._groups import Commands
 from exotrio.cli._lookup import find_run, is_v0_only, no_graph, no_node, no_state, require_place
-from exotrio.cli._output import error_message, print_json, print_text, table
-from exotrio.cli._state_view import state_as_text
+from exotrio.cli._output import error_message, print_json, print_lines, print_text, table
+from exotrio.cli._state_view import state_as_lines
 from exotrio.cli._states_list import list_states
 
 
@@ -88,10 +88,10 @@ def ls(
         print_json({"namespace": connection.namespace, "states": shown, "more": more})
         return SUCCESS
     heads = ("state", "place", "node", "status", "retries", "created", "error")
-    lines = [table(heads, [_row(state) for state in states])] if states else []
+    lines = table(heads, [_row(state) for state in states]) if states else []
     count = f"{len(states)} state{'' if len(states) == 1 else 's'}"
     lines.append(count + ("; more with --limit" if more else ""))
-    print_text("\n".join(lines))
+    print_lines(lines)
     return SUCCESS
 
 
@@ -109,7 +109,7 @@ def show(state_id: str, run_id: str | None, output: str, connection: Connection)
     if output == "json":
         print_json(state.model_dump(mode="json"))
     else:
-        print_text(state_as_text(state))
+        print_lines(state_as_lines(state))
     return SUCCESS
 
 

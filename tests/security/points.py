@@ -317,6 +317,15 @@ POINTS = (
         Change("cli/_dev_desk.py", "open_in_browser(page.as_uri())", "open_in_browser(link)"),
     ),
     Point(
+        "What nodes, graphs and state managers say is shown by commands and logs; no terminal obeys it.",
+        [
+            "test_cli_hostile::test_whatever_a_state_manager_says_is_shown_and_not_obeyed",
+            "test_cli_hostile::test_what_nodes_and_graphs_say_is_shown_and_not_obeyed",
+            "test_cli_hostile::test_bars_show_names_as_they_are",
+        ],
+        Change("_terminal_text.py", "\\x7f-\\x9f", "\\x7f"),
+    ),
+    Point(
         "A link that signs in is in no log.",
         [
             "web/test_served::test_a_run_is_served_as_long_as_it_lasts_and_says_how_to_sign_in",
