@@ -15,6 +15,7 @@ from exotrio._settings import Settings, read_settings
 from exotrio.manager._claims import Claimer
 from exotrio.manager._clock import Clock
 from exotrio.manager._leases import MonotonicClock, Terms, monotonic_clock, recover, restart, sweep
+from exotrio.manager._namespaces import kinds_of
 from exotrio.manager._retention import retain
 from exotrio.manager._rotation import renew_at_start
 from exotrio.manager._schedules import Scheduler
@@ -47,10 +48,7 @@ class Service:
         """
         nodes = frozenset(names)
         if not self.workers.has_polled(namespace, worker_id, nodes):
-            # By the writer, which knows them by heart: slow queries do not hold up claims.
-            nodes = await self.store.write(
-                lambda tx: frozenset(name for name in nodes if tx.registered(namespace, name))
-            )
+            nodes &= frozenset((await self.store.read(kinds_of, namespace)).values())
         self.workers.polled(namespace, worker_id, nodes, self.monotonic())
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -375,9 +375,13 @@ async def test_a_cancelled_backup_leaves_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_speaks_only_v0_is_told_to_have_no_backups(tmp_path: Path) -> None:
-    gone = httpx.MockTransport(lambda _: httpx.Response(404, json={"detail": "Not Found"}))
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v0/namespace/tests/nodes/":
+            return httpx.Response(200, json={"namespace": "tests", "count": 0, "nodes": []})
+        return httpx.Response(404, json={"detail": "Not Found"})
+
     with pytest.raises(RequestRefused, match="speaks only v0"):
-        await StateManager("tests", transport=gone).backup(tmp_path / "copy.db")
+        await StateManager("tests", transport=httpx.MockTransport(answer)).backup(tmp_path / "copy.db")
     assert not names(tmp_path)
 
 
