@@ -9,10 +9,12 @@ signal, meant for just that, would do nothing.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -24,7 +26,8 @@ from exotrio._errors import LifecycleError
 
 T = TypeVar("T")
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+TOGETHER = 1.0
+"""Seconds within which different signals are one request: a terminal or a service manager sends several."""
 _owned = False
 _RECIPE = (
     "inside Trio: await nursery.start(runtime.run); elsewhere (a notebook, asyncio): "
@@ -42,9 +45,9 @@ def run_blocking(
 
     Args:
         main: The whole life of the loop.
-        stop: Called with None at the first SIGTERM or SIGINT, with 0 at the second, and with the
-            signal's name. It runs in a signal handler, so it must not block. The third ends the
-            process with status 128+n.
+        stop: Called with None at the first SIGTERM, SIGINT or SIGHUP, with 0 at the second, and with
+            the signal's name; see ``StopRequests`` for what counts as one. It runs in a signal handler,
+            so it must not block. The third ends the process with status 128+n.
             In any thread but the main one there are no signals to own.
         exiting: Called at the third, in the handler too.
 
@@ -76,21 +79,56 @@ def refuse_inside_loop() -> None:
     raise LifecycleError(f"start() would block {kind} loop that runs in this thread", fix=_RECIPE)
 
 
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that ask for a stop; not SIGHUP where it is ignored, as under ``nohup``."""
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers
+
+
+class StopRequests:
+    """Counts the requests to stop that signals are.
+
+    Attributes:
+        count: How many there were.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._last = 0
+        self._at = -math.inf
+
+    def add(self, number: int) -> bool:
+        """Count a signal; False if it belongs to the request before it.
+
+        Another signal within a second does, and a SIGHUP in any case: a terminal that closes and its
+        shell each send one. The same signal again is somebody who is in a hurry.
+        """
+        again = number == self._last and signal.Signals(number).name != "SIGHUP"
+        now = time.monotonic()
+        if not again and now - self._at < TOGETHER:
+            return False
+        self.count += 1
+        self._last, self._at = number, now
+        return True
+
+
 @contextmanager
 def _owned_signals(stop: Callable[[float | None, str], None], exiting: Callable[[], None]) -> Iterator[None]:
     global _owned
-    seen = 0
+    requests = StopRequests()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal seen
-        seen += 1
-        if seen <= 2:
-            stop(None if seen == 1 else 0.0, signal.Signals(number).name)
+        if not requests.add(number):
+            return
+        if requests.count <= 2:
+            stop(None if requests.count == 1 else 0.0, signal.Signals(number).name)
         else:
             exiting()
             _exit_now(number)
 
-    previous = {number: signal.signal(number, handle) for number in SIGNALS}
+    previous = {number: signal.signal(number, handle) for number in stop_signals()}
     _owned = True
     try:
         yield

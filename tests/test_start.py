@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from exotrio import BaseNode, LifecycleError, Runtime
+from exotrio._start import TOGETHER, StopRequests, stop_signals
+from exotrio.cli.server import _stop_on_signals
 from tests.doubles import V0Server, runtime
 
 ROOT = Path(__file__).parent.parent
@@ -100,7 +103,7 @@ def processes() -> Iterator[list[Process]]:
             each.process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_first_signal_lets_the_running_node_end(processes: list[Process], number: signal.Signals) -> None:
     processes.append(Process("Sleeps", 0.3, 15))
     processes[0].send(number)
@@ -109,13 +112,75 @@ def test_the_first_signal_lets_the_running_node_end(processes: list[Process], nu
     assert "completed 1" in out
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (signal.SIGINT, signal.SIGTERM),
+        (signal.SIGTERM, signal.SIGINT),
+        (signal.SIGHUP, signal.SIGHUP, signal.SIGINT, signal.SIGTERM),
+    ],
+)
+def test_signals_that_are_sent_together_are_one_request(
+    processes: list[Process], numbers: tuple[signal.Signals, ...]
+) -> None:
+    processes.append(Process("Sleeps", 0.5, 15))
+    for number in numbers:
+        processes[0].send(number)
+    code, out, err = processes[0].end()
+    assert (code, err) == (0, "")
+    assert "completed 1" in out
+
+
+def test_another_signal_is_a_request_of_its_own_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    requests = StopRequests()
+    assert requests.add(signal.SIGTERM)
+    now += 0.9
+    assert not requests.add(signal.SIGINT)
+    now += 0.2
+    assert requests.add(signal.SIGINT)
+    assert requests.add(signal.SIGINT), "pressed twice"
+    assert requests.count == 3
+
+
+def test_a_hangup_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert stop_signals() == [signal.SIGTERM, signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.SIGHUP in stop_signals()
+
+
+async def test_the_server_stops_at_any_of_them_and_cuts_off_only_at_a_second_request() -> None:
+    stopping, everything = trio.Event(), trio.CancelScope()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_stop_on_signals, stopping, everything)
+        await trio.testing.wait_all_tasks_blocked()
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+        await stopping.wait()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not everything.cancel_called
+        signal.raise_signal(signal.SIGHUP)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not everything.cancel_called
+        await trio.sleep(TOGETHER)
+        signal.raise_signal(signal.SIGTERM)
+        with trio.fail_after(10):
+            while not everything.cancel_called:  # noqa: ASYNC110 - a scope cannot be waited for
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+
 def test_the_second_signal_cancels_the_running_node_and_its_state_is_handed_back(
     processes: list[Process],
 ) -> None:
     processes.append(Process("Sleeps", 1000, 1000))
     processes[0].send(signal.SIGTERM)
     time.sleep(0.1)  # two pending signals of one kind would be one
-    processes[0].send(signal.SIGINT)
+    processes[0].send(signal.SIGTERM)
     code, out, _ = processes[0].end()
     assert code == 0
     assert "cancelled 1" in out
@@ -126,11 +191,11 @@ def test_the_third_signal_ends_the_process_even_if_node_code_blocks_the_loop(
     processes: list[Process],
 ) -> None:
     processes.append(Process("Blocks", 0, 1000))
-    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
-        processes[0].send(number)
+    for _ in range(3):
+        processes[0].send(signal.SIGINT)
         time.sleep(0.2)
     code, _, err = processes[0].end()
-    assert code == 128 + signal.SIGTERM
+    assert code == 128 + signal.SIGINT
     assert "third signal" in err
 
 

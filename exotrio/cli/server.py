@@ -10,6 +10,7 @@ import click
 import trio
 
 from exotrio._duration import parse_duration
+from exotrio._start import StopRequests, stop_signals
 from exotrio.cli import _options
 from exotrio.cli._exit import bare_errors
 from exotrio.cli._logs import configure_logs, log_format_option
@@ -164,9 +165,12 @@ def command(
 
 
 async def _stop_on_signals(stopping: trio.Event, everything: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    requests = StopRequests()
+    with trio.open_signal_receiver(*stop_signals()) as signals:
         async for number in signals:
-            if stopping.is_set():
+            if not requests.add(number):
+                continue
+            if requests.count > 1:
                 logger.info("%s again: cutting what is in flight", signal.Signals(number).name)
                 everything.cancel()
             else:
