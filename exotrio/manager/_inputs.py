@@ -5,12 +5,13 @@ Values are inserted as they are and never looked at for placeholders again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
 from exotrio.manager._placeholders import OutputRef, Piece, StoreRef
+from exotrio.manager._registered import Registered
 from exotrio.manager._states import RunScope, chain
 from exotrio.manager._template import Place, Unite
 from exotrio.manager._transaction import View
@@ -63,6 +64,25 @@ class Sources:
         return self._ancestors[identifier]
 
 
+def build_for(
+    node: Registered,
+    place: Place,
+    sources: Sources,
+    current: str,
+    outputs: Outputs,
+    lists: Mapping[str, Lister] | None = None,
+) -> dict[str, str]:
+    """Return the inputs of a new state of a registered node; arguments and errors as of ``build``.
+
+    They are what the graph of the run names, whatever is registered by now: runtimes of several versions may
+    run the node. An input that was added since is left to the node if that has a default for it. One that is
+    not registered (any more) and cannot be built is left out, as the stock server does with all of these.
+    """
+    names = (*place.inputs, *(name for name in node.required if name not in place.inputs))
+    spare = place.inputs.keys() - node.inputs.keys()
+    return build(place, names, sources, current, outputs, lists, spare)
+
+
 def build(
     place: Place,
     names: Iterable[str],
@@ -70,17 +90,19 @@ def build(
     current: str,
     outputs: Outputs,
     lists: Mapping[str, Lister] | None = None,
+    spare: Collection[str] = (),
 ) -> dict[str, str]:
     """Return the inputs of a new state.
 
     Args:
         place: Where it will stand.
-        names: Inputs the registered node takes; what else the graph gives is dropped.
+        names: Inputs to build.
         sources: Store and ancestors.
         current: Identifier of the state it hangs below.
         outputs: Outputs of that state.
         lists: Identifier to a function that returns a field's values over a group, for the
             references of a united node into its group.
+        spare: Those that are left out if they cannot be built.
 
     Raises:
         InputsError: an input is not given, or a value is missing or no string.
@@ -104,7 +126,8 @@ def build(
         try:
             inputs[name] = "".join([resolve(piece) for piece in pieces])
         except InputsError as error:
-            raise InputsError(f"input {name!r} of {place.identifier!r}: {error}") from None
+            if name not in spare:
+                raise InputsError(f"input {name!r} of {place.identifier!r}: {error}") from None
     return inputs
 
 

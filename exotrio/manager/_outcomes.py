@@ -18,7 +18,7 @@ from exotrio._backoff import retry_delay_ms
 from exotrio._redaction import Redactor
 from exotrio._wire import ItemResult
 from exotrio._wire_native import ErroredItem, ExecutedItem, ItemReply, OutcomeItem, PrunedItem, RequeuedItem
-from exotrio.manager._inputs import InputsError, Sources, build
+from exotrio.manager._inputs import InputsError, Sources, build_for
 from exotrio.manager._secrets import Cipher, open_secrets
 from exotrio.manager._states import (
     CREATED,
@@ -241,7 +241,7 @@ class Follow:
             node = tx.registered(place.namespace, place.node_name)
             assert node is not None, "a run starts only with registered nodes, which are never removed"
             try:
-                inputs = build(place, node.inputs, self._sources, self._place.identifier, output)
+                inputs = build_for(node, place, self._sources, self._place.identifier, output)
             except InputsError as problem:
                 return f"cannot create the next state: {problem}"
             children.append(

@@ -19,6 +19,7 @@ class Registered:
         id: The node's number in the database; states refer to it.
         inputs: Input name to its JSON schema.
         outputs: Output name to its JSON schema.
+        required: Names of the inputs for which the node has no default. Only runs ask for them.
     """
 
     id: int
@@ -27,6 +28,7 @@ class Registered:
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
     secrets: tuple[str, ...]
+    required: tuple[str, ...] = ()
 
 
 def check_registered(template: Template, nodes: Mapping[tuple[str, str], Registered]) -> list[str]:

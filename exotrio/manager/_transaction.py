@@ -140,6 +140,7 @@ class Transaction(View):
                 namespace=namespace,
                 name=name,
                 inputs=_properties(row["inputs_schema"]),
+                required=_required(row["inputs_schema"]),
                 outputs=_properties(row["outputs_schema"]),
                 secrets=tuple(from_json(row["secrets"])),
             )
@@ -185,6 +186,12 @@ class Transaction(View):
         seq = self.next_seq
         self.next_seq += 1
         return seq
+
+
+def _required(schema: str) -> tuple[str, ...]:
+    # Registration does not check schemas, so anything may stand here.
+    required = from_json(schema).get("required")
+    return tuple(name for name in required if isinstance(name, str)) if isinstance(required, list) else ()
 
 
 def _properties(schema: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import heapq
 from pydantic_core import from_json, to_json
 
 from exotrio._graph import UnitesStrategyEnum
-from exotrio.manager._inputs import InputsError, Sources, build, group_lists
+from exotrio.manager._inputs import InputsError, Sources, build_for, group_lists
 from exotrio.manager._states import (
     CREATED,
     ERRORED,
@@ -90,9 +90,9 @@ def united_state(changes: Changes, run: RunScope, t: int, unite: Unite) -> NewSt
     assert node is not None, "a run starts only with registered nodes, which are never removed"
     status, inputs, error = CREATED, {}, None
     try:
-        inputs = build(
+        inputs = build_for(
+            node,
             place,
-            node.inputs,
             Sources(tx, run, row["parent"]),
             run.template.places[unite.target].identifier,
             from_json(row["outputs"]),

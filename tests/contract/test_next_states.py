@@ -10,6 +10,8 @@ from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.helpers import NO_RETRY, declare, node_name, ok, place
 
+STRING = {"type": "string"}
+
 
 async def test_every_next_node_gets_a_state_for_every_sibling(api: Api) -> None:
     flow = await Flow.start(api, place("a", "b", "c"), place("b"), place("c"))
@@ -74,7 +76,9 @@ async def test_values_are_inserted_as_they_are(api: Api, value: str) -> None:
     assert state["inputs"] == {"p": f"[{value}]"}
 
 
-async def test_inputs_that_the_schema_lacks_are_dropped_below_the_root(api: Api) -> None:
+async def test_inputs_that_the_schema_lacks_and_nobody_can_build_are_dropped_below_the_root(
+    api: Api,
+) -> None:
     ok(await api.register([declare(node_name("a")), declare(node_name("b"), ["p"])]))
     places = [place("a", "b"), place("b", inputs={"p": "kept", "extra": "${{a.outputs.v}}"})]
     flow = await Flow.put(api, "graph", api.body(places))
@@ -82,6 +86,38 @@ async def test_inputs_that_the_schema_lacks_are_dropped_below_the_root(api: Api)
     await flow.run("a", {"no": "v here, and nobody minds"})
     (state,) = await flow.take("b")
     assert state["inputs"] == {"p": "kept"}
+
+
+@pytest.mark.deviates_from_stock("stock builds what is registered last, whatever the graph of the run names")
+async def test_registering_a_node_again_changes_no_input_that_a_graph_names(api: Api) -> None:
+    optional = declare(node_name("b"), {"p": STRING, "mode": {**STRING, "default": "fast"}})
+    optional["inputs_schema"]["required"] = ["p"]
+    ok(await api.register([declare(node_name("a")), optional]))
+    places = [place("a", "b"), place("b", inputs={"p": "x", "mode": "${{a.outputs.v}}"})]
+    flow = await Flow.put(api, "graph", api.body(places))
+    ok(await api.register([declare(node_name("b"), ["p"])]))  # by a runtime that is older
+    await flow.trigger()
+    await flow.run("a", {"v": "slow"})
+    (state,) = await flow.take("b")
+    assert state["inputs"] == {"p": "x", "mode": "slow"}
+
+
+@pytest.mark.deviates_from_stock("stock fails the creation")
+async def test_an_input_that_the_schema_gained_since_is_left_to_a_node_with_a_default(api: Api) -> None:
+    flow = await Flow.deploy(
+        api, place("t", "b"), place("b", "u", inputs={"p": "x"}), place("u", unites="t", inputs={"p": "y"})
+    )
+    for node in ("b", "u"):
+        newer = declare(node_name(node), {"p": STRING, "mode": {**STRING, "default": "fast"}})
+        newer["inputs_schema"]["required"] = ["p"]
+        ok(await api.register([newer]))
+    await flow.trigger()
+    await flow.run("t")
+    (state,) = await flow.take("b")
+    assert state["inputs"] == {"p": "x"}
+    ok(await api.executed(state["state_id"], {"v": "1"}))
+    (state,) = await flow.take("u")
+    assert state["inputs"] == {"p": "y"}
 
 
 async def test_a_diamond_runs_its_end_once_for_each_path(api: Api) -> None:
