@@ -19,7 +19,7 @@ import trio
 from exotrio._errors import DatabaseError
 from exotrio.manager._database import open_reader
 from exotrio.manager._refused import Refused
-from exotrio.manager._transaction import View
+from exotrio.manager._transaction import OutOfTime, View
 
 T = TypeVar("T")
 
@@ -28,8 +28,8 @@ LOOK_LIMIT = 10.0
 LOOKS = 2
 """At once: they take processors from everything else."""
 READS = 2
-_INSTRUCTIONS = 10_000
-"""Steps of SQLite between two looks at the time: a millisecond or so."""
+_INSTRUCTIONS = 500
+"""Steps of SQLite between two looks at the time: microseconds, but each may go through megabytes of text."""
 
 
 class Readers:
@@ -71,18 +71,18 @@ class Readers:
         end = time.monotonic() + limit
         try:
             with self._connection() as connection:
+                view = self._view(connection)
+                view.end = end
                 connection.set_progress_handler(lambda: time.monotonic() >= end, _INSTRUCTIONS)
                 try:
-                    return query(self._view(connection))
+                    return query(view)
                 finally:
                     connection.set_progress_handler(None, 0)
+        except OutOfTime as error:
+            raise _too_slow(limit) from error
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
-                raise Refused(
-                    400,
-                    f"this took longer than {limit:g} s and was ended; ask for less:"
-                    " one run, graph or node, a shorter time, or a smaller page",
-                ) from error
+                raise _too_slow(limit) from error
             raise not_read(error) from error
 
     @contextmanager
@@ -106,6 +106,14 @@ class Readers:
                 self._idle.append(connection)
             else:
                 connection.close()
+
+
+def _too_slow(limit: float) -> Refused:
+    return Refused(
+        400,
+        f"this took longer than {limit:g} s and was ended; ask for less:"
+        " one run, graph or node, a shorter time, or a smaller page",
+    )
 
 
 def not_read(error: sqlite3.Error) -> DatabaseError:

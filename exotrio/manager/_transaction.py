@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -48,11 +50,17 @@ class Catalog:
         self.nodes.clear()
 
 
+class OutOfTime(Exception):
+    """A query has had the time that it may take."""
+
+
 class View:
     """What a query sees.
 
     Attributes:
         now_ms: The time it runs at.
+        end: Until when it may go on, on Python's monotonic clock; a search of many short statements has to
+            be ended, too. Defaults to infinity.
     """
 
     def __init__(self, connection: sqlite3.Connection, catalog: Catalog, stamp: str, now_ms: int) -> None:
@@ -60,14 +68,25 @@ class View:
         self._catalog = catalog
         self._stamp = stamp
         self.now_ms = now_ms
+        self.end = math.inf
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
-        """Run one statement."""
+        """Run one statement.
+
+        Raises:
+            OutOfTime: the time is over.
+        """
+        if self.end < math.inf and time.monotonic() >= self.end:
+            raise OutOfTime
         return self._connection.execute(sql, parameters)
 
     def row(self, sql: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Row | None:
-        """Return the first row, or None."""
-        found: sqlite3.Row | None = self._connection.execute(sql, parameters).fetchone()
+        """Return the first row, or None.
+
+        Raises:
+            OutOfTime: the time is over.
+        """
+        found: sqlite3.Row | None = self.execute(sql, parameters).fetchone()
         return found
 
     def not_yet_trusted(self, at_most_ms: int) -> int:
