@@ -210,6 +210,25 @@ async def test_during_an_outage_reports_and_releases_are_unsent_and_blame_no_ite
     assert [(s.fate, s.status, s.retry_after) for s in settlements] == [(Fate.RETRY, None, 9.0)] * 6
 
 
+@pytest.mark.parametrize(
+    ("status", "asked"),
+    [
+        *((status, True) for status in (404, 405, 502, 503, 504)),
+        *((status, False) for status in (401, 403, 408, 425, 429, 500)),
+    ],
+)
+async def test_after_which_statuses_the_server_is_asked_again_what_it_is(status: int, asked: bool) -> None:
+    server = Server("native")
+    link = server.link()
+    await link.register("rt", [NODE])
+    server.away = answer(status)
+    await link.report([(Claim("s1", "D", "d", {}, token="t"), DONE)])
+    server.away = None
+    server.asked_anew()
+    await link.report([(Claim("s1", "D", "d", {}, token="t"), DONE)])
+    assert server.asked_anew() == ["GET v1", "PUT nodes"] * asked + ["POST outcomes"]
+
+
 async def test_a_500_for_one_state_is_no_outage() -> None:
     server = Server("v0")
     link = server.link()

@@ -5,9 +5,11 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from base64 import b64encode
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from uuid import UUID
 
 import httpx
@@ -446,6 +448,31 @@ async def test_a_key_sent_in_clear_off_this_machine_is_warned_of_once(
             http._opened()  # what the first request does; sending one would leave this machine
             await http.aclose()
     assert sum("unencrypted" in record.message for record in caplog.records) == warned
+
+
+async def test_a_connection_is_not_used_again_when_a_server_may_be_about_to_close_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Common servers close after 5 s: a request must not cross the close on the wire."""
+    used: list[trio.SocketStream] = []
+    passed = 0.0
+
+    async def respond(stream: trio.SocketStream, _: bytes) -> None:
+        used.append(stream)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
+    monkeypatch.setattr("httpcore._async.http11.time", clock)
+    async with tcp_server(respond) as (uri, _):
+        http = HttpClient(Endpoint(uri, "the-key"))
+        await http.ask("GET", "/ping")
+        passed = 1.0
+        await http.ask("GET", "/ping")
+        passed = 5.9
+        await http.ask("GET", "/ping")
+        await http.aclose()
+    assert used[0] is used[1]
+    assert used[1] is not used[2], "it was idle for 4.9 s"
 
 
 # -- discovery

@@ -623,6 +623,20 @@ async def test_native_a_claim_without_an_answer_is_repeated_under_the_same_id(
     assert first.lease == pytest.approx(60 + trio.current_time())
 
 
+async def test_native_a_claim_without_a_usable_answer_is_repeated_when_the_server_says_but_within_5_s(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    link, _ = native_link(
+        one_after_another(
+            httpx.Response(502, text="<html>", headers={"Retry-After": "3"}),
+            httpx.Response(502, text="<html>", headers={"Retry-After": "90"}),
+            answer(200, {"states": [native_state("s1")]}),
+        )
+    )
+    assert await link.claim({"A": 2}, 5)
+    assert trio.current_time() == pytest.approx(3 + 5)
+
+
 async def test_native_a_repeated_claim_that_brings_nothing_voids_its_id(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -151,6 +151,21 @@ async def test_a_runtime_waits_for_a_state_manager_behind_a_gateway_without_a_ro
     assert server.routes("outcomes")
 
 
+@pytest.mark.parametrize("kind", [V0Server, NativeServer])
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("routes", [("claim", "enqueue"), ("nodes",)])
+async def test_retry_after_of_a_claim_and_of_a_registration_is_honoured(
+    autojump_clock: MockClock, kind: type[V0Server], status: int, routes: tuple[str, ...]
+) -> None:
+    server = kind()
+    server.before = Fails(routes, lambda: reply(status, **{"Retry-After": "90"}), times=1)
+    server.add("Says")
+    rt = runtime(server, Says)
+    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 1)
+    assert trio.current_time() >= 90
+    assert rt.summary.lost_claims == 0
+
+
 @pytest.mark.parametrize("status", [413, 422])
 async def test_a_result_that_is_refused_is_reported_as_an_error_once(
     autojump_clock: MockClock, status: int
