@@ -243,7 +243,7 @@ class AutoLink:
         if self._registration is not None:
             try:
                 await link.register(*self._registration)
-            except (NotFound, RequestRefused) as error:
+            except RequestRefused as error:
                 # Finished work is still to be reported, whatever it thinks of our nodes.
                 log.error("the nodes could not be registered again: %s", one_line(error))
         return link

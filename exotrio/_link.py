@@ -197,7 +197,7 @@ class Link(Protocol):
         Raises:
             ManagerUnavailable: no usable answer; may be repeated.
             KeyRefused: the key is wrong.
-            RequestRefused, NotFound: the server refuses this registration for good.
+            RequestRefused: the server refuses this registration for good.
         """
         ...
 

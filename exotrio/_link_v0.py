@@ -79,16 +79,18 @@ class V0Link:
     async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
         """Register node classes, as ``Link.register`` says."""
         declared = [{**node.model_dump(mode="json"), "namespace": self._namespace} for node in nodes]
-        await self._http.fetch(
-            RegisterReply,
-            "PUT",
-            v0_path(self._namespace, "nodes", ""),
-            body={
-                "runtime_name": runtime_name,
-                "runtime_namespace": self._namespace,
-                "nodes": declared,
-            },
-        )
+        body = {
+            "runtime_name": runtime_name,
+            "runtime_namespace": self._namespace,
+            "nodes": declared,
+        }
+        try:
+            await self._http.fetch(RegisterReply, "PUT", v0_path(self._namespace, "nodes", ""), body=body)
+        except NotFound as error:
+            # Every state manager has this route: whatever answers is not one.
+            raise ManagerUnavailable(
+                error.what, status=error.status, where=error.where, fix="check what stands in between"
+            ) from error
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
         """Claim states, as ``Link.claim`` says; ``wait`` is ignored.

@@ -376,6 +376,17 @@ async def test_a_refusal_is_believed_if_a_server_that_said_what_it_is_repeats_it
     assert server.asked_anew() == ["POST executed"] * 2 + asked + ["POST executed"]
 
 
+async def test_a_refusal_is_not_believed_while_the_registration_is_not_found() -> None:
+    """By turns a state manager and something else answer."""
+    server = Server("v0")
+    link = server.link()
+    await link.register("rt", [NODE])
+    server.double.handler = lambda r: (
+        server(r) if r.method == "GET" and "nodes" in r.url.path else answer(404)
+    )
+    assert [s.fate for s in await link.report([(Claim("s1", "D", "d", {}), DONE)])] == [Fate.RETRY]
+
+
 async def test_a_result_that_only_a_stranger_refuses_is_delivered() -> None:
     """It answers the outcome, and is gone when it is asked what it is."""
     server = Server("v0")

@@ -115,6 +115,15 @@ async def test_v0_an_answer_of_another_form_is_no_registration(body: Any) -> Non
         await link.register("rt", [NODE])
 
 
+async def test_v0_a_registration_that_is_not_found_may_be_repeated_and_one_that_is_refused_not() -> None:
+    """Every state manager has that route: a 404 comes from something else."""
+    link, _ = v0_link(one_after_another(answer(404), answer(422)))
+    with pytest.raises(ManagerUnavailable):
+        await link.register("rt", [NODE])
+    with pytest.raises(RequestRefused):
+        await link.register("rt", [NODE])
+
+
 async def test_secrets_are_fetched_with_the_lease_token_if_there_is_one() -> None:
     link, double = v0_link(lambda _: answer(200, {"secrets": {"a": "b"}}))
     assert await link.secrets(claim()) == {"a": "b"}
