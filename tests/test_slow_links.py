@@ -12,10 +12,12 @@ import trio
 from trio.testing import MockClock
 
 import exotrio._http_body
-from exotrio import BaseNode, ManagerUnavailable, Runtime
+from exotrio import BaseNode, Graph, GraphNodeModel, ManagerUnavailable, Runtime, StateManager
 from exotrio._endpoint import EMBEDDED_URI, Endpoint
 from exotrio._http_answer import TooSlow
 from exotrio._http_client import REQUEST_TIMEOUT, HttpClient
+from exotrio._wire import RunStatus
+from exotrio.manager import embedded
 from tests.doubles import NativeServer, V0Server
 from tests.http_doubles import Double, answer, tcp_server
 
@@ -33,7 +35,7 @@ class Slow(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await trio.sleep(len(await request.aread()) / RATE)
         response = await self._server.handle_async_request(request)
-        return httpx.Response(response.status_code, stream=Body(self._drip(response.content)))
+        return httpx.Response(response.status_code, stream=Body(self._drip(await response.aread())))
 
     async def _drip(self, content: bytes) -> AsyncIterator[bytes]:
         for start in range(0, len(content), RATE):
@@ -88,6 +90,25 @@ async def test_a_native_claim_that_comes_too_slowly_is_followed_by_smaller_ones(
     assert "a claim of up to 16 states arrived too slowly; the next one is of up to 8" in caplog.text
     # It recovers slowly, or every second claim would be in vain.
     assert [call.body["limit"] for call in server.routes("claim")][:3] == [16, 8, 9]
+
+
+async def test_our_server_bounds_its_replies_so_that_nothing_comes_too_slowly(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = GraphNodeModel(node_name="Counts", namespace="ns", identifier="counts", inputs={"text": ""})
+    async with embedded(":memory:") as transport, StateManager("ns", transport=transport) as manager:
+        rt = Runtime("ns", "test", [Counts], transport=Slow(transport))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(rt.run)
+            await manager.upsert_graph(Graph("g", [place]))
+            for _ in range(14):
+                last = await manager.trigger("g", inputs={"text": "x" * MB})
+            began = trio.current_time()
+            await rt._ledger.until(lambda: rt.summary.completed == 14)
+            assert trio.current_time() - began < 2 * 14 * MB / RATE
+            assert (await manager.status(last["run_id"])).status is RunStatus.SUCCESS
+            rt.stop()
+    assert "too slowly" not in caplog.text
 
 
 async def test_a_v0_claim_is_waited_for_as_long_as_it_arrives(autojump_clock: MockClock) -> None:
