@@ -1,5 +1,5 @@
 """The long form: ``python -m tests.chaos --states 10000 --worker-kills 200 --server-kills 20 --cuts 50
---zombies 30 --terms 100 [--v0-only] [--seed N]``.
+--zombies 30 --terms 100 --hups 30 --gateways 20 --clocks 20 [--v0-only] [--seed N]``.
 
 Real processes on this machine; every figure of the table is counted from the journal of executions,
 the HTTP API, the proxy between them, and the database. Exits 1 if an invariant is broken.
@@ -19,8 +19,22 @@ import trio
 
 from tests.chaos.campaign import campaign
 from tests.chaos.graph import EXECUTED
-from tests.chaos.plan import CUT, SERVER_KILL, TERM, WORKER_KILL, ZOMBIE, Plan
+from tests.chaos.plan import (
+    CLOCK,
+    CUT,
+    GATEWAY,
+    HUP,
+    LONGEST_WINDOW,
+    SERVER_KILL,
+    TERM,
+    WORKER_KILL,
+    ZOMBIE,
+    Plan,
+)
 from tests.chaos.proxy import KINDS
+
+LARGE = 1_000_000
+RATE = 250_000
 
 
 def main() -> int:
@@ -32,18 +46,30 @@ def main() -> int:
     add("--cuts", default=10, help="all connections broken")
     add("--zombies", default=4, help="SIGSTOP for longer than the lease, then SIGCONT")
     add("--terms", default=10, help="SIGTERM of a worker, replaced at once")
+    add("--hups", default=4, help="SIGHUP of a worker, replaced at once")
+    add("--gateways", default=4, help=f"up to {LONGEST_WINDOW:g} s in which all is answered 404 in JSON")
+    add("--clocks", default=4, help="the state manager's wall clock set back or ahead, by an hour or 40 days")
     add("--requests", help="of each fault of a single request: " + ", ".join(KINDS) + "; default: as --cuts")
     add("--processes", default=4, help="worker processes")
     add("--seed", default=0)
     parser.add_argument("--gap", type=float, default=1.2, help="seconds between faults of processes")
-    parser.add_argument("--lease-ttl", type=float, default=3.0)
-    parser.add_argument("--claim-timeout", type=float, default=10.0, help="with --v0-only")
+    parser.add_argument("--lease-ttl", type=float, help="seconds; default: 3, with --slow-link 20")
+    parser.add_argument(
+        "--claim-timeout", type=float, help="seconds, with --v0-only; default: 10, with --slow-link 60"
+    )
+    parser.add_argument(
+        "--slow-link",
+        action="store_true",
+        help=f"some states of {LARGE / 1e6:g} MB, and {RATE / 1e3:g} kB/s for each connection",
+    )
     parser.add_argument("--v0-only", action="store_true", help="a state manager without the native API")
     parser.add_argument("--outbox", action="store_true", help="give workers a durable outbox")
     parser.add_argument("--folder", type=Path, help="keep logs, journal and database here")
     o = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     requests = o.cuts if o.requests is None else o.requests
+    lease_ttl = o.lease_ttl or (20.0 if o.slow_link else 3.0)
+    claim_timeout = o.claim_timeout or (60.0 if o.slow_link else 10.0)
     plan = Plan(
         runs=math.ceil(o.states / EXECUTED),
         faults={
@@ -51,18 +77,23 @@ def main() -> int:
             SERVER_KILL: o.server_kills,
             ZOMBIE: o.zombies,
             TERM: o.terms,
+            HUP: o.hups,
             CUT: o.cuts,
+            GATEWAY: o.gateways,
+            CLOCK: o.clocks,
             **dict.fromkeys(KINDS, requests),
         },
         v0_only=o.v0_only,
         seed=o.seed,
         processes=o.processes,
         gap=o.gap,
-        lease_ttl=o.lease_ttl,
-        claim_timeout=o.claim_timeout,
+        lease_ttl=lease_ttl,
+        claim_timeout=claim_timeout,
         # A v0 claim cannot be renewed, so there no node may take longer than it holds.
-        long=0.4 * o.claim_timeout if o.v0_only else 1.5 * o.lease_ttl,
+        long=0.4 * claim_timeout if o.v0_only else 1.5 * lease_ttl,
         outbox=o.outbox,
+        rate=RATE if o.slow_link else 0,
+        large=LARGE if o.slow_link else 0,
         patience=120.0,
     )
     with tempfile.TemporaryDirectory() as temporary:

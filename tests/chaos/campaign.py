@@ -8,7 +8,7 @@ import secrets
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,20 @@ from tests.chaos.crew import Crew, stop
 from tests.chaos.graph import EXECUTED, NAMESPACE, graph
 from tests.chaos.journal import Execution, Reading
 from tests.chaos.judge import Evidence, Shown, judge
-from tests.chaos.plan import CUT, SERVER_KILL, STRIKES, WORKER_KILL, ZOMBIE, Figures, Plan, Strike
+from tests.chaos.plan import (
+    CLOCK,
+    CLOCKS,
+    CUT,
+    GATEWAY,
+    LONGEST_WINDOW,
+    SERVER_KILL,
+    STRIKES,
+    WORKER_KILL,
+    ZOMBIE,
+    Figures,
+    Plan,
+    Strike,
+)
 from tests.chaos.proxy import KINDS, Proxy
 from tests.processes import KEY
 
@@ -51,7 +64,7 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
             worker_env=_worker_env(plan, folder),
             package=plan.package,
         )
-        proxy = Proxy(cluster.port, random.Random(plan.seed + 1))
+        proxy = Proxy(cluster.port, random.Random(plan.seed + 1), rate=plan.rate)
         await nursery.start(proxy.serve)
         cluster.uri = f"http://127.0.0.1:{proxy.port}"
         crew = Crew(plan, cluster)
@@ -62,7 +75,7 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
             with trio.CancelScope(shield=True):
                 await cluster.kill_all()
             nursery.cancel_scope.cancel()
-    evidence = Evidence(plan, folder, canary, chaos.reading, proxy, chaos.strikes, shown)
+    evidence = Evidence(plan, folder, canary, chaos.reading, proxy, chaos.strikes, shown, crew.in_order)
     figures = judge(evidence)
     figures.faults = chaos.injected + proxy.injected
     figures.exits = crew.exits
@@ -73,7 +86,8 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
 
 def _server_options(plan: Plan) -> tuple[str, ...]:
     # Poison is not what is tested here, and under so many kills a state could well meet five.
-    options = ("--lease-ttl", str(plan.lease_ttl), "--poison-limit", "1000")
+    # Nothing here is that old, whatever its clock says.
+    options = ("--lease-ttl", str(plan.lease_ttl), "--poison-limit", "1000", "--keep", "30d")
     return (*options, *(("--v0-only", "--claim-timeout", str(plan.claim_timeout)) if plan.v0_only else ()))
 
 
@@ -87,6 +101,7 @@ def _worker_env(plan: Plan, folder: Path) -> dict[str, str]:
         "CHAOS_LONG": str(plan.long),
         "CHAOS_BLOCKING": str(plan.long if plan.blocking else 0.0),
         "CHAOS_WORKERS": str(plan.workers),
+        "CHAOS_LARGE": str(plan.large),
     }
 
 
@@ -109,8 +124,8 @@ class _Chaos:
         await self._ask(lambda manager: manager.upsert_graph(graph(canary)))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._feed)
-            nursery.start_soon(self._break_connections)
             async with trio.open_nursery() as beside:
+                beside.start_soon(self._disturb, beside)
                 await self._strike(beside)
             self._asked = self.plan.runs
         await self._settle()
@@ -169,16 +184,31 @@ class _Chaos:
 
     # -- faults
 
-    async def _break_connections(self) -> None:
-        kinds = [kind for kind in (CUT, *KINDS) for _ in range(self.plan.faults.get(kind, 0))]
+    async def _disturb(self, beside: trio.Nursery) -> None:
+        """Injure connections, and the clock."""
+        others = (CUT, GATEWAY, CLOCK, *KINDS)
+        kinds = [kind for kind in others for _ in range(self.plan.faults.get(kind, 0))]
         self.rng.shuffle(kinds)
+        clocks = self._clocks(kinds.count(CLOCK))
         gap = self.plan.duration / (len(kinds) + 1)
         for kind in kinds:
             await trio.sleep(gap * self.rng.uniform(0.5, 1.5))
             if kind == CUT:
                 self.proxy.cut()
+            elif kind == GATEWAY:
+                beside.start_soon(self._turn_away, self.rng.uniform(0.1, 1.0) * LONGEST_WINDOW)
+            elif kind == CLOCK:
+                self.injected[kind] += 1
+                self.cluster.clock.set(next(clocks))
             else:
                 self.proxy.arm(kind)
+
+    def _clocks(self, number: int) -> Iterator[int]:
+        """Yield what the clock is set to. It ends behind all it was, when what waits would wait longest."""
+        now = 0
+        for left in reversed(range(number)):
+            now = self.rng.choice([each for each in CLOCKS if each != now]) if left else min(CLOCKS)
+            yield now
 
     async def _strike(self, beside: trio.Nursery) -> None:
         kinds = [kind for kind in STRIKES for _ in range(self.plan.faults.get(kind, 0))]
@@ -200,7 +230,18 @@ class _Chaos:
                 beside.start_soon(self._make_zombie, slot)
             else:
                 self._struck(kind, self.crew.members[slot])
-                await self.crew.roll(slot, beside)
+                await self.crew.roll(slot, kind, beside)
+
+    async def _turn_away(self, seconds: float) -> None:
+        """Let a gateway that knows no route stand in for the state manager."""
+        self.injected[GATEWAY] += 1
+        began, pids = time.monotonic(), [child.pid for child in self.crew.members]
+        with self.proxy.turning_away():
+            await trio.sleep(seconds)
+        # A lease outlives this if a heartbeat that came just before is followed by one just after.
+        if self.plan.v0_only or seconds > self.plan.lease_ttl / 4:
+            for pid in {*pids, *(child.pid for child in self.crew.members)}:
+                self.strikes.append(Strike(GATEWAY, pid, began, time.monotonic()))
 
     async def _victim(self) -> int:
         """Choose a worker, preferably one that runs something."""

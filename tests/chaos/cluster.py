@@ -16,6 +16,7 @@ from pathlib import Path
 
 import trio
 
+from tests.chaos.clock import Clock
 from tests.processes import KEY, ROOT, environment
 
 START = 30.0
@@ -89,6 +90,7 @@ class Cluster:
     Attributes:
         port: The state manager's, over all restarts.
         uri: Where workers find it.
+        clock: What sets the wall clock of the state manager, over all restarts.
     """
 
     folder: Path
@@ -101,14 +103,17 @@ class Cluster:
     uri: str = ""
     server: Child | None = None
     children: list[Child] = field(default_factory=list)
+    clock: Clock = field(init=False)
 
     def __post_init__(self) -> None:
+        self.clock = Clock(self.folder / "clock")
         self.uri = self.uri or f"http://127.0.0.1:{self.port}"
 
     async def start_server(self) -> Child:
         """Start the state manager and wait until it serves."""
         options = ("--port", str(self.port), "--db", str(self.folder / "state.db"), "--key", KEY)
-        self.server = await self._start("server", ("server", *options, *self.server_options), {})
+        command = ("tests.chaos.clock", "server", *options, *self.server_options)
+        self.server = await self._start("server", command, self.clock.env)
         with trio.fail_after(START):
             while not self.server.said("serving "):
                 if self.server.ended is not None:
@@ -119,7 +124,9 @@ class Cluster:
     async def start_worker(self, name: str, **env: str) -> Child:
         """Start a worker process. ``ready`` tells when it is registered."""
         where = {"EXOSPHERE_STATE_MANAGER_URI": self.uri, "EXOSPHERE_API_KEY": KEY}
-        return await self._start(name, ("worker", str(self.file)), {**where, **self.worker_env, **env})
+        return await self._start(
+            name, ("exotrio", "worker", str(self.file)), {**where, **self.worker_env, **env}
+        )
 
     async def kill_all(self) -> None:
         """End whatever still runs."""
@@ -128,12 +135,12 @@ class Cluster:
         for child in self.children:
             await child.wait()
 
-    async def _start(self, name: str, arguments: tuple[str, ...], env: Mapping[str, str]) -> Child:
+    async def _start(self, name: str, command: tuple[str, ...], env: Mapping[str, str]) -> Child:
         path = os.pathsep.join(str(part) for part in (self.package, ROOT) if part is not None)
         log = self.folder / "logs" / f"{name}-{len(self.children)}.log"
         with log.open("wb") as file:
             process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "exotrio", *arguments],
+                [sys.executable, "-m", *command],
                 cwd=self.folder,
                 env={**environment(self.folder), "PYTHONPATH": path, **env},
                 stdin=subprocess.DEVNULL,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import trio
 
 from tests.chaos.cluster import Child, Cluster, ready, until
-from tests.chaos.plan import Plan
+from tests.chaos.plan import STOPS, TERM, Plan
 
 EXIT_PATIENCE = 32.0
 """Seconds a process may take to stop: the 28 a worker promises, and a busy machine."""
@@ -24,6 +24,7 @@ class Crew:
         busy: Slots that something is being done to.
         exits: Exit codes of those who were asked to stop.
         problems: How some ended that should not have.
+        in_order: Processes that stopped and said that nothing is left: exit code 0.
     """
 
     plan: Plan
@@ -32,6 +33,7 @@ class Crew:
     busy: set[int] = field(default_factory=set)
     exits: Counter[int] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+    in_order: set[int] = field(default_factory=set)
     _ended_by_us: set[int] = field(default_factory=set)
 
     async def muster(self) -> None:
@@ -44,7 +46,7 @@ class Crew:
         """Ask all to stop, and wait for it."""
         async with trio.open_nursery() as nursery:
             for child in self.members:
-                nursery.start_soon(self._terminate, child)
+                nursery.start_soon(self._terminate, child, TERM)
 
     def free(self) -> list[int]:
         """Return the slots nothing is being done to."""
@@ -61,18 +63,19 @@ class Crew:
         """Start a successor in a slot whose worker ended."""
         self.members[slot] = await self._start(slot)
 
-    async def roll(self, slot: int, beside: trio.Nursery) -> None:
-        """Ask one to stop; its successor starts at once, or after it if they share an outbox."""
+    async def roll(self, slot: int, kind: str, beside: trio.Nursery) -> None:
+        """Ask one to stop, in a way of ``STOPS``. Its successor starts at once, or after it if they share an
+        outbox."""
         child = self.members[slot]
         if self.plan.outbox:
             self.busy.add(slot)
-            beside.start_soon(self._succeed, slot, child)
+            beside.start_soon(self._succeed, slot, child, kind)
         else:
-            beside.start_soon(self._terminate, child)
+            beside.start_soon(self._terminate, child, kind)
             await self.replace(slot)
 
-    async def _succeed(self, slot: int, child: Child) -> None:
-        await self._terminate(child)
+    async def _succeed(self, slot: int, child: Child, kind: str) -> None:
+        await self._terminate(child, kind)
         await self.replace(slot)
         self.busy.discard(slot)
 
@@ -87,23 +90,25 @@ class Crew:
         if child.pid not in self._ended_by_us:
             self.problems.append(f"a worker ended by itself with exit code {code}: {child.log}")
 
-    async def _terminate(self, child: Child) -> None:
+    async def _terminate(self, child: Child, kind: str) -> None:
         self._ended_by_us.add(child.pid)
-        code = await stop(child)
+        code = await stop(child, STOPS[kind])
         if code is None:
             self.problems.append(f"a worker did not stop within {EXIT_PATIENCE} s: {child.log}")
             return
         self.exits[code] += 1
+        if code == 0:
+            self.in_order.add(child.pid)
         # On v0 a claim whose answer was cut may have taken something: then 75 is the truth. Before a
         # process has loaded our code it has no handler for the signal, and holds nothing.
-        loading = code == -signal.SIGTERM and not ready(child)
+        loading = code == -STOPS[kind] and not ready(child)
         if code != 0 and not (code == 75 and self.plan.v0_only) and not loading:
             self.problems.append(f"a worker that was asked to stop ended with {code}: {child.log}")
 
 
-async def stop(child: Child) -> int | None:
+async def stop(child: Child, number: signal.Signals = signal.SIGTERM) -> int | None:
     """Ask a process to stop and return its exit code; None if it had to be killed."""
-    child.send(signal.SIGTERM)
+    child.send(number)
     with trio.move_on_after(EXIT_PATIENCE):
         return await child.wait()
     child.send(signal.SIGKILL)

@@ -26,6 +26,7 @@ MAX_RETRIES = 3
 def graph(secret: str) -> Graph:
     """Return the graph all runs are of."""
     item = {"run": "${{ fan.outputs.run }}", "index": "${{ fan.outputs.index }}"}
+    note = {**item, "blob": "${{ fan.outputs.blob }}"}
     joined = {"run": "${{ seed.outputs.run }}", "indexes": "${{ step.outputs.index }}"}
     return Graph(
         "chaos",
@@ -33,7 +34,7 @@ def graph(secret: str) -> Graph:
             _place("Seed", {"run": ""}, "fan"),
             _place("Fan", {"run": "${{ seed.outputs.run }}"}, "step", "note"),
             _place("Step", item, "join"),
-            _place("Note", item),
+            _place("Note", note),
             _place("Join", joined, unites="seed"),
         ],
         secrets={CANARY: secret},

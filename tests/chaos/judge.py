@@ -16,7 +16,7 @@ from exotrio._wire import RunStatus
 from exotrio._wire_v0 import RunGraphReply, RunSummary
 from tests.chaos.graph import EDGES, STATES
 from tests.chaos.journal import Execution, Reading, key_of
-from tests.chaos.plan import TERM, WORKER_KILL, ZOMBIE, Figures, Plan, Strike
+from tests.chaos.plan import GATEWAY, STOPS, WORKER_KILL, ZOMBIE, Figures, Plan, Strike
 from tests.chaos.proxy import Proxy
 
 OPEN = {"CREATED", "QUEUED", "EXECUTED"}
@@ -44,6 +44,7 @@ class Evidence:
     proxy: Proxy
     strikes: list[Strike]
     shown: Shown
+    in_order: set[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,10 @@ class _Judge:
             self._check_run(run, self.evidence.shown.graphs[run.run_id])
         self._check_outcomes()
         self._check_executions()
+        self._check_reports()
         self._check_canary()
+        if self.evidence.plan.v0_only and (followed := self.evidence.proxy.followed):
+            self._problem(f"a stock server would have cut requests behind an outcome: {dict(followed)}")
         self._measure_recovery()
         return self.found
 
@@ -198,12 +202,12 @@ class _Judge:
         for execution in self.evidence.reading.executions.values():
             by_pid[execution.pid].append(execution)
         for strike in self.evidence.strikes:
-            if strike.kind == TERM:
+            if strike.kind in STOPS:
                 continue  # no reason to do anything again
             for execution in by_pid[strike.pid]:
                 if execution.began <= strike.until and accepted_at.get(execution.id, strike.at) >= strike.at:
                     touched[execution.key] += 1
-            if strike.kind == ZOMBIE:
+            if strike.kind in (ZOMBIE, GATEWAY):
                 after = (each for each in by_pid[strike.pid] if each.began > strike.until)
                 touched.update(execution.key for execution in itertools.islice(after, self._held(strike)))
         for key, executions in self.evidence.reading.by_key.items():
@@ -219,16 +223,29 @@ class _Judge:
         if self.evidence.plan.terms_only and self.lost_leases:
             self._problem(f"{len(self.lost_leases)} leases ended though workers were only asked to stop")
 
-    def _held(self, strike: Strike) -> int:
-        """Return how many states a zombie may have had in hand that were not entered as begun yet.
+    def _check_reports(self) -> None:
+        """Who ends with 0 has told the state manager of all it finished, not only somebody in its place."""
+        for execution in self.evidence.reading.executions.values():
+            if (
+                execution.pid in self.evidence.in_order
+                and execution.end in ("done", "pruned")
+                and execution.id not in self.evidence.proxy.answered
+            ):
+                self.found.outcomes_lost += 1
+                self._problem(f"{execution.key} was {execution.end} by {execution.id} and never reported")
 
-        Natively those it was about to begin, at most one for each worker that ran nothing: it may be
-        stopped between the last look at a lease and the node's first line. The others wait until their
-        leases are renewed. On v0 nobody tells it that what it had buffered was
-        given away, and it runs all of that.
+    def _held(self, strike: Strike) -> int:
+        """Return how many states a worker may have had in hand that were not entered as begun yet.
+
+        On v0 nobody tells it that what it had buffered was given away meanwhile, and it runs all of that.
+        Natively a zombie runs those it was about to begin, at most one for each worker that ran nothing: it
+        may be stopped between the last look at a lease and the node's first line. The others wait until their
+        leases are renewed.
         """
         plan = self.evidence.plan
-        return BUFFERED + plan.workers if plan.v0_only else plan.workers - len(strike.running)
+        if plan.v0_only:
+            return BUFFERED + plan.workers
+        return plan.workers - len(strike.running) if strike.kind == ZOMBIE else 0
 
     def _accepted_at(self) -> dict[str, float]:
         """Return when the outcome of each execution was acknowledged, if it was."""

@@ -28,6 +28,7 @@ class Plan:
         self.long = float(os.environ.get("CHAOS_LONG", "0"))
         self.blocking = float(os.environ.get("CHAOS_BLOCKING", "0"))
         self.workers = int(os.environ.get("CHAOS_WORKERS", "4"))
+        self.large = int(os.environ.get("CHAOS_LARGE", "0"))
         self.outbox = os.environ.get("CHAOS_OUTBOX")
 
     def first_time(self, key: str) -> bool:
@@ -76,6 +77,10 @@ class OfItem(BaseModel):
     index: str
 
 
+class OfLoad(OfItem):
+    blob: str
+
+
 class Seed(BaseNode):
     class Inputs(OfRun):
         pass
@@ -94,13 +99,15 @@ class Fan(BaseNode):
     class Inputs(OfRun):
         pass
 
-    class Outputs(OfItem):
+    class Outputs(OfLoad):
         by: str
 
     async def execute(self) -> list[Outputs]:
+        run = self.inputs.run
         with entered("fan", self.inputs) as by:
             await trio.sleep(plan.seconds)
-        return [self.Outputs(run=self.inputs.run, index=str(index), by=by) for index in range(FAN_OUT)]
+        blob = "x" * plan.large if int(run) % 4 == 2 else ""
+        return [self.Outputs(run=run, index=str(index), blob=blob, by=by) for index in range(FAN_OUT)]
 
 
 class Step(BaseNode):
@@ -130,10 +137,10 @@ class Step(BaseNode):
 class Note(BaseNode):
     """A plain function, in a thread."""
 
-    class Inputs(OfItem):
+    class Inputs(OfLoad):
         pass
 
-    class Outputs(OfItem):
+    class Outputs(OfLoad):
         by: str
 
     def execute(self) -> Outputs:
@@ -144,7 +151,7 @@ class Note(BaseNode):
                 raise PruneSignal({"by": by})
             if index == REQUEUEING and plan.first_time(f"{run}/note/{index}"):
                 raise ReQueueAfterSignal(timedelta(milliseconds=300))
-        return self.Outputs(run=run, index=index, by=by)
+        return self.Outputs(run=run, index=index, blob=self.inputs.blob, by=by)
 
 
 class Join(BaseNode):

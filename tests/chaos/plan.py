@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-WORKER_KILL, SERVER_KILL, ZOMBIE, TERM, CUT = "worker kill", "server kill", "zombie", "sigterm", "cut"
-STRIKES = (WORKER_KILL, SERVER_KILL, ZOMBIE, TERM)
-"""Faults that hit processes; the others hit connections."""
+WORKER_KILL, SERVER_KILL, ZOMBIE, TERM, HUP = "worker kill", "server kill", "zombie", "sigterm", "sighup"
+STRIKES = (WORKER_KILL, SERVER_KILL, ZOMBIE, TERM, HUP)
+"""Faults that hit processes; the others hit connections and the clock."""
+STOPS = {TERM: signal.SIGTERM, HUP: signal.SIGHUP}
+CUT, GATEWAY, CLOCK = "cut", "json 404 window", "clock set"
+CLOCKS = (-3_600_000, 0, 3_600_000, 40 * 86_400_000)
+"""Milliseconds by which the state manager's wall clock is wrong, one after the other in any order."""
+LONGEST_WINDOW = 2.0
+"""Seconds. A worker that is asked to stop tries for 3 s to deliver what it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,8 @@ class Plan:
         blocking: Some of those block the event loop meanwhile. What a claim brings during that is not known
             to the heartbeat, so its lease may end; nothing is done twice because of it.
         outbox: Give each worker a durable outbox.
+        rate: Bytes a second through the proxy, for each connection and direction; 0 for as fast as it goes.
+        large: Bytes that some fields of some runs have.
         patience: Seconds after the last fault for all runs to end.
         package: See ``Cluster``.
     """
@@ -47,6 +56,8 @@ class Plan:
     long: float = 0.0
     blocking: bool = True
     outbox: bool = False
+    rate: int = 0
+    large: int = 0
     patience: float = 60.0
     package: Path | None = None
 
@@ -58,7 +69,7 @@ class Plan:
     @property
     def terms_only(self) -> bool:
         """Whether workers are only ever asked to stop, so that nothing may be done twice."""
-        return {kind for kind, number in self.faults.items() if number} <= {TERM}
+        return {kind for kind, number in self.faults.items() if number} <= set(STOPS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +78,7 @@ class Strike:
 
     Attributes:
         at: When.
-        until: When a zombie ran again; else as ``at``.
+        until: When a zombie ran again, or the state manager could be reached again; else as ``at``.
         running: Keys of what it was running when it was hit.
     """
 

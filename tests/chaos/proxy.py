@@ -12,12 +12,16 @@ import random
 import re
 import time
 from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
-KINDS = ("drop", "delay", "replay", "html 502", "json 503", "502 after commit")
+CUT_NEXT = "cut under the next"
+"""As stock does it where what follows an outcome fails: the next request is executed, and not answered."""
+KINDS = ("drop", "delay", "replay", "html 502", "json 503", "502 after commit", CUT_NEXT)
 """Faults of one request. ``cut`` is one of all connections."""
 ROUTES = ("claim", "claim", "report", "report", "report", "release", "heartbeat", "any")
 PATIENCE = 2.0
@@ -25,6 +29,11 @@ PATIENCE = 2.0
 LONGEST_DELAY = 1.2
 HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
 BUSY = b'{"detail": "try again later"}'
+NO_ROUTE = (b'{"detail":"Not Found"}', b'{"message":"no Route matched with those values"}')
+"""What applications and gateways answer that know no such route."""
+CHUNK = 4_096
+"""Bytes between two pauses on a slow connection."""
+LARGE = 500_000
 STATE_ID = re.compile(rb"[0-9a-f]{24}")
 ROUTE = re.compile(r"/(claim|outcomes|release|heartbeat)$|/states/(enqueue)$|/state/[0-9a-f]+/([a-z-]+)$")
 NAMES = {
@@ -51,6 +60,11 @@ class Message:
     @property
     def raw(self) -> bytes:
         return self.head + self.body
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the connection is to be closed behind it."""
+        return re.search(rb"\r\nconnection: *close\r\n", self.head, re.IGNORECASE) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +97,23 @@ class Proxy:
         injected: Faults so far, by kind.
         touched: How often a fault hit a report or a release of a state, by its id.
         accepted: Outcomes by the id of their state, in order.
+        answered: Executions whose outcome the state manager itself has answered, whatever it said.
         closed: Routes whose requests are all answered 502; ``"any"`` for all of them.
+        rate: Bytes a second that a connection of a worker carries each way; 0 for as many as it can.
+        followed: Requests that came on a connection that was to be cut under them, by route.
     """
 
     upstream: int
     rng: random.Random
     port: int = 0
+    rate: int = 0
     injected: Counter[str] = field(default_factory=Counter)
     touched: Counter[str] = field(default_factory=Counter)
     accepted: dict[str, list[Accepted]] = field(default_factory=lambda: defaultdict(list))
+    answered: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
+    followed: Counter[str] = field(default_factory=Counter)
+    _turning_away: int = 0
     _armed: deque[_Armed] = field(default_factory=deque)
     _open: dict[trio.CancelScope, Message | None] = field(default_factory=dict)
 
@@ -105,7 +126,17 @@ class Proxy:
 
     def arm(self, kind: str) -> None:
         """Have one of the next requests suffer this."""
-        self._armed.append(_Armed(kind, self.rng.choice(ROUTES), time.monotonic()))
+        route = "report" if kind == CUT_NEXT else self.rng.choice(ROUTES)
+        self._armed.append(_Armed(kind, route, time.monotonic()))
+
+    @contextmanager
+    def turning_away(self) -> Iterator[None]:
+        """Answer all requests as somebody who knows no such route, for as long as the block lasts."""
+        self._turning_away += 1
+        try:
+            yield
+        finally:
+            self._turning_away -= 1
 
     def cut(self) -> None:
         """Break every connection, whatever it is doing."""
@@ -117,10 +148,11 @@ class Proxy:
 
     @property
     def idle(self) -> bool:
-        """Whether all faults have struck."""
-        return not self._armed
+        """Whether all faults have struck that meet any request."""
+        return all(armed.kind == CUT_NEXT for armed in self._armed)
 
-    async def _connection(self, client: trio.SocketStream) -> None:
+    async def _connection(self, stream: trio.SocketStream) -> None:
+        client = _Line(stream, self.rate)
         buffer = bytearray()
         scope = trio.CancelScope()
         self._open[scope] = None
@@ -128,28 +160,44 @@ class Proxy:
             with scope:
                 while (request := await _read(client, buffer)) is not None:
                     self._open[scope] = request
+                    if self.rate and len(request.body) > LARGE:
+                        self.injected["large request on a slow link"] += 1
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(_gone, client, buffer, scope)
-                        response = await self._faulty(request)
+                        response = await self._faulty(request, client)
                         nursery.cancel_scope.cancel()
                     if response is None:
                         break
+                    if self.rate and len(response) > LARGE:
+                        self.injected["large answer on a slow link"] += 1
                     await client.send_all(response)
                     self._open[scope] = None
+                    if request.is_last:
+                        break
         except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # whoever hung up sees to it
         finally:
             del self._open[scope]
-            await trio.aclose_forcefully(client)
+            await trio.aclose_forcefully(stream)
 
-    async def _faulty(self, request: Message) -> bytes | None:
+    async def _faulty(self, request: Message, client: _Line) -> bytes | None:
         """Return what the client gets to see; None closes its connection."""
+        if client.is_doomed:
+            self.followed[_route(request) or "other"] += 1
+            self._touch(request)
+            await self._forward(request)
+            return None
+        if self._turning_away:
+            return _answer(404, "application/json", self.rng.choice(NO_ROUTE))
         if self.closed & {"any", _route(request)}:
             return _answer(502, "text/html", HTML)
         armed = self._strikes(request)
         if armed is None:
             return await self._forward(request)
         self.injected[armed.kind] += 1
+        if armed.kind == CUT_NEXT:
+            client.is_doomed = True
+            return await self._forward(request)
         self._touch(request)
         match armed.kind:
             case "html 502":
@@ -176,7 +224,8 @@ class Proxy:
         route = _route(request)
         now = time.monotonic()
         for armed in self._armed:
-            if armed.route in (route, "any") or now - armed.at > PATIENCE:
+            late = now - armed.at > PATIENCE and armed.kind != CUT_NEXT
+            if armed.route in (route, "any") or late:
                 self._armed.remove(armed)
                 return armed
         return None
@@ -206,9 +255,14 @@ class Proxy:
 
     def _remember(self, request: Message, response: Message) -> None:
         now = time.monotonic()
-        if _route(request) not in ("report", "release") or response.start[1] != "200":
+        if _route(request) not in ("report", "release") or response.start[1] >= "500":
             return
         path, body = request.start[1], _json(request.body)
+        for item in body if path.endswith("/outcomes") else [body]:
+            parts = [*(item.get("outputs") or ()), item.get("data") or {}]
+            self.answered.update(part["by"] for part in parts if "by" in part)
+        if response.start[1] != "200":
+            return
         if path.endswith("/outcomes"):
             for item, reply in zip(body, _json(response.body)["items"], strict=True):
                 if reply["result"] in ("ok", "duplicate"):
@@ -238,7 +292,38 @@ def _answer(status: int, kind: str, body: bytes) -> bytes:
     return head.encode() + body
 
 
-async def _read(stream: trio.SocketStream, buffer: bytearray) -> Message | None:
+class _Line:
+    """A worker's connection.
+
+    Args:
+        rate: Bytes a second each way; 0 for as many as it can carry.
+
+    Attributes:
+        is_doomed: The next request is executed, and its answer is not sent.
+    """
+
+    def __init__(self, stream: trio.SocketStream, rate: int) -> None:
+        self._stream = stream
+        self._rate = rate
+        self.is_doomed = False
+
+    async def receive_some(self, most: int) -> bytes:
+        if not self._rate:
+            return bytes(await self._stream.receive_some(most))
+        data = await self._stream.receive_some(CHUNK)
+        await trio.sleep(len(data) / self._rate)
+        return bytes(data)
+
+    async def send_all(self, data: bytes) -> None:
+        size = CHUNK if self._rate else len(data)
+        for start in range(0, len(data), size):
+            chunk = data[start : start + size]
+            await self._stream.send_all(chunk)
+            if self._rate:
+                await trio.sleep(len(chunk) / self._rate)
+
+
+async def _read(stream: trio.SocketStream | _Line, buffer: bytearray) -> Message | None:
     """Read one message; None if the stream ends before it is whole."""
     while (end := buffer.find(b"\r\n\r\n")) < 0:
         if not await _more(stream, buffer):
@@ -254,13 +339,13 @@ async def _read(stream: trio.SocketStream, buffer: bytearray) -> Message | None:
     return Message(head, body)
 
 
-async def _more(stream: trio.SocketStream, buffer: bytearray) -> bool:
+async def _more(stream: trio.SocketStream | _Line, buffer: bytearray) -> bool:
     data = await stream.receive_some(65_536)
     buffer += data
     return bool(data)
 
 
-async def _gone(client: trio.SocketStream, buffer: bytearray, scope: trio.CancelScope) -> None:
+async def _gone(client: _Line, buffer: bytearray, scope: trio.CancelScope) -> None:
     """End the connection when the client hangs up, as a long poll must see."""
     try:
         while await _more(client, buffer):

@@ -104,6 +104,7 @@ async def _open(scene: Scene) -> None:
 CASES: dict[str, Happening] = {
     "SIGTERM": by_signal(signal.SIGTERM),
     "SIGINT": by_signal(signal.SIGINT),
+    "SIGHUP": by_signal(signal.SIGHUP),
     "SIGKILL": by_signal(signal.SIGKILL),
     "restart": by_outage(_kill, _start, RESTART),
     "outage: kill -9": by_outage(_kill, _start, OUTAGE),

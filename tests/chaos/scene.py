@@ -73,7 +73,7 @@ class Result:
         """Whether the promises are kept."""
         if self.name == "SIGKILL":
             return self.lost == 0
-        if self.name in ("SIGTERM", "SIGINT"):
+        if self.name in ("SIGTERM", "SIGINT", "SIGHUP"):
             prompt = self.after is not None and self.after <= PROMPT
             return self.code == 0 and prompt and not (self.cut or self.queued or self.unreported)
         told = self.code == (75 if self.counted else 0) and (self.api == "v0" or not self.counted)

@@ -9,12 +9,21 @@ from pathlib import Path
 
 from tests.chaos.campaign import campaign
 from tests.chaos.outbox import survive
-from tests.chaos.plan import CUT, SERVER_KILL, TERM, WORKER_KILL, ZOMBIE, Plan
-from tests.chaos.proxy import KINDS
+from tests.chaos.plan import CLOCK, CUT, GATEWAY, SERVER_KILL, TERM, WORKER_KILL, ZOMBIE, Plan
+from tests.chaos.proxy import CUT_NEXT, KINDS
 
 EVERYTHING = Plan(
     runs=12,
-    faults={WORKER_KILL: 3, SERVER_KILL: 2, ZOMBIE: 2, TERM: 2, CUT: 2, **dict.fromkeys(KINDS, 2)},
+    faults={
+        WORKER_KILL: 3,
+        SERVER_KILL: 2,
+        ZOMBIE: 2,
+        TERM: 2,
+        CUT: 2,
+        GATEWAY: 2,
+        CLOCK: 3,
+        **dict.fromkeys(KINDS, 2),
+    },
     processes=3,
     gap=0.9,
     lease_ttl=2.0,
@@ -34,7 +43,17 @@ TERMS_ONLY = Plan(
 )
 V0_ONLY = Plan(
     runs=6,
-    faults={WORKER_KILL: 2, SERVER_KILL: 1, ZOMBIE: 1, TERM: 2, CUT: 1, **dict.fromkeys(KINDS, 1)},
+    faults={
+        WORKER_KILL: 2,
+        SERVER_KILL: 1,
+        ZOMBIE: 1,
+        TERM: 2,
+        CUT: 1,
+        GATEWAY: 2,
+        CLOCK: 2,
+        **dict.fromkeys(KINDS, 1),
+        CUT_NEXT: 4,
+    },
     v0_only=True,
     processes=2,
     gap=0.9,
