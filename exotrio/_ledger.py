@@ -256,7 +256,7 @@ class Ledger:
 
     def restore(self, claim: Claim, outcome: Outcome, entry: int) -> Held:
         """Take an outcome of an earlier process into the books, which only has to be delivered."""
-        held = Held(claim, Stage.DONE, outcome=outcome, entry=entry)
+        held = Held(claim, Stage.DONE, outcome=outcome, entry=entry, clock=self.now)
         self._hold(held)
         self.notify()
         return held

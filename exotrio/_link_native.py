@@ -123,12 +123,9 @@ class NativeLink:
                     if not unanswered:
                         raise
                     attempt += 1
-                    # Repeated, it would bring just as much, just as slowly.
-                    if (
-                        attempt == CLAIM_TRIES
-                        or not isinstance(error, ManagerUnavailable)
-                        or isinstance(error, TooSlow)
-                    ):
+                    # One that was too slow would bring just as much, just as slowly.
+                    last = attempt == CLAIM_TRIES or isinstance(error, TooSlow)
+                    if last or not isinstance(error, ManagerUnavailable):
                         await self._void(request.claim_id)
                         raise
                     pause = max(full_jitter(attempt, base=0.25, cap=2.0), min(error.retry_after or 0.0, 5.0))
