@@ -393,7 +393,7 @@ async def test_what_is_there_already_is_not_waited_for(db: str) -> None:
 
 async def test_who_waits_no_longer_looks_a_last_time(db: str) -> None:
     async with open_store(db) as store, trio.open_nursery() as nursery:
-        waiter = Waiter(nursery, store, longest=0.05)
+        waiter = Waiter(nursery, store, longest=0.5)
         with trio.fail_after(20):
             while not waiter.ended:
                 await trio.lowlevel.checkpoint()

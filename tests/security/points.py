@@ -456,6 +456,19 @@ POINTS = (
         ["test_http_server::test_every_answer_says_that_it_is_not_to_be_kept_or_guessed_at"],
         Change(HTTP, "% header for header in PRIVATE)", "% header for header in ())"),
     ),
+    Point(
+        "Searches, pages and exports hold up nothing that a runtime waits for.",
+        [
+            "manager/test_readers::test_what_runtimes_need_is_answered_while_others_search",
+            "manager/test_readers::test_pages_lists_and_exports_wait_for_their_turn_and_no_longer",
+        ],
+        Change("manager/_readers.py", "LOOK_LIMIT, limiter=self._looks)", "LOOK_LIMIT, limiter=self._reads)"),
+    ),
+    Point(
+        "A search that takes too long is ended.",
+        ["manager/test_readers::test_a_search_that_takes_too_long_is_ended_and_says_so"],
+        Change("manager/_readers.py", "_INSTRUCTIONS = 500", "_INSTRUCTIONS = 10_000"),
+    ),
     # -- slow clients, and many
     Point(
         "A client that sends its head slowly is refused.",
