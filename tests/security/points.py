@@ -439,7 +439,7 @@ POINTS = (
     Point(
         "Names of nodes that nobody registered are not kept.",
         ["contract/test_workers::test_names_that_nobody_registered_are_not_kept"],
-        Change("manager/_service.py", " if tx.registered(namespace, name))", ")"),
+        Change("manager/_service.py", "nodes &= frozenset(", "frozenset("),
     ),
     Point(
         "Of a number of workers something is kept, and not of more.",
