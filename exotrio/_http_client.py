@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import aclosing, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import aclosing, contextmanager, nullcontext, suppress
 from functools import cache, lru_cache
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import trio
@@ -214,6 +214,7 @@ class HttpClient:
             async with self._slots:
                 with self._told_as_ours(asked, sending):
                     response = await self._send(self._request("GET", path, None, headers, sending))
+                pieces: AsyncIterator[bytes] | None = None
                 try:
                     if response.headers.get("content-type") != media_type:
                         with self._told_as_ours(asked, sending):
@@ -221,21 +222,19 @@ class HttpClient:
                                 answered = b"".join([piece async for piece in arriving])
                         self._judge(response, answered, asked, ())
                         raise unfit(f"{self._at} answered with something that is not {media_type}", asked)
-                    raw = cast("AsyncGenerator[bytes]", response.aiter_raw())
-                    async with aclosing(raw) as pieces:
-                        while True:
-                            scope.deadline = trio.current_time() + REQUEST_TIMEOUT
-                            with self._told_as_ours(asked, sending):
-                                piece = await anext(pieces, None)
-                            if piece is None:
-                                break
-                            received += len(piece)
-                            # However long the disk takes: it is the network that is waited for here.
-                            scope.deadline = math.inf
-                            await sink(piece)
+                    pieces = response.aiter_raw()
+                    while True:
+                        scope.deadline = trio.current_time() + REQUEST_TIMEOUT
+                        with self._told_as_ours(asked, sending):
+                            piece = await anext(pieces, None)
+                        if piece is None:
+                            break
+                        received += len(piece)
+                        # However long the disk takes: it is the network that is waited for here.
+                        scope.deadline = math.inf
+                        await sink(piece)
                 finally:
-                    with trio.CancelScope(deadline=trio.current_time() + CLOSE, shield=True):
-                        await response.aclose()
+                    await _close(response, pieces)
         if scope.cancelled_caught:
             raise self._too_late(asked, sent=sending.sent)
         if response.headers.get("content-length") != str(received):
@@ -364,6 +363,18 @@ def require_trio() -> None:
             "exotrio talks to its state manager on Trio, and this is not a Trio task",
             fix="call it from a function that trio.run(...) runs; from asyncio code, in a thread of its own",
         )
+
+
+async def _close(response: httpx.Response, pieces: AsyncIterator[bytes] | None) -> None:
+    """Close a response whose pieces may have been read in part."""
+    with trio.CancelScope(deadline=trio.current_time() + CLOSE, shield=True):
+        await response.aclose()
+        if pieces is not None:
+            # To its end, which is an error now. Else httpcore's generators, each within another, are left
+            # where they are until they are collected as garbage, of which Trio warns.
+            with suppress(Exception):
+                async for _ in pieces:
+                    pass
 
 
 @lru_cache(maxsize=64)

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from base64 import b64encode
+from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ import trio
 import trio.testing
 from pydantic import BaseModel
 
+from exotrio import _http_client
 from exotrio._discovery import discover
 from exotrio._endpoint import Endpoint, resolve_endpoint
 from exotrio._errors import (
@@ -288,6 +290,44 @@ async def test_an_answer_cut_after_the_request_arrived_is_not_known_to_be_unsent
             await http.ask("GET", "/ping")
         await http.aclose()
     assert caught.value.sent
+
+
+@pytest.mark.parametrize("how", ["sink fails", "cancelled", "another type"])
+async def test_a_download_that_is_given_up_hangs_up_and_gives_its_connection_back(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_http_client, "CLOSE", 15.0)  # it hangs up itself, or this test is too slow
+    hung_up = trio.Semaphore(0)
+    kind = "text/plain" if how == "another type" else "application/x-test"
+
+    async def respond(stream: trio.SocketStream, request: bytes) -> None:
+        if b"/ping" in request:
+            await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+            return
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: 1000\r\n\r\nbegin"
+        await stream.send_all(head.encode())
+        if how == "another type":
+            await stream.aclose()  # or its reason would be waited for
+        elif not await stream.receive_some():
+            hung_up.release()
+
+    async def full(piece: bytes) -> None:
+        if how == "cancelled":
+            scope.cancel()
+            await trio.sleep_forever()
+        raise OSError(f"no space left for {piece!r}")
+
+    async with tcp_server(respond) as (uri, _):
+        http = HttpClient(Endpoint(uri, "the-key"), tasks=1)
+        with trio.fail_after(10):
+            for _ in range(3):
+                with trio.CancelScope() as scope, suppress(OSError, ManagerUnavailable):
+                    await http.download("/large", full, patience=10, media_type="application/x-test")
+            if how != "another type":
+                for _ in range(3):
+                    await hung_up.acquire()
+            await http.ask("GET", "/ping")
+        await http.aclose()
 
 
 async def test_a_timeout_after_the_request_was_sent_says_that_it_may_have_arrived() -> None:
