@@ -172,6 +172,8 @@ POINTS = (
         "Nothing of users becomes markup, and no page loads or runs anything from elsewhere.",
         [
             "web/test_pages::test_nothing_of_users_becomes_markup_and_no_page_holds_the_key",
+            "web/test_hostile::test_whatever_users_and_workers_fill_in_is_text_on_every_page",
+            "web/test_hostile::test_no_template_declares_anything_safe",
             "web/test_access::test_every_answer_has_the_strict_policy_and_is_not_kept",
         ],
         Change("manager/web/_page.py", "autoescape=True", "autoescape=False"),
