@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
+from functools import cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from exotrio._errors import ConfigurationError
-from exotrio._settings import KEY_VARIABLE, URI_VARIABLE, read_settings
+from exotrio._settings import FROM_FILE, KEY_VARIABLE, URI_VARIABLE, read_settings, source_of
 
 if TYPE_CHECKING:
     import httpx
+
+log = logging.getLogger("exotrio")
 
 EMBEDDED_URI = "http://exotrio.embedded"
 """Stands in for the URI when a transport is given: no name is ever resolved."""
@@ -75,9 +79,9 @@ def resolve_endpoint(
         except ConfigurationError as error:
             return None, [str(error).replace("\n", "; ")]
         if not state_manager_uri:
-            state_manager_uri, uri_source = settings.state_manager_uri, f"variable {URI_VARIABLE}"
+            state_manager_uri, uri_source = settings.state_manager_uri, source_of(URI_VARIABLE)
         if not key:
-            key, key_source = settings.api_key, f"variable {KEY_VARIABLE}"
+            key, key_source = settings.api_key, source_of(KEY_VARIABLE)
     if not state_manager_uri:
         problems.append(
             f"no state manager is named: pass state_manager_uri=..., or set {URI_VARIABLE} "
@@ -97,7 +101,22 @@ def resolve_endpoint(
             problems.append(problem)
     if problems or not state_manager_uri:
         return None, problems
-    return Endpoint(state_manager_uri.strip().rstrip("/"), key), []
+    endpoint = Endpoint(state_manager_uri.strip().rstrip("/"), key)
+    uri_in_file, key_in_file = uri_source.endswith(FROM_FILE), key_source.endswith(FROM_FILE)
+    if uri_in_file != key_in_file and (uri_in_file or uri_source == source_of(URI_VARIABLE)):
+        _warn_of_sources(endpoint.shown, uri_source, key_source)
+    return endpoint, []
+
+
+@cache
+def _warn_of_sources(uri: str, uri_source: str, key_source: str) -> None:
+    """Warn, once, of a key that may not be meant for this address: ``.env`` may be somebody else's."""
+    log.warning(
+        "the API key (%s) is sent to %s (%s): if they do not belong together, name both in one place",
+        key_source,
+        uri,
+        uri_source,
+    )
 
 
 def version_problems(state_manager_version: str) -> list[str]:

@@ -90,6 +90,16 @@ def read_settings() -> Settings:
     return Settings(**values)
 
 
+FROM_FILE = f" in {ENV_FILE} of the working directory"
+
+
+def source_of(variable: str) -> str:
+    """Return where a setting that is there comes from, to be told, ending in ``FROM_FILE`` if from there."""
+    # As pydantic-settings looks it up: in any case, and empty values are absent.
+    named = any(value for name, value in os.environ.items() if name.upper() == variable)
+    return f"variable {variable}{'' if named else FROM_FILE}"
+
+
 @contextmanager
 def _readable() -> Iterator[None]:
     try:

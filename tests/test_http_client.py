@@ -10,6 +10,7 @@ from base64 import b64encode
 from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from uuid import UUID
 
@@ -19,7 +20,7 @@ import trio
 import trio.testing
 from pydantic import BaseModel
 
-from exotrio import _http_client
+from exotrio import _endpoint, _http_client
 from exotrio._discovery import discover
 from exotrio._endpoint import Endpoint, resolve_endpoint
 from exotrio._errors import (
@@ -434,6 +435,55 @@ def test_arguments_come_before_the_environment_and_a_trailing_slash_goes(bare: p
     bare.setenv("EXOSPHERE_API_KEY", "key-from-environment")
     assert resolve_endpoint(None, None) == (Endpoint("http://from-environment", "key-from-environment"), [])
     assert resolve_endpoint("http://mine/", "k") == (Endpoint("http://mine", "k"), [])
+
+
+@pytest.mark.parametrize(
+    ("uri_from", "key_from", "warned"),
+    [
+        ("environment", "environment", False),
+        ("file", "file", False),
+        ("file", "environment", True),
+        ("environment", "file", True),
+        ("file", "argument", True),
+        ("argument", "environment", False),
+        ("argument", "file", False),
+        ("environment", "argument", False),
+    ],
+)
+def test_a_key_is_not_sent_unasked_to_an_address_from_another_source(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    uri_from: str,
+    key_from: str,
+    warned: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _endpoint._warn_of_sources.cache_clear()
+    found = {"EXOSPHERE_STATE_MANAGER_URI": (uri_from, "http://there"), "EXOSPHERE_API_KEY": (key_from, "k")}
+    lines = []
+    for name, (source, value) in found.items():
+        monkeypatch.delenv(name, raising=False)
+        if source == "environment":
+            monkeypatch.setenv(name, value)
+        elif source == "file":
+            lines.append(f"{name}={value}")
+    (tmp_path / ".env").write_text("\n".join(lines))
+    for _ in range(2):
+        endpoint, problems = resolve_endpoint(
+            "http://there" if uri_from == "argument" else None, "k" if key_from == "argument" else None
+        )
+        assert (endpoint, problems) == (Endpoint("http://there", "k"), [])
+    names = {
+        "argument": ("argument state_manager_uri", "argument key"),
+        "environment": tuple(f"variable {name}" for name in found),
+        "file": tuple(f"variable {name} in .env of the working directory" for name in found),
+    }
+    said = (
+        f"the API key ({names[key_from][1]}) is sent to http://there ({names[uri_from][0]}): if they do not"
+        " belong together, name both in one place"
+    )
+    assert caplog.messages == ([said] if warned else [])
 
 
 @pytest.mark.parametrize("uri", ["localhost:8000", "ftp://x", "http://", "http://x:99999", "http://x/?a=1"])

@@ -15,7 +15,7 @@ import trio
 from exotrio._client import StateManager
 from exotrio._endpoint import resolve_endpoint
 from exotrio._errors import ConfigurationError, KeyRefused
-from exotrio._settings import KEY_VARIABLE, NAMESPACE_VARIABLE, URI_VARIABLE, read_settings
+from exotrio._settings import KEY_VARIABLE, NAMESPACE_VARIABLE, URI_VARIABLE, read_settings, source_of
 from exotrio.cli._exit import bare_errors
 
 T = TypeVar("T")
@@ -174,8 +174,8 @@ def _resolve(namespace: str, uri: str | None, key_file: Path | None, problems: l
     if not key:
         problems.append(f"no API key: {how_to_give_a_key()}")
     if found and key:
-        uri_source = "--uri" if uri else f"variable {URI_VARIABLE}"
-        key_source = f"--key-file {key_file}" if key_file else f"variable {KEY_VARIABLE}"
+        uri_source = "--uri" if uri else source_of(URI_VARIABLE)
+        key_source = f"--key-file {key_file}" if key_file else source_of(KEY_VARIABLE)
         problems += resolve_endpoint(found, key, uri_source=uri_source, key_source=key_source)[1]
     if problems or not found or not key:
         raise ConfigurationError(

@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 from exotrio._errors import DatabaseBusy, DatabaseError, DatabaseTooNew
+from exotrio.manager._own_files import check_beside, make_folder, open_own
 from exotrio.manager._schema import MIGRATIONS, SCHEMA, VERSION
 
 MEMORY = ":memory:"
@@ -32,8 +33,8 @@ class Ownership:
         self._path = path
         lock = path.with_name(path.name + ".lock")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._fd = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+            make_folder(path.parent)
+            self._fd = open_own(lock, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise DatabaseError(
                 f"the database {path} cannot be opened: {error.strerror}",
@@ -117,7 +118,8 @@ def open_writer(path: Path | None) -> sqlite3.Connection:
     try:
         if path is not None:
             # Made here so that inputs and outputs are readable by their owner only.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            os.close(open_own(path, os.O_RDWR | os.O_CREAT))
+            check_beside(path)
         connection = _connect(str(path) if path else MEMORY)
         try:
             # First: WAL mode is written into the file, and a file that is not ours stays as it is.

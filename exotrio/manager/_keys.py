@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import secrets
 import sys
@@ -12,6 +13,9 @@ from typing import NamedTuple
 
 from exotrio._errors import ConfigurationError
 from exotrio._settings import KEY_VARIABLE, Settings
+from exotrio.manager._own_files import is_readable_by_others, open_own
+
+logger = logging.getLogger("exotrio.manager")
 
 PUBLISHED_KEYS = frozenset({"exosphere@123"})
 """Keys that stand in public documentation: everybody knows them."""
@@ -36,7 +40,7 @@ def kept_secret(db: Path, name: str, make: Callable[[], str]) -> str:
     """
     path = secret_path(db, name)
     try:
-        return read_secret_file(path)
+        return read_secret_file(path, own=True)
     except FileNotFoundError:
         pass
     text = make()
@@ -86,23 +90,33 @@ def _sync_folder(folder: Path) -> None:
             os.close(fd)
 
 
-def read_secret_file(path: Path) -> str:
+def read_secret_file(path: Path, *, own: bool = False) -> str:
     """Return a file's text without the blanks around it.
+
+    Args:
+        path: The file.
+        own: It is one that we made, so no link, and nobody else's. Else it may be a link, as the secrets
+            of Kubernetes are; its target must not be a file that somebody put into a shared folder.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ConfigurationError: it cannot be read, or is empty.
+        ConfigurationError: it cannot be read, is empty, or may have been put there by somebody else.
     """
     try:
-        text = path.read_text("utf-8").strip()
+        fd = open_own(path if own else path.resolve(), os.O_RDONLY)
+        with open(fd, encoding="utf-8") as file:
+            text, is_shown = file.read().strip(), is_readable_by_others(fd)
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"the key file {path} cannot be read: {error}", fix="make it a UTF-8 text file you may read"
+            f"the key file {path} cannot be read: {error}",
+            fix="make it a UTF-8 text file that is yours and that you may read",
         ) from error
     if not text:
         raise ConfigurationError(f"the key file {path} is empty", fix="write the key into it, or remove it")
+    if is_shown:
+        logger.warning("other users can read the key file %s: run chmod 600 %s", path, path)
     return text
 
 

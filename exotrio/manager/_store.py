@@ -33,6 +33,7 @@ from exotrio.manager._clock import Clock
 from exotrio.manager._commits import LARGEST_GROUP, Committed, Committer
 from exotrio.manager._copy import remove_leftovers
 from exotrio.manager._database import MEMORY, Ownership, SameFiles, open_writer
+from exotrio.manager._own_files import real_path
 from exotrio.manager._readers import Readers, not_read
 from exotrio.manager._transaction import Catalog, Transaction, View
 from exotrio.manager._writes import Write
@@ -437,4 +438,9 @@ async def open_store(db: str | Path, *, clock: Clock = wall_clock) -> AsyncItera
 
 def _resolve(db: str | Path) -> Path:
     """Return the real path, so that two names of one file meet at one lock."""
-    return Path(db).resolve()
+    try:
+        return real_path(Path(db))
+    except OSError as error:
+        raise DatabaseError(
+            f"the database {db} cannot be opened: {error.strerror}", fix="choose another place with --db FILE"
+        ) from error

@@ -381,7 +381,8 @@ async def test_the_new_key_is_on_disk_before_anything_is_encrypted_with_it(
 async def test_an_administrator_does_not_take_the_key_from_the_server(tmp_path: Path) -> None:
     db, file = tmp_path / "state.db", tmp_path / "state.db.secrets-key"
     await store_secrets(db)
-    os.chown(file, 12_345, 12_345)
+    for path in (tmp_path, file):
+        os.chown(path, 12_345, 12_345)
     await rotate_secrets(db, settings=NO_SETTINGS)
     assert (file.stat().st_uid, file.stat().st_gid) == (12_345, 12_345)
 

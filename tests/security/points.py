@@ -48,6 +48,7 @@ GATE = "manager/_http_gate.py"
 GUARD = "manager/web/_guard.py"
 HTTP = "manager/_http_messages.py"
 KEYS = "manager/_keys.py"
+OWN_FILES = "manager/_own_files.py"
 RUNS = "manager/_runs.py"
 SECRETS = "manager/_secrets.py"
 
@@ -182,6 +183,53 @@ POINTS = (
         "A sign-in leads to paths of our own only.",
         ["web/test_access::test_a_sign_in_leads_to_local_paths_only"],
         Change(GUARD, "if odd or parts.scheme", "if parts.scheme"),
+    ),
+    Point(
+        "A key is not sent without a warning to an address that another source names.",
+        ["test_http_client::test_a_key_is_not_sent_unasked_to_an_address_from_another_source"],
+        Change("_endpoint.py", "if uri_in_file != key_in_file and", "if False and"),
+    ),
+    # -- files in shared folders
+    Point(
+        "No link of a lock or a key is followed.",
+        [
+            "manager/test_own_files::test_a_lock_that_is_a_link_leads_to_no_file_of_ours",
+            "manager/test_own_files::test_a_key_beside_the_database_is_no_link",
+        ],
+        Change(OWN_FILES, "flags | os.O_NOFOLLOW |", "flags |"),
+    ),
+    Point(
+        "A file or a link that belongs to a stranger is not taken for ours.",
+        [
+            "manager/test_own_files::test_no_file_of_a_stranger_is_opened_as_ours",
+            "manager/test_own_files::test_a_key_that_a_stranger_put_beside_the_database_is_not_ours",
+        ],
+        Change(OWN_FILES, "if found.st_uid not in {", "if False and found.st_uid not in {"),
+    ),
+    Point(
+        "The files that SQLite reads with a database are a stranger's neither.",
+        ["manager/test_own_files::test_no_file_of_a_stranger_is_opened_as_ours"],
+        Change("manager/_database.py", "            check_beside(path)\n", ""),
+    ),
+    Point(
+        "No link of a stranger leads to a database.",
+        ["manager/test_own_files::test_no_link_of_a_stranger_is_followed_to_a_database"],
+        Change(OWN_FILES, "    if path.is_symlink():", "    if False:"),
+    ),
+    Point(
+        "A database that everybody can change is refused.",
+        ["manager/test_own_files::test_a_database_that_everybody_can_change_is_refused"],
+        Change(OWN_FILES, "if found.st_mode & stat.S_IWOTH and", "if False and"),
+    ),
+    Point(
+        "Of a key that others can read there is a warning.",
+        ["manager/test_own_files::test_of_a_key_that_others_can_read_a_warning_says_how_to_end_that"],
+        Change(KEYS, "    if is_shown:\n", "    if False:\n"),
+    ),
+    Point(
+        "The folder with keys is kept out of repositories.",
+        ["manager/test_own_files::test_a_folder_that_is_made_is_kept_out_of_repositories"],
+        Change(OWN_FILES, 'if folder.name == ".exotrio":', "if False:"),
     ),
     # -- secrets
     Point(

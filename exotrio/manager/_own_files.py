@@ -1,0 +1,101 @@
+"""Opening the files of a database in folders that others may write to, ``/tmp`` for one.
+
+There somebody else may have put a file or a link of that name first: a key that he knows, a lock that
+leads to a file of ours. Owned by us, by root, or by the owner of the folder, who could replace it anyway,
+a file is taken; anything else is refused. On Windows nothing is checked.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from pathlib import Path
+
+GITIGNORE = "# Made by exotrio: nothing in here belongs into a repository.\n*\n"
+BESIDE = ("-wal", "-shm", "-journal")
+"""What SQLite adds to the names of files that it reads with a database."""
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open or make a file of a database, for its owner only, and return its descriptor. No link is followed.
+
+    Raises:
+        OSError: it cannot be opened, or may have been put there by somebody else.
+    """
+    if sys.platform == "win32":
+        return os.open(path, flags, 0o600)
+    try:
+        # Without waiting, or a pipe of that name would hold us up for ever.
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, f"{path.name} is a link, which is not followed") from error
+        raise
+    try:
+        _check(os.fstat(fd), path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def check_beside(path: Path) -> None:
+    """Check the files that SQLite reads with a database, as ``open_own`` does.
+
+    Raises:
+        OSError: one of them may have been put there by somebody else.
+    """
+    for file in (path.with_name(path.name + suffix) for suffix in BESIDE):
+        if sys.platform != "win32" and os.path.lexists(file):
+            _check(os.lstat(file), file)
+
+
+def is_readable_by_others(fd: int) -> bool:
+    """Whether users who are neither us nor of the file's group may read it, and we can change that."""
+    if sys.platform == "win32":
+        return False
+    found = os.fstat(fd)
+    return bool(found.st_mode & stat.S_IROTH) and found.st_uid == os.geteuid()
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a database, for its owner only, unless it is there.
+
+    A ``.exotrio`` is kept out of repositories, since it lies among sources and holds keys.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if folder.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.name == ".exotrio":
+        (folder / ".gitignore").write_text(GITIGNORE, "utf-8")
+
+
+def real_path(path: Path) -> Path:
+    """Return where a database is, links followed that we, root or the owner of their folder made.
+
+    Raises:
+        OSError: somebody else made the link.
+    """
+    if path.is_symlink():
+        _check_owner(os.lstat(path), path)
+    return path.resolve()
+
+
+def _check(found: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EPERM, f"{path.name} is not a regular file")
+    _check_owner(found, path)
+    if found.st_mode & stat.S_IWOTH and sys.platform != "win32":
+        raise OSError(errno.EPERM, f"{path.name} can be changed by everybody; chmod o-w ends that")
+
+
+def _check_owner(found: os.stat_result, path: Path) -> None:
+    if sys.platform == "win32":
+        return
+    if found.st_uid not in {0, os.geteuid(), os.stat(path.parent).st_uid}:
+        raise OSError(errno.EPERM, f"{path.name} belongs to user {found.st_uid}, who does not own its folder")

@@ -1,0 +1,136 @@
+"""Databases and keys in folders where somebody else may have put files first."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from exotrio import ConfigurationError
+from exotrio._errors import DatabaseError
+from exotrio.manager import open_service
+from exotrio.manager._keys import kept_secret, read_secret_file
+from tests.manager.support import NO_SETTINGS
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="owners and links are POSIX's")
+STRANGER = 12_345
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+def beside(db: Path, suffix: str) -> Path:
+    return db.with_name(db.name + suffix)
+
+
+def give_away(path: Path) -> None:
+    """Let a file or a link belong to somebody else, who does not own its folder."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files to others")
+    os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
+
+
+def opened(db: Path) -> None:
+    async def main() -> None:
+        async with open_service(db, settings=NO_SETTINGS):
+            pass
+
+    trio.run(main)
+
+
+def refusal(db: Path) -> str:
+    with pytest.raises(DatabaseError) as caught:
+        opened(db)
+    return str(caught.value)
+
+
+def test_a_lock_that_is_a_link_leads_to_no_file_of_ours(db: Path) -> None:
+    ours = db.with_name("precious")
+    ours.write_text("precious")
+    beside(db, ".lock").symlink_to(ours)
+    assert "state.db.lock is a link, which is not followed" in refusal(db)
+    assert ours.read_text() == "precious"
+
+
+@pytest.mark.parametrize("suffix", ["", ".lock", "-wal", "-journal"])
+def test_no_file_of_a_stranger_is_opened_as_ours(db: Path, suffix: str) -> None:
+    beside(db, suffix).touch(mode=0o644)
+    give_away(beside(db, suffix))
+    said = refusal(db)
+    assert f"{db.name}{suffix} belongs to user {STRANGER}, who does not own its folder" in said
+
+
+def test_no_link_of_a_stranger_is_followed_to_a_database(db: Path) -> None:
+    db.symlink_to(db.with_name("elsewhere.db"))
+    give_away(db)
+    assert f"belongs to user {STRANGER}" in refusal(db)
+    assert not db.with_name("elsewhere.db").exists()
+
+
+def test_a_link_of_ours_is_followed_to_a_database(db: Path) -> None:
+    db.symlink_to(db.with_name("elsewhere.db"))
+    opened(db)
+    assert db.with_name("elsewhere.db").exists()
+
+
+def test_a_database_that_everybody_can_change_is_refused(db: Path) -> None:
+    db.touch()
+    db.chmod(0o666)
+    assert "can be changed by everybody" in refusal(db)
+
+
+def test_a_pipe_holds_nobody_up(db: Path) -> None:
+    os.mkfifo(beside(db, ".lock"))
+    assert "is not a regular file" in refusal(db)
+
+
+def test_a_key_that_a_stranger_put_beside_the_database_is_not_ours(db: Path) -> None:
+    planted = beside(db, ".api-key")
+    planted.write_text("known to a stranger")
+    give_away(planted)
+    with pytest.raises(ConfigurationError, match=f"belongs to user {STRANGER}"):
+        kept_secret(db, "api-key", lambda: "made")
+
+
+def test_a_key_beside_the_database_is_no_link(db: Path) -> None:
+    db.with_name("elsewhere").write_text("known to a stranger")
+    beside(db, ".api-key").symlink_to(db.with_name("elsewhere"))
+    with pytest.raises(ConfigurationError, match="is a link, which is not followed"):
+        kept_secret(db, "api-key", lambda: "made")
+
+
+def test_a_key_file_that_is_named_may_be_a_link_as_kubernetes_makes_them(tmp_path: Path) -> None:
+    (tmp_path / "..data").mkdir()
+    (tmp_path / "..data" / "key").write_text("the key\n")
+    (tmp_path / "key").symlink_to("..data/key")
+    assert read_secret_file(tmp_path / "key") == "the key"
+    give_away(tmp_path / "..data" / "key")
+    with pytest.raises(ConfigurationError, match=f"belongs to user {STRANGER}"):
+        read_secret_file(tmp_path / "key")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+def test_of_a_key_that_others_can_read_a_warning_says_how_to_end_that(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int
+) -> None:
+    path = tmp_path / "key"
+    path.write_text("the key\n")
+    path.chmod(mode)
+    assert read_secret_file(path) == "the key"
+    warned = [f"other users can read the key file {path}: run chmod 600 {path}"] if mode & 0o004 else []
+    assert caplog.messages == warned
+
+
+def test_a_folder_that_is_made_is_kept_out_of_repositories(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    opened(tmp_path / ".exotrio" / "state.db")
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=tmp_path, check=True, capture_output=True)
+    assert status.stdout == b""
+    opened(tmp_path / "data" / "state.db")
+    assert not (tmp_path / "data" / ".gitignore").exists(), "a folder of that name is somebody's choice"
