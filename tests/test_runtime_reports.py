@@ -275,7 +275,8 @@ async def test_claiming_stops_while_results_cannot_be_delivered_and_goes_on_afte
     async with trio.open_nursery() as nursery:
         nursery.start_soon(rt.run)
         await trio.sleep(300)
-        assert server.statuses()["QUEUED"] <= 4 + 4 + 2
+        # Undelivered, waiting, running: the last claim may be made before any of the former has failed.
+        assert server.statuses()["QUEUED"] <= (4 + 2) + 4 + 2
         server.before = None
         await server.until(lambda: server.statuses()["EXECUTED"] == 100)
         rt.stop()
@@ -437,15 +438,17 @@ async def test_what_finishes_while_a_batch_is_on_its_way_goes_along_in_the_next_
 ) -> None:
     async def take_long(call: Call) -> None:
         if call.route == "outcomes" and len(server.routes("outcomes")) == 1:
+            on_its_way.set()
             await trio.sleep(seconds)
 
+    on_its_way = trio.Event()
     server = NativeServer()
     server.before = take_long
     rt = runtime(server, Says, workers=2)
     server.add("Says")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(rt.run)
-        await server.until(lambda: len(server.routes("outcomes")) == 1)
+        await on_its_way.wait()
         began = trio.current_time()
         server.add("Says", 3)
         await server.until(lambda: server.statuses()["EXECUTED"] >= 3)
