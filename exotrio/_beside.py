@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Beside:
-    """The threads and the asyncio loop of one runtime. Leaving it ends the loop, in bounded time.
+    """The threads and the asyncio loop of one runtime.
 
     Args:
         workers: Tasks that run nodes: what may be left behind grows with them.
@@ -31,12 +30,12 @@ class Beside:
         self._tasks = LeftBehind(most, "asyncio nodes", "in the asyncio loop", changed)
         self._loop: SideLoop | None = None
 
-    async def __aenter__(self) -> Self:
-        return self
+    async def aclose(self) -> None:
+        """End the loop, in bounded time.
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+        Cancellation:
+            None.
+        """
         if self._loop is not None:
             with trio.CancelScope(shield=True):  # it has a deadline of its own
                 await self._loop.aclose()

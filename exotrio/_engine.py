@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -23,7 +24,7 @@ from exotrio._options import LinkKind, Options
 from exotrio._outage import Outage
 from exotrio._poller import poll
 from exotrio._reporter import report
-from exotrio._stop import Stop, walk, write_off
+from exotrio._stop import CLOSE, Stop, walk, write_off
 from exotrio._tasks import TaskView
 from exotrio._worker import pass_on, work
 
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from exotrio._outbox import Outbox
 
 log = logging.getLogger("exotrio.runtime")
-
-CLOSE = 0.5
-"""Seconds for closing connections."""
 
 
 @dataclass(slots=True)
@@ -76,27 +74,51 @@ class Engine:
         """
         outbox = await self._open_outbox()
         link = self._open_link()
+        beside = Beside(self.options.workers, self.ledger.notify)
         try:
-            # Into the books before anything else, so that a stop at any moment counts what is left.
-            replayed = [] if outbox is None else outbox.restore(self.ledger)
-            registered = await self._register(link)
-            if registered:
-                self._enter(Phase.RUNNING)
-            started()
-            if registered:
-                await self._work(link, outbox, replayed)
+            # Around all else, since it ends after the last delivery: what is delivered is held until then.
+            async with trio.open_nursery() as around:
+                try:
+                    # Into the books before anything else, so that a stop at any moment counts what is left.
+                    replayed = [] if outbox is None else outbox.restore(self.ledger)
+                    registered = await self._register(link)
+                    if registered:
+                        self._enter(Phase.RUNNING)
+                    started()
+                    if registered:
+                        self._begin_heartbeat(around, link)
+                        await self._work(link, outbox, beside, replayed)
+                finally:
+                    write_off(self.ledger)
+                    # All at the same time, the last heartbeat too: they share what time is left.
+                    around.cancel_scope.cancel()
+                    with trio.move_on_after(CLOSE, shield=True):
+                        async with trio.open_nursery() as closing:
+                            for part in (link, beside, outbox):
+                                if part is not None:
+                                    closing.start_soon(part.aclose)
         finally:
-            write_off(self.ledger)
-            with trio.move_on_after(CLOSE, shield=True):
-                await link.aclose()
-            if outbox is not None:
-                with trio.move_on_after(CLOSE, shield=True):
-                    await outbox.aclose()
             self.lost_claims = link.lost_claims
 
-    async def _work(self, link: Link, outbox: Outbox | None, replayed: list[Held]) -> None:
+    def _begin_heartbeat(self, nursery: trio.Nursery, link: Link) -> None:
+        o, stop = self.options, self.stop
+        beat = partial(
+            stop.guard,
+            heartbeat,
+            link=link,
+            apart=self._open_apart if self.endpoint.transport is None else None,
+            ledger=self.ledger,
+            stop=stop,
+            runtime=o.name,
+            phase=lambda: self.phase,
+            grace=o.shutdown_grace,
+            workers=o.workers,
+            tasks=self.tasks if self.shows_tasks else None,
+        )
+        nursery.start_soon(beat, name="heartbeat")
+
+    async def _work(self, link: Link, outbox: Outbox | None, beside: Beside, replayed: list[Held]) -> None:
         o, stop, ledger = self.options, self.stop, self.ledger
-        beside = Beside(o.workers, ledger.notify)
         executor = Executor(o.nodes, link.secrets, beside, self.owns_signals)
         claimed_in, claimed = trio.open_memory_channel[Held](o.batch_size)
         # Never full, so that finished work never waits where it can be cancelled: the poller claims up
@@ -106,7 +128,7 @@ class Engine:
         for held in replayed:
             done_in.send_nowait(held)
 
-        async with beside, trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:
 
             def spawn(loop: Any, *ends: Any, **options: Any) -> None:
                 # Guarded: a defect in one loop starts the stop path instead of cancelling the others.
@@ -114,17 +136,6 @@ class Engine:
                     lambda: stop.guard(loop, *ends, ledger=ledger, stop=stop, **options), name=loop.__name__
                 )
 
-            # In the nursery too, since it ends after the last delivery: what is delivered is held until then.
-            spawn(
-                heartbeat,
-                link=link,
-                apart=self._open_apart if self.endpoint.transport is None else None,
-                runtime=o.name,
-                phase=lambda: self.phase,
-                grace=o.shutdown_grace,
-                workers=o.workers,
-                tasks=self.tasks if self.shows_tasks else None,
-            )
             spawn(report, done, done_in.clone(), link=link, workers=o.workers, outbox=outbox)
             finished_in = done_in.clone()
             if outbox is not None:

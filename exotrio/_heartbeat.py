@@ -41,7 +41,7 @@ from exotrio._lifecycle import Phase
 from exotrio._link import Beating, Claim, Heard, Link, Pulse
 from exotrio._node import Stopping
 from exotrio._outage import Outage
-from exotrio._stop import Stop
+from exotrio._stop import CLOSE, Stop
 from exotrio._tasks import TaskView
 from exotrio._wire import BeatResult
 
@@ -55,10 +55,8 @@ JITTER = 0.1
 INTERVAL_IN_PROCESS = 1.0
 SHORTEST_TIMEOUT = 1.0
 LONGEST_TIMEOUT = 10.0
-LAST = 0.5
-"""Seconds the thread has to end; then it is left to itself, so that it never holds up a stop."""
-FAREWELL = 0.4
-"""Seconds of these for the last heartbeat."""
+FAREWELL = 0.8 * CLOSE
+"""Seconds for the last heartbeat. The rest is for its thread to end; then that is left to itself."""
 
 _WHY = {BeatResult.LOST: Stopping.LEASE_LOST, BeatResult.CANCELLED: Stopping.RUN_CANCELLED}
 
@@ -347,7 +345,7 @@ class _Thread:
             if self._token is not None:
                 with suppress(trio.RunFinishedError):
                     self._token.run_sync_soon(heart.end)
-            with trio.move_on_after(LAST, shield=True):
+            with trio.move_on_after(CLOSE, shield=True):
                 await self._ended.wait()
 
     def call_back(self, function: Callable[..., object], *args: object) -> None:

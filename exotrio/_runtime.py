@@ -49,7 +49,7 @@ class Runtime:
         state_manager_version: API version of the stock state manager; there is only ``"v0"``.
         poll_interval: Seconds between claims while there is nothing to do. Defaults to 1.
         shutdown_grace: Seconds running nodes may go on after a first signal or ``stop()``. Defaults
-            to 20; cleaning up and flushing take up to 8 more.
+            to 20; cleaning up, flushing and closing take up to 8.5 more.
         transport: Way to a state manager in this process (``exotrio.manager.embedded``); then no URI
             and no key are needed.
         link: ``"auto"`` asks the server what it speaks; ``"v0"`` and ``"native"`` pin it.

@@ -27,14 +27,12 @@ import trio
 
 from exotrio._daemon_executor import DaemonExecutor
 from exotrio._left_behind import LeftBehind
-from exotrio._stop import CLEANUP
+from exotrio._stop import CLEANUP, CLOSE
 
 log = logging.getLogger("exotrio.worker")
 
 WIND_UP = 0.2
 """Seconds for tasks and async generators that nodes left in the loop, at its end."""
-CLOSE = 0.5
-"""Seconds to wait for the end of the thread."""
 
 
 class SideLoop:

@@ -29,10 +29,17 @@ from exotrio._link import Link
 
 log = logging.getLogger("exotrio")
 
+GRACE = 20.0
+"""Seconds that running nodes may go on, unless a runtime or a request says otherwise."""
 CLEANUP = 5.0
 """Seconds cancelled nodes have for their clean-up."""
 FLUSH = 3.0
 """Seconds for the last outcomes and releases."""
+CLOSE = 0.5
+"""Seconds for the last heartbeat, the asyncio loop, the connections and the outbox, all at the same time."""
+STOP = {"drain": GRACE, "clean-up": CLEANUP, "flush": FLUSH, "close": CLOSE}
+"""Seconds that each step of a stop takes at most, one after the other: together less than the 30 s after
+which Kubernetes, for one, kills a process."""
 
 
 class Stop:

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +79,7 @@ async def run_node(
         return secrets or {}
 
     claim = Claim(state_id="test", node_name=node.__name__, identifier=node.__name__, inputs=inputs or {})
-    async with Beside() as beside:
+    async with aclosing(Beside()) as beside:
         outcome = await Executor({node.__name__: node}, fetch_secrets, beside).run(claim, Execution())
     assert outcome is not None, "only the runtime's own cancel hands a state back, and nobody called it"
     return outcome

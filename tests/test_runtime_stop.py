@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,6 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from exotrio import BaseNode, LifecycleError, Phase, Runtime, Stopping
+from exotrio._stop import CLEANUP, STOP
 from tests.doubles import Call, Fails, NativeServer, V0Server, hang, reply, runtime
 
 
@@ -331,6 +334,61 @@ async def test_a_cancel_while_draining_ends_the_drain(autojump_clock: MockClock)
     assert server.statuses() == {"CREATED": 1}
 
 
+def test_the_steps_of_a_stop_leave_time_before_the_process_is_killed() -> None:
+    assert sum(STOP.values()) <= 28.5
+    assert inspect.signature(Runtime).parameters["shutdown_grace"].default == STOP["drain"]
+
+
+async def test_a_stop_with_every_step_at_its_worst_takes_no_longer_than_the_steps_together(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    begun: list[str] = []
+
+    class Thread(BaseNode):
+        def execute(self) -> None:
+            begun.append("thread")
+            gate.wait()
+
+    class Loop(BaseNode):
+        event_loop = "asyncio"
+
+        async def execute(self) -> None:
+            begun.append("loop")
+            gate.wait()
+
+    class Cleans(BaseNode):
+        async def execute(self) -> None:
+            begun.append("cleans")
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(CLEANUP)
+
+    def close(*_: object) -> None:
+        gate.wait()
+
+    monkeypatch.setattr("exotrio._outbox_file.Store.close", close)
+    server = NativeServer()
+    for name in ("Thread", "Loop", "Cleans"):
+        server.add(name)
+    rt = runtime(server, Thread, Loop, Cleans, workers=4, outbox=tmp_path / "outbox.db")
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rt.run)
+            while len(begun) < 3:  # noqa: ASYNC110 - threads set no events of Trio
+                await trio.sleep(0.01)
+            server.before = hang
+            before = trio.current_time()
+            rt.stop()
+    finally:
+        gate.set()
+    taken = trio.current_time() - before
+    assert sum(STOP.values()) - 0.1 < taken < sum(STOP.values()) + 0.01
+    assert len(rt.summary.left_behind) == 3
+
+
 @pytest.mark.parametrize("how", ["refused", "hanging"])
 async def test_with_the_server_down_for_the_whole_stop_it_ends_in_time_and_names_what_stays(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, how: str
@@ -346,7 +404,7 @@ async def test_with_the_server_down_for_the_whole_stop_it_ends_in_time_and_names
         await trio.sleep(0.5)
         before = trio.current_time()
         rt.stop()
-    assert trio.current_time() - before <= 29
+    assert trio.current_time() - before <= sum(STOP.values())
     assert rt.phase is Phase.STOPPED
     assert rt.summary.exit_code == 75
     assert set(rt.summary.left_behind) == set(states)

@@ -32,6 +32,6 @@ graph = Graph(
         GraphNodeModel(node_name="Greet", namespace="Greeter", identifier="greet", inputs={"name": "you"})
     ],
 )
-# 20 s for running nodes, then 5 s to clean up and 3 s to deliver: 28 s, which is less than the
+# 20 s for running nodes, then 5 s to clean up, 3 s to deliver, 0.5 s to close: 28.5 s, less than the
 # terminationGracePeriodSeconds of the pods. Longer nodes need a longer grace, here and there.
 runtime = Runtime(namespace="Greeter", name="greeter", nodes=[Greet], workers=8, shutdown_grace=20)
