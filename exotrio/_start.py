@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import trio
 
@@ -128,15 +128,40 @@ def _owned_signals(stop: Callable[[float | None, str], None], exiting: Callable[
             exiting()
             _exit_now(number)
 
-    previous = {number: signal.signal(number, handle) for number in stop_signals()}
+    for each in stop_signals():
+        _previous[each] = signal.signal(each, handle)
     _owned = True
     try:
         yield
     finally:
         _owned = False
-        for number, handler in previous.items():
-            # None: a handler that Python did not set and cannot put back.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _put_back()
+
+
+_previous: dict[int, Any] = {}
+"""The handlers that were there before ours, while ours are set."""
+
+
+def _put_back() -> None:
+    while _previous:
+        number, handler = _previous.popitem()
+        # None: a handler that Python did not set and cannot put back.
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _put_back_in_child() -> None:
+    """Let signals end a child that was forked (by a node, say)."""
+    if not _previous:
+        return
+    signal.set_wakeup_fd(-1)  # it would wake the loop of the parent
+    for number, handler in _previous.items():
+        # No KeyboardInterrupt: caught as the error of a state, it would let a copy of this runtime go on.
+        signal.signal(number, signal.SIG_IGN if handler is signal.SIG_IGN else signal.SIG_DFL)
+    _previous.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_put_back_in_child)
 
 
 def _exit_now(number: int) -> NoReturn:

@@ -53,10 +53,27 @@ class Ownership:
             ) from error
         os.ftruncate(self._fd, 0)
         os.write(self._fd, f"{os.getpid()}\n".encode())
+        _locked.add(self._fd)
 
     def release(self) -> None:
         """Give the database up. The lock file stays: removing it would race with the next owner."""
-        os.close(self._fd)
+        if self._fd in _locked:  # not in a child that was forked meanwhile
+            _locked.remove(self._fd)
+            os.close(self._fd)
+
+
+_locked: set[int] = set()
+"""Descriptors of lock files. A lock lasts until the last copy of its descriptor is closed."""
+
+
+def _leave_to_parent() -> None:
+    """Give up the locks in a child that was forked (by a node, say), which may outlive this process."""
+    while _locked:
+        os.close(_locked.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _lock(fd: int) -> None:
