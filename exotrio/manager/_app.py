@@ -227,11 +227,13 @@ async def serve(
         poison_limit=poison_limit,
     )
     keep_ms = None if keep is None else to_ms(keep)
-    async with open_service(db, clock=clock, terms=terms, keep_ms=keep_ms, settings=settings) as service:
+    limits = limits or Limits()
+    async with open_service(
+        db, clock=clock, terms=terms, keep_ms=keep_ms, max_inputs=limits.max_body, settings=settings
+    ) as service:
         file = None if str(db) == MEMORY else _resolve(db)
         chosen = choose_key(key=key, key_file=key_file, settings=settings, host=host, db=file)
         hosts = {*loopback_names(host), *allowed_hosts} if is_loopback(host) else allowed_hosts or None
-        limits = limits or Limits()
         gate = Gate(limits.max_connections)
         origins = [origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip()]
         # Here: whoever embeds a state manager without a port does not wait for templates to be loaded.

@@ -20,6 +20,7 @@ from pydantic_core import from_json, to_json
 from exotrio._wire import ItemResult, from_ms
 from exotrio._wire_native import HeldState, ItemReply
 from exotrio.manager._graphs import timestamp
+from exotrio.manager._inputs import size_of
 from exotrio.manager._outcomes import find_state
 from exotrio.manager._states import CREATED, QUEUED, Changes, note
 from exotrio.manager._transaction import Transaction
@@ -259,8 +260,7 @@ def _first_rows(tx: Transaction, seqs: Sequence[int], most_bytes: int) -> list[s
     size = 0
     with closing(_select(tx, seqs)) as cursor:
         for row in cursor:
-            text = row["inputs"]
-            size += len(text) if text.isascii() else len(text.encode())
+            size += size_of(row["inputs"])
             if rows and size > most_bytes:
                 break
             rows.append(row)

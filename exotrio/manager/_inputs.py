@@ -6,6 +6,8 @@ Values are inserted as they are and never looked at for placeholders again.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import closing
+from functools import cache
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -33,6 +35,7 @@ class Sources:
     """
 
     def __init__(self, view: View, run: RunScope, above: int | None) -> None:
+        self.max_inputs = view.max_inputs
         self._view = view
         self._run = run
         self._unread = chain(view, above)
@@ -105,7 +108,7 @@ def build(
         spare: Those that are left out if they cannot be built.
 
     Raises:
-        InputsError: an input is not given, or a value is missing or no string.
+        InputsError: an input is not given, a value is missing or not a string, or they are too large.
     """
 
     def resolve(piece: Piece) -> str:
@@ -119,16 +122,40 @@ def build(
         return field_of(found, piece)
 
     inputs: dict[str, str] = {}
+    left = sources.max_inputs
+
+    def joined(pieces: Iterable[Piece]) -> str:
+        # What is inserted often is one text until it is joined: only the sum says what it would take.
+        nonlocal left
+        texts = []
+        for piece in pieces:
+            texts.append(resolve(piece))
+            left -= size_of(texts[-1])
+            if left < 0:
+                raise InputsError(_too_large(sources.max_inputs))
+        return "".join(texts)
+
     for name in names:
         pieces = place.inputs.get(name)
         if pieces is None:
             raise InputsError(f"input {name!r} of {place.identifier!r} is not given by the graph")
+        before = left
         try:
-            inputs[name] = "".join([resolve(piece) for piece in pieces])
+            inputs[name] = joined(pieces)
         except InputsError as error:
+            left = before
             if name not in spare:
                 raise InputsError(f"input {name!r} of {place.identifier!r}: {error}") from None
     return inputs
+
+
+def size_of(text: str) -> int:
+    """Return how many bytes a text takes."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _too_large(most: int) -> str:
+    return f"with it the inputs take more than {most} bytes, the limit on what a state may be given"
 
 
 Lister = Callable[[str], str]
@@ -152,21 +179,24 @@ def group_lists(view: View, run: RunScope, t: int, unite: Unite) -> dict[str, Li
     values over the group's successes, in fan-out order."""
 
     def lister(place: int) -> Lister:
-        members: list[Outputs] | None = None
-
+        @cache
         def values(field: str) -> str:
-            nonlocal members
-            if members is None:
-                members = [
-                    from_json(row["outputs"])
-                    for row in view.execute(
-                        "SELECT outputs FROM members JOIN states ON states.seq = members.state"
-                        " WHERE members.t = ? AND members.place = ? ORDER BY members.path",
-                        (t, place),
-                    )
-                ]
             ref = OutputRef(run.template.places[place].identifier, field)
-            return to_json([field_of(outputs, ref) for outputs in members]).decode()
+            texts, left = [], view.max_inputs
+            # One by one, since all of them together may be more than there is memory.
+            with closing(
+                view.execute(
+                    "SELECT outputs FROM members JOIN states ON states.seq = members.state"
+                    " WHERE members.t = ? AND members.place = ? ORDER BY members.path",
+                    (t, place),
+                )
+            ) as members:
+                for row in members:
+                    texts.append(field_of(from_json(row["outputs"]), ref))
+                    left -= size_of(texts[-1])
+                    if left < 0:
+                        raise InputsError(_too_large(view.max_inputs))
+            return to_json(texts).decode()
 
         return values
 

@@ -38,6 +38,12 @@ from exotrio.manager._states import (
 from exotrio.manager._transaction import Transaction, View
 from exotrio.manager._unites import decide
 
+MAX_FOLLOWING = 16
+"""Times what one state may be given: as much may be given to all that follow one outcome, however many.
+
+A fan-out can give each of its siblings the same large value, all in one transaction.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
@@ -221,6 +227,7 @@ class Follow:
         self._groups: str = state["groups"]
         self._place = run.template.places[state["place"]]
         self._sources = Sources(changes.tx, run, state["parent"])
+        self._left = MAX_FOLLOWING * changes.tx.max_inputs
 
     def create(self, seq: int, output: dict[str, Any], path: bytes) -> str | None:
         """Create what follows one output: all of it or nothing.
@@ -244,12 +251,19 @@ class Follow:
                 inputs = build_for(node, place, self._sources, self._place.identifier, output)
             except InputsError as problem:
                 return f"cannot create the next state: {problem}"
+            text = to_json(inputs)
+            self._left -= len(text)
+            if self._left < 0:
+                most = MAX_FOLLOWING * tx.max_inputs
+                return (
+                    f"cannot create the next state: all that follow one outcome take more than {most} bytes"
+                )
             children.append(
                 NewState(
                     place=index,
                     kind=node.id,
                     status=CREATED,
-                    inputs=to_json(inputs).decode(),
+                    inputs=text.decode(),
                     parent=seq,
                     groups=groups,
                     path=child_path(path, index),

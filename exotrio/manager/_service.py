@@ -21,6 +21,7 @@ from exotrio.manager._rotation import renew_at_start
 from exotrio.manager._schedules import Scheduler
 from exotrio.manager._secrets import Cipher, find_cipher
 from exotrio.manager._store import Store, open_store, wall_clock
+from exotrio.manager._transaction import MAX_INPUTS
 from exotrio.manager._workers import Workers
 
 P = ParamSpec("P")
@@ -98,6 +99,7 @@ async def open_service(
     terms: Terms | None = None,
     keep_ms: int | None = None,
     schedules: bool = True,
+    max_inputs: int = MAX_INPUTS,
     settings: Settings | None = None,
 ) -> AsyncIterator[Service]:
     """Open a state manager's database and make it ready to serve.
@@ -112,6 +114,7 @@ async def open_service(
         terms: How long claims hold.
         keep_ms: Delete runs that have been finished for longer. Defaults to None: keep all.
         schedules: Trigger graphs by their cron expressions. Defaults to True.
+        max_inputs: Most bytes of the inputs of a state that follows another. Defaults to 16 MiB.
         settings: Defaults to what the environment says.
 
     Raises:
@@ -119,7 +122,7 @@ async def open_service(
         ConfigurationError: the key for secrets cannot be used.
     """
     settings = settings or read_settings()
-    async with open_store(db, clock=clock) as store:
+    async with open_store(db, clock=clock, max_inputs=max_inputs) as store:
         cipher = find_cipher(store.path, settings)
         service = Service(store, cipher, terms or Terms(), monotonic, Scheduler(store))
         await store.write(recover, service.terms)

@@ -35,7 +35,7 @@ from exotrio.manager._copy import remove_leftovers
 from exotrio.manager._database import MEMORY, Ownership, SameFiles, open_writer
 from exotrio.manager._own_files import real_path
 from exotrio.manager._readers import Readers, not_read
-from exotrio.manager._transaction import Catalog, Transaction, View
+from exotrio.manager._transaction import MAX_INPUTS, Catalog, Transaction, View
 from exotrio.manager._writes import Write
 
 P = ParamSpec("P")
@@ -398,21 +398,25 @@ class FileStore:
 
 
 @asynccontextmanager
-async def open_store(db: str | Path, *, clock: Clock = wall_clock) -> AsyncIterator[Store]:
+async def open_store(
+    db: str | Path, *, clock: Clock = wall_clock, max_inputs: int = MAX_INPUTS
+) -> AsyncIterator[Store]:
     """Open a database and own it until the block ends.
 
     Args:
         db: A file, made with its folder if it is missing, or ``":memory:"``.
         clock: Gives the time in Unix milliseconds.
+        max_inputs: See ``Catalog``.
 
     Raises:
         DatabaseBusy: another process (or another store of this one) owns the file.
         DatabaseTooNew: a newer exotrio wrote it.
         DatabaseError: it cannot be used.
     """
+    catalog = Catalog(max_inputs)
     if str(db) == MEMORY:
         with closing(open_writer(None)) as connection:
-            memory = MemoryStore(Committer(connection, Catalog(), clock, trio.current_time))
+            memory = MemoryStore(Committer(connection, catalog, clock, trio.current_time))
             try:
                 yield memory
             finally:
@@ -425,7 +429,7 @@ async def open_store(db: str | Path, *, clock: Clock = wall_clock) -> AsyncItera
         remove_leftovers(path)
         connection = open_writer(path)
         check = SameFiles(path).check
-        store = FileStore(Committer(connection, Catalog(), clock, time.monotonic, check), path)
+        store = FileStore(Committer(connection, catalog, clock, time.monotonic, check), path)
         try:
             yield store
         finally:

@@ -22,14 +22,22 @@ Topic = int | str | tuple[int, int]
 of both); the begin or the end of a run (its id)."""
 
 
+MAX_INPUTS = 16 * 1024 * 1024
+"""Bytes, as of the body of a request: a state that is larger could not be handed out, or only to few."""
+
+
 class Catalog:
-    """What is read over and over, kept parsed.
+    """What is read over and over, kept parsed; and what holds for all that use it.
 
     Templates never change, so every thread may share them. Registered nodes do change: only the
     writer looks them up here, and registering forgets them.
+
+    Args:
+        max_inputs: Most bytes of the inputs of a new state.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_inputs: int = MAX_INPUTS) -> None:
+        self.max_inputs = max_inputs
         self._templates: dict[int, Template] = {}
         self.nodes: dict[tuple[str, str], Registered] = {}
 
@@ -96,6 +104,11 @@ class View:
     def serialize(self) -> bytes:
         """Return the whole database as a file would hold it. For one in memory."""
         return self._connection.serialize()
+
+    @property
+    def max_inputs(self) -> int:
+        """Most bytes of the inputs of a new state."""
+        return self._catalog.max_inputs
 
     def template(self, template_id: int) -> Template:
         """Return the compiled template with this id."""

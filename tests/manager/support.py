@@ -51,8 +51,9 @@ async def open_manager(
     clock: Callable[[], int] = wall_clock,
     keep_ms: int | None = None,
     settings: Settings = NO_SETTINGS,
+    **options: Any,
 ) -> AsyncIterator[Manager]:
-    async with open_service(db, clock=clock, keep_ms=keep_ms, settings=settings) as service:
+    async with open_service(db, clock=clock, keep_ms=keep_ms, settings=settings, **options) as service:
         inside = embedded_in(service)
         outside = httpx.ASGITransport(create_app(service, key=KEY), raise_app_exceptions=False)
         async with open_client(transport=inside) as client, open_client(transport=outside, key=KEY) as other:

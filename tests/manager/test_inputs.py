@@ -1,0 +1,97 @@
+"""Inputs have a size: what is built from placeholders may grow at each step, and ends as an error."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from exotrio.manager import Limits, serve
+from tests.contract.api import Api
+from tests.contract.fan import fanned
+from tests.contract.flow import Flow
+from tests.helpers import ok, open_client, place
+from tests.manager.support import KEY, open_manager
+
+MIB = 1024 * 1024
+
+
+def doubling(times: int = 2) -> tuple[dict[str, Any], ...]:
+    return place("a", "b"), place("b", inputs={"p": "${{a.outputs.v}}" * times, "q": "ab"})
+
+
+async def follows(flow: Flow, value: str) -> str:
+    """Return the error of a state that returned this value, empty if there is none."""
+    state_id = await flow.run("a", {"v": value})
+    return (await flow.detail(state_id))["error"] or ""
+
+
+@pytest.mark.parametrize("value", ["x" * 49, "ä" * 24 + "x"])
+async def test_inputs_of_a_state_have_a_limit_in_bytes(value: str) -> None:
+    async with open_manager(max_inputs=100) as manager:
+        flow = await Flow.start(manager.api, *doubling())
+        assert await follows(flow, value) == ""
+        await flow.trigger()
+        error = await follows(flow, value + "x")
+        assert "input 'q' of 'b'" in error
+        assert "more than 100 bytes" in error
+        assert (await flow.run_summary())["status"] == "FAILED", "nothing waits for what will never be"
+
+
+async def test_what_is_too_large_is_never_built() -> None:
+    async with open_manager() as manager:
+        flow = await Flow.start(manager.api, *doubling(1_000))
+        tracemalloc.start()
+        error = await follows(flow, "x" * MIB)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert f"more than {16 * MIB} bytes" in error
+        assert peak < 32 * MIB
+
+
+async def test_a_united_node_that_would_be_given_too_much_is_an_error_and_reads_no_more_than_that() -> None:
+    async with open_manager() as manager:
+        flow, branches = await fanned(manager.api, size=60, inputs={"p": "${{c.outputs.v}}"})
+        *others, last = branches
+        for branch in others:
+            ok(await manager.api.executed(branch, {"v": "x" * MIB}))
+        tracemalloc.start()
+        ok(await manager.api.executed(last, {"v": "x" * MIB}))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        shown = ok(await manager.api.run_graph(flow.run_id))["nodes"]
+        (united,) = (state for state in shown if state["identifier"] == "u")
+        assert united["status"] == "ERRORED"
+        assert (
+            f"cannot run: input 'p' of 'u': with it the inputs take more than {16 * MIB}" in united["error"]
+        )
+        assert peak < 40 * MIB
+
+
+async def test_all_that_follows_one_outcome_has_a_limit_too() -> None:
+    async with open_manager(max_inputs=100) as manager:
+        flow = await Flow.start(
+            manager.api,
+            place("a", "b"),
+            place("b", inputs={"p": "${{store.k}}"}),
+            store_config={"required_keys": [], "default_values": {"k": "x" * 90}},
+        )
+        await flow.run("a", *({"v": str(number)} for number in range(20)))
+        statuses = await flow.statuses()
+        assert statuses[("a", "SUCCESS")] == statuses[("b", "CREATED")] == 16
+        assert statuses[("a", "NEXT_CREATED_ERROR")] == 4
+
+
+async def test_the_limit_of_a_server_is_that_of_its_bodies(tmp_path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        limits = Limits(max_body=10_000)
+        (uri,) = await nursery.start(
+            lambda **k: serve(port=0, db=tmp_path / "state.db", key=KEY, limits=limits, **k)
+        )
+        async with open_client(url=uri, key=KEY) as client:
+            flow = await Flow.start(Api(client, "tests"), *doubling())
+            assert "more than 10000 bytes" in await follows(flow, "x" * 6_000)
+        nursery.cancel_scope.cancel()
