@@ -115,7 +115,9 @@ def test_the_app_runs_and_all_that_is_logged_is_json(tmp_path: Path) -> None:
 def test_an_image_is_built_in_stages_runs_as_a_numbered_user_and_gets_its_signals(name: str) -> None:
     stages = [text for word, text in instructions(name) if word == "FROM"]
     assert len(stages) == 2
-    assert all("-slim" in stage for stage in stages)
+    bases = {stage.partition(" ")[0] for stage in stages}
+    assert len(bases) == 1
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", bases.pop()), "pinned to a version"
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last(name, "USER"))
     assert isinstance(json.loads(last(name, "ENTRYPOINT")), list), "a shell keeps SIGTERM for itself"
     assert isinstance(json.loads(last(name, "CMD")), list)
@@ -169,9 +171,18 @@ def test_probes_ask_a_path_that_exists_on_the_port_that_is_served(name: str) -> 
         probe = container(name)[kind]
         assert probe["httpGet"]["path"] == path
         assert ports[probe["httpGet"]["port"]] == served
+        sent = {header["name"]: header["value"] for header in probe["httpGet"].get("httpHeaders", [])}
+        assert name == "runtime" or sent["Host"] in given["allowed_hosts"]
     annotations = WORKLOADS[name]["spec"]["template"]["metadata"]["annotations"]
-    assert annotations["prometheus.io/port"] == str(served)
-    assert name == "runtime" or given["open_metrics"], "Prometheus has no key"
+    scraped = served if name == "runtime" else given["metrics_port"]
+    assert annotations["prometheus.io/port"] == str(scraped)
+    assert scraped in ports.values()
+    assert name == "runtime" or not given["open_metrics"], "metrics have a port of their own"
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_pod_has_a_limit_of_memory(name: str) -> None:
+    assert container(name)["resources"]["limits"]["memory"]
 
 
 def test_a_hiccup_does_not_restart_a_runtime_and_a_hang_does_within_a_minute() -> None:
@@ -237,6 +248,10 @@ def test_what_refers_to_a_pod_finds_it() -> None:
     runtimes = policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
     assert runtimes.items() <= labels["runtime"].items(), "the runtimes reach the server"
     assert policy["ingress"][0]["ports"] == [{"protocol": "TCP", "port": port["port"]}]
+    given = options("server", container("server")["args"])
+    assert service["metadata"]["name"] in given["allowed_hosts"]
+    assert policy["ingress"][1]["ports"] == [{"protocol": "TCP", "port": given["metrics_port"]}]
+    assert len(policy["ingress"][1]["from"]) == 1, "who scrapes does not reach the API"
 
 
 def test_the_autoscaler_follows_a_metric_that_exists_of_a_namespace_that_does() -> None:
@@ -259,7 +274,8 @@ def test_the_autoscaler_follows_a_metric_that_exists_of_a_namespace_that_does() 
 
 
 def test_the_compose_file_fits_the_images() -> None:
-    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))["services"]
+    composed = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))
+    services = composed["services"]
     assert set(services) == set(IMAGES)
     for name, service in services.items():
         context = (DEPLOY / service["build"]["context"]).resolve()
@@ -269,14 +285,21 @@ def test_the_compose_file_fits_the_images() -> None:
         assert service["cap_drop"] == ["ALL"]
         assert service["healthcheck"]["test"][0] == "CMD"
         assert f"127.0.0.1:{last(name, 'EXPOSE')}/" in service["healthcheck"]["test"][-1]
-        assert "command" not in service
-    server = options("server", json.loads(last("server", "CMD")))
+        assert service["mem_limit"]
+        assert service["pids_limit"]
+    assert "command" not in services["runtime"]
+    server = options("server", services["server"]["command"])
+    image = options("server", json.loads(last("server", "CMD")))
+    assert [name for name in server if server[name] != image[name]] == ["key_file", "allowed_hosts"]
+    assert {"server", "127.0.0.1"} < set(server["allowed_hosts"]), "runtimes and the healthcheck reach it"
     assert seconds(services["server"]["stop_grace_period"]) > stop_total(server)
     assert seconds(services["runtime"]["stop_grace_period"]) > drain_total()
     assert services["runtime"]["environment"][URI_VARIABLE] == f"http://server:{last('server', 'EXPOSE')}"
-    secret = services["server"]["environment"]["STATE_MANAGER_SECRET"]
-    assert services["runtime"]["environment"][KEY_VARIABLE] == secret
-    assert secret.startswith("${"), "from outside, never in the file"
+    assert services["runtime"]["environment"][KEY_VARIABLE].startswith(f"${{{KEY_VARIABLE}:?"), "from outside"
+    (secret,) = services["server"]["secrets"]
+    assert str(server["key_file"]) == f"/run/secrets/{secret}"
+    assert "environment" not in services["server"], "the key is a file"
+    assert composed["secrets"][secret] == {"environment": KEY_VARIABLE}, "both sides have the same key"
     ((source, target),) = (volume.split(":") for volume in services["server"]["volumes"])
     assert target == last("server", "VOLUME")
     assert source == "state"

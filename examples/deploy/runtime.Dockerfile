@@ -1,6 +1,6 @@
 # Your nodes with the runtime. From the root of this repository:
 #   docker build -f examples/deploy/runtime.Dockerfile -t greeter .
-FROM python:3.13-slim AS build
+FROM python:3.13.7-slim-bookworm AS build
 RUN python -m venv /venv
 ENV PATH=/venv/bin:$PATH
 WORKDIR /src
@@ -8,7 +8,7 @@ COPY pyproject.toml README.md ./
 COPY exotrio exotrio
 RUN pip install --no-cache-dir .
 
-FROM python:3.13-slim
+FROM python:3.13.7-slim-bookworm
 COPY --from=build /venv /venv
 WORKDIR /app
 COPY examples/deploy/app.py app.py

@@ -1,6 +1,6 @@
 # The state manager. From the root of this repository:
 #   docker build -f examples/deploy/server.Dockerfile -t exotrio-server .
-FROM python:3.13-slim AS build
+FROM python:3.13.7-slim-bookworm AS build
 RUN python -m venv /venv
 ENV PATH=/venv/bin:$PATH
 WORKDIR /src
@@ -8,7 +8,7 @@ COPY pyproject.toml README.md ./
 COPY exotrio exotrio
 RUN pip install --no-cache-dir .
 
-FROM python:3.13-slim
+FROM python:3.13.7-slim-bookworm
 COPY --from=build /venv /venv
 # The one place that is written to. A volume that is mounted here begins with this owner.
 RUN install -d -o 10001 -g 10001 -m 0700 /data

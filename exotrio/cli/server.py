@@ -99,6 +99,11 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
 )
 @click.option("--v0-only", is_flag=True, help="Do not serve the native API.")
 @click.option("--open-metrics", is_flag=True, help="Serve /metrics without the key.")
+@click.option(
+    "--metrics-port",
+    type=_options.Port(),
+    help="Serve /metrics and the probes, and nothing else, on this port too, without the key.",
+)
 @log_format_option
 @click.option("-v", "--verbose", count=True, help="Log more.")
 def command(
@@ -116,6 +121,7 @@ def command(
     keep: float | None,
     v0_only: bool,
     open_metrics: bool,
+    metrics_port: int | None,
     log_format: str,
     verbose: int,
 ) -> int:
@@ -156,6 +162,7 @@ def command(
                     keep=keep,
                     native=not v0_only,
                     open_metrics=open_metrics,
+                    metrics_port=metrics_port,
                     stopping=stopping,
                 )
                 nursery.cancel_scope.cancel()

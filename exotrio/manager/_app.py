@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ from exotrio.manager._routes_native import native_routes
 from exotrio.manager._routes_operations import METRICS, PROBES, operation_routes
 from exotrio.manager._routes_v0 import v0_routes
 from exotrio.manager._routes_workers import worker_routes
-from exotrio.manager._service import Service, open_service
+from exotrio.manager._service import Service, beside, open_service
 from exotrio.manager._store import wall_clock
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ async def serve(
     keep: float | None = None,
     native: bool = True,
     open_metrics: bool = False,
+    metrics_port: int | None = None,
     stopping: trio.Event | None = None,
     clock: Clock = wall_clock,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
@@ -207,6 +209,8 @@ async def serve(
             shrink; what becomes free in it is used again. Defaults to None: kept for ever.
         native: Serve the native API beside v0. Defaults to True.
         open_metrics: Serve ``/metrics`` without the key. Defaults to False.
+        metrics_port: Serve ``/metrics`` and the probes, and nothing else, on this port too, without the key.
+            0 lets the kernel choose. Defaults to None.
         stopping: Set it to stop; or cancel this call.
         clock: Gives the time in Unix milliseconds. Defaults to the wall clock.
 
@@ -239,6 +243,7 @@ async def serve(
         # Here: whoever embeds a state manager without a port does not wait for templates to be loaded.
         from exotrio.manager.web import Dashboard
 
+        metrics = ManagerMetrics(service.store, lambda: gate.open)
         app = create_app(
             service,
             key=chosen.text,
@@ -246,23 +251,34 @@ async def serve(
             max_body=limits.max_body,
             native=native,
             cors_origins=origins,
-            metrics=ManagerMetrics(service.store, lambda: gate.open),
+            metrics=metrics,
             open_metrics=open_metrics,
             dashboard=Dashboard(service, key=chosen.text),
         )
+        stopping = trio.Event() if stopping is None else stopping
         listeners = await open_listeners(host, port)
         bound = urls(listeners)
-        logger.info("serving %s, with the key from %s, on %s", db, chosen.source, " ".join(bound))
-        # From here on the kernel queues connections, so callers may connect at once.
-        task_status.started(bound)
-        await serve_http(
-            app,
-            listeners,
-            limits=limits,
-            grace=grace,
-            gate=gate,
-            stopping=trio.Event() if stopping is None else stopping,
-        )
+        async with AsyncExitStack() as stack:
+            for listener in listeners:
+                stack.callback(listener.socket.close)
+            if metrics_port is not None:
+                ports = await open_listeners(host, metrics_port)
+                scraped = _metrics_app(service, metrics, key=chosen.text, host=host)
+                await stack.enter_async_context(
+                    beside(partial(serve_http, scraped, ports, stopping=stopping))
+                )
+                logger.info("metrics are served on %s", " ".join(urls(ports)))
+            logger.info("serving %s, with the key from %s, on %s", db, chosen.source, " ".join(bound))
+            # From here on the kernel queues connections, so callers may connect at once.
+            task_status.started(bound)
+            await serve_http(app, listeners, limits=limits, grace=grace, gate=gate, stopping=stopping)
+
+
+def _metrics_app(service: Service, metrics: ManagerMetrics, *, key: str, host: str) -> ASGIApp:
+    app = Starlette(routes=operation_routes(service.store, metrics), exception_handlers=EXCEPTION_HANDLERS)
+    # Off loopback by any name: who scrapes and probes calls a pod by its address.
+    hosts = loopback_names(host) if is_loopback(host) else None
+    return Access(app, key=key, allowed_hosts=hosts, open_paths=PROBES | {METRICS})
 
 
 def _require_seconds(**durations: float | None) -> None:

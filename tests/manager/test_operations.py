@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import trio
 from trio.testing import MockClock
 
 from exotrio import BaseNode, DatabaseError
-from exotrio.manager import Service, _routes_operations, create_app, open_service
+from exotrio.manager import Service, _routes_operations, create_app, open_service, serve
 from exotrio.manager._access import local
 from exotrio.manager._backlog import MOST_COUNTED, backlog
 from exotrio.manager._commits import PROVEN_FOR
@@ -99,6 +100,26 @@ async def test_metrics_ask_for_the_key_unless_they_are_open(
     async with operated(key=key, open_metrics=open_metrics) as manager:
         assert (await manager.outside.get("/metrics")).status_code == status
         assert (await manager.outside.get("/v0/namespaces")).status_code == (200 if key == KEY else 401)
+
+
+async def test_metrics_may_have_a_port_of_their_own_where_nothing_else_is_served(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", logger="exotrio.manager")
+    async with trio.open_nursery() as nursery:
+        run = partial(serve, port=0, metrics_port=0, db=":memory:", key=KEY, grace=0.1)
+        (url,) = await nursery.start(run)
+        (said,) = [text for text in caplog.messages if text.startswith("metrics are served on ")]
+        apart = said.removeprefix("metrics are served on ")
+        async with open_client(url=apart) as client:
+            for path in ("/metrics", "/livez", "/readyz"):
+                assert (await client.get(path)).status_code == 200
+            refused(await client.get("/v0/namespaces"), 401)
+            refused(await client.get("/v0/namespaces", headers={"x-api-key": KEY}), 404)
+            refused(await client.get("/metrics", headers={"host": "a-page.example"}), 421)
+        async with open_client(url=url) as client:
+            refused(await client.get("/metrics"), 401)
+        nursery.cancel_scope.cancel()
 
 
 async def test_an_embedded_state_manager_has_no_metrics() -> None:

@@ -189,6 +189,11 @@ POINTS = (
         ["test_http_client::test_a_key_is_not_sent_unasked_to_an_address_from_another_source"],
         Change("_endpoint.py", "if uri_in_file != key_in_file and", "if False and"),
     ),
+    Point(
+        "Where metrics have a port of their own nothing else is served.",
+        ["manager/test_operations::test_metrics_may_have_a_port_of_their_own_where_nothing_else_is_served"],
+        Change(APP, "scraped = _metrics_app(service, metrics, key=chosen.text, host=host)", "scraped = app"),
+    ),
     # -- files in shared folders
     Point(
         "No link of a lock or a key is followed.",
