@@ -44,7 +44,7 @@ async def fill(desk: Desk, clock: SettableClock) -> dict[str, str]:
             "inputs_schema": schema(INPUT, "string"),
             "outputs_schema": schema(OUTPUT, hostile("type")),
         }
-        for name in (NODE, OTHER, hostile("unoffered"))
+        for name in (NODE, OTHER, hostile("unoffered"), hostile("asked"))
     ]
     ok(await api.register(nodes, RUNTIME))
     places = [
