@@ -97,6 +97,20 @@ MUTATIONS = (
         "a kill of the worker in execute",
     ),
     Mutation(
+        "a refusal believed, whoever answers",
+        "_connect.py",
+        "        if refused:\n            self._sure = False\n",
+        "        if False:\n            self._sure = False\n",
+        "a 404 in JSON before the send of re",
+    ),
+    Mutation(
+        "a clock that is set back unnoticed",
+        "manager/_clock.py",
+        "            self._set_back(now, -step)\n",
+        "            pass\n",
+        "a clock set back",
+    ),
+    Mutation(
         "a cancelled node reported as an error",
         "_execution.py",
         "return self._timed_out(claim) if execution.timed_out else None",

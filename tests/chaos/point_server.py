@@ -47,10 +47,6 @@ def virtual_ms() -> int:
     return round(trio.current_time() * 1000)
 
 
-def wall_ms() -> int:
-    return EPOCH_MS + virtual_ms()
-
-
 @dataclass(eq=False)
 class Exchange:
     """One request on its way. ``gone``: nobody waits for the reply; ``cut``: the server is gone."""
@@ -147,6 +143,7 @@ class Server:
 
     Attributes:
         store: The database, past all points.
+        ahead_ms: By how much its wall clock is set ahead.
     """
 
     def __init__(self, memory: MemoryStore, nursery: trio.Nursery, watcher: Watcher, *, native: bool) -> None:
@@ -156,6 +153,10 @@ class Server:
         self._watcher = watcher
         self._native = native
         self._process: _Process | None = None
+        self.ahead_ms = 0
+
+    def wall_ms(self) -> int:
+        return EPOCH_MS + virtual_ms() + self.ahead_ms
 
     async def boot(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Live once, until killed."""
@@ -169,7 +170,7 @@ class Server:
         with process.scope:
             with mock.patch("exotrio.manager._service.open_store", open_ours):
                 service = open_service(
-                    ":memory:", clock=wall_ms, monotonic=virtual_ms, terms=TERMS, settings=SETTINGS
+                    ":memory:", clock=self.wall_ms, monotonic=virtual_ms, terms=TERMS, settings=SETTINGS
                 )
                 opened = await service.__aenter__()
             try:
@@ -250,7 +251,8 @@ class Server:
 @asynccontextmanager
 async def open_server(nursery: trio.Nursery, watcher: Watcher, *, native: bool) -> AsyncIterator[Server]:
     """Run a server in ``nursery``, which the caller cancels in the end."""
-    async with open_store(":memory:", clock=wall_ms) as memory:
+    server: Server
+    async with open_store(":memory:", clock=lambda: server.wall_ms()) as memory:
         assert isinstance(memory, MemoryStore)
         server = Server(memory, nursery, watcher, native=native)
         await nursery.start(server.boot)

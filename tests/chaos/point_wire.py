@@ -150,6 +150,8 @@ class Wire(httpx.AsyncBaseTransport):
                 raise httpx.ConnectError("chaos: refused")
             case Fault.RESET:
                 raise httpx.ReadError("chaos: reset")
+            case Fault.HTTP_404:
+                return httpx.Response(404, json={"detail": "Not Found"})
             case Fault.HTTP_500:
                 return httpx.Response(500, json={"success": False, "detail": "chaos"})
             case Fault.HTTP_502:

@@ -28,6 +28,7 @@ from tests.chaos.points import Case, Fault, Strike
 LATENESS = {"native": 10.0, "v0": 20.0}
 """Seconds of a delay: longer than leases and claim timeouts, shorter than the patience of a request."""
 LONGEST = 900.0
+CLOCKS = {Fault.CLOCK_BACK: -3_600_000, Fault.CLOCK_AHEAD: 40 * 86_400_000}
 
 
 class Quiet(httpx.AsyncBaseTransport):
@@ -177,6 +178,8 @@ class World:
             await trio.sleep(self.lateness)
         elif fault is Fault.RESTART:
             self.server.restart()
+        elif fault in CLOCKS:
+            self.server.ahead_ms += CLOCKS[fault]
         elif hand is not None:
             hand.suffer(fault)
 

@@ -24,6 +24,8 @@ class Fault(StrEnum):
     RESET = "connection reset"
     """Before the send the request never arrives, but its sender cannot know; after it the reply is lost."""
     SILENCE = "no answer at all"
+    HTTP_404 = "a 404 in JSON"
+    """From a gateway without such a route: the request never arrives."""
     HTTP_500 = "a 500 in JSON"
     HTTP_502 = "a 502 in HTML"
     HTTP_503 = "a 503 in JSON with Retry-After"
@@ -36,10 +38,12 @@ class Fault(StrEnum):
     """It is never heard of again."""
     RESTART = "a kill and restart of the state manager"
     DISK = "a database error"
+    CLOCK_BACK = "a clock set back by an hour"
+    CLOCK_AHEAD = "a clock set ahead by 40 days"
 
 
 F = Fault
-OVER_THE_WIRE = (F.REFUSED, F.RESET, F.SILENCE, F.HTTP_500, F.HTTP_502, F.HTTP_503, F.LATE)
+OVER_THE_WIRE = (F.REFUSED, F.RESET, F.SILENCE, F.HTTP_404, F.HTTP_500, F.HTTP_502, F.HTTP_503, F.LATE)
 REPLY_LOST = (F.RESET, F.SILENCE, F.HTTP_500, F.HTTP_502, F.LATE)
 ENDS = (F.CANCEL, F.STOP, F.STOP_PATIENTLY, F.KILL)
 
@@ -132,7 +136,7 @@ def combinations(api: str) -> Iterator[tuple[str, Fault]]:
         ends = () if use_case in WHEN_LOST else ENDS
         for fault in (F.DISK, F.LATE, F.RESTART, *ends):
             yield f"before the commit of {use_case}", fault
-        for fault in (F.LATE, F.RESTART, *ends):
+        for fault in (F.LATE, F.RESTART, F.CLOCK_BACK, F.CLOCK_AHEAD, *ends):
             yield f"after the commit of {use_case}", fault
 
 
