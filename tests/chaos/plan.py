@@ -139,7 +139,7 @@ class Figures:
             "stale accepted": f"{self.stale_accepted}",
             "leases that ended": f"{self.leases_lost}",
             "recovery": _percentiles(self.recovery),
-            "exits after SIGTERM": exits or "none",
+            "exits when stopped": exits or "none",
             "took": f"{self.seconds:.0f} s",
             "broken invariants": f"{len(self.problems)}",
         }

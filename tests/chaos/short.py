@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.chaos.campaign import campaign
 from tests.chaos.outbox import survive
-from tests.chaos.plan import CLOCK, CUT, GATEWAY, SERVER_KILL, TERM, WORKER_KILL, ZOMBIE, Plan
+from tests.chaos.plan import CLOCK, CUT, GATEWAY, HUP, SERVER_KILL, TERM, WORKER_KILL, ZOMBIE, Plan
 from tests.chaos.proxy import CUT_NEXT, KINDS
 
 EVERYTHING = Plan(
@@ -18,7 +18,8 @@ EVERYTHING = Plan(
         WORKER_KILL: 3,
         SERVER_KILL: 2,
         ZOMBIE: 2,
-        TERM: 2,
+        TERM: 1,
+        HUP: 1,
         CUT: 2,
         GATEWAY: 2,
         CLOCK: 3,
@@ -33,7 +34,7 @@ EVERYTHING = Plan(
 )
 TERMS_ONLY = Plan(
     runs=6,
-    faults={TERM: 6},
+    faults={TERM: 4, HUP: 2},
     processes=2,
     gap=0.7,
     lease_ttl=3.0,
@@ -47,7 +48,8 @@ V0_ONLY = Plan(
         WORKER_KILL: 2,
         SERVER_KILL: 1,
         ZOMBIE: 1,
-        TERM: 2,
+        TERM: 1,
+        HUP: 1,
         CUT: 1,
         GATEWAY: 2,
         CLOCK: 2,
