@@ -19,7 +19,9 @@ from exotrio import GraphInvalid
 from exotrio._json import decode
 from exotrio._terminal_text import harmless, harmless_json, one_line
 from exotrio.cli._logs import TextFormatter
+from exotrio.cli._top_view import Screen, screen_lines
 from tests.commands import Cli, with_graph, with_worker
+from tests.overviews import node, overview, run, runtime
 from tests.processes import EXOTRIO, Server, ended, exotrio
 
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -151,6 +153,19 @@ def test_whatever_a_state_manager_says_is_shown_and_not_obeyed(
     assert_harmless(end.out)
     if end.out:
         json.loads(end.out)
+
+
+def test_every_text_of_top_is_one_harmless_line() -> None:
+    nodes = [node(HOSTILE, waiting=1, eligible=1, offered_by=[HOSTILE])]
+    runtimes = [runtime(worker_id=HOSTILE, runtime=HOSTILE, phase=HOSTILE)]
+    runs = [{**run(1), "run_id": "\x9b\nFORGED", "graph_name": HOSTILE}]
+    oldest = {"node": HOSTILE, "waits_ms": 1}
+    shown = overview(namespace=HOSTILE, nodes=nodes, runtimes=runtimes, runs=runs, oldest=oldest)
+    lines = [line.plain for line in screen_lines(Screen(shown, HOSTILE, problem=HOSTILE), 2_000, None)]
+    assert sum(MARKUP in line for line in lines) == 6
+    for line in lines:
+        assert_harmless(line)
+        assert "\n" not in line
 
 
 def test_texts_for_terminals() -> None:
