@@ -77,10 +77,16 @@ async def opened(made: World) -> AsyncIterator[Opened]:
         await manager.__aexit__(None, None, None)
 
 
+OWN_NOTES = {"proof", "clock_latest", "clock_ahead"}
+"""Keys of ``meta``: that something could be written, and what the clock showed."""
+
+
 def dump(view: View | sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
-    """Return all that a database holds."""
+    """Return all that a database holds, but for what a state manager writes down for itself."""
     names = [row[0] for row in view.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    return {name: [tuple(row) for row in view.execute(f"SELECT * FROM {name}")] for name in sorted(names)}
+    found = {name: [tuple(row) for row in view.execute(f"SELECT * FROM {name}")] for name in sorted(names)}
+    found["meta"] = [(key, value) for key, value in found["meta"] if key not in OWN_NOTES]
+    return found
 
 
 # -- making it
