@@ -113,8 +113,8 @@ MUTATIONS = (
     Mutation(
         "a cancelled node reported as an error",
         "_execution.py",
-        "return self._timed_out(claim) if execution.timed_out else None",
-        'return self._timed_out(claim) if execution.timed_out else Errored("cancelled")',
+        "return end.outcome\n",
+        'return end.outcome or (Errored("cancelled") if execution.cancelled else None)\n',
         "in execute",
     ),
 )
@@ -134,17 +134,21 @@ def main() -> None:
     sys.exit(1 if unnoticed else 0)
 
 
+def mutated(mutation: Mutation) -> str:
+    """Return the text of the module once ``mutation`` is made."""
+    text = (CHECKOUT / "exotrio" / mutation.module).read_text("utf-8")
+    if text.count(mutation.old) != 1:
+        raise ValueError(f"{mutation.name}: {mutation.module} no longer holds its text exactly once")
+    return text.replace(mutation.old, mutation.new)
+
+
 def failures_with(mutation: Mutation) -> Counter[str]:
     """Return where the cases fail, and how many there, once ``mutation`` is made."""
     with tempfile.TemporaryDirectory(prefix="exotrio-mutation-") as folder:
         copy = Path(folder)
         for part in ("exotrio", "tests"):
             shutil.copytree(CHECKOUT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-        module = copy / "exotrio" / mutation.module
-        text = module.read_text("utf-8")
-        if text.count(mutation.old) != 1:
-            raise SystemExit(f"{mutation.name}: {mutation.module} no longer holds its text exactly once")
-        module.write_text(text.replace(mutation.old, mutation.new), "utf-8")
+        (copy / "exotrio" / mutation.module).write_text(mutated(mutation), "utf-8")
         ended = subprocess.run(
             [sys.executable, "-m", "tests.chaos.points", "--seeds", "0", "--only", mutation.only],
             cwd=copy,

@@ -12,10 +12,16 @@ import pytest
 from trio.testing import MockClock
 
 from tests.chaos.point_invariants import check
+from tests.chaos.point_mutations import MUTATIONS, Mutation, mutated
 from tests.chaos.point_world import World
 from tests.chaos.points import Case, deterministic_cases, random_case
 
 LONG = os.environ.get("EXOTRIO_CHAOS") == "long"
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_every_mutation_still_fits_the_source(mutation: Mutation) -> None:
+    mutated(mutation)
 
 
 @pytest.mark.parametrize("case", list(deterministic_cases(every=LONG)), ids=str)
