@@ -109,7 +109,7 @@ class Store:
         """Write all of it, durably, or nothing.
 
         Returns:
-            The rows of ``new``; None for what has no JSON form, which no server would take anyway.
+            The rows of ``new``; None for what has no JSON form, or none that can be read back.
 
         Raises:
             sqlite3.Error: it could not be written.
@@ -199,11 +199,19 @@ class Store:
             )
 
     def _read(self) -> list[Entry]:
-        rows = self._db.execute("SELECT id, begun, body FROM entries ORDER BY id").fetchall()
-        try:
-            return [Entry(row[0], bool(row[1]), *_parsed(row[2])) for row in rows]
-        except (NotJson, KeyError, TypeError, ValueError) as error:
-            raise _damaged(self.path, f"an entry cannot be read: {type(error).__name__}") from error
+        found = []
+        for entry, begun, body in self._db.execute("SELECT id, begun, body FROM entries ORDER BY id"):
+            try:
+                found.append(Entry(entry, bool(begun), *_parsed(body)))
+            except (NotJson, KeyError, TypeError, ValueError) as error:
+                log.error(
+                    "entry %s of the outbox %s cannot be read (%s) and stays in it; the others are sent. "
+                    "Its state may run again; move the file away once the outbox is empty",
+                    entry,
+                    self.path,
+                    type(error).__name__,
+                )
+        return found
 
 
 @contextmanager
@@ -262,9 +270,11 @@ def _body(held: Held) -> bytes | None:
     # Without inputs: they are not needed to report, and may be large.
     claim = {name: getattr(held.claim, name) for name in _CLAIM}
     try:
-        return encode({"claim": claim, "outcome": kind, "value": value})
+        body = encode({"claim": claim, "outcome": kind, "value": value})
+        decode(body)  # reading has limits that writing has not: of depth, and of the digits of a number
     except NotJson:
         return None
+    return body
 
 
 def _parsed(body: bytes) -> tuple[Claim, Outcome]:

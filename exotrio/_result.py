@@ -11,6 +11,7 @@ from exotrio._backoff import LONGEST_DELAY_MS
 from exotrio._error_text import leaves
 from exotrio._errors import FieldsInvalid
 from exotrio._fields import fields_of
+from exotrio._json import NotJson, decode, encode
 from exotrio._node import BaseNode, is_plain, needs_asyncio
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._signals import PruneSignal, ReQueueAfterSignal, Signal
@@ -41,7 +42,12 @@ def signalled(signal: Signal) -> Outcome:
     """Return the outcome that a node asked for by a signal."""
     match signal:
         case PruneSignal():
-            return Pruned(dict(signal.data))
+            data = dict(signal.data)
+            try:
+                decode(encode(data))  # nothing that a state manager could not read either
+            except NotJson as error:
+                raise ValueError(f"PruneSignal: its data cannot be sent as JSON: {error}") from error
+            return Pruned(data)
         case ReQueueAfterSignal():
             delay = signal.delay.total_seconds()
             if not 0 < delay <= from_ms(LONGEST_DELAY_MS):

@@ -34,7 +34,10 @@ from exotrio import (
     Runtime,
     StateManager,
 )
+from exotrio._ledger import Held
+from exotrio._link import Claim
 from exotrio._outbox_file import Store
+from exotrio.testing import Errored, Pruned, run_node
 from tests.doubles import Call, Fails, NativeServer, V0Server, hang, reply, runtime
 from tests.processes import KEY, Process, Processes, exotrio
 
@@ -398,13 +401,51 @@ async def test_a_damaged_file_is_refused(outbox: Path) -> None:
     assert "is damaged" in str(await refused(runtime(V0Server(), Says, outbox=outbox)))
 
 
-async def test_an_entry_that_cannot_be_read_is_refused(outbox: Path) -> None:
-    await left_behind(V0Server(), outbox, Says)
+async def test_an_entry_that_cannot_be_read_stays_and_holds_back_no_other(
+    outbox: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = V0Server()
+    await left_behind(server, outbox, Says, Broken)
     database = sqlite3.connect(outbox)
-    database.execute("UPDATE entries SET body = '{}'")
+    database.execute("UPDATE entries SET body = '{}' WHERE id = (SELECT min(id) FROM entries)")
     database.commit()
     database.close()
-    assert "is damaged" in str(await refused(runtime(V0Server(), Says, outbox=outbox)))
+    async with running(runtime(server, Says, Broken, outbox=outbox)):
+        await server.until(lambda: len(server.routes(*REPORTS)) == 1)
+    assert count(outbox) == 1
+    assert "cannot be read" in caplog.text
+
+
+def deep() -> Any:
+    data: Any = "leaf"
+    for _ in range(300):
+        data = {"deeper": data}
+    return data
+
+
+@pytest.mark.parametrize("make", [deep, lambda: {"object": object()}])
+async def test_what_could_not_be_read_back_is_an_error_of_its_state(make: Any) -> None:
+    class Prunes(BaseNode):
+        async def execute(self) -> None:
+            raise PruneSignal(make())
+
+    outcome = await run_node(Prunes)
+    assert isinstance(outcome, Errored)
+    assert "cannot be sent as JSON" in outcome.error
+
+
+@pytest.mark.parametrize("make", [deep, lambda: {"digits": 10**5_000}])
+async def test_what_could_not_be_read_back_is_not_written(outbox: Path, make: Any) -> None:
+    store = Store(outbox, "http://manager", "ns")
+    claim = Claim(state_id="0" * 24, node_name="N", identifier="i", inputs={})
+    good, bad = Held(claim, outcome=Pruned({"fine": 1})), Held(claim, outcome=Pruned(make()))
+    written = store.write([bad, good], (), ())
+    assert written[0] is None
+    assert written[1] is not None
+    store.close((), ())
+    again = Store(outbox, "http://manager", "ns")
+    assert [entry.outcome for entry in again.left] == [Pruned({"fine": 1})]
+    again.close((), ())
 
 
 @pytest.mark.parametrize("name", ["", "missing/outbox.db"])
