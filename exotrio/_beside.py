@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -45,6 +45,14 @@ class Beside:
         if needs_asyncio(node):
             return self._tasks.full or (self._loop is not None and self._loop.blocked)
         return self._threads.full and is_plain(node)
+
+    def stuck(self, nodes: Iterable[type[BaseNode]]) -> str:
+        """Return why states of some of these are not begun; empty if all are. From any thread."""
+        for node in nodes:
+            if self.full(node):
+                left = self._tasks if needs_asyncio(node) else self._threads
+                return f"{left.why or 'a node blocks the asyncio loop'}: no such node is begun"
+        return ""
 
     async def in_thread(self, function: Callable[[], Any], what: str) -> Any:
         """Call ``function`` in a thread; see ``call_in_thread``."""

@@ -46,6 +46,7 @@ class Engine:
         owns_signals: See ``Executor``.
         run_id: The only run whose states are claimed; None: of any.
         lost_claims: See ``Summary``.
+        beside: Runs the nodes that cannot run on the Trio loop.
     """
 
     options: Options
@@ -59,6 +60,12 @@ class Engine:
     run_id: str | None = None
     phase: Phase = field(default=Phase.STARTING, init=False)
     lost_claims: int = field(default=0, init=False)
+    beside: Beside | None = field(default=None, init=False)
+
+    @property
+    def stuck(self) -> str:
+        """Why states of some nodes are not begun; empty if all are. From any thread."""
+        return "" if self.beside is None else self.beside.stuck(self.options.nodes.values())
 
     # A Ctrl-C may go to any line of the loop's thread. Here it would tear the nursery down.
     @trio.lowlevel.enable_ki_protection
@@ -74,7 +81,7 @@ class Engine:
         """
         outbox = await self._open_outbox()
         link = self._open_link()
-        beside = Beside(self.options.workers, self.ledger.notify)
+        beside = self.beside = Beside(self.options.workers, self.ledger.notify)
         try:
             # Around all else, since it ends after the last delivery: what is delivered is held until then.
             async with trio.open_nursery() as around:

@@ -36,6 +36,11 @@ class LeftBehind:
         """Whether so many were left behind that no other node of the kind should be begun."""
         return self._count >= self._most
 
+    @property
+    def why(self) -> str:
+        """Why no other node of the kind is begun; empty if they are. From any thread."""
+        return f"{self._count} {self._kind} were left behind and still run" if self.full else ""
+
     def add(self, what: str) -> None:
         """``what`` is left behind."""
         self._count += 1

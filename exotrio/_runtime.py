@@ -104,6 +104,7 @@ class Runtime:
         self._ledger = Ledger()
         self._lost_claims = 0
         self._lag = LoopLag()
+        self._engine: Engine | None = None
         self._tasks = TaskView()
         self._shows_tasks = False
         self._run_id: str | None = None
@@ -156,6 +157,7 @@ class Runtime:
             workers=self._options.workers,
             loop_lag=self._lag.seconds,
             now=self._now(),
+            stuck="" if self._engine is None else self._engine.stuck,
         )
 
     def observe(self, observer: Observer) -> None:
@@ -295,7 +297,7 @@ class Runtime:
         self._enter(Phase.STARTING)
         self._stop.enter_loop()
         self._now = trio.lowlevel.current_clock().current_time
-        engine = Engine(
+        engine = self._engine = Engine(
             self._options,
             endpoint,
             self._stop,

@@ -42,7 +42,8 @@ class Vitals:
         running: What runs, the longest running first.
         buffered: States that wait for a worker.
         undelivered: Outcomes the state manager does not have yet.
-        stuck: Why nothing is claimed although it could be: outcomes cannot be delivered. Else empty.
+        stuck: Why something is not claimed although it could be: outcomes cannot be delivered, or nodes
+            that were left behind stop all others of their kind. Else empty.
         loop_lag: How many seconds the loop is late; only measured once ``Runtime.observe`` was called.
     """
 
@@ -57,7 +58,14 @@ class Vitals:
 
 
 def vitals_of(
-    held: Sequence[Held], *, phase: Phase, stopping: bool, workers: int, loop_lag: float, now: float
+    held: Sequence[Held],
+    *,
+    phase: Phase,
+    stopping: bool,
+    workers: int,
+    loop_lag: float,
+    now: float,
+    stuck: str = "",
 ) -> Vitals:
     """Return the vitals of a runtime that holds this at that moment, which is on Trio's clock."""
     return Vitals(
@@ -67,7 +75,7 @@ def vitals_of(
         running=_running(held, now),
         buffered=sum(each.stage is Stage.BUFFERED for each in held),
         undelivered=sum(each.stage is Stage.DONE and each.outcome is not None for each in held),
-        stuck=_stuck(held, workers),
+        stuck=_stuck(held, workers) or stuck,
         loop_lag=loop_lag,
     )
 

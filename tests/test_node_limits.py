@@ -13,6 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal, Stopping
+from exotrio._health import Health
 from exotrio.testing import Errored, Executed, Pruned, run_node
 from tests.doubles import NativeServer, V0Server, reply, runtime
 from tests.helpers import eventually
@@ -281,6 +282,7 @@ async def test_too_many_threads_left_behind_hold_plain_nodes_back_and_nothing_el
     server = V0Server()
     server.add("Digest", 9)
     rt = runtime(server, hanging.node, node(quick, "Quick"), workers=1, batch_size=2, poll_interval=0.01)
+    health = Health(rt)
     with caplog.at_level(logging.INFO), trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rt.run)
@@ -290,8 +292,11 @@ async def test_too_many_threads_left_behind_hold_plain_nodes_back_and_nothing_el
             asked = [call.body["nodes"] for call in server.routes("enqueue")]
             assert asked[-1] == ["Quick"]
             assert server.statuses() == {"ERRORED": 4, "CREATED": 5, "EXECUTED": 3}
+            assert health.ready() == "4 plain def nodes were left behind and still run: no such node is begun"
+            assert health.alive() == ""
             hanging.release.set()
             await server.until(lambda: server.statuses() == {"ERRORED": 4, "EXECUTED": 8})
+            assert health.ready() == ""
             rt.stop()
     assert caplog.text.count("no such node is begun") == 1
     assert "plain def nodes are begun again" in caplog.text
