@@ -36,8 +36,9 @@ from exotrio import (
 )
 from exotrio._ledger import Held
 from exotrio._link import Claim
+from exotrio._outbox import Outbox
 from exotrio._outbox_file import Store
-from exotrio.testing import Errored, Pruned, run_node
+from exotrio.testing import Errored, Pruned, Requeued, run_node
 from tests.doubles import Call, Fails, NativeServer, V0Server, hang, reply, runtime
 from tests.processes import KEY, Process, Processes, exotrio
 
@@ -414,6 +415,40 @@ async def test_an_entry_that_cannot_be_read_stays_and_holds_back_no_other(
         await server.until(lambda: len(server.routes(*REPORTS)) == 1)
     assert count(outbox) == 1
     assert "cannot be read" in caplog.text
+
+
+def test_a_write_is_synced_before_it_returns(outbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = sqlite3.connect
+
+    def less_careful(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*args, **options)
+        connection.execute("PRAGMA synchronous = NORMAL")  # what some systems build SQLite with
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", less_careful)
+    store = Store(outbox, "http://manager", "ns")
+    assert store._db.execute("PRAGMA synchronous").fetchone()[0] == 2, "FULL: also a power cut loses nothing"
+    store.close((), ())
+
+
+async def test_a_mark_whose_sending_is_cancelled_is_taken_back(outbox: Path) -> None:
+    store = Store(outbox, "http://manager", "ns")
+    claim = Claim(state_id="0" * 24, node_name="N", identifier="i", inputs={})
+    held = Held(claim, outcome=Requeued(60.0))
+    (held.entry,) = store.write([held], (), ())
+    opened = Outbox(store)
+    in_, out = trio.open_memory_channel[Held](1)
+    async with in_, out, trio.open_nursery() as nursery:
+        nursery.start_soon(opened.write, in_)
+        assert await opened.mark([held])
+        nursery.cancel_scope.cancel()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await opened.mark([held])
+    await opened.aclose()
+    again = Store(outbox, "http://manager", "ns")
+    assert [entry.begun for entry in again.left] == [False], "it was not sent, so it may be"
+    again.close((), ())
 
 
 def deep() -> Any:

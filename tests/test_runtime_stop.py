@@ -334,6 +334,32 @@ async def test_a_cancel_while_draining_ends_the_drain(autojump_clock: MockClock)
     assert server.statuses() == {"CREATED": 1}
 
 
+async def test_the_flush_tries_again_soon_whatever_the_next_answers_ask_for(
+    autojump_clock: MockClock,
+) -> None:
+    server = V0Server()
+    server.add("Sleeps", seconds="1")
+    flushing: list[float] = []
+
+    async def busy(call: Call) -> httpx.Response | None:
+        if call.route != "executed":
+            return None
+        if rt.phase is Phase.FLUSHING:
+            flushing.append(trio.current_time())
+            if len(flushing) == 4:
+                return None
+        return reply(503, **{"Retry-After": "2"})
+
+    server.before = busy
+    rt = runtime(server, Sleeps, shutdown_grace=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await server.until(lambda: len(server.routes("executed")) == 1)
+        rt.stop()
+    assert server.statuses() == {"EXECUTED": 1}
+    assert rt.summary.completed == 1
+
+
 def test_the_steps_of_a_stop_leave_time_before_the_process_is_killed() -> None:
     assert sum(STOP.values()) <= 28.5
     assert inspect.signature(Runtime).parameters["shutdown_grace"].default == STOP["drain"]
