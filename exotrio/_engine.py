@@ -120,6 +120,7 @@ class Engine:
             phase=lambda: self.phase,
             grace=o.shutdown_grace,
             workers=o.workers,
+            nodes={node.name: node.fields for node in o.declarations},
             tasks=self.tasks if self.shows_tasks else None,
         )
         nursery.start_soon(beat, name="heartbeat")

@@ -25,7 +25,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -71,6 +71,7 @@ async def heartbeat(
     phase: Callable[[], Phase],
     grace: float,
     workers: int = 0,
+    nodes: Mapping[str, str] | None = None,
     tasks: TaskView | None = None,
 ) -> None:
     """Beat while the link has leases. Never returns unless cancelled.
@@ -84,6 +85,7 @@ async def heartbeat(
         phase: Returns the runtime's phase; called from any thread.
         grace: Seconds that such a drain may take.
         workers: How many the runtime has.
+        nodes: Those the runtime has, each with its inputs and outputs in one line.
         tasks: Shown to the state manager when it asks; None: nobody may see them.
 
     Cancellation:
@@ -101,6 +103,7 @@ async def heartbeat(
             ledger.now,
             tasks,
             workers,
+            nodes or {},
             INTERVAL_IN_PROCESS,
         )
         ledger.beat_now = heart.beat_now
@@ -117,7 +120,7 @@ async def heartbeat(
         def clock() -> float:
             return time.monotonic() + ledger.asleep()
 
-        heart = _Heart(link, apart(), ledger, runtime, phase, tell, clock, tasks, workers)
+        heart = _Heart(link, apart(), ledger, runtime, phase, tell, clock, tasks, workers, nodes or {})
         ledger.beat_now = heart.beat_now
         await thread.live(heart)
 
@@ -211,6 +214,7 @@ class _Heart:
         clock: In seconds. What ``age`` is taken from in the runtime's loop.
         tasks: As in ``heartbeat``.
         workers: As in ``heartbeat``.
+        nodes: As in ``heartbeat``.
         longest: Most seconds between two beats.
     """
 
@@ -223,6 +227,7 @@ class _Heart:
     clock: Callable[[], float]
     tasks: TaskView | None
     workers: int
+    nodes: Mapping[str, str]
     longest: float = DEFAULT_TTL
     _ending: bool = False
     _scope: trio.CancelScope = field(default_factory=lambda: trio.CancelScope(shield=True))
@@ -292,6 +297,7 @@ class _Heart:
             shows_tasks=self.tasks is not None,
             tasks=self._tree,
             workers=self.workers,
+            nodes=self.nodes,
         )
         sent = self.clock()
         timeout = min(max(interval, SHORTEST_TIMEOUT), LONGEST_TIMEOUT)

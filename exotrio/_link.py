@@ -8,7 +8,7 @@ itself: it says what is known, and the poller and the reporter decide.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -115,6 +115,7 @@ class Pulse:
         shows_tasks: Whether the command ``tasks`` is obeyed.
         tasks: The task tree that was asked for.
         workers: How many it has; 0 if that is not known.
+        nodes: Those it has, each with its inputs and outputs in one line.
     """
 
     runtime: str
@@ -125,6 +126,7 @@ class Pulse:
     shows_tasks: bool = False
     tasks: str | None = None
     workers: int = 0
+    nodes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

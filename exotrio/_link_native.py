@@ -28,6 +28,7 @@ from exotrio._link_v0 import UNUSABLE_DELAY_MS, V0Link, requeue_delay_ms
 from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._wire import LARGEST_BATCH, LONGEST_WAIT_MS, BeatResult, ItemResult, from_ms, native_path, to_ms
 from exotrio._wire_native import (
+    MAX_FIELDS,
     Beat,
     BeatProgress,
     HeartbeatReply,
@@ -197,6 +198,7 @@ class NativeLink:
                     workers=pulse.workers,
                     shows_tasks=pulse.shows_tasks,
                     tasks=pulse.tasks if start == 0 else None,
+                    nodes={name: fields[:MAX_FIELDS] for name, fields in pulse.nodes.items()},
                 ),
                 timeout=timeout,
             )

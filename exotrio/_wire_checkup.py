@@ -3,6 +3,8 @@ use it."""
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from exotrio._wire_v0 import Body
 
 
@@ -41,6 +43,25 @@ class LostLeases(Body):
     poison: int
 
 
+class Version(Body):
+    """One form in which live runtimes have a node.
+
+    Fields:
+        fields: The names of its inputs, a ``=`` behind those with a default, and of its outputs.
+        runtimes: Name and id of those that have it.
+    """
+
+    fields: str
+    runtimes: list[str]
+
+
+class Disagreement(Body):
+    """A node that live runtimes have with different inputs or outputs."""
+
+    node: str
+    versions: list[Version]
+
+
 class DatabaseState(Body):
     """The database, with all namespaces.
 
@@ -69,6 +90,7 @@ class Checkup(Body):
         claim_timeout_ms: How long a claim through v0 holds; None for ever.
         claims: By node of the namespace, those of which any state is QUEUED.
         leases: Of states of the namespace.
+        disagreements: Of live runtimes of the namespace.
     """
 
     at_ms: int
@@ -77,4 +99,5 @@ class Checkup(Body):
     claim_timeout_ms: int | None
     claims: list[HeldClaims]
     leases: LostLeases
+    disagreements: list[Disagreement] = Field(default_factory=list)
     database: DatabaseState

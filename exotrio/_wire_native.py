@@ -11,6 +11,9 @@ from exotrio._graph import PartByPart
 from exotrio._wire import LARGEST_BATCH, LONGEST_TASKS, LONGEST_WAIT_MS, BeatResult, ItemResult, StateStatus
 from exotrio._wire_v0 import Body, DelayMs, RunSummary, TriggerRequest
 
+MAX_FIELDS = 1_000
+"""Characters that a heartbeat says of the inputs and outputs of one node."""
+
 
 def _uuid(text: str) -> str:
     from uuid import UUID
@@ -184,6 +187,8 @@ class HeartbeatRequest(Body):
         workers: How many it has; 0 if it does not say.
         shows_tasks: Whether it obeys the command ``tasks``.
         tasks: Its task tree, in the heartbeat after that command.
+        nodes: Those it has, with the names of their inputs and outputs as ``NodeDeclaration.fields`` gives
+            them: the beginning, if that is long.
     """
 
     worker_id: Annotated[str, Field(min_length=1, max_length=256)]
@@ -195,6 +200,10 @@ class HeartbeatRequest(Body):
     workers: Annotated[int, Field(ge=0)] = 0
     shows_tasks: bool = False
     tasks: Annotated[str, Field(max_length=LONGEST_TASKS)] | None = None
+    nodes: Annotated[
+        dict[Annotated[str, Field(max_length=256)], Annotated[str, Field(max_length=MAX_FIELDS)]],
+        Field(max_length=LARGEST_BATCH),
+    ] = Field(default_factory=dict)
 
 
 class BeatReply(Body):

@@ -36,6 +36,16 @@ class NodeDeclaration(Body):
     outputs_schema: dict[str, Any]
     secrets: Annotated[list[str], Field(fail_fast=True)]
 
+    @property
+    def fields(self) -> str:
+        """The names of inputs, a ``=`` behind those with a default, and of outputs, in one line."""
+        required = self.inputs_schema.get("required", [])
+        inputs = [
+            name if name in required else f"{name}="
+            for name in sorted(self.inputs_schema.get("properties", {}))
+        ]
+        return f"({', '.join(inputs)}) -> ({', '.join(sorted(self.outputs_schema.get('properties', {})))})"
+
 
 class RegisterRequest(Body):
     runtime_name: str

@@ -137,6 +137,21 @@ def test_a_state_manager_without_complaints_has_none() -> None:
         ({"claims": claims(overdue=2, overdue_ms=60_000)}, True, "2 leases of A ended 1 min ago"),
         ({"leases": {"lost": 5, "poison": 5}}, True, "5 states became errors within the hour"),
         ({"leases": {"lost": 2, "poison": 0}}, False, "2 leases ended without an outcome"),
+        (
+            {
+                "disagreements": [
+                    {
+                        "node": "A",
+                        "versions": [
+                            {"fields": "(a) -> ()", "runtimes": ["r (1)", "r (2)"]},
+                            {"fields": "(a, b=) -> ()", "runtimes": ["r (3)"]},
+                        ],
+                    }
+                ]
+            },
+            False,
+            "live runtimes have different versions of A: r (1), r (2): (a) -> (); r (3): (a, b=) -> ()",
+        ),
         ({"version": "2"}, False, "the state manager is exotrio 2, and this is 1"),
         ({"database": database(in_memory=True, free_disk=None)}, False, "in memory"),
         ({"database": database(free_disk=LITTLE_DISK - 1)}, True, "only 537 MB left"),

@@ -96,6 +96,7 @@ async def test_a_heartbeat_names_all_that_is_held_and_how_the_runtime_is(autojum
         assert {item["state_id"]: item["running"] for item in body["states"]} == {
             state_id: position < 2 for position, state_id in enumerate(ids)
         }
+        assert body["nodes"] == {"Waits": "() -> ()"}
         claim = server.routes("claim")[0].body
         assert body["worker_id"] == claim["worker_id"]
         Waits.gate.set()
@@ -520,8 +521,10 @@ async def test_a_drain_hands_back_what_waits_to_run_alone_and_what_waits_for_it(
     async with running(rt):
         await server.until(lambda: server.statuses()["QUEUED"] == 4)
         await trio.sleep(0.1)
-    assert server.statuses() == {"EXECUTED": 1, "CREATED": 3}
-    assert (rt.summary.completed, rt.summary.released) == (1, 3)
+    begun = len(Beside.seen)  # one alone, or the others, whichever the workers took first
+    assert 1 <= begun <= 2
+    assert server.statuses() == {"EXECUTED": begun, "CREATED": 4 - begun}
+    assert (rt.summary.completed, rt.summary.released) == (begun, 4 - begun)
 
 
 # -- a suspended machine

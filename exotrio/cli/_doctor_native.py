@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from exotrio._spans import coarse, duration
 from exotrio._terminal_text import one_line
-from exotrio._wire_checkup import Checkup, DatabaseState, HeldClaims, LostLeases
+from exotrio._wire_checkup import Checkup, DatabaseState, Disagreement, HeldClaims, LostLeases
 from exotrio._wire_overview import NodeNow, Overview
 from exotrio._wire_workers import ListedWorker
 from exotrio.cli._finding import Finding, are, bytes_text, first_of, note, plural
@@ -90,6 +90,7 @@ def of_checkup(checkup: Checkup, version: str, stale: float) -> list[Finding]:
     """
     findings = [finding for claims in checkup.claims for finding in _of_claims(claims, stale)]
     findings += _of_leases(checkup.leases)
+    findings += map(_of_disagreement, checkup.disagreements)
     if checkup.version != version:
         what = f"the state manager is exotrio {checkup.version}, and this is {version}"
         findings.append(note(what, "upgrade the older one"))
@@ -117,6 +118,16 @@ def _of_claims(claims: HeldClaims, stale: float) -> list[Finding]:
         fix = "the state manager is behind: look at its log, its load and its disk"
         findings.append(Finding(f"{what} and nobody else got the states", fix))
     return findings
+
+
+def _of_disagreement(disagreement: Disagreement) -> Finding:
+    versions = "; ".join(
+        f"{first_of([one_line(each) for each in version.runtimes])}: {one_line(version.fields)}"
+        for version in disagreement.versions
+    )
+    what = f"live runtimes have different versions of {one_line(disagreement.node)}: {versions}"
+    fix = "runs get what their graphs name, and any of these runtimes; stop the old one when it is not needed"
+    return note(what, fix)
 
 
 def _of_leases(leases: LostLeases) -> list[Finding]:

@@ -4,22 +4,28 @@ history."""
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from exotrio.manager._leases import Terms
+from exotrio.manager._runtimes import disagreements
 from exotrio.manager._transaction import View
+from exotrio.manager._workers import Worker
 
 HOUR_MS = 3_600_000
 MOST_EVENTS = 20_000
 """Of the newest events, which are looked at."""
 
 
-def show_checkup(view: View, namespace: str, terms: Terms, now: int, path: Path | None) -> dict[str, Any]:
+def show_checkup(
+    view: View, namespace: str, terms: Terms, now: int, path: Path | None, workers: Sequence[Worker]
+) -> dict[str, Any]:
     """Return how the state manager is, as ``Checkup``.
 
     Args:
+        workers: Those of the namespace.
         now: On the monotonic clock, ms: leases end on that.
         path: The file of the database, or None in memory.
     """
@@ -30,6 +36,7 @@ def show_checkup(view: View, namespace: str, terms: Terms, now: int, path: Path 
         "claim_timeout_ms": terms.claim_timeout_ms,
         "claims": _claims(view, namespace, now),
         "leases": _leases(view, namespace),
+        "disagreements": disagreements(workers, now),
         "database": _database(view, path),
     }
 

@@ -49,8 +49,14 @@ class _Look:
     async def checkup(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         service = self._service
+        now = service.monotonic()
         shown = await service.store.look(
-            show_checkup, namespace, service.terms, service.monotonic(), service.store.path
+            show_checkup,
+            namespace,
+            service.terms,
+            now,
+            service.store.path,
+            service.workers.of(namespace, now),
         )
         return reply(shown)
 

@@ -71,6 +71,24 @@ def offered(
     return {node: sorted(set(names)) for node, names in found.items()}
 
 
+def disagreements(workers: Iterable[Worker], now: int) -> list[dict[str, Any]]:
+    """Return the nodes that live runtimes have with different inputs or outputs, and who has which."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for worker in workers:
+        if worker.is_live(now):
+            for node, fields in worker.last.nodes.items():
+                who = f"{worker.last.runtime} ({worker.last.worker_id})"
+                found.setdefault(node, {}).setdefault(fields, []).append(who)
+    return [
+        {
+            "node": node,
+            "versions": [{"fields": fields, "runtimes": who} for fields, who in sorted(versions.items())],
+        }
+        for node, versions in sorted(found.items())
+        if len(versions) > 1
+    ]
+
+
 def live_anonymous(anonymous: Mapping[frozenset[str], int], now: int) -> list[frozenset[str]]:
     """Return what was asked for through v0 within the last minute, by whoever it was."""
     return [nodes for nodes, at in anonymous.items() if now - at < SILENT_AFTER_MS]

@@ -48,6 +48,20 @@ async def test_claims_through_v0_are_told_from_those_under_a_lease(api: Api, tar
     assert (await checkup(api.elsewhere())).claims == []
 
 
+async def test_it_names_live_runtimes_that_disagree_about_a_node(api: Api) -> None:
+    shared = {"Same": "(a) -> (b)"}
+    ok(await api.heartbeat("w1", runtime="r", nodes={**shared, "Mixed": "(a) -> (b)"}))
+    ok(await api.heartbeat("w2", runtime="r", nodes={**shared, "Mixed": "(a, mode=) -> (b)"}))
+    ok(await api.heartbeat("w3", runtime="r", phase="stopped", nodes={"Same": "() -> ()"}))
+    (found,) = (await checkup(api)).disagreements
+    assert found.node == "Mixed"
+    assert {version.fields: version.runtimes for version in found.versions} == {
+        "(a) -> (b)": ["r (w1)"],
+        "(a, mode=) -> (b)": ["r (w2)"],
+    }
+    assert (await checkup(api.elsewhere())).disagreements == []
+
+
 async def test_it_tells_how_large_its_database_is(api: Api, target: Target) -> None:
     shown = (await checkup(api)).database
     assert shown.size > 0

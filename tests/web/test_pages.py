@@ -370,6 +370,12 @@ async def test_a_runtime_shows_what_it_runs() -> None:
         await report(desk.api, {**item, "outcome": "executed", "outputs": [{"v": "", "w": ""}]})
         idle = await desk.browser.page("/ns/shop/runtimes")
         assert "It holds no state now" in idle, "whatever its last heartbeat said"
+        assert "different inputs" not in idle
+        for worker_id, fields in (("new", f"(a, {SCRIPT}=) -> ()"), ("old", "(a) -> ()")):
+            ok(await desk.api.heartbeat(worker_id, runtime="r", nodes={"Mixed": fields}))
+        mixed = text_of(await desk.browser.page("/ns/shop/runtimes"))
+        assert '<code>(a) -> ()</code> <span class="quiet">r (old)</span>' in mixed
+        assert "r (new)" in mixed
         assert "<script>alert" not in html
 
 

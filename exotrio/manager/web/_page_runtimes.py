@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Collection, Hashable
 
 from exotrio.manager._held import states_held
-from exotrio.manager._runtimes import shown_workers
+from exotrio.manager._runtimes import disagreements, shown_workers
 from exotrio.manager._transaction import View
 from exotrio.manager._workers import Worker
 from exotrio.manager.web._page import Asked, Data, Page
@@ -33,6 +33,7 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
                 ((sorted(nodes), asked.monotonic - at) for nodes, at in asked.anonymous.items()),
                 key=lambda each: each[1],
             ),
+            "disagreements": disagreements(asked.workers, asked.monotonic),
             "shown": STATES_SHOWN,
         }
     return data
