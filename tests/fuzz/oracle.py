@@ -82,6 +82,8 @@ def judge_any(response: Response) -> None:
 
 
 def _judge_body(response: Response) -> None:
+    assert response.header(b"x-content-type-options") == b"nosniff"
+    assert response.header(b"cache-control"), "nobody on the way is told whether to keep this"
     assert response.whole or response.media_type == b"text/event-stream"
     for text in NEVER:
         assert text not in response.body, f"an answer holds {text!r}"
