@@ -55,8 +55,7 @@ class NewFile:
     def open(self) -> None:
         """Make it."""
         with self._told_as_ours("made"):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-            self._fd = os.open(self.aside, flags, 0o600)
+            self._fd = os.open(self.aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
     def write(self, piece: bytes) -> None:
         """Append to it."""
@@ -83,12 +82,11 @@ class NewFile:
                 os.replace(self.aside, self._path)
             else:
                 self._link()
-            if os.name == "posix":
-                folder = os.open(self._path.parent, os.O_RDONLY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
+            folder = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     def _link(self) -> None:
         # Not a look first and a rename then: somebody may make the file in between.

@@ -82,7 +82,7 @@ def refuse_inside_loop() -> None:
 def stop_signals() -> list[signal.Signals]:
     """Return the signals that ask for a stop; not SIGHUP where it is ignored, as under ``nohup``."""
     numbers = [signal.SIGTERM, signal.SIGINT]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     return numbers
 
@@ -105,7 +105,7 @@ class StopRequests:
         Another signal within a second does, and a SIGHUP in any case: a terminal that closes and its
         shell each send one. The same signal again is somebody who is in a hurry.
         """
-        again = number == self._last and signal.Signals(number).name != "SIGHUP"
+        again = number == self._last and number != signal.SIGHUP
         now = time.monotonic()
         if not again and now - self._at < TOGETHER:
             return False
@@ -160,8 +160,7 @@ def _put_back_in_child() -> None:
     _previous.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_put_back_in_child)
+os.register_at_fork(after_in_child=_put_back_in_child)
 
 
 def _exit_now(number: int) -> NoReturn:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -16,8 +15,6 @@ import pytest
 from tests import gated
 from tests.gated import Log
 from tests.processes import EXOTRIO, PATIENCE, Ended, as_printed, disk_of, ended, environment, exotrio
-
-posix = pytest.mark.skipif(os.name == "nt", reason="descriptors and signals of POSIX")
 
 APP = """
 from exotrio import BaseNode, Graph, GraphNodeModel, Runtime
@@ -149,7 +146,6 @@ def test_a_module_is_run_by_its_name(folder: Path) -> None:
     assert end.code == 0, end
 
 
-@posix
 def test_a_reader_that_has_seen_enough_is_no_error(folder: Path) -> None:
     out = shell("set -o pipefail; $RUN fan.py | head -1", folder)
     assert out.code == 0, out
@@ -161,7 +157,6 @@ def test_a_reader_that_has_seen_enough_is_no_error(folder: Path) -> None:
     assert usage.err == ""
 
 
-@posix
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-", "2>/dev/full"])
 def test_a_run_does_without_streams(folder: Path, closed: str) -> None:
     if "full" in closed and not Path("/dev/full").exists():
@@ -198,13 +193,11 @@ def test_a_locale_without_unicode_keeps_text_whole(folder: Path) -> None:
     assert "text: gr\\xfcn \\u2713\n" in end.out
 
 
-@posix
 def test_no_home_and_no_path_are_needed(folder: Path) -> None:
     end = shell("exec env -i $RUN echo.py", folder)
     assert end.code == 0, end
 
 
-@posix
 @pytest.mark.parametrize("command", ["run echo.py", "worker echo.py", "server --port 0"])
 def test_a_working_directory_that_is_gone_is_told(folder: Path, command: str) -> None:
     line = f"mkdir gone; cd gone; rmdir ../gone; exec {sys.executable} -m exotrio {command}"
@@ -214,7 +207,6 @@ def test_a_working_directory_that_is_gone_is_told(folder: Path, command: str) ->
     assert len(end.err.splitlines()) == 3
 
 
-@posix
 def test_a_run_on_a_disk_that_fills_up_can_be_stopped_and_continued_with_more_room(folder: Path) -> None:
     with exotrio("run", "fan.py", cwd=folder, after=disk_of(700_000)) as process:
         process.line("could not be committed")
@@ -237,7 +229,6 @@ def assert_given_back(screen: str) -> None:
     assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l")
 
 
-@posix
 def test_on_a_terminal_bars_are_shown_and_the_result_stays_plain(folder: Path) -> None:
     from tests.terminals import Terminal
 
@@ -249,7 +240,6 @@ def test_on_a_terminal_bars_are_shown_and_the_result_stays_plain(folder: Path) -
         assert terminal.out.startswith("SUCCESS: 200 states")
 
 
-@posix
 def test_ctrl_c_typed_at_a_terminal_leaves_it_as_it_was_and_prints_the_command_whole(folder: Path) -> None:
     from tests.terminals import Terminal
 
@@ -267,7 +257,6 @@ def test_ctrl_c_typed_at_a_terminal_leaves_it_as_it_was_and_prints_the_command_w
     assert f"items: {gated.RESULT}\n" in continued.out
 
 
-@posix
 def test_a_third_ctrl_c_typed_at_a_terminal_leaves_it_as_it_was_too(folder: Path) -> None:
     from tests.terminals import Terminal
 

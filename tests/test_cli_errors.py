@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sqlite3
 import sys
@@ -281,7 +280,6 @@ def test_the_server_turns_away_callers_without_its_key(running: Server) -> None:
     assert status == 401
 
 
-@pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")
 def test_a_full_disk_is_told_when_the_database_cannot_be_made(folder: Path) -> None:
     end = ended("run", "ok.py", "--db", "full.db", cwd=folder, after=disk_of(50_000))
     told(end, 2, "full.db cannot be used", "free space")

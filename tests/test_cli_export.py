@@ -41,8 +41,7 @@ def test_a_run_is_written_to_a_file_that_only_its_owner_reads(cli: Cli, run: str
     assert end.out == f"run.html: {len(page):,} bytes\n"
     assert page.startswith(b"<!doctype html>")
     assert b"ValueError: \\x1b[31mcannot work on 1" in page
-    if os.name == "posix":
-        assert stat.S_IMODE((cli.folder / "run.html").stat().st_mode) == 0o600
+    assert stat.S_IMODE((cli.folder / "run.html").stat().st_mode) == 0o600
     assert sorted(os.listdir(cli.folder)) == ["nodes.py", "run.html"], "nothing else is left"
 
 

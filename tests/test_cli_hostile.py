@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import signal
 from collections.abc import Iterator
@@ -235,7 +234,6 @@ def test_what_nodes_and_graphs_say_is_shown_and_not_obeyed(options: tuple[str, .
         assert any(HOSTILE in message for message in logged), "nothing of a message is lost"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a terminal needs POSIX")
 def test_bars_show_names_as_they_are(tmp_path: Path) -> None:
     from tests.terminals import Terminal
 
@@ -249,7 +247,6 @@ def test_bars_show_names_as_they_are(tmp_path: Path) -> None:
         assert not re.search(f"[\x80-\x9f\u2028{BIDI}]", terminal.screen)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="dev needs POSIX")
 def test_dev_and_worker_say_what_nodes_and_graphs_say_and_a_terminal_obeys_nothing(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP, "utf-8")
     with exotrio("dev", "app.py", "--port", "0", "--trigger", "-v", cwd=tmp_path) as dev:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -342,7 +341,6 @@ def test_nodes_are_listed_with_their_fields_and_secrets_by_name(cli: Cli) -> Non
 
 
 @only_native
-@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
 def test_a_reader_that_has_seen_enough_is_no_error(cli: Cli, place: Place) -> None:
     line = f"set -o pipefail; {sys.executable} -m exotrio graph show fan -o json | true"
     env = environment(cli.folder, {**place.running.env, "EXOSPHERE_NAMESPACE": "n"})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +13,13 @@ from rich.text import Text
 
 from exotrio._wire_overview import Overview
 from exotrio.cli._columns import Column, table_lines
+from exotrio.cli._top_live import Rate
 from exotrio.cli._top_view import Screen, screen_lines
 from tests import stock
 from tests.commands import Cli, told, with_graph, with_worker
 from tests.overviews import node, overview, run, runtime
 from tests.processes import EXOTRIO, KEY, Processes, Server, server
-
-if sys.platform != "win32":
-    from exotrio.cli._top_live import Rate
-    from tests.terminals import Terminal
+from tests.terminals import Terminal
 
 HOSTILE = "[red]\x1b[2J漢字 and a name that is longer than it should be"
 
@@ -122,7 +119,6 @@ def test_a_terminal_without_unicode_gets_none() -> None:
     assert "######" in "\n".join(line.plain for line in lines)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="imports what only POSIX has")
 def test_the_rate_is_of_the_last_seconds_also_when_the_hour_moves_on() -> None:
     rate = Rate()
 
@@ -186,11 +182,9 @@ def test_a_state_manager_that_speaks_only_v0_or_is_away_is_an_error(cli: Cli) ->
 
 # -- in a terminal
 
-posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 OPTIONS = ("--namespace", "n", "--interval", "0.1")
 
 
-@posix
 @pytest.mark.parametrize("way", ["q", "Ctrl-C", "SIGTERM"])
 def test_it_goes_on_until_somebody_quits_and_leaves_the_terminal_as_it_was(
     running: Server, tmp_path: Path, way: str
@@ -211,7 +205,6 @@ def test_it_goes_on_until_somebody_quits_and_leaves_the_terminal_as_it_was(
         assert "Traceback" not in terminal.screen
 
 
-@posix
 def test_it_fits_the_terminal_also_when_that_changes(running: Server, tmp_path: Path) -> None:
     command = [*EXOTRIO, "top", "--namespace", "n", "--interval", "3600"]
     with Terminal(command, cwd=tmp_path, env=running.env, shows_output=True) as terminal:
@@ -228,7 +221,6 @@ def test_it_fits_the_terminal_also_when_that_changes(running: Server, tmp_path: 
         assert terminal.wait() == 0
 
 
-@posix
 def test_it_survives_a_restart_of_the_state_manager(tmp_path: Path) -> None:
     with Processes() as processes:
         with server(tmp_path) as first:
@@ -248,7 +240,6 @@ def test_it_survives_a_restart_of_the_state_manager(tmp_path: Path) -> None:
         assert terminal.wait() == 0
 
 
-@posix
 def test_a_first_look_that_fails_is_an_error_and_no_view(tmp_path: Path) -> None:
     env = {"EXOSPHERE_STATE_MANAGER_URI": "http://127.0.0.1:1", "EXOSPHERE_API_KEY": "k"}
     command = [*EXOTRIO, "top", "--namespace", "n"]

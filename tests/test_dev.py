@@ -19,8 +19,6 @@ from tests import gated
 from tests.gated import Log, until
 from tests.processes import EXOTRIO, PATIENCE, Ended, Process, Processes, ended, link_in
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="dev needs a POSIX system")
-
 APP = """
 import os, sys
 import trio

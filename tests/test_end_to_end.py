@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import signal
@@ -25,8 +24,6 @@ from tests.helpers import eventually
 from tests.processes import KEY, Ended, Process, Processes, Server, as_printed, ended, printed_command
 
 T = TypeVar("T")
-
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 
 HELD = WORKERS + BATCH
 """States that one worker process holds at most: running and buffered."""

@@ -17,8 +17,6 @@ import pytest
 from exotrio.manager import embedded
 from tests.processes import PATIENCE
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-
 FORK = """
         child = os.fork()
         if child == 0:

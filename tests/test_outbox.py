@@ -669,7 +669,6 @@ def free_port() -> int:
         return port
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("link", ["native", "v0"])
 async def test_a_finished_node_is_not_run_again_after_kill_9_of_worker_and_server(
     tmp_path: Path, link: str

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.processes import Ended, Processes, ended
-
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="exit codes of POSIX")
 
 STATES = 20
 KILLER = "7"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import resource
 from contextlib import suppress
-
-from exotrio.manager import Limits
 
 MOST = 4_000
 """Connections. One that waits at the server costs up to 40 kB."""
@@ -16,10 +14,6 @@ def most_connections() -> int:
 
     A runtime keeps one connection for its polls and one for its heartbeats.
     """
-    if sys.platform == "win32":
-        return Limits().max_connections
-    import resource
-
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * MOST if hard == resource.RLIM_INFINITY else min(hard, 2 * MOST)
     if soft != resource.RLIM_INFINITY and soft < wanted:

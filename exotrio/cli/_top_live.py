@@ -26,9 +26,6 @@ RATE_OVER = 10.0
 """Seconds over which what ended is averaged: the counts come once a second."""
 QUIT = frozenset("qQ")
 
-_REDRAW = frozenset({signal.SIGWINCH} if hasattr(signal, "SIGWINCH") else ())
-_PAUSE = frozenset({signal.SIGTSTP} if hasattr(signal, "SIGTSTP") else ())
-
 
 async def show_live(manager: StateManager, where: str, interval: float) -> None:
     """Show a namespace until somebody quits, by key or signal.
@@ -45,14 +42,15 @@ async def show_live(manager: StateManager, where: str, interval: float) -> None:
         The terminal is as it was.
     """
     top = _Top(manager, where, interval)
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *_REDRAW, *_PAUSE) as signals:
+    ours = (signal.SIGINT, signal.SIGTERM, signal.SIGWINCH, signal.SIGTSTP)
+    with trio.open_signal_receiver(*ours) as signals:
         async with trio.open_nursery() as nursery:
 
             async def heed() -> None:
                 async for number in signals:
-                    if number in _REDRAW:
+                    if number == signal.SIGWINCH:
                         top.draw()
-                    elif number in _PAUSE:
+                    elif number == signal.SIGTSTP:
                         top.pause()
                     else:
                         nursery.cancel_scope.cancel()

@@ -6,11 +6,8 @@ or an input, starts one, once.
 
 from __future__ import annotations
 
-import os
-
 import click
 
-from exotrio._errors import ConfigurationError
 from exotrio.cli import _options
 from exotrio.cli._load import split_target
 from exotrio.cli._logs import configure_logs
@@ -64,11 +61,6 @@ def command(
     """
     if db == "":
         raise click.UsageError("--db is empty: name a file, or leave it out")
-    if os.name != "posix":
-        raise ConfigurationError(
-            "dev needs a POSIX system, to hand a socket to the process that it starts",
-            fix="run `server` in one terminal and `worker FILE` in another",
-        )
     configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0)
     from exotrio._start import run_blocking
     from exotrio.cli._dev_desk import FirstRun

@@ -6,10 +6,10 @@ because the writer keeps counters and caches in memory that a second writer woul
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import sqlite3
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -72,22 +72,11 @@ def _leave_to_parent() -> None:
         os.close(_locked.pop())
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_parent)
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _lock(fd: int) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        # A byte far behind the text: Windows locks are mandatory, and the owner's id is to be readable.
-        os.lseek(fd, 1 << 20, os.SEEK_SET)
-        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-        os.lseek(fd, 0, os.SEEK_SET)
-    else:
-        import fcntl
-
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class FileReplaced(Exception):

@@ -6,7 +6,6 @@ import ipaddress
 import logging
 import os
 import secrets
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -76,18 +75,17 @@ def write_secret_file(path: Path, text: str) -> None:
 def _give_to_owner_of(path: Path, temporary: Path) -> None:
     # An administrator may write it for a server that runs as somebody else.
     owner = path.stat()
-    if sys.platform != "win32" and os.geteuid() == 0:
+    if os.geteuid() == 0:
         os.chown(temporary, owner.st_uid, owner.st_gid)
 
 
 def _sync_folder(folder: Path) -> None:
     """Put the names in a folder on disk: a file whose name got lost with the power is lost too."""
-    if sys.platform != "win32":
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def read_secret_file(path: Path, *, own: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 There somebody else may have put a file or a link of that name first: a key that he knows, a lock that
 leads to a file of ours. Owned by us, by root, or by the owner of the folder, who could replace it anyway,
-a file is taken; anything else is refused. On Windows nothing is checked.
+a file is taken; anything else is refused.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import sys
 from pathlib import Path
 
 GITIGNORE = "# Made by exotrio: nothing in here belongs into a repository.\n*\n"
@@ -24,8 +23,6 @@ def open_own(path: Path, flags: int) -> int:
     Raises:
         OSError: it cannot be opened, or may have been put there by somebody else.
     """
-    if sys.platform == "win32":
-        return os.open(path, flags, 0o600)
     try:
         # Without waiting, or a pipe of that name would hold us up for ever.
         fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
@@ -48,14 +45,12 @@ def check_beside(path: Path) -> None:
         OSError: one of them may have been put there by somebody else.
     """
     for file in (path.with_name(path.name + suffix) for suffix in BESIDE):
-        if sys.platform != "win32" and os.path.lexists(file):
+        if os.path.lexists(file):
             _check(os.lstat(file), file)
 
 
 def is_readable_by_others(fd: int) -> bool:
     """Whether users who are neither us nor of the file's group may read it, and we can change that."""
-    if sys.platform == "win32":
-        return False
     found = os.fstat(fd)
     return bool(found.st_mode & stat.S_IROTH) and found.st_uid == os.geteuid()
 
@@ -90,12 +85,10 @@ def _check(found: os.stat_result, path: Path) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EPERM, f"{path.name} is not a regular file")
     _check_owner(found, path)
-    if found.st_mode & stat.S_IWOTH and sys.platform != "win32":
+    if found.st_mode & stat.S_IWOTH:
         raise OSError(errno.EPERM, f"{path.name} can be changed by everybody; chmod o-w ends that")
 
 
 def _check_owner(found: os.stat_result, path: Path) -> None:
-    if sys.platform == "win32":
-        return
     if found.st_uid not in {0, os.geteuid(), os.stat(path.parent).st_uid}:
         raise OSError(errno.EPERM, f"{path.name} belongs to user {found.st_uid}, who does not own its folder")

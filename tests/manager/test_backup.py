@@ -6,7 +6,6 @@ import os
 import shutil
 import sqlite3
 import stat
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -28,8 +27,6 @@ from tests.contract.native import A, claim, executed_item, report
 from tests.helpers import eventually, ok, open_client, place, refused
 from tests.http_doubles import tcp_server
 from tests.manager.support import KEY, PUT_KEYS, gate, open_manager, put
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
 
 
 @asynccontextmanager
@@ -104,7 +101,6 @@ async def test_writers_go_on_while_a_copy_is_made(tmp_path: Path) -> None:
         assert not beside(db)
 
 
-@posix
 async def test_only_its_owner_may_read_a_backup_or_the_copy_it_is_made_from(tmp_path: Path) -> None:
     db = tmp_path / "state.db"
     umask = os.umask(0)

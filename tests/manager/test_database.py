@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -21,8 +20,6 @@ from exotrio.manager._database import VERSION
 from exotrio.manager._store import open_store
 from exotrio.manager._transaction import Transaction
 from tests.manager.support import keys, next_line, open_manager, put, running
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="modes and signals are POSIX")
 
 OWNER = """
 import sys, trio
@@ -121,7 +118,7 @@ async def test_two_names_of_one_file_are_one_database(path: Path) -> None:
 async def test_a_database_owned_by_another_process_is_refused_until_that_is_killed(path: Path) -> None:
     with owner(path) as process:
         assert f"in use by process {process.pid}" in await refusal(path, DatabaseBusy)
-        process.send_signal(signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
+        process.send_signal(signal.SIGKILL)
         process.wait(20)
         await make(path, "after the kill")
 
@@ -142,7 +139,6 @@ async def test_two_databases_in_memory_share_nothing() -> None:
 # -- files
 
 
-@posix
 async def test_only_their_owner_may_read_the_folder_and_its_files(tmp_path: Path) -> None:
     folder = tmp_path / "new"
     before = os.umask(0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from pathlib import Path
 
 import pytest
@@ -74,8 +73,7 @@ def test_on_loopback_a_key_is_made_once_and_kept_beside_the_database(tmp_path: P
     kept = tmp_path / "state.db.api-key"
     assert (source, file) == (f"the file {kept}", kept)
     assert kept.read_text() == made + "\n"
-    if sys.platform != "win32":
-        assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
 def test_in_memory_a_key_is_needed_since_nobody_could_find_a_generated_one() -> None:
@@ -156,7 +154,6 @@ def test_what_is_kept_is_made_once_and_whole(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["state.db.thing"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
 def test_what_a_crash_left_behind_lends_the_new_file_neither_content_nor_mode(tmp_path: Path) -> None:
     leftover = tmp_path / "state.db.thing.new"
     leftover.write_text("old and much longer than the new one")
@@ -167,7 +164,6 @@ def test_what_a_crash_left_behind_lends_the_new_file_neither_content_nor_mode(tm
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be synced")
 def test_a_key_file_is_synced_and_then_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
 
@@ -179,7 +175,7 @@ def test_a_key_file_is_synced_and_then_its_name(tmp_path: Path, monkeypatch: pyt
     assert synced == ["file", "folder"]
 
 
-@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -166,7 +165,6 @@ async def test_a_database_that_fails_ends_the_readiness_until_it_works_again(
         assert (await manager.outside.get("/readyz")).text == "ok\n"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="files in use cannot be removed there")
 @pytest.mark.parametrize("suffix", ["", "-wal"])
 @pytest.mark.parametrize("is_replaced", [False, True])
 async def test_a_file_that_is_gone_or_another_one_ends_the_readiness_and_is_not_written(
@@ -220,7 +218,6 @@ trio.run(main, sys.argv[1])
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are POSIX")
 def test_a_full_disk_ends_the_readiness_until_there_is_space(tmp_path: Path) -> None:
     with running(FULL_DISK, tmp_path / "state.db") as process:
         assert next_line(process) == "200 NotCommitted 503 503 200"

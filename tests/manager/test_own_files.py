@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from exotrio.manager import open_service
 from exotrio.manager._keys import kept_secret, read_secret_file
 from tests.manager.support import NO_SETTINGS
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="owners and links are POSIX's")
 STRANGER = 12_345
 
 

@@ -8,7 +8,6 @@ import os
 import shutil
 import sqlite3
 import stat
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -319,8 +318,7 @@ async def test_a_new_key_is_made_and_the_old_one_kept(tmp_path: Path) -> None:
     assert (done.total, done.renewed, done.key_id, done.dropped) == (6, 6, key_id(new), 0)
     assert kept == [old.strip()]
     assert key_ids(db) == {key_id(new)}
-    if sys.platform != "win32":
-        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
     await read_secrets(db, states)
     shutil.copy(file, tmp_path / "backup.db.secrets-key")
     await read_secrets(tmp_path / "backup.db", states)
@@ -377,7 +375,7 @@ async def test_the_new_key_is_on_disk_before_anything_is_encrypted_with_it(
     assert key_ids(db) == {key_id(file.read_text().split()[0])}
 
 
-@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 async def test_an_administrator_does_not_take_the_key_from_the_server(tmp_path: Path) -> None:
     db, file = tmp_path / "state.db", tmp_path / "state.db.secrets-key"
     await store_secrets(db)

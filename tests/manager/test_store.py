@@ -212,7 +212,6 @@ trio.run(main, sys.argv[1])
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are POSIX")
 def test_a_commit_that_fails_fails_every_write_of_its_group_and_the_next_one_works(tmp_path: Path) -> None:
     out = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path / "state.db")],
