@@ -302,7 +302,12 @@ def test_what_runs_finishes_and_what_waits_is_handed_back_before_new_code_is_loa
         key = (dev.folder / key_file).read_text().strip()
         path = f"/v0/namespace/{gated.NAMESPACE}/graph/gated/trigger"
         body = {"inputs": {}, "store": {}, "start_delay": 0}
-        assert client.post(uri + path, json=body, headers={"x-api-key": key}).status_code == 200
+        for _ in range(200):  # the graph is declared once its nodes are registered, and nothing tells of that
+            status = client.post(uri + path, json=body, headers={"x-api-key": key}).status_code
+            if status != 404:
+                break
+            time.sleep(0.05)
+        assert status == 200
     running = log.until("begin", gated.WORKERS)
     (dev.folder / "app.py").touch()
     dev.says("^app.py changed: the runtime drains")

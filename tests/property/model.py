@@ -144,7 +144,7 @@ class Model:
 
     Attributes:
         states: Every state there is, in no special order.
-        asked: Identifier to the inputs its registered schema asks for.
+        asked: Identifier to the inputs its registered schema asks for. Others are built too, if they can be.
     """
 
     def __init__(self, plan: Plan, now_ms: int = 0) -> None:
@@ -281,14 +281,16 @@ class Model:
     def _inputs(self, place: Place, reach: dict[str, State], target: State | None) -> Inputs:
         inputs: Inputs = {}
         for name, template in place.inputs.items():
-            if name not in self.asked[place.identifier]:
-                continue
             first = template[0] if len(template) == 1 else None
-            if isinstance(first, Ref) and first.identifier not in reach:
-                assert target is not None
-                inputs[name] = self._aggregate(place, target, first)
-            else:
-                inputs[name] = "".join(self._piece(piece, reach) for piece in template)
+            try:
+                if isinstance(first, Ref) and first.identifier not in reach:
+                    assert target is not None
+                    inputs[name] = self._aggregate(place, target, first)
+                else:
+                    inputs[name] = "".join(self._piece(piece, reach) for piece in template)
+            except Unbuildable:
+                if name in self.asked[place.identifier]:
+                    raise
         return inputs
 
     @staticmethod
