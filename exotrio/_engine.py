@@ -130,8 +130,9 @@ class Engine:
         executor = Executor(o.nodes, link.secrets, beside, self.owns_signals)
         claimed_in, claimed = trio.open_memory_channel[Held](o.batch_size)
         # Never full, so that finished work never waits where it can be cancelled: the poller claims up
-        # to batch_size more while at most batch_size + workers are undelivered and workers run.
-        most_held = 2 * (o.batch_size + o.workers)
+        # to batch_size more while at most batch_size + workers are undelivered, workers run, and as many
+        # wait to run alone.
+        most_held = 2 * o.batch_size + 3 * o.workers
         done_in, done = trio.open_memory_channel[Held](most_held + len(replayed))
         for held in replayed:
             done_in.send_nowait(held)

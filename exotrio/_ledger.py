@@ -198,7 +198,8 @@ class Ledger:
         on_gone: Called with each state whose outcome is not to be sent any more.
         beat_now: Asks for a heartbeat at once. Called here when a claim comes whose lease needs it, and
             when a state is to be announced.
-        alone: States with a worker that are to run while nothing else does, the one whose turn it is first.
+        alone: States that are to run while nothing else does, the one whose turn it is first.
+        runs_alone: A worker takes them, one after the other.
         events: Told of each state that is no longer held.
         asleep: Tells for how many seconds this machine was suspended so far.
     """
@@ -212,6 +213,7 @@ class Ledger:
     events: Events = field(default_factory=Events)
     asleep: Callable[[], float] = seconds_asleep
     alone: list[Held] = field(default_factory=list)
+    runs_alone: bool = False
     _held: dict[Held, None] = field(default_factory=dict)
     _by_state: dict[str, Held] = field(default_factory=dict)
     _stages: Counter[Stage] = field(default_factory=Counter)

@@ -290,5 +290,10 @@ class _Poller:
 
     def _room(self) -> int:
         # A state that was taken from us stays in the channel until a worker passes it over.
-        waiting = max(self._ledger.count(Stage.BUFFERED), self._claimed.statistics().current_buffer_used)
+        waiting = max(self._waiting(), self._claimed.statistics().current_buffer_used)
         return self._batch_size - waiting
+
+    def _waiting(self) -> int:
+        # Some of what waits to run alone does not count: it may do so for hours.
+        alone = sum(held.stage is Stage.BUFFERED for held in self._ledger.alone)
+        return self._ledger.count(Stage.BUFFERED) - min(alone, self._workers)

@@ -43,36 +43,61 @@ async def work(
     """
     async with claimed, done:
         async for held in claimed:
-            if held.stage is not Stage.BUFFERED:
-                # It was handed back, or taken from us, meanwhile. Its place in the channel is free now.
-                ledger.notify()
-                continue
-            if held.lapsed:
-                # Somebody else may have it by now, and run it. The next heartbeat tells.
-                log.warning("%s has to wait: its lease is over unless the state manager renews it", held)
-                ledger.beat_now()
-                await ledger.until(partial(_is_decided, held))
-            await _turn(held, ledger)
-            if held.stage is not Stage.BUFFERED:
-                continue
-            if stop.requested:
-                pass_on(held, None, done, ledger)
-                continue
-            execution = Execution()
-            state_context.set(StateContext(held.claim))
-            ledger.run(held, execution)
-            outcome: Outcome | None = None
-            try:
-                log.debug("%s begins", held)
-                outcome = await executor.run(held.claim, execution, ours=partial(_until_held, held, ledger))
-            except trio.Cancelled:
-                raise
-            except BaseException:
-                # A defect, or Ctrl-C for the application: whichever, this state must not go under with it.
-                pass_on(held, None, done, ledger)
-                raise
-            pass_on(held, outcome, done, ledger)
-            state_context.set(None)
+            if held.claim.alone and held.stage is Stage.BUFFERED:
+                ledger.alone.append(held)
+                await _run_alone(done, executor, ledger, stop)
+            else:
+                await _run(held, done, executor, ledger, stop)
+
+
+async def _run_alone(
+    done: trio.MemorySendChannel[Held], executor: Executor, ledger: Ledger, stop: Stop
+) -> None:
+    """Run one after the other what is to run alone, unless another worker does: one is enough for that."""
+    if ledger.runs_alone:
+        return
+    ledger.runs_alone = True
+    try:
+        while ledger.alone:
+            await _run(ledger.alone[0], done, executor, ledger, stop)
+    finally:
+        ledger.runs_alone = False
+
+
+async def _run(
+    held: Held, done: trio.MemorySendChannel[Held], executor: Executor, ledger: Ledger, stop: Stop
+) -> None:
+    """Run a state, if it is still to be run, and pass it on."""
+    if held.stage is not Stage.BUFFERED:
+        # It was handed back, or taken from us, meanwhile. Its place in the channel is free now.
+        ledger.notify()
+        return
+    if held.lapsed:
+        # Somebody else may have it by now, and run it. The next heartbeat tells.
+        log.warning("%s has to wait: its lease is over unless the state manager renews it", held)
+        ledger.beat_now()
+        await ledger.until(partial(_is_decided, held))
+    await _turn(held, ledger)
+    if held.stage is not Stage.BUFFERED:
+        return
+    if stop.requested:
+        pass_on(held, None, done, ledger)
+        return
+    execution = Execution()
+    state_context.set(StateContext(held.claim))
+    ledger.run(held, execution)
+    outcome: Outcome | None = None
+    try:
+        log.debug("%s begins", held)
+        outcome = await executor.run(held.claim, execution, ours=partial(_until_held, held, ledger))
+    except trio.Cancelled:
+        raise
+    except BaseException:
+        # A defect, or Ctrl-C for the application: whichever, this state must not go under with it.
+        pass_on(held, None, done, ledger)
+        raise
+    pass_on(held, outcome, done, ledger)
+    state_context.set(None)
 
 
 async def _turn(held: Held, ledger: Ledger) -> None:
@@ -85,12 +110,10 @@ async def _turn(held: Held, ledger: Ledger) -> None:
     def is_gone() -> bool:
         return held.stage is not Stage.BUFFERED
 
-    if held.claim.alone:
-        ledger.alone.append(held)
-        await ledger.until(lambda: is_gone() or ledger.alone[0] is held)
+    if held in ledger.alone:
         with trio.move_on_after(ALONE_PATIENCE):
             await ledger.until(lambda: is_gone() or not ledger.count(Stage.RUNNING))
-    elif ledger.alone:
+    elif ledger.alone and trio.current_time() < ledger.alone[0].taken_at + ALONE_PATIENCE:
         with trio.move_on_after(ALONE_PATIENCE):
             await ledger.until(lambda: is_gone() or not ledger.alone)
 

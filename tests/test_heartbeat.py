@@ -512,6 +512,23 @@ async def test_nobody_waits_for_ever_for_what_runs_alone_nor_does_that_for_what_
     assert not any({"B", "D"} <= seen for seen in Beside.seen), "never what may be poison beside its like"
 
 
+@pytest.mark.parametrize("batch_size", [1, 16])
+async def test_what_runs_alone_for_hours_and_what_waits_for_its_end_leave_the_workers_to_the_others(
+    autojump_clock: MockClock, batch_size: int
+) -> None:
+    server = NativeServer()
+    beside(server, *"ABCD", alone="ABCD", seconds="7200")
+    began = trio.current_time()
+    rt = runtime(server, Beside, workers=4, batch_size=batch_size)
+    async with running(rt):
+        usual = [state_id for each in range(40) for state_id in server.add("Beside", name=f"{each}")]
+        await server.until(lambda: all(server.states[each].status == "EXECUTED" for each in usual))
+        assert trio.current_time() - began < 100
+        await trio.sleep(7200)
+        assert len(Beside.now) == 1, "the next one"
+    assert (rt.summary.cancelled, rt.summary.released) == (1, 2)
+
+
 async def test_a_drain_hands_back_what_waits_to_run_alone_and_what_waits_for_it(
     autojump_clock: MockClock,
 ) -> None:
