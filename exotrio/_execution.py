@@ -207,6 +207,8 @@ class Executor:
                 secrets = await self._prepare(node, claim, execution)
                 if secrets is not None:
                     await ours()
+                    # It may have been cancelled before this task came to its first line.
+                    await trio.lowlevel.checkpoint_if_cancelled()
                     execution.begin(node.timeout)
                     end.outcome = await self._call(node, claim, secrets, execution)
             # If the scope took a Cancelled, the node was ended by us.

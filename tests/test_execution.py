@@ -445,3 +445,23 @@ async def test_whether_a_state_is_still_ours_is_asked_last_before_its_node_begin
     claim = Claim(state_id="s", node_name="Secretive", identifier="s", inputs={})
     assert await executor.run(claim, Execution(), ours=ours) == Executed([])
     assert order == ["secrets", "ours", "node"]
+
+
+async def test_a_node_that_was_cancelled_before_its_task_began_is_not_begun() -> None:
+    begun: list[str] = []
+
+    async def execute(self: BaseNode) -> None:
+        begun.append("node")
+        await trio.lowlevel.checkpoint()
+
+    async def no_secrets(claim: Claim) -> dict[str, str]:
+        return {}
+
+    execution = Execution()
+    executor = Executor({"Node": node(execute)}, no_secrets, Beside())
+    claim = Claim(state_id="s", node_name="Node", identifier="s", inputs={})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(executor.run, claim, execution)
+        await trio.lowlevel.checkpoint()
+        execution.cancel()
+    assert (begun, execution.began) == ([], False)
