@@ -158,7 +158,8 @@ class _Ear:
         if heard is None:
             # Replaced by one that speaks v0 only. Nobody there renews what workers would wait for.
             for held, _ in beaten.held:
-                if held.stage is Stage.BUFFERED and held.lapsed:
+                begun = held.execution is not None and held.execution.began
+                if held.lapsed and not begun:
                     self._taken_away(held, Stopping.LEASE_LOST)
             ledger.notify()
             return
