@@ -242,7 +242,8 @@ def _select(tx: Transaction, seqs: Sequence[int]) -> sqlite3.Cursor:
     return tx.execute(
         "SELECT states.*, nodes.name, runs.run_id, runs.template, graphs.name AS graph_name FROM json_each(?)"
         " JOIN states ON states.seq = value JOIN nodes ON nodes.id = states.kind"
-        " JOIN runs ON runs.id = states.run JOIN graphs ON graphs.id = runs.graph ORDER BY key",
+        # By rowid, which is how json_each yields them: to sort by key, SQLite would read all rows first.
+        " JOIN runs ON runs.id = states.run JOIN graphs ON graphs.id = runs.graph ORDER BY json_each.rowid",
         (to_json(seqs).decode(),),
     )
 

@@ -104,9 +104,11 @@ class WatchedClock:
     def _set_back(self, now: int, by: int) -> None:
         self._set_by = -by
         # Held states too: one that is handed back waits at the place it had.
-        self._connection.execute(
-            "UPDATE states SET enqueue_after = enqueue_after - ? WHERE status IN ('CREATED', 'QUEUED')", (by,)
-        )
+        # One status after the other: each has an index, both together would be looked for among all states.
+        for status in ("CREATED", "QUEUED"):
+            self._connection.execute(
+                f"UPDATE states SET enqueue_after = enqueue_after - ? WHERE status = '{status}'", (by,)
+            )
         if steps := _steps_ahead(self._connection):
             # Each as far from now as before, and as many of them undone as this one undoes.
             moved, left = [], by

@@ -15,7 +15,7 @@ from exotrio.manager import _leases, _retention
 from exotrio.manager._store import Store
 from exotrio.manager._template import Template
 from tests.contract.flow import Flow
-from tests.helpers import NO_RETRY, node_name, ok, place
+from tests.helpers import NO_RETRY, SettableClock, node_name, ok, place
 from tests.manager.support import Manager, open_manager
 
 PLACES = [
@@ -152,6 +152,37 @@ async def test_a_start_looks_at_what_is_held_and_not_at_all_states() -> None:
         found = refuses_scans(plans_of(connection, statements))
     for sql, plan in found.items():
         assert all(AT_THE_START.match(line) or not line.startswith("SCAN") for line in plan), (sql, plan)
+
+
+async def test_a_clock_that_is_set_back_costs_what_waits_and_not_all_states() -> None:
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        store = manager.service.store
+        connection = await connection_of(store)
+        statements: set[str] = set()
+        connection.set_trace_callback(statements.add)
+        clock.advance(-3_600_000)
+        await store.write(lambda tx: None)
+        connection.set_trace_callback(None)
+        plans = plans_of(connection, {sql for sql in statements if " states " in sql})
+    assert plans
+    for sql, plan in plans.items():
+        assert all("USING INDEX" in line for line in plan), (sql, plan)
+
+
+async def test_a_claim_does_not_sort_and_so_reads_no_inputs_beyond_its_size() -> None:
+    async with open_manager() as manager:
+        flow = await Flow.deploy(manager.api, place("a"))
+        await flow.trigger()
+        connection = await connection_of(manager.service.store)
+        statements: set[str] = set()
+        connection.set_trace_callback(statements.add)
+        ok(await manager.api.native_claim({node_name("a"): 9}))
+        connection.set_trace_callback(None)
+        plans = plans_of(connection, {sql for sql in statements if sql.startswith("SELECT states.*")})
+    assert plans
+    for sql, plan in plans.items():
+        assert not any("TEMP B-TREE" in line for line in plan), (sql, plan)
 
 
 async def test_a_claim_for_one_run_costs_no_more_beside_others_that_wait() -> None:
