@@ -104,6 +104,11 @@ def renew(tx: Transaction, namespace: str, beats: Sequence[Beat], now: int, term
             elif begun and not state["begun"]:
                 tx.execute("UPDATE states SET begun = 1 WHERE seq = ?", (state["seq"],))
             if state["status"] == CREATED:
+                # Its worker did not end after all.
+                tx.execute(
+                    "UPDATE states SET deliveries = deliveries - ? WHERE seq = ?",
+                    (state["begun"], state["seq"]),
+                )
                 changes.count(state["run"], state["place"], CREATED, QUEUED)
                 note(tx, state["seq"], "lease regained", state["worker"])
             result = BeatResult.OK

@@ -335,6 +335,21 @@ async def test_a_heartbeat_regains_a_lease_that_ended_while_nobody_else_has_clai
         assert await report(api, executed_item(state)) == ["ok"]
 
 
+async def test_a_worker_that_regains_its_lease_again_and_again_is_not_taken_for_several_that_ended(
+    autojump_clock: MockClock,
+) -> None:
+    async with managing() as manager:
+        api = manager.remote
+        flow = await Flow.start(api, A, B)
+        state = await claim_one(api)
+        for _ in range(TERMS.poison_limit):
+            await trio.sleep(TTL + SWEEP)
+            assert await told(api, state) == ["ok"]
+        assert await status(flow, state) == "QUEUED"
+        await trio.sleep(TTL + SWEEP)
+        assert (await claim_one(api))["lease"]["deliveries"] == 1
+
+
 @pytest.mark.parametrize("way", ["released", "requeued"])
 async def test_a_heartbeat_does_not_take_back_what_was_given_away(
     autojump_clock: MockClock, way: str
