@@ -46,9 +46,10 @@ class Readers:
         self._idle: list[sqlite3.Connection] = []
         self._reads = trio.CapacityLimiter(READS)
         self._looks = trio.CapacityLimiter(LOOKS)
+        self._turns = trio.Semaphore(LOOKS)
 
     async def read(self, query: Callable[[View], T]) -> T:
-        """Run a query for as long as it takes."""
+        """Run a query for as long as it takes, or until it is cancelled."""
         return await trio.to_thread.run_sync(self._run, query, math.inf, limiter=self._reads)
 
     async def look(self, query: Callable[[View], T]) -> T:
@@ -57,9 +58,10 @@ class Readers:
         Raises:
             Refused: it took longer, or so long that its turn did not come.
         """
-        # Only the waiting ends then: a thread is not interrupted.
-        with trio.move_on_after(LOOK_LIMIT):
-            return await trio.to_thread.run_sync(self._run, query, LOOK_LIMIT, limiter=self._looks)
+        with trio.move_on_after(LOOK_LIMIT) as waiting:
+            async with self._turns:
+                waiting.deadline = math.inf
+                return await trio.to_thread.run_sync(self._run, query, LOOK_LIMIT, limiter=self._looks)
         raise Refused(503, f"other pages and searches took all of {LOOK_LIMIT:g} s; try again later")
 
     def close(self) -> None:
@@ -69,11 +71,19 @@ class Readers:
 
     def _run(self, query: Callable[[View], T], limit: float) -> T:
         end = time.monotonic() + limit
+
+        def check() -> None:
+            # Nobody waits for it any more, and a stop must not wait for it either.
+            trio.from_thread.check_cancelled()
+            if time.monotonic() >= end:
+                raise OutOfTime
+
         try:
             with self._connection() as connection:
                 view = self._view(connection)
-                view.end = end
-                connection.set_progress_handler(lambda: time.monotonic() >= end, _INSTRUCTIONS)
+                view.check = check
+                # SQLite ends the statement when this raises, with an error of its own.
+                connection.set_progress_handler(check, _INSTRUCTIONS)
                 try:
                     return query(view)
                 finally:
@@ -82,6 +92,7 @@ class Readers:
             raise _too_slow(limit) from error
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+                trio.from_thread.check_cancelled()
                 raise _too_slow(limit) from error
             raise not_read(error) from error
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -67,8 +65,8 @@ class View:
 
     Attributes:
         now_ms: The time it runs at.
-        end: Until when it may go on, on Python's monotonic clock; a search of many short statements has to
-            be ended, too. Defaults to infinity.
+        check: Called before each statement; raises if the query is to end, since a search of many short
+            statements has to be ended, too. Defaults to None.
     """
 
     def __init__(self, connection: sqlite3.Connection, catalog: Catalog, stamp: str, now_ms: int) -> None:
@@ -76,7 +74,7 @@ class View:
         self._catalog = catalog
         self._stamp = stamp
         self.now_ms = now_ms
-        self.end = math.inf
+        self.check: Callable[[], None] | None = None
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
         """Run one statement.
@@ -84,8 +82,8 @@ class View:
         Raises:
             OutOfTime: the time is over.
         """
-        if self.end < math.inf and time.monotonic() >= self.end:
-            raise OutOfTime
+        if self.check is not None:
+            self.check()
         return self._connection.execute(sql, parameters)
 
     def row(self, sql: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Row | None:
