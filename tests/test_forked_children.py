@@ -1,10 +1,12 @@
-"""Processes that nodes fork keep neither the database nor our signal handlers, also if they outlive us."""
+"""Processes that nodes fork keep neither the database, nor a port, nor our signal handlers, also if they
+outlive us."""
 
 from __future__ import annotations
 
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -93,3 +95,30 @@ def test_a_signal_ends_a_child(child: Child, number: signal.Signals) -> None:
     os.kill(child.pid, number)
     ended, _, _ = select.select([child.alive], [], [], PATIENCE)
     assert ended, "no process has the other end any more"
+
+
+LISTEN_AND_FORK = """
+import os, time, trio
+from exotrio.manager._http import open_listeners
+
+async def main():
+    (listener,) = await open_listeners("127.0.0.1", 0)
+    child = os.fork()
+    if child == 0:
+        time.sleep(600)
+        os._exit(0)
+    print(child, listener.socket.getsockname()[1], flush=True)
+
+trio.run(main)
+"""
+
+
+def test_a_child_that_lives_on_does_not_keep_a_port(tmp_path: Path) -> None:
+    with open(tmp_path / "out", "wb") as out:
+        subprocess.run([sys.executable, "-c", LISTEN_AND_FORK], stdout=out, timeout=PATIENCE, check=True)
+    child, port = map(int, (tmp_path / "out").read_text().split())
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+        os.kill(child, 0)
+    finally:
+        os.kill(child, signal.SIGKILL)

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections.abc import Sequence
 from ipaddress import IPv6Address, ip_address
 from socket import gaierror
+from weakref import WeakSet
 
 import trio
 
@@ -42,6 +44,20 @@ __all__ = [
 ACCEPT_PAUSE = 0.1
 
 logger = logging.getLogger("exotrio.manager.http")
+
+_listeners: WeakSet[trio.SocketListener] = WeakSet()
+
+
+def _leave_to_parent() -> None:
+    """Give up the ports in a child that was forked (by a node, say): it may live on, and accepts nothing."""
+    for listener in _listeners:
+        # Detached: the descriptor may be another file's by the time at which the socket object goes.
+        if (fd := listener.socket.detach()) >= 0:
+            os.close(fd)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 async def open_listeners(host: str, port: int, *, backlog: int | None = None) -> list[trio.SocketListener]:
@@ -93,6 +109,7 @@ async def open_listeners(host: str, port: int, *, backlog: int | None = None) ->
         if isinstance(error, OSError):
             raise _bind_error(error, port, where) from error
         raise
+    _listeners.update(listeners)
     return listeners
 
 
