@@ -46,7 +46,7 @@ class NativeClaimRequest(Body):
     """
 
     worker_id: Annotated[str, Field(min_length=1, max_length=256)]
-    limits: Annotated[dict[str, Annotated[int, Field(ge=0)]], PartByPart]
+    limits: Annotated[dict[str, Annotated[int, Field(ge=0)]], PartByPart, Field(max_length=LARGEST_BATCH)]
     limit: Annotated[int, Field(ge=0)]
     wait_ms: Annotated[int, Field(ge=0, le=LONGEST_WAIT_MS)] = 0
     claim_id: Annotated[str, Field(min_length=1, max_length=256)]

@@ -86,7 +86,8 @@ class TriggerReply(Body):
 
 
 class ClaimRequest(Body):
-    nodes: Annotated[list[str], Field(fail_fast=True)]
+    # As many as a runtime can register: each costs a look.
+    nodes: Annotated[list[str], Field(fail_fast=True, max_length=LARGEST_BATCH)]
     batch_size: int
 
 

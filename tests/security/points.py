@@ -324,6 +324,11 @@ POINTS = (
         Change("_graph.py", "or len(values) <= PART:", "or True:"),
     ),
     Point(
+        "A claim names no more nodes than a runtime can register.",
+        ["security/test_limits::test_a_claim_names_no_more_nodes_than_a_runtime_can_register"],
+        Change("_wire_native.py", "PartByPart, Field(max_length=LARGEST_BATCH)]", "PartByPart]"),
+    ),
+    Point(
         "A refused graph names a hundred problems at most.",
         ["security/test_limits::test_a_graph_with_many_problems_names_a_hundred"],
         Change("manager/_shape.py", "islice(rest, MAX_PROBLEMS)", "rest"),

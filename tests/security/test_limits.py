@@ -8,6 +8,7 @@ from itertools import combinations, islice, pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
 from pydantic import ValidationError
@@ -53,6 +54,16 @@ async def test_a_claim_returns_no_more_than_a_batch(api: Api, native: bool) -> N
     else:
         reply = ok(await api.claim([node_name("b")], 10**9))
     assert len(reply["states"]) == LARGEST_BATCH
+
+
+@pytest.mark.parametrize("native", [True, False])
+async def test_a_claim_names_no_more_nodes_than_a_runtime_can_register(api: Api, native: bool) -> None:
+    async def claim(count: int) -> httpx.Response:
+        names = [f"N{number}" for number in range(count)]
+        return await (api.native_claim(dict.fromkeys(names, 1)) if native else api.claim(names, 1))
+
+    ok(await claim(LARGEST_BATCH))
+    assert "at most 1000 items" in refused(await claim(LARGEST_BATCH + 1), 422)
 
 
 async def test_a_graph_has_a_largest_size(api: Api) -> None:
