@@ -253,6 +253,20 @@ def test_run_says_that_there_is_no_state_manager(folder: Path) -> None:
     told(end, 4, "http://127.0.0.1:1 cannot be reached", "python -m exotrio server")
 
 
+@pytest.mark.parametrize("command", ["runs ls -n n", "trigger greeting -n n", "backup b.db"])
+def test_a_command_warns_before_a_key_of_dot_env_goes_to_an_address_of_the_environment(
+    tmp_path: Path, command: str
+) -> None:
+    (tmp_path / ".env").write_text(f"EXOSPHERE_API_KEY={KEY}\n", "utf-8")
+    env = {"EXOSPHERE_STATE_MANAGER_URI": "http://127.0.0.1:1"}
+    end = ended(*command.split(), cwd=tmp_path, env=env)
+    assert end.code == 4, end
+    warning = end.err.splitlines()[0]
+    assert "WARNING" in warning
+    assert "EXOSPHERE_API_KEY in .env" in warning
+    assert "is sent to http://127.0.0.1:1" in warning
+
+
 def test_an_address_without_a_scheme_is_told_with_its_variable(folder: Path) -> None:
     env = {"EXOSPHERE_STATE_MANAGER_URI": "127.0.0.1:8000", "EXOSPHERE_API_KEY": KEY}
     for command in ("run", "worker"):
