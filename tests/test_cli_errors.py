@@ -168,6 +168,7 @@ def told(end: Ended, code: int, *parts: str) -> None:
         ("run ok.py --db newer.db", 2, ["a newer exotrio", "upgrade"]),
         ("worker ok.py", 2, ["EXOSPHERE_STATE_MANAGER_URI", "EXOSPHERE_API_KEY"]),
         ("server --port 70000", 2, ["'70000' is no port"]),
+        ("server --port 4999 --metrics-port 4999", 2, ["port 4999", "--metrics-port", "--open-metrics"]),
         ("server --grace soon", 2, ["'soon' is no number of seconds"]),
         ("server --port 0 --key-file empty.key --db k.db", 2, ["empty.key is empty"]),
         ("server --port 0 --key-file gone.key --db k.db", 2, ["no key file gone.key"]),

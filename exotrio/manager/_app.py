@@ -225,6 +225,11 @@ async def serve(
     """
     settings = read_settings()
     _require_seconds(lease_ttl=lease_ttl, claim_timeout=claim_timeout, grace=grace, keep=keep)
+    if port and port == metrics_port:  # two sockets could not be told apart by who is let in where
+        raise ConfigurationError(
+            f"port {port} cannot serve both the API and the metrics without a key",
+            fix="choose another --metrics-port, or 0 for any free one; or use --open-metrics instead",
+        )
     terms = Terms(
         lease_ttl_ms=to_ms(lease_ttl),
         claim_timeout_ms=None if claim_timeout is None else to_ms(claim_timeout),
