@@ -163,6 +163,7 @@ def told(end: Ended, code: int, *parts: str) -> None:
         ("run ok.py --db ok.py/x.db", 2, ["ok.py/x.db", "--db FILE"]),
         ("run ok.py --db /proc/x/state.db", 2, ["/proc/x/state.db", "--db FILE"]),
         ("run ok.py --db .", 2, ["Is a directory", "--db FILE"]),
+        ("run ok.py --db /", 2, ["the database / cannot be opened: Is a directory", "--db FILE"]),
         ("run ok.py --db text.db", 2, ["text.db", "not a database"]),
         ("run ok.py --db other.db", 2, ["other.db was not made by exotrio"]),
         ("run ok.py --db newer.db", 2, ["a newer exotrio", "upgrade"]),
@@ -295,9 +296,10 @@ def test_the_server_turns_away_callers_without_its_key(running: Server) -> None:
     assert status == 401
 
 
-def test_a_full_disk_is_told_when_the_database_cannot_be_made(folder: Path) -> None:
-    end = ended("run", "ok.py", "--db", "full.db", cwd=folder, after=disk_of(50_000))
-    told(end, 2, "full.db cannot be used", "free space")
+@pytest.mark.parametrize("size", [0, 50_000])
+def test_a_full_disk_is_told_when_the_database_cannot_be_made(folder: Path, size: int) -> None:
+    end = ended("run", "ok.py", "--db", f"full-{size}.db", cwd=folder, after=disk_of(size))
+    told(end, 2, f"full-{size}.db cannot be used", "free space")
 
 
 def test_a_backup_is_written_and_never_over_a_file_that_is_there(folder: Path, running: Server) -> None:

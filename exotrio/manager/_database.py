@@ -6,6 +6,7 @@ because the writer keeps counters and caches in memory that a second writer woul
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -26,11 +27,16 @@ class Ownership:
 
     Raises:
         DatabaseBusy: another process holds it.
-        DatabaseError: the folder or the lock file cannot be used.
+        DatabaseError: it is a directory, or the folder or the lock file cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        if path.is_dir():  # before a lock is made beside it; / has no name to make one of
+            raise DatabaseError(
+                f"the database {path} cannot be opened: {os.strerror(errno.EISDIR)}",
+                fix="choose another place with --db FILE",
+            )
         lock = path.with_name(path.name + ".lock")
         try:
             make_folder(path.parent)
@@ -51,8 +57,16 @@ class Ownership:
                 where=f"its lock file is {lock}",
                 fix="stop that process, talk to it over HTTP instead, or choose another file with --db FILE",
             ) from error
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, f"{os.getpid()}\n".encode())
+        try:
+            os.ftruncate(self._fd, 0)
+            os.write(self._fd, f"{os.getpid()}\n".encode())
+        except OSError as error:
+            os.close(self._fd)
+            raise DatabaseError(
+                f"the database {path} cannot be used: {error.strerror}",
+                where=f"while writing its lock file {lock}",
+                fix="check the free space of its disk, or choose another place with --db FILE",
+            ) from error
         _locked.add(self._fd)
 
     def release(self) -> None:

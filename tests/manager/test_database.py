@@ -191,7 +191,9 @@ async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 async def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
-    assert "cannot be opened" in await refusal(tmp_path, DatabaseError)
+    (tmp_path / "folder").mkdir()
+    assert "cannot be opened" in await refusal(tmp_path / "folder", DatabaseError)
+    assert os.listdir(tmp_path) == ["folder"], "no lock is made beside it"
 
 
 async def test_the_lock_is_free_again_after_a_refusal(path: Path) -> None:
