@@ -270,7 +270,7 @@ class StateManager:
         Cancellation:
             Safe; nothing changes at the server.
         """
-        return (await self._calls.fetch(NodesReply, "GET", self._calls.v0("nodes", ""))).nodes
+        return (await self._calls.fetch_list(NodesReply, "nodes", "")).nodes
 
     async def graphs(self) -> list[ListedGraph]:
         """Return the graphs of the namespace, each as its next runs will use it; secrets by name only.
@@ -281,7 +281,7 @@ class StateManager:
         Cancellation:
             Safe; nothing changes at the server.
         """
-        return (await self._calls.fetch(GraphsReply, "GET", self._calls.v0("graphs", ""))).templates
+        return (await self._calls.fetch_list(GraphsReply, "graphs", "")).templates
 
     # -- ours: what happens
 
@@ -328,7 +328,7 @@ class StateManager:
         Cancellation:
             Safe; nothing changes at the server.
         """
-        return await self._calls.fetch(RunsReply, "GET", self._calls.v0("runs", page, size))
+        return await self._calls.fetch_list(RunsReply, "runs", page, size)
 
     async def run(self, run_id: str) -> RunGraphReply:
         """Return the states of a run and how they follow each other.

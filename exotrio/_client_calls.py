@@ -11,7 +11,7 @@ import trio
 from pydantic import BaseModel
 
 from exotrio._backoff import full_jitter
-from exotrio._discovery import discover
+from exotrio._discovery import discover, stranger
 from exotrio._errors import ManagerUnavailable, NotFound, RequestRefused
 from exotrio._http_client import HttpClient
 from exotrio._wire import NATIVE_VERSION, native_path, v0_path
@@ -71,6 +71,17 @@ class Calls:
     async def fetch(self, model: type[M], method: str, path: str, **options: Any) -> M:
         """Ask for something that may be asked for repeatedly."""
         return await self.repeat(lambda: self.http.fetch(model, method, path, **options))
+
+    async def fetch_list(self, model: type[M], what: str, *segments: str | int) -> M:
+        """Ask for a list of v0. Every state manager has these, so whatever answers 404 is not one."""
+
+        async def ask() -> M:
+            try:
+                return await self.http.fetch(model, "GET", self.v0(what, *segments))
+            except NotFound as error:
+                raise stranger(self.http, f"its {what}", "it answered 404", error) from error
+
+        return await self.repeat(ask)
 
     async def prefer_native(
         self, native: Callable[[], Awaitable[T]], otherwise: Callable[[], Awaitable[T]]

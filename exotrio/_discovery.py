@@ -76,15 +76,18 @@ async def require_v0(http: HttpClient, namespace: str) -> None:
             _NodesReply, "GET", v0_path(namespace, "nodes", ""), timeout=DISCOVERY_TIMEOUT
         )
     except (NotFound, RequestRefused) as error:
-        raise _stranger(http, f"it answered {error.status}", error.status, error.where) from error
+        raise stranger(http, "its nodes", f"it answered {error.status}", error) from error
     if reply.namespace != namespace:
-        raise _stranger(http, "it answered about another namespace", None, "")
+        raise stranger(http, "its nodes", "it answered about another namespace")
 
 
-def _stranger(http: HttpClient, why: str, status: int | None, where: str) -> ManagerUnavailable:
+def stranger(
+    http: HttpClient, asked_for: str, why: str, error: NotFound | RequestRefused | None = None
+) -> ManagerUnavailable:
+    """Return the error for an answer that no state manager gives."""
     return ManagerUnavailable(
-        f"what is at {http.endpoint.shown} does not answer as a state manager: asked for its nodes, {why}",
-        status=status,
-        where=where,
+        f"what is at {http.endpoint.shown} does not answer as a state manager: asked for {asked_for}, {why}",
+        status=error.status if error else None,
+        where=error.where if error else "",
         fix="check that the URI leads to a state manager, and what stands in between",
     )

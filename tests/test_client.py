@@ -187,6 +187,16 @@ async def test_a_refused_trigger_raises_the_reason(
     assert server.asked().count("POST trigger") == 1
 
 
+@pytest.mark.parametrize("what", ["nodes", "graphs", "runs"])
+async def test_a_404_for_a_list_is_not_of_a_state_manager(
+    autojump_clock: trio.testing.MockClock, what: str
+) -> None:
+    route = {"runs": "20"}.get(what, what)
+    server = Server().on(f"GET {route}", answer(404, {"detail": "Not Found"}))
+    with pytest.raises(ManagerUnavailable, match=f"does not answer as a state manager: asked for its {what}"):
+        await getattr(server.client, what)()
+
+
 REFUSED = answer(400, {"detail": "the graph is not valid"})
 
 
