@@ -139,6 +139,9 @@ def pass_on(held: Held, outcome: Outcome | None, done: trio.MemorySendChannel[He
         ledger.forfeit(held)
         return
     if not ledger.done(held, outcome):
-        log.warning("%s ended after it was given up; what it returned is not reported", held)
+        if (
+            outcome is not None
+        ):  # else nothing is lost; a plain node goes on in its thread, and that is logged
+            log.warning("%s ended after it was given up; its outcome is not reported", held)
         return
     done.send_nowait(held)

@@ -415,6 +415,31 @@ async def test_a_stop_with_every_step_at_its_worst_takes_no_longer_than_the_step
     assert len(rt.summary.left_behind) == 3
 
 
+async def test_a_plain_node_that_goes_on_after_the_stop_is_not_said_to_have_ended(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    class Thread(BaseNode):
+        def execute(self) -> None:
+            begun.set()
+            gate.wait()
+
+    server = NativeServer()
+    server.add("Thread")
+    rt = runtime(server, Thread)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rt.run)
+            while not begun.is_set():  # noqa: ASYNC110 - threads set no events of Trio
+                await trio.sleep(0.01)
+            rt.stop(0)
+    finally:
+        gate.set()
+    assert "goes on in its thread" in caplog.text
+    assert "ended after" not in caplog.text
+
+
 @pytest.mark.parametrize("how", ["refused", "hanging"])
 async def test_with_the_server_down_for_the_whole_stop_it_ends_in_time_and_names_what_stays(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, how: str
