@@ -1,4 +1,4 @@
-"""The bodies of requests and of responses, without httpx's own ways with them.
+"""The bodies of requests and of responses, in place of httpx's own classes for them.
 
 That of a request comes in one piece. httpx's is an async generator: a request that is cancelled between
 its piece and its end leaves that behind, to be collected as garbage, of which Trio warns.

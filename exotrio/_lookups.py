@@ -40,7 +40,7 @@ def own_lookups() -> Iterator[None]:
 
 
 class _Resolver(trio.abc.HostnameResolver):
-    """Does what Trio does without a resolver, but for the threads of lookups that are ours."""
+    """Does what Trio does without a resolver, except that our own lookups have threads of their own."""
 
     def __init__(self) -> None:
         self._limiter = trio.CapacityLimiter(MAX_LOOKUPS)

@@ -103,7 +103,7 @@ class StopRequests:
         """Count a signal; False if it belongs to the request before it.
 
         Another signal within a second does, and a SIGHUP in any case: a terminal that closes and its
-        shell each send one. The same signal again is somebody who is in a hurry.
+        shell each send one. The same signal again is a request to stop sooner.
         """
         again = number == self._last and number != signal.SIGHUP
         now = time.monotonic()

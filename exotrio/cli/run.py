@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 LONGEST_LOOK = 0.1
 """Seconds between two looks at the run's counts; a look costs the same for a run of any size."""
 
-MOST_LEFT_OVER = 5
-"""Earlier runs that are named."""
+MAX_LEFTOVERS = 5
+"""Earlier runs that are named at most."""
 
 REFRESH = 0.5
 """Seconds between two looks at what nodes say of their progress."""
@@ -174,9 +174,9 @@ def command(
     """Run the Graph in FILE_OR_MODULE with the Runtime in it, and print its result.
 
     The state manager is embedded and keeps everything in a SQLite file; with
-    EXOSPHERE_STATE_MANAGER_URI set and no --db it is that one. Only the states of this run are worked on,
-    but at a state manager that speaks only v0, which cannot tell them from others. Progress goes to
-    standard error, the result to standard output.
+    EXOSPHERE_STATE_MANAGER_URI set and no --db it is that one. Only the states of this run are worked on.
+    A state manager that speaks only v0 cannot tell them from others: there, any are worked on.
+    Progress goes to standard error, the result to standard output.
 
     Ctrl-C drains: running nodes may finish, nothing is lost, and the command that continues is
     printed. Exits 0 if the run succeeded, 1 if it failed, 130 if it was interrupted.
@@ -314,7 +314,7 @@ class _Run:
         if not self._embedded:
             await client.runs(1, 1)  # what goes on there is not ours to tell
             return
-        runs, more = await list_runs(client, None, RunStatus.PENDING, MOST_LEFT_OVER)
+        runs, more = await list_runs(client, None, RunStatus.PENDING, MAX_LEFTOVERS)
         if runs:
             self._progress.note(self._request.about_leftovers(runs, more, asked))
 

@@ -120,7 +120,7 @@ class WatchedClock:
             self._reschedule(now)
 
     def _set_ahead(self, now: int, by: int) -> None:
-        # The time before a start is no news.
+        # A jump that was found at the start is not logged: nothing ran before.
         self._set_by = by if self._has_committed else 0
         self._store_steps(now, [*_steps_ahead(self._connection), (now, by)])
 

@@ -24,7 +24,7 @@ from tests.chaos.plan import (
     CUT,
     GATEWAY,
     HUP,
-    LONGEST_WINDOW,
+    MAX_WINDOW,
     SERVER_KILL,
     TERM,
     WORKER_KILL,
@@ -47,7 +47,7 @@ def main() -> int:
     add("--zombies", default=4, help="SIGSTOP for longer than the lease, then SIGCONT")
     add("--terms", default=10, help="SIGTERM of a worker, replaced at once")
     add("--hups", default=4, help="SIGHUP of a worker, replaced at once")
-    add("--gateways", default=4, help=f"up to {LONGEST_WINDOW:g} s in which all is answered 404 in JSON")
+    add("--gateways", default=4, help=f"up to {MAX_WINDOW:g} s in which all is answered 404 in JSON")
     add("--clocks", default=4, help="the state manager's wall clock set back or ahead, by an hour or 40 days")
     add("--requests", help="of each fault of a single request: " + ", ".join(KINDS) + "; default: as --cuts")
     add("--processes", default=4, help="worker processes")

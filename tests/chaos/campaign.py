@@ -29,7 +29,7 @@ from tests.chaos.plan import (
     CLOCKS,
     CUT,
     GATEWAY,
-    LONGEST_WINDOW,
+    MAX_WINDOW,
     SERVER_KILL,
     STRIKES,
     WORKER_KILL,
@@ -196,7 +196,7 @@ class _Chaos:
             if kind == CUT:
                 self.proxy.cut()
             elif kind == GATEWAY:
-                beside.start_soon(self._turn_away, self.rng.uniform(0.1, 1.0) * LONGEST_WINDOW)
+                beside.start_soon(self._turn_away, self.rng.uniform(0.1, 1.0) * MAX_WINDOW)
             elif kind == CLOCK:
                 self.injected[kind] += 1
                 self.cluster.clock.set(next(clocks))

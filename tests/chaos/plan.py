@@ -16,7 +16,7 @@ STOPS = {TERM: signal.SIGTERM, HUP: signal.SIGHUP}
 CUT, GATEWAY, CLOCK = "cut", "json 404 window", "clock set"
 CLOCKS = (-3_600_000, 0, 3_600_000, 40 * 86_400_000)
 """Milliseconds by which the state manager's wall clock is wrong, one after the other in any order."""
-LONGEST_WINDOW = 2.0
+MAX_WINDOW = 2.0
 """Seconds. A worker that is asked to stop tries for 3 s to deliver what it has."""
 
 
