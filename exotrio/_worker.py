@@ -139,9 +139,8 @@ def pass_on(held: Held, outcome: Outcome | None, done: trio.MemorySendChannel[He
         ledger.forfeit(held)
         return
     if not ledger.done(held, outcome):
-        if (
-            outcome is not None
-        ):  # else nothing is lost; a plain node goes on in its thread, and that is logged
+        # Without an outcome nothing is lost; a plain node goes on in its thread, and that is logged.
+        if outcome is not None:
             log.warning("%s ended after it was given up; its outcome is not reported", held)
         return
     done.send_nowait(held)

@@ -56,8 +56,7 @@ def _leave_to_parent() -> None:
             os.close(fd)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_parent)
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 async def open_listeners(host: str, port: int, *, backlog: int | None = None) -> list[trio.SocketListener]:
