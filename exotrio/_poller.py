@@ -70,6 +70,7 @@ async def poll(
             while not stop.requested:
                 with stop.interrupted():
                     await ledger.until(poller.may_claim)
+                    await ledger.moment()
                 if stop.requested:
                     break
                 # All of them into the books first, so that whatever comes now finds them there.

@@ -89,6 +89,7 @@ class _Reporter:
                         batch = [held]
                         if self.link.capabilities.batch and not held.alone:
                             await turn.enter_async_context(self._behind_the_first())
+                            await self.ledger.moment()
                             if self.link.capabilities.batch:  # still: the server may have been replaced
                                 batch += self._more(held, done)
                     await self._send(batch)

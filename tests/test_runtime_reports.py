@@ -21,6 +21,11 @@ class Says(BaseNode):
         return self.Outputs(text="done")
 
 
+class Instant(BaseNode):
+    async def execute(self) -> None:
+        pass
+
+
 class Prunes(BaseNode):
     async def execute(self) -> None:
         raise PruneSignal({"why": "no"})
@@ -430,6 +435,15 @@ async def test_outcomes_travel_in_batches_where_the_link_can(autojump_clock: Moc
     assert server.statuses() == {"EXECUTED": 48, "PRUNED": 1, "ERRORED": 1}
     assert len(server.routes("outcomes")) < 25
     assert (rt.summary.completed, rt.summary.pruned, rt.summary.errored) == (48, 1, 1)
+
+
+async def test_short_nodes_take_few_requests(autojump_clock: MockClock) -> None:
+    """At a server that answers at once, too: each request costs more than a state."""
+    server = NativeServer()
+    server.add("Instant", 800)
+    await until_and_stop(runtime(server, Instant), server, lambda: server.statuses()["EXECUTED"] == 800)
+    assert len(server.routes("outcomes")) < 800 / 7
+    assert len(server.routes("claim")) < 800 / 7
 
 
 @pytest.mark.parametrize("seconds", [0.1, 20.0])
