@@ -238,7 +238,7 @@ class Ledger:
             repeated it). Then that takes over the claim, so that nothing is begun a second time.
         """
         known = self._by_state.get(claim.state_id)
-        if known is None or known.is_handed_back:
+        if known is None or not self.holds(claim):
             held = Held(claim, clock=self.now)
             self._hold(held)
             self._active[claim.node_name] += 1
@@ -259,6 +259,11 @@ class Ledger:
         if late:
             self.beat_now()
         return None if held is known else held
+
+    def holds(self, claim: Claim) -> bool:
+        """Whether the state of ``claim`` is held here, so that ``add`` would have that take it over."""
+        known = self._by_state.get(claim.state_id)
+        return known is not None and not known.is_handed_back
 
     def restore(self, claim: Claim, outcome: Outcome, entry: int) -> Held:
         """Take an outcome of an earlier process into the books, which only has to be delivered."""

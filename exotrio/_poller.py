@@ -226,9 +226,11 @@ class _Poller:
             self._ledger.events.tell(Polled("states" if claims else "empty"))
         self._outage.worked()
         self._most = min(self._batch_size, self._most + (len(claims) == self._most))
-        self._short = len(claims) < limit
+        # What repeats a state that is held here is no sign that there are more.
+        new = sum(not self._ledger.holds(claim) for claim in claims)
+        self._short = new < limit
         self._wakeable = True
-        if len(claims) >= limit or (long and claims):
+        if new >= limit or (long and new):
             # The next long poll waits at the server, which answers it in the commit that creates a state.
             self._pause = 0.0
         else:

@@ -229,6 +229,29 @@ async def test_what_is_handed_back_is_begun_again_even_if_the_claim_overtakes_th
     assert (rt.summary.requeued, rt.summary.completed, rt.summary.exit_code) == (1, 1, 0)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_server_that_repeats_its_claims_is_not_asked_without_a_pause(
+    autojump_clock: MockClock, kind: type[V0Server]
+) -> None:
+    server = kind()
+    (state_id,) = server.add("Waits")
+
+    async def repeat(call: Call) -> None:
+        if call.route in ("claim", "enqueue"):
+            server.states[state_id].status = "CREATED"
+            assert len(server.routes("claim", "enqueue")) < 30
+
+    server.before = repeat
+    rt = runtime(server, Waits, batch_size=1, poll_interval=1)
+    async with running(rt):
+        await trio.sleep(20)
+        server.before = None
+        server.states[state_id].status = "QUEUED"
+        Waits.gate.set()
+        await server.until(lambda: server.states[state_id].status == "EXECUTED")
+    assert Waits.begun == 1
+
+
 async def test_the_books_stay_right_when_a_claim_is_taken_over() -> None:
     ledger = Ledger()
     held = ledger.add(Claim("s", "N", "it", {}, token="1", lease=60), 0.0)
