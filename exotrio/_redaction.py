@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from urllib.parse import quote, quote_plus
 
@@ -67,8 +67,8 @@ class Redactor:
         for number, part in enumerate(parts):
             if number % 2 or len(part) < MIN_SECRET:
                 continue  # an ellipsis, or too little between two
-            begin = 0 if number == 0 else max(_overlap(part[::-1], form[::-1]) for form in self._forms)
-            end = 0 if number == len(parts) - 1 else max(_overlap(part, form) for form in self._forms)
+            begin = 0 if number == 0 else _overlap(part[:_PIECE][::-1], self._reversed)
+            end = 0 if number == len(parts) - 1 else _overlap(part[-_PIECE:], self._by_begin)
             if begin or end:
                 kept = part[begin : max(begin, len(part) - end)]
                 parts[number] = f"{MASK if begin else ''}{kept}{MASK if end else ''}"
@@ -85,6 +85,14 @@ class Redactor:
     @cached_property
     def _ends(self) -> set[str]:
         return {part for form in self._forms for part in (form[:MIN_SECRET], form[-MIN_SECRET:])}
+
+    @cached_property
+    def _by_begin(self) -> dict[str, list[str]]:
+        return _grouped(self._forms)
+
+    @cached_property
+    def _reversed(self) -> dict[str, list[str]]:
+        return _grouped(form[::-1] for form in self._forms)
 
     @cached_property
     def _edge(self) -> int:
@@ -146,11 +154,18 @@ def _pieces_of(form: str) -> Iterator[str]:
             yield piece
 
 
-def _overlap(text: str, form: str) -> int:
-    """Return how many characters at the end of ``text`` begin ``form``; 0 if it may be chance."""
-    start = text.find(form[:MIN_SECRET], max(0, len(text) - _PIECE))
-    while start >= 0:
-        if form.startswith(text[start:]):
-            return len(text) - start
-        start = text.find(form[:MIN_SECRET], start + 1)
+def _grouped(forms: Iterable[str]) -> dict[str, list[str]]:
+    """Return the forms by the least of each that is looked for."""
+    groups: dict[str, list[str]] = {}
+    for form in forms:
+        groups.setdefault(form[:MIN_SECRET], []).append(form)
+    return groups
+
+
+def _overlap(text: str, forms: Mapping[str, list[str]]) -> int:
+    """Return how many characters at the end of ``text`` begin one of ``forms``; 0 if it may be chance."""
+    for start in range(len(text) - MIN_SECRET + 1):
+        for form in forms.get(text[start : start + MIN_SECRET], ()):
+            if form.startswith(text[start:]):
+                return len(text) - start
     return 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from base64 import b64encode, urlsafe_b64encode
 from urllib.parse import quote, quote_plus, urlencode
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from exotrio._redaction import Redactor
+from exotrio._redaction import MAX_ELLIPSES, Redactor
 
 HARD = 'it\'s "Pa55/wörd" + 100%\\of? x'
 KEY = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w\n  short\nAQEFAASCBKcwggSjAgEAAo\n-----END KEY-----\n"
@@ -116,3 +117,13 @@ def test_what_others_shortened_is_masked_on_both_sides_of_the_ellipsis() -> None
     assert "input_value='***...***'" in Redactor([secret]).redact(error)
     assert Redactor([secret]).redact(f"{secret[:30]}… and …{secret[30:]}") == "***… and …***"
     assert Redactor([secret]).redact("to be continued...") == "to be continued..."
+
+
+def test_many_secrets_and_many_ellipses_are_looked_through_in_linear_time() -> None:
+    keys = ["\n".join(b64encode(RANDOM.randbytes(48)).decode() for _ in range(50)) for _ in range(5)]
+    redactor = Redactor(keys)
+    text = "".join(f"and so on {keys[0][:9]}..." for _ in range(MAX_ELLIPSES))
+    redactor.redact("")  # the forms are made once
+    began = time.process_time()
+    assert keys[0][:9] not in redactor.redact(text)
+    assert time.process_time() - began < 1
