@@ -1274,15 +1274,25 @@ async def test_clients_without_a_key_have_a_share_and_the_oldest_makes_room(
     for _ in range(100):
         gate.enter(math.inf).prove()
     strangers: list[OpenConnection] = []
-    for _ in range(300):
+    for _ in range(1_200):
         await gate.room()
         strangers.append(gate.enter(math.inf))
-        if len(strangers) > 125:
-            gate.leave(strangers[len(strangers) - 126])
-    assert [each.scope.cancel_called for each in strangers] == [True] * 175 + [False] * 125
+        if len(strangers) > 500:
+            gate.leave(strangers[len(strangers) - 501])
+    assert [each.scope.cancel_called for each in strangers] == [True] * 700 + [False] * 500
     assert trio.current_time() == pytest.approx(2 * _http_gate.KEYLESS_SETTLING)
     assert not gate.crowded
     assert caplog.text.count("without a key was closed") == 1
+
+
+async def test_a_hundred_clients_that_connect_at_once_are_served_however_late_they_send(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_http_gate, "KEYLESS_SETTLING", 0.0)
+    async with serving(hello) as served:
+        clients = [await served.connect() for _ in range(100)]
+        for client in clients:
+            assert (await client.ask(GET)).status == 200
 
 
 async def test_running_out_of_file_descriptors_is_survived(

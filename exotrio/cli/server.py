@@ -133,7 +133,7 @@ def command(
     the log says so; then remove the old one, but keep it for backups made before. See rotate-secrets.
 
     It takes half as many connections as the hard limit on open files allows, at most 4,000; a runtime
-    keeps two. An eighth of them is for clients that have not shown the key, each for 30 s and one answer.
+    keeps two. Half of them is for clients that have not shown the key, each for 30 s and one answer.
     When three quarters are open, polls no longer wait at the server.
 
     SIGTERM or Ctrl-C stops it: requests in flight are answered, then it exits 0. A second signal

@@ -2,8 +2,8 @@
 
 It exists because a client must not be able to hang it: every wait for a client has a limit, and a stop
 takes no longer than its grace. Bounded as well: connections, request heads and bodies, and what is
-read ahead (one chunk per connection). Who has not proved a key gets one answer per connection, and a small
-share of the connections (``_http_gate``). Not served: TLS, WebSocket (an upgrade request is answered as a
+read ahead (one chunk per connection). Who has not proved a key gets one answer per connection, and a share
+of the connections (``_http_gate``). Not served: TLS, WebSocket (an upgrade request is answered as a
 plain one), HTTP/2, ASGI lifespan.
 
 In ``_http_*``: ``messages`` (heads, limits, answers of our own; pure), ``peer`` (bytes in and out),

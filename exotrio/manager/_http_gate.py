@@ -17,9 +17,10 @@ import trio
 CROWDED = 0.75
 """Share of the connections above which nobody should keep one in order to wait: the others are for those
 who have something to say, heartbeats for one, and a connection that waits at the server is not idle."""
-KEYLESS = 0.125
-"""Share of the connections that may be keyless at once. Strangers cannot make it crowded for the others,
-and what is left when it is crowded serves heartbeats."""
+KEYLESS = 0.5
+"""Share of the connections that may be keyless at once. Everybody is at first: when all runtimes of a busy
+machine connect at once, their requests follow late, and closing them would lose what stock ones report.
+Strangers cannot make it crowded for the others, who close them one by one when they need all connections."""
 MIN_KEYLESS = 32
 """Keyless connections that are possible however low the limit is."""
 SETTLING = 1.0

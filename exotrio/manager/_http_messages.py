@@ -33,7 +33,7 @@ class Limits:
             unless one of its requests proves the key or a session (``prove``).
         max_head: Request line and headers. A long key, a proxy's headers and long names fit well.
         max_body: Request body. A batch of outcomes with long tracebacks fits.
-        max_connections: Open connections. An eighth (at least 32) may be keyless. Above either the oldest
+        max_connections: Open connections. Half of them (at least 32) may be keyless. Above either the oldest
             keyless one is closed, or else the one idle for longest (at least a second); while there is
             none, no more are accepted and new ones wait in the kernel's backlog, which costs nothing and
             loses no request. Above three quarters of it nobody waits at the server any longer. Half of
