@@ -1285,6 +1285,21 @@ async def test_clients_without_a_key_have_a_share_and_the_oldest_makes_room(
     assert caplog.text.count("without a key was closed") == 1
 
 
+async def test_a_stranger_above_the_share_closes_no_idle_connection_of_others(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    gate = Gate(1_000)
+    known = gate.enter(math.inf)
+    known.prove()
+    with known.idle(math.inf):
+        await trio.sleep(2 * _http_gate.SETTLING)
+        # As several acceptors do, each of which found room before.
+        for _ in range(510):
+            gate.enter(math.inf)
+        await trio.sleep(_http_gate.SETTLING)
+    assert trio.current_time() == pytest.approx(3 * _http_gate.SETTLING)
+
+
 async def test_a_hundred_clients_that_connect_at_once_are_served_however_late_they_send(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -115,7 +115,8 @@ class Gate:
             limit: Seconds that it may last while it is keyless.
         """
         if self._is_full:
-            self.close_one()
+            # No idle one for a stranger above the share, which another acceptor may have filled meanwhile.
+            self.close_one(also_idle=self._open >= self._limit)
         now = trio.current_time()
         connection = OpenConnection(self, trio.CancelScope(deadline=now + limit))
         self._open += 1
@@ -156,8 +157,12 @@ class Gate:
         finally:
             self._idle.pop(scope, None)
 
-    def close_one(self) -> None:
-        """Close the keyless connection that is oldest, or else the one idle longest, if it has settled."""
+    def close_one(self, *, also_idle: bool = True) -> None:
+        """Close the keyless connection that is oldest, or else the one idle longest, if it has settled.
+
+        Args:
+            also_idle: False: only a keyless one.
+        """
         now = trio.current_time()
         for connection, since in self._keyless.items():
             if since + KEYLESS_SETTLING <= now:
@@ -166,7 +171,7 @@ class Gate:
                 self._tell_of_strangers()
                 return
             break
-        for scope, since in self._idle.items():
+        for scope, since in self._idle.items() if also_idle else ():
             if since + SETTLING <= now:
                 del self._idle[scope]
                 scope.cancel()
