@@ -224,7 +224,7 @@ POINTS = (
     Point(
         "A database that everybody can change is refused.",
         ["manager/test_own_files::test_a_database_that_everybody_can_change_is_refused"],
-        Change(OWN_FILES, "if found.st_mode & stat.S_IWOTH and", "if False and"),
+        Change(OWN_FILES, "if found.st_mode & stat.S_IWOTH:", "if False:"),
     ),
     Point(
         "Of a key that others can read there is a warning.",
