@@ -518,10 +518,7 @@ POINTS = (
     ),
     Point(
         "Searches, pages and exports hold up nothing that a runtime waits for.",
-        [
-            "manager/test_readers::test_what_runtimes_need_is_answered_while_others_search",
-            "manager/test_readers::test_pages_lists_and_exports_wait_for_their_turn_and_no_longer",
-        ],
+        ["manager/test_readers::test_what_runtimes_need_is_answered_while_others_search"],
         Change("manager/_readers.py", "LOOK_LIMIT, limiter=self._looks)", "LOOK_LIMIT, limiter=self._reads)"),
     ),
     Point(
