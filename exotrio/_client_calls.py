@@ -103,7 +103,7 @@ class Calls:
     def refuse_v0(self, what: str, fix: str) -> Never:
         """Say what cannot be done at a server that speaks only v0."""
         raise RequestRefused(
-            f"{what}: the state manager at {self.http.endpoint.shown} speaks only v0, which cannot do that",
+            f"{what}: {self.http.endpoint.name} speaks only v0, which cannot do that",
             fix=fix,
         )
 

@@ -56,7 +56,7 @@ async def _look(calls: Calls, native: Callable[[], Awaitable[T]], what: str) -> 
         if not error.what.endswith(UNKNOWN_ROUTE):
             raise
         raise RequestRefused(
-            f"{what}: the state manager at {calls.http.endpoint.shown} is an exotrio too old for that",
+            f"{what}: {calls.http.endpoint.name} is an exotrio too old for that",
             status=error.status,
             where=error.where,
             fix="upgrade it",

@@ -236,7 +236,7 @@ class AutoLink:
             await require_v0(self._http, self._namespace)
         elif await find_native(self._http) is None:
             raise ManagerUnavailable(
-                f"the state manager at {self._http.endpoint.shown} does not speak the native API now",
+                f"{self._http.endpoint.name} does not speak the native API now",
                 status=404,
                 fix="leave out link='native' if it never does",
             )

@@ -42,6 +42,13 @@ class Endpoint:
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
     @property
+    def name(self) -> str:
+        """What messages call it: the URI that stands in for that of an embedded one helps nobody."""
+        if self.uri == EMBEDDED_URI:
+            return "the embedded state manager"
+        return f"the state manager at {self.shown}"
+
+    @property
     def plaintext(self) -> bool:
         """Whether the key would cross a network readable by others."""
         parts = urlsplit(self.uri)

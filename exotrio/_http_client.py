@@ -18,7 +18,7 @@ from uuid import uuid4
 import trio
 from pydantic import BaseModel
 
-from exotrio._endpoint import Endpoint
+from exotrio._endpoint import EMBEDDED_URI, Endpoint
 from exotrio._errors import (
     ConfigurationError,
     LifecycleError,
@@ -76,8 +76,8 @@ class HttpClient:
 
     def __init__(self, endpoint: Endpoint, *, tasks: int = 16, events: Events | None = None) -> None:
         self._endpoint = endpoint
-        self._shown = endpoint.shown
-        self._at = f"the state manager at {endpoint.shown}"
+        self._shown = "" if endpoint.uri == EMBEDDED_URI else endpoint.shown
+        self._at = endpoint.name
         # Not `or`: nobody may listen yet.
         self._events = Events() if events is None else events
         self._tasks = tasks

@@ -255,6 +255,12 @@ def test_run_says_that_there_is_no_state_manager(folder: Path) -> None:
     told(end, 4, "http://127.0.0.1:1 cannot be reached", "python -m exotrio server")
 
 
+def test_errors_of_an_embedded_state_manager_name_no_address_that_nobody_can_use(folder: Path) -> None:
+    assert ended("run", "ok.py", "-i", "name=x", "--db", "kept.db", cwd=folder).code == 0
+    end = ended("runs", "cancel", "nope", "-n", "n", "--db", "kept.db", cwd=folder)
+    told(end, 6, "there is no run 'nope'", "asked: POST /exotrio/v1/namespace/n/run/nope/cancel")
+
+
 @pytest.mark.parametrize("command", ["runs ls -n n", "trigger greeting -n n", "backup b.db"])
 def test_a_command_warns_before_a_key_of_dot_env_goes_to_an_address_of_the_environment(
     tmp_path: Path, command: str
