@@ -17,7 +17,7 @@ from exotrio._endpoint import resolve_endpoint
 from exotrio._errors import ConfigurationError, KeyRefused
 from exotrio._settings import KEY_VARIABLE, NAMESPACE_VARIABLE, URI_VARIABLE, read_settings, source_of
 from exotrio.cli._exit import bare_errors
-from exotrio.cli._logs import configure_logs
+from exotrio.cli._logs import show_warnings
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -164,7 +164,7 @@ def _over(namespace: str, db: Path, problems: list[str]) -> Connection:
 
 
 def _resolve(namespace: str, uri: str | None, key_file: Path | None, problems: list[str]) -> Connection:
-    configure_logs(verbose=0, quiet=True)  # where a key goes, and whether it is encrypted, is worth a warning
+    show_warnings()  # where a key goes, and whether it is encrypted, is worth a warning
     settings = read_settings()
     found = uri or settings.state_manager_uri
     key = read_key(key_file) if key_file is not None else settings.api_key

@@ -65,6 +65,16 @@ def configure_logs(*, verbose: int, quiet: bool = False, form: str = TEXT) -> No
     ours.addHandler(handler)
 
 
+def show_warnings() -> None:
+    """Send warnings to standard error until the command ends: for commands that log nothing else."""
+    handler = _StandardError()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(TextFormatter())
+    ours = logging.getLogger("exotrio")
+    ours.addHandler(handler)
+    click.get_current_context().call_on_close(lambda: ours.removeHandler(handler))
+
+
 class TextFormatter(logging.Formatter):
     """Lines to read. Names and errors are anybody's: what they hold is shown and not obeyed, and further
     lines are moved in, so that none of them passes for a line of the log."""
