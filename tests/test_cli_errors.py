@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sqlite3
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from exotrio.cli import main
 from exotrio.manager._database import VERSION
 from tests.processes import KEY, Ended, Server, disk_of, ended, server
 
@@ -316,3 +318,11 @@ def test_a_backup_is_written_and_never_over_a_file_that_is_there(folder: Path, r
     told(again, 2, "copy.db exists already", "--overwrite")
     live = ended("backup", "busy.db", "--overwrite", cwd=folder, env=running.env)
     told(live, 2, "busy.db is the database of a state manager")
+
+
+def test_a_command_in_a_process_that_goes_on_leaves_its_log_as_it_was() -> None:
+    log = logging.getLogger("exotrio")
+    before = (log.level, list(log.handlers))
+    with pytest.raises(SystemExit):
+        main(["runs", "ls", "-n", "n", "--uri", "ftp://x"])
+    assert (log.level, list(log.handlers)) == before
