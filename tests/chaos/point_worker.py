@@ -34,6 +34,8 @@ class Hand:
 
     Attributes:
         claimed: States in the replies to its claims, as often as they came.
+        repeated: Of those, what had come before: if that is held still, it counts once in the summary.
+        seen: Their ids.
         held: Of those, what it has had no definite answer about.
         open: Work whose node was begun and of which the state manager has not said that it knows.
         must_end_by: When a stop that was asked for has to be over.
@@ -44,6 +46,8 @@ class Hand:
     name: str
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     claimed: int = 0
+    repeated: int = 0
+    seen: set[str] = field(default_factory=set)
     held: dict[str, Key] = field(default_factory=dict)
     open: set[Key] = field(default_factory=set)
     must_end_by: float = math.inf
@@ -146,6 +150,8 @@ class Hand:
         if call.operation == "claim" and status == 200:
             self.mid_claim = self.mid_claim or self.must_end_by < math.inf
             self.claimed += len(reply["states"])
+            self.repeated += sum(each["state_id"] in self.seen for each in reply["states"])
+            self.seen.update(each["state_id"] for each in reply["states"])
             self.held.update((each["state_id"], world.keys[each["state_id"]]) for each in reply["states"])
         if call.operation in ("report", "requeue", "release"):
             for state in call.states:
