@@ -33,6 +33,8 @@ from tests.chaos.plan import (
 )
 from tests.chaos.proxy import KINDS
 
+MAX_LONG = 12.0
+"""Seconds that a node takes at most: well below the 20 s of grace."""
 LARGE = 1_000_000
 RATE = 250_000
 
@@ -89,12 +91,13 @@ def main() -> int:
         gap=o.gap,
         lease_ttl=lease_ttl,
         claim_timeout=claim_timeout,
-        # A v0 claim cannot be renewed, so there no node may take longer than it holds.
-        long=0.4 * claim_timeout if o.v0_only else 1.5 * lease_ttl,
+        # A v0 claim cannot be renewed, so there no node may take longer than it holds. And none longer than
+        # the grace of a stop: it would be cancelled and begun again, or hold the loop until it is killed.
+        long=min(MAX_LONG, 0.4 * claim_timeout if o.v0_only else 1.5 * lease_ttl),
         outbox=o.outbox,
         rate=RATE if o.slow_link else 0,
         large=LARGE if o.slow_link else 0,
-        patience=120.0,
+        patience=300.0 if o.slow_link else 120.0,
     )
     with tempfile.TemporaryDirectory() as temporary:
         folder = o.folder or Path(temporary)
