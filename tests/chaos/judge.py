@@ -202,8 +202,8 @@ class _Judge:
         for execution in self.evidence.reading.executions.values():
             by_pid[execution.pid].append(execution)
         for strike in self.evidence.strikes:
-            if strike.kind in STOPS:
-                continue  # no reason to do anything again
+            if strike.kind in STOPS and not self.evidence.plan.rate:
+                continue  # no reason to do anything again, unless a slow link left no time to report it
             for execution in by_pid[strike.pid]:
                 if execution.began <= strike.until and accepted_at.get(execution.id, strike.at) >= strike.at:
                     touched[execution.key] += 1
