@@ -13,6 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from exotrio import BaseNode, LifecycleError, Phase, Runtime, Stopping
+from exotrio._outbox_file import Store
 from exotrio._stop import CLEANUP, STOP
 from tests.doubles import Call, Fails, NativeServer, V0Server, hang, reply, runtime
 
@@ -392,10 +393,13 @@ async def test_a_stop_with_every_step_at_its_worst_takes_no_longer_than_the_step
                 with trio.CancelScope(shield=True):
                     await trio.sleep(CLEANUP)
 
-    def close(*_: object) -> None:
-        gate.wait()
+    really_close = Store.close
 
-    monkeypatch.setattr("exotrio._outbox_file.Store.close", close)
+    def close(store: Store, *rest: Any) -> None:
+        gate.wait()
+        really_close(store, *rest)
+
+    monkeypatch.setattr(Store, "close", close)
     server = NativeServer()
     for name in ("Thread", "Loop", "Cleans"):
         server.add(name)
