@@ -91,9 +91,10 @@ def main() -> int:
         gap=o.gap,
         lease_ttl=lease_ttl,
         claim_timeout=claim_timeout,
-        # A v0 claim cannot be renewed, so there no node may take longer than it holds. And none longer than
-        # the grace of a stop: it would be cancelled and begun again, or hold the loop until it is killed.
-        long=min(MAX_LONG, 0.4 * claim_timeout if o.v0_only else 1.5 * lease_ttl),
+        # A v0 claim cannot be renewed, so there no node may take longer than it holds, and a buffer full of
+        # long ones has to be done by then. And none may take longer than the grace of a stop: it would be
+        # cancelled and begun again, or hold the loop until it is killed.
+        long=min(MAX_LONG, 0.2 * claim_timeout if o.v0_only else 1.5 * lease_ttl),
         outbox=o.outbox,
         rate=RATE if o.slow_link else 0,
         large=LARGE if o.slow_link else 0,
