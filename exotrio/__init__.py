@@ -12,8 +12,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from exotrio._client import StateManager
-    from exotrio._errors import (
+    from exotrio._nodes.base import BaseNode, Stopping
+    from exotrio._nodes.fields import from_text, to_text
+    from exotrio._nodes.signals import PruneSignal, ReQueueAfterSignal
+    from exotrio._runtime.ledger import Summary
+    from exotrio._runtime.lifecycle import Phase
+    from exotrio._runtime.runtime import Runtime
+    from exotrio._version import VERSION
+    from exotrio.client._state_manager import StateManager
+    from exotrio.errors import (
         ConfigurationError,
         DatabaseBusy,
         DatabaseError,
@@ -29,8 +36,7 @@ if TYPE_CHECKING:
         ProblemsError,
         RequestRefused,
     )
-    from exotrio._fields import from_text, to_text
-    from exotrio._graph import (
+    from exotrio.graph import (
         CronTrigger,
         Graph,
         GraphNodeModel,
@@ -40,32 +46,26 @@ if TYPE_CHECKING:
         UnitesModel,
         UnitesStrategyEnum,
     )
-    from exotrio._ledger import Summary
-    from exotrio._lifecycle import Phase
-    from exotrio._node import BaseNode, Stopping
-    from exotrio._runtime import Runtime
-    from exotrio._signals import PruneSignal, ReQueueAfterSignal
-    from exotrio._version import VERSION
 
     __version__: str
 
 _HOMES = {
-    "_client": "StateManager",
-    "_errors": (
+    "client._state_manager": "StateManager",
+    "errors": (
         "ConfigurationError DatabaseBusy DatabaseError DatabaseTooNew ExotrioError FieldsInvalid "
         "GraphInvalid KeyRefused LifecycleError ManagerError ManagerUnavailable NotFound ProblemsError "
         "RequestRefused"
     ),
-    "_fields": "from_text to_text",
-    "_graph": (
+    "_nodes.fields": "from_text to_text",
+    "graph": (
         "CronTrigger Graph GraphNodeModel RetryPolicyModel RetryStrategyEnum StoreConfigModel UnitesModel "
         "UnitesStrategyEnum"
     ),
-    "_ledger": "Summary",
-    "_lifecycle": "Phase",
-    "_node": "BaseNode Stopping",
-    "_runtime": "Runtime",
-    "_signals": "PruneSignal ReQueueAfterSignal",
+    "_runtime.ledger": "Summary",
+    "_runtime.lifecycle": "Phase",
+    "_nodes.base": "BaseNode Stopping",
+    "_runtime.runtime": "Runtime",
+    "_nodes.signals": "PruneSignal ReQueueAfterSignal",
     "_version": "VERSION",
 }
 """Module to the names it gives: the imports above, for those who do not check types."""

@@ -20,16 +20,16 @@ from typing import Any
 
 import trio
 
-from exotrio._beside import Beside
-from exotrio._errors import ConfigurationError
-from exotrio._execution import Execution, Executor
-from exotrio._graph import Graph
-from exotrio._link import Claim
-from exotrio._node import BaseNode, node_problems
-from exotrio._outcome import Errored, Executed, Outcome, Pruned, Requeued
-from exotrio._runtime import Runtime
-from exotrio._stop import without_cancelled
-from exotrio._wire import ERRORED, LONGEST_WAIT_MS, RunStatus, StateStatus, from_ms, to_ms
+from exotrio._execution.beside import Beside
+from exotrio._execution.executor import Execution, Executor
+from exotrio._link.port import Claim
+from exotrio._nodes.base import BaseNode, node_problems
+from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._runtime.runtime import Runtime
+from exotrio._runtime.stop import without_cancelled
+from exotrio._wire.vocabulary import ERRORED, LONGEST_WAIT_MS, RunStatus, StateStatus, from_ms, to_ms
+from exotrio.errors import ConfigurationError
+from exotrio.graph import Graph
 
 __all__ = [
     "Errored",
@@ -167,7 +167,7 @@ async def run_graph(
         Cancels running nodes, which have 5 s to clean up; then nothing is left.
     """
     # Here: who runs single nodes need not wait for any of these.
-    from exotrio._client import StateManager
+    from exotrio.client._state_manager import StateManager
     from exotrio.manager import embedded
 
     namespaces = {node.namespace for node in graph.nodes}

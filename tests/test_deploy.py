@@ -14,14 +14,17 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from exotrio import _health, _stop
-from exotrio._settings import KEY_VARIABLE, URI_VARIABLE
-from exotrio.cli import _health_server
-from exotrio.cli._load import load
-from exotrio.manager import _store
-from tests.processes import EXAMPLES, KEY, Processes, ended
+import exotrio
+from exotrio._runtime import stop
+from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
+from exotrio.cli import health_server
+from exotrio.cli.load import load
+from exotrio.manager.store.sqlite.store import CLOSING_GRACE
+from exotrio.monitoring import _health
+from tests.support.processes import EXAMPLES, KEY, Processes, ended
 
 DEPLOY = EXAMPLES / "deploy"
+PACKAGE = Path(exotrio.__file__).parent
 IMAGES = ("runtime", "server")
 COMMAND = {"runtime": "worker", "server": "server"}
 KUBERNETES = "1.31"
@@ -74,7 +77,7 @@ def options(name: str, arguments: list[str]) -> dict[str, Any]:
     """
     entry = json.loads(last(name, "ENTRYPOINT"))
     assert entry[:4] == ["python", "-m", "exotrio", COMMAND[name]]
-    command: click.Command = importlib.import_module(f"exotrio.cli.{COMMAND[name]}").command
+    command: click.Command = importlib.import_module(f"exotrio.cli.commands.{COMMAND[name]}").command
     with command.make_context(COMMAND[name], [*entry[4:], *arguments]) as context:
         return context.params
 
@@ -82,11 +85,11 @@ def options(name: str, arguments: list[str]) -> dict[str, Any]:
 def drain_total() -> float:
     """Return the most seconds that a runtime of the example takes to stop."""
     runtime = load(str(DEPLOY / "app.py")).runtime()
-    return runtime._options.shutdown_grace + _stop.CLEANUP + _stop.FLUSH + _stop.CLOSE
+    return runtime._options.shutdown_grace + stop.CLEANUP + stop.FLUSH + stop.CLOSE
 
 
 def stop_total(server: dict[str, Any]) -> float:
-    return float(server["grace"]) + _store.CLOSING_GRACE
+    return float(server["grace"]) + CLOSING_GRACE
 
 
 def seconds(text: str) -> float:
@@ -152,7 +155,7 @@ def test_a_manifest_is_what_kubernetes_takes(body: dict[str, Any]) -> None:
 
 def test_the_runtime_has_longer_to_stop_than_its_drain_may_take() -> None:
     assert drain_total() == 28.5
-    assert pod("runtime")["terminationGracePeriodSeconds"] >= drain_total() + _health_server.LAST
+    assert pod("runtime")["terminationGracePeriodSeconds"] >= drain_total() + health_server.LAST
     assert "lifecycle" not in container("runtime"), "a preStop hook would take its time from the drain"
 
 
@@ -267,7 +270,7 @@ def test_the_autoscaler_follows_a_metric_that_exists_of_a_namespace_that_does() 
     found = re.fullmatch(r'sum\((\w+)\{namespace="(\w+)"\}\)', trigger["metadata"]["query"])
     assert found is not None
     assert found[2] == load(str(DEPLOY / "app.py")).runtime().namespace
-    assert f'"{found[1]}"' in (Path(_store.__file__).parent / "_metrics.py").read_text("utf-8")
+    assert f'"{found[1]}"' in (PACKAGE / "manager/api/metrics.py").read_text("utf-8")
 
 
 # -- compose
@@ -321,14 +324,14 @@ def test_the_healthchecks_of_the_compose_file_work(tmp_path: Path) -> None:
 def test_the_page_names_numbers_that_are_so() -> None:
     page = (DEPLOY / "README.md").read_text("utf-8")
     assert f"**{drain_total():g} s**" in page
-    assert f"| {_stop.CLEANUP:.0f} s |" in page
-    assert f"| {_stop.FLUSH:.0f} s |" in page
+    assert f"| {stop.CLEANUP:.0f} s |" in page
+    assert f"| {stop.FLUSH:.0f} s |" in page
     period = pod("runtime")["terminationGracePeriodSeconds"]
     assert f"`terminationGracePeriodSeconds`, `stop_grace_period` | {period} s" in page
     assert f"503 after {_health.LONGEST_LAG:.0f} s of lag" in page
     assert f"503 after {_health.POLL_MEMORY:.0f} s without a good claim" in page
     for name in re.findall(r"exotrio_\w+", page):
-        files = [path.read_text("utf-8") for path in (Path(_health.__file__).parent).rglob("_metrics.py")]
+        files = [path.read_text("utf-8") for path in PACKAGE.rglob("*metrics.py")]
         assert any(f'"{name}"' in text for text in files), f"there is no metric {name}"
     for file in re.findall(r"`([\w/]+\.(?:yaml|Dockerfile|py))`", page):
         assert (DEPLOY / file).exists()

@@ -17,11 +17,11 @@ import pytest
 import trio
 
 from exotrio import Runtime, StateManager
-from exotrio._wire_native import NativeRun
+from exotrio._wire.native import NativeRun
 from exotrio.manager import serve
-from tests.gated import APP, BATCH, ITEMS, NAMESPACE, NODES, RESULT, WORKERS, Log, graph, until
-from tests.helpers import eventually
-from tests.processes import KEY, Ended, Process, Processes, Server, as_printed, ended, printed_command
+from tests.support.gated import APP, BATCH, ITEMS, NAMESPACE, NODES, RESULT, WORKERS, Log, graph, until
+from tests.support.helpers import eventually
+from tests.support.processes import KEY, Ended, Process, Processes, Server, as_printed, ended, printed_command
 
 T = TypeVar("T")
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import EXAMPLES, PATIENCE, Ended, Process, Processes, ended, exotrio
-from tests.stock import KEY, Stock, on_a_port
+from tests.support.processes import EXAMPLES, PATIENCE, Ended, Process, Processes, ended, exotrio
+from tests.support.stock import KEY, Stock, on_a_port
 
 AUDIT = EXAMPLES / "audit.py"
 UNREADABLE = Path("/proc/self/mem")

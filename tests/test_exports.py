@@ -93,7 +93,7 @@ def test_declaring_nodes_and_a_runtime_loads_neither_bodies_nor_the_client_nor_a
     heavy.add("prometheus_client")
     assert not loaded & heavy
     assert not {name for name in loaded if name.startswith(("exotrio.manager", "exotrio.cli"))}
-    assert not loaded & {"exotrio._wire_v0", "exotrio._wire_native", "exotrio._client"}
+    assert not loaded & {"exotrio._wire.v0", "exotrio._wire.native", "exotrio.client._state_manager"}
 
 
 def test_nobody_but_the_program_sets_up_logging() -> None:

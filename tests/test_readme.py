@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exotrio.testing import Executed, run_node
-from tests.processes import ROOT, ended, environment
+from tests.support.processes import ROOT, ended, environment
 
 PYTHON = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
 

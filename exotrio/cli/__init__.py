@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from exotrio._errors import ConfigurationError, ExotrioError
-from exotrio.cli._exit import exit_code
-from exotrio.cli._groups import LazyCommands
-from exotrio.cli._logs import tell_error
-from exotrio.cli._output import note, prepare_streams, settle
+from exotrio.cli.exit_codes import exit_code
+from exotrio.cli.groups import LazyCommands
+from exotrio.cli.terminal.logs import tell_error
+from exotrio.cli.terminal.output import note, prepare_streams, settle
+from exotrio.errors import ConfigurationError, ExotrioError
 
 _COMMANDS = {
     "run": "Run a graph from start to end on this machine.",

@@ -6,8 +6,8 @@ socket. ``serve`` listens on a port. ``create_app`` is the ASGI application behi
 
 from __future__ import annotations
 
-from exotrio.manager._app import create_app, embedded, serve
-from exotrio.manager._http import Limits
-from exotrio.manager._service import Service, open_service
+from exotrio._httpd.server import Limits
+from exotrio.manager.api.app import create_app, embedded, serve
+from exotrio.manager.service import Service, open_service
 
 __all__ = ["Limits", "Service", "create_app", "embedded", "open_service", "serve"]

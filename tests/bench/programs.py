@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 from exotrio import StateManager
-from exotrio._wire_native import NativeRun
+from exotrio._wire.native import NativeRun
 from tests.bench.figures import Plan, Sample
 from tests.bench.places import ROOT, Where, apart, python, until
 from tests.bench.work import FAN, NAMESPACE

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.processes import PATIENCE
+from tests.support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

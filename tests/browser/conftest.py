@@ -12,7 +12,7 @@ import pytest
 
 from tests.browser.chromium import chromium, missing
 from tests.browser.office import Office, open_office
-from tests.processes import KEY, PATIENCE, Processes
+from tests.support.processes import KEY, PATIENCE, Processes
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from exotrio.manager import Service
-from exotrio.manager._transaction import View
+from exotrio.manager.store.port import View
 from tests.contract.api import Api
 from tests.contract.native import item_for
-from tests.helpers import SettableClock, ok
+from tests.support.helpers import SettableClock, ok
 
 BEAT_MS = 10_000
 BATCH = 64

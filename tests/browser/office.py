@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from tests.browser.nodes import APP, GRAPH, NAMESPACE, graph
-from tests.processes import Process, Processes, Server
+from tests.support.processes import Process, Processes, Server
 
 
 @dataclass(frozen=True)

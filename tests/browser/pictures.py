@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tests.browser.chromium import INSTALL, chromium, missing
 from tests.browser.world import World, world
-from tests.processes import KEY
+from tests.support.processes import KEY
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

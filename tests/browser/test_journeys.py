@@ -11,7 +11,7 @@ from tests.browser.chromium import expect
 from tests.browser.conftest import Visitors
 from tests.browser.nodes import GRAPH, let
 from tests.browser.office import Office, open_office
-from tests.processes import EXAMPLES, KEY, Processes, link_in
+from tests.support.processes import EXAMPLES, KEY, Processes, link_in
 
 # -- signing in
 

@@ -13,7 +13,7 @@ from tests.browser.chromium import expect
 from tests.browser.conftest import Visitors
 from tests.browser.nodes import GRAPH, let
 from tests.browser.office import Office
-from tests.processes import KEY, Processes
+from tests.support.processes import KEY, Processes
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Route

@@ -20,19 +20,20 @@ from uuid import UUID
 import httpx
 import trio
 
-from exotrio.manager import Service, _runs, create_app, open_service
-from exotrio.manager._app import loopback_names
-from exotrio.manager._database import MEMORY
-from exotrio.manager._http import open_listeners, serve_http, urls
-from exotrio.manager._leases import Terms, expire
-from exotrio.manager._schedules import fire
-from exotrio.manager._transaction import Transaction, View
+from exotrio._httpd.server import open_listeners, serve_http, urls
+from exotrio.manager import Service, create_app, open_service
+from exotrio.manager.api.app import loopback_names
+from exotrio.manager.engine import runs as runs_engine
+from exotrio.manager.engine.leases import Terms, expire
+from exotrio.manager.engine.schedules import fire
+from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.sqlite.database import MEMORY
 from exotrio.manager.web import Dashboard
 from tests.browser.crew import Crew, Hand, Inputs, Part
 from tests.contract.api import Api
-from tests.helpers import SettableClock, declare, ok, open_client
-from tests.manager.support import NO_SETTINGS
-from tests.processes import KEY, PATIENCE, Process
+from tests.support.helpers import SettableClock, declare, ok, open_client
+from tests.support.manager import NO_SETTINGS
+from tests.support.processes import KEY, PATIENCE, Process
 
 NAMESPACE = "shop"
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
@@ -66,19 +67,19 @@ Traceback (most recent call last):
 PermissionError: [Errno 13] Permission denied: '/usr/lib/python3.13/lib2to3/Grammar.pickle'"""
 TASKS = """\
 <audit-2: 6 tasks>
-exotrio._engine.run
-  File "exotrio/_engine.py", line 142, in run
-├─ exotrio._poller.poll
-│    File "exotrio/_poller.py", line 118, in poll
-├─ exotrio._worker.work
-│    File "exotrio/_execution.py", line 77, in execute
+exotrio._runtime.engine.run
+  File "exotrio/_runtime/engine.py", line 142, in run
+├─ exotrio._runtime.poller.poll
+│    File "exotrio/_runtime/poller.py", line 118, in poll
+├─ exotrio._runtime.worker.work
+│    File "exotrio/_execution/executor.py", line 77, in execute
 │    File "audit.py", line 97, in execute
 │    File "anyio/to_thread.py", line 63, in run_sync
-├─ exotrio._worker.work
-│    File "exotrio/_worker.py", line 61, in work
+├─ exotrio._runtime.worker.work
+│    File "exotrio/_runtime/worker.py", line 61, in work
 │    File "trio/_channel.py", line 382, in receive
-└─ exotrio._reporter.report
-     File "exotrio/_reporter.py", line 95, in report"""
+└─ exotrio._runtime.reporter.report
+     File "exotrio/_runtime/reporter.py", line 95, in report"""
 
 
 # -- what the nodes do
@@ -428,7 +429,7 @@ def _lose_leases(tx: Transaction, worker_id: str) -> None:
 
 
 def _cancel(tx: Transaction, run_id: str) -> None:
-    _runs.cancel(tx, NAMESPACE, run_id)
+    runs_engine.cancel(tx, NAMESPACE, run_id)
 
 
 async def serve_world() -> None:

@@ -17,8 +17,8 @@ from typing import TypeVar
 import trio
 
 from exotrio import ManagerError, StateManager
-from exotrio._wire import RunStatus
-from exotrio._wire_v0 import RunSummary
+from exotrio._wire.v0 import RunSummary
+from exotrio._wire.vocabulary import RunStatus
 from tests.chaos.cluster import Child, Cluster, until
 from tests.chaos.crew import Crew, stop
 from tests.chaos.graph import EXECUTED, NAMESPACE, graph
@@ -39,7 +39,7 @@ from tests.chaos.plan import (
     Strike,
 )
 from tests.chaos.proxy import KINDS, Proxy
-from tests.processes import KEY
+from tests.support.processes import KEY
 
 T = TypeVar("T")
 

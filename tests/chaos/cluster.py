@@ -17,7 +17,7 @@ from pathlib import Path
 import trio
 
 from tests.chaos.clock import Clock
-from tests.processes import KEY, ROOT, environment
+from tests.support.processes import KEY, ROOT, environment
 
 START = 30.0
 """Seconds a process may take to start, on a machine that has other things to do."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exotrio._wire import RunStatus
-from exotrio._wire_v0 import RunGraphReply, RunSummary
+from exotrio._wire.v0 import RunGraphReply, RunSummary
+from exotrio._wire.vocabulary import RunStatus
 from tests.chaos.graph import EDGES, STATES
 from tests.chaos.journal import Execution, Reading, key_of
 from tests.chaos.plan import GATEWAY, STOPS, WORKER_KILL, ZOMBIE, Figures, Plan, Strike

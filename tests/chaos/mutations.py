@@ -41,35 +41,35 @@ class Mutation:
 
 MUTATIONS = {
     "fencing": Mutation(
-        "manager/_outcomes.py",
+        "manager/engine/outcomes.py",
         'if state["token"] != token:',
         'if (state["token"] is None) != (token is None):',
         ("every fault",),
     ),
     "heartbeats": Mutation(
-        "_link_native.py",
+        "_link/native.py",
         "        results: list[BeatResult] = []\n",
         "        return Heard((BeatResult.OK,) * len(pulse.states), 60.0, frozenset())\n"
         "        results: list[BeatResult] = []\n",
         ("every fault", "SIGTERM only"),
     ),
     "release on drain": Mutation(
-        "_reporter.py",
+        "_runtime/reporter.py",
         "            return await self.link.release([held.claim for held in batch])\n",
         "            return [Settlement(Fate.SETTLED)] * len(batch)\n",
         ("SIGTERM only",),
     ),
     "outbox": Mutation(
-        "_outbox_file.py",
+        "_runtime/outbox_store.py",
         "self._insert(body) for body in bodies]",
         "None for body in bodies]",
         ("outbox", "outbox, v0 only"),
     ),
     "lease expiry": Mutation(
-        "manager/_leases.py", "    for state in states:\n", "    for state in ():\n", ("every fault",)
+        "manager/engine/leases.py", "    for state in states:\n", "    for state in ():\n", ("every fault",)
     ),
     "repeating reports": Mutation(
-        "_reporter.py",
+        "_runtime/reporter.py",
         "                    self._later(held, settlement)\n",
         "                    self.ledger.abandon(held)\n",
         ("every fault",),

@@ -13,7 +13,7 @@ from tests.chaos.cluster import Cluster, ready, until
 from tests.chaos.journal import Reading
 from tests.chaos.proxy import Proxy
 from tests.chaos.scene import GRAPH, NAMESPACE, PATIENCE, Scene
-from tests.processes import KEY
+from tests.support.processes import KEY
 
 STATES = 16
 """The worker holds all of them, so that there is nothing else for the one that takes over."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from exotrio._ledger import Summary
-from exotrio.manager._transaction import View
+from exotrio._runtime.ledger import Summary
+from exotrio.manager.store.port import View
 from tests.chaos.point_nodes import (
     EXPECTED_RESULT,
     EXPECTED_STATES,
@@ -21,7 +21,7 @@ from tests.chaos.point_nodes import (
 )
 from tests.chaos.point_world import World
 from tests.chaos.points import Case, Fault
-from tests.manager.support import recount
+from tests.support.manager import recount
 
 F = Fault
 ANSWER_LOST = {F.RESET, F.SILENCE, F.HTTP_500, F.HTTP_502}

@@ -19,10 +19,10 @@ from unittest import mock
 import httpx
 import trio
 
-from exotrio._settings import Settings
+from exotrio._util.settings import Settings
 from exotrio.manager import create_app, open_service
-from exotrio.manager._leases import Terms
-from exotrio.manager._store import MemoryStore, Store, open_store
+from exotrio.manager.engine.leases import Terms
+from exotrio.manager.store.sqlite.store import MemoryStore, Store, open_store
 
 KEY = "chaos-points-key-5512"
 SETTINGS = Settings(None, None, None, b64encode(bytes(32)).decode(), None)
@@ -168,7 +168,7 @@ class Server:
             yield _Watched(self._memory, process, self._watcher)
 
         with process.scope:
-            with mock.patch("exotrio.manager._service.open_store", open_ours):
+            with mock.patch("exotrio.manager.service.open_store", open_ours):
                 service = open_service(
                     ":memory:", clock=self.wall_ms, monotonic=virtual_ms, terms=TERMS, settings=SETTINGS
                 )

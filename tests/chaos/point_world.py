@@ -15,11 +15,12 @@ from unittest import mock
 import httpx
 import trio
 
-from exotrio import StateManager, _heartbeat
-from exotrio._errors import DatabaseError
-from exotrio._node import declare
-from exotrio._wire import ItemResult
-from exotrio._wire_native import ErroredItem, RequeuedItem
+from exotrio import StateManager
+from exotrio._nodes.base import declare
+from exotrio._runtime import heartbeat
+from exotrio._wire.native import ErroredItem, RequeuedItem
+from exotrio._wire.vocabulary import ItemResult
+from exotrio.errors import DatabaseError
 from tests.chaos.point_nodes import GRAPH, NAMESPACE, NODES, TOKEN, Key
 from tests.chaos.point_server import ASKER, KEY, TERMS, Exchange, Server, open_server
 from tests.chaos.point_worker import Hand
@@ -94,7 +95,7 @@ class World:
             trio.TooSlowError: the run did not end.
         """
         # In process leases do not end, so it beats as often as it likes; these do end.
-        beats = mock.patch.object(_heartbeat, "INTERVAL_IN_PROCESS", TERMS.lease_ttl_ms / 3000)
+        beats = mock.patch.object(heartbeat, "INTERVAL_IN_PROCESS", TERMS.lease_ttl_ms / 3000)
         reproducible = _reproducible(f"{self.seed} {self.case}")
         with beats, reproducible, _listening(self.problems), trio.fail_after(LONGEST):
             async with trio.open_nursery() as self.nursery:

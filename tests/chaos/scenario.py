@@ -23,7 +23,7 @@ from tests.chaos.cluster import Cluster, ready, until
 from tests.chaos.journal import Reading
 from tests.chaos.proxy import Proxy
 from tests.chaos.scene import GRAPH, HEAD, NAMESPACE, PATIENCE, STATES, Result, Scene
-from tests.processes import KEY
+from tests.support.processes import KEY
 
 LEAD = 2.0
 """Seconds of work before anything happens."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import trio
 
 from exotrio import Graph, GraphNodeModel, ManagerError, StateManager
-from exotrio._wire_v0 import RunGraphReply
+from exotrio._wire.v0 import RunGraphReply
 from tests.chaos.cluster import Child, Cluster
 from tests.chaos.journal import Reading
 from tests.chaos.proxy import Proxy
-from tests.processes import KEY
+from tests.support.processes import KEY
 
 NAMESPACE = "scenario"
 STATES = 60

@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import httpx
 
-from exotrio._wire import LEASE_HEADER
-from tests.helpers import declare, ok
+from exotrio._wire.vocabulary import LEASE_HEADER
+from tests.support.helpers import declare, ok
 
 
 class Api:

@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from tests.contract.api import Api
-from tests.helpers import open_client
+from tests.support.helpers import open_client
 
 FOREIGN_URL = os.environ.get("EXOTRIO_CONTRACT_URL")
 KEY = "contract-suite-key-3f9c"

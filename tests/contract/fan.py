@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.helpers import NO_RETRY, place
+from tests.support.helpers import NO_RETRY, place
 
 Place = dict[str, Any]
 OK = {"v": "x", "w": "w"}

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from tests.contract.api import Api
-from tests.helpers import FAST_RETRY, eventually, node_name, ok
+from tests.support.helpers import FAST_RETRY, eventually, node_name, ok
 
 Claimed = dict[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.contract.api import Api
-from tests.helpers import node_name, ok
+from tests.support.helpers import node_name, ok
 
 A = node_name("a")
 B = node_name("b")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.contract.api import Api
-from tests.helpers import eventually, ok
+from tests.support.helpers import eventually, ok
 
 Place = dict[str, Any]
 

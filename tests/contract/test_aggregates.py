@@ -10,7 +10,7 @@ import pytest
 from tests.contract.api import Api
 from tests.contract.fan import fanned
 from tests.contract.flow import Flow
-from tests.helpers import ok, place
+from tests.support.helpers import ok, place
 
 pytestmark = pytest.mark.deviates_from_stock("stock allows no reference to branches")
 

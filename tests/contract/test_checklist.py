@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.facts import named_tests
+from tests.support.facts import named_tests
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

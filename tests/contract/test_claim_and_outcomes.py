@@ -11,7 +11,7 @@ import trio
 
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.helpers import NO_RETRY, UNKNOWN_ID, eventually, node_name, ok, place, refused
+from tests.support.helpers import NO_RETRY, UNKNOWN_ID, eventually, node_name, ok, place, refused
 
 HOUR_MS = 3_600_000
 

@@ -11,7 +11,7 @@ import pytest
 from tests.contract.api import Api
 from tests.contract.conftest import Target
 from tests.contract.flow import Flow
-from tests.helpers import UNKNOWN_ID, declare, node_name, ok, open_client, place, refused
+from tests.support.helpers import UNKNOWN_ID, declare, node_name, ok, open_client, place, refused
 
 RUN_ID = "7b0d1f9e-0000-4000-8000-000000000000"
 

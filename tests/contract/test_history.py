@@ -10,7 +10,7 @@ import pytest
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, item_for, report
-from tests.helpers import FAST_RETRY, NO_RETRY, UNKNOWN_ID, ok, place, refused
+from tests.support.helpers import FAST_RETRY, NO_RETRY, UNKNOWN_ID, ok, place, refused
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.helpers import NO_RETRY, UNKNOWN_ID, node_name, ok, place, refused
+from tests.support.helpers import NO_RETRY, UNKNOWN_ID, node_name, ok, place, refused
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
 

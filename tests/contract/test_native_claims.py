@@ -21,7 +21,7 @@ from tests.contract.native import (
     report,
     results,
 )
-from tests.helpers import NO_RETRY, UNKNOWN_ID, ok, place, refused
+from tests.support.helpers import NO_RETRY, UNKNOWN_ID, ok, place, refused
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
 

@@ -23,7 +23,7 @@ from tests.contract.native import (
     item_for,
     report,
 )
-from tests.helpers import NO_RETRY, UNKNOWN_ID, eventually, node_name, ok, place, refused
+from tests.support.helpers import NO_RETRY, UNKNOWN_ID, eventually, node_name, ok, place, refused
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.helpers import NO_RETRY, declare, node_name, ok, place
+from tests.support.helpers import NO_RETRY, declare, node_name, ok, place
 
 STRING = {"type": "string"}
 

@@ -11,7 +11,7 @@ import trio
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.putting import validity
-from tests.helpers import declare, node_name, ok, place, refused
+from tests.support.helpers import declare, node_name, ok, place, refused
 
 DEFAULT_POLICY = {
     "max_retries": 3,

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from exotrio._wire_overview import Overview
+from exotrio._wire.overview import Overview
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import HOUR_MS, claim_one
-from tests.helpers import NO_RETRY, node_name, ok, place, refused
+from tests.support.helpers import NO_RETRY, node_name, ok, place, refused
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
 

@@ -11,7 +11,7 @@ import trio
 
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.helpers import FAST_RETRY, NO_RETRY, UNKNOWN_ID, node_name, ok, place, refused
+from tests.support.helpers import FAST_RETRY, NO_RETRY, UNKNOWN_ID, node_name, ok, place, refused
 
 UNKNOWN_RUN = "7b0d1f9e-0000-4000-8000-000000000000"
 STATUSES = {

@@ -9,7 +9,7 @@ import pytest
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.putting import put, validity
-from tests.helpers import ok, place, refused
+from tests.support.helpers import ok, place, refused
 
 Place = dict[str, Any]
 

@@ -9,7 +9,7 @@ import pytest
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.putting import validity
-from tests.helpers import declare, node_name, ok, place
+from tests.support.helpers import declare, node_name, ok, place
 
 Place = dict[str, Any]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from exotrio._errors import DatabaseBusy
+from exotrio.errors import DatabaseBusy
 from tests.contract.api import Api
 from tests.contract.conftest import serving
 from tests.contract.flow import Flow
-from tests.helpers import ok, open_client, place, refused
+from tests.support.helpers import ok, open_client, place, refused
 
 
 @asynccontextmanager

@@ -8,7 +8,17 @@ import pytest
 
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.helpers import FAST_RETRY, NO_RETRY, UNKNOWN_ID, declare, eventually, node_name, ok, place, refused
+from tests.support.helpers import (
+    FAST_RETRY,
+    NO_RETRY,
+    UNKNOWN_ID,
+    declare,
+    eventually,
+    node_name,
+    ok,
+    place,
+    refused,
+)
 
 
 @pytest.mark.parametrize("max_retries", [0, 1, 3])

@@ -9,7 +9,7 @@ import pytest
 
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.helpers import FAST_RETRY, NO_RETRY, declare, node_name, ok, place, refused
+from tests.support.helpers import FAST_RETRY, NO_RETRY, declare, node_name, ok, place, refused
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
 

@@ -9,7 +9,7 @@ import pytest
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, item_for, report
-from tests.helpers import FAST_RETRY, NO_RETRY, UNKNOWN_ID, declare, node_name, ok, place, refused
+from tests.support.helpers import FAST_RETRY, NO_RETRY, UNKNOWN_ID, declare, node_name, ok, place, refused
 
 SECRETS = {"token": "t0ken-välue", "other": "something else", "empty": ""}
 

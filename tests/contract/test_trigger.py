@@ -9,7 +9,7 @@ import pytest
 
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.helpers import declare, node_name, ok, place, refused
+from tests.support.helpers import declare, node_name, ok, place, refused
 
 STORE = {"required_keys": ["k"], "default_values": {"d": "default", "k": "never used"}}
 

@@ -7,7 +7,7 @@ import pytest
 from tests.contract.api import Api
 from tests.contract.fan import OK, Place, fan_graph, fanned
 from tests.contract.flow import Flow
-from tests.helpers import NO_RETRY, declare, node_name, ok, place, refused
+from tests.support.helpers import NO_RETRY, declare, node_name, ok, place, refused
 
 STRATEGIES = ["ALL_SUCCESS", "ALL_DONE"]
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from exotrio._wire_workers import CommandReply, TasksReply, WorkersReply
+from exotrio._wire.runtimes import CommandReply, TasksReply, WorkersReply
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, item_for
-from tests.helpers import node_name, ok, place, refused
+from tests.support.helpers import node_name, ok, place, refused
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
 

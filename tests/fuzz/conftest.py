@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from tests import hypothesis_profiles  # noqa: F401 - registers them
+from tests.support import hypothesis_profiles  # noqa: F401 - registers them
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import trio
 import trio.testing
 
-from exotrio.manager._http import Gate, Limits
-from exotrio.manager._http_connection import serve_connection
+from exotrio._httpd.connection import serve_connection
+from exotrio._httpd.server import Gate, Limits
 
 PATIENCE = 600.0
 """Seconds, mostly of virtual time: longer than all limits of the server together."""

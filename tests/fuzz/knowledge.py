@@ -20,9 +20,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import httpx
 from pydantic import BaseModel
 
-from exotrio.manager import _json_api
+from exotrio.manager.api import json as json_api
 from tests.fuzz.routes import TARGETS, Target, sign_in, target_of
-from tests.helpers import SettableClock
+from tests.support.helpers import SettableClock
 
 SECRETS = {"token": "fuzzed-secret-plain-5d0a", "other": "fuzzed-secret-plain-77be"}
 MOST_OF_ONE_PAGE = 6
@@ -164,7 +164,7 @@ class _Page(HTMLParser):
 @contextmanager
 def models(made: World) -> Iterator[None]:
     """Note as what the targets parse their bodies and queries, wherever they do."""
-    read_model, read_query = _json_api.read_model, _json_api.read_query
+    read_model, read_query = json_api.read_model, json_api.read_query
 
     def noting(read: Callable[..., Any]) -> Callable[..., Any]:
         def reading(request: Any, model: type[BaseModel], **options: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import exotrio
-from exotrio.manager.web._guard import HEADERS
+from exotrio.manager.web.guard import HEADERS
 from tests.fuzz.knowledge import SECRETS
 from tests.fuzz.routes import KEY, TARGETS, Target, serves
 from tests.fuzz.values import SCRIPT

@@ -12,10 +12,10 @@ import trio
 from starlette.routing import Route, Router
 
 from exotrio.manager import Service, create_app, open_service
-from exotrio.manager._metrics import ManagerMetrics
+from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.web import Dashboard
-from exotrio.manager.web._dashboard import FIRST_PARTS
-from tests.manager.support import NO_SETTINGS
+from exotrio.manager.web.app import FIRST_PARTS
+from tests.support.manager import NO_SETTINGS
 
 KEY = "fuzz-suite-key-91b4c7"
 HOST = "localhost:8000"

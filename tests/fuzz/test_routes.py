@@ -20,7 +20,7 @@ from tests.fuzz.requests import SIGNED_IN, any_requests, requests, right_request
 from tests.fuzz.routes import TARGETS, Target
 from tests.fuzz.wire import Request, Response, read_responses
 from tests.fuzz.world import Opened, dump, opened, world
-from tests.manager.support import recount
+from tests.support.manager import recount
 
 T = TypeVar("T")
 

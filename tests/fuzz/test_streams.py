@@ -24,8 +24,8 @@ from tests.fuzz.routes import KEY
 from tests.fuzz.streams import Stream, streams
 from tests.fuzz.wire import Response, read_responses
 from tests.fuzz.world import SETTINGS, dump, opened, world
-from tests.helpers import eventually
-from tests.manager.support import recount
+from tests.support.helpers import eventually
+from tests.support.manager import recount
 
 PROFILE = settings().max_examples
 SPEED = 20.0

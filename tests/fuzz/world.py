@@ -17,15 +17,15 @@ import httpx
 import trio
 
 from exotrio.manager import Service, open_service
-from exotrio.manager._database import open_writer
-from exotrio.manager._transaction import View
+from exotrio.manager.store.port import View
+from exotrio.manager.store.sqlite.database import open_writer
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim, executed_item, item_for
 from tests.fuzz.knowledge import SECRETS, World, look, models, note
 from tests.fuzz.routes import KEY, ORIGIN, TARGETS, application, sign_in
-from tests.helpers import SettableClock, declare, node_name, ok, open_client, place
-from tests.manager.support import NO_SETTINGS
+from tests.support.helpers import SettableClock, declare, node_name, ok, open_client, place
+from tests.support.manager import NO_SETTINGS
 
 NAMESPACE = "shop"
 RUN = "7b0d1f9e-0000-4000-8000-00000000000a"
@@ -62,7 +62,7 @@ async def opened(made: World) -> AsyncIterator[Opened]:
         connection.deserialize(made.database)
         return connection
 
-    with mock.patch("exotrio.manager._store.open_writer", restored):
+    with mock.patch("exotrio.manager.store.sqlite.store.open_writer", restored):
         manager = open_service(":memory:", clock=made.clock, monotonic=made.clock, settings=SETTINGS)
         service = await manager.__aenter__()
     try:

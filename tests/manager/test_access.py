@@ -17,12 +17,13 @@ import pytest
 import trio
 import trio.testing
 
-from exotrio.cli.server import command as server_command
-from exotrio.manager import _graphs, create_app, open_service, serve
-from exotrio.manager._access import FORGET_AFTER, LOOPBACK_HOSTS, MAX_DELAY, TRIES, Tries
-from exotrio.manager.web._sessions import Sessions
-from tests.helpers import ok, open_client, refused
-from tests.manager.support import KEY, NO_SETTINGS
+from exotrio.cli.commands.server import command as server_command
+from exotrio.manager import create_app, open_service, serve
+from exotrio.manager.engine import graphs
+from exotrio.manager.security.access import FORGET_AFTER, LOOPBACK_HOSTS, MAX_DELAY, TRIES, Tries
+from exotrio.manager.web.sessions import Sessions
+from tests.support.helpers import ok, open_client, refused
+from tests.support.manager import KEY, NO_SETTINGS
 
 Message = MutableMapping[str, Any]
 SAME = "12345678-1234-5678-1234-567812345678"
@@ -318,7 +319,7 @@ async def test_a_slash_in_a_name_leads_nowhere(namespace: str) -> None:
 )
 async def test_names_are_data(namespace: str) -> None:
     from tests.contract.api import Api
-    from tests.helpers import declare
+    from tests.support.helpers import declare
 
     async with opened() as client:
         api = Api(client, namespace)
@@ -440,7 +441,7 @@ async def test_a_defect_is_a_500_in_json_that_tells_nothing_and_has_its_request_
         raise RuntimeError("canary")
 
     async with opened() as client:
-        monkeypatch.setattr(_graphs, "list_nodes", fail)
+        monkeypatch.setattr(graphs, "list_nodes", fail)
         answer = await client.get("/v0/namespace/n/nodes/", headers={"X-Exosphere-Request-ID": SAME})
         assert answer.status_code == 500
         assert answer.json()["success"] is False

@@ -18,15 +18,16 @@ import trio
 import trio.testing
 
 from exotrio import ConfigurationError, DatabaseError, ManagerUnavailable, RequestRefused, StateManager
-from exotrio.manager import _copy, serve
-from exotrio.manager._copy import copied
-from exotrio.manager._store import FileStore, open_store
+from exotrio.manager import serve
+from exotrio.manager.store.sqlite import copy as copy_sqlite
+from exotrio.manager.store.sqlite.copy import copied
+from exotrio.manager.store.sqlite.store import FileStore, open_store
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, executed_item, report
-from tests.helpers import eventually, ok, open_client, place, refused
-from tests.http_doubles import tcp_server
-from tests.manager.support import KEY, PUT_KEYS, gate, open_manager, put
+from tests.support.helpers import eventually, ok, open_client, place, refused
+from tests.support.http_doubles import tcp_server
+from tests.support.manager import KEY, PUT_KEYS, gate, open_manager, put
 
 
 @asynccontextmanager
@@ -167,7 +168,7 @@ async def test_a_copy_that_nobody_waits_for_any_more_is_given_up(
     db = tmp_path / "state.db"
     ended = trio.Event()
     token = trio.lowlevel.current_trio_token()
-    copy_in_thread, open_source = _copy._copy, _copy.open_source
+    copy_in_thread, open_source = copy_sqlite._copy, copy_sqlite.open_source
 
     def told(*arguments: Any) -> None:
         try:
@@ -186,8 +187,8 @@ async def test_a_copy_that_nobody_waits_for_any_more_is_given_up(
                 held.hold()
                 return open_source(path)
 
-            monkeypatch.setattr(_copy, "open_source", late)
-            monkeypatch.setattr(_copy, "_copy", told)
+            monkeypatch.setattr(copy_sqlite, "open_source", late)
+            monkeypatch.setattr(copy_sqlite, "_copy", told)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(copy)
                 await trio.to_thread.run_sync(held.wait_entered)
@@ -216,7 +217,7 @@ async def test_a_full_disk_is_told_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_manager(tmp_path / "state.db") as manager:
-        monkeypatch.setattr("exotrio.manager._copy.open_source", _full)
+        monkeypatch.setattr("exotrio.manager.store.sqlite.copy.open_source", _full)
         said = refused(await manager.api.request("GET", "/exotrio/v1/backup"), 503)
         assert "disk is full" in said
         assert str(tmp_path) not in said

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from exotrio.manager._claims import MAX_CLAIM_BYTES
+from exotrio.manager.engine.claims import MAX_CLAIM_BYTES
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim
-from tests.helpers import ok, place
-from tests.manager.support import Manager, open_manager, recount
+from tests.support.helpers import ok, place
+from tests.support.manager import Manager, open_manager, recount
 
 both = pytest.mark.parametrize("native", [True, False], ids=["native", "v0"])
 

@@ -12,11 +12,12 @@ import trio
 import trio.testing
 from starlette.types import ASGIApp
 
-from exotrio.manager import _claims, _runs, create_app
-from exotrio.manager._transaction import View
+from exotrio.manager import create_app
+from exotrio.manager.engine import claims, runs
+from exotrio.manager.store.port import View
 from tests.contract.flow import Flow
-from tests.helpers import SettableClock, node_name, ok, place
-from tests.manager.support import (
+from tests.support.helpers import SettableClock, node_name, ok, place
+from tests.support.manager import (
     KEY,
     Manager,
     gate,
@@ -152,7 +153,7 @@ async def test_a_poll_cancelled_in_the_moment_in_which_it_is_served_is_undone() 
         nursery.start_soon(poll)
         await trio.testing.wait_all_tasks_blocked()
         for _ in range(2):
-            await manager.service.store.write(_runs.trigger, "tests", "graph", inputs={}, store={})
+            await manager.service.store.write(runs.trigger, "tests", "graph", inputs={}, store={})
             scope.cancel()
         await trio.testing.wait_all_tasks_blocked()
         assert scope.cancelled_caught
@@ -190,7 +191,7 @@ async def test_a_claim_cancelled_while_it_is_committed_is_undone(path: str, tmp_
 async def test_a_claim_that_is_not_written_in_time_is_given_up_as_uncertain(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exotrio.manager._json_api.CLAIM_LIMIT", 0.1)
+    monkeypatch.setattr("exotrio.manager.api.json.CLAIM_LIMIT", 0.1)
     statuses: list[int] = []
 
     async def send(message: Message) -> None:
@@ -216,24 +217,24 @@ async def test_a_claim_that_is_not_written_in_time_is_given_up_as_uncertain(
 async def test_a_claim_that_lands_after_it_was_given_up_is_undone(
     path: str, closing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exotrio.manager._json_api.CLAIM_LIMIT", 0.1)
-    claim = _claims.claim
+    monkeypatch.setattr("exotrio.manager.api.json.CLAIM_LIMIT", 0.1)
+    claim = claims.claim
 
     async def send(message: Message) -> None:
         pass
 
     with gate() as closed, trio.fail_after(20):
 
-        def slow_claim(*args: Any) -> _claims.Claimed:
+        def slow_claim(*args: Any) -> claims.Claimed:
             claimed = claim(*args)
             closed.hold()
             return claimed
 
         async with open_manager(tmp_path / "state.db") as manager:
             await ready(manager)
-            monkeypatch.setattr("exotrio.manager._claims.claim", slow_claim)
+            monkeypatch.setattr("exotrio.manager.engine.claims.claim", slow_claim)
             await ask(create_app(manager.service, key=KEY), path, send)
-            monkeypatch.setattr("exotrio.manager._claims.claim", claim)
+            monkeypatch.setattr("exotrio.manager.engine.claims.claim", claim)
             closed.open()
             if not closing:
                 await manager.service.store.write(lambda tx: None)

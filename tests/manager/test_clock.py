@@ -11,12 +11,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from exotrio.manager import _retention, _tally
-from exotrio.manager._transaction import View
+from exotrio.manager.engine import retention, tallies
+from exotrio.manager.store.port import View
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, claim_one, item_for
-from tests.helpers import SettableClock, eventually, ok, place
-from tests.manager.support import Manager, open_manager, recount, tallied
+from tests.support.helpers import SettableClock, eventually, ok, place
+from tests.support.manager import Manager, open_manager, recount, tallied
 
 START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 MINUTE = 60.0
@@ -118,7 +118,7 @@ async def test_a_step_back_met_by_a_commit_that_fails_is_not_forgotten() -> None
         await start_runs(manager, 2)
         clock.advance(-3_600_000)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_tally, "write", _fail)
+            patch.setattr(tallies, "write", _fail)
             assert (await manager.api.native_claim({A: 10})).status_code == 503
         assert len(await all_ready(manager)) == 2
         await manager.service.store.read(recount)
@@ -272,7 +272,7 @@ async def test_a_clock_that_was_wrong_at_a_start_deletes_nothing(tmp_path: Path)
     clock, db = SettableClock(), tmp_path / "state.db"
 
     async def look(manager: Manager) -> None:
-        assert await manager.service.store.write(_retention.discard, KEEP_MS) == 0
+        assert await manager.service.store.write(retention.discard, KEEP_MS) == 0
 
     async with open_manager(db, clock=clock) as manager:
         await finish_run(manager)
@@ -294,10 +294,10 @@ async def test_nights_in_which_nothing_runs_count_from_the_next_day_on() -> None
         await finish_run(manager)
         for _ in range(59):
             clock.advance(43_200_000)
-            assert await manager.service.store.write(_retention.discard, KEEP_MS) == 0
+            assert await manager.service.store.write(retention.discard, KEEP_MS) == 0
         for _ in range(4):
             clock.advance(43_200_000)
-            await manager.service.store.write(_retention.discard, KEEP_MS)
+            await manager.service.store.write(retention.discard, KEEP_MS)
         assert await run_count(manager) == 0
 
 
@@ -315,7 +315,7 @@ async def test_what_ends_is_counted_by_the_present_clock_when_that_was_set_back(
 
         def counted(view: View) -> tuple[int, int]:
             kind = view.execute("SELECT id FROM nodes").fetchone()[0]
-            statuses, buckets = _tally.of_kind(view, kind, 60)
+            statuses, buckets = tallies.of_kind(view, kind, 60)
             return statuses.total(), buckets.total()
 
         assert await manager.service.store.read(counted) == (1, 1)

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from exotrio import DatabaseBusy, DatabaseError, DatabaseTooNew
-from exotrio.manager._database import VERSION
-from exotrio.manager._store import open_store
-from exotrio.manager._transaction import Transaction
-from tests.manager.support import keys, next_line, open_manager, put, running
+from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.sqlite.database import VERSION
+from exotrio.manager.store.sqlite.store import open_store
+from tests.support.manager import keys, next_line, open_manager, put, running
 
 OWNER = """
 import sys, trio
-from exotrio.manager._store import open_store
+from exotrio.manager.store.sqlite.store import open_store
 
 async def main():
     async with open_store(sys.argv[1]):

@@ -13,8 +13,8 @@ from exotrio.manager import Limits, serve
 from tests.contract.api import Api
 from tests.contract.fan import fanned
 from tests.contract.flow import Flow
-from tests.helpers import ok, open_client, place
-from tests.manager.support import KEY, open_manager
+from tests.support.helpers import ok, open_client, place
+from tests.support.manager import KEY, open_manager
 
 MIB = 1024 * 1024
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from exotrio import ConfigurationError
-from exotrio._settings import Settings
-from exotrio.manager._keys import (
+from exotrio._util.settings import Settings
+from exotrio.manager.security.api_key import (
     PUBLISHED_KEYS,
     choose_key,
     is_loopback,

@@ -15,14 +15,14 @@ import trio
 from trio.testing import MockClock
 
 from exotrio.manager import create_app, open_service
-from exotrio.manager._access import local
-from exotrio.manager._leases import Terms, cut_short, expire, monotonic_clock
-from exotrio.manager._store import wall_clock
+from exotrio.manager.engine.leases import Terms, cut_short, expire, monotonic_clock
+from exotrio.manager.security.access import local
+from exotrio.manager.store.sqlite.store import wall_clock
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim, claim_one, executed_item, item_for, report
-from tests.helpers import ok, open_client, place, refused
-from tests.manager.support import KEY, NO_SETTINGS, Manager, recount
+from tests.support.helpers import ok, open_client, place, refused
+from tests.support.manager import KEY, NO_SETTINGS, Manager, recount
 
 TERMS = Terms(lease_ttl_ms=12_000, poison_limit=3)
 TTL = 12.0

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from exotrio import StateManager
-from exotrio.manager import _listings
+from exotrio.manager.queries import listings
 from tests.contract.flow import Flow
-from tests.helpers import NO_RETRY, ok, place
-from tests.manager.support import open_manager
+from tests.support.helpers import NO_RETRY, ok, place
+from tests.support.manager import open_manager
 
 
 async def test_a_request_looks_through_so_many_states_and_says_where_to_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_listings, "WINDOW", 4)
+    monkeypatch.setattr(listings, "WINDOW", 4)
     async with open_manager() as manager:
         api = manager.api
         flow = await Flow.start(api, place("a", "b"), place("b"), retry_policy=NO_RETRY)

@@ -11,12 +11,12 @@ import pytest
 import trio
 import trio.testing
 
+from exotrio._httpd.server import Gate, open_listeners, serve_http, urls
 from exotrio.manager import create_app, serve
-from exotrio.manager._http import Gate, open_listeners, serve_http, urls
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.helpers import eventually, node_name, ok, open_client, place
-from tests.manager.support import KEY, Manager, open_manager, refuse_states, take_states
+from tests.support.helpers import eventually, node_name, ok, open_client, place
+from tests.support.manager import KEY, Manager, open_manager, refuse_states, take_states
 
 START_MS = 1_700_000_000_000
 LONGEST = 15_000

@@ -6,16 +6,16 @@ import re
 
 import httpx
 
-from exotrio._wire_checkup import Checkup
-from exotrio._wire_overview import Overview
+from exotrio._wire.checkup import Checkup
+from exotrio._wire.overview import Overview
 from exotrio.manager import create_app, open_service
-from exotrio.manager._leases import Terms, expire
+from exotrio.manager.engine.leases import Terms, expire
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one
-from tests.helpers import NO_RETRY, SettableClock, ok, open_client, place
-from tests.manager.support import KEY, NO_SETTINGS, Manager, open_manager, tallied, with_history
 from tests.manager.test_scale import connection_of, plans_of, refuses_scans, steps_of
+from tests.support.helpers import NO_RETRY, SettableClock, ok, open_client, place
+from tests.support.manager import KEY, NO_SETTINGS, Manager, open_manager, tallied, with_history
 
 
 async def test_what_ended_is_counted_by_minute_and_by_node() -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from exotrio._settings import Settings
-from exotrio.manager import _database
-from exotrio.manager._schema import MIGRATIONS, VERSION
-from exotrio.manager._transaction import View
+from exotrio._util.settings import Settings
+from exotrio.manager.store.port import View
+from exotrio.manager.store.schema import MIGRATIONS, VERSION
+from exotrio.manager.store.sqlite import database
 from tests.contract.flow import Flow
 from tests.contract.native import claim, executed_item, report
-from tests.helpers import FAST_RETRY, SettableClock, eventually, ok, place
-from tests.manager.support import open_manager, recount
+from tests.support.helpers import FAST_RETRY, SettableClock, eventually, ok, place
+from tests.support.manager import open_manager, recount
 
 OLDEST = Path(__file__).with_name("schema_1.sql")
 LANDED = Path(__file__).with_name("landed_run.sql")
@@ -52,7 +52,7 @@ def as_version_1(new: Path, old: Path) -> None:
                 )
             else:
                 connection.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM new.{table}")
-        connection.execute(f"PRAGMA application_id = {_database.APPLICATION_ID}")
+        connection.execute(f"PRAGMA application_id = {database.APPLICATION_ID}")
         connection.execute("PRAGMA user_version = 1")
         connection.commit()
 
@@ -101,7 +101,7 @@ async def test_a_run_that_the_first_version_left_in_the_middle_is_resumed_and_en
     db = tmp_path / "state.db"
     with closing(sqlite3.connect(db)) as connection:
         connection.executescript(OLDEST.read_text("utf-8") + LANDED.read_text("utf-8"))
-        connection.execute(f"PRAGMA application_id = {_database.APPLICATION_ID}")
+        connection.execute(f"PRAGMA application_id = {database.APPLICATION_ID}")
         connection.execute("PRAGMA user_version = 1")
         run_id, delayed = (row[0] for row in connection.execute("SELECT run_id FROM runs ORDER BY id"))
     clock = SettableClock(LANDED_AT_MS + 10_000)
@@ -167,7 +167,7 @@ async def test_a_migration_that_breaks_off_leaves_the_file_as_it_was(
     path, before = old
     with monkeypatch.context() as broken:
         broken.setitem(MIGRATIONS, 1, MIGRATIONS[1] + "SELECT * FROM no_such_table;")
-        with pytest.raises(_database.DatabaseError, match="no_such_table"):
+        with pytest.raises(database.DatabaseError, match="no_such_table"):
             async with open_manager(path):
                 pass
     async with open_manager(path) as manager:

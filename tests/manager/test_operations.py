@@ -16,18 +16,20 @@ import trio
 from trio.testing import MockClock
 
 from exotrio import BaseNode, DatabaseError
-from exotrio.manager import Service, _routes_operations, create_app, open_service, serve
-from exotrio.manager._access import local
-from exotrio.manager._backlog import MOST_COUNTED, backlog
-from exotrio.manager._commits import PROVEN_FOR
-from exotrio.manager._database import truncate_log
-from exotrio.manager._metrics import ManagerMetrics
-from exotrio.manager._transaction import Transaction
+from exotrio.manager import Service, create_app, open_service, serve
+from exotrio.manager.api import operations
+from exotrio.manager.api.metrics import ManagerMetrics
+from exotrio.manager.queries.backlog import MOST_COUNTED, backlog
+from exotrio.manager.security.access import local
+from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.sqlite.commits import PROVEN_FOR
+from exotrio.manager.store.sqlite.database import truncate_log
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.doubles import runtime
-from tests.helpers import NO_RETRY, SettableClock, node_name, ok, open_client, place, refused
-from tests.manager.support import (
+from tests.manager.test_scale import connection_of, plans_of, refuses_scans, steps_of
+from tests.support.doubles import runtime
+from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, open_client, place, refused
+from tests.support.manager import (
     KEY,
     NO_SETTINGS,
     embedded_in,
@@ -38,8 +40,7 @@ from tests.manager.support import (
     running,
     with_history,
 )
-from tests.manager.test_scale import connection_of, plans_of, refuses_scans, steps_of
-from tests.scrapes import labels_in, values_in
+from tests.support.scrapes import labels_in, values_in
 
 
 class Operated:
@@ -132,7 +133,7 @@ async def test_an_embedded_state_manager_has_no_metrics() -> None:
 async def test_a_database_that_takes_no_writes_ends_the_readiness_and_not_the_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_routes_operations, "LONGEST_WRITE", 0.1)
+    monkeypatch.setattr(operations, "LONGEST_WRITE", 0.1)
     async with operated(tmp_path / "state.db") as manager:
         with gate() as held:
             async with trio.open_nursery() as nursery:
@@ -170,7 +171,7 @@ async def test_a_database_that_fails_ends_the_readiness_until_it_works_again(
 async def test_a_file_that_is_gone_or_another_one_ends_the_readiness_and_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, is_replaced: bool
 ) -> None:
-    monkeypatch.setattr(_routes_operations, "CACHED", 0.0)
+    monkeypatch.setattr(operations, "CACHED", 0.0)
     file, aside = tmp_path / f"state.db{suffix}", tmp_path / "aside"
     async with operated(tmp_path / "state.db") as manager:
         flow = await Flow.start(manager.api, place("a"))
@@ -189,10 +190,11 @@ async def test_a_file_that_is_gone_or_another_one_ends_the_readiness_and_is_not_
 
 FULL_DISK = """
 import resource, sys, httpx, trio
-from exotrio.manager import _routes_operations, create_app, open_service
-from tests.manager.support import put
+from exotrio.manager import create_app, open_service
+from exotrio.manager.api import operations
+from tests.support.manager import put
 
-_routes_operations.CACHED = 0.0
+operations.CACHED = 0.0
 
 def limit(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -243,7 +245,7 @@ async def test_that_nothing_can_be_written_is_noticed_although_nobody_else_write
 async def test_damaged_pages_end_the_readiness_although_others_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
-    monkeypatch.setattr(_routes_operations, "CACHED", 0.0)
+    monkeypatch.setattr(operations, "CACHED", 0.0)
     db = tmp_path / "state.db"
     async with operated(db) as manager:
         await Flow.start(manager.api, place("a"))

@@ -10,10 +10,10 @@ import pytest
 import trio
 
 from exotrio import ConfigurationError
-from exotrio._errors import DatabaseError
+from exotrio.errors import DatabaseError
 from exotrio.manager import open_service
-from exotrio.manager._keys import kept_secret, read_secret_file
-from tests.manager.support import NO_SETTINGS
+from exotrio.manager.security.api_key import kept_secret, read_secret_file
+from tests.support.manager import NO_SETTINGS
 
 STRANGER = 12_345
 

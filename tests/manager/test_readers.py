@@ -11,16 +11,16 @@ import pytest
 import trio
 
 from exotrio.manager import Service, create_app, open_service
-from exotrio.manager import _readers as readers
-from exotrio.manager._refused import Refused
-from exotrio.manager._store import open_store
-from exotrio.manager._transaction import View
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.port import View
+from exotrio.manager.store.sqlite import readers
+from exotrio.manager.store.sqlite.store import open_store
 from exotrio.manager.web import Dashboard
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim_one, executed_item, item_for, report
-from tests.helpers import ok, open_client, place, refused
-from tests.manager.support import KEY, NO_SETTINGS, gate, keys, put
+from tests.support.helpers import ok, open_client, place, refused
+from tests.support.manager import KEY, NO_SETTINGS, gate, keys, put
 
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {})"
 

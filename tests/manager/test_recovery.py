@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from exotrio.manager._transaction import View
+from exotrio.manager.store.port import View
 from tests.contract.flow import Flow
-from tests.helpers import ok
-from tests.manager.support import next_line, open_manager, recount, running
+from tests.support.helpers import ok
+from tests.support.manager import next_line, open_manager, recount, running
 
 HOLDS_STATES = """
 import json, sys, trio
 from tests.contract.flow import Flow
-from tests.helpers import ok, place
-from tests.manager.support import open_manager
+from tests.support.helpers import ok, place
+from tests.support.manager import open_manager
 
 async def main(path):
     async with open_manager(path) as manager:
@@ -58,8 +58,8 @@ async def test_only_the_claims_of_the_killed_process_itself_are_handed_back(tmp_
 KILLED_AT_WORK = """
 import sys, trio
 from tests.contract.flow import Flow
-from tests.helpers import ok, place
-from tests.manager.support import open_manager
+from tests.support.helpers import ok, place
+from tests.support.manager import open_manager
 
 async def work(manager, flow):
     api = manager.api

@@ -10,14 +10,15 @@ import trio
 from trio.testing import MockClock
 
 from exotrio import ConfigurationError
-from exotrio.manager import _retention, embedded, serve
-from exotrio.manager._retention import clear, discard
-from exotrio.manager._transaction import View
+from exotrio.manager import embedded, serve
+from exotrio.manager.engine import retention
+from exotrio.manager.engine.retention import clear, discard
+from exotrio.manager.store.port import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import B, claim, item_for
-from tests.helpers import NO_RETRY, SettableClock, eventually, ok, open_client, place, refused
-from tests.manager.support import Manager, open_manager, recount
+from tests.support.helpers import NO_RETRY, SettableClock, eventually, ok, open_client, place, refused
+from tests.support.manager import Manager, open_manager, recount
 
 MINUTE = 60.0
 MINUTE_MS = 60_000
@@ -153,8 +154,8 @@ async def test_versions_of_a_graph_go_with_their_last_run(autojump_clock: MockCl
 
 
 async def test_a_large_run_is_cleared_away_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_retention, "BATCH", 10)
-    monkeypatch.setattr(_retention, "LONGEST_BATCH", 0.0)
+    monkeypatch.setattr(retention, "BATCH", 10)
+    monkeypatch.setattr(retention, "LONGEST_BATCH", 0.0)
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:
         store = manager.service.store
@@ -174,7 +175,7 @@ async def test_a_large_run_is_cleared_away_in_small_steps(monkeypatch: pytest.Mo
 
 
 async def test_many_small_runs_share_few_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_retention, "LONGEST_BATCH", 60.0)
+    monkeypatch.setattr(retention, "LONGEST_BATCH", 60.0)
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:
         store = manager.service.store

@@ -16,16 +16,16 @@ import pytest
 import trio
 
 from exotrio import ConfigurationError, DatabaseBusy, DatabaseError
-from exotrio._settings import Settings
-from exotrio.manager import _rotation
-from exotrio.manager._database import open_writer
-from exotrio.manager._rotation import rotate_secrets
-from exotrio.manager._secrets import Cipher, cipher_from_text
-from exotrio.manager._store import open_store
-from tests.commands import Cli, told
+from exotrio._util.settings import Settings
+from exotrio.manager.security import rotation
+from exotrio.manager.security.cipher import Cipher, cipher_from_text
+from exotrio.manager.security.rotation import rotate_secrets
+from exotrio.manager.store.sqlite.database import open_writer
+from exotrio.manager.store.sqlite.store import open_store
 from tests.contract.flow import Flow
-from tests.helpers import ok, place, refused
-from tests.manager.support import NO_SETTINGS, Manager, next_line, open_manager, running
+from tests.support.commands import Cli, told
+from tests.support.helpers import ok, place, refused
+from tests.support.manager import NO_SETTINGS, Manager, next_line, open_manager, running
 
 OLD, NEW, NEWEST = (base64.b64encode(bytes([fill]) * 32).decode() for fill in b"abc")
 SECRETS = {"token": "the-plain-token-5e1f", "other": "the-plain-other-0c77"}
@@ -226,7 +226,7 @@ def careless_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
         connection.execute("PRAGMA secure_delete = OFF")
         return connection
 
-    monkeypatch.setattr("exotrio.manager._store.open_writer", careless)
+    monkeypatch.setattr("exotrio.manager.store.sqlite.store.open_writer", careless)
 
 
 @pytest.mark.usefixtures("careless_sqlite")
@@ -267,9 +267,10 @@ def assert_in_no_file(folder: Path, texts: list[str]) -> None:
 HALF_WAY = """
 import sys
 import threading
-from exotrio._settings import Settings
-from exotrio.manager import _rotation, open_service
-from exotrio.manager._secrets import Cipher
+from exotrio._util.settings import Settings
+from exotrio.manager import open_service
+from exotrio.manager.security import rotation
+from exotrio.manager.security.cipher import Cipher
 import trio
 
 encrypt, done = Cipher.encrypt, []
@@ -366,7 +367,7 @@ async def test_the_new_key_is_on_disk_before_anything_is_encrypted_with_it(
     def fail(*_: Any) -> None:
         raise RuntimeError("the power went")
 
-    monkeypatch.setattr(_rotation, "encrypt_anew", fail)
+    monkeypatch.setattr(rotation, "encrypt_anew", fail)
     with pytest.raises(RuntimeError, match="the power went"):
         await rotate_secrets(db, drop_old=True, settings=NO_SETTINGS)
     monkeypatch.undo()

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import trio
 
-from exotrio._graph import MAX_NODES, GraphBody
-from exotrio.manager import _leases, _retention
-from exotrio.manager._store import Store
-from exotrio.manager._template import Template
+from exotrio.graph import MAX_NODES, GraphBody
+from exotrio.manager.engine import leases, retention
+from exotrio.manager.rules.template import Template
+from exotrio.manager.store.sqlite.store import Store
 from tests.contract.flow import Flow
-from tests.helpers import NO_RETRY, SettableClock, node_name, ok, place
-from tests.manager.support import Manager, open_manager
+from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, place
+from tests.support.manager import Manager, open_manager
 
 PLACES = [
     place("t", "b", inputs={"s": "${{store.k}}"}),
@@ -64,8 +64,8 @@ async def everything_once(manager: Manager) -> None:
     one, two = (state["state_id"] for state in ok(await api.claim([node_name("b")], 5))["states"])
     ok(await api.errored(one))
     ok(await api.executed(two, {"v": "2"}))
-    await store.write(_leases.extend, 1)
-    await store.write(_leases.expire, manager.service.monotonic() + 10**9, manager.service.terms)
+    await store.write(leases.extend, 1)
+    await store.write(leases.expire, manager.service.monotonic() + 10**9, manager.service.terms)
     for _ in range(4):
         for state in ok(await api.claim(list(names), 50))["states"]:
             ok(await api.prune(state["state_id"]))
@@ -104,10 +104,10 @@ async def everything_managed(manager: Manager, flow: Flow) -> None:
     for _ in range(2):
         ok(await api.retry_run(only.run_id, request_id))
     await only.run("x")
-    assert await store.write(_retention.discard, -1_000)
-    while await store.write(_retention.clear):
+    assert await store.write(retention.discard, -1_000)
+    while await store.write(retention.clear):
         pass
-    await store.write(_retention.drop_templates)
+    await store.write(retention.drop_templates)
 
 
 def refuses_scans(plans: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -146,8 +146,8 @@ async def test_a_start_looks_at_what_is_held_and_not_at_all_states() -> None:
         connection = await connection_of(store)
         statements: set[str] = set()
         connection.set_trace_callback(statements.add)
-        await store.write(_leases.recover, _leases.Terms())
-        await store.write(_leases.restart, 0, manager.service.terms)
+        await store.write(leases.recover, leases.Terms())
+        await store.write(leases.restart, 0, manager.service.terms)
         connection.set_trace_callback(None)
         found = refuses_scans(plans_of(connection, statements))
     for sql, plan in found.items():

@@ -11,11 +11,11 @@ import pytest
 
 from exotrio import ConfigurationError, DatabaseError, GraphInvalid, GraphNodeModel, StateManager
 from exotrio.manager import embedded
-from exotrio.manager._secrets import Cipher, cipher_from_text, random_cipher
-from exotrio.manager._transaction import Transaction
+from exotrio.manager.security.cipher import Cipher, cipher_from_text, random_cipher
+from exotrio.manager.store.port import Transaction
 from tests.contract.flow import Flow
-from tests.helpers import ok, place, refused
-from tests.manager.support import NO_SETTINGS, Manager, open_manager
+from tests.support.helpers import ok, place, refused
+from tests.support.manager import NO_SETTINGS, Manager, open_manager
 
 VALUE = "the-plain-value-of-a-secret-5e1f"
 OTHER = "another-plain-value-0c77"

@@ -18,15 +18,15 @@ import trio
 import trio.testing
 
 from exotrio import DatabaseError
-from exotrio._graph import GraphBody
-from exotrio._wire_v0 import RegisterRequest
-from exotrio.manager import _graphs, _runs, _tally
-from exotrio.manager._store import Store, open_store
-from exotrio.manager._template import Template
-from exotrio.manager._transaction import Transaction, View
+from exotrio._wire.v0 import RegisterRequest
+from exotrio.graph import GraphBody
+from exotrio.manager.engine import graphs, runs, tallies
+from exotrio.manager.rules.template import Template
+from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.sqlite.store import Store, open_store
 from tests.contract.flow import Flow
-from tests.helpers import SettableClock, declare, ok, place
-from tests.manager.support import PUT_KEYS, Gate, gate, keys, open_manager, put
+from tests.support.helpers import SettableClock, declare, ok, place
+from tests.support.manager import PUT_KEYS, Gate, gate, keys, open_manager, put
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -150,9 +150,9 @@ async def test_no_cache_is_ahead_of_the_database_after_a_commit_that_failed(
 
         def put_and_trigger(tx: Transaction) -> None:
             graph = GraphBody.model_validate(api.body([place("a", inputs={"p": "undone"})]))
-            _graphs.upsert(tx, api.namespace, "graph", Template(graph), {})
-            _runs.trigger(tx, api.namespace, "graph", inputs={}, store={})
-            _graphs.register(tx, api.namespace, undone)
+            graphs.upsert(tx, api.namespace, "graph", Template(graph), {})
+            runs.trigger(tx, api.namespace, "graph", inputs={}, store={})
+            graphs.register(tx, api.namespace, undone)
             assert tx.registered(api.namespace, "Node_a") is not None
 
         def fail(*_: object) -> None:
@@ -161,7 +161,7 @@ async def test_no_cache_is_ahead_of_the_database_after_a_commit_that_failed(
         declared = declare("Node_a", inputs=("p", "undone"))
         undone = RegisterRequest.model_validate({"runtime_name": "r", "nodes": [declared]})
         with monkeypatch.context() as patch:
-            patch.setattr(_tally, "write", fail)
+            patch.setattr(tallies, "write", fail)
             clock.advance(1_000)
             with pytest.raises(DatabaseError):
                 await manager.service.store.write(put_and_trigger)
@@ -179,8 +179,8 @@ FULL_DISK = """
 import json, os, resource, sys, trio
 from pathlib import Path
 from exotrio import DatabaseError
-from exotrio.manager._store import open_store
-from tests.manager.support import gate, keys, put
+from exotrio.manager.store.sqlite.store import open_store
+from tests.support.manager import gate, keys, put
 
 async def main(path):
     errors = []
@@ -254,7 +254,7 @@ async def test_what_is_owed_is_tried_until_it_is_committed(db: str, monkeypatch:
             raise RuntimeError("no time")
         return 1
 
-    monkeypatch.setattr("exotrio.manager._commits.PAUSE", 0.01)
+    monkeypatch.setattr("exotrio.manager.store.sqlite.commits.PAUSE", 0.01)
     async with open_store(db, clock=clock) as store:
         broken, asked = True, 0
         store.owe(lambda tx: put(tx, "owed"))
@@ -717,7 +717,7 @@ async def _write_shielded(store: Store) -> None:
 async def test_a_writer_that_hangs_is_left_behind_and_keeps_the_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exotrio.manager._store.CLOSING_GRACE", 0.1)
+    monkeypatch.setattr("exotrio.manager.store.sqlite.store.CLOSING_GRACE", 0.1)
     path = tmp_path / "state.db"
     with gate() as closed, trio.fail_after(20):
         async with trio.open_nursery() as nursery:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from exotrio.manager import _tally
-from exotrio.manager._leases import expire
-from exotrio.manager._states import STATUSES
-from exotrio.manager._transaction import View
+from exotrio.manager.engine import tallies
+from exotrio.manager.engine.leases import expire
+from exotrio.manager.engine.states import STATUSES
+from exotrio.manager.store.port import View
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one
-from tests.helpers import NO_RETRY, SettableClock, ok, place
-from tests.manager.support import Manager, open_manager, tallied
+from tests.support.helpers import NO_RETRY, SettableClock, ok, place
+from tests.support.manager import Manager, open_manager, tallied
 
 DAY = 24 * 60
 
@@ -27,7 +27,7 @@ async def counted(manager: Manager, clock: SettableClock) -> dict[str, int]:
 
     def read(view: View) -> dict[str, int]:
         kinds = [row[0] for row in view.execute("SELECT id FROM nodes")]
-        minutes = _tally.by_minute(view, kinds, DAY).values()
+        minutes = tallies.by_minute(view, kinds, DAY).values()
         return {status: n for status in STATUSES if (n := sum(minute[status] for minute in minutes))}
 
     return await manager.service.store.read(read)
@@ -70,7 +70,7 @@ async def test_what_could_not_be_recorded_is_not_counted(monkeypatch: pytest.Mon
         flow = await Flow.start(manager.api, place("work"))
         (state,) = await flow.take("work")
         with monkeypatch.context() as patch:
-            patch.setattr(_tally, "write", _fail)
+            patch.setattr(tallies, "write", _fail)
             clock.advance(1_000)
             assert (await manager.api.executed(state["state_id"])).status_code == 503
         assert await counted(manager, clock) == {}

@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.helpers import declare, node_name, place
 from tests.property.model import Place, Plan, Ref, Template
+from tests.support.helpers import declare, node_name, place
 
 FIELD = "v"
 

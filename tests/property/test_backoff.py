@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exotrio._backoff import LONGEST_DELAY_MS, retry_delay_ms
-from exotrio._graph import RetryPolicyModel, RetryStrategyEnum
+from exotrio._util.backoff import LONGEST_DELAY_MS, retry_delay_ms
+from exotrio.graph import RetryPolicyModel, RetryStrategyEnum
 
 STRATEGIES = list(RetryStrategyEnum)
 factors = st.integers(1, 10_000_000)

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.contract.api import Api
-from tests.helpers import declare, node_name, ok, open_client, place
+from tests.support.helpers import declare, node_name, ok, open_client, place
 
 DEFAULTS = {"d": "default value"}
 STORE = {"required_keys": ["k"], "default_values": DEFAULTS}

@@ -7,11 +7,11 @@ from itertools import count
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import SettableClock
-from tests.manager.support import open_manager, recount
 from tests.property.model import PENDING, Outputs, Plan, State
 from tests.property.plans import FIELD, familiar_plans, plans
 from tests.property.twin import Twin
+from tests.support.helpers import SettableClock
+from tests.support.manager import open_manager, recount
 
 STEPS = 30
 MOST_STATES = 45

@@ -7,9 +7,9 @@ from collections import Counter
 from typing import Any
 
 from tests.contract.api import Api
-from tests.helpers import SettableClock, node_name, ok
 from tests.property.model import Aggregate, Model, Outputs, Plan, Refused, State
 from tests.property.plans import declaration, wire_places
+from tests.support.helpers import SettableClock, node_name, ok
 
 GRAPH = "graph"
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from exotrio import BaseNode, Graph, GraphNodeModel, Runtime, StateManager, UnitesModel
 from tests.contract.conftest import Target, serving
-from tests.helpers import eventually
+from tests.support.helpers import eventually
 
 pytestmark = pytest.mark.sdk
 

@@ -41,16 +41,16 @@ class Point:
     without: Change | None = None
 
 
-ACCESS = "manager/_access.py"
-APP = "manager/_app.py"
-DASHBOARD = "manager/web/_dashboard.py"
-GATE = "manager/_http_gate.py"
-GUARD = "manager/web/_guard.py"
-HTTP = "manager/_http_messages.py"
-KEYS = "manager/_keys.py"
-OWN_FILES = "manager/_own_files.py"
-RUNS = "manager/_runs.py"
-SECRETS = "manager/_secrets.py"
+ACCESS = "manager/security/access.py"
+APP = "manager/api/app.py"
+DASHBOARD = "manager/web/app.py"
+GATE = "_httpd/limiter.py"
+GUARD = "manager/web/guard.py"
+HTTP = "_httpd/messages.py"
+KEYS = "manager/security/api_key.py"
+OWN_FILES = "manager/store/sqlite/own_files.py"
+RUNS = "manager/engine/runs.py"
+SECRETS = "manager/security/cipher.py"
 
 POINTS = (
     # -- who comes in
@@ -112,8 +112,8 @@ POINTS = (
         "The key is in no log, and nothing of a malformed request is repeated to whoever sent it.",
         [
             "manager/test_access::test_the_key_is_in_no_log",
-            "test_http_server::test_a_refusal_repeats_nothing_of_the_request",
-            "test_http_client::test_neither_key_nor_password_appears_in_texts",
+            "httpd/test_server::test_a_refusal_repeats_nothing_of_the_request",
+            "http/test_client::test_neither_key_nor_password_appears_in_texts",
         ],
         Change(HTTP, "_QUOTED.sub('', str(error))", "str(error)"),
     ),
@@ -122,7 +122,7 @@ POINTS = (
         [
             "manager/test_access::test_on_loopback_only_loopback_names_are_served",
             "manager/test_access::test_an_allowed_host_is_served_and_no_other",
-            "web/test_access::test_a_host_that_is_not_served_gets_nothing",
+            "manager/web/test_access::test_a_host_that_is_not_served_gets_nothing",
         ],
         Change(APP, "if is_loopback(host) else allowed_hosts or None", "if is_loopback(host) else None"),
     ),
@@ -131,24 +131,24 @@ POINTS = (
         [
             "manager/test_access::test_no_origin_is_let_in_unless_it_is_named",
             "manager/test_access::test_a_named_origin_gets_its_preflight_without_a_key_and_its_answers_exposed",
-            "web/test_access::test_origins_that_may_call_the_api_cannot_read_the_dashboard",
+            "manager/web/test_access::test_origins_that_may_call_the_api_cannot_read_the_dashboard",
         ],
         Change(APP, 'await (guarded if is_page(scope["path"]) else api)(', "await api("),
     ),
     # -- the dashboard
     Point(
         "A session's cookie is not the key, is no script's, and is sent by no other site.",
-        ["web/test_access::test_the_key_opens_a_session_whose_cookie_is_not_the_key"],
+        ["manager/web/test_access::test_the_key_opens_a_session_whose_cookie_is_not_the_key"],
         Change(DASHBOARD, "            httponly=True,\n", "            httponly=False,\n"),
     ),
     Point(
         "A form that does not come from a page of our own changes nothing.",
-        ["web/test_access::test_a_form_from_elsewhere_changes_nothing"],
+        ["manager/web/test_access::test_a_form_from_elsewhere_changes_nothing"],
         Change(GUARD, "if not host or _origin_host(origin).lower() != host.lower():", "if not host:"),
     ),
     Point(
         "Who guesses keys at the sign-in form is slowed down, and keeps nobody else out.",
-        ["web/test_access::test_who_guesses_is_slowed_down_and_the_right_key_is_not"],
+        ["manager/web/test_access::test_who_guesses_is_slowed_down_and_the_right_key_is_not"],
         Change(DASHBOARD, "if await self._tries.failed(client_address(request.scope), key):", "if False:"),
     ),
     Point(
@@ -172,22 +172,22 @@ POINTS = (
     Point(
         "Nothing of users becomes markup, and no page loads or runs anything from elsewhere.",
         [
-            "web/test_pages::test_nothing_of_users_becomes_markup_and_no_page_holds_the_key",
-            "web/test_hostile::test_whatever_users_and_workers_fill_in_is_text_on_every_page",
-            "web/test_hostile::test_no_template_declares_anything_safe",
-            "web/test_access::test_every_answer_has_the_strict_policy_and_is_not_kept",
+            "manager/web/test_pages::test_nothing_of_users_becomes_markup_and_no_page_holds_the_key",
+            "manager/web/test_hostile::test_whatever_users_and_workers_fill_in_is_text_on_every_page",
+            "manager/web/test_hostile::test_no_template_declares_anything_safe",
+            "manager/web/test_access::test_every_answer_has_the_strict_policy_and_is_not_kept",
         ],
-        Change("manager/web/_page.py", "autoescape=True", "autoescape=False"),
+        Change("manager/web/page.py", "autoescape=True", "autoescape=False"),
     ),
     Point(
         "A sign-in leads to paths of our own only.",
-        ["web/test_access::test_a_sign_in_leads_to_local_paths_only"],
+        ["manager/web/test_access::test_a_sign_in_leads_to_local_paths_only"],
         Change(GUARD, "if odd or parts.scheme", "if parts.scheme"),
     ),
     Point(
         "A key is not sent without a warning to an address that another source names.",
-        ["test_http_client::test_a_key_is_not_sent_unasked_to_an_address_from_another_source"],
-        Change("_endpoint.py", "if uri_in_file != key_in_file and", "if False and"),
+        ["http/test_client::test_a_key_is_not_sent_unasked_to_an_address_from_another_source"],
+        Change("_http/endpoint.py", "if uri_in_file != key_in_file and", "if False and"),
     ),
     Point(
         "Where metrics have a port of their own nothing else is served.",
@@ -214,7 +214,7 @@ POINTS = (
     Point(
         "The files that SQLite reads with a database are a stranger's neither.",
         ["manager/test_own_files::test_no_file_of_a_stranger_is_opened_as_ours"],
-        Change("manager/_database.py", "            check_beside(path)\n", ""),
+        Change("manager/store/sqlite/database.py", "            check_beside(path)\n", ""),
     ),
     Point(
         "No link of a stranger leads to a database.",
@@ -271,7 +271,11 @@ POINTS = (
             "manager/test_rotation::test_a_key_that_was_taken_away_too_early_is_named_and_costs_nothing",
             "manager/test_rotation::test_no_file_keeps_what_the_old_key_could_read",
         ],
-        Change("manager/_rotation.py", "        await _forget_log(store)\n        logger", "        logger"),
+        Change(
+            "manager/security/rotation.py",
+            "        await _forget_log(store)\n        logger",
+            "        logger",
+        ),
     ),
     Point(
         "A node is given the secrets it declares and no other.",
@@ -299,7 +303,7 @@ POINTS = (
             "manager/test_access::test_a_refused_body_is_not_echoed",
         ],
         Change(
-            "manager/_json_api.py",
+            "manager/api/json.py",
             'None if "secrets" in location else _echo(problem["input"])',
             '_echo(problem["input"])',
         ),
@@ -307,13 +311,13 @@ POINTS = (
     Point(
         "A refusal names a hundred problems at most.",
         ["manager/test_access::test_a_refusal_is_short_however_long_what_it_refuses_is"],
-        Change("manager/_json_api.py", "[:_MOST_PROBLEMS]", ""),
+        Change("manager/api/json.py", "[:_MOST_PROBLEMS]", ""),
     ),
     Point(
         "Of a list of bad items no more problems are made than a refusal tells.",
         ["security/test_limits::test_of_many_bad_items_no_more_problems_are_made_than_a_refusal_tells"],
         Change(
-            "_wire_v0.py",
+            "_wire/v0.py",
             "outputs: Annotated[list[dict[str, Any]], Field(fail_fast=True)]",
             "outputs: list[dict[str, Any]]",
         ),
@@ -321,90 +325,92 @@ POINTS = (
     Point(
         "Of an object of bad entries no more problems are made than a refusal tells.",
         ["security/test_limits::test_of_many_bad_entries_no_more_problems_are_made_than_a_refusal_tells"],
-        Change("_graph.py", "or len(values) <= PART:", "or True:"),
+        Change("graph.py", "or len(values) <= PART:", "or True:"),
     ),
     Point(
         "A claim names no more nodes than a runtime can register.",
         ["security/test_limits::test_a_claim_names_no_more_nodes_than_a_runtime_can_register"],
-        Change("_wire_native.py", "PartByPart, Field(max_length=LARGEST_BATCH)]", "PartByPart]"),
+        Change("_wire/native.py", "PartByPart, Field(max_length=LARGEST_BATCH)]", "PartByPart]"),
     ),
     Point(
         "A refused graph names a hundred problems at most.",
         ["security/test_limits::test_a_graph_with_many_problems_names_a_hundred"],
-        Change("manager/_shape.py", "islice(rest, MAX_PROBLEMS)", "rest"),
+        Change("manager/rules/edges.py", "islice(rest, MAX_PROBLEMS)", "rest"),
     ),
     Point(
         "Graphs have a largest number of edges.",
         ["security/test_limits::test_a_graph_has_a_largest_number_of_edges_and_of_triggers"],
-        Change("_graph.py", "if excess := self.excess():", "if False:"),
+        Change("graph.py", "if excess := self.excess():", "if False:"),
     ),
     Point(
         "Graphs have a largest number of triggers.",
         ["security/test_limits::test_a_graph_has_a_largest_number_of_edges_and_of_triggers"],
-        Change("_graph.py", "Field(fail_fast=True, max_length=MAX_TRIGGERS)", "Field(fail_fast=True)"),
+        Change("graph.py", "Field(fail_fast=True, max_length=MAX_TRIGGERS)", "Field(fail_fast=True)"),
     ),
     Point(
         "While a graph is checked others are served.",
         ["security/test_limits::test_while_a_graph_is_checked_others_are_served"],
-        Change("manager/_service.py", "if self.store.path is None:", "if True:"),
+        Change("manager/service.py", "if self.store.path is None:", "if True:"),
     ),
     Point(
         "A refusal does not repeat a long key.",
         ["manager/test_access::test_a_refusal_is_short_however_long_what_it_refuses_is"],
-        Change("manager/_json_api.py", 'f"{step[:_LONGEST_ECHO]}..."', "step"),
+        Change("manager/api/json.py", 'f"{step[:_LONGEST_ECHO]}..."', "step"),
     ),
     Point(
         "The error that a node reports has secret values masked.",
         [
-            "test_execution::test_secrets_are_masked_in_the_error_and_in_the_log",
-            "test_redaction::test_every_way_to_write_a_secret_is_masked",
-            "test_redaction::test_base64_is_masked_whatever_stands_around_the_secret",
-            "test_redaction::test_the_longest_secret_is_masked_first",
-            "test_redaction::test_what_others_shortened_is_masked_on_both_sides_of_the_ellipsis",
+            "execution/test_executor::test_secrets_are_masked_in_the_error_and_in_the_log",
+            "util/test_redaction::test_every_way_to_write_a_secret_is_masked",
+            "util/test_redaction::test_base64_is_masked_whatever_stands_around_the_secret",
+            "util/test_redaction::test_the_longest_secret_is_masked_first",
+            "util/test_redaction::test_what_others_shortened_is_masked_on_both_sides_of_the_ellipsis",
         ],
         Change(
-            "_error_text.py", 'bounded(redactor.redact(text.rstrip("\\n")))', 'bounded(text.rstrip("\\n"))'
+            "_execution/error_text.py",
+            'bounded(redactor.redact(text.rstrip("\\n")))',
+            'bounded(text.rstrip("\\n"))',
         ),
     ),
     Point(
         "Errors that were reported unmasked, as stock runtimes do, are stored with secret values masked.",
         ["contract/test_secrets::test_secrets_are_masked_in_errors_before_they_are_stored"],
-        Change("manager/_outcomes.py", 'redactors.of(state["graph"]).redact(item.error)', "item.error"),
+        Change("manager/engine/outcomes.py", 'redactors.of(state["graph"]).redact(item.error)', "item.error"),
     ),
     Point(
         "A link that signs in is in no arguments of a process, which every user of the machine can list.",
-        ["test_dev::test_a_button_of_the_dashboard_and_the_printed_command_start_runs"],
-        Change("cli/_dev_desk.py", "open_in_browser(page.as_uri())", "open_in_browser(link)"),
+        ["cli/test_dev::test_a_button_of_the_dashboard_and_the_printed_command_start_runs"],
+        Change("cli/dev/announcer.py", "open_in_browser(page.as_uri())", "open_in_browser(link)"),
     ),
     Point(
         "What nodes, graphs and state managers say is shown by commands and logs; no terminal obeys it.",
         [
-            "test_cli_hostile::test_whatever_a_state_manager_says_is_shown_and_not_obeyed",
-            "test_cli_hostile::test_what_nodes_and_graphs_say_is_shown_and_not_obeyed",
-            "test_cli_hostile::test_bars_show_names_as_they_are",
+            "cli/test_hostile::test_whatever_a_state_manager_says_is_shown_and_not_obeyed",
+            "cli/test_hostile::test_what_nodes_and_graphs_say_is_shown_and_not_obeyed",
+            "cli/test_hostile::test_bars_show_names_as_they_are",
         ],
-        Change("_terminal_text.py", "\\x7f-\\x9f", "\\x7f"),
+        Change("_util/terminal_text.py", "\\x7f-\\x9f", "\\x7f"),
     ),
     Point(
         "A link that signs in is in no log.",
         [
-            "web/test_served::test_a_run_is_served_as_long_as_it_lasts_and_says_how_to_sign_in",
-            "web/test_served::test_on_a_terminal_the_link_is_shown_unless_it_shows_a_log",
+            "manager/web/test_served::test_a_run_is_served_as_long_as_it_lasts_and_says_how_to_sign_in",
+            "manager/web/test_served::test_on_a_terminal_the_link_is_shown_unless_it_shows_a_log",
         ],
-        Change("cli/run.py", "private=not as_json and sys.stderr.isatty()", "private=True"),
+        Change("cli/commands/run.py", "private=not as_json and sys.stderr.isatty()", "private=True"),
     ),
     Point(
         "JSON logs of a runtime have the secrets of the state masked, whoever wrote the line.",
-        ["test_execution::test_secrets_are_masked_in_what_a_node_and_its_libraries_log_as_json"],
-        Change("_execution.py", "            hide(execution.progress.redactor)\n", ""),
+        ["execution/test_executor::test_secrets_are_masked_in_what_a_node_and_its_libraries_log_as_json"],
+        Change("_execution/executor.py", "            hide(execution.progress.redactor)\n", ""),
     ),
     Point(
         "Of a text that is cut within a secret nothing of that secret is left.",
         [
-            "test_redaction::test_wherever_a_text_is_cut_nothing_of_a_secret_is_left",
-            "web/test_export::test_nothing_of_a_secret_is_left_where_what_was_read_begins_or_ends_within_it",
+            "util/test_redaction::test_wherever_a_text_is_cut_nothing_of_a_secret_is_left",
+            "manager/web/test_export::test_nothing_of_a_secret_is_left_where_what_was_read_begins_or_ends_within_it",
         ],
-        Change("_redaction.py", "edge = self._edge\n", "edge = 0\n"),
+        Change("_util/redaction.py", "edge = self._edge\n", "edge = 0\n"),
     ),
     # -- limits
     Point(
@@ -414,24 +420,24 @@ POINTS = (
             "manager/test_access::test_a_slash_in_a_name_leads_nowhere",
             "manager/test_access::test_names_are_data",
         ],
-        Change("_graph.py", "    if len(name) > MAX_NAME:\n", "    if False:\n"),
+        Change("graph.py", "    if len(name) > MAX_NAME:\n", "    if False:\n"),
     ),
     Point(
         "A request body has a largest size, with a length or without.",
         [
-            "test_http_server::test_a_bad_request_is_refused_in_json_and_the_connection_closed",
+            "httpd/test_server::test_a_bad_request_is_refused_in_json_and_the_connection_closed",
             "contract/test_conventions::test_a_body_over_16_mib_is_refused_as_json",
         ],
-        Change("manager/_http_exchange.py", "if self._received > self._limits.max_body:", "if False:"),
+        Change("_httpd/exchange.py", "if self._received > self._limits.max_body:", "if False:"),
     ),
     Point(
         "A request head has a largest size.",
-        ["test_http_server::test_a_bad_request_is_refused_in_json_and_the_connection_closed"],
+        ["httpd/test_server::test_a_bad_request_is_refused_in_json_and_the_connection_closed"],
         Change(HTTP, "    if size > limits.max_head:\n", "    if False:\n"),
     ),
     Point(
         "A request with two lengths is refused: a proxy may have taken the other one.",
-        ["test_http_server::test_a_bad_request_is_refused_in_json_and_the_connection_closed"],
+        ["httpd/test_server::test_a_bad_request_is_refused_in_json_and_the_connection_closed"],
         Change(HTTP, "    if chunked and length is not None:\n", "    if False:\n"),
     ),
     Point(
@@ -441,9 +447,7 @@ POINTS = (
             "security/test_limits::test_a_claim_returns_no_more_than_a_batch",
             "security/test_limits::test_a_graph_has_a_largest_size",
         ],
-        Change(
-            "manager/_routes_v0.py", "limit = min(body.batch_size, LARGEST_BATCH)", "limit = body.batch_size"
-        ),
+        Change("manager/api/v0.py", "limit = min(body.batch_size, LARGEST_BATCH)", "limit = body.batch_size"),
     ),
     Point(
         "JSON that is nested too deeply is refused; what is taken can be read again.",
@@ -459,7 +463,7 @@ POINTS = (
             "contract/test_conventions::test_integers_beyond_64_bits_are_no_server_error",
         ],
         Change(
-            "_wire_v0.py",
+            "_wire/v0.py",
             "DelayMs = Annotated[int, Field(ge=0, le=LONGEST_DELAY_MS)]",
             "DelayMs = Annotated[int, Field(ge=0)]",
         ),
@@ -471,15 +475,15 @@ POINTS = (
             "contract/test_conventions::test_a_wrong_method_is_a_json_405",
             "manager/test_access::test_other_methods_are_405_in_json",
         ],
-        Change("manager/_json_api.py", "    HTTPException: on_http_exception,\n", ""),
+        Change("manager/api/json.py", "    HTTPException: on_http_exception,\n", ""),
     ),
     Point(
         "A defect is told to nobody but the log.",
         [
             "manager/test_access::test_a_defect_is_a_500_in_json_that_tells_nothing_and_has_its_request_id",
-            "test_http_server::test_an_app_that_fails_before_it_answers_gives_a_500_and_the_server_lives",
+            "httpd/test_server::test_an_app_that_fails_before_it_answers_gives_a_500_and_the_server_lives",
         ],
-        Change("manager/_json_api.py", "    Exception: on_defect,\n", ""),
+        Change("manager/api/json.py", "    Exception: on_defect,\n", ""),
     ),
     Point(
         "Whatever is sent is answered without a 5xx, a hang or a word of our own code, and a refusal changes"
@@ -491,7 +495,7 @@ POINTS = (
             "fuzz/test_streams::test_a_socket_takes_or_refuses_whatever_comes",
         ],
         Change(
-            "manager/_commits.py",
+            "manager/store/sqlite/commits.py",
             '            self.connection.execute("ROLLBACK TO use_case")\n',
             "",
         ),
@@ -499,89 +503,89 @@ POINTS = (
     Point(
         "Names of nodes that nobody registered are not kept.",
         ["contract/test_workers::test_names_that_nobody_registered_are_not_kept"],
-        Change("manager/_service.py", "nodes &= frozenset(", "frozenset("),
+        Change("manager/service.py", "nodes &= frozenset(", "frozenset("),
     ),
     Point(
         "Of a number of workers something is kept, and not of more.",
         ["security/test_limits::test_of_workers_under_ever_new_names_the_last_are_kept"],
-        Change("manager/_workers.py", "while len(entries) >= MAX_WORKERS:", "while False:"),
+        Change("manager/engine/workers.py", "while len(entries) >= MAX_WORKERS:", "while False:"),
     ),
     Point(
         "No answer is kept on the way, or taken for a page.",
-        ["test_http_server::test_every_answer_says_that_it_is_not_to_be_kept_or_guessed_at"],
-        Change("manager/_http_exchange.py", "for header in PRIVATE if", "for header in () if"),
+        ["httpd/test_server::test_every_answer_says_that_it_is_not_to_be_kept_or_guessed_at"],
+        Change("_httpd/exchange.py", "for header in PRIVATE if", "for header in () if"),
     ),
     Point(
         "No answer of the server's own is kept on the way, or taken for a page.",
-        ["test_http_server::test_every_answer_says_that_it_is_not_to_be_kept_or_guessed_at"],
+        ["httpd/test_server::test_every_answer_says_that_it_is_not_to_be_kept_or_guessed_at"],
         Change(HTTP, "% header for header in PRIVATE)", "% header for header in ())"),
     ),
     Point(
         "Searches, pages and exports hold up nothing that a runtime waits for.",
         ["manager/test_readers::test_what_runtimes_need_is_answered_while_others_search"],
-        Change("manager/_readers.py", "LOOK_LIMIT, limiter=self._looks)", "LOOK_LIMIT, limiter=self._reads)"),
+        Change(
+            "manager/store/sqlite/readers.py",
+            "LOOK_LIMIT, limiter=self._looks)",
+            "LOOK_LIMIT, limiter=self._reads)",
+        ),
     ),
     Point(
         "A search that takes too long is ended.",
         ["manager/test_readers::test_a_search_that_takes_too_long_is_ended_and_says_so"],
-        Change("manager/_readers.py", "_INSTRUCTIONS = 500", "_INSTRUCTIONS = 10_000"),
+        Change("manager/store/sqlite/readers.py", "_INSTRUCTIONS = 500", "_INSTRUCTIONS = 10_000"),
     ),
     # -- slow clients, and many
     Point(
         "A client that sends its head slowly is refused.",
         [
-            "test_http_server::test_a_head_that_trickles_is_refused",
-            "test_http_server::test_a_new_connection_must_ask_within_the_head_limit",
+            "httpd/test_server::test_a_head_that_trickles_is_refused",
+            "httpd/test_server::test_a_new_connection_must_ask_within_the_head_limit",
         ],
-        Change(
-            "manager/_http_connection.py", "trio.move_on_after(limits.head) as", "trio.move_on_after(1e9) as"
-        ),
+        Change("_httpd/connection.py", "trio.move_on_after(limits.head) as", "trio.move_on_after(1e9) as"),
     ),
     Point(
         "A client that sends its body slowly is refused.",
-        ["test_http_server::test_a_body_that_trickles_is_refused"],
-        Change(
-            "manager/_http_exchange.py", "trio.fail_after(max(0.0, self._patience))", "trio.fail_after(1e9)"
-        ),
+        ["httpd/test_server::test_a_body_that_trickles_is_refused"],
+        Change("_httpd/exchange.py", "trio.fail_after(max(0.0, self._patience))", "trio.fail_after(1e9)"),
     ),
     Point(
         "A client that does not read its answer is dropped.",
-        ["test_http_server::test_a_client_that_does_not_read_is_dropped_and_the_app_told"],
-        Change("manager/_http_peer.py", "with trio.fail_after(self._write):", "with trio.fail_after(1e9):"),
+        ["httpd/test_server::test_a_client_that_does_not_read_is_dropped_and_the_app_told"],
+        Change("_httpd/peer.py", "with trio.fail_after(self._write):", "with trio.fail_after(1e9):"),
     ),
     Point(
         "A client that does not read, or does not close, delays no stop.",
         [
-            "test_http_server::test_a_client_that_stopped_reading_does_not_delay_the_end_of_the_grace",
-            "test_http_server::test_a_client_that_does_not_close_does_not_delay_the_end_of_the_grace",
+            "httpd/test_server::test_a_client_that_stopped_reading_does_not_delay_the_end_of_the_grace",
+            "httpd/test_server::test_a_client_that_does_not_close_does_not_delay_the_end_of_the_grace",
         ],
-        Change("manager/_http.py", "nursery.cancel_scope.deadline = trio.current_time() + grace", "pass"),
+        Change("_httpd/server.py", "nursery.cancel_scope.deadline = trio.current_time() + grace", "pass"),
     ),
     Point(
         "An idle connection is closed after a while, or when its place is needed: thousands do no harm.",
         [
             "security/test_crowd::test_thousands_of_idle_connections_keep_nobody_out",
-            "test_http_server::test_an_idle_connection_is_closed_after_its_limit",
-            "test_http_server::test_above_the_limit_the_longest_idle_connection_makes_room",
+            "httpd/test_server::test_an_idle_connection_is_closed_after_its_limit",
+            "httpd/test_server::test_above_the_limit_the_longest_idle_connection_makes_room",
         ],
-        Change("manager/_http_connection.py", "patience = limits.idle", "patience = 1e9"),
+        Change("_httpd/connection.py", "patience = limits.idle", "patience = 1e9"),
     ),
     Point(
         "Connections that are slow with their heads, half closed or refused keep nobody out.",
         [
             "security/test_crowd::test_clients_that_never_come_to_their_request_keep_nobody_out",
-            "test_http_server::test_connections_that_trickle_their_heads_keep_nobody_out",
+            "httpd/test_server::test_connections_that_trickle_their_heads_keep_nobody_out",
         ],
         Change(GATE, "        self._keyless[connection] = now\n", ""),
     ),
     Point(
         "There are never more connections than the limit, and while all are busy new ones wait their turn.",
-        ["test_http_server::test_while_every_connection_is_busy_new_ones_wait_their_turn"],
+        ["httpd/test_server::test_while_every_connection_is_busy_new_ones_wait_their_turn"],
         Change(GATE, "while self._is_full:", "while False:"),
     ),
     Point(
         "Connections without a key have a share, so that strangers make it crowded for nobody.",
-        ["test_http_server::test_clients_without_a_key_have_a_share_and_the_oldest_makes_room"],
+        ["httpd/test_server::test_clients_without_a_key_have_a_share_and_the_oldest_makes_room"],
         Change(GATE, " or len(self._keyless) >= self._max_keyless", ""),
     ),
     Point(
@@ -591,13 +595,13 @@ POINTS = (
     ),
     Point(
         "Without a key a connection has a time in all.",
-        ["test_http_server::test_a_client_without_a_key_has_a_time_in_all"],
+        ["httpd/test_server::test_a_client_without_a_key_has_a_time_in_all"],
         Change(GATE, "trio.CancelScope(deadline=now + limit))", "trio.CancelScope())"),
     ),
     Point(
         "Without a key a connection gets one answer.",
-        ["test_http_server::test_a_client_without_a_key_gets_one_answer_for_each_connection"],
-        Change("manager/_http_exchange.py", " or not self._connection.is_known:", ":"),
+        ["httpd/test_server::test_a_client_without_a_key_gets_one_answer_for_each_connection"],
+        Change("_httpd/exchange.py", " or not self._connection.is_known:", ":"),
     ),
     Point(
         "With a session a browser keeps its connection.",
@@ -607,22 +611,22 @@ POINTS = (
     Point(
         "Of what strangers may send no more is read than a key needs, and for no longer.",
         [
-            "web/test_access::test_of_a_stranger_s_form_no_more_is_read_than_a_key_needs",
-            "web/test_access::test_a_form_that_trickles_is_refused",
+            "manager/web/test_access::test_of_a_stranger_s_form_no_more_is_read_than_a_key_needs",
+            "manager/web/test_access::test_a_form_that_trickles_is_refused",
         ],
         Change(DASHBOARD, "await read_form(request, most=SIGN_IN_FORM)", "await read_form(request)"),
     ),
     # -- clients
     Point(
         "A client warns once of a key that travels in clear off this machine.",
-        ["test_http_client::test_a_key_sent_in_clear_off_this_machine_is_warned_of_once"],
+        ["http/test_client::test_a_key_sent_in_clear_off_this_machine_is_warned_of_once"],
         Change(
-            "_http_client.py", '    log.warning("the API key travels', '    log.debug("the API key travels'
+            "_http/client.py", '    log.warning("the API key travels', '    log.debug("the API key travels'
         ),
     ),
     Point(
         "A client follows no redirect: its key goes where it was meant to.",
-        ["test_http_client::test_a_redirect_is_refused_with_its_location"],
-        Change("_http_answer.py", "    if 300 <= status < 400:\n", "    if False:\n"),
+        ["http/test_client::test_a_redirect_is_refused_with_its_location"],
+        Change("_http/response.py", "    if 300 <= status < 400:\n", "    if False:\n"),
     ),
 )

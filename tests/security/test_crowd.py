@@ -12,9 +12,9 @@ import pytest
 import trio
 
 from exotrio.manager import Limits, serve
-from exotrio.manager.web import _guard
-from tests.helpers import ok, open_client
-from tests.manager.support import KEY
+from exotrio.manager.web import guard
+from tests.support.helpers import ok, open_client
+from tests.support.manager import KEY
 
 CROWD = 2_000
 FILES = 2 * CROWD + 500
@@ -71,7 +71,7 @@ async def test_thousands_of_idle_connections_keep_nobody_out() -> None:
 async def test_clients_that_never_come_to_their_request_keep_nobody_out(
     monkeypatch: pytest.MonkeyPatch, sent: bytes, half_closed: bool
 ) -> None:
-    monkeypatch.setattr(_guard, "FORM_TIME", 7_200)
+    monkeypatch.setattr(guard, "FORM_TIME", 7_200)
     await crowd_out(100, replace(FOR_EVER, max_connections=40), sent, half_closed)
 
 

@@ -13,14 +13,15 @@ import pytest
 import trio
 from pydantic import ValidationError
 
-from exotrio._graph import MAX_EDGES, MAX_NODES, MAX_TRIGGERS, GraphBody
-from exotrio._wire import LARGEST_BATCH
-from exotrio.manager import _graphs, _json_api, _workers
-from exotrio.manager._template import Template
+from exotrio._wire.vocabulary import LARGEST_BATCH
+from exotrio.graph import MAX_EDGES, MAX_NODES, MAX_TRIGGERS, GraphBody
+from exotrio.manager.api import json as json_api
+from exotrio.manager.engine import graphs, workers
+from exotrio.manager.rules.template import Template
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.helpers import UNKNOWN_ID, node_name, ok, place, refused
-from tests.manager.support import open_manager
+from tests.support.helpers import UNKNOWN_ID, node_name, ok, place, refused
+from tests.support.manager import open_manager
 
 PATIENCE = 60.0
 HELD = {"state_id": UNKNOWN_ID, "token": "t"}
@@ -117,13 +118,13 @@ async def test_of_many_bad_entries_no_more_problems_are_made_than_a_refusal_tell
 def problems_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that gets the number of problems of each request that is refused."""
     made: list[int] = []
-    describe = _json_api.describe
+    describe = json_api.describe
 
     def counting(error: ValidationError, body: bytes) -> list[dict[str, Any]]:
         made.append(error.error_count())
         return describe(error, body)
 
-    monkeypatch.setattr(_json_api, "describe", counting)
+    monkeypatch.setattr(json_api, "describe", counting)
     return made
 
 
@@ -148,7 +149,7 @@ async def test_a_graph_has_a_largest_number_of_edges_and_of_triggers(api: Api) -
 async def test_of_workers_under_ever_new_names_the_last_are_kept(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_workers, "MAX_WORKERS", 10)
+    monkeypatch.setattr(workers, "MAX_WORKERS", 10)
     await api.register_for([place(f"n{number}") for number in range(20)])
     for number in range(20):
         ok(await api.native_claim({}, worker_id=f"w{number}"))
@@ -176,7 +177,7 @@ async def test_while_a_graph_is_checked_others_are_served(
         assert go_on.wait(PATIENCE)
         return Template(body)
 
-    monkeypatch.setattr(_graphs, "Template", slow)
+    monkeypatch.setattr(graphs, "Template", slow)
     async with open_manager(tmp_path / "state.db") as manager, trio.open_nursery() as nursery:
         api = manager.remote
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import exotrio
-from tests.facts import named_tests
 from tests.security.points import POINTS
+from tests.support.facts import named_tests
 
 PACKAGE = Path(exotrio.__file__).parent
 TESTS = Path(__file__).parents[1]

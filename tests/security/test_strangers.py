@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from exotrio.manager._routes_operations import PROBES
+from exotrio.manager.api.operations import PROBES
 from tests.fuzz.connection import exchange
 from tests.fuzz.knowledge import World
 from tests.fuzz.oracle import compare

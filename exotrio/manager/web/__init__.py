@@ -10,6 +10,6 @@ can be rendered alone. ``_live`` tells the script which fragments changed, and i
 
 from __future__ import annotations
 
-from exotrio.manager.web._dashboard import Dashboard
+from exotrio.manager.web.app import Dashboard
 
 __all__ = ["Dashboard"]

@@ -1,0 +1,291 @@
+"""The asyncio loop of a runtime, in a thread of its own, and the calls of nodes in it.
+
+Not anyio's ``BlockingPortal``, for what a node written for asyncio may rely on. A portal cancels by a
+cancel scope, which on asyncio raises CancelledError again at every ``await`` until the scope is left: a
+``finally: await connection.close()`` would be cut short. Here a task is cancelled once, as asyncio does
+it. A SystemExit out of one call ends a portal, and every other call in it. And leaving a portal waits
+for its thread without limit, which a node that blocks would never let end.
+
+Between the two loops only two things cross: ``call_soon_threadsafe`` and ``run_sync_soon``. Either may
+find the other loop gone, which then has nothing left to be told. What a node calls is entered by the
+asyncio thread; whether it was waited for, and left behind, is decided in the Trio thread alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import trio
+
+from exotrio._execution.daemon_executor import DaemonExecutor
+from exotrio._execution.stuck import LeftBehind
+from exotrio._runtime.stop import CLEANUP, CLOSE
+
+log = logging.getLogger("exotrio.worker")
+
+WIND_UP = 0.2
+"""Seconds for tasks and async generators that nodes left in the loop, at its end."""
+
+
+class SideLoop:
+    """One asyncio loop in one daemon thread. Made, used and closed in the Trio thread.
+
+    Args:
+        left: Told of nodes that are left behind, and of their ends.
+        changed: Called when ``blocked`` changed.
+
+    Attributes:
+        ended: The loop is over.
+    """
+
+    def __init__(self, left: LeftBehind, changed: Callable[[], None]) -> None:
+        self._left = left
+        self._changed = changed
+        self._token = trio.lowlevel.current_trio_token()
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(DaemonExecutor())
+        self._closing = False
+        self._thread_over = trio.Event()
+        self._calls: set[_Call] = set()
+        self._unheard: set[_Call] = set()
+        self.ended = False
+        # A daemon: node code that blocks must not keep the interpreter from exiting.
+        self._thread = threading.Thread(target=self._serve, name="exotrio asyncio", daemon=True)
+        self._thread.start()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a node was left behind that the loop could not even be told to cancel."""
+        return bool(self._unheard)
+
+    async def call(self, function: Callable[[], Any], what: str) -> Any:
+        """Return what ``function`` returns in the loop; if that is awaitable, what it comes to.
+
+        Args:
+            function: What to call. It sees the context variables of the caller.
+            what: Names it in the log.
+
+        Cancellation:
+            Cancels the asyncio task, and waits up to 5 s for it to end. If it returns or raises
+            something else all the same, that is what happened. One that does not end is left behind:
+            what it returns or raises later is logged and dropped.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        call = _Call(function, what, self)
+        self.soon(call.begin)
+        self._calls.add(call)
+        try:
+            await call.over.wait()
+        except trio.Cancelled:
+            if not await self._cancelled(call):
+                raise
+        return call.result()
+
+    async def aclose(self) -> None:
+        """Cancel whatever nodes left in the loop, and end it. Takes no longer than half a second.
+
+        Cancellation:
+            Leaves the thread to itself.
+        """
+        self._closing = True
+        with suppress(RuntimeError):  # it is closed
+            self.soon(self._loop.stop)
+        with trio.move_on_after(CLOSE):
+            await self._thread_over.wait()
+        if self._thread_over.is_set():
+            self._thread.join()
+        else:
+            log.error("the asyncio loop does not end: a node blocks it; its thread is left behind")
+
+    def soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Call ``function`` in the asyncio thread.
+
+        Raises:
+            RuntimeError: the loop is closed.
+        """
+        self._loop.call_soon_threadsafe(function, *args)
+
+    def back(self, function: Callable[..., object], *args: Any) -> None:
+        """Call ``function`` in the Trio thread, unless Trio's loop is over."""
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(function, *args)
+
+    # -- in the Trio thread
+
+    def forget(self, call: _Call) -> None:
+        """``call`` is over: it need not be ended with the loop."""
+        self._calls.discard(call)
+
+    async def _cancelled(self, call: _Call) -> bool:
+        """Cancel ``call``; return whether it ended with something other than its cancellation."""
+        if call.revoke():
+            self.forget(call)
+            return False
+        with suppress(RuntimeError):  # the loop is closed, and its calls are over
+            self.soon(call.cancel, self._heard)
+        with trio.move_on_after(CLEANUP, shield=True):
+            await call.over.wait()
+        if call.over.is_set():
+            return not call.was_cancelled
+        if not call.heard:
+            self._unheard.add(call)
+            log.error(
+                "the asyncio loop is blocked, by %s or another node: none is begun in it until it goes on",
+                call.what,
+            )
+            self._changed()
+        call.leave(self._left)
+        return False
+
+    def _heard(self, call: _Call) -> None:
+        call.heard = True
+        if call in self._unheard:
+            self._unheard.discard(call)
+            if not self._unheard:
+                log.info("the asyncio loop goes on")
+            self._changed()
+
+    def _over(self) -> None:
+        self.ended = True
+        self._unheard.clear()
+        for call in list(self._calls):
+            call.end_with_loop()
+        self._thread_over.set()
+        self._changed()
+
+    # -- in the asyncio thread
+
+    def _serve(self) -> None:
+        try:
+            while not self._closing:
+                try:
+                    self._loop.run_forever()
+                except (SystemExit, KeyboardInterrupt):
+                    # From a task that a node began: asyncio gave it to that task and to this loop.
+                    continue
+            self._loop.run_until_complete(self._wind_up())
+        except BaseException:
+            log.critical("the asyncio loop failed", exc_info=True)
+        finally:
+            try:
+                self._loop.close()
+            except Exception:
+                log.error("the asyncio loop could not be closed", exc_info=True)
+            self.back(self._over)
+
+    async def _wind_up(self) -> None:
+        tasks = asyncio.all_tasks(self._loop) - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            # Not gathered: one that does not end must not keep the thread.
+            await asyncio.wait(tasks, timeout=WIND_UP)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WIND_UP):
+                await self._loop.shutdown_asyncgens()
+
+
+class _Call:
+    """One call. It is either begun or revoked, which a lock decides.
+
+    Attributes:
+        over: Set once it has ended.
+        heard: The loop was told to cancel it.
+    """
+
+    def __init__(self, function: Callable[[], Any], what: str, side: SideLoop) -> None:
+        self._function = function
+        self.what = what
+        self._side = side
+        self._context = contextvars.copy_context()
+        sniffio = sys.modules.get("sniffio")
+        if sniffio is not None:
+            # Some entries into Trio leave their name in the context; in there asyncio is what runs.
+            self._context.run(sniffio.current_async_library_cvar.set, None)
+        self._lock = threading.Lock()
+        self._begun = self._revoked = False
+        self._task: asyncio.Task[None] | None = None
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._left: LeftBehind | None = None
+        self.over = trio.Event()
+        self.heard = False
+
+    # -- in the asyncio thread
+
+    def begin(self) -> None:
+        """Start the task, unless it was revoked."""
+        with self._lock:
+            if self._revoked:
+                return
+            self._begun = True
+        # Not create_task: a node may have given the loop a factory of its own, for the tasks it makes.
+        self._task = asyncio.Task(self._main(), name=self.what, context=self._context)
+        self._task.add_done_callback(self._done)
+
+    def cancel(self, heard: Callable[[_Call], None]) -> None:
+        """Cancel the task, and have ``heard`` called in the Trio thread."""
+        assert self._task is not None, "only what was begun is cancelled"
+        self._task.cancel()
+        self._side.back(heard, self)
+
+    async def _main(self) -> None:
+        try:
+            value = self._function()
+            self._value = await value if inspect.isawaitable(value) else value
+        except BaseException as error:
+            # Whatever it is: a SystemExit that left a task would stop the loop for every node.
+            self._error = error
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # before its first step
+            self._error = asyncio.CancelledError()
+        # The kind only: the text may hold the node's secrets.
+        did = "returned" if self._error is None else f"raised {type(self._error).__name__}"
+        self._side.back(self._end, did)
+
+    # -- in the Trio thread
+
+    def revoke(self) -> bool:
+        """Keep it from being begun; False if it was."""
+        with self._lock:
+            self._revoked = not self._begun
+        return self._revoked
+
+    def leave(self, left: LeftBehind) -> None:
+        """Nobody waits for its end any more: tell ``left``."""
+        self._left = left
+        left.add(self.what)
+
+    def end_with_loop(self) -> None:
+        """Nothing will come of it any more."""
+        self._error = RuntimeError("the asyncio loop ended while the node ran")
+        self._end("was ended with its loop")
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether it ended by a CancelledError."""
+        return isinstance(self._error, asyncio.CancelledError)
+
+    def result(self) -> Any:
+        """Return what it returned, or raise what it raised."""
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # its traceback refers to this frame: a cycle
+        return self._value
+
+    def _end(self, did: str) -> None:
+        self.over.set()
+        self._side.forget(self)
+        if self._left is not None:
+            self._left.ended(self.what, did)

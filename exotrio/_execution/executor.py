@@ -1,0 +1,342 @@
+"""Run one node for one claimed state, and say what came of it. Nothing is sent from here but the
+question for secrets, and nothing a node does leaves here as an exception (the two exceptions are
+``trio.Cancelled``, and a Ctrl-C that is meant for the application)."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+import trio
+from pydantic import ValidationError
+
+from exotrio._execution.beside import Beside
+from exotrio._execution.error_text import bounded, error_line, error_text, leaves
+from exotrio._execution.log_context import hide
+from exotrio._execution.results import hint_at_asyncio, returned, signalled, single
+from exotrio._nodes.base import BaseNode, Stopping, StopView, is_plain, needs_asyncio
+from exotrio._nodes.fields import fields_of
+from exotrio._nodes.outcome import Errored, Outcome
+from exotrio._nodes.progress import ProgressView
+from exotrio._nodes.signals import Signal
+from exotrio._util.backoff import full_jitter
+from exotrio._util.redaction import Redactor
+from exotrio.errors import FieldsInvalid, ManagerError, ManagerUnavailable
+
+if TYPE_CHECKING:
+    from exotrio._link.port import Claim
+
+log = logging.getLogger("exotrio.worker")
+
+SECRETS_TRIES = 5
+"""With full jitter from 0.5 s: about four seconds, then somebody else may try."""
+
+
+class Execution:
+    """The handle of one run of a node: to tell it, to cancel it, and to give it up.
+
+    Made inside the loop. Attributes:
+        began: Node code was entered: what is released from here on was cancelled, not unstarted.
+        elsewhere: Node code runs in a thread of its own, where no Ctrl-C can arrive.
+        timeout: Seconds it may take.
+        progress: What the node says of how far it is.
+    """
+
+    def __init__(self) -> None:
+        self.view = StopView()
+        self.progress = ProgressView()
+        self.scope = anyio.CancelScope()
+        self.began = False
+        self.elsewhere = False
+        self.timeout = math.inf
+        self._in_thread = False
+
+    def drain(self) -> None:
+        """Tell the node that the runtime stops."""
+        if not self.view.told:
+            self.view.told = Stopping.DRAINING
+
+    def begin(self, timeout: float | None) -> None:
+        """Node code is entered: from here on its time runs."""
+        self.began = True
+        if timeout is not None and not self.cancelled:
+            self.timeout = timeout
+            self.view.now = trio.lowlevel.current_clock().current_time
+            self.view.deadline = self.scope.deadline = trio.current_time() + timeout
+
+    def cancel(self, why: Stopping = Stopping.CANCELLING) -> None:
+        """Cancel the node. One in a thread is only told: it has until ``give_up`` to come back.
+
+        The first reason stays. Against the timeout the clock decides: one that is over by now is the
+        reason, even if this call comes in the very same moment; one that is not does not count any more.
+        """
+        if self.timed_out:
+            return  # by the scope's own deadline
+        self.view.deadline = self.scope.deadline = math.inf
+        if not self.cancelled:
+            self.view.told = why
+        if not self._in_thread:
+            self.scope.cancel()
+
+    def give_up(self) -> None:
+        """Wait no longer; a thread is left to itself."""
+        self.cancel()
+        self.scope.cancel()
+
+    @property
+    def draining(self) -> bool:
+        return bool(self.view.told)
+
+    @property
+    def cancelled(self) -> bool:
+        return self.view.told not in (Stopping.NO, Stopping.DRAINING)
+
+    @property
+    def timed_out(self) -> bool:
+        return self.view.why is Stopping.TIMED_OUT
+
+    async def in_thread(self, function: Callable[[], Any], beside: Beside, what: str) -> Any:
+        """Call ``function`` in a thread."""
+        self._in_thread = True
+        try:
+            return await beside.in_thread(function, what)
+        finally:
+            self._in_thread = False
+            if self.cancelled:
+                # The thread only had to be told. Whatever follows it on the loop is cancelled as usual.
+                self.scope.cancel()
+
+
+async def _at_once() -> None:
+    """Wait for nothing."""
+
+
+class _End:
+    """How the task of a node ended.
+
+    Attributes:
+        outcome: What happened; None if the node was ended by us.
+        error: What came out instead; as long as the task did not end by itself, this.
+    """
+
+    def __init__(self) -> None:
+        self.outcome: Outcome | None = None
+        self.error: BaseException | None = RuntimeError("the node gave its Trio task away")
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """Everything it takes to run claims.
+
+    Attributes:
+        nodes: Registered name to node class.
+        fetch_secrets: Asks the state manager for the secrets of a claim.
+        beside: Runs the nodes that cannot run on the Trio loop.
+        owns_signals: True if a KeyboardInterrupt can only come from node code; otherwise Trio may
+            raise the application's Ctrl-C inside a node, and it has to pass.
+    """
+
+    nodes: Mapping[str, type[BaseNode]]
+    fetch_secrets: Callable[[Claim], Awaitable[Mapping[str, str]]]
+    beside: Beside
+    owns_signals: bool = False
+
+    async def run(
+        self, claim: Claim, execution: Execution, *, ours: Callable[[], Awaitable[None]] = _at_once
+    ) -> Outcome | None:
+        """Run the node of ``claim``.
+
+        Args:
+            claim: What to run.
+            execution: The handle by which others see and end this run.
+            ours: Awaited last before the node begins, to be sure that the state is still ours after
+                the time its secrets took.
+
+        Returns:
+            What happened; None if the state is to be handed back.
+
+        Cancellation:
+            Passes through: the caller then knows no outcome. ``execution.cancel()`` instead ends
+            the node and returns None, unless the node returns a value all the same. So does the
+            node's timeout, but with an error.
+        """
+        node = self.nodes.get(claim.node_name)
+        if node is None:
+            known = ", ".join(sorted(self.nodes))
+            return Errored(f"this runtime has no node class named {claim.node_name!r:.300}; it has: {known}")
+        if self.beside.full(node):
+            log.warning("state %s goes back: too much was left behind by other nodes", claim.state_id)
+            return None
+        end = _End()
+        try:
+            # A task and a nursery of its own: scopes and nurseries that a node leaves open, and whatever it
+            # does to the nursery around it, end with its state.
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(
+                    self._in_task, node, claim, execution, ours, end, nursery, name=claim.node_name
+                )
+        except BaseException as error:
+            # Raised beside the node, or by Trio about what it left open.
+            end.error = error
+        if end.error is not None:
+            if passing := self._passing(end.error, execution):
+                raise passing
+            return self._failed(end.error, claim, execution)
+        if end.outcome is None and execution.timed_out:
+            return self._timed_out(claim, execution)
+        return end.outcome
+
+    # A Ctrl-C may go to any line of the loop's thread; it is meant for the application.
+    @trio.lowlevel.enable_ki_protection
+    async def _in_task(
+        self,
+        node: type[BaseNode],
+        claim: Claim,
+        execution: Execution,
+        ours: Callable[[], Awaitable[None]],
+        end: _End,
+        nursery: trio.Nursery,
+    ) -> None:
+        try:
+            with execution.scope:
+                secrets = await self._prepare(node, claim, execution)
+                if secrets is not None:
+                    await ours()
+                    # It may have been cancelled before this task came to its first line.
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                    execution.begin(node.timeout)
+                    end.outcome = await self._call(node, claim, secrets, execution)
+            # If the scope took a Cancelled, the node was ended by us.
+            end.error = None
+        except BaseException as error:
+            end.error = error
+        finally:
+            # Tasks that the node started in it. To cancel it without any would cost 10 us.
+            if len(nursery.child_tasks) > 1:
+                nursery.cancel_scope.cancel()
+
+    async def _prepare(
+        self, node: type[BaseNode], claim: Claim, execution: Execution
+    ) -> Mapping[str, str] | None:
+        """Return the secrets that the node needs, masked from now on; None if they cannot be had."""
+        if not node.Secrets.model_fields:
+            return {}
+        fetched = await self._secrets(claim, execution)
+        if fetched is not None:
+            execution.progress.redactor = Redactor(fetched.values())
+            hide(execution.progress.redactor)
+        return fetched
+
+    async def _call(
+        self, node: type[BaseNode], claim: Claim, secrets: Mapping[str, str], execution: Execution
+    ) -> Outcome:
+        redactor = execution.progress.redactor
+        instance = node()
+        instance._stop_view = execution.view
+        instance._progress_view = execution.progress
+        fields = fields_of(node.Inputs)
+        try:
+            instance.inputs = (
+                node.Inputs.model_validate(dict(claim.inputs))
+                if fields is None
+                else fields.decode(claim.inputs)
+            )
+        except FieldsInvalid as error:
+            text = "\n  ".join([f"the inputs do not fit {node.__name__}.Inputs:", *error.problems])
+            return Errored(bounded(redactor.redact(text)))
+        try:
+            instance.secrets = node.Secrets.model_validate(dict(secrets))
+        except ValidationError as error:
+            return Errored(bounded(redactor.redact(_secret_problems(node, error))))
+        if needs_asyncio(node):
+            execution.elsewhere = True
+            value = await self.beside.in_loop(instance.execute, _shown(claim))
+        elif not is_plain(node):
+            value = await instance.execute()
+        else:
+            execution.elsewhere = True
+            value = await execution.in_thread(instance.execute, self.beside, _shown(claim))
+            execution.elsewhere = False
+            if inspect.isawaitable(value):
+                # A decorator made the method plain; what it returned still belongs on the loop.
+                value = await value
+        return returned(node, value)
+
+    def _failed(self, error: BaseException, claim: Claim, execution: Execution) -> Outcome | None:
+        redactor = execution.progress.redactor
+        signal = single(error)
+        # By its type: an exception can say that it is of another class, or raise when it is asked.
+        is_signal = issubclass(type(signal), Signal)
+        if execution.cancelled:
+            if not is_signal:
+                text = error_line(error, redactor)
+                log.warning(
+                    "state %s: %s raised while it was cancelled: %s", claim.state_id, claim.node_name, text
+                )
+            return None
+        if execution.timed_out:
+            return self._timed_out(claim, execution, error_text(error, redactor))
+        if is_signal:
+            try:
+                return signalled(cast("Signal", signal))
+            except BaseException as broken:  # a signal can be subclassed, and its data exchanged
+                error = broken
+        hint_at_asyncio(self.nodes[claim.node_name], signal)
+        text = error_text(error, redactor)
+        log.error("state %s: %s failed: %s", claim.state_id, claim.node_name, error_line(error, redactor))
+        log.info("%s", text)
+        return Errored(text)
+
+    def _timed_out(self, claim: Claim, execution: Execution, then: str = "") -> Errored:
+        text = f"timed out after {execution.timeout:g} s (timeout of {claim.node_name})"
+        if then:
+            text = bounded(f"{text}; it then raised\n{then}")
+        log.error("state %s: %s %s", claim.state_id, claim.node_name, text)
+        return Errored(text)
+
+    async def _secrets(self, claim: Claim, execution: Execution) -> Mapping[str, str] | None:
+        """Fetch the secrets; None if that fails for long, which is no error of the state."""
+        for attempt in range(SECRETS_TRIES):
+            try:
+                return await self.fetch_secrets(claim)
+            except ManagerError as error:
+                if execution.draining or attempt == SECRETS_TRIES - 1:
+                    log.warning("state %s goes back, its secrets cannot be had: %s", claim.state_id, error)
+                    return None
+                delay = full_jitter(attempt, base=0.5, cap=10.0)
+                if isinstance(error, ManagerUnavailable) and error.retry_after:
+                    delay = min(max(delay, error.retry_after), 10.0)
+                log.debug("state %s: secrets asked again in %.2f s: %s", claim.state_id, delay, error)
+            await trio.sleep(delay)
+        raise AssertionError("unreachable")
+
+    def _passing(self, error: BaseException, execution: Execution) -> BaseException | None:
+        """Return the part of ``error`` that is meant for somebody else than the state, if any."""
+        # Only then is a Cancelled ours to pass on; else a node kept one and raised it again.
+        cancelled = trio.current_effective_deadline() == -math.inf
+        interrupts = not self.owns_signals and not execution.elsewhere
+        passing = None
+        for leaf in leaves(error):
+            if interrupts and issubclass(type(leaf), KeyboardInterrupt):
+                return leaf
+            if cancelled and issubclass(type(leaf), trio.Cancelled):
+                passing = leaf
+        return passing
+
+
+def _shown(claim: Claim) -> str:
+    return f"state {claim.state_id} ({claim.node_name})"
+
+
+def _secret_problems(node: type[BaseNode], error: ValidationError) -> str:
+    # Not str(error): it quotes the values.
+    lines = [
+        f"  {'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+    return "\n".join([f"the graph's secrets do not fit {node.__name__}.Secrets:", *lines])

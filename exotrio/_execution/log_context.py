@@ -1,0 +1,54 @@
+"""Which state a line of the log belongs to, whoever writes it: node code, or a library it calls.
+
+Kept in context variables, which tasks and threads that a node starts inherit. Written where states
+are run; read by the formatters of the command line.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from exotrio._util.redaction import NO_SECRETS, Redactor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exotrio._link.port import Claim
+    from exotrio._runtime.lifecycle import Phase
+
+
+@dataclass(slots=True)
+class StateContext:
+    """The state that is being run.
+
+    Attributes:
+        claim: The state.
+        redactor: Masks the secrets that the state was given.
+    """
+
+    claim: Claim
+    redactor: Redactor = NO_SECRETS
+
+
+state_context: ContextVar[StateContext | None] = ContextVar("exotrio_state", default=None)
+phase_context: ContextVar[Callable[[], Phase] | None] = ContextVar("exotrio_phase", default=None)
+
+
+def hide(redactor: Redactor) -> None:
+    """Keep the secrets that ``redactor`` masks out of lines about the state that is being run."""
+    context = state_context.get()
+    if context is not None:
+        context.redactor = redactor
+
+
+def claim_fields(claim: Claim) -> dict[str, object]:
+    """Return what a log says of a state; what v0 does not tell is left out."""
+    fields = {
+        "run": claim.run_id,
+        "state": claim.state_id,
+        "node": claim.node_name,
+        "attempt": claim.attempt,
+    }
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,81 @@
+"""From what a node returned or raised to the outcome of its state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from exotrio._execution.error_text import leaves
+from exotrio._nodes.base import BaseNode, is_plain, needs_asyncio
+from exotrio._nodes.fields import fields_of
+from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._nodes.signals import PruneSignal, ReQueueAfterSignal, Signal
+from exotrio._util.backoff import LONGEST_DELAY_MS
+from exotrio._util.json import NotJson, decode, encode
+from exotrio._wire.vocabulary import from_ms
+from exotrio.errors import FieldsInvalid
+
+
+def single(error: BaseException) -> BaseException:
+    """Return the one leaf of nested groups: a node's own nursery wraps what it raises."""
+    found = leaves(error)
+    return found[0] if len(found) == 1 else error
+
+
+_WITHOUT_ASYNCIO = ("no running event loop", "trio.run received unrecognized yield message")
+
+
+def hint_at_asyncio(node: type[BaseNode], error: BaseException) -> None:
+    """Tell whoever changed the import and nothing else what a node for asyncio needs."""
+    if needs_asyncio(node) or is_plain(node) or type(error) not in (RuntimeError, TypeError):
+        return
+    # Only a text that is one: another object could do anything when it is asked for it.
+    if error.args and type(error.args[0]) is str and error.args[0].startswith(_WITHOUT_ASYNCIO):
+        error.add_note(
+            f'{node.__name__} needs asyncio, but runs on Trio: give its class event_loop = "asyncio"'
+        )
+
+
+def signalled(signal: Signal) -> Outcome:
+    """Return the outcome that a node asked for by a signal."""
+    match signal:
+        case PruneSignal():
+            data = dict(signal.data)
+            try:
+                decode(encode(data))  # nothing that a state manager could not read either
+            except NotJson as error:
+                raise ValueError(f"PruneSignal: its data cannot be sent as JSON: {error}") from error
+            return Pruned(data)
+        case ReQueueAfterSignal():
+            delay = signal.delay.total_seconds()
+            if not 0 < delay <= from_ms(LONGEST_DELAY_MS):
+                return Errored(f"ReQueueAfterSignal: needs a delay above 0, up to 10 years: {signal.delay}")
+            return Requeued(delay)
+    raise TypeError(f"{type(signal).__name__} is neither a PruneSignal nor a ReQueueAfterSignal") from signal
+
+
+def returned(node: type[BaseNode], value: Any) -> Outcome:
+    """Return the outcome of a node that returned ``value``."""
+    if value is None:
+        return Executed([])
+    values: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
+    for position, item in enumerate(values):
+        if not isinstance(item, node.Outputs):
+            where = f"item {position} of what" if values is value else "what"
+            kind = type(item).__qualname__
+            if isinstance(item, BaseModel):
+                kind = f"{kind} of another class"
+            return Errored(
+                f"{where} {node.__name__}.execute returned is a {kind}, not {node.__name__}.Outputs: "
+                "return one Outputs, a list of them, or None"
+            )
+    fields = fields_of(node.Outputs)
+    if fields is None:
+        return Executed([item.model_dump() for item in values])
+    try:
+        return Executed([fields.encode(item) for item in values])
+    except FieldsInvalid as error:
+        head = f"what {node.__name__}.execute returned does not fit {node.__name__}.Outputs:"
+        return Errored("\n  ".join([head, *error.problems]))

@@ -1,0 +1,74 @@
+"""The bodies of requests and of responses, in place of httpx's own classes for them.
+
+That of a request comes in one piece. httpx's is an async generator: a request that is cancelled between
+its piece and its end leaves that behind, to be collected as garbage, of which Trio warns.
+
+That of a response is bounded, and never decoded: of a coding that nobody asked for, a few bytes could
+become more than there is memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import cast
+
+import httpx
+import trio
+
+from exotrio._http.response import unfit
+
+MAX_ANSWER = 128 * 1024 * 1024
+"""Bytes of an answer that are read into memory."""
+CLOSE_TIMEOUT = 0.5
+
+
+class OnePiece(httpx.AsyncByteStream):
+    """A body that can be sent again from its beginning, and needs no closing."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Once(self._content)
+
+
+class _Once:
+    def __init__(self, content: bytes) -> None:
+        self._left = [content] if content else []
+
+    def __aiter__(self) -> _Once:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
+
+
+async def pieces_of(response: httpx.Response, *, at: str, asked: str) -> AsyncGenerator[bytes]:
+    """Yield the body of a response piece by piece, and close it.
+
+    Args:
+        response: The response, of which only the head was read.
+        at: Who answered, for messages.
+        asked: What was asked, for messages.
+
+    Raises:
+        ManagerUnavailable: the body is longer than ``MAX_ANSWER``, or compressed.
+    """
+    size = 0
+    try:
+        coding = response.headers.get("content-encoding", "identity")[:50]
+        if coding.lower() != "identity":
+            raise unfit(f"{at} answered in the coding {coding!r}, which was not asked for", asked)
+        stream = cast("httpx.AsyncByteStream", response.stream)
+        async with aclosing(cast("AsyncGenerator[bytes]", aiter(stream))) as pieces:
+            async for piece in pieces:
+                size += len(piece)
+                if size > MAX_ANSWER:
+                    raise unfit(f"{at} answered with more than {MAX_ANSWER} bytes", asked)
+                yield piece
+    finally:
+        with trio.CancelScope(deadline=trio.current_time() + CLOSE_TIMEOUT, shield=True):
+            await response.aclose()

@@ -1,0 +1,409 @@
+"""One HTTP exchange with a state manager: either a JSON answer or an error of our own tree.
+
+Nothing is repeated here and no redirect is followed; whoever asks knows what may be repeated. The
+facts about httpx that shape this module are in the comments beside their consequence.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import aclosing, contextmanager, nullcontext, suppress
+from functools import cache, lru_cache
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
+
+import trio
+from pydantic import BaseModel
+
+from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
+from exotrio._http.lookups import own_lookups
+from exotrio._http.response import Answer, TooSlow, judge, unfit
+from exotrio._util.events import Events, Requested
+from exotrio._util.json import NotJson, encode
+from exotrio._util.settings import URI_VARIABLE
+from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
+from exotrio.errors import (
+    ConfigurationError,
+    LifecycleError,
+    ManagerUnavailable,
+)
+
+if TYPE_CHECKING:
+    import httpx
+
+log = logging.getLogger("exotrio")
+
+M = TypeVar("M", bound=BaseModel)
+
+REQUEST_TIMEOUT = 30.0
+SLOWEST_LINK = 32 * 1024
+"""Bytes a second for which a request with a large body is given time beside ``REQUEST_TIMEOUT``."""
+CLOSE = 0.5
+"""Seconds for closing connections: the last step of a stop."""
+CONNECT_TIMEOUT = 5.0
+"""Below REQUEST_TIMEOUT, so that a host that swallows packets is known to have received nothing."""
+KEEPALIVE_EXPIRY = 4.0
+"""Below the 5 s after which common servers close: a request must not cross the close on the wire."""
+# The scope in ask bounds the exchange; httpx's read timeout starts anew with every read.
+_TIMEOUT = {"connect": CONNECT_TIMEOUT, "pool": CONNECT_TIMEOUT, "read": None, "write": None}
+
+
+class _Sending:
+    """Whether anything of a request may have left."""
+
+    def __init__(self) -> None:
+        self.sent = False
+
+    async def note(self, event: str, _: Mapping[str, Any]) -> None:
+        """Be httpx's trace."""
+        if event.endswith("send_request_headers.started"):
+            self.sent = True
+
+
+class HttpClient:
+    """A pool of connections to one state manager.
+
+    Args:
+        endpoint: The state manager.
+        tasks: Most exchanges at once; more wait here, not in the pool.
+        events: Told of each exchange.
+
+    The connections open when first used. A client that was closed opens new ones when used again.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, tasks: int = 16, events: Events | None = None) -> None:
+        self._endpoint = endpoint
+        self._shown = "" if endpoint.uri == EMBEDDED_URI else endpoint.shown
+        self._at = endpoint.name
+        # Not `or`: nobody may listen yet.
+        self._events = Events() if events is None else events
+        self._tasks = tasks
+        # httpcore loses connections for good when requests are cancelled while more than max_connections
+        # are queued in it. With our limiter below its pool none ever queues there.
+        self._slots = trio.CapacityLimiter(tasks)
+        self._transport: httpx.AsyncBaseTransport | None = None
+        # Made once: asking the kernel for randomness for each request was 8 % of the time of short ones.
+        self._request_ids = map(f"{str(uuid4())[:24]}{{:012x}}".format, count(1))
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._endpoint
+
+    async def fetch(self, model: type[M], method: str, path: str, **options: Any) -> M:
+        """Ask, as ``ask`` does, and return the answer as ``model``."""
+        return (await self.ask(method, path, **options)).parse(model)
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | BaseModel | Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = REQUEST_TIMEOUT,
+        scope: trio.CancelScope | None = None,
+        accept: Collection[int] = (),
+        last: bool = False,
+        patient: bool = False,
+    ) -> Answer:
+        """Send one request and return its JSON answer.
+
+        Args:
+            method: HTTP method.
+            path: Encoded path below the base URI.
+            body: JSON text, or what to encode as such.
+            headers: Headers beside the usual ones.
+            timeout: Seconds for the whole exchange, connecting and reading included; more for a large body.
+            scope: A fresh scope to bound the exchange with, for callers who move its deadline
+                meanwhile or shield it.
+            accept: Statuses other than 2xx to return instead of raising.
+            last: Close the connection after the answer. For requests behind which a stock server works on:
+                if that work fails, it closes the connection under the next request, which it has executed.
+            patient: Begin ``timeout`` anew with each piece of the answer, if giving up would lose something.
+
+        Raises:
+            ManagerUnavailable: no usable answer; ``sent`` says whether the request may have arrived.
+            TooSlow: the same, and the answer had begun to arrive.
+            KeyRefused: 401 or 403.
+            NotFound: 404.
+            RequestRefused: any other 4xx, and redirects.
+            LifecycleError: called outside Trio.
+            ConfigurationError: ``body`` has no JSON form, or httpx cannot use the URI.
+
+        Cancellation:
+            Safe for the connections. The request may have arrived all the same.
+        """
+        from exotrio._http.body import pieces_of  # here, since it imports httpx
+
+        require_trio()
+        asked = f"{method} {self._shown}{path}"
+        try:
+            content = body if isinstance(body, bytes) or body is None else encode(body)
+        except NotJson as error:
+            raise ConfigurationError(
+                f"an argument cannot be sent as JSON: {error}", where=f"asked: {asked}"
+            ) from error
+        timeout += len(content or b"") / SLOWEST_LINK
+        sending = _Sending()
+        response: httpx.Response | None = None
+        answered: bytes | None = None
+        received = 0
+        with scope or nullcontext(), trio.CancelScope(deadline=trio.current_time() + timeout) as limit:
+            async with self._slots:
+                began = trio.current_time()
+                try:
+                    with self._told_as_ours(asked, sending):
+                        all_headers = self._headers(content, headers)
+                        if last:
+                            all_headers["connection"] = "close"
+                        response = await self._send(
+                            self._request(method, path, content, all_headers, sending)
+                        )
+                        pieces: list[bytes] = []
+                        async with aclosing(pieces_of(response, at=self._at, asked=asked)) as arriving:
+                            async for piece in arriving:
+                                pieces.append(piece)
+                                received += len(piece)
+                                if patient:
+                                    limit.deadline = trio.current_time() + timeout
+                        answered = b"".join(pieces)
+                finally:
+                    if self._events:
+                        code = None if response is None or answered is None else response.status_code
+                        self._events.tell(Requested(_op(path), code, trio.current_time() - began))
+        if response is None:
+            raise self._too_late(asked, sent=sending.sent)
+        if answered is None:
+            raise TooSlow(
+                f"the answer of {self._at} did not arrive as a whole within "
+                f"{timeout:.0f} s: {received} bytes did",
+                where=f"asked: {asked}",
+                fix="is the network to it slow, or overloaded?",
+            )
+        return self._judge(response, answered, asked, accept)
+
+    async def download(
+        self, path: str, sink: Callable[[bytes], Awaitable[None]], *, patience: float, media_type: str
+    ) -> int:
+        """Fetch something large and hand it to ``sink`` piece by piece; return its length.
+
+        Args:
+            path: Encoded path below the base URI.
+            sink: Takes each piece. What it raises comes out as it is.
+            patience: Seconds until the answer begins. Between two pieces it is ``REQUEST_TIMEOUT``.
+            media_type: What has to come; anything else is no usable answer.
+
+        Raises:
+            As ``ask`` does; ManagerUnavailable also if the answer breaks off or is longer or shorter than
+            it said.
+
+        Cancellation:
+            Safe.
+        """
+        from exotrio._http.body import pieces_of
+
+        require_trio()
+        asked = f"GET {self._shown}{path}"
+        headers = self._headers(None, {"accept": media_type})
+        sending = _Sending()
+        received = 0
+        with trio.CancelScope(deadline=trio.current_time() + patience) as scope:
+            async with self._slots:
+                with self._told_as_ours(asked, sending):
+                    response = await self._send(self._request("GET", path, None, headers, sending))
+                pieces: AsyncIterator[bytes] | None = None
+                try:
+                    if response.headers.get("content-type") != media_type:
+                        with self._told_as_ours(asked, sending):
+                            async with aclosing(pieces_of(response, at=self._at, asked=asked)) as arriving:
+                                answered = b"".join([piece async for piece in arriving])
+                        self._judge(response, answered, asked, ())
+                        raise unfit(f"{self._at} answered with something that is not {media_type}", asked)
+                    pieces = response.aiter_raw()
+                    while True:
+                        scope.deadline = trio.current_time() + REQUEST_TIMEOUT
+                        with self._told_as_ours(asked, sending):
+                            piece = await anext(pieces, None)
+                        if piece is None:
+                            break
+                        received += len(piece)
+                        # However long the disk takes: it is the network that is waited for here.
+                        scope.deadline = math.inf
+                        await sink(piece)
+                finally:
+                    await _close(response, pieces)
+        if scope.cancelled_caught:
+            raise self._too_late(asked, sent=sending.sent)
+        if response.headers.get("content-length") != str(received):
+            raise unfit(
+                f"{self._at} answered with {received} bytes, which is not the length it had said", asked
+            )
+        return received
+
+    def _request(
+        self, method: str, path: str, content: bytes | None, headers: Mapping[str, str], sending: _Sending
+    ) -> httpx.Request:
+        import httpx  # here: it costs 50 ms, and `import exotrio` must not pay them
+
+        from exotrio._http.body import OnePiece
+
+        request = httpx.Request(
+            method,
+            _url(f"{self._endpoint.uri}{path}"),
+            content=content,
+            headers=headers,
+            extensions={"trace": sending.note, "timeout": _TIMEOUT},
+        )
+        request.stream = OnePiece(content or b"")
+        return request
+
+    def _judge(self, response: httpx.Response, content: bytes, asked: str, accept: Collection[int]) -> Answer:
+        return judge(response, content, at=self._at, asked=asked, accept=accept)
+
+    @contextmanager
+    def _told_as_ours(self, asked: str, sending: _Sending) -> Iterator[None]:
+        """Turn errors of httpx into ours."""
+        import httpx
+
+        # Transports in process report no progress: whatever they were given may have arrived.
+        sending.sent = sending.sent or self._endpoint.transport is not None
+        try:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise self._unreachable(asked, error) from error
+        except httpx.InvalidURL as error:
+            raise ConfigurationError(f"the state manager URI cannot be used: {error}") from error
+        except (httpx.HTTPError, OSError, UnicodeError) as error:
+            if not sending.sent:
+                raise self._unreachable(asked, error) from error
+            raise ManagerUnavailable(
+                f"the connection to {self._at} broke before an answer: {_brief(error)}",
+                where=f"asked: {asked}",
+            ) from error
+
+    async def aclose(self) -> None:
+        """Close the connections. Safe to call twice."""
+        transport, self._transport = self._transport, None
+        # A transport that was handed in is its owner's to close, and others may be using it.
+        if transport is not None and self._endpoint.transport is None:
+            with trio.CancelScope(deadline=trio.current_time() + CLOSE, shield=True):
+                await transport.aclose()
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        """Send a request and return the response once its head is there.
+
+        By the transport, without httpx's client around it: its cookies, redirects and forms of
+        authentication are not used here, and cost 75 us of the 120 that a short request in process took.
+        """
+        if request.url.userinfo:
+            next(_basic_auth(request.url).auth_flow(request))
+        with own_lookups():
+            return await self._opened().handle_async_request(request)
+
+    def _opened(self) -> httpx.AsyncBaseTransport:
+        if self._transport is not None:
+            return self._transport
+        import ssl
+
+        import httpx
+
+        if self._endpoint.plaintext:
+            _warn_of_plaintext(self._shown)
+        https = self._endpoint.uri.startswith("https:")
+        pool = self._tasks + 4
+        self._transport = self._endpoint.transport or httpx.AsyncHTTPTransport(
+            # The system's certificates, as the stock SDK trusts them. Without TLS a context that trusts
+            # nobody, since loading certificates takes 20 ms.
+            verify=ssl.create_default_context() if https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            trust_env=False,  # only _settings reads the environment; stock ignores proxy variables too
+            limits=httpx.Limits(
+                max_connections=pool, max_keepalive_connections=pool, keepalive_expiry=KEEPALIVE_EXPIRY
+            ),
+        )
+        return self._transport
+
+    def _headers(self, content: bytes | None, more: Mapping[str, str] | None) -> dict[str, str]:
+        headers = {
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "user-agent": "exotrio",
+            REQUEST_ID_HEADER: next(self._request_ids),
+        }
+        if self._endpoint.key is not None:
+            headers[KEY_HEADER] = self._endpoint.key
+        if content is not None:
+            headers["content-type"] = "application/json"
+        headers.update(more or {})
+        return headers
+
+    def _too_late(self, asked: str, *, sent: bool) -> ManagerUnavailable:
+        return ManagerUnavailable(
+            f"{self._at} did not answer in time",
+            sent=sent,
+            where=f"asked: {asked}",
+            fix="is it overloaded, or is the network to it down?",
+        )
+
+    def _unreachable(self, asked: str, error: Exception) -> ManagerUnavailable:
+        return ManagerUnavailable(
+            f"{self._at} cannot be reached: {_brief(error)}",
+            sent=False,
+            where=f"asked: {asked}",
+            fix=f"is one running there? start one with `python -m exotrio server`, or set {URI_VARIABLE}",
+        )
+
+
+def require_trio() -> None:
+    """Raise LifecycleError unless called from a Trio task."""
+    if not trio.lowlevel.in_trio_task():
+        raise LifecycleError(
+            "exotrio talks to its state manager on Trio, and this is not a Trio task",
+            fix="call it from a function that trio.run(...) runs; from asyncio code, in a thread of its own",
+        )
+
+
+async def _close(response: httpx.Response, pieces: AsyncIterator[bytes] | None) -> None:
+    """Close a response whose pieces may have been read in part."""
+    with trio.CancelScope(deadline=trio.current_time() + CLOSE, shield=True):
+        await response.aclose()
+        if pieces is not None:
+            # To its end, which is an error now. Else httpcore's generators, each within another, are left
+            # where they are until they are collected as garbage, of which Trio warns.
+            with suppress(Exception):
+                async for _ in pieces:
+                    pass
+
+
+@lru_cache(maxsize=64)
+def _url(text: str) -> httpx.URL:
+    """Parse a URL, which takes 40 us; those of the native API are few."""
+    import httpx
+
+    return httpx.URL(text)
+
+
+def _basic_auth(url: httpx.URL) -> httpx.BasicAuth:
+    import httpx
+
+    return httpx.BasicAuth(url.username, url.password)
+
+
+_OPS = {"v1": "discover", "nodes": "register", "enqueue": "claim"}
+
+
+def _op(path: str) -> str:
+    """Return what a path asks for: its last segment, which is never an id where a runtime asks."""
+    last = path.rstrip("/").rpartition("/")[2]
+    return _OPS.get(last, last)
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+@cache
+def _warn_of_plaintext(uri: str) -> None:
+    log.warning("the API key travels unencrypted to %s: use https:// off this machine", uri)

@@ -1,0 +1,93 @@
+"""Which kind of state manager is there: ours, another that speaks v0, or none at all.
+
+No status says who answers: a gateway without a route, or another application on the port, answers 404 in
+JSON too. So nothing is concluded from a status. Ours is known by what its native root answers, and any
+other by what its list of nodes answers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from exotrio._http.client import HttpClient
+from exotrio._wire.native import Discovery
+from exotrio._wire.v0 import Body
+from exotrio._wire.vocabulary import NATIVE_ROOT, NATIVE_VERSION, v0_path
+from exotrio.errors import ManagerUnavailable, NotFound, RequestRefused
+
+DISCOVERY_TIMEOUT = 10.0
+
+
+class _NodesReply(Body):
+    """The list of nodes, with the nodes themselves unchecked."""
+
+    namespace: str
+    count: int
+    nodes: list[Any]
+
+
+async def discover(http: HttpClient, namespace: str) -> Discovery | None:
+    """Ask the state manager what it is.
+
+    Args:
+        http: Connections to it.
+        namespace: Whose nodes to list, where the native API does not answer.
+
+    Returns:
+        What our server says of itself; None for any other v0 server. A server of ours with another version
+        of the native API is returned only if it answers as v0, too.
+
+    Raises:
+        ManagerUnavailable: neither is known yet; ask again.
+        KeyRefused: the key is wrong.
+
+    Cancellation:
+        Safe; nothing changes at the server.
+    """
+    found = await find_native(http)
+    if found is None or found.version != NATIVE_VERSION:
+        await require_v0(http, namespace)
+    return found
+
+
+async def find_native(http: HttpClient) -> Discovery | None:
+    """Return what our server says of itself; None after a JSON 404, which does not say who is there.
+
+    Raises:
+        As ``discover`` does.
+    """
+    try:
+        return await http.fetch(Discovery, "GET", NATIVE_ROOT, timeout=DISCOVERY_TIMEOUT)
+    except NotFound:
+        return None
+    except RequestRefused as error:
+        # A proxy that is being set up answers anything: deciding for v0 now would stick.
+        raise ManagerUnavailable(error.what, status=error.status, where=error.where, fix=error.fix) from error
+
+
+async def require_v0(http: HttpClient, namespace: str) -> None:
+    """Return if a state manager that speaks v0 answers.
+
+    Raises:
+        As ``discover`` does.
+    """
+    try:
+        reply = await http.fetch(
+            _NodesReply, "GET", v0_path(namespace, "nodes", ""), timeout=DISCOVERY_TIMEOUT
+        )
+    except (NotFound, RequestRefused) as error:
+        raise stranger(http, "its nodes", f"it answered {error.status}", error) from error
+    if reply.namespace != namespace:
+        raise stranger(http, "its nodes", "it answered about another namespace")
+
+
+def stranger(
+    http: HttpClient, asked_for: str, why: str, error: NotFound | RequestRefused | None = None
+) -> ManagerUnavailable:
+    """Return the error for an answer that no state manager gives."""
+    return ManagerUnavailable(
+        f"what is at {http.endpoint.shown} does not answer as a state manager: asked for {asked_for}, {why}",
+        status=error.status if error else None,
+        where=error.where if error else "",
+        fix="check that the URI leads to a state manager, and what stands in between",
+    )

@@ -1,0 +1,166 @@
+"""Which state manager to talk to, and with which key: resolved in one place for runtime and client."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from functools import cache
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+from exotrio._util.settings import FROM_FILE, KEY_VARIABLE, URI_VARIABLE, read_settings, source_of
+from exotrio.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import httpx
+
+log = logging.getLogger("exotrio")
+
+EMBEDDED_URI = "http://exotrio.embedded"
+"""Stands in for the URI when a transport is given: no name is ever resolved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A state manager: where it is and what opens it.
+
+    Attributes:
+        uri: Base URI without a trailing slash.
+        key: API key, or None to send none. Never shown.
+        transport: Way to an in-process state manager, or None for the network.
+    """
+
+    uri: str
+    key: str | None = field(repr=False)
+    transport: httpx.AsyncBaseTransport | None = field(default=None, repr=False)
+
+    @property
+    def shown(self) -> str:
+        """The URI as it may stand in a log: without user name and password."""
+        parts = urlsplit(self.uri)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+    @property
+    def name(self) -> str:
+        """What messages call it: the URI that stands in for that of an embedded one helps nobody."""
+        if self.uri == EMBEDDED_URI:
+            return "the embedded state manager"
+        return f"the state manager at {self.shown}"
+
+    @property
+    def plaintext(self) -> bool:
+        """Whether the key would cross a network readable by others."""
+        parts = urlsplit(self.uri)
+        return self.transport is None and parts.scheme == "http" and not _is_loopback(parts.hostname or "")
+
+
+def resolve_endpoint(
+    state_manager_uri: str | None,
+    key: str | None,
+    transport: httpx.AsyncBaseTransport | None = None,
+    *,
+    uri_source: str = "argument state_manager_uri",
+    key_source: str = "argument key",
+) -> tuple[Endpoint | None, list[str]]:
+    """Find the state manager from arguments, then from the environment and ``.env``.
+
+    Args:
+        state_manager_uri: Base URI, or None to read ``EXOSPHERE_STATE_MANAGER_URI``.
+        key: API key, or None to read ``EXOSPHERE_API_KEY``.
+        transport: Way to an in-process state manager. With one, the URI does not matter and no
+            key is needed.
+        uri_source: Where the URI came from, for problems with it.
+        key_source: Where the key came from.
+
+    Returns:
+        The endpoint and no problems, or None and every problem, each as text that says what to do.
+    """
+    if transport is not None:
+        problem = _key_problem(key, key_source) if key else None
+        return (None, [problem]) if problem else (Endpoint(EMBEDDED_URI, key or None, transport), [])
+    problems: list[str] = []
+    if not state_manager_uri or not key:
+        try:
+            settings = read_settings()
+        except ConfigurationError as error:
+            return None, [str(error).replace("\n", "; ")]
+        if not state_manager_uri:
+            state_manager_uri, uri_source = settings.state_manager_uri, source_of(URI_VARIABLE)
+        if not key:
+            key, key_source = settings.api_key, source_of(KEY_VARIABLE)
+    if not state_manager_uri:
+        problems.append(
+            f"no state manager is named: pass state_manager_uri=..., or set {URI_VARIABLE} "
+            "in the environment or in .env (a local one: python -m exotrio server)"
+        )
+    else:
+        problem = _uri_problem(state_manager_uri)
+        if problem:
+            problems.append(f"{problem} ({uri_source}); it looks like http://127.0.0.1:8000")
+    if not key:
+        problems.append(
+            f"no API key is given: pass key=..., or set {KEY_VARIABLE} in the environment or in .env"
+        )
+    else:
+        problem = _key_problem(key, key_source)
+        if problem:
+            problems.append(problem)
+    if problems or not state_manager_uri:
+        return None, problems
+    endpoint = Endpoint(state_manager_uri.strip().rstrip("/"), key)
+    uri_in_file, key_in_file = uri_source.endswith(FROM_FILE), key_source.endswith(FROM_FILE)
+    if uri_in_file != key_in_file and (uri_in_file or uri_source == source_of(URI_VARIABLE)):
+        _warn_of_sources(endpoint.shown, uri_source, key_source)
+    return endpoint, []
+
+
+@cache
+def _warn_of_sources(uri: str, uri_source: str, key_source: str) -> None:
+    """Warn, once, of a key that may not be meant for this address: ``.env`` may be somebody else's."""
+    log.warning(
+        "the API key (%s) is sent to %s (%s): if they do not belong together, name both in one place",
+        key_source,
+        uri,
+        uri_source,
+    )
+
+
+def version_problems(state_manager_version: str) -> list[str]:
+    """Return what is wrong with ``state_manager_version``, which is kept for stock's signature."""
+    if state_manager_version == "v0":
+        return []
+    return [f"state_manager_version is {state_manager_version!r}: only 'v0' exists; leave it out"]
+
+
+def _uri_problem(uri: str) -> str | None:
+    try:
+        parts: SplitResult = urlsplit(uri.strip())
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        return f"the state manager URI cannot be parsed: {error}"
+    # The text itself may hold a password, so problems quote its parts only.
+    if parts.scheme not in {"http", "https"}:
+        instead = f", not {parts.scheme}://" if "://" in uri else ""
+        return f"the state manager URI must start with http:// or https://{instead}"
+    if not host:
+        return "the state manager URI names no host"
+    if parts.query or parts.fragment:
+        return "the state manager URI must not have a '?' or '#' part"
+    return None
+
+
+def _key_problem(key: str, source: str) -> str | None:
+    # Checked here because h11 and httpx quote an illegal header value, that is the key, in their errors.
+    if key.isascii() and key.isprintable() and key == key.strip():
+        return None
+    return f"the API key ({source}) cannot stand in a header: printable ASCII only, and no blanks around it"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,195 @@
+"""What an HTTP response means: a JSON answer, or an error of our own tree. Pure: sends nothing."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from exotrio._util.json import NotJson, decode
+from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
+from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable, NotFound, RequestRefused
+
+if TYPE_CHECKING:
+    import httpx
+
+M = TypeVar("M", bound=BaseModel)
+
+LONGEST_DETAIL = 2_000
+LONGEST_RETRY_AFTER = 120.0
+"""Seconds; a bogus header must not stop everything for a day."""
+
+_TURNED_AWAY = frozenset({408, 425, 429, 503})
+_TOO_LARGE = frozenset({413, 414, 431})
+
+
+class TurnedAway(ManagerUnavailable):
+    """The state manager itself said, in JSON, that it did not take the request (408, 425, 429, 503).
+
+    Unlike a 502 of a proxy in between, this leaves nothing unknown.
+    """
+
+
+class TooSlow(ManagerUnavailable):
+    """The answer had begun to arrive when its time was up. A smaller one might have come as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A JSON answer.
+
+    Attributes:
+        status: HTTP status.
+        body: The decoded JSON.
+        asked: ``METHOD uri``, for messages.
+    """
+
+    status: int
+    body: Any
+    asked: str
+
+    def parse(self, model: type[M]) -> M:
+        """Return the body as ``model``.
+
+        Raises:
+            ManagerUnavailable: it is something else.
+        """
+        try:
+            return model.model_validate(self.body)
+        except ValidationError as error:
+            # Places and rules only: the values may be secrets.
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the body"
+            raise ManagerUnavailable(
+                f"answered {self.status}, but not with a {model.__name__}: {place}: {first['msg']}",
+                status=self.status,
+                where=f"asked: {self.asked}",
+                fix="check that the URI leads to a state manager, and that its version fits",
+            ) from None
+
+
+def judge(
+    response: httpx.Response, content: bytes, *, at: str, asked: str, accept: Collection[int]
+) -> Answer:
+    """Return the answer in a response, or raise what it means.
+
+    Args:
+        response: The head of the response.
+        content: Its body.
+        at: Who answered, for messages.
+        asked: What was asked, for messages.
+        accept: Statuses other than 2xx that are answers too.
+
+    Raises:
+        ManagerUnavailable, KeyRefused, NotFound, RequestRefused: as ``HttpClient.ask`` says.
+    """
+    status = response.status_code
+    where = f"asked: {asked}"
+    if 300 <= status < 400:
+        location = response.headers.get("location", "nowhere")[:200]
+        raise RequestRefused(
+            f"{at} answered {status}, a redirect to {location}; redirects are not followed",
+            status=status,
+            where=where,
+            fix=f"use the URI it leads to ({URI_VARIABLE} or state_manager_uri)",
+        )
+    try:
+        body = decode(content)
+    except NotJson as error:
+        if status in _TOO_LARGE:  # answered by a proxy, which does not speak JSON but means it
+            raise RequestRefused(
+                f"{at} answered {status}: the request is too large", status=status, where=where
+            ) from error
+        raise unfit(
+            f"{at} answered {status} with a body that is not JSON",
+            asked,
+            status=status,
+            retry_after=retry_after(response.headers),
+        ) from None
+    if 200 <= status < 300 or status in accept:
+        return Answer(status, body, asked)
+    detail = describe(body)
+    raise _error(status, f"{at} answered {status}: {detail}", where, retry_after(response.headers))
+
+
+def unfit(
+    what: str, asked: str, *, status: int | None = None, retry_after: float | None = None
+) -> ManagerUnavailable:
+    """Return the error for an answer that no state manager gives."""
+    return ManagerUnavailable(
+        what,
+        status=status,
+        retry_after=retry_after,
+        where=f"asked: {asked}",
+        fix="check that the URI leads to a state manager, and what stands in between",
+    )
+
+
+def _error(status: int, what: str, where: str, wait: float | None) -> ManagerError:
+    if status in {401, 403}:
+        fix = f"pass the server's key (its STATE_MANAGER_SECRET) as key=..., or set {KEY_VARIABLE}"
+        return KeyRefused(what, status=status, where=where, fix=fix)
+    if status == 404:
+        return NotFound(what, status=status, where=where)
+    if status in _TURNED_AWAY:
+        return TurnedAway(what, status=status, where=where, retry_after=wait)
+    if status >= 500:
+        return ManagerUnavailable(what, status=status, where=where, retry_after=wait)
+    return RequestRefused(what, status=status, where=where)
+
+
+def one_line(error: ManagerError) -> str:
+    """Return an error for the log: what happened and what was asked, without the advice."""
+    return "; ".join(part for part in (error.what.replace("\n", ", "), error.where) if part)
+
+
+def describe(body: Any) -> str:
+    """Return what an error body says, in one text: its ``detail``, one line per problem."""
+    return "\n".join(problems_in(body))[:LONGEST_DETAIL]
+
+
+def problems_in(body: Any) -> list[str]:
+    """Return the problems an error body names, each with its place; values are left out."""
+    detail = body.get("detail", body.get("message")) if isinstance(body, dict) else None
+    if isinstance(detail, str):
+        return [line.strip() for line in detail.splitlines() if line.strip()] or ["no detail"]
+    if isinstance(detail, list):
+        return [_problem(item) for item in detail] or ["no detail"]
+    return ["no detail"]
+
+
+def _problem(item: Any) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    loc = item.get("loc")
+    place = ""
+    for part in loc if isinstance(loc, list) else ():
+        if isinstance(part, int):
+            place += f"[{part}]"
+        elif part != "body" or place:
+            place += f".{part}" if place else str(part)
+    return f"{place or 'body'}: {item.get('msg', 'invalid')}"
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds ``Retry-After`` asks for (given in seconds or as a date), or None."""
+    text = headers.get("retry-after", "").strip()
+    if not text:
+        return None
+    if text.isascii() and text.isdigit():
+        return float(min(int(text[:12]), int(LONGEST_RETRY_AFTER)))
+    try:
+        due = parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    try:  # the server's own clock, if it tells: ours may differ
+        now = parsedate_to_datetime(headers.get("date", "")).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        now = time.time()
+    seconds = due - now
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER) if math.isfinite(seconds) else None

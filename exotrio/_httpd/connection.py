@@ -1,0 +1,103 @@
+"""One HTTP/1.1 connection: its requests, one after the other.
+
+A connection has two tasks. The peer's reads ahead; the other waits for a request head, runs the app on
+it, and starts over if both sides are done and neither wants to close. Only the latter touches h11.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h11
+import trio
+
+from exotrio._httpd.exchange import App, Exchange, parse, refuse
+from exotrio._httpd.limiter import OpenConnection
+from exotrio._httpd.messages import Limits, Refusal
+from exotrio._httpd.peer import Peer
+
+Address = tuple[str, int]
+
+
+async def serve_connection(
+    app: App,
+    stream: trio.abc.HalfCloseableStream,
+    connection: OpenConnection,
+    *,
+    limits: Limits,
+    stopping: trio.Event,
+    client: Address | None = None,
+    server: Address | None = None,
+) -> None:
+    """Serve the requests of one connection; return when it is to be closed.
+
+    Args:
+        stream: The connection; the caller closes it, forcefully, after this returns.
+        connection: Told while it is idle, and may then end it.
+
+    Cancellation:
+        At once. A response in flight is cut, and the client sees it incomplete.
+    """
+    peer = Peer(stream, write=limits.write)
+    http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.max_head)
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "scheme": "http",
+        "root_path": "",
+        "client": client,
+        "server": server,
+    }
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.read_ahead)
+        try:
+            patience = limits.head
+            while request := await _next_request(http, peer, limits, stopping, connection, patience):
+                if not await Exchange(http, peer, limits, stopping, connection, request).run(app, scope):
+                    if _has_unread(http, peer):
+                        await peer.linger()
+                    break
+                http.start_next_cycle()
+                patience = limits.idle
+        except Refusal as refusal:
+            await refuse(peer, refusal)
+            await peer.linger()
+        nursery.cancel_scope.cancel()
+
+
+def _has_unread(http: h11.Connection, peer: Peer) -> bool:
+    request_read = http.their_state in (h11.DONE, h11.MUST_CLOSE)
+    return not request_read or bool(http.trailing_data[0]) or bool(peer.ready())
+
+
+async def _next_request(
+    http: h11.Connection,
+    peer: Peer,
+    limits: Limits,
+    stopping: trio.Event,
+    connection: OpenConnection,
+    patience: float,
+) -> h11.Request | None:
+    """Wait ``patience`` seconds for the start of a request, then for its head; None if there is none."""
+    event = parse(http)
+    if event is h11.NEED_DATA and not http.trailing_data[0]:
+        chunk = b""
+        if not stopping.is_set():
+            with connection.idle(patience):
+                chunk = await peer.more()
+        if not chunk:
+            return None
+        http.receive_data(chunk)
+        event = parse(http)
+    if event is h11.NEED_DATA:
+        with trio.move_on_after(limits.head) as reading:
+            while event is h11.NEED_DATA:
+                chunk = await peer.more()
+                if not chunk:
+                    return None
+                http.receive_data(chunk)
+                event = parse(http)
+        if reading.cancelled_caught:
+            raise Refusal(408, f"the request head was not complete within {limits.head:g} s")
+    assert isinstance(event, h11.Request), event
+    return event

@@ -1,0 +1,319 @@
+"""One HTTP request and its response: the ASGI ``receive`` and ``send`` of one call of the app.
+
+A request that must be refused while the app runs (a body too long, too slow, malformed) is answered at
+once, from within ``receive``; to the app its client has then disconnected.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
+from typing import Any
+
+import h11
+import trio
+
+from exotrio._httpd.limiter import OpenConnection
+from exotrio._httpd.messages import (
+    PRIVATE,
+    Limits,
+    Refusal,
+    http_date,
+    json_answer,
+    phrase,
+    read_head,
+    refusal_of,
+    too_large,
+)
+from exotrio._httpd.peer import ClientDisconnected, Peer
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+STOPPING = "exotrio.stopping"
+"""Key in ``scope["extensions"]``: ``{"event": trio.Event}``, set when the server begins to stop. A long
+poll should then answer at once; it is cancelled when the grace is over."""
+CROWDED = "exotrio.crowded"
+"""Key in ``scope["extensions"]``: ``{"now": Callable[[], bool]}``, whether connections are so scarce that
+nobody should wait at the server."""
+_PROVE = "exotrio.prove"
+
+FAILED = {"success": False, "detail": "internal error; the log of the state manager has the details"}
+"""What a client gets when the app fails. Fixed: an exception's text could hold secrets."""
+
+logger = logging.getLogger("exotrio.manager.http")
+
+
+def prove(scope: MutableMapping[str, Any]) -> None:
+    """Tell the server that this request comes from somebody with the key or a session.
+
+    Its connection may then stay open for more, and does not count among those of strangers.
+    """
+    extension = scope.get("extensions", {}).get(_PROVE)
+    if extension is not None:
+        extension["prove"]()
+
+
+def parse(http: h11.Connection) -> object:
+    """Return h11's next event.
+
+    Raises:
+        Refusal: the client's bytes are not HTTP.
+    """
+    try:
+        return http.next_event()
+    except h11.RemoteProtocolError as error:
+        raise refusal_of(error) from error
+
+
+async def refuse(peer: Peer, refusal: Refusal, *, with_body: bool = True) -> None:
+    """Answer a request without the app, if the client still takes it."""
+    await _answer(peer, refusal.status, {"detail": refusal.detail}, with_body=with_body)
+
+
+async def _answer(peer: Peer, status: int, content: Mapping[str, object], *, with_body: bool) -> None:
+    with suppress(ClientDisconnected):
+        await peer.write(json_answer(status, content, with_body=with_body))
+
+
+class Exchange:
+    """One request and its response."""
+
+    def __init__(
+        self,
+        http: h11.Connection,
+        peer: Peer,
+        limits: Limits,
+        stopping: trio.Event,
+        connection: OpenConnection,
+        request: h11.Request,
+    ) -> None:
+        self._http = http
+        self._peer = peer
+        self._limits = limits
+        self._stopping = stopping
+        self._connection = connection
+        self._request = request
+        self._bodiless = request.method == b"HEAD"
+        # The request body: parts parsed and not yet handed to the app.
+        self._parts: list[bytes | bytearray] = []
+        self._received = 0
+        self._whole = False
+        self._handed_over = False
+        self._patience = limits.body
+        # The response: its head waits for the first piece of body, to leave in the same packet.
+        self._head: h11.Response | None = None
+        self._composed = False
+        self._started = False
+        self._complete = False
+        self._refused = False
+        # Whether the app knows that it cannot answer: what it raises then is no failure.
+        self._told = False
+
+    async def run(self, app: App, connection_scope: Mapping[str, Any]) -> bool:
+        """Run the app on this request.
+
+        Args:
+            connection_scope: What all scopes of this connection have in common.
+
+        Returns:
+            Whether another request may follow on the connection.
+        """
+        try:
+            scope = {**connection_scope, **read_head(self._request, self._limits)}
+        except Refusal as refusal:
+            await self._refuse(refusal)
+            return False
+        scope["extensions"] = {
+            STOPPING: {"event": self._stopping},
+            CROWDED: {"now": lambda: self._connection.gate.crowded},
+            _PROVE: {"prove": self._connection.prove},
+        }
+        failed = False
+        try:
+            await app(scope, self.receive, self.send)
+        except* Exception as failures:
+            # except*, since a cancelled app may raise failures mixed with trio.Cancelled.
+            failed = True
+            self._log(failures.exceptions[0] if len(failures.exceptions) == 1 else failures)
+        if not self._over:
+            if not failed:
+                logger.error("%s: the app returned without a complete response", self._name)
+            if not self._started:
+                await _answer(self._peer, 500, FAILED, with_body=not self._bodiless)
+        both_done = self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+        return self._complete and both_done and not self._stopping.is_set()
+
+    @property
+    def _over(self) -> bool:
+        return self._complete or self._refused or self._peer.gone
+
+    @property
+    def _name(self) -> str:
+        # Without the query, which may hold what does not belong in a log.
+        path = self._request.target.partition(b"?")[0]
+        return f"{self._request.method.decode('ascii')} {path.decode('ascii')}"
+
+    def _log(self, failure: Exception) -> None:
+        if self._told:
+            logger.info(
+                "%s: ended without its client: %r",
+                self._name,
+                failure,
+                exc_info=failure if logger.isEnabledFor(logging.DEBUG) else None,
+            )
+        else:
+            logger.error("%s: the app failed", self._name, exc_info=failure)
+
+    # --- the request body
+
+    async def receive(self) -> Message:
+        """ASGI ``receive``. Safe to cancel: no part of the body is lost."""
+        if not (self._handed_over or self._complete or self._refused):
+            try:
+                return await self._receive_body()
+            except Refusal as refusal:
+                await self._refuse(refusal)
+            except ClientDisconnected:
+                pass
+        if self._over:
+            # Answered in a cancelled scope too, since Starlette's Request.is_disconnected asks in one; but
+            # not without a checkpoint, or an app that loops over receive would stop everything.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        while not self._over:
+            await self._peer.changed.park()
+        self._told = self._told or not self._complete
+        return {"type": "http.disconnect"}
+
+    async def _receive_body(self) -> Message:
+        self._parse_body()
+        if not (self._parts or self._whole):
+            if self._http.they_are_waiting_for_100_continue:
+                # Before h11 notes it as sent, or a cancelled receive would leave the client waiting.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                go_on = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
+                await self._peer.write(self._http.send(go_on))
+            await self._wait_for_body()
+        body = b"".join(self._parts)
+        self._parts.clear()
+        self._handed_over = self._whole
+        return {"type": "http.request", "body": body, "more_body": not self._whole}
+
+    async def _wait_for_body(self) -> None:
+        began = trio.current_time()
+        try:
+            with trio.fail_after(max(0.0, self._patience)):
+                while not (self._parts or self._whole):
+                    chunk = await self._peer.more()
+                    if not chunk:
+                        raise ClientDisconnected("the client closed the connection within its request")
+                    self._http.receive_data(chunk)
+                    self._parse_body()
+        except trio.TooSlowError:
+            raise Refusal(
+                408,
+                f"the request body came too slowly: it may take {self._limits.body:g} s, and one more for"
+                f" each {self._limits.body_rate} bytes",
+            ) from None
+        finally:
+            self._patience -= trio.current_time() - began
+
+    def _parse_body(self) -> None:
+        """Take over what h11 has of the body, all at once: many small chunks make one message."""
+        while not self._whole:
+            event = parse(self._http)
+            if isinstance(event, h11.Data):
+                self._received += len(event.data)
+                self._patience += len(event.data) / self._limits.body_rate
+                if self._received > self._limits.max_body:
+                    raise too_large(self._limits)
+                self._parts.append(event.data)
+            elif isinstance(event, h11.EndOfMessage):
+                self._whole = True
+            else:
+                return
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        self._refused = True
+        self._parts.clear()
+        if not self._started:
+            await refuse(self._peer, refusal, with_body=not self._bodiless)
+
+    # --- the response
+
+    async def send(self, message: Message) -> None:
+        """ASGI ``send``.
+
+        Raises:
+            ClientDisconnected: the client cannot get this; an OSError, as ASGI asks.
+            RuntimeError: the messages come in a wrong order.
+            h11.LocalProtocolError: a header is invalid, or the body does not match content-length.
+        """
+        kind = message["type"]
+        if self._complete:
+            raise RuntimeError(f"{kind} after the response was complete")
+        if self._refused:
+            self._told = True
+            raise ClientDisconnected("the request was refused and answered already")
+        if kind == "http.response.start":
+            if self._head is not None:
+                raise RuntimeError("http.response.start was sent twice")
+            self._head = self._make_head(message)
+            if self._peer.gone:
+                self._told = True
+                raise ClientDisconnected("the client closed the connection")
+        elif kind == "http.response.body":
+            if self._head is None:
+                raise RuntimeError("http.response.body before http.response.start")
+            # Before h11 notes the message as sent: an app whose send was cut by a timeout of its own may
+            # still send another answer, unless bytes of this one are out.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            last = not message.get("more_body", False)
+            parts = self._compose(self._head, message.get("body", b""), last=last)
+            self._started = True
+            try:
+                await self._peer.write(*parts)
+            except ClientDisconnected:
+                self._told = True
+                raise
+            if last:
+                self._complete = True
+                self._peer.changed.unpark_all()
+        else:
+            raise RuntimeError(f"this server does not know the ASGI message {kind!r}")
+
+    def _make_head(self, message: Message) -> h11.Response:
+        headers = list(message.get("headers", ()))
+        given = {name.lower() for name, _ in headers}
+        if b"date" not in given:
+            headers.append((b"date", http_date()))
+        headers += [header for header in PRIVATE if header[0] not in given]
+        self._read_ready_body()
+        if not self._whole or self._stopping.is_set() or not self._connection.is_known:
+            # The rest of the request would have to be read and thrown away before the next one. And who
+            # did not prove a key gets no second answer, or its connection could be held for ever.
+            headers.append((b"connection", b"close"))
+        status = message["status"]
+        return h11.Response(status_code=status, headers=headers, reason=phrase(status))
+
+    def _read_ready_body(self) -> None:
+        with suppress(Refusal):
+            self._parse_body()
+            if not self._whole and (chunk := self._peer.ready()):
+                self._http.receive_data(chunk)
+                self._parse_body()
+
+    def _compose(self, head: h11.Response, body: bytes, *, last: bool) -> list[bytes]:
+        compose = self._http.send_with_data_passthrough
+        parts: list[bytes] = []
+        if not self._composed:
+            parts += compose(head) or ()
+            self._composed = True
+        if body and not self._bodiless and head.status_code not in (204, 304):
+            parts += compose(h11.Data(data=body)) or ()
+        if last:
+            parts += compose(h11.EndOfMessage()) or ()
+        return parts

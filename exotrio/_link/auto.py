@@ -1,0 +1,352 @@
+"""From an endpoint to a link: discovery, choice, and another choice when the server was replaced.
+
+A runtime works through one ``AutoLink`` for its whole life. It holds both adapters over the same
+connections and points at the one that fits the server, so that switching loses nothing: claims
+carry their own token (or none), and what an adapter remembers of them stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Literal, TypeVar
+
+import trio
+
+from exotrio._http.client import HttpClient
+from exotrio._http.discovery import discover, find_native, require_v0
+from exotrio._http.endpoint import Endpoint, resolve_endpoint, version_problems
+from exotrio._http.response import one_line
+from exotrio._link.native import NativeLink
+from exotrio._link.port import Capabilities, Claim, ClaimLost, Fate, Heard, Pulse, Settlement
+from exotrio._link.v0 import V0Link
+from exotrio._nodes.outcome import Outcome, Requeued
+from exotrio._util.events import Events
+from exotrio._wire.v0 import NodeDeclaration
+from exotrio._wire.vocabulary import NATIVE_VERSION
+from exotrio.errors import (
+    ConfigurationError,
+    KeyRefused,
+    ManagerError,
+    ManagerUnavailable,
+    NotFound,
+    RequestRefused,
+)
+
+__all__ = [
+    "AutoLink",
+    "Endpoint",
+    "LinkKind",
+    "open_link",
+    "resolve_endpoint",
+    "version_problems",
+]
+
+log = logging.getLogger("exotrio")
+
+FIND_NATIVE_INTERVAL = 60.0
+"""Seconds between two looks whether a server that speaks only v0 speaks the native API by now."""
+_SAYS_NOTHING_NEW = frozenset({401, 403, 408, 425, 429})
+"""Statuses of failures after which the server is still taken for what it was."""
+
+LinkKind = Literal["auto", "v0", "native"]
+T = TypeVar("T")
+
+
+def open_link(
+    endpoint: Endpoint,
+    namespace: str,
+    *,
+    kind: LinkKind = "auto",
+    state_manager_version: str = "v0",
+    worker_id: str,
+    workers: int,
+    run_id: str | None = None,
+    events: Events | None = None,
+) -> AutoLink:
+    """Make the link a runtime works through. Sends nothing: the first ``register`` discovers.
+
+    Args:
+        endpoint: The state manager, from ``resolve_endpoint``.
+        namespace: Namespace of the nodes.
+        kind: ``"auto"`` asks the server; ``"v0"`` and ``"native"`` pin the API.
+        state_manager_version: Version prefix of the stock API; only ``"v0"`` exists.
+        worker_id: Names this process in leases.
+        workers: Tasks that run nodes; up to twice as many v0 reports are in flight at once.
+        run_id: Claim states of this run only, where leases are; v0 cannot. Defaults to None: of any.
+        events: Told of each request.
+
+    Raises:
+        ConfigurationError: ``state_manager_version`` or ``kind`` does not exist.
+    """
+    problems = version_problems(state_manager_version)
+    if kind not in ("auto", "v0", "native"):
+        problems.append(f"link is {kind!r}: use 'auto', 'v0' or 'native'")
+    if problems:
+        raise ConfigurationError("the link to the state manager cannot be made", problems)
+    # At most 2 x workers reports, as many releases, a secrets request per worker, a claim and a discovery.
+    http = HttpClient(endpoint, tasks=5 * workers + 8, events=events)
+    v0 = V0Link(http, namespace, concurrency=2 * workers)
+    native = NativeLink(http, namespace, worker_id=worker_id, v0=v0, run_id=run_id)
+    return AutoLink(http, namespace, v0, native, kind=kind)
+
+
+class AutoLink:
+    """The link of a runtime: v0 or native, whichever the server speaks, also after it was replaced.
+
+    Whenever the server may have become another (an outage ended, something was refused), the next call
+    first asks it what it is, and registers the nodes again in case it does not know them. During an outage
+    that question fails in place of the call. So a v0 claim, whose lost answer would strand states, is not
+    risked on a server that is away. Nor is a v0 release or requeue, which can be sent only once, after any
+    answer 500: the server may be there and its database away.
+
+    A refusal that would end a report or a release is believed only if a server that has just said what it is
+    repeats it: a gateway without a route, or another application on the port, refuses everything.
+
+    A server that speaks only v0 is asked every minute whether it speaks the native API by now.
+
+    Args:
+        http: Connections both adapters share.
+        namespace: Namespace of the nodes.
+        v0: Adapter for any v0 server.
+        native: Adapter for our server.
+        kind: ``"v0"`` or ``"native"`` to use that, and ask only whether it is there.
+    """
+
+    def __init__(
+        self, http: HttpClient, namespace: str, v0: V0Link, native: NativeLink, *, kind: LinkKind = "auto"
+    ) -> None:
+        self._http = http
+        self._namespace = namespace
+        self._v0 = v0
+        self._native = native
+        self._kind = kind
+        self._current: V0Link | NativeLink = native if kind == "native" else v0
+        self._sure = kind != "auto"
+        self._answered_500 = False
+        self._find_native_at = math.inf
+        self._warned_of = NATIVE_VERSION
+        self._registration: tuple[str, Sequence[NodeDeclaration]] | None = None
+        self._asking = trio.Lock()
+        self._failure: ManagerUnavailable | None = None
+        self._failures = 0
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the present adapter can do; it may change when the server is replaced."""
+        return self._current.capabilities
+
+    @property
+    def lost_claims(self) -> int:
+        """States that may be claimed with nobody knowing, at most: their number. 0 if all is well."""
+        return self._v0.lost_claims
+
+    def hurry(self, deadline: float) -> None:
+        """Settle claims in flight, and later ones, by ``deadline`` on Trio's clock.
+
+        Without it a v0 claim is waited for up to 60 s after a cancellation.
+        """
+        self._v0.hurry(deadline)
+        self._native.hurry(deadline)
+
+    async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
+        """Find out what the server is and register node classes, as ``Link.register`` says."""
+        link = await self._fitting()
+        await self._watch(link.register(runtime_name, nodes))
+        self._registration = (runtime_name, nodes)
+
+    async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
+        """Claim states, as ``Link.claim`` says.
+
+        Raises:
+            ClaimLost: v0 only: the claim was sent, and what it took will never be known.
+        """
+        if self._current is self._v0 and trio.current_time() >= self._find_native_at:
+            await self._find_native()
+        link = await self._fitting()
+        try:
+            return await self._watch(link.claim(limits, limit, wait=wait))
+        except NotFound:
+            replacement = await self._fitting()
+            if replacement is link:
+                raise
+            return await self._watch(replacement.claim(limits, limit, wait=wait))
+
+    async def report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
+        """Report outcomes, as ``Link.report`` says."""
+        once = any(isinstance(outcome, Requeued) for _, outcome in items)
+        return await self._deliver(lambda link, some: link.report(some), items, once=once)
+
+    async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
+        """Hand claims back, as ``Link.release`` says."""
+        return await self._deliver(lambda link, some: link.release(some), claims, once=True)
+
+    async def heartbeat(self, pulse: Pulse, *, timeout: float) -> Heard | None:
+        """Renew leases, as ``Link.heartbeat`` says.
+
+        Also while it is in doubt what the server is: an answer of the right form is about these leases.
+        """
+        return await self._watch(self._current.heartbeat(pulse, timeout=timeout))
+
+    async def secrets(self, claim: Claim) -> dict[str, str]:
+        """Fetch the secrets of the claim's node, as ``Link.secrets`` says."""
+        link = await self._fitting()
+        return await self._watch(link.secrets(claim))
+
+    async def aclose(self) -> None:
+        """Close connections. Safe to call twice."""
+        await self._http.aclose()
+
+    async def _fitting(self, *, once: bool = False) -> V0Link | NativeLink:
+        """Return the adapter that fits the server, asking it first if that is in doubt.
+
+        Args:
+            once: It is for something that v0 lets be sent only once.
+        """
+        failures = self._failures
+        if self._is_sure(once):
+            return self._current
+        async with self._asking:
+            if self._is_sure(once):
+                return self._current
+            if self._failure is not None and self._failures > failures:
+                # Asked while this task waited. Asking once per waiting task would add up their timeouts.
+                raise _unsent(self._failure)
+            try:
+                self._current = await self._choose()
+            except ManagerUnavailable as error:
+                self._failure = error
+                self._failures += 1
+                raise _unsent(error) from error
+            self._sure = True
+            self._answered_500 = False
+        return self._current
+
+    def _is_sure(self, once: bool) -> bool:
+        return self._sure and not (once and self._answered_500 and self._current is self._v0)
+
+    async def _choose(self) -> V0Link | NativeLink:
+        link = self._current
+        if self._kind == "auto":
+            link = await self._discover()
+            if self._registration is not None and link is not self._current:
+                log.warning("the state manager was replaced; it now speaks %s", _name(link))
+        elif self._kind == "v0":
+            await require_v0(self._http, self._namespace)
+        elif await find_native(self._http) is None:
+            raise ManagerUnavailable(
+                f"{self._http.endpoint.name} does not speak the native API now",
+                status=404,
+                fix="leave out link='native' if it never does",
+            )
+        if self._registration is not None:
+            try:
+                await link.register(*self._registration)
+            except RequestRefused as error:
+                # Finished work is still to be reported, whatever it thinks of our nodes.
+                log.error("the nodes could not be registered again: %s", one_line(error))
+        return link
+
+    async def _discover(self) -> V0Link | NativeLink:
+        found = await discover(self._http, self._namespace)
+        self._find_native_at = trio.current_time() + FIND_NATIVE_INTERVAL
+        if found is not None and found.version == NATIVE_VERSION:
+            return self._native
+        if found is not None and found.version != self._warned_of:
+            self._warned_of = found.version
+            log.warning(
+                "the state manager at %s speaks version %s of the native API, and this exotrio version %s: "
+                "it is used over v0, without leases; upgrade exotrio",
+                self._http.endpoint.shown,
+                found.version,
+                NATIVE_VERSION,
+            )
+        return self._v0
+
+    async def _find_native(self) -> None:
+        self._find_native_at = trio.current_time() + FIND_NATIVE_INTERVAL
+        found = await self._watch(find_native(self._http))
+        if found is not None and found.version == NATIVE_VERSION:
+            self._sure = False
+
+    async def _deliver(
+        self,
+        send: Callable[[V0Link | NativeLink, Sequence[T]], Awaitable[list[Settlement]]],
+        items: Sequence[T],
+        *,
+        once: bool,
+    ) -> list[Settlement]:
+        link = await self._fitting_or_settlement(once=once)
+        if isinstance(link, Settlement):
+            return [link] * len(items)
+        settlements = self._noted(await send(link, items))
+        refused = [place for place, settlement in enumerate(settlements) if _is_refusal(settlement)]
+        if refused:
+            self._sure = False
+            link = await self._fitting_or_settlement(once=once)
+            if isinstance(link, Settlement):
+                repeated = [link] * len(refused)
+            else:
+                repeated = self._noted(await send(link, [items[place] for place in refused]))
+            for place, settlement in zip(refused, repeated, strict=True):
+                first = settlements[place]
+                # The same again: the first one knows of earlier reports of the state.
+                if (settlement.fate, settlement.status) != (first.fate, first.status):
+                    settlements[place] = settlement
+        return settlements
+
+    async def _fitting_or_settlement(self, *, once: bool) -> V0Link | NativeLink | Settlement:
+        try:
+            return await self._fitting(once=once)
+        except KeyRefused as error:
+            return Settlement(Fate.KEY_REFUSED, one_line(error), status=error.status)
+        except ManagerUnavailable as error:
+            # No status: the reporter counts statuses against an item, and none was sent.
+            return Settlement(Fate.RETRY, one_line(error), error.retry_after)
+
+    async def _watch(self, call: Awaitable[T]) -> T:
+        try:
+            return await call
+        except ClaimLost:
+            self._sure = False
+            raise
+        except ManagerError as error:
+            self._doubt(error.status)
+            raise
+
+    def _noted(self, settlements: list[Settlement]) -> list[Settlement]:
+        for settlement in settlements:
+            if settlement.fate in {Fate.RETRY, Fate.UNKNOWN}:
+                self._doubt(settlement.status)
+        return settlements
+
+    def _doubt(self, status: int | None) -> None:
+        """Ask the server again before the next call, if a failure with this status gives reason to."""
+        if status == 500:
+            # That may be one request failing at a server that is there: what can be repeated is sent.
+            self._answered_500 = True
+        elif status not in _SAYS_NOTHING_NEW:
+            self._sure = False
+
+
+def _is_refusal(settlement: Settlement) -> bool:
+    """Whether something was given up because of a status alone; an item of a batch is refused in a 200."""
+    final = settlement.fate in {Fate.DROPPED, Fate.REFUSED}
+    return final and settlement.status is not None and settlement.status >= 400
+
+
+def _unsent(error: ManagerUnavailable) -> ManagerUnavailable:
+    """Return ``error`` as it concerns a call that was not made because of it."""
+    return ManagerUnavailable(
+        error.what,
+        status=error.status,
+        sent=False,
+        retry_after=error.retry_after,
+        where=error.where,
+        fix=error.fix,
+    )
+
+
+def _name(link: V0Link | NativeLink) -> str:
+    return "the native API" if isinstance(link, NativeLink) else "v0 only"

@@ -1,0 +1,411 @@
+"""Adapter of the link for our state manager: leases, batches, long poll.
+
+Every claim carries an id chosen here. That makes it repeatable (the same id returns what is still
+held under it) and lets a claim that was given up be released without knowing what it took.
+Tokens guard reports and releases, so these may be repeated as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import uuid4
+
+import trio
+from pydantic import BaseModel, ValidationError
+
+from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
+from exotrio._http.response import TooSlow, TurnedAway, one_line
+from exotrio._link.port import Beating, Capabilities, Claim, Fate, Heard, Pulse, Settlement
+from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link, requeue_delay_ms
+from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._util.backoff import full_jitter
+from exotrio._util.json import NotJson, encode, sendable
+from exotrio._wire.native import (
+    MAX_FIELDS,
+    Beat,
+    BeatProgress,
+    HeartbeatReply,
+    HeartbeatRequest,
+    HeldState,
+    ItemReply,
+    ItemsReply,
+    NativeClaimRequest,
+    NativeState,
+    ReleaseRequest,
+)
+from exotrio._wire.v0 import NodeDeclaration
+from exotrio._wire.vocabulary import (
+    LARGEST_BATCH,
+    LONGEST_WAIT_MS,
+    BeatResult,
+    ItemResult,
+    from_ms,
+    native_path,
+    to_ms,
+)
+from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable
+
+log = logging.getLogger("exotrio")
+
+CLAIM_TRIES = 3
+RELEASE_TIMEOUT = 3.0
+"""Bound of releasing a claim that was given up; after it the leases run out by themselves."""
+BATCH_BYTES = 4 * 1024 * 1024
+"""Far below the server's limit on a body, and little enough to repeat."""
+
+_FATES = {
+    ItemResult.OK: Fate.SETTLED,
+    ItemResult.DUPLICATE: Fate.SETTLED,
+    ItemResult.STALE: Fate.DROPPED,
+    ItemResult.UNKNOWN: Fate.DROPPED,
+    ItemResult.INVALID: Fate.REFUSED,
+}
+_BATCH_REFUSED = frozenset({400, 413, 422})
+
+
+class NativeLink:
+    """Work with our state manager.
+
+    Args:
+        http: Connections to it.
+        namespace: Namespace of the nodes.
+        worker_id: Names this process in leases.
+        v0: For what has no native route, and for claims that were made without a lease.
+        run_id: Claim states of this run only. Defaults to None: of any.
+    """
+
+    capabilities = Capabilities(leases=True, batch=True, long_poll=True)
+
+    def __init__(
+        self, http: HttpClient, namespace: str, *, worker_id: str, v0: V0Link, run_id: str | None = None
+    ) -> None:
+        self._http = http
+        self._namespace = namespace
+        self._worker_id = worker_id
+        self._v0 = v0
+        self._run_id = run_id
+        self._stop_by = math.inf
+        self._shields: set[trio.CancelScope] = set()
+
+    @property
+    def lost_claims(self) -> int:
+        """As ``Link.lost_claims`` says; only claims made over v0 can be lost."""
+        return self._v0.lost_claims
+
+    async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
+        """Register node classes, as ``Link.register`` says."""
+        await self._v0.register(runtime_name, nodes)
+
+    async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
+        """Claim states under a lease, as ``Link.claim`` says; waits up to 15 s for a first one."""
+        wanted = {name: most for name, most in limits.items() if most > 0}
+        if not wanted or limit <= 0:
+            return []
+        called = trio.current_time()
+        request = NativeClaimRequest(
+            worker_id=self._worker_id,
+            limits=wanted,
+            limit=limit,
+            wait_ms=min(to_ms(max(wait, 0.0)), LONGEST_WAIT_MS),
+            claim_id=uuid4().hex,
+            run_id=self._run_id,
+            announces=True,
+        )
+        unanswered, attempt = False, 0
+        try:
+            while True:
+                try:
+                    claims = await self._claim_once(request, called)
+                    if unanswered and not claims:
+                        # The request whose answer was lost may wait there still, or arrive late, and take
+                        # states for nobody.
+                        await self._void(request.claim_id)
+                    return claims
+                except ManagerError as error:
+                    lost = isinstance(error, ManagerUnavailable) and error.sent
+                    unanswered = unanswered or (lost and not isinstance(error, TurnedAway))
+                    if not unanswered:
+                        raise
+                    attempt += 1
+                    # One that was too slow would bring just as much, just as slowly.
+                    last = attempt == CLAIM_TRIES or isinstance(error, TooSlow)
+                    if last or not isinstance(error, ManagerUnavailable):
+                        await self._void(request.claim_id)
+                        raise
+                    pause = max(full_jitter(attempt, base=0.25, cap=2.0), min(error.retry_after or 0.0, 5.0))
+                # What is held under the id comes back at once; a longer wait would hide what was lost.
+                request = request.model_copy(update={"wait_ms": 0})
+                await trio.sleep(pause)
+        except (trio.Cancelled, BaseExceptionGroup):  # older Trio groups it when it comes out of connecting
+            await self._void(request.claim_id)
+            raise
+
+    def hurry(self, deadline: float) -> None:
+        """Settle claims that were given up by ``deadline`` on Trio's clock."""
+        self._stop_by = min(self._stop_by, deadline)
+        for shield in self._shields:
+            shield.deadline = min(shield.deadline, self._stop_by)
+
+    async def report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
+        """Report outcomes in as few requests as possible, as ``Link.report`` says."""
+        settlements: dict[int, Settlement] = {}
+        leased: list[_Item] = []
+        for index, (claim, outcome) in enumerate(items):
+            if claim.token is not None:
+                try:
+                    leased.append(_Item(index, claim.state_id, encode(_outcome_item(claim, outcome))))
+                except NotJson as error:
+                    settlements[index] = Settlement(Fate.REFUSED, f"it cannot be sent as JSON: {error}")
+        settlements |= await self._deliver("outcomes", leased, b"[%s]")
+        unleased = [index for index, (claim, _) in enumerate(items) if claim.token is None]
+        if unleased:
+            results = await self._v0.report([items[index] for index in unleased])
+            settlements.update(zip(unleased, results, strict=True))
+        return [settlements[index] for index in range(len(items))]
+
+    async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
+        """Hand claims back, as ``Link.release`` says."""
+        leased = [
+            _Item(index, claim.state_id, encode({"state_id": claim.state_id, "token": claim.token}))
+            for index, claim in enumerate(claims)
+            if claim.token is not None
+        ]
+        settlements = await self._deliver("release", leased, b'{"states":[%s]}')
+        unleased = [index for index, claim in enumerate(claims) if claim.token is None]
+        if unleased:
+            results = await self._v0.release([claims[index] for index in unleased])
+            settlements.update(zip(unleased, results, strict=True))
+        return [settlements[index] for index in range(len(claims))]
+
+    async def heartbeat(self, pulse: Pulse, *, timeout: float) -> Heard:
+        """Renew leases, as ``Link.heartbeat`` says."""
+        results: list[BeatResult] = []
+        ttls: list[int] = []
+        commands: set[str] = set()
+        for start in range(0, max(len(pulse.states), 1), LARGEST_BATCH):
+            states = [
+                _beat(held, held.claim.token)
+                for held in pulse.states[start : start + LARGEST_BATCH]
+                if held.claim.token is not None
+            ]
+            answer = await self._http.ask(
+                "POST",
+                native_path(self._namespace, "heartbeat"),
+                body=HeartbeatRequest(
+                    worker_id=self._worker_id,
+                    runtime=pulse.runtime,
+                    phase=pulse.phase,
+                    busy=pulse.busy,
+                    buffered=pulse.buffered,
+                    states=states,
+                    workers=pulse.workers,
+                    shows_tasks=pulse.shows_tasks,
+                    tasks=pulse.tasks if start == 0 else None,
+                    nodes={name: fields[:MAX_FIELDS] for name, fields in pulse.nodes.items()},
+                ),
+                timeout=timeout,
+            )
+            reply = answer.parse(HeartbeatReply)
+            if [item.state_id for item in reply.items] != [state.state_id for state in states]:
+                raise ManagerUnavailable(
+                    "the answer to a heartbeat is not about the same states",
+                    status=answer.status,
+                    where=f"asked: {answer.asked}",
+                )
+            results += [item.result for item in reply.items]
+            ttls += [] if reply.ttl_ms is None else [reply.ttl_ms]
+            commands.update(reply.commands)
+        return Heard(tuple(results), from_ms(min(ttls)) if ttls else None, frozenset(commands))
+
+    async def secrets(self, claim: Claim) -> dict[str, str]:
+        """Fetch the secrets of the claim's node, as ``Link.secrets`` says."""
+        return await self._v0.secrets(claim)
+
+    async def aclose(self) -> None:
+        """Close connections. Safe to call twice."""
+        await self._http.aclose()
+
+    # -- claiming
+
+    async def _claim_once(self, request: NativeClaimRequest, called: float) -> list[Claim]:
+        asked = trio.current_time()
+        answer = await self._http.ask(
+            "POST",
+            native_path(self._namespace, "claim"),
+            body=request,
+            timeout=REQUEST_TIMEOUT + from_ms(request.wait_ms),
+        )
+        claims: list[Claim] = []
+        unusable: list[object] = []
+        for state in answer.parse(_ClaimReply).states:
+            try:
+                claims.append(_claim(NativeState.model_validate(state), asked - called))
+            except ValidationError:
+                unusable.append(state)
+        if unusable:
+            await self._return_unusable(unusable)
+        return claims
+
+    async def _return_unusable(self, states: Sequence[object]) -> None:
+        """Hand back states of an answer that make no sense to this client; log each."""
+        held: list[HeldState] = []
+        for state in states:
+            lease = state.get("lease") if isinstance(state, dict) else None
+            token = lease.get("token") if isinstance(lease, dict) else None
+            state_id = state.get("state_id") if isinstance(state, dict) else None
+            log.error("state %r came in a form this client cannot use; it is handed back", state_id)
+            if isinstance(state_id, str) and isinstance(token, str):
+                held.append(HeldState(state_id=state_id, token=token))
+        if held:
+            request = ReleaseRequest(states=held, delay_ms=UNUSABLE_DELAY_MS)
+            try:
+                await self._http.ask("POST", native_path(self._namespace, "release"), body=request)
+            except ManagerError as error:
+                log.warning("their release failed, so their leases have to run out: %s", error)
+
+    async def _void(self, claim_id: str) -> None:
+        """Release whatever a claim took, or will take when it arrives late, whatever is cancelled around."""
+        deadline = min(self._stop_by, trio.current_time() + RELEASE_TIMEOUT)
+        shield = trio.CancelScope(shield=True, deadline=deadline)
+        self._shields.add(shield)
+        path, body = native_path(self._namespace, "release"), ReleaseRequest(claim_id=claim_id)
+        why, attempt = "no time was left", 0
+        try:
+            with shield:
+                while True:
+                    try:
+                        await self._http.ask("POST", path, body=body)
+                    except ManagerError as error:  # a refusal, too: it may come from something in between
+                        why = error.what
+                        await trio.sleep(full_jitter(attempt, base=0.25, cap=1.0))
+                        attempt += 1
+                    else:
+                        return
+        finally:
+            self._shields.discard(shield)
+        log.warning("a claim was given up and could not be released; its leases have to run out: %s", why)
+
+    # -- reporting
+
+    async def _deliver(self, route: str, items: Sequence[_Item], frame: bytes) -> dict[int, Settlement]:
+        """Send items in batches; halve a batch that fails as a whole, down to the item at fault."""
+        settlements: dict[int, Settlement] = {}
+        waiting = deque(_batches(items))
+        outage: Settlement | None = None
+        failed_alone = 0
+        while waiting:
+            batch = waiting.popleft()
+            if outage is None:
+                results = await self._send(route, batch, frame)
+                first = results[0]
+                # 500 too: the reporter gives an item up after some, which must not hit its neighbours.
+                if len(batch) > 1 and (first.status in _BATCH_REFUSED or first.status == 500):
+                    half = len(batch) // 2
+                    waiting.extendleft((batch[half:], batch[:half]))
+                    continue
+                failed_alone += first.status == 500
+                if failed_alone > 1 or (first.fate in {Fate.RETRY, Fate.KEY_REFUSED} and first.status != 500):
+                    outage = replace(first, status=None if first.fate is Fate.RETRY else first.status)
+            else:  # one request of an outage is enough: each may take its whole timeout
+                results = [outage] * len(batch)
+            settlements.update(zip((item.index for item in batch), results, strict=True))
+        return settlements
+
+    async def _send(self, route: str, batch: Sequence[_Item], frame: bytes) -> list[Settlement]:
+        content = frame % b",".join(item.content for item in batch)
+        try:
+            answer = await self._http.ask("POST", native_path(self._namespace, route), body=content)
+            replies = answer.parse(ItemsReply).items
+        except ManagerUnavailable as error:
+            return [Settlement(Fate.RETRY, one_line(error), error.retry_after, error.status)] * len(batch)
+        except ManagerError as error:
+            if isinstance(error, KeyRefused):
+                fate = Fate.KEY_REFUSED
+            else:
+                # A 404 here is about the route: the server was replaced, and the next one may take it.
+                # So is a 400 to a single item: ours answers 413 or 422 to what it will never take.
+                final = error.status in _BATCH_REFUSED and not (error.status == 400 and len(batch) == 1)
+                fate = Fate.REFUSED if final else Fate.RETRY
+            return [Settlement(fate, one_line(error), status=error.status)] * len(batch)
+        if [reply.state_id for reply in replies] != [item.state_id for item in batch]:
+            detail = f"asked: {answer.asked}, and the reply is not about the same states"
+            return [Settlement(Fate.RETRY, detail, status=answer.status)] * len(batch)
+        return [Settlement(_FATES[reply.result], _detail(reply), status=answer.status) for reply in replies]
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One encoded item of a batch, and where its settlement belongs."""
+
+    index: int
+    state_id: str
+    content: bytes
+
+
+class _ClaimReply(BaseModel):
+    """``NativeClaimReply`` with its states unchecked, so that one bad state does not hide the others."""
+
+    states: list[Any]
+
+
+def _claim(state: NativeState, asked_after: float) -> Claim:
+    ttl_ms = state.lease.ttl_ms
+    return Claim(
+        state.state_id,
+        state.node_name,
+        state.identifier,
+        state.inputs,
+        graph_name=state.graph_name,
+        run_id=state.run_id,
+        token=state.lease.token,
+        attempt=state.lease.attempt,
+        deliveries=state.lease.deliveries,
+        announce=state.lease.announce,
+        alone=state.lease.alone,
+        # A repeated claim is sent later than the call the caller counts from; ttl is what was left then.
+        lease=None if ttl_ms is None else from_ms(ttl_ms) + asked_after,
+    )
+
+
+def _beat(held: Beating, token: str) -> Beat:
+    said = held.progress
+    progress = None if said is None else BeatProgress(fraction=said.fraction, text=said.text)
+    return Beat(state_id=held.claim.state_id, token=token, running=held.running, progress=progress)
+
+
+def _outcome_item(claim: Claim, outcome: Outcome) -> dict[str, Any]:
+    item: dict[str, Any] = {"state_id": claim.state_id, "token": claim.token}
+    match outcome:
+        case Executed(outputs):
+            return {**item, "outcome": "executed", "outputs": outputs}
+        case Errored(error):
+            return {**item, "outcome": "errored", "error": sendable(error)}
+        case Pruned(data):
+            return {**item, "outcome": "pruned", "data": data}
+        case Requeued(delay):
+            return {**item, "outcome": "requeued", "delay_ms": requeue_delay_ms(delay)}
+
+
+def _batches(items: Sequence[_Item]) -> Iterator[list[_Item]]:
+    """Cut ``items`` so that no batch has too many, or too many bytes unless it is a single one."""
+    batch: list[_Item] = []
+    size = 0
+    for item in items:
+        if batch and (len(batch) == LARGEST_BATCH or size + len(item.content) > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += len(item.content) + 1
+    if batch:
+        yield batch
+
+
+def _detail(reply: ItemReply) -> str:
+    if reply.result in {ItemResult.OK, ItemResult.DUPLICATE}:
+        return reply.detail or ""
+    return f"{reply.result.value}: {reply.detail}" if reply.detail else reply.result.value

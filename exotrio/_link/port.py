@@ -1,0 +1,258 @@
+"""The port through which a runtime works with a state manager.
+
+Two adapters implement it: ``_link_v0`` for every v0 server, ``_link_native`` for ours. A link
+knows HTTP; it does not know workers, channels or phases. It never retries a report or a claim by
+itself: it says what is known, and the poller and the reporter decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+from exotrio._nodes.outcome import Outcome
+from exotrio._nodes.progress import Progress
+from exotrio._wire.vocabulary import BeatResult
+
+if TYPE_CHECKING:
+    from exotrio._wire.v0 import NodeDeclaration
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A state this runtime holds, until it is reported or released.
+
+    Attributes:
+        state_id: The state.
+        node_name: Registered name of the node class to run.
+        identifier: Its place in the graph.
+        inputs: Input name to text.
+        graph_name: None on v0, which does not say.
+        run_id: None on v0, which does not say.
+        token: Lease token, None on v0.
+        attempt: 1 for the first attempt; None on v0, which does not say.
+        deliveries: How many workers in a row ended while they ran it.
+        announce: A heartbeat has to say that it runs before it begins.
+        alone: It is to run while nothing else runs in this process.
+        lease: Seconds the lease lasts from when the claim was sent, None without a lease.
+    """
+
+    state_id: str
+    node_name: str
+    identifier: str
+    inputs: Mapping[str, object]
+    graph_name: str | None = None
+    run_id: str | None = None
+    token: str | None = None
+    attempt: int | None = None
+    deliveries: int = 0
+    announce: bool = False
+    alone: bool = False
+    lease: float | None = None
+
+
+class Fate(Enum):
+    """What is known of one report or release after it was tried."""
+
+    SETTLED = "settled"
+    """The state manager has it (now, or already had it)."""
+    DROPPED = "dropped"
+    """The state is no longer ours, or unknown there: nothing is left to do (404, 409, stale)."""
+    REFUSED = "refused"
+    """This body will never be accepted (413, 422, invalid)."""
+    RETRY = "retry"
+    """It may be tried again: repeating it does no harm."""
+    UNKNOWN = "unknown"
+    """It may have arrived, and repeating it could do harm (a v0 release or requeue)."""
+    KEY_REFUSED = "key refused"
+    """401 or 403: keep it, stop claiming."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The fate of one item, with what to log and when to try again.
+
+    Attributes:
+        fate: What is known.
+        detail: Text for the log; empty when there is nothing to say.
+        retry_after: Seconds the server asked to wait before a retry, or None.
+        status: HTTP status of the answer, or None without one.
+    """
+
+    fate: Fate
+    detail: str = ""
+    retry_after: float | None = None
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a link can do.
+
+    Attributes:
+        leases: Claims carry tokens; a claim in flight can be released by its id.
+        batch: Several outcomes travel in one request.
+        long_poll: ``claim(wait=...)`` waits at the server for a first state.
+    """
+
+    leases: bool
+    batch: bool
+    long_poll: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What a heartbeat says. Immutable, so that it may be made in one loop and sent in another.
+
+    Attributes:
+        runtime: Name of the runtime.
+        phase: Its phase.
+        busy: States whose node runs.
+        buffered: States that wait for a worker.
+        states: What is held under leases.
+        shows_tasks: Whether the command ``tasks`` is obeyed.
+        tasks: The task tree that was asked for.
+        workers: How many it has; 0 if that is not known.
+        nodes: Those it has, each with its inputs and outputs in one line.
+    """
+
+    runtime: str
+    phase: str
+    busy: int
+    buffered: int
+    states: tuple[Beating, ...]
+    shows_tasks: bool = False
+    tasks: str | None = None
+    workers: int = 0
+    nodes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Beating:
+    """One held state in a heartbeat.
+
+    Attributes:
+        claim: What is held.
+        running: Whether its node runs.
+        progress: What its node said last, if anything.
+    """
+
+    claim: Claim
+    running: bool
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The answer to a heartbeat.
+
+    Attributes:
+        results: One per state of the pulse, in order.
+        ttl: Seconds the renewed leases last from when the heartbeat was sent; None: for ever.
+        commands: What an operator asks of this runtime.
+    """
+
+    results: tuple[BeatResult, ...]
+    ttl: float | None
+    commands: frozenset[str]
+
+
+class ClaimLost(Exception):
+    """A claim was sent and no usable answer came: up to ``limit`` states may be claimed unknown to us.
+
+    Only a v0 link raises it; a native link releases by claim id instead.
+
+    Attributes:
+        limit: How many.
+        too_slow: The answer had begun to arrive.
+    """
+
+    def __init__(self, limit: int, *, too_slow: bool = False) -> None:
+        super().__init__(f"up to {limit} states may have been claimed by a request whose answer was lost")
+        self.limit = limit
+        self.too_slow = too_slow
+
+
+class Link(Protocol):
+    """Operations of a runtime on its state manager. Every call is bounded in time by the link."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def lost_claims(self) -> int:
+        """States that may be claimed with nobody knowing, at most: their number. 0 if all is well."""
+        ...
+
+    def hurry(self, deadline: float) -> None:
+        """Settle claims in flight, and later ones, by ``deadline`` on Trio's clock.
+
+        May be called again; only an earlier deadline changes anything.
+        """
+        ...
+
+    async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
+        """Register node classes.
+
+        Raises:
+            ManagerUnavailable: no usable answer; may be repeated.
+            KeyRefused: the key is wrong.
+            RequestRefused: the server refuses this registration for good.
+        """
+        ...
+
+    async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
+        """Claim up to ``limit`` states, and of each node no more than its entry in ``limits``.
+
+        Raises:
+            ManagerUnavailable: nothing is known to be claimed.
+            KeyRefused, NotFound, RequestRefused: the server refuses; nothing is claimed.
+
+        Cancellation:
+            Settled, never just dropped: before ``trio.Cancelled`` leaves this call, what the
+            claim took is released (bounded by a deadline), or logged as unknown.
+        """
+        ...
+
+    async def report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
+        """Report outcomes once; one settlement per item, in order. Never raises ManagerError."""
+        ...
+
+    async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
+        """Hand claims back so that others can run them at once, no attempt counted.
+
+        One settlement per claim, in order. Never raises ManagerError.
+        """
+        ...
+
+    async def heartbeat(self, pulse: Pulse, *, timeout: float) -> Heard | None:
+        """Say that this runtime lives, and renew the leases of what it holds. May be repeated.
+
+        Args:
+            pulse: What to say.
+            timeout: Seconds for each request; there are several only for very many states.
+
+        Returns:
+            What the state manager says; None if it has no leases (v0).
+
+        Raises:
+            ManagerError: as its subclasses say; some leases may be renewed all the same.
+
+        Cancellation:
+            Safe; the leases may be renewed all the same.
+        """
+        ...
+
+    async def secrets(self, claim: Claim) -> dict[str, str]:
+        """Fetch the secrets of the claim's node.
+
+        Raises:
+            ManagerError: as its subclasses say.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close connections. Safe to call twice."""
+        ...

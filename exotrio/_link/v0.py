@@ -1,0 +1,372 @@
+"""Adapter of the link for every v0 server: no leases, no batches, no long poll.
+
+Two routes of v0 need care, because nothing guards them: their answers must not be lost.
+
+- A **claim** whose answer is lost leaves states claimed that nobody knows. So a claim in flight
+  is shielded from cancellation until its answer is there, and what it brought is handed back.
+- **re-enqueue-after** works on any state, also on one that already ended. So it is never sent
+  twice, and never after a report whose fate is unknown: that would run a finished state again.
+
+So neither follows an outcome on one connection: each outcome is the last request on its own
+(``HttpClient.ask`` says why).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import trio
+
+from exotrio._http.client import HttpClient
+from exotrio._http.discovery import require_v0
+from exotrio._http.response import TooSlow, TurnedAway, one_line
+from exotrio._link.port import Capabilities, Claim, ClaimLost, Fate, Heard, Pulse, Settlement
+from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._util.backoff import LONGEST_DELAY_MS, full_jitter
+from exotrio._util.json import NotJson, encode, sendable
+from exotrio._wire.v0 import (
+    ClaimRequest,
+    NodeDeclaration,
+    OutcomeReply,
+    RegisterReply,
+    RequeueRequest,
+    SecretsReply,
+)
+from exotrio._wire.vocabulary import LEASE_HEADER, to_ms, v0_path
+from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable, NotFound
+
+log = logging.getLogger("exotrio")
+
+CLAIM_TIMEOUT = 60.0
+"""Long, since giving up on a v0 claim may strand states."""
+RELEASE_TIMEOUT = 5.0
+"""Bound of handing back what a cancelled claim brought."""
+UNUSABLE_DELAY_MS = 60_000
+"""A state this client cannot run goes back this late, or it would return with every poll."""
+MOST_REMEMBERED = 100_000
+
+
+class V0Link:
+    """Work with any v0 state manager.
+
+    Args:
+        http: Connections to it.
+        namespace: Namespace of the nodes.
+        concurrency: Most reports, and most releases, in flight at once.
+
+    Attributes:
+        lost_claims: States that may be claimed with nobody knowing, at most: their number.
+    """
+
+    capabilities = Capabilities(leases=False, batch=False, long_poll=False)
+
+    def __init__(self, http: HttpClient, namespace: str, *, concurrency: int = 8) -> None:
+        self._http = http
+        self._namespace = namespace
+        self._reports = trio.CapacityLimiter(concurrency)
+        # Apart from the reports: a release with a deadline must not wait behind slow reports.
+        self._releases = trio.CapacityLimiter(concurrency)
+        self._turn = 0
+        self._stop_by = math.inf
+        self._shields: dict[trio.CancelScope, Callable[[], float]] = {}
+        # Reports sent without a usable answer, oldest first: what a later "not queued" means hangs on it.
+        self._unanswered: dict[str, None] = {}
+        self.lost_claims = 0
+
+    async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
+        """Register node classes, as ``Link.register`` says."""
+        declared = [{**node.model_dump(mode="json"), "namespace": self._namespace} for node in nodes]
+        body = {
+            "runtime_name": runtime_name,
+            "runtime_namespace": self._namespace,
+            "nodes": declared,
+        }
+        try:
+            await self._http.fetch(RegisterReply, "PUT", v0_path(self._namespace, "nodes", ""), body=body)
+        except NotFound as error:
+            # Every state manager has this route: whatever answers is not one.
+            raise ManagerUnavailable(
+                error.what, status=error.status, where=error.where, fix="check what stands in between"
+            ) from error
+
+    async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
+        """Claim states, as ``Link.claim`` says; ``wait`` is ignored.
+
+        Raises:
+            ClaimLost: the claim was sent, and what it took will never be known.
+        """
+        claims: list[Claim] = []
+        try:
+            for nodes, most in self._portions(limits, limit):
+                await trio.lowlevel.checkpoint_if_cancelled()
+                try:
+                    claims += await self._claim_once(nodes, min(most, limit - len(claims)))
+                except (ManagerError, ClaimLost):
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                    if claims:  # the next claim will meet the failure again; these must not be lost to it
+                        break
+                    raise
+                if len(claims) >= limit:
+                    break
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except trio.Cancelled:
+            await self._give_back(claims)
+            raise
+        return claims
+
+    def hurry(self, deadline: float) -> None:
+        """Settle claims in flight, and later ones, by ``deadline`` on Trio's clock."""
+        self._stop_by = min(self._stop_by, deadline)
+        for shield, bound in self._shields.items():
+            shield.deadline = min(shield.deadline, bound())
+
+    async def report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
+        """Report outcomes, several at once, as ``Link.report`` says."""
+        return await _each(items, lambda item: self._report(*item))
+
+    async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
+        """Hand claims back with the smallest delay there is, as ``Link.release`` says."""
+        return await _each(claims, lambda claim: self._requeue(claim, 1, self._releases))
+
+    async def heartbeat(self, pulse: Pulse, *, timeout: float) -> Heard | None:
+        """Do nothing: v0 has no leases to renew, and no ear for workers."""
+        return None
+
+    async def secrets(self, claim: Claim) -> dict[str, str]:
+        """Fetch the secrets of the claim's node, as ``Link.secrets`` says."""
+        headers = {} if claim.token is None else {LEASE_HEADER: claim.token}
+        path = v0_path(self._namespace, "state", claim.state_id, "secrets")
+        return (await self._http.fetch(SecretsReply, "GET", path, headers=headers)).secrets
+
+    async def aclose(self) -> None:
+        """Close connections. Safe to call twice."""
+        await self._http.aclose()
+
+    # -- claiming
+
+    def _portions(self, limits: Mapping[str, int], limit: int) -> list[tuple[list[str], int]]:
+        """Split a claim into requests, since v0 knows a limit per request but none per node."""
+        if limit <= 0:
+            return []
+        free = [name for name, most in limits.items() if most >= limit]
+        tight = [([name], most) for name, most in limits.items() if 0 < most < limit]
+        portions = [(free, limit), *tight] if free else tight
+        # Another goes first each time, or a busy first portion would starve the others.
+        self._turn += 1
+        first = self._turn % len(portions) if portions else 0
+        return portions[first:] + portions[:first]
+
+    async def _claim_once(self, nodes: list[str], most: int) -> list[Claim]:
+        # Every exit of this call knows what the request took, or says that nobody does.
+        shield = trio.CancelScope(shield=True, deadline=self._answer_by())
+        self._shields[shield] = self._answer_by
+        try:
+            answer = await self._http.ask(
+                "POST",
+                v0_path(self._namespace, "states", "enqueue"),
+                body=ClaimRequest(nodes=nodes, batch_size=most),
+                timeout=CLAIM_TIMEOUT,
+                scope=shield,
+                patient=True,
+            )
+        except ManagerUnavailable as error:
+            if not error.sent or isinstance(error, TurnedAway):
+                raise
+            raise self._lost(most, error.what, too_slow=isinstance(error, TooSlow)) from error
+        finally:
+            del self._shields[shield]
+        states = answer.body.get("states") if isinstance(answer.body, dict) else None
+        if not isinstance(states, list):
+            raise self._lost(most, f"answered {answer.status} without a list of states")
+        claims = [claim for claim in map(_usable, states) if claim is not None]
+        for claim in claims:
+            # It is ours anew (a requeue arrived after all): what was unknown of it is settled by that.
+            self._forget(claim.state_id)
+        if len(claims) < len(states):
+            await self._return_unusable([state for state in states if _usable(state) is None])
+        return claims
+
+    def _lost(self, most: int, why: str, *, too_slow: bool = False) -> ClaimLost:
+        self.lost_claims += most
+        log.error("a claim of up to %d states was sent and its answer is lost: %s", most, why)
+        return ClaimLost(most, too_slow=too_slow)
+
+    async def _return_unusable(self, states: Iterable[object]) -> None:
+        """Hand back states of an answer that make no sense to this client; log each."""
+        known: list[Claim] = []
+        for state in states:
+            state_id = state.get("state_id") if isinstance(state, dict) else None
+            if isinstance(state_id, str) and state_id:
+                log.error("state %s came without a usable node_name or inputs; it is handed back", state_id)
+                known.append(Claim(state_id, "", "", {}))
+            else:
+                self.lost_claims += 1
+                log.error("a state came without a usable state_id; it stays claimed: %.200r", state)
+        await self._give_back(known, UNUSABLE_DELAY_MS)
+
+    async def _give_back(self, claims: Sequence[Claim], delay_ms: int = 1) -> None:
+        """Release what is never going to run here, whatever is cancelled around; log what stays behind."""
+        left = {claim.state_id: claim for claim in claims}
+
+        async def give_back(claim: Claim) -> None:
+            settlement = await self._requeue(claim, delay_ms, self._releases)
+            if settlement.fate is Fate.SETTLED or (
+                settlement.fate is Fate.DROPPED and await self._is_there()
+            ):
+                left.pop(claim.state_id, None)
+            elif settlement.fate in (Fate.RETRY, Fate.DROPPED):
+                retry.append(claim)
+
+        shield = trio.CancelScope(shield=True, deadline=self._released_by())
+        self._shields[shield] = self._released_by
+        retry, attempt = list(claims), 0
+        try:
+            with shield:
+                while retry:
+                    batch, retry = retry, []
+                    await _each(batch, give_back)
+                    if retry:
+                        await trio.sleep(full_jitter(attempt, base=0.25, cap=2.0))
+                        attempt += 1
+        finally:
+            del self._shields[shield]
+        if left:
+            self.lost_claims += len(left)
+            log.error("claimed states could not be released: %s", ", ".join(left))
+
+    async def _is_there(self) -> bool:
+        """Whether it was a state manager that refused, and not something in front of it."""
+        try:
+            await require_v0(self._http, self._namespace)
+        except ManagerError:
+            return False
+        return True
+
+    def _answer_by(self) -> float:
+        # Up to the last moment: an answer that leaves no time to hand its states back still names them.
+        return self._stop_by
+
+    def _released_by(self) -> float:
+        return min(self._stop_by, trio.current_time() + RELEASE_TIMEOUT)
+
+    # -- reporting
+
+    async def _report(self, claim: Claim, outcome: Outcome) -> Settlement:
+        if isinstance(outcome, Requeued):
+            return await self._requeue(claim, requeue_delay_ms(outcome.delay), self._reports)
+        route, body = _body(outcome)
+        try:
+            content = encode(body)
+        except NotJson as error:
+            return Settlement(Fate.REFUSED, f"it cannot be sent as JSON: {error}")
+        async with self._reports:
+            earlier = claim.state_id in self._unanswered
+            self._remember(claim.state_id)
+            try:
+                path = v0_path(self._namespace, "state", claim.state_id, route)
+                answer = await self._http.ask("POST", path, body=content, last=True)
+                answer.parse(OutcomeReply)
+            except ManagerUnavailable as error:
+                if not earlier and (not error.sent or isinstance(error, TurnedAway)):
+                    self._forget(claim.state_id)
+                return Settlement(Fate.RETRY, one_line(error), error.retry_after, error.status)
+            except ManagerError as error:
+                settlement = settle_refusal(error)
+                if settlement.fate is not Fate.RETRY:
+                    self._forget(claim.state_id)
+                if error.status == 400:
+                    meaning = (
+                        "no longer queued: probably recorded by an earlier report whose answer was lost"
+                        if earlier
+                        else "no longer queued: it was ended, or handed to somebody else, without us"
+                    )
+                    return Settlement(settlement.fate, meaning, status=400)
+                return settlement
+            self._forget(claim.state_id)
+            return Settlement(Fate.SETTLED, status=answer.status)
+
+    async def _requeue(self, claim: Claim, delay_ms: int, slots: trio.CapacityLimiter) -> Settlement:
+        async with slots:
+            if claim.state_id in self._unanswered:
+                return Settlement(
+                    Fate.UNKNOWN, "an earlier report may have arrived: re-enqueueing could run it twice"
+                )
+            self._remember(claim.state_id)
+            try:
+                path = v0_path(self._namespace, "state", claim.state_id, "re-enqueue-after")
+                answer = await self._http.ask("POST", path, body=RequeueRequest(enqueue_after=delay_ms))
+                answer.parse(OutcomeReply)
+            except ManagerUnavailable as error:
+                if error.sent:
+                    return Settlement(Fate.UNKNOWN, one_line(error), status=error.status)
+                self._forget(claim.state_id)
+                return Settlement(Fate.RETRY, one_line(error), error.retry_after)
+            except ManagerError as error:
+                self._forget(claim.state_id)
+                return settle_refusal(error)
+            self._forget(claim.state_id)
+            return Settlement(Fate.SETTLED, status=answer.status)
+
+    def _remember(self, state_id: str) -> None:
+        self._unanswered[state_id] = None
+        while len(self._unanswered) > MOST_REMEMBERED:
+            del self._unanswered[next(iter(self._unanswered))]
+
+    def _forget(self, state_id: str) -> None:
+        self._unanswered.pop(state_id, None)
+
+
+def settle_refusal(error: ManagerError) -> Settlement:
+    """Return what a definite answer other than success means for one state on v0."""
+    if isinstance(error, KeyRefused):
+        fate = Fate.KEY_REFUSED
+    elif isinstance(error, NotFound) or error.status in {400, 409}:
+        fate = Fate.DROPPED
+    elif error.status in {413, 422}:
+        fate = Fate.REFUSED
+    else:
+        # A redirect, a 405: about the route, not the state. It may be mended while we keep the outcome.
+        fate = Fate.RETRY
+    return Settlement(fate, one_line(error), status=error.status)
+
+
+def requeue_delay_ms(delay: float) -> int:
+    """Return ``delay`` seconds as the wire allows it: above zero, at most ten years."""
+    return to_ms(min(max(delay, 0.001), LONGEST_DELAY_MS / 1000))
+
+
+async def _each(items: Sequence[Any], do: Callable[[Any], Awaitable[Any]]) -> list[Any]:
+    """Return the results of ``do`` for every item, at once, in order."""
+    results: list[Any] = [None] * len(items)
+
+    async def one(index: int, item: Any) -> None:
+        results[index] = await do(item)
+
+    async with trio.open_nursery() as nursery:
+        for index, item in enumerate(items):
+            nursery.start_soon(one, index, item)
+    return results
+
+
+def _usable(state: object) -> Claim | None:
+    if not isinstance(state, dict):
+        return None
+    state_id, node_name, inputs = state.get("state_id"), state.get("node_name"), state.get("inputs")
+    if not (
+        isinstance(state_id, str) and state_id and isinstance(node_name, str) and isinstance(inputs, dict)
+    ):
+        return None
+    return Claim(state_id, node_name, str(state.get("identifier", "")), inputs)
+
+
+def _body(outcome: Executed | Errored | Pruned) -> tuple[str, dict[str, Any]]:
+    match outcome:
+        case Executed(outputs):
+            return "executed", {"outputs": outputs}
+        case Errored(error):
+            return "errored", {"error": sendable(error)}
+        case Pruned(data):
+            return "prune", {"data": data}

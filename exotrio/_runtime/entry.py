@@ -1,0 +1,183 @@
+"""From plain code into the loop: ``start()`` and its signals.
+
+Handlers are set before the loop begins and put back after it ended, so that no moment of a run has
+Python's default (a KeyboardInterrupt anywhere). They are plain ``signal`` handlers instead of a
+task that awaits signals: such a task cannot run while node code blocks the loop, and then the third
+signal, meant for just that, would do nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+import trio
+
+from exotrio.errors import LifecycleError
+
+T = TypeVar("T")
+
+TOGETHER = 1.0
+"""Seconds within which different signals are one request: a terminal or a service manager sends several."""
+_owned = False
+_RECIPE = (
+    "inside Trio: await nursery.start(runtime.run); elsewhere (a notebook, asyncio): "
+    "threading.Thread(target=runtime.start).start(), and later runtime.stop()"
+)
+
+
+def run_blocking(
+    main: Callable[[], Awaitable[T]],
+    stop: Callable[[float | None, str], None],
+    *,
+    exiting: Callable[[], None] = lambda: None,
+) -> T:
+    """Run ``main`` in a Trio loop of its own, and turn signals into stops.
+
+    Args:
+        main: The whole life of the loop.
+        stop: Called with None at the first SIGTERM, SIGINT or SIGHUP, with 0 at the second, and with
+            the signal's name; see ``StopRequests`` for what counts as one. It runs in a signal handler,
+            so it must not block. The third ends the process with status 128+n.
+            In any thread but the main one there are no signals to own.
+        exiting: Called at the third, in the handler too.
+
+    Raises:
+        LifecycleError: a Trio or asyncio loop runs in this thread.
+    """
+    refuse_inside_loop()
+    if threading.current_thread() is not threading.main_thread():
+        return trio.run(main)
+    with _owned_signals(stop, exiting):
+        return trio.run(main)
+
+
+def only_nodes_interrupt() -> bool:
+    """Whether a KeyboardInterrupt in this thread's loop can only be raised by node code, since a Ctrl-C
+    does not become one: its signal has a handler of ours, or goes to another thread."""
+    return _owned or threading.current_thread() is not threading.main_thread()
+
+
+def refuse_inside_loop() -> None:
+    """Raise LifecycleError if this thread runs an event loop."""
+    asyncio = sys.modules.get("asyncio")
+    if trio.lowlevel.in_trio_run():
+        kind = "a Trio"
+    elif asyncio is not None and asyncio._get_running_loop() is not None:
+        kind = "an asyncio"
+    else:
+        return
+    raise LifecycleError(f"start() would block {kind} loop that runs in this thread", fix=_RECIPE)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that ask for a stop; not SIGHUP where it is ignored, as under ``nohup``."""
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers
+
+
+class StopRequests:
+    """Counts the requests to stop that signals are.
+
+    Attributes:
+        count: How many there were.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._last = 0
+        self._at = -math.inf
+
+    def add(self, number: int) -> bool:
+        """Count a signal; False if it belongs to the request before it.
+
+        Another signal within a second does, and a SIGHUP in any case: a terminal that closes and its
+        shell each send one. The same signal again is a request to stop sooner.
+        """
+        again = number == self._last and number != signal.SIGHUP
+        now = time.monotonic()
+        if not again and now - self._at < TOGETHER:
+            return False
+        self.count += 1
+        self._last, self._at = number, now
+        return True
+
+
+@contextmanager
+def _owned_signals(stop: Callable[[float | None, str], None], exiting: Callable[[], None]) -> Iterator[None]:
+    global _owned
+    requests = StopRequests()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if not requests.add(number):
+            return
+        if requests.count <= 2:
+            stop(None if requests.count == 1 else 0.0, signal.Signals(number).name)
+        else:
+            exiting()
+            _exit_now(number)
+
+    for each in stop_signals():
+        _previous[each] = signal.signal(each, handle)
+    _owned = True
+    try:
+        yield
+    finally:
+        _owned = False
+        _put_back()
+
+
+_previous: dict[int, Any] = {}
+"""The handlers that were there before ours, while ours are set."""
+
+
+def _put_back() -> None:
+    while _previous:
+        number, handler = _previous.popitem()
+        # None: a handler that Python did not set and cannot put back.
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _put_back_in_child() -> None:
+    """Let signals end a child that was forked (by a node, say)."""
+    if not _previous:
+        return
+    signal.set_wakeup_fd(-1)  # it would wake the loop of the parent
+    for number, handler in _previous.items():
+        # No KeyboardInterrupt: caught as the error of a state, it would let a copy of this runtime go on.
+        signal.signal(number, signal.SIG_IGN if handler is signal.SIG_IGN else signal.SIG_DFL)
+    _previous.clear()
+
+
+os.register_at_fork(after_in_child=_put_back_in_child)
+
+
+def _exit_now(number: int) -> NoReturn:
+    # No logging call: the interrupted code may hold the lock of a handler.
+    os.write(2, b"exotrio: third signal, exit without waiting; states may be left behind\n")
+    flusher = threading.Thread(target=_flush_logging, daemon=True)
+    flusher.start()
+    flusher.join(0.5)
+    os._exit(128 + number)
+
+
+def _flush_logging() -> None:
+    for reference in list(logging._handlerList):  # type: ignore[attr-defined]
+        handler = reference()
+        if handler is not None:
+            try:
+                handler.flush()
+            except Exception:
+                # One broken handler must not keep the others from being flushed.
+                continue

@@ -1,0 +1,446 @@
+"""What a runtime holds: every claimed state from its claim until its report or release is settled.
+
+Pure bookkeeping in the loop's thread. The poller asks it for room, the stop path waits on it, and
+what is left in it at the end is what was left behind. A held state only moves forward::
+
+    BUFFERED -> RUNNING -> DONE -> (gone)
+        \\_____________________/^
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import trio
+
+from exotrio._nodes.base import Stopping
+from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._nodes.progress import Progress
+from exotrio._util.events import Events, StateEnded
+
+if TYPE_CHECKING:
+    from exotrio._execution.executor import Execution
+    from exotrio._link.port import Claim
+
+
+STEPS_TO_END = 3
+"""Steps of the loop from the end of a node to that of its task, and to the next state of its worker."""
+
+
+class Stage(Enum):
+    """How far a held state is."""
+
+    BUFFERED = "buffered"
+    """Claimed, waiting for a worker."""
+    RUNNING = "running"
+    """A worker has it."""
+    DONE = "done"
+    """Its outcome, or its release, is with the reporter."""
+
+
+@dataclass(eq=False, slots=True)
+class Held:
+    """One claimed state. Compared by identity: a state handed back and claimed again is held anew.
+
+    Attributes:
+        claim: What was claimed.
+        stage: How far it is.
+        clock: ``Ledger.now``.
+        lease_until: When its lease is over as far as this side knows, on ``clock``. Then its node
+            is not begun any more; one that runs goes on, since perhaps nobody else has it yet.
+        forfeited: LEASE_LOST or RUN_CANCELLED once the state manager said so.
+        execution: The run of its node, while and after there is one.
+        taken_at: When a worker took it, on Trio's clock.
+        duration: Seconds from then until its node ended, once it did.
+        outcome: What to report once DONE; None means: release it.
+        tries: Deliveries that failed so far.
+        in_flight: A delivery is being tried now.
+        announced: The state manager knows that it runs.
+        key_refused: The last try was answered 401 or 403.
+        server_errors: Answers 500 in a row.
+        answered_before: ``Ledger.answered`` when the first of those came.
+        alone: Not to be sent in one batch with others.
+        entry: Where the outcome stands in the outbox, once it is safely there.
+    """
+
+    claim: Claim
+    stage: Stage = Stage.BUFFERED
+    lease_until: float = math.inf
+    forfeited: Stopping = Stopping.NO
+    execution: Execution | None = None
+    taken_at: float = math.inf
+    duration: float | None = None
+    outcome: Outcome | None = None
+    tries: int = 0
+    in_flight: bool = False
+    announced: bool = False
+    key_refused: bool = False
+    server_errors: int = 0
+    answered_before: int = 0
+    alone: bool = False
+    entry: int | None = None
+    clock: Callable[[], float] = trio.current_time
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether its lease is to be renewed."""
+        released = self.stage is Stage.DONE and self.outcome is None
+        return self.claim.token is not None and not self.forfeited and not released
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether its lease is over as far as this side knows."""
+        return self.clock() >= self.lease_until
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether its node may begin now that a worker has it."""
+        return not self.lapsed and (self.announced or not self.claim.announce)
+
+    @property
+    def unrepeatable(self) -> bool:
+        """Whether sending the outcome twice could run a state again that has already ended."""
+        return isinstance(self.outcome, Requeued) and self.claim.token is None
+
+    @property
+    def is_handed_back(self) -> bool:
+        """Whether it is on its way back, so that a claim may bring it again before that is answered."""
+        returns = self.outcome is None or isinstance(self.outcome, Requeued)
+        return self.stage is Stage.DONE and self.in_flight and returns
+
+    @property
+    def what(self) -> str:
+        """What is to be delivered, in a word."""
+        return "release" if self.outcome is None else f"outcome {type(self.outcome).__name__}"
+
+    @property
+    def progress(self) -> Progress | None:
+        """What its node said last of how far it is, if anything. From any thread."""
+        return None if self.execution is None else self.execution.progress.last
+
+    @property
+    def standing(self) -> str:
+        """How a running one stands, to be put behind its name."""
+        parts = [f" running {trio.current_time() - self.taken_at:.0f} s"]
+        if self.progress is not None:
+            parts.append(str(self.progress))
+        return ", ".join(parts)
+
+    def __str__(self) -> str:
+        return f"state {self.claim.state_id} ({self.claim.node_name} as {self.claim.identifier})"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run of a runtime went, in states.
+
+    Attributes:
+        completed: Outputs delivered.
+        pruned: Branches ended by ``PruneSignal``, delivered.
+        requeued: Sent back by ``ReQueueAfterSignal``, delivered.
+        errored: Errors delivered.
+        released: Handed back without having been run.
+        cancelled: Cancelled while running, then handed back.
+        dropped: Finished, but the state was no longer ours when it was reported.
+        lost_leases: Given to another worker before they were finished here.
+        run_cancelled: Ended because their run was cancelled.
+        unknown: Perhaps delivered: the answer never came, and asking again could do harm.
+        abandoned: Not delivered: still held at the state manager.
+        kept: Not delivered yet, but in the outbox: sent at the next start.
+        lost_claims: Most states that claims may have taken whose answers never came.
+        left_behind: Ids of the states counted under ``unknown``, ``abandoned`` and ``kept``.
+    """
+
+    completed: int = 0
+    pruned: int = 0
+    requeued: int = 0
+    errored: int = 0
+    released: int = 0
+    cancelled: int = 0
+    dropped: int = 0
+    lost_leases: int = 0
+    run_cancelled: int = 0
+    unknown: int = 0
+    abandoned: int = 0
+    kept: int = 0
+    lost_claims: int = 0
+    left_behind: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 if everything was delivered or handed back; 75 if something is left behind or unknown."""
+        return 75 if self.unknown or self.abandoned or self.kept or self.lost_claims else 0
+
+    def __str__(self) -> str:
+        always = ("completed", "errored", "released", "cancelled", "unknown", "abandoned")
+        more = ("pruned", "requeued", "dropped", "lost_leases", "run_cancelled", "kept", "lost_claims")
+        shown = [name for name in (*always, *more) if name in always or getattr(self, name)]
+        return ", ".join(f"{name.replace('_', ' ')} {getattr(self, name)}" for name in shown)
+
+
+def seconds_asleep() -> float:
+    """Return the seconds for which this machine was suspended since it was started; 0 if it does not tell."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return 0.0 if boottime is None else time.clock_gettime(boottime) - time.monotonic()
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Everything held, and the counts of what is no longer held.
+
+    Attributes:
+        claiming: A claim is in flight: it may bring states.
+        answered: Requests the server handled so far; tells a refusal of one body from an outage.
+        reported: Outcomes delivered so far; each may have made states claimable.
+        ttl: Seconds a lease lasts; None while that is not known, or if leases last for ever.
+        on_gone: Called with each state whose outcome is not to be sent any more.
+        beat_now: Asks for a heartbeat at once. Called here when a claim comes whose lease needs it, and
+            when a state is to be announced.
+        alone: States that are to run while nothing else does, the one whose turn it is first.
+        runs_alone: A worker takes them, one after the other.
+        events: Told of each state that is no longer held.
+        asleep: Tells for how many seconds this machine was suspended so far.
+    """
+
+    claiming: bool = False
+    answered: int = 0
+    reported: int = 0
+    ttl: float | None = None
+    on_gone: Callable[[Held], None] = lambda held: None
+    beat_now: Callable[[], None] = lambda: None
+    events: Events = field(default_factory=Events)
+    asleep: Callable[[], float] = seconds_asleep
+    alone: list[Held] = field(default_factory=list)
+    runs_alone: bool = False
+    _held: dict[Held, None] = field(default_factory=dict)
+    _by_state: dict[str, Held] = field(default_factory=dict)
+    _stages: Counter[Stage] = field(default_factory=Counter)
+    _active: Counter[str] = field(default_factory=Counter)
+    _counts: Counter[str] = field(default_factory=Counter)
+    _left: list[str] = field(default_factory=list)
+    _changed: trio.Event | None = None
+
+    def now(self) -> float:
+        """Return Trio's time and that of all suspends, which pass for leases and not for Trio."""
+        return trio.current_time() + self.asleep()
+
+    def add(self, claim: Claim, asked: float = math.inf) -> Held | None:
+        """Take a claim into the books, which was ``asked`` for at that time on the clock of ``now``.
+
+        Returns:
+            What is held now; None if the state was held here already (its lease was lost, or a v0 claim
+            repeated it). Then that takes over the claim, so that nothing is begun a second time.
+        """
+        known = self._by_state.get(claim.state_id)
+        if known is None or not self.holds(claim):
+            held = Held(claim, clock=self.now)
+            self._hold(held)
+            self._active[claim.node_name] += 1
+        else:
+            held = known
+            held.claim = replace(claim, node_name=held.claim.node_name)
+            held.announced = False
+            # If its execution was cancelled for the old lease, it is handed back under the new one.
+            held.forfeited = Stopping.NO
+        held.lease_until = math.inf
+        late = known is not None and claim.announce
+        if claim.lease is not None:
+            held.lease_until = asked + claim.lease
+            # The first time, too: until then it is not known how often to beat.
+            late = late or self.ttl is None or held.lease_until - self.now() < self.ttl * 2 / 3
+            self.ttl = self.ttl or claim.lease
+        self.notify()
+        if late:
+            self.beat_now()
+        return None if held is known else held
+
+    def holds(self, claim: Claim) -> bool:
+        """Whether the state of ``claim`` is held here, so that ``add`` would have that take it over."""
+        known = self._by_state.get(claim.state_id)
+        return known is not None and not known.is_handed_back
+
+    def restore(self, claim: Claim, outcome: Outcome, entry: int) -> Held:
+        """Take an outcome of an earlier process into the books, which only has to be delivered."""
+        held = Held(claim, Stage.DONE, outcome=outcome, entry=entry, clock=self.now)
+        self._hold(held)
+        self.notify()
+        return held
+
+    def run(self, held: Held, execution: Execution) -> None:
+        """A worker runs it now."""
+        held.execution = execution
+        held.taken_at = trio.current_time()
+        self._move(held, Stage.RUNNING)
+        if held.claim.announce:
+            self.beat_now()
+
+    def done(self, held: Held, outcome: Outcome | None) -> bool:
+        """Its outcome is known; None releases it. False if it was given up before: drop the outcome."""
+        if held not in self._held or held.stage is Stage.DONE:
+            return False
+        held.outcome = outcome
+        self._note_end(held)
+        self._move(held, Stage.DONE)
+        return True
+
+    def settle(self, held: Held) -> None:
+        """It was delivered."""
+        match held.outcome:
+            case None:
+                ran = held.execution is not None and held.execution.began
+                kind = "cancelled" if ran else "released"
+            case Executed():
+                kind = "completed"
+            case Errored():
+                kind = "errored"
+            case Pruned():
+                kind = "pruned"
+            case Requeued():
+                kind = "requeued"
+        self.answered += 1
+        self.reported += held.outcome is not None
+        self._remove(held, kind)
+
+    def forfeit(self, held: Held) -> None:
+        """It was taken from us, and there is nothing to report. ``forfeited`` says how."""
+        kind = "run_cancelled" if held.forfeited is Stopping.RUN_CANCELLED else "lost_leases"
+        self._remove(held, kind)
+
+    def drop(self, held: Held) -> None:
+        """It was no longer ours."""
+        self.answered += 1
+        self._remove(held, "dropped")
+
+    def lose(self, held: Held) -> None:
+        """Its fate is unknown."""
+        self._remove(held, "unknown")
+
+    def abandon(self, held: Held) -> None:
+        """It stays behind."""
+        self._remove(held, "abandoned")
+
+    def keep(self, held: Held) -> None:
+        """It is delivered by the next process, from the outbox."""
+        self._remove(held, "kept")
+
+    def all(self, *stages: Stage) -> list[Held]:
+        """Return what is held in these stages, oldest first."""
+        return [held for held in self._held if held.stage in stages]
+
+    def leased(self) -> list[Held]:
+        """Return what is held under leases, oldest first, but for what is being released.
+
+        From any thread, also while this one is in the middle of a change.
+        """
+        # list() of a dict is atomic: no other thread can change the dict meanwhile. So every change of
+        # the ledger does without a lock for a reader who comes every 20 s.
+        return [held for held in list(self._held) if held.is_leased]
+
+    def snapshot(self) -> list[Held]:
+        """Return all that is held, oldest first. From any thread, as ``leased``."""
+        return list(self._held)
+
+    def count(self, *stages: Stage) -> int:
+        """Return how many are held in these stages. From any thread."""
+        return sum(self._stages[stage] for stage in stages)
+
+    def active(self, node_name: str) -> int:
+        """Return how many of one node wait for a worker or run."""
+        return self._active[node_name]
+
+    def __contains__(self, held: Held) -> bool:
+        return held in self._held
+
+    @property
+    def failing(self) -> int:
+        """How many deliveries failed at least once and are being repeated."""
+        return sum(held.tries > 0 for held in self._held if held.stage is Stage.DONE)
+
+    @property
+    def key_refused(self) -> bool:
+        """Whether the last try of some delivery was answered 401 or 403."""
+        return any(held.key_refused for held in self._held)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing can produce an outcome or a claim any more."""
+        return not self.claiming and self.count(Stage.BUFFERED, Stage.RUNNING) == 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is held, and nothing can come."""
+        return not self.claiming and not self._held
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition`` holds; it is asked again after every change of the ledger."""
+        while not condition():
+            if self._changed is None:
+                self._changed = trio.Event()
+            await self._changed.wait()
+
+    async def moment(self) -> None:
+        """Let what ends at this very moment be entered, so that one request is about all of it."""
+        for _ in range(STEPS_TO_END):
+            await trio.lowlevel.checkpoint()
+
+    def notify(self) -> None:
+        """Have every ``until`` ask its condition again."""
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    def summary(self, lost_claims: int) -> Summary:
+        """Return the counts so far."""
+        return Summary(**self._counts, lost_claims=lost_claims, left_behind=tuple(self._left))
+
+    def _hold(self, held: Held) -> None:
+        self._held[held] = None
+        self._by_state[held.claim.state_id] = held
+        self._stages[held.stage] += 1
+
+    def _move(self, held: Held, stage: Stage) -> None:
+        self._leave_stage(held)
+        held.stage = stage
+        self._stages[stage] += 1
+        self._active[held.claim.node_name] += stage is not Stage.DONE
+        if stage is Stage.DONE:
+            self._let_others_begin(held)
+        self.notify()
+
+    def _note_end(self, held: Held) -> None:
+        if held.stage is Stage.RUNNING:
+            held.duration = trio.current_time() - held.taken_at
+
+    def _leave_stage(self, held: Held) -> None:
+        self._stages[held.stage] -= 1
+        self._active[held.claim.node_name] -= held.stage is not Stage.DONE
+
+    def _let_others_begin(self, held: Held) -> None:
+        if held in self.alone:
+            self.alone.remove(held)
+
+    def _remove(self, held: Held, kind: str) -> None:
+        if kind != "kept":
+            self.on_gone(held)
+        # What was written off at the end of the flush may still hear its answer.
+        if held not in self._held:
+            return
+        del self._held[held]
+        if self._by_state.get(held.claim.state_id) is held:
+            del self._by_state[held.claim.state_id]
+        self._note_end(held)
+        self._leave_stage(held)
+        self._let_others_begin(held)
+        held.stage = Stage.DONE  # it may still be in the channel to the workers, who have to pass it over
+        self._counts[kind] += 1
+        if kind in ("unknown", "abandoned", "kept"):
+            self._left.append(held.claim.state_id)
+        if self.events:
+            self.events.tell(StateEnded(held.claim.node_name, kind, held.duration))
+        self.notify()

@@ -1,0 +1,232 @@
+"""A file that keeps finished outcomes until the state manager has them, also over a ``kill -9``.
+
+The way of an outcome, and what is lost if the process dies at each step::
+
+    node returns             the outcome: the state is run again (by its lease; never, on plain v0)
+      v  waits for the sync of the outcomes before it
+    written and synced       nothing from here on: the next process sends it
+      v                      (a requeue without a lease token, which nothing guards: is marked, synced)
+    sent                     nothing: the next process sends it again, which v0 and native allow. But a
+      v                      requeue that is marked is not sent again; it is logged as unknown
+    acknowledged
+      v  waits for the next sync; nobody waits for it
+    removed                  nothing
+
+Outcomes that finish while a sync runs share the next one. Syncs run in a thread, one at a time, and the
+reporter gets nothing before its sync is done. If the file cannot be written (the disk is full), outcomes
+are sent all the same: then only a crash before they are delivered loses them. A requeue that is in the
+file and cannot be marked waits instead, since a crash could repeat it. Such an outage is logged once, and
+once when it is over.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from exotrio._runtime.ledger import Held, Ledger
+from exotrio._runtime.outbox_store import Mark, Store
+from exotrio._runtime.stop import Stop
+
+T = TypeVar("T")
+
+log = logging.getLogger("exotrio.outbox")
+
+
+async def open_outbox(path: Path, uri: str, namespace: str) -> Outbox:
+    """Open the file of an outbox; see ``Store``.
+
+    Raises:
+        DatabaseBusy, ConfigurationError: it cannot be used.
+
+    Cancellation:
+        Leaves the opening to its thread, which gives the file up again.
+    """
+    lock = threading.Lock()
+    opened: list[Store] = []
+    given_up = False
+
+    def open_file() -> None:
+        store = Store(path, uri, namespace)
+        with lock:
+            if not given_up:
+                opened.append(store)
+                return
+        store.close((), ())
+
+    try:
+        await _in_thread(open_file)
+    except trio.Cancelled:
+        with lock:
+            given_up = True
+        # Done in the moment of the cancellation: the thread has looked already.
+        for store in opened:
+            store.close((), ())
+        raise
+    return Outbox(opened[0])
+
+
+async def _in_thread(function: Callable[..., T], *args: Any) -> T:
+    # With a limiter of its own: nodes may keep every thread of the default one busy.
+    return await trio.to_thread.run_sync(
+        function, *args, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+    )
+
+
+async def keep(
+    finished: trio.MemoryReceiveChannel[Held],
+    done: trio.MemorySendChannel[Held],
+    *,
+    outbox: Outbox,
+    ledger: Ledger,
+    stop: Stop,
+) -> None:
+    """Write outcomes down and pass them on. Closes both channel ends. Never returns unless cancelled.
+
+    Args:
+        finished: States with their outcomes, or to be released; the latter are passed on at once.
+        done: Takes them for the reporter; it always has room.
+        outbox: Where to.
+        ledger: Not used: a state stays in stage DONE.
+        stop: Not used: the end of the flush cancels this.
+
+    Cancellation:
+        A sync that runs is left to its thread. What it writes is sent by the next process, whether
+        or not this one still counts it as kept.
+    """
+    async with finished, done, trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.take, finished, done)
+        await outbox.write(done)
+
+
+class Outbox:
+    """The outbox as the loop sees it.
+
+    Args:
+        store: The open file.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._new: list[Held] = []
+        self._marks: list[Mark] = []
+        self._gone: list[int] = []
+        self._wake = trio.Event()
+        self._broken = False
+
+    def restore(self, ledger: Ledger) -> list[Held]:
+        """Take what an earlier process left into the books; return what is to be sent now."""
+        ledger.on_gone = self.forget
+        held: list[Held] = []
+        for entry in self._store.left:
+            known = ledger.restore(entry.claim, entry.outcome, entry.id)
+            if entry.begun and known.unrepeatable:
+                log.error(
+                    "%s: whether its %s arrived is unknown: an earlier process was sending it, and "
+                    "re-enqueueing twice could run a finished state again",
+                    known,
+                    known.what,
+                )
+                ledger.lose(known)
+            else:
+                held.append(known)
+        if held:
+            log.info("%d outcomes of an earlier process are sent from %s", len(held), self._store.path)
+        return held
+
+    async def take(
+        self, finished: trio.MemoryReceiveChannel[Held], done: trio.MemorySendChannel[Held]
+    ) -> None:
+        """Queue outcomes to be written; pass releases on."""
+        async for held in finished:
+            if held.outcome is None:
+                done.send_nowait(held)
+            else:
+                self._new.append(held)
+                self._wake.set()
+
+    async def write(self, done: trio.MemorySendChannel[Held]) -> None:
+        """Write what is queued, as much as there is with one sync. Never returns unless cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            # Marks and removals stay queued until they are written: if this is cancelled before the thread
+            # gets to them, they are written at the end. Doing them twice does no harm.
+            new, marks, gone = self._new, self._marks[:], self._gone[:]
+            self._new = []
+            try:
+                ids = await _in_thread(self._store.write, new, marks, gone)
+            except sqlite3.Error as error:
+                self._failed(error)
+                self._marks = [mark for mark in self._marks if mark not in marks or not mark.begun]
+            else:
+                self._worked()
+                del self._marks[: len(marks)], self._gone[: len(gone)]
+                for held, entry in zip(new, ids, strict=True):
+                    held.entry = entry
+                    log.debug("%s: its %s is in the outbox", held, held.what)
+                for mark in marks:
+                    mark.written = True
+            for held in new:
+                done.send_nowait(held)
+            for mark in marks:
+                mark.done.set()
+
+    async def mark(self, batch: Sequence[Held]) -> bool:
+        """Note that these are about to be sent and must not be repeated. False if that fails.
+
+        Cancellation:
+            Takes the mark back: they were not sent.
+        """
+        mark = Mark([held.entry for held in batch if held.entry is not None], begun=True)
+        self._ask(mark)
+        try:
+            await mark.done.wait()
+        except trio.Cancelled:
+            self.unmark(batch)
+            raise
+        return mark.written
+
+    def unmark(self, batch: Sequence[Held]) -> None:
+        """Note some time soon that these were not sent after all."""
+        self._ask(Mark([held.entry for held in batch if held.entry is not None], begun=False))
+
+    def forget(self, held: Held) -> None:
+        """Remove an outcome some time soon: it is delivered, or never will be."""
+        if held.entry is not None:
+            self._gone.append(held.entry)
+            self._wake.set()
+
+    async def aclose(self) -> None:
+        """Write what is queued and give the file up.
+
+        Cancellation:
+            Leaves that to a thread.
+        """
+        await _in_thread(self._store.close, self._marks, self._gone)
+
+    def _ask(self, mark: Mark) -> None:
+        self._marks.append(mark)
+        self._wake.set()
+
+    def _failed(self, error: sqlite3.Error) -> None:
+        level = logging.DEBUG if self._broken else logging.ERROR
+        log.log(
+            level,
+            "the outbox %s cannot be written: %s; outcomes are sent without it, "
+            "and a crash now would lose those that are not delivered yet",
+            self._store.path,
+            error,
+        )
+        self._broken = True
+
+    def _worked(self) -> None:
+        if self._broken:
+            log.info("the outbox %s is written again", self._store.path)
+        self._broken = False

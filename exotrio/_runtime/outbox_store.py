@@ -1,0 +1,288 @@
+"""The file of an outbox: opening it, owning it, and writing to it with one sync per call. Blocking.
+
+A SQLite database in WAL mode with ``synchronous = FULL``. One process owns it, by a lock of SQLite
+that ends with the process; and it belongs to one state manager and namespace, so that no outcome ever
+goes to another. It is readable by its owner only, and holds ids, lease tokens, outputs and redacted
+error texts; no inputs, no API key, no secrets but those in outputs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from exotrio._link.port import Claim
+from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._runtime.ledger import Held
+from exotrio._util.json import NotJson, decode, encode, sendable
+from exotrio.errors import ConfigurationError, DatabaseBusy
+
+log = logging.getLogger("exotrio.outbox")
+
+APPLICATION_ID = 0x65786F6F  # "exoo"
+VERSION = 1
+LOCK_TIMEOUT = 1.0
+"""Seconds for a process that is just ending to give the file up."""
+_FIX = "pass another file as outbox=..."
+
+_SCHEMA = """
+CREATE TABLE owner (uri TEXT NOT NULL, namespace TEXT NOT NULL);
+CREATE TABLE entries (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    begun INTEGER NOT NULL DEFAULT 0,    -- marked: perhaps sent, and not to be repeated
+    body BLOB NOT NULL
+);
+"""
+
+
+@dataclass(eq=False, slots=True)
+class Mark:
+    """A request to note that entries are about to be sent, or (nobody waits then) that they are not."""
+
+    entries: list[int]
+    begun: bool
+    done: trio.Event = field(default_factory=trio.Event)
+    written: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One outcome that an earlier process left.
+
+    Attributes:
+        id: Its row.
+        begun: It was marked before it was sent.
+        claim: Whose outcome it is; without inputs.
+        outcome: The outcome.
+    """
+
+    id: int
+    begun: bool
+    claim: Claim
+    outcome: Outcome
+
+
+class Store:
+    """The open file. Blocking; may be used from several threads.
+
+    Args:
+        path: The file; made if it is not there, readable by its owner only.
+        uri: The state manager that outcomes are for, without credentials.
+        namespace: The namespace they are for.
+
+    Attributes:
+        left: What an earlier process left.
+
+    Raises:
+        DatabaseBusy: another process, or another runtime of this one, uses it.
+        ConfigurationError: it is damaged, no outbox, or for somebody else; or it cannot be used.
+    """
+
+    def __init__(self, path: Path, uri: str, namespace: str) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        with _explained(path):
+            with suppress(FileExistsError):
+                # Only a new file is opened here: closing a descriptor of one that SQLite has locked, in
+                # this very process, would drop that lock.
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            self._db = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, timeout=LOCK_TIMEOUT
+            )
+            try:
+                self._prepare(uri, namespace)
+                self.left = self._read()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def write(self, new: Sequence[Held], marks: Sequence[Mark], gone: Sequence[int]) -> list[int | None]:
+        """Write all of it, durably, or nothing.
+
+        Returns:
+            The rows of ``new``; None for what has no JSON form, or none that can be read back.
+
+        Raises:
+            sqlite3.Error: it could not be written.
+        """
+        bodies = [_body(held) for held in new]
+        with self._lock, self._transaction():
+            ids = [None if body is None else self._insert(body) for body in bodies]
+            self._change(marks, gone)
+        return ids
+
+    def close(self, marks: Sequence[Mark], gone: Sequence[int]) -> None:
+        """Write what can be written, and close."""
+        with self._lock:
+            try:
+                if marks or gone:
+                    with self._transaction():
+                        self._change(marks, gone)
+            except sqlite3.Error as error:
+                log.error("the outbox %s could not be written at the end: %s", self.path, error)
+            finally:
+                with suppress(sqlite3.Error):
+                    self._db.close()
+
+    def _insert(self, body: bytes) -> int | None:
+        return self._db.execute("INSERT INTO entries (body) VALUES (?)", (body,)).lastrowid
+
+    def _change(self, marks: Sequence[Mark], gone: Sequence[int]) -> None:
+        for mark in marks:
+            self._db.executemany(
+                "UPDATE entries SET begun = ? WHERE id = ?", [(mark.begun, entry) for entry in mark.entries]
+            )
+        self._db.executemany("DELETE FROM entries WHERE id = ?", [(entry,) for entry in gone])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _prepare(self, uri: str, namespace: str) -> None:
+        db = self._db
+        # Before the first read, so that WAL needs no shared memory, and the lock is kept until the end.
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        with self._transaction():  # a file that is not ours stays as it is
+            if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+                for statement in _SCHEMA.split(";"):
+                    db.execute(statement)
+                db.execute("INSERT INTO owner VALUES (?, ?)", (uri, namespace))
+                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version = {VERSION}")
+            if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+                raise ConfigurationError(f"{self.path} is no outbox of exotrio", where=_where(), fix=_FIX)
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version != VERSION:
+                raise ConfigurationError(
+                    f"the outbox {self.path} is of version {version}; this exotrio knows {VERSION}",
+                    where=_where(),
+                    fix=f"start the exotrio that wrote it until it is empty, or {_FIX}",
+                )
+            problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if problem != "ok":
+                raise _damaged(self.path, problem)
+            self._own(uri, namespace)
+        os.chmod(self.path, 0o600)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        # The lock of WAL mode is taken by the first use.
+        with self._transaction():
+            db.execute("UPDATE owner SET uri = ?, namespace = ?", (uri, namespace))
+
+    def _own(self, uri: str, namespace: str) -> None:
+        owner = self._db.execute("SELECT uri, namespace FROM owner").fetchone()
+        if owner is None:
+            raise _damaged(self.path, "it names no state manager")
+        count = self._db.execute("SELECT count(*) FROM entries").fetchone()[0]
+        if count and owner != (uri, namespace):
+            raise ConfigurationError(
+                f"the outbox {self.path} holds {count} outcomes for namespace {owner[1]} at {owner[0]}, "
+                f"and this runtime works for namespace {namespace} at {uri}",
+                where=_where(),
+                fix=f"start the runtime of the former until they are sent, or {_FIX}",
+            )
+
+    def _read(self) -> list[Entry]:
+        found = []
+        for entry, begun, body in self._db.execute("SELECT id, begun, body FROM entries ORDER BY id"):
+            try:
+                found.append(Entry(entry, bool(begun), *_parsed(body)))
+            except (NotJson, KeyError, TypeError, ValueError) as error:
+                log.error(
+                    "entry %s of the outbox %s cannot be read (%s) and stays in it; the others are sent. "
+                    "Its state may run again; move the file away once the outbox is empty",
+                    entry,
+                    self.path,
+                    type(error).__name__,
+                )
+        return found
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise DatabaseBusy(
+                f"the outbox {path} is in use by another process, or by another runtime of this one",
+                where=_where(),
+                fix="give every runtime an outbox of its own, or end the other one first",
+            ) from error
+        if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise _damaged(path, str(error)) from error
+        raise ConfigurationError(
+            f"the outbox {path} cannot be used: {error}",
+            where=_where(),
+            fix=f"check the file and the free space of its disk, or {_FIX}",
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"the outbox {path} cannot be opened: {error.strerror}", where=_where(), fix=_FIX
+        ) from error
+
+
+def _damaged(path: Path, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the outbox {path} is damaged, or no outbox at all: {why}",
+        where=_where(),
+        fix=f"move it away, since outcomes in it may be lost otherwise, or {_FIX}",
+    )
+
+
+def _where() -> str:
+    return "argument outbox of Runtime"
+
+
+_CLAIM = ("state_id", "node_name", "identifier", "graph_name", "run_id", "token", "attempt", "deliveries")
+
+
+def _body(held: Held) -> bytes | None:
+    kind: str
+    value: Any
+    match held.outcome:
+        case Executed(outputs):
+            kind, value = "executed", outputs
+        case Errored(error):
+            kind, value = "errored", sendable(error)
+        case Pruned(data):
+            kind, value = "pruned", data
+        case Requeued(delay):
+            kind, value = "requeued", delay
+        case None:
+            raise AssertionError("releases are not written")
+    # Without inputs: they are not needed to report, and may be large.
+    claim = {name: getattr(held.claim, name) for name in _CLAIM}
+    try:
+        body = encode({"claim": claim, "outcome": kind, "value": value})
+        decode(body)  # reading has limits that writing has not: of depth, and of the digits of a number
+    except NotJson:
+        return None
+    return body
+
+
+def _parsed(body: bytes) -> tuple[Claim, Outcome]:
+    entry = decode(body)
+    kinds: dict[str, type[Any]] = {
+        "executed": Executed,
+        "errored": Errored,
+        "pruned": Pruned,
+        "requeued": Requeued,
+    }
+    return Claim(inputs={}, **entry["claim"]), kinds[entry["outcome"]](entry["value"])

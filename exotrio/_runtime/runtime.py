@@ -1,0 +1,368 @@
+"""``Runtime``, as users meet it. What runs inside is the nursery in ``_engine``; the way to the end is
+in ``_stop``, the entry from plain code in ``_start``, the checks of the arguments in ``_options``."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from exotrio._execution.log_context import phase_context
+from exotrio._http.endpoint import Endpoint, resolve_endpoint
+from exotrio._nodes.base import BaseNode
+from exotrio._runtime.engine import Engine
+from exotrio._runtime.entry import only_nodes_interrupt, run_blocking
+from exotrio._runtime.hosting import hosting
+from exotrio._runtime.ledger import Ledger, Summary
+from exotrio._runtime.lifecycle import Phase, advance
+from exotrio._runtime.loop_lag import LoopLag
+from exotrio._runtime.options import LinkKind, check_options, seconds_problems
+from exotrio._runtime.stop import Stop, without_cancelled
+from exotrio._runtime.task_tree import TaskView
+from exotrio._runtime.vitals import Vitals, vitals_of
+from exotrio._util.events import Observer
+from exotrio.errors import ConfigurationError, LifecycleError
+
+if TYPE_CHECKING:
+    import httpx
+
+log = logging.getLogger("exotrio.runtime")
+
+
+class Runtime:
+    """Runs the nodes of one namespace: claims their states, executes them, reports what came of it.
+
+    Everything is checked here, and every problem is named at once. One Runtime runs once.
+
+    Args:
+        namespace: Namespace of the nodes.
+        name: Name of this runtime, as the state manager shows it.
+        nodes: Node classes; a class is registered under its name.
+        state_manager_uri: Base URI. Defaults to ``EXOSPHERE_STATE_MANAGER_URI`` (environment, .env).
+        key: API key. Defaults to ``EXOSPHERE_API_KEY`` (environment, .env).
+        batch_size: Most states claimed ahead of the workers. Defaults to 16.
+        workers: Most states that run at once. Defaults to 4.
+        state_manager_version: API version of the stock state manager; there is only ``"v0"``.
+        poll_interval: Seconds between claims while there is nothing to do. Defaults to 1.
+        shutdown_grace: Seconds running nodes may go on after a first signal or ``stop()``. Defaults
+            to 20; cleaning up, flushing and closing take up to 8.5 more.
+        transport: Way to a state manager in this process (``exotrio.manager.embedded``); then no URI
+            and no key are needed.
+        link: ``"auto"`` asks the server what it speaks; ``"v0"`` and ``"native"`` pin it.
+        outbox: A file in which outcomes are safe, also from ``kill -9``, before they are sent; what is
+            left in it is sent at the next start. One file per runtime. Defaults to none: outcomes
+            are in memory until they are delivered.
+        state_manage_version: The stock SDK's spelling of ``state_manager_version``.
+
+    Raises:
+        ConfigurationError: something cannot be used; ``problems`` names each.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        name: str,
+        nodes: Sequence[type[BaseNode]],
+        state_manager_uri: str | None = None,
+        key: str | None = None,
+        batch_size: int = 16,
+        workers: int = 4,
+        state_manager_version: str = "v0",
+        poll_interval: float = 1,
+        *,
+        shutdown_grace: float = 20,
+        transport: httpx.AsyncBaseTransport | None = None,
+        link: LinkKind = "auto",
+        outbox: str | os.PathLike[str] | None = None,
+        state_manage_version: str | None = None,
+    ) -> None:
+        hosted = hosting()
+        options = check_options(
+            namespace=namespace,
+            name=name,
+            nodes=nodes,
+            state_manager_uri=state_manager_uri,
+            key=key,
+            batch_size=batch_size,
+            workers=workers,
+            state_manager_version=state_manage_version or state_manager_version,
+            poll_interval=poll_interval,
+            shutdown_grace=shutdown_grace,
+            transport=transport,
+            link=link,
+            outbox=outbox,
+            hosted=hosted is not None and transport is None,
+        )
+        self._options = options
+        self._endpoint = options.endpoint
+        self._phase = Phase.NEW
+        self._stop = Stop()
+        self._ledger = Ledger()
+        self._lost_claims = 0
+        self._lag = LoopLag()
+        self._engine: Engine | None = None
+        self._tasks = TaskView()
+        self._shows_tasks = False
+        self._run_id: str | None = None
+        self._now: Callable[[], float] = float
+        if hosted is not None:
+            hosted.append(self)
+
+    @property
+    def namespace(self) -> str:
+        """Namespace of the nodes."""
+        return self._options.namespace
+
+    @property
+    def name(self) -> str:
+        """Name of this runtime."""
+        return self._options.name
+
+    @property
+    def nodes(self) -> tuple[type[BaseNode], ...]:
+        """The node classes."""
+        return tuple(self._options.nodes.values())
+
+    @property
+    def worker_id(self) -> str:
+        """What a state manager with leases calls this runtime: no other one is ever called so."""
+        return self._options.worker_id
+
+    @property
+    def shutdown_grace(self) -> float:
+        """Seconds running nodes may go on after a first signal or ``stop()``."""
+        return self._options.shutdown_grace
+
+    @property
+    def phase(self) -> Phase:
+        """Where the runtime stands."""
+        return self._phase
+
+    @property
+    def summary(self) -> Summary:
+        """What became of the states claimed so far; final once the phase is STOPPED."""
+        return self._ledger.summary(self._lost_claims)
+
+    @property
+    def vitals(self) -> Vitals:
+        """How the runtime is at this moment. From any thread, also while the loop is blocked."""
+        return vitals_of(
+            self._ledger.snapshot(),
+            phase=self._phase,
+            stopping=self._stop.was_asked,
+            workers=self._options.workers,
+            loop_lag=self._lag.seconds,
+            now=self._now(),
+            stuck="" if self._engine is None else self._engine.stuck,
+        )
+
+    def observe(self, observer: Observer) -> None:
+        """Have ``observer`` called with every event (``exotrio.monitoring``). Call this before the start.
+
+        It is called in the runtime's loop and in the thread of its heartbeats, and must return at once.
+        One that raises is logged, and not called again.
+
+        Raises:
+            LifecycleError: the runtime was started before.
+        """
+        self._refuse_if_started("is observed from its start or not at all")
+        self._ledger.events.add(observer)
+
+    def show_tasks(self) -> None:
+        """Let the state manager's operators see the task tree: names and lines of code, no values.
+
+        Raises:
+            LifecycleError: the runtime was started before.
+        """
+        self._refuse_if_started("shows its tasks from its start or not at all")
+        self._shows_tasks = True
+
+    async def tasks(self) -> str:
+        """Return the tree of the runtime's tasks, and where each waits, as text without any values.
+
+        From any Trio loop. If the runtime's own is blocked in another thread, the text says where.
+
+        Cancellation:
+            Safe.
+        """
+        return await self._tasks.take()
+
+    def stop(self, grace: float | None = None, *, why: str = "stop()") -> None:
+        """Begin the drain: claim nothing more, let running nodes end, hand the rest back, then stop.
+
+        May be called from anywhere (the same loop, another thread, a signal handler) and at any
+        time: before the start, so that it returns at once; again, with a shorter grace; afterwards,
+        when it does nothing. It returns immediately.
+
+        Args:
+            grace: Most seconds for running nodes; then they are cancelled. Defaults to the
+                ``shutdown_grace`` of the runtime. A later call can shorten it, not extend it.
+            why: Who asks, for the log.
+
+        Raises:
+            ConfigurationError: ``grace`` is not a finite number of seconds, or below zero.
+        """
+        if grace is None:
+            grace = self._options.shutdown_grace
+        elif problems := seconds_problems("grace", grace):
+            raise ConfigurationError("the runtime cannot be stopped like this", problems)
+        self._stop.ask(grace, why)
+
+    def start(self) -> Summary:
+        """Run until stopped, from plain code. Blocks.
+
+        In the main thread it owns SIGTERM and SIGINT while it runs: the first drains, the second
+        cancels running nodes, the third ends the process at once with status 128+n. In another
+        thread only ``stop()`` ends it.
+
+        Returns:
+            What became of the claimed states; ``.exit_code`` is 0, or 75 if something is left behind.
+
+        Raises:
+            LifecycleError: it was started before, or an event loop runs in this thread.
+            KeyRefused, RequestRefused, NotFound: the nodes could not be registered.
+            DatabaseBusy: another runtime uses the outbox.
+            ConfigurationError: the outbox cannot be used, or belongs to another state manager.
+        """
+        if hosting() is not None:
+            raise LifecycleError(
+                "start() was called while the command line loads this file",
+                fix="put it under: if __name__ == '__main__':",
+            )
+        self._check_startable()
+        return run_blocking(self._run, lambda grace, why: self.stop(grace, why=why))
+
+    async def run(self, *, task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED) -> Summary:
+        """Run until stopped, inside a Trio application: ``await nursery.start(runtime.run)``.
+
+        That call returns the runtime once the nodes are registered (or a stop came first). Signals
+        are the application's: it calls ``stop()``, or cancels the scope around.
+
+        Returns:
+            What became of the claimed states.
+
+        Raises:
+            LifecycleError: it was started before.
+            KeyRefused, RequestRefused, NotFound: the nodes could not be registered.
+            DatabaseBusy: another runtime uses the outbox.
+            ConfigurationError: the outbox cannot be used, or belongs to another state manager.
+
+        Cancellation:
+            Does not drain, but loses nothing: running nodes are cancelled and have 5 s to clean up,
+            what they did or did not do is reported or handed back within 3 s, then Cancelled goes
+            on. A node that shields itself for longer is waited for: Trio cannot end it.
+        """
+        return await self._run(task_status=task_status)
+
+    def adopt(
+        self,
+        transport: httpx.AsyncBaseTransport | None = None,
+        *,
+        uri: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        """Take the state manager behind ``transport``, or at ``uri``; without either, make sure there is one.
+
+        For the command line, which loads files whose runtimes have none yet.
+
+        Raises:
+            ConfigurationError: neither the constructor nor the environment names one.
+        """
+        self._refuse_if_started("keeps its state manager")
+        if transport is None and uri is None and self._endpoint is not None:
+            return
+        self._endpoint, problems = resolve_endpoint(uri, key, transport)
+        if self._endpoint is None:
+            raise ConfigurationError("the runtime has no state manager", problems)
+
+    def work_on(self, run_id: str) -> None:
+        """Claim only states of this run, whether or not it has begun. For the command line.
+
+        A state manager that speaks only v0 cannot tell them from others: there, any are claimed.
+
+        Raises:
+            LifecycleError: the runtime was started before.
+        """
+        self._refuse_if_started("works on what it did from its start")
+        self._run_id = run_id
+
+    # -- inside the loop
+
+    async def _run(self, *, task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED) -> Summary:
+        endpoint = self._check_startable()
+        self._enter(Phase.STARTING)
+        self._stop.enter_loop()
+        self._now = trio.lowlevel.current_clock().current_time
+        engine = self._engine = Engine(
+            self._options,
+            endpoint,
+            self._stop,
+            self._ledger,
+            self._enter,
+            only_nodes_interrupt(),
+            self._tasks,
+            self._shows_tasks,
+            self._run_id,
+        )
+        started = partial(task_status.started, self)
+        try:
+            async with trio.open_nursery() as outside:
+                # Of these two only the watcher sees a cancellation from outside; and a Ctrl-C meant
+                # for the main task arrives in this nursery, not in the middle of the engine.
+                outside.start_soon(self._stop.watch)
+                outside.start_soon(
+                    self._shielded, engine, started, outside.cancel_scope, name=self._options.name
+                )
+        except BaseExceptionGroup as group:
+            error = without_cancelled(group)
+            if error is None:
+                raise
+            self._stop.failure = self._stop.failure or error
+        finally:
+            self._lost_claims = engine.lost_claims
+            self._phase = Phase.STOPPED
+            log.info("%s stopped: %s", self._options.name, self.summary)
+            if self._stop.failure is not None:
+                # Bare, whatever the nurseries wrapped it in; and rather than a Cancelled.
+                raise self._stop.failure
+        return self.summary
+
+    # As for the engine: a Ctrl-C in here would tear down the nursery around it.
+    @trio.lowlevel.enable_ki_protection
+    async def _shielded(self, engine: Engine, started: Callable[[], None], outside: trio.CancelScope) -> None:
+        # This shield has no deadline of its own: the stop path bounds every step behind it.
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as beside:
+                phase_context.set(lambda: self._phase)
+                self._tasks.enter()
+                if self._ledger.events:
+                    beside.start_soon(self._lag.measure)
+                await self._stop.guard(engine.run, started)
+                self._tasks.leave()
+                beside.cancel_scope.cancel()
+        outside.cancel()
+
+    def _refuse_if_started(self, why: str) -> None:
+        if self._phase is not Phase.NEW:
+            raise LifecycleError(f"a runtime that was started {why}")
+
+    def _check_startable(self) -> Endpoint:
+        if self._phase is not Phase.NEW:
+            raise LifecycleError(
+                f"this runtime was started before (it is {self._phase.value})",
+                fix="build another Runtime: one runs once",
+            )
+        if self._endpoint is None:
+            raise LifecycleError(
+                "this runtime has no state manager: it was built while the command line loaded its file",
+                fix="run it with python -m exotrio run, or build it in your own program",
+            )
+        return self._endpoint
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = advance(self._phase, phase)
+        log.info("%s: %s", self._options.name, phase.value)

@@ -1,0 +1,138 @@
+"""The task tree of a runtime as text: which tasks there are, and where each of them waits.
+
+File, line and function of every frame; no values and no source, which may hold what is secret. Taken
+in the runtime's loop. If that does not come to it, it is blocked, and where its thread stands is
+what one wants to see.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from types import FrameType
+
+import trio
+
+from exotrio._wire.vocabulary import LONGEST_TASKS
+
+log = logging.getLogger("exotrio.runtime")
+
+_TRAPS = trio.lowlevel.wait_task_rescheduled.__code__.co_filename
+"""Where every task ends that waits: it tells nothing."""
+PATIENCE = 1.0
+"""Seconds after which a loop counts as blocked."""
+MOST_TASKS = 500
+MOST_FRAMES = 40
+"""Frames of one task that are shown, the innermost."""
+
+
+class TaskView:
+    """Shows the tasks below one task."""
+
+    def __init__(self) -> None:
+        self._root: trio.lowlevel.Task | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._thread = 0
+
+    def enter(self) -> None:
+        """Show the tasks below the calling one, from now on."""
+        self._thread = threading.get_ident()
+        self._root = trio.lowlevel.current_task()
+        self._token = trio.lowlevel.current_trio_token()
+
+    def leave(self) -> None:
+        """The calling task ends: show nothing any more."""
+        self._root = self._token = None
+
+    async def take(self) -> str:
+        """Return the tree. From any Trio loop.
+
+        Cancellation:
+            Safe.
+        """
+        if self._token is None:
+            return "the runtime does not run"
+        if threading.get_ident() == self._thread:
+            await trio.lowlevel.checkpoint()
+            return self._tree()
+        taken: list[str] = []
+        done = trio.Event()
+        ours = trio.lowlevel.current_trio_token()
+
+        def inside() -> None:
+            taken.append(self._tree())
+            with suppress(trio.RunFinishedError):  # whoever asked has gone
+                ours.run_sync_soon(done.set)
+
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(inside)
+        with trio.move_on_after(PATIENCE):
+            await done.wait()
+        return taken[0] if taken else self._blocked()
+
+    def _tree(self) -> str:
+        if self._root is None:
+            return "the runtime does not run"
+        try:
+            return _cut(_lines_of(self._root, 0))
+        except Exception as error:  # somebody's odd awaitable; out of a callback it would end the loop
+            log.exception("the task tree could not be taken")
+            return f"the task tree could not be taken: {type(error).__name__}"
+
+    def _blocked(self) -> str:
+        frame = sys._current_frames().get(self._thread)
+        if frame is None:
+            return "the thread of the runtime has ended"
+        frames = reversed(list(traceback.walk_stack(frame)))
+        head = f"the loop did not answer within {PATIENCE:g} s; its thread is in"
+        return _cut([head, *_frames(frames, "  ")])
+
+
+def _lines_of(root: trio.lowlevel.Task, depth: int) -> Iterator[str]:
+    waiting = [(root, depth)]
+    shown = 0
+    while waiting:
+        task, depth = waiting.pop()
+        if shown == MOST_TASKS:
+            yield f"... more than {MOST_TASKS} tasks"
+            return
+        shown += 1
+        indent = "  " * depth
+        # The calling task itself, and one that has not begun, await nothing.
+        yield f"{indent}{task.name}"
+        yield from _frames(task.iter_await_frames(), f"{indent}    ")
+        children = [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+        # Sets have no order; by name, two pictures can be compared.
+        children.sort(key=lambda child: child.name, reverse=True)
+        waiting += [(child, depth + 1) for child in children]
+
+
+def _frames(frames: Iterable[tuple[FrameType, int]], indent: str) -> Iterator[str]:
+    lines = [
+        f"{indent}{frame.f_code.co_qualname} ({_short(frame.f_code.co_filename)}:{line})"
+        for frame, line in frames
+        if frame.f_code.co_filename != _TRAPS
+    ]
+    if len(lines) > MOST_FRAMES:
+        yield f"{indent}... {len(lines) - MOST_FRAMES} outer frames"
+    yield from lines[-MOST_FRAMES:]
+
+
+def _short(file: str) -> str:
+    """Return a path as it is imported: what comes before says only where it is installed."""
+    folders = [os.path.join(folder, "") for folder in sys.path if folder]
+    return file[max((len(folder) for folder in folders if file.startswith(folder)), default=0) :]
+
+
+def _cut(lines: Iterable[str]) -> str:
+    # Names of tasks and files can be anything, and this goes into JSON and onto terminals.
+    text = "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
+    if len(text) <= LONGEST_TASKS:
+        return text
+    note = "\n... cut"
+    return text[: LONGEST_TASKS - len(note)] + note

@@ -1,0 +1,274 @@
+"""Bodies of the native API. As in ``_wire_v0``, server and client share them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
+
+from exotrio._util.backoff import LONGEST_DELAY_MS
+from exotrio._wire.v0 import Body, DelayMs, RunSummary, TriggerRequest
+from exotrio._wire.vocabulary import (
+    LARGEST_BATCH,
+    LONGEST_TASKS,
+    LONGEST_WAIT_MS,
+    BeatResult,
+    ItemResult,
+    StateStatus,
+)
+from exotrio.graph import PartByPart
+
+MAX_FIELDS = 1_000
+"""Characters that a heartbeat says of the inputs and outputs of one node."""
+
+
+def _uuid(text: str) -> str:
+    from uuid import UUID
+
+    return str(UUID(text))
+
+
+Uuid = Annotated[str, AfterValidator(_uuid)]
+
+
+class Discovery(Body):
+    """Reply of ``GET /exotrio/v1``: says that this server is ours, and what it can do."""
+
+    version: str
+    capabilities: list[str]
+
+
+class NativeClaimRequest(Body):
+    """Claim states under a lease.
+
+    Fields:
+        worker_id: Who claims; names the process for operators.
+        limits: Node name to the most states of it.
+        limit: Most states in all.
+        wait_ms: How long to wait for a first state.
+        claim_id: Chosen by the client. The same id again returns the states still held under it.
+        run_id: Only states of this run, also if it is still to be triggered. None: of any.
+        announces: Whether its heartbeats say of each state if it runs, and do so before one begins whose
+            lease has ``announce``. Of a worker that does not, every claimed state counts as running.
+    """
+
+    worker_id: Annotated[str, Field(min_length=1, max_length=256)]
+    limits: Annotated[dict[str, Annotated[int, Field(ge=0)]], PartByPart, Field(max_length=LARGEST_BATCH)]
+    limit: Annotated[int, Field(ge=0)]
+    wait_ms: Annotated[int, Field(ge=0, le=LONGEST_WAIT_MS)] = 0
+    claim_id: Annotated[str, Field(min_length=1, max_length=256)]
+    run_id: Uuid | None = None
+    announces: bool = False
+
+
+class Lease(Body):
+    """The right to report a state.
+
+    Fields:
+        token: Sent back with the outcome; only the state's last token is accepted.
+        ttl_ms: Time left before the state is given to somebody else, or None if it never is.
+        attempt: 1 for the first attempt, then one more for each retry.
+        deliveries: How many workers in a row ended, or lost their lease, while they ran the state.
+        announce: Its last worker was lost. A heartbeat has to say that it runs before it begins.
+        alone: One more such end makes it an error. It is to run while nothing else runs beside it, so
+            that what ends the process then is this state.
+    """
+
+    token: str
+    ttl_ms: int | None
+    attempt: int
+    deliveries: int
+    announce: bool = False
+    alone: bool = False
+
+
+class NativeState(Body):
+    state_id: str
+    node_name: str
+    identifier: str
+    graph_name: str
+    run_id: str
+    inputs: dict[str, Any]
+    created_at: str
+    lease: Lease
+
+
+class NativeClaimReply(Body):
+    states: list[NativeState]
+
+
+class _ReportItem(Body):
+    state_id: str
+    token: str
+
+
+class ExecutedItem(_ReportItem):
+    outcome: Literal["executed"] = "executed"
+    outputs: Annotated[list[dict[str, Any]], Field(fail_fast=True)]
+
+
+class ErroredItem(_ReportItem):
+    outcome: Literal["errored"] = "errored"
+    error: str
+
+
+class PrunedItem(_ReportItem):
+    outcome: Literal["pruned"] = "pruned"
+    data: dict[str, Any]
+
+
+class RequeuedItem(_ReportItem):
+    outcome: Literal["requeued"] = "requeued"
+    delay_ms: Annotated[int, Field(gt=0, le=LONGEST_DELAY_MS)]
+
+
+OutcomeItem = Annotated[
+    ExecutedItem | ErroredItem | PrunedItem | RequeuedItem, Field(discriminator="outcome")
+]
+"""One item of ``POST .../outcomes``, whose body is a bare list of them."""
+
+outcome_item: TypeAdapter[OutcomeItem] = TypeAdapter(OutcomeItem, config=ConfigDict(defer_build=True))
+
+
+class ItemReply(Body):
+    state_id: str
+    result: ItemResult
+    detail: str | None = None
+
+
+class ItemsReply(Body):
+    """Reply to a native batch: one entry per item, in the order of the request."""
+
+    items: list[ItemReply]
+
+
+class HeldState(Body):
+    """A state and the token it is held under."""
+
+    state_id: str
+    token: str
+
+
+class ReleaseRequest(Body):
+    """Hand states back: either ``states``, or all that is held under ``claim_id``, which voids it."""
+
+    states: Annotated[list[HeldState], Field(max_length=LARGEST_BATCH)] | None = None
+    claim_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    delay_ms: DelayMs = 0
+
+
+class BeatProgress(Body):
+    """How far a running node says it is.
+
+    Fields:
+        fraction: From 0 to 1; None if it does not say.
+        text: One line.
+    """
+
+    fraction: Annotated[float, Field(ge=0, le=1)] | None = None
+    text: Annotated[str, Field(max_length=200)] = ""
+
+
+class Beat(HeldState):
+    """A held state in a heartbeat.
+
+    Fields:
+        running: Whether its node runs; else it waits for a worker.
+        progress: What its node said last, if anything.
+    """
+
+    running: bool = False
+    progress: BeatProgress | None = None
+
+
+class HeartbeatRequest(Body):
+    """A sign of life of a worker process, which renews the leases of all it holds.
+
+    Fields:
+        worker_id: As in its claims.
+        runtime: Name of the runtime.
+        phase: Phase of the runtime.
+        busy: Workers that run a node.
+        buffered: States that wait for a worker.
+        states: All it holds.
+        workers: How many it has; 0 if it does not say.
+        shows_tasks: Whether it obeys the command ``tasks``.
+        tasks: Its task tree, in the heartbeat after that command.
+        nodes: Those it has, with the names of their inputs and outputs as ``NodeDeclaration.fields`` gives
+            them: the beginning, if that is long.
+    """
+
+    worker_id: Annotated[str, Field(min_length=1, max_length=256)]
+    runtime: Annotated[str, Field(max_length=256)] = ""
+    phase: Annotated[str, Field(max_length=32)] = ""
+    busy: Annotated[int, Field(ge=0)] = 0
+    buffered: Annotated[int, Field(ge=0)] = 0
+    states: Annotated[list[Beat], Field(max_length=LARGEST_BATCH)] = Field(default_factory=list)
+    workers: Annotated[int, Field(ge=0)] = 0
+    shows_tasks: bool = False
+    tasks: Annotated[str, Field(max_length=LONGEST_TASKS)] | None = None
+    nodes: Annotated[
+        dict[Annotated[str, Field(max_length=256)], Annotated[str, Field(max_length=MAX_FIELDS)]],
+        Field(max_length=LARGEST_BATCH),
+    ] = Field(default_factory=dict)
+
+
+class BeatReply(Body):
+    state_id: str
+    result: BeatResult
+
+
+class HeartbeatReply(Body):
+    """Reply to a heartbeat.
+
+    Fields:
+        items: One per state, in the order of the request.
+        ttl_ms: How long the renewed leases last, or None if they never end.
+        commands: What an operator asks of the worker: ``drain``, ``tasks``.
+    """
+
+    items: list[BeatReply]
+    ttl_ms: Annotated[int, Field(ge=1)] | None = None
+    commands: list[str] = Field(default_factory=list)
+
+
+class NativeTriggerRequest(TriggerRequest):
+    """As v0, plus a run id chosen by the client, which makes the request repeatable."""
+
+    run_id: Uuid
+
+
+class RunQuery(Body):
+    """Behind the ``?`` of a look at one run.
+
+    Fields:
+        wait_ms: How long to wait for its end.
+    """
+
+    wait_ms: Annotated[int, Field(ge=0, le=LONGEST_WAIT_MS)] = 0
+
+
+class NodeCounts(Body):
+    """How many states of one place of a graph have which status."""
+
+    identifier: str
+    node_name: str
+    counts: dict[StateStatus, int]
+
+
+class NativeRunSummary(RunSummary):
+    """A run with what v0 does not tell of it.
+
+    Fields:
+        finished_at: When nothing of it was pending any more; None while something is.
+        cancelled_at: When it was cancelled, if it was.
+    """
+
+    finished_at: str | None = None
+    cancelled_at: str | None = None
+
+
+class NativeRun(NativeRunSummary):
+    """One run with its counts per place, in the order of the template."""
+
+    nodes: list[NodeCounts]

@@ -1,0 +1,119 @@
+"""Bodies of the native routes that show how a namespace and its state manager are. As in ``_wire``, both
+sides use them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from exotrio._wire.native import NativeRunSummary
+from exotrio._wire.runtimes import ListedWorker
+from exotrio._wire.v0 import Body
+
+EXPORT_TYPE = "text/html; charset=utf-8"
+MOST_RUNS = 100
+MOST_RUNTIMES = 100
+"""Runtimes that an overview names."""
+
+
+class OverviewQuery(Body):
+    """Behind the ``?`` of an overview.
+
+    Fields:
+        runs: How many of the newest runs to show.
+    """
+
+    runs: Annotated[int, Field(ge=0, le=MOST_RUNS)] = 10
+
+
+class ExportQuery(Body):
+    """Behind the ``?`` of the export of a run.
+
+    Fields:
+        values: With inputs, outputs and values of the store.
+    """
+
+    values: bool = True
+
+
+class OldestState(Body):
+    """The state that has waited longest of those that could run.
+
+    Fields:
+        node: Its node.
+        waits_ms: Since it could run.
+    """
+
+    node: str
+    waits_ms: int
+
+
+class Throughput(Body):
+    """What ended in the last hour, by minute; the last minute is the present one.
+
+    Fields:
+        first_minute: When the first of these minutes began, in minutes of Unix time.
+        ended: How many attempts ended.
+        failed: How many of those failed, retried ones included.
+    """
+
+    first_minute: int
+    ended: list[int]
+    failed: list[int]
+
+
+class NodeNow(Body):
+    """A registered node.
+
+    Fields:
+        waiting: States that wait, those whose time has not come included; counted up to 100,000.
+        eligible: Of those, what a runtime could claim now.
+        oldest_ms: Since the first of them could be claimed; 0 without any.
+        running: States that a runtime holds.
+        ended, failed: Attempts of the last hour.
+        p50_ms, p95_ms: How long those ran; None without any.
+        offered_by: Names of the live runtimes that ask for it.
+    """
+
+    name: str
+    waiting: int
+    eligible: int
+    oldest_ms: int
+    running: int
+    ended: int
+    failed: int
+    p50_ms: float | None
+    p95_ms: float | None
+    offered_by: list[str]
+
+
+class Overview(Body):
+    """What happens in a namespace.
+
+    Fields:
+        at: When, by the clock of the state manager.
+        running: States that runtimes hold.
+        waiting: States that wait.
+        waiting_is_more: There are more than were counted.
+        errored: States that failed within 24 h and were not retried.
+        oldest: What has waited longest, if anything could run.
+        nodes: By name.
+        runtimes: The live ones first; ``MOST_RUNTIMES`` of ``runtime_count``.
+        v0_runtimes: Kinds of runtimes that ask through v0, which does not say who they are.
+        runs: The newest ones.
+    """
+
+    namespace: str
+    at: str
+    running: int
+    waiting: int
+    waiting_is_more: bool
+    errored: int
+    oldest: OldestState | None
+    throughput: Throughput
+    nodes: list[NodeNow]
+    runtimes: list[ListedWorker]
+    runtime_count: int
+    v0_runtimes: int
+    runs: list[NativeRunSummary]

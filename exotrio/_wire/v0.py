@@ -1,0 +1,203 @@
+"""Bodies of API v0.
+
+Servers parse requests with these models and clients parse replies with them, so both sides agree by
+construction. Unknown fields are ignored everywhere, strings are strict and integers lax, as in the
+stock state manager.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from exotrio._util.backoff import LONGEST_DELAY_MS
+from exotrio._wire.vocabulary import LARGEST_BATCH, RunStatus, StateStatus, ValidationStatus
+from exotrio.graph import GraphNodeModel, Name, RetryPolicyModel, StoreConfigModel, Texts, TriggerModel
+
+DelayMs = Annotated[int, Field(ge=0, le=LONGEST_DELAY_MS)]
+
+
+class Body(BaseModel):
+    """Base of the bodies. Their validators are built at first use: all of them together would cost
+    every ``import exotrio`` 20 ms."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+# -- nodes and graphs
+
+
+class NodeDeclaration(Body):
+    """A node class as it is registered."""
+
+    name: Name
+    inputs_schema: dict[str, Any]
+    outputs_schema: dict[str, Any]
+    secrets: Annotated[list[str], Field(fail_fast=True)]
+
+    @property
+    def fields(self) -> str:
+        """The names of inputs, a ``=`` behind those with a default, and of outputs, in one line."""
+        required = self.inputs_schema.get("required", [])
+        inputs = [
+            name if name in required else f"{name}="
+            for name in sorted(self.inputs_schema.get("properties", {}))
+        ]
+        return f"({', '.join(inputs)}) -> ({', '.join(sorted(self.outputs_schema.get('properties', {})))})"
+
+
+class RegisterRequest(Body):
+    runtime_name: str
+    nodes: Annotated[list[NodeDeclaration], Field(max_length=LARGEST_BATCH)]
+
+
+class RegisterReply(Body):
+    runtime_name: str
+    registered_nodes: list[NodeDeclaration]
+
+
+class GraphReply(Body):
+    """A graph as the state manager shows it: secrets by name only."""
+
+    nodes: list[GraphNodeModel]
+    secrets: dict[str, bool]
+    retry_policy: RetryPolicyModel
+    store_config: StoreConfigModel
+    triggers: list[TriggerModel]
+    created_at: str
+    updated_at: str
+    validation_status: ValidationStatus
+    validation_errors: list[str]
+
+
+# -- runs and states
+
+
+class TriggerRequest(Body):
+    inputs: Texts = Field(default_factory=dict)
+    store: Texts = Field(default_factory=dict)
+    start_delay: DelayMs = 0
+
+
+class TriggerReply(Body):
+    status: StateStatus
+    run_id: str
+
+
+class ClaimRequest(Body):
+    # As many as a runtime can register: each costs a look.
+    nodes: Annotated[list[str], Field(fail_fast=True, max_length=LARGEST_BATCH)]
+    batch_size: int
+
+
+class ClaimedState(Body):
+    state_id: str
+    node_name: str
+    identifier: str
+    inputs: dict[str, Any]
+    created_at: str
+
+
+class ClaimReply(Body):
+    count: int
+    namespace: str
+    status: StateStatus
+    states: list[ClaimedState]
+
+
+class OutcomeReply(Body):
+    """What the replies to all outcomes have in common."""
+
+    status: StateStatus
+
+
+class ExecutedRequest(Body):
+    outputs: Annotated[list[dict[str, Any]], Field(fail_fast=True)]
+
+
+class ErroredRequest(Body):
+    error: str
+
+
+class PruneRequest(Body):
+    data: dict[str, Any]
+
+
+class RequeueRequest(Body):
+    enqueue_after: Annotated[int, Field(gt=0, le=LONGEST_DELAY_MS)]
+
+
+class ManualRetryRequest(Body):
+    fanout_id: str = Field(max_length=256)
+
+
+class ManualRetryReply(Body):
+    id: str
+    status: StateStatus
+
+
+class SecretsReply(Body):
+    secrets: dict[str, str]
+
+
+class RunSummary(Body):
+    run_id: str
+    graph_name: str
+    success_count: int
+    pending_count: int
+    errored_count: int
+    retried_count: int
+    total_count: int
+    status: RunStatus
+    created_at: str
+
+
+class RunsReply(Body):
+    namespace: str
+    total: int
+    page: int
+    size: int
+    runs: list[RunSummary]
+
+
+class StateNode(Body):
+    """A state in the graph of its run."""
+
+    id: str
+    node_name: str
+    identifier: str
+    status: StateStatus
+    error: str | None
+
+
+class Edge(Body):
+    source: str
+    target: str
+
+
+class RunGraphReply(Body):
+    root_states: list[StateNode]
+    graph_name: str
+    nodes: list[StateNode]
+    edges: list[Edge]
+    node_count: int
+    edge_count: int
+    execution_summary: dict[str, int]
+
+
+class StateDetail(Body):
+    """One state in full."""
+
+    id: str
+    node_name: str
+    identifier: str
+    graph_name: str
+    run_id: str
+    status: StateStatus
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+    error: str | None
+    parents: dict[str, str]
+    created_at: str
+    updated_at: str

@@ -1,0 +1,55 @@
+"""``python -m exotrio export``: a run as one HTML page that stands alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from exotrio._util.new_file import require_place, write_new
+from exotrio.cli.connection import Connection, connection
+from exotrio.cli.exit_codes import SUCCESS
+from exotrio.cli.lookup.resources import find_run
+from exotrio.cli.terminal.output import print_bytes, print_text
+from exotrio.client._state_manager import StateManager
+
+STANDARD_OUTPUT = "-"
+
+
+@click.command(name="export")
+@click.argument("run_id", metavar="RUN")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    help="File to write; - for standard output.  [default: run-RUN.html, by the first 8 characters]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
+@click.option("--no-values", is_flag=True, help="Leave out inputs, outputs and values of the store.")
+@connection
+def command(run_id: str, output: str | None, overwrite: bool, no_values: bool, connection: Connection) -> int:
+    """Save a run as one HTML page: its graph, timeline, counts, errors with tracebacks, states with their
+    values, events and store.
+
+    The page needs no other file, has no script and loads nothing, so it can be mailed or put into a
+    ticket. Of a large run it shows a part of the states, those that failed first, and says what is
+    left out. Secrets of the graph are masked; what else the values and errors hold is in it.
+
+    RUN is the id of a run, or its first 6 characters or more. It may still be going on.
+    """
+    if output is not None and output != STANDARD_OUTPUT:
+        require_place(Path(output), overwrite=overwrite)
+
+    async def fetch(manager: StateManager) -> tuple[str, bytes]:
+        run = await find_run(manager, run_id)
+        return run.run_id, await manager.export(run.run_id, values=not no_values)
+
+    whole_id, page = connection.ask(fetch)
+    if output == STANDARD_OUTPUT:
+        print_bytes(page)
+        return SUCCESS
+    path = Path(f"run-{whole_id[:8]}.html" if output is None else output)
+    require_place(path, overwrite=overwrite)
+    write_new(path, page, "the page", overwrite=overwrite)
+    print_text(f"{path}: {len(page):,} bytes")
+    return SUCCESS

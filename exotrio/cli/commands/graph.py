@@ -1,0 +1,145 @@
+"""``python -m exotrio graph``: declare graphs, look at them, and check files offline."""
+
+from __future__ import annotations
+
+import click
+
+from exotrio._wire.operations import ListedGraph
+from exotrio._wire.v0 import GraphReply
+from exotrio.cli import options
+from exotrio.cli.connection import Connection, connection
+from exotrio.cli.exit_codes import INVALID, SUCCESS
+from exotrio.cli.graphs.apply import read_application
+from exotrio.cli.graphs.report import check_files
+from exotrio.cli.graphs.view import cron_lines, graph_as_json, graph_as_lines, headline
+from exotrio.cli.groups import Commands
+from exotrio.cli.input.values import merged
+from exotrio.cli.lookup.resources import find_graph
+from exotrio.cli.terminal.output import note, print_json, print_lines, table
+from exotrio.client._state_manager import StateManager
+
+
+@click.group(name="graph", cls=Commands)
+def command() -> None:
+    """Declare graphs, look at them, and check files offline.
+
+    A FILE is a JSON file with the graph as in Exosphere's documentation, or Python with a Graph.
+    """
+
+
+@command.command(name="apply")
+@click.argument("target", metavar="FILE_OR_MODULE")
+@click.option("--name", metavar="NAME", help="Name of the graph; of several in a Python file, which.")
+@options.secrets
+@options.secrets_file
+@click.option(
+    "--timeout",
+    default=60,
+    show_default=True,
+    type=options.Seconds(),
+    help="How long to wait for the validation.",
+)
+@options.output
+@connection
+def apply(
+    target: str,
+    name: str | None,
+    secrets: dict[str, str],
+    secrets_file: dict[str, str],
+    timeout: float,
+    output: str,
+    connection: Connection,
+) -> int:
+    """Create or replace a graph, and wait until it is validated.
+
+    FILE_OR_MODULE is a JSON file (- for standard input) or Python with a Graph. Secrets given here
+    go before those in the file; the graph keeps no others. Runs that have begun keep the graph they
+    began with.
+
+    JSON: as `graph show`.
+    """
+    given = merged(secrets, secrets_file, "--secret", "--secrets-file")
+    application = read_application(target, name, given)
+
+    async def upsert(manager: StateManager) -> GraphReply:
+        await application.upsert(manager, timeout)
+        return await find_graph(manager, application.name)
+
+    graph = connection.ask(upsert)
+    if output == "json":
+        print_json(graph_as_json(application.name, connection.namespace, graph))
+    else:
+        print_lines([headline(application.name, connection.namespace, graph), *cron_lines(graph)])
+    return SUCCESS
+
+
+@command.command(name="ls")
+@options.output
+@connection
+def ls(output: str, connection: Connection) -> int:
+    """List the graphs of a namespace.
+
+    JSON: namespace and graphs, each as of `graph show`.
+    """
+    graphs = connection.ask(StateManager.graphs)
+    if output == "json":
+        shown = [graph_as_json(graph.name, connection.namespace, graph) for graph in graphs]
+        print_json({"namespace": connection.namespace, "graphs": shown})
+        return SUCCESS
+    heads = ("graph", "status", "nodes", "problems", "cron", "updated")
+    lines = table(heads, [_row(graph) for graph in graphs]) if graphs else []
+    lines.append(f"{len(graphs)} graph{'' if len(graphs) == 1 else 's'} in namespace {connection.namespace}")
+    print_lines(lines)
+    if not graphs:
+        note("declare one with: python -m exotrio graph apply FILE")
+    return SUCCESS
+
+
+@command.command(name="show")
+@click.argument("graph")
+@options.output
+@connection
+def show(graph: str, output: str, connection: Connection) -> int:
+    """Show a graph: its nodes and what follows them, secrets by name, cron times, and problems.
+
+    JSON: the graph as the API shows it, with name, namespace, and next_runs by cron expression.
+    `graph apply` takes it back: secrets, which stand in it by name, are then given with --secret.
+    """
+    found = connection.ask(lambda manager: find_graph(manager, graph))
+    if output == "json":
+        print_json(graph_as_json(graph, connection.namespace, found))
+    else:
+        print_lines(graph_as_lines(graph, connection.namespace, found))
+    return SUCCESS
+
+
+@command.command(name="check")
+@click.argument("targets", metavar="FILE_OR_MODULE...", nargs=-1, required=True)
+@click.option(
+    "--secret", "secrets", multiple=True, metavar="NAME", help="Secret that will be given; repeatable."
+)
+@options.output
+def check(targets: tuple[str, ...], secrets: tuple[str, ...], output: str) -> int:
+    """Check graphs without a state manager, by the same rules, and name every problem.
+
+    Each FILE_OR_MODULE is a JSON file (- for standard input) or Python, which is imported. Nodes are
+    known from the Runtimes in the Python files, for the graphs of all files; those of other namespaces
+    are not checked. Exits 3 if a graph is invalid.
+
+    JSON: valid, graphs (file, graph, valid) and problems (file, line, graph, node, field, severity,
+    message).
+    """
+    report = check_files(targets, [secret.partition("=")[0] for secret in secrets])
+    if output == "json":
+        print_json(report.as_json())
+    else:
+        print_lines(report.as_lines())
+    for text in report.notes():
+        note(text)
+    return SUCCESS if report.valid else INVALID
+
+
+def _row(graph: ListedGraph) -> tuple[str, ...]:
+    counts = (len(graph.nodes), len(graph.validation_errors))
+    cron = ", ".join(trigger.value.expression for trigger in graph.triggers)
+    return (graph.name, graph.validation_status.value, *map(str, counts), cron, graph.updated_at)

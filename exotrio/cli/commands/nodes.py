@@ -1,0 +1,68 @@
+"""``python -m exotrio nodes``: which nodes are registered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from exotrio._wire.operations import RegisteredNode
+from exotrio.cli import options
+from exotrio.cli.connection import Connection, connection
+from exotrio.cli.exit_codes import SUCCESS
+from exotrio.cli.groups import Commands
+from exotrio.cli.terminal.output import note, print_json, print_lines, table
+from exotrio.client._state_manager import StateManager
+
+
+@click.group(name="nodes", cls=Commands)
+def command() -> None:
+    """Show which nodes are registered in a namespace."""
+
+
+@command.command(name="ls")
+@options.output
+@connection
+def ls(output: str, connection: Connection) -> int:
+    """List the registered nodes: inputs, outputs, secrets by name, and the runtime that has them.
+
+    JSON: namespace, nodes (name, runtime_name, inputs_schema, outputs_schema, secrets, created_at,
+    updated_at).
+    """
+    nodes = connection.ask(StateManager.nodes)
+    if output == "json":
+        shown = [node.model_dump(mode="json", exclude={"id", "namespace"}) for node in nodes]
+        print_json({"namespace": connection.namespace, "nodes": shown})
+        return SUCCESS
+    heads = ("node", "runtime", "inputs", "outputs", "secrets", "registered")
+    lines = table(heads, [_row(node) for node in nodes]) if nodes else []
+    lines.append(f"{len(nodes)} node{'' if len(nodes) == 1 else 's'} in namespace {connection.namespace}")
+    print_lines(lines)
+    if not nodes:
+        note("workers register them: python -m exotrio worker FILE")
+    return SUCCESS
+
+
+def _row(node: RegisteredNode) -> tuple[str, ...]:
+    return (
+        node.name,
+        node.runtime_name,
+        _fields(node.inputs_schema),
+        _fields(node.outputs_schema),
+        ", ".join(node.secrets),
+        node.updated_at,
+    )
+
+
+def _fields(schema: Mapping[str, Any]) -> str:
+    """Return the fields of a schema; the type too where it is not text."""
+    properties = schema.get("properties")
+    if not isinstance(properties, Mapping):
+        return ""
+    return ", ".join(
+        name
+        if not isinstance(kind, Mapping) or kind.get("type", "string") == "string"
+        else f"{name} ({kind['type']})"
+        for name, kind in properties.items()
+    )

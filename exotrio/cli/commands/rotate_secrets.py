@@ -1,0 +1,50 @@
+"""``python -m exotrio rotate-secrets``: encrypt what is secret in a database with a new key."""
+
+from __future__ import annotations
+
+import click
+import trio
+
+from exotrio.cli.exit_codes import SUCCESS, bare_errors
+from exotrio.cli.terminal.output import print_text
+from exotrio.manager.api.app import DEFAULT_DB
+from exotrio.manager.security.rotation import Rotation, rotate_secrets
+
+
+@click.command(name="rotate-secrets")
+@click.option("--db", default=str(DEFAULT_DB), show_default=True, help="SQLite file, not in use.")
+@click.option(
+    "--drop-old-keys",
+    "drop_old",
+    is_flag=True,
+    help="In the end remove the older keys from the file beside the database; backups made before need them.",
+)
+def command(db: str, drop_old: bool) -> int:
+    """Encrypt all secrets in the database of a stopped state manager with a new key.
+
+    The new key is the first one in SECRETS_ENCRYPTION_KEY (32 bytes in base64; several are separated by
+    commas or blanks, newest first). Without that variable a key is made, and put in front of the others
+    in the file ending in .secrets-key beside the database.
+
+    It happens wholly or not at all; interrupted, it can be run again. A secret that no given key can
+    read stops it before anything is changed. Backups made before stay encrypted with the keys of their
+    time: keep those as long.
+
+    A state manager does the same when it starts, so to exchange the keys in SECRETS_ENCRYPTION_KEY put
+    the new one in front and restart it; remove the old one when its log says that it is not needed.
+    """
+
+    async def run() -> Rotation:
+        with bare_errors():
+            return await rotate_secrets(db, drop_old=drop_old)
+
+    done = trio.run(run)
+    print_text(
+        f"{done.total:,} secrets are encrypted with the key {done.key_id}, the newest in {done.source};"
+        f" {done.renewed:,} were not before"
+    )
+    if done.dropped:
+        print_text(f"removed from there: {done.dropped} older; backups made before need them")
+    elif done.renewed:
+        print_text("the older keys are needed only for backups made before now")
+    return SUCCESS

@@ -1,0 +1,183 @@
+"""``python -m exotrio runs``: look at the runs of a namespace, cancel one, retry what failed in one."""
+
+from __future__ import annotations
+
+import click
+
+from exotrio._wire.native import NativeRun, NativeRunSummary
+from exotrio._wire.operations import ListedState
+from exotrio._wire.vocabulary import ERRORED, RunStatus, StateStatus
+from exotrio.cli import options
+from exotrio.cli.connection import Connection, connection, connection_or_db
+from exotrio.cli.exit_codes import FAILED, SUCCESS
+from exotrio.cli.groups import Commands
+from exotrio.cli.lookup.resources import find_run, whole_run
+from exotrio.cli.lookup.runs import list_runs
+from exotrio.cli.lookup.states import list_states
+from exotrio.cli.runs.follow import follow
+from exotrio.cli.terminal.output import error_message, print_json, print_lines, table
+from exotrio.client._state_manager import StateManager
+
+MOST_FAILED = 20
+"""Failed states that `runs show` names."""
+
+
+@click.group(name="runs", cls=Commands)
+def command() -> None:
+    """Look at the runs of a namespace; cancel one, or retry what failed in one.
+
+    RUN is the id of a run. To look at one, the first 6 characters are enough if no other begins so.
+    """
+
+
+@command.command(name="ls")
+@click.option("--graph", metavar="NAME", help="Only runs of this graph.")
+@click.option(
+    "--status",
+    metavar="STATUS",
+    type=click.Choice([status.value for status in RunStatus], case_sensitive=False),
+    help=f"Only runs with this status, one of {', '.join(RunStatus)}.",
+)
+@options.limit(20, "Most runs to list.")
+@options.output
+@connection
+def ls(graph: str | None, status: str | None, limit: int, output: str, connection: Connection) -> int:
+    """List runs, newest first.
+
+    JSON: namespace, runs (as of `runs show`, without nodes and failed), more (whether there are).
+    """
+    wanted = None if status is None else RunStatus(status)
+    runs, more = connection.ask(lambda manager: list_runs(manager, graph, wanted, limit))
+    if output == "json":
+        shown = [run.model_dump(mode="json") for run in runs]
+        print_json({"namespace": connection.namespace, "runs": shown, "more": more})
+        return SUCCESS
+    heads = ("run", "graph", "status", "done", "failed", "open", "created")
+    lines = table(heads, [_row(run) for run in runs]) if runs else []
+    matching = "" if graph is None and wanted is None else " matching"
+    count = f"{len(runs)}{matching} run{'' if len(runs) == 1 else 's'}"
+    lines.append(f"{count} in namespace {connection.namespace}" + ("; more with --limit" if more else ""))
+    print_lines(lines)
+    return SUCCESS
+
+
+@command.command(name="show")
+@click.argument("run_id", metavar="RUN")
+@options.output
+@connection
+def show(run_id: str, output: str, connection: Connection) -> int:
+    """Show how far a run is, place by place, and what failed.
+
+    JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, counts, nodes (counts by
+    status), failed (the newest failed states: id, identifier, status, error).
+    """
+
+    async def ask(manager: StateManager) -> tuple[NativeRun, list[ListedState]]:
+        run = await find_run(manager, run_id)
+        if not run.errored_count:
+            return run, []
+        return run, (await list_states(manager, MOST_FAILED, run=run.run_id, status=ERRORED))[0]
+
+    run, failed = connection.ask(ask)
+    if output == "json":
+        shown = [state.model_dump(mode="json", include=_OF_FAILED) for state in failed]
+        print_json({**run.model_dump(mode="json"), "failed": shown})
+    else:
+        print_lines([*_as_lines(run), *_failures(run, failed)])
+    return SUCCESS
+
+
+_OF_FAILED = {"id", "identifier", "status", "error"}
+
+
+@command.command(name="watch")
+@click.argument("run_id", metavar="RUN")
+@options.output
+@connection
+def watch(run_id: str, output: str, connection: Connection) -> int:
+    """Follow a run until it ends, then show its result.
+
+    Exits 0 if it succeeded and 1 if it failed. Ctrl-C leaves the run alone.
+
+    JSON: as of `run`.
+    """
+
+    async def find(manager: StateManager) -> str:
+        return (await find_run(manager, run_id)).run_id
+
+    return follow(connection, find, output)
+
+
+@command.command(name="cancel")
+@click.argument("run_id", metavar="RUN")
+@options.output
+@connection_or_db
+def cancel(run_id: str, output: str, connection: Connection) -> int:
+    """Cancel a run: what waits is ended, running nodes are cancelled, nothing follows.
+
+    Workers hear of it with their next heartbeat. Cancelling a run again changes nothing. A state
+    manager that speaks only v0 cannot do it.
+
+    JSON: as of `runs show`, without failed.
+    """
+    run = connection.ask(lambda manager: whole_run(manager, run_id, manager.cancel))
+    if output == "json":
+        print_json(run.model_dump(mode="json"))
+    else:
+        print_lines(_as_lines(run))
+    return SUCCESS
+
+
+@command.command(name="retry")
+@click.argument("run_id", metavar="RUN")
+@options.output
+@connection
+def retry(run_id: str, output: str, connection: Connection) -> int:
+    """Retry every failed state of a run.
+
+    Exits 0 if all of them were retried, and 1 if some were refused; each is named with the reason.
+
+    JSON: run_id, retried (state_id, new_state_id, status) and refused (state_id, reason).
+    """
+    reply = connection.ask(lambda manager: whole_run(manager, run_id, manager.retry_run))
+    if output == "json":
+        print_json({"run_id": run_id, **reply.model_dump(mode="json")})
+    else:
+        count = len(reply.retried)
+        lines = [f"{count} state{'' if count == 1 else 's'} of run {run_id} will run again"]
+        lines += [f"not retried: {state.state_id}: {state.reason}" for state in reply.refused]
+        print_lines(lines)
+    return FAILED if reply.refused else SUCCESS
+
+
+def _as_lines(run: NativeRun) -> list[str]:
+    used = [status for status in StateStatus if any(node.counts.get(status) for node in run.nodes)]
+    rows = [
+        (node.identifier, node.node_name, *(str(node.counts.get(status, 0)) for status in used))
+        for node in run.nodes
+    ]
+    times = [
+        f"{what} {at}"
+        for what, at in (
+            ("created", run.created_at),
+            ("cancelled", run.cancelled_at),
+            ("finished", run.finished_at),
+        )
+        if at
+    ]
+    head = f"run {run.run_id} of graph {run.graph_name}: {', '.join([run.status.value, *times])}"
+    return [head, *table(("place", "node", *used), rows)]
+
+
+def _failures(run: NativeRun, failed: list[ListedState]) -> list[str]:
+    lines = [f"failed: {state.identifier} ({state.id}): {error_message(state.error)}" for state in failed]
+    if run.errored_count > len(failed):
+        left = run.errored_count - len(failed)
+        lines.append(f"... and {left} more: states ls --run {run.run_id} --status ERRORED")
+    return lines
+
+
+def _row(run: NativeRunSummary) -> tuple[str, ...]:
+    status = f"{run.status.value} (cancelled)" if run.cancelled_at else run.status.value
+    counts = (run.success_count, run.errored_count, run.pending_count)
+    return (run.run_id, run.graph_name, status, *map(str, counts), run.created_at)

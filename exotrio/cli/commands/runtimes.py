@@ -1,0 +1,192 @@
+"""``python -m exotrio runtimes``: which runtimes live and what they hold; drain them; see their tasks."""
+
+from __future__ import annotations
+
+import click
+import trio
+
+from exotrio._util.spans import coarse
+from exotrio._util.terminal_text import one_line
+from exotrio._wire.runtimes import ListedWorker, WorkersReply
+from exotrio.cli import options
+from exotrio.cli.connection import Connection, connection
+from exotrio.cli.exit_codes import LEFT_BEHIND, SUCCESS
+from exotrio.cli.groups import Commands
+from exotrio.cli.lookup.runtimes import STOPPED, find_worker, find_workers
+from exotrio.cli.runs.drain import Fate, wait_until_gone
+from exotrio.cli.terminal.output import note, print_json, print_lines, print_text, table
+from exotrio.client._state_manager import StateManager
+from exotrio.errors import ExotrioError, RequestRefused
+
+
+@click.group(name="runtimes", cls=Commands)
+def command() -> None:
+    """Show which runtimes live, drain them, and see where their tasks wait.
+
+    RUNTIME is the id of one as `runtimes ls` shows it, the part of that behind the last colon, or the
+    name of a Runtime. Only exotrio's own state manager knows its runtimes.
+    """
+
+
+@command.command(name="ls")
+@options.output
+@connection
+def ls(output: str, connection: Connection) -> int:
+    """List the runtimes of a namespace: what they do and hold, and when they were last heard of.
+
+    Busy, free and buffered are as of a runtime's last heartbeat; held is what the database knows.
+    Stopped ones are listed for a minute, silent ones for ten.
+
+    JSON: namespace, runtimes (worker_id, runtime, phase, live, asked_to_drain, workers, busy, buffered,
+    holds, heard_ms, polled_ms, nodes, shows_tasks) and v0 (nodes, polled_ms).
+    """
+    found = connection.ask(StateManager.workers)
+    if output == "json":
+        shown = found.model_dump(mode="json")
+        print_json({"namespace": connection.namespace, "runtimes": shown["workers"], "v0": shown["v0"]})
+        return SUCCESS
+    print_lines(_as_lines(found, connection.namespace))
+    if not found.workers and not found.v0:
+        note("start one with: python -m exotrio worker FILE")
+    return SUCCESS
+
+
+@command.command(name="drain")
+@click.argument("runtimes", metavar="[RUNTIME]...", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="Every runtime of the namespace that lives.")
+@click.option("--wait", "waits", is_flag=True, help="Wait until they are gone.")
+@click.option(
+    "--timeout",
+    default=120,
+    show_default=True,
+    type=options.Seconds(),
+    help="How long --wait waits.",
+)
+@options.output
+@connection
+def drain(
+    runtimes: tuple[str, ...], every: bool, waits: bool, timeout: float, output: str, connection: Connection
+) -> int:
+    """Ask runtimes to claim nothing more, let running nodes end, hand the rest back, and stop.
+
+    A name stands for all runtimes that have it. Each hears of it with its next heartbeat, within 20 s
+    as a rule.
+
+    With --wait it exits 0 once all have stopped, and 75 if one is still there after the timeout, or
+    fell silent; the drain goes on.
+
+    JSON: namespace, runtimes (worker_id, runtime, result: asked; with --wait stopped, silent or present).
+    """
+    if every == bool(runtimes):
+        raise click.UsageError("name the runtimes to drain, or give --all")
+
+    async def ask(manager: StateManager) -> tuple[list[ListedWorker], dict[str, Fate]]:
+        known = (await manager.workers()).workers
+        wanted = [worker for worker in known if worker.live] if every else []
+        for given in runtimes:
+            wanted += find_workers(known, given)
+        chosen = list({worker.worker_id: worker for worker in wanted if worker.phase != STOPPED}.values())
+        for worker in chosen:
+            await manager.drain(worker.worker_id)
+        if waits:
+            return chosen, await wait_until_gone(manager, chosen, timeout)
+        return chosen, {worker.worker_id: Fate.ASKED for worker in chosen}
+
+    asked, fates = connection.ask(ask)
+    if output == "json":
+        shown = [
+            {"worker_id": each.worker_id, "runtime": each.runtime, "result": fates[each.worker_id].value}
+            for each in asked
+        ]
+        print_json({"namespace": connection.namespace, "runtimes": shown})
+    elif asked:
+        print_lines(f"{_FATES[fates[each.worker_id]]}: {each.worker_id}" for each in asked)
+    if not asked:
+        note("there is nothing to drain: no such runtime lives")
+    return SUCCESS if {*fates.values()} <= {Fate.ASKED, Fate.STOPPED} else LEFT_BEHIND
+
+
+_FATES = {
+    Fate.ASKED: "asked to drain",
+    Fate.STOPPED: "stopped",
+    Fate.SILENT: "fell silent",
+    Fate.PRESENT: "still there",
+}
+
+
+@command.command(name="tasks")
+@click.argument("runtime", metavar="RUNTIME")
+@click.option(
+    "--timeout",
+    default=60,
+    show_default=True,
+    type=options.Seconds(),
+    help="How long to wait for it.",
+)
+@options.output
+@connection
+def tasks(runtime: str, timeout: float, output: str, connection: Connection) -> int:
+    """Print the tree of a runtime's tasks, and where each waits: lines of code, no values.
+
+    It comes with the runtime's next heartbeat, within 20 s as a rule, if that was started with
+    `worker --health-tasks`; `dev` always shows it. To look at one the first 6 characters of its id,
+    or of the part behind the last colon, are enough.
+
+    JSON: worker_id, runtime, tasks (the tree as text).
+    """
+
+    async def ask(manager: StateManager) -> tuple[ListedWorker, str]:
+        worker = find_worker((await manager.workers()).workers, runtime)
+        if not worker.shows_tasks:
+            raise RequestRefused(
+                f"the runtime {worker.worker_id} shows its tasks to nobody",
+                fix="start it with: worker FILE --health-tasks",
+            )
+        note(f"{one_line(worker.worker_id)} sends it with its next heartbeat")
+        try:
+            return worker, await manager.tasks(worker.worker_id, timeout=timeout)
+        except trio.TooSlowError as error:
+            raise ExotrioError(
+                f"no task tree came from {worker.worker_id} within {timeout:g} s",
+                where=f"it was last heard of {coarse(worker.heard_ms)} before that",
+                fix="wait longer with --timeout; see whether it lives with `runtimes ls`",
+            ) from error
+
+    worker, tree = connection.ask(ask)
+    if output == "json":
+        print_json({"worker_id": worker.worker_id, "runtime": worker.runtime, "tasks": tree})
+    else:
+        print_text(tree)
+    return SUCCESS
+
+
+def _as_lines(found: WorkersReply, namespace: str) -> list[str]:
+    heads = ("runtime", "worker", "phase", "busy", "free", "buffered", "held", "heard", "nodes")
+    lines = table(heads, [_row(worker) for worker in found.workers]) if found.workers else []
+    lines += [
+        f"through v0, by whoever it is: {', '.join(asker.nodes)}, last {coarse(asker.polled_ms)} ago"
+        for asker in found.v0
+    ]
+    count = len(found.workers)
+    lines.append(f"{count} runtime{'' if count == 1 else 's'} in namespace {namespace}")
+    return lines
+
+
+def _row(worker: ListedWorker) -> tuple[str, ...]:
+    phase = worker.phase
+    if worker.asked_to_drain:
+        phase = f"{phase}, asked to drain"
+    if not worker.live and worker.phase != STOPPED:
+        phase = f"silent, was {phase}"
+    free = str(max(0, worker.workers - worker.busy)) if worker.workers else ""
+    return (
+        worker.runtime or "(not heard yet)",
+        worker.worker_id,
+        phase,
+        str(worker.busy),
+        free,
+        str(worker.buffered),
+        str(worker.holds),
+        f"{coarse(worker.heard_ms)} ago",
+        ", ".join(worker.nodes),
+    )

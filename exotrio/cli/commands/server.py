@@ -1,0 +1,185 @@
+"""``python -m exotrio server``: a state manager on a port."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from pathlib import Path
+
+import click
+import trio
+
+from exotrio._runtime.entry import StopRequests, stop_signals
+from exotrio._util.durations import parse_duration
+from exotrio.cli import options
+from exotrio.cli.exit_codes import bare_errors
+from exotrio.cli.open_files import most_connections
+from exotrio.cli.terminal.logs import configure_logs, log_format_option
+from exotrio.manager import Limits, serve
+from exotrio.manager.api.app import DEFAULT_DB
+
+logger = logging.getLogger("exotrio.cli")
+
+
+def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
+    try:
+        return None if text is None else parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, option) from None
+
+
+@click.command(name="server")
+@click.option(
+    "--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Address to listen on."
+)
+@click.option(
+    "--port",
+    default=8000,
+    show_default=True,
+    type=options.Port(),
+    help="Port to listen on; 0: any free one.",
+)
+@click.option(
+    "--db", metavar="FILE", default=str(DEFAULT_DB), show_default=True, help="SQLite file, or :memory:."
+)
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File that holds the API key. Without it: STATE_MANAGER_SECRET, then EXOSPHERE_API_KEY, then (on "
+    "loopback) a generated key kept beside the database.",
+)
+@click.option("--key", metavar="KEY", help="The API key itself. For tests: other users can read arguments.")
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    metavar="NAME",
+    multiple=True,
+    help="Accept this name in the Host header; repeatable.",
+)
+@click.option(
+    "--max-body-mib",
+    default=16,
+    show_default=True,
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Largest request body, in MiB.",
+)
+@click.option(
+    "--grace",
+    default=5,
+    show_default=True,
+    type=options.Seconds(),
+    help="For requests in flight when stopping.",
+)
+@click.option(
+    "--lease-ttl",
+    default=60,
+    show_default=True,
+    type=options.Seconds(),
+    help="How long a claim holds without a heartbeat.",
+)
+@click.option(
+    "--poison-limit",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="A state is ERRORED once this many workers in a row ended while they ran it.",
+)
+@click.option(
+    "--claim-timeout",
+    type=options.Seconds(),
+    help="How long a v0 claim holds; longer than any node runs.  [default: for ever]",
+)
+@click.option(
+    "--keep",
+    metavar="DURATION",
+    callback=_seconds,
+    help="Delete runs that finished longer ago: 30d, 12h, 90m, 45s.  [default: keep all]",
+)
+@click.option("--v0-only", is_flag=True, help="Do not serve the native API.")
+@click.option("--open-metrics", is_flag=True, help="Serve /metrics without the key.")
+@click.option(
+    "--metrics-port",
+    type=options.Port(),
+    help="Serve /metrics and the probes, and nothing else, on this port too, without the key.",
+)
+@log_format_option
+@click.option("-v", "--verbose", count=True, help="Log more.")
+def command(
+    host: str,
+    port: int,
+    db: str,
+    key_file: Path | None,
+    key: str | None,
+    allowed_hosts: tuple[str, ...],
+    max_body_mib: int,
+    grace: float,
+    lease_ttl: float,
+    poison_limit: int,
+    claim_timeout: float | None,
+    keep: float | None,
+    v0_only: bool,
+    open_metrics: bool,
+    metrics_port: int | None,
+    log_format: str,
+    verbose: int,
+) -> int:
+    """Run a state manager: v0 for Exosphere runtimes and dashboards, and exotrio's native API.
+
+    Secrets of graphs are encrypted with the key in SECRETS_ENCRYPTION_KEY (32 bytes in base64), or with
+    one that is made and kept beside the database. To exchange it, put a new one in front of it, with a
+    comma between them: at the start everything is encrypted anew with the first, in one transaction, and
+    the log says so; then remove the old one, but keep it for backups made before. See rotate-secrets.
+
+    It takes half as many connections as the hard limit on open files allows, at most 4,000; a runtime
+    keeps two. Half of them is for clients that have not shown the key, each for 30 s and one answer.
+    When three quarters are open, polls no longer wait at the server.
+
+    SIGTERM or Ctrl-C stops it: requests in flight are answered, then it exits 0. A second signal
+    cuts them.
+    """
+    configure_logs(verbose=verbose, form=log_format)
+    limits = Limits(max_body=max_body_mib * 1024 * 1024, max_connections=most_connections())
+
+    async def run() -> None:
+        stopping = trio.Event()
+        with bare_errors():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_stop_on_signals, stopping, nursery.cancel_scope)
+                await serve(
+                    host=host,
+                    port=port,
+                    db=db,
+                    key=key,
+                    key_file=key_file,
+                    allowed_hosts=allowed_hosts,
+                    limits=limits,
+                    grace=grace,
+                    lease_ttl=lease_ttl,
+                    poison_limit=poison_limit,
+                    claim_timeout=claim_timeout,
+                    keep=keep,
+                    native=not v0_only,
+                    open_metrics=open_metrics,
+                    metrics_port=metrics_port,
+                    stopping=stopping,
+                )
+                nursery.cancel_scope.cancel()
+
+    trio.run(run)
+    return 0
+
+
+async def _stop_on_signals(stopping: trio.Event, everything: trio.CancelScope) -> None:
+    requests = StopRequests()
+    with trio.open_signal_receiver(*stop_signals()) as signals:
+        async for number in signals:
+            if not requests.add(number):
+                continue
+            if requests.count > 1:
+                logger.info("%s again: cutting what is in flight", signal.Signals(number).name)
+                everything.cancel()
+            else:
+                logger.info("%s: stopping", signal.Signals(number).name)
+                stopping.set()

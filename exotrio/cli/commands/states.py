@@ -1,0 +1,185 @@
+"""``python -m exotrio states``: look at the states of runs, and retry one."""
+
+from __future__ import annotations
+
+import click
+
+from exotrio._wire.operations import ListedState
+from exotrio._wire.v0 import StateDetail
+from exotrio._wire.vocabulary import StateStatus
+from exotrio.cli import options
+from exotrio.cli.connection import Connection, connection
+from exotrio.cli.exit_codes import SUCCESS
+from exotrio.cli.groups import Commands
+from exotrio.cli.lookup.resources import find_run, is_v0_only, no_graph, no_node, no_state, require_place
+from exotrio.cli.lookup.states import list_states
+from exotrio.cli.runs.state_view import state_as_lines
+from exotrio.cli.terminal.output import error_message, print_json, print_lines, print_text, table
+from exotrio.client._state_manager import StateManager
+from exotrio.errors import NotFound, RequestRefused
+
+
+@click.group(name="states", cls=Commands)
+def command() -> None:
+    """Look at states, the executions of nodes in runs, and retry one.
+
+    STATE is the whole id of a state, as `states ls` and `runs show` name it.
+    """
+
+
+@command.command(name="ls")
+@click.option("--run", "run_id", metavar="RUN", help="Only of this run; the first 6 characters are enough.")
+@click.option("--graph", metavar="NAME", help="Only of this graph.")
+@click.option("--node", metavar="NAME", help="Only of this node class.")
+@click.option(
+    "--place", metavar="NAME", help="Only of the place with this identifier; needs --run or --graph."
+)
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    metavar="STATUS",
+    type=click.Choice([status.value for status in StateStatus], case_sensitive=False),
+    help=f"Only with this status, one of {', '.join(StateStatus)}; repeatable.",
+)
+@options.limit(50, "Most states to list.")
+@options.output
+@connection
+def ls(
+    run_id: str | None,
+    graph: str | None,
+    node: str | None,
+    place: str | None,
+    statuses: tuple[str, ...],
+    limit: int,
+    output: str,
+    connection: Connection,
+) -> int:
+    """List states, newest first.
+
+    A state manager that speaks only v0 needs --run.
+
+    JSON: namespace, states (id, identifier, node_name, graph_name, run_id, status, error, retry_count,
+    created_at, finished_at, worker), more (whether there are).
+    """
+    if place is not None and run_id is None and graph is None:
+        raise click.UsageError("--place needs --run or --graph: it is the place of a graph")
+
+    async def ask(manager: StateManager) -> tuple[list[ListedState], bool]:
+        run = None if run_id is None else (await find_run(manager, run_id)).run_id
+        wanted = [StateStatus(status) for status in statuses]
+        try:
+            found = await list_states(
+                manager, limit, run=run, graph=graph, node=node, identifier=place, status=wanted
+            )
+        except NotFound as error:
+            raise await _which(manager, graph, node, error) from error
+        except RequestRefused as refusal:
+            if run is None and is_v0_only(refusal):
+                raise _needs_run(refusal) from refusal
+            raise
+        if not found[0] and place is not None:
+            await require_place(manager, place, run, graph)
+        return found
+
+    states, more = connection.ask(ask)
+    if output == "json":
+        shown = [state.model_dump(mode="json") for state in states]
+        print_json({"namespace": connection.namespace, "states": shown, "more": more})
+        return SUCCESS
+    heads = ("state", "place", "node", "status", "retries", "created", "error")
+    lines = table(heads, [_row(state) for state in states]) if states else []
+    count = f"{len(states)} state{'' if len(states) == 1 else 's'}"
+    lines.append(count + ("; more with --limit" if more else ""))
+    print_lines(lines)
+    return SUCCESS
+
+
+@command.command(name="show")
+@click.argument("state_id", metavar="STATE")
+@click.option("--run", "run_id", metavar="RUN", help="Its run; where only v0 is spoken it is needed.")
+@options.output
+@connection
+def show(state_id: str, run_id: str | None, output: str, connection: Connection) -> int:
+    """Show a state: inputs, outputs, its error with the traceback, attempts, and what happened to it.
+
+    JSON: what is shown; with --run at a state manager that speaks only v0, without attempts and events.
+    """
+    state = connection.ask(lambda manager: _find(manager, state_id, run_id))
+    if output == "json":
+        print_json(state.model_dump(mode="json"))
+    else:
+        print_lines(state_as_lines(state))
+    return SUCCESS
+
+
+@command.command(name="retry")
+@click.argument("state_id", metavar="STATE")
+@click.option(
+    "--fanout-id", metavar="ID", help="Makes a repeated request the same one.  [default: a new one]"
+)
+@options.output
+@connection
+def retry(state_id: str, fanout_id: str | None, output: str, connection: Connection) -> int:
+    """Run a state that failed or was pruned once more, as a new state; print its id.
+
+    JSON: state_id, new_state_id, status.
+    """
+
+    async def ask(manager: StateManager) -> tuple[str, str]:
+        try:
+            reply = await manager.manual_retry(state_id, fanout_id)
+        except NotFound as error:
+            raise no_state(state_id, error) from error
+        return reply.id, reply.status.value
+
+    new, status = connection.ask(ask)
+    if output == "json":
+        print_json({"state_id": state_id, "new_state_id": new, "status": status})
+    else:
+        print_text(new)
+    return SUCCESS
+
+
+async def _find(manager: StateManager, state_id: str, run_id: str | None) -> StateDetail:
+    try:
+        return await manager.history(state_id)
+    except NotFound as error:
+        raise no_state(state_id, error) from error
+    except RequestRefused as refusal:
+        if not is_v0_only(refusal):
+            raise
+        if run_id is None:
+            raise _needs_run(refusal) from refusal
+    run = await find_run(manager, run_id)
+    try:
+        return await manager.state(run.graph_name, run.run_id, state_id)
+    except NotFound as error:
+        raise no_state(state_id, error) from error
+
+
+def _needs_run(refusal: RequestRefused) -> RequestRefused:
+    return RequestRefused(refusal.what, fix="give the run too: --run RUN")
+
+
+async def _which(manager: StateManager, graph: str | None, node: str | None, error: NotFound) -> NotFound:
+    """Return what to say of the graph or the node that is not there."""
+    if graph is not None and f"graph {graph!r}" in error.what:
+        return await no_graph(manager, graph, error)
+    if node is not None:
+        return await no_node(manager, node, error)
+    return error
+
+
+def _row(state: ListedState) -> tuple[str, ...]:
+    retries = "" if state.retry_count is None else str(state.retry_count)
+    error = error_message(state.error) if state.error else ""
+    return (
+        state.id,
+        state.identifier,
+        state.node_name,
+        state.status.value,
+        retries,
+        state.created_at,
+        error,
+    )

@@ -1,0 +1,79 @@
+"""``python -m exotrio top``: what happens in a namespace, live."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import click
+import trio
+
+from exotrio._http.endpoint import Endpoint
+from exotrio.cli import options
+from exotrio.cli.connection import Connection, connection
+from exotrio.cli.exit_codes import SUCCESS
+from exotrio.cli.terminal.output import print_json, print_text
+
+WIDTH = 120
+"""Of what is no terminal."""
+RUNS_ONCE = 10
+
+
+class _Interval(options.Seconds):
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if seconds < 0.1:
+            self.fail("the state manager is not asked more often than every 0.1 s", param, ctx)
+        return seconds
+
+
+@click.command(name="top")
+@click.option(
+    "--interval",
+    type=_Interval(),
+    default=2,
+    show_default=True,
+    help="Between two looks.",
+)
+@click.option("--once", is_flag=True, help="Print what there is now, and exit.")
+@options.output
+@connection
+def command(interval: float, once: bool, output: str, connection: Connection) -> int:
+    """Show what happens in a namespace: what runs, waits and failed, throughput, nodes, runtimes, runs.
+
+    It goes on until q or Ctrl-C is pressed, also while the state manager is away. Where standard output
+    is no terminal it prints what there is now, and exits.
+
+    \b
+    DUE      waiting states that could run now; OLDEST says for how long the first of them has been due
+    ENDED/H  attempts that ended in the last hour, FAILED of them; P50 and P95 say how long they ran
+    OFFERED  runtimes that ask for the node
+    HOLDS    states a runtime has; BUSY and FREE, its workers, are as of its last heartbeat
+
+    JSON: namespace, at, running, waiting, errored, oldest, throughput (by minute), nodes, runtimes,
+    runs.
+    """
+    where = Endpoint(connection.uri, None).shown
+    if output == "json":
+        overview = connection.ask(lambda manager: manager.overview(runs=RUNS_ONCE))
+        print_json(overview.model_dump(mode="json"))
+        return SUCCESS
+    from exotrio.cli.top.view import Screen, screen_lines
+
+    if once or not sys.stdout.isatty():
+        overview = connection.ask(lambda manager: manager.overview(runs=RUNS_ONCE))
+        width = shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
+        plain = not sys.stdout.encoding.lower().startswith("utf")
+        lines = screen_lines(Screen(overview, where), width, None, plain=plain)
+        print_text("\n".join(line.plain for line in lines))
+        return SUCCESS
+
+    async def main() -> None:
+        from exotrio.cli.top.live import show_live
+
+        async with connection.open() as manager:
+            await show_live(manager, where, interval)
+
+    with connection.telling():
+        trio.run(main)
+    return SUCCESS

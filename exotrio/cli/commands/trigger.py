@@ -1,0 +1,65 @@
+"""``python -m exotrio trigger``: start a run of a graph."""
+
+from __future__ import annotations
+
+import click
+
+from exotrio.cli import options
+from exotrio.cli.connection import Connection, connection
+from exotrio.cli.input.values import merged
+from exotrio.cli.runs.follow import follow
+from exotrio.cli.runs.start import start_run
+from exotrio.cli.terminal.output import note, print_json, print_text
+from exotrio.client._state_manager import StateManager
+
+
+@click.command(name="trigger")
+@click.argument("graph")
+@options.inputs
+@options.inputs_file
+@options.store
+@click.option(
+    "--start-delay",
+    default=0.0,
+    type=options.Seconds(),
+    help="Before the run's first node may run.  [default: 0]",
+)
+@click.option("--follow", "following", is_flag=True, help="Show the run's progress, then its result.")
+@options.output
+@connection
+def command(
+    graph: str,
+    inputs: dict[str, str],
+    inputs_file: dict[str, str],
+    store: dict[str, str],
+    start_delay: float,
+    following: bool,
+    output: str,
+    connection: Connection,
+) -> int:
+    """Start a run of GRAPH and print its id.
+
+    Values that are private belong in a file or on standard input: others can read arguments.
+
+    With --follow it exits 0 if the run succeeded and 1 if it failed; Ctrl-C leaves the run alone.
+
+    JSON: run_id, graph, status. With --follow the result, as of `run`; the id comes first on
+    standard error.
+    """
+    given = merged(inputs, inputs_file, "-i", "--inputs-file")
+
+    async def start(manager: StateManager) -> str:
+        reply = await start_run(manager, graph, given, store, start_delay=start_delay)
+        run_id: str = reply["run_id"]
+        if output == "table":
+            print_text(run_id)
+        elif following:
+            note(f"run {run_id} of graph {graph!r}")
+        else:
+            print_json({"run_id": run_id, "graph": graph, "status": reply["status"]})
+        return run_id
+
+    if following:
+        return follow(connection, start, output)
+    connection.ask(start)
+    return 0

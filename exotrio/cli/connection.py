@@ -1,0 +1,216 @@
+"""The state manager that a command is for: its options, and asking it something."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import trio
+
+from exotrio._http.endpoint import resolve_endpoint
+from exotrio._util.settings import KEY_VARIABLE, NAMESPACE_VARIABLE, URI_VARIABLE, read_settings, source_of
+from exotrio.cli.exit_codes import bare_errors
+from exotrio.cli.terminal.logs import show_warnings
+from exotrio.client._state_manager import StateManager
+from exotrio.errors import ConfigurationError, KeyRefused
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+LOCAL_KEY = Path(".exotrio/state.db.api-key")
+"""Where a local state manager keeps its key, as seen from the folder it was started in."""
+
+namespace_option = click.option(
+    "-n",
+    "--namespace",
+    metavar="NAME",
+    help=f"Namespace of the graphs and runs.  [default: {NAMESPACE_VARIABLE}]",
+)
+_SERVER = (
+    click.option("--uri", metavar="URI", help=f"The state manager.  [default: {URI_VARIABLE}]"),
+    click.option(
+        "--key-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help=f"File that holds the API key.  [default: the key {KEY_VARIABLE}]",
+    ),
+)
+
+_DB = click.option(
+    "--db",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The database of a state manager that does not run, instead of one that does.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where to ask, and for which namespace.
+
+    Attributes:
+        arguments: The options by which it was given, to repeat them in a printed command.
+        db: The database to run a state manager over for the time of the command, instead of one at ``uri``.
+    """
+
+    namespace: str
+    uri: str
+    key: str = field(repr=False)
+    arguments: tuple[str, ...] = ()
+    db: Path | None = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[StateManager]:
+        """Give a client for as long as the block lasts."""
+        if self.db is None:
+            async with StateManager(self.namespace, self.uri, self.key) as manager:
+                yield manager
+            return
+        from exotrio.manager import embedded
+
+        async with (
+            embedded(self.db, schedules=False) as transport,
+            StateManager(self.namespace, transport=transport) as manager,
+        ):
+            yield manager
+
+    def ask(self, question: Callable[[StateManager], Awaitable[T]]) -> T:
+        """Run one question in a loop of its own and return its answer."""
+
+        async def main() -> T:
+            async with self.open() as manager:
+                return await question(manager)
+
+        with self.telling():
+            return trio.run(main)
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Let errors out bare, and as a user of the command line can mend them."""
+        with bare_errors():
+            try:
+                yield
+            except KeyRefused as error:
+                fix = f"give the server's key with --key-file FILE, or set {KEY_VARIABLE}"
+                raise KeyRefused(error.what, status=error.status, where=error.where, fix=fix) from error
+
+
+def connection(function: F) -> F:
+    """Add the options that say which namespace of which state manager; the command gets ``connection``.
+
+    Every default is read from the environment, then from .env. The key itself is no option: other
+    users of the machine can read arguments.
+    """
+
+    return namespace_option(server_options(_connected(function)))
+
+
+def connection_or_db(function: F) -> F:
+    """As ``connection``, also over a database that no state manager uses just now."""
+    return namespace_option(server_options(_DB(_connected(function))))
+
+
+def _connected(function: F) -> F:
+    @functools.wraps(function)
+    def connected(
+        *args: Any,
+        namespace: str | None,
+        uri: str | None,
+        key_file: Path | None,
+        db: Path | None = None,
+        **options: Any,
+    ) -> Any:
+        namespace = namespace or read_settings().namespace
+        problems = [] if namespace else [f"no namespace: give -n NAMESPACE, or set {NAMESPACE_VARIABLE}"]
+        if db is None:
+            found = _resolve(namespace or "", uri, key_file, problems)
+        elif uri or key_file:
+            raise click.UsageError("--db works without a state manager: leave out --uri and --key-file")
+        else:
+            found = _over(namespace or "", db, problems)
+        return function(*args, connection=found, **options)
+
+    return connected  # type: ignore[return-value]
+
+
+def server_connection(function: F) -> F:
+    """As ``connection``, for what concerns a state manager with all its namespaces."""
+
+    @functools.wraps(function)
+    def connected(*args: Any, uri: str | None, key_file: Path | None, **options: Any) -> Any:
+        # A client is always of one namespace, whether or not its calls use it.
+        return function(*args, connection=_resolve("default", uri, key_file, []), **options)
+
+    return server_options(connected)  # type: ignore[return-value]
+
+
+def server_options(function: F) -> F:
+    """Add the options that say which state manager; the command gets ``uri`` and ``key_file``."""
+    for option in reversed(_SERVER):
+        function = option(function)
+    return function
+
+
+def _over(namespace: str, db: Path, problems: list[str]) -> Connection:
+    if not db.is_file():
+        problems.append(f"there is no database {db}")
+    if problems:
+        raise ConfigurationError("the database cannot be used", problems)
+    return Connection(namespace, "", "", db=db)
+
+
+def _resolve(namespace: str, uri: str | None, key_file: Path | None, problems: list[str]) -> Connection:
+    show_warnings()  # where a key goes, and whether it is encrypted, is worth a warning
+    settings = read_settings()
+    found = uri or settings.state_manager_uri
+    key = read_key(key_file) if key_file is not None else settings.api_key
+    if not found:
+        problems.append(
+            f"no state manager: give --uri http://127.0.0.1:8000, or set {URI_VARIABLE} "
+            "(a local one: python -m exotrio server)"
+        )
+    if not key:
+        problems.append(f"no API key: {how_to_give_a_key()}")
+    if found and key:
+        uri_source = "--uri" if uri else source_of(URI_VARIABLE)
+        key_source = f"--key-file {key_file}" if key_file else source_of(KEY_VARIABLE)
+        problems += resolve_endpoint(found, key, uri_source=uri_source, key_source=key_source)[1]
+    if problems or not found or not key:
+        raise ConfigurationError(
+            "the state manager cannot be addressed",
+            problems,
+            where="variables are read from the environment and from .env in the working directory",
+        )
+    repeated = [] if namespace == settings.namespace else ["--namespace", namespace]
+    repeated += ["--uri", uri] if uri else []
+    repeated += ["--key-file", str(key_file)] if key_file else []
+    return Connection(namespace, found, key, tuple(repeated))
+
+
+def how_to_give_a_key() -> str:
+    """Return what to do where no key is given."""
+    local = f"; the one of a state manager of this folder: --key-file {LOCAL_KEY}"
+    return f"give --key-file FILE, or set {KEY_VARIABLE}{local if LOCAL_KEY.is_file() else ''}"
+
+
+def read_key(path: Path) -> str:
+    """Return the key in a file.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is empty.
+    """
+    try:
+        key = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise ConfigurationError(
+            f"the key file {path} cannot be read: {reason}",
+            fix=f"a local server keeps its key beside its database: {LOCAL_KEY}",
+        ) from error
+    if not key:
+        raise ConfigurationError(f"the key file {path} is empty", fix="write the API key into it")
+    return key

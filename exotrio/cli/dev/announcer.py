@@ -1,0 +1,206 @@
+"""The state manager's side of ``dev``: what it is told of the user's code, and what people are told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import trio
+
+from exotrio._wire.vocabulary import ValidationStatus
+from exotrio.cli.dev import messages as notes
+from exotrio.cli.dev.protocol import DeclaredGraph, Loaded
+from exotrio.cli.dev.run_events import tell_runs, unfinished
+from exotrio.cli.graphs.apply import Application
+from exotrio.cli.graphs.problems import Locator
+from exotrio.cli.input.run_values import check_run_values
+from exotrio.cli.runs.start import start_run
+from exotrio.cli.terminal.browser import open_in_browser, write_redirect
+from exotrio.cli.terminal.output import note
+from exotrio.cli.terminal.words import listed, meant
+from exotrio.client._state_manager import StateManager
+from exotrio.errors import ConfigurationError, ExotrioError, GraphInvalid, NotFound
+from exotrio.graph import GraphBody
+from exotrio.manager.serving import Served
+
+VALIDATION = 60.0
+"""Seconds for a graph to be validated; here the answer comes at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstRun:
+    """The run that is started at once.
+
+    Attributes:
+        graph: Name of the graph; None for the only one.
+    """
+
+    graph: str | None
+    inputs: Mapping[str, str]
+    store: Mapping[str, str]
+
+
+class Desk:
+    """Keeps the state manager and the screen up with the code.
+
+    Args:
+        path: The file or module, for messages.
+        served: The state manager.
+        key_file: Holds the API key; None if commands have it from their environment.
+        page: Place of the page by which a browser is signed in; None to open none.
+        first_run: Started once the graph for it is there.
+        background: Where tasks run until the end.
+
+    Attributes:
+        known: The code that was announced last.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        served: Served,
+        key_file: Path | None,
+        *,
+        page: Path | None,
+        first_run: FirstRun | None,
+        background: trio.Nursery,
+    ) -> None:
+        self.known: Loaded | None = None
+        self._path = path
+        self._served = served
+        self._place = notes.Place(served.url, key_file)
+        self._page = page
+        self._first_run = first_run
+        self._background = background
+        self._shows_dashboard = False
+        self._tells: set[str] = set()
+
+    async def announce(self, loaded: Loaded, *, tolerant: bool) -> None:
+        """Declare the graphs of code whose nodes are registered, and say what can be done.
+
+        Args:
+            loaded: The code.
+            tolerant: An invalid graph is only told: it will be mended.
+
+        Raises:
+            GraphInvalid: a graph is invalid.
+            ConfigurationError: the values for the first run do not fit.
+            ManagerError: as its subclasses say.
+        """
+        before, first = self.known, self._first_run
+        if first is not None:
+            _check(loaded, first)
+        async with self._manager(loaded.namespace) as manager:
+            if before is None and (left := await unfinished(manager)):
+                note(f"not finished earlier, and going on: {left}")
+            for line in notes.runtime(loaded, before):
+                note(line)
+            valid = [graph for graph in loaded.graphs if await self._declare(manager, graph, tolerant)]
+            for line in (line for graph in valid for line in notes.nobody_runs(graph, loaded)):
+                note(line)
+            self.show_dashboard(loaded)
+            if before is None:
+                for line in notes.how_to_start(self._place, loaded):
+                    note(line)
+            self.known = loaded
+            if loaded.namespace not in self._tells:
+                self._tells.add(loaded.namespace)
+                await self._background.start(self._tell_runs, loaded.namespace)
+            if first is not None and (graph := _graph_of(loaded, first)) in valid:
+                self._first_run = None
+                await start_run(manager, graph.name, first.inputs, first.store)
+
+    def show_dashboard(self, loaded: Loaded | None) -> None:
+        """Say once how to look at what happens, and open it if that was asked for."""
+        if self._shows_dashboard:
+            return
+        self._shows_dashboard = True
+        to = notes.page_of(loaded)
+        for line in notes.dashboard(self._place, self._served.sign_in_link(to)):
+            note(line)
+        if self._page is not None:
+            self._background.start_soon(_open, self._page, self._served.sign_in_link(to))
+
+    async def tell_unfinished(self) -> None:
+        """Say what goes on when ``dev`` is started again."""
+        if self.known is not None:
+            async with self._manager(self.known.namespace) as manager:
+                if left := await unfinished(manager):
+                    note(f"not finished: {left}, to be continued when dev is started again")
+
+    async def _declare(self, manager: StateManager, graph: DeclaredGraph, tolerant: bool) -> bool:
+        """Create or replace a graph; return whether it is valid."""
+        body = GraphBody.model_validate(graph.body)
+        application = Application(graph.name, body, body.secrets, Locator(self._path, graph.name))
+        try:
+            await application.upsert(manager, VALIDATION)
+        except GraphInvalid as error:
+            if not tolerant:
+                raise
+            note(f"error: {error}")
+            note(await _standing(manager, graph.name))
+            return False
+        return True
+
+    async def _tell_runs(
+        self, namespace: str, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        async with self._manager(namespace) as manager:
+            await tell_runs(manager, task_status=task_status)
+
+    def _manager(self, namespace: str) -> StateManager:
+        return StateManager(namespace, transport=self._served.transport)
+
+
+async def _open(page: Path, link: str) -> None:
+    try:
+        write_redirect(page, link)
+        opened = await open_in_browser(page.as_uri())
+    except ExotrioError as error:
+        note(f"error: {error}")
+        opened = False
+    if not opened:
+        note("no browser could be opened; open the link yourself")
+
+
+def _check(loaded: Loaded, first: FirstRun) -> None:
+    """Refuse values that do not fit the graph."""
+    graph = _graph_of(loaded, first)
+    body = GraphBody.model_validate(graph.body)
+    try:
+        check_run_values(graph.name, body.nodes, body.store_config, first.inputs, first.store)
+    except click.UsageError as error:
+        # As one of ours it is told bare, whatever nurseries it comes through.
+        raise ConfigurationError(error.format_message()) from error
+
+
+def _graph_of(loaded: Loaded, first: FirstRun) -> DeclaredGraph:
+    names = [graph.name for graph in loaded.graphs]
+    if first.graph is not None:
+        if first.graph not in names:
+            raise ConfigurationError(
+                f"the code has no graph {first.graph!r}{meant(first.graph, names)}",
+                where="asked for with --graph",
+                fix=f"it has: {listed(names)}",
+            )
+        return loaded.graphs[names.index(first.graph)]
+    if len(names) != 1:
+        raise ConfigurationError(
+            f"the code has {len(names) or 'no'} graphs to start a run of",
+            where=", ".join(names),
+            fix="name one with --graph NAME" if names else "write: graph = Graph('my-graph', nodes=[...])",
+        )
+    return loaded.graphs[0]
+
+
+async def _standing(manager: StateManager, name: str) -> str:
+    """Return what the state manager makes of a graph whose new form it refused, or found invalid."""
+    try:
+        status = (await manager.get_graph(name))["validation_status"]
+    except NotFound:
+        return f"graph {name!r} was refused, so it is not there"
+    if status == ValidationStatus.VALID:
+        return f"graph {name!r} stays as it was before"
+    return f"graph {name!r} cannot be triggered until it is mended; runs that have begun go on"

@@ -1,0 +1,122 @@
+"""The process that runs the user's code, as ``dev`` sees it: started, told what to do, always ended."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import trio
+
+from exotrio._runtime.stop import CLEANUP, FLUSH
+from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
+from exotrio.cli.dev.protocol import Message, Order, decode
+from exotrio.cli.program import interpreter
+from exotrio.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+MARGIN = 5.0
+"""Seconds that a process gets beyond the bounds of its drain, on a busy machine; then it is killed."""
+
+
+class Child:
+    """A process that runs the user's code.
+
+    Attributes:
+        grace: Seconds that running nodes have in a drain; 0 until the process says more.
+        was_killed: It did not end within its bounds.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], ours: socket.socket) -> None:
+        self.grace = 0.0
+        self.was_killed = False
+        self._process = process
+        self._socket = ours
+        self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        self._ends_by = math.inf
+        self._patience = trio.CancelScope()
+
+    @classmethod
+    def start(cls, target: str, *, uri: str, key: str, verbose: int) -> Self:
+        """Start one. Takes milliseconds.
+
+        Args:
+            target: What it loads.
+            uri: The state manager of its Runtime, and of whatever its nodes ask there.
+            key: The API key.
+            verbose: How often -v was given.
+
+        Raises:
+            ConfigurationError: no process can be started.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            number = theirs.fileno()
+            command = [*interpreter(), "-m", "exotrio.cli.dev.child_main", str(number), target, str(verbose)]
+            # The key not as an argument: others could read it.
+            env = {**os.environ, URI_VARIABLE: uri, KEY_VARIABLE: key}
+            # What is blocked stays so in the new process until it can handle a Ctrl-C at the terminal.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                process = subprocess.Popen(command, pass_fds=(number,), env=env)
+            except OSError as error:
+                ours.close()
+                raise ConfigurationError(
+                    f"no process can be started for the runtime: {error.strerror}",
+                    where=f"as {sys.executable}",
+                ) from error
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return cls(process, ours)
+
+    def tell(self, order: Order) -> None:
+        """Tell it what to do; from then on it has to end in time."""
+        with suppress(OSError):  # it has ended
+            self._socket.send(f"{order}\n".encode())
+        bound = CLEANUP + FLUSH + MARGIN + (self.grace if order is Order.DRAIN else 0.0)
+        self._patience.deadline = self._ends_by = min(self._ends_by, trio.current_time() + bound)
+
+    async def listen(self, heed: Callable[[Message], Awaitable[None]]) -> None:
+        """Call ``heed`` with each of its messages, until it closes the stream."""
+        rest = b""
+        with suppress(trio.BrokenResourceError):
+            while data := await self._stream.receive_some():
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    await heed(decode(line))
+
+    async def wait(self) -> int:
+        """Wait until it has ended and return its exit code; below zero, the signal that killed it.
+
+        Cancellation:
+            Safe; it goes on.
+        """
+        with trio.CancelScope(deadline=self._ends_by) as self._patience:
+            return await self._ended()
+        self.was_killed = True
+        self.kill()
+        return await self._ended()
+
+    async def _ended(self) -> int:
+        return await trio.to_thread.run_sync(self._process.wait, abandon_on_cancel=True)
+
+    async def aclose(self) -> None:
+        """End it, if it has not ended yet, and close the stream. Takes as long as its drain may."""
+        if self._process.poll() is None:
+            self.tell(Order.DRAIN)
+            with trio.CancelScope(shield=True):  # bounded by its patience
+                await self.wait()
+        await trio.aclose_forcefully(self._stream)
+
+    def kill(self) -> None:
+        """End it at once. Also from a signal handler."""
+        with suppress(ProcessLookupError):
+            self._process.kill()

@@ -1,0 +1,79 @@
+"""A line for each run that begins or ends while ``dev`` works, whoever triggered it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+
+import trio
+
+from exotrio._wire.native import NativeRunSummary
+from exotrio._wire.vocabulary import RunStatus
+from exotrio.cli.terminal.output import note
+from exotrio.client._state_manager import StateManager
+from exotrio.errors import ManagerError, NotFound
+
+LOOK = 0.5
+"""Seconds between two looks."""
+NEWEST = 20
+"""Runs of one look, and of those that are followed for longer."""
+MOST_COUNTED = 1_000
+
+
+async def unfinished(manager: StateManager) -> str:
+    """Return how many runs of the namespace are not finished, ``3 runs``; empty if none are."""
+    found = await manager.find_runs(status=RunStatus.PENDING, limit=MOST_COUNTED)
+    count = len(found.runs)
+    if not count:
+        return ""
+    return f"{'more than ' if found.next else ''}{count} run{'' if count == 1 else 's'}"
+
+
+async def tell_runs(
+    manager: StateManager, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Print the lines, for runs that begin or end from now on. Never returns."""
+    known: dict[str, RunStatus] | None = None
+    while True:
+        try:
+            runs = await _look(manager, known or {})
+        except ManagerError:
+            runs = []  # it is in this process, and has told why
+        if known is None:
+            known = {run.run_id: run.status for run in runs}
+            task_status.started()
+        for run in reversed(runs):
+            before = known.get(run.run_id)
+            if before is None:
+                note(f"run {run.run_id} of graph {run.graph_name!r} began")
+            if run.status is not RunStatus.PENDING and before in (None, RunStatus.PENDING):
+                note(_ended(run))
+        if runs:
+            known = {run.run_id: run.status for run in runs}
+        await trio.sleep(LOOK)
+
+
+async def _look(manager: StateManager, known: Mapping[str, RunStatus]) -> list[NativeRunSummary]:
+    """Return the newest runs, and some older ones whose end is still to come."""
+    runs = (await manager.find_runs(limit=NEWEST)).runs
+    listed = {run.run_id for run in runs}
+    older = [run for run, status in known.items() if status is RunStatus.PENDING and run not in listed]
+    for run_id in older[:NEWEST]:
+        with suppress(NotFound):
+            runs.append(await manager.status(run_id))
+    return runs
+
+
+def _ended(run: NativeRunSummary) -> str:
+    status = f"{run.status.value} (cancelled)" if run.cancelled_at else run.status.value
+    failed = f", {run.errored_count} of them failed" if run.errored_count else ""
+    count = f"{run.total_count:,} state{'' if run.total_count == 1 else 's'}"
+    return f"run {run.run_id} of graph {run.graph_name!r}: {status}, {count}{failed}{_duration(run)}"
+
+
+def _duration(run: NativeRunSummary) -> str:
+    if run.finished_at is None:
+        return ""
+    took = datetime.fromisoformat(run.finished_at) - datetime.fromisoformat(run.created_at)
+    return f" in {took.total_seconds():.1f} s"

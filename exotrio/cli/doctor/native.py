@@ -1,0 +1,159 @@
+"""What stands out at our state manager: what is stuck, why, and what can be done about it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from exotrio._util.spans import coarse, duration
+from exotrio._util.terminal_text import one_line
+from exotrio._wire.checkup import Checkup, DatabaseState, Disagreement, HeldClaims, LostLeases
+from exotrio._wire.overview import NodeNow, Overview
+from exotrio._wire.runtimes import ListedWorker
+from exotrio.cli.doctor.finding import Finding, are, bytes_text, first_of, note, plural
+
+LONG_DUE_MS = 300_000
+"""What is due for longer is asked why."""
+LATE = 2 / 3
+"""Share of a lease after which a heartbeat is late: two are missing."""
+OVERDUE_MS = 30_000
+"""A lease that ended longer ago should have been given away."""
+LITTLE_DISK = 512 * 1024 * 1024
+LARGE_LOG = 1024 * 1024 * 1024
+_WORKER = "python -m exotrio worker FILE"
+
+
+def of_overview(overview: Overview, lease_ttl_ms: int) -> list[Finding]:
+    """Return what stands out among nodes and runtimes.
+
+    Args:
+        lease_ttl_ms: How long a lease holds without a heartbeat.
+    """
+    found = [_of_node(node, overview.runtimes) for node in overview.nodes]
+    found += [_of_runtime(runtime, lease_ttl_ms) for runtime in overview.runtimes]
+    findings = [finding for finding in found if finding is not None]
+    if failed := overview.errored:
+        what = f"{plural(failed, 'state')} failed within 24 h and {are(failed, past=True)} not retried"
+        fix = "see `runs ls --status FAILED`, then `runs show RUN` and `runs retry RUN`"
+        findings.append(note(what, fix))
+    return findings
+
+
+def _of_node(node: NodeNow, runtimes: Sequence[ListedWorker]) -> Finding | None:
+    name = one_line(node.name)
+    due = f"{plural(node.eligible, 'state')} of {name} could run, the first for {duration(node.oldest_ms)}"
+    if node.eligible and not node.offered_by:
+        return Finding(f"{due}: no live runtime offers {name}", f"start a runtime that has it: {_WORKER}")
+    if node.waiting and not node.offered_by:
+        what = f"{plural(node.waiting, 'state')} of {name} will be due later: no live runtime offers {name}"
+        return note(what, f"start a runtime that has it until then: {_WORKER}")
+    if node.eligible and node.oldest_ms >= LONG_DUE_MS:
+        offers = first_of([one_line(each) for each in node.offered_by])
+        what = f"{due}, though {offers} offers it: {_why(runtimes)}"
+        return Finding(what, "start more runtimes, or give them more workers; watch `top`")
+    return None
+
+
+def _why(runtimes: Sequence[ListedWorker]) -> str:
+    running = [runtime for runtime in runtimes if runtime.live and runtime.phase == "running"]
+    free = sum(max(0, runtime.workers - runtime.busy) for runtime in running)
+    if not running:
+        return "no runtime takes new work"
+    if free:
+        return f"{plural(free, 'worker')} {are(free)} free, so a limit of its class holds it up"
+    return "all workers are busy"
+
+
+def _of_runtime(runtime: ListedWorker, lease_ttl_ms: int) -> Finding | None:
+    name = f"runtime {one_line(runtime.runtime)} ({one_line(runtime.worker_id)})"
+    heard = f"was last heard of {coarse(runtime.heard_ms)} ago"
+    holds = f" and holds {plural(runtime.holds, 'state')}" if runtime.holds else ""
+    later = f"what it holds runs elsewhere once its lease, of {duration(lease_ttl_ms)}, is over"
+    if runtime.phase == "stopped":
+        return Finding(f"{name} stopped{holds}", later) if holds else None
+    if not runtime.live:
+        fix = f"was its process killed, suspended or cut off? {later}"
+        return Finding(f"{name} {heard}{holds}", fix, attention=bool(holds))
+    if runtime.heard_ms > lease_ttl_ms * LATE:
+        fix = "its heartbeats are late: look at the load of its machine, and at the network in between"
+        return Finding(f"{name} {heard}{holds}", fix)
+    if runtime.phase not in ("running", "starting"):
+        return note(f"{name} is {one_line(runtime.phase)}{holds}")
+    return None
+
+
+def of_checkup(checkup: Checkup, version: str, stale: float) -> list[Finding]:
+    """Return what stands out in what the state manager says of itself.
+
+    Args:
+        version: Of exotrio here.
+        stale: Seconds after which a claim that does not end by itself counts as stuck.
+    """
+    findings = [finding for claims in checkup.claims for finding in _of_claims(claims, stale)]
+    findings += _of_leases(checkup.leases)
+    findings += map(_of_disagreement, checkup.disagreements)
+    if checkup.version != version:
+        what = f"the state manager is exotrio {checkup.version}, and this is {version}"
+        findings.append(note(what, "upgrade the older one"))
+    return findings + _of_database(checkup.database)
+
+
+def _of_claims(claims: HeldClaims, stale: float) -> list[Finding]:
+    name = one_line(claims.node)
+    findings = []
+    if count := claims.leaseless:
+        what = (
+            f"{plural(count, 'state')} of {name} {are(count)} QUEUED without a lease, claimed through v0;"
+            f" the first {coarse(claims.oldest_leaseless_ms)} ago"
+        )
+        fix = (
+            "nobody knows who holds them. If their runtime is gone they stay so: restart the server with"
+            " --claim-timeout SECONDS, longer than any node runs, and they run elsewhere"
+        )
+        if claims.oldest_leaseless_ms >= stale * 1000:
+            findings.append(Finding(what, fix))
+        else:
+            findings.append(note(what, "fine while their runtime runs them"))
+    if claims.overdue_ms > OVERDUE_MS:
+        what = f"{plural(claims.overdue, 'lease')} of {name} ended {coarse(claims.overdue_ms)} ago or less,"
+        fix = "the state manager is behind: look at its log, its load and its disk"
+        findings.append(Finding(f"{what} and nobody else got the states", fix))
+    return findings
+
+
+def _of_disagreement(disagreement: Disagreement) -> Finding:
+    versions = "; ".join(
+        f"{first_of([one_line(each) for each in version.runtimes])}: {one_line(version.fields)}"
+        for version in disagreement.versions
+    )
+    what = f"live runtimes have different versions of {one_line(disagreement.node)}: {versions}"
+    fix = "runs get what their graphs name, and any of these runtimes; stop the old one when it is not needed"
+    return note(what, fix)
+
+
+def _of_leases(leases: LostLeases) -> list[Finding]:
+    findings = []
+    if leases.poison:
+        what = (
+            f"{plural(leases.poison, 'state')} became errors within the hour: each ended worker after worker"
+        )
+        findings.append(Finding(what, "look at what kills them (memory?), then `runs retry RUN`"))
+    if lost := leases.lost - leases.poison:
+        what = f"{plural(lost, 'lease')} ended without an outcome within the hour; the states ran again"
+        fix = "runtimes were killed, suspended or cut off for longer than a lease; `states show` says whose"
+        findings.append(note(what, fix))
+    return findings
+
+
+def _of_database(database: DatabaseState) -> list[Finding]:
+    findings = []
+    if database.in_memory:
+        what = "the database is in memory: it ends with the state manager"
+        findings.append(note(what, "keep it in a file with --db FILE"))
+    if database.free_disk is not None and database.free_disk < LITTLE_DISK:
+        what = f"the disk of the database has only {bytes_text(database.free_disk)} left"
+        fix = "make room: on a full disk nothing is claimed or recorded. `server --keep 30d` deletes old runs"
+        findings.append(Finding(what, fix))
+    if database.log_size > LARGE_LOG:
+        what = f"the write-ahead log of the database has {bytes_text(database.log_size)}"
+        findings.append(note(what, "its room is used again, and given back when the server is restarted"))
+    return findings

@@ -1,0 +1,178 @@
+"""What ``doctor`` found out, as text and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from exotrio._util.spans import duration
+from exotrio._util.terminal_text import one_line
+from exotrio._wire.checkup import Checkup
+from exotrio._wire.overview import Overview
+from exotrio.cli.doctor.finding import Finding, bytes_text, first_of, plural
+from exotrio.cli.doctor.findings import clock_text
+from exotrio.cli.doctor.server import Kind, Server
+from exotrio.cli.doctor.settings import Setting
+from exotrio.cli.doctor.v0 import V0Claims
+from exotrio.cli.terminal.output import table
+
+
+@dataclass(slots=True)
+class Report:
+    """All of it.
+
+    Attributes:
+        uri: As it may be shown; None if there is no valid one.
+        namespace: Into which it was looked; None if none was named.
+        server, overview, checkup, v0_claims: What was learned, as far as it was.
+    """
+
+    settings: list[Setting]
+    versions: dict[str, str]
+    uri: str | None = None
+    namespace: str | None = None
+    server: Server | None = None
+    overview: Overview | None = None
+    checkup: Checkup | None = None
+    v0_claims: V0Claims | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def urgent(self) -> list[Finding]:
+        """The findings that need attention."""
+        return [finding for finding in self.findings if finding.attention]
+
+
+def as_text(report: Report) -> str:
+    """Return the report for people."""
+    rows = [
+        (setting.name, "not set" if setting.value is None else setting.value, setting.source)
+        for setting in report.settings
+    ]
+    parts = [_section("settings", table(("", "", ""), rows)[1:])]
+    names = list(report.versions.items())
+    width = max(len(name) for name, _ in names)
+    parts.append(_section("versions", [f"{name:{width}}  {text}" for name, text in names]))
+    if report.uri is not None and report.server is not None:
+        parts.append(_section(f"state manager {one_line(report.uri)}", _server(report, report.server)))
+    if here := list(_namespace(report)):
+        parts.append(_section(f"namespace {one_line(report.namespace or '')}", here))
+    parts.append("\n".join(_findings(report)))
+    return "\n\n".join(parts)
+
+
+def _section(title: str, lines: list[str]) -> str:
+    return "\n".join([title, *(f"  {one_line(line)}".rstrip() for line in lines)])
+
+
+def _server(report: Report, server: Server) -> list[str]:
+    lines = [f"{step}: {what} ({duration(took * 1000)})" for step, what, took in server.steps.done]
+    if server.failed is not None:
+        return [*lines, f"{server.failed[0]}: fails"]
+    if server.times:
+        least, most = server.times[0], server.times[-1]
+        lines.append(
+            f"answers in {_ms(server.median)} (median of {len(server.times)}; {_ms(least)} to {_ms(most)})"
+        )
+    if server.key_refused is not None:
+        lines.append(f"key: refused ({one_line(server.key_refused)})")
+    if server.kind is not None:
+        about = f" ({one_line(server.about)})" if server.about else ""
+        ours = f" {report.checkup.version}" if report.checkup is not None else ""
+        lines.append(f"kind: {server.kind.value}{ours}{about}")
+    if server.clock is not None:
+        lines.append(f"clock: {clock_text(server.clock)}, by {server.clock.source}")
+    if report.checkup is not None:
+        lines += _database(report.checkup)
+    if server.namespaces is not None:
+        lines.append(f"namespaces: {first_of([one_line(name) for name in server.namespaces], 10) or 'none'}")
+    return lines
+
+
+def _database(checkup: Checkup) -> Iterator[str]:
+    database = checkup.database
+    free = "" if database.free_disk is None else f", {bytes_text(database.free_disk)} free on its disk"
+    where = ", in memory" if database.in_memory else f", write-ahead log {bytes_text(database.log_size)}"
+    yield f"database: {bytes_text(database.size)}{where}, schema {database.schema_version}{free}"
+    timeout = checkup.claim_timeout_ms
+    ends = "never end by themselves" if timeout is None else f"end after {duration(timeout)}"
+    yield f"leases: {duration(checkup.lease_ttl_ms)} without a heartbeat; claims through v0 {ends}"
+
+
+def _namespace(report: Report) -> Iterator[str]:
+    if (overview := report.overview) is not None:
+        more = "+" if overview.waiting_is_more else ""
+        yield f"{overview.running:,} running, {overview.waiting:,}{more} waiting"
+        live = sum(runtime.live for runtime in overview.runtimes)
+        through_v0 = f", and {overview.v0_runtimes} through v0" if overview.v0_runtimes else ""
+        yield f"{plural(live, 'live runtime')}{through_v0}; {plural(len(overview.nodes), 'node')}"
+    if (claims := report.v0_claims) is not None:
+        yield f"{plural(claims.pending_runs, 'run')} going on; in {claims.opened:,} of them "
+        yield f"{claims.claimed.total():,} claimed, {claims.waiting.total():,} waiting"
+
+
+def _findings(report: Report) -> Iterator[str]:
+    # What is urgent last: there a terminal is.
+    for finding in sorted(report.findings, key=lambda finding: finding.attention):
+        yield f"{'! ' if finding.attention else '- '}{one_line(finding.what)}"
+        if finding.fix:
+            yield f"    {one_line(finding.fix)}"
+    count = len(report.urgent)
+    yield (
+        f"{plural(count, 'thing')} {'needs' if count == 1 else 'need'} attention" if count else "all is well"
+    )
+
+
+def _ms(seconds: float) -> str:
+    ms = seconds * 1000
+    return f"{ms:.1f} ms" if ms < 10 else duration(ms)
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Return the report for programs."""
+    return {
+        "ok": not report.urgent,
+        "settings": [asdict(setting) for setting in report.settings],
+        "versions": report.versions,
+        "state_manager": None if report.server is None else _server_json(report, report.server),
+        "namespace": report.namespace,
+        "overview": None if report.overview is None else report.overview.model_dump(mode="json"),
+        "checkup": None if report.checkup is None else report.checkup.model_dump(mode="json"),
+        "v0_claims": None if report.v0_claims is None else _v0_json(report.v0_claims),
+        "findings": [asdict(finding) for finding in report.findings],
+    }
+
+
+def _server_json(report: Report, server: Server) -> dict[str, Any]:
+    clock = server.clock
+    return {
+        "uri": report.uri,
+        "reachable": server.failed is None,
+        "failed_step": None if server.failed is None else server.failed[0],
+        "steps": [
+            {"step": step, "result": what, "ms": took * 1000} for step, what, took in server.steps.done
+        ],
+        "key_refused": server.key_refused,
+        "kind": None if server.kind is None else server.kind.name.lower(),
+        "native": server.kind is Kind.NATIVE,
+        "about": server.about,
+        "latency_ms": [took * 1000 for took in server.times],
+        "clock": clock
+        and {
+            "ahead_ms": clock.ahead * 1000,
+            "uncertain_ms": clock.uncertain * 1000,
+            "source": clock.source,
+        },
+        "namespaces": server.namespaces,
+    }
+
+
+def _v0_json(claims: V0Claims) -> dict[str, Any]:
+    return {
+        "claimed": dict(claims.claimed),
+        "waiting": dict(claims.waiting),
+        "pending_runs": claims.pending_runs,
+        "opened_runs": claims.opened,
+        "created": {state_id: created.isoformat() for state_id, created in claims.created.items()},
+    }

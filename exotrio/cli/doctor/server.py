@@ -1,0 +1,176 @@
+"""What a URI leads to: whether it can be reached, what it is, how fast it answers and what time it has."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Any
+
+import trio
+
+from exotrio._wire.vocabulary import NATIVE_ROOT, NATIVE_VERSION, v0_path
+from exotrio.cli.doctor.line import Got, Line, StepFailed, Steps
+
+SAMPLES = 5
+"""Answers whose times are compared."""
+STALE_DATE = 1.0
+"""Seconds by which a Date may be old: servers (uvicorn, nginx) make one a second, not one for each answer."""
+
+
+class Kind(StrEnum):
+    """What a URI leads to."""
+
+    NATIVE = "exotrio, native"
+    OURS_V0 = "exotrio, v0 only"
+    STOCK = "Exosphere's own, v0"
+    V0 = "v0, of unknown make"
+    OTHER = "no state manager"
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """How a clock compares with the one here.
+
+    Attributes:
+        ahead: Seconds; negative if it is behind.
+        uncertain: By how many seconds this may be wrong, in either direction.
+        source: What tells.
+    """
+
+    ahead: float
+    uncertain: float
+    source: str
+
+
+@dataclass(slots=True)
+class Server:
+    """What was learned of a state manager.
+
+    Attributes:
+        failed: The step at which it could not be reached, what happened, and what can be done about it.
+        key_refused: What it said to the key; None if it took it.
+        times: Seconds of the answers that were timed, sorted.
+        namespaces: Those that it has; None if they were not asked for.
+    """
+
+    steps: Steps = field(default_factory=Steps)
+    failed: tuple[str, str, str] | None = None
+    kind: Kind | None = None
+    about: str = ""
+    key_refused: str | None = None
+    times: list[float] = field(default_factory=list)
+    clock: Clock | None = None
+    namespaces: list[str] | None = None
+
+    @property
+    def median(self) -> float:
+        """Of the times."""
+        return statistics.median(self.times)
+
+
+async def examine_server(uri: str, key: str | None, namespace: str | None) -> Server:
+    """Find out what a URI leads to.
+
+    Args:
+        uri: A valid one.
+        key: Without one only that is found out which takes none.
+        namespace: To look into, or None.
+
+    Cancellation:
+        Safe; nothing changes at the server.
+    """
+    server = Server()
+    line = Line(uri, key)
+    try:
+        await line.open(server.steps)
+        samples = [await line.get("/health", with_key=False) for _ in range(SAMPLES)]
+        server.times = sorted(got.took for got in samples)
+        if key is not None:
+            await _find_kind(server, line, namespace or "default")
+        server.clock = read_clock(samples)
+        if server.kind not in (None, Kind.OTHER) and namespace is None:
+            server.namespaces = _namespaces(await line.get("/v0/namespaces"))
+    except StepFailed as error:
+        server.failed = (error.step, str(error), error.fix)
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+            await line.aclose()
+    return server
+
+
+async def _find_kind(server: Server, line: Line, namespace: str) -> None:
+    found = await line.get(NATIVE_ROOT)
+    body = _json(found)
+    if found.status in (401, 403):
+        detail = body.get("detail") if isinstance(body, dict) else None
+        server.key_refused = f"answered {found.status}" + (f": {detail}" if isinstance(detail, str) else "")
+    elif found.status == 200 and isinstance(body, dict) and isinstance(body.get("version"), str):
+        server.kind = Kind.NATIVE
+        if body["version"] != NATIVE_VERSION:
+            server.about = (
+                f"its native API is version {body['version']}, and this exotrio knows {NATIVE_VERSION}"
+            )
+    elif found.status == 404 and body is not None:
+        await _find_v0_kind(server, line, namespace)
+    else:
+        server.kind, server.about = Kind.OTHER, _told(found)
+
+
+async def _find_v0_kind(server: Server, line: Line, namespace: str) -> None:
+    nodes = await line.get(v0_path(namespace, "nodes", ""))
+    body = _json(nodes)
+    if nodes.status in (401, 403):
+        server.key_refused = f"answered {nodes.status}"
+    elif nodes.status != 200 or not isinstance(body, dict) or not isinstance(body.get("nodes"), list):
+        server.kind, server.about = Kind.OTHER, f"{_told(nodes)} where v0 lists its nodes"
+    elif (await line.get("/livez", with_key=False)).body == b"ok\n":
+        server.kind = Kind.OURS_V0
+    else:
+        server.kind = Kind.V0
+        described = _json(await line.get("/openapi.json", with_key=False))
+        info = described.get("info") if isinstance(described, dict) else None
+        if isinstance(info, dict) and "exosphere" in str(info.get("title", "")).lower():
+            server.kind = Kind.STOCK
+            server.about = " ".join(str(info[name]) for name in ("title", "version") if name in info)
+
+
+def _json(got: Got) -> Any:
+    try:
+        return json.loads(got.body)
+    except ValueError:
+        return None
+
+
+def _told(got: Got) -> str:
+    kind = got.headers.get("content-type", "nothing named").partition(";")[0]
+    leads = f", a redirect to {got.headers['location'][:200]}" if "location" in got.headers else ""
+    return f"it answered {got.status} with {kind}{leads}"
+
+
+def _namespaces(got: Got) -> list[str] | None:
+    body = _json(got)
+    found = body.get("namespaces") if isinstance(body, dict) else None
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else None
+
+
+def read_clock(samples: list[Got]) -> Clock | None:
+    """Return what the Date headers of answers tell of a clock; None if they tell nothing.
+
+    A header tells a whole second, up to ``STALE_DATE`` old. Each answer was made between its request and its
+    arrival, so its second bounds the clock from both sides.
+    """
+    least, most = float("-inf"), float("inf")
+    for got in samples:
+        try:
+            second = parsedate_to_datetime(got.headers.get("date", "")).timestamp()
+        except (ValueError, TypeError, OverflowError):
+            continue
+        least = max(least, second - got.received)
+        most = min(most, second + 1 + STALE_DATE - got.sent)
+    if not -1e12 < least <= most:
+        # None tells, or one of the clocks was set meanwhile.
+        return None
+    return Clock((least + most) / 2, (most - least) / 2, "the Date of its answers")

@@ -1,0 +1,78 @@
+"""What is claimed at a state manager that speaks only v0: found run by run, since nothing else tells."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from exotrio._wire.v0 import StateNode
+from exotrio._wire.vocabulary import RunStatus, StateStatus
+from exotrio.client._state_manager import StateManager
+
+MOST_RUNS = 1_000
+"""Newest runs among which those that go on are looked for."""
+MOST_OPENED = 50
+MOST_STATES = 50_000
+"""Of all runs that are opened."""
+MOST_DATED = 20
+"""Claimed states that are asked when they were created."""
+
+
+@dataclass(slots=True)
+class V0Claims:
+    """What is claimed and what waits, by node.
+
+    Attributes:
+        pending_runs: Runs that go on, of the newest.
+        opened: Those of them that were looked into.
+        created: Claimed states that were asked, each with when it was created; a v0 server does not say
+            when it was claimed.
+    """
+
+    claimed: Counter[str] = field(default_factory=Counter)
+    waiting: Counter[str] = field(default_factory=Counter)
+    pending_runs: int = 0
+    opened: int = 0
+    created: dict[str, datetime] = field(default_factory=dict)
+
+
+async def find_v0_claims(manager: StateManager) -> V0Claims:
+    """Return what is claimed in a namespace, as far as a bounded look tells.
+
+    Raises:
+        ManagerError: as its subclasses say.
+    """
+    found = V0Claims()
+    pending = [run for run in (await manager.runs(1, MOST_RUNS)).runs if run.status is RunStatus.PENDING]
+    found.pending_runs = len(pending)
+    claimed: list[tuple[str, str, StateNode]] = []
+    left = MOST_STATES
+    for run in pending[::-1]:  # the oldest first: what is stuck is there
+        left -= run.total_count
+        if found.opened == MOST_OPENED or left < 0:
+            break
+        found.opened += 1
+        for state in (await manager.run(run.run_id)).nodes:
+            if state.status is StateStatus.QUEUED:
+                found.claimed[state.node_name] += 1
+                claimed.append((run.graph_name, run.run_id, state))
+            elif state.status is StateStatus.CREATED:
+                found.waiting[state.node_name] += 1
+    for graph, run_id, state in claimed[:MOST_DATED]:
+        created = _creation(state.id, (await manager.state(graph, run_id, state.id)).created_at)
+        if created is not None:
+            found.created[state.id] = created
+    return found
+
+
+def _creation(state_id: str, text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is not None:
+            return moment
+        # Exosphere's own state manager writes its local time and does not say in which zone. Its ids, from
+        # MongoDB, begin with four bytes of Unix seconds.
+        return datetime.fromtimestamp(int(state_id[:8], 16), UTC)
+    except ValueError:
+        return None

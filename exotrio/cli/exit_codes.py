@@ -1,0 +1,80 @@
+"""Exit codes, one list for every command.
+
+0 success, or everything delivered or released; 1 the run failed, something needs attention (``doctor``),
+or a defect; 2 usage or configuration; 3 invalid graph or module, or a request that is refused; 4 state
+manager unreachable; 5 key refused; 6 not found; 7 port or database busy; 75 something is left behind or
+unknown; 130 a run was interrupted and can be continued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from exotrio.errors import (
+    ConfigurationError,
+    DatabaseBusy,
+    DatabaseError,
+    ExotrioError,
+    GraphInvalid,
+    KeyRefused,
+    ManagerUnavailable,
+    NotFound,
+    PortBusy,
+    ProblemsError,
+    RequestRefused,
+)
+
+SUCCESS = 0
+FAILED = 1
+USAGE = 2
+INVALID = 3
+UNREACHABLE = 4
+KEY_REFUSED = 5
+NOT_FOUND = 6
+BUSY = 7
+LEFT_BEHIND = 75
+INTERRUPTED = 130
+
+
+class ModuleInvalid(ProblemsError):
+    """The user's file or module cannot be used: it fails to import, or lacks what is needed."""
+
+
+_CODES: list[tuple[type[ExotrioError], int]] = [
+    (ConfigurationError, USAGE),
+    (ModuleInvalid, INVALID),
+    (GraphInvalid, INVALID),
+    (RequestRefused, INVALID),
+    (ManagerUnavailable, UNREACHABLE),
+    (KeyRefused, KEY_REFUSED),
+    (NotFound, NOT_FOUND),
+    (PortBusy, BUSY),
+    (DatabaseBusy, BUSY),
+    (DatabaseError, USAGE),
+]
+
+
+def exit_code(error: ExotrioError) -> int:
+    """Return the exit code for an error that ended a command."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
+
+
+@contextmanager
+def bare_errors() -> Iterator[None]:
+    """Let an error of exotrio out of a nursery as itself, without the group around it."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        ours, rest = group.split(ExotrioError)
+        if ours is None or rest is not None:
+            raise
+        leaf = first_leaf(ours)
+        raise leaf from leaf.__cause__
+
+
+def first_leaf(error: BaseException) -> BaseException:
+    """Return the first exception in nested groups, or ``error`` itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,86 @@
+"""What ``graph apply`` sends: a declaration, its name, and its secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import click
+
+from exotrio.cli.graphs.file import Draft, draft_of, is_json, read_draft
+from exotrio.cli.graphs.problems import Locator
+from exotrio.cli.load import load
+from exotrio.cli.terminal.output import note
+from exotrio.client._state_manager import StateManager
+from exotrio.errors import GraphInvalid
+from exotrio.graph import CronTrigger, GraphBody
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """A graph that is ready to be sent."""
+
+    name: str
+    body: GraphBody
+    secrets: Mapping[str, str] = field(repr=False)
+    locator: Locator
+
+    async def upsert(self, manager: StateManager, timeout: float) -> None:
+        """Create or replace the graph and wait until it is validated.
+
+        Raises:
+            GraphInvalid: it breaks rules; each problem is told with its place in the file.
+            ManagerError: as its subclasses say.
+        """
+        body, given = self.body, self.body.model_fields_set
+        try:
+            # What the file leaves out is left out: the defaults are the state manager's.
+            await manager.upsert_graph(
+                self.name,
+                graph_nodes=body.nodes,
+                secrets=dict(self.secrets),
+                retry_policy=body.retry_policy if "retry_policy" in given else None,
+                store_config=body.store_config if "store_config" in given else None,
+                triggers=[CronTrigger(expression=each.value.expression) for each in body.triggers] or None,
+                validation_timeout=timeout,
+            )
+        except GraphInvalid as error:
+            problems = [str(self.locator.told(text, body.nodes)) for text in error.problems]
+            raise GraphInvalid(error.what, problems, where=error.where, fix=error.fix) from error
+
+
+def read_application(target: str, name: str | None, secrets: Mapping[str, str]) -> Application:
+    """Read the graph in a file.
+
+    Args:
+        target: A JSON file, or a Python file or module.
+        name: Name of the graph, in place of the file's; of several in Python, which.
+        secrets: Secrets given beside the file.
+
+    Raises:
+        GraphInvalid: its fields break rules; every problem is named with its place.
+        ModuleInvalid: the Python file cannot be used, or has not this Graph.
+        UsageError: the name or a secret is not given.
+    """
+    draft = read_draft(target) if is_json(target) else _of_module(target, name)
+    errors = [str(problem) for problem in draft.problems if problem.severity == "error"]
+    for problem in draft.problems:
+        if problem.severity == "warning":
+            note(str(problem))
+    if errors or draft.body is None:
+        raise GraphInvalid(f"{draft.file} declares no valid graph", errors)
+    name = (name if is_json(target) else None) or draft.name
+    if not name:
+        raise click.UsageError(
+            f'{draft.file} does not name its graph: give --name NAME, or write "name": "..." into it'
+        )
+    missing = sorted(draft.promised - secrets.keys())
+    if missing:
+        wanted = " ".join(f"--secret {each}" for each in missing)
+        raise click.UsageError(f"{draft.file} names secrets without their values: give {wanted}")
+    return Application(name, draft.body, {**draft.body.secrets, **secrets}, draft.locator)
+
+
+def _of_module(target: str, name: str | None) -> Draft:
+    loaded = load(target)
+    return draft_of(loaded, loaded.graph(name or loaded.attribute))

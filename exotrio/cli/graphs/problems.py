@@ -1,0 +1,113 @@
+"""What is wrong with a graph, and where it stands in the file that declares it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from exotrio._util.terminal_text import one_line
+from exotrio.cli.graphs.json_source import Place, Source
+from exotrio.graph import GraphNodeModel
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        file: The file or module, as it was given.
+        message: What is wrong, in one line; it names node and input.
+        line: The line it stands in, or None where that cannot be told.
+        graph: Name of the graph, if that is known.
+        node: Identifier of the node, if it is about one.
+        field: Field of the node or the graph; of an input, ``inputs.NAME``.
+        severity: ``error``, or ``warning`` for what the state manager ignores.
+    """
+
+    file: str
+    message: str
+    line: int | None = None
+    graph: str | None = None
+    node: str | None = None
+    field: str | None = None
+    severity: str = "error"
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        warning = "warning: " if self.severity == "warning" else ""
+        return f"{place}: {warning}{one_line(self.message)}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as ``-o json`` shows it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Locator:
+    """Finds the place of a problem in a file.
+
+    Args:
+        file: The file or module, as it was given.
+        graph: Name of the graph.
+        source: The text, if the file is JSON.
+        raw: The graph in it.
+    """
+
+    file: str
+    graph: str | None = None
+    source: Source | None = None
+    raw: Any = None
+
+    def at(self, place: Place, message: str, *, severity: str = "error") -> Problem:
+        """Return a problem of what stands at ``place`` in the graph."""
+        node, field = None, ".".join(map(str, place)) or None
+        if place[:1] == ("nodes",) and len(place) > 1:
+            node = self._identifier(place[1])
+            field = ".".join(map(str, place[2:])) or None
+            named = f"node {node!r}" if node is not None else f"nodes[{place[1]}]"
+            message = ", ".join(filter(None, (named, field))) + f": {message}"
+        elif field:
+            message = f"{field}: {message}"
+        line = self.source.line(place) if self.source else None
+        return Problem(self.file, message, line, self.graph, node, field, severity)
+
+    def told(self, text: str, nodes: Sequence[GraphNodeModel]) -> Problem:
+        """Return a problem that the rules of the state manager name, such as ``node 'a', input 'x': ...``."""
+        place: Place = ()
+        node = field = None
+        if text.startswith("secret "):
+            place, field = ("secrets",), "secrets"
+        for index, declared in enumerate(nodes):
+            start = f"node {declared.identifier!r}"
+            doubled = f"identifier {declared.identifier!r} is used "
+            # The last of several nodes with one name: the one that is too many.
+            if text.startswith((f"{start}:", f"{start},", f"{start} ", doubled)):
+                place, node = ("nodes", index), declared.identifier
+                for name in declared.inputs:
+                    if text.startswith(f"{start}, input {name!r}:"):
+                        place, field = ("nodes", index, "inputs", name), f"inputs.{name}"
+        line = self.source.lines.get(place) if self.source and place else None
+        return Problem(self.file, text, line, self.graph, node, field)
+
+    def invalid(self, error: ValidationError) -> list[Problem]:
+        """Return every problem that pydantic found, without the values: they may be secret."""
+        return [
+            self.at(_place_of(found["loc"]), found["msg"].removeprefix("Value error, "))
+            for found in error.errors(include_url=False, include_context=False, include_input=False)
+        ]
+
+    def _identifier(self, index: str | int) -> str | None:
+        nodes = self.raw.get("nodes") if isinstance(self.raw, dict) else None
+        if not isinstance(nodes, list) or not isinstance(index, int) or index >= len(nodes):
+            return None
+        found = nodes[index].get("identifier") if isinstance(nodes[index], dict) else None
+        return found if isinstance(found, str) else None
+
+
+def _place_of(loc: tuple[int | str, ...]) -> Place:
+    """Return where pydantic found something; of the name of an entry it says ``[key]`` below the entry."""
+    return loc[:-1] if loc[-1:] == ("[key]",) else loc

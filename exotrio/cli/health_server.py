@@ -1,0 +1,149 @@
+"""The port of ``worker --health-port``: a Trio loop in a thread of its own.
+
+A thread, since it has to answer just when node code blocks the runtime's loop. It reads the runtime
+only where that may be read from any thread, and it ends after the runtime did, so that the drain can
+be watched.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import trio
+
+from exotrio._httpd.server import Limits, open_listeners, serve_http, urls
+from exotrio._runtime.runtime import Runtime
+from exotrio.errors import ExotrioError
+from exotrio.manager.security.access import LOOPBACK_HOSTS, host_name
+from exotrio.manager.security.api_key import is_loopback
+from exotrio.monitoring import Health, RuntimeMetrics
+
+log = logging.getLogger("exotrio.cli")
+
+LIMITS = Limits(max_connections=32, max_body=1024, keyless=10.0)
+LAST = 1.0
+"""Seconds for an answer on its way when the process ends."""
+PLAIN = "text/plain; charset=utf-8"
+
+Answer = tuple[int, bytes, str]
+Page = Callable[[], Awaitable[Answer]]
+
+
+@contextmanager
+def health_server(runtime: Runtime, host: str, port: int, *, tasks: bool) -> Iterator[None]:
+    """Serve the health of a runtime for as long as the block lasts. Enter it before the runtime starts.
+
+    Args:
+        runtime: What is looked at.
+        host: Address to bind.
+        port: 0 for any free one.
+        tasks: Serve the task tree too.
+
+    Raises:
+        PortBusy, ConfigurationError: the address cannot be used.
+    """
+    thread = _Thread(_pages(runtime, tasks=tasks), host, port)
+    log.info("health is served on %s", " ".join(thread.bound))
+    try:
+        yield
+    finally:
+        thread.end()
+
+
+def _pages(runtime: Runtime, *, tasks: bool) -> Mapping[str, Page]:
+    health, metrics = Health(runtime), RuntimeMetrics(runtime)
+
+    async def livez() -> Answer:
+        return _verdict(health.alive())
+
+    async def readyz() -> Answer:
+        return _verdict(health.ready())
+
+    async def measured() -> Answer:
+        body, content_type = metrics.render()
+        return 200, body, content_type
+
+    async def tree() -> Answer:
+        return 200, f"{await runtime.tasks()}\n".encode(), PLAIN
+
+    pages: dict[str, Page] = {"/livez": livez, "/readyz": readyz, "/metrics": measured}
+    return {**pages, "/tasks": tree} if tasks else pages
+
+
+def _verdict(problem: str) -> Answer:
+    return (503 if problem else 200), f"{problem or 'ok'}\n".encode("utf-8", "replace"), PLAIN
+
+
+class _Thread:
+    """The thread. Made and ended in another one."""
+
+    def __init__(self, pages: Mapping[str, Page], host: str, port: int) -> None:
+        self._pages = pages
+        self._hosts = LOOPBACK_HOSTS | {host} if is_loopback(host) else None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._stopping: trio.Event | None = None
+        begun: queue.SimpleQueue[list[str] | BaseException] = queue.SimpleQueue()
+        # A daemon: whatever holds it up, it does not hold up the end of the process.
+        self._thread = threading.Thread(
+            target=self._body, args=(host, port, begun), name="exotrio health", daemon=True
+        )
+        self._thread.start()
+        first = begun.get()
+        if isinstance(first, BaseException):
+            raise first
+        self.bound = first
+
+    def end(self) -> None:
+        """Answer what is on its way, and end."""
+        if self._token is not None and self._stopping is not None:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._stopping.set)
+        self._thread.join(2 * LAST)
+
+    def _body(self, host: str, port: int, begun: queue.SimpleQueue[list[str] | BaseException]) -> None:
+        try:
+            trio.run(self._main, host, port, begun)
+        except ExotrioError as error:
+            begun.put(error)
+        except BaseException as error:
+            log.critical("the health port fails", exc_info=error)
+            begun.put(error)
+
+    async def _main(self, host: str, port: int, begun: queue.SimpleQueue[list[str] | BaseException]) -> None:
+        listeners = await open_listeners(host, port)
+        self._stopping = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+        begun.put(urls(listeners))
+        await serve_http(self._app, listeners, limits=LIMITS, grace=LAST, stopping=self._stopping)
+
+    async def _app(self, scope: MutableMapping[str, Any], receive: object, send: Any) -> None:
+        status, body, content_type = await self._answer(scope)
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [
+                    (b"content-type", content_type.encode()),
+                    (b"content-length", str(len(body)).encode()),
+                    (b"cache-control", b"no-store"),
+                ],
+            }
+        )
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, scope: Mapping[str, Any]) -> Answer:
+        host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+        if self._hosts is not None and host_name(host) not in self._hosts:
+            # On loopback this keeps a web page from reading here through a name of its own.
+            return 421, b"this Host is not served here\n", PLAIN
+        page = self._pages.get(scope["path"])
+        if page is None:
+            return 404, f"here are {', '.join(self._pages)}\n".encode(), PLAIN
+        if scope["method"] not in ("GET", "HEAD"):
+            return 405, b"only GET\n", PLAIN
+        return await page()

@@ -1,0 +1,116 @@
+"""Values that are given to a command: in its arguments, in files, or on standard input.
+
+``NAME=VALUE`` is text as it stands. ``NAME=@FILE`` is the text of a file, and ``NAME=@-`` what
+standard input holds, both without one line break at the end, which editors and ``echo`` add. A value
+that begins with ``@`` is written ``NAME=@@...``. A JSON file gives several values, each exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+
+import click
+
+from exotrio.cli.input.text_file import Unreadable, read_text, shown
+
+
+def pairs(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    """Return the values of a repeatable ``NAME=VALUE`` option."""
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, text = _decoded(value, ctx, parameter).partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{value!r} is not of the form NAME=VALUE", ctx, parameter)
+        if name in found:
+            raise click.BadParameter(f"{name!r} is given twice", ctx, parameter)
+        found[name] = _value(text, ctx, parameter)
+    return found
+
+
+def values_file(ctx: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, str]:
+    """Return the values in a JSON file, an object of texts; none if no file is given."""
+    if value is None:
+        return {}
+    name = shown(value)
+    try:
+        found = json.loads(_read(value, ctx, parameter))
+    except (ValueError, RecursionError) as error:
+        # Only the place: the text of the error could quote a secret.
+        place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise click.BadParameter(f"{name} is not JSON{place}", ctx, parameter) from None
+    if not isinstance(found, dict):
+        raise click.BadParameter(f'{name} is not a JSON object such as {{"name": "value"}}', ctx, parameter)
+    wrong = [key for key, text in found.items() if not isinstance(text, str)]
+    if wrong:
+        raise click.BadParameter(
+            f"{name}: the value of {wrong[0]!r} is not text; write it in quotes", ctx, parameter
+        )
+    return found
+
+
+def secrets(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    """Return the values of ``--secret NAME`` (from the environment) and ``--secret NAME=@FILE``."""
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, text = _decoded(value, ctx, parameter).partition("=")
+        if not name:
+            raise click.BadParameter("a secret needs a name", ctx, parameter)
+        if equals and (not text.startswith("@") or text.startswith("@@")):
+            # The value is not repeated: it is in the process list already, but need not be in logs too.
+            raise click.BadParameter(
+                f"the value of {name!r} stands in the arguments, where others can read it; "
+                f"use {name} (the environment variable), {name}=@FILE or {name}=@-",
+                ctx,
+                parameter,
+            )
+        if name in found:
+            raise click.BadParameter(f"{name!r} is given twice", ctx, parameter)
+        if equals:
+            found[name] = _value(text, ctx, parameter)
+        elif (set_to := os.environ.get(name)) is not None:
+            found[name] = set_to
+        else:
+            raise click.BadParameter(
+                f"there is no environment variable {name!r}; set it, or use {name}=@FILE or {name}=@-",
+                ctx,
+                parameter,
+            )
+    return found
+
+
+def merged(
+    given: Mapping[str, str], from_file: Mapping[str, str], option: str, file_option: str
+) -> dict[str, str]:
+    """Return both together; refuse a name that stands in both."""
+    for name in given:
+        if name in from_file:
+            raise click.UsageError(f"{name!r} is given with {option} and with {file_option}")
+    return {**from_file, **given}
+
+
+def _decoded(value: str, ctx: click.Context, parameter: click.Parameter) -> str:
+    try:
+        # Bytes that the locale cannot decode arrive as surrogates, which no state can hold.
+        return os.fsencode(value).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise click.BadParameter(f"{value!r} is not UTF-8", ctx, parameter) from error
+
+
+def _value(text: str, ctx: click.Context, parameter: click.Parameter) -> str:
+    if text.startswith("@@"):
+        return text[1:]
+    if not text.startswith("@"):
+        return text
+    content = _read(text[1:], ctx, parameter)
+    return content.removesuffix("\n").removesuffix("\r")
+
+
+def _read(path: str, ctx: click.Context, parameter: click.Parameter) -> str:
+    try:
+        return read_text(path)
+    except Unreadable as error:
+        raise click.BadParameter(
+            f"{shown(path) or 'a file without a name'} {error}", ctx, parameter
+        ) from error

@@ -1,0 +1,300 @@
+"""Loading a user's file or module, and finding the Runtime and the Graph in it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import sysconfig
+import traceback
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+import exotrio
+from exotrio._runtime.hosting import hosted
+from exotrio._runtime.runtime import Runtime
+from exotrio.cli.exit_codes import ModuleInvalid, first_leaf
+from exotrio.cli.program import python_line
+from exotrio.cli.terminal.words import closest, meant
+from exotrio.errors import ConfigurationError, ExotrioError, LifecycleError
+from exotrio.graph import Graph
+
+T = TypeVar("T")
+
+_NOT_THE_USERS = (
+    os.path.join(Path(exotrio.__file__).parent, ""),
+    *(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    "<frozen ",
+)
+"""Beginnings of the names of files that a user did not write."""
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+"""Folders of installed packages; an environment may use those of others beside its own."""
+
+
+_TARGET = "give the path of a Python file, or the name of a module"
+
+
+class TargetMissing(ModuleInvalid):
+    """There is no such file or module."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A user's module.
+
+    Attributes:
+        target: The argument it was loaded from, without an attribute.
+        attribute: The part after the colon, if any.
+    """
+
+    target: str
+    attribute: str | None
+    module: ModuleType
+
+    def runtime(self) -> Runtime:
+        """Return the module's Runtime: the one named by the attribute, or the only one.
+
+        Raises:
+            ModuleInvalid: there is none, or several and none was named.
+        """
+        found = self._of_type(Runtime)
+        if self.attribute is not None:
+            if self.attribute not in found:
+                is_graph = self.attribute in self._of_type(Graph)
+                raise ModuleInvalid(
+                    f"{self.target} has no Runtime {self.attribute!r}" + meant(self.attribute, found),
+                    where=f"looked up because of '{self.target}:{self.attribute}'"
+                    + ("; that is a Graph, which is chosen with --graph" if is_graph else ""),
+                    fix=f"it has: {', '.join(found) or 'none'}",
+                )
+            return found[self.attribute]
+        if len(found) != 1:
+            raise ModuleInvalid(
+                f"{self.target} has {_how_many(found, 'Runtime')} at its top level",
+                where=", ".join(found),
+                fix=f"name one: {self.target}:{next(iter(found))}"
+                if found
+                else "write: runtime = Runtime(namespace=..., name=..., nodes=[...])",
+            )
+        return next(iter(found.values()))
+
+    def graph(self, name: str | None) -> Graph:
+        """Return the module's Graph with this name (its own, or its variable's), or the only one.
+
+        Raises:
+            ModuleInvalid: there is none like that, or several and none was named.
+        """
+        found = self._of_type(Graph)
+        if name is None:
+            if len(found) != 1:
+                names = ", ".join(graph.name for graph in found.values())
+                raise ModuleInvalid(
+                    f"{self.target} has {_how_many(found, 'Graph')} at its top level",
+                    where=names,
+                    fix="name one with --graph NAME"
+                    if found
+                    else "write: graph = Graph('my-graph', nodes=[...])",
+                )
+            return next(iter(found.values()))
+        by_name = {**found, **{graph.name: graph for graph in found.values()}}
+        if name not in by_name:
+            raise ModuleInvalid(
+                f"{self.target} has no Graph {name!r}" + meant(name, by_name),
+                where="asked for with --graph",
+                fix=f"it has: {', '.join(graph.name for graph in found.values()) or 'none'}",
+            )
+        return by_name[name]
+
+    def graphs(self) -> list[Graph]:
+        """Return every Graph at the module's top level."""
+        return list(self._of_type(Graph).values())
+
+    def runtimes(self) -> list[Runtime]:
+        """Return every Runtime at the module's top level."""
+        return list(self._of_type(Runtime).values())
+
+    def _of_type(self, kind: type[T]) -> dict[str, T]:
+        """Return the module's variables of a type; the first name of each object."""
+        found: dict[int, tuple[str, T]] = {}
+        for name, value in vars(self.module).items():
+            if isinstance(value, kind):
+                found.setdefault(id(value), (name, value))
+        return dict(found.values())
+
+
+def load(target: str) -> Loaded:
+    """Import ``FILE.py`` or ``package.module``, each with an optional ``:ATTRIBUTE``.
+
+    The folder of a file, or the working directory, is put first on the import path, as Python does
+    for scripts. A Runtime that the module builds needs no state manager yet.
+
+    Raises:
+        ModuleInvalid: there is no such file or module, it fails while it is loaded, or starts its
+            Runtime meanwhile.
+        ConfigurationError: it builds a Runtime or a node class that cannot be used.
+    """
+    path, attribute = split_target(target)
+    if not path:
+        raise TargetMissing(
+            "no file or module is named", where=f"in the argument {target!r}" if target else "", fix=_TARGET
+        )
+    try:
+        # What the module prints while it is loaded is no result of the command.
+        with hosted(), redirect_stdout(sys.stderr):
+            module = _import_file(Path(path)) if is_file(path) else _import_module(path)
+    except ModuleInvalid:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _explained(error, path) from error
+    return Loaded(path, attribute, module)
+
+
+def _explained(error: BaseException, path: str) -> ExotrioError:
+    """Return what to tell about an exception that the module raised while it was loaded."""
+    # What runs in a loop of the module's own arrives in groups.
+    leaf = first_leaf(error)
+    place = _place(leaf) or _place(error)
+    if isinstance(leaf, LifecycleError):
+        return ModuleInvalid(
+            f"{path} starts its Runtime while it is loaded",
+            where=place,
+            fix="put the start under: if __name__ == '__main__':",
+        )
+    if isinstance(leaf, ConfigurationError):
+        return ConfigurationError(leaf.what, leaf.problems, where=leaf.where or place, fix=leaf.fix)
+    if isinstance(leaf, ExotrioError):
+        return leaf
+    if isinstance(leaf, ValidationError):
+        return ModuleInvalid(f"{path} declares a {leaf.title} that breaks rules", _fields(leaf), where=place)
+    told = str(leaf).strip().splitlines()
+    command = python_line([path] if is_file(path) else ["-m", path])
+    return ModuleInvalid(
+        f"{path} failed while it was loaded: {type(leaf).__name__}" + (f": {told[0]}" if told else ""),
+        where=place,
+        fix=f"see the whole traceback with: {command}",
+    )
+
+
+def _fields(error: ValidationError) -> list[str]:
+    """Return every problem that pydantic names, without the values: they may be secret."""
+    return [
+        ".".join(map(str, found["loc"])) + ": " + found["msg"].removeprefix("Value error, ")
+        for found in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+
+
+def split_target(target: str) -> tuple[str, str | None]:
+    """Return the file or module, and the attribute, if there is one."""
+    head, colon, attribute = target.rpartition(":")
+    # A colon can also belong to a drive letter, "C:\\app.py".
+    if not colon or not attribute.isidentifier():
+        return target, None
+    return head, attribute
+
+
+def is_file(path: str) -> bool:
+    """Whether a target is the path of a file, and not the name of a module."""
+    separators = [os.sep, *([os.altsep] if os.altsep else [])]
+    return path.endswith(".py") or any(separator in path for separator in separators) or not path.strip(".")
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        close = closest(path.stem, [file.stem for file in path.parent.glob("*.py")])
+        instead = f"; did you mean {path.with_name(close + '.py')}?" if close else ""
+        raise TargetMissing(
+            f"{path} is a folder" if path.is_dir() else f"there is no file {path}{instead}",
+            where=f"looked up in {path.parent.absolute()}",
+            fix=_TARGET,
+        )
+    sys.path.insert(0, str(path.resolve().parent))
+    # A name of its own, so that a file called like a package it imports does not hide it.
+    name = f"exotrio_app_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ModuleInvalid(f"{path} is no Python file", fix="give a file whose name ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    # pydantic looks the module up while it resolves the annotations of classes in it.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
+            raise
+        raise _no_module(name) from error
+
+
+def _no_module(name: str) -> ModuleInvalid:
+    if os.path.isfile(name):
+        return ModuleInvalid(f"{name} is no Python file", fix="give a file whose name ends in .py")
+    if ":" in name:
+        fix = "behind the colon belongs the name of a Runtime's variable, as in app.py:runtime"
+    else:
+        file = Path(*name.split(".")).with_suffix(".py")
+        fix = f"for a file give its path, such as {os.curdir}{os.sep}{file}"
+    return TargetMissing(f"there is no module {name!r}", where=f"looked up from {Path.cwd()}", fix=fix)
+
+
+def _place(error: BaseException) -> str:
+    found = users_line(error)
+    return f"in {found[0]}, line {found[1]}" if found else ""
+
+
+def users_line(error: BaseException) -> tuple[str, int | None] | None:
+    """Return file and line of the innermost frame that is the user's, as far as that can be told."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return error.filename, error.lineno
+    frames = _users_frames(error)
+    return (frames[-1].filename, frames[-1].lineno) if frames else None
+
+
+def users_traceback(error: BaseException) -> str:
+    """Return how ``load`` came to an error of the module: the user's own lines, the innermost last.
+
+    Empty if it has none, as where the file itself is missing.
+    """
+    leaf = first_leaf(error.__cause__ or error)
+    lines = traceback.format_list(_users_frames(leaf))
+    if isinstance(leaf, SyntaxError):
+        # What it is about stands in no frame.
+        lines += traceback.TracebackException.from_exception(leaf).format_exception_only()
+    return "".join(lines).rstrip("\n")
+
+
+def users_files(error: BaseException | None = None) -> list[str]:
+    """Return the files of all modules loaded so far that are the user's.
+
+    Args:
+        error: Raised by ``load``. The files it came from are among them: what fails is not kept loaded.
+    """
+    found = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    if error is not None:
+        leaf = first_leaf(error.__cause__ or error)
+        found += [frame.filename for frame in _users_frames(leaf)]
+        found += [leaf.filename] if isinstance(leaf, SyntaxError) else []
+    files = {os.path.abspath(file) for file in found if isinstance(file, str) and _is_users(file)}
+    return sorted(file for file in files if os.path.exists(file))  # not "<string>"
+
+
+def _users_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+
+
+def _is_users(file: str) -> bool:
+    return not file.startswith(_NOT_THE_USERS) and not _INSTALLED & {*Path(file).parts}
+
+
+def _how_many(found: dict[str, T], what: str) -> str:
+    return f"{len(found)} {what}s" if found else f"no {what}"

@@ -1,0 +1,100 @@
+"""Options that several commands have, beside those of ``_connection``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from exotrio.cli.input import values
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+LONGEST = 10 * 365 * 86_400
+"""Seconds: ten years."""
+
+output = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="Form of what is printed.",
+)
+inputs = click.option(
+    "-i",
+    "--input",
+    "inputs",
+    multiple=True,
+    callback=values.pairs,
+    metavar="NAME=VALUE",
+    help="Input of the graph's first node; repeatable. =@FILE reads the value from a file, =@- from "
+    "standard input; =@@TEXT is @TEXT.",
+)
+store = click.option(
+    "--store",
+    multiple=True,
+    callback=values.pairs,
+    metavar="NAME=VALUE",
+    help="Entry of the run's store; repeatable, with the same forms.",
+)
+secrets = click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    callback=values.secrets,
+    metavar="NAME",
+    help="Secret of the graph, from the environment variable of that name; repeatable. NAME=@FILE reads "
+    "it from a file, NAME=@- from standard input.",
+)
+inputs_file = click.option(
+    "--inputs-file",
+    callback=values.values_file,
+    metavar="FILE",
+    help='JSON file with inputs, {"name": "value"}; - for standard input.',
+)
+secrets_file = click.option(
+    "--secrets-file",
+    callback=values.values_file,
+    metavar="FILE",
+    help='JSON file with secrets, {"name": "value"}; - for standard input.',
+)
+
+
+class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic in older clicks
+    """A number of seconds: 0 or more, and no more than ten years."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds <= LONGEST:
+            self.fail(f"{str(value)!r} is no number of seconds from 0 to {LONGEST:,} (ten years)", param, ctx)
+        return seconds
+
+
+class Port(click.ParamType):  # type: ignore[type-arg]
+    """A number of a port; 0 stands for any free one."""
+
+    name = "port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            port = int(value)
+        except ValueError:
+            port = -1
+        if not 0 <= port <= 65_535:
+            self.fail(f"{str(value)!r} is no port: give 0 (any free one) to 65535", param, ctx)
+        return port
+
+
+def limit(default: int, help: str) -> Callable[[F], F]:
+    """Return the option that says how many entries of a list are wanted."""
+    return click.option(
+        "--limit", default=default, show_default=True, metavar="N", type=click.IntRange(1), help=help
+    )

@@ -1,0 +1,80 @@
+"""Following a run that goes on elsewhere, until it ends or somebody has seen enough."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import trio
+
+from exotrio._runtime.entry import run_blocking
+from exotrio._wire.native import NativeRun
+from exotrio._wire.vocabulary import RunStatus
+from exotrio.cli.connection import Connection
+from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS
+from exotrio.cli.program import command_line
+from exotrio.cli.runs.result import collect, print_result
+from exotrio.cli.terminal.progress import progress_for
+from exotrio.client._state_manager import StateManager
+
+Start = Callable[[StateManager], Awaitable[str]]
+
+LONGEST_LOOK = 1.0
+"""Seconds between two looks at a run whose workers are elsewhere."""
+
+
+def follow(connection: Connection, start: Start, output: str) -> int:
+    """Show a run's progress until it ends, then its result; return the exit code.
+
+    SIGINT and SIGTERM end the following, not the run.
+
+    Args:
+        start: Returns the id of the run to follow; it may start it.
+        output: Form of the result, ``table`` or ``json``.
+    """
+    follower = _Follower(connection, start, output)
+    return run_blocking(follower.main, follower.stop)
+
+
+class _Follower:
+    def __init__(self, connection: Connection, start: Start, output: str) -> None:
+        self._connection = connection
+        self._start = start
+        self._output = output
+        self._progress = progress_for()
+        self._following = trio.CancelScope()
+        self._stopped = False
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    def stop(self, grace: float | None, reason: str) -> None:
+        """Called from the signal handler."""
+        self._stopped = True
+        if self._token is not None:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._following.cancel)
+
+    async def main(self) -> int:
+        self._token = trio.lowlevel.current_trio_token()
+        if self._stopped:  # before there was a loop to tell
+            self._following.cancel()
+        run_id: str | None = None
+        run: NativeRun | None = None
+        with self._connection.telling():
+            async with self._connection.open() as manager:
+                with self._following:
+                    run_id = await self._start(manager)
+                    with self._progress:
+                        run = await manager.wait(
+                            run_id, poll_interval=LONGEST_LOOK, on_progress=self._progress.show
+                        )
+                    print_result(await collect(manager, run), self._output, self._progress.elapsed)
+        if run is None or self._following.cancelled_caught:
+            self._progress.note(self._how_to_go_on(run_id))
+            return INTERRUPTED
+        return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
+
+    def _how_to_go_on(self, run_id: str | None) -> str:
+        if run_id is None:
+            return "interrupted; whether a run was started is not known: see the newest of `runs ls`"
+        command = command_line(["runs", "watch", run_id, *self._connection.arguments])
+        return f"no longer following; the run goes on. Follow it again with:\n  {command}"

@@ -1,0 +1,119 @@
+"""The result of a run: what its last places gave, and what failed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from exotrio._util.error_message import message_line
+from exotrio._wire.native import NativeRun
+from exotrio._wire.v0 import GraphReply
+from exotrio._wire.vocabulary import ERRORED, StateStatus
+from exotrio.cli.terminal.output import error_message, pairs, print_json, print_lines
+from exotrio.client._state_manager import StateManager
+
+MOST_SHOWN = 20
+"""States whose outputs or errors are shown in full; of more, the number is."""
+LONGEST_TRACEBACK = 30
+"""Lines of one that are printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What is printed of a finished run.
+
+    Attributes:
+        outputs: (identifier, outputs) of successes that nothing follows, the first ones.
+        outputs_left: How many more there are.
+        errors: (identifier, state id, error) of failed states, the first ones.
+        errors_left: How many more there are.
+    """
+
+    run: NativeRun
+    outputs: list[tuple[str, dict[str, Any]]]
+    outputs_left: int
+    errors: list[tuple[str, str, str]]
+    errors_left: int
+
+
+async def collect(client: StateManager, run: NativeRun) -> Result:
+    """Read what is to be printed of a run."""
+    graph = await client.run(run.run_id)
+    template = GraphReply.model_validate(await client.get_graph(run.graph_name))
+    last = {node.identifier for node in template.nodes if not node.next_nodes}
+    ends = [node for node in graph.nodes if node.status is StateStatus.SUCCESS and node.identifier in last]
+    failed = [node for node in graph.nodes if node.status in ERRORED]
+    outputs = []
+    for node in ends[:MOST_SHOWN]:
+        state = await client.state(run.graph_name, run.run_id, node.id)
+        if state.outputs:
+            outputs.append((node.identifier, state.outputs))
+    return Result(
+        run=run,
+        outputs=outputs,
+        outputs_left=max(0, len(ends) - MOST_SHOWN),
+        errors=[(node.identifier, node.id, node.error or "") for node in failed[:MOST_SHOWN]],
+        errors_left=max(0, len(failed) - MOST_SHOWN),
+    )
+
+
+def print_result(result: Result, form: str, elapsed: float) -> None:
+    """Print the result to standard output.
+
+    Args:
+        form: ``table`` or ``json``.
+        elapsed: Seconds this command followed the run.
+
+    Raises:
+        ExotrioError: it cannot be written.
+    """
+    fix = "the run itself is kept: `run --resume RUN`, or `runs watch RUN`, prints its result again"
+    if form == "json":
+        print_json(_as_json(result, elapsed), fix=fix)
+    else:
+        print_lines(_as_lines(result, elapsed), fix=fix)
+
+
+def _beside_the_message(error: str) -> list[str]:
+    """Return how a node came to its error: the lines of its traceback, of many the first and the last."""
+    lines = error.strip().splitlines()
+    if lines and lines[-1] == message_line(error):
+        lines.pop()
+    left = len(lines) - LONGEST_TRACEBACK
+    half = LONGEST_TRACEBACK // 2
+    return lines if left <= 0 else [*lines[:half], f"... {left} lines", *lines[half - LONGEST_TRACEBACK :]]
+
+
+def _as_json(result: Result, elapsed: float) -> dict[str, Any]:
+    run = result.run
+    return {
+        "run_id": run.run_id,
+        "graph": run.graph_name,
+        "status": run.status.value,
+        "seconds": round(elapsed, 3),
+        "nodes": {node.identifier: node.counts for node in run.nodes},
+        "outputs": [{"identifier": name, "outputs": values} for name, values in result.outputs],
+        "outputs_left": result.outputs_left,
+        "errors": [
+            {"identifier": name, "state_id": state, "error": text} for name, state, text in result.errors
+        ],
+        "errors_left": result.errors_left,
+    }
+
+
+def _as_lines(result: Result, elapsed: float) -> list[str]:
+    run = result.run
+    states = f"{run.total_count} state{'s' if run.total_count != 1 else ''}"
+    lines = [f"{run.status.value}: {states} in {elapsed:.1f} s (run {run.run_id})"]
+    for name, values in result.outputs:
+        lines += [f"{name}:", *pairs(values, "  ", ": ")]
+    if result.outputs_left:
+        lines.append(f"... and outputs of {result.outputs_left} more states")
+    for number, (name, state, text) in enumerate(result.errors):
+        lines.append(f"failed: {name} ({state}): {error_message(text)}")
+        if number == 0:
+            # One is what a person reads next; where many failed, most did so in the same way.
+            lines += [f"  {line}" for line in _beside_the_message(text)]
+    if result.errors_left:
+        lines.append(f"... and {result.errors_left} more failed states")
+    return lines

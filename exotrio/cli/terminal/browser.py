@@ -1,0 +1,92 @@
+"""Opening a page in the browser of whoever sits at this machine, and signing it in.
+
+A link that signs in must be neither in the arguments of a process, which every user of the machine can list,
+nor in a log. It goes into a page that only its owner can read, and the browser is given that file.
+"""
+
+from __future__ import annotations
+
+import os
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import trio
+
+from exotrio.errors import ConfigurationError
+from exotrio.manager.store.sqlite.database import MEMORY
+
+_PAGE = """<!doctype html>
+<meta charset="utf-8">
+<meta name="referrer" content="no-referrer">
+<meta http-equiv="refresh" content="0; url={link}">
+<title>exotrio</title>
+<a href="{link}">Open the dashboard</a>
+"""
+
+_OF_TERMINALS = frozenset({"www-browser", "links", "elinks", "lynx", "w3m", "links2"})
+
+
+async def open_in_browser(url: str) -> bool:
+    """Open a page and return whether some browser took it. Never fails.
+
+    A browser that runs in the terminal is not opened unless ``BROWSER`` names it: it would take the
+    screen that this program writes on.
+
+    Cancellation:
+        Safe; the page may still appear.
+    """
+    return await trio.to_thread.run_sync(_open, url, abandon_on_cancel=True)
+
+
+def _open(url: str) -> bool:
+    try:
+        # Not webbrowser.open, which falls back on whatever else there is.
+        browser = webbrowser.get()
+        if not os.environ.get("BROWSER") and os.path.basename(str(browser.name)) in _OF_TERMINALS:
+            return False
+        return browser.open(url)
+    except (webbrowser.Error, OSError, ValueError):  # ValueError: a BROWSER that is no command line
+        return False
+
+
+@contextmanager
+def sign_in_page(db: str) -> Iterator[Path]:
+    """Give the place of a page for ``write_redirect``; at the end it is removed.
+
+    Args:
+        db: The database that it is for, which stands beside it; one in memory has a folder made for it.
+    """
+    if db == MEMORY:
+        with TemporaryDirectory(prefix="exotrio-") as folder:
+            yield Path(folder, "sign-in.html")
+        return
+    file = Path(db).resolve()
+    page = file.with_name(f"{file.name}.sign-in.html")
+    try:
+        yield page
+    finally:
+        page.unlink(missing_ok=True)
+
+
+def write_redirect(page: Path, link: str) -> None:
+    """Write a page, for its owner only, that leads on to a link.
+
+    Raises:
+        ConfigurationError: it cannot be written.
+    """
+    try:
+        # Made anew: what somebody else put there is neither written to nor followed.
+        page.unlink(missing_ok=True)
+        with open(
+            page, "x", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)
+        ) as file:
+            file.write(_PAGE.format(link=escape(link)))
+    except OSError as error:
+        raise ConfigurationError(
+            f"the page {page}, to sign in with, cannot be written: {error.strerror}",
+            fix="check the folder of the database and the free space of its disk",
+        ) from error

@@ -1,0 +1,66 @@
+"""Log lines as JSON objects, for machines that collect them."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from exotrio._execution.log_context import claim_fields, phase_context, state_context
+from exotrio._runtime.ledger import Held
+from exotrio._util.json import encode, sendable
+from exotrio._util.redaction import NO_SECRETS, Redactor
+from exotrio._util.terminal_text import harmless_json
+
+FIELDS = ("run", "state", "node", "attempt", "phase")
+"""Beside time, level, logger, message and exception."""
+
+
+class JsonFormatter(logging.Formatter):
+    """One object per line: time (UTC), level, logger, message; run, state, node, attempt and phase
+    where they are known; exception with its traceback.
+
+    The state is the one that a line is about, or in whose execution it was written. Values of that
+    state's secrets are masked, whoever wrote them.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line. One that cannot be formatted comes out raw, with the reason."""
+        context = state_context.get()
+        redactor = NO_SECRETS if context is None else context.redactor
+        try:
+            message = record.getMessage()
+        except Exception as error:
+            message = f"{record.msg!r} % {record.args!r} ({type(error).__name__}: {error})"
+        entry: dict[str, Any] = {
+            "time": _timestamp(record.created),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": message,
+        }
+        args = record.args.values() if isinstance(record.args, dict) else record.args or ()
+        about = [arg.claim for arg in args if isinstance(arg, Held)]
+        if not about and context is not None:
+            about = [context.claim]
+        if len(about) == 1:
+            entry |= claim_fields(about[0])
+        if (phase := phase_context.get()) is not None:
+            entry["phase"] = phase().value
+        entry |= {name: record.__dict__[name] for name in FIELDS if name in record.__dict__}
+        if record.exc_info and record.exc_info[0] is not None:
+            entry["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            entry["stack"] = self.formatStack(record.stack_info)
+        line = encode({name: _plain(value, redactor) for name, value in entry.items()}).decode()
+        return harmless_json(line)
+
+
+def _timestamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _plain(value: object, redactor: Redactor) -> object:
+    # Anything can be given as `extra`, and text can hold what UTF-8 cannot.
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return sendable(redactor.redact(str(value)))

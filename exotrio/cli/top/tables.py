@@ -1,0 +1,174 @@
+"""The tables of ``top``: nodes, runtimes and runs, each as a head and rows that fit a width. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from rich.text import Text
+
+from exotrio._util.spans import coarse, duration
+from exotrio._util.terminal_text import one_line
+from exotrio._wire.native import NativeRunSummary
+from exotrio._wire.overview import NodeNow, Overview
+from exotrio._wire.runtimes import ListedWorker
+from exotrio._wire.vocabulary import RunStatus
+from exotrio.cli.terminal.columns import Column, table_lines
+
+BAR = 16
+NOBODY = "nobody"
+
+
+def node_lines(overview: Overview, width: int) -> list[Text]:
+    """Return the registered nodes, those that are stuck or have something to do first."""
+    columns = (
+        Column("NODE", right=False, flexible=True),
+        Column("WAITING"),
+        Column("DUE", missing=3),
+        Column("OLDEST", missing=4),
+        Column("RUNNING"),
+        Column("ENDED/H", missing=5),
+        Column("FAILED", missing=1),
+        Column("P50", missing=7),
+        Column("P95", missing=6),
+        Column("OFFERED", missing=2),
+    )
+    rows = [_node(node) for node in sorted(overview.nodes, key=_urgency)]
+    return table_lines(columns, rows, width) + _none_if(not rows, "no node is registered")
+
+
+def _urgency(node: NodeNow) -> tuple[bool, bool, bool, str]:
+    # By what a node is, not by how much it has: rows that change places cannot be read.
+    stuck = bool(node.waiting) and not node.offered_by
+    return not stuck, not (node.waiting or node.running), not node.ended, node.name
+
+
+def _node(node: NodeNow) -> tuple[Text, ...]:
+    stuck = bool(node.waiting) and not node.offered_by
+    offers = Text(str(len(node.offered_by)) if node.offered_by else NOBODY, style="bold red" if stuck else "")
+    return (
+        Text(one_line(node.name), style="bold red" if stuck else ""),
+        _count(node.waiting),
+        _count(node.eligible),
+        Text(coarse(node.oldest_ms) if node.eligible else "", style="yellow" * (node.oldest_ms >= 60_000)),
+        _count(node.running, "blue"),
+        _count(node.ended),
+        _count(node.failed, "red"),
+        Text("" if node.p50_ms is None else duration(node.p50_ms)),
+        Text("" if node.p95_ms is None else duration(node.p95_ms)),
+        offers,
+    )
+
+
+def runtime_lines(overview: Overview, width: int) -> list[Text]:
+    """Return the runtimes, the live ones first."""
+    columns = (
+        Column("RUNTIME", right=False, flexible=True),
+        Column("PROCESS", right=False, flexible=True, missing=3),
+        Column("PHASE", right=False),
+        Column("BUSY"),
+        Column("FREE", missing=2),
+        Column("HOLDS", missing=1),
+        Column("HEARD"),
+    )
+    lines = table_lines(columns, [_runtime(runtime) for runtime in overview.runtimes], width)
+    if overview.v0_runtimes:
+        many = overview.v0_runtimes > 1
+        kinds = "kinds of runtimes ask" if many else "runtime asks"
+        text = f"{overview.v0_runtimes} {kinds} through v0, which does not say who"
+        lines.append(Text(text, style="dim"))
+    left = overview.runtime_count - len(overview.runtimes)
+    if left > 0:
+        lines.append(Text(f"and {left} more", style="dim"))
+    return lines + _none_if(
+        not overview.runtimes and not overview.v0_runtimes,
+        "no runtime was heard of; start one: python -m exotrio worker FILE",
+    )
+
+
+def _runtime(runtime: ListedWorker) -> tuple[Text, ...]:
+    silent = not runtime.live and runtime.phase != "stopped"
+    phase = "silent" if silent else f"{runtime.phase}, drains" if runtime.asked_to_drain else runtime.phase
+    known = runtime.workers > 0
+    style = "red" if silent else "" if phase == "running" else "yellow" if runtime.live else "dim"
+    return (
+        Text(one_line(runtime.runtime)),
+        Text(one_line(runtime.worker_id), style="dim"),
+        Text(one_line(phase), style=style),
+        Text(f"{runtime.busy}/{runtime.workers}" if known else str(runtime.busy)),
+        Text(str(max(0, runtime.workers - runtime.busy)) if known else ""),
+        _count(runtime.holds),
+        Text(coarse(runtime.heard_ms), style="red" * silent),
+    )
+
+
+def run_lines(overview: Overview, width: int, *, plain: bool) -> list[Text]:
+    """Return the newest runs.
+
+    Args:
+        plain: Only ASCII.
+    """
+    columns = (
+        Column("RUN", right=False),
+        Column("GRAPH", right=False, flexible=True),
+        Column("STATUS", right=False),
+        Column("PROGRESS", right=False, missing=2),
+        Column("DONE"),
+        Column("FAILED", missing=1),
+        Column("BEGAN", missing=3),
+        Column("TOOK", missing=4),
+    )
+    now = _moment(overview.at)
+    rows = [_run(run, now, plain=plain) for run in overview.runs]
+    return table_lines(columns, rows, width) + _none_if(not rows, "nothing ran yet")
+
+
+def _run(run: NativeRunSummary, now: datetime, *, plain: bool) -> tuple[Text, ...]:
+    began = _moment(run.created_at)
+    over = None if run.finished_at is None else _moment(run.finished_at)
+    total = run.total_count - run.retried_count
+    status, style = _status(run)
+    return (
+        Text(one_line(run.run_id[:8])),
+        Text(one_line(run.graph_name)),
+        Text(status, style=style),
+        _bar(run.success_count, run.errored_count, total, plain=plain),
+        Text(f"{run.success_count + run.errored_count:,}/{total:,}"),
+        _count(run.errored_count, "red"),
+        Text(f"{coarse((now - began).total_seconds() * 1000)} ago"),
+        Text(duration(((over or now) - began).total_seconds() * 1000)),
+    )
+
+
+def _status(run: NativeRunSummary) -> tuple[str, str]:
+    if run.cancelled_at is not None:
+        return "cancelled", "magenta"
+    return {
+        RunStatus.PENDING: ("running", "blue"),
+        RunStatus.SUCCESS: ("success", "green"),
+        RunStatus.FAILED: ("failed", "red"),
+    }[run.status]
+
+
+def _bar(good: int, bad: int, total: int, *, plain: bool) -> Text:
+    full, empty = ("#", "-") if plain else ("█", "░")
+    bar = Text()
+    ended = BAR * (good + bad) // total if total else 0
+    # A failure among thousands is still seen.
+    failed = -(-BAR * bad // total) if total else 0
+    ended = max(ended, failed)
+    bar.append(full * (ended - failed), style="green")
+    bar.append(full * failed, style="red")
+    bar.append(empty * (BAR - ended), style="dim")
+    return bar
+
+
+def _count(number: int, style: str = "") -> Text:
+    return Text(f"{number:,}" if number else "", style=style)
+
+
+def _none_if(condition: bool, text: str) -> list[Text]:
+    return [Text(text, style="dim")] if condition else []
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)

@@ -1,0 +1,87 @@
+"""Fetching a backup into a file: written aside, checked, and only then put in its place."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from exotrio._util.new_file import NewFile, require_place
+from exotrio._wire.operations import BACKUP_PATH, BACKUP_TYPE
+from exotrio.client._calls import Calls
+from exotrio.errors import ConfigurationError, DatabaseError
+
+MAKING = 900.0
+"""Seconds the state manager may take to copy its database before it begins to send."""
+CLEANUP = 5.0
+_INSTRUCTIONS = 10_000
+
+
+async def backup(calls: Calls, path: Path, *, overwrite: bool) -> int:
+    """Fetch a backup into a file and return its size."""
+    await trio.to_thread.run_sync(_require_place, path, overwrite)
+    file = NewFile(path, "the backup", DatabaseError)
+    try:
+        await trio.to_thread.run_sync(file.open)
+
+        async def write(piece: bytes) -> None:
+            await trio.to_thread.run_sync(file.write, piece)
+
+        async def fetch() -> int:
+            return await calls.http.download(BACKUP_PATH, write, patience=MAKING, media_type=BACKUP_TYPE)
+
+        size = await calls.prefer_native(
+            lambda: calls.repeat(fetch, sent=False),
+            lambda: calls.refuse_v0("no backup can be fetched", "back up the database it uses"),
+        )
+        await _check(file)
+        await trio.to_thread.run_sync(partial(file.put_in_place, overwrite=overwrite))
+        return size
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP):
+            await trio.to_thread.run_sync(file.remove)
+
+
+def _require_place(path: Path, overwrite: bool) -> None:
+    require_place(path, overwrite=overwrite)
+    # Replaced under a state manager that uses it, a database would be lost with all that is written to it.
+    if any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", ".lock")):
+        raise ConfigurationError(
+            f"{path} is the database of a state manager, or was",
+            where=f"{path.name}.lock or {path.name}-wal is beside it",
+            fix="choose another name for the backup",
+        )
+
+
+async def _check(file: NewFile) -> None:
+    """Sync what arrived and let SQLite look through it."""
+    given_up = threading.Event()
+    try:
+        await trio.to_thread.run_sync(_look_through, file, given_up.is_set, abandon_on_cancel=True)
+    finally:
+        given_up.set()
+
+
+def _look_through(file: NewFile, given_up: Callable[[], bool]) -> None:
+    import sqlite3
+
+    file.sync()
+    path = file.aside
+    try:
+        uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            connection.set_progress_handler(given_up, _INSTRUCTIONS)
+            found = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
+    except sqlite3.Error as error:
+        found = [str(error)]
+    if found == ["ok"] and not path.stat().st_size:
+        found = ["it is empty"]  # which SQLite takes for a new one
+    if found != ["ok"]:
+        raise DatabaseError(
+            f"what arrived is no sound database: {'; '.join(found)}",
+            fix="try again; if it stays like this, the state manager's disk may be failing",
+        )

@@ -1,0 +1,128 @@
+"""How the public client's calls are made: to which API, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Never, TypeVar
+from urllib.parse import urlencode
+
+import trio
+from pydantic import BaseModel
+
+from exotrio._http.client import HttpClient
+from exotrio._http.discovery import discover, stranger
+from exotrio._util.backoff import full_jitter
+from exotrio._wire.vocabulary import NATIVE_VERSION, native_path, v0_path
+from exotrio.errors import ManagerUnavailable, NotFound, RequestRefused
+
+if TYPE_CHECKING:
+    from exotrio._http.endpoint import Endpoint
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+TRIES = 4
+LONGEST_PAUSE = 5.0
+
+
+@dataclass(slots=True)
+class Server:
+    """What is known of a state manager.
+
+    Attributes:
+        native: Whether it speaks the native API; None while that is not known.
+    """
+
+    native: bool | None = None
+
+
+class Calls:
+    """Calls to one namespace of one state manager.
+
+    Args:
+        endpoint: The state manager.
+        namespace: Where every call goes.
+        server: What is known of it. Defaults to nothing.
+
+    Attributes:
+        long_polls: How many calls wait at the server; each takes one of the connections.
+    """
+
+    def __init__(self, endpoint: Endpoint, namespace: str, server: Server | None = None) -> None:
+        self.http = HttpClient(endpoint)
+        self.namespace = namespace
+        self.long_polls = 0
+        self._server = server or Server()
+
+    def apart(self) -> Calls:
+        """Return calls to the same, over connections of their own: for another Trio loop."""
+        return Calls(self.http.endpoint, self.namespace, self._server)
+
+    def v0(self, *segments: str | int) -> str:
+        """Return a path of v0 below the namespace."""
+        return v0_path(self.namespace, *segments)
+
+    def native(self, *segments: str | int, query: Mapping[str, Any] | None = None) -> str:
+        """Return a path of the native API below the namespace."""
+        path = native_path(self.namespace, *segments)
+        return f"{path}?{urlencode(query, doseq=True)}" if query else path
+
+    async def fetch(self, model: type[M], method: str, path: str, **options: Any) -> M:
+        """Ask for something that may be asked for repeatedly."""
+        return await self.repeat(lambda: self.http.fetch(model, method, path, **options))
+
+    async def fetch_list(self, model: type[M], what: str, *segments: str | int) -> M:
+        """Ask for a list of v0. Every state manager has these, so whatever answers 404 is not one."""
+
+        async def ask() -> M:
+            try:
+                return await self.http.fetch(model, "GET", self.v0(what, *segments))
+            except NotFound as error:
+                raise stranger(self.http, f"its {what}", "it answered 404", error) from error
+
+        return await self.repeat(ask)
+
+    async def prefer_native(
+        self, native: Callable[[], Awaitable[T]], otherwise: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Make the native call if the server is ours, the other one if it is not.
+
+        A 404 from a native route may mean that the server was replaced since: then it is asked again
+        what it is.
+        """
+        if await self.is_native():
+            try:
+                return await native()
+            except NotFound:
+                self._server.native = None
+                if await self.is_native():  # it is the thing asked for that is not known
+                    raise
+        return await otherwise()
+
+    def refuse_v0(self, what: str, fix: str) -> Never:
+        """Say what cannot be done at a server that speaks only v0."""
+        raise RequestRefused(
+            f"{what}: {self.http.endpoint.name} speaks only v0, which cannot do that",
+            fix=fix,
+        )
+
+    async def repeat(self, call: Callable[[], Awaitable[T]], *, sent: bool = True) -> T:
+        """Make a call, some times if need be; with ``sent=False`` only while it provably did not arrive."""
+        for attempt in range(TRIES - 1):
+            try:
+                return await call()
+            except ManagerUnavailable as error:
+                if error.sent and not sent:
+                    raise
+                self._server.native = None  # another server may answer next
+                pause = max(full_jitter(attempt, base=0.25, cap=2.0), error.retry_after or 0.0)
+                await trio.sleep(min(pause, LONGEST_PAUSE))
+        return await call()
+
+    async def is_native(self) -> bool:
+        """Return whether the server speaks the native API, and so is ours."""
+        if self._server.native is None:
+            found = await self.repeat(lambda: discover(self.http, self.namespace))
+            self._server.native = found is not None and found.version == NATIVE_VERSION
+        return self._server.native

@@ -1,0 +1,255 @@
+"""What the public client does with runs and states: follow, cancel, retry, look into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+from uuid import uuid4
+
+import trio
+
+from exotrio._http.client import REQUEST_TIMEOUT, require_trio
+from exotrio._util.error_message import message_line
+from exotrio._wire.native import NativeRun
+from exotrio._wire.operations import (
+    ListedState,
+    RefusedState,
+    RetriedState,
+    RetryRunReply,
+    RetryRunRequest,
+    RunsFound,
+    RunsQuery,
+    StateHistory,
+    StatesQuery,
+    StatesReply,
+)
+from exotrio._wire.v0 import ManualRetryReply, ManualRetryRequest, RunGraphReply, StateDetail
+from exotrio._wire.vocabulary import ERRORED, LONGEST_WAIT_MS, RunStatus, from_ms, is_state_id, to_ms
+from exotrio.client._calls import Calls
+from exotrio.client._run_status import summarize
+from exotrio.errors import ManagerUnavailable, NotFound, RequestRefused
+
+FIRST_POLL = 0.05
+MOST_LONG_POLLS = 8
+"""Half the connections of a client, so that its other calls find one; further waits ask now and then."""
+OUTAGE_TOLERANCE = 60.0
+"""How long ``wait`` goes on asking a state manager that does not answer."""
+OURS = "use exotrio's server (python -m exotrio server)"
+
+
+async def run(calls: Calls, run_id: str) -> RunGraphReply:
+    """Return the states of a run and how they follow each other."""
+    reply = await calls.fetch(RunGraphReply, "GET", calls.v0("states", "run", run_id, "graph"))
+    if not reply.nodes:  # what v0 answers for a run it does not know
+        raise NotFound(f"there is no run {run_id} in namespace {calls.namespace!r}")
+    return reply
+
+
+async def status(calls: Calls, run_id: str, wait: float = 0.0, pause: float = 0.0) -> NativeRun:
+    """Return how far a run is: after ``wait`` seconds, or as soon as it has ended.
+
+    Args:
+        pause: Seconds to sleep first instead, if the server cannot be waited at.
+    """
+
+    async def derived() -> NativeRun:
+        await trio.sleep(pause)
+        return summarize(run_id, await run(calls, run_id))
+
+    return await calls.prefer_native(lambda: _native_status(calls, run_id, wait, pause), derived)
+
+
+async def _native_status(calls: Calls, run_id: str, wait: float, pause: float) -> NativeRun:
+    if calls.long_polls == MOST_LONG_POLLS:
+        await trio.sleep(pause)
+        wait = 0.0
+    wait = min(wait, from_ms(LONGEST_WAIT_MS))
+    path = calls.native("run", run_id, query={"wait_ms": to_ms(wait)})
+    began = trio.current_time()
+    calls.long_polls += wait > 0
+    try:
+        found = await calls.fetch(NativeRun, "GET", path, timeout=REQUEST_TIMEOUT + wait)
+    finally:
+        calls.long_polls -= wait > 0
+    if found.status is RunStatus.PENDING:
+        # A server that is stopping answers early: it must not be asked in a tight loop.
+        await trio.sleep_until(began + wait)
+    return found
+
+
+async def wait(
+    calls: Calls,
+    run_id: str,
+    *,
+    timeout: float | None,
+    poll_interval: float,
+    on_progress: Callable[[NativeRun], None] | None,
+) -> NativeRun:
+    """Wait until a run is no longer PENDING."""
+    require_trio()
+    shown: NativeRun | None = None
+    # Whoever is not told of the first status does not ask for it: the first look waits for the end already.
+    pause, held = 0.0, FIRST_POLL if on_progress is None else 0.0
+    with _time_limit(timeout):
+        while True:
+            found = await _status_after_outages(calls, run_id, held, pause)
+            if on_progress is not None and found != shown:
+                on_progress(found)
+                shown = found
+            if found.status is not RunStatus.PENDING:
+                return found
+            held = pause = min(max(pause * 1.5, FIRST_POLL), poll_interval)
+
+
+async def _status_after_outages(calls: Calls, run_id: str, wait: float, pause: float) -> NativeRun:
+    give_up = trio.current_time() + wait + OUTAGE_TOLERANCE
+    while True:
+        try:
+            return await status(calls, run_id, wait, pause)
+        except ManagerUnavailable:
+            if trio.current_time() >= give_up:
+                raise
+            await trio.sleep(1.0)
+
+
+def _time_limit(seconds: float | None) -> AbstractContextManager[object]:
+    return nullcontext() if seconds is None else trio.fail_after(seconds)
+
+
+async def cancel(calls: Calls, run_id: str) -> NativeRun:
+    """End a run."""
+    return await calls.prefer_native(
+        lambda: calls.fetch(NativeRun, "POST", calls.native("run", run_id, "cancel")),
+        lambda: calls.refuse_v0(
+            f"the run {run_id} cannot be cancelled", f"stop the runtimes that run its nodes; or {OURS}"
+        ),
+    )
+
+
+async def manual_retry(calls: Calls, state_id: str, fanout_id: str) -> ManualRetryReply:
+    """Run a state once more, as a new state."""
+    path = calls.v0("state", state_id, "manual-retry")
+    request = ManualRetryRequest(fanout_id=fanout_id)
+    with _not_found_if_no_id(state_id):
+        return await calls.repeat(
+            lambda: calls.http.fetch(ManualRetryReply, "POST", path, body=request), sent=False
+        )
+
+
+async def state(calls: Calls, graph: str, run_id: str, state_id: str) -> StateDetail:
+    """Return one state in full."""
+    with _not_found_if_no_id(state_id):
+        return await calls.fetch(
+            StateDetail, "GET", calls.v0("graph", graph, "run", run_id, "node", state_id)
+        )
+
+
+@contextmanager
+def _not_found_if_no_id(state_id: str) -> Iterator[None]:
+    """Say that there is no such state, where a stock server answers 400 or 500 to an id that is none."""
+    try:
+        yield
+    except (RequestRefused, ManagerUnavailable) as error:
+        if error.status not in {400, 500} or is_state_id(state_id):
+            raise
+        raise NotFound(
+            f"there is no state {state_id!r}: the id of a state has 24 hex digits",
+            status=error.status,
+            where=error.where,
+        ) from error
+
+
+async def retry_run(calls: Calls, run_id: str) -> RetryRunReply:
+    """Retry all failed states of a run."""
+    # Chosen once, so that repeating the request retries nothing twice.
+    request_id = str(uuid4())
+    path = calls.native("run", run_id, "retry")
+    return await calls.prefer_native(
+        lambda: calls.fetch(RetryRunReply, "POST", path, body=RetryRunRequest(request_id=request_id)),
+        lambda: _retry_each(calls, run_id, request_id),
+    )
+
+
+async def _retry_each(calls: Calls, run_id: str, request_id: str) -> RetryRunReply:
+    failed = [state for state in (await run(calls, run_id)).nodes if state.status in ERRORED]
+    if not failed:
+        raise RequestRefused(f"the run {run_id} has no failed states", status=409)
+    reply = RetryRunReply(retried=[], refused=[])
+    for state in failed:
+        try:
+            # The state in the id: a stock server takes one id once for all states of a node.
+            new = await manual_retry(calls, state.id, f"{request_id}:{state.id}")
+        except (NotFound, RequestRefused) as refusal:
+            reply.refused.append(RefusedState(state_id=state.id, reason=refusal.what))
+        else:
+            reply.retried.append(RetriedState(state_id=state.id, new_state_id=new.id, status=new.status))
+    return reply
+
+
+async def find_runs(calls: Calls, query: RunsQuery) -> RunsFound:
+    """Return one page of runs."""
+    path = calls.native("runs", query=_parameters(query))
+    return await calls.prefer_native(
+        lambda: calls.fetch(RunsFound, "GET", path),
+        lambda: calls.refuse_v0("runs cannot be searched", f"page through runs(); or {OURS}"),
+    )
+
+
+async def states(calls: Calls, query: StatesQuery) -> StatesReply:
+    """Return one page of states."""
+    return await calls.prefer_native(lambda: _filled_page(calls, query), lambda: _states_of_run(calls, query))
+
+
+async def _filled_page(calls: Calls, query: StatesQuery) -> StatesReply:
+    """Ask on while the page is not full: one request looks through so many states only."""
+    found: list[ListedState] = []
+    while True:
+        page = await calls.fetch(StatesReply, "GET", calls.native("states", query=_parameters(query)))
+        found += page.states
+        left = query.limit - len(found)
+        # The same place again would be asked for for ever.
+        if left <= 0 or page.next in (None, query.before):
+            return StatesReply(states=found, next=page.next)
+        query = query.model_copy(update={"before": page.next, "limit": left})
+
+
+async def _states_of_run(calls: Calls, query: StatesQuery) -> StatesReply:
+    if query.run is None:
+        calls.refuse_v0("states cannot be listed across runs", f"name one run; or {OURS}")
+    graph = await run(calls, query.run)
+    found = [
+        ListedState(
+            id=state.id,
+            node_name=state.node_name,
+            identifier=state.identifier,
+            graph_name=graph.graph_name,
+            run_id=query.run,
+            status=state.status,
+            error=state.error and message_line(state.error),
+        )
+        for state in reversed(graph.nodes)
+        if query.graph in (None, graph.graph_name)
+        and query.node in (None, state.node_name)
+        and query.identifier in (None, state.identifier)
+        and (not query.status or state.status in query.status)
+    ]
+    ids = [state.id for state in found]
+    begin = ids.index(query.before) + 1 if query.before in ids else 0
+    page = found[begin : begin + query.limit]
+    return StatesReply(states=page, next=page[-1].id if found[begin + query.limit :] else None)
+
+
+async def history(calls: Calls, state_id: str) -> StateHistory:
+    """Return one state with all that happened to it."""
+    return await calls.prefer_native(
+        lambda: calls.fetch(StateHistory, "GET", calls.native("state", state_id)),
+        lambda: calls.refuse_v0(
+            f"the state {state_id} cannot be found by its id alone",
+            f"ask state() with its graph and run; or {OURS}",
+        ),
+    )
+
+
+def _parameters(query: RunsQuery | StatesQuery) -> dict[str, Any]:
+    return query.model_dump(mode="json", exclude_defaults=True)

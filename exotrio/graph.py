@@ -1,0 +1,350 @@
+"""Declarations of a graph: what users write and what travels in ``PUT .../graph/{name}``.
+
+Pure data. Field rules (blank names, ranges, repeated keys) are checked here, at construction;
+rules that need the whole graph live in ``manager/_template.py`` and are the server's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from itertools import islice
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+
+from exotrio._util.backoff import LONGEST_DELAY_MS
+from exotrio._util.cron import check_expression
+
+__all__ = [
+    "CronTrigger",
+    "Graph",
+    "GraphNodeModel",
+    "RetryPolicyModel",
+    "RetryStrategyEnum",
+    "StoreConfigModel",
+    "UnitesModel",
+    "UnitesStrategyEnum",
+]
+
+MAX_NAME = 256
+"""Longest name of anything that stands in a path, in characters."""
+MAX_NODES = 1_000
+"""Most places of one graph: what the checks remember grows with its square."""
+MAX_EDGES = 10_000
+"""Most entries of ``next_nodes`` in one graph: how long the checks take grows with them."""
+MAX_TRIGGERS = 100
+"""Most triggers of one graph: to find when a rare one comes due takes up to 20 ms."""
+PART = 100
+"""Entries of an object that are checked at once, and so the most of which problems are told."""
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` if it can stand in a URL path and a log line; raise ValueError otherwise."""
+    if len(name) > MAX_NAME:
+        raise ValueError(f"is longer than {MAX_NAME} characters")
+    if "/" in name or name in {".", ".."}:
+        raise ValueError("cannot stand in a URL path: no '/', and not '.' or '..'")
+    if any(ord(character) < 32 or ord(character) == 127 for character in name):
+        raise ValueError("contains a control character")
+    return name
+
+
+def _trimmed(name: str) -> str:
+    name = name.strip()
+    if not name:
+        raise ValueError("cannot be blank")
+    return name
+
+
+def _not_store(identifier: str) -> str:
+    if identifier == "store":
+        raise ValueError("'store' is reserved for ${{ store.key }}")
+    return identifier
+
+
+def _store_key(key: str) -> str:
+    key = _trimmed(key)
+    if "." in key:
+        raise ValueError(f"store key {key!r} cannot contain '.'")
+    return key
+
+
+def _no_repeats(names: list[str]) -> list[str]:
+    repeated = sorted(name for name, uses in Counter(names).items() if uses > 1)
+    if repeated:
+        raise ValueError(f"repeated: {', '.join(repeated)}")
+    return names
+
+
+def _part_by_part(values: Any, check: Callable[[Any], Any]) -> Any:
+    """Check the entries of an object in parts, and none after the first part that has problems.
+
+    All at once, an object of 2 MB would make a million problems, of 2 GB.
+    """
+    if not isinstance(values, dict) or len(values) <= PART:
+        return check(values)
+    checked: dict[str, Any] = {}
+    entries = iter(values.items())
+    while part := dict(islice(entries, PART)):
+        checked |= check(part)
+    return checked
+
+
+PartByPart = WrapValidator(_part_by_part)
+"""For an object of a request. Its lists have ``fail_fast``, or a largest length, for the same reason."""
+Texts = Annotated[dict[str, str], PartByPart]
+
+
+def _no_repeated_keys(values: Any, check: Callable[[Any], Any]) -> Any:
+    checked = check(values)
+    # Of two that are the same when trimmed, the second would replace the first.
+    if len(checked) < len(values):
+        _no_repeats([key.strip() for key in values])
+    return checked
+
+
+Name = Annotated[str, AfterValidator(_trimmed), AfterValidator(check_name)]
+Identifier = Annotated[Name, AfterValidator(_not_store)]
+StoreKey = Annotated[str, AfterValidator(_store_key), AfterValidator(check_name)]
+
+
+class _Declaration(BaseModel):
+    # Validators are built at first use, so that importing exotrio stays light.
+    model_config = ConfigDict(defer_build=True)
+
+
+class UnitesStrategyEnum(StrEnum):
+    """When a united node may run."""
+
+    ALL_SUCCESS = "ALL_SUCCESS"
+    """Nothing of the group is waiting or failed, and at least one member reached the node."""
+    ALL_DONE = "ALL_DONE"
+    """Nothing of the group is waiting, whatever became of it."""
+
+
+class UnitesModel(_Declaration):
+    """Makes a node run once for each state of ``identifier``, when everything below it ended.
+
+    Args:
+        identifier: The place; trimmed and checked by the ``GraphNodeModel`` it is given to.
+        strategy: Defaults to ALL_SUCCESS.
+    """
+
+    identifier: str
+    strategy: UnitesStrategyEnum = UnitesStrategyEnum.ALL_SUCCESS
+
+
+def _named_target(unites: UnitesModel) -> UnitesModel:
+    try:
+        return unites.model_copy(update={"identifier": check_name(_trimmed(unites.identifier))})
+    except ValueError as error:
+        raise ValueError(f"the identifier {error}") from None
+
+
+class GraphNodeModel(_Declaration):
+    """One place in a graph: which node runs there, with which inputs, and what follows.
+
+    Args:
+        node_name: Name of the registered node (its class name).
+        namespace: Namespace the node is registered in.
+        identifier: Name of this place, unique in the graph; not ``store``.
+        inputs: Input name to text; the text may hold ``${{ identifier.outputs.field }}`` and
+            ``${{ store.key }}``. Defaults to none.
+        next_nodes: Identifiers of the places that follow, or None.
+        unites: Set for a place that waits for everything below ``unites.identifier``.
+    """
+
+    node_name: Name
+    namespace: Annotated[str, AfterValidator(check_name)]
+    identifier: Identifier
+    # Any, not str: a value that is no string is a whole-graph error (400), not a field error (422).
+    inputs: dict[str, Any] = Field(default_factory=dict)
+    next_nodes: (
+        Annotated[list[Name], Field(fail_fast=True, max_length=MAX_NODES), AfterValidator(_no_repeats)] | None
+    ) = None
+    unites: Annotated[UnitesModel, AfterValidator(_named_target)] | None = None
+
+    def to_wire(self) -> PlaceModel:
+        """Return the place as it stands in a graph body."""
+        return PlaceModel(**dict(self))
+
+
+class PlaceModel(GraphNodeModel):
+    """A place as it travels: there the inputs have to be given, even if there are none."""
+
+    inputs: dict[str, Any]
+
+
+class RetryStrategyEnum(StrEnum):
+    """How the delay grows from retry to retry, and how much of it is random."""
+
+    EXPONENTIAL = "EXPONENTIAL"
+    EXPONENTIAL_FULL_JITTER = "EXPONENTIAL_FULL_JITTER"
+    EXPONENTIAL_EQUAL_JITTER = "EXPONENTIAL_EQUAL_JITTER"
+    LINEAR = "LINEAR"
+    LINEAR_FULL_JITTER = "LINEAR_FULL_JITTER"
+    LINEAR_EQUAL_JITTER = "LINEAR_EQUAL_JITTER"
+    FIXED = "FIXED"
+    FIXED_FULL_JITTER = "FIXED_FULL_JITTER"
+    FIXED_EQUAL_JITTER = "FIXED_EQUAL_JITTER"
+
+
+class RetryPolicyModel(_Declaration):
+    """When a failed state is tried again.
+
+    Args:
+        max_retries: Retries after the first attempt. Defaults to 3.
+        strategy: How delays grow. Defaults to EXPONENTIAL.
+        backoff_factor: Base delay in milliseconds. Defaults to 2000.
+        exponent: Base of the exponential strategies. Defaults to 2.
+        max_delay: Longest delay in milliseconds, or None for no cap.
+    """
+
+    max_retries: int = Field(default=3, ge=0, le=1_000_000)
+    strategy: RetryStrategyEnum = RetryStrategyEnum.EXPONENTIAL
+    backoff_factor: int = Field(default=2000, gt=0, le=LONGEST_DELAY_MS)
+    exponent: int = Field(default=2, gt=0, le=1_000_000)
+    max_delay: int | None = Field(default=None, gt=0, le=LONGEST_DELAY_MS)
+
+
+class StoreConfigModel(_Declaration):
+    """Keys of the run's store.
+
+    Args:
+        required_keys: Keys every trigger must give. A default does not stand in for one.
+        default_values: Values read where a trigger gave none.
+    """
+
+    required_keys: Annotated[list[StoreKey], Field(fail_fast=True), AfterValidator(_no_repeats)] = Field(
+        default_factory=list
+    )
+    default_values: Annotated[dict[StoreKey, str], PartByPart, WrapValidator(_no_repeated_keys)] = Field(
+        default_factory=dict
+    )
+
+
+class CronTriggerValue(_Declaration):
+    """The ``value`` of a cron trigger on the wire; keys beside ``expression`` are kept."""
+
+    model_config = ConfigDict(extra="allow", defer_build=True)
+
+    expression: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_expression)]
+
+
+class TriggerModel(_Declaration):
+    """A trigger as it travels: ``{"type": "CRON", "value": {"expression": ...}}``."""
+
+    type: Literal["CRON"]
+    value: CronTriggerValue
+
+
+class CronTrigger(_Declaration):
+    """Start a run of the graph whenever ``expression`` comes due, in UTC.
+
+    Args:
+        expression: A cron expression, ``*/5 * * * *`` for example; also six fields (seconds last),
+            seven (year), names and ``@hourly``.
+    """
+
+    expression: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_expression)]
+
+    def to_wire(self) -> TriggerModel:
+        """Return the trigger as it stands in a graph body."""
+        return TriggerModel(type="CRON", value=CronTriggerValue(expression=self.expression))
+
+
+class GraphBody(_Declaration):
+    """Body of ``PUT /v0/namespace/{ns}/graph/{g}``, and a graph as it is stored."""
+
+    secrets: Texts
+    nodes: Annotated[list[PlaceModel], Field(max_length=MAX_NODES)]
+    retry_policy: RetryPolicyModel = Field(default_factory=RetryPolicyModel)
+    store_config: StoreConfigModel = Field(default_factory=StoreConfigModel)
+    triggers: Annotated[list[TriggerModel], Field(fail_fast=True)] = Field(default_factory=list)
+
+    def excess(self) -> list[str]:
+        """Return which largest sizes of a new graph this one exceeds. Graphs of old databases may."""
+        edges = sum(len(node.next_nodes or ()) for node in self.nodes)
+        sizes = (
+            (edges, MAX_EDGES, "edges (entries of next_nodes)"),
+            (len(self.triggers), MAX_TRIGGERS, "triggers"),
+        )
+        return [
+            f"a graph has at most {most:,} {what}; this one has {size:,}"
+            for size, most, what in sizes
+            if size > most
+        ]
+
+
+class GraphRequest(GraphBody):
+    """Likewise, of a graph that comes from a client."""
+
+    triggers: Annotated[list[TriggerModel], Field(fail_fast=True, max_length=MAX_TRIGGERS)] = Field(
+        default_factory=list
+    )
+
+    @model_validator(mode="after")
+    def _has_a_size(self) -> GraphRequest:
+        if excess := self.excess():
+            raise ValueError("; ".join(excess))
+        return self
+
+
+class Graph(BaseModel):
+    """A graph declared in Python, ready for ``StateManager.upsert_graph`` or ``python -m exotrio run``.
+
+    Args:
+        name: Name of the graph in its namespace.
+        nodes: The places of the graph; exactly one has nothing before it, the root.
+        secrets: Secret name to value. Values are encrypted at rest and never shown again.
+        retry_policy: Defaults to ``RetryPolicyModel()``.
+        store_config: Defaults to an empty store.
+        triggers: Cron triggers. Defaults to none.
+
+    Raises:
+        pydantic.ValidationError: a field breaks its rule; every problem is named.
+    """
+
+    model_config = ConfigDict(defer_build=True)
+
+    name: Name
+    nodes: list[GraphNodeModel]
+    secrets: dict[str, str] = Field(default_factory=dict, repr=False)
+    retry_policy: RetryPolicyModel = Field(default_factory=RetryPolicyModel)
+    store_config: StoreConfigModel = Field(default_factory=StoreConfigModel)
+    triggers: list[CronTrigger] = Field(default_factory=list)
+
+    def __init__(
+        self,
+        name: str,
+        nodes: Sequence[GraphNodeModel | Mapping[str, Any]],
+        **fields: Any,
+    ) -> None:
+        super().__init__(name=name, nodes=list(nodes), **fields)
+
+    @field_validator("nodes")
+    @classmethod
+    def _has_nodes(cls, nodes: list[GraphNodeModel]) -> list[GraphNodeModel]:
+        if not nodes:
+            raise ValueError("a graph needs at least one node")
+        return nodes
+
+    def to_wire(self) -> GraphBody:
+        """Return the graph as the body of an upsert."""
+        return GraphBody(
+            secrets=self.secrets,
+            nodes=[node.to_wire() for node in self.nodes],
+            retry_policy=self.retry_policy,
+            store_config=self.store_config,
+            triggers=[trigger.to_wire() for trigger in self.triggers],
+        )

@@ -1,0 +1,274 @@
+"""JSON over HTTP: reading request bodies and path values, writing replies and errors.
+
+Every error body is JSON, in the shapes of v0: ``{"detail": text}``; a list of problems with 422;
+``{"success": false, "detail": text}`` with 500.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, TypeVar
+
+import trio
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from exotrio.errors import DatabaseError, GraphInvalid
+from exotrio.graph import check_name
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.security.cipher import SecretUnreadable
+from exotrio.manager.store.sqlite.commits import log_level
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+
+logger = logging.getLogger("exotrio.manager.http")
+
+CLAIM_LIMIT = 10.0
+"""Seconds that writing a claim may take, cancelled or not."""
+_LONGEST_ECHO = 200
+_MOST_PROBLEMS = 100
+"""Of one request that a refusal names, which otherwise could be far longer than the request. That pydantic
+collects no more than a few thousand is up to the models: see ``PartByPart``."""
+_LARGEST_INTEGER = 2**63 - 1
+"""The database's."""
+_WHOLE = TypeAdapter(int)
+"""As lax as the integers of bodies: ``2.0`` is one."""
+
+
+class Unprocessable(Exception):
+    """The request does not have the right form: 422 with one item per problem."""
+
+    def __init__(self, items: list[dict[str, Any]]) -> None:
+        super().__init__(f"{len(items)} problems")
+        self.items = items
+
+
+def reply(content: object, status: int = 200) -> Response:
+    """Return a JSON response. NaN and infinity, which JSON lacks, become null."""
+    return Response(to_json(content, inf_nan_mode="null"), status, media_type="application/json")
+
+
+class ClaimReply(Response):
+    """A reply that may hand out states. If it cannot be written, ``undo`` hands them back."""
+
+    def __init__(self, content: object, undo: Callable[[], object] | None) -> None:
+        super().__init__(to_json(content, inf_nan_mode="null"), media_type="application/json")
+        self._undo = undo
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except BaseException as error:
+            if self._undo is not None:
+                # Whatever ended it, cancellation included: nobody will run these states.
+                logger.info("the reply to a claim could not be written (%r); the claim is undone", error)
+                self._undo()
+            raise
+
+
+async def settled(claim: Awaitable[T]) -> T:
+    """Await the write of a claim even if cancelled: what it took can be handed back only if it is known.
+
+    Raises:
+        Refused: it was not written in time. 504, since whether it will be is unknown; the store then
+            undoes it.
+
+    Cancellation:
+        Delayed until the claim is written, for at most ``CLAIM_LIMIT`` seconds.
+    """
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLAIM_LIMIT):
+        return await claim
+    raise Refused(504, f"the claim was not written within {CLAIM_LIMIT:g} s; look at the server's disk")
+
+
+async def read_model(request: Request, model: type[M]) -> M:
+    """Parse the body as ``model``.
+
+    Raises:
+        Unprocessable: it is not JSON, or not of that form.
+    """
+    return parse_model(await read_body(request), model)
+
+
+def parse_model(body: bytes, model: type[M]) -> M:
+    """Parse a body as ``model``.
+
+    Raises:
+        Unprocessable: it is not JSON, or not of that form.
+    """
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise Unprocessable(describe(error, body)) from None
+
+
+def read_query(request: Request, model: type[M], *, lists: Collection[str] = ()) -> M:
+    """Parse what stands behind the ``?`` as ``model``. The last one counts of a parameter that is repeated.
+
+    Args:
+        lists: Parameters of which all count.
+
+    Raises:
+        Unprocessable: it is not of that form.
+    """
+    given = request.query_params
+    fields = {name: given.getlist(name) if name in lists else value for name, value in given.items()}
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise Unprocessable(_items(error, "query")) from None
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the body.
+
+    Raises:
+        Refused: it is longer than the app takes. The server has the same limit, but a request from
+            inside the process does not come through it.
+    """
+    most: int = request.app.state.max_body
+    body = await request.body()
+    if len(body) > most:
+        raise Refused(413, f"the body is longer than {most} bytes")
+    return body
+
+
+def describe(error: ValidationError, body: bytes) -> list[dict[str, Any]]:
+    """Return the problems in the shape of v0, without echoing long or secret input."""
+    if not body:
+        return [{"type": "missing", "loc": ["body"], "msg": "a JSON body is required", "input": None}]
+    return _items(error, "body", body)
+
+
+def _items(error: ValidationError, part: str, body: bytes = b"") -> list[dict[str, Any]]:
+    items = []
+    for problem in error.errors(include_url=False, include_context=False)[:_MOST_PROBLEMS]:
+        location: list[str | int] = [part, *(_shortened(step) for step in problem["loc"])]
+        if problem["type"] == "json_invalid":
+            location = [part, json_offset(problem["msg"], body)]
+        items.append(
+            {
+                "type": problem["type"],
+                "loc": location,
+                "msg": problem["msg"],
+                "input": None if "secrets" in location else _echo(problem["input"]),
+            }
+        )
+    return items
+
+
+def json_offset(message: str, body: bytes) -> int:
+    """Return how many characters come before the place at which ``body`` stops being JSON.
+
+    Args:
+        message: The parser's, which alone tells it: "... at line 1 column 2", counted in bytes.
+        body: What was parsed.
+    """
+    place = re.search(r" at line (\d+) column (\d+)$", message)
+    if place is None:
+        return 0
+    line, column = int(place[1]), int(place[2])
+    begin = sum(len(each) + 1 for each in body.split(b"\n", line - 1)[: line - 1])
+    return len(body[: begin + column - 1].decode("utf-8", "replace"))
+
+
+def _shortened(step: str | int) -> str | int:
+    """Return a step of a location: an index, a field, or the client's own key of an object, of any length."""
+    return step if isinstance(step, int) or len(step) <= _LONGEST_ECHO else f"{step[:_LONGEST_ECHO]}..."
+
+
+def _echo(value: object) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str) and len(value) <= _LONGEST_ECHO:
+        return value
+    return f"<{type(value).__name__}>"
+
+
+def path_name(request: Request, parameter: str) -> str:
+    """Return a name from the path.
+
+    Raises:
+        Unprocessable: it cannot be a name.
+    """
+    name: str = request.path_params[parameter]
+    try:
+        return check_name(name)
+    except ValueError as error:
+        raise _bad_path(parameter, str(error), name) from None
+
+
+def path_int(request: Request, parameter: str, *, least: int) -> int:
+    """Return a whole number from the path.
+
+    Raises:
+        Unprocessable: it is none, or below ``least``.
+    """
+    text: str = request.path_params[parameter]
+    try:
+        number = _WHOLE.validate_python(text)
+    except ValidationError:
+        raise _bad_path(parameter, "must be a whole number", text, kind="int_parsing") from None
+    if number < least:
+        raise _bad_path(parameter, f"must be {least} or more", text, kind="greater_than_equal")
+    if number > _LARGEST_INTEGER:
+        raise _bad_path(parameter, f"must be at most {_LARGEST_INTEGER}", text, kind="less_than_equal")
+    return number
+
+
+def _bad_path(parameter: str, message: str, value: str, kind: str = "value_error") -> Unprocessable:
+    return Unprocessable([{"type": kind, "loc": ["path", parameter], "msg": message, "input": _echo(value)}])
+
+
+# -- exceptions to responses; Starlette calls these, and would run them in a thread were they not async
+
+
+async def on_refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return reply({"detail": error.detail}, error.status)
+
+
+async def on_unprocessable(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Unprocessable)
+    return reply({"detail": error.items}, 422)
+
+
+async def on_graph_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, GraphInvalid)
+    return reply({"detail": "\n".join(error.problems)}, 400)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = reply({"detail": error.detail}, error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def on_database_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, DatabaseError)
+    logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, error)
+    again = "" if isinstance(error, SecretUnreadable) else "; try again later"
+    return reply({"detail": f"{error.what}{again}"}, 503)
+
+
+async def on_defect(request: Request, error: Exception) -> Response:
+    # Starlette raises the error again after this reply, and the server logs it.
+    return reply({"success": False, "detail": "an unexpected error occurred; the server's log has it"}, 500)
+
+
+EXCEPTION_HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
+    Refused: on_refused,
+    Unprocessable: on_unprocessable,
+    GraphInvalid: on_graph_invalid,
+    HTTPException: on_http_exception,
+    DatabaseError: on_database_error,
+    Exception: on_defect,
+}

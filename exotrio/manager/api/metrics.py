@@ -1,0 +1,164 @@
+"""What Prometheus scrapes of a state manager.
+
+prometheus_client is imported here only when metrics are made: a state manager inside somebody else's
+process has none. Labels are routes, nodes and words of ours, never the id of a run or a state.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import trio
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from exotrio.errors import DatabaseError
+from exotrio.manager.queries.backlog import Backlog, backlog
+from exotrio.manager.store.sqlite.commits import Committed
+from exotrio.manager.store.sqlite.store import Store
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Of the text format that every Prometheus reads; our names need nothing newer."""
+CACHED = 5.0
+"""Seconds a look into the database counts: however many scrape, it is taken once."""
+LONGEST_LOOK = 3.0
+REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
+
+class ManagerMetrics:
+    """The metrics of one state manager, in a registry of their own.
+
+    Args:
+        store: Its store. Its commits are counted from now on.
+        connections: Returns how many are open.
+    """
+
+    def __init__(self, store: Store, connections: Callable[[], int] = lambda: 0) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Histogram
+
+        self._store = store
+        self._connections = connections
+        self._looking = trio.Lock()
+        self._looked_at: float | None = None
+        self._backlog: list[Backlog] = []
+        self.registry: Any = CollectorRegistry()
+        self.registry.register(self)
+        # Typed as anything: a type checker would want to see prometheus_client imported above.
+        self._requests: Any = Histogram(
+            "exotrio_manager_http_request_duration_seconds",
+            "From the head of a request to the head of its answer; a claim may wait for a first state.",
+            ["route", "method", "code"],
+            buckets=REQUEST_BUCKETS,
+            registry=self.registry,
+        )
+        self._ended: Any = Counter(
+            "exotrio_manager_states_ended_total",
+            "States that got a status in which they stay, since this process began.",
+            ["namespace", "node", "status"],
+            registry=self.registry,
+        )
+        self._groups: Any = Histogram(
+            "exotrio_manager_commit_group_size",
+            "Writes that shared one sync to disk.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=self.registry,
+        )
+        store.on_commit = self._committed
+
+    async def render(self) -> tuple[bytes, str]:
+        """Return the present values in Prometheus' text format, and its content type."""
+        from prometheus_client import generate_latest
+
+        await self._look()
+        return generate_latest(self.registry), CONTENT_TYPE
+
+    def timed(self, app: ASGIApp, routes: Iterable[Route]) -> ASGIApp:
+        """Return ``app`` with every request counted under the pattern of its route."""
+        # A template's braces are the only ids that a label may have.
+        patterns: dict[Any, str] = {route.endpoint: route.path.rstrip("/") or "/" for route in routes}
+
+        async def timing(scope: Scope, receive: Receive, send: Send) -> None:
+            began = time.monotonic()
+            code = "none"
+
+            async def noting(message: Message) -> None:
+                nonlocal code
+                if message["type"] == "http.response.start":
+                    code = str(message["status"])
+                    note()
+                await send(message)
+
+            def note() -> None:
+                # Starlette leaves the endpoint in the scope. Who was refused before has none.
+                pattern = patterns.get(scope.get("endpoint"), "none")
+                method = scope["method"] if scope["method"] in METHODS else "other"
+                self._requests.labels(pattern, method, code).observe(time.monotonic() - began)
+
+            try:
+                await app(scope, receive, noting)
+            finally:
+                if code == "none":
+                    note()
+
+        return timing
+
+    def describe(self) -> list[Metric]:
+        """Name what ``collect`` gives, for the registry."""
+        return list(self.collect())
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the gauges, for the registry."""
+        from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+
+        states = GaugeMetricFamily(
+            "exotrio_manager_states",
+            "States that have not ended: CREATED waits (counted up to 100,000), QUEUED is held by a runtime.",
+            labels=["namespace", "node", "status"],
+        )
+        eligible = GaugeMetricFamily(
+            "exotrio_manager_eligible_states",
+            "States a runtime could claim now, counted up to 100,000.",
+            labels=["namespace", "node"],
+        )
+        oldest = GaugeMetricFamily(
+            "exotrio_manager_oldest_eligible_seconds",
+            "Since when the first of those could be claimed; 0 without any.",
+            labels=["namespace", "node"],
+        )
+        for each in self._backlog:
+            states.add_metric([each.namespace, each.node, "CREATED"], each.waiting)
+            states.add_metric([each.namespace, each.node, "QUEUED"], each.held)
+            eligible.add_metric([each.namespace, each.node], each.eligible)
+            oldest.add_metric([each.namespace, each.node], each.oldest)
+        yield from (states, eligible, oldest)
+        yield GaugeMetricFamily(
+            "exotrio_manager_connections", "Connections that are open.", self._connections()
+        )
+        yield InfoMetricFamily("exotrio_manager_build", "What runs here.", {"version": version("exotrio")})
+
+    async def _look(self) -> None:
+        async with self._looking:
+            now = trio.current_time()
+            if self._looked_at is not None and now - self._looked_at < CACHED:
+                return
+            # Rather no numbers than old ones: an alarm would trust them.
+            self._backlog, self._looked_at = [], None
+            with trio.move_on_after(LONGEST_LOOK):
+                try:
+                    self._backlog = await self._store.read(backlog)
+                except DatabaseError:
+                    return  # the log has it from whoever needed an answer, and the other numbers still help
+                self._looked_at = now
+
+    def _committed(self, committed: Committed) -> None:
+        if not committed.failed:
+            self._groups.observe(len(committed.writes))
+        for (namespace, node, status), count in committed.ended.items():
+            self._ended.labels(namespace, node, status).inc(count)

@@ -1,0 +1,303 @@
+"""Routes of the native API: leases, batches and long polls for exotrio's own runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, TypeVar
+
+import trio
+from pydantic import ValidationError
+from pydantic_core import from_json
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from exotrio._httpd.server import CROWDED, STOPPING
+from exotrio._wire.native import (
+    HeartbeatRequest,
+    ItemReply,
+    NativeClaimRequest,
+    NativeTriggerRequest,
+    OutcomeItem,
+    ReleaseRequest,
+    RunQuery,
+    outcome_item,
+)
+from exotrio._wire.operations import BACKUP_PATH, RetryRunRequest, RunsQuery, StatesQuery
+from exotrio._wire.vocabulary import (
+    LARGEST_BATCH,
+    NATIVE_ROOT,
+    NATIVE_VERSION,
+    ItemResult,
+    StateStatus,
+    from_ms,
+)
+from exotrio.manager.api.backup import BackupReply
+from exotrio.manager.api.json import (
+    CLAIM_LIMIT,
+    ClaimReply,
+    Unprocessable,
+    json_offset,
+    path_name,
+    read_body,
+    read_model,
+    read_query,
+    reply,
+    settled,
+)
+from exotrio.manager.api.v0 import Endpoint, routes_of
+from exotrio.manager.engine import claims, leases, outcomes, retries
+from exotrio.manager.engine import runs as runs_engine
+from exotrio.manager.queries import history, listings, views
+from exotrio.manager.security.access import LOCAL
+from exotrio.manager.service import Service, beside
+
+T = TypeVar("T")
+
+NAMESPACE = f"{NATIVE_ROOT}/namespace/{{namespace}}"
+CAPABILITIES = ("leases", "batch", "long_poll", "heartbeat")
+
+
+def native_routes(service: Service) -> list[Route]:
+    """Return the routes of the native API."""
+    native = _Native(service)
+    table: list[tuple[str, str, Endpoint]] = [
+        ("GET", NATIVE_ROOT, native.discover),
+        ("GET", BACKUP_PATH, native.backup),
+        ("POST", f"{NAMESPACE}/claim", native.claim),
+        ("POST", f"{NAMESPACE}/outcomes", native.record),
+        ("POST", f"{NAMESPACE}/release", native.release),
+        ("POST", f"{NAMESPACE}/graph/{{graph}}/trigger", native.trigger),
+        ("GET", f"{NAMESPACE}/run/{{run_id}}", native.run),
+        ("POST", f"{NAMESPACE}/run/{{run_id}}/cancel", native.cancel),
+        ("POST", f"{NAMESPACE}/run/{{run_id}}/retry", native.retry),
+        ("GET", f"{NAMESPACE}/runs", native.runs),
+        ("GET", f"{NAMESPACE}/states", native.states),
+        ("GET", f"{NAMESPACE}/state/{{state_id}}", native.state),
+        ("POST", f"{NAMESPACE}/heartbeat", native.heartbeat),
+    ]
+    return routes_of(table)
+
+
+class _Native:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._store = service.store
+
+    async def discover(self, request: Request) -> Response:
+        return reply({"version": NATIVE_VERSION, "capabilities": CAPABILITIES})
+
+    async def backup(self, request: Request) -> Response:
+        return BackupReply(self._store, self._service.backing_up)
+
+    async def claim(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        body = await read_model(request, NativeClaimRequest)
+        claimed = await self._claim_or_wait(request, namespace, body)
+        answer = ClaimReply(
+            {"states": [{**state.v0, **state.native} for state in claimed.states]},
+            undo=claimed.undo and partial(self._store.owe, claimed.undo),
+        )
+        if body.wait_ms and not claimed.states and _is_crowded(request):
+            # Who asks again in a second would keep it for ever: that is no time for which it counts as idle.
+            answer.headers["connection"] = "close"
+        return answer
+
+    async def _claim_or_wait(
+        self, request: Request, namespace: str, body: NativeClaimRequest
+    ) -> claims.Claimed:
+        """Claim; while there is nothing, wait for something until ``wait_ms`` is over, the client
+        goes away or the server stops."""
+        limit = min(body.limit, LARGEST_BATCH)
+        # Who works on one run is no help to the states of others that wait for a runtime.
+        await self._service.polled(namespace, body.worker_id, () if body.run_id else body.limits)
+        asked = (namespace, body.limits, limit)
+        claimer = partial(
+            self._service.claimer,
+            local=LOCAL in request.scope,
+            worker=body.worker_id,
+            claim_id=body.claim_id,
+            run_id=body.run_id,
+            announces=body.announces,
+        )
+        longest = _patience(request, body.wait_ms)
+        if longest == 0 or limit == 0:
+            return await settled(self._store.write(claims.claim, *asked, claimer()))
+        # Not woken to ask again, but served in the very commit that has something for it: otherwise there
+        # would be two commits between the end of a node and the begin of the next.
+        claimed = await _unless_gone(
+            request,
+            longest + CLAIM_LIMIT,
+            partial(self._store.write_once_ready, longest, claims.claim_once_ready, *asked, claimer),
+        )
+        return claimed or claims.Claimed([])
+
+    async def record(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        items = _read_outcomes(await read_body(request))
+        good = [item for item in items if not isinstance(item, ItemReply)]
+        recorded = iter(
+            await self._store.write(outcomes.record_batch, namespace, good, self._service.cipher)
+            if good
+            else ()
+        )
+        return reply({"items": [item if isinstance(item, ItemReply) else next(recorded) for item in items]})
+
+    async def release(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        body = await read_model(request, ReleaseRequest)
+        if (body.states is None) == (body.claim_id is None):
+            raise Unprocessable(
+                [{"type": "value_error", "loc": ["body"], "msg": "give states or claim_id", "input": None}]
+            )
+        if body.claim_id is not None:
+            items = await self._store.write(
+                claims.release_claim,
+                namespace,
+                body.claim_id,
+                self._service.monotonic(),
+                delay_ms=body.delay_ms,
+            )
+        else:
+            items = await self._store.write(
+                claims.release, namespace, body.states or [], delay_ms=body.delay_ms
+            )
+        return reply({"items": items})
+
+    async def trigger(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        body = await read_model(request, NativeTriggerRequest)
+        run_id = await self._store.write(
+            runs_engine.trigger,
+            namespace,
+            path_name(request, "graph").strip(),
+            inputs=body.inputs,
+            store=body.store,
+            start_delay_ms=body.start_delay,
+            run_id=body.run_id,
+        )
+        return reply({"status": StateStatus.CREATED, "run_id": run_id})
+
+    async def run(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        run_id = request.path_params["run_id"]
+        longest = _patience(request, read_query(request, RunQuery).wait_ms)
+        run = None
+        if longest > 0:
+            run = await _unless_gone(
+                request,
+                longest + CLAIM_LIMIT,
+                partial(self._store.write_once_ready, longest, views.show_run_once_ended, namespace, run_id),
+            )
+        return reply(run or await self._store.read(views.show_run, namespace, run_id))
+
+    async def cancel(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        run_id = request.path_params["run_id"]
+        await self._store.write(runs_engine.cancel, namespace, run_id)
+        return reply(await self._store.read(views.show_run, namespace, run_id))
+
+    async def retry(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        body = await read_model(request, RetryRunRequest)
+        run_id = request.path_params["run_id"]
+        return reply(await self._store.write(retries.retry_run, namespace, run_id, body.request_id))
+
+    async def runs(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        query = read_query(request, RunsQuery)
+        return reply(await self._store.look(listings.list_runs, namespace, query))
+
+    async def states(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        query = read_query(request, StatesQuery, lists={"status"})
+        return reply(await self._store.look(listings.list_states, namespace, query))
+
+    async def state(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        state_id, now = request.path_params["state_id"], self._service.monotonic()
+        return reply(await self._store.look(history.show_history, namespace, state_id, now))
+
+    async def heartbeat(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        body = await read_model(request, HeartbeatRequest)
+        service = self._service
+        local = LOCAL in request.scope
+        items = await self._store.write(
+            leases.renew, namespace, body.states, service.monotonic(), service.terms
+        )
+        commands = service.workers.seen(namespace, body, service.monotonic())
+        ttl_ms = None if local else service.terms.lease_ttl_ms
+        return reply({"items": items, "ttl_ms": ttl_ms, "commands": commands})
+
+
+def _is_crowded(request: Request) -> bool:
+    """Whether the server has no connections left for those who wait."""
+    extension = request.scope.get("extensions", {}).get(CROWDED)
+    return extension is not None and extension["now"]()
+
+
+def _patience(request: Request, wait_ms: int) -> float:
+    """Return the seconds for which a client may wait here."""
+    return 0.0 if _is_crowded(request) else from_ms(wait_ms)
+
+
+async def _unless_gone(
+    request: Request, longest: float, something: Callable[[], Awaitable[T | None]]
+) -> T | None:
+    """Wait for something; None if the client goes away, the server stops, or ``longest`` seconds pass."""
+    stopping: trio.Event | None = request.scope.get("extensions", {}).get(STOPPING, {}).get("event")
+
+    async def give_up_when_disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    async def give_up_when_stopping() -> None:
+        assert stopping is not None
+        await stopping.wait()
+        scope.cancel()
+
+    watchers = [] if stopping is None else [give_up_when_stopping]
+    if LOCAL not in request.scope:  # who asks from inside and goes away cancels this
+        watchers.append(give_up_when_disconnected)
+    value: T | None = None
+    with trio.move_on_after(longest) as scope:
+        # Without watchers without a nursery: a twentieth of the way from one node to the next.
+        async with beside(*watchers) if watchers else nullcontext():
+            value = await something()
+            # Or a cancellation from outside, on the way out of here, would lose it: nobody would know what
+            # a claim took. Whoever gets the value meets that cancellation next.
+            scope.shield = True
+    return value
+
+
+def _read_outcomes(body: bytes) -> list[OutcomeItem | ItemReply]:
+    """Parse a batch; an item that cannot be read becomes its own reply, so that it harms no other."""
+    try:
+        raw = from_json(body)
+    except ValueError as error:
+        place = ["body", json_offset(str(error), body)]
+        raise Unprocessable(
+            [{"type": "json_invalid", "loc": place, "msg": str(error), "input": None}]
+        ) from None
+    if not isinstance(raw, list) or len(raw) > LARGEST_BATCH:
+        text = f"a list of at most {LARGEST_BATCH} outcomes is required"
+        raise Unprocessable([{"type": "list_type", "loc": ["body"], "msg": text, "input": None}])
+    return [_read_outcome(item) for item in raw]
+
+
+def _read_outcome(raw: Any) -> OutcomeItem | ItemReply:
+    try:
+        return outcome_item.validate_python(raw)
+    except ValidationError as error:
+        state_id = raw.get("state_id") if isinstance(raw, dict) else None
+        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        return ItemReply(
+            state_id=state_id if isinstance(state_id, str) else "",
+            result=ItemResult.INVALID,
+            detail=f"{place}: {problem['msg']}",
+        )

@@ -1,0 +1,74 @@
+"""Routes for those who operate a state manager: probes, and metrics."""
+
+from __future__ import annotations
+
+import trio
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from exotrio._httpd.server import STOPPING
+from exotrio.errors import DatabaseError
+from exotrio.manager.api.metrics import ManagerMetrics
+from exotrio.manager.api.v0 import Endpoint, routes_of
+from exotrio.manager.store.sqlite.database import FileReplaced
+from exotrio.manager.store.sqlite.store import Store
+
+PROBES = frozenset({"/health", "/livez", "/readyz"})
+"""Paths that ask for no key: whoever probes has none, and learns nothing."""
+METRICS = "/metrics"
+
+LONGEST_WRITE = 2.0
+CACHED = 1.0
+"""Seconds a look at the writer counts, so that strangers cannot keep it busy."""
+
+
+def operation_routes(store: Store, metrics: ManagerMetrics | None) -> list[Route]:
+    """Return the routes of probes, and of metrics if there are any."""
+    operations = _Operations(store, metrics)
+    table: list[tuple[str, str, Endpoint]] = [
+        ("GET", "/livez", operations.livez),
+        ("GET", "/readyz", operations.readyz),
+    ]
+    if metrics is not None:
+        table.append(("GET", METRICS, operations.metrics))
+    return routes_of(table)
+
+
+class _Operations:
+    def __init__(self, store: Store, metrics: ManagerMetrics | None) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._looking = trio.Lock()
+        self._looked_at = -CACHED
+        self._problem = ""
+
+    async def livez(self, request: Request) -> Response:
+        # This loop serves every request: that it answers is all there is to know.
+        return PlainTextResponse("ok\n")
+
+    async def readyz(self, request: Request) -> Response:
+        stopping: trio.Event | None = request.scope.get("extensions", {}).get(STOPPING, {}).get("event")
+        problem = "stopping" if stopping is not None and stopping.is_set() else await self._look()
+        return PlainTextResponse(f"{problem or 'ok'}\n", 503 if problem else 200)
+
+    async def metrics(self, request: Request) -> Response:
+        assert self._metrics is not None, "without metrics there is no route to them"
+        body, content_type = await self._metrics.render()
+        return Response(body, headers={"content-type": content_type, "cache-control": "no-store"})
+
+    async def _look(self) -> str:
+        """Return why nothing can be written; empty if something can."""
+        async with self._looking:
+            if trio.current_time() - self._looked_at >= CACHED:
+                self._problem = f"a write did not end within {LONGEST_WRITE:g} s"
+                with trio.move_on_after(LONGEST_WRITE):
+                    try:
+                        await self._store.prove()
+                        self._problem = ""
+                    except DatabaseError as error:
+                        cause = error.__cause__
+                        why = str(cause) if isinstance(cause, FileReplaced) else type(cause).__name__
+                        self._problem = f"the database cannot be written ({why})"
+                self._looked_at = trio.current_time()
+            return self._problem

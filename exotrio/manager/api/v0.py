@@ -1,0 +1,262 @@
+"""Routes of the v0 API: what stock runtimes, the stock client and the stock dashboard call."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from exotrio._wire.native import ErroredItem, ExecutedItem, OutcomeItem, PrunedItem, RequeuedItem
+from exotrio._wire.v0 import (
+    ClaimRequest,
+    ErroredRequest,
+    ExecutedRequest,
+    ManualRetryRequest,
+    PruneRequest,
+    RegisterReply,
+    RegisterRequest,
+    RequeueRequest,
+    TriggerRequest,
+)
+from exotrio._wire.vocabulary import LARGEST_BATCH, LEASE_HEADER, ItemResult, StateStatus
+from exotrio.manager.api.json import (
+    ClaimReply,
+    path_int,
+    path_name,
+    read_body,
+    read_model,
+    reply,
+    settled,
+)
+from exotrio.manager.engine import claims, outcomes, retries, runs
+from exotrio.manager.engine import graphs as graphs_engine
+from exotrio.manager.engine.outcomes import Recorded
+from exotrio.manager.queries import views
+from exotrio.manager.rules.errors import Refused, not_found
+from exotrio.manager.security.access import LOCAL
+from exotrio.manager.service import Service
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+NAMESPACE = "/v0/namespace/{namespace}"
+
+
+def v0_routes(service: Service) -> list[Route]:
+    """Return the routes of v0. Each path is served with and without a slash at its end."""
+    v0 = _V0(service)
+    table: list[tuple[str, str, Endpoint]] = [
+        ("GET", "/health", v0.health),
+        ("GET", "/v0/namespaces", v0.list_namespaces),
+        ("PUT", f"{NAMESPACE}/nodes", v0.register),
+        ("GET", f"{NAMESPACE}/nodes", v0.list_nodes),
+        ("GET", f"{NAMESPACE}/graphs", v0.list_graphs),
+        ("PUT", f"{NAMESPACE}/graph/{{graph}}", v0.upsert_graph),
+        ("GET", f"{NAMESPACE}/graph/{{graph}}", v0.get_graph),
+        ("POST", f"{NAMESPACE}/graph/{{graph}}/trigger", v0.trigger),
+        ("POST", f"{NAMESPACE}/states/enqueue", v0.claim),
+        ("POST", f"{NAMESPACE}/state/{{state_id}}/executed", v0.executed),
+        ("POST", f"{NAMESPACE}/state/{{state_id}}/errored", v0.errored),
+        ("POST", f"{NAMESPACE}/state/{{state_id}}/prune", v0.prune),
+        ("POST", f"{NAMESPACE}/state/{{state_id}}/re-enqueue-after", v0.requeue),
+        ("POST", f"{NAMESPACE}/state/{{state_id}}/manual-retry", v0.manual_retry),
+        ("GET", f"{NAMESPACE}/state/{{state_id}}/secrets", v0.secrets),
+        ("GET", f"{NAMESPACE}/runs/{{page}}/{{size}}", v0.list_runs),
+        ("GET", f"{NAMESPACE}/states/run/{{run_id}}/graph", v0.run_graph),
+        ("GET", f"{NAMESPACE}/graph/{{graph}}/run/{{run_id}}/node/{{state_id}}", v0.state),
+    ]
+    return routes_of(table)
+
+
+def routes_of(table: list[tuple[str, str, Endpoint]]) -> list[Route]:
+    """Return Starlette routes: one per path and slash form, dispatching on the method.
+
+    Starlette answers 405 from the first route whose path matches, so the methods of a path must
+    share one route.
+    """
+    by_path: dict[str, dict[str, Endpoint]] = {}
+    for method, path, endpoint in table:
+        by_path.setdefault(path, {})[method] = endpoint
+    return [
+        Route(form, _dispatcher(methods), methods=list(methods))
+        for path, methods in by_path.items()
+        for form in (path, path + "/")
+    ]
+
+
+def _dispatcher(methods: dict[str, Endpoint]) -> Endpoint:
+    async def dispatch(request: Request) -> Response:
+        # Starlette adds HEAD to every route that has GET.
+        method = "GET" if request.method == "HEAD" else request.method
+        return await methods[method](request)
+
+    return dispatch
+
+
+class _V0:
+    """The endpoints, in the order of the protocol's sections."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._store = service.store
+        self._cipher = service.cipher
+
+    async def health(self, request: Request) -> Response:
+        return reply({"message": "OK"})
+
+    # -- nodes and graphs
+
+    async def register(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        body = await read_model(request, RegisterRequest)
+        await self._store.write(graphs_engine.register, namespace, body)
+        # As plain data: before pydantic 2.14 a nested model whose build is deferred has no serializer yet.
+        shown = RegisterReply(runtime_name=body.runtime_name, registered_nodes=body.nodes)
+        return reply(shown.model_dump())
+
+    async def list_nodes(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        nodes = await self._store.look(graphs_engine.list_nodes, namespace)
+        return reply({"namespace": namespace, "count": len(nodes), "nodes": nodes})
+
+    async def list_namespaces(self, request: Request) -> Response:
+        namespaces = await self._store.look(graphs_engine.list_namespaces)
+        return reply({"namespaces": namespaces, "count": len(namespaces)})
+
+    async def upsert_graph(self, request: Request) -> Response:
+        namespace, graph = path_name(request, "namespace"), _graph_name(request)
+        body = await read_body(request)
+        now_ms = await self._store.read(lambda view: view.now_ms)
+        new = await self._service.compute(graphs_engine.prepare, namespace, graph, body, self._cipher, now_ms)
+        shown = await self._store.write(graphs_engine.upsert, namespace, graph, new)
+        self._service.scheduler.notify()
+        return reply(shown, 201)
+
+    async def get_graph(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        return reply(await self._store.read(graphs_engine.get_graph, namespace, _graph_name(request)))
+
+    async def list_graphs(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        graphs = await self._store.look(graphs_engine.list_graphs, namespace)
+        return reply({"namespace": namespace, "count": len(graphs), "templates": graphs})
+
+    async def trigger(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        body = await read_model(request, TriggerRequest)
+        run_id = await self._store.write(
+            runs.trigger,
+            namespace,
+            _graph_name(request),
+            inputs=body.inputs,
+            store=body.store,
+            start_delay_ms=body.start_delay,
+        )
+        return reply({"status": StateStatus.CREATED, "run_id": run_id})
+
+    # -- states
+
+    async def claim(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        body = await read_model(request, ClaimRequest)
+        limit = min(body.batch_size, LARGEST_BATCH)
+        await self._service.polled(namespace, None, body.nodes)
+        claimer = self._service.claimer(local=LOCAL in request.scope)
+        limits = dict.fromkeys(body.nodes, limit)
+        claimed = await settled(self._store.write(claims.claim, namespace, limits, limit, claimer))
+        return ClaimReply(
+            {
+                "count": len(claimed.states),
+                "namespace": namespace,
+                "status": StateStatus.QUEUED,
+                "states": [state.v0 for state in claimed.states],
+            },
+            undo=claimed.undo and partial(self._store.owe, claimed.undo),
+        )
+
+    async def executed(self, request: Request) -> Response:
+        body = await read_model(request, ExecutedRequest)
+        state_id = request.path_params["state_id"]
+        await self._record(request, ExecutedItem(state_id=state_id, token="", outputs=body.outputs))
+        return reply({"status": StateStatus.EXECUTED})
+
+    async def errored(self, request: Request) -> Response:
+        body = await read_model(request, ErroredRequest)
+        state_id = request.path_params["state_id"]
+        recorded = await self._record(request, ErroredItem(state_id=state_id, token="", error=body.error))
+        return reply({"status": StateStatus.ERRORED, "retry_created": recorded.retry_created})
+
+    async def prune(self, request: Request) -> Response:
+        body = await read_model(request, PruneRequest)
+        state_id = request.path_params["state_id"]
+        recorded = await self._record(
+            request, PrunedItem(state_id=state_id, token="", data=body.data), repeatable=True
+        )
+        return reply({"status": StateStatus.PRUNED, "enqueue_after": recorded.enqueue_after})
+
+    async def requeue(self, request: Request) -> Response:
+        body = await read_model(request, RequeueRequest)
+        state_id = request.path_params["state_id"]
+        item = RequeuedItem(state_id=state_id, token="", delay_ms=body.enqueue_after)
+        recorded = await self._record(request, item, repeatable=True)
+        return reply({"status": StateStatus.CREATED, "enqueue_after": recorded.enqueue_after})
+
+    async def _record(self, request: Request, item: OutcomeItem, *, repeatable: bool = False) -> Recorded:
+        """Record an outcome; a repeated one is refused unless ``repeatable``.
+
+        A stock runtime dies of a refused prune or re-enqueue, and it repeats them when a reply is lost.
+        """
+        namespace = path_name(request, "namespace")
+        recorded = await self._store.write(outcomes.record_v0, namespace, item.state_id, item, self._cipher)
+        if recorded.result is ItemResult.UNKNOWN:
+            raise not_found(recorded.detail or "there is no such state")
+        if recorded.result is ItemResult.OK or (repeatable and recorded.result is ItemResult.DUPLICATE):
+            return recorded
+        raise Refused(400, recorded.detail or "this outcome was already recorded")
+
+    async def manual_retry(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        body = await read_model(request, ManualRetryRequest)
+        state_id = request.path_params["state_id"]
+        new_id = await self._store.write(retries.retry_by_hand, namespace, state_id, body.fanout_id)
+        return reply({"id": new_id, "status": StateStatus.CREATED})
+
+    async def secrets(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        token = request.headers.get(LEASE_HEADER)
+        owner, graph, ciphertexts = await self._store.read(
+            runs.secrets_of, namespace, request.path_params["state_id"], token
+        )
+        return reply(
+            {
+                "secrets": {
+                    name: self._cipher.decrypt(text, namespace=owner, graph=graph, name=name)
+                    for name, text in ciphertexts.items()
+                }
+            }
+        )
+
+    # -- runs
+
+    async def list_runs(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        page, size = path_int(request, "page", least=1), path_int(request, "size", least=1)
+        return reply(await self._store.look(views.list_runs, namespace, page, size))
+
+    async def run_graph(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        return reply(await self._store.look(views.show_run_graph, namespace, request.path_params["run_id"]))
+
+    async def state(self, request: Request) -> Response:
+        namespace = path_name(request, "namespace")
+        run_id, state_id = request.path_params["run_id"], request.path_params["state_id"]
+        return reply(
+            await self._store.look(views.show_state, namespace, _graph_name(request), run_id, state_id)
+        )
+
+
+def _graph_name(request: Request) -> str:
+    """Return the graph's name, trimmed: it is stored trimmed, so it is looked up trimmed."""
+    return path_name(request, "graph").strip()

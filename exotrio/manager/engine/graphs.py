@@ -1,0 +1,224 @@
+"""Registered nodes, and graphs with their versions and secrets."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from exotrio._util.cron import next_occurrence_ms
+from exotrio._wire.v0 import RegisterRequest
+from exotrio._wire.vocabulary import ValidationStatus
+from exotrio.graph import GraphBody, GraphRequest
+from exotrio.manager.api.json import parse_model
+from exotrio.manager.rules.errors import Refused, not_found
+from exotrio.manager.rules.registered import check_registered
+from exotrio.manager.rules.template import Template
+from exotrio.manager.security.cipher import Cipher
+from exotrio.manager.store.port import Transaction, View
+
+
+def timestamp(ms: int) -> str:
+    """Return a time as the API shows it: ISO 8601 in UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def object_id(number: int) -> str:
+    """Return the 24 hex digits under which nodes and graphs appear in lists."""
+    return f"{number:024x}"
+
+
+def register(tx: Transaction, namespace: str, request: RegisterRequest) -> None:
+    """Insert or replace what is registered under each node's name."""
+    tx.executemany(
+        "INSERT INTO nodes (namespace, name, runtime_name, inputs_schema, outputs_schema, secrets,"
+        " created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (namespace, name) DO UPDATE SET"
+        " runtime_name = excluded.runtime_name, inputs_schema = excluded.inputs_schema,"
+        " outputs_schema = excluded.outputs_schema, secrets = excluded.secrets,"
+        " updated_at = excluded.updated_at",
+        [
+            (
+                namespace,
+                node.name,
+                request.runtime_name,
+                to_json(node.inputs_schema).decode(),
+                to_json(node.outputs_schema).decode(),
+                to_json(node.secrets).decode(),
+                tx.now_ms,
+                tx.now_ms,
+            )
+            for node in request.nodes
+        ],
+    )
+    tx.forget_registered()
+
+
+def list_nodes(view: View, namespace: str) -> list[dict[str, Any]]:
+    """Return the registered nodes of a namespace, by name."""
+    return [
+        {
+            "_id": object_id(row["id"]),
+            "created_at": timestamp(row["created_at"]),
+            "updated_at": timestamp(row["updated_at"]),
+            "name": row["name"],
+            "namespace": namespace,
+            "runtime_name": row["runtime_name"],
+            "runtime_namespace": namespace,
+            "inputs_schema": from_json(row["inputs_schema"]),
+            "outputs_schema": from_json(row["outputs_schema"]),
+            "secrets": from_json(row["secrets"]),
+        }
+        for row in view.execute("SELECT * FROM nodes WHERE namespace = ? ORDER BY name", (namespace,))
+    ]
+
+
+def list_namespaces(view: View) -> list[str]:
+    """Return the namespaces that have registered nodes, sorted."""
+    return [row[0] for row in view.execute("SELECT DISTINCT namespace FROM nodes ORDER BY namespace")]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A graph that is to be stored: all that can be found out without the database, and may take a second.
+
+    Attributes:
+        ciphertexts: Secret name to its value, encrypted.
+        occurrences: Cron expression to its next occurrence, None if there is none.
+    """
+
+    template: Template
+    ciphertexts: Mapping[str, str]
+    occurrences: Mapping[str, int | None]
+
+
+def prepare(namespace: str, name: str, body: bytes, cipher: Cipher, now_ms: int) -> Prepared:
+    """Read and check the body of a request to store a graph.
+
+    Raises:
+        Unprocessable: it is not of the form of a graph.
+        Refused: a name is blank.
+        GraphInvalid: it breaks a rule of graphs.
+    """
+    graph = parse_model(body, GraphRequest)
+    if not name or not namespace.strip():
+        raise Refused(400, "a graph and its namespace need a name")
+    if any(not secret.strip() for secret in graph.secrets):
+        raise Refused(400, "a secret needs a name")
+    template = Template(graph)
+    ciphertexts = {
+        secret: cipher.encrypt(value, namespace=namespace, graph=name, name=secret)
+        for secret, value in graph.secrets.items()
+    }
+    expressions = {trigger.value.expression for trigger in graph.triggers}
+    occurrences = {expression: next_occurrence_ms(expression, now_ms) for expression in expressions}
+    return Prepared(template, ciphertexts, occurrences)
+
+
+def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[str, Any]:
+    """Make ``new`` the graph's version for later runs, and its secrets the graph's.
+
+    The reply is valid or not at once. Runs in flight keep the version they began with.
+    """
+    template = new.template
+    nodes = {
+        (place.namespace, place.node_name): node
+        for place in template.places
+        if (node := tx.registered(place.namespace, place.node_name))
+    }
+    errors = check_registered(template, nodes)
+    status = ValidationStatus.INVALID if errors else ValidationStatus.VALID
+    body = template.body.model_copy(update={"secrets": {}}).model_dump_json()
+    version = (body, status.value, to_json(errors).decode())
+
+    current = tx.row(
+        "SELECT graphs.id, template, body, validation_status, validation_errors FROM graphs"
+        " JOIN templates ON templates.id = template WHERE namespace = ? AND name = ?",
+        (namespace, name),
+    )
+    graph = current["id"] if current else _insert_graph(tx, namespace, name)
+    if current and version == (current["body"], current["validation_status"], current["validation_errors"]):
+        # Nothing new: a script that upserts before each run does not pile up versions.
+        template_id = current["template"]
+    else:
+        template_id = tx.execute(
+            "INSERT INTO templates (graph, body, validation_status, validation_errors, created_at)"
+            " VALUES (?, ?, ?, ?, ?)",
+            (graph, *version, tx.now_ms),
+        ).lastrowid
+    tx.execute("UPDATE graphs SET template = ?, updated_at = ? WHERE id = ?", (template_id, tx.now_ms, graph))
+    _replace_schedules(tx, graph, new.occurrences)
+    with tx.wiping():
+        tx.execute("DELETE FROM secrets WHERE graph = ?", (graph,))
+    tx.executemany(
+        "INSERT INTO secrets VALUES (?, ?, ?)",
+        [(graph, key, value) for key, value in new.ciphertexts.items()],
+    )
+    return get_graph(tx, namespace, name)
+
+
+def _replace_schedules(tx: Transaction, graph: int, wanted: Mapping[str, int | None]) -> None:
+    """Make these the schedules of a graph. One that it had before keeps its next occurrence."""
+    known = {row[0] for row in tx.execute("SELECT expression FROM schedules WHERE graph = ?", (graph,))}
+    tx.executemany(
+        "DELETE FROM schedules WHERE graph = ? AND expression = ?",
+        [(graph, expression) for expression in known - wanted.keys()],
+    )
+    for expression in sorted(wanted.keys() - known):
+        due = wanted[expression]
+        if due is not None:
+            tx.execute("INSERT INTO schedules VALUES (?, ?, ?)", (graph, expression, due))
+
+
+def _insert_graph(tx: Transaction, namespace: str, name: str) -> int:
+    graph = tx.execute(
+        "INSERT INTO graphs (namespace, name, template, created_at, updated_at) VALUES (?, ?, 0, ?, ?)",
+        (namespace, name, tx.now_ms, tx.now_ms),
+    ).lastrowid
+    assert graph is not None
+    return graph
+
+
+_GRAPHS = (
+    "SELECT graphs.*, body, validation_status, validation_errors FROM graphs"
+    " JOIN templates ON templates.id = template WHERE namespace = ?"
+)
+
+
+def find_graph(view: View, namespace: str, name: str) -> sqlite3.Row:
+    """Return a graph with its current version; refuse with 404 if there is none."""
+    row = view.row(_GRAPHS + " AND name = ?", (namespace, name))
+    if row is None:
+        raise not_found(f"there is no graph {name!r} in namespace {namespace!r}")
+    return row
+
+
+def get_graph(view: View, namespace: str, name: str) -> dict[str, Any]:
+    """Return a graph as the API shows it: secrets by name only."""
+    return _shown(view, find_graph(view, namespace, name))
+
+
+def list_graphs(view: View, namespace: str) -> list[dict[str, Any]]:
+    """Return the graphs of a namespace, by name."""
+    return [
+        {"_id": object_id(row["id"]), "name": row["name"], "namespace": namespace, **_shown(view, row)}
+        for row in view.execute(_GRAPHS + " ORDER BY name", (namespace,)).fetchall()
+    ]
+
+
+def _shown(view: View, row: sqlite3.Row) -> dict[str, Any]:
+    body = GraphBody.model_validate_json(row["body"]).model_dump(mode="json")
+    for node in body["nodes"]:
+        node["next_nodes"] = node["next_nodes"] or []
+    names = view.execute("SELECT name FROM secrets WHERE graph = ? ORDER BY name", (row["id"],))
+    return {
+        **body,
+        "secrets": {name: True for (name,) in names},
+        "created_at": timestamp(row["created_at"]),
+        "updated_at": timestamp(row["updated_at"]),
+        "validation_status": row["validation_status"],
+        "validation_errors": from_json(row["validation_errors"]),
+    }

@@ -1,0 +1,233 @@
+"""Leases: how long a claim holds, what renews it, and what happens when nothing does.
+
+Deadlines are kept on the monotonic clock of this process, so that a clock that is set changes no
+lease; a restart gives each a fresh term. A state whose lease ends is claimable again, no retry
+used. Its last holder may still report it, or renew, for as long as nobody else has claimed it.
+
+A state that ends its worker again and again is poison. Which one it is nobody sees: a worker holds many
+states, and runs several. So it is found in steps, and none of them costs a worker anything while all is well:
+
+1. A worker is lost. What its heartbeats never called running counts nothing: it was not begun, or only
+   just. All that it held is suspect.
+2. A suspect is announced: a heartbeat says that it runs before its node begins. From now on it counts
+   (``deliveries``) each time a worker is lost that runs it, however soon that is.
+3. Those which were run beside it have counted, too. So what would become an error the next time is run
+   alone in its process: if that is lost once more, it was this state. Any other one just completes.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from exotrio._wire.native import Beat, BeatReply
+from exotrio._wire.vocabulary import BeatResult, from_ms
+from exotrio.errors import DatabaseError
+from exotrio.manager.engine.outcomes import find_state
+from exotrio.manager.engine.states import CREATED, ERRORED, QUEUED, Changes, RunScope, note
+from exotrio.manager.engine.unites import decide
+from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.sqlite.commits import log_level
+from exotrio.manager.store.sqlite.store import Store
+
+logger = logging.getLogger("exotrio.manager.leases")
+
+MonotonicClock = Callable[[], int]
+"""Returns milliseconds that only ever grow."""
+
+SWEEPS_PER_TERM = 12
+LONGEST_SWEEP_INTERVAL = 5.0
+LEAST_LATENESS_MS = 1_000
+"""A busy machine is this late now and then; it cost nobody a lease."""
+MOST_PER_SWEEP = 1_000
+"""States of one sweep's transaction, so that a large loss does not hold up others' commits."""
+
+
+def monotonic_clock() -> int:
+    """Return the monotonic clock in milliseconds: one that counts suspends too, where there is one."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return (time.monotonic_ns() if boottime is None else time.clock_gettime_ns(boottime)) // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How long claims hold.
+
+    Attributes:
+        lease_ttl_ms: Of a native claim, from its last heartbeat. Defaults to 60 s.
+        claim_timeout_ms: Of a v0 claim, whose holder cannot renew it. Defaults to None, for ever.
+        poison_limit: A state is ERRORED once this many workers in a row ended while they ran it.
+            Defaults to 5.
+    """
+
+    lease_ttl_ms: int = 60_000
+    claim_timeout_ms: int | None = None
+    poison_limit: int = 5
+
+    @property
+    def alone_from(self) -> int:
+        """How many lost workers make a state run alone: one less than make it an error."""
+        return max(1, self.poison_limit - 1)
+
+    @property
+    def sweep_interval(self) -> float:
+        """Seconds between two looks for leases that ended."""
+        shortest = min(self.lease_ttl_ms, self.claim_timeout_ms or self.lease_ttl_ms)
+        return min(LONGEST_SWEEP_INTERVAL, from_ms(shortest) / SWEEPS_PER_TERM)
+
+
+def renew(tx: Transaction, namespace: str, beats: Sequence[Beat], now: int, terms: Terms) -> list[BeatReply]:
+    """Give each state's lease a fresh term, if it is still its holder's.
+
+    Args:
+        beats: What the worker holds.
+        now: On the monotonic clock, ms.
+    """
+    changes = Changes(tx)
+    replies = []
+    for beat in beats:
+        state = find_state(tx, namespace, beat.state_id)
+        if state is None or state["token"] != beat.token:
+            result = BeatResult.LOST
+        elif state["status"] == QUEUED or _lapsed(state):
+            begun = state["begun"] or beat.running
+            if not state["local"]:
+                tx.execute(
+                    "UPDATE states SET status = 'QUEUED', lease_until = ?, begun = ? WHERE seq = ?",
+                    (now + terms.lease_ttl_ms, begun, state["seq"]),
+                )
+            elif begun and not state["begun"]:
+                tx.execute("UPDATE states SET begun = 1 WHERE seq = ?", (state["seq"],))
+            if state["status"] == CREATED:
+                # Its worker did not end after all.
+                tx.execute(
+                    "UPDATE states SET deliveries = deliveries - ? WHERE seq = ?",
+                    (state["begun"], state["seq"]),
+                )
+                changes.count(state["run"], state["place"], CREATED, QUEUED)
+                note(tx, state["seq"], "lease regained", state["worker"])
+            result = BeatResult.OK
+        else:
+            run = tx.row("SELECT cancelled_at FROM runs WHERE id = ?", (state["run"],))
+            cancelled = run is not None and run["cancelled_at"] is not None
+            result = BeatResult.CANCELLED if cancelled else BeatResult.LOST
+        replies.append(BeatReply(state_id=beat.state_id, result=result))
+    changes.apply()
+    return replies
+
+
+def _lapsed(state: sqlite3.Row) -> bool:
+    """Whether the state waits because its lease ended: released and requeued ones have no deadline."""
+    return state["status"] == CREATED and state["lease_until"] is not None
+
+
+def expire(tx: Transaction, now: int, terms: Terms) -> int:
+    """End the leases whose deadline is over and return how many that were."""
+    return _lose(tx, "lease_until <= ? ORDER BY lease_until LIMIT ?", (now, MOST_PER_SWEEP), terms)
+
+
+def recover(tx: Transaction, terms: Terms) -> int:
+    """Take back what workers inside the last process of this database held: they ended with it.
+
+    Returns:
+        How many states that were.
+    """
+    return _lose(tx, "local = 1", (), terms)
+
+
+def _lose(tx: Transaction, which: str, parameters: tuple[int, ...], terms: Terms) -> int:
+    """Take states back from workers that are lost; return how many that were."""
+    changes = Changes(tx)
+    states = tx.execute(
+        "SELECT states.*, runs.template FROM states JOIN runs ON runs.id = states.run"
+        f" WHERE status = 'QUEUED' AND {which}",
+        parameters,
+    ).fetchall()
+    for state in states:
+        lost = state["deliveries"] + bool(state["begun"])
+        if state["begun"] and lost >= terms.poison_limit:
+            text = (
+                f"poison: {lost} workers in a row ended, or lost their lease, while they ran this state, "
+                "without an outcome; find out what ends the process, then retry it by hand"
+            )
+            tx.execute(
+                "UPDATE states SET status = 'ERRORED', error = ?, deliveries = ?, updated_at = ?,"
+                " finished_at = ? WHERE seq = ?",
+                (text, lost, tx.now_ms, tx.now_ms, state["seq"]),
+            )
+            run = RunScope(state["run"], tx.template(state["template"]))
+            changes.end(run, state, ERRORED)
+            note(tx, state["seq"], "poison", state["worker"])
+        else:
+            tx.execute(
+                "UPDATE states SET status = 'CREATED', deliveries = ?, suspect = 1 WHERE seq = ?",
+                (lost, state["seq"]),
+            )
+            changes.count(state["run"], state["place"], QUEUED, CREATED)
+            note(tx, state["seq"], "lease lost", state["worker"])
+            tx.announce(state["run"], state["kind"])
+    decide(changes)
+    return len(states)
+
+
+def cut_short(tx: Transaction, namespace: str, worker: str, now: int) -> int:
+    """Let the leases of a worker whose process has ended be over now; return how many that were.
+
+    The next look for leases that ended takes them back.
+
+    Args:
+        now: On the monotonic clock, ms.
+    """
+    return tx.execute(
+        "UPDATE states SET lease_until = ? WHERE status = 'QUEUED' AND lease_until IS NOT NULL AND worker = ?"
+        " AND kind IN (SELECT id FROM nodes WHERE namespace = ?)",
+        (now, worker, namespace),
+    ).rowcount
+
+
+def extend(tx: Transaction, by_ms: int) -> None:
+    """Move every deadline: for ``by_ms`` this process did not run, and nobody could renew."""
+    tx.execute(
+        "UPDATE states SET lease_until = lease_until + ? WHERE status = 'QUEUED' AND lease_until IS NOT NULL",
+        (by_ms,),
+    )
+
+
+def restart(tx: Transaction, now: int, terms: Terms) -> None:
+    """Give every claim a fresh term on the clock of this process, and remember the ids of claims from now."""
+    timeout = None if terms.claim_timeout_ms is None else now + terms.claim_timeout_ms
+    tx.execute(
+        "UPDATE states SET lease_until = CASE WHEN token IS NULL THEN ? ELSE ? END WHERE status = 'QUEUED'",
+        (timeout, now + terms.lease_ttl_ms),
+    )
+    tx.execute("UPDATE claims SET at = ?", (now,))
+
+
+async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
+    """End leases as they come due. Never returns.
+
+    A sweep that comes late, because this process was stopped or starved, first moves all deadlines
+    by its lateness: their holders could not be heard meanwhile.
+    """
+    interval = terms.sweep_interval
+    while True:
+        before = clock()
+        await trio.sleep(interval)
+        late = clock() - before - round(interval * 1000)
+        try:
+            if late > max(interval * 500, LEAST_LATENESS_MS):
+                logger.warning(
+                    "this process did not run for %.1f s; leases are extended by that", late / 1000
+                )
+                await store.write(extend, late)
+            ended = await store.write(expire, clock(), terms)
+        except DatabaseError as error:
+            logger.log(log_level(error), "leases could not be checked: %s", error.what)
+        else:
+            if ended:
+                logger.warning("%d lease%s ended without an outcome", ended, "" if ended == 1 else "s")

@@ -1,0 +1,333 @@
+"""Outcomes of states: what each does to the state, and which states follow.
+
+Outcomes come through v0 one by one (``record_v0``) and natively in batches (``record_batch``),
+each a use case of its own. An outcome for a state that ended otherwise changes nothing. Secrets of the
+graph are masked in errors before they are stored: stock runtimes report them as they are.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from exotrio._util.backoff import retry_delay_ms
+from exotrio._util.redaction import Redactor
+from exotrio._wire.native import ErroredItem, ExecutedItem, ItemReply, OutcomeItem, PrunedItem, RequeuedItem
+from exotrio._wire.vocabulary import ItemResult
+from exotrio.manager.engine.inputs import InputsError, Sources, build_for
+from exotrio.manager.engine.states import (
+    CREATED,
+    ERRORED,
+    NEXT_CREATED_ERROR,
+    PRUNED,
+    QUEUED,
+    RETRY_CREATED,
+    SUCCESS,
+    Changes,
+    NewState,
+    RunScope,
+    child_path,
+    extend_groups,
+    output_path,
+)
+from exotrio.manager.engine.unites import decide
+from exotrio.manager.security.cipher import Cipher, open_secrets
+from exotrio.manager.store.port import Transaction, View
+
+MAX_FOLLOWING = 16
+"""Times what one state may be given: as much may be given to all that follow one outcome, however many.
+
+A fan-out can give each of its siblings the same large value, all in one transaction.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of an outcome.
+
+    Attributes:
+        result: As in the native API.
+        detail: Why it was not accepted.
+        retry_created: Whether a retry waits (errored).
+        enqueue_after: When the state may be claimed, Unix ms (prune, re-enqueue).
+    """
+
+    result: ItemResult
+    detail: str | None = None
+    retry_created: bool = False
+    enqueue_after: int = 0
+
+
+def record_v0(tx: Transaction, namespace: str, state_id: str, item: OutcomeItem, cipher: Cipher) -> Recorded:
+    """Record an outcome that came through v0, which knows no tokens."""
+    changes = Changes(tx)
+    recorded = _record(changes, namespace, state_id, None, item, Redactors(tx, cipher))
+    decide(changes)
+    return recorded
+
+
+def record_batch(
+    tx: Transaction, namespace: str, items: Sequence[OutcomeItem], cipher: Cipher
+) -> list[ItemReply]:
+    """Record outcomes together; each stands for itself."""
+    changes = Changes(tx)
+    redactors = Redactors(tx, cipher)
+    replies = []
+    for item in items:
+        recorded = _record(changes, namespace, item.state_id, item.token, item, redactors)
+        replies.append(ItemReply(state_id=item.state_id, result=recorded.result, detail=recorded.detail))
+    decide(changes)
+    return replies
+
+
+def find_state(view: View, namespace: str, state_id: str) -> sqlite3.Row | None:
+    """Return a state of a namespace with what its run says, or None."""
+    seq = view.seq(state_id)
+    if seq is None:
+        return None
+    return view.row(
+        "SELECT states.*, nodes.namespace, nodes.name, runs.template, runs.graph, runs.cancelled_at"
+        " FROM states JOIN nodes ON nodes.id = states.kind JOIN runs ON runs.id = states.run"
+        " WHERE states.seq = ? AND nodes.namespace = ?",
+        (seq, namespace),
+    )
+
+
+class Redactors:
+    """The redactor of each graph whose states fail in one request."""
+
+    def __init__(self, view: View, cipher: Cipher) -> None:
+        self._view = view
+        self._cipher = cipher
+        self._made: dict[int, Redactor] = {}
+
+    def of(self, graph: int) -> Redactor:
+        """Return what masks the secrets of a graph, as far as they can be decrypted."""
+        if graph not in self._made:
+            values, _ = open_secrets(self._view, graph, self._cipher)
+            self._made[graph] = Redactor(values)
+        return self._made[graph]
+
+
+def _record(
+    changes: Changes,
+    namespace: str,
+    state_id: str,
+    token: str | None,
+    item: OutcomeItem,
+    redactors: Redactors,
+) -> Recorded:
+    state = find_state(changes.tx, namespace, state_id)
+    if state is None:
+        return Recorded(ItemResult.UNKNOWN, f"there is no state {state_id!r} in namespace {namespace!r}")
+    if isinstance(item, ErroredItem):
+        item = item.model_copy(update={"error": redactors.of(state["graph"]).redact(item.error)})
+    if not _is_open(state, token):
+        same = _is_recorded(state, item) and (token is None or token == state["token"])
+        return Recorded(
+            ItemResult.DUPLICATE if same else ItemResult.STALE,
+            None if same else _why_closed(state, token),
+            retry_created=state["status"] == RETRY_CREATED,
+            enqueue_after=state["enqueue_after"],
+        )
+    run = RunScope(state["run"], changes.tx.template(state["template"]))
+    match item:
+        case ExecutedItem():
+            return _executed(changes, run, state, item.outputs)
+        case ErroredItem():
+            return _errored(changes, run, state, item.error)
+        case PrunedItem():
+            return _pruned(changes, run, state, item.data)
+        case RequeuedItem():
+            return _requeued(changes, run, state, item.delay_ms)
+
+
+def _is_open(state: sqlite3.Row, token: str | None) -> bool:
+    """Whether an outcome is still awaited from whoever holds ``token``.
+
+    A holder whose lease ended may still report as long as nobody has claimed the state since: its
+    token is then still the state's last one.
+    """
+    if state["token"] != token:
+        return False
+    if state["status"] == QUEUED:
+        return True
+    return token is not None and state["status"] == CREATED and not state["requeued"]
+
+
+def _is_recorded(state: sqlite3.Row, item: OutcomeItem) -> bool:
+    match item:
+        case ExecutedItem():
+            return state["status"] in (SUCCESS, NEXT_CREATED_ERROR)
+        case ErroredItem():
+            return state["status"] in (ERRORED, RETRY_CREATED) and state["error"] == item.error
+        case PrunedItem():
+            return state["status"] == PRUNED and bool(from_json(state["data"]) == item.data)
+        case RequeuedItem():
+            return state["status"] == CREATED and bool(state["requeued"])
+
+
+def _why_closed(state: sqlite3.Row, token: str | None) -> str:
+    if state["status"] != QUEUED:
+        return f"the state is not QUEUED but {state['status']}"
+    if token is None:
+        return "the state is held under a lease; only its holder can report it"
+    return "the state is held under another lease by now"
+
+
+def _executed(changes: Changes, run: RunScope, state: sqlite3.Row, outputs: list[dict[str, Any]]) -> Recorded:
+    """Give the state its first output and make a sibling for each further one; all are followed."""
+    tx = changes.tx
+    follow = Follow(changes, run, state)
+    status = SUCCESS
+    for index, output in enumerate(outputs or [{}]):
+        seq = state["seq"] if index == 0 else tx.allocate()
+        path = output_path(state["path"], index)
+        error = follow.create(seq, output, path)
+        status = NEXT_CREATED_ERROR if error else SUCCESS
+        if index == 0:
+            tx.execute(
+                "UPDATE states SET status = ?, outputs = ?, error = ?, path = ?, updated_at = ?,"
+                " finished_at = ? WHERE seq = ?",
+                (status, to_json(output).decode(), error, path, tx.now_ms, tx.now_ms, seq),
+            )
+            changes.end(run, state, status)
+            if not error:
+                changes.succeeded(run, seq, state["place"], state["groups"], path)
+        else:
+            changes.insert(
+                run,
+                NewState(
+                    place=state["place"],
+                    kind=state["kind"],
+                    status=status,
+                    inputs=state["inputs"],
+                    outputs=to_json(output).decode(),
+                    error=error,
+                    parent=state["parent"],
+                    groups=state["groups"],
+                    path=path,
+                    enqueue_after=tx.now_ms,
+                ),
+                seq=seq,
+            )
+    return Recorded(ItemResult.OK)
+
+
+class Follow:
+    """Creates the plain next states of one state and its siblings, which share a chain."""
+
+    def __init__(self, changes: Changes, run: RunScope, state: sqlite3.Row) -> None:
+        self._changes = changes
+        self._run = run
+        self._groups: str = state["groups"]
+        self._place = run.template.places[state["place"]]
+        self._sources = Sources(changes.tx, run, state["parent"])
+        self._left = MAX_FOLLOWING * changes.tx.max_inputs
+
+    def create(self, seq: int, output: dict[str, Any], path: bytes) -> str | None:
+        """Create what follows one output: all of it or nothing.
+
+        Args:
+            seq: The finished state.
+            output: Its output.
+            path: Its path, which includes the output's index.
+
+        Returns:
+            None, or why nothing was created.
+        """
+        tx = self._changes.tx
+        children: list[NewState] = []
+        groups = extend_groups(self._groups, seq, self._place.index) if self._place.target else self._groups
+        for index in self._place.next:
+            place = self._run.template.places[index]
+            node = tx.registered(place.namespace, place.node_name)
+            assert node is not None, "a run starts only with registered nodes, which are never removed"
+            try:
+                inputs = build_for(node, place, self._sources, self._place.identifier, output)
+            except InputsError as problem:
+                return f"cannot create the next state: {problem}"
+            text = to_json(inputs)
+            self._left -= len(text)
+            if self._left < 0:
+                most = MAX_FOLLOWING * tx.max_inputs
+                return (
+                    f"cannot create the next state: all that follow one outcome take more than {most} bytes"
+                )
+            children.append(
+                NewState(
+                    place=index,
+                    kind=node.id,
+                    status=CREATED,
+                    inputs=text.decode(),
+                    parent=seq,
+                    groups=groups,
+                    path=child_path(path, index),
+                    enqueue_after=tx.now_ms,
+                )
+            )
+        for child in children:
+            self._changes.insert(self._run, child)
+        return None
+
+
+def _errored(changes: Changes, run: RunScope, state: sqlite3.Row, error: str) -> Recorded:
+    tx = changes.tx
+    policy = run.template.body.retry_policy
+    retry = state["retry_count"] + 1
+    status = ERRORED
+    if retry <= policy.max_retries:
+        status = RETRY_CREATED
+        copy = copy_of(state, enqueue_after=tx.now_ms + retry_delay_ms(policy, retry))
+        copy.retry_count = retry
+        copy.manual_fanout_id = state["manual_fanout_id"]
+        changes.insert(run, copy)
+    tx.execute(
+        "UPDATE states SET status = ?, error = ?, updated_at = ?, finished_at = ? WHERE seq = ?",
+        (status, error, tx.now_ms, tx.now_ms, state["seq"]),
+    )
+    changes.end(run, state, status)
+    return Recorded(ItemResult.OK, retry_created=status == RETRY_CREATED)
+
+
+def copy_of(state: sqlite3.Row, *, enqueue_after: int) -> NewState:
+    """Return a new attempt at a state: same inputs, same chain, same place in the fan-outs."""
+    return NewState(
+        place=state["place"],
+        kind=state["kind"],
+        status=CREATED,
+        inputs=state["inputs"],
+        parent=state["parent"],
+        united=bool(state["united"]),
+        groups=state["groups"],
+        path=state["path"],
+        enqueue_after=enqueue_after,
+        retry_of=state["seq"],
+    )
+
+
+def _pruned(changes: Changes, run: RunScope, state: sqlite3.Row, data: dict[str, Any]) -> Recorded:
+    tx = changes.tx
+    tx.execute(
+        "UPDATE states SET status = ?, data = ?, updated_at = ?, finished_at = ? WHERE seq = ?",
+        (PRUNED, to_json(data).decode(), tx.now_ms, tx.now_ms, state["seq"]),
+    )
+    changes.end(run, state, PRUNED)
+    return Recorded(ItemResult.OK, enqueue_after=state["enqueue_after"])
+
+
+def _requeued(changes: Changes, run: RunScope, state: sqlite3.Row, delay_ms: int) -> Recorded:
+    tx = changes.tx
+    enqueue_after = tx.now_ms + delay_ms
+    tx.execute(
+        "UPDATE states SET status = ?, enqueue_after = ?, requeued = 1, deliveries = 0, suspect = 0,"
+        " lease_until = NULL, updated_at = ? WHERE seq = ?",
+        (CREATED, enqueue_after, tx.now_ms, state["seq"]),
+    )
+    changes.move(run, state["place"], state["groups"], state["status"], CREATED)
+    tx.announce(state["run"], state["kind"])
+    return Recorded(ItemResult.OK, enqueue_after=enqueue_after)

@@ -1,0 +1,163 @@
+"""Retention: finished runs that are old enough are deleted, with everything that is theirs.
+
+A run goes in two steps. Its own row goes first, in one transaction with a note in ``discarded``:
+from then on nobody finds the run or a state of it. What it leaves behind (states, counts, groups,
+members, events, store) is then cleared away in transactions that are limited in time, many small runs or
+a part of a large one in each: a large run cleared at once would hold up every claim. A process that is
+killed meanwhile leaves the note, and the next one goes on. Numbers are not used again, so a new run never
+meets what an old one left.
+
+The file does not shrink: SQLite keeps the free pages and fills them again. A backup is as small
+as its content.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Concatenate
+
+import trio
+from pydantic_core import to_json
+
+from exotrio._wire.vocabulary import from_ms
+from exotrio.errors import DatabaseError
+from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.sqlite.commits import log_level
+from exotrio.manager.store.sqlite.store import Store
+
+logger = logging.getLogger("exotrio.manager.retention")
+
+BATCH = 500
+"""Most rows that one step deletes of each table."""
+RUNS = 100
+"""Most runs that one step takes."""
+LONGEST_BATCH = 0.01
+"""Seconds after which a transaction takes no further step and no further state: each may hold megabytes."""
+PAUSE = 0.02
+"""Seconds between two transactions, for those who wait to write."""
+LONGEST_INTERVAL = 600.0
+SHORTEST_INTERVAL = 1.0
+
+
+async def retain(store: Store, keep_ms: int | None) -> None:
+    """Delete runs once they have been finished for longer than ``keep_ms``. Never returns.
+
+    Args:
+        store: Where the runs are.
+        keep_ms: None keeps them for ever; then only what an earlier process was deleting is cleared
+            away, and this returns.
+    """
+    while True:
+        try:
+            deleted = 0 if keep_ms is None else await _repeat(store, discard, keep_ms)
+            await _repeat(store, clear)
+            if keep_ms is not None:
+                await _repeat(store, drop_templates)
+        except DatabaseError as error:
+            logger.log(log_level(error), "finished runs could not be deleted: %s", error.what)
+        else:
+            if deleted:
+                logger.info("%d finished run%s deleted", deleted, "" if deleted == 1 else "s")
+        if keep_ms is None:
+            return
+        await trio.sleep(max(SHORTEST_INTERVAL, min(LONGEST_INTERVAL, from_ms(keep_ms) / 10)))
+
+
+async def _repeat(store: Store, step: Callable[Concatenate[Transaction, ...], int], *args: int) -> int:
+    """Run a step until it does nothing more; return how many rows it dealt with."""
+    total = 0
+    while done := await store.write(step, *args):
+        total += done
+        await trio.sleep(PAUSE)
+    return total
+
+
+def discard(tx: Transaction, keep_ms: int) -> int:
+    """Delete the rows of some runs that are old enough and return how many that were."""
+    end = time.monotonic() + LONGEST_BATCH
+    finished_before = tx.now_ms - keep_ms - tx.not_yet_trusted(keep_ms)
+    deleted = 0
+    while runs := tx.execute(
+        "SELECT id FROM runs WHERE finished_at IS NOT NULL AND finished_at < ? AND pending = 0"
+        " ORDER BY finished_at LIMIT ?",
+        (finished_before, RUNS),
+    ).fetchall():
+        tx.executemany("INSERT INTO discarded VALUES (?)", [(run["id"],) for run in runs])
+        tx.executemany("DELETE FROM runs WHERE id = ?", [(run["id"],) for run in runs])
+        deleted += len(runs)
+        if time.monotonic() >= end:
+            break
+    return deleted
+
+
+def clear(tx: Transaction) -> int:
+    """Clear away some of what deleted runs left behind; return 0 if none left anything."""
+    end = time.monotonic() + LONGEST_BATCH
+    steps = 0
+    while _clear_step(tx, end):
+        steps += 1
+        if time.monotonic() >= end:
+            break
+    return steps
+
+
+def _clear_step(tx: Transaction, end: float) -> bool:
+    """Clear away at most ``BATCH`` states of some runs; return False if there is nothing to do.
+
+    Args:
+        end: When to stop, on the monotonic clock.
+    """
+    runs = [row["run"] for row in tx.execute("SELECT run FROM discarded ORDER BY run LIMIT ?", (RUNS,))]
+    if not runs:
+        return False
+    chosen = to_json(runs).decode()
+    states = [
+        row["seq"]
+        for row in tx.execute(
+            "SELECT seq FROM json_each(?) CROSS JOIN states ON states.run = value ORDER BY key LIMIT ?",
+            (chosen, BATCH),
+        )
+    ]
+    if not states:
+        for table in ("counts", "store", "discarded"):
+            tx.execute(f"DELETE FROM {table} WHERE run IN (SELECT value FROM json_each(?))", (chosen,))
+    elif _clear_hanging(tx, to_json(states).decode()):
+        for seq in states:
+            tx.execute("DELETE FROM states WHERE seq = ?", (seq,))
+            if time.monotonic() >= end:
+                break
+    return True
+
+
+def _clear_hanging(tx: Transaction, states: str) -> bool:
+    """Delete what belongs to states in other tables; return whether that was all: only they lead to it.
+
+    Args:
+        states: Their numbers, as JSON.
+    """
+    members = tx.execute(
+        "DELETE FROM members WHERE (t, place, path) IN (SELECT t, place, members.path FROM json_each(?)"
+        " CROSS JOIN members ON t = value LIMIT ?)",
+        (states, BATCH),
+    ).rowcount
+    events = tx.execute(
+        "DELETE FROM events WHERE id IN (SELECT events.id FROM json_each(?)"
+        " CROSS JOIN events ON state = value LIMIT ?)",
+        (states, BATCH),
+    ).rowcount
+    # At most one for each place of the graph.
+    tx.execute("DELETE FROM groups WHERE t IN (SELECT value FROM json_each(?))", (states,))
+    return members < BATCH and events < BATCH
+
+
+def drop_templates(tx: Transaction) -> int:
+    """Delete versions of graphs that are not the current one and that no run has; return how many."""
+    return tx.execute(
+        # Graph by graph (CROSS JOIN keeps the order), since there are few graphs and may be many versions.
+        "DELETE FROM templates WHERE id IN (SELECT templates.id FROM graphs CROSS JOIN templates"
+        " ON templates.graph = graphs.id WHERE templates.id != graphs.template"
+        " AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.template = templates.id) LIMIT ?)",
+        (BATCH,),
+    ).rowcount

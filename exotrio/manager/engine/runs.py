@@ -1,0 +1,148 @@
+"""What callers do to runs: trigger and cancel them; and what they may see of secrets."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Mapping
+
+from pydantic_core import to_json
+
+from exotrio._wire.vocabulary import ValidationStatus
+from exotrio.manager.engine.graphs import find_graph
+from exotrio.manager.engine.inputs import InputsError, Sources, build
+from exotrio.manager.engine.outcomes import find_state
+from exotrio.manager.engine.states import CREATED, ERRORED, QUEUED, Changes, NewState, RunScope, note
+from exotrio.manager.engine.unites import decide
+from exotrio.manager.rules.errors import Refused, not_found
+from exotrio.manager.store.port import Transaction, View
+
+
+def trigger(
+    tx: Transaction,
+    namespace: str,
+    graph_name: str,
+    *,
+    inputs: Mapping[str, str],
+    store: Mapping[str, str],
+    start_delay_ms: int = 0,
+    run_id: str | None = None,
+) -> str:
+    """Start a run and return its id: run, store and root state together.
+
+    Args:
+        inputs: Values for inputs of the root. They are data: placeholders in them stay as they are.
+        store: The run's store.
+        start_delay_ms: Before the root may be claimed.
+        run_id: Chosen by the caller; asking again with the same id finds the same run.
+    """
+    graph = find_graph(tx, namespace, graph_name)
+    if run_id is not None and (known := tx.row("SELECT graph FROM runs WHERE run_id = ?", (run_id,))):
+        if known["graph"] != graph["id"]:
+            raise Refused(409, f"the run {run_id} exists and belongs to another graph")
+        return run_id
+    if graph["validation_status"] != ValidationStatus.VALID:
+        raise Refused(
+            400, f"the graph {graph_name!r} is {graph['validation_status']} and cannot be triggered"
+        )
+    template = tx.template(graph["template"])
+    root = template.root
+    node = tx.registered(root.namespace, root.node_name)
+    assert node is not None, "a valid graph has only registered nodes"
+
+    run_id = run_id or str(uuid.uuid4())
+    inserted = tx.execute(
+        "INSERT INTO runs (run_id, namespace, graph, template, created_at) VALUES (?, ?, ?, ?, ?)",
+        (run_id, namespace, graph["id"], graph["template"], tx.now_ms),
+    ).lastrowid
+    assert inserted is not None
+    run = RunScope(inserted, template)
+    tx.executemany(
+        "INSERT INTO store VALUES (?, ?, ?)", [(run.id, key, value) for key, value in store.items()]
+    )
+    declared = [name for name in root.inputs if name not in inputs]
+    try:
+        built = build(root, declared, Sources(tx, run, None), "", {})
+    except InputsError as problem:
+        raise Refused(400, str(problem)) from None
+    if missing := [key for key in template.body.store_config.required_keys if key not in store]:
+        raise Refused(400, f"the store lacks required keys: {', '.join(missing)}")
+    built |= {name: inputs[name] for name in root.inputs if name in inputs}
+    changes = Changes(tx)
+    changes.insert(
+        run,
+        NewState(
+            place=root.index,
+            kind=node.id,
+            status=CREATED,
+            inputs=to_json(built).decode(),
+            parent=None,
+            groups="",
+            path=b"",
+            enqueue_after=tx.now_ms + start_delay_ms,
+        ),
+    )
+    decide(changes)
+    tx.ready.add(run_id)
+    return run_id
+
+
+def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
+    """End a run: what waits or runs is ERRORED with the error ``cancelled``, and nothing follows.
+
+    Workers that run one of its states hear of it with their next heartbeat. Asking again changes nothing.
+    """
+    run = find_run(tx, namespace, run_id)
+    if run["cancelled_at"] is not None:
+        return
+    if not run["pending"]:
+        raise Refused(409, f"the run {run_id} has already ended")
+    changes = Changes(tx)
+    for state in tx.execute(
+        "SELECT seq, place, status, worker FROM states WHERE run = ? AND status IN ('CREATED', 'QUEUED')",
+        (run["id"],),
+    ).fetchall():
+        # Groups are not asked: no united node of this run will run any more.
+        changes.count(run["id"], state["place"], state["status"], ERRORED)
+        changes.ended(tx.template(run["template"]), state["place"], ERRORED)
+        note(tx, state["seq"], "cancelled", state["worker"] if state["status"] == QUEUED else None)
+    tx.execute(
+        "UPDATE states SET status = 'ERRORED', error = 'cancelled', updated_at = ?1, finished_at = ?1"
+        " WHERE run = ?2 AND status IN ('CREATED', 'QUEUED')",
+        (tx.now_ms, run["id"]),
+    )
+    changes.apply()
+    tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run["id"]))
+
+
+def find_run(view: View, namespace: str, run_id: str) -> sqlite3.Row:
+    """Return a run of a namespace; refuse with 404 if there is none."""
+    run = view.row("SELECT * FROM runs WHERE run_id = ? AND namespace = ?", (run_id, namespace))
+    if run is None:
+        raise not_found(f"there is no run {run_id!r} in namespace {namespace!r}")
+    return run
+
+
+def secrets_of(
+    view: View, namespace: str, state_id: str, token: str | None
+) -> tuple[str, str, dict[str, str]]:
+    """Return (namespace, graph, name to ciphertext) for the secrets that a QUEUED state's node declares.
+
+    Args:
+        token: The lease token the caller shows. Needed if the state is held under a lease.
+    """
+    state = find_state(view, namespace, state_id)
+    if state is None:
+        raise not_found(f"there is no state {state_id!r} in namespace {namespace!r}")
+    if state["status"] != QUEUED:
+        raise Refused(400, f"secrets are given only while a state is QUEUED; this one is {state['status']}")
+    if state["token"] is not None and token != state["token"]:
+        raise Refused(403, "the state is held under a lease; only its holder is given secrets")
+    graph = view.row("SELECT id, namespace, name FROM graphs WHERE id = ?", (state["graph"],))
+    assert graph is not None
+    declared = view.execute("SELECT secrets FROM nodes WHERE id = ?", (state["kind"],)).fetchone()[0]
+    rows = view.execute(
+        "SELECT name, value FROM secrets WHERE graph = ? AND name IN (SELECT value FROM json_each(?))",
+        (graph["id"], declared),
+    )
+    return graph["namespace"], graph["name"], {row["name"]: row["value"] for row in rows}

@@ -1,0 +1,222 @@
+"""Writing states, and the counters that every transition moves.
+
+Each use case that changes states makes one ``Changes``, tells it every insertion and every move
+from status to status, and lets ``_unites.decide`` apply it. Rows and counters are gathered first
+and written together, so that a fan-out of n costs n inserted rows and a handful of updates.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from exotrio._wire.vocabulary import StateStatus
+from exotrio.manager.engine.tallies import bucket_of
+from exotrio.manager.rules.template import Template
+from exotrio.manager.store.port import Transaction, View
+
+CREATED = StateStatus.CREATED.value
+QUEUED = StateStatus.QUEUED.value
+EXECUTED = StateStatus.EXECUTED.value
+SUCCESS = StateStatus.SUCCESS.value
+ERRORED = StateStatus.ERRORED.value
+NEXT_CREATED_ERROR = StateStatus.NEXT_CREATED_ERROR.value
+RETRY_CREATED = StateStatus.RETRY_CREATED.value
+PRUNED = StateStatus.PRUNED.value
+
+STATUSES = (CREATED, QUEUED, EXECUTED, SUCCESS, ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED, PRUNED)
+"""In the order of the columns of ``counts``."""
+ENDED = frozenset({SUCCESS, ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED, PRUNED})
+
+_COLUMN = {status: index for index, status in enumerate(STATUSES)}
+# Column of runs (pending, success, errored, retried) for each status.
+_RUN_COLUMN = {
+    CREATED: 0, QUEUED: 0, EXECUTED: 0,
+    SUCCESS: 1, PRUNED: 1,
+    ERRORED: 2, NEXT_CREATED_ERROR: 2,
+    RETRY_CREATED: 3,
+}  # fmt: skip
+# Column of groups (pending, failed, succeeded); a pruned or replaced member is in none.
+_GROUP_COLUMN = {CREATED: 0, QUEUED: 0, EXECUTED: 0, ERRORED: 1, NEXT_CREATED_ERROR: 1, SUCCESS: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class RunScope:
+    """The run that changes happen in."""
+
+    id: int
+    template: Template
+
+
+@dataclass(slots=True)
+class NewState:
+    """A state to insert. ``inputs`` and ``outputs`` are JSON text."""
+
+    place: int
+    kind: int
+    status: str
+    inputs: str
+    parent: int | None
+    groups: str
+    path: bytes
+    enqueue_after: int
+    outputs: str = "{}"
+    error: str | None = None
+    united: bool = False
+    retry_count: int = 0
+    manual_fanout_id: str | None = None
+    retry_of: int | None = None
+
+
+def split_groups(groups: str) -> Iterator[tuple[int, int]]:
+    """Yield (t, place of t) for each united target in a chain."""
+    for entry in groups.split():
+        seq, _, place = entry.partition(":")
+        yield int(seq), int(place)
+
+
+def extend_groups(groups: str, seq: int, place: int) -> str:
+    """Return the groups of what hangs below the state ``seq`` of a united target."""
+    return f"{groups} {seq}:{place}" if groups else f"{seq}:{place}"
+
+
+def output_path(path: bytes, index: int) -> bytes:
+    """Return the path of output ``index`` of a state: a length and that many bytes, so that paths
+    sort in fan-out order."""
+    digits = index.to_bytes((index.bit_length() + 7) // 8, "big")
+    return path + bytes((len(digits),)) + digits
+
+
+def child_path(path: bytes, place: int) -> bytes:
+    """Return the path of the child at ``place`` of a state with this path."""
+    return path + place.to_bytes(2, "big")
+
+
+def chain(view: View, seq: int | None) -> Iterator[sqlite3.Row]:
+    """Yield the states of a chain (seq, place, parent, outputs), nearest first."""
+    while seq is not None:
+        row = view.row("SELECT seq, place, parent, outputs FROM states WHERE seq = ?", (seq,))
+        assert row is not None, "a state outlives what hangs below it"
+        yield row
+        seq = row["parent"]
+
+
+def note(tx: Transaction, seq: int, kind: str, worker: str | None = None) -> None:
+    """Enter something exceptional into a state's history. Claims and outcomes are columns of the state."""
+    tx.execute(
+        "INSERT INTO events (state, at, kind, worker) VALUES (?, ?, ?, ?)", (seq, tx.now_ms, kind, worker)
+    )
+
+
+class Changes:
+    """What one use case does to states, gathered and written by ``apply``."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self.tx = tx
+        self._rows: list[tuple[object, ...]] = []
+        self._members: list[tuple[int, int, bytes, int]] = []
+        self._counts: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * 8)
+        self._runs: defaultdict[int, list[int]] = defaultdict(lambda: [0] * 4)
+        self._groups: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * 3)
+        self._touched: dict[int, tuple[RunScope, int]] = {}
+
+    def insert(self, run: RunScope, state: NewState, *, seq: int | None = None) -> int:
+        """Add a state and return its number."""
+        if seq is None:
+            seq = self.tx.allocate()
+        now = self.tx.now_ms
+        self._rows.append(
+            (
+                seq, run.id, state.place, state.kind, state.status, state.inputs, state.outputs, state.error,
+                state.parent, state.united, state.groups, state.path, state.enqueue_after, state.retry_count,
+                state.manual_fanout_id, now, now, None if state.status == CREATED else now, state.retry_of,
+            )
+        )  # fmt: skip
+        if state.status == CREATED:
+            self.tx.announce(run.id, state.kind)
+        self.move(run, state.place, state.groups, None, state.status)
+        if state.status == SUCCESS:
+            self.succeeded(run, seq, state.place, state.groups, state.path)
+        return seq
+
+    def move(self, run: RunScope, place: int, groups: str, old: str | None, new: str) -> None:
+        """Count a state of ``place`` that went from ``old`` (None: it is new) to ``new``."""
+        self.count(run.id, place, old, new)
+        if new in ENDED and new != old:
+            self.ended(run.template, place, new)
+        for t, target in split_groups(groups):
+            members = self._groups[t, place]
+            if new in _GROUP_COLUMN:
+                members[_GROUP_COLUMN[new]] += 1
+            if old in _GROUP_COLUMN:
+                members[_GROUP_COLUMN[old]] -= 1
+            self._touched[t] = (run, target)
+
+    def end(self, run: RunScope, state: sqlite3.Row, status: str) -> None:
+        """As ``move``, for a state whose node has had its say: it is tallied too."""
+        self.move(run, state["place"], state["groups"], state["status"], status)
+        ran_ms = self.tx.now_ms - (state["claimed_at"] or self.tx.now_ms)
+        self.tx.tally[state["kind"], status, bucket_of(ran_ms)] += 1
+
+    def count(self, run_id: int, place: int, old: str | None, new: str) -> None:
+        """As ``move``, for a move that groups do not see: between claimable and claimed."""
+        counts = self._counts[run_id, place]
+        counts[_COLUMN[new]] += 1
+        runs = self._runs[run_id]
+        runs[_RUN_COLUMN[new]] += 1
+        if old is not None:
+            counts[_COLUMN[old]] -= 1
+            runs[_RUN_COLUMN[old]] -= 1
+
+    def ended(self, template: Template, place: int, status: str) -> None:
+        """Announce a state that got a status in which it stays."""
+        node = template.places[place]
+        self.tx.ended[node.namespace, node.node_name, status] += 1
+
+    def succeeded(self, run: RunScope, seq: int, place: int, groups: str, path: bytes) -> None:
+        """Note a success where a united node will ask for it."""
+        for t, target in split_groups(groups):
+            if place in run.template.aggregated[target]:
+                self._members.append((t, place, path, seq))
+
+    def apply(self) -> dict[int, tuple[RunScope, int]]:
+        """Write everything gathered so far; return the touched groups: t to its run and place."""
+        tx = self.tx
+        tx.executemany(
+            "INSERT INTO states (seq, run, place, kind, status, inputs, outputs, error, parent, united,"
+            " groups, path, enqueue_after, retry_count, manual_fanout_id, created_at, updated_at,"
+            " finished_at, retry_of)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            self._rows,
+        )
+        tx.executemany("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?)", self._members)
+        tx.executemany(
+            "INSERT INTO counts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run, place) DO UPDATE SET"
+            " created = created + excluded.created, queued = queued + excluded.queued,"
+            " executed = executed + excluded.executed, success = success + excluded.success,"
+            " errored = errored + excluded.errored,"
+            " next_created_error = next_created_error + excluded.next_created_error,"
+            " retry_created = retry_created + excluded.retry_created, pruned = pruned + excluded.pruned",
+            [(*key, *deltas) for key, deltas in self._counts.items() if any(deltas)],
+        )
+        tx.executemany(
+            "UPDATE runs SET pending = pending + ?1, success = success + ?2, errored = errored + ?3,"
+            " retried = retried + ?4, finished_at = CASE WHEN pending + ?1 = 0 THEN ?5 END WHERE id = ?6",
+            [(*deltas, tx.now_ms, run) for run, deltas in self._runs.items() if any(deltas)],
+        )
+        for run in [run for run, (pending, *_) in self._runs.items() if pending < 0]:
+            if ended := tx.row("SELECT run_id FROM runs WHERE id = ? AND pending = 0", (run,)):
+                tx.ready.add(ended["run_id"])
+        tx.executemany(
+            "INSERT INTO groups VALUES (?, ?, ?, ?, ?) ON CONFLICT (t, place) DO UPDATE SET"
+            " pending = pending + excluded.pending, failed = failed + excluded.failed,"
+            " succeeded = succeeded + excluded.succeeded",
+            [(*key, *deltas) for key, deltas in self._groups.items() if any(deltas)],
+        )
+        touched = self._touched
+        for gathered in (self._rows, self._members, self._counts, self._runs, self._groups):
+            gathered.clear()
+        self._touched = {}
+        return touched

@@ -1,0 +1,114 @@
+"""Deciding groups: when does a united node run?
+
+Counters tell how many members of each place are pending, failed and succeeded for each state t of
+a united target. Every use case that moves states ends in ``decide``, in the same transaction, so
+there is no moment at which a finished group is not noticed, and no cost that grows with its size.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from pydantic_core import from_json, to_json
+
+from exotrio.graph import UnitesStrategyEnum
+from exotrio.manager.engine.inputs import InputsError, Sources, build_for, group_lists
+from exotrio.manager.engine.states import (
+    CREATED,
+    ERRORED,
+    SUCCESS,
+    Changes,
+    NewState,
+    RunScope,
+    child_path,
+    extend_groups,
+)
+from exotrio.manager.rules.template import Unite
+
+
+def decide(changes: Changes) -> None:
+    """Write the changes, then run every united node whose group they completed.
+
+    Inner groups come first: a united node that runs, or cannot, is itself a member of outer groups.
+    """
+    waiting: list[tuple[tuple[int, int], int, int]] = []
+    scopes: dict[int, tuple[RunScope, int]] = {}
+
+    def apply() -> None:
+        for t, (run, target) in changes.apply().items():
+            scopes[t] = run, target
+            for index, unite in enumerate(run.template.uniters[target]):
+                heapq.heappush(waiting, (unite.rank, t, index))
+
+    apply()
+    last = None
+    while waiting:
+        entry = heapq.heappop(waiting)
+        if entry == last:
+            continue
+        last = entry
+        _, t, index = entry
+        run, target = scopes[t]
+        if _fire(changes, run, t, run.template.uniters[target][index]):
+            apply()
+
+
+def _fire(changes: Changes, run: RunScope, t: int, unite: Unite) -> bool:
+    """Insert the united state if its group is complete and it has not run yet; say whether."""
+    tx = changes.tx
+    pending = failed = 0
+    reached = False
+    for place, waiting, broken, succeeded in tx.execute(
+        "SELECT place, pending, failed, succeeded FROM groups WHERE t = ?", (t,)
+    ):
+        if place in unite.region:
+            pending += waiting
+            failed += broken
+            reached = reached or (succeeded > 0 and place in unite.predecessors)
+    if pending:
+        return False
+    if unite.strategy is UnitesStrategyEnum.ALL_SUCCESS and (failed or not reached):
+        return False
+    if tx.row(
+        "SELECT 1 FROM states WHERE parent = ? AND place = ?"
+        " AND united = 1 AND retry_count = 0 AND manual_fanout_id IS NULL",
+        (t, unite.place),
+    ):
+        return False
+    changes.insert(run, united_state(changes, run, t, unite))
+    return True
+
+
+def united_state(changes: Changes, run: RunScope, t: int, unite: Unite) -> NewState:
+    """Return the state of a united node for ``t``: ERRORED with the reason if its inputs cannot be built."""
+    tx = changes.tx
+    place = run.template.places[unite.place]
+    row = tx.row("SELECT place, parent, outputs, groups, path, status FROM states WHERE seq = ?", (t,))
+    assert row is not None
+    assert row["status"] == SUCCESS, "only a success has something below it"
+    node = tx.registered(place.namespace, place.node_name)
+    assert node is not None, "a run starts only with registered nodes, which are never removed"
+    status, inputs, error = CREATED, {}, None
+    try:
+        inputs = build_for(
+            node,
+            place,
+            Sources(tx, run, row["parent"]),
+            run.template.places[unite.target].identifier,
+            from_json(row["outputs"]),
+            group_lists(tx, run, t, unite),
+        )
+    except InputsError as problem:
+        status, error = ERRORED, f"cannot run: {problem}"
+    return NewState(
+        place=unite.place,
+        kind=node.id,
+        status=status,
+        inputs=to_json(inputs).decode(),
+        error=error,
+        parent=t,
+        united=True,
+        groups=extend_groups(row["groups"], t, unite.target),
+        path=child_path(row["path"], unite.place),
+        enqueue_after=tx.now_ms,
+    )

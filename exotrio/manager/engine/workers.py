@@ -1,0 +1,164 @@
+"""Worker processes as their heartbeats show them, and what operators ask of them. In memory: a
+worker that lives is heard of again within seconds of a restart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from exotrio._wire.native import BeatProgress, HeartbeatRequest
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+SILENT_AFTER_MS = 60_000
+"""Without a sign of life for this long a worker is not called live: three heartbeats are missing."""
+FORGOTTEN_AFTER_MS = 600_000
+"""One that fell silent is worth a look for a while."""
+STOPPED_FORGOTTEN_AFTER_MS = 60_000
+"""One that stopped is not."""
+MAX_WORKERS = 10_000
+"""Of which something is kept: who claims under ever new names must not fill the memory."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker process.
+
+    Attributes:
+        last: Its last heartbeat; an empty one as long as it only claimed.
+        seen_at: When it was last heard of, on the monotonic clock, ms.
+        polled_at: When it last asked for states, likewise.
+        nodes: Those it asked for. One that runs as often as its limit allows is left out of a claim.
+        commands: What is asked of it; handed over with every heartbeat until it obeys.
+        tasks: The task tree it sent last, if it was asked for one.
+        tasks_at: When that came.
+    """
+
+    namespace: str
+    last: HeartbeatRequest
+    seen_at: int
+    polled_at: int | None = None
+    nodes: frozenset[str] = frozenset()
+    commands: set[str] = field(default_factory=set)
+    tasks: str | None = None
+    tasks_at: int | None = None
+
+    def is_live(self, now: int) -> bool:
+        """Whether it was heard of lately, and did not say that it stopped."""
+        return now - self.seen_at < SILENT_AFTER_MS and self.last.phase != "stopped"
+
+
+class Workers:
+    """The workers heard of lately.
+
+    Attributes:
+        heard: Grows with everything that is heard of them.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], Worker] = {}
+        self._anonymous: dict[tuple[str, frozenset[str]], int] = {}
+        self.heard = 0
+
+    def seen(self, namespace: str, beat: HeartbeatRequest, now: int) -> list[str]:
+        """Note a heartbeat and return the commands for the worker."""
+        worker = self._worker(namespace, beat.worker_id, now)
+        worker.last = beat
+        self.heard += 1
+        if beat.tasks is not None:
+            worker.tasks, worker.tasks_at, beat.tasks = beat.tasks, now, None
+            worker.commands.discard("tasks")
+        if beat.phase != "running":
+            worker.commands.discard("drain")
+        return sorted(worker.commands)
+
+    def find(self, namespace: str, worker_id: str) -> Worker | None:
+        """Return a worker, or None if it was not heard of."""
+        return self._known.get((namespace, worker_id))
+
+    def progress(self, namespace: str) -> dict[str, BeatProgress]:
+        """Return what running nodes of a namespace said last of their progress, by state."""
+        return {
+            beat.state_id: beat.progress
+            for worker in self._known.values()
+            if worker.namespace == namespace
+            for beat in worker.last.states
+            if beat.progress is not None
+        }
+
+    def has_polled(self, namespace: str, worker_id: str | None, nodes: frozenset[str]) -> bool:
+        """Return whether these nodes were asked for before."""
+        if worker_id is None:
+            return (namespace, nodes) in self._anonymous
+        worker = self.find(namespace, worker_id)
+        return worker is not None and nodes <= worker.nodes
+
+    def polled(self, namespace: str, worker_id: str | None, nodes: frozenset[str], now: int) -> None:
+        """Note that somebody asked for states of these nodes; through v0 nobody says who.
+
+        Args:
+            nodes: Those that are registered. Names that nobody knows are not kept.
+        """
+        if worker_id is None:
+            if not nodes:
+                return
+            if (namespace, nodes) not in self._anonymous:
+                self._forget(now)
+                self.heard += 1
+                _make_room(self._anonymous)
+            self._anonymous[namespace, nodes] = now
+            return
+        worker = self._worker(namespace, worker_id, now)
+        worker.polled_at = now
+        if not nodes <= worker.nodes:
+            worker.nodes |= nodes
+            self.heard += 1
+
+    def _worker(self, namespace: str, worker_id: str, now: int) -> Worker:
+        worker = self._known.get((namespace, worker_id))
+        if worker is None:
+            self._forget(now)
+            _make_room(self._known)
+            worker = Worker(namespace, HeartbeatRequest(worker_id=worker_id), now)
+            self._known[namespace, worker_id] = worker
+        worker.seen_at = now
+        return worker
+
+    def _forget(self, now: int) -> None:
+        for key, worker in list(self._known.items()):
+            stopped = worker.last.phase == "stopped"
+            if now - worker.seen_at > (STOPPED_FORGOTTEN_AFTER_MS if stopped else FORGOTTEN_AFTER_MS):
+                del self._known[key]
+        for asked, at in list(self._anonymous.items()):
+            if now - at > FORGOTTEN_AFTER_MS:
+                del self._anonymous[asked]
+
+    def of(self, namespace: str, now: int) -> list[Worker]:
+        """Return the workers of a namespace, by runtime and id."""
+        self._forget(now)
+        found = [worker for worker in self._known.values() if worker.namespace == namespace]
+        return sorted(found, key=lambda worker: (worker.last.runtime, worker.last.worker_id))
+
+    def anonymous(self, namespace: str) -> dict[frozenset[str], int]:
+        """Return which nodes were asked for through v0, and when last."""
+        return {nodes: at for (where, nodes), at in self._anonymous.items() if where == namespace}
+
+    def forget(self, namespace: str, worker_id: str) -> None:
+        """Show a worker no more: its process has ended."""
+        if self._known.pop((namespace, worker_id), None) is not None:
+            self.heard += 1
+
+    def ask(self, namespace: str, worker_id: str, command: str) -> bool:
+        """Ask something of a worker; return False if it is not known."""
+        worker = self.find(namespace, worker_id)
+        if worker is None:
+            return False
+        worker.commands.add(command)
+        self.heard += 1
+        return True
+
+
+def _make_room(entries: dict[K, V]) -> None:
+    while len(entries) >= MAX_WORKERS:
+        del entries[next(iter(entries))]

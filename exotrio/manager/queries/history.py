@@ -1,0 +1,98 @@
+"""One state with all that happened to it, for the native API."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic_core import from_json
+
+from exotrio.manager.engine.graphs import timestamp
+from exotrio.manager.engine.outcomes import find_state
+from exotrio.manager.engine.states import QUEUED
+from exotrio.manager.queries.views import detail
+from exotrio.manager.rules.errors import not_found
+from exotrio.manager.store.port import View
+
+MOST_ATTEMPTS = 1_000
+"""Shown of those before a state, and of those after it."""
+
+
+def show_history(view: View, namespace: str, state_id: str, now: int) -> dict[str, Any]:
+    """Return a state, found by its id alone.
+
+    Args:
+        now: On the monotonic clock, ms: leases end on that.
+    """
+    state = find_state(view, namespace, state_id)
+    if state is None:
+        raise not_found(f"there is no state {state_id!r} in namespace {namespace!r}")
+    return {
+        **detail(view, state),
+        "data": None if state["data"] is None else from_json(state["data"]),
+        "retry_count": state["retry_count"],
+        "deliveries": state["deliveries"],
+        "requeued": bool(state["requeued"]),
+        "enqueue_after": timestamp(state["enqueue_after"]),
+        "claimed_at": _moment(state["claimed_at"]),
+        "finished_at": _moment(state["finished_at"]),
+        "worker": state["worker"],
+        "holder": holder_of(state, now) if state["status"] == QUEUED else None,
+        "events": [
+            {"at": timestamp(row["at"]), "kind": row["kind"], "worker": row["worker"]}
+            for row in view.execute(
+                "SELECT at, kind, worker FROM events WHERE state = ? ORDER BY id", (state["seq"],)
+            )
+        ],
+        "attempts": attempts_of(view, state),
+    }
+
+
+def _moment(at: int | None) -> str | None:
+    return None if at is None else timestamp(at)
+
+
+def holder_of(state: sqlite3.Row, now: int) -> dict[str, Any]:
+    """Return who has a QUEUED state, and for how long."""
+    until = state["lease_until"]
+    return {
+        "native": state["token"] is not None,
+        "worker": state["worker"],
+        "local": bool(state["local"]),
+        "ttl_ms": None if until is None else max(0, until - now),
+    }
+
+
+def attempts_of(view: View, state: sqlite3.Row) -> list[dict[str, Any]]:
+    """Return a state with those whose place it took, and those that took its, oldest first."""
+    before = list(_follow(view, "seq = ?", "retry_of", state["retry_of"]))
+    after = list(_follow(view, "retry_of = ?", "seq", state["seq"]))
+    attempts = [*reversed(before), state, *after]
+    return [
+        {
+            "id": view.state_id(attempt["seq"]),
+            "status": attempt["status"],
+            "retry_count": attempt["retry_count"],
+            # Automatic retries of it carry the same id on.
+            "by_hand": attempt["manual_fanout_id"] is not None and attempt["retry_count"] == 0,
+            "created_at": timestamp(attempt["created_at"]),
+        }
+        for attempt in attempts
+    ]
+
+
+def _follow(view: View, condition: str, column: str, seq: int | None) -> Iterator[sqlite3.Row]:
+    """Yield the attempts that lead on from one, nearest first."""
+    for _ in range(MOST_ATTEMPTS):
+        row = None
+        if seq is not None:
+            row = view.row(
+                "SELECT seq, retry_of, status, retry_count, manual_fanout_id, created_at FROM states"
+                f" WHERE {condition}",
+                (seq,),
+            )
+        if row is None:
+            return
+        yield row
+        seq = row[column]

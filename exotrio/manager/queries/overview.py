@@ -1,0 +1,135 @@
+"""What happens in a namespace now, and what happened in the last hour: queries that cost the same beside
+any history, for the dashboard and the native API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from exotrio._wire.overview import MOST_RUNTIMES
+from exotrio.manager.engine import tallies
+from exotrio.manager.engine.graphs import timestamp
+from exotrio.manager.engine.workers import Worker
+from exotrio.manager.queries.backlog import MOST_COUNTED, Backlog, backlog
+from exotrio.manager.queries.failed import failed_since
+from exotrio.manager.queries.namespaces import kinds_of
+from exotrio.manager.queries.performance import HOUR, failures, performance
+from exotrio.manager.queries.runtimes import live_anonymous, offered
+from exotrio.manager.queries.views import newest_runs, run_summary
+from exotrio.manager.queries.workers import list_workers
+from exotrio.manager.store.port import View
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """How much waits, runs and failed.
+
+    Attributes:
+        waiting_is_more: There are more than were counted.
+        oldest: The node whose first state has waited longest, if anything could run.
+        errored: States that failed within 24 h and were not retried.
+    """
+
+    running: int
+    waiting: int
+    waiting_is_more: bool
+    oldest: Backlog | None
+    errored: int
+
+
+def current(view: View, kinds: Iterable[int], backlogs: Sequence[Backlog]) -> Current:
+    """Return how a namespace is.
+
+    Args:
+        kinds: Its nodes.
+        backlogs: Of these.
+    """
+    return Current(
+        running=sum(each.held for each in backlogs),
+        waiting=sum(each.waiting for each in backlogs),
+        waiting_is_more=any(each.waiting == MOST_COUNTED for each in backlogs),
+        oldest=max((each for each in backlogs if each.eligible), key=lambda each: each.oldest, default=None),
+        errored=failed_since(view, kinds, view.now_ms - DAY_MS),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LastHour:
+    """How many attempts ended in each minute, the present one last, and how many of them failed.
+
+    Attributes:
+        first_minute: Of Unix time.
+    """
+
+    first_minute: int
+    ended: list[int]
+    failed: list[int]
+
+
+def last_hour(view: View, kinds: Iterable[int]) -> LastHour:
+    """Return what ended of some nodes."""
+    minutes = tallies.by_minute(view, kinds, HOUR)
+    each = [minutes[minute] for minute in sorted(minutes)]
+    return LastHour(min(minutes), [one.total() for one in each], [failures(one) for one in each])
+
+
+def show_overview(
+    view: View,
+    namespace: str,
+    workers: Sequence[Worker],
+    anonymous: Mapping[frozenset[str], int],
+    now: int,
+    runs: int,
+) -> dict[str, Any]:
+    """Return the overview of a namespace, as ``Overview``.
+
+    Args:
+        workers: Those heard of lately.
+        anonymous: Which nodes were asked for through v0, and when last.
+        now: On the monotonic clock, ms, as are the times of the former.
+        runs: How many of the newest to show.
+    """
+    kinds = kinds_of(view, namespace)
+    backlogs = {each.node: each for each in backlog(view, namespace=namespace)}
+    present = current(view, kinds, list(backlogs.values()))
+    hour = last_hour(view, kinds)
+    offers = offered(workers, anonymous, now)
+    return {
+        "namespace": namespace,
+        "at": timestamp(view.now_ms),
+        "running": present.running,
+        "waiting": present.waiting,
+        "waiting_is_more": present.waiting_is_more,
+        "errored": present.errored,
+        "oldest": present.oldest
+        and {"node": present.oldest.node, "waits_ms": round(present.oldest.oldest * 1000)},
+        "throughput": {
+            "first_minute": hour.first_minute,
+            "ended": hour.ended,
+            "failed": hour.failed,
+        },
+        "nodes": [_node(view, kind, backlogs[name], offers.get(name, [])) for kind, name in kinds.items()],
+        "runtimes": list_workers(view, namespace, workers, anonymous, now).workers[:MOST_RUNTIMES],
+        "runtime_count": len(workers),
+        "v0_runtimes": len(live_anonymous(anonymous, now)),
+        "runs": [run_summary(row) for row in newest_runs(view, namespace, runs)],
+    }
+
+
+def _node(view: View, kind: int, waits: Backlog, offered_by: list[str]) -> dict[str, Any]:
+    recent = performance(view, kind, HOUR)
+    return {
+        "name": waits.node,
+        "waiting": waits.waiting,
+        "eligible": waits.eligible,
+        "oldest_ms": round(waits.oldest * 1000),
+        "running": waits.held,
+        "ended": recent["ended"],
+        "failed": recent["failed"],
+        "p50_ms": recent["p50"],
+        "p95_ms": recent["p95"],
+        "offered_by": offered_by,
+    }

@@ -1,0 +1,188 @@
+"""The edges of a graph: the rules they must obey, and who comes before and after whom. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+
+from exotrio.errors import GraphInvalid
+from exotrio.graph import GraphNodeModel
+
+MAX_PROBLEMS = 100
+"""Problems of one graph that are told: a large one can have millions."""
+MAX_NAMES = 10
+"""Names that one problem tells."""
+
+
+class Shape:
+    """Edges of a graph and what follows from them, by identifier."""
+
+    def __init__(self, nodes: Sequence[GraphNodeModel]) -> None:
+        self.declared = nodes
+        self.nodes = {node.identifier: node for node in nodes}
+        self.index = {node.identifier: index for index, node in enumerate(nodes)}
+        self.predecessors: dict[str, list[str]] = {name: [] for name in self.nodes}
+        self.root = ""
+        self.order: list[str] = []
+        self.ancestors: dict[str, frozenset[str]] = {}
+        self.possible_ancestors: dict[str, frozenset[str]] = {}
+        # Sets of nodes as bits by index: regions subtract them for every pair of united nodes.
+        self._bit = {name: 1 << index for name, index in self.index.items()}
+        self._descendants: dict[str, int] = {}
+
+    def check(self) -> None:
+        """Check the groups of rules in their order and derive order and ancestors."""
+        refuse("the nodes of the graph do not fit together", self._wrong_names())
+        for node in self.declared:
+            for child in node.next_nodes or ():
+                self.predecessors[child].append(node.identifier)
+        refuse("a united node has a wrong target", self._wrong_targets())
+        refuse("the graph is not connected", self._unconnected())
+        refuse("the graph has a cycle", self._cycles())
+        self.order, waiting = _topological(self.nodes, self._dependencies)
+        refuse(
+            "the graph is not connected",
+            [f"united nodes wait for each other, so none is ever reached: {_some(sorted(waiting))}"]
+            if waiting
+            else [],
+        )
+        self._derive_ancestors()
+        self._derive_descendants()
+        refuse("a united node cannot be reached from its target", self._unreachable_unites())
+
+    def below(self, identifier: str) -> set[str]:
+        """Return what follows ``identifier`` along edges, without itself."""
+        found: set[str] = set()
+        waiting = [identifier]
+        while waiting:
+            for child in self.nodes[waiting.pop()].next_nodes or ():
+                if child not in found:
+                    found.add(child)
+                    waiting.append(child)
+        return found
+
+    def region(self, united: str) -> frozenset[str]:
+        """Return the identifiers whose states make up the groups of ``united``."""
+        unites = self.nodes[united].unites
+        assert unites is not None
+        target = unites.identifier
+        region = self._descendants[target] & ~(self._bit[united] | self._descendants[united])
+        for other, node in self.nodes.items():
+            if other != united and node.unites and node.unites.identifier == target:
+                after_other = self._descendants[other]
+                if not self._bit[united] & after_other:
+                    region &= ~(self._bit[other] | after_other)
+        return frozenset(
+            name
+            for name, bit in self._bit.items()
+            if region & bit and target in self.possible_ancestors[name]
+        )
+
+    def _dependencies(self, identifier: str) -> list[str]:
+        unites = self.nodes[identifier].unites
+        return self.predecessors[identifier] + ([unites.identifier] if unites else [])
+
+    def _wrong_names(self) -> Iterator[str]:
+        uses = Counter(node.identifier for node in self.declared)
+        for name, count in uses.items():
+            if count > 1:
+                yield f"identifier {name!r} is used {count} times"
+        for node in self.declared:
+            for child in node.next_nodes or ():
+                if child not in self.nodes:
+                    yield f"node {node.identifier!r}: next node {child!r} is no identifier of this graph"
+
+    def _wrong_targets(self) -> Iterator[str]:
+        for node in self.declared:
+            if node.unites is None:
+                continue
+            if node.unites.identifier not in self.nodes:
+                yield f"node {node.identifier!r}: unites {node.unites.identifier!r}, which this graph lacks"
+            elif node.unites.identifier == node.identifier:
+                yield f"node {node.identifier!r} unites itself"
+
+    def _unconnected(self) -> list[str]:
+        roots = [name for name, node in self.nodes.items() if not self.predecessors[name] and not node.unites]
+        if len(roots) != 1:
+            named = f": {_some(roots)}" if roots else ""
+            return [f"a graph has one root, a node that nothing leads to; this one has {len(roots)}{named}"]
+        self.root = roots[0]
+        reached = self.below(self.root) | {self.root}
+        return [
+            f"node {name!r} is not reached from the root {self.root!r} by next_nodes"
+            for name in self.nodes
+            if name not in reached
+        ]
+
+    def _cycles(self) -> Iterator[str]:
+        _, waiting = _topological(self.nodes, lambda name: self.predecessors[name])
+        for name in self.nodes:
+            if name in waiting and name in self.below(name):
+                yield f"node {name!r} lies on a path to itself"
+
+    def _derive_ancestors(self) -> None:
+        for name in self.order:
+            node = self.nodes[name]
+            above = [node.unites.identifier] if node.unites else self.predecessors[name]
+            certain = [self.ancestors[parent] | {parent} for parent in above]
+            possible = [self.possible_ancestors[parent] | {parent} for parent in above]
+            self.ancestors[name] = frozenset.intersection(*certain) if certain else frozenset()
+            self.possible_ancestors[name] = frozenset().union(*possible)
+
+    def _derive_descendants(self) -> None:
+        for name in reversed(self.order):
+            below = 0
+            for child in self.nodes[name].next_nodes or ():
+                below |= self._bit[child] | self._descendants[child]
+            self._descendants[name] = below
+
+    def _unreachable_unites(self) -> Iterator[str]:
+        return (
+            f"node {name!r} unites {node.unites.identifier!r}, but its predecessor {parent!r} does not "
+            f"always come after {node.unites.identifier!r}: unite an ancestor of every predecessor"
+            for name, node in self.nodes.items()
+            if node.unites
+            for parent in self.predecessors[name]
+            if node.unites.identifier not in self.ancestors[parent]
+        )
+
+
+def first_problems(problems: Iterable[str]) -> list[str]:
+    """Return as many problems as are told, and a line about it if there are more."""
+    rest = iter(problems)
+    found = list(islice(rest, MAX_PROBLEMS))
+    if next(rest, None) is not None:
+        found.append(f"there are more: only the first {MAX_PROBLEMS} are named")
+    return found
+
+
+def refuse(what: str, problems: Iterable[str]) -> None:
+    """Raise GraphInvalid if there are problems."""
+    if found := first_problems(problems):
+        raise GraphInvalid(what, found)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _topological(names: Iterable[str], before: Callable[[str], list[str]]) -> tuple[list[str], set[str]]:
+    """Return the names in an order that respects ``before``, and those left on cycles."""
+    waiting = {name: set(before(name)) for name in names}
+    after: dict[str, list[str]] = {name: [] for name in waiting}
+    for name, parents in waiting.items():
+        for parent in parents:
+            after[parent].append(name)
+    ready = deque(name for name, parents in waiting.items() if not parents)
+    order: list[str] = []
+    while ready:
+        name = ready.popleft()
+        order.append(name)
+        del waiting[name]
+        for child in after[name]:
+            waiting[child].discard(name)
+            if not waiting[child]:
+                ready.append(child)
+    return order, set(waiting)

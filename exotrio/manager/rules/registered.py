@@ -1,0 +1,82 @@
+"""What is registered under a node's name, and whether a graph can run with it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from exotrio.manager.rules.edges import first_problems
+from exotrio.manager.rules.placeholders import OutputRef
+from exotrio.manager.rules.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What a graph needs to know of a registered node.
+
+    Attributes:
+        id: The node's number in the database; states refer to it.
+        inputs: Input name to its JSON schema.
+        outputs: Output name to its JSON schema.
+        required: Names of the inputs for which the node has no default. Only runs ask for them.
+    """
+
+    id: int
+    namespace: str
+    name: str
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+    secrets: tuple[str, ...]
+    required: tuple[str, ...] = ()
+
+
+def check_registered(template: Template, nodes: Mapping[tuple[str, str], Registered]) -> list[str]:
+    """Return what keeps ``template`` from running with the registered nodes, as far as it is told; empty if
+    nothing does.
+
+    Args:
+        template: The graph.
+        nodes: (namespace, name) to what is registered, as far as it is.
+    """
+    return first_problems(_problems(template, nodes))
+
+
+def _problems(template: Template, nodes: Mapping[tuple[str, str], Registered]) -> Iterator[str]:
+    for place in template.places:
+        if (place.namespace, place.node_name) not in nodes:
+            yield (
+                f"node {place.identifier!r}: {place.node_name!r} is not registered in namespace"
+                f" {place.namespace!r}"
+            )
+    used = {place.index: nodes.get((place.namespace, place.node_name)) for place in template.places}
+    wanted = {name: node.name for node in used.values() if node for name in node.secrets}
+    for name in wanted:
+        if name not in template.body.secrets:
+            yield f"secret {name!r}, which node {wanted[name]!r} needs, is missing in the graph's secrets"
+    for place in template.places:
+        node = used[place.index]
+        for name, schema in node.inputs.items() if node else ():
+            if not _is_plain_string(schema):
+                yield f"node {place.identifier!r}: input {name!r} of {node.name!r} is not a string"  # type: ignore[union-attr]
+            if name not in place.inputs:
+                yield f"node {place.identifier!r}: input {name!r} is missing"
+    for place in template.places:
+        for name, pieces in place.inputs.items():
+            for piece in pieces:
+                if isinstance(piece, OutputRef):
+                    source = used[template[piece.identifier].index]
+                    where = f"node {place.identifier!r}, input {name!r}: "
+                    if source is None:
+                        yield f"{where}the node of {piece.identifier!r} is not registered"
+                    elif piece.field not in source.outputs:
+                        yield f"{where}{piece.identifier!r} has no output {piece.field!r}"
+                    elif not _is_plain_string(source.outputs[piece.field]):
+                        yield f"{where}output {piece.field!r} of {piece.identifier!r} is not a string"
+
+
+def _is_plain_string(schema: object) -> bool:
+    # Registration does not check schemas, so anything may stand here.
+    if not isinstance(schema, Mapping) or schema.get("type") != "string":
+        return False
+    return not {"enum", "const", "format", "anyOf", "oneOf", "allOf"} & schema.keys()

@@ -1,0 +1,191 @@
+"""Graph templates: the rules a graph must obey, and the compiled form the engine works with.
+
+Pure: no database, no clock. Theory of operation:
+
+* A state's **chain** is the list of its ancestors' states. A plain node's state hangs below the
+  state that created it; a united node's state hangs below the state ``t`` of its target ``T``, as
+  if the branches between them did not exist.
+* ``ancestors`` of a place are the identifiers on *every* chain that can lead to it: the only ones
+  a placeholder may name.
+* The **group** of a united node U and a state t is every state with t in its chain whose place is
+  in U's **region**: what lies below T, without U and what follows it, and without the other
+  nodes that unite T (and what follows them) unless they precede U.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from exotrio.graph import MAX_NAME, GraphBody, UnitesStrategyEnum
+from exotrio.manager.rules.edges import Shape, refuse
+from exotrio.manager.rules.placeholders import (
+    OutputRef,
+    Piece,
+    PlaceholderError,
+    StoreRef,
+    parse_placeholders,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One node of a graph, compiled.
+
+    Attributes:
+        index: Its position in the template; states refer to it by this number.
+        inputs: Input name to pieces.
+        raw_inputs: Input name to text, as declared.
+        next: Places that follow as plain nodes (not through ``unites``).
+        ancestors: Identifiers on every chain leading here.
+        target: Whether some place unites this one.
+    """
+
+    index: int
+    identifier: str
+    node_name: str
+    namespace: str
+    inputs: Mapping[str, tuple[Piece, ...]]
+    raw_inputs: Mapping[str, str]
+    next: tuple[int, ...]
+    ancestors: frozenset[str]
+    target: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unite:
+    """One united node, compiled.
+
+    Attributes:
+        place: The united node.
+        target: The place it unites.
+        region: Places whose states belong to its groups.
+        predecessors: Places with an edge to it; a SUCCESS there is a member that reached it.
+        aggregated: Places of the region it reads outputs of, as a list over the group.
+        rank: Decide groups in this order: inner ones first, since firing one may keep an
+            outer group waiting.
+    """
+
+    place: int
+    target: int
+    strategy: UnitesStrategyEnum
+    region: frozenset[int]
+    predecessors: tuple[int, ...]
+    aggregated: frozenset[int]
+    rank: tuple[int, int]
+
+
+class Template:
+    """A graph that passed every rule.
+
+    Args:
+        body: The declaration; kept, since runs pin it.
+
+    Raises:
+        GraphInvalid: a whole-graph rule is broken; ``problems`` names each of the first failing
+            group of rules.
+    """
+
+    def __init__(self, body: GraphBody) -> None:
+        self.body = body
+        shape = Shape(body.nodes)
+        shape.check()
+        pieces: dict[str, dict[str, tuple[Piece, ...]]] = {}
+        refuse("an input of the graph cannot be built", _parse_inputs(body, shape, pieces))
+        targets = {node.unites.identifier for node in body.nodes if node.unites}
+        self.places = tuple(
+            Place(
+                index=index,
+                identifier=node.identifier,
+                node_name=node.node_name,
+                namespace=node.namespace,
+                inputs=pieces[node.identifier],
+                raw_inputs=node.inputs,
+                next=tuple(
+                    shape.index[child] for child in node.next_nodes or () if not shape.nodes[child].unites
+                ),
+                ancestors=shape.ancestors[node.identifier],
+                target=node.identifier in targets,
+            )
+            for index, node in enumerate(body.nodes)
+        )
+        self.root = self.places[shape.index[shape.root]]
+        self._by_identifier = shape.index
+        self.uniters = self._compile_unites(shape)
+
+    def __getitem__(self, identifier: str) -> Place:
+        return self.places[self._by_identifier[identifier]]
+
+    def _compile_unites(self, shape: Shape) -> dict[int, tuple[Unite, ...]]:
+        """Map each target's index to what unites it, in the order of deciding."""
+        uniters: dict[int, list[Unite]] = {}
+        for order, identifier in enumerate(shape.order):
+            node = shape.nodes[identifier]
+            if node.unites is None:
+                continue
+            region = shape.region(identifier)
+            place = self[identifier]
+            target = self[node.unites.identifier]
+            uniters.setdefault(target.index, []).append(
+                Unite(
+                    place=place.index,
+                    target=target.index,
+                    strategy=node.unites.strategy,
+                    region=frozenset(shape.index[member] for member in region),
+                    predecessors=tuple(shape.index[name] for name in shape.predecessors[identifier]),
+                    aggregated=frozenset(
+                        shape.index[piece.identifier]
+                        for pieces in place.inputs.values()
+                        for piece in pieces
+                        if isinstance(piece, OutputRef) and piece.identifier in region
+                    ),
+                    rank=(-len(target.ancestors), order),
+                )
+            )
+        return {target: tuple(unites) for target, unites in uniters.items()}
+
+    @cached_property
+    def aggregated(self) -> dict[int, frozenset[int]]:
+        """Target index to the places whose successes must be findable by group."""
+        return {
+            target: frozenset(index for unite in unites for index in unite.aggregated)
+            for target, unites in self.uniters.items()
+        }
+
+
+def _parse_inputs(
+    body: GraphBody, shape: Shape, parsed: dict[str, dict[str, tuple[Piece, ...]]]
+) -> Iterator[str]:
+    """Parse every input into ``parsed``, check what its placeholders refer to, and yield the problems."""
+    store_keys = {*body.store_config.required_keys, *body.store_config.default_values}
+    for node in body.nodes:
+        allowed = shape.ancestors[node.identifier] | (
+            shape.region(node.identifier) if node.unites else frozenset()
+        )
+        parsed[node.identifier] = {}
+        for name, text in node.inputs.items():
+            place = f"node {node.identifier!r}, input {_short(name)!r}"
+            if not isinstance(text, str):
+                yield f"{place}: must be a string, not {type(text).__name__}"
+                continue
+            try:
+                pieces = parse_placeholders(text)
+            except PlaceholderError as error:
+                yield f"{place}: {error}"
+                continue
+            parsed[node.identifier][name] = pieces
+            for piece in pieces:
+                if isinstance(piece, OutputRef) and piece.identifier not in allowed:
+                    named = _short(piece.identifier)
+                    yield f"{place}: {named!r} is not before {node.identifier!r} on every path"
+                elif isinstance(piece, StoreRef) and piece.key not in store_keys:
+                    yield (
+                        f"{place}: store key {_short(piece.key)!r} is neither in required_keys nor in"
+                        " default_values"
+                    )
+
+
+def _short(text: str) -> str:
+    """Return what a problem tells of a text of any length."""
+    return text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}..."

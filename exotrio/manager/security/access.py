@@ -1,0 +1,194 @@
+"""Who may come in: the API key, the Host header, and the request id that every reply carries."""
+
+from __future__ import annotations
+
+import hmac
+import uuid
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
+from ipaddress import IPv6Address, ip_address
+from typing import Protocol
+
+import trio
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from exotrio._httpd.server import prove
+from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
+from exotrio.manager.api.json import reply
+
+LOCAL = "exotrio.local"
+"""Key in an ASGI scope: the request comes from inside this process. No header can set it."""
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+TRIES = 10
+"""Different wrong keys from one address that are refused at once."""
+FORGET_AFTER = 10.0
+"""Seconds after which one of them is forgotten."""
+MAX_DELAY = 5.0
+"""Seconds that a refusal is held back."""
+MAX_ADDRESSES = 10_000
+_LONGEST_UUID = len("urn:uuid:12345678-1234-5678-1234-567812345678")
+
+
+class Keyless(Protocol):
+    """An app beside the API that asks for no key with each request, but finds out itself who may come in."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    def serves(self, path: str) -> bool:
+        """Return whether a path is its own."""
+        ...
+
+
+@dataclass(slots=True)
+class _Failures:
+    """Wrong keys from one address: when all will be forgotten, and hashes of the first of them."""
+
+    until: float
+    keys: set[bytes] = field(default_factory=set)
+
+
+class Tries:
+    """Counts wrong keys by the address they came from, and holds their refusals back if they are many.
+
+    Only refusals: the right key is answered at once, wherever somebody guesses. And only different keys
+    count, so that a runtime with an old key, which tries it again and again, is told so at once too.
+    """
+
+    def __init__(self) -> None:
+        self._failures: dict[str, _Failures] = {}
+
+    async def failed(self, address: str, key: str) -> float:
+        """Count a wrong key; wait, if many came from there. Return the seconds it waited."""
+        network, now = _network(address), trio.current_time()
+        hashed = sha256(key.encode("utf-8", "replace")).digest()
+        failures = self._failures.pop(network, None)
+        if failures is None or failures.until <= now:
+            failures = _Failures(now)
+        while len(self._failures) >= MAX_ADDRESSES:
+            del self._failures[next(iter(self._failures))]
+        self._failures[network] = failures
+        if hashed not in failures.keys:
+            failures.until = min(failures.until + FORGET_AFTER, now + (TRIES + 1) * FORGET_AFTER)
+            if len(failures.keys) < TRIES:
+                failures.keys.add(hashed)
+        delay = min(MAX_DELAY, failures.until - TRIES * FORGET_AFTER - now)
+        if delay <= 0:
+            return 0.0
+        await trio.sleep(delay)
+        return delay
+
+
+def _network(address: str) -> str:
+    """Return what an address is counted under: one subscriber has 2**64 addresses of IPv6."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, IPv6Address):
+        return str(parsed.ipv4_mapped or IPv6Address(int(parsed) >> 64 << 64))
+    return address
+
+
+def client_address(scope: Scope) -> str:
+    """Return the address that a request came from, or an empty string."""
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
+class Access:
+    """ASGI middleware that lets only holders of the key in.
+
+    It answers before the body is read, so that strangers cannot make the server hold theirs.
+
+    Args:
+        app: What is protected.
+        key: The API key.
+        allowed_hosts: Host header values (without port) to accept, or None for any. On loopback
+            this is what keeps a web page from reaching the server through a name of its own.
+        open_paths: Paths that ask for no key.
+        dashboard: Serves its paths beside ``app``; only the Host is checked for it.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        key: str,
+        allowed_hosts: Collection[str] | None,
+        open_paths: Collection[str] = ("/health",),
+        dashboard: Keyless | None = None,
+    ) -> None:
+        self._app = app
+        self._open_paths = frozenset(open_paths)
+        self._dashboard = dashboard
+        self._key = key.encode()
+        self._tries = Tries()
+        self._allowed_hosts = (
+            None if allowed_hosts is None else frozenset(host.lower() for host in allowed_hosts)
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"only HTTP is served, not {scope['type']}")
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers.get(REQUEST_ID_HEADER))
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        if scope.get(LOCAL):
+            await self._app(scope, receive, send_with_id)
+        elif not self._is_host_allowed(headers.get("host", "")):
+            response = reply({"detail": "this Host is not served here; see --allowed-host"}, 421)
+            await response(scope, receive, send_with_id)
+        elif self._dashboard is not None and self._dashboard.serves(scope["path"]):
+            await self._dashboard(scope, receive, send_with_id)
+        elif self._is_key(key := headers.get(KEY_HEADER, "")):
+            prove(scope)
+            await self._app(scope, receive, send_with_id)
+        elif scope["path"] in self._open_paths:
+            await self._app(scope, receive, send_with_id)
+        else:
+            if key:
+                await self._tries.failed(client_address(scope), key)
+            response = reply({"detail": f"the header {KEY_HEADER} is missing or wrong"}, 401)
+            await response(scope, receive, send_with_id)
+
+    def _is_key(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode("latin-1", "replace"), self._key)
+
+    def _is_host_allowed(self, host: str) -> bool:
+        return self._allowed_hosts is None or host_name(host) in self._allowed_hosts
+
+
+def host_name(host: str) -> str:
+    """Return the name in a Host header, in small letters and without its port."""
+    name, colon, port = host.rpartition(":")
+    # A colon inside brackets belongs to an IPv6 address, not to a port.
+    if not colon or not (port.isdigit() or port == "") or host.endswith("]"):
+        name = host
+    return name.lower()
+
+
+def _request_id(given: str | None) -> str:
+    """Return the caller's id as it is if it is a UUID, or a new one."""
+    if given and len(given) <= _LONGEST_UUID and given.isascii() and given.isprintable():
+        # UUID() takes any number of prefixes, and blanks: what it accepts is not yet fit to be echoed.
+        with suppress(ValueError):
+            uuid.UUID(given)
+            return given
+    return str(uuid.uuid4())
+
+
+def local(app: ASGIApp) -> ASGIApp:
+    """Return ``app`` for callers inside this process, who need no key."""
+
+    async def from_inside(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, LOCAL: True}, receive, send)
+
+    return from_inside

@@ -1,0 +1,203 @@
+"""Secrets at rest: AES-256-GCM, bound to the graph and the name they belong to.
+
+The keys have nothing to do with the API key. They come from ``SECRETS_ENCRYPTION_KEY`` or from a file
+beside the database that only its owner can read. There may be several, newest first: the first one
+encrypts, and each decrypts what it encrypted, as long as it is there (see ``_rotation``).
+
+A ciphertext is ``<id of its key>.<base64 of nonce, ciphertext and tag>``. Before version 4 of the
+database it had no id; every key is tried on such a one.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import re
+import secrets
+from hashlib import sha256
+from pathlib import Path
+
+from exotrio._util.settings import SECRETS_KEY_VARIABLE, Settings
+from exotrio.errors import ConfigurationError, DatabaseError
+from exotrio.manager.security.api_key import kept_secret, secret_path
+from exotrio.manager.store.port import View
+
+KEY_BYTES = 32
+KEY_FILE = "secrets-key"
+"""Last part of the name of the file beside the database."""
+_NONCE_BYTES = 12
+
+
+class SecretUnreadable(DatabaseError):
+    """A stored secret cannot be decrypted with the keys that are given.
+
+    Attributes:
+        reason: Why, without the names.
+    """
+
+    def __init__(self, graph: str, name: str, reason: str, *, where: str = "", fix: str = "") -> None:
+        super().__init__(
+            f"secret {name!r} of graph {graph!r} cannot be decrypted: {reason}", where=where, fix=fix
+        )
+        self.reason = reason
+
+
+class Cipher:
+    """Encrypts and decrypts the secrets of graphs.
+
+    Args:
+        keys: 32 bytes each, newest first; at least one.
+        source: Where they came from, to be told to whoever has to look there.
+    """
+
+    def __init__(self, *keys: bytes, source: str = "this process") -> None:
+        if not keys or any(len(key) != KEY_BYTES for key in keys):
+            raise ValueError(f"keys have {KEY_BYTES} bytes, not {[len(key) for key in keys]}")
+        self._keys = {_key_id(key): key for key in reversed(keys)}
+        self.newest = _key_id(keys[0])
+        self.key_ids = tuple(dict.fromkeys(map(_key_id, keys)))
+        self.source = source
+
+    def is_newest(self, text: str) -> bool:
+        """Return whether a ciphertext was made with the newest key."""
+        return text.startswith(f"{self.newest}.")
+
+    def encrypt(self, value: str, *, namespace: str, graph: str, name: str) -> str:
+        """Return the ciphertext, made with the newest key."""
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        nonce = os.urandom(_NONCE_BYTES)
+        key = self._keys[self.newest]
+        sealed = AESGCM(key).encrypt(nonce, value.encode(), _bound_to(namespace, graph, name))
+        return f"{self.newest}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
+
+    def decrypt(self, text: str, *, namespace: str, graph: str, name: str) -> str:
+        """Return the plain value.
+
+        Raises:
+            SecretUnreadable: the value was encrypted with another key, or for another place.
+        """
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        key_id, dot, sealed = text.rpartition(".")
+        if dot and key_id not in self._keys:
+            raise self._unreadable(graph, name, key_id)
+        for key in [self._keys[key_id]] if dot else self._keys.values():
+            try:
+                raw = base64.b64decode(sealed, altchars=b"-_", validate=True)
+                bound_to = _bound_to(namespace, graph, name)
+                return AESGCM(key).decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], bound_to).decode()
+            except (InvalidTag, ValueError):  # ValueError: no base64, or too short
+                continue
+        if not dot:
+            raise self._unreadable(graph, name, None)
+        raise SecretUnreadable(
+            graph,
+            name,
+            "it was changed in the database, or put in another place",
+            fix="upsert the graph again",
+        )
+
+    def _unreadable(self, graph: str, name: str, key_id: str | None) -> SecretUnreadable:
+        return SecretUnreadable(
+            graph,
+            name,
+            "the encryption key is another one" + (f", {key_id}" if key_id else ""),
+            where=f"given are {', '.join(self.key_ids)}, by {self.source}",
+            fix=f"give that key too, behind the newest, in {SECRETS_KEY_VARIABLE} or the key file beside the"
+            " database; or upsert the graph again",
+        )
+
+
+def open_secrets(view: View, graph: int, cipher: Cipher) -> tuple[list[str], list[str]]:
+    """Return the values of a graph's secrets, and the names of those that cannot be decrypted.
+
+    Args:
+        graph: Its number.
+    """
+    values, unreadable = [], []
+    for namespace, graph_name, name, text in view.execute(
+        "SELECT graphs.namespace, graphs.name, secrets.name, value FROM secrets"
+        " JOIN graphs ON graphs.id = secrets.graph WHERE graph = ?",
+        (graph,),
+    ):
+        try:
+            values.append(cipher.decrypt(text, namespace=namespace, graph=graph_name, name=name))
+        except SecretUnreadable:
+            unreadable.append(name)
+    return values, unreadable
+
+
+def _key_id(key: bytes) -> str:
+    """Return what a key is called where it must not be shown. Of 256 random bits it tells nothing."""
+    return sha256(b"exotrio, id of a key for secrets: " + key).hexdigest()[:8]
+
+
+def _bound_to(namespace: str, graph: str, name: str) -> bytes:
+    return json.dumps([namespace, graph, name]).encode()
+
+
+def find_cipher(db: Path | None, settings: Settings) -> Cipher:
+    """Return the cipher for a database.
+
+    Its keys are those in ``SECRETS_ENCRYPTION_KEY``; without it, those in the file beside the database,
+    which is made at first use; and in memory one that ends with the process.
+
+    Args:
+        db: The file, or None in memory.
+        settings: The environment.
+
+    Raises:
+        ConfigurationError: what stands there is no key.
+    """
+    if settings.secrets_encryption_key:
+        return cipher_from_text(settings.secrets_encryption_key, source=SECRETS_KEY_VARIABLE)
+    if db is None:
+        return random_cipher()
+    return cipher_from_text(kept_secret(db, KEY_FILE, new_key), source=key_file_of(db))
+
+
+def key_file_of(db: Path) -> str:
+    """Return how the key file beside a database is called in messages."""
+    return f"the file {secret_path(db, KEY_FILE)}"
+
+
+def random_cipher() -> Cipher:
+    """Return a cipher for secrets that end with the process."""
+    return Cipher(secrets.token_bytes(KEY_BYTES))
+
+
+def new_key() -> str:
+    """Return a new key, as text."""
+    return base64.urlsafe_b64encode(os.urandom(KEY_BYTES)).decode()
+
+
+def cipher_from_text(text: str, *, source: str) -> Cipher:
+    """Return the cipher for keys given as base64 of 32 bytes each, plain or url-safe.
+
+    Args:
+        text: The keys, newest first, with commas, blanks or line ends between them.
+        source: Where they came from, for the error.
+
+    Raises:
+        ConfigurationError: one of them is no such key. It is not shown.
+    """
+    words = re.split(r"[\s,]+", text.strip(" \t\r\n,"))
+    keys = []
+    for number, word in enumerate(words, 1):
+        try:
+            key = base64.b64decode(word.translate({45: "+", 95: "/"}), validate=True)
+            if len(key) != KEY_BYTES:
+                raise ValueError(f"it has {len(key)} bytes")
+        except (binascii.Error, ValueError) as error:
+            which = "the key" if len(words) == 1 else f"key {number} of {len(words)}"
+            raise ConfigurationError(
+                f"{which} for secrets at rest is not {KEY_BYTES} bytes in base64",
+                where=f"it came from {source}",
+                fix="make one with: head -c 32 /dev/urandom | base64",
+            ) from error
+        keys.append(key)
+    return Cipher(*keys, source=source)

@@ -1,0 +1,152 @@
+"""What the routes share: the store, the cipher, and what runs beside them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import trio
+
+from exotrio._util.settings import Settings, read_settings
+from exotrio.manager.engine.claims import Claimer
+from exotrio.manager.engine.leases import MonotonicClock, Terms, monotonic_clock, recover, restart, sweep
+from exotrio.manager.engine.retention import retain
+from exotrio.manager.engine.schedules import Scheduler
+from exotrio.manager.engine.workers import Workers
+from exotrio.manager.queries.namespaces import kinds_of
+from exotrio.manager.security.cipher import Cipher, find_cipher
+from exotrio.manager.security.rotation import renew_at_start
+from exotrio.manager.store.clock import Clock
+from exotrio.manager.store.port import MAX_INPUTS
+from exotrio.manager.store.sqlite.store import Store, open_store, wall_clock
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A state manager, ready to serve."""
+
+    store: Store
+    cipher: Cipher
+    terms: Terms
+    monotonic: MonotonicClock
+    scheduler: Scheduler
+    workers: Workers = field(default_factory=Workers)
+    backing_up: trio.Lock = field(default_factory=trio.Lock)
+    computing: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, 1))
+
+    async def polled(self, namespace: str, worker_id: str | None, names: Iterable[str]) -> None:
+        """Note that somebody asks for states of these nodes, those among them that are registered.
+
+        Raises:
+            DatabaseError: what is registered cannot be read.
+        """
+        nodes = frozenset(names)
+        if not self.workers.has_polled(namespace, worker_id, nodes):
+            nodes &= frozenset((await self.store.read(kinds_of, namespace)).values())
+        self.workers.polled(namespace, worker_id, nodes, self.monotonic())
+
+    async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what a pure function that may take seconds returns, or raise what it raises.
+
+        It runs in a thread, one at a time, so that it holds nobody up. With a database in memory it runs
+        at once, without a thread, so that virtual time works.
+
+        Cancellation:
+            Safe: the thread goes on, and the next one waits for it.
+        """
+        if self.store.path is None:
+            await trio.lowlevel.checkpoint()
+            return function(*args, **kwargs)
+        in_thread = partial(function, *args, **kwargs)
+        return await trio.to_thread.run_sync(in_thread, limiter=self.computing, abandon_on_cancel=True)
+
+    def claimer(
+        self,
+        *,
+        local: bool,
+        worker: str | None = None,
+        claim_id: str | None = None,
+        run_id: str | None = None,
+        announces: bool = False,
+    ) -> Claimer:
+        """Return who claims, with the term that goes with it. Claims inside the process end with it."""
+        term = self.terms.claim_timeout_ms if claim_id is None else self.terms.lease_ttl_ms
+        return Claimer(
+            local=local,
+            now=self.monotonic(),
+            ttl_ms=None if local else term,
+            worker=worker,
+            claim_id=claim_id,
+            run_id=run_id,
+            announces=announces,
+            alone_from=self.terms.alone_from,
+        )
+
+
+@asynccontextmanager
+async def open_service(
+    db: str | Path,
+    *,
+    clock: Clock = wall_clock,
+    monotonic: MonotonicClock = monotonic_clock,
+    terms: Terms | None = None,
+    keep_ms: int | None = None,
+    schedules: bool = True,
+    max_inputs: int = MAX_INPUTS,
+    settings: Settings | None = None,
+) -> AsyncIterator[Service]:
+    """Open a state manager's database and make it ready to serve.
+
+    What workers inside the last process of this database held is claimable again at once; claims
+    of other processes get a fresh term.
+
+    Args:
+        db: Database file, or ``":memory:"``.
+        clock: Gives the time in Unix milliseconds.
+        monotonic: Gives the milliseconds that leases are counted in.
+        terms: How long claims hold.
+        keep_ms: Delete runs that have been finished for longer. Defaults to None: keep all.
+        schedules: Trigger graphs by their cron expressions. Defaults to True.
+        max_inputs: Most bytes of the inputs of a state that follows another. Defaults to 16 MiB.
+        settings: Defaults to what the environment says.
+
+    Raises:
+        DatabaseError: the database cannot be used.
+        ConfigurationError: the key for secrets cannot be used.
+    """
+    settings = settings or read_settings()
+    async with open_store(db, clock=clock, max_inputs=max_inputs) as store:
+        cipher = find_cipher(store.path, settings)
+        service = Service(store, cipher, terms or Terms(), monotonic, Scheduler(store))
+        await store.write(recover, service.terms)
+        await store.write(restart, monotonic(), service.terms)
+        await renew_at_start(store, service.cipher)
+        async with beside(
+            *((service.scheduler.run,) if schedules else ()),
+            partial(sweep, store, monotonic, service.terms),
+            partial(retain, store, keep_ms),
+        ):
+            yield service
+
+
+@asynccontextmanager
+async def beside(*tasks: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Run tasks for as long as the body takes. An error of the body comes out bare, in no group."""
+    error: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        for task in tasks:
+            nursery.start_soon(task)
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+        nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error

@@ -1,0 +1,162 @@
+"""The wall clock of a state manager, watched for being set.
+
+Times in the database are of the wall clock, which people and daemons set. The last time that was
+read is stored, at least once a minute, and each commit compares: it begins at the present time, so a
+clock that shows less has been set back, and one that shows much more has been set ahead (or nothing ran
+meanwhile, which looks the same and is treated the same).
+
+- Set back: what waits is moved back by as much, in the same transaction. So all that was due stays due, in
+  the same order, and a delay ends at most as late as the time since the last look. If it was a minute or
+  more, cron expressions are looked up anew: an hour that comes a second time is an hour in which they fire.
+- Set ahead: what waits with a delay is due early, as the clock says. Retention does not count the jump for a
+  day, so that there is time to correct the clock before anything is deleted.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+
+from pydantic_core import from_json, to_json
+
+from exotrio._util.cron import next_occurrence_ms
+
+Clock = Callable[[], int]
+"""Returns Unix milliseconds."""
+
+logger = logging.getLogger("exotrio.manager.clock")
+
+DAY_MS = 86_400_000
+MINUTE_MS = 60_000
+MIN_STEP_BACK_MS = 1_000
+"""A smaller one delays what waits by less than that, and happens all the time where clocks are kept right."""
+MIN_STEP_AHEAD_MS = MINUTE_MS
+"""The sweep for leases commits every few seconds: without a step there is no such gap."""
+MAX_STEPS = 1_000
+"""Steps ahead that are remembered: as many as there are minutes in most of a day."""
+STORE_AFTER_MS = 1_000
+STORE_AFTER_IDLE_MS = 30_000
+"""Between two times that are stored while nothing else is written."""
+
+
+class WatchedClock:
+    """The clock that use cases are given. For the writing connection only.
+
+    Args:
+        connection: Where the last time is stored.
+        clock: The wall clock.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+        stored = connection.execute("SELECT value FROM meta WHERE key = 'clock_latest'").fetchone()
+        self._stored = 0 if stored is None else int(stored[0])
+        # Of the last commit, and of this one.
+        self._latest = self._highest = self._stored
+        self._to_be_stored: int | None = None
+        self._has_committed = False
+        self._set_by = 0
+        self._changes = 0
+
+    def __call__(self) -> int:
+        """Return the time."""
+        now = self._clock()
+        self._highest = max(self._highest, now)
+        return now
+
+    def look(self) -> None:
+        """Compare with the last commit. At the beginning of a transaction."""
+        self._changes, self._set_by = self._connection.total_changes, 0
+        self._highest = now = self._clock()
+        step = now - self._latest if self._latest else 0
+        if step <= -MIN_STEP_BACK_MS:
+            self._set_back(now, -step)
+        elif step >= MIN_STEP_AHEAD_MS:
+            self._set_ahead(now, step)
+
+    def store(self) -> None:
+        """Store the time if that is due. At the end of a transaction."""
+        is_changed = self._connection.total_changes != self._changes
+        is_due = abs(self._highest - self._stored) >= (STORE_AFTER_MS if is_changed else STORE_AFTER_IDLE_MS)
+        self._to_be_stored = self._highest if is_due else None
+        if is_due:
+            _put(self._connection, "clock_latest", str(self._highest))
+
+    def committed(self) -> None:
+        """Compare with this transaction from now on: it is committed."""
+        if self._set_by < 0:
+            logger.warning(
+                "the clock was set back by %.0f s; waiting states keep their order and delays",
+                -self._set_by / 1000,
+            )
+        elif self._set_by > 0:
+            logger.info(
+                "the clock is %.0f s ahead of the last look: it was set, or nothing ran;"
+                " retention does not count that time for a day",
+                self._set_by / 1000,
+            )
+        self._latest, self._has_committed = self._highest, True
+        if self._to_be_stored is not None:
+            self._stored = self._to_be_stored
+
+    def _set_back(self, now: int, by: int) -> None:
+        self._set_by = -by
+        # Held states too: one that is handed back waits at the place it had.
+        # One status after the other: each has an index, both together would be looked for among all states.
+        for status in ("CREATED", "QUEUED"):
+            self._connection.execute(
+                f"UPDATE states SET enqueue_after = enqueue_after - ? WHERE status = '{status}'", (by,)
+            )
+        if steps := _steps_ahead(self._connection):
+            # Each as far from now as before, and as many of them undone as this one undoes.
+            moved, left = [], by
+            for at, ahead in reversed(steps):
+                moved.append((at - by, max(0, ahead - left)))
+                left = max(0, left - ahead)
+            self._store_steps(now, moved[::-1])
+        if by >= MINUTE_MS:
+            self._reschedule(now)
+
+    def _set_ahead(self, now: int, by: int) -> None:
+        # A jump that was found at the start is not logged: nothing ran before.
+        self._set_by = by if self._has_committed else 0
+        self._store_steps(now, [*_steps_ahead(self._connection), (now, by)])
+
+    def _store_steps(self, now: int, steps: list[tuple[int, int]]) -> None:
+        recent = [(at, by) for at, by in steps if now - at < DAY_MS and by]
+        _put(self._connection, "clock_ahead", to_json(recent[-MAX_STEPS:]).decode())
+
+    def _reschedule(self, now: int) -> None:
+        for graph, expression in self._connection.execute(
+            "SELECT graph, expression FROM schedules"
+        ).fetchall():
+            following = next_occurrence_ms(expression, now)
+            if following is not None:
+                self._connection.execute(
+                    "UPDATE schedules SET next_at = ? WHERE graph = ? AND expression = ?",
+                    (following, graph, expression),
+                )
+
+
+def not_yet_trusted(connection: sqlite3.Connection, now: int, at_most: int) -> int:
+    """Return by how much the clock was set ahead within the last day, in ms.
+
+    Args:
+        now: The time, in Unix ms.
+        at_most: Milliseconds, if that is to be less than a day.
+    """
+    return sum(by for at, by in _steps_ahead(connection) if now - at < min(at_most, DAY_MS))
+
+
+def _steps_ahead(connection: sqlite3.Connection) -> list[tuple[int, int]]:
+    """Return when the clock was set ahead, by itself, and by how many ms, within the last day or so."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'clock_ahead'").fetchone()
+    return [] if row is None else [(at, by) for at, by in from_json(row[0])]
+
+
+def _put(connection: sqlite3.Connection, key: str, value: str) -> None:
+    connection.execute(
+        "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
+    )

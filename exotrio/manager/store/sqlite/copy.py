@@ -1,0 +1,82 @@
+"""One consistent copy of a database file that is in use, made beside it.
+
+SQLite's ``VACUUM INTO`` reads one snapshot and writes it as a file of its own. Writers go on
+meanwhile: in WAL mode a reader holds up nobody, only the WAL grows until it is done.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing, suppress
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.sqlite.database import open_source
+
+CLEANUP = 10.0
+_INSTRUCTIONS = 10_000
+"""Steps of SQLite between two looks at whether anybody still wants the copy: a millisecond or so."""
+
+
+@asynccontextmanager
+async def copied(db: Path) -> AsyncIterator[Path]:
+    """Copy a database into a file that only its owner may read, and that is gone after the block.
+
+    Raises:
+        Refused: no copy could be made.
+
+    Cancellation:
+        Safe; the copying ends within milliseconds.
+    """
+    copy = _beside(db, secrets.token_hex(8))
+    given_up = threading.Event()
+    # Of its own: nodes in this process may keep every thread of the default one busy.
+    in_thread = partial(trio.to_thread.run_sync, abandon_on_cancel=True, limiter=trio.CapacityLimiter(2))
+    try:
+        try:
+            await in_thread(_copy, db, copy, given_up.is_set)
+        except (sqlite3.Error, OSError) as error:
+            raise Refused(503, f"the database could not be copied: {_reason(error)}") from error
+        yield copy
+    finally:
+        given_up.set()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP):
+            await in_thread(partial(copy.unlink, missing_ok=True))
+
+
+def _reason(error: sqlite3.Error | OSError) -> str:
+    # Without paths, which are nobody's business outside.
+    return str(error.strerror) if isinstance(error, OSError) else str(error)
+
+
+def _copy(db: Path, copy: Path, given_up: Callable[[], bool]) -> None:
+    # Made here so that it is readable by its owner only; VACUUM INTO takes an empty file.
+    os.close(os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        with closing(open_source(db)) as connection:
+            connection.set_progress_handler(given_up, _INSTRUCTIONS)
+            connection.execute("VACUUM INTO ?", (str(copy),))
+    finally:
+        if given_up():  # nobody is left who would remove it
+            copy.unlink(missing_ok=True)
+
+
+def _beside(db: Path, token: str) -> Path:
+    return db.with_name(f".{db.name}.copy-{token}")
+
+
+def remove_leftovers(db: Path) -> None:
+    """Remove copies that a process which was killed had not yet removed. For the database's owner only."""
+    name = re.compile(re.escape(_beside(db, "").name) + r"[0-9a-f]{16}(-journal)?")
+    with suppress(OSError):
+        for file in db.parent.iterdir():
+            if name.fullmatch(file.name):
+                file.unlink(missing_ok=True)

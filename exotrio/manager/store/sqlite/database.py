@@ -1,0 +1,222 @@
+"""The SQLite database of a state manager: opening it, and owning it.
+
+One process owns a database file. It holds a lock on ``<file>.lock`` for as long as it runs,
+because the writer keeps counters and caches in memory that a second writer would falsify.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from exotrio.errors import DatabaseBusy, DatabaseError, DatabaseTooNew
+from exotrio.manager.store.schema import MIGRATIONS, SCHEMA, VERSION
+from exotrio.manager.store.sqlite.own_files import check_beside, make_folder, open_own
+
+MEMORY = ":memory:"
+APPLICATION_ID = 0x65786F74  # "exot"
+
+
+class Ownership:
+    """The lock that makes this process the only one to use a database file.
+
+    Raises:
+        DatabaseBusy: another process holds it.
+        DatabaseError: it is a directory, or the folder or the lock file cannot be used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        if path.is_dir():  # before a lock is made beside it; / has no name to make one of
+            raise DatabaseError(
+                f"the database {path} cannot be opened: {os.strerror(errno.EISDIR)}",
+                fix="choose another place with --db FILE",
+            )
+        lock = path.with_name(path.name + ".lock")
+        try:
+            make_folder(path.parent)
+            self._fd = open_own(lock, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise DatabaseError(
+                f"the database {path} cannot be opened: {error.strerror}",
+                where=f"while making its lock file {lock}",
+                fix="choose another place with --db FILE",
+            ) from error
+        try:
+            _lock(self._fd)
+        except OSError as error:
+            owner = os.read(self._fd, 64).decode("ascii", "replace").strip()
+            os.close(self._fd)
+            raise DatabaseBusy(
+                f"the database {path} is in use" + (f" by process {owner}" if owner else ""),
+                where=f"its lock file is {lock}",
+                fix="stop that process, talk to it over HTTP instead, or choose another file with --db FILE",
+            ) from error
+        try:
+            os.ftruncate(self._fd, 0)
+            os.write(self._fd, f"{os.getpid()}\n".encode())
+        except OSError as error:
+            os.close(self._fd)
+            raise DatabaseError(
+                f"the database {path} cannot be used: {error.strerror}",
+                where=f"while writing its lock file {lock}",
+                fix="check the free space of its disk, or choose another place with --db FILE",
+            ) from error
+        _locked.add(self._fd)
+
+    def release(self) -> None:
+        """Give the database up. The lock file stays: removing it would race with the next owner."""
+        if self._fd in _locked:  # not in a child that was forked meanwhile
+            _locked.remove(self._fd)
+            os.close(self._fd)
+
+
+_locked: set[int] = set()
+"""Descriptors of lock files. A lock lasts until the last copy of its descriptor is closed."""
+
+
+def _leave_to_parent() -> None:
+    """Give up the locks in a child that was forked (by a node, say), which may outlive this process."""
+    while _locked:
+        os.close(_locked.pop())
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+def _lock(fd: int) -> None:
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class FileReplaced(Exception):
+    """A file of the database is not the one that was opened."""
+
+
+class SameFiles:
+    """Tells whether the files of a database are still those that were opened.
+
+    What is written into a file that was removed or replaced is gone with the process. Make it once the
+    database is open for writing, when its log is there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._files = {
+            file: _identity(file) for file in (path, path.with_name(path.name + "-wal")) if file.exists()
+        }
+
+    def check(self) -> None:
+        """Raise FileReplaced if one of them was removed or replaced."""
+        for file, identity in self._files.items():
+            if _identity(file) != identity:
+                raise FileReplaced(f"{file.name} was removed or replaced while it was in use")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def open_writer(path: Path | None) -> sqlite3.Connection:
+    """Open the writing connection, creating or checking the tables.
+
+    Args:
+        path: The file, or None for a database in memory.
+
+    Raises:
+        DatabaseTooNew: a newer exotrio wrote the file.
+        DatabaseError: the file is no database of exotrio, or cannot be used.
+    """
+    where = f"the database {path or MEMORY}"
+    try:
+        if path is not None:
+            # Made here so that inputs and outputs are readable by their owner only.
+            os.close(open_own(path, os.O_RDWR | os.O_CREAT))
+            check_beside(path)
+        connection = _connect(str(path) if path else MEMORY)
+        try:
+            # First: WAL mode is written into the file, and a file that is not ours stays as it is.
+            _prepare_schema(connection, where)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            # The log is made by the first statement that reads.
+            connection.execute("SELECT 1 FROM meta").fetchone()
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise DatabaseError(
+            f"{where} cannot be used: {error}",
+            fix="check the file and the free space of its disk, or choose another with --db FILE",
+        ) from error
+    except OSError as error:
+        raise DatabaseError(
+            f"{where} cannot be opened: {error.strerror}", fix="choose another place with --db FILE"
+        ) from error
+    return connection
+
+
+def truncate_log(path: Path) -> None:
+    """Move what stands in the write-ahead log into the database, and empty the log."""
+    with closing(_connect(str(path))) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def open_source(path: Path) -> sqlite3.Connection:
+    """Open a connection that copies the database into another file, and changes nothing in it."""
+    return _connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Open a connection that can only read."""
+    connection = open_source(path)
+    try:
+        connection.execute("PRAGMA query_only = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect(name: str, *, uri: bool = False) -> sqlite3.Connection:
+    # Transactions are ours (isolation_level None). Connections are made in one thread and used in
+    # another, never in two at once.
+    connection = sqlite3.connect(
+        name, isolation_level=None, check_same_thread=False, cached_statements=512, uri=uri, timeout=5.0
+    )
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA temp_store = MEMORY")
+    return connection
+
+
+def _prepare_schema(connection: sqlite3.Connection, where: str) -> None:
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if empty:
+        stamp = secrets.token_hex(4)
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {SCHEMA}"
+            f"INSERT INTO meta VALUES ('stamp', '{stamp}');"
+            f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT"
+        )
+    elif application != APPLICATION_ID:
+        raise DatabaseError(f"{where} was not made by exotrio", fix="choose another file with --db FILE")
+    elif version > VERSION:
+        raise DatabaseTooNew(
+            f"{where} was written by a newer exotrio (schema {version}; this one knows {VERSION})",
+            fix="upgrade exotrio, or choose another file with --db FILE",
+        )
+    while 0 < version < VERSION:
+        # Step by step, each whole or not at all: a process that is killed meanwhile goes on from there.
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {MIGRATIONS[version]} PRAGMA user_version = {version + 1}; COMMIT"
+        )
+        version += 1

@@ -1,0 +1,132 @@
+"""Queries of a database file, in threads, on connections of their own. Two kinds do not hold each other up.
+
+What runtimes wait for is short. What people look at, pages, searches and exports, may take seconds, and there
+may be many of it: it has threads of its own and a deadline.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from exotrio.errors import DatabaseError
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.port import OutOfTime, View
+from exotrio.manager.store.sqlite.database import open_reader
+
+T = TypeVar("T")
+
+LOOK_LIMIT = 10.0
+"""Seconds that a look may wait for its turn, and that it may take then."""
+LOOKS = 2
+"""At once: they take processors from everything else."""
+READS = 2
+_INSTRUCTIONS = 500
+"""Steps of SQLite between two looks at the time: microseconds, but each may go through megabytes of text."""
+
+
+class Readers:
+    """The reading connections of a database file.
+
+    Args:
+        path: The file.
+        view: Returns what a query sees on a connection.
+    """
+
+    def __init__(self, path: Path, view: Callable[[sqlite3.Connection], View]) -> None:
+        self._path = path
+        self._view = view
+        self._idle: list[sqlite3.Connection] = []
+        self._reads = trio.CapacityLimiter(READS)
+        self._looks = trio.CapacityLimiter(LOOKS)
+        self._turns = trio.Semaphore(LOOKS)
+
+    async def read(self, query: Callable[[View], T]) -> T:
+        """Run a query for as long as it takes, or until it is cancelled."""
+        return await trio.to_thread.run_sync(self._run, query, math.inf, limiter=self._reads)
+
+    async def look(self, query: Callable[[View], T]) -> T:
+        """Run a query, at most for ``LOOK_LIMIT`` seconds.
+
+        Raises:
+            Refused: it took longer, or so long that its turn did not come.
+        """
+        with trio.move_on_after(LOOK_LIMIT) as waiting:
+            async with self._turns:
+                waiting.deadline = math.inf
+                return await trio.to_thread.run_sync(self._run, query, LOOK_LIMIT, limiter=self._looks)
+        raise Refused(503, f"other pages and searches took all of {LOOK_LIMIT:g} s; try again later")
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _run(self, query: Callable[[View], T], limit: float) -> T:
+        end = time.monotonic() + limit
+
+        def check() -> None:
+            # Nobody waits for it any more, and a stop must not wait for it either.
+            trio.from_thread.check_cancelled()
+            if time.monotonic() >= end:
+                raise OutOfTime
+
+        try:
+            with self._connection() as connection:
+                view = self._view(connection)
+                view.check = check
+                # SQLite ends the statement when this raises, with an error of its own.
+                connection.set_progress_handler(check, _INSTRUCTIONS)
+                try:
+                    return query(view)
+                finally:
+                    connection.set_progress_handler(None, 0)
+        except OutOfTime as error:
+            raise _too_slow(limit) from error
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+                trio.from_thread.check_cancelled()
+                raise _too_slow(limit) from error
+            raise not_read(error) from error
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection, with one snapshot for all statements."""
+        try:
+            # Tried, not looked up first: another thread may take the last one in between.
+            connection = self._idle.pop()
+        except IndexError:
+            connection = open_reader(self._path)
+        usable = False
+        try:
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.execute("ROLLBACK")
+                usable = True
+        finally:
+            if usable:
+                self._idle.append(connection)
+            else:
+                connection.close()
+
+
+def _too_slow(limit: float) -> Refused:
+    return Refused(
+        400,
+        f"this took longer than {limit:g} s and was ended; ask for less:"
+        " one run, graph or node, a shorter time, or a smaller page",
+    )
+
+
+def not_read(error: sqlite3.Error) -> DatabaseError:
+    """Return the error of a query that failed."""
+    return DatabaseError(f"the database could not be read: {error}", fix="check its file and its disk")

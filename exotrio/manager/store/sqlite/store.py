@@ -1,0 +1,450 @@
+"""The store: use cases in, committed results out.
+
+A *use case* is a plain function of a ``Transaction`` and its arguments. What it does happens
+wholly or not at all. With a file, one thread runs use cases and commits them in groups: while
+one group is being synced to disk the next one gathers, so a hundred callers share one sync.
+A use case that raises is undone alone, by its savepoint. In memory, use cases run at once in
+the calling task, without a thread, so that virtual time works.
+
+A use case may wait for the commit that announces what it is after, and then runs in that very
+commit: a claim that waits has the next state synced together with the outcome it follows from.
+
+A *query* is a plain function of a ``View``. It reads what was last committed, on a connection of
+its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+import trio
+
+from exotrio.errors import DatabaseError
+from exotrio.manager.store.clock import Clock
+from exotrio.manager.store.port import MAX_INPUTS, Catalog, Transaction, View
+from exotrio.manager.store.sqlite.commits import LARGEST_GROUP, Committed, Committer
+from exotrio.manager.store.sqlite.copy import remove_leftovers
+from exotrio.manager.store.sqlite.database import MEMORY, Ownership, SameFiles, open_writer
+from exotrio.manager.store.sqlite.own_files import real_path
+from exotrio.manager.store.sqlite.readers import Readers, not_read
+from exotrio.manager.store.sqlite.writes import Write
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+logger = logging.getLogger("exotrio.manager.store")
+
+CLOSING_GRACE = 10.0
+"""Seconds the writer may take for its last commit before the process gives it up."""
+
+
+def wall_clock() -> int:
+    """Return the time in Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Store(Protocol):
+    """Where use cases run."""
+
+    on_commit: Callable[[Committed], None]
+    """Called in the Trio thread after every commit."""
+
+    @property
+    def path(self) -> Path | None:
+        """The file, or None in memory."""
+        ...
+
+    @property
+    def written(self) -> int:
+        """Rows written since the start: a number that grows whenever something may look different."""
+        ...
+
+    async def write(
+        self,
+        use_case: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run a use case and return its result once it is durable.
+
+        Raises:
+            DatabaseError: it could not be committed; nothing of it happened.
+            Whatever the use case raises; nothing of it happened.
+
+        Cancellation:
+            The use case may or may not happen. If it did, what it left as ``tx.undo`` is run.
+        """
+        ...
+
+    def owe(self, use_case: Callable[[Transaction], object]) -> None:
+        """Run a use case for nobody who waits for it, again and again should the database fail."""
+        ...
+
+    async def write_once_ready(
+        self,
+        longest: float,
+        use_case: Callable[Concatenate[Transaction, P], T | None],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T | None:
+        """Run a use case that may have to wait for something, and return its result once it is durable.
+
+        While it returns None it is run again: in each commit that announces one of the topics it left
+        as ``tx.waits_for``, and when it said that something of them comes due. Those who wait for the
+        same run in the order in which they came, until one of them returns None: then there is nothing
+        left for the others.
+
+        Args:
+            longest: Most seconds to wait. Then it is run a last time, and may return None.
+            use_case: What to run.
+
+        Raises:
+            As ``write``.
+
+        Cancellation:
+            As ``write``.
+        """
+        ...
+
+    async def prove(self) -> None:
+        """Return if something can be written. Writes something only if nothing was written just now.
+
+        Raises:
+            DatabaseError: nothing can be written.
+
+        Cancellation:
+            As ``write``.
+        """
+        ...
+
+    async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a query that runtimes or the state manager itself wait for, and return its result.
+
+        It is to be short: there is no deadline.
+
+        Cancellation:
+            Safe: a query changes nothing.
+        """
+        ...
+
+    async def look(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a query that people wait for, a page or a search, and return its result.
+
+        However many there are, and however long they take, they do not hold up ``read``. In memory they
+        are no different.
+
+        Raises:
+            Refused: it took longer than 10 s, or others took so long that its turn did not come.
+
+        Cancellation:
+            Safe: a query changes nothing.
+        """
+        ...
+
+
+def _closed() -> DatabaseError:
+    return DatabaseError(
+        "the state manager was closed",
+        fix="end what uses it before the block of embedded(), or around serve(), ends",
+    )
+
+
+def _answer(write: Write) -> None:
+    """Give a write's result to whoever still waits for it."""
+    if not write.abandoned and write.task is not None:
+        trio.lowlevel.reschedule(write.task, write.result)
+
+
+class MemoryStore:
+    """A database in memory: everything happens in the calling task, at once."""
+
+    def __init__(self, committer: Committer) -> None:
+        self._committer = committer
+        self._closed = False
+        self._scopes: dict[Write, trio.CancelScope] = {}
+        self.path = None
+        self.on_commit: Callable[[Committed], None] = lambda committed: None
+
+    @property
+    def written(self) -> int:
+        return self._committer.written
+
+    async def write(
+        self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        await trio.lowlevel.checkpoint()
+        write = Write(lambda tx: use_case(tx, *args, **kwargs))
+        self._commit([write])
+        value: T = write.result.unwrap()
+        return value
+
+    def owe(self, use_case: Callable[[Transaction], object]) -> None:
+        if not self._closed:
+            self._commit([Write(use_case, owed=True)])
+
+    async def write_once_ready(
+        self,
+        longest: float,
+        use_case: Callable[Concatenate[Transaction, P], T | None],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T | None:
+        await trio.lowlevel.checkpoint()
+        deadline = trio.current_time() + longest
+        write = Write(lambda tx: use_case(tx, *args, **kwargs), deadline=deadline)
+        handed_in = [write]
+        value: T | None
+        while write not in self._commit(handed_in):
+            with trio.CancelScope() as scope:
+                value = await self._answered(write, scope)
+                return value
+            # Called to look: for all who wait, and for itself if its time is over, or what it waits for
+            # came just before it could.
+            handed_in = [write] if write.missed or trio.current_time() >= deadline else []
+            write.abandoned = write.missed = False
+        value = write.result.unwrap()
+        return value
+
+    async def prove(self) -> None:
+        await self.write(self._committer.prove)
+
+    async def _answered(self, write: Write, scope: trio.CancelScope) -> Any:
+        """Wait for the commit of somebody else that has something for it, or until it has to look itself."""
+
+        def leave(_: Any) -> trio.lowlevel.Abort:
+            write.abandoned, write.task = True, None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        write.task = trio.lowlevel.current_task()
+        self._scopes[write] = scope
+        self._appoint()
+        try:
+            return await trio.lowlevel.wait_task_rescheduled(leave)
+        finally:
+            del self._scopes[write]
+            self._appoint()
+
+    def _appoint(self) -> None:
+        """Have one of those who wait look in time whether something is over or due, for all of them."""
+        for scope in self._scopes.values():
+            scope.deadline = self._committer.next_look
+            break
+
+    async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        await trio.lowlevel.checkpoint()
+        try:
+            return query(self._committer.view(self._committer.connection), *args, **kwargs)
+        except sqlite3.Error as error:
+            raise not_read(error) from error
+
+    look = read
+
+    def close(self) -> None:
+        """Let nobody wait any longer."""
+        self._closed = True
+        for write in self._committer.give_up(_closed):
+            _answer(write)
+
+    def _commit(self, writes: Sequence[Write]) -> Sequence[Write]:
+        """Commit; return what has its result now, also of others."""
+        if self._closed:
+            raise _closed()
+        committed = self._committer.commit(writes)
+        for each in committed.writes:
+            _answer(each)
+        self._appoint()
+        if committed.writes:
+            self.on_commit(committed)
+        return committed.writes
+
+
+class FileStore:
+    """A database in a file: a writer thread that commits in groups, and readers."""
+
+    def __init__(self, committer: Committer, path: Path) -> None:
+        self._committer = committer
+        self.path = path
+        self.on_commit: Callable[[Committed], None] = lambda committed: None
+        self._writes: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
+        self._token = trio.lowlevel.current_trio_token()
+        self._closed = False
+        self._left_behind = False
+        self._readers = Readers(path, committer.view)
+        self._thread = threading.Thread(target=self._run_writer, name="exotrio-store", daemon=True)
+        self._thread.start()
+
+    @property
+    def written(self) -> int:
+        return self._committer.written
+
+    async def write(
+        self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        value: T = await self._hand_in(Write(lambda tx: use_case(tx, *args, **kwargs)))
+        return value
+
+    def owe(self, use_case: Callable[[Transaction], object]) -> None:
+        self._writes.put(Write(use_case, owed=True))
+
+    async def write_once_ready(
+        self,
+        longest: float,
+        use_case: Callable[Concatenate[Transaction, P], T | None],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T | None:
+        deadline = time.monotonic() + longest
+        value: T | None = await self._hand_in(
+            Write(lambda tx: use_case(tx, *args, **kwargs), deadline=deadline)
+        )
+        return value
+
+    async def prove(self) -> None:
+        await self.write(self._committer.prove)
+
+    async def _hand_in(self, write: Write) -> Any:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._closed:
+            # No thread is left that would ever answer.
+            raise _closed()
+
+        def abandon(_: Any) -> trio.lowlevel.Abort:
+            write.abandoned = True
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        write.task = trio.lowlevel.current_task()
+        self._writes.put(write)
+        return await trio.lowlevel.wait_task_rescheduled(abandon)
+
+    async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._closed:
+            raise _closed()
+        return await self._readers.read(lambda view: query(view, *args, **kwargs))
+
+    async def look(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._closed:
+            raise _closed()
+        return await self._readers.look(lambda view: query(view, *args, **kwargs))
+
+    async def close(self) -> bool:
+        """Commit what was handed in, then end the thread; give up after ``CLOSING_GRACE`` seconds.
+
+        Returns:
+            Whether the thread ended. If it did not, it may still write.
+        """
+        self._closed = True
+        self._writes.put(None)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING_GRACE):
+            await trio.to_thread.run_sync(self._thread.join, CLOSING_GRACE, limiter=trio.CapacityLimiter(1))
+        self._readers.close()
+        if self._thread.is_alive():
+            logger.error("the last write did not end within %g s; leaving it behind", CLOSING_GRACE)
+            self._left_behind = True
+            return False
+        # First: what is undone now must not be given to one of those.
+        for given_up in self._committer.give_up(_closed):
+            _answer(given_up)
+        undos = []
+        while not self._writes.empty():
+            if (write := self._writes.get()) is not None:
+                undos.append(write)
+        self._committer.commit(undos, last=True)
+        self._committer.connection.close()
+        return True
+
+    def _run_writer(self) -> None:
+        ending = False
+        while not ending:
+            group: list[Write | None] = []
+            with suppress(queue.Empty):
+                group.append(self._writes.get(timeout=self._until_next_look()))
+                while len(group) < LARGEST_GROUP:
+                    group.append(self._writes.get_nowait())
+            ending = None in group
+            writes = [write for write in group if write is not None and not write.abandoned]
+            committed = self._committer.commit(writes)
+            if not committed.writes:
+                continue
+            try:
+                self._token.run_sync_soon(self._deliver, committed)
+            except trio.RunFinishedError:
+                # The loop ended without this thread; what is committed stays committed.
+                self._committer.connection.close()
+                return
+        if self._left_behind:
+            self._committer.connection.close()
+
+    def _until_next_look(self) -> float | None:
+        """Return the seconds until something that waits has to be run; None if nothing ever has to."""
+        look_at = self._committer.next_look
+        return None if look_at == math.inf else max(0.0, look_at - time.monotonic())
+
+    def _deliver(self, committed: Committed) -> None:
+        for write in committed.writes:
+            if write.undo is not None and write.is_lost:
+                self.owe(write.undo)
+            else:
+                _answer(write)
+        self.on_commit(committed)
+
+
+@asynccontextmanager
+async def open_store(
+    db: str | Path, *, clock: Clock = wall_clock, max_inputs: int = MAX_INPUTS
+) -> AsyncIterator[Store]:
+    """Open a database and own it until the block ends.
+
+    Args:
+        db: A file, made with its folder if it is missing, or ``":memory:"``.
+        clock: Gives the time in Unix milliseconds.
+        max_inputs: See ``Catalog``.
+
+    Raises:
+        DatabaseBusy: another process (or another store of this one) owns the file.
+        DatabaseTooNew: a newer exotrio wrote it.
+        DatabaseError: it cannot be used.
+    """
+    catalog = Catalog(max_inputs)
+    if str(db) == MEMORY:
+        with closing(open_writer(None)) as connection:
+            memory = MemoryStore(Committer(connection, catalog, clock, trio.current_time))
+            try:
+                yield memory
+            finally:
+                memory.close()
+        return
+    path = _resolve(db)
+    ownership = Ownership(path)
+    released = True
+    try:
+        remove_leftovers(path)
+        connection = open_writer(path)
+        check = SameFiles(path).check
+        store = FileStore(Committer(connection, catalog, clock, time.monotonic, check), path)
+        try:
+            yield store
+        finally:
+            # A thread that still writes keeps the database: the lock then ends with the process.
+            released = await store.close()
+    finally:
+        if released:
+            ownership.release()
+
+
+def _resolve(db: str | Path) -> Path:
+    """Return the real path, so that two names of one file meet at one lock."""
+    try:
+        return real_path(Path(db))
+    except OSError as error:
+        raise DatabaseError(
+            f"the database {db} cannot be opened: {error.strerror}", fix="choose another place with --db FILE"
+        ) from error

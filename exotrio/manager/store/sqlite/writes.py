@@ -1,0 +1,184 @@
+"""Use cases on their way to a commit, and those that wait for one.
+
+What waits is kept by what it waits for, in the order in which it came. When something comes due by
+itself is known for each such topic, not for each who waits: it is no matter who of them is still
+there by then, and only as many of them look as it takes.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Collection, Iterator
+from itertools import count
+from typing import Any
+
+import outcome
+import trio
+
+from exotrio.manager.store.port import Topic, Transaction
+
+
+class Write:
+    """A use case on its way to its commit. Only ``abandoned`` is set from other threads.
+
+    Args:
+        use_case: What to run.
+        task: Who waits for it, if anybody.
+        deadline: Until when, on the committer's clock, it goes on waiting as long as it returns None: for
+            a commit that announces one of its topics, or for what comes due. Defaults to None: not at all.
+        owed: It is handed in again until it is committed. Defaults to False.
+
+    Attributes:
+        found: Whether it returned something, when it ran last, or need not.
+        is_open: Whether it found nothing then, and goes on waiting.
+        awaited: What it waits for since then: topics, and when something of each comes due.
+        topics: Under which topics it is kept.
+        turn: Its place among those who wait.
+        result: What came of it, once it was committed.
+        undo: See ``Transaction.undo``.
+        abandoned: Nobody waits for it any more, or, in memory, just now.
+        missed: What it waits for was announced meanwhile.
+    """
+
+    __slots__ = (
+        "_use_case",
+        "abandoned",
+        "awaited",
+        "deadline",
+        "found",
+        "is_open",
+        "missed",
+        "owed",
+        "result",
+        "task",
+        "topics",
+        "turn",
+        "undo",
+    )
+
+    def __init__(
+        self,
+        use_case: Callable[[Transaction], Any],
+        task: trio.lowlevel.Task | None = None,
+        *,
+        deadline: float | None = None,
+        owed: bool = False,
+    ) -> None:
+        self._use_case = use_case
+        self.task = task
+        self.deadline = deadline
+        self.owed = owed
+        self.found = self.is_open = self.abandoned = self.missed = False
+        self.awaited: dict[Topic, float] = {}
+        self.topics: frozenset[Topic] = frozenset()
+        self.turn = -1
+        self.result: outcome.Outcome[Any]
+        self.undo: Callable[[Transaction], object] | None = None
+
+    def run(self, tx: Transaction, now: float) -> Any:
+        """Run the use case."""
+        self.found, self.is_open = True, False
+        value = self._use_case(tx)
+        self.undo = tx.undo
+        if value is None and self.deadline is not None:
+            self.found, self.is_open = False, now < self.deadline
+            self.awaited = {topic: now + seconds for topic, seconds in tx.waits_for.items()}
+        return value
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it was committed for a caller who had gone."""
+        return self.abandoned and isinstance(self.result, outcome.Value)
+
+
+class Waiting:
+    """What waits for a commit. It costs next to nothing for as long as nobody announces its topics."""
+
+    def __init__(self) -> None:
+        self._writes: dict[int, Write] = {}
+        self._by_topic: dict[Topic, dict[int, Write]] = {}
+        # Of those that have gone meanwhile, too, until they come to the top.
+        self._ends: list[tuple[float, int]] = []
+        self._due: dict[Topic, float] = {}
+        self._turns = count()
+
+    def __contains__(self, write: Write) -> bool:
+        return write.turn in self._writes
+
+    def keep(self, write: Write) -> None:
+        """Let one wait that found nothing, or go on waiting at its place."""
+        assert write.deadline is not None
+        if write not in self:
+            write.turn = next(self._turns)
+            self._writes[write.turn] = write
+            heapq.heappush(self._ends, (write.deadline, write.turn))
+        topics = frozenset(write.awaited)
+        if topics != write.topics:
+            self._unlist(write)
+            write.topics = topics
+            for topic in topics:
+                self._by_topic.setdefault(topic, {})[write.turn] = write
+        for topic, at in write.awaited.items():
+            if at < self._due.get(topic, math.inf):
+                self._due[topic] = at
+
+    def drop(self, write: Write) -> None:
+        """Let it wait no longer."""
+        if self._writes.pop(write.turn, None) is not None:
+            self._unlist(write)
+
+    def drop_all(self) -> list[Write]:
+        """Let nobody wait any longer; return who did."""
+        dropped = [write for write in self._writes.values() if not write.abandoned]
+        for kept in (self._writes, self._by_topic, self._ends, self._due):
+            kept.clear()
+        return dropped
+
+    def on(self, topics: Collection[Topic]) -> Iterator[Write]:
+        """Yield who waits for one of these topics, longest waiting first, some of them several times."""
+        lists = [found.values() for topic in topics if (found := self._by_topic.get(topic))]
+        return heapq.merge(*lists, key=lambda write: write.turn)
+
+    def over(self, now: float, most: int) -> list[Write]:
+        """Return what has to be run a last time: the time of these is over."""
+        over: list[Write] = []
+        while self._ends and self._ends[0][0] <= now and len(over) < most:
+            write = self._writes.get(heapq.heappop(self._ends)[1])
+            if write is not None and write.abandoned:
+                self.drop(write)
+            elif write is not None:
+                over.append(write)
+        return over
+
+    def due(self, now: float) -> set[Topic]:
+        """Return of which topics something has come due that somebody waits for."""
+        due = {topic for topic, at in self._due.items() if at <= now}
+        awaited = {topic for topic in due if topic in self._by_topic}
+        self.looked(due - awaited)
+        return awaited
+
+    def looked(self, topics: Collection[Topic]) -> None:
+        """Somebody looked whether something had come due, or nobody waits for it."""
+        for topic in topics:
+            del self._due[topic]
+
+    def put_off(self, topics: Collection[Topic], until: float) -> None:
+        """Nobody could look whether something had come due."""
+        for topic in topics:
+            self._due[topic] = until
+
+    def next_look(self) -> float:
+        """Return when something is over or due, infinity for never."""
+        while self._ends and self._ends[0][1] not in self._writes:
+            heapq.heappop(self._ends)
+        end = self._ends[0][0] if self._ends else math.inf
+        return min(end, min(self._due.values(), default=math.inf))
+
+    def _unlist(self, write: Write) -> None:
+        for topic in write.topics:
+            listed = self._by_topic[topic]
+            del listed[write.turn]
+            if not listed:
+                del self._by_topic[topic]
+        write.topics = frozenset()

@@ -1,0 +1,297 @@
+"""The ASGI application of the dashboard: signing in and out, pages, their fragments and their events."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from urllib.parse import quote
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from exotrio._httpd.server import prove
+from exotrio.errors import DatabaseError
+from exotrio.manager.queries import namespaces as namespaces_queries
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.security.access import Tries, client_address
+from exotrio.manager.service import Service
+from exotrio.manager.store.port import View
+from exotrio.manager.store.sqlite.commits import log_level
+from exotrio.manager.web import actions
+from exotrio.manager.web.assets import serve_asset
+from exotrio.manager.web.export import report
+from exotrio.manager.web.guard import (
+    HEADERS,
+    SIGN_IN_FORM,
+    check_origin,
+    cookie_name,
+    field,
+    is_secure,
+    local_path,
+    read_form,
+)
+from exotrio.manager.web.live import LiveResponse, Streams
+from exotrio.manager.web.page import Asked, Data, Page, link, render, render_fragments
+from exotrio.manager.web.pages.all import PAGES
+from exotrio.manager.web.sessions import IDLE, Session, Sessions
+
+logger = logging.getLogger("exotrio.manager.http")
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+FRAGMENTS_HEADER = "x-fragments"
+FIRST_PARTS = frozenset({"", "ns", "live", "static", "sign-in", "sign-out"})
+
+
+class Dashboard:
+    """The dashboard of one state manager, an ASGI application.
+
+    The Host header must have been checked before it is called.
+
+    Args:
+        service: From ``open_service``.
+        key: The API key, which opens a session.
+    """
+
+    def __init__(self, service: Service, *, key: str) -> None:
+        self._service = service
+        self._sessions = Sessions(key)
+        self._streams = Streams()
+        self._tries = Tries()
+        routes = [
+            Route("/", self._start),
+            Route("/sign-in", self._sign_in, methods=["GET", "POST"]),
+            Route("/sign-out", self._sign_out, methods=["POST"]),
+            Route("/static/{version}/{name}", serve_asset),
+        ]
+        for page in PAGES:
+            routes.append(Route(page.path, self._showing(page)))
+            routes.append(Route(f"/live{page.path}", self._listening(page)))
+        routes.append(Route("/ns/{namespace}/runs/{run_id}/export", self._export))
+        for path, action in actions.ACTIONS.items():
+            routes.append(Route(path, self._doing(action), methods=["POST"]))
+        self._app = Starlette(
+            routes=routes,
+            exception_handlers={
+                Refused: self._on_refused,
+                HTTPException: self._on_http_exception,
+                DatabaseError: self._on_database_error,
+                Exception: self._on_defect,
+            },
+        )
+        self._app.router.redirect_slashes = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        session_id = request.cookies.get(cookie_name(request))
+        if session_id is not None and self._sessions.find(session_id, used=False) is not None:
+            # Here, since a browser loads style sheets with its session too, and needs no new connection.
+            prove(scope)
+        await self._app(scope, receive, send)
+
+    def serves(self, path: str) -> bool:
+        """Return whether a path is the dashboard's; all others are the API's."""
+        return path.startswith("/") and path.split("/", 2)[1] in FIRST_PARTS
+
+    def sign_in_link(self, url: str, to: str = "/") -> str:
+        """Return an address that signs one browser in, once, within ten minutes.
+
+        Args:
+            url: Where the state manager listens, such as ``http://127.0.0.1:8000``.
+            to: Path of the page that it leads to. Defaults to the first one.
+        """
+        there = "" if to == "/" else f"&to={quote(to, safe='')}"
+        return f"{url}/sign-in?link={self._sessions.make_link()}{there}"
+
+    # -- sessions
+
+    def _session(self, request: Request) -> Session | None:
+        session_id = request.cookies.get(cookie_name(request))
+        if session_id is None:
+            return None
+        return self._sessions.find(session_id, used=not _is_by_itself(request))
+
+    async def _sign_in(self, request: Request) -> Response:
+        if request.method == "POST":
+            return await self._try_key(request)
+        to = local_path(request.query_params.get("to", "/"))
+        token = request.query_params.get("link")
+        if token is not None and request.method == "GET":
+            session_id = self._sessions.redeem(token)
+            if session_id is None and self._session(request) is None:
+                return self._form(to, problem="This link was used before, or is too old.", status=401)
+            # Not a redirect: browsers leave a strict cookie out of one that began on another site.
+            response = _html(render("welcome.html", to=to))
+            if session_id is not None:
+                self._set_cookie(request, response, session_id)
+            return response
+        return _see(to) if self._session(request) else self._form(to)
+
+    async def _try_key(self, request: Request) -> Response:
+        check_origin(request)
+        form = await read_form(request, most=SIGN_IN_FORM)
+        to = local_path(field(form, "to") or "/")
+        key = field(form, "key").strip()
+        session_id = self._sessions.sign_in(key)
+        if session_id is None:
+            problem = "That is not the key."
+            if await self._tries.failed(client_address(request.scope), key):
+                problem += " Many wrong keys came from your address, so the answer took some seconds."
+            return self._form(to, problem=problem, status=401)
+        prove(request.scope)
+        answer = _see(to)
+        self._set_cookie(request, answer, session_id)
+        return answer
+
+    def _form(self, to: str, *, problem: str | None = None, status: int = 200) -> Response:
+        return _html(render("sign_in.html", to=to, problem=problem), status)
+
+    def _set_cookie(self, request: Request, response: Response, session_id: str) -> None:
+        response.set_cookie(
+            cookie_name(request),
+            session_id,
+            max_age=int(IDLE),
+            httponly=True,
+            samesite="strict",
+            secure=is_secure(request),
+        )
+
+    async def _sign_out(self, request: Request) -> Response:
+        check_origin(request)
+        name = cookie_name(request)
+        self._sessions.end(request.cookies.get(name, ""))
+        response = _see("/sign-in")
+        response.delete_cookie(name, httponly=True, samesite="strict", secure=is_secure(request))
+        return response
+
+    def _to_sign_in(self, request: Request) -> Response:
+        if _is_by_itself(request):
+            return PlainTextResponse("signed out", 401, headers=HEADERS)
+        path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return _see("/sign-in" if path == "/" else f"/sign-in?to={quote(path, safe='')}")
+
+    # -- pages
+
+    async def _start(self, request: Request) -> Response:
+        if self._session(request) is None:
+            return self._to_sign_in(request)
+        namespace = await self._service.store.look(namespaces_queries.first)
+        return _see(link(namespace if namespace is not None else "default"))
+
+    def _asked(self, request: Request) -> Asked:
+        params = dict(request.path_params)
+        namespace = params.pop("namespace")
+        return Asked(self._service, namespace, params, dict(request.query_params)).now()
+
+    def _showing(self, page: Page) -> Endpoint:
+        async def show(request: Request) -> Response:
+            session = self._session(request)
+            if session is None:
+                return self._to_sign_in(request)
+            asked = self._asked(request)
+            named = request.headers.get(FRAGMENTS_HEADER)
+            wanted = page.fragments if named is None else tuple(named.split())
+
+            def load(view: View) -> tuple[dict[str, Data], list[str]]:
+                return page.load(view, asked, wanted), namespaces_queries.all_of(
+                    view
+                ) if named is None else []
+
+            data, namespaces = await self._service.store.look(load)
+            common: Data = {"link": asked.link, "namespace": asked.namespace, **data["page"]}
+            fragments = render_fragments(page, data, common)
+            if named is not None:
+                return _html("".join(fragments.values()))
+            said, session.said = session.said, []
+            return _html(
+                render(
+                    f"{page.folder}/page.html",
+                    **common,
+                    fragments=fragments,
+                    namespaces=namespaces,
+                    said=said,
+                    folder=page.folder,
+                    live=f"/live{request.url.path}" + (f"?{request.url.query}" if request.url.query else ""),
+                )
+            )
+
+        return show
+
+    def _listening(self, page: Page) -> Endpoint:
+        async def listen(request: Request) -> Response:
+            if self._session(request) is None:
+                return self._to_sign_in(request)
+            if self._streams.is_full:
+                return PlainTextResponse("too many listen", 503, headers=HEADERS)
+            asked = self._asked(request)
+            session_id = request.cookies[cookie_name(request)]
+
+            def is_signed_in() -> bool:
+                return self._sessions.find(session_id, used=False) is not None
+
+            return LiveResponse(page, asked, self._streams, is_signed_in)  # type: ignore[return-value]
+
+        return listen
+
+    async def _export(self, request: Request) -> Response:
+        if self._session(request) is None:
+            return self._to_sign_in(request)
+        namespace, run_id = request.path_params["namespace"], request.path_params["run_id"]
+        page = await self._service.store.look(report.export, namespace, run_id, self._service.cipher)
+        return Response(page, headers=report.headers(run_id))
+
+    # -- actions
+
+    def _doing(self, action: actions.Action) -> Endpoint:
+        async def act(request: Request) -> Response:
+            check_origin(request)
+            session = self._session(request)
+            if session is None:
+                return self._to_sign_in(request)
+            done = await action(self._asked(request), await read_form(request))
+            session.said.append(done.said)
+            return _see(done.to)
+
+        return act
+
+    # -- errors
+
+    async def _on_refused(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, Refused)
+        return self._problem(request, error.status, error.detail)
+
+    async def _on_http_exception(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        text = "There is no such page." if error.status_code == 404 else error.detail
+        return self._problem(request, error.status_code, text)
+
+    async def _on_database_error(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, DatabaseError)
+        logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, error.what)
+        return self._problem(request, 503, "The state manager cannot use its database now. Try again later.")
+
+    async def _on_defect(self, request: Request, error: Exception) -> Response:
+        # Starlette raises the error again after this reply, and the server logs it.
+        return self._problem(request, 500, "An unexpected error occurred; the log of the server has it.")
+
+    def _problem(self, request: Request, status: int, text: str) -> Response:
+        if self._session(request) is None and status == 404:
+            # Strangers do not learn what exists.
+            return self._to_sign_in(request)
+        return _html(render("problem.html", status=status, text=text), status)
+
+
+def _is_by_itself(request: Request) -> bool:
+    """Whether the script asks, and not somebody who looks."""
+    return FRAGMENTS_HEADER in request.headers or request.url.path.startswith("/live/")
+
+
+def _html(content: str, status: int = 200) -> Response:
+    return HTMLResponse(content, status, headers=HEADERS)
+
+
+def _see(path: str) -> Response:
+    return RedirectResponse(path, 303, headers=HEADERS)

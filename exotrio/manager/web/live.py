@@ -1,0 +1,135 @@
+"""Server-sent events: which fragments of a page changed. What is in them, the script asks for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+
+import trio
+from starlette.types import Receive, Scope, Send
+
+from exotrio._httpd.server import STOPPING
+from exotrio.errors import DatabaseError
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.web.guard import HEADERS
+from exotrio.manager.web.page import Asked, Page
+
+INTERVAL = 0.25
+"""Seconds between two looks, so that no page is asked for more than four times a second."""
+LOOK_ANYWAY = 5.0
+"""Seconds after which a page is looked at though nothing was written: ages grow."""
+SILENCE = 15.0
+"""Seconds after which something is sent anyway: a client that is gone is noticed by it."""
+MOST_STREAMS = 64
+"""Each holds a connection; who gets none asks every two seconds instead."""
+
+
+class Streams:
+    """How many streams are open."""
+
+    def __init__(self) -> None:
+        self.open = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.open >= MOST_STREAMS
+
+
+class LiveResponse:
+    """An endless answer that ends at once when the client goes, the server stops or the session ends.
+
+    Args:
+        is_signed_in: Asked at every look.
+    """
+
+    def __init__(self, page: Page, asked: Asked, streams: Streams, is_signed_in: Callable[[], bool]) -> None:
+        self._page = page
+        self._asked = asked
+        self._streams = streams
+        self._is_signed_in = is_signed_in
+        self._sent: dict[str, Hashable] = {}
+        self._sent_at: dict[str, float] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {**HEADERS, "content-type": "text/event-stream", "x-accel-buffering": "no"}
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b""})
+            return
+        stopping: trio.Event | None = scope.get("extensions", {}).get(STOPPING, {}).get("event")
+        gone = False
+        self._streams.open += 1
+
+        async def end_when_disconnected() -> None:
+            nonlocal gone
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            gone = True
+            nursery.cancel_scope.cancel()
+
+        async def end_when_stopping(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(end_when_disconnected)
+                if stopping is not None:
+                    nursery.start_soon(end_when_stopping, stopping)
+                # A client that is gone shows as an OSError of send.
+                with suppress(OSError):
+                    await self._tell(send)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._streams.open -= 1
+        if not gone:
+            with suppress(OSError):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _tell(self, send: Send) -> None:
+        service = self._asked.service
+        point: tuple[int, int] | None = None
+        looked_at = sent_at = trio.current_time()
+        waiting = False
+        await _send(send, b"retry: 2000\n\n")
+        while self._is_signed_in():
+            now = trio.current_time()
+            found = (service.store.written, service.workers.heard)
+            if waiting or found != point or now - looked_at >= LOOK_ANYWAY:
+                point, looked_at = found, now
+                try:
+                    changed, waiting = await self._look(now)
+                except Refused as refusal:
+                    if refusal.status != 404:
+                        return  # it takes too long just now
+                    # What the page is about is gone; asking for it says so.
+                    changed, waiting = list(self._page.fragments), False
+                except DatabaseError:
+                    # The browser comes again, and asks by itself meanwhile.
+                    return
+                if changed:
+                    sent_at = now
+                    await _send(send, f"event: changed\ndata: {' '.join(changed)}\n\n".encode())
+            if now - sent_at >= SILENCE:
+                sent_at = now
+                await _send(send, b": still here\n\n")
+            await trio.sleep(INTERVAL)
+
+    async def _look(self, now: float) -> tuple[list[str], bool]:
+        """Return the fragments that changed, and whether there are more whose pace makes them wait."""
+        versions = await self._asked.service.store.look(self._page.versions, self._asked.now())
+        changed, waiting = [], False
+        for name in self._page.fragments:
+            if name in self._sent and self._sent[name] == versions[name]:
+                continue
+            if now - self._sent_at.get(name, -1e9) < self._page.pace.get(name, 0.0):
+                waiting = True
+                continue
+            self._sent[name], self._sent_at[name] = versions[name], now
+            changed.append(name)
+        return changed, waiting
+
+
+async def _send(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})

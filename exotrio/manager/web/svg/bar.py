@@ -1,0 +1,73 @@
+"""A bar of statuses. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from markupsafe import Markup
+
+from exotrio._util.spans import duration
+from exotrio.manager.web.format import CANCELLED
+from exotrio.manager.web.svg.elements import element, join, share
+
+HEIGHT = 6
+LEAST = 0.012
+"""Share of the bar that even one state of thousands gets: a failure must not be too thin to see."""
+
+
+def bar(counts: Mapping[str, int]) -> Markup:
+    """Return a bar that is as wide as its place.
+
+    Args:
+        counts: Class of statuses to how many, in the order in which they are shown.
+    """
+    return _bar(counts, summary(counts))
+
+
+def summary(counts: Mapping[str, int]) -> str:
+    """Return counts by class in words."""
+    named = {**counts}
+    if CANCELLED in named:
+        named["errored or cancelled"] = named.pop(CANCELLED)
+    return ", ".join(f"{count:,} {name}" for name, count in named.items()) or "no states"
+
+
+def split(waited: int, ran: int, kind: str) -> Markup:
+    """Return a bar of the time that one state waited and ran.
+
+    Args:
+        waited: In milliseconds.
+        ran: Likewise.
+        kind: Class of its status.
+    """
+    parts = {name: ms for name, ms in (("waiting", waited), (kind, ran)) if ms}
+    return _bar(parts, f"waited {duration(waited)}, ran {duration(ran)}")
+
+
+def _bar(parts: Mapping[str, int], label: str) -> Markup:
+    return element(
+        "svg",
+        element("title", label),
+        element("rect", class_="track", width="100%", height=HEIGHT),
+        pieces(parts),
+        class_="bar",
+        width="100%",
+        height=HEIGHT,
+        role="img",
+    )
+
+
+def pieces(counts: Mapping[str, int]) -> Markup:
+    """Return the rectangles of a bar over the whole width of the picture they stand in."""
+    total = sum(counts.values())
+    if not total:
+        return Markup("")
+    widths = [max(LEAST, count / total) for count in counts.values()]
+    scale = 1 / sum(widths)
+    parts, x = [], 0.0
+    for name, width in zip(counts, widths, strict=True):
+        parts.append(
+            element("rect", class_=f"s-{name}", x=share(x), width=share(width * scale), height=HEIGHT)
+        )
+        x += width * scale
+    return join(parts)

@@ -1,0 +1,66 @@
+"""The chart of what ended when. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from exotrio.manager.web.format import minute
+from exotrio.manager.web.svg.elements import element, join, share
+
+HEAD, UP, DOWN, FOOT = 14, 92, 22, 16
+"""Pixels from the top: the scale, what ended, below the axis what failed, the times."""
+HEIGHT = HEAD + UP + DOWN + FOOT
+
+
+def draw_throughput(ended: Sequence[int], failed: Sequence[int], *, last_minute_ms: int) -> Markup:
+    """Return bars per minute: up what ended, and down, to a scale of its own, how much of it failed.
+
+    One failure among thousands is as tall as it is alone, and is told by where it stands too.
+
+    Args:
+        ended: How many states ended in each minute, the present one last.
+        failed: How many of these failed.
+        last_minute_ms: When the present minute began, in Unix milliseconds.
+    """
+    highest, worst = max([1, *ended]), max([0, *failed])
+    count = len(ended)
+    axis = HEAD + UP
+    parts = [
+        element("line", class_="grid", x1="0", x2="100%", y1=HEAD + 0.5, y2=HEAD + 0.5),
+        element("line", class_="axis", x1="0", x2="100%", y1=axis + 0.5, y2=axis + 0.5),
+        element("text", f"{highest:,} a minute" if any(ended) else "nothing ended", class_="tick", y=10),
+    ]
+    if worst:
+        said = f"at worst {worst:,} failed"
+        parts.append(element("text", said, class_="tick bad", x="100%", y=10, text_anchor="end"))
+    for index, (all_of_them, bad) in enumerate(zip(ended, failed, strict=True)):
+        at = last_minute_ms - (count - 1 - index) * 60_000
+        x, width = share((index + 0.12) / count), share(0.76 / count)
+        if all_of_them:
+            up = max(2.0, UP * all_of_them / highest)
+            drawn = [
+                element("title", f"{minute(at)} UTC: {all_of_them:,} ended, {bad:,} of them failed"),
+                # All of the minute answers to the mouse.
+                element("rect", class_="whole", x=x, width=width, y=HEAD, height=UP + DOWN),
+                _bar("success", x, width, axis - up, up),
+            ]
+            if bad:
+                drawn.append(_bar("errored", x, width, axis + 1.0, max(3.0, (DOWN - 2) * bad / worst)))
+            parts.append(element("g", *drawn))
+        if index % 15 == 0:
+            parts.append(element("text", minute(at), class_="tick", x=share(index / count), y=HEIGHT - 3))
+    return element(
+        "svg",
+        element("title", "States ended and failed per minute, over the last hour"),
+        join(parts),
+        class_="chart",
+        width="100%",
+        height=HEIGHT,
+        role="img",
+    )
+
+
+def _bar(kind: str, x: str, width: str, y: float, height: float) -> Markup:
+    return element("rect", class_=f"s-{kind}", x=x, width=width, y=y, height=height)

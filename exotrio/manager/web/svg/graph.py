@@ -1,0 +1,167 @@
+"""The picture of a graph: one box for each place, whatever the number of its states. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from markupsafe import Markup
+
+from exotrio.manager.web.svg.bar import HEIGHT, pieces, summary
+from exotrio.manager.web.svg.elements import element, join
+from exotrio.manager.web.svg.graph_layout import Layout, lay_out
+
+WIDTH = 184
+LOW, HIGH = 52, 78
+"""How high boxes are without counts, and with them."""
+GAP_X, GAP_Y = 44, 18
+EDGE = 8
+"""Left free around the picture, for lines and focus rings."""
+LONGEST_NAME = 24
+URGENT = ("errored", "cancelled", "running", "waiting", "retried", "pruned", "success")
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One place of a graph.
+
+    Attributes:
+        name: Its identifier.
+        node: Name of the node that runs there.
+        followers: Identifiers of what comes next.
+        unites: Identifier of what it unites, if it does.
+        counts: Class of statuses to how many states, in the order of the bar; None for no bar at all.
+        href: Where a click leads, if anywhere.
+        chosen: Whether its states are the ones listed now.
+        note: Shown in place of the counts, such as a problem.
+    """
+
+    name: str
+    node: str
+    followers: Sequence[str] = ()
+    unites: str | None = None
+    counts: Mapping[str, int] | None = None
+    href: str | None = None
+    chosen: bool = False
+    note: str | None = None
+
+
+def draw_graph(boxes: Sequence[Box], *, title: str) -> Markup:
+    """Return the picture of a graph.
+
+    Args:
+        boxes: Its places; edges to names that are not among them are left out.
+        title: Says what it is to who cannot see it.
+    """
+    names = {box.name for box in boxes}
+    united = {box.name for box in boxes if box.unites}
+    layout = _layout(
+        tuple((box.name, tuple(name for name in box.followers if name in names)) for box in boxes)
+    )
+    high = HIGH if any(box.counts is not None for box in boxes) else LOW
+    width = max(1, layout.columns * (WIDTH + GAP_X) - GAP_X + 2 * EDGE)
+    height = max(1, round(layout.rows * (high + GAP_Y) - GAP_Y + 2 * EDGE))
+    edges = [
+        element(
+            "path",
+            class_="edge united" if end in united else "edge",
+            d=_path(layout.boxes[start], points, layout.boxes[end], high),
+        )
+        for (start, end), points in layout.edges.items()
+    ]
+    return element(
+        "svg",
+        element("title", title),
+        join(edges),
+        join([_draw(box, *_corner(layout.boxes[box.name], high), high) for box in boxes]),
+        class_="graph",
+        width=width,
+        height=height,
+        viewBox=f"0 0 {width} {height}",
+        role="group",
+        aria_label=title,
+    )
+
+
+@lru_cache(maxsize=128)
+def _layout(shape: tuple[tuple[str, tuple[str, ...]], ...]) -> Layout:
+    """Lay a graph out once: its counts change four times a second, its shape never."""
+    return lay_out(dict(shape))
+
+
+def _corner(place: tuple[int, float], high: int) -> tuple[float, float]:
+    column, row = place
+    return EDGE + column * (WIDTH + GAP_X), EDGE + row * (high + GAP_Y)
+
+
+def _path(
+    start: tuple[int, float], points: Sequence[tuple[int, float]], end: tuple[int, float], high: int
+) -> str:
+    """Return a line that leaves and enters boxes, and passes points, horizontally."""
+    x, y = _corner(start, high)
+    x, y = x + WIDTH, y + high / 2
+    path = f"M{x:g} {y:g}"
+    for place in [*points, end]:
+        to_x, to_y = _corner(place, high)
+        to_y += high / 2
+        half = (x + to_x) / 2
+        path += f"C{half:g} {y:g} {half:g} {to_y:g} {to_x:g} {to_y:g}"
+        if place is not end:
+            to_x += WIDTH
+            path += f"H{to_x:g}"
+        x, y = to_x, to_y
+    return path
+
+
+def _draw(box: Box, x: float, y: float, high: int) -> Markup:
+    counts = box.counts or {}
+    total = sum(counts.values())
+    told = [*([] if box.counts is None else [summary(counts)]), *([box.note] if box.note else [])]
+    about = "; ".join(told) or box.node
+    second = box.note if box.note and box.counts is None else None
+    parts = [
+        element("title", f"{box.name} ({box.node}): {about}"),
+        element("rect", class_="face", width=WIDTH, height=high, rx=6),
+        element("text", _fit(box.name, 17 if total else LONGEST_NAME), class_="name", x=12, y=22),
+        _line(second or box.node, "bad" if second else "node", 38),
+    ]
+    if box.counts is not None:
+        track = element("rect", class_="track", width="100%", height=HEIGHT)
+        parts.append(element("svg", track, pieces(counts), x=12, y=47, width=WIDTH - 24, height=HEIGHT))
+        parts.append(_line(box.note, "bad", 68) if box.note else _standing(counts))
+    if total:
+        parts.append(element("text", f"{total:,}", class_="count", x=WIDTH - 12, y=22, text_anchor="end"))
+    if box.unites:
+        parts.append(element("path", class_="gate", d=f"M0 14V{high - 14}"))
+    drawn = join(parts)
+    if box.href:
+        drawn = element(
+            "a",
+            drawn,
+            href=box.href,
+            id=f"box-{box.name}",
+            aria_label=f"{box.name}: {about}",
+            aria_current="true" if box.chosen else None,
+        )
+    tone = (
+        "errored" if box.note else next((name for name in ("errored", "running") if counts.get(name)), None)
+    )
+    classes = ["box", *(["chosen"] if box.chosen else []), *([f"is-{tone}"] if tone else [])]
+    return element("g", drawn, class_=" ".join(classes), transform=f"translate({x:g} {y:g})")
+
+
+def _standing(counts: Mapping[str, int]) -> Markup:
+    """Return the line below the bar: what matters most about these states, as far as it fits."""
+    told = [f"{counts[name]:,} {name}" for name in URGENT if counts.get(name)]
+    two = " · ".join(told[:2])
+    text = (two if len(two) <= LONGEST_NAME + 2 else told[0]) or "not reached"
+    return _line(text, "standing c-errored" if counts.get("errored") else "standing", 68)
+
+
+def _line(text: str, kind: str, y: int) -> Markup:
+    return element("text", _fit(text, LONGEST_NAME + 2), class_=kind, x=12, y=y)
+
+
+def _fit(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,0 +1,237 @@
+"""The timeline of a run: a lane for each place, waiting and running told apart. Pure.
+
+Up to ``MOST_BARS`` states each is a bar: thin while it waits, thick while it runs. Beyond, a lane shows
+how many waited and ran at a time. Lengths along time are shares of the width, so that the picture is as
+wide as its page and its text stays legible.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from exotrio._util.spans import duration
+from exotrio.manager.web.svg.elements import element, join, share
+
+MOST_BARS = 500
+MOST_IN_LANE = 14
+"""States of one lane that are bars though the run has more than ``MOST_BARS``."""
+MOST_ROWS = 14
+"""Of one lane; further bars that overlap lie on the last row."""
+SLICES = 160
+HEAD = 22
+LABEL = 18
+ROW = 9
+AREA = 44
+TICKS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One state, in milliseconds since the run began.
+
+    Attributes:
+        lane: Position of its place.
+        kind: Class of its status, such as ``errored``.
+        waits: Since when it waited.
+        runs: Since when it was held by a worker, if it was.
+        ends: When it ended, if it did.
+        label: Says which it is.
+        href: Where a click leads, if anywhere.
+    """
+
+    lane: int
+    kind: str
+    waits: int
+    runs: int | None
+    ends: int | None
+    label: str = ""
+    href: str | None = None
+
+
+def draw_timeline(
+    lanes: Sequence[tuple[str, int]], spans: Sequence[Span], *, until: int, each: int = 1
+) -> Markup:
+    """Return the picture of a run.
+
+    Args:
+        lanes: The places, from the top: name, and how many states there are.
+        spans: The states, in the order in which they were made.
+        until: Where the picture ends, in milliseconds since the run began.
+        each: One in how many states ``spans`` has.
+    """
+    until = max(until, 1)
+    by_lane: list[list[Span]] = [[] for _ in lanes]
+    for span in spans:
+        by_lane[span.lane].append(span)
+    few = each == 1 and len(spans) <= MOST_BARS
+    parts: list[Markup] = []
+    y = HEAD
+    for (name, count), members in zip(lanes, by_lane, strict=True):
+        # Siblings that came out of one fan-out never waited nor ran. One state among thousands is best
+        # seen as itself.
+        seen = [span for span in members if span.runs is not None or span.ends != span.waits]
+        as_bars = few or (
+            len(seen) <= MOST_IN_LANE and (len(members) == count or 10 * len(seen) < len(members))
+        )
+        drawn, height = _bars(seen, until) if as_bars else _areas(members, until, each)
+        parts.append(_lane(name, count, drawn, y, height))
+        y += LABEL + height + 8
+    return element(
+        "svg",
+        element("title", f"Timeline over {duration(until)}"),
+        join(_axis(until, y)),
+        join(parts),
+        class_="timeline",
+        width="100%",
+        height=y,
+        role="group",
+        aria_label="Timeline",
+    )
+
+
+def _axis(until: int, height: int) -> list[Markup]:
+    step = nice_step(until / TICKS)
+    parts = []
+    for index in range(int(until / step) + 1):
+        at = index * step / until
+        if at > 0.94 and index:
+            # Its text would not fit.
+            continue
+        parts.append(element("line", class_="grid", x1=share(at), x2=share(at), y1=HEAD - 6, y2=height))
+        text = "0" if index == 0 else duration(index * step).removesuffix(".0 s")
+        text = text if text.endswith(("s", "h", "d", "n")) or text == "0" else f"{text} s"
+        parts.append(
+            element(
+                "text",
+                text,
+                class_="tick odd" if index % 2 else "tick",
+                x=share(at),
+                y=11,
+                dx=0 if index == 0 else 3,
+            )
+        )
+    return parts
+
+
+def nice_step(at_least: float) -> int:
+    """Return the next round span in milliseconds."""
+    seconds = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
+    steps = [1, 2, 5, 10, 20, 50, 100, 200, 500, *(each * 1000 for each in seconds)]
+    for step in steps:
+        if step >= at_least:
+            return step
+    return math.ceil(at_least / 86_400_000) * 86_400_000
+
+
+def _lane(name: str, count: int, drawn: Markup, y: int, height: int) -> Markup:
+    return element(
+        "g",
+        element(
+            "text",
+            element("tspan", name, class_="name"),
+            element("tspan", f" {count:,}", class_="tick") if count else "",
+            x=0,
+            y=12,
+        ),
+        element("svg", drawn, y=LABEL, width="100%", height=height),
+        transform=f"translate(0 {y})",
+    )
+
+
+# -- bars
+
+
+def _bars(spans: Sequence[Span], until: int) -> tuple[Markup, int]:
+    free: list[int] = []
+    parts = []
+    for span in spans:
+        ends = until if span.ends is None else span.ends
+        row = next((index for index, since in enumerate(free) if since <= span.waits), len(free))
+        if row == len(free) and row < MOST_ROWS:
+            free.append(ends)
+        row = min(row, MOST_ROWS - 1)
+        free[row] = max(free[row], ends)
+        parts.append(_bar(span, ends, until, row * ROW))
+    return join(parts), max(1, len(free)) * ROW
+
+
+def _bar(span: Span, ends: int, until: int, y: int) -> Markup:
+    begins = ends if span.runs is None else min(max(span.runs, span.waits), ends)
+    parts = []
+    if begins > span.waits:
+        parts.append(
+            element(
+                "rect",
+                class_="waited" if span.runs is not None or span.kind != "waiting" else "waits",
+                x=share(span.waits / until),
+                width=share((begins - span.waits) / until),
+                y=y + 3,
+                height=2,
+            )
+        )
+    if span.runs is not None:
+        # At least as wide as can be seen and hit.
+        width = max((ends - begins) / until, 0.003)
+        x = min(begins / until, 1 - width)
+        parts.append(
+            element("rect", class_=f"s-{span.kind}", x=share(x), width=share(width), y=y, height=7, rx=1.5)
+        )
+    ran = f", ran {duration(ends - begins)}" if span.runs is not None else ""
+    label = f"{span.label}: {span.kind}, waited {duration(begins - span.waits)}{ran}"
+    drawn = join([element("title", label), *parts])
+    # Out of the order of tabs: the table below has the same links, and 500 stops are none.
+    return element("a", drawn, href=span.href, tabindex="-1") if span.href else element("g", drawn)
+
+
+# -- areas
+
+
+def _areas(spans: Sequence[Span], until: int, each: int) -> tuple[Markup, int]:
+    waiting, running, failed = [0.0] * SLICES, [0.0] * SLICES, [0] * SLICES
+    for span in spans:
+        ends = until if span.ends is None else span.ends
+        begins = ends if span.runs is None else min(max(span.runs, span.waits), ends)
+        waiting[_slice(span.waits, until)] += 1
+        waiting[_slice(begins, until)] -= 1
+        if span.runs is not None:
+            _spread(running, begins / until * SLICES, ends / until * SLICES)
+        if span.kind == "errored":
+            failed[_slice(ends, until)] += 1
+    level = 0.0
+    for index, change in enumerate(waiting):
+        level += change
+        waiting[index] = max(0.0, level)
+    most_waiting, most_running = max([1.0, *waiting]), max([0.01, *running])
+    half = AREA // 2
+    parts = [element("title", f"at most {round(most_waiting * each):,} waited at a time")]
+    for index in range(SLICES):
+        x, width = share(index / SLICES), share(1.04 / SLICES)
+        if waiting[index]:
+            high = max(1.0, half * waiting[index] / most_waiting)
+            parts.append(element("rect", class_="waits", x=x, width=width, y=float(half - high), height=high))
+        if running[index]:
+            high = max(1.0, (half - 4) * running[index] / most_running)
+            parts.append(element("rect", class_="s-success", x=x, width=width, y=half + 1, height=high))
+        if failed[index]:
+            parts.append(element("rect", class_="s-errored", x=x, width=width, y=AREA - 3, height=3))
+    return join(parts), AREA
+
+
+def _slice(at: int, until: int) -> int:
+    return min(SLICES - 1, max(0, at * SLICES // until))
+
+
+def _spread(slices: list[float], begin: float, end: float) -> None:
+    """Add 1 over a span, and to the slices at its ends as much as it covers of them."""
+    first, last = min(SLICES - 1, int(begin)), min(SLICES - 1, int(end))
+    if first == last:
+        slices[first] += max(end - begin, 0.001)
+        return
+    slices[first] += first + 1 - begin
+    for index in range(first + 1, last):
+        slices[index] += 1
+    slices[last] += min(end, SLICES) - last

@@ -1,0 +1,275 @@
+"""The command line in the surroundings people put it in: pipes, closed streams, locales, full disks."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tests.support import gated
+from tests.support.gated import Log
+from tests.support.processes import EXOTRIO, PATIENCE, Ended, as_printed, disk_of, ended, environment, exotrio
+
+APP = """
+from exotrio import BaseNode, Graph, GraphNodeModel, Runtime
+from pydantic import BaseModel
+
+
+class Echo(BaseNode):
+    class Inputs(BaseModel):
+        text: str
+
+    class Outputs(BaseModel):
+        text: str
+
+    async def execute(self):
+        return self.Outputs(text=self.inputs.text)
+
+
+graph = Graph("echo", nodes=[
+    GraphNodeModel(node_name="Echo", namespace="n", identifier="echo", inputs={"text": "hello"}),
+])
+runtime = Runtime(namespace="n", name="r", nodes=[Echo])
+"""
+
+FAN = """
+from exotrio import BaseNode, Graph, GraphNodeModel, Runtime
+from pydantic import BaseModel
+
+
+class Fan(BaseNode):
+    class Outputs(BaseModel):
+        text: str
+
+    async def execute(self):
+        return [self.Outputs(text="x" * 5000) for _ in range(100)]
+
+
+class End(BaseNode):
+    class Inputs(BaseModel):
+        text: str
+
+    class Outputs(BaseModel):
+        text: str
+
+    async def execute(self):
+        return self.Outputs(text=self.inputs.text)
+
+
+graph = Graph("fan", nodes=[
+    GraphNodeModel(node_name="Fan", namespace="n", identifier="fan", inputs={}, next_nodes=["end"]),
+    GraphNodeModel(
+        node_name="End", namespace="n", identifier="end", inputs={"text": "${{ fan.outputs.text }}"}
+    ),
+])
+runtime = Runtime(namespace="n", name="r", nodes=[Fan, End], shutdown_grace=0.2)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "echo.py").write_text(APP, "utf-8")
+    (tmp_path / "fan.py").write_text(FAN, "utf-8")
+    return tmp_path
+
+
+def shell(line: str, folder: Path) -> Ended:
+    """Run a line of bash with ``$RUN`` for ``python -m exotrio run``."""
+    env = {**environment(folder), "RUN": f"{sys.executable} -m exotrio run"}
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+# -- help
+
+
+@pytest.mark.parametrize("command", ["", "run", "worker", "server", "dev", "runtimes drain"])
+def test_help_fits_100_columns_and_explains_every_option(command: str, tmp_path: Path) -> None:
+    end = ended(*command.split(), "--help", cwd=tmp_path, env={"COLUMNS": "200"})
+    assert end.code == 0
+    assert end.err == ""
+    lines = end.out.splitlines()
+    assert lines[0].startswith(f"Usage: python -m exotrio {command}".rstrip())
+    assert max(map(len, lines)) <= 100
+    options = [line for line in lines if line.startswith("  -")]
+    assert options
+    for line in options:
+        # The text stands beside the option, or below a long one.
+        told = len(line.split(maxsplit=1)) > 1 or lines[lines.index(line) + 1].startswith("   ")
+        assert told, line
+
+
+def test_without_arguments_the_commands_are_listed(tmp_path: Path) -> None:
+    end = ended(cwd=tmp_path)
+    assert end.code == 2
+    for command in ("run", "worker", "server"):
+        assert f"\n  {command} " in end.err
+
+
+def test_version_is_printed(tmp_path: Path) -> None:
+    end = ended("--version", cwd=tmp_path)
+    assert end.code == 0
+    assert version("exotrio") in end.out
+
+
+# -- the two streams
+
+
+def test_only_the_result_goes_to_standard_output(folder: Path) -> None:
+    text = ended("run", "echo.py", "-i", "text=Ada = ü", cwd=folder)
+    assert text.code == 0, text
+    assert text.out.startswith("SUCCESS: 1 state in ")
+    assert text.out.endswith("echo:\n  text: Ada = ü\n")
+    run_id = text.err.split()[1]
+    assert text.err.startswith(f"run {run_id} of graph 'echo'\n")
+    assert text.err.endswith("echo 1/1\n")
+    assert run_id in text.out
+
+    loud = ended("run", "echo.py", "-vv", "-o", "json", cwd=folder)
+    result = json.loads(loud.out)
+    assert result["status"] == "SUCCESS"
+    assert result["nodes"] == {"echo": {"SUCCESS": 1}}
+    assert result["outputs"] == [{"identifier": "echo", "outputs": {"text": "hello"}}]
+    assert "exotrio.runtime" in loud.err
+
+
+def test_a_module_is_run_by_its_name(folder: Path) -> None:
+    end = ended("run", "echo", cwd=folder)
+    assert end.code == 0, end
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(folder: Path) -> None:
+    out = shell("set -o pipefail; $RUN fan.py | head -1", folder)
+    assert out.code == 0, out
+    assert out.out.startswith("SUCCESS")
+    assert "Error" not in out.err
+    both = shell("set -o pipefail; $RUN fan.py 2>&1 | head -1", folder)
+    assert both.code == 0, both
+    usage = shell(f"{sys.executable} -m exotrio run --help | true", folder)
+    assert usage.err == ""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-", "2>/dev/full"])
+def test_a_run_does_without_streams(folder: Path, closed: str) -> None:
+    if "full" in closed and not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    end = shell(f"exec $RUN echo.py {closed}", folder)
+    assert end.code == 0, end
+    # A file that took the number of a closed stream would have been written into.
+    again = shell("$RUN echo.py", folder)
+    assert again.code == 0, again
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_result_that_cannot_be_written_is_told(folder: Path) -> None:
+    end = shell("exec $RUN echo.py >/dev/full", folder)
+    assert end.code == 1, end
+    assert "error: the result could not be written: No space left on device\n" in end.err
+    assert "Traceback" not in end.err
+    assert "Exception ignored" not in end.err
+    usage = shell(f"exec {sys.executable} -m exotrio run --help >/dev/full", folder)
+    assert (usage.code, usage.err) == (1, "error: nothing could be written: No space left on device\n")
+
+
+# -- surroundings
+
+
+def test_a_locale_without_unicode_keeps_text_whole(folder: Path) -> None:
+    env = {"LANG": "C", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    end = ended("run", "echo.py", "-i", "text=grün ✓", "-o", "json", cwd=folder, env=env)
+    assert end.code == 0, end
+    assert json.loads(end.out)["outputs"][0]["outputs"] == {"text": "grün ✓"}
+    # What the stream cannot show is shown by its number, in place of an error.
+    end = ended("run", "echo.py", "-i", "text=grün ✓", cwd=folder, env=env)
+    assert end.code == 0, end
+    assert "text: gr\\xfcn \\u2713\n" in end.out
+
+
+def test_no_home_and_no_path_are_needed(folder: Path) -> None:
+    end = shell("exec env -i $RUN echo.py", folder)
+    assert end.code == 0, end
+
+
+@pytest.mark.parametrize("command", ["run echo.py", "worker echo.py", "server --port 0"])
+def test_a_working_directory_that_is_gone_is_told(folder: Path, command: str) -> None:
+    line = f"mkdir gone; cd gone; rmdir ../gone; exec {sys.executable} -m exotrio {command}"
+    end = shell(line, folder)
+    assert end.code == 2, end
+    assert end.err.startswith("error: the working directory does not exist any more\n")
+    assert len(end.err.splitlines()) == 3
+
+
+def test_a_run_on_a_disk_that_fills_up_can_be_stopped_and_continued_with_more_room(folder: Path) -> None:
+    with exotrio("run", "fan.py", cwd=folder, after=disk_of(700_000)) as process:
+        process.line("could not be committed")
+        process.signal(signal.SIGINT)
+        process.signal(signal.SIGINT)
+        end = process.wait()
+    assert end.code == 130, end
+    assert "Traceback" not in end.err, end
+    continued = as_printed(end.err, cwd=folder)
+    assert continued.code == 0, continued
+    assert continued.out.startswith("SUCCESS: 200 states")
+
+
+# -- terminals
+
+
+def assert_given_back(screen: str) -> None:
+    """Check that the cursor, which bars hide, was shown again."""
+    assert "\x1b[?25l" in screen
+    assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l")
+
+
+def test_on_a_terminal_bars_are_shown_and_the_result_stays_plain(folder: Path) -> None:
+    from tests.support.terminals import Terminal
+
+    with Terminal([*EXOTRIO, "run", "fan.py"], cwd=folder) as terminal:
+        assert terminal.wait() == 0
+        assert "━" in terminal.screen
+        assert "100/100" in terminal.screen
+        assert "\x1b" not in terminal.out
+        assert terminal.out.startswith("SUCCESS: 200 states")
+
+
+def test_ctrl_c_typed_at_a_terminal_leaves_it_as_it_was_and_prints_the_command_whole(folder: Path) -> None:
+    from tests.support.terminals import Terminal
+
+    (folder / "gated.py").write_text(gated.APP, "utf-8")
+    database = "a-rather-long-name-of-a-database/" * 4 + "state.db"
+    with Terminal([*EXOTRIO, "run", "gated.py", "--db", database], cwd=folder) as terminal:
+        Log(folder).until("begin", gated.WORKERS)
+        terminal.type("\x03")
+        (folder / "open-w").touch()
+        assert terminal.wait() == 130
+        assert terminal.out == ""
+        assert_given_back(terminal.screen)
+        continued = as_printed(terminal.screen.replace("\r\n", "\n"), cwd=folder)
+    assert continued.code == 0, continued
+    assert f"items: {gated.RESULT}\n" in continued.out
+
+
+def test_a_third_ctrl_c_typed_at_a_terminal_leaves_it_as_it_was_too(folder: Path) -> None:
+    from tests.support.terminals import Terminal
+
+    (folder / "gated.py").write_text(gated.APP, "utf-8")
+    with Terminal([*EXOTRIO, "run", "gated.py"], cwd=folder, env={"STUBBORN": "yes"}) as terminal:
+        Log(folder).until("begin", gated.WORKERS)
+        terminal.type("\x03")
+        terminal.until("stopping")
+        terminal.type("\x03")
+        terminal.until("the grace is over")
+        terminal.type("\x03")
+        assert terminal.wait() == 130
+        assert_given_back(terminal.screen)
+        # On a line that was cleared for it: written past the bars, it would stand behind one of them.
+        assert re.search(r"\x1b\[2K\d{4}-\S+Z WARNING exotrio: the grace", terminal.screen)
+        assert "Continue with:\r\n" in terminal.screen

@@ -1,0 +1,499 @@
+"""``python -m exotrio dev``: a file with its state manager and dashboard, reloaded, stopped, and killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support import gated
+from tests.support.gated import Log, until
+from tests.support.processes import EXOTRIO, PATIENCE, Ended, Process, Processes, ended, link_in
+
+APP = """
+import os, sys
+import trio
+from words import GREETING
+from exotrio import BaseNode, Graph, GraphNodeModel, RetryPolicyModel, Runtime
+from pydantic import BaseModel
+
+print("loaded by", os.getpid())
+
+
+class Greet(BaseNode):
+    class Inputs(BaseModel):
+        name: str
+
+    class Outputs(BaseModel):
+        text: str
+
+    async def execute(self):
+        if self.inputs.name == "crash" and not os.path.exists("crashed"):
+            open("crashed", "w").close()
+            print("crash of", os.getpid())
+            while not os.path.exists("crash-now"):
+                await trio.sleep(0.01)
+            os._exit(3)
+        print(f"{GREETING} {self.inputs.name}")
+        return self.Outputs(text=f"{GREETING} {self.inputs.name}")
+
+
+graph = Graph("greeting", retry_policy=RetryPolicyModel(max_retries=0), nodes=[
+    GraphNodeModel(node_name="Greet", namespace="n", identifier="greet", inputs={"name": "you"}),
+])
+runtime = Runtime(namespace="n", name="greeter", nodes=[Greet], poll_interval=0.05)
+"""
+WORDS = 'GREETING = "Hello"\n'
+GATED = gated.APP.replace("grace=600", "grace=20") + "\nprint('loaded by', os.getpid())\n"
+
+
+class Dev:
+    """A running ``dev``, as somebody with a browser and a second terminal has it."""
+
+    def __init__(self, processes: Processes, folder: Path, *options: str, **env: str) -> None:
+        self._processes = processes
+        self.folder = folder
+        self.process = processes.start("dev", "app.py", "--port", "0", *options, cwd=folder, env=env)
+        self._mark = self.process.mark()
+
+    def fresh(self) -> None:
+        """Pass over what was said so far."""
+        self._mark = self.process.mark()
+
+    def says(self, pattern: str, *, number: int = 1) -> re.Match[str]:
+        """Wait for a line."""
+        return self.process.line(pattern, number=number, since=self._mark)
+
+    def browser(self) -> httpx.Client:
+        """Return a browser that was signed in by the link that is printed."""
+        link = self.process.line(r"^dashboard: (http\S+)")[1]
+        return self.signed_in(link)
+
+    def signed_in(self, link: str) -> httpx.Client:
+        """Return a browser that opens a link of the dashboard first."""
+        url = re.sub("/sign-in.*", "", link)
+        browser = httpx.Client(base_url=url, trust_env=False, headers={"origin": url})
+        self._processes.callback(browser.close)
+        assert browser.get(link).status_code == 200
+        return browser
+
+    def command(self) -> list[str]:
+        """Return the command that is printed to start a run."""
+        return shlex.split(self.process.line(r"^  (.+ trigger .+)$")[1])
+
+    def pid(self, *, number: int = 1) -> int:
+        """Return the id of the process that loaded the code."""
+        return int(self.says(r"^loaded by (\d+)", number=number)[1])
+
+    def write(self, app: str = APP, words: str = WORDS) -> None:
+        """Save the code, each file only if it is another."""
+        for name, text in (("app.py", app), ("words.py", words)):
+            file = self.folder / name
+            if file.read_text("utf-8") != text:
+                file.write_text(text, "utf-8")
+
+    def stop(self) -> Ended:
+        self.process.signal(signal.SIGINT)
+        return self.process.wait()
+
+
+def start_run(browser: httpx.Client, **inputs: str) -> str:
+    """Press the button of the graph's page; return the id of the run whose page follows."""
+    fields = {f"input.{name}": value for name, value in inputs.items()}
+    answer = browser.post("/ns/n/graphs/greeting/trigger", data=fields)
+    assert answer.status_code == 303
+    return str(answer.headers["location"]).rpartition("/")[2]
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, though nobody may have asked for its exit code yet."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return found.stdout.strip()[:1] in ("", "Z")
+
+
+def until_gone(pid: int) -> None:
+    for _ in range(int(PATIENCE / 0.1)):
+        if is_gone(pid):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"process {pid} does not end")
+
+
+def make(folder: Path, app: str = APP) -> Path:
+    (folder / "app.py").write_text(app, "utf-8")
+    (folder / "words.py").write_text(WORDS, "utf-8")
+    return folder
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    with Processes() as processes:
+        yield processes
+
+
+# -- a newcomer
+
+
+def test_a_button_of_the_dashboard_and_the_printed_command_start_runs(
+    processes: Processes, tmp_path: Path
+) -> None:
+    (tmp_path / "browser.py").write_text("import sys; print('opened', sys.argv[1])", "utf-8")
+    browser_command = f"{sys.executable} {tmp_path / 'browser.py'} %s"
+    dev = Dev(processes, make(tmp_path), "--open", BROWSER=browser_command)
+    page = dev.says(r"^opened (\S+)")[1]
+    assert page == (tmp_path / ".exotrio" / "state.db.sign-in.html").as_uri(), (
+        "arguments of any process are public"
+    )
+    opened = dev.signed_in(link_in(page))
+    assert "Start a run" in opened.get("/ns/n/graphs/greeting").text
+    browser = dev.browser()
+    run_id = start_run(browser, name="Ada")
+    dev.says(f"^run {run_id} of graph 'greeting' began")
+    dev.says("^Hello Ada")
+    dev.says(f"^run {run_id} of graph 'greeting': SUCCESS, 1 state in ")
+    assert "greeter" in browser.get("/ns/n/runtimes").text
+
+    with Process([*dev.command(), "-i", "name=Grace"], cwd=tmp_path) as command:
+        triggered = command.wait()
+    assert triggered.code == 0, triggered
+    assert "text: Hello Grace\n" in triggered.out
+    dev.says("^run .* began", number=2)  # it looks for other runs now and then
+    end = dev.stop()
+    assert end.code == 0, end
+    assert is_gone(dev.pid())
+    assert not list(tmp_path.glob(".exotrio/*sign-in*"))
+    assert end.err.count(" began") == 2, "none was started without being asked for"
+    assert "Traceback" not in end.err
+    assert "WARNING" not in end.err
+
+
+def test_values_that_do_not_fit_end_it_before_anything_is_done(tmp_path: Path) -> None:
+    end = ended("dev", "app.py", "--port", "0", "-i", "nmae=x", cwd=make(tmp_path))
+    assert end.code == 2, end
+    assert "has no input 'nmae'; it has: name; did you mean 'name'?" in end.err
+    assert "dashboard" not in end.err
+
+
+def test_a_database_in_memory_has_its_key_in_a_file_as_long_as_it_lasts(
+    processes: Processes, tmp_path: Path
+) -> None:
+    dev = Dev(processes, make(tmp_path), "--db", ":memory:", "--trigger")
+    dev.says("^Hello you")
+    command = dev.command()
+    with Process(command, cwd=tmp_path) as triggered:
+        assert triggered.wait().code == 0
+    key_file = Path(command[command.index("--key-file") + 1])
+    assert dev.stop().code == 0
+    assert not key_file.exists()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["app.py", "words.py"]
+
+
+def test_a_state_manager_that_is_named_elsewhere_is_left_alone(processes: Processes, tmp_path: Path) -> None:
+    env = {"EXOSPHERE_STATE_MANAGER_URI": "http://127.0.0.1:9", "EXOSPHERE_API_KEY": "a-key-of-mine"}
+    elsewhere = APP.replace('"greeter",', '"greeter", state_manager_uri="http://127.0.0.1:9", key="k",')
+    dev = Dev(processes, make(tmp_path, elsewhere), "--trigger", **env)
+    dev.says("^EXOSPHERE_STATE_MANAGER_URI is set; dev uses a state manager of its own")
+    dev.says("^Hello you")
+    assert "--key-file" not in dev.command(), "the key is the one that clients have"
+    with httpx.Client(trust_env=False) as client:
+        uri = dev.command()[dev.command().index("--uri") + 1]
+        answer = client.get(f"{uri}/v0/namespaces", headers={"x-api-key": "a-key-of-mine"})
+        assert answer.status_code == 200
+    assert dev.stop().code == 0
+
+
+# -- without reload
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "told"),
+    [
+        ("ap.py", 3, "there is no file ap.py; did you mean app.py?"),
+        ("bad.py", 3, "'Gret' is not registered"),
+        ("crash.py", 1, "the runtime ended with exit code 3"),
+    ],
+    ids=["missing", "invalid", "crash"],
+)
+def test_what_cannot_be_run_ends_it(tmp_path: Path, target: str, code: int, told: str) -> None:
+    make(tmp_path)
+    (tmp_path / "bad.py").write_text(APP.replace('node_name="Greet"', 'node_name="Gret"'), "utf-8")
+    (tmp_path / "crash.py").write_text(APP.replace('"you"', '"crash"'), "utf-8")
+    (tmp_path / "crash-now").touch()
+    options = ["--reload"] if target == "ap.py" else ["--trigger"]
+    end = ended("dev", target, "--port", "0", *options, cwd=tmp_path)
+    assert end.code == code, end
+    assert told in end.err
+    assert "waiting" not in end.err
+    assert ("not finished: 1 run" in end.err) == (target == "crash.py")
+
+
+# -- with reload: one dev for all, as a developer has it all day
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Dev, httpx.Client]]:
+    with Processes() as processes:
+        # It begins with code that is not finished.
+        folder = make(tmp_path_factory.mktemp("day"), f"raise RuntimeError('half done')\n{APP}")
+        dev = Dev(processes, folder, "--reload")
+        dev.says("^error: app.py failed while it was loaded: RuntimeError: half done")
+        dev.says("^waiting for a change")
+        browser = dev.browser()
+        dev.write()
+        dev.says("^runtime greeter")
+        assert dev.command()
+        yield dev, browser
+        end = dev.stop()
+        assert end.code == 0, end
+        assert end.err.count("dashboard: ") == 1, "said once, for it never changes"
+        for noise in ("Traceback", "frozen", "exotrio/cli"):
+            assert noise not in end.err
+
+
+@pytest.fixture
+def dev(day: tuple[Dev, httpx.Client]) -> Dev:
+    """A running ``dev --reload``, with the code as it is at the top of this file."""
+    dev, _ = day
+    before = dev.process.mark()
+    if (dev.folder / "app.py").read_text("utf-8") != APP or (dev.folder / "words.py").read_text() != WORDS:
+        dev.write()
+        dev.process.line("^runtime greeter", since=before)
+    dev.fresh()
+    return dev
+
+
+@pytest.fixture
+def browser(day: tuple[Dev, httpx.Client]) -> httpx.Client:
+    """Signed in when it began, and still."""
+    return day[1]
+
+
+def test_new_code_takes_over_at_the_same_address(dev: Dev, browser: httpx.Client) -> None:
+    start_run(browser)
+    dev.says("^Hello you")
+    dev.write(words='GREETING = "Good morning"\n')
+    dev.says("^words.py changed: the runtime drains, then the code is loaded again")
+    dev.says("^runtime greeter: Greet .*; graph greeting")
+    start_run(browser)
+    dev.says("^Good morning you")
+
+
+def test_what_runs_finishes_and_what_waits_is_handed_back_before_new_code_is_loaded(dev: Dev) -> None:
+    log = Log(dev.folder)
+    dev.write(GATED)
+    dev.says("^runtime w: ")
+    pid = dev.pid()
+    with httpx.Client(trust_env=False) as client:
+        command = dev.command()
+        uri, key_file = (command[command.index(option) + 1] for option in ("--uri", "--key-file"))
+        key = (dev.folder / key_file).read_text().strip()
+        path = f"/v0/namespace/{gated.NAMESPACE}/graph/gated/trigger"
+        body = {"inputs": {}, "store": {}, "start_delay": 0}
+        for _ in range(200):  # the graph is declared once its nodes are registered, and nothing tells of that
+            status = client.post(uri + path, json=body, headers={"x-api-key": key}).status_code
+            if status != 404:
+                break
+            time.sleep(0.05)
+        assert status == 200
+    running = log.until("begin", gated.WORKERS)
+    (dev.folder / "app.py").touch()
+    dev.says("^app.py changed: the runtime drains")
+    assert not is_gone(pid)
+    (dev.folder / "open-w").touch()
+    dev.pid(number=2)
+    assert is_gone(pid)
+    assert sorted(log.items("end"))[: gated.WORKERS] == sorted(running)
+    dev.says("^run .* of graph 'gated': SUCCESS")
+    assert sorted(log.items("begin"), key=int) == gated.RESULT.split(), "each ran once"
+
+
+def test_code_that_cannot_be_compiled_leaves_the_runtime_as_it_was(dev: Dev, browser: httpx.Client) -> None:
+    half = "GREETING = (\n"
+    dev.write(words=half)
+    dev.says(r"^error: words.py: SyntaxError: .*, in line 1")
+    dev.says("^the runtime goes on with the code as it was")
+    dev.write(APP + "\n", half)
+    dev.says("^the runtime goes on with the code as it was", number=2)
+    start_run(browser)
+    dev.says("^Hello you")
+
+
+def test_code_that_crashes_is_shown_by_its_own_lines_and_the_dashboard_stays(
+    dev: Dev, browser: httpx.Client
+) -> None:
+    dev.write(words="def made():\n    return undefined\n\nGREETING = made()\n")
+    dev.says("^error: app.py failed while it was loaded: NameError: name 'undefined' is not defined")
+    dev.says('^  File ".*words.py", line 4, in <module>')
+    dev.says('^  File ".*words.py", line 2, in made')
+    dev.says("^waiting for a change")
+    assert browser.get("/ns/n/graphs/greeting").status_code == 200
+
+
+def test_a_module_that_was_missing_is_noticed(dev: Dev, browser: httpx.Client) -> None:
+    dev.write(words="from later import GREETING\n")
+    dev.says("ModuleNotFoundError: No module named 'later'")
+    dev.says("^waiting for a change")
+    (dev.folder / "later.py").write_text('GREETING = "Good night"\n', "utf-8")
+    dev.says("^later.py changed")
+    dev.says("^runtime greeter")
+    start_run(browser)
+    dev.says("^Good night you")
+
+
+def test_a_graph_that_became_invalid_is_told_and_so_is_what_can_be_started(
+    dev: Dev, browser: httpx.Client
+) -> None:
+    dev.write(APP.replace('"greet",', '"greet", next_nodes=["nowhere"],'))
+    dev.says("^error: graph 'greeting' is invalid")
+    dev.says("node 'greet': next node 'nowhere' is no identifier of this graph")
+    dev.says("^graph 'greeting' stays as it was before")
+    start_run(browser)
+    dev.says("^Hello you")
+    dev.write(APP.replace('{"name": "you"}', '{"nmae": "you"}'))
+    dev.says("^graph 'greeting' cannot be triggered until it is mended")
+    assert "invalid" in browser.get("/ns/n/graphs/greeting").text
+
+
+def test_nodes_and_graphs_that_are_gone_are_told(dev: Dev) -> None:
+    meet = APP.replace("Greet", "Meet").replace('node_name="Meet"', 'node_name="Greet"')
+    dev.write(meet)
+    dev.says("^warning: graph 'greeting', node 'greet': the Runtime has no 'Greet', so its states wait")
+    dev.write(meet.replace('Graph("greeting"', 'Graph("meeting"'))
+    dev.says("^warning: graph 'greeting' is gone from the code; the state manager keeps it")
+
+
+def test_what_a_crashed_runtime_held_runs_again_with_the_next_code(dev: Dev, browser: httpx.Client) -> None:
+    run_id = start_run(browser, name="crash")
+    pid = dev.says(r"^crash of (\d+)")[1]
+    assert f":{pid}:" in browser.get("/ns/n/runtimes").text
+    (dev.folder / "crash-now").touch()
+    dev.says("^the runtime ended with exit code 3; what it held is taken back")
+    assert f":{pid}:" not in browser.get("/ns/n/runtimes").text
+    dev.says("^waiting for a change")
+    (dev.folder / "app.py").touch()
+    dev.says("^Hello crash")
+    dev.says(f"^run {run_id} .*SUCCESS")
+
+
+def test_a_runtime_that_is_drained_from_the_dashboard_leaves_the_state_manager_up(
+    dev: Dev, browser: httpx.Client
+) -> None:
+    def worker() -> str | None:
+        found = re.search(r'name="worker" value="(greeter[^"]+)"', browser.get("/ns/n/runtimes").text)
+        return found and found[1]
+
+    asked = browser.post("/ns/n/runtimes/drain", data={"worker": until(worker, "a runtime")})
+    assert asked.status_code == 303
+    dev.says("^the runtime has drained and ended, as it was asked to from elsewhere")
+    dev.says("^waiting for a change")
+    (dev.folder / "app.py").touch()
+    dev.says("^runtime greeter")
+
+
+# -- its own end
+
+
+def start_gated(processes: Processes, folder: Path, *options: str, **env: str) -> tuple[Dev, int]:
+    """Start nodes that run until they are let go; return the id of the process they run in too."""
+    dev = Dev(processes, make(folder, GATED), "--trigger", "-v", *options, **env)
+    Log(folder).until("begin", gated.WORKERS)
+    return dev, dev.pid()
+
+
+def test_a_signal_drains_and_the_next_start_goes_on(processes: Processes, tmp_path: Path) -> None:
+    dev, pid = start_gated(processes, tmp_path, "--open", BROWSER="/nowhere/browser")
+    dev.says("^no browser could be opened")
+    dev.process.signal(signal.SIGTERM)
+    dev.says("^stopping: running nodes may finish")
+    dev.says("asked to stop by dev: 2 running")
+    (tmp_path / "open-w").touch()
+    end = dev.process.wait()
+    assert end.code == 0, end
+    assert is_gone(pid)
+    assert len(Log(tmp_path).items("end")) == gated.WORKERS
+    assert "not finished: 1 run, to be continued" in end.err
+    assert "Traceback" not in end.err
+    dev = Dev(processes, tmp_path)
+    dev.says("^not finished earlier, and going on: 1 run")
+    dev.says("SUCCESS")
+    assert dev.stop().code == 0
+
+
+def test_a_second_signal_cancels(processes: Processes, tmp_path: Path) -> None:
+    dev, pid = start_gated(processes, tmp_path)
+    dev.process.signal(signal.SIGINT)
+    dev.says("asked to stop by dev")
+    dev.process.signal(signal.SIGINT)
+    end = dev.process.wait()
+    assert end.code == 0, end
+    assert is_gone(pid)
+    assert len(Log(tmp_path).items("cancelled")) == gated.WORKERS
+
+
+def test_a_third_signal_exits_at_once_and_takes_the_runtime_along(
+    processes: Processes, tmp_path: Path
+) -> None:
+    dev, pid = start_gated(processes, tmp_path, STUBBORN="1")
+    for sign in ("asked to stop by dev", "cancelling"):
+        dev.process.signal(signal.SIGINT)
+        dev.says(sign)
+    dev.process.signal(signal.SIGINT)
+    end = dev.process.wait()
+    assert end.code == 128 + signal.SIGINT, end
+    until_gone(pid)
+    assert "flushing" not in end.err, "it did not go on by itself"
+
+
+def test_ctrl_c_typed_at_a_terminal_counts_once_though_both_processes_get_it(tmp_path: Path) -> None:
+    from tests.support.terminals import Terminal
+
+    make(tmp_path, GATED)
+    log = Log(tmp_path)
+    command = [*EXOTRIO, "dev", "app.py", "--port", "0", "--trigger", "-v"]
+    with Terminal(command, cwd=tmp_path) as terminal:
+        log.until("begin", gated.WORKERS)
+        terminal.type("\x03")
+        terminal.until("asked to stop by")
+        (tmp_path / "open-w").touch()
+        assert terminal.wait() == 0
+    assert len(log.items("end")) == gated.WORKERS
+    assert not log.items("cancelled")
+
+
+def test_a_stop_while_the_code_is_being_loaded_is_quiet(processes: Processes, tmp_path: Path) -> None:
+    dev = Dev(processes, make(tmp_path, f"{APP}\nprint('asleep')\n__import__('time').sleep(600)\n"))
+    dev.says("^asleep")
+    end = dev.stop()
+    assert end.code == 0, end
+    assert "Traceback" not in end.err
+
+
+def test_the_runtime_drains_by_itself_when_dev_is_killed(processes: Processes, tmp_path: Path) -> None:
+    make(tmp_path, GATED.replace("grace=20", "grace=0.2"))
+    dev = Dev(processes, tmp_path, "--trigger")
+    log = Log(tmp_path)
+    log.until("begin", gated.WORKERS)
+    pid = dev.pid()
+    dev.process.kill()
+    until_gone(pid)
+    assert len(log.items("cancelled")) == gated.WORKERS, "its nodes were told, not cut off"
+
+
+def test_code_that_is_being_loaded_does_not_outlive_dev_either(processes: Processes, tmp_path: Path) -> None:
+    dev = Dev(processes, make(tmp_path, f"{APP}\n__import__('time').sleep(600)\n"))
+    pid = dev.pid()
+    dev.process.kill()
+    until_gone(pid)

@@ -1,0 +1,405 @@
+"""``doctor``: settings and where they came from, whether the state manager can be reached, and what it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from exotrio._util.settings import read_sources
+from exotrio.cli.doctor import line
+from exotrio.cli.doctor import server as server_doctor
+from tests.support import stock as stocks
+from tests.support.commands import NODES, Cli, with_worker
+from tests.support.processes import KEY, Ended, Server, ended, server
+from tests.support.stock import MOMENT, Answer, Stock, on_a_port
+
+
+class Doctored(Stock):
+    """A stock server that gives some answers of its own, and made everything at one moment.
+
+    Args:
+        answers: Path to answer.
+        made: In the zone where the server is.
+    """
+
+    def __init__(self, answers: Mapping[str, Answer] | None = None, made: datetime | None = None) -> None:
+        super().__init__(time.monotonic)
+        self._own = answers or {}
+        self._made = MOMENT if made is None else made.replace(tzinfo=None).isoformat()
+        if made is not None:
+            self.wall_clock = made.timestamp
+
+    def ask(self, method: str, path: str, key: str | None, content: bytes) -> Answer:
+        if path in self._own:
+            return self._own[path]
+        answer = super().ask(method, path, key, content)
+        answer.content = answer.content.replace(MOMENT.encode(), self._made.encode())
+        return answer
+
+
+@contextmanager
+def doctored(answers: Mapping[str, Answer] | None = None, **more: Any) -> Iterator[tuple[Doctored, str]]:
+    stock = Doctored(answers, **more)
+    with on_a_port(stock) as uri:
+        yield stock, uri
+
+
+SECRETS = ("STATE_MANAGER_SECRET", "SECRETS_ENCRYPTION_KEY", "CORS_ORIGINS")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with with_worker(tmp_path_factory.mktemp("native")) as running:
+        yield running
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Commands with nothing set at all."""
+    for name in SECRETS:
+        monkeypatch.delenv(name, raising=False)
+    return Cli(tmp_path, monkeypatch, capsys)
+
+
+def says(end: Ended, code: int, *parts: str) -> None:
+    """Check how it ended, and that it says each of these, and nothing beside its report."""
+    assert end.code == code, end
+    assert end.err == "", end
+    for part in parts:
+        assert part in end.out, f"no {part!r} in {end}"
+
+
+def source(report: dict[str, Any], name: str) -> tuple[str | None, str]:
+    (found,) = [each for each in report["settings"] if each["name"] == name]
+    return found["value"], found["source"]
+
+
+# -- settings
+
+
+def test_with_nothing_set_it_says_what_is_missing_and_how_to_set_it(cli: Cli) -> None:
+    end = cli("doctor")
+    says(end, 2, "! no state manager is named", "! no API key is given", "2 things need attention")
+    says(end, 2, "EXOSPHERE_NAMESPACE", "sqlite", "trio ", f"{cli.folder / '.env'}")
+    assert "state manager http" not in end.out
+
+
+def test_a_key_that_lies_beside_a_local_database_is_pointed_out(cli: Cli) -> None:
+    (cli.folder / ".exotrio").mkdir()
+    (cli.folder / ".exotrio/state.db.api-key").write_text("k")
+    says(cli("doctor"), 2, "--key-file .exotrio/state.db.api-key")
+
+
+def test_each_setting_is_shown_with_where_it_came_from_and_no_secret_is(cli: Cli) -> None:
+    cli.write(
+        ".env",
+        "EXOSPHERE_API_KEY=key-in-the-file\nEXOSPHERE_NAMESPACE=filed\n"
+        "EXOSPHERE_STATE_MANAGER_URI=http://me:pass-in-the-uri@127.0.0.1:1\nSECRETS_ENCRYPTION_KEY=enc-key-1\n",
+    )
+    cli.set(EXOSPHERE_NAMESPACE="named", STATE_MANAGER_SECRET="server-key-77")
+    for arguments in ((), ("-o", "json")):
+        end = cli("doctor", *arguments)
+        assert end.code == 4, end
+        for secret in ("key-in-the-file", "pass-in-the-uri", "enc-key-1", "server-key-77"):
+            assert secret not in end.out + end.err
+    report = json.loads(end.out)
+    filed = f".env in {cli.folder}"
+    assert source(report, "EXOSPHERE_API_KEY") == ("set, 15 characters", filed)
+    assert source(report, "EXOSPHERE_STATE_MANAGER_URI") == ("http://127.0.0.1:1", filed)
+    assert source(report, "EXOSPHERE_NAMESPACE") == ("named", "environment")
+    assert source(report, "STATE_MANAGER_SECRET") == ("set, 13 characters", "environment")
+    assert source(report, "CORS_ORIGINS")[0] is None
+    assert [f["what"] for f in report["findings"] if not f["attention"]] == [
+        "EXOSPHERE_NAMESPACE is in .env too, with another value: the environment counts"
+    ]
+    cli.write("key", "key-of-the-option")
+    report = json.loads(
+        cli("doctor", "-o", "json", "-n", "x", "--uri", "http://127.0.0.1:2", "--key-file", "key").out
+    )
+    assert source(report, "EXOSPHERE_API_KEY") == ("set, 17 characters", "option --key-file key")
+    assert source(report, "EXOSPHERE_STATE_MANAGER_URI") == ("http://127.0.0.1:2", "option --uri")
+    assert source(report, "EXOSPHERE_NAMESPACE") == ("x", "option --namespace")
+
+
+def test_what_is_wrong_in_env_is_said_with_its_line(cli: Cli) -> None:
+    cli.write(".env", "EXOSPHERE_NAMESPACE=n\nthis is = no setting\nEXOSPHERE_API_KY=k\nOTHER=1\n")
+    says(
+        cli("doctor"),
+        2,
+        "! .env, line 2, is no setting and was skipped",
+        "- EXOSPHERE_API_KY is set, and nobody reads it; did you mean 'EXOSPHERE_API_KEY'?",
+    )
+
+
+def test_an_env_file_that_cannot_be_read_is_a_problem_of_its_own(cli: Cli) -> None:
+    (cli.folder / ".env").write_bytes(b"EXOSPHERE_NAMESPACE=\xff\xfe\n")
+    cli.set(EXOSPHERE_STATE_MANAGER_URI="http://127.0.0.1:8000", EXOSPHERE_API_KEY="k")
+    says(cli("doctor"), 4, "! the file .env cannot be read: ", "cannot be read\n", "127.0.0.1:8000")
+    (cli.folder / ".env").unlink()
+    (cli.folder / ".env").mkdir()
+    says(cli("doctor"), 4, "is no file, so it is not read")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--uri", "ftp://x", "--key-file", "key"), "must start with http:// or https://"),
+        (("--key-file", "absent"), "the key file absent cannot be read"),
+        (("--key-file", "empty"), "the key file empty is empty"),
+        (("-n", "a/b"), "the namespace"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_a_finding(cli: Cli, options: tuple[str, ...], said: str) -> None:
+    cli.write("key", "k")
+    cli.write("empty", "")
+    says(cli("doctor", *options), 2, said)
+
+
+def test_sources_tell_nothing_of_values_when_they_are_printed(cli: Cli) -> None:
+    cli.write(".env", "EXOSPHERE_API_KEY=a-key-in-a-file\n")
+    cli.set(STATE_MANAGER_SECRET="a-key-in-the-environment")
+    assert "a-key" not in repr(read_sources())
+
+
+# -- what the URI leads to
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """Serve the same bytes to whoever connects, for as long as the block lasts."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stopping = threading.Event()
+
+        def serve() -> None:
+            while not stopping.is_set():
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    if not stopping.is_set():
+                        connection.recv(65_536)
+                        connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            stopping.set()
+            socket.create_connection(listener.getsockname()).close()
+            thread.join()
+
+
+def at(cli: Cli, uri: str, key: str = KEY) -> Cli:
+    cli.set(EXOSPHERE_STATE_MANAGER_URI=uri, EXOSPHERE_API_KEY=key, EXOSPHERE_NAMESPACE="n")
+    return cli
+
+
+def test_a_port_where_nobody_listens_is_told_from_a_name_that_does_not_exist(cli: Cli) -> None:
+    says(
+        at(cli, "http://127.0.0.1:1")("doctor"), 4, "nobody listens on port 1 of 127.0.0.1", "exotrio server"
+    )
+    says(
+        at(cli, "http://no..name")("doctor"),
+        4,
+        "the name 'no..name' cannot be resolved",
+        "check its spelling",
+    )
+
+
+def test_what_speaks_no_http_or_no_tls_is_told(cli: Cli) -> None:
+    with answering(b"220 mail.example ESMTP\r\n") as address:
+        says(at(cli, f"http://{address}")("doctor"), 4, "what answered is not HTTP")
+        says(at(cli, f"https://{address}")("doctor"), 4, "TLS cannot be agreed on", "else write http://")
+    with answering(b"") as address:
+        says(at(cli, f"http://{address}")("doctor"), 4, "the connection was closed before an answer")
+
+
+def test_a_server_that_accepts_and_says_nothing_is_told(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line, "STEP", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        says(at(cli, uri)("doctor"), 4, "nothing was answered within 0.05 s", "overloaded")
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "said"),
+    [
+        ("/exotrio/v1", Answer(200, b"<html>hello</html>"), "it answered 200 with text/html"),
+        ("/exotrio/v1", Answer(404, b"<html>gone</html>"), "it answered 404 with text/html"),
+        (
+            "/exotrio/v1",
+            Answer(302, b"", location="https://x"),
+            "302 with text/html, a redirect to https://x",
+        ),
+        ("/v0/namespace/n/nodes/", Answer(404, {"detail": "Not Found"}), "where v0 lists its nodes"),
+        ("/v0/namespace/n/nodes/", Answer(200, {"nodes": "many"}), "where v0 lists its nodes"),
+    ],
+)
+def test_what_is_no_state_manager_is_told_with_what_it_answers(
+    cli: Cli, path: str, answer: Answer, said: str
+) -> None:
+    with doctored({path: answer}) as (_, uri):
+        says(at(cli, uri, stocks.KEY)("doctor"), 4, "what answers is no state manager", said)
+
+
+def test_a_refused_key_is_an_exit_code_of_its_own(cli: Cli, running: Server) -> None:
+    end = at(cli, running.uri, "another-key")("doctor")
+    says(end, 5, "! the key is refused: it answered 401", "--key-file FILE")
+    with doctored() as (_, uri):
+        says(at(cli, uri, "another-key")("doctor"), 5, "the key is refused: it answered 401")
+
+
+def test_without_a_key_it_is_said_whether_anybody_is_there(cli: Cli, running: Server) -> None:
+    end = cli("doctor", "--uri", running.uri)
+    says(end, 2, "no API key is given", "connection: port ", "answers in ")
+    assert "kind:" not in end.out
+
+
+# -- our state manager
+
+
+def test_where_all_is_well_it_exits_0(cli: Cli, running: Server) -> None:
+    end = at(cli, running.uri)("doctor")
+    says(
+        end, 0, "kind: exotrio, native 0.", "clock: ", "by what it says itself", "schema ", "free on its disk"
+    )
+    says(end, 0, "1 live runtime; 3 nodes", "\nall is well\n")
+    assert "! " not in end.out
+
+
+def test_without_a_namespace_it_names_those_there_are(cli: Cli, running: Server) -> None:
+    cli.set(EXOSPHERE_STATE_MANAGER_URI=running.uri, EXOSPHERE_API_KEY=KEY)
+    says(cli("doctor"), 0, "namespaces: n\n", "- no namespace is named", "database: ")
+
+
+def test_what_is_stuck_is_found_and_why(cli: Cli, tmp_path: Path) -> None:
+    with server(tmp_path) as running:
+        at(cli, running.uri).write("nodes.py", NODES)
+        post(running, "PUT", "nodes/", {"runtime_name": "r", "nodes": [declared("Split")]})
+        post(running, "PUT", "graph/g", graph("Split"))
+        post(running, "PUT", "graph/broken", graph("Gone"))
+        for _ in range(2):
+            post(running, "POST", "graph/g/trigger", {"inputs": {}, "store": {}, "start_delay": 0})
+        post(running, "POST", "states/enqueue", {"nodes": ["Split"], "batch_size": 1})
+        end = cli("doctor", "--stale", "0")
+        says(end, 1, "! 1 state of Split is QUEUED without a lease, claimed through v0")
+        says(end, 1, "! graph broken is INVALID: node 'a': 'Gone' is not registered")
+        report = json.loads(cli("doctor", "-o", "json").out)
+        assert report["ok"] is False
+        assert report["state_manager"]["native"] is True
+        assert report["checkup"]["claims"][0]["leaseless"] == 1
+        assert report["overview"]["waiting"] == 1
+        assert [f["attention"] for f in report["findings"]].count(True) == 1, "the claim is young"
+
+
+def test_a_state_manager_that_is_killed_meanwhile_is_a_finding(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with server(tmp_path) as running:
+        original = server_doctor.read_clock
+
+        def then_killed(samples: Any) -> Any:
+            running.process.kill()
+            return original(samples)
+
+        monkeypatch.setattr(server_doctor, "read_clock", then_killed)
+        says(at(cli, running.uri)("doctor"), 1, "! it could not be looked into further", "cannot be reached")
+
+
+def declared(name: str) -> dict[str, Any]:
+    schema = {"type": "object", "properties": {}}
+    return {"name": name, "inputs_schema": schema, "outputs_schema": schema, "secrets": []}
+
+
+def graph(node: str) -> dict[str, Any]:
+    place = {"node_name": node, "namespace": "n", "identifier": "a", "inputs": {}, "next_nodes": []}
+    return {"secrets": {}, "nodes": [{**place, "unites": None}]}
+
+
+def post(running: Server, method: str, path: str, body: dict[str, Any]) -> None:
+    import httpx
+
+    url = f"{running.uri}/v0/namespace/n/{path}"
+    with httpx.Client(trust_env=False) as client:
+        assert client.request(method, url, json=body, headers={"x-api-key": KEY}).status_code < 300
+
+
+# -- state managers that speak only v0
+
+
+def test_ours_is_told_from_others_also_where_it_speaks_only_v0(cli: Cli, tmp_path: Path) -> None:
+    with server(tmp_path, "--v0-only") as running:
+        says(at(cli, running.uri)("doctor"), 0, "kind: exotrio, v0 only", "0 runs going on", "all is well")
+
+
+OPENAPI = {"/openapi.json": Answer(200, {"info": {"title": "Exosphere State Manager", "version": "0.1"}})}
+
+
+@pytest.fixture(params=["UTC", "America/New_York", "Asia/Tokyo"])
+def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ZoneInfo]:
+    """The zone in which both this machine and the stock server are."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", request.param)
+        time.tzset()
+        yield ZoneInfo(request.param)
+    time.tzset()
+
+
+def test_claims_at_a_stock_state_manager_are_counted_by_node(cli: Cli, zone: ZoneInfo) -> None:
+    with doctored(OPENAPI, made=datetime.now(zone) - timedelta(hours=3)) as (stock, uri):
+        stock.runs["r"] = {"graph": "g", "namespace": "n"}
+        held, *_ = [*stock.add("A"), *stock.add("B")]
+        held.status = "QUEUED"
+        end = at(cli, uri, stocks.KEY)("doctor")
+        says(end, 1, "kind: Exosphere's own, v0 (Exosphere State Manager 0.1)", "1 claimed, 1 waiting")
+        says(end, 1, "! 1 state is QUEUED (A 1); the first of them was created 3 h ago")
+        says(end, 1, f"`states retry` each of {held.id}")
+        says(cli("doctor", "--stale", "86400"), 0, "fine while their runtimes run them")
+        report = json.loads(cli("doctor", "-o", "json").out)
+        assert report["state_manager"]["kind"] == "stock"
+        assert report["v0_claims"]["claimed"] == {"A": 1}
+        assert list(report["v0_claims"]["created"]) == [held.id]
+
+
+def test_a_claim_of_a_moment_ago_is_not_stuck_wherever_the_stock_server_is(cli: Cli, zone: ZoneInfo) -> None:
+    with doctored(OPENAPI, made=datetime.now(zone) - timedelta(seconds=90)) as (stock, uri):
+        stock.runs["r"] = {"graph": "g", "namespace": "n"}
+        (held,) = stock.add("A")
+        held.status = "QUEUED"
+        says(at(cli, uri, stocks.KEY)("doctor"), 0, "created 1 min ago", "fine while their runtimes run them")
+
+
+def test_an_invalid_graph_is_found_at_any_state_manager(cli: Cli) -> None:
+    with doctored() as (stock, uri):
+        stock.graphs["n", "g"] = {"body": graph("Gone"), "looks": 0, "errors": ["node 'a': gone"]}
+        end = at(cli, uri, stocks.KEY)("doctor")
+        says(end, 1, "kind: v0, of unknown make", "! graph g is INVALID: node 'a': gone")
+
+
+# -- outboxes
+
+
+def test_an_outbox_is_looked_at_only_if_it_is_named(cli: Cli, running: Server) -> None:
+    says(at(cli, running.uri)("doctor", "--outbox", "absent.db"), 1, "! there is no outbox absent.db")
+    assert "absent.db" not in os.listdir(cli.folder)
+
+
+# -- as a process
+
+
+def test_it_works_as_a_process_of_its_own_with_warnings_as_errors(tmp_path: Path) -> None:
+    end = ended("doctor", cwd=tmp_path)
+    says(end, 2, "no state manager is named")

@@ -1,0 +1,296 @@
+"""What ``doctor`` says of what it was told, and what it makes of clocks and outboxes."""
+
+from __future__ import annotations
+
+import math
+import os
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from exotrio._link.port import Claim
+from exotrio._nodes.outcome import Executed
+from exotrio._runtime.ledger import Held
+from exotrio._runtime.outbox_store import Mark, Store
+from exotrio._wire.checkup import Checkup
+from exotrio._wire.operations import ListedGraph
+from exotrio.cli.doctor.finding import Finding, bytes_text
+from exotrio.cli.doctor.findings import clock_text, of_clock, of_graphs, of_speed, of_v0
+from exotrio.cli.doctor.line import Got
+from exotrio.cli.doctor.native import LARGE_LOG, LITTLE_DISK, LONG_DUE_MS, of_checkup, of_overview
+from exotrio.cli.doctor.outbox import examine_outbox
+from exotrio.cli.doctor.server import Clock, read_clock
+from exotrio.cli.doctor.v0 import V0Claims
+from tests.support.overviews import node, overview, runtime
+
+TTL = 60_000
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def one(findings: list[Finding], *parts: str, attention: bool = True) -> None:
+    """Check that there is one finding, and what it says."""
+    (finding,) = findings
+    assert finding.attention is attention, finding
+    for part in parts:
+        assert part in f"{finding.what}\n{finding.fix}", finding
+
+
+def of_nodes(*nodes: dict[str, object], runtimes: list[dict[str, object]] | None = None) -> list[Finding]:
+    runtimes = [runtime()] if runtimes is None else runtimes
+    return of_overview(overview(errored=0, nodes=list(nodes), runtimes=runtimes), TTL)
+
+
+# -- nodes and runtimes
+
+
+def test_where_work_is_done_there_is_nothing_to_say() -> None:
+    assert (
+        of_nodes(node("A", waiting=5, eligible=5, oldest_ms=1_000, running=3), node("B", offered_by=[])) == []
+    )
+
+
+def test_work_that_no_runtime_offers_is_stuck() -> None:
+    waits = node("A\x1b", waiting=3, eligible=2, oldest_ms=240_000, offered_by=[])
+    one(
+        of_nodes(waits), "2 states of A\\x1b could run, the first for 4 min", "no live runtime", "worker FILE"
+    )
+    one(of_nodes(node("A", waiting=1, offered_by=[])), "1 state of A will be due later", attention=False)
+
+
+@pytest.mark.parametrize(
+    ("runtimes", "why"),
+    [
+        ([runtime(busy=4), runtime(busy=4)], "all workers are busy"),
+        ([runtime(busy=3), runtime(busy=4, live=False)], "1 worker is free, so a limit of its class"),
+        ([runtime(phase="draining")], "no runtime takes new work"),
+    ],
+)
+def test_work_that_waits_long_though_it_is_offered_has_a_reason(
+    runtimes: list[dict[str, object]], why: str
+) -> None:
+    waits = node("A", waiting=9, eligible=9, oldest_ms=LONG_DUE_MS)
+    (finding, *_) = of_nodes(waits, runtimes=runtimes)
+    assert finding.attention
+    assert f"though r offers it: {why}" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("fields", "attention", "said"),
+    [
+        ({"live": False, "heard_ms": 90_000}, True, "was last heard of 1 min ago and holds 5 states"),
+        ({"live": False, "heard_ms": 90_000, "holds": 0}, False, "was last heard of 1 min ago"),
+        ({"heard_ms": 41_000}, True, "heartbeats are late"),
+        ({"phase": "stopped", "live": False}, True, "stopped and holds 5 states"),
+        ({"phase": "draining"}, False, "is draining and holds 5 states"),
+    ],
+)
+def test_a_runtime_that_is_not_as_it_should_be_is_named(
+    fields: dict[str, object], attention: bool, said: str
+) -> None:
+    one(of_nodes(runtimes=[runtime(**fields)]), "Greeter (w-1)", said, attention=attention)
+
+
+def test_a_runtime_that_stopped_with_nothing_left_is_fine() -> None:
+    assert of_nodes(runtimes=[runtime(phase="stopped", live=False, holds=0)]) == []
+
+
+def test_failures_are_good_to_know() -> None:
+    one(of_overview(overview(nodes=[], errored=1), TTL), "1 state failed", "was not retried", attention=False)
+
+
+# -- what the state manager says of itself
+
+
+def checkup(**fields: object) -> Checkup:
+    disk = {"in_memory": False, "size": 1, "log_size": 0, "schema_version": 3, "free_disk": 10**12}
+    usual = {"at_ms": 0, "version": "1", "lease_ttl_ms": TTL, "claim_timeout_ms": None, "claims": []}
+    return Checkup.model_validate({**usual, "leases": {"lost": 0, "poison": 0}, "database": disk, **fields})
+
+
+def claims(**fields: int) -> list[dict[str, object]]:
+    usual = {"leased": 3, "local": 0, "timed": 1, "leaseless": 0, "oldest_leaseless_ms": 0}
+    return [{"node": "A", **usual, "overdue": 0, "overdue_ms": 0, **fields}]
+
+
+def database(**fields: object) -> dict[str, object]:
+    return {**checkup().database.model_dump(), **fields}
+
+
+def test_a_state_manager_without_complaints_has_none() -> None:
+    assert of_checkup(checkup(claims=claims(overdue=1, overdue_ms=4_000)), "1", 900) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "attention", "said"),
+    [
+        (
+            {"claims": claims(leaseless=2, oldest_leaseless_ms=901_000)},
+            True,
+            "2 states of A are QUEUED without a lease, claimed through v0; the first 15 min ago",
+        ),
+        ({"claims": claims(leaseless=1, oldest_leaseless_ms=899_000)}, False, "1 state of A is QUEUED"),
+        ({"claims": claims(overdue=2, overdue_ms=60_000)}, True, "2 leases of A ended 1 min ago"),
+        ({"leases": {"lost": 5, "poison": 5}}, True, "5 states became errors within the hour"),
+        ({"leases": {"lost": 2, "poison": 0}}, False, "2 leases ended without an outcome"),
+        (
+            {
+                "disagreements": [
+                    {
+                        "node": "A",
+                        "versions": [
+                            {"fields": "(a) -> ()", "runtimes": ["r (1)", "r (2)"]},
+                            {"fields": "(a, b=) -> ()", "runtimes": ["r (3)"]},
+                        ],
+                    }
+                ]
+            },
+            False,
+            "live runtimes have different versions of A: r (1), r (2): (a) -> (); r (3): (a, b=) -> ()",
+        ),
+        ({"version": "2"}, False, "the state manager is exotrio 2, and this is 1"),
+        ({"database": database(in_memory=True, free_disk=None)}, False, "in memory"),
+        ({"database": database(free_disk=LITTLE_DISK - 1)}, True, "only 537 MB left"),
+        ({"database": database(log_size=LARGE_LOG + 1)}, False, "write-ahead log of the database has 1.1 GB"),
+    ],
+)
+def test_what_stands_out_in_a_state_manager_is_said(
+    fields: dict[str, object], attention: bool, said: str
+) -> None:
+    one(of_checkup(checkup(**fields), "1", 900), said, attention=attention)
+
+
+def listed(status: str, *errors: str) -> ListedGraph:
+    stored = {"name": "g", "namespace": "n", "nodes": [], "secrets": {}, "triggers": [], "retry_policy": {}}
+    times = {"created_at": "", "updated_at": "", "store_config": {}}
+    checked = {"validation_status": status, "validation_errors": errors}
+    return ListedGraph.model_validate({**stored, **times, **checked})
+
+
+def test_a_graph_that_cannot_be_triggered_is_named_with_its_problems() -> None:
+    one(
+        of_graphs([listed("VALID"), listed("INVALID", "node 'a': gone")]),
+        "graph g is INVALID: node 'a': gone",
+    )
+    one(of_graphs([listed("PENDING")]), "graph g is still being validated", attention=False)
+
+
+# -- claims through v0
+
+
+def test_v0_claims_that_are_old_are_stuck_and_the_way_out_fits_the_server() -> None:
+    created = {"old": NOW - timedelta(hours=2), "new": NOW - timedelta(seconds=1)}
+    found = V0Claims(Counter(A=2, B=1), Counter(), 4, 4, created)
+    one(of_v0(found, NOW, 900, ours=True), "3 states are QUEUED (A 2, B 1)", "2 h ago", "--claim-timeout")
+    (finding,) = of_v0(found, NOW, 900, ours=False)
+    assert finding.fix.endswith("`states retry` each of old")
+    one(of_v0(found, NOW, 7_201, ours=True), "fine while their runtimes run them", attention=False)
+
+
+def test_what_was_not_looked_into_is_said() -> None:
+    one(of_v0(V0Claims(pending_runs=60, opened=50), NOW, 1, ours=True), "60 runs", "50", attention=False)
+
+
+# -- clocks
+
+
+def got(second: datetime, sent: float, received: float) -> Got:
+    date = {"date": format_datetime(second, usegmt=True)}
+    base = NOW.timestamp()
+    return Got(200, date, b"", base + sent, base + received, received - sent)
+
+
+@pytest.mark.parametrize("made", [0.0, 0.2, 0.8, 0.999])
+def test_a_date_that_is_made_once_a_second_does_not_make_the_same_clock_another(made: float) -> None:
+    # This clock is that of this machine; its Date was made up to a second before each answer.
+    answers = [
+        got(NOW + timedelta(seconds=math.floor(at - made)), at, at + 0.01) for at in (0.2, 0.4, 0.6, 0.9, 1.2)
+    ]
+    clock = read_clock(answers)
+    assert clock is not None
+    assert clock_text(clock).startswith("that of this machine, give or take")
+    one_answer = read_clock([got(NOW, 0.0, 0.1)])
+    assert one_answer is not None
+    assert (one_answer.ahead, one_answer.uncertain) == pytest.approx((0.95, 1.05))
+
+
+def test_a_clock_that_jumps_or_says_nothing_is_not_known() -> None:
+    assert read_clock([]) is None
+    assert read_clock([Got(200, {}, b"", 0, 0, 0), Got(200, {"date": "soon"}, b"", 0, 0, 0)]) is None
+    assert read_clock([got(NOW, 0, 0.1), got(NOW + timedelta(hours=1), 0.2, 0.3)]) is None
+
+
+def test_clocks_count_as_different_only_where_that_is_certain() -> None:
+    assert of_clock(Clock(2.4, 0.5, "x")) == []
+    one(of_clock(Clock(-3.0, 0.5, "x")), "3.0 s behind this machine's, give or take 500 ms", "NTP")
+    assert clock_text(Clock(0.2, 0.5, "x")) == "that of this machine, give or take 500 ms"
+
+
+def test_slow_answers_are_good_to_know() -> None:
+    assert of_speed(0.5) == []
+    one(of_speed(1.5), "answers take 1.5 s", attention=False)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (4_200, "4.2 KB"), (537_000_000, "537 MB"), (10**13, "10,000.0 GB")],
+)
+def test_bytes_read_in_the_unit_that_fits(count: int, text: str) -> None:
+    assert bytes_text(count) == text
+
+
+# -- outboxes
+
+
+def outcome(state_id: str) -> Held:
+    claim = Claim(
+        state_id=state_id, node_name="A", identifier="a", graph_name="g", run_id="r", inputs={},
+        token="t", attempt=1, deliveries=0,
+    )  # fmt: skip
+    held = Held(claim)
+    held.outcome = Executed([{"text": "precious"}])
+    return held
+
+
+def test_outcomes_that_are_left_in_an_outbox_are_counted_and_stay_there(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    store = Store(path, "http://manager", "n")
+    first, *_ = store.write([outcome("s1"), outcome("s2")], [], [])
+    assert first is not None
+    store.write([], [Mark([first], begun=True)], [])
+    one([examine_outbox(path)], "is in use by a runtime", attention=False)
+    store.close((), ())
+    for _ in range(2):
+        one(
+            [examine_outbox(path)],
+            "holds 2 outcomes for namespace n at http://manager, 1 of which may have arrived",
+            "start its runtime again",
+        )
+    again = Store(path, "http://manager", "n")
+    assert len(again.left) == 2
+    again.close((), [entry.id for entry in again.left])
+    one([examine_outbox(path)], "is empty", attention=False)
+    assert os.listdir(tmp_path) == ["outbox.db"]
+
+
+def test_outcomes_of_a_process_that_was_killed_are_found(tmp_path: Path) -> None:
+    store = Store(tmp_path / "outbox.db", "http://manager", "n")
+    store.write([outcome("s1")], [], [])
+    for name in ("outbox.db", "outbox.db-wal"):  # as it lies there while nobody has closed it
+        (tmp_path / f"copy-{name}").write_bytes((tmp_path / name).read_bytes())
+    store.close((), ())
+    one([examine_outbox(tmp_path / "copy-outbox.db")], "holds 1 outcome")
+
+
+def test_what_is_no_outbox_is_told(tmp_path: Path) -> None:
+    one([examine_outbox(tmp_path / "absent")], "there is no outbox")
+    assert not (tmp_path / "absent").exists()
+    (tmp_path / "text").write_text("no database at all, and long enough to be none " * 40)
+    one([examine_outbox(tmp_path / "text")], "cannot be read")
+    with closing(sqlite3.connect(tmp_path / "other.db")) as db:
+        db.execute("CREATE TABLE t (x)")
+    one([examine_outbox(tmp_path / "other.db")], "is no outbox of exotrio")

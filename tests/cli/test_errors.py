@@ -1,0 +1,328 @@
+"""Errors people make, and what the command line says to them: what, where it came from, how to fix it."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from exotrio.cli import main
+from exotrio.manager.store.sqlite.database import VERSION
+from tests.support.processes import KEY, Ended, Server, disk_of, ended, server
+
+PYTHON = shlex.join([sys.executable])
+HEAD = """
+from exotrio import BaseNode, Graph, GraphNodeModel, Runtime
+from pydantic import BaseModel
+
+
+class Greet(BaseNode):
+    class Inputs(BaseModel):
+        name: str
+
+    class Outputs(BaseModel):
+        text: str
+
+    async def execute(self):
+        return self.Outputs(text=f"Hello, {self.inputs.name}!")
+
+
+def place(identifier, node="Greet", **more):
+    more = {"inputs": {"name": "you"}, **more}
+    return GraphNodeModel(node_name=node, namespace="n", identifier=identifier, **more)
+
+
+"""
+GRAPH = 'graph = Graph("greeting", nodes=[place("greet")])\n'
+RUNTIME = 'runtime = Runtime(namespace="n", name="r", nodes=[Greet])\n'
+
+FILES = {
+    "ok.py": HEAD + GRAPH + RUNTIME,
+    "raises.py": "import json\njson.loads('{')\n",
+    "wordy.py": "raise ValueError('one\\ntwo\\nthree')\n",
+    "exits.py": "import sys\nsys.exit('not today')\n",
+    "syntax.py": "x = 1\ndef f(:\n",
+    "imports.py": "import no_such_thing\n",
+    "no_runtime.py": HEAD + GRAPH,
+    "no_graph.py": HEAD + RUNTIME,
+    "two_runtimes.py": HEAD + GRAPH + RUNTIME + RUNTIME.replace("runtime =", "other ="),
+    "two_graphs.py": HEAD
+    + GRAPH
+    + GRAPH.replace("graph =", "other =").replace("greeting", "farewell")
+    + RUNTIME,
+    "unguarded.py": HEAD + GRAPH + RUNTIME + "runtime.start()\n",
+    "unguarded_trio.py": HEAD
+    + GRAPH
+    + RUNTIME
+    + "import trio\nasync def main():\n    async with trio.open_nursery() as nursery:\n"
+    "        await nursery.start(runtime.run)\ntrio.run(main)\n",
+    "bad_nodes.py": HEAD
+    + GRAPH
+    + "class Other: ...\n"
+    + "class Count(Greet):\n    class Secrets(BaseModel):\n        number: int\n\n"
+    + 'runtime = Runtime(namespace="", name="r", nodes=[Other, Count, Greet, Greet], workers=0)\n',
+    "bad_graph.py": HEAD
+    + 'graph = Graph("bad", nodes=[place("a", "Greed", next_nodes=["b"]),'
+    + ' place("b", inputs={"nam": "you"})])\n'
+    + RUNTIME,
+    "foreign_node.py": HEAD
+    + "class Bye(Greet): ...\n"
+    + 'graph = Graph("both", nodes=[place("a", next_nodes=["b"]), place("b", "Bye")])\n'
+    + 'both = Runtime(namespace="n", name="r", nodes=[Greet, Bye])\n'
+    + 'one = Runtime(namespace="n", name="r", nodes=[Greet])\n',
+    "empty.key": " \n",
+    "notes.txt": HEAD + GRAPH + RUNTIME,
+    "text.db": "This is no database. " * 100,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("errors")
+    for name, text in FILES.items():
+        (folder / name).write_text(text, "utf-8")
+    (folder / "binary.key").write_bytes(b"\xff\xfe\x00")
+    with closing(sqlite3.connect(folder / "other.db")) as other, other:
+        other.execute("CREATE TABLE t (x)")
+    other.close()
+    assert ended("run", "ok.py", "--db", "newer.db", cwd=folder).code == 0
+    with closing(sqlite3.connect(folder / "newer.db")) as newer, newer:
+        newer.execute(f"PRAGMA user_version = {VERSION + 1}")
+    newer.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def running(folder: Path) -> Iterator[Server]:
+    with server(folder, "--db", "busy.db") as running:
+        yield running
+
+
+def told(end: Ended, code: int, *parts: str) -> None:
+    """Check that an error was told as it should be: at most three lines, beside bullets of problems."""
+    assert end.code == code, end
+    assert end.out == ""
+    lines = end.err.splitlines()
+    assert lines[0].startswith("error: "), end
+    assert len([line for line in lines if not line.startswith("  - ")]) <= 3, end
+    assert "Traceback" not in end.err
+    for part in parts:
+        assert part in end.err, end
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "parts"),
+    [
+        ("", 2, ["Usage:", "see: python -m exotrio --help"]),
+        ("server --keep 30", 2, ["'30' is no duration", "30d or 12h"]),
+        ("rnu ok.py", 2, ["No such command 'rnu'"]),
+        ("run", 2, ["FILE_OR_MODULE"]),
+        ("run ok.py --inptu a=b", 2, ["--inptu", "--input"]),
+        ("run ok.py -i name", 2, ["'name' is not of the form NAME=VALUE"]),
+        ("run ok.py -i =x", 2, ["'=x' is not of the form NAME=VALUE"]),
+        ("run ok.py -i name=a -i name=b", 2, ["'name' is given twice"]),
+        ("run ok.py -i nam=x", 2, ["greeting", "(greet)", "no input 'nam'; it has: name"]),
+        ("run ok.py --db=", 2, ["--db is empty"]),
+        ("run ok.py --resume x -i name=y", 2, ["--resume"]),
+        ("run gone.py", 3, ["there is no file gone.py", "looked up in {folder}"]),
+        ("run two_graph.py", 3, ["there is no file two_graph.py; did you mean two_graphs.py?"]),
+        ("run .", 3, [". is a folder"]),
+        ("run gone", 3, ["there is no module 'gone'", "./gone.py"]),
+        ("run ok.gone", 3, ["there is no module 'ok.gone'"]),
+        ("run notes.txt", 3, ["notes.txt is no Python file", "ends in .py"]),
+        ("run :runtime", 3, ["no file or module is named", "':runtime'"]),
+        ("run ok.py:", 3, ["there is no module 'ok.py:'", "behind the colon", "app.py:runtime"]),
+        ("run ok.py:graph", 3, ["no Runtime 'graph'", "chosen with --graph", "it has: runtime"]),
+        ("run ok.py --resume", 2, ["'--resume' requires an argument", "see: python -m exotrio run --help"]),
+        ("run ok.py --serve x", 2, ["'x' is no port", "any free one"]),
+        ("worker gone.py", 3, ["there is no file gone.py"]),
+        ("run ok.py:runtme", 3, ["no Runtime 'runtme'; did you mean 'runtime'?", "it has: runtime"]),
+        (
+            "run ok.py --graph greting",
+            3,
+            ["no Graph 'greting'; did you mean 'greeting'?", "it has: greeting"],
+        ),
+        ("run no_runtime.py", 3, ["no Runtime at its top level", "runtime = Runtime("]),
+        ("run no_graph.py", 3, ["no Graph at its top level", "graph = Graph("]),
+        ("run two_runtimes.py", 3, ["2 Runtimes", "runtime, other", "two_runtimes.py:runtime"]),
+        ("run two_graphs.py", 3, ["2 Graphs", "greeting, farewell", "--graph NAME"]),
+        ("run raises.py", 3, ["JSONDecodeError", "{folder}/raises.py, line 2", f"{PYTHON} raises.py"]),
+        ("run raises", 3, ["JSONDecodeError", f"{PYTHON} -m raises"]),
+        ("run wordy.py", 3, ["ValueError: one\n", "line 1"]),
+        ("run exits.py", 3, ["SystemExit: not today", "line 2"]),
+        ("run syntax.py", 3, ["SyntaxError", "{folder}/syntax.py, line 2"]),
+        ("run imports.py", 3, ["No module named 'no_such_thing'", "{folder}/imports.py, line 1"]),
+        ("run unguarded.py", 3, ["starts its Runtime", "{folder}/unguarded.py, line", "__main__"]),
+        ("run unguarded_trio.py", 3, ["starts its Runtime", "__main__"]),
+        ("run foreign_node.py:one", 3, ["'Bye' is not registered in namespace 'n'"]),
+        ("run ok.py --resume nope", 6, ["no run 'nope'", ".exotrio/state.db", "--resume"]),
+        ("run ok.py --db ok.py/x.db", 2, ["ok.py/x.db", "--db FILE"]),
+        ("run ok.py --db /proc/x/state.db", 2, ["/proc/x/state.db", "--db FILE"]),
+        ("run ok.py --db .", 2, ["Is a directory", "--db FILE"]),
+        ("run ok.py --db /", 2, ["the database / cannot be opened: Is a directory", "--db FILE"]),
+        ("run ok.py --db text.db", 2, ["text.db", "not a database"]),
+        ("run ok.py --db other.db", 2, ["other.db was not made by exotrio"]),
+        ("run ok.py --db newer.db", 2, ["a newer exotrio", "upgrade"]),
+        ("worker ok.py", 2, ["EXOSPHERE_STATE_MANAGER_URI", "EXOSPHERE_API_KEY"]),
+        ("server --port 70000", 2, ["'70000' is no port"]),
+        ("server --port 4999 --metrics-port 4999", 2, ["port 4999", "--metrics-port", "--open-metrics"]),
+        ("server --grace soon", 2, ["'soon' is no number of seconds"]),
+        ("server --port 0 --key-file empty.key --db k.db", 2, ["empty.key is empty"]),
+        ("server --port 0 --key-file gone.key --db k.db", 2, ["no key file gone.key"]),
+        ("server --port 0 --key-file binary.key --db k.db", 2, ["binary.key cannot be read"]),
+        ("server --port 0 --key-file . --db k.db", 2, ["is a directory"]),
+        ("server --port 0 --host 0.0.0.0 --db k.db", 2, ["needs a key", "0.0.0.0", "--key-file"]),
+        ("server --port 0 --host 0.0.0.0 --db k.db --key exosphere@123", 2, ["public documentation"]),
+        (
+            "server --port 0 --host no.such.host.invalid --key a-key-of-enough-length --db k.db",
+            2,
+            ["has no address"],
+        ),
+    ],
+)
+def test_an_error_is_told_in_three_lines(folder: Path, arguments: str, code: int, parts: list[str]) -> None:
+    if "/proc" in arguments and not sys.platform.startswith("linux"):
+        pytest.skip("a folder in which nobody can make files")
+    end = ended(*arguments.split(), cwd=folder)
+    if not arguments:
+        assert end.code == 2
+        assert "Commands:" in end.err
+        return
+    told(end, code, *(part.replace("{folder}", str(folder)) for part in parts))
+
+
+def test_every_problem_of_nodes_and_runtime_is_named(folder: Path) -> None:
+    end = ended("run", "bad_nodes.py", cwd=folder)
+    told(
+        end,
+        2,
+        "namespace is blank",
+        "Other does not inherit from exotrio.BaseNode",
+        "Count.Secrets.number: must be of type str",
+        "2 node classes are named Greet",
+        "workers is 0",
+        f"in {folder}/bad_nodes.py, line ",
+    )
+
+
+def test_every_problem_of_a_graph_is_named(folder: Path) -> None:
+    end = ended("run", "bad_graph.py", cwd=folder)
+    told(end, 3, "graph 'bad' is invalid", "'Greed' is not registered", "input 'name' is missing")
+
+
+def test_a_node_that_only_an_earlier_runtime_had_is_named_instead_of_waited_for(folder: Path) -> None:
+    assert ended("run", "foreign_node.py:both", "--db", "stale.db", cwd=folder).code == 0
+    end = ended("run", "foreign_node.py:one", "--db", "stale.db", cwd=folder)
+    told(end, 3, "node 'b' runs 'Bye'", "add them to its nodes=[...]")
+
+
+@pytest.mark.parametrize("command", ["run", "server --port 0 --db"])
+def test_a_database_belongs_to_one_process(folder: Path, running: Server, command: str) -> None:
+    arguments = ["run", "ok.py", "--db"] if command == "run" else command.split()
+    end = ended(*arguments, "busy.db", cwd=folder)
+    told(end, 7, f"is in use by process {running.process.pid}", "--db FILE")
+
+
+def test_a_port_belongs_to_one_process(folder: Path, running: Server) -> None:
+    port = running.uri.rsplit(":", 1)[1]
+    told(ended("server", "--port", port, "--db", "p.db", cwd=folder), 7, f"port {port} is in use")
+
+
+@pytest.mark.parametrize("command", ["run", "worker"])
+def test_a_refused_key_is_told(folder: Path, running: Server, command: str) -> None:
+    env = {**running.env, "EXOSPHERE_API_KEY": "another"}
+    end = ended(command, "ok.py", cwd=folder, env=env)
+    assert end.code == 5, end
+    assert "Traceback" not in end.err, end
+    assert f"error: the state manager at {running.uri} answered 401" in end.err
+    assert "EXOSPHERE_API_KEY" in end.err
+    if command == "run":
+        told(end, 5)
+
+
+def test_an_unknown_run_at_a_state_manager_elsewhere_is_told(folder: Path, running: Server) -> None:
+    end = ended("run", "ok.py", "--resume", "nope", cwd=folder, env=running.env)
+    told(end, 6, "no run 'nope' in namespace 'n'", running.uri)
+
+
+def test_run_says_that_there_is_no_state_manager(folder: Path) -> None:
+    env = {"EXOSPHERE_STATE_MANAGER_URI": "http://127.0.0.1:1", "EXOSPHERE_API_KEY": KEY}
+    end = ended("run", "ok.py", cwd=folder, env=env)
+    told(end, 4, "http://127.0.0.1:1 cannot be reached", "python -m exotrio server")
+
+
+def test_errors_of_an_embedded_state_manager_name_no_address_that_nobody_can_use(folder: Path) -> None:
+    assert ended("run", "ok.py", "-i", "name=x", "--db", "kept.db", cwd=folder).code == 0
+    end = ended("runs", "cancel", "nope", "-n", "n", "--db", "kept.db", cwd=folder)
+    told(end, 6, "there is no run 'nope'", "asked: POST /exotrio/v1/namespace/n/run/nope/cancel")
+
+
+@pytest.mark.parametrize("command", ["runs ls -n n", "trigger greeting -n n", "backup b.db"])
+def test_a_command_warns_before_a_key_of_dot_env_goes_to_an_address_of_the_environment(
+    tmp_path: Path, command: str
+) -> None:
+    (tmp_path / ".env").write_text(f"EXOSPHERE_API_KEY={KEY}\n", "utf-8")
+    env = {"EXOSPHERE_STATE_MANAGER_URI": "http://127.0.0.1:1"}
+    end = ended(*command.split(), cwd=tmp_path, env=env)
+    assert end.code == 4, end
+    warning = end.err.splitlines()[0]
+    assert "WARNING" in warning
+    assert "EXOSPHERE_API_KEY in .env" in warning
+    assert "is sent to http://127.0.0.1:1" in warning
+
+
+def test_an_address_without_a_scheme_is_told_with_its_variable(folder: Path) -> None:
+    env = {"EXOSPHERE_STATE_MANAGER_URI": "127.0.0.1:8000", "EXOSPHERE_API_KEY": KEY}
+    for command in ("run", "worker"):
+        told(ended(command, "ok.py", cwd=folder, env=env), 2, "http://", "EXOSPHERE_STATE_MANAGER_URI")
+    listed = ("runs", "ls", "-n", "n")
+    told(ended(*listed, cwd=folder, env=env), 2, "(variable EXOSPHERE_STATE_MANAGER_URI)")
+    told(ended(*listed, "--uri", "ftp://x", cwd=folder, env=env), 2, "not ftp:// (--uri)")
+
+
+def test_an_unreadable_dot_env_is_told(tmp_path: Path) -> None:
+    (tmp_path / "ok.py").write_text(FILES["ok.py"], "utf-8")
+    (tmp_path / ".env").write_bytes(b"EXOSPHERE_API_KEY=\xff\n")
+    told(ended("run", "ok.py", cwd=tmp_path), 2, ".env cannot be read")
+
+
+def test_the_server_turns_away_a_name_that_is_not_its_own(running: Server) -> None:
+    assert running.get("/health")[0] == 200
+    status, body = running.get("/health", Host="evil.example")
+    assert status == 421
+    assert "--allowed-host" in body["detail"]
+
+
+def test_the_server_turns_away_callers_without_its_key(running: Server) -> None:
+    status, _ = running.get("/v0/namespace/n/graphs", **{"x-api-key": "guess"})
+    assert status == 401
+
+
+@pytest.mark.parametrize("size", [0, 50_000])
+def test_a_full_disk_is_told_when_the_database_cannot_be_made(folder: Path, size: int) -> None:
+    end = ended("run", "ok.py", "--db", f"full-{size}.db", cwd=folder, after=disk_of(size))
+    told(end, 2, f"full-{size}.db cannot be used", "free space")
+
+
+def test_a_backup_is_written_and_never_over_a_file_that_is_there(folder: Path, running: Server) -> None:
+    end = ended("backup", "copy.db", cwd=folder, env=running.env)
+    assert end.code == 0, end
+    assert end.out == f"copy.db: {(folder / 'copy.db').stat().st_size:,} bytes\n"
+    again = ended("backup", "copy.db", cwd=folder, env=running.env)
+    told(again, 2, "copy.db exists already", "--overwrite")
+    live = ended("backup", "busy.db", "--overwrite", cwd=folder, env=running.env)
+    told(live, 2, "busy.db is the database of a state manager")
+
+
+def test_a_command_in_a_process_that_goes_on_leaves_its_log_as_it_was() -> None:
+    log = logging.getLogger("exotrio")
+    before = (log.level, list(log.handlers))
+    with pytest.raises(SystemExit):
+        main(["runs", "ls", "-n", "n", "--uri", "ftp://x"])
+    assert (log.level, list(log.handlers)) == before

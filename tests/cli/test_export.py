@@ -1,0 +1,108 @@
+"""``export``: a run as one file."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import Cli, told, with_graph, with_worker
+from tests.support.processes import Server, disk_of, ended
+from tests.support.stock import KEY, Stock, on_a_port
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with with_worker(tmp_path_factory.mktemp("native")) as running:
+        yield running
+
+
+@pytest.fixture
+def cli(
+    running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Cli:
+    return with_graph(Cli(tmp_path, monkeypatch, capsys), running)
+
+
+@pytest.fixture
+def run(cli: Cli) -> str:
+    """Return a run one state of which failed."""
+    return cli("trigger", "fan", "--follow", "--store", "bad=1").out.split()[0]
+
+
+def test_a_run_is_written_to_a_file_that_only_its_owner_reads(cli: Cli, run: str) -> None:
+    end = cli("export", run[:8], "-o", "run.html")
+    assert end.code == 0, end
+    page = (cli.folder / "run.html").read_bytes()
+    assert end.out == f"run.html: {len(page):,} bytes\n"
+    assert page.startswith(b"<!doctype html>")
+    assert b"ValueError: \\x1b[31mcannot work on 1" in page
+    assert stat.S_IMODE((cli.folder / "run.html").stat().st_mode) == 0o600
+    assert sorted(os.listdir(cli.folder)) == ["nodes.py", "run.html"], "nothing else is left"
+
+
+def test_without_a_name_the_file_is_named_by_the_run(cli: Cli, run: str) -> None:
+    assert cli("export", run[:6]).out.startswith(f"run-{run[:8]}.html: ")
+    told(cli("export", run), 2, f"run-{run[:8]}.html exists already", "--overwrite")
+
+
+def test_a_file_that_exists_is_left_alone_unless_it_may_be_overwritten(cli: Cli, run: str) -> None:
+    (cli.folder / "run.html").write_text("mine")
+    told(cli("export", run, "-o", "run.html"), 2, "run.html exists already", "--overwrite")
+    assert (cli.folder / "run.html").read_text() == "mine"
+    assert cli("export", run, "-o", "run.html", "--overwrite").code == 0
+    assert run in (cli.folder / "run.html").read_text("utf-8")
+
+
+def test_a_place_that_cannot_be_written_is_named(cli: Cli, run: str) -> None:
+    told(cli("export", run, "-o", "absent/run.html"), 2, "absent/run.html cannot be made", "No such file")
+    told(cli("export", run, "-o", ".", "--overwrite"), 2, ". is no ordinary file")
+    assert os.listdir(cli.folder) == ["nodes.py"]
+
+
+def test_a_full_disk_leaves_nothing_behind(cli: Cli, run: str, running: Server) -> None:
+    options = ("--namespace", "n", "-o", "run.html")
+    end = ended("export", run, *options, cwd=cli.folder, env=running.env, after=disk_of(1_000))
+    told(end, 2, "the page run.html cannot be written: File too large", "free space")
+    assert os.listdir(cli.folder) == ["nodes.py"]
+
+
+def test_standard_output_gets_the_page_and_nothing_else(running: Server, cli: Cli, run: str) -> None:
+    end = ended("export", run, "--namespace", "n", "-o", "-", cwd=cli.folder, env=running.env)
+    assert end.code == 0, end
+    assert end.err == ""
+    assert end.out.startswith("<!doctype html>")
+    assert end.out.endswith("</html>")
+
+
+def test_values_can_be_left_out(cli: Cli, run: str) -> None:
+    assert cli("export", run, "-o", "run.html", "--no-values").code == 0
+    page = (cli.folder / "run.html").read_text("utf-8")
+    assert "&lt;0&gt;" not in page
+    assert "left out on request" in page
+
+
+def test_a_run_that_is_not_there_is_said_to_be_missing(cli: Cli, run: str) -> None:
+    told(cli("export", f"{run[:-1]}{'0' if run[-1] != '0' else '1'}"), 6, "there is no run", "did you mean")
+    assert not list(cli.folder.glob("*.html"))
+
+
+def test_a_state_manager_that_speaks_only_v0_cannot_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stock = Stock(time.monotonic)
+    stock.runs["r"] = {"graph": "g", "namespace": "n"}
+    stock.add("A")
+    with on_a_port(stock) as uri:
+        cli = Cli(tmp_path, monkeypatch, capsys).at_nobody()
+        cli.set(EXOSPHERE_STATE_MANAGER_URI=uri, EXOSPHERE_API_KEY=KEY)
+        told(cli("export", "r"), 3, "the run r cannot be exported", "speaks only v0", "exotrio server")
+
+
+def test_a_state_manager_that_is_away_is_no_run(cli: Cli) -> None:
+    cli.at_nobody()
+    told(cli("export", "a-run", "-o", "-"), 4, "cannot be reached")

@@ -1,0 +1,377 @@
+"""``graph check`` without a state manager, and ``graph apply``, ``ls`` and ``show`` with one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.commands import NODES, Cli, told, with_worker
+from tests.support.processes import Server
+
+FAN: dict[str, Any] = {
+    "secrets": {},
+    "nodes": [
+        {
+            "node_name": "Split",
+            "namespace": "n",
+            "identifier": "split",
+            "inputs": {"count": "2"},
+            "next_nodes": ["work"],
+        },
+        {
+            "node_name": "Work",
+            "namespace": "n",
+            "identifier": "work",
+            "inputs": {"n": "${{ split.outputs.n }}", "bad": "none"},
+            "next_nodes": [],
+        },
+    ],
+    "retry_policy": {"max_retries": 1, "strategy": "FIXED", "backoff_factor": 10},
+    "triggers": [{"type": "CRON", "value": {"expression": "0 9 * * 1-5"}}],
+}
+GROUPS = ("graph", "runs", "states", "nodes")
+COMMANDS = (
+    *("graph apply", "graph check", "graph ls", "graph show", "trigger", "runs ls", "runs show"),
+    *("runs watch", "runs cancel", "runs retry", "states ls", "states show", "states retry", "nodes ls"),
+)
+
+
+def fan(**changes: Any) -> dict[str, Any]:
+    """Return the documented form of a graph, with changes."""
+    return {**json.loads(json.dumps(FAN)), **changes}
+
+
+def node(identifier: str, name: str = "Lock", *following: str, **more: Any) -> dict[str, Any]:
+    inputs = more.pop("inputs", {})
+    fields = {"node_name": name, "namespace": "n", "identifier": identifier, "inputs": inputs}
+    return {**fields, "next_nodes": list(following), **more}
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    cli = Cli(tmp_path, monkeypatch, capsys)
+    cli.write("nodes.py", NODES)
+    return cli
+
+
+# -- check
+
+
+def test_a_valid_graph_is_told_so(cli: Cli) -> None:
+    end = cli("graph", "check", cli.write("fan.json", fan(name="fan")), "nodes.py")
+    assert end.code == 0, end
+    assert end.out == "fan.json: graph fan is valid\nnodes.py: graph fan is valid\n"
+    assert end.err == ""
+
+
+def test_every_problem_of_a_file_is_named_with_its_place(cli: Cli) -> None:
+    text = """{
+  "name": "g",
+  "nodes": [
+    {"node_name": "Split", "namespace": "n", "identifier": "a",
+     "inputs": {"count": "1"}, "next_nodes": ["b"]},
+    {"node_name": "Wrok", "namespace": "n", "identifier": "b",
+     "inputs": {
+       "n": "${{ a.outputs.m }}"
+     },
+     "next_nodes": ["c"]},
+    {"node_name": "Lock", "namespace": "n", "identifier": "c",
+     "inputs": {}}
+  ]
+}"""
+    end = cli("graph", "check", cli.write("g.json", text), "nodes.py")
+    assert end.code == 3, end
+    assert end.out.splitlines() == [
+        "g.json:6: node 'b': 'Wrok' is not registered in namespace 'n'; did you mean 'Work'?",
+        "g.json:8: node 'b', input 'n': 'a' has no output 'm'",
+        "g.json: secret 'token', which node 'Lock' needs, is missing in the graph's secrets",
+        "g.json: graph g is invalid",
+        "nodes.py: graph fan is valid",
+    ]
+    problems = cli.json("graph", "check", "g.json", "nodes.py", code=3)["problems"]
+    assert problems[1] == {
+        "file": "g.json",
+        "line": 8,
+        "graph": "g",
+        "node": "b",
+        "field": "inputs.n",
+        "severity": "error",
+        "message": "node 'b', input 'n': 'a' has no output 'm'",
+    }
+    assert "secret" not in cli("graph", "check", "g.json", "nodes.py", "--secret", "token=@file").out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "g.json:1: not JSON: expecting value"),
+        ('{\n "nodes": [,]}', "g.json:2: not JSON: expecting value"),
+        ("[]", "g.json:1: a graph is a JSON object"),
+        ("{}", "g.json:1: nodes: Field required"),
+        ('{"nodes": []}', "g.json: a graph has one root"),
+        ('{"nodes": [], "nodes": []}', "g.json:1: nodes: stands twice"),
+        ('{\n"name": 5,\n "nodes": []}', "g.json:2: name: must be a name in quotes"),
+        ('{"nodes":\n[{"identifier": "a"}]}', "g.json:2: node 'a', node_name: Field required"),
+        ('{"nodes":\n[{"identifier": 1}]}', "g.json:2: nodes[0], identifier: Input should be a valid string"),
+        ('{"nodes":\n[5]}', "g.json:2: nodes[0]: Input should be"),
+        ('{"nodes": [],\n"triggers": [{"type": "CRON",\n"value": {"expression": "x"}}]}', "g.json:3: trig"),
+        ('{"nodes": [],\n"retry_policy": {\n"max_retries": -1}}', "g.json:3: retry_policy.max_retries"),
+        ('{"nodes": [], "store_config": {\n"default_values": {\n"a.b": "x"}}}', "g.json:3: store_config"),
+        ('{"nodes": [], "secrets": {\n"a": 5}}', "g.json:2: secrets.a: Input should be a valid string"),
+    ],
+)  # fmt: skip
+def test_a_json_file_that_is_no_graph_is_told_where(cli: Cli, text: str, said: str) -> None:
+    end = cli("graph", "check", cli.write("g.json", text))
+    assert end.code == 3, end
+    assert said in end.out
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ([node("a"), node("a")], "g.json:4: identifier 'a' is used 2 times"),
+        ([node("a", "Lock", "b")], "g.json:3: node 'a': next node 'b' is no identifier of this graph"),
+        ([node("a"), node("b")], "g.json: a graph has one root"),
+        ([node("a", "Lock", "b"), node("b", "Lock", "b")], "g.json:4: node 'b' lies on a path to itself"),
+        ([node("a", unites={"identifier": "x"})], "g.json:3: node 'a': unites 'x', which this graph lacks"),
+        ([node("a", inputs={"x": "${{ y"}), node("b")], "g.json:3: node 'a', input 'x': '${{' is not closed"),
+        ([node("a", inputs={"x": 5})], "g.json:3: node 'a', input 'x': must be a string, not int"),
+        ([node("a", inputs={"x": "${{ store.k }}"})], "g.json:3: node 'a', input 'x': store key 'k'"),
+        ([node("store")], "g.json:3: node 'store', identifier: 'store' is reserved"),
+    ],
+)
+def test_the_rules_of_the_state_manager_are_applied(cli: Cli, nodes: list[Any], said: str) -> None:
+    lines = ",\n".join(map(json.dumps, nodes))
+    end = cli("graph", "check", cli.write("g.json", f'{{"nodes":\n[\n{lines}\n]}}'))
+    assert end.code == 3, end
+    assert said in end.out
+
+
+def test_a_mistyped_field_is_a_warning(cli: Cli) -> None:
+    graph = fan(
+        nodes=[{**node("a"), "next_node": ["b"]}], retry_polcy={}, name="g", validation_status="VALID"
+    )
+    end = cli("graph", "check", cli.write("g.json", graph))
+    assert end.code == 0, end
+    assert (
+        "warning: node 'a', next_node: there is no such field, so it is ignored; did you mean 'next_nodes'?"
+        in (end.out)
+    )
+    assert "warning: retry_polcy: there is no such field" in end.out
+    assert "validation_status" not in end.out
+
+
+def test_nodes_of_namespaces_that_no_file_is_about_are_not_checked_and_that_is_told(cli: Cli) -> None:
+    graph = fan(nodes=[node("a", "Split", "b", inputs={"count": "1"}), {**node("b", "X"), "namespace": "m"}])
+    graph["nodes"][1]["inputs"] = {"any": "${{ a.outputs.n }}"}
+    end = cli("graph", "check", cli.write("g.json", graph), "nodes.py")
+    assert end.code == 0, end
+    assert end.err.startswith("not checked: the nodes of namespace 'm'")
+    assert "namespace 'm', 'n'" in cli("graph", "check", "g.json").err
+
+
+def test_several_files_are_checked_at_once_also_when_some_cannot_be_read(cli: Cli) -> None:
+    cli.write("fan.json", fan())
+    cli.write("broken.py", "x = 1\nraise ValueError('not today')\n")
+    cli.write("invalid.py", NODES + 'Graph("", nodes=[place("Split", "s")])\n')
+    cli.write("empty.py", "print('loaded')\n")
+    (cli.folder / "binary.json").write_bytes(b"\xff")
+    cli.write("other.yaml", "nodes: []")
+    files = "fan.jsn fna.json broken.py invalid.py empty.py other.yaml binary.json fan.json"
+    end = cli("graph", "check", *files.split())
+    assert end.code == 3, end
+    for said in (
+        "fan.jsn: there is no module 'fan.jsn'",
+        "fna.json: there is no such file; did you mean 'fan.json'?",
+        "broken.py:2: failed while it was loaded: ValueError: not today",
+        f"invalid.py:{NODES.count(chr(10)) + 1}: declares a Graph that breaks rules: name: cannot be blank",
+        "other.yaml:1: not JSON: expecting value",
+        "empty.py: no graph",
+        "binary.json: is no UTF-8 text",
+        "fan.json: the graph is valid",
+    ):
+        assert said in end.out, end
+    assert end.err.startswith("loaded\n")
+    report = cli.json("graph", "check", "fan.json", "fna.json", code=3)
+    assert report["valid"] is False
+    assert report["graphs"] == [{"file": "fan.json", "graph": None, "valid": True}]
+
+
+def test_a_graph_is_checked_from_standard_input(cli: Cli) -> None:
+    end = cli("graph", "check", "-", "nodes.py", stdin=json.dumps(fan()))
+    assert end.code == 0, end
+    assert end.out.startswith("standard input: the graph is valid\n")
+    assert (
+        "standard input: is asked for twice" in cli("graph", "check", "-", "-", stdin=json.dumps(fan())).out
+    )
+
+
+def test_secrets_in_a_file_are_never_shown(cli: Cli) -> None:
+    graph = fan(secrets={"token": {"a": "hunter22"}, "other": "hunter22"})
+    end = cli("graph", "check", cli.write("g.json", graph))
+    assert end.code == 3
+    told(cli.at_nobody()("graph", "apply", "g.json"), 3, "g.json:", "secrets.token")
+    for shown in (end, cli("graph", "apply", "g.json"), cli("graph", "check", "g.json", "-o", "json")):
+        assert "hunter22" not in shown.out + shown.err
+
+
+# -- apply, ls, show
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with with_worker(tmp_path_factory.mktemp("graphs")) as running:
+        yield running
+
+
+def test_a_json_graph_is_applied_and_shown(cli: Cli, running: Server) -> None:
+    cli.at(running)
+    end = cli("graph", "apply", cli.write("fan.json", fan(name="from-json")))
+    assert end.code == 0, end
+    assert end.out.startswith("graph from-json of namespace n: VALID, 2 nodes\ncron: 0 9 * * 1-5  next ")
+
+    shown = cli("graph", "show", "from-json")
+    assert shown.code == 0, shown
+    for line in (
+        "  split (Split) -> work",
+        "    n = ${{ split.outputs.n }}",
+        "secrets: none",
+        "retry policy: FIXED, 1 retries, backoff 10 ms",
+    ):
+        assert f"\n{line}\n" in shown.out
+
+    graph = cli.json("graph", "show", "from-json")
+    assert graph["name"] == "from-json"
+    assert graph["validation_status"] == "VALID"
+    assert [each["identifier"] for each in graph["nodes"]] == ["split", "work"]
+    times = [datetime.fromisoformat(each) for each in graph["next_runs"]["0 9 * * 1-5"]]
+    assert len(times) == 3
+    assert times == sorted(times)
+    assert all(each > datetime.now(UTC) and each.hour == 9 and each.weekday() < 5 for each in times)
+
+
+def test_a_python_graph_is_applied(cli: Cli, running: Server) -> None:
+    cli.at(running)
+    graph = cli.json("graph", "apply", "nodes.py")
+    assert graph["name"] == "fan"
+    assert graph["store_config"]["default_values"] == {"bad": "none"}
+    assert cli("graph", "apply", "nodes").code == 0
+    listed = cli("graph", "ls")
+    assert "\nfan  " in listed.out
+    assert "fan" in [each["name"] for each in cli.json("graph", "ls")["graphs"]]
+    told(cli("graph", "apply", "nodes.py", "--name", "fam"), 3, "no Graph 'fam'; did you mean 'fan'?")
+
+
+def test_a_graph_that_was_shown_can_be_applied_again_with_its_secrets(
+    cli: Cli, running: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli.at(running)
+    monkeypatch.setenv("token", "hunter22")
+    cli.write("lock.json", fan(nodes=[node("lock")], secrets={"token": True}, graph_name="lock"))
+    told(cli("graph", "apply", "lock.json"), 2, "names secrets without their values: give --secret token")
+    assert cli("graph", "apply", "lock.json", "--secret", "token").code == 0
+    shown = cli.json("graph", "show", "lock")
+    assert shown["secrets"] == {"token": True}
+    cli.write("again.json", shown)
+    end = cli("graph", "apply", "again.json", "--secrets-file", "-", stdin='{"token": "hunter22"}')
+    assert end.code == 0, end
+    assert end.err == ""
+    assert (
+        cli("graph", "apply", "-", "--secret", "token", "--name", "piped", stdin=json.dumps(shown)).code == 0
+    )
+    assert cli.json("graph", "show", "piped")["secrets"] == {"token": True}
+    assert "hunter22" not in "".join(map(str, (end, cli("graph", "ls"), cli("graph", "show", "lock"))))
+    told(
+        cli(
+            "graph", "apply", "lock.json", "--secret", "token", "--secrets-file", "-", stdin='{"token": "x"}'
+        ),
+        2,
+        "'token' is given with --secret and with --secrets-file",
+    )
+
+
+def test_what_the_state_manager_finds_wrong_is_told_with_its_place(cli: Cli, running: Server) -> None:
+    cli.at(running)
+    graph = fan(name="bad")
+    graph["nodes"][1]["node_name"] = "Gone"
+    file = cli.write("bad.json", graph)
+    line = (cli.folder / file).read_text().splitlines().index('   "node_name": "Gone",')
+    told(
+        cli("graph", "apply", file),
+        3,
+        "graph 'bad' is invalid",
+        f"  - bad.json:{line}: node 'work': 'Gone' is not registered in namespace 'n'",
+    )
+    shown = cli("graph", "show", "bad")
+    assert shown.code == 0
+    assert "graph bad of namespace n: INVALID" in shown.out
+    assert "\nproblems:\n  - node 'work': 'Gone' is not registered" in shown.out
+    told(
+        cli("trigger", "bad"),
+        3,
+        "graph 'bad' is invalid, so it cannot be triggered",
+        "'Gone' is not registered",
+    )
+
+
+def test_a_mistyped_name_is_told_with_what_was_meant(cli: Cli, running: Server) -> None:
+    cli.at(running)
+    assert cli("graph", "apply", "nodes.py").code == 0
+    told(cli("graph", "show", "Fna"), 6, "there is no graph 'Fna'; did you mean 'fan'?")
+    told(cli("graph", "sho", "fan"), 2, "No such command 'sho'. Did you mean 'show'?")
+    told(cli("grahp", "show"), 2, "No such command 'grahp'. Did you mean 'graph'?")
+    told(cli("graph", "show", "fan", "--namespce", "n"), 2, "--namespace")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["graph", "apply", "gone.json"], 3, "gone.json: there is no such file"),
+        (["graph", "apply", "gone.py"], 3, "there is no file gone.py"),
+        (["graph", "apply", "unnamed.json"], 2, "unnamed.json does not name its graph: give --name NAME"),
+        (["graph", "apply", "nodes.py", "--timeout", "nan"], 2, "'nan' is no number of seconds"),
+        (["graph", "apply", "nodes.py", "--secret", "token=hunter22"], 2, "others can read it"),
+        (["graph", "apply"], 2, "Missing argument"),
+        (["graph", "check"], 2, "Missing argument"),
+        (["graph", "check", "nodes.py", "-o", "yaml"], 2, "'yaml'"),
+        (["graph", "show", "fan", "--key-file", "gone.key"], 2, "gone.key cannot be read: No such file"),
+        (["graph", "ls", "--uri", "localhost:8000"], 2, "must start with http://"),
+        (["graph", "ls", "-n", "a/b"], 2, "the namespace cannot stand in a URL path"),
+    ],
+)
+def test_what_cannot_be_done_is_told(
+    cli: Cli, running: Server, arguments: list[str], code: int, said: str
+) -> None:
+    cli.at(running)
+    cli.write("unnamed.json", fan())
+    told(cli(*arguments), code, said)
+
+
+def test_a_refused_key_is_told_with_the_option_that_gives_another(cli: Cli, running: Server) -> None:
+    cli.at(running).set(EXOSPHERE_API_KEY="another")
+    told(cli("graph", "ls"), 5, "answered 401", "--key-file FILE")
+    cli.write("right.key", f"{running.env['EXOSPHERE_API_KEY']}\n")
+    assert cli("graph", "ls", "--key-file", "right.key").code == 0
+
+
+def test_settings_that_are_missing_are_all_named(cli: Cli, running: Server) -> None:
+    told(cli("graph", "ls"), 2, "-n NAMESPACE", "EXOSPHERE_NAMESPACE", "--uri", "--key-file")
+    env = {**running.env, "EXOSPHERE_NAMESPACE": "n"}
+    cli.write(".env", "".join(f"{name}={value}\n" for name, value in env.items()))
+    assert cli("graph", "ls").code == 0
+
+
+@pytest.mark.parametrize("command", [*GROUPS, *COMMANDS])
+def test_every_command_explains_itself(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end = Cli(tmp_path, monkeypatch, capsys)(*command.split(), "--help")
+    assert end.code == 0, end
+    assert max(map(len, end.out.splitlines())) <= 100
+    assert ("\n  JSON: " in end.out) is (command in COMMANDS)
+    assert ("-o, --output [table|json]" in end.out) is (command in COMMANDS)

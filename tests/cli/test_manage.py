@@ -1,0 +1,349 @@
+"""``trigger``, ``runs``, ``states`` and ``nodes``, at our state manager and at one that speaks only v0."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import NODES, Cli, told, with_worker
+from tests.support.processes import Server, environment, exotrio
+
+
+@pytest.fixture(scope="module", params=["native", "v0"])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    options = ["--v0-only"] if request.param == "v0" else []
+    folder = tmp_path_factory.mktemp(request.param)
+    with with_worker(folder, *options) as running:
+        yield Place(running, request.param == "native")
+
+
+only_native = pytest.mark.parametrize("place", ["native"], indirect=True)
+"""For what does not depend on the state manager."""
+
+
+@dataclass
+class Place:
+    """A state manager with a worker, and the runs that tests of the same kind share."""
+
+    running: Server
+    native: bool
+    succeeded: str = ""
+    failed: str = ""
+
+
+@pytest.fixture
+def cli(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Cli:
+    """Commands in a namespace with the graph ``fan``, one run of which succeeded and one failed."""
+    cli = Cli(tmp_path, monkeypatch, capsys).at(place.running)
+    cli.write("nodes.py", NODES)
+    if not place.failed:
+        assert cli("graph", "apply", "nodes.py").code == 0
+        place.succeeded = cli("trigger", "fan", "--follow").out.split()[0]
+        place.failed = cli("trigger", "fan", "--follow", "--store", "bad=1").out.split()[0]
+    return cli
+
+
+def waiting_run(cli: Cli) -> str:
+    """Return a run that waits for a long time before its first node."""
+    run_id: str = cli.json("trigger", "fan", "--start-delay", "3600")["run_id"]
+    return run_id
+
+
+# -- trigger
+
+
+def test_the_id_of_the_run_is_printed_and_nothing_else(cli: Cli) -> None:
+    end = cli("trigger", "fan")
+    assert end.code == 0, end
+    assert end.err == ""
+    run_id = end.out.strip()
+    assert cli.json("runs", "show", run_id)["graph_name"] == "fan"
+    reply = cli.json("trigger", "fan")
+    assert reply == {"run_id": reply["run_id"], "graph": "fan", "status": "CREATED"}
+
+
+def test_following_shows_progress_then_the_result_and_tells_failure_by_the_exit_code(cli: Cli) -> None:
+    good = cli("trigger", "fan", "--follow", "-i", "count=1")
+    assert good.code == 0, good
+    run_id, summary = good.out.splitlines()[:2]
+    assert summary.startswith("SUCCESS: 2 states in ")
+    assert good.out.endswith("work:\n  text: <0>\n")
+    assert good.err.endswith("split 1/1  work 1/1\n")
+    bad = cli("trigger", "fan", "--follow", "--store", "bad=0")
+    assert bad.code == 1, bad
+    assert "\nFAILED: 4 states in " in bad.out
+    failed = bad.out.splitlines().index("  Traceback (most recent call last):") - 1
+    assert bad.out.splitlines()[failed].endswith("ValueError: \\x1b[31mcannot work on 0")
+    assert ", in execute\n      raise ValueError(f" in bad.out
+    assert cli("runs", "watch", run_id[:8]).out.startswith("SUCCESS: 2 states in ")
+
+
+def test_the_result_of_a_followed_run_is_one_json_document(cli: Cli) -> None:
+    end = cli("trigger", "fan", "--follow", "-o", "json")
+    assert end.code == 0, end
+    result = json.loads(end.out)
+    assert end.err.startswith(f"run {result['run_id']} of graph 'fan'\n")
+    assert result["status"] == "SUCCESS"
+    assert sorted(each["outputs"]["text"] for each in result["outputs"]) == ["<0>", "<1>"]
+    assert cli.json("runs", "watch", result["run_id"])["nodes"] == {
+        "split": {"SUCCESS": 2},
+        "work": {"SUCCESS": 2},
+    }
+
+
+def test_values_come_from_files_and_pipes(cli: Cli) -> None:
+    cli.write("values.json", {"count": "1"})
+    end = cli("trigger", "fan", "--follow", "--inputs-file", "values.json", "--store", "bad=@-", stdin="0\n")
+    assert end.code == 1, end
+    states = cli.json("states", "ls", "--run", end.out.split()[0])["states"]
+    assert [state["status"] for state in states] == ["ERRORED", "SUCCESS"]
+    shown = cli.json("states", "show", states[0]["id"], "--run", states[0]["run_id"])
+    assert shown["inputs"] == {"n": "0", "bad": "0"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ("trigger fna", 6, "there is no graph 'fna'; did you mean 'fan'?"),
+        ("trigger fan -i cuont=1", 2, "has no input 'cuont'; it has: count; did you mean 'count'?"),
+        ("trigger fan --store bda=1", 2, "no store key 'bda'; it has: bad; did you mean 'bad'?"),
+        ("trigger fan -i count=@gone", 2, "gone cannot be read"),
+        ("trigger fan --start-delay -1", 2, "--start-delay"),
+        ("trigger fan --start-delay nan", 2, "'nan' is no number of seconds"),
+        ("trigger", 2, "Missing argument 'GRAPH'"),
+        ("runs ls --graph fna", 6, "there is no graph 'fna'; did you mean 'fan'?"),
+        ("runs ls --status broken", 2, "'broken' is not one of"),
+        ("runs ls --limit 0", 2, "--limit"),
+        ("runs show 1234", 6, "at least its first 6 characters"),
+        ("runs show 00000000", 6, "see `runs ls`"),
+        ("runs watch 00000000", 6, "there is no run '00000000'"),
+        ("runs cancel", 2, "Missing argument 'RUN'"),
+        ("runs retry 00000000", 6, "there is no run '00000000'"),
+        ("states ls --place work", 2, "--place needs --run or --graph"),
+        ("states ls --status broken", 2, "'broken' is not one of"),
+        ("states ls --run 00000000", 6, "there is no run '00000000'"),
+        ("states retry 000000000000000000000000", 6, "there is no state '000000000000000000000000'"),
+        ("nodes ls x", 2, "unexpected extra argument"),
+        ("nodes list", 2, "No such command 'list'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_told(cli: Cli, arguments: str, code: int, said: str) -> None:
+    told(cli(*arguments.split()), code, said)
+
+
+@pytest.mark.parametrize(
+    "arguments", ["trigger fan", "runs ls", "runs watch 123456", "states ls --run 123456", "nodes ls"]
+)
+def test_a_refused_key_is_told(cli: Cli, arguments: str) -> None:
+    cli.set(EXOSPHERE_API_KEY="another")
+    told(cli(*arguments.split()), 5, "answered 401", "--key-file FILE")
+
+
+@only_native
+def test_a_state_manager_that_is_away_is_told(cli: Cli) -> None:
+    told(cli.at_nobody()("trigger", "fan", "--follow"), 4, "http://127.0.0.1:1 cannot be reached")
+
+
+def test_a_key_of_the_store_that_is_required_is_named(cli: Cli) -> None:
+    graph = cli.json("graph", "show", "fan")
+    cli.write("strict.json", {**graph, "name": "strict", "store_config": {"required_keys": ["bad"]}})
+    assert cli("graph", "apply", "strict.json").code == 0
+    told(cli("trigger", "strict"), 2, "needs more of its store: give --store bad=VALUE")
+    assert cli("trigger", "strict", "--store", "bad=none", "--follow").code == 0
+
+
+def test_an_empty_namespace_is_no_error(cli: Cli) -> None:
+    cli.set(EXOSPHERE_NAMESPACE="empty")
+    for what in ("graph", "run", "node"):
+        command = what if what == "graph" else f"{what}s"
+        assert cli(command, "ls").out.startswith(f"0 {what}s in namespace empty\n")
+        assert cli.json(command, "ls")[f"{what}s"] == []
+
+
+# -- runs
+
+
+def test_runs_are_listed_and_found(cli: Cli, place: Place) -> None:
+    listed = cli("runs", "ls", "--graph", "fan", "--status", "failed", "--limit", "1000")
+    assert listed.code == 0, listed
+    row = next(line for line in listed.out.splitlines() if line.startswith(place.failed))
+    assert row.split()[1:-1] == ["fan", "FAILED", "3", "1", "0"]
+    assert place.succeeded not in listed.out
+    runs = cli.json("runs", "ls", "--status", "SUCCESS", "--limit", "1000")
+    assert place.succeeded in [run["run_id"] for run in runs["runs"]]
+    assert runs["more"] is False
+    newest = cli.json("runs", "ls", "--limit", "1")
+    assert len(newest["runs"]) == 1
+    assert newest["more"] is True
+    assert "1 run in namespace n; more with --limit\n" in cli("runs", "ls", "--limit", "1").out
+
+
+def test_a_run_is_shown_with_what_failed(cli: Cli, place: Place) -> None:
+    shown = cli("runs", "show", place.failed[:8])
+    assert shown.code == 0, shown
+    assert shown.out.startswith(f"run {place.failed} of graph fan: FAILED")
+    assert "\nfailed: work (" in shown.out
+    assert shown.out.endswith("): ValueError: \\x1b[31mcannot work on 1\n")
+    run = cli.json("runs", "show", place.failed)
+    assert run["nodes"][1] == {
+        "identifier": "work",
+        "node_name": "Work",
+        "counts": {"SUCCESS": 1, "ERRORED": 1},
+    }
+    (failure,) = run["failed"]
+    assert failure["identifier"] == "work"
+    assert failure["error"].endswith("ValueError: \x1b[31mcannot work on 1")
+    assert "failed:" not in cli("runs", "show", place.succeeded).out
+
+
+def test_a_slip_in_an_id_is_told(cli: Cli, place: Place) -> None:
+    slip = place.failed[:-1] + ("0" if place.failed[-1] != "0" else "1")
+    told(cli("runs", "show", slip), 6, f"there is no run {slip!r}; did you mean {place.failed}?")
+
+
+def test_a_run_is_changed_by_its_whole_id_only(cli: Cli, place: Place) -> None:
+    told(
+        cli("runs", "retry", place.failed[:8]),
+        6,
+        f"did you mean {place.failed}?",
+        "to change a run, give its whole id",
+    )
+
+
+def test_what_failed_in_a_run_is_retried(cli: Cli) -> None:
+    run_id = cli("trigger", "fan", "--follow", "--store", "bad=1").out.split()[0]
+    end = cli("runs", "retry", run_id)
+    assert end.code == 0, end
+    assert end.out == f"1 state of run {run_id} will run again\n"
+    assert cli("runs", "watch", run_id).code == 1
+    reply = cli.json("runs", "retry", run_id)
+    assert len(reply["retried"]) == 1
+    assert reply["refused"] == []
+
+
+def test_a_run_without_failures_is_not_retried(cli: Cli, place: Place) -> None:
+    told(cli("runs", "retry", place.succeeded), 3, "has no failed states")
+
+
+def test_a_run_is_cancelled_where_that_is_possible(cli: Cli, place: Place) -> None:
+    run_id = waiting_run(cli)
+    if not place.native:
+        told(cli("runs", "cancel", run_id), 3, "speaks only v0, which cannot do that")
+        return
+    told(cli("runs", "cancel", run_id[:8]), 6, f"did you mean {run_id}?")
+    end = cli("runs", "cancel", run_id)
+    assert end.code == 0, end
+    assert ", cancelled 2" in end.out
+    row = next(line for line in cli("runs", "ls").out.splitlines() if line.startswith(run_id))
+    assert row.split()[1:4] == ["fan", "FAILED", "(cancelled)"]
+    assert cli.json("runs", "cancel", run_id)["cancelled_at"]
+    assert ", cancelled 2" in cli("runs", "show", run_id).out
+    told(cli("runs", "retry", run_id), 3, "was cancelled")
+    told(cli("runs", "cancel", place.succeeded), 3, "has already ended")
+
+
+def test_ctrl_c_while_following_leaves_the_run_alone_and_says_so(cli: Cli, place: Place) -> None:
+    command = ("trigger", "fan", "--start-delay", "3600", "--follow", "--namespace", "n")
+    with exotrio(*command, cwd=cli.folder, env=place.running.env) as process:
+        process.line("split 0/1")
+        process.signal(signal.SIGINT)
+        end = process.wait()
+    assert end.code == 130, end
+    run_id = end.out.strip()
+    assert "no longer following; the run goes on" in end.err
+    assert f"-m exotrio runs watch {run_id} --namespace n\n" in end.err
+    assert cli.json("runs", "show", run_id)["status"] == "PENDING"
+
+
+# -- states
+
+
+def test_states_are_listed_and_found(cli: Cli, place: Place) -> None:
+    listed = cli("states", "ls", "--run", place.failed[:8])
+    assert listed.code == 0, listed
+    assert listed.out.endswith("4 states\n")
+    of_place = cli.json("states", "ls", "--run", place.failed, "--place", "work", "--status", "errored")
+    assert [state["status"] for state in of_place["states"]] == ["ERRORED"]
+    assert cli.json("states", "ls", "--run", place.failed, "--limit", "2")["more"] is True
+    told(
+        cli("states", "ls", "--run", place.failed, "--place", "wrok"),
+        6,
+        "no place 'wrok'; did you mean 'work'?",
+    )
+    if not place.native:
+        told(cli("states", "ls"), 3, "speaks only v0", "give the run too: --run RUN")
+        return
+    assert cli.json("states", "ls", "--node", "Split", "--limit", "1")["states"][0]["identifier"] == "split"
+    assert cli.json("states", "ls", "--graph", "fan", "--place", "work")["states"]
+    told(cli("states", "ls", "--node", "Splat"), 6, "there is no node 'Splat'; did you mean 'Split'?")
+    told(cli("states", "ls", "--graph", "fun"), 6, "there is no graph 'fun'; did you mean 'fan'?")
+    told(cli("states", "ls", "--graph", "fan", "--place", "x"), 6, "graph 'fan' has no place 'x'")
+
+
+def test_a_state_is_shown_with_its_values_and_its_traceback(cli: Cli, place: Place) -> None:
+    (failure,) = cli.json("runs", "show", place.failed)["failed"]
+    if not place.native:
+        told(cli("states", "show", failure["id"]), 3, "speaks only v0", "give the run too: --run RUN")
+    of_run = [] if place.native else ["--run", place.failed[:8]]
+    shown = cli("states", "show", failure["id"], *of_run)
+    assert shown.code == 0, shown
+    assert shown.out.startswith(f"state {failure['id']}: ERRORED\nplace: work (Work)\n")
+    assert "\ninputs:\n  n = 1\n  bad = 1\n" in shown.out
+    assert "\nerror:\n  Traceback (most recent call last):\n" in shown.out
+    assert "\n  ValueError: \\x1b[31mcannot work on 1\n" in shown.out
+    assert "\x1b" not in shown.out
+    state = cli.json("states", "show", failure["id"], *of_run)
+    assert state["error"].endswith("ValueError: \x1b[31mcannot work on 1")
+    told(cli("states", "show", place.failed, "--run", place.failed), 6, "an id with dashes is a run's")
+    told(cli("runs", "show", failure["id"]), 6, "an id of 24 digits is a state's")
+
+
+def test_a_state_is_retried_and_its_attempts_are_shown(cli: Cli, place: Place) -> None:
+    run_id = cli("trigger", "fan", "--follow", "--store", "bad=1").out.split()[0]
+    (failure,) = cli.json("runs", "show", run_id)["failed"]
+    new = cli("states", "retry", failure["id"], "--fanout-id", "once")
+    assert new.code == 0, new
+    told(cli("states", "retry", failure["id"], "--fanout-id", "once"), 3, "answered 409")
+    assert cli("runs", "watch", run_id).code == 1
+    reply = cli.json("states", "retry", new.out.strip())
+    assert reply["state_id"] == new.out.strip()
+    if place.native:
+        shown = cli("states", "show", failure["id"])
+        assert f"\n  {failure['id']} RETRY_CREATED, first, " in shown.out
+        assert f"\n  {new.out.strip()} RETRY_CREATED, by hand, " in shown.out
+        assert " retried by hand\n" in shown.out
+
+
+# -- nodes
+
+
+def test_nodes_are_listed_with_their_fields_and_secrets_by_name(cli: Cli) -> None:
+    listed = cli("nodes", "ls")
+    assert listed.code == 0, listed
+    rows = {line.split()[0]: line.split()[1:] for line in listed.out.splitlines()}
+    assert rows["Work"][:4] == ["r", "n,", "bad", "text"]
+    assert rows["Lock"][:2] == ["r", "token"]
+    nodes = cli.json("nodes", "ls")["nodes"]
+    assert [node["name"] for node in nodes] == ["Lock", "Split", "Work"]
+    assert nodes[0]["secrets"] == ["token"]
+
+
+# -- surroundings
+
+
+@only_native
+def test_a_reader_that_has_seen_enough_is_no_error(cli: Cli, place: Place) -> None:
+    line = f"set -o pipefail; {sys.executable} -m exotrio graph show fan -o json | true"
+    env = environment(cli.folder, {**place.running.env, "EXOSPHERE_NAMESPACE": "n"})
+    done = subprocess.run(["bash", "-c", line], cwd=cli.folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done
+    assert done.stderr == ""

@@ -1,0 +1,264 @@
+"""``runtimes``: which there are, draining them, and their task trees; with real workers where that counts."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trio.testing import MockClock
+
+from exotrio._wire.runtimes import ListedWorker
+from exotrio.cli.runs.drain import Fate, wait_until_gone
+from exotrio.client._state_manager import StateManager
+from tests.client.test_client import Server as Double
+from tests.client.test_manage import worker
+from tests.support import gated
+from tests.support.commands import NODES, Cli, told
+from tests.support.gated import Log, until
+from tests.support.http_doubles import answer
+from tests.support.processes import Process, Processes, Server, ended
+
+BEATS_EVERY_SECOND = ("--lease-ttl", "3")
+
+
+class Place:
+    """A state manager, and workers of it."""
+
+    def __init__(self, folder: Path, processes: Processes) -> None:
+        self.folder = folder
+        self._processes = processes
+        (folder / "nodes.py").write_text(NODES, "utf-8")
+        self.server = processes.server(folder, *BEATS_EVERY_SECOND)
+
+    def worker(self, *options: str, app: str = "nodes.py", **env: str) -> Process:
+        process = self._processes.start(
+            "worker", app, *options, cwd=self.folder, env={**self.server.env, **env}
+        )
+        process.line("running")
+        return process
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with Processes() as processes:
+        place = Place(tmp_path_factory.mktemp("place"), processes)
+        place.worker("--health-tasks")
+        yield place
+
+
+@pytest.fixture
+def cli(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Cli:
+    """Commands in a namespace with a worker that shows its tasks."""
+    return Cli(tmp_path, monkeypatch, capsys).at(place.server)
+
+
+def heard(cli: Cli, count: int = 1) -> list[dict[str, Any]]:
+    """Return the live runtimes once there are so many, and all have sent a heartbeat."""
+
+    def look() -> list[dict[str, Any]]:
+        found = [each for each in cli.json("runtimes", "ls")["runtimes"] if each["live"]]
+        return found if len(found) == count and all(each["workers"] for each in found) else []
+
+    return until(look, f"{count} runtimes")
+
+
+# -- ls
+
+
+def test_runtimes_are_listed_with_what_they_do(cli: Cli, place: Place) -> None:
+    (shown,) = heard(cli)
+    host, process, unique = re.fullmatch(r"r@(.+):(\d+):([0-9a-f]{12})", shown["worker_id"]).groups()  # type: ignore[union-attr]
+    assert (shown["runtime"], shown["phase"], shown["workers"]) == ("r", "running", 4)
+    assert shown["nodes"] == ["Lock", "Split", "Work"]
+    end = cli("runtimes", "ls")
+    assert end.code == 0, end
+    heads, line, count = end.out.splitlines()
+    assert " ".join(heads.split()) == "runtime worker phase busy free buffered held heard nodes"
+    assert re.fullmatch(
+        rf"r +r@{re.escape(host)}:{process}:{unique} +running +0 +4 +0 +0 +\d+ s ago +Lock, Split, Work", line
+    )
+    assert count == "1 runtime in namespace n"
+
+
+def test_where_nobody_works_it_says_how_to_begin(cli: Cli, place: Place) -> None:
+    cli.set(EXOSPHERE_NAMESPACE="empty")
+    end = cli("runtimes", "ls")
+    assert end.out == "0 runtimes in namespace empty\n"
+    assert "worker FILE" in end.err
+    assert cli.json("runtimes", "ls") == {"namespace": "empty", "runtimes": [], "v0": []}
+
+
+def test_runtimes_of_v0_are_shown_as_far_as_they_are_known(cli: Cli, place: Place) -> None:
+    cli.set(EXOSPHERE_NAMESPACE="old")
+    headers = {"x-api-key": place.server.env["EXOSPHERE_API_KEY"], "content-type": "application/json"}
+    nodes = [{"name": name, "inputs_schema": {}, "outputs_schema": {}, "secrets": []} for name in "AB"]
+    for method, path, content in (
+        ("PUT", "nodes", {"runtime_name": "r", "nodes": nodes}),
+        ("POST", "states/enqueue", {"nodes": ["B", "A"], "batch_size": 1}),
+    ):
+        url = f"{place.server.uri}/v0/namespace/old/{path}"
+        body = json.dumps(content).encode()
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers, method=method)):
+            pass
+    end = cli("runtimes", "ls")
+    assert re.match(r"through v0, by whoever it is: A, B, last \d+ s ago\n", end.out)
+    assert cli.json("runtimes", "ls")["v0"][0]["nodes"] == ["A", "B"]
+
+
+def test_it_is_one_command_line_as_any_other(place: Place) -> None:
+    end = ended("runtimes", "ls", "-n", "n", cwd=place.folder, env=place.server.env)
+    assert end.code == 0, end
+    assert "1 runtime in namespace n\n" in end.out
+    assert end.err == ""
+
+
+# -- tasks
+
+
+def test_a_task_tree_is_printed_by_name_and_by_the_beginning_of_the_id(cli: Cli) -> None:
+    (shown,) = heard(cli)
+    end = cli("runtimes", "tasks", "r")
+    assert end.code == 0, end
+    assert end.out.startswith("r\n")
+    assert "\n  poll\n" in end.out
+    worker_id = shown["worker_id"]
+    beginning = worker_id.rpartition(":")[2][:6]
+    found = cli.json("runtimes", "tasks", beginning)
+    assert (found["worker_id"], found["runtime"]) == (worker_id, "r")
+    assert found["tasks"].startswith("r\n")
+
+
+def test_a_task_tree_that_does_not_come_in_time_is_no_traceback(cli: Cli) -> None:
+    heard(cli)
+    end = cli("runtimes", "tasks", "r", "--timeout", "0")
+    assert end.code == 1, end
+    assert "no task tree came from r@" in end.err
+    assert "wait longer with --timeout" in end.err
+
+
+# -- drain
+
+
+def test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for(cli: Cli, place: Place) -> None:
+    process = place.worker()
+    both = heard(cli, 2)
+    (other,) = [each for each in both if not each["shows_tasks"]]
+    told(cli("runtimes", "tasks", other["worker_id"]), 3, "shows its tasks to nobody", "--health-tasks")
+    told(cli("runtimes", "tasks", "r"), 6, "2 runtimes are called 'r'", "name one of them")
+
+    unique = other["worker_id"].rpartition(":")[2]
+    told(cli("runtimes", "drain", unique[:8]), 6, f"did you mean {other['worker_id']}?", "its whole id")
+    end = cli("runtimes", "drain", unique, "--wait")
+    assert end.code == 0, end
+    assert end.out == f"stopped: {other['worker_id']}\n"
+    assert process.wait().code == 0
+    states = {each["worker_id"]: each["phase"] for each in cli.json("runtimes", "ls")["runtimes"]}
+    assert sorted(states.values()) == ["running", "stopped"]
+    again = cli.json("runtimes", "drain", other["worker_id"], "--wait")
+    assert again["runtimes"] == [], "it has stopped already"
+
+
+def test_a_drain_goes_on_though_nobody_waits_for_it_any_longer(cli: Cli, place: Place) -> None:
+    (place.folder / "gated.py").write_text(gated.APP, "utf-8")
+    process = place.worker(app="gated.py")
+    cli.set(EXOSPHERE_NAMESPACE=gated.NAMESPACE)
+    cli.write("gated_graph.py", "from tests.support.gated import graph")
+    assert cli("graph", "apply", "gated_graph.py").code == 0
+    assert cli("trigger", "gated").code == 0
+    log = Log(place.folder)
+    log.until("begin", gated.WORKERS)
+    command = ("runtimes", "drain", "w", "-n", gated.NAMESPACE, "--wait")
+    with Processes() as processes:
+        waiting = processes.start(*command, cwd=place.folder, env=place.server.env)
+        waiting.line("^w@.*: draining; 2 running, 2 held")
+        waiting.signal(signal.SIGINT)
+        interrupted = waiting.wait()
+    assert interrupted.code == 130, interrupted
+    assert "Traceback" not in interrupted.err
+    end = cli("runtimes", "drain", "--all", "--wait", "--timeout", "0.2")
+    assert end.code == 75, end
+    assert re.fullmatch(r"still there: w@\S+\n", end.out)
+    assert cli.json("runtimes", "ls")["runtimes"][0]["phase"] == "draining"
+    (place.folder / "open-w").touch()
+    assert process.wait().code == 0
+    assert cli.json("runtimes", "drain", "--all")["runtimes"] == []
+
+
+def test_what_is_mistyped_is_told_and_nothing_is_drained(cli: Cli) -> None:
+    heard(cli)
+    told(cli("runtimes", "drain", "R"), 6, "there is no runtime 'R'; did you mean 'r'?", "there are: r")
+    told(cli("runtimes", "tasks", "zebra"), 6, "there is no runtime 'zebra'", "there are: r")
+    told(cli("runtimes", "drain"), 2, "name the runtimes to drain, or give --all")
+    told(cli("runtimes", "drain", "r", "--all"), 2)
+    told(cli("runtimes", "drian", "r"), 2, "Did you mean 'drain'?")
+    assert cli.json("runtimes", "ls")["runtimes"][0]["asked_to_drain"] is False
+
+
+def listed(*workers: dict[str, Any]) -> Any:
+    return answer(200, {"workers": list(workers), "v0": []})
+
+
+ASKED = worker(asked_to_drain=True)
+
+
+async def fate(manager: StateManager) -> Fate:
+    return (await wait_until_gone(manager, [ListedWorker.model_validate(ASKED)], 60.0))["w"]
+
+
+async def test_a_runtime_that_falls_silent_has_not_stopped(
+    autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    silent = worker(live=False, heard_ms=61_000, holds=3)
+    server = Double(native=True).on("GET workers", listed(ASKED), listed(silent))
+    assert await fate(server.client) is Fate.SILENT
+    assert "silent for 1 min, and it holds 3 until their leases are over" in capsys.readouterr().err
+
+
+async def test_a_runtime_has_stopped_when_it_says_so_or_is_unknown_for_long(
+    autojump_clock: MockClock,
+) -> None:
+    says_so = Double(native=True).on("GET workers", listed(ASKED), listed(worker(phase="stopped")))
+    assert await fate(says_so.client) is Fate.STOPPED
+    is_gone = Double(native=True).on("GET workers", listed(ASKED), listed())
+    assert await fate(is_gone.client) is Fate.STOPPED
+    stays = Double(native=True).on("GET workers", listed(ASKED))
+    assert await fate(stays.client) is Fate.PRESENT
+
+
+async def test_a_state_manager_that_was_restarted_is_told_once_more_whom_to_ask(
+    autojump_clock: MockClock,
+) -> None:
+    server = Double(native=True).on("POST drain", answer(200, {"worker_id": "w", "command": "drain"}))
+    after = (listed(), listed(worker()), listed(ASKED), listed(worker(phase="draining")))
+    server.on("GET workers", listed(ASKED), *after, listed(worker(phase="stopped")))
+    assert await fate(server.client) is Fate.STOPPED
+    assert server.asked().count("POST drain") == 1
+
+
+# -- other state managers
+
+
+@pytest.mark.parametrize("command", ["ls", "drain --all", "tasks r"])
+def test_a_state_manager_that_speaks_only_v0_knows_no_runtimes(v0_cli: Cli, command: str) -> None:
+    told(v0_cli("runtimes", *command.split()), 3, "speaks only v0, which cannot do that", "exotrio's server")
+
+
+@pytest.fixture(scope="module")
+def v0_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Processes() as processes:
+        yield processes.server(tmp_path_factory.mktemp("v0"), "--v0-only")
+
+
+@pytest.fixture
+def v0_cli(
+    v0_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Cli:
+    return Cli(tmp_path, monkeypatch, capsys).at(v0_server)

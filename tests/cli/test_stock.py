@@ -1,0 +1,227 @@
+"""The commands at a stock state manager (``tests/support/stock.py``), on a socket, as far as it
+differs from our v0: what they say, and their exit codes."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import Cli, told
+from tests.support.processes import Process, ended, exotrio
+from tests.support.stock import KEY, State, Stock, on_a_port
+
+FILE = """
+from datetime import timedelta
+from exotrio import BaseNode, Graph, GraphNodeModel, ReQueueAfterSignal, RetryPolicyModel, Runtime
+from pydantic import BaseModel
+
+
+class Text(BaseModel):
+    text: str
+
+
+class Split(BaseNode):
+    Inputs = Outputs = Text
+
+    async def execute(self):
+        return [Text(text=letter) for letter in self.inputs.text]
+
+
+class Shout(BaseNode):
+    Inputs = Outputs = Text
+
+    async def execute(self):
+        if self.inputs.text == "!":
+            raise ValueError("cannot shout that")
+        if self.inputs.text == "later":
+            raise ReQueueAfterSignal(timedelta(hours=1))
+        return Text(text=self.inputs.text.upper())
+
+
+def place(node, identifier, text, *following):
+    return GraphNodeModel(
+        node_name=node.__name__, namespace="n", identifier=identifier, inputs={"text": text},
+        next_nodes=list(following),
+    )
+
+
+graph = Graph(
+    "g",
+    [place(Split, "split", "ab", "shout"), place(Shout, "shout", "${{ split.outputs.text }}")],
+    secrets={"token": "a secret"},
+    retry_policy=RetryPolicyModel(max_retries=0),
+)
+runtime = Runtime(namespace="n", name="r", nodes=[Split, Shout], poll_interval=0.02)
+"""
+GRAPH = {
+    "name": "g",
+    "secrets": {"token": "a secret"},
+    "nodes": [{"node_name": "A", "namespace": "n", "identifier": "a", "inputs": {}, "next_nodes": []}],
+    "store_config": {"required_keys": ["k"], "default_values": {}},
+    "triggers": [{"type": "CRON", "value": {"expression": "@daily"}}],
+}
+NODE = {"name": "A", "namespace": "n", "inputs_schema": {}, "outputs_schema": {}, "secrets": []}
+
+
+@dataclass
+class World:
+    """A stock server on a port, the commands, and the file of nodes."""
+
+    stock: Stock
+    cli: Cli
+    env: dict[str, str]
+
+    def worker(self) -> Process:
+        """Start a worker and wait until it is registered."""
+        worker = exotrio("worker", "nodes.py", cwd=self.cli.folder, env=self.env)
+        worker.line("running|RUNNING|registered")
+        return worker
+
+    def failed(self) -> State:
+        """Return a state that failed, of a run of the graph."""
+        self.stock.nodes["n", "A"] = {**NODE, "runtime_name": "r"}
+        self.stock.graphs["n", "g"] = {"body": {**GRAPH, "store_config": {}}, "looks": 0, "errors": []}
+        run_id = self.cli("trigger", "g").out.strip()
+        (state,) = [state for state in self.stock.states.values() if state.run_id == run_id]
+        state.status, state.error = "ERRORED", "it broke"
+        return state
+
+
+@pytest.fixture
+def world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[World]:
+    stock = Stock(time.monotonic)
+    with on_a_port(stock) as uri:
+        env = {
+            "EXOSPHERE_STATE_MANAGER_URI": uri,
+            "EXOSPHERE_API_KEY": KEY,
+            "EXOSPHERE_NAMESPACE": "n",
+        }
+        cli = Cli(tmp_path, monkeypatch, capsys)
+        cli.set(**env)
+        cli.write("nodes.py", FILE)
+        cli.write("g.json", GRAPH)
+        yield World(stock, cli, env)
+
+
+def test_a_graph_is_applied_once_it_was_validated_and_shown_as_it_is_stored(world: World) -> None:
+    cli = world.cli
+    told(cli("graph", "apply", "g.json"), 3, "Node A in namespace n does not exist")
+    world.stock.nodes["n", "A"] = {**NODE, "runtime_name": "r"}
+    assert cli("graph", "apply", "g.json").code == 0
+    # Read alone it has defaults in place of what is stored, and in the list ciphertexts.
+    graph = cli.json("graph", "show", "g")
+    assert graph["store_config"]["required_keys"] == ["k"]
+    assert list(graph["next_runs"]) == ["@daily"]
+    listed = cli("graph", "ls").out
+    assert "VALID" in listed
+    assert "ciphertext" not in str(graph) + listed + str(cli.json("graph", "ls"))
+    assert cli("nodes", "ls").out.splitlines()[-1] == "1 node in namespace n"
+    told(cli("trigger", "g"), 2, "give --store k=VALUE")
+    run_id = cli("trigger", "g", "--store", "k=v").out.strip()
+    assert list(world.stock.runs) == [run_id]
+    assert 307 not in {status for _, status in world.stock.answered}
+
+
+def test_a_graph_that_is_being_validated_is_triggered_when_it_is_valid(world: World) -> None:
+    world.failed()
+    world.stock.graphs["n", "g"]["looks"] = 4
+    assert world.cli("trigger", "g").code == 0
+    assert len(world.stock.runs) == 2
+
+
+def test_runs_and_states_are_looked_at_and_failed_ones_retried(world: World) -> None:
+    cli, state = world.cli, world.failed()
+    assert "FAILED" in cli("runs", "ls").out
+    assert cli.json("runs", "show", state.run_id[:8])["failed"][0]["error"] == "it broke"
+    assert cli("runs", "watch", state.run_id).code == 1
+    assert cli.json("states", "ls", "--run", state.run_id)["states"][0]["status"] == "ERRORED"
+    assert cli.json("states", "show", state.id, "--run", state.run_id)["error"] == "it broke"
+    new = cli("states", "retry", state.id, "--fanout-id", "f").out.strip()
+    assert world.stock.states[new].status == "CREATED"
+    world.stock.states[new].status = "ERRORED"
+    told(cli("states", "retry", new, "--fanout-id", "f"), 3, "Duplicate")
+    assert cli("runs", "retry", state.run_id).code == 0
+    assert world.stock.statuses() == {"RETRY_CREATED": 2, "CREATED": 1}
+    assert not world.stock.revived
+
+
+def test_what_a_stock_server_cannot_do_is_said_with_what_to_do_instead(world: World) -> None:
+    cli, state = world.cli, world.failed()
+    told(cli("states", "ls"), 3, "--run RUN")
+    told(cli("states", "show", state.id), 3, "--run RUN")
+    told(cli("runs", "cancel", state.run_id), 3, "speaks only v0")
+    told(cli("backup", "copy.db"), 3, "speaks only v0")
+
+
+def test_what_is_not_there_is_not_found_though_the_server_breaks_over_it(world: World) -> None:
+    cli, state = world.cli, world.failed()
+    told(cli("states", "retry", "nonsense"), 6, "there is no state 'nonsense'")
+    told(cli("states", "show", "nonsense", "--run", state.run_id), 6, "there is no state 'nonsense'")
+    told(cli("states", "retry", "0" * 24), 6, "there is no state")
+    told(cli("runs", "show", "7b0d1f9e"), 6, "there is no run")
+    told(cli("trigger", "other"), 6, "there is no graph 'other'", "g")
+
+
+@pytest.mark.parametrize("way", ["html", "database"])
+def test_a_server_that_does_not_work_is_unreachable(world: World, way: str) -> None:
+    state = world.failed()
+    if way == "html":
+        world.stock.proxy = lambda method, path: "away"
+    world.stock.database_away = True
+    told(world.cli("runs", "show", state.run_id), 4, "502" if way == "html" else "500")
+    told(world.cli("states", "retry", state.id), 4)
+
+
+def test_a_trigger_without_an_answer_is_not_sent_again(world: World) -> None:
+    world.failed()
+    world.stock.proxy = lambda method, path: "lost" if path.endswith("trigger") else ""
+    told(world.cli("trigger", "g"), 4)
+    assert len(world.stock.runs) == 2
+
+
+def test_a_refused_key_is_told(world: World) -> None:
+    world.cli.set(EXOSPHERE_API_KEY="wrong")
+    told(world.cli("nodes", "ls"), 5, "EXOSPHERE_API_KEY")
+    wrong = {**world.env, "EXOSPHERE_API_KEY": "wrong"}
+    end = ended("worker", "nodes.py", cwd=world.cli.folder, env=wrong)
+    assert end.code == 5, end
+    assert "error: the state manager at" in end.err
+
+
+def test_a_run_is_worked_through_and_its_result_printed(world: World) -> None:
+    world.stock.registrations_collide = 1
+    world.stock.looks_pending = 0
+    end = ended("run", "nodes.py", "-i", "text=xyz", cwd=world.cli.folder, env=world.env)
+    assert end.code == 0, end
+    assert sorted(line.split(": ")[1] for line in end.out.splitlines() if "text: " in line) == ["X", "Y", "Z"]
+    end = ended("run", "nodes.py", "-i", "text=a!", cwd=world.cli.folder, env=world.env)
+    assert end.code == 1, end
+    assert "cannot shout that" in end.out + end.err
+
+
+def test_a_worker_that_is_told_to_stop_hands_back_and_ends_with_0(world: World) -> None:
+    with world.worker() as worker:
+        assert world.cli("trigger", "g").code == 6
+        assert world.cli("graph", "apply", "nodes.py").code == 0
+        assert world.cli("trigger", "g", "--follow").code == 0
+        worker.signal(signal.SIGTERM)
+        assert worker.wait().code == 0
+    assert world.stock.statuses() == {"SUCCESS": 4}
+
+
+def test_a_worker_whose_requeue_got_no_answer_names_the_state_and_ends_with_75(world: World) -> None:
+    world.stock.proxy = lambda method, path: "lost" if path.endswith("after") else ""
+    (state,) = world.stock.add("Shout", text="later")
+    with world.worker() as worker:
+        worker.line(f"{state.id}.*whether this arrived is unknown")
+        worker.signal(signal.SIGTERM)
+        end = worker.wait()
+    assert end.code == 75, end
+    assert world.stock.times("POST re-enqueue-after") == 1

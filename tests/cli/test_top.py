@@ -1,0 +1,249 @@
+"""``top``: what it shows in terminals of any size, and how it goes on and ends."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.text import Text
+
+from exotrio._wire.overview import Overview
+from exotrio.cli.terminal.columns import Column, table_lines
+from exotrio.cli.top.live import Rate
+from exotrio.cli.top.view import Screen, screen_lines
+from tests.support import stock
+from tests.support.commands import Cli, told, with_graph, with_worker
+from tests.support.overviews import node, overview, run, runtime
+from tests.support.processes import EXOTRIO, KEY, Processes, Server, server
+from tests.support.terminals import Terminal
+
+HOSTILE = "[red]\x1b[2J漢字 and a name that is longer than it should be"
+
+
+def shown(overview: Overview, width: int = 100, height: int | None = None, **more: object) -> str:
+    screen = Screen(overview, "http://127.0.0.1:8000", **more)  # type: ignore[arg-type]
+    return "\n".join(line.plain for line in screen_lines(screen, width, height))
+
+
+# -- what is shown
+
+
+def test_the_figures_of_a_namespace_are_shown() -> None:
+    text = shown(overview(), rate=3.25)
+    assert "3 running   1,200 waiting   1 errored within 24 h   oldest due for 1 min 1 s (Digest)" in text
+    assert "12 ended in the last hour   1 failed (8.3 %)   now 3.2/s" in text
+    assert re.search(r"^Digest +1,200 +700 +0 s +3 ", text, re.MULTILINE)
+    assert re.search(r"^Greeter +w-1 +running +3/4 +1 +5 +2 s$", text, re.MULTILINE)
+    assert re.search(r"^00000001 +g +running +█+░+ +41/100 +1 +1 min ago +1 min 30 s$", text, re.MULTILINE)
+    assert text.index("Digest ") < text.index("Scan "), "what has something to do comes first"
+
+
+def test_what_is_out_of_the_ordinary_stands_out() -> None:
+    text = shown(
+        overview(
+            waiting_is_more=True,
+            nodes=[node("A", running=1), node("Lonely", waiting=2, offered_by=[])],
+            runtimes=[
+                runtime(live=False, heard_ms=90_000),
+                runtime(asked_to_drain=True),
+                runtime(live=False, phase="stopped", workers=0),
+            ],
+            runtime_count=7,
+            v0_runtimes=2,
+            runs=[run(1, cancelled_at="2026-01-01T00:00:01.000Z"), run(2, status="FAILED", total_count=0)],
+        )
+    )
+    assert "1,200+ waiting" in text
+    assert re.search(r"^Lonely .* nobody$", text, re.MULTILINE)
+    assert text.index("Lonely") < text.index("\nA ")
+    for part in ("silent", "running, drains", "stopped", "and 4 more", "cancelled", "failed"):
+        assert part in text, part
+    assert "2 kinds of runtimes ask through v0" in text
+
+
+def test_where_there_is_nothing_it_says_so() -> None:
+    text = shown(overview(nodes=[], runtimes=[], runtime_count=0, runs=[], oldest=None))
+    for part in ("no node is registered", "no runtime was heard of", "nothing ran yet"):
+        assert part in text
+
+
+@pytest.mark.parametrize("height", [None, 1, 5, 11, 18, 24, 60])
+@pytest.mark.parametrize("width", [1, 20, 40, 80, 200])
+def test_it_fits_whatever_the_size_and_whatever_the_names(width: int, height: int | None) -> None:
+    many = overview(
+        namespace=HOSTILE,
+        oldest={"node": HOSTILE, "waits_ms": 1},
+        nodes=[node(f"{n} {HOSTILE}", waiting=10**9, p50_ms=1e9) for n in range(40)],
+        runtimes=[runtime(worker_id=HOSTILE, runtime=HOSTILE, phase=HOSTILE) for _ in range(20)],
+        runs=[run(n, graph_name=HOSTILE) for n in range(50)],
+    )
+    screen = Screen(many, HOSTILE, 1e6, HOSTILE, live=True)
+    lines = screen_lines(screen, width, height)
+    assert max(line.cell_len for line in lines) <= width
+    assert height is None or len(lines) <= height
+    assert not any("\x1b" in line.plain or "\n" in line.plain for line in lines)
+
+
+def test_a_small_terminal_shows_a_part_of_each_table_and_how_much_that_is() -> None:
+    many = overview(
+        nodes=[node(f"N{n:02}", ended=1) for n in range(40)],
+        runtimes=[runtime() for _ in range(2)],
+        runs=[run(n) for n in range(50)],
+    )
+    lines = shown(many, 80, 24).splitlines()
+    assert len(lines) == 24
+    heads = [line for line in lines if line.startswith(("NODE", "RUNTIME", "RUN "))]
+    assert [head.endswith(end) for head, end in zip(heads, ("6 of 40", "HEARD", "6 of 50"), strict=True)] == [
+        True,
+        True,
+        True,
+    ]
+
+
+def test_names_give_way_before_columns_do_and_columns_in_their_order() -> None:
+    columns = (Column("NAME", right=False, flexible=True), Column("A", missing=1), Column("B", missing=2))
+    rows = [[Text("a-name-of-twenty-char"), Text("1"), Text("2")]]
+    assert table_lines(columns, rows, 40)[1].plain == "a-name-of-twenty-char  1  2"
+    assert table_lines(columns, rows, 20)[1].plain == "a-name-of-twe…  1  2"
+    assert table_lines(columns, rows, 16)[1].plain == "a-name-of-tw…  1"
+    assert table_lines(columns, rows, 13)[1].plain == "a-name-of-tw…"
+
+
+def test_a_terminal_without_unicode_gets_none() -> None:
+    lines = screen_lines(Screen(overview(), "http://127.0.0.1"), 100, None, plain=True)
+    assert "\n".join(line.plain for line in lines).isascii()
+    assert "######" in "\n".join(line.plain for line in lines)
+
+
+def test_the_rate_is_of_the_last_seconds_also_when_the_hour_moves_on() -> None:
+    rate = Rate()
+
+    def at(first_minute: int, ended: list[int]) -> Overview:
+        lately = {"first_minute": first_minute, "ended": ended, "failed": [0] * len(ended)}
+        return overview(throughput=lately)
+
+    assert rate.note(at(0, [500, 10, 0]), 0.0) is None
+    assert rate.note(at(0, [500, 10, 20]), 2.0) == 10
+    assert rate.note(at(1, [10, 20, 20]), 4.0) == 10, "what left the hour is not counted backwards"
+    for second in range(5, 30):
+        last = rate.note(at(1, [10, 20, 20]), float(second))
+    assert last == 0
+
+
+# -- how it is called
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with with_worker(tmp_path_factory.mktemp("native")) as running:
+        yield running
+
+
+@pytest.fixture
+def cli(
+    running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Cli:
+    return with_graph(Cli(tmp_path, monkeypatch, capsys), running)
+
+
+def test_where_output_is_no_terminal_it_is_printed_once(cli: Cli) -> None:
+    run_id = cli("trigger", "fan", "--follow").out.split()[0]
+    end = cli("top")
+    assert (end.code, end.err) == (0, ""), end
+    assert end.out.startswith("exotrio  n at http://127.0.0.1:")
+    assert re.search(rf"^{run_id[:8]} +fan +success ", end.out, re.MULTILINE)
+    assert re.search(r"^r +r@", end.out, re.MULTILINE)
+
+
+def test_as_json_it_is_the_whole_overview(cli: Cli) -> None:
+    cli("trigger", "fan", "--follow")
+    shown = cli.json("top")
+    assert shown["namespace"] == "n"
+    assert {node["name"] for node in shown["nodes"]} == {"Split", "Work", "Lock"}
+    assert len(shown["throughput"]["ended"]) == 60
+    Overview.model_validate(shown)
+
+
+@pytest.mark.parametrize("interval", ["0", "-1", "nan", "x"])
+def test_no_other_interval_can_be_asked_for(cli: Cli, interval: str) -> None:
+    told(cli("top", "--interval", interval), 2, "--interval")
+
+
+def test_a_state_manager_that_speaks_only_v0_or_is_away_is_an_error(cli: Cli) -> None:
+    with stock.on_a_port(stock.Stock(time.monotonic)) as uri:
+        cli.set(EXOSPHERE_STATE_MANAGER_URI=uri, EXOSPHERE_API_KEY=stock.KEY)
+        told(cli("top", "--once"), 3, "no overview can be shown", "speaks only v0")
+    told(cli.at_nobody()("top"), 4, "cannot be reached")
+
+
+# -- in a terminal
+
+OPTIONS = ("--namespace", "n", "--interval", "0.1")
+
+
+@pytest.mark.parametrize("way", ["q", "Ctrl-C", "SIGTERM"])
+def test_it_goes_on_until_somebody_quits_and_leaves_the_terminal_as_it_was(
+    running: Server, tmp_path: Path, way: str
+) -> None:
+    command = [*EXOTRIO, "top", *OPTIONS]
+    with Terminal(command, cwd=tmp_path, env=running.env, shows_output=True) as terminal:
+        terminal.until("q quits")
+        terminal.until("RUNTIME")
+        terminal.type("x")  # not every key ends it
+        terminal.forget()
+        terminal.until("RUNTIME")
+        if way == "SIGTERM":
+            terminal.signal(signal.SIGTERM)
+        else:
+            terminal.type("\x03" if way == "Ctrl-C" else way)
+        assert terminal.wait() == 0
+        assert "\x1b[?1049l" in terminal.screen, "the screen before is back"
+        assert "Traceback" not in terminal.screen
+
+
+def test_it_fits_the_terminal_also_when_that_changes(running: Server, tmp_path: Path) -> None:
+    command = [*EXOTRIO, "top", "--namespace", "n", "--interval", "3600"]
+    with Terminal(command, cwd=tmp_path, env=running.env, shows_output=True) as terminal:
+        terminal.until("HEARD")
+        terminal.forget()
+        terminal.resize(40, 8)
+        terminal.until("q quits")
+        terminal.until("NODE")
+        assert "HEARD" not in terminal.screen, "too low for all tables"
+        terminal.forget()
+        terminal.resize(80, 24)
+        terminal.until("HEARD")
+        terminal.type("q")
+        assert terminal.wait() == 0
+
+
+def test_it_survives_a_restart_of_the_state_manager(tmp_path: Path) -> None:
+    with Processes() as processes:
+        with server(tmp_path) as first:
+            command = [*EXOTRIO, "top", *OPTIONS]
+            terminal = processes.enter_context(
+                Terminal(command, cwd=tmp_path, env=first.env, shows_output=True)
+            )
+            terminal.until("no node is registered")
+        terminal.until("not reachable since")
+        terminal.until("cannot be reached: ")
+        port = first.uri.rpartition(":")[2]
+        again = processes.start("server", "--port", port, "--key", KEY, cwd=tmp_path)
+        again.line("serving")
+        terminal.forget()
+        terminal.until("   now ")  # which nobody knows while it is away
+        terminal.type("q")
+        assert terminal.wait() == 0
+
+
+def test_a_first_look_that_fails_is_an_error_and_no_view(tmp_path: Path) -> None:
+    env = {"EXOSPHERE_STATE_MANAGER_URI": "http://127.0.0.1:1", "EXOSPHERE_API_KEY": "k"}
+    command = [*EXOTRIO, "top", "--namespace", "n"]
+    with Terminal(command, cwd=tmp_path, env=env, shows_output=True) as terminal:
+        assert terminal.wait() == 4
+        assert "error: the state manager at http://127.0.0.1:1 cannot be reached" in terminal.screen
+        assert "\x1b[?1049h" not in terminal.screen

@@ -1,0 +1,187 @@
+"""Values on the command line: in arguments, in files, on standard input; and JSON with its lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exotrio.cli import options
+from exotrio.cli.graphs.json_source import read_json
+
+
+@click.command()
+@options.inputs
+@options.inputs_file
+@options.secrets
+def show(inputs: dict[str, str], inputs_file: dict[str, str], secrets: dict[str, str]) -> None:
+    click.echo(json.dumps([inputs, inputs_file, secrets]))
+
+
+def values(*arguments: str, stdin: bytes = b"") -> list[dict[str, str]]:
+    done = CliRunner().invoke(show, arguments, input=stdin)
+    assert done.exit_code == 0, done.output
+    found: list[dict[str, str]] = json.loads(done.output)
+    return found
+
+
+def refused(*arguments: str, stdin: bytes = b"") -> str:
+    done = CliRunner().invoke(show, arguments, input=stdin)
+    assert done.exit_code == 2, done.output
+    return done.output
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "value"
+
+
+def test_a_value_is_text_as_it_stands() -> None:
+    assert values("-i", "a=b=c", "-i", "b=", "-i", "c= x ", "-i", "d=ü@")[0] == {
+        "a": "b=c",
+        "b": "",
+        "c": " x ",
+        "d": "ü@",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "value"),
+    [(b"x", "x"), (b"x\n", "x"), (b"x\r\n", "x"), (b"x\n\n", "x\n"), (b"\xef\xbb\xbfx", "x"), (b"", "")],
+)
+def test_a_value_from_a_file_loses_one_line_break_at_its_end(file: Path, content: bytes, value: str) -> None:
+    file.write_bytes(content)
+    assert values("-i", f"a=@{file}")[0] == {"a": value}
+    assert values("-i", "a=@-", stdin=content)[0] == {"a": value}
+
+
+def test_a_value_that_begins_with_an_at_sign_is_written_with_two() -> None:
+    assert values("-i", "a=@@ada", "-i", "b=@@", "-i", "c=@@@x")[0] == {"a": "@ada", "b": "@", "c": "@@x"}
+
+
+def test_a_json_file_gives_values_exactly(file: Path) -> None:
+    file.write_text('{"a": "@x\\n", "b": ""}', "utf-8")
+    assert values("--inputs-file", str(file))[1] == {"a": "@x\n", "b": ""}
+    assert values("--inputs-file", "-", stdin=b'{"a": "x"}')[1] == {"a": "x"}
+
+
+def test_secrets_come_from_the_environment_files_and_standard_input(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text("from a file\n", "utf-8")
+    monkeypatch.setenv("TOKEN", "from the environment")
+    found = values("--secret", "TOKEN", "--secret", f"b=@{file}", "--secret", "c=@-", stdin=b"from a pipe\n")
+    assert found[2] == {"TOKEN": "from the environment", "b": "from a file", "c": "from a pipe"}
+
+
+def test_a_secret_in_the_arguments_is_refused_and_not_repeated() -> None:
+    for form in ("token=hunter22", "token=@@hunter22", "token="):
+        said = refused("--secret", form)
+        assert "others can read it" in said
+        assert "hunter22" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-i", "a"], "'a' is not of the form NAME=VALUE"),
+        (["-i", "=a"], "'=a' is not of the form NAME=VALUE"),
+        (["-i", "a=1", "-i", "a=2"], "'a' is given twice"),
+        (["-i", "a=@-", "-i", "b=@-"], "standard input is asked for twice"),
+        (["-i", "a=@-", "--inputs-file", "-"], "standard input is asked for twice"),
+        (["-i", "a=@/no/such/file"], "/no/such/file cannot be read: No such file or directory"),
+        (["-i", "a=@."], ". cannot be read: Is a directory"),
+        (["-i", "a=@"], "cannot be read"),
+        (["--inputs-file", "/no/such/file"], "/no/such/file cannot be read"),
+        (["--secret", "NO_SUCH_VARIABLE"], "no environment variable 'NO_SUCH_VARIABLE'"),
+        (["--secret", ""], "a secret needs a name"),
+        (["--secret", "a=@/no/such/file"], "/no/such/file cannot be read"),
+    ],
+)
+def test_a_value_that_cannot_be_had_is_told(arguments: list[str], said: str) -> None:
+    assert said in refused(*arguments, stdin=b"{}")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{\n"a": hunter22}', "is not JSON, line 2"),
+        (b'["hunter22"]', "is not a JSON object"),
+        (b'{"a": {"b": "hunter22"}}', "the value of 'a' is not text"),
+        (b'{"a": 1}', "the value of 'a' is not text; write it in quotes"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"\xff", "is no UTF-8 text"),
+    ],
+)
+def test_a_file_of_values_that_cannot_be_used_is_told_without_its_content(
+    file: Path, content: bytes, said: str
+) -> None:
+    file.write_bytes(content)
+    told = refused("--inputs-file", str(file))
+    assert said in told
+    assert "hunter22" not in told
+
+
+def test_a_value_larger_than_any_request_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exotrio.cli.input.text_file.LARGEST", 10)
+    file.write_text("x" * 11, "utf-8")
+    assert "has more than 10 bytes" in refused("-i", f"a=@{file}")
+
+
+# -- JSON with lines
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(plain, st.sampled_from([None, 0, 2]))
+def test_json_is_read_as_the_standard_library_reads_it(value: object, indent: int | None) -> None:
+    text = json.dumps(value, indent=indent)
+    source = read_json(text)
+    assert source.value == json.loads(text)
+    assert source.repeated == ()
+    assert all(1 <= line <= text.count("\n") + 1 for line in source.lines.values())
+
+
+@given(st.text(alphabet='{}[]",:01eE.-+ntrufals \n\\', max_size=30))
+def test_text_is_json_exactly_where_the_standard_library_says_so(text: str) -> None:
+    def reads(read: object) -> bool:
+        try:
+            read(text)  # type: ignore[operator]
+        except json.JSONDecodeError:
+            return False
+        return True
+
+    assert reads(read_json) == reads(json.loads)
+
+
+def test_every_place_has_its_line() -> None:
+    source = read_json('{\n "a": [1,\n  {"b":\n   2}],\n "c": 3, "d": 4,\n "c": 5\n}')
+    assert source.value == {"a": [1, {"b": 2}], "c": 5, "d": 4}
+    assert source.line(("a",)) == 2
+    assert source.line(("a", 0)) == 2
+    assert source.line(("a", 1)) == 3
+    assert source.line(("a", 1, "b")) == 3
+    assert source.line(("d",)) == 5
+    assert source.line(("c",)) == 6
+    assert source.line(("a", 1, "gone")) == 3
+    assert source.line(()) == 1
+    assert source.repeated == (("c",),)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("{\n'a': 1}", 2), ("[1,\n2,\n]", 3), ("[NaN]", 1), ('["\\ud800"]', 1), ("[" * 200, 1), ("1" * 5000, 1)],
+)
+def test_what_is_no_json_is_told_with_its_line(text: str, line: int) -> None:
+    with pytest.raises(json.JSONDecodeError) as caught:
+        read_json(text)
+    assert caught.value.lineno == line

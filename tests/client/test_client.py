@@ -1,0 +1,496 @@
+"""The public client: the stock SDK's calls as they are there, and ours beside them."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+from exotrio._wire.native import NativeRun, NativeTriggerRequest
+from exotrio._wire.v0 import TriggerRequest
+from exotrio._wire.vocabulary import RunStatus, StateStatus
+from exotrio.client._state_manager import StateManager
+from exotrio.errors import (
+    ConfigurationError,
+    ExotrioError,
+    GraphInvalid,
+    KeyRefused,
+    ManagerUnavailable,
+    NotFound,
+    RequestRefused,
+)
+from exotrio.graph import CronTrigger, Graph, GraphBody, GraphNodeModel, RetryPolicyModel, StoreConfigModel
+from exotrio.manager import embedded
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.support.helpers import open_client, place
+from tests.support.http_doubles import Double, answer, no_nodes
+
+NODES = [GraphNodeModel(node_name="Digest", namespace="ns", identifier="d", inputs={"text": "t"})]
+GRAPH: dict[str, Any] = {
+    "nodes": [],
+    "secrets": {},
+    "retry_policy": {},
+    "store_config": {},
+    "triggers": [],
+    "created_at": "",
+    "updated_at": "",
+    "validation_status": "VALID",
+    "validation_errors": [],
+}
+
+
+class Server:
+    """Answers by route: ``METHOD last-path-segment`` to a response, or to one after the other."""
+
+    def __init__(self, *, native: bool = False, **_: Any) -> None:
+        self.native = native
+        self.routes: dict[str, list[Any]] = {"GET nodes": [no_nodes()]}
+        self.double = Double(self._answer)
+
+    def on(self, route: str, *responses: Any) -> Server:
+        self.routes[route] = list(responses)
+        return self
+
+    def _answer(self, request: httpx.Request) -> Any:
+        path = request.url.path
+        if path.startswith("/exotrio/") and not self.native:
+            return answer(404, {"detail": "Not Found"})
+        if path == "/exotrio/v1":
+            return answer(200, {"version": "1", "capabilities": []})
+        left = self.routes[f"{request.method} {path.rstrip('/').rpartition('/')[2]}"]
+        response = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(response, Exception):
+            raise response
+        return response
+
+    @property
+    def client(self) -> StateManager:
+        return StateManager("ns", transport=self.double.endpoint.transport)
+
+    def asked(self) -> list[str]:
+        return [one for one in self.double.asked if one not in {"GET v1", "GET nodes"}]
+
+
+RUN = {"status": "CREATED", "run_id": "4a7a4de0-68ab-4d9e-a60a-fb6b1b0f1c9c"}
+
+
+def test_the_stock_calls_keep_their_parameters_and_defaults() -> None:
+    def parameters(call: Any) -> list[tuple[str, Any]]:
+        return [(p.name, p.default) for p in inspect.signature(call).parameters.values()]
+
+    none = inspect.Parameter.empty
+    assert parameters(StateManager)[:4] == [
+        ("namespace", none),
+        ("state_manager_uri", None),
+        ("key", None),
+        ("state_manager_version", "v0"),
+    ]
+    assert parameters(StateManager.trigger)[1:5] == [
+        ("graph_name", none),
+        ("inputs", None),
+        ("store", None),
+        ("start_delay", 0),
+    ]
+    assert parameters(StateManager.get_graph)[1:] == [("graph_name", none)]
+    upsert = parameters(StateManager.upsert_graph)
+    assert [name for name, _ in upsert[1:]] == [
+        "graph_name",
+        "graph_nodes",
+        "secrets",
+        "retry_policy",
+        "store_config",
+        "triggers",
+        "validation_timeout",
+        "polling_interval",
+    ]
+    assert dict(upsert)["validation_timeout"] == 60
+    assert dict(upsert)["polling_interval"] == 1
+
+
+# -- construction
+
+
+def test_everything_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EXOSPHERE_STATE_MANAGER_URI", raising=False)
+    monkeypatch.delenv("EXOSPHERE_API_KEY", raising=False)
+    with pytest.raises(ConfigurationError) as caught:
+        StateManager("a/b", state_manager_version="v7")
+    assert len(caught.value.problems) == 4
+
+
+async def test_it_may_be_used_in_async_with_or_plainly() -> None:
+    server = Server().on("GET g", answer(200, GRAPH))
+    async with server.client as manager:
+        assert (await manager.get_graph("g"))["validation_status"] == "VALID"
+    manager = server.client
+    assert await manager.get_graph("g") == GRAPH
+    await manager.aclose()
+
+
+# -- trigger
+
+
+async def test_trigger_on_v0_sends_what_the_stock_sdk_sends_and_returns_the_reply() -> None:
+    server = Server().on("POST trigger", answer(200, RUN))
+    assert await server.client.trigger("my graph", {"a": "b"}, {"c": "d"}, 250) == RUN
+    request = server.double.requests[-1]
+    assert request.url.raw_path == b"/v0/namespace/ns/graph/my%20graph/trigger"
+    body = TriggerRequest.model_validate_json(request.content)
+    assert (body.inputs, body.store, body.start_delay) == ({"a": "b"}, {"c": "d"}, 250)
+
+
+async def test_trigger_on_v0_is_repeated_while_it_provably_was_not_sent(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server().on("POST trigger", httpx.ConnectError("no"), httpx.ConnectError("no"), answer(200, RUN))
+    assert await server.client.trigger("g") == RUN
+    assert server.asked() == ["POST trigger"] * 3
+
+
+@pytest.mark.parametrize("lost", [httpx.ReadError("reset"), answer(500), httpx.Response(502, text="<html>")])
+async def test_trigger_on_v0_is_not_repeated_once_it_may_have_arrived(lost: Any) -> None:
+    server = Server().on("POST trigger", lost)
+    with pytest.raises(ManagerUnavailable):
+        await server.client.trigger("g")
+    assert server.asked() == ["POST trigger"]
+
+
+async def test_trigger_on_our_server_is_repeated_under_one_run_id(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server(native=True).on(
+        "POST trigger", httpx.ReadError("reset"), httpx.Response(502, text="<html>"), answer(200, RUN)
+    )
+    assert await server.client.trigger("g", {"a": "b"}) == RUN
+    bodies = [NativeTriggerRequest.model_validate(body) for body in server.double.bodies("trigger")]
+    assert len(bodies) == 3
+    assert len({body.run_id for body in bodies}) == 1
+    assert bodies[0].inputs == {"a": "b"}
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(404, NotFound), (400, RequestRefused), (422, RequestRefused), (401, KeyRefused)]
+)
+async def test_a_refused_trigger_raises_the_reason(
+    native: bool, status: int, kind: type[ExotrioError]
+) -> None:
+    server = Server(native=native).on("POST trigger", answer(status, {"detail": "because of x"}))
+    server.on("GET g", answer(200, {**GRAPH, "validation_status": "INVALID"}))
+    with pytest.raises(kind, match="because of x"):
+        await server.client.trigger("g")
+    assert server.asked().count("POST trigger") == 1
+
+
+@pytest.mark.parametrize("what", ["nodes", "graphs", "runs"])
+async def test_a_404_for_a_list_is_not_of_a_state_manager(
+    autojump_clock: trio.testing.MockClock, what: str
+) -> None:
+    route = {"runs": "20"}.get(what, what)
+    server = Server().on(f"GET {route}", answer(404, {"detail": "Not Found"}))
+    with pytest.raises(ManagerUnavailable, match=f"does not answer as a state manager: asked for its {what}"):
+        await getattr(server.client, what)()
+
+
+REFUSED = answer(400, {"detail": "the graph is not valid"})
+
+
+def looked(status: str) -> httpx.Response:
+    return answer(200, {**GRAPH, "validation_status": status})
+
+
+async def test_trigger_on_v0_waits_for_a_graph_that_is_still_being_validated(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server().on("POST trigger", REFUSED, answer(200, RUN))
+    server.on("GET g", looked("PENDING"), looked("PENDING"), looked("VALID"))
+    assert await server.client.trigger("g") == RUN
+    assert server.asked() == ["POST trigger", "GET g", "GET g", "GET g", "POST trigger"]
+
+
+async def test_trigger_on_v0_of_a_valid_graph_is_refused_for_good_the_second_time() -> None:
+    # The first time it may have become valid just after it was asked.
+    server = Server().on("POST trigger", REFUSED).on("GET g", looked("VALID"))
+    with pytest.raises(RequestRefused, match="not valid"):
+        await server.client.trigger("g")
+    assert server.asked() == ["POST trigger", "GET g", "POST trigger"]
+
+
+async def test_trigger_on_v0_does_not_wait_for_a_validation_without_end(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server().on("POST trigger", REFUSED).on("GET g", looked("PENDING"))
+    with pytest.raises(RequestRefused, match="not valid"):
+        await server.client.trigger("g")
+    assert trio.current_time() == pytest.approx(60)
+    assert server.asked().count("POST trigger") == 1
+
+
+async def test_a_refused_trigger_is_told_although_the_graph_cannot_be_looked_at(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server().on("POST trigger", REFUSED).on("GET g", httpx.ReadError("reset"))
+    with pytest.raises(RequestRefused, match="not valid"):
+        await server.client.trigger("g")
+
+
+async def test_trigger_notices_that_our_server_was_replaced_by_another() -> None:
+    server = Server(native=True).on("POST trigger", answer(200, RUN))
+    manager = server.client
+    await manager.trigger("g")
+    server.native = False
+    assert await manager.trigger("g") == RUN
+    assert server.double.requests[-1].url.path == "/v0/namespace/ns/graph/g/trigger"
+
+
+# -- graphs
+
+
+async def test_upsert_sends_only_what_was_given_and_returns_the_graph() -> None:
+    server = Server().on("PUT g", answer(201, GRAPH))
+    assert await server.client.upsert_graph("g", NODES, {"s": "v"}) == GRAPH
+    [body] = server.double.bodies("g")
+    assert set(body) == {"secrets", "nodes"}
+    assert set(body["nodes"][0]) == {"node_name", "namespace", "identifier", "inputs", "next_nodes", "unites"}
+    await server.client.upsert_graph(
+        "g", NODES, {}, RetryPolicyModel(), StoreConfigModel(), [CronTrigger(expression="* * * * *")]
+    )
+    body = server.double.bodies("g")[1]
+    assert GraphBody.model_validate(body).triggers[0].value.expression == "* * * * *"
+    assert set(body["retry_policy"]) == {"max_retries", "strategy", "backoff_factor", "exponent", "max_delay"}
+
+
+async def test_upsert_takes_a_graph_whole_and_nothing_beside_it() -> None:
+    server = Server().on("PUT g", answer(201, GRAPH))
+    graph = Graph("g", NODES, secrets={"s": "v"})
+    assert await server.client.upsert_graph(graph) == GRAPH
+    assert GraphBody.model_validate(server.double.bodies("g")[0]) == graph.to_wire()
+    with pytest.raises(TypeError):
+        await server.client.upsert_graph(graph, NODES)  # type: ignore[call-overload]
+    with pytest.raises(TypeError):
+        await server.client.upsert_graph("g")  # type: ignore[call-overload]
+
+
+async def test_upsert_waits_while_the_graph_is_pending(autojump_clock: trio.testing.MockClock) -> None:
+    pending = answer(201, {**GRAPH, "validation_status": "PENDING"})
+    again = answer(200, {**GRAPH, "validation_status": "PENDING"})
+    server = Server().on("PUT g", pending).on("GET g", again, httpx.ReadError("blip"), answer(200, GRAPH))
+    assert await server.client.upsert_graph("g", NODES, {}, polling_interval=3) == GRAPH
+    assert server.asked() == ["PUT g", "GET g", "GET g", "GET g"]
+    assert 6 <= trio.current_time() < 7
+
+
+async def test_upsert_gives_up_when_the_validation_takes_too_long(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    pending = {**GRAPH, "validation_status": "PENDING"}
+    server = Server().on("PUT g", answer(201, pending)).on("GET g", answer(200, pending))
+    with pytest.raises(ManagerUnavailable, match="validation_timeout"):
+        await server.client.upsert_graph("g", NODES, {}, validation_timeout=5)
+    assert trio.current_time() == pytest.approx(6)
+
+
+async def test_an_invalid_graph_is_told_problem_by_problem() -> None:
+    invalid = {
+        **GRAPH,
+        "validation_status": "INVALID",
+        "validation_errors": ["no such node", "no such field"],
+    }
+    server = Server().on("PUT g", answer(201, invalid))
+    with pytest.raises(GraphInvalid) as caught:
+        await server.client.upsert_graph("g", NODES, {})
+    assert caught.value.problems == ("no such node", "no such field")
+
+
+async def test_a_refused_graph_is_told_problem_by_problem_with_places_and_without_secrets() -> None:
+    items = [
+        {"type": "x", "loc": ["body", "nodes", 0, "identifier"], "msg": "cannot be blank", "input": " "},
+        {"type": "y", "loc": ["body", "secrets", "token"], "msg": "must be a string", "input": "HIDDEN"},
+    ]
+    server = Server().on("PUT g", answer(422, {"detail": items}), answer(400, {"detail": "a\nb"}))
+    with pytest.raises(GraphInvalid) as caught:
+        await server.client.upsert_graph("g", NODES, {})
+    assert caught.value.problems == (
+        "nodes[0].identifier: cannot be blank",
+        "secrets.token: must be a string",
+    )
+    assert "HIDDEN" not in str(caught.value)
+    with pytest.raises(GraphInvalid) as caught:
+        await server.client.upsert_graph("g", NODES, {})
+    assert caught.value.problems == ("a", "b")
+
+
+async def test_reading_is_repeated_through_a_short_outage(autojump_clock: trio.testing.MockClock) -> None:
+    server = Server().on("GET g", httpx.ConnectError("no"), answer(503, retry_after="2"), answer(200, GRAPH))
+    assert await server.client.get_graph("g") == GRAPH
+    assert trio.current_time() >= 2
+
+
+async def test_an_answer_that_is_no_graph_is_no_usable_answer() -> None:
+    server = Server().on("GET g", answer(200, ["hello"]))
+    with pytest.raises(ManagerUnavailable):
+        await server.client.get_graph("g")
+
+
+# -- runs
+
+
+def node(state_id: str, status: str, identifier: str = "d") -> dict[str, Any]:
+    return {"id": state_id, "node_name": "D", "identifier": identifier, "status": status, "error": None}
+
+
+def run_graph(*nodes: dict[str, Any]) -> httpx.Response:
+    reply = {"root_states": [], "graph_name": "g", "nodes": nodes, "edges": []}
+    return answer(200, {**reply, "node_count": len(nodes), "edge_count": 0, "execution_summary": {}})
+
+
+def native_run(status: str, pending: int = 0) -> httpx.Response:
+    counts = {"success_count": 0, "pending_count": pending, "errored_count": 0, "retried_count": 0}
+    run = {"run_id": "r", "graph_name": "g", "total_count": 3, "created_at": "t", "nodes": []}
+    return answer(200, {**counts, **run, "status": status})
+
+
+async def test_runs_and_states_come_as_typed_replies() -> None:
+    page = {"namespace": "ns", "total": 0, "page": 2, "size": 5, "runs": []}
+    detail = {**node("s", "SUCCESS"), "graph_name": "g", "run_id": "r", "inputs": {}, "outputs": {}}
+    detail |= {"parents": {}, "created_at": "", "updated_at": ""}
+    server = Server().on("GET 5", answer(200, page)).on("GET s", answer(200, detail))
+    assert (await server.client.runs(page=2, size=5)).page == 2
+    assert server.double.requests[-1].url.path == "/v0/namespace/ns/runs/2/5"
+    assert (await server.client.state("g", "r", "s")).status is StateStatus.SUCCESS
+    assert server.double.requests[-1].url.path == "/v0/namespace/ns/graph/g/run/r/node/s"
+
+
+async def test_a_run_without_states_is_an_unknown_run() -> None:
+    server = Server().on("GET graph", run_graph())
+    for call in (server.client.run, server.client.status, server.client.wait):
+        with pytest.raises(NotFound, match="r1"):
+            await call("r1")
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        (["SUCCESS", "PRUNED", "RETRY_CREATED"], RunStatus.SUCCESS),
+        (["SUCCESS", "EXECUTED"], RunStatus.PENDING),
+        (["ERRORED", "CREATED"], RunStatus.PENDING),
+        (["ERRORED", "QUEUED"], RunStatus.PENDING),
+        (["SUCCESS", "ERRORED"], RunStatus.FAILED),
+        (["SUCCESS", "NEXT_CREATED_ERROR"], RunStatus.FAILED),
+    ],
+)
+async def test_on_v0_the_status_of_a_run_is_derived_from_its_states(
+    statuses: list[str], expected: RunStatus
+) -> None:
+    states = [node(str(i), status, identifier=f"d{i % 2}") for i, status in enumerate(statuses)]
+    server = Server().on("GET graph", run_graph(*states))
+    run = await server.client.status("r")
+    assert run.status is expected
+    assert run.total_count == len(statuses)
+    assert [place.identifier for place in run.nodes] == ["d0", "d1"]
+    assert sum(sum(place.counts.values()) for place in run.nodes) == len(statuses)
+    assert run.pending_count + run.success_count + run.errored_count + run.retried_count == len(statuses)
+
+
+async def test_on_our_server_the_status_of_a_run_is_its_own() -> None:
+    server = Server(native=True).on("GET r", native_run("SUCCESS"))
+    assert (await server.client.status("r")).status is RunStatus.SUCCESS
+    assert server.double.requests[-1].url.path == "/exotrio/v1/namespace/ns/run/r"
+
+
+async def test_wait_returns_when_the_run_ended_and_tells_each_change_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server(native=True).on(
+        "GET r",
+        *[native_run("PENDING", pending=2)] * 10,
+        *[native_run("PENDING", pending=1)] * 10,
+        native_run("FAILED"),
+    )
+    seen: list[NativeRun] = []
+    run = await server.client.wait("r", on_progress=seen.append)
+    assert run.status is RunStatus.FAILED
+    assert [one.pending_count for one in seen] == [2, 1, 0]
+    assert 10 < trio.current_time() < 20  # from 50 ms to a second between looks
+
+
+async def test_wait_returns_the_moment_the_run_ends_on_our_server_however_many_wait(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with embedded(":memory:") as transport, open_client(transport=transport) as bare:
+        flow = await Flow.start(Api(bare, "ns"), place("a"))
+        async with StateManager("ns", transport=transport) as client:
+            ends: list[float] = []
+
+            async def wait() -> None:
+                assert (await client.wait(flow.run_id, poll_interval=100)).status is RunStatus.SUCCESS
+                ends.append(trio.current_time())
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(20):  # more than the client has connections
+                    nursery.start_soon(wait)
+                await trio.sleep(1000)
+                await client.runs()
+                assert trio.current_time() == 1000  # it found one
+                await flow.run("a")
+                await trio.testing.wait_all_tasks_blocked()
+                assert ends == [1000] * 8
+            assert max(ends) <= 1100  # the others looked at their turn
+
+
+@pytest.mark.parametrize("native", [True, False])
+async def test_wait_sees_at_once_that_a_run_has_ended_already(
+    autojump_clock: trio.testing.MockClock, native: bool
+) -> None:
+    server = (
+        Server(native=native)
+        .on("GET r", native_run("SUCCESS"))
+        .on("GET graph", run_graph(node("s", "SUCCESS")))
+    )
+    assert (await server.client.wait("r", timeout=0.02)).status is RunStatus.SUCCESS
+    assert trio.current_time() == 0
+
+
+async def test_wait_ends_at_its_timeout(autojump_clock: trio.testing.MockClock) -> None:
+    server = Server(native=True).on("GET r", native_run("PENDING", pending=1))
+    with pytest.raises(trio.TooSlowError):
+        await server.client.wait("r", timeout=7)
+    assert trio.current_time() == pytest.approx(7)
+
+
+async def test_wait_outlives_a_short_outage_but_not_a_long_one(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server(native=True)
+    server.on("GET r", native_run("PENDING"), *[httpx.ConnectError("no")] * 20, native_run("SUCCESS"))
+    assert (await server.client.wait("r")).status is RunStatus.SUCCESS
+    server.on("GET r", native_run("PENDING"), httpx.ConnectError("no"))
+    began = trio.current_time()
+    with pytest.raises(ManagerUnavailable):
+        await server.client.wait("r")
+    assert 60 <= trio.current_time() - began < 75
+
+
+# -- manual retry
+
+
+async def test_a_manual_retry_is_sent_once_under_a_fresh_id_or_the_given_one() -> None:
+    reply = {"id": "new", "status": "CREATED"}
+    server = Server().on("POST manual-retry", answer(200, reply))
+    assert (await server.client.manual_retry("s")).id == "new"
+    await server.client.manual_retry("s", "mine")
+    first, second = server.double.bodies("manual-retry")
+    assert len(first["fanout_id"]) == 36
+    assert second["fanout_id"] == "mine"
+    server.on("POST manual-retry", httpx.ReadError("reset"))
+    with pytest.raises(ManagerUnavailable):
+        await server.client.manual_retry("s")
+    assert len(server.asked()) == 3
+    server.on("POST manual-retry", answer(409, {"detail": "was retried"}))
+    with pytest.raises(RequestRefused, match="was retried"):
+        await server.client.manual_retry("s")

@@ -1,0 +1,300 @@
+"""The client's calls to manage runs: what they ask of our server, and what they do at any other."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+import trio
+import trio.testing
+
+from exotrio._wire.vocabulary import RunStatus, StateStatus
+from exotrio.errors import ConfigurationError, ManagerUnavailable, NotFound, RequestRefused
+from tests.client.test_client import GRAPH, Server, node, run_graph
+from tests.support.http_doubles import answer
+
+ERRORED, SUCCESS = StateStatus.ERRORED, StateStatus.SUCCESS
+
+
+def failed_graph() -> httpx.Response:
+    return run_graph(
+        node("s1", "SUCCESS"),
+        node("s2", "ERRORED"),
+        node("s3", "NEXT_CREATED_ERROR", "e"),
+        node("s4", "PRUNED"),
+    )
+
+
+# -- lists that every server has
+
+
+async def test_nodes_and_graphs_come_as_typed_lists_from_any_server() -> None:
+    registered = {
+        "_id": "64a", "name": "D", "namespace": "ns", "runtime_name": "r", "runtime_namespace": "ns",
+        "inputs_schema": {}, "outputs_schema": {}, "secrets": ["token"], "created_at": "", "updated_at": "",
+    }  # fmt: skip
+    # As the stock state manager answers: ciphertexts in place of true.
+    listed = {**GRAPH, "_id": "64b", "name": "g", "namespace": "ns", "secrets": {"token": "c1ph3r"}}
+    server = Server().on("GET nodes", answer(200, {"namespace": "ns", "count": 1, "nodes": [registered]}))
+    server.on("GET graphs", answer(200, {"namespace": "ns", "count": 1, "templates": [listed]}))
+    (one,) = await server.client.nodes()
+    assert (one.id, one.name, one.secrets) == ("64a", "D", ["token"])
+    (graph,) = await server.client.graphs()
+    assert (graph.id, graph.name, graph.secrets) == ("64b", "g", {"token": True})
+    assert "c1ph3r" not in repr(graph)
+
+
+# -- retrying a run
+
+
+async def test_retrying_a_run_is_repeated_under_one_id(autojump_clock: trio.testing.MockClock) -> None:
+    reply = {"retried": [{"state_id": "a", "new_state_id": "b", "status": "CREATED"}], "refused": []}
+    server = Server(native=True).on("POST retry", httpx.ReadError("reset"), answer(503), answer(200, reply))
+    assert (await server.client.retry_run("r")).retried[0].new_state_id == "b"
+    bodies = server.double.bodies("retry")
+    assert len(bodies) == 3
+    assert len({body["request_id"] for body in bodies}) == 1
+
+
+async def test_retrying_two_runs_is_two_requests() -> None:
+    server = Server(native=True).on("POST retry", answer(200, {"retried": [], "refused": []}))
+    manager = server.client
+    await manager.retry_run("r")
+    await manager.retry_run("r")
+    assert len({body["request_id"] for body in server.double.bodies("retry")}) == 2
+
+
+async def test_on_v0_each_failed_state_is_retried_by_itself() -> None:
+    server = Server().on("GET graph", failed_graph())
+    server.on(
+        "POST manual-retry", answer(200, {"id": "n2", "status": "CREATED"}), answer(409, {"detail": "no"})
+    )
+    reply = await server.client.retry_run("r")
+    assert [(one.state_id, one.new_state_id) for one in reply.retried] == [("s2", "n2")]
+    ((refused, reason),) = [(one.state_id, one.reason) for one in reply.refused]
+    assert refused == "s3"
+    assert reason.endswith("no")
+    first, second = server.double.bodies("manual-retry")
+    assert first["fanout_id"] != second["fanout_id"], "one id counts once for all states of a node"
+
+
+async def test_on_v0_a_retry_that_may_have_arrived_is_not_sent_again() -> None:
+    server = Server().on("GET graph", failed_graph()).on("POST manual-retry", httpx.ReadError("reset"))
+    with pytest.raises(ManagerUnavailable):
+        await server.client.retry_run("r")
+    assert server.asked().count("POST manual-retry") == 1
+
+
+async def test_on_v0_a_run_without_failed_states_is_refused_as_ours_refuses_it() -> None:
+    server = Server().on("GET graph", run_graph(node("s1", "SUCCESS")))
+    with pytest.raises(RequestRefused, match="no failed states") as caught:
+        await server.client.retry_run("r")
+    assert caught.value.status == 409
+
+
+@pytest.mark.parametrize(("status", "kind"), [(404, NotFound), (409, RequestRefused)])
+async def test_a_refused_retry_of_a_run_raises_the_reason(status: int, kind: type[Exception]) -> None:
+    server = Server(native=True).on("POST retry", answer(status, {"detail": "because of x"}))
+    with pytest.raises(kind, match="because of x"):
+        await server.client.retry_run("r")
+
+
+# -- states and runs
+
+
+async def test_what_states_are_narrowed_to_is_asked_of_our_server() -> None:
+    server = Server(native=True).on("GET states", answer(200, {"states": [], "next": None}))
+    await server.client.states(
+        run="r&x", graph="g", node="N", identifier="i", status=[ERRORED, SUCCESS], limit=7, before="b"
+    )
+    asked = server.double.requests[-1].url.params
+    assert asked.multi_items() == [
+        ("run", "r&x"), ("graph", "g"), ("node", "N"), ("identifier", "i"),
+        ("status", "ERRORED"), ("status", "SUCCESS"), ("limit", "7"), ("before", "b"),
+    ]  # fmt: skip
+    await server.client.states(status=ERRORED)
+    assert server.double.requests[-1].url.params.multi_items() == [("status", "ERRORED")]
+    await server.client.states()
+    assert not server.double.requests[-1].url.query
+
+
+async def test_a_page_of_states_is_filled_from_several_short_ones() -> None:
+    def page(following: str | None, *ids: str) -> httpx.Response:
+        states = [{**node(each, "ERRORED"), "graph_name": "g", "run_id": "r"} for each in ids]
+        return answer(200, {"states": states, "next": following})
+
+    server = Server(native=True).on(
+        "GET states", page("x"), page("y", "s1"), page("z", "s2", "s3"), page(None)
+    )
+    found = await server.client.states(status=ERRORED, limit=3)
+    assert ([state.id for state in found.states], found.next) == (["s1", "s2", "s3"], "z")
+    asked = [dict(request.url.params) for request in server.double.requests[1:]]
+    assert [(query["limit"], query.get("before")) for query in asked] == [("3", None), ("3", "x"), ("2", "y")]
+    server.on("GET states", page("x"))
+    assert (await server.client.states()).states == [], "a server that never gets on is not asked for ever"
+
+
+async def test_what_runs_are_narrowed_to_is_asked_of_our_server() -> None:
+    server = Server(native=True).on("GET runs", answer(200, {"runs": [], "next": None}))
+    since = datetime(2026, 1, 2, tzinfo=UTC)
+    await server.client.find_runs(graph="g", status=RunStatus.FAILED, since=since, limit=3)
+    asked = dict(server.double.requests[-1].url.params)
+    assert asked == {"graph": "g", "status": "FAILED", "since": "2026-01-02T00:00:00Z", "limit": "3"}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda manager: manager.states(limit=0),
+        lambda manager: manager.states(limit=1001),
+        lambda manager: manager.states(status="BROKEN"),
+        lambda manager: manager.find_runs(since=datetime(2026, 1, 2)),
+        lambda manager: manager.find_runs(status="ERRORED"),
+    ],
+)
+async def test_arguments_out_of_range_are_told_without_a_server(call: Any) -> None:
+    server = Server(native=True)
+    with pytest.raises(ConfigurationError):
+        await call(server.client)
+    assert not server.double.requests
+
+
+async def test_on_v0_the_states_of_one_run_come_from_its_graph_newest_first() -> None:
+    server = Server().on("GET graph", failed_graph())
+    manager = server.client
+    found = await manager.states(run="r")
+    assert [state.id for state in found.states] == ["s4", "s3", "s2", "s1"]
+    assert (found.states[0].graph_name, found.states[0].run_id, found.next) == ("g", "r", None)
+    assert [state.id for state in (await manager.states(run="r", identifier="e")).states] == ["s3"]
+    assert [state.id for state in (await manager.states(run="r", status=ERRORED)).states] == ["s2"]
+    assert (await manager.states(run="r", graph="another")).states == []
+    first = await manager.states(run="r", limit=3)
+    rest = await manager.states(run="r", limit=3, before=first.next)
+    assert [state.id for page in (first, rest) for state in page.states] == ["s4", "s3", "s2", "s1"]
+    assert rest.next is None
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda manager: manager.states(status=ERRORED),
+        lambda manager: manager.find_runs(),
+        lambda manager: manager.history("s"),
+    ],
+)
+async def test_what_only_our_server_can_do_is_told_with_what_to_do_instead(call: Any) -> None:
+    with pytest.raises(RequestRefused, match="speaks only v0") as caught:
+        await call(Server().client)
+    assert caught.value.fix
+
+
+async def test_an_unknown_state_or_run_is_told_by_either_server() -> None:
+    gone = answer(404, {"detail": "there is no such thing"})
+    ours = Server(native=True).on("GET s", gone).on("GET states", gone)
+    for call in (ours.client.history("s"), ours.client.states(run="r")):
+        with pytest.raises(NotFound):
+            await call
+    with pytest.raises(NotFound):
+        await Server().on("GET graph", run_graph()).client.states(run="r")
+
+
+async def test_a_list_notices_that_our_server_was_replaced_by_another() -> None:
+    server = Server(native=True).on("GET states", answer(200, {"states": [], "next": None}))
+    server.on("GET graph", failed_graph())
+    manager = server.client
+    assert (await manager.states(run="r")).states == []
+    server.native = False
+    assert len((await manager.states(run="r")).states) == 4
+
+
+# -- looking
+
+
+NOT_THERE = answer(404, {"detail": "Not Found"})
+
+
+async def test_what_only_our_server_shows_is_refused_at_any_other_with_what_to_do() -> None:
+    manager = Server().client
+    for ask in (manager.overview, manager.checkup, lambda: manager.export("r")):
+        with pytest.raises(RequestRefused, match="speaks only v0") as refused:
+            await ask()
+        assert "python -m exotrio server" in refused.value.fix
+
+
+async def test_a_server_of_ours_that_is_too_old_to_show_it_is_told_from_one_without_the_run() -> None:
+    server = Server(native=True).on("GET overview", NOT_THERE).on("GET checkup", NOT_THERE)
+    server.on("GET export", NOT_THERE, answer(404, {"detail": "there is no run 'r'"}))
+    manager = server.client
+    for ask in (manager.overview, manager.checkup, lambda: manager.export("r")):
+        with pytest.raises(RequestRefused, match="an exotrio too old for that") as refused:
+            await ask()
+        assert refused.value.fix == "upgrade it"
+    with pytest.raises(NotFound, match="there is no run 'r'"):
+        await manager.export("r")
+
+
+async def test_no_more_runs_are_asked_for_than_an_overview_has() -> None:
+    with pytest.raises(ConfigurationError, match="less than or equal to 100"):
+        await Server(native=True).client.overview(runs=101)
+
+
+# -- workers
+
+
+def worker(worker_id: str = "w", **fields: Any) -> dict[str, Any]:
+    """Return a worker as the native API lists it."""
+    return {
+        "worker_id": worker_id, "runtime": "r", "phase": "running", "live": True, "asked_to_drain": False,
+        "workers": 4, "busy": 1, "buffered": 0, "holds": 1, "heard_ms": 1_000, "polled_ms": 900,
+        "nodes": ["A"], "shows_tasks": True, **fields,
+    }  # fmt: skip
+
+
+def task_tree(tasks: str | None, *, asked: bool) -> httpx.Response:
+    return answer(200, {"worker_id": "w", "asked": asked, "tasks": tasks, "age_ms": None if asked else 5})
+
+
+async def test_workers_are_listed_and_drained_by_their_ids() -> None:
+    reply = {"workers": [worker("r@host:1:ab/c")], "v0": [{"nodes": ["B"], "polled_ms": 3}]}
+    server = Server(native=True).on("GET workers", answer(200, reply))
+    server.on("POST drain", answer(200, {"worker_id": "r@host:1:ab/c", "command": "drain"}))
+    found = await server.client.workers()
+    assert [(each.worker_id, each.busy) for each in found.workers] == [("r@host:1:ab/c", 1)]
+    assert found.v0[0].nodes == ["B"]
+    await server.client.drain(found.workers[0].worker_id)
+    path = server.double.requests[-1].url.raw_path.decode()
+    assert path == "/exotrio/v1/namespace/ns/worker/r%40host%3A1%3Aab%2Fc/drain"
+
+
+async def test_a_task_tree_is_waited_for_until_a_new_one_came(autojump_clock: trio.testing.MockClock) -> None:
+    server = Server(native=True).on("POST tasks", answer(200, {"worker_id": "w", "command": "tasks"}))
+    server.on("GET tasks", task_tree("old", asked=True), task_tree("new", asked=False))
+    assert await server.client.tasks("w") == "new"
+
+
+async def test_a_task_tree_is_not_waited_for_for_ever(autojump_clock: trio.testing.MockClock) -> None:
+    server = Server(native=True).on("POST tasks", answer(200, {"worker_id": "w", "command": "tasks"}))
+    server.on("GET tasks", task_tree(None, asked=True))
+    began = trio.current_time()
+    with pytest.raises(trio.TooSlowError):
+        await server.client.tasks("w", timeout=7)
+    assert trio.current_time() - began == pytest.approx(7)
+
+
+async def test_a_worker_that_shows_no_tasks_or_is_not_known_is_told_apart() -> None:
+    server = Server(native=True).on("POST tasks", answer(409, {"detail": "it shows no tasks"}))
+    server.on("POST drain", answer(404, {"detail": "no worker"}))
+    with pytest.raises(RequestRefused, match="shows no tasks"):
+        await server.client.tasks("w")
+    with pytest.raises(NotFound):
+        await server.client.drain("w")
+
+
+async def test_a_v0_server_knows_no_workers() -> None:
+    manager = Server().client
+    for call in (manager.workers, lambda: manager.drain("w"), lambda: manager.tasks("w")):
+        with pytest.raises(RequestRefused, match="speaks only v0") as refusal:
+            await call()
+        assert refusal.value.status is None

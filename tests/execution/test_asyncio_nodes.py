@@ -1,0 +1,760 @@
+"""Nodes with ``event_loop = "asyncio"``: one asyncio loop beside Trio's, and the ways a node in it ends.
+
+In real time, since threads are involved; where timeouts are to be over, the clock is put forward."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
+from itertools import chain, repeat
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+import sniffio
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal, Stopping
+from exotrio._execution import asyncio_thread
+from exotrio.testing import Errored, Executed, Pruned, Requeued, run_node
+from tests.support.doubles import NativeServer, V0Server, runtime
+from tests.support.helpers import eventually
+
+THREAD = "exotrio asyncio"
+Jump = Callable[[float], None]
+
+
+class Text(BaseNode.Outputs):
+    text: str
+
+
+def node(execute: Any, name: str = "Node", **parts: Any) -> type[BaseNode]:
+    return type(name, (BaseNode,), {"execute": execute, "Outputs": Text, "event_loop": "asyncio", **parts})
+
+
+def loop_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == THREAD]
+
+
+@pytest.fixture(autouse=True)
+def _no_loop_is_left() -> Iterator[None]:
+    yield
+    for thread in loop_threads():  # one that was not waited for, since this machine was busy
+        thread.join(20)
+    assert not loop_threads()
+
+
+def jumping(mock_clock: MockClock) -> Jump:
+    """Return a function that puts Trio's clock forward, from any thread. It goes on as real time does."""
+    mock_clock.rate = 1
+    token = trio.lowlevel.current_trio_token()
+    return lambda seconds: token.run_sync_soon(mock_clock.jump, seconds)
+
+
+class Began:
+    """Tells the Trio loop that node code was entered."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+
+    def set(self) -> None:
+        self._token.run_sync_soon(self._event.set)
+
+    async def wait(self) -> None:
+        with trio.fail_after(600):
+            await self._event.wait()
+
+
+# -- what may be declared
+
+
+def test_an_event_loop_that_is_not_known_is_named() -> None:
+    async def execute(self: BaseNode) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"Node\.event_loop is 'curio': it must be"):
+        runtime(V0Server(), node(execute, event_loop="curio"))
+
+
+def test_a_plain_function_that_asks_for_asyncio_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="its execute is a plain def"):
+        runtime(V0Server(), node(lambda self: None))
+
+
+# -- running
+
+
+async def test_a_node_runs_on_asyncio_with_its_inputs_secrets_and_context() -> None:
+    place = contextvars.ContextVar("place", default="nowhere")
+    place.set("here")
+
+    class Inputs(BaseNode.Inputs):
+        name: str
+
+    class Secrets(BaseNode.Secrets):
+        token: str
+
+    async def execute(self: BaseNode) -> Any:
+        await asyncio.sleep(0)
+        await anyio.lowlevel.checkpoint()  # anyio finds asyncio too
+        assert not self.stopping
+        seen = (sniffio.current_async_library(), threading.current_thread().name, place.get())
+        return Text(text=f"{seen} {self.inputs.name} {self.secrets.token}")
+
+    tested = node(execute, Inputs=Inputs, Secrets=Secrets)
+    outcome = await run_node(tested, {"name": "Ada"}, secrets={"token": "abc"})
+    assert outcome == Executed([{"text": "('asyncio', 'exotrio asyncio', 'here') Ada abc"}])
+
+
+def test_a_loop_entered_through_anyio_does_not_pass_its_name_on() -> None:
+    async def execute(self: BaseNode) -> Any:
+        return Text(text=sniffio.current_async_library())
+
+    outcome = anyio.run(run_node, node(execute), backend="trio")
+    assert outcome == Executed([{"text": "asyncio"}])
+
+
+async def test_a_node_talks_over_sockets_in_task_groups_within_timeouts() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.readline()).upper())
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async def ask(port: int, word: str) -> str:
+        reader, writer = await asyncio.open_connection("localhost", port)
+        writer.write(f"{word}\n".encode())
+        line = await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+        return line.decode().strip()
+
+    async def execute(self: BaseNode) -> Any:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, asyncio.timeout(20), asyncio.TaskGroup() as group:
+            tasks = [group.create_task(ask(port, word)) for word in ("one", "two")]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await asyncio.sleep(20)
+        process = await asyncio.create_subprocess_exec("true")
+        assert await process.wait() == 0
+        assert await asyncio.to_thread(sum, [1, 2]) == 3
+        return Text(text=" ".join(task.result() for task in tasks))
+
+    assert await run_node(node(execute)) == Executed([{"text": "ONE TWO"}])
+
+
+async def test_nodes_run_at_once_in_one_loop_as_far_as_their_concurrency_allows() -> None:
+    running: dict[str, int] = {"Free": 0, "Limited": 0}
+    most = dict(running)
+    loops: set[int] = set()
+    all_here = asyncio.Event()
+
+    async def execute(self: BaseNode) -> None:
+        name = type(self).__name__
+        loops.add(id(asyncio.get_running_loop()))
+        running[name] += 1
+        most[name] = max(most[name], running[name])
+        if most["Free"] == 4:
+            all_here.set()
+        if name == "Free":
+            await all_here.wait()
+        await asyncio.sleep(0.001)
+        running[name] -= 1
+
+    server = V0Server()
+    server.add("Free", 8)
+    server.add("Limited", 6)
+    rt = runtime(server, node(execute, "Free"), node(execute, "Limited", concurrency=2), workers=6)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rt.run)
+            await server.until(lambda: server.statuses()["EXECUTED"] == 14)
+            rt.stop()
+    assert len(loops) == 1
+    assert most["Free"] >= 4
+    assert most["Limited"] <= 2
+
+
+def test_no_asyncio_is_loaded_for_nodes_that_do_not_ask_for_it() -> None:
+    code = (
+        "import sys, trio, exotrio, exotrio.testing\n"
+        "class N(exotrio.BaseNode):\n"
+        "    async def execute(self): pass\n"
+        "trio.run(exotrio.testing.run_node, N)\n"
+        "print('asyncio' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert out.stdout == "False\n"
+
+
+@pytest.mark.parametrize("what", [lambda: asyncio.sleep(1), lambda: asyncio.sleep(0)])
+async def test_a_node_that_was_to_ask_for_asyncio_is_told_so(what: Any) -> None:
+    async def execute(self: BaseNode) -> None:
+        await what()
+
+    outcome = await run_node(node(execute, event_loop="trio"))
+    assert isinstance(outcome, Errored)
+    hint = 'Node needs asyncio, but runs on Trio: give its class event_loop = "asyncio"'
+    assert outcome.error.splitlines()[-1] == hint
+
+
+# -- results
+
+
+async def test_a_decorated_coroutine_function_is_awaited_in_the_loop() -> None:
+    import functools
+
+    def decorate(function: Any) -> Any:
+        @functools.wraps(function)
+        def inner(self: BaseNode) -> Any:
+            return function(self)
+
+        return inner
+
+    @decorate
+    async def execute(self: BaseNode) -> Any:
+        return Text(text=sniffio.current_async_library())
+
+    assert await run_node(node(execute)) == Executed([{"text": "asyncio"}])
+
+
+async def test_signals_are_outcomes_also_out_of_a_task_group() -> None:
+    async def prunes(self: BaseNode) -> None:
+        async with asyncio.TaskGroup():
+            raise PruneSignal({"why": "old"})
+
+    async def requeues(self: BaseNode) -> None:
+        raise ReQueueAfterSignal(timedelta(seconds=9))
+
+    assert await run_node(node(prunes)) == Pruned({"why": "old"})
+    assert await run_node(node(requeues)) == Requeued(9.0)
+
+
+async def test_the_error_text_has_the_frames_of_the_node_and_nothing_of_the_loops() -> None:
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        int("x")
+
+    async def execute(self: BaseNode) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails())
+            group.create_task(asyncio.sleep(20))
+            await asyncio.sleep(20)
+
+    outcome = await run_node(node(execute))
+    assert isinstance(outcome, Errored)
+    assert "ValueError: invalid literal" in outcome.error
+    assert 'int("x")' in outcome.error
+    assert "in execute" in outcome.error
+    for foreign in ("asyncio_thread.py", "asyncio/", "trio/_core", "Cancelled"):
+        assert foreign not in outcome.error
+
+
+async def fails_by_itself() -> None:
+    raise asyncio.CancelledError
+
+
+async def exits() -> None:
+    raise SystemExit(3)
+
+
+async def exits_in_a_task() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(exits())
+
+
+async def stops_the_loop() -> None:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(0)
+    raise ValueError("the loop goes on")
+
+
+@pytest.mark.parametrize("what", [fails_by_itself, exits, exits_in_a_task, stops_the_loop])
+async def test_whatever_a_node_raises_is_its_error_and_the_others_go_on(what: Any) -> None:
+    both_here = asyncio.Event()
+
+    async def execute(self: BaseNode) -> Any:
+        both_here.set()
+        await what()
+
+    async def goes_on(self: BaseNode) -> Any:
+        await both_here.wait()
+        await asyncio.sleep(0.005)
+        return Text(text="fine")
+
+    server = V0Server()
+    server.add("Bad")
+    server.add("Good")
+    rt = runtime(server, node(execute, "Bad"), node(goes_on, "Good"))
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rt.run)
+            await server.until(lambda: server.statuses() == {"ERRORED": 1, "EXECUTED": 1})
+            rt.stop()
+
+
+async def test_a_loop_that_a_node_broke_fails_its_nodes_and_the_next_gets_another(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail() -> None:
+        raise OSError("broken")
+
+    async def execute(self: BaseNode) -> Any:
+        asyncio.get_running_loop()._run_once = fail  # type: ignore[attr-defined]
+        await asyncio.sleep(20)
+
+    async def fine(self: BaseNode) -> None: ...
+
+    server = V0Server()
+    server.add("Breaks")
+    rt = runtime(server, node(execute, "Breaks"), node(fine, "Fine"), poll_interval=0.01)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rt.run)
+            await server.until(lambda: server.statuses() == {"ERRORED": 1})
+            server.add("Fine")
+            await server.until(lambda: server.statuses() == {"ERRORED": 1, "EXECUTED": 1})
+            rt.stop()
+    assert "the asyncio loop ended while the node ran" in server.states["0" * 24].result
+    assert "the asyncio loop failed" in caplog.text
+
+
+# -- cancellation
+
+
+class Cleaning:
+    """A node that is cancelled and takes its time to clean up, as code for asyncio does it."""
+
+    def __init__(self) -> None:
+        self.began = Began()
+        self.told: list[Any] = []
+        cleaning = self
+
+        async def execute(self: BaseNode) -> None:
+            cleaning.began.set()
+            try:
+                async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+                    group.create_task(asyncio.sleep(60))
+            except asyncio.CancelledError as error:
+                for _ in range(3):  # each of them would raise if it were cancelled again and again
+                    await asyncio.sleep(0.002)
+                cleaning.told.append((type(error), self.stopping))
+                raise
+            finally:
+                await asyncio.to_thread(str)
+                cleaning.told.append("clean")
+
+        self.execute = execute
+
+    async def jump_once_begun(self, jump: Jump) -> None:
+        await self.began.wait()
+        jump(30)
+
+    async def ended(self) -> None:
+        assert "clean" in self.told
+
+    def learnt(self, why: Stopping) -> bool:
+        return self.told == [(asyncio.CancelledError, why), "clean"]
+
+
+async def test_when_the_drain_is_over_a_node_is_cancelled_once_and_cleans_up() -> None:
+    cleaning = Cleaning()
+    server = V0Server()
+    server.add("Node")
+    rt = runtime(server, node(cleaning.execute))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await cleaning.began.wait()
+        rt.stop(grace=0.05)
+    assert cleaning.learnt(Stopping.CANCELLING)
+    assert server.statuses() == {"CREATED": 1}
+    assert rt.summary.cancelled == 1
+    assert rt.summary.exit_code == 0
+
+
+async def test_a_node_that_ends_within_the_drain_is_reported() -> None:
+    began = Began()
+
+    async def execute(self: BaseNode) -> Any:
+        began.set()
+        while not self.stopping:  # noqa: ASYNC110 (this is how a node looks)
+            await asyncio.sleep(0.001)
+        return Text(text=self.stopping)
+
+    server = V0Server()
+    server.add("Node")
+    rt = runtime(server, node(execute))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await began.wait()
+        rt.stop()
+    assert server.states["0" * 24].result == [{"text": "draining"}]
+
+
+async def test_a_timeout_cancels_the_node(mock_clock: MockClock) -> None:
+    jump = jumping(mock_clock)
+    cleaning = Cleaning()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cleaning.jump_once_begun, jump)
+        outcome = await run_node(node(cleaning.execute, timeout=30))
+    assert outcome == Errored("timed out after 30 s (timeout of Node)")
+    assert cleaning.learnt(Stopping.TIMED_OUT)
+
+
+@pytest.mark.parametrize(
+    ("told", "why"), [("lost", Stopping.LEASE_LOST), ("cancelled", Stopping.RUN_CANCELLED)]
+)
+async def test_a_lost_lease_and_a_cancelled_run_cancel_the_node(told: str, why: Stopping) -> None:
+    cleaning = Cleaning()
+    server = NativeServer()
+    server.ttl = 0.3
+    (state,) = server.add("Node")
+    rt = runtime(server, node(cleaning.execute))
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rt.run)
+            await cleaning.began.wait()
+            getattr(server, told).add(state)
+            await eventually(cleaning.ended)
+            rt.stop()
+    assert cleaning.learnt(why)
+
+
+async def test_a_cancelled_scope_around_cancels_the_node() -> None:
+    cleaning = Cleaning()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_node, node(cleaning.execute))
+        await cleaning.began.wait()
+        nursery.cancel_scope.cancel()
+    assert [cleaning.told[0][0], cleaning.told[1]] == [asyncio.CancelledError, "clean"]
+
+
+async def test_a_cancellation_before_the_first_step_runs_nothing() -> None:
+    ran: list[str] = []
+
+    async def execute(self: BaseNode) -> None:
+        ran.append("a step")
+
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await run_node(node(execute))
+    assert scope.cancelled_caught
+    assert not ran
+
+
+async def test_a_value_returned_all_the_same_counts(mock_clock: MockClock) -> None:
+    jump = jumping(mock_clock)
+
+    async def execute(self: BaseNode) -> Any:
+        jump(30)
+        try:
+            await asyncio.sleep(20)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+        return Text(text=self.stopping)
+
+    assert await run_node(node(execute, timeout=30)) == Executed([{"text": "timed out"}])
+
+
+async def test_what_a_cancelled_node_raises_is_told_with_its_frames_only(mock_clock: MockClock) -> None:
+    jump = jumping(mock_clock)
+
+    async def execute(self: BaseNode) -> None:
+        jump(30)
+        try:
+            await asyncio.sleep(20)
+        finally:
+            raise ValueError("in the clean-up")
+
+    outcome = await run_node(node(execute, timeout=30))
+    assert isinstance(outcome, Errored)
+    assert outcome.error.startswith("timed out after 30 s (timeout of Node); it then raised\n")
+    assert "ValueError: in the clean-up" in outcome.error
+    assert "trio.Cancelled" not in outcome.error
+
+
+# -- what does not end
+
+
+class Swallowing:
+    """A node that takes no notice of its cancellation until it is released. The clock is put forward
+    so that its timeout of 30 s, if it has one, is over, and then the time for its clean-up."""
+
+    def __init__(self, jump: Jump) -> None:
+        self.began = Began()
+        self.release = False
+        swallowing = self
+
+        async def execute(self: BaseNode) -> Any:
+            after = chain([5], repeat(0))  # no further at the end of the loop, which cancels too
+            swallowing.began.set()
+            jump(30 if self.timeout else 0)
+            while not swallowing.release:
+                try:
+                    await asyncio.sleep(0.002)
+                except asyncio.CancelledError:
+                    jump(next(after))
+            return Text(text="too late")
+
+        self.execute = execute
+
+
+async def test_a_node_that_swallows_its_cancellation_is_left_behind_and_the_loop_goes_on(
+    mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    jump = jumping(mock_clock)
+    swallowing = Swallowing(jump)
+
+    async def heard_of_the_late_end() -> None:
+        assert "(Node) returned in the asyncio loop at last, which is ignored" in caplog.text
+
+    async def quick(self: BaseNode) -> None: ...
+
+    server = V0Server()
+    server.add("Node")
+    rt = runtime(server, node(swallowing.execute, timeout=30), node(quick, "Quick"), poll_interval=0.01)
+    with trio.fail_after(600):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rt.run)
+            await server.until(lambda: server.statuses() == {"ERRORED": 1})
+            server.add("Quick", 3)
+            await server.until(lambda: server.statuses() == {"ERRORED": 1, "EXECUTED": 3})
+            swallowing.release = True
+            await eventually(heard_of_the_late_end)
+            rt.stop()
+    assert "(Node) goes on in the asyncio loop, which nobody waits for any more" in caplog.text
+    assert "blocked" not in caplog.text
+    assert rt.summary.completed == 3
+
+
+async def test_too_many_nodes_left_behind_hold_asyncio_nodes_back_and_nothing_else(
+    mock_clock: MockClock,
+) -> None:
+    jump = jumping(mock_clock)
+    swallowing = Swallowing(jump)
+
+    async def on_trio(self: BaseNode) -> None:
+        await trio.lowlevel.checkpoint()
+
+    server = V0Server()
+    server.add("Node", 6)
+    rt = runtime(
+        server,
+        node(swallowing.execute, timeout=30),
+        node(on_trio, "OnTrio", event_loop="trio"),
+        workers=1,
+        batch_size=1,
+        poll_interval=0.01,
+    )
+    with trio.fail_after(600):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rt.run)
+            await server.until(lambda: server.statuses()["ERRORED"] == 4)
+            server.add("OnTrio", 3)
+            await server.until(lambda: server.statuses() == {"ERRORED": 4, "EXECUTED": 3, "CREATED": 2})
+            assert server.routes("enqueue")[-1].body["nodes"] == ["OnTrio"]
+            swallowing.release = True
+            await server.until(lambda: server.statuses()["EXECUTED"] == 5)
+            rt.stop()
+
+
+async def test_the_stop_path_leaves_a_node_that_does_not_end_and_hands_its_state_back(
+    mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    jump = jumping(mock_clock)
+    swallowing = Swallowing(jump)
+    server = V0Server()
+    server.add("Node")
+    rt = runtime(server, node(swallowing.execute))
+    with trio.fail_after(600):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rt.run)
+            await swallowing.began.wait()
+            rt.stop(grace=0)
+    assert server.statuses() == {"CREATED": 1}
+    assert "(Node) was ended with its loop in the asyncio loop at last" in caplog.text
+
+
+async def test_a_blocked_loop_blocks_neither_trio_nor_the_stop(
+    mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    jump = jumping(mock_clock)
+    release, began = threading.Event(), Began()
+
+    async def blocks(self: BaseNode) -> None:
+        began.set()
+        release.wait(20)
+
+    async def waits(self: BaseNode) -> None:
+        raise AssertionError("nobody was to begin this")
+
+    async def on_trio(self: BaseNode) -> None:
+        await trio.lowlevel.checkpoint()
+
+    server = V0Server()
+    server.add("Blocks")
+    on_asyncio = {"timeout": 30}
+    rt = runtime(
+        server,
+        node(blocks, "Blocks", **on_asyncio),
+        node(waits, "Waits", **on_asyncio),
+        node(on_trio, "OnTrio", event_loop="trio"),
+        poll_interval=0.01,
+    )
+    with trio.fail_after(600):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rt.run)
+            await began.wait()
+            server.add("OnTrio", 3)
+            server.add("Waits")
+            await server.until(lambda: server.statuses() == {"EXECUTED": 3, "QUEUED": 2})
+            for seconds in (30, 5):  # the timeouts, and the time for a clean-up
+                await wait_all_tasks_blocked()
+                jump(seconds)
+            await server.until(lambda: server.statuses() == {"EXECUTED": 3, "ERRORED": 2})
+            server.add("Waits")  # by now the loop is known to be blocked
+            server.add("OnTrio")
+            await server.until(lambda: server.statuses()["EXECUTED"] == 4)
+            assert server.statuses() == {"EXECUTED": 4, "ERRORED": 2, "CREATED": 1}
+            rt.stop()
+    assert "the asyncio loop is blocked, by state 000000000000000000000000 (Blocks)" in caplog.text
+    assert "its thread is left behind" in caplog.text
+    assert caplog.text.count("goes on in the asyncio loop") == 1, "what was not begun cannot go on"
+    release.set()
+
+
+async def test_nodes_are_begun_again_once_the_loop_goes_on(
+    mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    jump = jumping(mock_clock)
+    release, began, ran = threading.Event(), Began(), []
+
+    async def blocks(self: BaseNode) -> None:
+        began.set()
+        release.wait(20)
+        await asyncio.sleep(20)
+
+    async def late(self: BaseNode) -> None:
+        ran.append("although its time was over before it could begin")
+
+    async def fine(self: BaseNode) -> None: ...
+
+    server = V0Server()
+    server.add("Blocks")
+    rt = runtime(
+        server,
+        node(blocks, "Blocks", timeout=30),
+        node(late, "Late", timeout=30),
+        node(fine, "Fine"),
+        poll_interval=0.01,
+    )
+    with caplog.at_level(logging.INFO), trio.fail_after(600):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rt.run)
+            await began.wait()
+            server.add("Late")
+            await server.until(lambda: server.statuses() == {"QUEUED": 2})
+            for seconds in (30, 5):
+                await wait_all_tasks_blocked()
+                jump(seconds)
+            await server.until(lambda: server.statuses() == {"ERRORED": 2})
+            server.add("Fine")
+            release.set()
+            await server.until(lambda: server.statuses() == {"ERRORED": 2, "EXECUTED": 1})
+            rt.stop()
+    assert not ran
+    assert "the asyncio loop goes on" in caplog.text
+    assert "raised CancelledError in the asyncio loop at last" in caplog.text
+
+
+# -- the end of the loops
+
+
+async def test_what_nodes_left_in_the_loop_is_ended_with_it() -> None:
+    ended: list[str] = []
+    kept: list[Any] = []
+
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            await asyncio.sleep(0)
+            ended.append("generator")
+
+    async def goes_on() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("task")
+
+    async def execute(self: BaseNode) -> None:
+        kept.append(asyncio.create_task(goes_on()))
+        kept.append(numbers())
+        await kept[-1].__anext__()
+
+    assert await run_node(node(execute)) == Executed([])
+    assert ended == ["task", "generator"]
+
+
+def test_a_loop_outlives_the_trio_loop_that_left_it_without_harm(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(asyncio_thread, "CLEANUP", 0)
+    release = threading.Event()
+
+    async def execute(self: BaseNode) -> None:
+        began.set()
+        release.wait(20)
+
+    async def main() -> None:
+        nonlocal began
+        began = Began()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_node, node(execute))
+            await began.wait()
+            nursery.cancel_scope.cancel()
+
+    began: Any = None
+    trio.run(main)
+    assert "its thread is left behind" in caplog.text
+    release.set()
+
+
+SCRIPT = """
+import asyncio, sys, time
+import trio
+from exotrio import BaseNode
+from exotrio._execution import asyncio_thread
+from exotrio.testing import run_node
+
+asyncio_thread.CLEANUP = 0.1
+
+class Blocks(BaseNode):
+    event_loop, timeout = "asyncio", 0.2
+
+    async def execute(self):
+        asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
+        time.sleep(60)
+
+print(trio.run(run_node, Blocks).error)
+"""
+
+
+def test_neither_a_blocked_loop_nor_a_hanging_thread_of_it_keeps_the_interpreter_from_exiting() -> None:
+    began = time.monotonic()
+    out = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=50
+    )
+    assert out.stdout == "timed out after 0.2 s (timeout of Blocks)\n"
+    assert time.monotonic() - began < 40

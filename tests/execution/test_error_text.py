@@ -1,0 +1,152 @@
+"""The one line that says what an error is: from the exception, and from the text that was reported of it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from exotrio._execution.error_text import error_line, error_text
+from exotrio._util.error_message import MAX_LINE, message_line
+from exotrio.cli.runs.result import _beside_the_message
+from exotrio.cli.terminal.output import error_message
+
+
+class Model(BaseModel):
+    number: int
+
+
+def raised(make: Callable[[], Any]) -> Exception:
+    try:
+        raise make()
+    except Exception as error:
+        return error
+
+
+def chained(explicit: bool) -> Exception:
+    try:
+        try:
+            raise KeyError("first")
+        except KeyError as error:
+            if explicit:
+                raise ValueError("second") from error
+            raise ValueError("second")  # noqa: B904 - this is what is tested
+    except ValueError as error:
+        return error
+
+
+def noted(error: Exception) -> Exception:
+    error.add_note("a note\nof two lines")
+    return error
+
+
+def refused(make: Callable[[], Any]) -> Exception:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever it is
+        make()
+    return caught.value
+
+
+def group() -> Exception:
+    inner = raised(
+        lambda: ExceptionGroup("inner", [noted(raised(lambda: ValueError("one\nand more"))), chained(True)])
+    )
+    return raised(lambda: ExceptionGroup("outer", [inner, TypeError("three")]))
+
+
+ERRORS: dict[str, tuple[Exception, str]] = {
+    "a message": (raised(lambda: ValueError("wrong")), "ValueError: wrong"),
+    "no message": (raised(lambda: ValueError()), "ValueError"),
+    "several lines": (raised(lambda: ValueError("wrong\nsince\nthen")), "ValueError: wrong"),
+    "an empty first line": (raised(lambda: ValueError("\n\nwrong")), "ValueError: wrong"),
+    "notes": (noted(raised(lambda: ValueError("wrong"))), "ValueError: wrong"),
+    "a cause": (chained(True), "ValueError: second"),
+    "a context": (chained(False), "ValueError: second"),
+    "a traceback in the message": (
+        raised(lambda: ValueError(f"remote\n{''.join(traceback.format_exception(raised(ValueError)))}")),
+        "ValueError: remote",
+    ),
+    "a list": (
+        raised(lambda: ValueError("these are missing:\n  one\n  two")),
+        "ValueError: these are missing: one",
+    ),
+    "pydantic": (
+        refused(lambda: Model(number="x")),  # type: ignore[arg-type]
+        "pydantic_core._pydantic_core.ValidationError: 1 validation error for Model number "
+        "Input should be a valid integer",
+    ),
+    "syntax": (refused(lambda: compile("x = (", "file.py", "exec")), "SyntaxError: '(' was never closed"),
+    "a group of one": (raised(lambda: ExceptionGroup("wrapped", [ValueError("wrong")])), "ValueError: wrong"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_one_line_names_an_error_by_its_message(name: str) -> None:
+    error, expected = ERRORS[name]
+    assert error_line(error).startswith(expected)
+    assert "\n" not in error_line(error)
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_the_message_is_found_in_the_text_that_was_reported(name: str) -> None:
+    error, expected = ERRORS[name]
+    for text in (error_text(error), "".join(traceback.format_exception(error))):
+        assert message_line(text).startswith(expected)
+
+
+def test_the_leaves_of_a_group_are_named() -> None:
+    leaves = "ValueError: one; ValueError: second; TypeError: three"
+    assert error_line(group()) == f"ExceptionGroup of 3: {leaves}"
+    for text in (error_text(group()), "".join(traceback.format_exception(group()))):
+        assert message_line(text) == f"ExceptionGroup: outer (2 sub-exceptions): {leaves}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, ""),
+        ("", ""),
+        ("cancelled", "cancelled"),
+        ("first\nsecond", "first"),
+        (
+            "the inputs do not fit:\n  count: not a number\n  due: missing",
+            "the inputs do not fit: count: not a number",
+        ),
+        (
+            "timed out after 3 s; it then raised\nTraceback (most recent call last):\nX",
+            "timed out after 3 s; it then raised",
+        ),
+        (
+            '  File "a.py", line 1, in f\n    g()\nValueError: the end of a traceback',
+            "ValueError: the end of a traceback",
+        ),
+        ('k()\n  File "a.py", line 1, in f\n    g()\nValueError: cut before', "ValueError: cut before"),
+    ],
+)
+def test_a_text_that_is_not_a_whole_traceback_has_a_message_too(text: str | None, message: str) -> None:
+    assert message_line(text) == message
+
+
+def test_commands_show_the_message_in_one_line_and_then_what_stands_beside_it() -> None:
+    text = "\n".join(
+        ["Traceback (most recent call last):", *["  File x"] * 50, "ValueError: wrong", "a note"]
+    )
+    assert error_message(text) == "ValueError: wrong"
+    assert error_message("") == "no text"
+    beside = _beside_the_message(text)
+    assert beside[0] == "Traceback (most recent call last):", "what is long keeps its beginning"
+    assert beside[-1] == "a note"
+    assert len(beside) < 50
+    assert (
+        _beside_the_message("Traceback (most recent call last):\n  File x\nValueError: wrong")[-1]
+        == "  File x"
+    )
+
+
+def test_a_line_that_is_too_long_keeps_its_beginning() -> None:
+    error = ValueError("begin" + "x" * 10_000)
+    for line in (error_line(error), message_line(error_text(error))):
+        assert line.startswith("ValueError: begin")
+        assert len(line) == MAX_LINE

@@ -1,0 +1,628 @@
+from __future__ import annotations
+
+import gc
+import logging
+import subprocess
+import sys
+import threading
+import time
+from base64 import b64encode
+from contextlib import suppress
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from uuid import UUID
+
+import httpx
+import pytest
+import trio
+import trio.testing
+from pydantic import BaseModel
+
+from exotrio._http import client
+from exotrio._http import endpoint as endpoint_http
+from exotrio._http.client import HttpClient
+from exotrio._http.discovery import discover
+from exotrio._http.endpoint import Endpoint, resolve_endpoint
+from exotrio._http.response import TurnedAway, retry_after
+from exotrio.errors import (
+    ConfigurationError,
+    KeyRefused,
+    LifecycleError,
+    ManagerError,
+    ManagerUnavailable,
+    NotFound,
+    RequestRefused,
+)
+from tests.support.http_doubles import Double, Handler, answer, no_nodes, tcp_server
+
+
+class Pong(BaseModel):
+    pong: str
+
+
+def client_for(handler) -> tuple[HttpClient, Double]:
+    double = Double(handler)
+    return HttpClient(double.endpoint), double
+
+
+async def failure_of(handler) -> ManagerError:
+    http, _ = client_for(handler)
+    with pytest.raises(ManagerError) as caught:
+        await http.fetch(Pong, "GET", "/ping")
+    assert "the-key" not in str(caught.value)
+    assert "asked: GET /ping" in str(caught.value)
+    return caught.value
+
+
+async def test_user_and_password_of_the_uri_are_sent_as_basic_authentication() -> None:
+    double = Double(lambda _: answer(200, {"pong": "yes"}))
+    endpoint = Endpoint("http://ada:p%40ss@manager.invalid", "the-key", double.endpoint.transport)
+    await HttpClient(endpoint).ask("GET", "/ping")
+    (request,) = double.requests
+    assert request.headers["authorization"] == f"Basic {b64encode(b'ada:p@ss').decode()}"
+    assert request.headers["host"] == "manager.invalid"
+
+
+async def test_an_answer_is_parsed_and_the_key_and_a_fresh_request_id_are_sent() -> None:
+    http, double = client_for(lambda _: answer(200, {"pong": "yes"}))
+    assert (await http.fetch(Pong, "GET", "/ping")).pong == "yes"
+    await http.ask("POST", "/ping", body={"a": 1})
+    first, second = double.requests
+    assert first.headers["x-api-key"] == "the-key"
+    ids = {UUID(request.headers["X-Exosphere-Request-ID"]) for request in double.requests}
+    assert len(ids) == 2
+    assert second.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, RequestRefused),
+        (401, KeyRefused),
+        (403, KeyRefused),
+        (404, NotFound),
+        (405, RequestRefused),
+        (408, TurnedAway),
+        (409, RequestRefused),
+        (422, RequestRefused),
+        (425, TurnedAway),
+        (429, TurnedAway),
+        (500, ManagerUnavailable),
+        (502, ManagerUnavailable),
+        (503, TurnedAway),
+    ],
+)
+async def test_each_status_becomes_its_own_error(status: int, kind: type[ManagerError]) -> None:
+    error = await failure_of(lambda _: answer(status, {"detail": "the reason"}))
+    assert type(error) is kind
+    assert error.status == status
+    assert "the reason" in error.what
+    if isinstance(error, ManagerUnavailable):
+        assert error.sent
+
+
+async def test_a_validation_error_is_told_with_its_place_and_without_the_value() -> None:
+    item = {
+        "type": "x",
+        "loc": ["body", "nodes", 0, "identifier"],
+        "msg": "cannot be blank",
+        "input": "SECRET",
+    }
+    error = await failure_of(lambda _: answer(422, {"detail": [item]}))
+    assert "nodes[0].identifier: cannot be blank" in error.what
+    assert "SECRET" not in str(error)
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 502])
+async def test_a_body_that_is_not_json_is_no_usable_answer_whatever_its_status(status: int) -> None:
+    error = await failure_of(lambda _: httpx.Response(status, text="<html>no</html>"))
+    assert isinstance(error, ManagerUnavailable)
+    assert error.sent
+    assert error.status == status
+
+
+async def test_a_proxy_that_finds_the_body_too_large_refuses_it_in_any_format() -> None:
+    error = await failure_of(lambda _: httpx.Response(413, text="<html>too large</html>"))
+    assert isinstance(error, RequestRefused)
+
+
+async def test_a_body_of_another_shape_is_no_usable_answer_and_its_values_are_not_shown() -> None:
+    error = await failure_of(lambda _: answer(200, {"pong": ["SECRET"]}))
+    assert isinstance(error, ManagerUnavailable)
+    assert "pong" in error.what
+    assert "SECRET" not in str(error)
+
+
+async def test_a_redirect_is_refused_with_its_location() -> None:
+    error = await failure_of(
+        lambda _: httpx.Response(307, headers={"location": "https://elsewhere.example/"})
+    )
+    assert isinstance(error, RequestRefused)
+    assert "https://elsewhere.example/" in error.what
+
+
+@pytest.mark.parametrize(
+    ("raised", "sent"),
+    [
+        (httpx.ConnectError("refused"), False),
+        (httpx.ConnectTimeout("slow"), False),
+        (httpx.PoolTimeout("full"), False),
+        (httpx.ReadError("reset"), True),
+        (httpx.RemoteProtocolError("server disconnected"), True),
+        (httpx.WriteError("pipe"), True),
+    ],
+)
+async def test_only_connect_and_pool_failures_are_known_to_be_unsent(raised: Exception, sent: bool) -> None:
+    def handler(_: httpx.Request) -> httpx.Response:
+        raise raised
+
+    error = await failure_of(handler)
+    assert isinstance(error, ManagerUnavailable)
+    assert error.sent is sent
+
+
+async def test_an_answer_that_does_not_come_in_time_is_given_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def handler(_: httpx.Request) -> httpx.Response:
+        await trio.sleep(31)
+        return answer(200)
+
+    error = await failure_of(handler)
+    assert isinstance(error, ManagerUnavailable)
+    assert error.sent
+    assert trio.current_time() == pytest.approx(30)
+
+
+async def test_waiting_for_a_free_slot_too_long_is_known_to_be_unsent(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def handler(_: httpx.Request) -> httpx.Response:
+        await trio.sleep(20)
+        return answer(200)
+
+    double = Double(handler)
+    http = HttpClient(double.endpoint, tasks=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(http.ask, "GET", "/first")
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(ManagerUnavailable) as caught:
+            await http.ask("GET", "/second", timeout=5)
+        assert not caught.value.sent
+    assert len(double.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "9" * 5000}, 120.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-3"}, None),
+        (
+            {"retry-after": "Wed, 21 Oct 2026 07:28:30 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"},
+            30.0,
+        ),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+    ],
+)
+def test_retry_after_is_read_as_seconds_or_as_a_date(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers) == seconds
+
+
+async def test_retry_after_reaches_the_error() -> None:
+    error = await failure_of(lambda _: answer(503, retry_after="3"))
+    assert isinstance(error, ManagerUnavailable)
+    assert error.retry_after == 3.0
+
+
+def test_outside_trio_the_error_says_so() -> None:
+    import asyncio
+
+    http, _ = client_for(lambda _: answer(200))
+    with pytest.raises(LifecycleError, match="Trio"):
+        asyncio.run(http.ask("GET", "/ping"))
+
+
+class Ponging(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_one_client_serves_several_runs_of_trio_one_after_the_other() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ponging) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        http = HttpClient(Endpoint(f"http://127.0.0.1:{server.server_port}", "the-key"))
+        for _ in range(3):
+            assert trio.run(http.ask, "GET", "/ping").body == {}
+        trio.run(http.aclose)
+        trio.run(http.aclose)
+        server.shutdown()
+        thread.join()
+
+
+async def test_an_argument_without_a_json_form_is_named_as_such() -> None:
+    http, _ = client_for(lambda _: answer(200))
+    with pytest.raises(ConfigurationError, match="JSON"):
+        await http.ask("POST", "/ping", body={"x": float("nan")})
+
+
+def test_importing_the_modules_loads_no_httpx() -> None:
+    code = (
+        "import sys, exotrio.client._state_manager, exotrio._link.auto; "
+        "sys.exit(any(m in sys.modules for m in ('httpx', 'pydantic_settings')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -- over a real socket
+
+
+async def test_a_refused_connection_is_unsent_and_says_how_to_start_a_server() -> None:
+    with trio.socket.socket() as free:
+        await free.bind(("127.0.0.1", 0))
+        http = HttpClient(Endpoint(f"http://127.0.0.1:{free.getsockname()[1]}", "the-key"))
+        with pytest.raises(ManagerUnavailable) as caught:
+            await http.ask("GET", "/ping")
+    await http.aclose()
+    assert not caught.value.sent
+    assert "python -m exotrio server" in str(caught.value)
+
+
+async def test_an_answer_cut_after_the_request_arrived_is_not_known_to_be_unsent() -> None:
+    async def respond(stream: trio.SocketStream, _: bytes) -> None:
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{")
+        await stream.aclose()
+
+    async with tcp_server(respond) as (uri, _):
+        http = HttpClient(Endpoint(uri, "the-key"))
+        with pytest.raises(ManagerUnavailable) as caught:
+            await http.ask("GET", "/ping")
+        await http.aclose()
+    assert caught.value.sent
+
+
+@pytest.mark.parametrize("how", ["sink fails", "cancelled", "another type"])
+async def test_a_download_that_is_given_up_hangs_up_and_gives_its_connection_back(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "CLOSE", 15.0)  # it hangs up itself, or this test is too slow
+    hung_up = trio.Semaphore(0)
+    kind = "text/plain" if how == "another type" else "application/x-test"
+
+    async def respond(stream: trio.SocketStream, request: bytes) -> None:
+        if b"/ping" in request:
+            await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+            return
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: 1000\r\n\r\nbegin"
+        await stream.send_all(head.encode())
+        if how == "another type":
+            await stream.aclose()  # or its reason would be waited for
+        elif not await stream.receive_some():
+            hung_up.release()
+
+    async def full(piece: bytes) -> None:
+        if how == "cancelled":
+            scope.cancel()
+            await trio.sleep_forever()
+        raise OSError(f"no space left for {piece!r}")
+
+    async with tcp_server(respond) as (uri, _):
+        http = HttpClient(Endpoint(uri, "the-key"), tasks=1)
+        with trio.fail_after(10):
+            for _ in range(3):
+                with trio.CancelScope() as scope, suppress(OSError, ManagerUnavailable):
+                    await http.download("/large", full, patience=10, media_type="application/x-test")
+            if how != "another type":
+                for _ in range(3):
+                    await hung_up.acquire()
+            await http.ask("GET", "/ping")
+        await http.aclose()
+
+
+async def test_a_timeout_after_the_request_was_sent_says_that_it_may_have_arrived() -> None:
+    async def respond(stream: trio.SocketStream, _: bytes) -> None:
+        await trio.sleep_forever()
+
+    async with tcp_server(respond) as (uri, seen):
+        http = HttpClient(Endpoint(uri, "the-key"))
+        with pytest.raises(ManagerUnavailable) as caught:
+            await http.ask("GET", "/ping", timeout=0.2)
+        await http.aclose()
+    assert caught.value.sent
+    assert len(seen) == 1
+
+
+async def test_a_html_502_of_a_proxy_is_no_usable_answer() -> None:
+    async def respond(stream: trio.SocketStream, _: bytes) -> None:
+        await stream.send_all(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 6\r\n\r\n<html>")
+
+    async with tcp_server(respond) as (uri, _):
+        http = HttpClient(Endpoint(uri, "the-key"))
+        with pytest.raises(ManagerUnavailable) as caught:
+            await http.ask("GET", "/ping")
+        await http.aclose()
+    assert caught.value.status == 502
+    assert not isinstance(caught.value, TurnedAway)
+
+
+async def test_a_request_cancelled_while_its_body_is_sent_leaves_nothing_to_collect() -> None:
+    async def never_read(stream: trio.SocketStream) -> None:
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, never_read, 0, host="127.0.0.1"))
+        http = HttpClient(Endpoint(f"http://127.0.0.1:{listener.socket.getsockname()[1]}", "k"))
+        more_than_buffers_hold = b" " * 50_000_000
+        nursery.start_soon(partial(http.ask, "POST", "/", body=more_than_buffers_hold))
+        # Two in turn: while it connects, all tasks are blocked too.
+        for _ in range(2):
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        nursery.cancel_scope.cancel()
+    gc.collect()  # what is left behind is warned of, and warnings are errors here
+    await http.aclose()
+
+
+async def test_more_requests_than_tasks_wait_outside_the_pool_also_after_many_were_cancelled() -> None:
+    running = most = 0
+    begun, ended = trio.Semaphore(0), trio.Semaphore(0)
+
+    async def respond(stream: trio.SocketStream, request: bytes) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        begun.release()
+        try:
+            if b"/slow" in request:
+                await stream.receive_some()  # returns when the client hangs up
+                return
+            await trio.lowlevel.checkpoint()
+            await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        finally:
+            running -= 1
+            ended.release()
+
+    async with tcp_server(respond) as (uri, _):
+        http = HttpClient(Endpoint(uri, "the-key"), tasks=3)
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for _ in range(12):
+                    nursery.start_soon(http.ask, "GET", "/slow")
+                for _ in range(3):
+                    await begun.acquire()
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                nursery.cancel_scope.cancel()
+            for _ in range(3):
+                await ended.acquire()
+            async with trio.open_nursery() as nursery:
+                for _ in range(12):
+                    nursery.start_soon(http.ask, "GET", "/quick")
+        await http.aclose()
+    assert most == 3
+
+
+# -- where the state manager is
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path) -> pytest.MonkeyPatch:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EXOSPHERE_STATE_MANAGER_URI", raising=False)
+    monkeypatch.delenv("EXOSPHERE_API_KEY", raising=False)
+    return monkeypatch
+
+
+def test_missing_uri_and_key_are_told_together(bare: pytest.MonkeyPatch) -> None:
+    endpoint, problems = resolve_endpoint(None, None, None)
+    assert endpoint is None
+    assert "EXOSPHERE_STATE_MANAGER_URI" in problems[0]
+    assert "EXOSPHERE_API_KEY" in problems[1]
+
+
+def test_arguments_come_before_the_environment_and_a_trailing_slash_goes(bare: pytest.MonkeyPatch) -> None:
+    bare.setenv("EXOSPHERE_STATE_MANAGER_URI", "http://from-environment")
+    bare.setenv("EXOSPHERE_API_KEY", "key-from-environment")
+    assert resolve_endpoint(None, None) == (Endpoint("http://from-environment", "key-from-environment"), [])
+    assert resolve_endpoint("http://mine/", "k") == (Endpoint("http://mine", "k"), [])
+
+
+@pytest.mark.parametrize(
+    ("uri_from", "key_from", "warned"),
+    [
+        ("environment", "environment", False),
+        ("file", "file", False),
+        ("file", "environment", True),
+        ("environment", "file", True),
+        ("file", "argument", True),
+        ("argument", "environment", False),
+        ("argument", "file", False),
+        ("environment", "argument", False),
+    ],
+)
+def test_a_key_is_not_sent_unasked_to_an_address_from_another_source(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    uri_from: str,
+    key_from: str,
+    warned: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    endpoint_http._warn_of_sources.cache_clear()
+    found = {"EXOSPHERE_STATE_MANAGER_URI": (uri_from, "http://there"), "EXOSPHERE_API_KEY": (key_from, "k")}
+    lines = []
+    for name, (source, value) in found.items():
+        monkeypatch.delenv(name, raising=False)
+        if source == "environment":
+            monkeypatch.setenv(name, value)
+        elif source == "file":
+            lines.append(f"{name}={value}")
+    (tmp_path / ".env").write_text("\n".join(lines))
+    for _ in range(2):
+        endpoint, problems = resolve_endpoint(
+            "http://there" if uri_from == "argument" else None, "k" if key_from == "argument" else None
+        )
+        assert (endpoint, problems) == (Endpoint("http://there", "k"), [])
+    names = {
+        "argument": ("argument state_manager_uri", "argument key"),
+        "environment": tuple(f"variable {name}" for name in found),
+        "file": tuple(f"variable {name} in .env of the working directory" for name in found),
+    }
+    said = (
+        f"the API key ({names[key_from][1]}) is sent to http://there ({names[uri_from][0]}): if they do not"
+        " belong together, name both in one place"
+    )
+    assert caplog.messages == ([said] if warned else [])
+
+
+@pytest.mark.parametrize("uri", ["localhost:8000", "ftp://x", "http://", "http://x:99999", "http://x/?a=1"])
+def test_a_uri_that_cannot_be_used_is_a_problem_that_names_its_source(
+    bare: pytest.MonkeyPatch, uri: str
+) -> None:
+    endpoint, problems = resolve_endpoint(uri, "k")
+    assert endpoint is None
+    assert "argument state_manager_uri" in problems[0]
+
+
+@pytest.mark.parametrize("key", ["secret\n", " my-secret", "sécret"])
+def test_a_key_no_header_can_carry_is_a_problem_that_does_not_show_it(
+    bare: pytest.MonkeyPatch, key: str
+) -> None:
+    endpoint, problems = resolve_endpoint("http://x", key)
+    assert endpoint is None
+    assert key not in problems[0]
+
+
+def test_with_a_transport_neither_uri_nor_key_is_needed(bare: pytest.MonkeyPatch) -> None:
+    transport = httpx.MockTransport(lambda _: answer(200))
+    endpoint, problems = resolve_endpoint(None, None, transport)
+    assert endpoint is not None
+    assert endpoint.transport is transport
+    assert problems == []
+
+
+def test_neither_key_nor_password_appears_in_texts() -> None:
+    endpoint = Endpoint("http://user:password@host:1", "the-key")
+    assert endpoint.shown == "http://host:1"
+    assert "the-key" not in repr(endpoint)
+
+
+@pytest.mark.parametrize(
+    ("uri", "warned"),
+    [
+        ("http://manager.invalid", 1),
+        ("http://192.0.2.1:8000", 1),
+        ("https://manager.invalid", 0),
+        ("http://127.0.0.1:1", 0),
+        ("http://[::1]:1", 0),
+        ("http://localhost:1", 0),
+    ],
+)
+async def test_a_key_sent_in_clear_off_this_machine_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture, uri: str, warned: int
+) -> None:
+    with caplog.at_level(logging.WARNING, "exotrio"):
+        for _ in range(2):
+            http = HttpClient(Endpoint(uri, "the-key"))
+            http._opened()  # what the first request does; sending one would leave this machine
+            await http.aclose()
+    assert sum("unencrypted" in record.message for record in caplog.records) == warned
+
+
+async def test_a_connection_is_not_used_again_when_a_server_may_be_about_to_close_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Common servers close after 5 s: a request must not cross the close on the wire."""
+    used: list[trio.SocketStream] = []
+    passed = 0.0
+
+    async def respond(stream: trio.SocketStream, _: bytes) -> None:
+        used.append(stream)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
+    monkeypatch.setattr("httpcore._async.http11.time", clock)
+    async with tcp_server(respond) as (uri, _):
+        http = HttpClient(Endpoint(uri, "the-key"))
+        await http.ask("GET", "/ping")
+        passed = 1.0
+        await http.ask("GET", "/ping")
+        passed = 5.9
+        await http.ask("GET", "/ping")
+        await http.aclose()
+    assert used[0] is used[1]
+    assert used[1] is not used[2], "it was idle for 4.9 s"
+
+
+# -- discovery
+
+
+def by_route(root: httpx.Response, nodes: httpx.Response) -> Handler:
+    return lambda request: root if request.url.path == "/exotrio/v1" else nodes
+
+
+NOT_HERE = answer(404, {"detail": "Not Found"})
+OURS = answer(200, {"version": "1", "capabilities": []})
+NEWER = answer(200, {"version": "2", "capabilities": []})
+
+
+@pytest.mark.parametrize(
+    ("root", "nodes", "version"),
+    [(OURS, NOT_HERE, "1"), (NOT_HERE, no_nodes(), None), (NEWER, no_nodes(), "2")],
+)
+async def test_ours_is_known_by_its_native_root_and_another_by_its_list_of_nodes(
+    root: httpx.Response, nodes: httpx.Response, version: str | None
+) -> None:
+    http, _ = client_for(by_route(root, nodes))
+    found = await discover(http, "ns")
+    assert (found.version if found else None) == version
+
+
+@pytest.mark.parametrize("root", [NOT_HERE, NEWER])
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        NOT_HERE,
+        answer(200, {}),
+        answer(200, {"namespace": "ns", "count": 0}),
+        answer(200, []),
+        answer(405, {"detail": "?"}),
+        answer(500, {"detail": "?"}),
+        no_nodes("another"),
+    ],
+)
+async def test_a_json_404_does_not_say_that_a_v0_server_is_there(
+    root: httpx.Response, nodes: httpx.Response
+) -> None:
+    http, _ = client_for(by_route(root, nodes))
+    with pytest.raises(ManagerUnavailable):
+        await discover(http, "ns")
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        httpx.Response(404, text="default backend - 404"),
+        httpx.Response(200, text="<html>"),
+        answer(200, {"hello": "world"}),
+        answer(400, {"detail": "?"}),
+        answer(500, {"detail": "?"}),
+        httpx.Response(302, headers={"location": "/login"}),
+    ],
+)
+async def test_any_other_answer_of_the_root_is_to_be_asked_again(response: httpx.Response) -> None:
+    http, _ = client_for(by_route(response, no_nodes()))
+    with pytest.raises(ManagerUnavailable):
+        await discover(http, "ns")

@@ -1,0 +1,1410 @@
+"""The HTTP server over real sockets, and one connection of it in virtual time."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+import trio
+import trio.testing
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import Response as Reply
+from starlette.routing import Route
+
+from exotrio._httpd import limiter
+from exotrio._httpd.connection import serve_connection
+from exotrio._httpd.limiter import Gate, OpenConnection
+from exotrio._httpd.server import (
+    STOPPING,
+    ClientDisconnected,
+    Limits,
+    open_listeners,
+    prove,
+    serve_http,
+    urls,
+)
+from exotrio.errors import ConfigurationError, PortBusy
+
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+CLOSING = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+MEBI = 1024 * 1024
+
+
+# --- apps
+
+
+async def respond(
+    send: Any, body: bytes = b"hello", status: int = 200, *headers: tuple[bytes, bytes]
+) -> None:
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": status, "headers": [length, *headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def read_body(receive: Any) -> bytes:
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionError("disconnected")
+        body += message["body"]
+        if not message["more_body"]:
+            return body
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    await respond(send)
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    await respond(send, await read_body(receive))
+
+
+async def describe(scope: Any, receive: Any, send: Any) -> None:
+    shown = {key: value for key, value in scope.items() if key != "extensions"}
+    await respond(send, repr(shown).encode())
+
+
+async def flood(scope: Any, receive: Any, send: Any) -> None:
+    await respond(send, b"x" * (64 * MEBI))
+
+
+def keyed(app: Any) -> Any:
+    """Let everybody who asks ``app`` count as somebody with the key."""
+
+    async def proving(scope: Any, receive: Any, send: Any) -> None:
+        prove(scope)
+        await app(scope, receive, send)
+
+    return proving
+
+
+# --- a client that does what it is told
+
+
+@dataclass
+class Response:
+    status: int
+    headers: dict[bytes, bytes]
+    body: bytes = b""
+
+    @property
+    def detail(self) -> str:
+        return str(json.loads(self.body)["detail"])
+
+    @property
+    def closes(self) -> bool:
+        return self.headers.get(b"connection") == b"close"
+
+
+@dataclass
+class Client:
+    stream: Any
+    buffer: bytes = b""
+
+    async def send(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+    async def more(self) -> None:
+        chunk = await self.stream.receive_some(65536)
+        if not chunk:
+            raise EOFError(self.buffer)
+        self.buffer += chunk
+
+    async def until(self, mark: bytes) -> bytes:
+        while mark not in self.buffer:
+            await self.more()
+        found, self.buffer = self.buffer.split(mark, 1)
+        return found
+
+    async def exactly(self, count: int) -> bytes:
+        while len(self.buffer) < count:
+            await self.more()
+        found, self.buffer = self.buffer[:count], self.buffer[count:]
+        return found
+
+    async def to_end(self) -> bytes:
+        """What is left until the server closes."""
+        while chunk := await self.stream.receive_some(65536):
+            self.buffer += chunk
+        found, self.buffer = self.buffer, b""
+        return found
+
+    async def head(self) -> Response:
+        status, *lines = (await self.until(b"\r\n\r\n")).split(b"\r\n")
+        pairs = (line.split(b": ", 1) for line in lines)
+        return Response(int(status.split(b" ")[1]), {name.lower(): value for name, value in pairs})
+
+    async def chunk(self) -> bytes:
+        size = int(await self.until(b"\r\n"), 16)
+        data = await self.exactly(size)
+        assert await self.exactly(2) == b"\r\n"
+        return data
+
+    async def response(self) -> Response:
+        response = await self.head()
+        if b"content-length" in response.headers:
+            response.body = await self.exactly(int(response.headers[b"content-length"]))
+        elif response.headers.get(b"transfer-encoding") == b"chunked":
+            while data := await self.chunk():
+                response.body += data
+        else:
+            response.body = await self.to_end()
+        return response
+
+    async def ask(self, data: bytes) -> Response:
+        await self.send(data)
+        return await self.response()
+
+
+@dataclass
+class Served:
+    listeners: list[trio.SocketListener]
+    stopping: trio.Event = field(default_factory=trio.Event)
+    ended: trio.Event = field(default_factory=trio.Event)
+
+    clients: list[Client] = field(default_factory=list)
+
+    async def connect(self) -> Client:
+        client = Client(await trio.testing.open_stream_to_socket_listener(self.listeners[0]))
+        self.clients.append(client)
+        return client
+
+
+@asynccontextmanager
+async def serving(
+    app: Any, *, limits: Limits | None = None, grace: float = 5.0, strangers: bool = False
+) -> AsyncIterator[Served]:
+    """A server that must stop by itself when told to at the end; everything within 10 s.
+
+    Args:
+        strangers: Whether its clients have no key.
+    """
+    served = Served(await open_listeners("127.0.0.1", 0))
+
+    async def serve(task_status: Any) -> None:
+        await serve_http(
+            app if strangers else keyed(app),
+            served.listeners,
+            stopping=served.stopping,
+            limits=limits,
+            grace=grace,
+            task_status=task_status,
+        )
+        served.ended.set()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve)
+            try:
+                yield served
+            finally:
+                served.stopping.set()
+                for client in served.clients:
+                    client.stream.socket.close()
+
+
+@asynccontextmanager
+async def connected(
+    app: Any,
+    *,
+    limits: Limits | None = None,
+    stopping: trio.Event | None = None,
+    strangers: bool = False,
+) -> AsyncIterator[Client]:
+    """One connection over memory streams, for virtual time. ``send_all`` of the server never blocks."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    limits = limits or Limits()
+
+    async def serve() -> None:
+        connection = Gate(limits.max_connections).enter(limits.keyless)
+        with connection.scope:
+            await serve_connection(
+                app if strangers else keyed(app),
+                theirs,
+                connection,
+                limits=limits,
+                stopping=trio.Event() if stopping is None else stopping,
+            )
+        await trio.aclose_forcefully(theirs)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        yield Client(ours)
+        nursery.cancel_scope.cancel()
+
+
+# --- requests and responses
+
+
+async def test_a_connection_is_kept_alive_between_requests() -> None:
+    async with serving(hello) as served:
+        client = await served.connect()
+        for _ in range(3):
+            response = await client.ask(GET)
+            assert (response.status, response.body, response.closes) == (200, b"hello", False)
+            assert b"date" in response.headers
+            assert b"server" not in response.headers
+
+
+async def test_a_client_may_ask_for_the_connection_to_be_closed() -> None:
+    async with serving(hello) as served:
+        client = await served.connect()
+        assert (await client.ask(CLOSING)).closes
+        assert await client.to_end() == b""
+
+
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    async with serving(echo) as served:
+        client = await served.connect()
+        posts = (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n%d" % n for n in range(9))
+        await client.send(b"".join(posts))
+        assert [(await client.response()).body for _ in range(9)] == [b"%d" % n for n in range(9)]
+
+
+async def test_a_pipelined_request_is_no_disconnect() -> None:
+    messages = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await read_body(receive)
+        with trio.move_on_after(0.05):
+            messages.append(await receive())
+        await respond(send)
+
+    async with serving(app) as served:
+        client = await served.connect()
+        await client.send(GET + GET)
+        assert (await client.response()).status == 200
+        assert (await client.response()).status == 200
+        assert messages == []
+
+
+async def test_the_scope_says_what_asgi_asks_for() -> None:
+    scopes: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scopes.append(scope)
+        await respond(send)
+
+    async with serving(app) as served:
+        client = await served.connect()
+        await client.ask(b"GET /a%2Fb%C3%BC/?q=%20&r HTTP/1.1\r\nHost: x\r\nX-Thing:  Value \r\n\r\n")
+        scope = scopes[0]
+        assert scope["extensions"][STOPPING]["event"] is served.stopping
+        del scope["extensions"]
+        address = client.stream.socket.getsockname()
+        assert scope == {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": "/a/bü/",
+            "raw_path": b"/a%2Fb%C3%BC/",
+            "query_string": b"q=%20&r",
+            "root_path": "",
+            "headers": [(b"host", b"x"), (b"x-thing", b"Value")],
+            "client": address,
+            "server": served.listeners[0].socket.getsockname(),
+        }
+        assert all(type(part) is bytes for pair in scope["headers"] for part in pair)
+
+
+@pytest.mark.parametrize(
+    ("target", "path"), [(b"http://other:1/p?q", "/p"), (b"HTTP://other", "/"), (b"//x/y", "//x/y")]
+)
+async def test_targets_in_other_forms_give_their_path(target: bytes, path: str) -> None:
+    async with serving(describe) as served:
+        client = await served.connect()
+        response = await client.ask(b"GET " + target + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert f"'path': {path!r}" in response.body.decode()
+
+
+async def test_an_upgrade_request_is_served_as_a_plain_one_and_the_connection_lives_on() -> None:
+    async with serving(hello) as served:
+        client = await served.connect()
+        upgrade = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+        assert (await client.ask(upgrade)).body == b"hello"
+        assert (await client.ask(GET)).body == b"hello"
+
+
+@pytest.mark.parametrize("size", [0, 5, 3 * MEBI])
+async def test_a_body_with_a_length_arrives(size: int) -> None:
+    async with serving(echo) as served:
+        client = await served.connect()
+        async with trio.open_nursery() as nursery:
+            request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size + b"b" * size
+            nursery.start_soon(client.send, request)
+            assert len((await client.response()).body) == size
+
+
+async def test_a_chunked_body_arrives_and_the_connection_lives_on() -> None:
+    async with serving(echo) as served:
+        client = await served.connect()
+        await client.send(CHUNKED + b"3\r\nabc\r\n4")
+        await client.send(b";ext=1\r\ndefg\r\n")
+        assert (await client.ask(b"0\r\ntrailer: t\r\n\r\n")).body == b"abcdefg"
+        assert (await client.ask(GET)).status == 200
+
+
+async def test_a_client_that_expects_100_continue_gets_it_when_the_app_reads() -> None:
+    async with serving(echo) as served:
+        client = await served.connect()
+        await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n")
+        assert await client.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue"
+        assert (await client.ask(b"hi")).body == b"hi"
+        assert (await client.ask(GET)).status == 200
+
+
+async def test_a_client_that_expects_100_continue_gets_a_refusal_when_the_app_does_not_read() -> None:
+    async with serving(hello) as served:
+        client = await served.connect()
+        response = await client.ask(
+            b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n"
+        )
+        assert (response.status, response.closes) == (200, True)
+
+
+async def test_http_1_0_gets_its_answer_until_the_connection_closes() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        await send({"type": "http.response.body", "body": b"two"})
+
+    async with serving(app) as served:
+        client = await served.connect()
+        response = await client.ask(b"GET / HTTP/1.0\r\n\r\n")
+        assert (response.status, response.body, response.closes) == (200, b"onetwo", True)
+        assert b"transfer-encoding" not in response.headers
+
+
+async def test_head_has_the_length_and_no_body() -> None:
+    async with serving(hello) as served:
+        client = await served.connect()
+        await client.send(b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await client.head()).headers[b"content-length"] == b"5"
+        assert (await client.ask(GET)).body == b"hello"
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_statuses_without_a_body_have_none(status: int) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"not sent"})
+
+    async with serving(app) as served:
+        client = await served.connect()
+        for _ in range(2):
+            await client.send(GET)
+            head = await client.head()
+            assert head.status == status
+            assert b"transfer-encoding" not in head.headers
+        assert client.buffer == b""
+
+
+async def test_a_streamed_response_is_flushed_piece_by_piece() -> None:
+    go_on = trio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        await go_on.wait()
+        await send({"type": "http.response.body", "body": b"last"})
+
+    async with serving(app) as served:
+        client = await served.connect()
+        await client.send(GET)
+        assert (await client.head()).headers[b"transfer-encoding"] == b"chunked"
+        assert await client.chunk() == b"first"
+        go_on.set()
+        assert (await client.chunk(), await client.chunk()) == (b"last", b"")
+
+
+async def test_a_large_response_arrives_whole() -> None:
+    async with serving(flood) as served:
+        client = await served.connect()
+        await client.send(GET)
+        length = int((await client.head()).headers[b"content-length"])
+        received = len(client.buffer)
+        while received < length:
+            received += len(await client.stream.receive_some(MEBI))
+        assert received == 64 * MEBI
+
+
+async def test_receive_says_disconnect_once_the_response_is_complete() -> None:
+    messages = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def listen() -> None:
+                messages.append(await receive())
+
+            await read_body(receive)
+            nursery.start_soon(listen)
+            await trio.testing.wait_all_tasks_blocked()
+            await respond(send)
+        messages.append(await receive())
+
+    async with serving(app) as served:
+        client = await served.connect()
+        await client.ask(GET)
+        assert (await client.ask(GET)).status == 200
+        assert messages[:2] == [{"type": "http.disconnect"}] * 2
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nbad name: 1\r\n\r\n", 400),
+        (b"GET /%zz HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"GET /%ff HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n", 400),
+        (CHUNKED[:-2] + b"content-length: 3\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip\r\n\r\n", 501),
+        (b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n", 501),
+        (b"GET / HTTP/2.0\r\nhost: x\r\n\r\n", 505),
+        (b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"a" * 33_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"a" * 100_000, 431),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1001\r\n\r\n", 413),
+        (CHUNKED + b"3e9\r\n" + b"a" * 1001, 413),
+        (CHUNKED + b"1\r\na\r\n" * 1001, 413),
+        (CHUNKED + b"oops\r\n", 400),
+        (CHUNKED + b"1;" + b"e" * 100_000, 431),
+    ],
+)
+async def test_a_bad_request_is_refused_in_json_and_the_connection_closed(
+    request_bytes: bytes, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(echo, limits=Limits(max_body=1000)) as served:
+        client = await served.connect()
+        response = await client.ask(request_bytes)
+        assert (response.status, response.closes) == (status, True)
+        assert response.headers[b"content-type"] == b"application/json"
+        assert response.detail
+        assert await client.to_end() == b""
+        assert (await (await served.connect()).ask(GET)).status == 200
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "said"),
+    [
+        (b"GET / HTTP/1.1\r\nhost: x\r\nx-api-key: k3y\0\r\n\r\n", "illegal header line"),
+        (b"GET / HTTP/1.1\r\nhost: x\0x-api-key: k3y'\"\r\n\r\n", "illegal header line"),
+        (b"GET / k3y HTTP/1.1\r\nhost: x\r\n\r\n", "illegal request line"),
+        (CHUNKED + b"k3y\r\n", "illegal chunk header"),
+        (CHUNKED + b"1\r\na" + b"k3y", "malformed chunk footer"),
+    ],
+)
+async def test_a_refusal_repeats_nothing_of_the_request(request_bytes: bytes, said: str) -> None:
+    async with serving(echo) as served:
+        response = await (await served.connect()).ask(request_bytes)
+        assert response.detail == f"malformed request: {said}"
+
+
+async def test_a_refusal_of_a_head_request_has_no_body() -> None:
+    async with serving(hello) as served:
+        client = await served.connect()
+        await client.send(b"HEAD /%zz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await client.head()).status == 400
+        assert await client.to_end() == b""
+
+
+async def test_an_app_that_ignores_the_refusal_of_its_request_cannot_answer_twice() -> None:
+    raised: list[BaseException] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        try:
+            await respond(send)
+        except OSError as error:
+            raised.append(error)
+
+    async with serving(app, limits=Limits(max_body=10)) as served:
+        client = await served.connect()
+        assert (await client.ask(CHUNKED + b"b\r\nelevenbytes\r\n")).status == 413
+        assert await client.to_end() == b""
+    assert isinstance(raised[0], ClientDisconnected)
+
+
+async def test_a_client_that_sends_on_after_its_refusal_still_reads_it() -> None:
+    async with serving(hello) as served:
+        client = await served.connect()
+        await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (20 * MEBI))
+        # All of it before reading: a reset would take the answer away.
+        await client.send(b"x" * (20 * MEBI))
+        assert (await client.response()).status == 413
+
+
+async def test_a_client_that_sends_on_after_nonsense_still_reads_the_refusal() -> None:
+    async with serving(hello) as served:
+        client = await served.connect()
+        await client.send(b"nonsense\r\n\r\n" + b"x" * (20 * MEBI))
+        assert (await client.response()).status == 400
+
+
+async def test_an_answer_without_reading_the_body_reaches_the_client() -> None:
+    async with serving(hello) as served:
+        client = await served.connect()
+        await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (9 * MEBI))
+        await client.send(b"x" * (9 * MEBI))
+        response = await client.response()
+        assert (response.status, response.body, response.closes) == (200, b"hello", True)
+
+
+async def test_an_unread_body_that_came_with_the_head_does_not_cost_the_connection() -> None:
+    async with serving(hello) as served:
+        client = await served.connect()
+        request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi"
+        assert not (await client.ask(request)).closes
+        assert (await client.ask(request)).body == b"hello"
+
+
+async def test_an_app_may_read_the_body_after_it_began_to_answer() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"got ", "more_body": True})
+        await send({"type": "http.response.body", "body": await read_body(receive)})
+
+    async with serving(app) as served:
+        client = await served.connect()
+        await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab")
+        await client.head()
+        await client.send(b"cd")
+        assert (await client.chunk(), await client.chunk()) == (b"got ", b"abcd")
+
+
+async def test_an_answer_cancelled_before_it_left_can_be_replaced() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with trio.CancelScope() as giving_up:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            giving_up.cancel()
+            await send({"type": "http.response.body", "body": b"too late"})
+        await send({"type": "http.response.body", "body": b"sorry"})
+
+    async with serving(app) as served:
+        client = await served.connect()
+        for _ in range(2):
+            assert (await client.ask(GET)).body == b"sorry"
+
+
+async def test_starlette_runs_on_it(caplog: pytest.LogCaptureFixture) -> None:
+    go_on = trio.Event()
+
+    async def shout(request: Request) -> Reply:
+        return JSONResponse({"shouted": (await request.json())["said"].upper()})
+
+    async def fail(request: Request) -> Reply:
+        raise ValueError("oops")
+
+    async def stream(request: Request) -> Reply:
+        async def pieces() -> AsyncIterator[str]:
+            yield "one "
+            await go_on.wait()
+            yield "two"
+
+        return StreamingResponse(pieces())
+
+    app = Starlette(
+        routes=[Route("/shout", shout, methods=["POST"]), Route("/fail", fail), Route("/stream", stream)]
+    )
+    async with serving(app) as served, httpx.AsyncClient(base_url=urls(served.listeners)[0]) as client:
+        said = await client.post("/shout", json={"said": "hi"})
+        assert said.json() == {"shouted": "HI"}
+        assert (await client.get("/shout")).status_code == 405
+        failed = await client.get("/fail")
+        assert (failed.status_code, failed.text) == (500, "Internal Server Error")
+        async with client.stream("GET", "/stream") as streamed:
+            texts = []
+            async for text in streamed.aiter_text():
+                texts.append(text)
+                go_on.set()
+            assert texts == ["one ", "two"]
+    assert [record.levelname for record in caplog.records if record.name.startswith("exotrio")] == ["ERROR"]
+
+
+async def test_every_answer_says_that_it_is_not_to_be_kept_or_guessed_at() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/fails":
+            raise ValueError
+        cached = [(b"Cache-Control", b"max-age=60")] if scope["path"] == "/cached" else []
+        await respond(send, b"", 200, *cached)
+
+    kept = {}
+    async with serving(app) as served:
+        for path in (b"/", b"/cached", b"/fails", b"/%"):
+            response = await (await served.connect()).ask(b"GET " + path + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert response.headers[b"x-content-type-options"] == b"nosniff"
+            kept[response.status, path] = response.headers[b"cache-control"]
+    assert kept == {
+        (200, b"/"): b"no-store",
+        (200, b"/cached"): b"max-age=60",
+        (500, b"/fails"): b"no-store",
+        (400, b"/%"): b"no-store",
+    }
+
+
+# --- clients that are slow or gone, in virtual time
+
+
+async def test_an_idle_connection_is_closed_after_its_limit(autojump_clock: trio.testing.MockClock) -> None:
+    async with connected(hello) as client:
+        await client.ask(GET)
+        start = trio.current_time()
+        assert await client.to_end() == b""
+        assert trio.current_time() - start == pytest.approx(Limits().idle)
+
+
+async def test_a_new_connection_must_ask_within_the_head_limit(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with connected(hello) as client:
+        start = trio.current_time()
+        assert await client.to_end() == b""
+        assert trio.current_time() - start == pytest.approx(Limits().head)
+
+
+async def test_a_head_that_trickles_is_refused(autojump_clock: trio.testing.MockClock) -> None:
+    async with connected(hello) as client, trio.open_nursery() as nursery:
+
+        async def trickle() -> None:
+            await client.send(GET[:-2])
+            while True:
+                await client.send(b"x")
+                await trio.sleep(1)
+
+        nursery.start_soon(trickle)
+        assert (await client.response()).status == 408
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_body_that_trickles_is_refused(autojump_clock: trio.testing.MockClock) -> None:
+    async with connected(echo, limits=Limits(body=5)) as client, trio.open_nursery() as nursery:
+
+        async def trickle() -> None:
+            await client.send(CHUNKED)
+            while True:
+                await client.send(b"1\r\na\r\n")
+                await trio.sleep(1)
+
+        nursery.start_soon(trickle)
+        assert (await client.response()).status == 408
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_time_an_app_thinks_does_not_count_against_the_body(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await trio.sleep(1000)
+        await respond(send, await read_body(receive))
+
+    async with connected(app) as client:
+        await client.send(CHUNKED + b"1\r\na\r\n")
+        await trio.sleep(1000)
+        assert (await client.ask(b"1\r\nb\r\n0\r\n\r\n")).body == b"b"
+
+
+async def test_a_cancelled_receive_loses_nothing_of_the_body(autojump_clock: trio.testing.MockClock) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        more = True
+        while more:
+            with trio.move_on_after(0.3):
+                message = await receive()
+                body += message["body"]
+                more = message["more_body"]
+        await respond(send, body)
+
+    async with connected(app) as client:
+        await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n")
+        for digit in b"123456789":
+            await trio.sleep(1)
+            await client.send(bytes([digit]))
+        assert (await client.response()).body == b"123456789"
+
+
+async def test_a_client_that_leaves_is_noticed_during_a_long_poll() -> None:
+    noticed = trio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await read_body(receive)
+        assert await receive() == {"type": "http.disconnect"}
+        with pytest.raises(OSError, match="closed the connection"):
+            await respond(send)
+        noticed.set()
+
+    async with serving(app) as served:
+        client = await served.connect()
+        await client.send(GET)
+        await client.stream.aclose()
+        await noticed.wait()
+
+
+async def test_a_client_that_leaves_is_noticed_by_an_app_that_only_looks_now_and_then() -> None:
+    """Starlette's Request.is_disconnected calls receive in a scope that is already cancelled."""
+    noticed = trio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await read_body(receive)
+        message: Any = {}
+        while message.get("type") != "http.disconnect":
+            await trio.sleep(0.001)
+            with trio.CancelScope() as scope_:
+                scope_.cancel()
+                message = await receive()
+        noticed.set()
+
+    async with serving(app) as served:
+        client = await served.connect()
+        await client.send(GET)
+        await client.stream.aclose()
+        await noticed.wait()
+
+
+async def test_a_client_that_left_makes_send_raise_for_an_app_that_never_looked() -> None:
+    go_on = trio.Event()
+    raised: list[BaseException] = []
+    noticed = trio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await go_on.wait()
+        try:
+            await respond(send)
+        except OSError as error:
+            raised.append(error)
+        noticed.set()
+
+    async with serving(app) as served:
+        client = await served.connect()
+        await client.send(GET)
+        await client.stream.aclose()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        go_on.set()
+        await noticed.wait()
+    assert isinstance(raised[0], ClientDisconnected)
+
+
+async def test_a_client_that_leaves_within_its_body_is_a_disconnect(caplog: pytest.LogCaptureFixture) -> None:
+    ended = trio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await read_body(receive)
+        finally:
+            ended.set()
+
+    async with serving(app) as served:
+        client = await served.connect()
+        await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc")
+        await client.stream.aclose()
+        await ended.wait()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_a_client_that_does_not_read_is_dropped_and_the_app_told() -> None:
+    told = trio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await read_body(receive)
+        with pytest.raises(ClientDisconnected, match="did not read"):
+            await flood(scope, receive, send)
+        assert await receive() == {"type": "http.disconnect"}
+        told.set()
+
+    async with serving(app, limits=Limits(write=0.2)) as served:
+        client = await served.connect()
+        await client.send(GET)
+        await told.wait()
+
+
+async def test_a_slow_reader_that_makes_progress_is_not_dropped(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    limits = Limits(write=10)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await respond(send, b"x" * MEBI)
+
+    async with trio.open_nursery() as nursery:
+
+        async def serve() -> None:
+            connection = Gate(9).enter(limits.keyless)
+            await serve_connection(keyed(app), theirs, connection, limits=limits, stopping=trio.Event())
+
+        nursery.start_soon(serve)
+        await ours.send_all(GET)
+        received = b""
+        while len(received) < MEBI:
+            await trio.sleep(4)
+            received += await ours.receive_some(32 * 1024)
+        assert trio.current_time() > limits.write * 5
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_client_without_a_key_gets_one_answer_for_each_connection() -> None:
+    async with serving(hello, strangers=True) as served:
+        client = await served.connect()
+        response = await client.ask(GET + GET)
+        assert (response.status, response.body, response.closes) == (200, b"hello", True)
+        assert await client.to_end() == b""
+
+
+async def test_a_client_without_a_key_has_a_time_in_all(autojump_clock: trio.testing.MockClock) -> None:
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    limits = Limits(keyless=30)
+    connection = Gate(9).enter(limits.keyless)
+
+    async def serve() -> None:
+        with connection.scope:
+            await serve_connection(flood, theirs, connection, limits=limits, stopping=trio.Event())
+        await trio.aclose_forcefully(theirs)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        await ours.send_all(GET)
+        # Fast enough for the limit on stalling: 64 KiB within 20 s.
+        for _ in range(3):
+            assert await ours.receive_some(32 * 1024)
+            await trio.sleep(8)
+        start = trio.current_time()
+        assert not connection.scope.cancelled_caught
+        await trio.sleep(30 - start + 1)
+        assert connection.scope.cancelled_caught
+
+
+async def test_who_proves_a_key_is_relieved_of_the_limits_of_strangers(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        prove(scope)
+        await trio.sleep(1000)
+        await respond(send)
+
+    async with connected(app, limits=Limits(keyless=30), strangers=True) as client:
+        assert not (await client.ask(GET)).closes
+        assert (await client.ask(GET)).status == 200
+
+
+async def test_a_large_body_has_time_by_its_size(autojump_clock: trio.testing.MockClock) -> None:
+    async with connected(echo, limits=Limits(body=5, body_rate=1000)) as client:
+        await client.send(CHUNKED)
+        for _ in range(20):
+            await client.send(b"7d0\r\n" + 2000 * b"a" + b"\r\n")
+            await trio.sleep(1)
+        assert len((await client.ask(b"0\r\n\r\n")).body) == 40_000
+
+
+# --- apps that fail
+
+
+async def raising(scope: Any, receive: Any, send: Any) -> None:
+    raise ValueError("secret text")
+
+
+async def raising_after_its_answer(scope: Any, receive: Any, send: Any) -> None:
+    await respond(send, b'{"mine": 1}', 500)
+    raise ValueError("secret text")
+
+
+async def raising_in_a_nursery(scope: Any, receive: Any, send: Any) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(raising, scope, receive, send)
+        await trio.sleep_forever()
+
+
+async def returning_nothing(scope: Any, receive: Any, send: Any) -> None:
+    pass
+
+
+async def only_starting(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+
+
+async def sending_a_body_first(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.body", "body": b"x"})
+
+
+async def sending_too_much(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+    await send({"type": "http.response.body", "body": b"xx"})
+
+
+async def sending_too_little(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+    await send({"type": "http.response.body", "body": b"xx"})
+
+
+async def splitting_the_response(scope: Any, receive: Any, send: Any) -> None:
+    await respond(send, b"x", 200, (b"location", b"/\r\nset-cookie: evil=1"))
+
+
+async def splitting_with_a_name(scope: Any, receive: Any, send: Any) -> None:
+    await respond(send, b"x", 200, (b"evil: 1\r\nset-cookie", b"evil=1"))
+
+
+async def informing(scope: Any, receive: Any, send: Any) -> None:
+    await respond(send, b"", 101)
+
+
+async def inventing(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.invented"})
+
+
+@pytest.mark.parametrize(
+    "app",
+    [
+        raising,
+        raising_in_a_nursery,
+        returning_nothing,
+        only_starting,
+        sending_a_body_first,
+        sending_too_much,
+        sending_too_little,
+        splitting_the_response,
+        splitting_with_a_name,
+        informing,
+        inventing,
+    ],
+)
+async def test_an_app_that_fails_before_it_answers_gives_a_500_and_the_server_lives(
+    app: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(app) as served:
+        for _ in range(2):
+            client = await served.connect()
+            response = await client.ask(GET)
+            assert (response.status, response.closes) == (500, True)
+            assert json.loads(response.body)["success"] is False
+            assert b"secret" not in response.body
+            assert b"set-cookie" not in response.headers
+            assert await client.to_end() == b""
+    errors = [record for record in caplog.records if record.name == "exotrio.manager.http"]
+    assert [record.levelname for record in errors] == ["ERROR"] * 2
+    assert all("GET /" in record.getMessage() for record in errors)
+
+
+async def test_an_app_that_fails_after_its_answer_has_it_delivered_and_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(raising_after_its_answer) as served:
+        client = await served.connect()
+        response = await client.ask(GET)
+        assert (response.status, response.body) == (500, b'{"mine": 1}')
+    assert len(caplog.records) == 1
+    assert "secret text" in caplog.text
+
+
+async def test_an_app_that_fails_within_its_answer_leaves_it_visibly_incomplete() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise ValueError("oops")
+
+    async with serving(app) as served:
+        client = await served.connect()
+        await client.send(GET)
+        await client.head()
+        assert await client.to_end() == b"4\r\nhalf\r\n"
+
+
+# --- stopping
+
+
+async def test_stopping_closes_idle_connections_and_listeners_at_once() -> None:
+    async with serving(hello, grace=math.inf) as served:
+        asked, silent = await served.connect(), await served.connect()
+        await asked.ask(GET)
+        port = served.listeners[0].socket.getsockname()[1]
+        served.stopping.set()
+        assert await asked.to_end() == b""
+        assert await silent.to_end() == b""
+        await served.ended.wait()
+        with pytest.raises(OSError, match="127"):
+            await trio.open_tcp_stream("127.0.0.1", port)
+
+
+async def test_a_connection_accepted_in_the_last_moment_does_not_wait_for_a_request(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    stopping = trio.Event()
+    stopping.set()
+    async with connected(hello, stopping=stopping) as client:
+        start = trio.current_time()
+        assert await client.to_end() == b""
+        assert trio.current_time() == start
+
+
+async def test_a_request_in_flight_is_finished_and_its_connection_closed() -> None:
+    running = trio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        running.set()
+        await scope["extensions"][STOPPING]["event"].wait()
+        await respond(send)
+
+    async with serving(app) as served:
+        client = await served.connect()
+        await client.send(GET)
+        await running.wait()
+        served.stopping.set()
+        response = await client.response()
+        assert (response.body, response.closes) == (b"hello", True)
+        assert await client.to_end() == b""
+        await client.stream.aclose()
+        await served.ended.wait()
+
+
+async def test_a_request_that_outlasts_the_grace_is_cancelled() -> None:
+    running = trio.Event()
+    cancelled = trio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        running.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with serving(app, grace=0.05) as served:
+        client = await served.connect()
+        await client.send(GET)
+        await running.wait()
+        served.stopping.set()
+        await served.ended.wait()
+        assert cancelled.is_set()
+
+
+async def test_an_app_that_fails_while_it_is_cancelled_is_logged_and_raises_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    running = trio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def fail_in_the_end() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ValueError("in the end")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail_in_the_end)
+            nursery.start_soon(trio.sleep_forever)
+            running.set()
+
+    async with serving(app, grace=0.05) as served:
+        await (await served.connect()).send(GET)
+        await running.wait()
+        served.stopping.set()
+        await served.ended.wait()
+    assert "in the end" in caplog.text
+
+
+async def test_a_client_that_stopped_reading_does_not_delay_the_end_of_the_grace() -> None:
+    async with serving(flood, limits=Limits(write=3600), grace=0.05) as served:
+        client = await served.connect()
+        await client.send(GET)
+        await client.head()
+        served.stopping.set()
+        await served.ended.wait()
+
+
+async def test_a_client_that_does_not_close_does_not_delay_the_end_of_the_grace() -> None:
+    async with serving(hello, grace=0.05) as served:
+        client = await served.connect()
+        assert (await client.ask(b"nonsense\r\n\r\n")).status == 400
+        served.stopping.set()
+        await served.ended.wait()
+
+
+async def test_a_cancelled_server_ends_at_once_with_all_its_connections() -> None:
+    running = trio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        running.set()
+        await flood(scope, receive, send)
+
+    listeners = await open_listeners("127.0.0.1", 0)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            async def serve(task_status: Any) -> None:
+                await serve_http(app, listeners, stopping=trio.Event(), task_status=task_status)
+
+            await nursery.start(serve)
+            stuck = await trio.testing.open_stream_to_socket_listener(listeners[0])
+            idle = await trio.testing.open_stream_to_socket_listener(listeners[0])
+            await stuck.send_all(GET)
+            await running.wait()
+            nursery.cancel_scope.cancel()
+        assert await idle.receive_some() == b""
+        await idle.aclose()
+        await stuck.aclose()
+    assert listeners[0].socket.fileno() == -1
+
+
+# --- many connections
+
+
+async def test_above_the_limit_the_longest_idle_connection_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limiter, "SETTLING", 0.0)
+    async with serving(hello, limits=Limits(max_connections=2)) as served:
+        first, second = await served.connect(), await served.connect()
+        await first.ask(GET)
+        await second.ask(GET)
+        await first.ask(GET)
+        third = await served.connect()
+        assert (await third.ask(GET)).status == 200
+        assert await second.to_end() == b""
+        assert (await first.ask(GET)).status == 200
+
+
+async def test_connections_that_trickle_their_heads_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limiter, "KEYLESS_SETTLING", 0.0)
+    # The test has ten seconds; without the safeguard the first of them would be refused in an hour.
+    async with serving(hello, limits=Limits(max_connections=5, head=3600)) as served:
+        slow = [await served.connect() for _ in range(5)]
+        for client in slow:
+            await client.send(GET[:-1])
+            # One at a time: of those that are read in the same turn of the loop any may count as the slowest.
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        assert (await (await served.connect()).ask(GET)).status == 200
+        assert await slow[0].to_end() == b""
+        await slow[4].send(GET[-1:])
+        assert (await slow[4].response()).status == 200
+
+
+async def test_a_head_that_is_on_its_way_when_the_server_stops_is_waited_for() -> None:
+    async with serving(hello) as served:
+        client = await served.connect()
+        await client.ask(GET)
+        await client.send(GET[:-1])
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        served.stopping.set()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        await client.send(GET[-1:])
+        assert (await client.response()).status == 200
+
+
+async def test_while_every_connection_is_busy_new_ones_wait_their_turn() -> None:
+    go_on, full = trio.Event(), trio.Event()
+    running = 0
+    most = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        if running == 3:
+            full.set()
+        await go_on.wait()
+        running -= 1
+        await respond(send)
+
+    async with serving(app, limits=Limits(max_connections=3)) as served, trio.open_nursery() as nursery:
+        answers: list[int] = []
+
+        async def ask() -> None:
+            client = await served.connect()
+            answers.append((await client.ask(CLOSING)).status)
+            await client.stream.aclose()
+
+        for _ in range(12):
+            nursery.start_soon(ask)
+        await full.wait()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert most == 3
+        go_on.set()
+    assert answers == [200] * 12
+
+
+async def test_an_idle_connection_is_closed_for_another_only_after_it_settled(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    gate = Gate(1)
+    connection = gate.enter(math.inf)
+    connection.prove()
+
+    async def idle() -> None:
+        with connection.idle(math.inf):
+            await trio.sleep_forever()
+        gate.leave(connection)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(idle)
+        start = trio.current_time()
+        await gate.room()
+        assert trio.current_time() - start == pytest.approx(limiter.SETTLING)
+        gate.enter(math.inf).prove()
+    # The idle one has left, so the new one fills the only place.
+    with trio.move_on_after(10) as scope:
+        await gate.room()
+    assert scope.cancelled_caught
+
+
+async def test_clients_without_a_key_have_a_share_and_the_oldest_makes_room(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate(1_000)
+    for _ in range(100):
+        gate.enter(math.inf).prove()
+    strangers: list[OpenConnection] = []
+    for _ in range(1_200):
+        await gate.room()
+        strangers.append(gate.enter(math.inf))
+        if len(strangers) > 500:
+            gate.leave(strangers[len(strangers) - 501])
+    assert [each.scope.cancel_called for each in strangers] == [True] * 700 + [False] * 500
+    assert trio.current_time() == pytest.approx(2 * limiter.KEYLESS_SETTLING)
+    assert not gate.crowded
+    assert caplog.text.count("without a key was closed") == 1
+
+
+async def test_a_stranger_above_the_share_closes_no_idle_connection_of_others(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    gate = Gate(1_000)
+    known = gate.enter(math.inf)
+    known.prove()
+    with known.idle(math.inf):
+        await trio.sleep(2 * limiter.SETTLING)
+        # As several acceptors do, each of which found room before.
+        for _ in range(510):
+            gate.enter(math.inf)
+        await trio.sleep(limiter.SETTLING)
+    assert trio.current_time() == pytest.approx(3 * limiter.SETTLING)
+
+
+async def test_a_hundred_clients_that_connect_at_once_are_served_however_late_they_send(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limiter, "KEYLESS_SETTLING", 0.0)
+    async with serving(hello) as served:
+        clients = [await served.connect() for _ in range(100)]
+        for client in clients:
+            assert (await client.ask(GET)).status == 200
+
+
+async def test_running_out_of_file_descriptors_is_survived(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    accept: Callable[[Any], Awaitable[Any]] = trio.SocketListener.accept
+    failures = 2
+
+    async def failing_accept(listener: Any) -> Any:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await accept(listener)
+
+    monkeypatch.setattr(trio.SocketListener, "accept", failing_accept)
+    async with serving(hello) as served:
+        assert (await (await served.connect()).ask(GET)).status == 200
+    assert len(caplog.records) == 1
+    assert "Too many open files" in caplog.text
+
+
+async def test_without_file_descriptors_an_idle_connection_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limiter, "SETTLING", 0.0)
+    accept: Callable[[Any], Awaitable[Any]] = trio.SocketListener.accept
+    exhausted = False
+
+    async def exhaustible_accept(listener: Any) -> Any:
+        if exhausted:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await accept(listener)
+
+    monkeypatch.setattr(trio.SocketListener, "accept", exhaustible_accept)
+    async with serving(hello) as served:
+        idle = await served.connect()
+        await idle.ask(GET)
+        exhausted = True
+        # The accept that is already waiting takes this one; the next fails.
+        await served.connect()
+        assert await idle.to_end() == b""
+
+
+# --- listening
+
+
+async def test_listening_on_port_0_says_which_port_it_is() -> None:
+    (listener,) = await open_listeners("127.0.0.1", 0)
+    async with listener:
+        port = listener.socket.getsockname()[1]
+        assert urls([listener]) == [f"http://127.0.0.1:{port}"]
+
+
+async def test_ipv6_addresses_are_bracketed_in_urls() -> None:
+    try:
+        (listener,) = await open_listeners("::1", 0)
+    except ConfigurationError:
+        pytest.skip("no IPv6 here")
+    async with listener:
+        assert urls([listener]) == [f"http://[::1]:{listener.socket.getsockname()[1]}"]
+
+
+async def test_all_addresses_of_a_name_share_one_port() -> None:
+    listeners = await open_listeners("localhost", 0)
+    assert len({listener.socket.getsockname()[1] for listener in listeners}) == 1
+    for listener in listeners:
+        await listener.aclose()
+
+
+async def test_a_busy_port_is_named() -> None:
+    (listener,) = await open_listeners("127.0.0.1", 0)
+    port = listener.socket.getsockname()[1]
+    async with listener:
+        with pytest.raises(PortBusy, match=f"port {port} is in use"):
+            await open_listeners("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "message"),
+    [
+        ("127.0.0.1", 70_000, "no port"),
+        ("127.0.0.1", -1, "no port"),
+        ("no-such-host.invalid", 0, "has no address"),
+        ("x" * 70 + ".invalid", 0, "has no address"),
+        ("192.0.2.1", 0, "not an address of this machine"),
+    ],
+)
+async def test_addresses_that_cannot_be_used_are_explained(host: str, port: int, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        await open_listeners(host, port)
+
+
+async def test_a_port_that_needs_privileges_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*args: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(trio, "open_tcp_listeners", refuse)
+    with pytest.raises(ConfigurationError, match="may not listen on port 80"):
+        await open_listeners("127.0.0.1", 80)

@@ -1,0 +1,472 @@
+"""Discovery, choice, and what happens to a link when its server is replaced by the other kind."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
+from exotrio._link.auto import AutoLink, LinkKind, open_link
+from exotrio._link.port import Claim, ClaimLost, Fate, Pulse
+from exotrio._nodes.outcome import Executed, Requeued
+from exotrio._wire.v0 import NodeDeclaration
+from exotrio.errors import ConfigurationError, KeyRefused, ManagerUnavailable, NotFound
+from tests.support.http_doubles import Double, answer, done, no_nodes
+
+NODE = NodeDeclaration(name="Digest", inputs_schema={}, outputs_schema={}, secrets=[])
+DONE = Executed([])
+
+
+class Server:
+    """A server that is ours, or another, or away; switch ``kind`` to replace it.
+
+    Attributes:
+        gone: States it does not know.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.version = "1"
+        self.gone: set[str] = set()
+        self.away: Exception | httpx.Response | None = None
+        self.double = Double(self)
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if isinstance(self.away, Exception):
+            raise self.away
+        if self.away is not None:
+            return self.away
+        path = request.url.path
+        if path.startswith("/exotrio/") and self.kind != "native":
+            return answer(404, {"detail": "Not Found"})
+        if path == "/exotrio/v1":
+            return answer(200, {"version": self.version, "capabilities": []})
+        if path.endswith("/nodes/"):
+            if request.method == "GET":
+                return no_nodes()
+            return answer(200, {"runtime_name": "rt", "registered_nodes": []})
+        if path.endswith("/claim"):
+            lease = {"token": "t1", "ttl_ms": 60_000, "attempt": 1, "deliveries": 0}
+            state = {"graph_name": "g", "run_id": "r", "lease": lease}
+            return answer(200, {"states": [{**self.state("n1"), **state}]})
+        if path.endswith("/enqueue"):
+            reply = {"count": 1, "namespace": "ns", "status": "QUEUED", "states": [self.state("v1")]}
+            return answer(200, reply)
+        if path.endswith("/heartbeat"):
+            return answer(200, {"items": [], "ttl_ms": 60_000})
+        if path.endswith(("/outcomes", "/release")):
+            body = json.loads(request.content)
+            items = body if isinstance(body, list) else body["states"]
+            return answer(200, {"items": [{"state_id": i["state_id"], "result": "ok"} for i in items]})
+        if path.split("/")[5] in self.gone:
+            return answer(404, {"detail": "State not found"})
+        return done()
+
+    @staticmethod
+    def state(state_id: str) -> dict[str, Any]:
+        return {"state_id": state_id, "node_name": "D", "identifier": "d", "inputs": {}, "created_at": ""}
+
+    def link(self, kind: LinkKind = "auto") -> AutoLink:
+        return open_link(self.double.endpoint, "ns", kind=kind, worker_id="me", workers=4)
+
+    def asked_anew(self) -> list[str]:
+        """What was asked since the last call."""
+        asked = self.double.asked
+        self.double.requests.clear()
+        return asked
+
+
+@pytest.mark.parametrize("kind", ["native", "v0"])
+async def test_the_first_registration_finds_out_what_the_server_is(kind: str) -> None:
+    server = Server(kind)
+    link = server.link()
+    await link.register("rt", [NODE])
+    assert link.capabilities.leases is (kind == "native")
+    [claim] = await link.claim({"D": 1}, 1)
+    assert claim.token == ("t1" if kind == "native" else None)
+    asked = ["PUT nodes", "POST claim"] if kind == "native" else ["GET nodes", "PUT nodes", "POST enqueue"]
+    assert server.asked_anew() == ["GET v1", *asked]
+
+
+async def test_a_newer_native_version_is_spoken_to_over_v0_with_one_warning(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server("native")
+    server.version = "2"
+    link = server.link()
+    await link.register("rt", [NODE])
+    assert not link.capabilities.leases
+    server.away = httpx.ReadError("reset")
+    with pytest.raises(ClaimLost):
+        await link.claim({"D": 1}, 1)
+    server.away = None
+    await link.claim({"D": 1}, 1)
+    assert server.asked_anew().count("GET v1") == 2
+    [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "version 2 of the native API" in warning.getMessage()
+    assert "upgrade exotrio" in warning.getMessage()
+    server.version = "1"
+    await trio.sleep(60)
+    await link.claim({"D": 1}, 1)
+    assert link.capabilities.leases
+
+
+@pytest.mark.parametrize("kind", ["native", "v0"])
+async def test_a_pinned_link_does_not_ask_before_something_fails(kind: LinkKind) -> None:
+    server = Server("native")
+    link = server.link(kind)
+    await link.register("rt", [NODE])
+    assert link.capabilities.leases is (kind == "native")
+    assert server.asked_anew() == ["PUT nodes"]
+
+
+async def test_a_link_pinned_to_native_at_a_v0_server_says_so() -> None:
+    link = Server("v0").link("native")
+    await link.register("rt", [NODE])
+    with pytest.raises(ManagerUnavailable, match="does not speak the native API"):
+        await link.claim({"D": 1}, 1)
+
+
+async def test_registering_at_a_server_that_is_away_may_be_repeated() -> None:
+    server = Server("native")
+    link = server.link()
+    server.away = httpx.ConnectError("refused")
+    with pytest.raises(ManagerUnavailable):
+        await link.register("rt", [NODE])
+    server.away = None
+    await link.register("rt", [NODE])
+    assert link.capabilities.leases
+
+
+async def test_a_native_server_replaced_by_a_v0_one_is_noticed_by_the_next_claim() -> None:
+    server = Server("native")
+    link = server.link()
+    await link.register("rt", [NODE])
+    server.kind = "v0"
+    server.asked_anew()
+    [claim] = await link.claim({"D": 1}, 1)
+    assert claim.token is None
+    assert server.asked_anew() == ["POST claim", "GET v1", "GET nodes", "PUT nodes", "POST enqueue"]
+
+
+async def test_a_claim_with_a_lease_is_reported_without_it_once_the_server_speaks_v0_only() -> None:
+    server = Server("native")
+    link = server.link()
+    await link.register("rt", [NODE])
+    [claim] = await link.claim({"D": 1}, 1)
+    server.kind = "v0"
+    server.asked_anew()
+    [first] = await link.report([(claim, DONE)])
+    assert (first.fate, first.status) == (Fate.RETRY, 404)
+    [second] = await link.report([(claim, DONE)])
+    assert second.fate is Fate.SETTLED
+    assert server.asked_anew() == ["POST outcomes", "GET v1", "GET nodes", "PUT nodes", "POST executed"]
+
+
+async def test_after_an_outage_the_server_is_asked_again_what_it_is_and_told_the_nodes() -> None:
+    server = Server("v0")
+    link = server.link()
+    await link.register("rt", [NODE])
+    [old] = await link.claim({"D": 1}, 1)
+    server.away = httpx.ReadError("reset")
+    with pytest.raises(ClaimLost):
+        await link.claim({"D": 5}, 5)
+    server.away, server.kind = None, "native"
+    server.asked_anew()
+    assert [s.fate for s in await link.report([(old, DONE)])] == [Fate.SETTLED]
+    [new] = await link.claim({"D": 1}, 1)
+    assert new.token == "t1"
+    assert server.asked_anew() == ["GET v1", "PUT nodes", "POST executed", "POST claim"]
+    assert link.lost_claims == 5
+
+
+async def test_during_an_outage_a_v0_claim_is_not_risked_again() -> None:
+    server = Server("v0")
+    link = server.link()
+    await link.register("rt", [NODE])
+    server.away = httpx.Response(502, text="<html>")
+    with pytest.raises(ClaimLost):
+        await link.claim({"D": 5}, 5)
+    for _ in range(3):
+        with pytest.raises(ManagerUnavailable) as caught:
+            await link.claim({"D": 5}, 5)
+        assert not caught.value.sent
+    assert link.lost_claims == 5
+    assert server.asked_anew()[3:] == ["POST enqueue"] + ["GET v1"] * 3
+
+
+async def test_during_an_outage_reports_and_releases_are_unsent_and_blame_no_item() -> None:
+    server = Server("v0")
+    link = server.link()
+    await link.register("rt", [NODE])
+    server.away = httpx.Response(502, text="<html>", headers={"retry-after": "9"})
+    claims = [Claim(f"s{i}", "D", "d", {}) for i in range(3)]
+    await link.report([(claims[0], DONE)])
+    settlements = await link.report([(claim, DONE) for claim in claims]) + await link.release(claims)
+    assert [(s.fate, s.status, s.retry_after) for s in settlements] == [(Fate.RETRY, None, 9.0)] * 6
+
+
+@pytest.mark.parametrize(
+    ("status", "asked"),
+    [
+        *((status, True) for status in (404, 405, 502, 503, 504)),
+        *((status, False) for status in (401, 403, 408, 425, 429, 500)),
+    ],
+)
+async def test_after_which_statuses_the_server_is_asked_again_what_it_is(status: int, asked: bool) -> None:
+    server = Server("native")
+    link = server.link()
+    await link.register("rt", [NODE])
+    server.away = answer(status)
+    await link.report([(Claim("s1", "D", "d", {}, token="t"), DONE)])
+    server.away = None
+    server.asked_anew()
+    await link.report([(Claim("s1", "D", "d", {}, token="t"), DONE)])
+    assert server.asked_anew() == ["GET v1", "PUT nodes"] * asked + ["POST outcomes"]
+
+
+async def test_a_500_for_one_state_is_no_outage() -> None:
+    server = Server("v0")
+    link = server.link()
+    await link.register("rt", [NODE])
+    server.away = answer(500)
+    [settlement] = await link.report([(Claim("s1", "D", "d", {}), DONE)])
+    assert (settlement.fate, settlement.status) == (Fate.RETRY, 500)
+    server.asked_anew()
+    await link.report([(Claim("s1", "D", "d", {}), DONE)])
+    assert server.asked_anew() == ["POST executed"]
+
+
+async def test_after_a_500_what_can_be_sent_only_once_is_not_risked_on_a_server_that_fails() -> None:
+    server = Server("v0")
+    link = server.link()
+    await link.register("rt", [NODE])
+    [claim, other] = [Claim(f"s{i}", "D", "d", {}) for i in range(2)]
+    server.away = answer(500)
+    await link.report([(claim, DONE)])
+    server.asked_anew()
+    # As a stock server answers whose database is away.
+    settlements = await link.release([other]) + await link.report([(other, Requeued(1))])
+    assert [(s.fate, s.status) for s in settlements] == [(Fate.RETRY, None)] * 2
+    assert "POST re-enqueue-after" not in server.asked_anew()
+    server.away = None
+    assert [s.fate for s in await link.release([other])] == [Fate.SETTLED]
+    assert [s.fate for s in await link.release([claim])] == [Fate.UNKNOWN], "its report may have arrived"
+    assert server.asked_anew() == ["GET v1", "GET nodes", "PUT nodes", "POST re-enqueue-after"]
+
+
+async def test_a_key_refused_while_asking_keeps_the_outcomes() -> None:
+    server = Server("v0")
+    link = server.link()
+    server.away = answer(401)
+    with pytest.raises(KeyRefused):
+        await link.register("rt", [NODE])
+    settlements = await link.report([(Claim("s1", "D", "d", {}), DONE)])
+    assert [s.fate for s in settlements] == [Fate.KEY_REFUSED]
+
+
+async def test_tasks_that_wait_for_the_same_question_share_its_failure(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def silent(_: httpx.Request) -> httpx.Response:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    double = Double(silent)
+    link = open_link(double.endpoint, "ns", worker_id="me", workers=4)
+    fates: list[Fate] = []
+
+    async def report(number: int) -> None:
+        fates.extend(s.fate for s in await link.report([(Claim(f"s{number}", "D", "d", {}), DONE)]))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(8):
+            nursery.start_soon(report, number)
+    assert fates == [Fate.RETRY] * 8
+    assert trio.current_time() == pytest.approx(10)
+    assert double.asked == ["GET v1"]
+
+
+async def test_a_refused_new_registration_does_not_keep_outcomes_from_being_reported() -> None:
+    server = Server("v0")
+    link = server.link()
+    await link.register("rt", [NODE])
+    server.away = httpx.ConnectError("refused")
+    claim = Claim("s1", "D", "d", {})
+    await link.report([(claim, DONE)])
+    server.away = None
+    server.double.handler = lambda r: answer(422) if r.method == "PUT" else server(r)
+    assert [s.fate for s in await link.report([(claim, DONE)])] == [Fate.SETTLED]
+
+
+async def test_hurry_reaches_whatever_adapter_is_in_use(autojump_clock: trio.testing.MockClock) -> None:
+    server = Server("v0")
+    link = server.link()
+    await link.register("rt", [NODE])
+
+    async def slow(_: httpx.Request) -> httpx.Response:
+        await trio.sleep(50)
+        return answer(200)
+
+    server.double.handler = slow
+    with trio.move_on_after(1):
+        link.hurry(trio.current_time() + 4)
+        await link.claim({"D": 3}, 3)
+    assert trio.current_time() <= 4
+    assert link.lost_claims == 3
+
+
+# -- what refuses everything for a while
+
+
+STRANGERS = [
+    answer(404, {"detail": "Not Found"}),
+    answer(400, {"detail": "State is not queued"}),
+    answer(409, {"message": "conflict"}),
+    answer(422, {"detail": []}),
+    answer(410, {"detail": "gone"}),
+    answer(200, {}),
+    answer(200, {"status": "ok"}),
+]
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+@pytest.mark.parametrize("kind", ["native", "v0"])
+@pytest.mark.parametrize("pinned", [True, False])
+async def test_a_stranger_at_the_address_costs_neither_an_outcome_nor_the_link(
+    kind: LinkKind, stranger: httpx.Response, pinned: bool
+) -> None:
+    server = Server(kind)
+    link = server.link(kind if pinned else "auto")
+    await link.register("rt", [NODE])
+    [claim] = await link.claim({"D": 1}, 1)
+    server.away = stranger
+    for _ in range(2):
+        settlements = await link.report([(claim, DONE)])
+        if kind == "native" or stranger.status_code != 200:  # else what was sent once is not sent again
+            settlements += await link.release([claim])
+        assert {settlement.fate for settlement in settlements} == {Fate.RETRY}
+        with pytest.raises((ManagerUnavailable, ClaimLost)):
+            await link.claim({"D": 1}, 1)
+    assert link.lost_claims <= 1
+    server.away = None
+    assert [s.fate for s in await link.report([(claim, DONE)])] == [Fate.SETTLED]
+    assert link.capabilities.leases is (kind == "native")
+    [again] = await link.claim({"D": 1}, 1)
+    assert again.token == claim.token
+
+
+@pytest.mark.parametrize("kind", ["native", "v0"])
+async def test_a_refusal_is_believed_if_a_server_that_said_what_it_is_repeats_it(kind: str) -> None:
+    server = Server(kind)
+    server.gone = {"s1"}
+    link = server.link()
+    await link.register("rt", [NODE])
+    claims = [Claim("s1", "D", "d", {}), Claim("s2", "D", "d", {})]
+    server.asked_anew()
+    assert [s.fate for s in await link.report([(claim, DONE) for claim in claims])] == [
+        Fate.DROPPED,
+        Fate.SETTLED,
+    ]
+    asked = ["GET v1", "PUT nodes"] if kind == "native" else ["GET v1", "GET nodes", "PUT nodes"]
+    assert server.asked_anew() == ["POST executed"] * 2 + asked + ["POST executed"]
+
+
+async def test_a_refusal_is_not_believed_while_the_registration_is_not_found() -> None:
+    """By turns a state manager and something else answer."""
+    server = Server("v0")
+    link = server.link()
+    await link.register("rt", [NODE])
+    server.double.handler = lambda r: (
+        server(r) if r.method == "GET" and "nodes" in r.url.path else answer(404)
+    )
+    assert [s.fate for s in await link.report([(Claim("s1", "D", "d", {}), DONE)])] == [Fate.RETRY]
+
+
+async def test_a_result_that_only_a_stranger_refuses_is_delivered() -> None:
+    """It answers the outcome, and is gone when it is asked what it is."""
+    server = Server("v0")
+    link = server.link()
+    await link.register("rt", [NODE])
+    strange = [answer(404)]
+    server.double.handler = lambda r: strange.pop() if r.method == "POST" and strange else server(r)
+    assert [s.fate for s in await link.report([(Claim("s1", "D", "d", {}), DONE)])] == [Fate.SETTLED]
+
+
+async def test_not_queued_after_a_lost_answer_still_reads_as_probably_recorded() -> None:
+    server = Server("v0")
+    link = server.link()
+    await link.register("rt", [NODE])
+    claim = Claim("s1", "D", "d", {})
+    server.away = httpx.ReadError("reset")
+    await link.report([(claim, DONE)])
+    server.away = None
+    server.double.handler = lambda r: answer(400) if r.url.path.endswith("executed") else server(r)
+    [settlement] = await link.report([(claim, DONE)])
+    assert settlement.fate is Fate.DROPPED
+    assert "probably recorded" in settlement.detail
+
+
+async def test_a_native_server_whose_root_alone_is_hidden_is_used_over_v0_until_it_is_seen_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server("native")
+    link = server.link()
+    await link.register("rt", [NODE])
+    server.double.handler = lambda r: answer(404) if r.url.path.startswith("/exotrio/") else server(r)
+    [claim] = await link.claim({"D": 1}, 1)
+    assert claim.token is None
+    server.double.handler = server
+    await trio.sleep(59)
+    [claim] = await link.claim({"D": 1}, 1)
+    assert claim.token is None
+    await trio.sleep(1)
+    [claim] = await link.claim({"D": 1}, 1)
+    assert claim.token == "t1"
+
+
+@pytest.mark.parametrize("kind", ["native", "auto"])
+async def test_a_heartbeat_does_not_wait_until_it_is_known_what_the_server_is(kind: LinkKind) -> None:
+    server = Server("native")
+    link = server.link(kind)
+    await link.register("rt", [NODE])
+    pulse = Pulse("rt", "running", 0, 0, ())
+    server.away = answer(404)
+    with pytest.raises(NotFound):
+        await link.heartbeat(pulse, timeout=1)
+    server.away = None
+    server.asked_anew()
+    await link.heartbeat(pulse, timeout=1)
+    assert server.asked_anew() == ["POST heartbeat"]
+
+
+async def test_a_server_that_stays_v0_is_looked_at_once_a_minute_and_not_told_the_nodes_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server("v0")
+    link = server.link()
+    await link.register("rt", [NODE])
+    server.asked_anew()
+    for _ in range(121):
+        await link.claim({"D": 1}, 1)
+        await trio.sleep(1)
+    asked = server.asked_anew()
+    assert asked.count("GET v1") == 2
+    assert "PUT nodes" not in asked
+
+
+@pytest.mark.parametrize(("option", "value"), [("kind", "v1"), ("state_manager_version", "v9")])
+def test_a_link_that_does_not_exist_is_a_configuration_error(option: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=value):
+        open_link(Endpoint(EMBEDDED_URI, None), "ns", worker_id="me", workers=1, **{option: value})
+
+
+async def test_closing_twice_does_no_harm() -> None:
+    link = Server("v0").link()
+    await link.register("rt", [NODE])
+    await link.aclose()
+    await link.aclose()

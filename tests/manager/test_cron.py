@@ -1,0 +1,369 @@
+"""Cron triggers under virtual time: the clock of the manager is Trio's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+import trio.testing
+from pydantic import ValidationError
+
+from exotrio._util.cron import next_occurrence_ms
+from exotrio.errors import DatabaseError
+from exotrio.graph import CronTrigger
+from exotrio.manager import embedded
+from exotrio.manager.engine import schedules as schedules_engine
+from exotrio.manager.engine.graphs import timestamp
+from exotrio.manager.store.port import View
+from exotrio.manager.store.sqlite.store import wall_clock
+from tests.contract.flow import Flow
+from tests.support.helpers import declare, eventually, node_name, ok, place, refused
+from tests.support.manager import next_line, open_manager, running
+
+N = "/v0/namespace/ns"
+START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
+
+
+@asynccontextmanager
+async def manager(ahead_ms: Callable[[], int] = lambda: 0) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client of a manager whose clock is Trio's, stands at midnight now, and may jump ahead."""
+    midnight = trio.current_time()
+
+    def clock() -> int:
+        return START_MS + round((trio.current_time() - midnight) * 1000) + ahead_ms()
+
+    async with (
+        embedded(":memory:", clock=clock) as transport,
+        httpx.AsyncClient(transport=transport, base_url="http://embedded") as client,
+    ):
+        body = {"runtime_name": "r", "nodes": [declare("Node_a")]}
+        ok(await client.put(f"{N}/nodes/", json=body))
+        yield client
+
+
+async def put(client: httpx.AsyncClient, *expressions: str, **fields: Any) -> httpx.Response:
+    triggers = [{"type": "CRON", "value": {"expression": expression}} for expression in expressions]
+    body = {"secrets": {}, "nodes": [place("a", namespace="ns")], "triggers": triggers, **fields}
+    return await client.put(f"{N}/graph/g", json=body)
+
+
+async def runs(client: httpx.AsyncClient) -> int:
+    total: int = ok(await client.get(f"{N}/runs/1/1"))["total"]
+    return total
+
+
+async def test_a_graph_is_triggered_at_each_occurrence(autojump_clock: trio.testing.MockClock) -> None:
+    async with manager() as client:
+        ok(await put(client, "*/10 * * * *"), 201)
+        await trio.sleep(599)
+        assert await runs(client) == 0
+        await trio.sleep(2)
+        assert await runs(client) == 1
+        await trio.sleep(3600)
+        assert await runs(client) == 7
+
+
+async def test_seconds_and_names_and_shorthands_are_understood(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with manager() as client:
+        ok(await put(client, "* * * * * */20", "@hourly", "0 0 * * mon"), 201)
+        await trio.sleep(61)
+        assert await runs(client) == 3
+
+
+async def test_equal_expressions_count_once(autojump_clock: trio.testing.MockClock) -> None:
+    async with manager() as client:
+        ok(await put(client, "* * * * *", "* * * * *"), 201)
+        await trio.sleep(61)
+        assert await runs(client) == 1
+
+
+async def test_an_update_replaces_the_schedules_and_leaves_those_of_other_namespaces(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with manager() as client:
+        ok(
+            await client.put(
+                "/v0/namespace/other/nodes/", json={"runtime_name": "r", "nodes": [declare("Node_a")]}
+            )
+        )
+        triggers = [{"type": "CRON", "value": {"expression": "*/10 * * * *"}}]
+        other = {"secrets": {}, "nodes": [place("a", namespace="other")], "triggers": triggers}
+        ok(await client.put("/v0/namespace/other/graph/g", json=other), 201)
+        ok(await put(client, "*/10 * * * *"), 201)
+        ok(await put(client), 201)
+        await trio.sleep(601)
+        assert await runs(client) == 0
+        assert ok(await client.get("/v0/namespace/other/runs/1/1"))["total"] == 1
+
+
+async def test_an_unchanged_expression_keeps_its_next_occurrence_across_updates(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with manager() as client:
+        ok(await put(client, "*/10 * * * *"), 201)
+        await trio.sleep(300)
+        ok(await put(client, "*/10 * * * *", store_config={"default_values": {"k": "v"}}), 201)
+        await trio.sleep(301)
+        assert await runs(client) == 1
+
+
+async def test_an_update_takes_effect_for_graph_and_schedules_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with manager() as client:
+        ok(await put(client, "*/10 * * * *"), 201)
+        await trio.sleep(599)
+        nodes = [place("b", namespace="ns", node_name="Node_a")]
+        ok(await put(client, "5,15 * * * *", nodes=nodes), 201)
+        await trio.sleep(5 * 60)
+        assert await runs(client) == 0, "10 minutes past is no longer asked for"
+        await trio.sleep(2)
+        assert await runs(client) == 1
+        reply = await client.post(f"{N}/states/enqueue", json={"nodes": ["Node_a"], "batch_size": 5})
+        assert [state["identifier"] for state in ok(reply)["states"]] == ["b"]
+
+
+@pytest.mark.parametrize("refused_for", ["expression", "graph"])
+async def test_a_refused_update_leaves_the_schedules_alone(
+    autojump_clock: trio.testing.MockClock, refused_for: str
+) -> None:
+    async with manager() as client:
+        ok(await put(client, "*/10 * * * *"), 201)
+        if refused_for == "expression":
+            refused(await put(client, "@daily", "nonsense"), 422)
+        else:
+            refused(await put(client, "@daily", nodes=[]), 400)
+        await trio.sleep(601)
+        assert await runs(client) == 1
+
+
+async def test_an_invalid_update_starts_nothing_and_its_schedule_goes_on_when_the_graph_is_valid(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with manager() as client:
+        ok(await put(client, "*/10 * * * *"), 201)
+        nodes = [place("b", namespace="ns")]
+        assert ok(await put(client, "*/10 * * * *", nodes=nodes), 201)["validation_status"] == "INVALID"
+        await trio.sleep(601)
+        assert await runs(client) == 0
+        body = {"runtime_name": "r", "nodes": [declare("Node_b")]}
+        ok(await client.put(f"{N}/nodes/", json=body))
+        assert ok(await put(client, "*/10 * * * *", nodes=nodes), 201)["validation_status"] == "VALID"
+        await trio.sleep(601)
+        assert await runs(client) == 1
+
+
+async def test_a_run_that_cannot_be_started_does_not_end_the_schedule(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with manager() as client:
+        ok(await put(client, "* * * * *", store_config={"required_keys": ["k"]}), 201)
+        await trio.sleep(121)
+        assert await runs(client) == 0
+        ok(await put(client, "* * * * *"), 201)
+        await trio.sleep(60)
+        assert await runs(client) == 1
+
+
+async def test_one_missed_occurrence_is_caught_up_after_a_downtime(tmp_path: Path) -> None:
+    now = START_MS
+
+    def clock() -> int:
+        return now
+
+    async def open_with(expression: str | None) -> int:
+        async with (
+            embedded(tmp_path / "state.db", clock=clock) as transport,
+            httpx.AsyncClient(transport=transport, base_url="http://embedded") as client,
+        ):
+            if expression is not None:
+                ok(await client.put(f"{N}/nodes/", json={"runtime_name": "r", "nodes": [declare("Node_a")]}))
+                ok(await put(client, expression), 201)
+                return 0
+            with trio.fail_after(5):
+                while not await runs(client):
+                    await trio.lowlevel.checkpoint()
+            return await runs(client)
+
+    # A file, so threads, so real time: the clock given here stands still meanwhile.
+    await open_with("*/10 * * * *")
+    now += 24 * 3_600_000
+    assert await open_with(None) == 1
+
+
+async def test_after_a_standstill_one_occurrence_is_caught_up_and_the_others_are_not(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    stood_still = 0
+    async with manager(lambda: stood_still) as client:
+        ok(await put(client, "*/10 * * * *"), 201)
+        stood_still = 24 * 3_600_000 + 60_000  # as of a machine that was suspended
+        await trio.sleep(61)
+        assert await runs(client) == 1
+        await trio.sleep(600)
+        assert await runs(client) == 2
+
+
+async def test_an_occurrence_that_breaks_off_in_the_middle_is_neither_lost_nor_fired_twice(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken: list[str] = []
+
+    def breaks_once(expression: str, after_ms: int) -> int | None:
+        if not broken:
+            broken.append(expression)
+            raise DatabaseError("the disk is full")
+        return next_occurrence_ms(expression, after_ms)
+
+    async with manager() as client:
+        ok(await put(client, "*/10 * * * *"), 201)
+        # After the run was started, before the schedule is moved on: both are one transaction.
+        monkeypatch.setattr(schedules_engine, "next_occurrence_ms", breaks_once)
+        await trio.sleep(601)
+        assert broken
+        assert await runs(client) == 0
+        await trio.sleep(10)
+        assert await runs(client) == 1
+        await trio.sleep(600)
+        assert await runs(client) == 2
+
+
+KILLED = """
+import sys, httpx, trio
+from exotrio.manager import embedded
+from tests.manager.test_cron import N, put, runs
+from tests.support.helpers import declare, ok
+
+async def main(path):
+    async with embedded(path) as transport:
+        async with httpx.AsyncClient(transport=transport, base_url="http://embedded") as client:
+            ok(await client.put(f"{N}/nodes/", json={"runtime_name": "r", "nodes": [declare("Node_a")]}))
+            ok(await put(client, "* * * * * *"), 201)
+            while True:
+                print(await runs(client), flush=True)
+                await trio.sleep(0.01)
+
+trio.run(main, sys.argv[1])
+"""
+
+
+async def test_a_schedule_outlives_a_process_that_was_killed(tmp_path: Path) -> None:
+    db = tmp_path / "state.db"
+    with running(KILLED, db) as process:
+        while next_line(process) != "2":
+            pass
+        process.kill()
+        process.wait()
+    # Ten seconds later, by the clock: one occurrence is caught up, whatever was under way.
+    now = wall_clock() + 10_000
+    async with (
+        embedded(db, clock=lambda: now) as transport,
+        httpx.AsyncClient(transport=transport, base_url="http://embedded") as client,
+    ):
+
+        async def caught_up() -> None:
+            assert ok(await client.get(f"{N}/runs/1/1"))["runs"][0]["created_at"] == timestamp(now)
+
+        await eventually(caught_up)
+        created = [run["created_at"] for run in ok(await client.get(f"{N}/runs/1/100"))["runs"]]
+    assert len(created) in {3, 4}, "one may have been started after the last look"
+    assert len({moment[:19] for moment in created}) == len(created), "an occurrence fired twice"
+
+
+async def test_occurrences_leave_nothing_but_their_runs_which_go_when_they_are_old(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    def clock() -> int:
+        return START_MS + round(trio.current_time() * 1000)
+
+    def schedules(view: View) -> int:
+        found: int = view.execute("SELECT count(*) FROM schedules").fetchone()[0]
+        return found
+
+    async with open_manager(clock=clock, keep_ms=3_600_000) as opened:
+        api = opened.api
+        flow = await Flow.deploy(
+            api, place("a"), triggers=[{"type": "CRON", "value": {"expression": "*/10 * * * *"}}]
+        )
+        await trio.sleep(60)  # so that nothing below happens in the very moment of an occurrence
+        for _ in range(4):
+            await trio.sleep(3600)
+            for state in ok(await api.claim([node_name("a")], 100))["states"]:
+                ok(await api.executed(state["state_id"]))
+            assert await opened.service.store.read(schedules) == 1
+        await trio.sleep(7200)
+        pending = ok(await api.runs(1, 100))
+        assert {run["status"] for run in pending["runs"]} == {"PENDING"}, "what has not ended is kept"
+        assert pending["total"] == 12
+        assert flow.graph == pending["runs"][0]["graph_name"]
+
+
+@pytest.mark.parametrize("expression", ["", "nonsense", "61 * * * *", "@reboot", "H * * * *", "* * * *"])
+async def test_an_expression_that_cannot_be_read_is_refused_with_its_place(
+    autojump_clock: trio.testing.MockClock, expression: str
+) -> None:
+    async with manager() as client:
+        reply = await put(client, expression)
+        refused(reply, 422)
+        assert reply.json()["detail"][0]["loc"] == ["body", "triggers", 0, "value", "expression"]
+        refused(await client.get(f"{N}/graph/g"), 404)
+
+
+def test_an_expression_that_cannot_be_read_is_refused_where_the_trigger_is_made() -> None:
+    with pytest.raises(ValidationError, match="expression"):
+        CronTrigger(expression="61 * * * *")
+
+
+async def test_stored_triggers_are_shown_as_they_were_put(autojump_clock: trio.testing.MockClock) -> None:
+    async with manager() as client:
+        shown = ok(await put(client, "*/5 * * * *"), 201)
+        assert shown["triggers"] == [{"type": "CRON", "value": {"expression": "*/5 * * * *"}}]
+        assert ok(await client.get(f"{N}/graph/g")) == shown
+
+
+@pytest.fixture
+def in_new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("in_new_york")
+def test_occurrences_are_in_utc_wherever_the_machine_is() -> None:
+    assert time.timezone == 5 * 3600, "the machine is there"
+    noon = START_MS + 12 * 3_600_000
+    assert next_occurrence_ms("0 12 * * *", START_MS) == noon
+    # Where clocks are put forward that night, 02:30 does not exist; in UTC it does, every day.
+    march_8 = START_MS + 66 * 86_400_000
+    assert next_occurrence_ms("30 2 * * *", march_8) == march_8 + 150 * 60_000
+
+
+@pytest.mark.parametrize(
+    ("expression", "after"),
+    [
+        ("*/15 * * * *", 15 * 60),
+        ("* * * * * 30", 30),
+        ("0 0 * * * 0 2027", 365 * 86_400),
+        ("0 0 * * mon", 4 * 86_400),
+        ("0 0 L * *", 30 * 86_400),
+        ("@hourly", 3600),
+        ("@daily", 86_400),
+        ("@monthly", 31 * 86_400),
+    ],
+)
+def test_the_grammar_is_that_of_croniter(expression: str, after: int) -> None:
+    assert next_occurrence_ms(expression, START_MS) == START_MS + after * 1000
+
+
+def test_a_date_that_never_comes_is_none() -> None:
+    assert next_occurrence_ms("0 0 30 2 *", START_MS) is None

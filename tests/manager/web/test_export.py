@@ -1,0 +1,337 @@
+"""A run as one page that stands alone: what it shows, what it never holds, and how it stays small."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exotrio.manager.web.export import redactor, states
+from exotrio.manager.web.export.error_signature import way_of
+from exotrio.manager.web.export.redactor import Shareable
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.support.helpers import NO_RETRY, UNKNOWN_RUN, SettableClock, ok, place, refused
+from tests.support.manager import open_manager
+from tests.support.web import NAMESPACE, SCRIPT, failed_run, open_desk, text_of
+
+SECRET = 'pass"word\\of-nobody'
+TRACE = """Traceback (most recent call last):
+  File "/app/nodes.py", line 7, in execute
+    raise ValueError(text)
+ValueError: {}"""
+
+
+async def export(api: Api, run_id: str, **query: str) -> str:
+    response = await api.native("GET", f"run/{run_id}/export", params=query)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    return response.text
+
+
+async def fanned(api: Api, count: int, *, failing: int = 0) -> Flow:
+    """Return a run with a store and with a fan-out of ``count``, of which the last ones failed."""
+    flow = await Flow.deploy(
+        api,
+        place("fan", "leaf"),
+        place("leaf", inputs={"v": "${{ fan.outputs.v }}"}),
+        retry_policy=NO_RETRY,
+        store_config={"required_keys": ["color"], "default_values": {}},
+    )
+    await flow.trigger(store={"color": "greenish"})
+    await flow.run("fan", *({"v": f"number {n}", "w": ""} for n in range(count)))
+    taken = ok(await api.claim(["Node_leaf"], count))["states"] if count else []
+    for n, state in enumerate(taken):
+        if n < count - failing:
+            ok(await api.executed(state["state_id"], {"v": f"done {n}", "w": ""}))
+        else:
+            ok(await api.errored(state["state_id"], TRACE.format(f"row {n}")))
+    return flow
+
+
+async def test_a_page_shows_the_run_with_values_tracebacks_store_and_events() -> None:
+    async with open_manager() as manager:
+        flow = await fanned(manager.api, 3, failing=1)
+        html = text_of(await export(manager.api, flow.run_id))
+        for part in (
+            flow.run_id,
+            "graph",
+            '<svg class="graph"',
+            '<svg class="timeline"',
+            "number 0",
+            "done 1",
+            'File "/app/nodes.py", line 7, in execute',
+            "ValueError: row 2",
+            "color",
+            "greenish",
+            "Nothing out of the ordinary",
+        ):
+            assert part in html, part
+        assert "left out" not in html
+        assert html.index("What failed") < html.index(">States<")
+
+
+async def test_a_page_needs_nothing_but_itself_and_its_policy_forbids_all_else() -> None:
+    async with open_manager() as manager:
+        flow, _ = await failed_run(manager.api, error=f"see http://example.org {SCRIPT}")
+        html = await export(manager.api, flow.run_id)
+    assert "<script>" not in html
+    assert not re.search(
+        r"<(?:script|link|img|iframe|object|embed|form|base|video|audio|source|use|image)\b", html
+    )
+    assert not re.search(r"\son\w+=|\sstyle=|javascript:|@import|url\(", html)
+    for target in re.findall(r'\s(?:href|src|action|data|xlink:href)="([^"]*)"', html):
+        assert target.startswith("#"), target
+    ids = re.findall(r'\sid="([^"]*)"', html)
+    assert len(ids) == len(set(ids))
+    assert {target[1:] for target in re.findall(r'href="(#[^"]+)"', html)} <= set(ids), "a link leads nowhere"
+    (sheet,) = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
+    policy = re.search(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)"', html)
+    assert policy is not None
+    assert text_of(policy[1]) == (
+        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+    assert html.index("Content-Security-Policy") < html.index("<style>")
+
+
+async def test_secrets_are_masked_wherever_they_got(tmp_path: Path) -> None:
+    async with open_manager() as manager:
+        flow = await Flow.deploy(
+            manager.api,
+            place("a", "b", inputs={"v": "x"}),
+            place("b", inputs={"v": "${{ a.outputs.v }}"}),
+            retry_policy=NO_RETRY,
+            secrets={"token": SECRET},
+            store_config={"required_keys": ["s"], "default_values": {}},
+        )
+        await flow.trigger(store={"s": f"it is {SECRET}"})
+        long = "x" * (redactor.LONGEST_VALUE - 5)
+        await flow.run("a", {"v": SECRET, "w": f"{long}{SECRET}"})
+        await flow.fail("b", times=1, error=f"Traceback\nKeyError: {SECRET!r}")
+        html = text_of(await export(manager.api, flow.run_id))
+        for form in (
+            SECRET,
+            repr(SECRET)[1:-1],
+            SECRET.replace("\\", "\\\\").replace('"', '\\"'),
+            SECRET[:9],
+        ):
+            assert form not in html
+        assert "it is ***" in html
+        assert "KeyError: '***'" in html
+        assert "secret is masked" in html
+
+
+async def test_nothing_of_a_secret_is_left_where_what_was_read_begins_or_ends_within_it() -> None:
+    secret = "SESAME-" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" * 3
+    assert redactor.LONGEST_PARSED // len(secret) > 2 * redactor.LONGEST_VALUE // len(secret) > 10
+    async with open_manager() as manager:
+        flow = await Flow.deploy(
+            manager.api,
+            place("a", "b", inputs={"v": "x"}),
+            place("b", inputs={"v": "${{ a.outputs.v }}"}),
+            retry_policy=NO_RETRY,
+        )
+        await flow.trigger()
+        await flow.run("a", {"v": secret * 1_000, "w": "w"})
+        await flow.fail("b", times=1, error=secret * 1_000)
+        # Known to be secret only since then, or the error would have been masked when it was stored.
+        body = manager.api.body([place("a")], secrets={"token": secret})
+        ok(await manager.api.put_graph("graph", body), 201)
+        html = text_of(await export(manager.api, flow.run_id))
+    assert "***" in html
+    assert not re.findall(r"[A-Z]{5,}", html[html.index("<body") :])
+
+
+async def test_secrets_that_cannot_be_decrypted_are_named(tmp_path: Path) -> None:
+    db = tmp_path / "state.db"
+    async with open_manager(db) as manager:
+        flow = await Flow.start(manager.api, place("a"), secrets={"token": SECRET})
+    (tmp_path / "state.db.secrets-key").unlink()
+    async with open_manager(db) as manager:
+        html = await export(manager.api, flow.run_id)
+    assert "Not masked, since the server cannot decrypt it: token." in html
+
+
+async def test_values_can_be_left_out_and_errors_stay() -> None:
+    async with open_manager() as manager:
+        flow = await fanned(manager.api, 2, failing=1)
+        html = await export(manager.api, flow.run_id, values="false")
+        assert "number 0" not in html
+        assert "done 0" not in html
+        assert "greenish" not in html
+        assert "color" in html
+        assert "ValueError: row 1" in html
+
+
+async def test_a_large_run_shows_what_failed_first_and_says_what_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(states, "MOST_SHOWN", 20)
+    monkeypatch.setattr(states, "SLOWEST", 3)
+    async with open_manager() as manager:
+        flow = await fanned(manager.api, 40, failing=6)
+        html = text_of(await export(manager.api, flow.run_id))
+    leaves = html[html.index('id="n1"') :]
+    assert re.findall(r"ValueError: (row \d+)</code></summary>", leaves) == [
+        f"row {n}" for n in range(34, 40)
+    ]
+    assert html.count('<details class="state"') == 3 + 6 + 3
+    assert "Shown are <strong>12</strong> of 80 states" in html
+    assert "<strong>68 are left out.</strong>" in html
+    assert "9 of 40" in html
+    faults = html[html.index(">What failed<") : html.index(">Timeline<")]
+    assert faults.count("<a href=") == 5
+
+
+async def test_of_what_went_well_a_large_run_shows_the_slowest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(states, "MOST_SHOWN", 4)
+    monkeypatch.setattr(states, "SLOWEST", 2)
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        flow = await Flow.start(manager.api, place("a", "b"), place("b"), retry_policy=NO_RETRY)
+        await flow.run("a", *({"v": str(n), "w": ""} for n in range(5)))
+        for n, state in enumerate(await flow.take("b", 5)):
+            clock.advance(1_000 if n == 2 else 2_000 if n == 3 else 0)
+            ok(await manager.api.executed(state["state_id"]))
+        html = await export(manager.api, flow.run_id)
+    shown = html[html.index('id="n1"') :]
+    assert re.findall(r"ran ([\d.]+ m?s)", shown) == ["3.0 s", "3.0 s"]
+
+
+async def test_what_failed_alike_is_one_entry_with_one_traceback() -> None:
+    async with open_manager() as manager:
+        flow = await fanned(manager.api, 8, failing=7)
+        html = text_of(await export(manager.api, flow.run_id))
+    faults = html[html.index(">What failed<") : html.index(">Timeline<")]
+    assert faults.count("Traceback") == 1
+    assert re.search(r">7.</strong>", faults)
+    assert "and 2 more" in faults
+    assert faults.count("<li>") == states.MOST_MESSAGES
+
+
+async def test_values_end_where_the_page_would_get_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(states, "MOST_TEXT", 60)
+    async with open_manager() as manager:
+        flow = await fanned(manager.api, 5)
+        html = await export(manager.api, flow.run_id)
+    assert "4 of them are without their values" in html
+    assert "number 0" in html
+    assert "done 4" not in html
+
+
+async def test_a_huge_value_is_cut_unparsed() -> None:
+    async with open_manager() as manager:
+        flow = await Flow.start(manager.api, place("a"))
+        await flow.run("a", {"v": "x" * 200_000, "w": ""})
+        html = await export(manager.api, flow.run_id)
+    assert len(html) < 60_000
+    assert "characters of JSON in all" in html
+
+
+async def test_a_run_that_goes_on_says_so() -> None:
+    async with open_manager() as manager:
+        flow = await Flow.start(manager.api, place("a"))
+        assert "still going when this page was made" in await export(manager.api, flow.run_id)
+        await flow.run("a")
+        assert "still going" not in await export(manager.api, flow.run_id)
+
+
+async def test_what_was_cancelled_is_no_failure() -> None:
+    async with open_manager() as manager:
+        flow = await fanned(manager.api, 3, failing=1)
+        await flow.trigger(store={"color": "x"})
+        await flow.run("fan", {"v": "1", "w": ""}, {"v": "2", "w": ""})
+        (bad,) = ok(await manager.api.claim(["Node_leaf"], 1))["states"]
+        ok(await manager.api.errored(bad["state_id"], TRACE.format("really")))
+        ok(await manager.api.native("POST", f"run/{flow.run_id}/cancel"))
+        html = text_of(await export(manager.api, flow.run_id))
+    faults = html[html.index(">What failed<") : html.index(">Timeline<")]
+    assert re.findall(r"(\d+).</strong>", faults) == ["1"]
+    assert "ValueError: really" in faults
+    assert "errored or cancelled" in html
+    assert html.count(">cancelled</span>") == 2, "the run, and the state that waited"
+
+
+async def test_what_is_not_there_is_not_exported() -> None:
+    async with open_manager() as manager:
+        flow = await Flow.start(manager.api, place("a"))
+        refused(await manager.api.native("GET", f"run/{UNKNOWN_RUN}/export"), 404)
+        refused(await manager.api.elsewhere().native("GET", f"run/{flow.run_id}/export"), 404)
+        refused(await manager.api.native("GET", f"run/{flow.run_id}/export?values=perhaps"), 422)
+
+
+async def test_the_page_of_a_run_offers_the_file() -> None:
+    async with open_desk() as desk:
+        flow, _ = await failed_run(desk.api)
+        path = f"/ns/{NAMESPACE}/runs/{flow.run_id}/export"
+        assert f'href="{path}" download' in await desk.browser.page(f"/ns/{NAMESPACE}/runs/{flow.run_id}")
+        response = await desk.browser.get(path)
+        assert response.status_code == 200
+        assert response.headers["content-disposition"] == f'attachment; filename="run-{flow.run_id[:8]}.html"'
+        assert "What failed" in response.text
+        stranger = await desk.stranger.get(path)
+        assert (stranger.status_code, stranger.headers["location"].partition("?")[0]) == (303, "/sign-in")
+        await desk.browser.page(f"/ns/{NAMESPACE}/runs/{UNKNOWN_RUN}/export", 404)
+
+
+# -- which errors are alike
+
+
+def test_messages_do_not_tell_errors_apart_and_frames_do() -> None:
+    one, other = TRACE.format("row 1"), TRACE.format("row 2\nof two lines")
+    assert way_of(one) == way_of(other)
+    assert way_of(one) != way_of(one.replace("line 7", "line 8"))
+    assert way_of(one) != way_of(one.replace("ValueError:", "KeyError:"))
+    assert way_of("poison: 5 workers in a row") == way_of("poison: 6 workers in a row")
+    assert way_of("one thing") != way_of("another")
+    assert way_of("") == ""
+
+
+def test_an_error_of_line_ends_alone_is_compared_in_linear_time() -> None:
+    # In a process of its own: a search that takes hours cannot be interrupted.
+    program = (
+        "from exotrio.manager.web.export.error_signature import way_of\n"
+        "way_of('\\n' * 2_000_000); way_of(' |\\n' * 500_000)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_marks_below_a_line_of_code_are_no_name() -> None:
+    marked = TRACE.replace(
+        "    raise ValueError(text)", "    raise ValueError(text)\n    ^^^^^^^^^^^^^^^^^^^^^^"
+    )
+    assert way_of(marked.format("a")).endswith("in execute\nValueError")
+    bare = 'Traceback\n  File "a.py", line 1, in f\n    g()\nasyncio.TimeoutError'
+    assert way_of(bare).endswith("\nasyncio.TimeoutError")
+
+
+# -- texts
+
+
+def test_a_text_is_cut_after_it_is_masked_and_holds_nothing_a_terminal_obeys() -> None:
+    texts = Shareable(["the-password"])
+    assert texts.begin("aaaa the-password", 8) == "aaaa ***"
+    assert texts.begin("x" * 10, 4) == "xxxx… (6 more characters)"
+    assert texts.end("x" * 6 + "the end", 7) == "(6 characters before) …the end"
+    dropped = len("the-password") - 1
+    shown = texts.end("x" * (6 + dropped) + "the end", 7, before=4)
+    assert shown == f"({10 + dropped} characters before) …the end"
+    assert texts.begin("a\x1b[31m\tb\nc\x9b") == "a\\x1b[31m\tb\nc\\x9b"
+    assert texts.begin("\ud800") == "\\ud800"
+
+
+def test_what_is_no_text_is_shown_as_json_and_many_values_are_counted() -> None:
+    texts = Shareable([])
+    assert texts.pairs([("a", {"b": [1, None]}), ("c", "d")]) == [
+        ("a", '{\n  "b": [\n    1,\n    null\n  ]\n}'),
+        ("c", "d"),
+    ]
+    many = texts.pairs((str(n), "") for n in range(redactor.MOST_VALUES + 3))
+    assert len(many) == redactor.MOST_VALUES + 1
+    assert many[-1] == ("", "… and 3 more")

@@ -1,0 +1,389 @@
+"""Layout, drawing and formats: pure, and whatever comes from users is escaped."""
+
+from __future__ import annotations
+
+import math
+import re
+from itertools import combinations, pairwise
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exotrio._util.spans import coarse, duration, percent
+from exotrio.manager.engine import tallies
+from exotrio.manager.web.assets import style
+from exotrio.manager.web.format import ago, cut
+from exotrio.manager.web.svg.bar import bar, split
+from exotrio.manager.web.svg.chart import draw_throughput
+from exotrio.manager.web.svg.elements import element
+from exotrio.manager.web.svg.graph import Box, draw_graph
+from exotrio.manager.web.svg.graph_layout import lay_out
+from exotrio.manager.web.svg.timeline import MOST_BARS, Span, draw_timeline, nice_step
+
+HOSTILE = "</text><script>alert(1)</script>\"'&"
+
+
+def parsed(svg: str) -> ElementTree.Element:
+    return ElementTree.fromstring(svg)
+
+
+def tags(svg: str) -> set[str]:
+    return {each.tag for each in parsed(svg).iter()}
+
+
+# -- elements
+
+
+def test_text_and_attributes_are_escaped() -> None:
+    drawn = element("text", HOSTILE, class_="x", aria_label=HOSTILE)
+    assert parsed(drawn).text == HOSTILE
+    assert parsed(drawn).get("aria-label") == HOSTILE
+
+
+def test_markup_stays_markup_and_what_is_none_is_left_out() -> None:
+    assert element("g", element("rect", x=1.25, href=None)) == '<g><rect x="1.25"/></g>'
+
+
+# -- the layout of graphs
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> dict[str, list[str]]:
+    count = draw(st.integers(1, 14))
+    return {
+        f"n{index}": [
+            f"n{after}" for after in draw(st.sets(st.integers(index + 1, 20))) if index < after < count
+        ]
+        for index in range(count)
+    }
+
+
+@given(graphs())
+@settings(max_examples=60, deadline=None)
+def test_every_edge_leads_to_the_right_and_no_two_boxes_overlap(followers: dict[str, list[str]]) -> None:
+    layout = lay_out(followers)
+    assert set(layout.boxes) == set(followers)
+    taken = [*layout.boxes.values(), *(point for points in layout.edges.values() for point in points)]
+    assert len(taken) == len(set(taken)), "a box or a line lies on another"
+    for (start, end), points in layout.edges.items():
+        columns = [layout.boxes[start][0], *(column for column, _ in points), layout.boxes[end][0]]
+        assert all(after == before + 1 for before, after in pairwise(columns))
+    assert all(0 <= column < layout.columns and 0 <= row <= layout.rows for column, row in taken)
+
+
+def test_lines_that_need_not_cross_do_not() -> None:
+    layout = lay_out({"root": ["a", "b"], "b": ["b2"], "a": ["a2"], "a2": [], "b2": []})
+    assert (layout.boxes["a"][1] < layout.boxes["b"][1]) == (layout.boxes["a2"][1] < layout.boxes["b2"][1])
+
+
+def test_a_graph_of_a_thousand_nodes_that_lead_everywhere_is_laid_out() -> None:
+    names = [f"n{index}" for index in range(1_000)]
+    layout = lay_out({name: names[index + 1 : index + 30] for index, name in enumerate(names)})
+    assert layout.columns == 1_000
+
+
+def test_a_fan_out_of_any_size_is_one_box() -> None:
+    boxes = [
+        Box("scan", "Scan", ["digest"], counts={"success": 1}),
+        Box("digest", "Digest", counts={"success": 9_999_999, "errored": 1}, href="/x?node=digest"),
+    ]
+    drawn = draw_graph(boxes, title="Graph audit")
+    assert len(drawn) < 5_000
+    assert "10,000,000" in drawn
+    # One failure of ten million is still wide enough to be seen.
+    widths = [float(width) for width in re.findall(r's-errored" x="[\d.]+%" width="([\d.]+)%"', drawn)]
+    assert min(widths) > 1
+
+
+def test_names_of_users_do_not_become_markup() -> None:
+    drawn = draw_graph([Box(HOSTILE, HOSTILE, counts={}, href="/?a=" + HOSTILE, note=HOSTILE)], title=HOSTILE)
+    assert tags(drawn) <= {"svg", "title", "g", "a", "rect", "text", "path"}
+
+
+def test_a_united_node_is_marked_and_its_lines_are_dashed() -> None:
+    boxes = [Box("a", "A", ["b"]), Box("b", "B", unites="a")]
+    drawn = draw_graph(boxes, title="t")
+    assert 'class="edge united"' in drawn
+    assert 'class="gate"' in drawn
+
+
+def test_a_box_says_what_matters_most_about_its_states() -> None:
+    def said(**counts: int) -> list[str]:
+        drawn = draw_graph([Box("a", "A", counts=counts)], title="t")
+        return re.findall(r'class="(?:standing[^"]*|bad)" x="12" y="68">([^<]*)<', drawn)
+
+    assert said() == ["not reached"]
+    assert said(success=9) == ["9 success"]
+    assert said(success=9, pruned=1) == ["1 pruned · 9 success"]
+    assert said(success=9, waiting=2, running=1, errored=3) == ["3 errored · 1 running"]
+    assert said(waiting=1_000_000, running=100_000) == ["100,000 running"], "what does not fit is left out"
+    stuck = draw_graph([Box("a", "A", counts={"waiting": 2}, note="no runtime offers this")], title="t")
+    assert 'class="bad" x="12" y="68">no runtime offers this<' in stuck
+    assert "a (A): 2 waiting; no runtime offers this" in stuck
+    assert 'class="box is-errored"' in stuck
+
+
+def test_what_was_cancelled_is_not_drawn_as_an_error() -> None:
+    drawn = bar({"success": 1, "cancelled": 2})
+    assert "s-errored" not in drawn
+    assert "1 success, 2 errored or cancelled" in drawn
+
+
+def test_waiting_and_running_of_one_state_share_a_bar() -> None:
+    drawn = split(1_500, 500, "errored")
+    assert "waited 1.5 s, ran 500 ms" in drawn
+    assert re.findall(r'class="s-(\w+)" x="[\d.]+%" width="([\d.]+)%"', drawn) == [
+        ("waiting", "75.00"),
+        ("errored", "25.00"),
+    ]
+    assert "s-waiting" not in split(0, 5, "success")
+
+
+def test_an_empty_picture_is_a_picture() -> None:
+    assert tags(draw_graph([], title="nothing")) == {"svg", "title"}
+    assert "track" in bar({})
+
+
+# -- timelines
+
+
+def span(index: int, **fields: int | str | None) -> Span:
+    given: dict[str, int | str | None] = {
+        "lane": 0,
+        "kind": "success",
+        "waits": index,
+        "runs": index + 2,
+        "ends": index + 5,
+        **fields,
+    }
+    return Span(**given)  # type: ignore[arg-type]
+
+
+def test_waiting_and_running_are_told_apart() -> None:
+    drawn = draw_timeline([("a", 3)], [span(0, label="a 1", href="/s/1")], until=10)
+    assert 'class="waited" x="0.00%" width="20.00%"' in drawn
+    assert 'class="s-success" x="20.00%" width="30.00%"' in drawn
+    assert "waited 2 ms, ran 3 ms" in drawn
+
+
+def test_states_that_run_at_the_same_time_lie_below_each_other() -> None:
+    drawn = draw_timeline([("a", 3)], [span(0), span(1), span(6)], until=20)
+    rows = re.findall(r'class="s-success"[^>]* y="(\d+)"', drawn)
+    assert rows == ["0", "9", "0"]
+
+
+def test_beyond_some_states_a_lane_shows_amounts_and_stays_small() -> None:
+    few = draw_timeline([("a", 3)], [span(index) for index in range(MOST_BARS)], until=600)
+    assert few.count("<title>") == MOST_BARS + 1
+    many = draw_timeline([("a", 3)], [span(index) for index in range(50_000)], until=50_010)
+    assert len(many) < 60_000
+    assert "states" not in tags(many)
+
+
+def test_amounts_show_when_states_failed_even_if_few_did() -> None:
+    spans = [span(index, kind="errored" if index == 300 else "success") for index in range(600)]
+    assert draw_timeline([("a", 3)], spans, until=610).count("s-errored") == 1
+
+
+def test_a_lane_with_one_state_shows_it_though_others_have_thousands() -> None:
+    spans = [span(0, lane=0), *(span(index, lane=1) for index in range(1_000))]
+    drawn = draw_timeline([("plan", 1), ("work", 1_000)], spans, until=1_010)
+    assert "waited 2 ms, ran 3 ms" in drawn
+
+
+def test_siblings_that_never_ran_do_not_hide_the_one_that_did() -> None:
+    siblings = [span(3, runs=None, waits=5, ends=5) for _ in range(2_400)]
+    drawn = draw_timeline([("scan", 2_401)], [span(0), *siblings], until=10)
+    assert drawn.count('class="s-success"') == 1
+    assert 'class="s-success" x="20.00%" width="30.00%"' in drawn
+
+
+def test_of_a_sample_a_lane_whose_states_are_all_there_shows_them() -> None:
+    sampled = [span(index, lane=1) for index in range(600)]
+    drawn = draw_timeline(
+        [("begin", 1), ("work", 1_200)], [span(0, label="begin 1"), *sampled], until=700, each=2
+    )
+    assert "begin 1: success, waited 2 ms, ran 3 ms" in drawn
+    assert "at most" in drawn
+
+
+def test_what_is_drawn_never_leaves_the_picture() -> None:
+    odd = [
+        span(0, runs=None, ends=None),
+        span(5, runs=None, ends=5),
+        span(9, runs=3, ends=4),
+        span(9, runs=12, ends=None),
+        span(0, ends=0, runs=0),
+    ]
+    drawn = draw_timeline([("a", 3)], odd, until=12)
+    for x, width in re.findall(r'<rect[^>]* x="([-\d.]+)%"[^>]* width="([-\d.]+)%"', drawn):
+        assert float(x) >= 0
+        assert 0 <= float(x) + float(width) <= 100.02
+
+
+@pytest.mark.parametrize(
+    ("at_least", "step"), [(0.1, 1), (3, 5), (501, 1_000), (61_000, 120_000), (2e8, 259_200_000)]
+)
+def test_ticks_come_at_round_times(at_least: float, step: int) -> None:
+    assert nice_step(at_least) == step
+
+
+def test_the_chart_of_an_hour_shows_failures_however_few_they_are() -> None:
+    drawn = draw_throughput([0] * 57 + [9_999, 10, 4], [0] * 57 + [1, 5, 0], last_minute_ms=1_700_000_000_000)
+    assert drawn.count("s-success") == 3
+    down = [float(high) for high in re.findall(r's-errored"[^>]* height="([\d.]+)"', drawn)]
+    assert len(down) == 2
+    assert min(down) >= 3
+    assert "at worst 5 failed" in drawn
+    assert "9,999 ended, 1 of them failed" in drawn
+    quiet = draw_throughput([0] * 60, [0] * 60, last_minute_ms=0)
+    assert "nothing ended" in quiet
+    assert "at worst" not in quiet
+
+
+# -- colours
+
+# How a colour looks to somebody who lacks one kind of cone: Machado, Oliveira, Fernandes 2009, of linear RGB.
+SIGHTS = {
+    "all three": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "no red": ((0.152, 1.053, -0.205), (0.115, 0.786, 0.099), (-0.004, -0.048, 1.052)),
+    "no green": ((0.367, 0.861, -0.228), (0.280, 0.673, 0.047), (-0.012, 0.043, 0.969)),
+    "no blue": ((1.256, -0.077, -0.179), (-0.078, 0.931, 0.148), (0.005, 0.691, 0.304)),
+}
+KINDS = ("success", "running", "waiting", "errored", "retried", "pruned")
+
+
+def themes() -> dict[str, dict[str, str]]:
+    """Return the colours of the style sheet: theme to name to value."""
+    light, _, dark = style().partition("@media (prefers-color-scheme: dark)")
+    return {
+        theme: dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", part))
+        for theme, part in (("light", light), ("dark", dark.partition("*,")[0]))
+    }
+
+
+def linear(colour: str) -> list[float]:
+    parts = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+    return [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+
+
+def lab(rgb: list[float]) -> tuple[float, float, float]:
+    red, green, blue = (min(1, max(0, part)) for part in rgb)
+    x, y, z = (
+        part ** (1 / 3) if part > 0.008856 else 7.787 * part + 16 / 116
+        for part in (
+            (0.4124 * red + 0.3576 * green + 0.1805 * blue) / 0.95047,
+            0.2126 * red + 0.7152 * green + 0.0722 * blue,
+            (0.0193 * red + 0.1192 * green + 0.9505 * blue) / 1.08883,
+        )
+    )
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_colours_of_statuses_are_told_apart_whatever_somebody_sees(theme: str, sight: str) -> None:
+    colours = themes()[theme]
+
+    def seen(name: str) -> tuple[float, float, float]:
+        rgb = linear(colours[name])
+        return lab([sum(a * b for a, b in zip(row, rgb, strict=True)) for row in SIGHTS[sight]])
+
+    for one, other in combinations(KINDS, 2):
+        assert math.dist(seen(one), seen(other)) > 16, f"{one} and {other}"
+    assert math.dist(seen("success"), seen("errored")) > 25
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_is_legible(theme: str) -> None:
+    colours = themes()[theme]
+
+    def contrast(one: str, other: str) -> float:
+        weights = (0.2126, 0.7152, 0.0722)
+        lights = sorted(
+            sum(a * b for a, b in zip(weights, linear(colours[name]), strict=True)) for name in (one, other)
+        )
+        return (lights[1] + 0.05) / (lights[0] + 0.05)
+
+    for ground in ("card", "ground", "code", "hover"):
+        for name in ("ink", "quiet", "accent", *(f"{kind}-ink" for kind in KINDS)):
+            assert contrast(name, ground) >= 4.5, f"{name} on {ground}: {contrast(name, ground):.2f}"
+    assert contrast("accent-ink", "accent") >= 4.5
+    assert contrast("danger-ink", "errored") >= 4.5
+    for kind in set(KINDS) - {"waiting", "retried"}:
+        assert contrast(kind, "card") >= 3, kind
+
+
+# -- formats
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        (0, "0 ms"),
+        (-5, "0 ms"),
+        (999, "999 ms"),
+        (1_640, "1.6 s"),
+        (59_940, "59.9 s"),
+        (59_999, "1 min"),
+        (250_000, "4 min 10 s"),
+        (3_600_000, "1 h"),
+        (3_660_000, "1 h 1 min"),
+        (266_400_000, "3 d 2 h"),
+        (None, "\u2014"),
+    ],
+)
+def test_spans_read_well(ms: int | None, text: str) -> None:
+    assert duration(ms) == text
+
+
+def test_times_are_told_from_now() -> None:
+    assert [ago(then, 100_000) for then in (99_500, 40_000, 130_000, None)] == [
+        "now",
+        "1 min ago",
+        "in 30 s",
+        "\u2014",
+    ]
+    assert coarse(90_000_000) == "1 d"
+
+
+def test_a_share_is_never_rounded_to_all_or_nothing() -> None:
+    assert percent(1, 1_000_000) == "< 0.1 %"
+    assert percent(999_999, 1_000_000) == "> 99.9 %"
+    assert [percent(0, 5), percent(5, 5), percent(0, 0), percent(1, 3)] == [
+        "0 %",
+        "100 %",
+        "\u2014",
+        "33.3 %",
+    ]
+
+
+def test_long_values_are_cut_and_say_so() -> None:
+    assert cut("x" * 50, 10) == "xxxxxxxxxx… (40 more characters)"
+
+
+# -- tallies
+
+
+@given(st.integers(0, 10**12))
+def test_a_time_is_told_to_a_tenth_by_its_bucket(ms: int) -> None:
+    middle = tallies.middle_ms(tallies.bucket_of(ms))
+    assert abs(middle - ms) <= max(1, ms * 0.13)
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9))
+def test_buckets_keep_the_order_of_times(one: int, other: int) -> None:
+    assert (tallies.bucket_of(one) <= tallies.bucket_of(other)) or one > other
+
+
+def test_quantiles_come_from_the_buckets() -> None:
+    buckets = {tallies.bucket_of(ms): count for ms, count in ((10, 90), (1_000, 9), (60_000, 1))}
+    found = [tallies.quantile(buckets, share) for share in (0.5, 0.95, 0.999)]
+    assert found == [
+        pytest.approx(10, rel=0.13),
+        pytest.approx(1_000, rel=0.13),
+        pytest.approx(6e4, rel=0.13),
+    ]
+    assert tallies.quantile({}, 0.5) is None

@@ -1,0 +1,182 @@
+"""Checks on node classes, and how they are declared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from pydantic import BaseModel
+
+from exotrio import BaseNode, ConfigurationError, LifecycleError, Runtime
+from exotrio._nodes.base import declare, node_problems
+from exotrio._runtime.hosting import hosted
+from tests.support.doubles import V0Server
+
+
+class Plain(BaseNode):
+    async def execute(self) -> None: ...
+
+
+class Full(BaseNode):
+    class Inputs(BaseModel):
+        name: str
+        greeting: str = "Hello"
+
+    class Outputs(BaseModel):
+        text: str
+
+    class Secrets(BaseModel):
+        api_key: str
+
+    def execute(self) -> Any: ...
+
+
+def test_a_node_without_models_inherits_empty_ones() -> None:
+    assert node_problems([Plain]) == []
+    assert declare(Plain).secrets == []
+    assert declare(Plain).inputs_schema["properties"] == {}
+
+
+def test_a_node_is_declared_by_class_name_json_schemas_and_secret_names() -> None:
+    assert node_problems([Full]) == []
+    declaration = declare(Full)
+    assert declaration.name == "Full"
+    assert declaration.inputs_schema == Full.Inputs.model_json_schema()
+    assert declaration.outputs_schema == Full.Outputs.model_json_schema()
+    assert declaration.secrets == ["api_key"]
+
+
+def _bad_nodes() -> list[tuple[Any, str]]:
+    class NoExecute(BaseNode): ...
+
+    class Numbers(BaseNode):
+        class Inputs(BaseModel):
+            count: complex
+            maybe: str | int = 1
+
+        class Secrets(BaseModel):
+            pin: int
+
+        async def execute(self) -> None: ...
+
+    class NotAModel(BaseNode):
+        Outputs = dict  # type: ignore[assignment]
+
+        async def execute(self) -> None: ...
+
+    class TakesInputs(BaseNode):
+        async def execute(self, inputs: Any) -> None: ...  # type: ignore[override]
+
+    class Yields(BaseNode):
+        async def execute(self) -> Any:
+            yield
+
+    class NeedsArguments(BaseNode):
+        def __init__(self, connection: str) -> None: ...
+
+        async def execute(self) -> None: ...
+
+    class Static(BaseNode):
+        @staticmethod
+        async def execute() -> None: ...
+
+    class NotCallable(BaseNode):
+        execute = "now"  # type: ignore[assignment]
+
+    return [
+        ("text", r"nodes\[0\] is 'text', not a class"),
+        (Plain(), "pass the class itself, not an instance"),
+        (int, "int does not inherit from exotrio.BaseNode"),
+        (NoExecute, "NoExecute has no execute method"),
+        (Numbers, "Numbers.Inputs.count: complex cannot travel as text and come back as it was"),
+        (Numbers, r"Numbers.Inputs.maybe: str \| int cannot travel"),
+        (Numbers, "Numbers.Secrets.pin: must be of type str, not int: secrets are text"),
+        (NotAModel, "NotAModel.Outputs must be a class that inherits from pydantic.BaseModel"),
+        (TakesInputs, "TakesInputs.execute must take no argument but self"),
+        (Yields, "Yields.execute is a generator"),
+        (NeedsArguments, "NeedsArguments cannot be made without arguments"),
+        (Static, "Static.execute must be a plain method"),
+        (NotCallable, "NotCallable.execute is 'now', not a method"),
+    ]
+
+
+@pytest.mark.parametrize(("node", "problem"), _bad_nodes())
+def test_an_unusable_node_class_is_named_with_its_problem(node: Any, problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=problem):
+        Runtime("ns", "rt", [node], transport=V0Server())
+
+
+def test_two_classes_of_one_name_are_a_problem() -> None:
+    other = type("Plain", (Plain,), {})
+    assert any("2 node classes are named Plain" in problem for problem in node_problems([Plain, other]))
+
+
+def test_every_problem_of_a_runtime_is_named_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    for variable in ("EXOSPHERE_STATE_MANAGER_URI", "EXOSPHERE_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(ConfigurationError) as caught:
+        Runtime(
+            " ",
+            "a/b",
+            [int, Plain()],  # type: ignore[list-item]
+            batch_size=0,
+            workers=True,
+            poll_interval=0,
+            shutdown_grace=float("nan"),
+            state_manage_version="v7",
+            link="carrier pigeon",  # type: ignore[arg-type]
+        )
+    text = "\n".join(caught.value.problems)
+    for part in (
+        "namespace is blank",
+        "name 'a/b'",
+        "int does not inherit",
+        "not an instance",
+        "batch_size is 0",
+        "workers must be a whole number",
+        "poll_interval is 0",
+        "shutdown_grace is nan",
+        "'v7'",
+        "'carrier pigeon'",
+        "no state manager is named",
+        "no API key",
+    ):
+        assert part in text
+    assert len(caught.value.problems) == 12
+
+
+@pytest.mark.parametrize("nodes", [[], None, Plain, "Plain"])
+def test_nodes_must_be_a_list_with_something_in_it(nodes: Any) -> None:
+    with pytest.raises(ConfigurationError, match="nodes"):
+        Runtime("ns", "rt", nodes, transport=V0Server())
+
+
+def test_the_stock_spelling_of_the_version_is_accepted() -> None:
+    Runtime("ns", "rt", [Plain], "http://127.0.0.1:1", "key", 1, 1, "v0", 2)
+    Runtime("ns", "rt", [Plain], "http://127.0.0.1:1", "key", state_manage_version="v0")
+
+
+async def test_a_runtime_built_while_the_command_line_loads_its_file_runs_on_the_manager_supplied_then(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for variable in ("EXOSPHERE_STATE_MANAGER_URI", "EXOSPHERE_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    with hosted() as runtimes:
+        built = Runtime("ns", "rt", [Plain])
+        with pytest.raises(LifecycleError, match="loads this file"):
+            built.start()
+    assert runtimes == [built]
+    with pytest.raises(LifecycleError, match="no state manager"):
+        await built.run()
+    server = V0Server()
+    server.add("Plain")
+    with pytest.raises(ConfigurationError, match="no state manager is named"):
+        built.adopt()
+    built.adopt(server)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(built.run)
+        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+        built.stop()

@@ -1,0 +1,235 @@
+"""What a node says of how far it is: checked, and shown wherever somebody waits for it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from exotrio import BaseNode, Graph, GraphNodeModel, StateManager
+from exotrio.manager import open_service
+from exotrio.monitoring import Progress
+from exotrio.testing import Executed, run_node
+from tests.support.doubles import NativeServer, V0Server, runtime
+from tests.support.manager import NO_SETTINGS, embedded_in
+
+
+class Pages(BaseNode):
+    """Says what it is told to, then waits."""
+
+    class Inputs(BaseNode.Inputs):
+        fraction: str
+        text: str
+
+    async def execute(self) -> None:
+        self.progress(float(self.inputs.fraction), self.inputs.text)
+        await trio.sleep(60)
+
+
+class Threaded(BaseNode):
+    """The same in a thread."""
+
+    said = threading.Event()
+    leave = threading.Event()
+
+    def execute(self) -> None:
+        self.progress(None, "in a thread")
+        self.said.set()
+        assert self.leave.wait(20)
+
+
+class Says(BaseNode):
+    what: tuple[Any, ...] = ()
+
+    async def execute(self) -> None:
+        self.progress(*self.what)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ((0.4, "12 of 30 pages"), Progress(0.4, "12 of 30 pages")),
+        ((0, ""), Progress(0.0, "")),
+        ((1,), Progress(1.0, "")),
+        ((None, "looking"), Progress(None, "looking")),
+        ((0.5, "two\nlines\tand \x1b[31mred\x00"), Progress(0.5, "two lines and [31mred")),
+        ((0.5, "to the \u202eleft \udcff"), Progress(0.5, "to the left")),
+        ((0.5, "Größe 3 µm ✓"), Progress(0.5, "Größe 3 µm ✓")),
+        ((0.5, "x" * 10_000_000), Progress(0.5, "x" * 200)),
+    ],
+)
+async def test_progress_is_one_bounded_line_that_can_be_printed(
+    said: tuple[Any, ...], shown: Progress, autojump_clock: MockClock
+) -> None:
+    class Once(BaseNode):
+        async def execute(self) -> None:
+            self.progress(*said)
+            await trio.sleep(1)
+
+    server = NativeServer()
+    server.add("Once")
+    rt = runtime(server, Once)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rt.run)
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        await trio.sleep(0.5)
+        (state,) = rt.vitals.running
+        assert state.progress == shown
+        rt.stop()
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ((-0.1,), ValueError),
+        ((1.5,), ValueError),
+        ((math.nan,), ValueError),
+        ((math.inf,), ValueError),
+        (("half",), TypeError),
+        ((True,), TypeError),
+        ((0.5, 12), TypeError),
+    ],
+)
+async def test_progress_that_makes_no_sense_is_an_error_of_the_node(
+    said: tuple[Any, ...], error: type[Exception]
+) -> None:
+    node = Says()
+    node.what = said
+    with pytest.raises(error, match=r"progress: the (fraction|text)"):
+        await node.execute()
+
+
+async def test_secrets_are_masked_in_progress(autojump_clock: MockClock) -> None:
+    said: list[Progress | None] = []
+
+    class Tells(BaseNode):
+        class Secrets(BaseNode.Secrets):
+            token: str
+            long: str
+
+        async def execute(self) -> None:
+            assert self._progress_view is not None
+            self.progress(0.5, "x" * 390 + self.secrets.token)
+            said.append(self._progress_view.last)
+            self.progress(0.5, self.secrets.long * 100)
+            said.append(self._progress_view.last)
+            self.progress(0.5, f"with {self.secrets.token}")
+            await trio.sleep(1)
+
+    server = NativeServer()
+    server.secrets = {"token": "sesame-4711-open", "long": "S" * 997}
+    server.add("Tells")
+    rt = runtime(server, Tells)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rt.run)
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        await trio.sleep(0.5)
+        assert [state.progress for state in rt.vitals.running] == [Progress(0.5, "with ***")]
+        assert not any("S" in str(progress) for progress in said), "half of a secret"
+        rt.stop()
+
+
+async def test_a_node_that_nobody_watches_may_say_it_all_the_same() -> None:
+    class Alone(Says):
+        what = (0.5, "half")
+
+    await Alone().execute()
+    assert await run_node(Alone) == Executed([])
+
+
+async def test_heartbeats_carry_the_last_progress_of_what_runs(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    server.add("Pages", 2, fraction="0.25", text="a quarter")
+    rt = runtime(server, Pages, workers=1)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rt.run)
+        await server.until(lambda: server.statuses()["QUEUED"] == 2)
+        await trio.sleep(5)
+        running, waiting = server.routes("heartbeat")[-1].body["states"]
+        assert running["progress"] == {"fraction": 0.25, "text": "a quarter"}
+        assert waiting["progress"] is None
+        rt.stop(0)
+
+
+async def test_a_thread_says_it_too() -> None:
+    server = V0Server()
+    server.add("Threaded")
+    rt = runtime(server, Threaded)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(rt.run)
+            try:
+                assert await trio.to_thread.run_sync(Threaded.said.wait, 20)
+                (state,) = rt.vitals.running
+                assert state.progress == Progress(None, "in a thread")
+                assert (state.node, state.identifier, state.run_id) == ("Threaded", "it", None)
+            finally:
+                Threaded.leave.set()
+                rt.stop()
+    assert rt.vitals.running == ()
+
+
+async def test_the_state_manager_knows_the_progress_of_what_runs_and_forgets_it_afterwards(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_service(":memory:", settings=NO_SETTINGS) as service:
+        transport = embedded_in(service)
+        rt = runtime(transport, Pages)  # type: ignore[arg-type]
+        async with trio.open_nursery() as nursery, StateManager("ns", transport=transport) as manager:
+            await nursery.start(rt.run)
+            inputs = {"fraction": "0.5", "text": "half"}
+            place = GraphNodeModel(node_name="Pages", namespace="ns", identifier="it", inputs=inputs)
+            await manager.upsert_graph(Graph("g", nodes=[place]))
+            run_id = (await manager.trigger("g"))["run_id"]
+            await trio.sleep(5)
+            (state,) = (await manager.run(run_id)).nodes
+            (progress,) = service.workers.progress("ns").items()
+            assert (progress[0], progress[1].fraction, progress[1].text) == (state.id, 0.5, "half")
+            assert service.workers.progress("other") == {}
+            await manager.wait(run_id)
+            await trio.sleep(5)
+            assert service.workers.progress("ns") == {}
+            rt.stop()
+
+
+async def test_the_drain_tells_who_asked_and_what_it_waits_for(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = V0Server()
+    server.add("Pages", 9, fraction="0.4", text="12 of 30 pages")
+    rt = runtime(server, Pages, workers=7)
+    with caplog.at_level(logging.INFO):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(rt.run)
+            await server.until(lambda: server.statuses()["QUEUED"] == 9)
+            await trio.sleep(12)
+            rt.stop(why="SIGTERM")
+    first = next(iter(server.states))
+    assert "asked to stop by SIGTERM: 7 running, 2 go back unstarted" in caplog.text
+    assert (
+        f"waiting for 7 nodes: state {first} (Pages as it) running 12 s, 0.4 12 of 30 pages; " in caplog.text
+    )
+    waiting = [message for message in caplog.messages if message.startswith("waiting for 7 nodes")]
+    assert all(message.count("(Pages as it)") == 5 and "; and 2 more" in message for message in waiting)
+    assert 4 <= len(waiting) <= 5, "one now and then, for as long as it takes"
+    assert f"the grace is over; waiting for 7 nodes: state {first} (Pages as it) running 32 s" in caplog.text
+
+
+async def test_a_cancelled_scope_is_told_as_what_left_no_time_to_drain(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = V0Server()
+    server.add("Pages", fraction="0", text="")
+    rt = runtime(server, Pages)
+    with caplog.at_level(logging.INFO):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(rt.run)
+            await server.until(lambda: server.statuses()["QUEUED"] == 1)
+            await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+    assert "no time to drain: the scope around it was cancelled; waiting for 1 node: state" in caplog.text

@@ -1,0 +1,275 @@
+"""A state that is held here and claimed again: by a v0 claim that repeats it, or after its lease was lost.
+Nothing is begun a second time; what is there goes on under the new claim."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from exotrio import BaseNode, ReQueueAfterSignal, Runtime
+from exotrio._link.port import Claim
+from exotrio._nodes.outcome import Executed
+from exotrio._runtime.ledger import Ledger, Stage
+from tests.support.doubles import Call, Fails, NativeServer, V0Server, reply, runtime
+
+KINDS = [V0Server, NativeServer]
+OUTCOME = ("outcomes", "executed")
+
+
+class Waits(BaseNode):
+    gate: trio.Event
+    begun: int
+    running: int
+    most: int
+
+    async def execute(self) -> None:
+        kind = type(self)
+        kind.begun += 1
+        kind.running += 1
+        kind.most = max(kind.most, kind.running)
+        try:
+            await kind.gate.wait()
+        finally:
+            kind.running -= 1
+
+
+class Again(BaseNode):
+    begun = 0
+
+    async def execute(self) -> None:
+        Again.begun += 1
+        if Again.begun == 1:
+            raise ReQueueAfterSignal(timedelta(milliseconds=1))
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    Waits.gate = trio.Event()
+    Waits.begun = Waits.running = Waits.most = Again.begun = 0
+
+
+@asynccontextmanager
+async def running(rt: Runtime) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rt.run)
+        yield
+        rt.stop()
+
+
+async def give_again(server: V0Server, state_id: str) -> None:
+    """Have the server hand a state out a second time, as when its lease is over there."""
+    deliveries = server.states[state_id].deliveries
+    server.states[state_id].status = "CREATED"
+    server.add("Nobody")  # wakes a claim that waits
+    await server.until(lambda: server.states[state_id].deliveries > deliveries)
+    await trio.testing.wait_all_tasks_blocked()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_node_that_runs_goes_on_under_the_new_claim(
+    autojump_clock: MockClock, kind: type[V0Server], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = kind()
+    (state_id,) = server.add("Waits")
+    rt = runtime(server, Waits)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        await trio.sleep(0.1)
+        await give_again(server, state_id)
+        await trio.sleep(3)
+        if isinstance(server, NativeServer):
+            [beaten] = server.routes("heartbeat")[-1].body["states"]
+            assert beaten["token"] == f"{state_id}-2"
+        Waits.gate.set()
+        await server.until(lambda: server.states[state_id].status == "EXECUTED")
+    assert Waits.begun == 1
+    assert (rt.summary.completed, rt.summary.dropped, rt.summary.exit_code) == (1, 0, 0)
+    assert f"state {state_id} was claimed while it is still held here" in caplog.text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_state_that_waits_for_a_worker_is_run_once(
+    autojump_clock: MockClock, kind: type[V0Server]
+) -> None:
+    server = kind()
+    _, second = server.add("Waits", 2)
+    rt = runtime(server, Waits, workers=1)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 2)
+        await trio.sleep(0.1)
+        await give_again(server, second)
+        Waits.gate.set()
+        await server.until(lambda: server.statuses()["EXECUTED"] == 2)
+        await trio.sleep(5)
+    assert Waits.begun == 2
+    assert (rt.summary.completed, rt.summary.dropped) == (2, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_finished_result_is_delivered_under_the_new_claim(
+    autojump_clock: MockClock, kind: type[V0Server]
+) -> None:
+    server = kind()
+    (state_id,) = server.add("Waits")
+    rt = runtime(server, Waits)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        server.before = Fails(OUTCOME, lambda: reply(503))
+        Waits.gate.set()
+        await trio.sleep(3)
+        await give_again(server, state_id)
+        server.before = None
+        await server.until(lambda: server.states[state_id].status == "EXECUTED")
+    assert Waits.begun == 1
+    assert (rt.summary.completed, rt.summary.dropped, rt.summary.exit_code) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_result_refused_under_the_old_claim_is_sent_again_under_the_new_one(
+    autojump_clock: MockClock, kind: type[V0Server]
+) -> None:
+    """The answer to its delivery, that the lease is lost, comes after the new claim."""
+    server = kind()
+    (state_id,) = server.add("Waits")
+
+    async def claimed_again_meanwhile(call: Call) -> None:
+        if call.route in OUTCOME and server.states[state_id].deliveries == 1:
+            server.states[state_id].status = "CREATED"
+
+    async def late(call: Call) -> None:
+        if call.route in OUTCOME and server.states[state_id].deliveries == 1:
+            await give_again(server, state_id)
+
+    server.before, server.after = claimed_again_meanwhile, late
+    rt = runtime(server, Waits)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        Waits.gate.set()
+        await server.until(lambda: server.states[state_id].status == "EXECUTED")
+    assert Waits.begun == 1
+    assert (rt.summary.completed, rt.summary.dropped, rt.summary.exit_code) == (1, 0, 0)
+
+
+async def test_a_heartbeat_about_the_old_lease_does_not_end_what_goes_on_under_the_new_one(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    (state_id,) = server.add("Waits")
+
+    async def lost(call: Call) -> None:
+        if call.route == "heartbeat" and call.body["states"] and server.states[state_id].deliveries == 1:
+            server.lost = {state_id}
+
+    async def late(call: Call) -> None:
+        if call.route == "heartbeat" and server.lost:
+            server.lost = set()
+            await give_again(server, state_id)
+
+    server.before, server.after = lost, late
+    rt = runtime(server, Waits)
+    async with running(rt):
+        await server.until(lambda: server.states[state_id].deliveries == 2)
+        await trio.sleep(3)
+        Waits.gate.set()
+        await server.until(lambda: server.states[state_id].status == "EXECUTED")
+    assert Waits.begun == 1
+    assert (rt.summary.completed, rt.summary.lost_leases) == (1, 0)
+
+
+class Slow(Waits):
+    async def execute(self) -> None:
+        try:
+            await super().execute()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(4)
+
+
+async def test_a_node_that_was_cancelled_for_the_old_lease_ends_before_the_state_is_begun_again(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    (state_id,) = server.add("Slow")
+    rt = runtime(server, Slow)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        server.lost = {state_id}
+        await trio.sleep(2)
+        server.lost = set()
+        Slow.gate = trio.Event()
+        await give_again(server, state_id)
+        await server.until(lambda: server.states[state_id].deliveries == 3)
+        Slow.gate.set()
+        await server.until(lambda: server.states[state_id].status == "EXECUTED")
+    assert (Slow.begun, Slow.most) == (2, 1)
+    assert rt.summary.completed == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_is_handed_back_is_begun_again_even_if_the_claim_overtakes_the_answer(
+    autojump_clock: MockClock, kind: type[V0Server]
+) -> None:
+    server = kind()
+    (state_id,) = server.add("Again")
+
+    async def late(call: Call) -> None:
+        if call.route in ("outcomes", "re-enqueue-after") and server.states[state_id].deliveries == 1:
+            await give_again(server, state_id)
+
+    server.after = late
+    rt = runtime(server, Again)
+    async with running(rt):
+        await server.until(lambda: server.states[state_id].status == "EXECUTED")
+    assert Again.begun == 2
+    assert (rt.summary.requeued, rt.summary.completed, rt.summary.exit_code) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_server_that_repeats_its_claims_is_not_asked_without_a_pause(
+    autojump_clock: MockClock, kind: type[V0Server]
+) -> None:
+    server = kind()
+    (state_id,) = server.add("Waits")
+
+    async def repeat(call: Call) -> None:
+        if call.route in ("claim", "enqueue"):
+            server.states[state_id].status = "CREATED"
+            assert len(server.routes("claim", "enqueue")) < 30
+
+    server.before = repeat
+    rt = runtime(server, Waits, batch_size=1, poll_interval=1)
+    async with running(rt):
+        await trio.sleep(20)
+        server.before = None
+        server.states[state_id].status = "QUEUED"
+        Waits.gate.set()
+        await server.until(lambda: server.states[state_id].status == "EXECUTED")
+    assert Waits.begun == 1
+
+
+async def test_the_books_stay_right_when_a_claim_is_taken_over() -> None:
+    ledger = Ledger()
+    held = ledger.add(Claim("s", "N", "it", {}, token="1", lease=60), 0.0)
+    assert held is not None
+    assert ledger.add(Claim("s", "N", "it", {}, token="2"), 0.0) is None
+    assert (held.claim.token, held.lapsed) == ("2", False)
+    assert (ledger.count(*Stage), ledger.active("N")) == (1, 1)
+    assert ledger.done(held, Executed([]))
+    assert ledger.add(Claim("s", "N", "it", {}, token="3"), 0.0) is None
+    ledger.settle(held)
+    assert (ledger.count(*Stage), ledger.active("N"), ledger.empty) == (0, 0, True)
+    assert ledger.add(Claim("s", "N", "it", {}, token="4"), 0.0) is not None
+
+
+async def test_an_outcome_of_an_earlier_process_is_delivered_under_a_claim_that_repeats_its_state() -> None:
+    ledger = Ledger()
+    held = ledger.restore(Claim("s", "N", "it", {}, token="1"), Executed([]), 1)
+    assert ledger.add(Claim("s", "N", "it", {"a": "b"}, token="2", lease=60), ledger.now()) is None
+    assert (held.claim.token, held.stage, ledger.active("N")) == ("2", Stage.DONE, 0)
+    ledger.settle(held)
+    assert ledger.empty

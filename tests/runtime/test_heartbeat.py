@@ -1,0 +1,912 @@
+"""Heartbeats: what is held stays held, what is lost ends, what was cancelled stops, commands are heard."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import anyio.to_thread
+import httpx
+import pytest
+import trio
+from pydantic import BaseModel
+from trio.testing import MockClock
+
+from exotrio import (
+    BaseNode,
+    Graph,
+    GraphNodeModel,
+    NotFound,
+    Phase,
+    RequestRefused,
+    RetryPolicyModel,
+    Runtime,
+    StateManager,
+    Stopping,
+)
+from exotrio._link.port import Capabilities, Claim, Heard, Pulse
+from exotrio._runtime.heartbeat import heartbeat
+from exotrio._runtime.ledger import Ledger, seconds_asleep
+from exotrio._runtime.stop import Stop
+from exotrio._wire.vocabulary import BeatResult, RunStatus, StateStatus
+from exotrio.manager import embedded
+from tests.support.doubles import Call, Fails, NativeServer, V0Server, hang, reply, runtime
+
+
+class Waits(BaseNode):
+    """Waits until it is cancelled, or ``gate`` opens. Says how it ended."""
+
+    gate: trio.Event
+    begun: int
+    ended: list[str]
+
+    async def execute(self) -> None:
+        type(self).begun += 1
+        try:
+            await self.gate.wait()
+        finally:
+            self.ended.append(self.stopping.value or "returned")
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    Waits.gate = trio.Event()
+    Waits.begun = 0
+    Waits.ended = []
+
+
+@asynccontextmanager
+async def running(rt: Runtime) -> AsyncIterator[None]:
+    """Run a runtime for the block, then drain it."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rt.run)
+        yield
+        rt.stop()
+
+
+def beats(server: NativeServer) -> list[Call]:
+    return server.routes("heartbeat")
+
+
+def beaten(server: NativeServer) -> set[str]:
+    """Return the states the last heartbeat was about."""
+    return {item["state_id"] for item in beats(server)[-1].body["states"]}
+
+
+def released(server: NativeServer) -> list[str]:
+    return [item["state_id"] for call in server.routes("release") for item in call.body["states"] or []]
+
+
+# -- what is said
+
+
+async def test_a_heartbeat_names_all_that_is_held_and_how_the_runtime_is(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    ids = server.add("Waits", 5)
+    rt = runtime(server, Waits, workers=2)
+    async with running(rt):
+        await server.until(lambda: bool(beats(server)) and len(beaten(server)) == 5)
+        body = beats(server)[-1].body
+        assert (body["runtime"], body["phase"], body["busy"], body["buffered"]) == ("test", "running", 2, 3)
+        assert {item["state_id"]: item["running"] for item in body["states"]} == {
+            state_id: position < 2 for position, state_id in enumerate(ids)
+        }
+        assert body["nodes"] == {"Waits": "() -> ()"}
+        claim = server.routes("claim")[0].body
+        assert body["worker_id"] == claim["worker_id"]
+        Waits.gate.set()
+    assert rt.summary.completed + rt.summary.released == 5
+
+
+async def test_leases_are_renewed_until_the_last_outcome_is_delivered(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    (state_id,) = server.add("Waits")
+    rt = runtime(server, Waits)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        await trio.sleep(1)
+        server.before = Fails(("outcomes",), lambda: reply(503))
+        Waits.gate.set()
+        rt.stop()
+        await server.until(lambda: len(server.routes("outcomes")) > 3)
+        assert rt.phase is Phase.DRAINING
+        seen = len(beats(server))
+        await server.until(lambda: len(beats(server)) > seen + 3)
+        assert beaten(server) == {state_id}
+        assert beats(server)[-1].body["phase"] == "draining"
+        server.before = None
+    assert server.statuses() == {"EXECUTED": 1}
+    assert rt.summary.exit_code == 0
+
+
+async def test_a_drain_and_the_end_are_told_at_once(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    server.add("Waits")
+    rt = runtime(server, Waits)
+    async with running(rt):
+        await server.until(lambda: bool(beats(server)) and len(beaten(server)) == 1)
+        began = trio.current_time()
+        rt.stop()
+        await server.until(lambda: beats(server)[-1].body["phase"] == "draining")
+        assert trio.current_time() - began < 0.1
+        assert len(beaten(server)) == 1
+        Waits.gate.set()
+    last = beats(server)[-1].body
+    assert (last["phase"], last["busy"], last["states"]) == ("stopped", 0, [])
+    assert trio.current_time() - began < 0.2
+
+
+async def test_a_farewell_that_hangs_is_given_up_soon(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+
+    async def hangs(call: Call) -> None:
+        if call.route == "heartbeat" and call.body["phase"] == "stopped":
+            await hang(call)
+
+    server.before = hangs
+    rt = runtime(server, Waits)
+    async with running(rt):
+        await server.until(lambda: bool(beats(server)))
+        began = trio.current_time()
+    assert beats(server)[-1].body["phase"] == "stopped"
+    assert trio.current_time() - began < 0.5
+
+
+async def test_what_is_being_released_is_not_renewed(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    ids = server.add("Waits", 3)
+    rt = runtime(server, Waits, workers=1)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 3)
+        await trio.sleep(1)
+        server.before = Fails(("release",), lambda: reply(503))
+        rt.stop()
+        seen = len(beats(server))
+        await server.until(lambda: len(beats(server)) > seen + 1)
+        assert beaten(server) == {ids[0]}
+        server.before = None
+        Waits.gate.set()
+    assert server.statuses() == {"EXECUTED": 1, "CREATED": 2}
+
+
+async def test_more_states_than_fit_one_request_go_in_several(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exotrio._link.native.LARGEST_BATCH", 3)
+    server = NativeServer()
+    ids = server.add("Waits", 7)
+    server.lost = {ids[6]}
+    rt = runtime(server, Waits, workers=1)
+    async with running(rt):
+        await server.until(lambda: rt.summary.lost_leases == 1)
+        assert [len(call.body["states"]) for call in beats(server)[-3:]] == [3, 3, 1]
+        Waits.gate.set()
+
+
+async def test_v0_servers_hear_no_heartbeats(autojump_clock: MockClock) -> None:
+    server = V0Server()
+    server.add("Waits")
+    async with running(runtime(server, Waits)):
+        await trio.sleep(100)
+        Waits.gate.set()
+    assert not server.routes("heartbeat")
+    assert server.statuses() == {"EXECUTED": 1}
+
+
+async def test_heartbeats_begin_when_the_server_is_replaced_by_one_with_leases(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    server.discovery = reply(404)
+    (state_id,) = server.add("Waits")
+    async with running(runtime(server, Waits)):
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        server.before = Fails(("enqueue",), lambda: reply(502), times=1)
+        server.discovery = NativeServer.discovery
+        await server.until(lambda: len(beats(server)) > 1)
+        assert not beaten(server), "what was claimed without a lease has none to renew"
+        assert server.states[state_id].status == "QUEUED"
+        Waits.gate.set()
+
+
+# -- lost leases
+
+
+async def test_a_lost_lease_cancels_the_node_and_nothing_is_released(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = NativeServer()
+    lost, kept = server.add("Waits", 2)
+    rt = runtime(server, Waits)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 2)
+        await trio.sleep(3)
+        server.lost = {lost}
+        await server.until(lambda: rt.summary.lost_leases == 1)
+        assert Waits.ended == [Stopping.LEASE_LOST.value]
+        await server.until(lambda: beaten(server) == {kept})
+        Waits.gate.set()
+    assert Waits.ended == ["lease lost", "returned"]
+    assert not released(server)
+    assert [item["state_id"] for call in server.routes("outcomes") for item in call.body] == [kept]
+    assert (rt.summary.completed, rt.summary.cancelled, rt.summary.dropped) == (1, 0, 0)
+    assert rt.summary.exit_code == 0
+    assert "lost leases 1" in str(rt.summary)
+    assert f"state {lost} (Waits as it) is cancelled: its lease is lost" in caplog.text
+
+
+async def test_what_a_node_returns_after_its_lease_was_lost_is_sent_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    class Stubborn(BaseNode):
+        async def execute(self) -> None:
+            with trio.CancelScope(shield=True):
+                await Waits.gate.wait()
+
+    server = NativeServer()
+    ids = server.add("Stubborn", 2)
+    server.lost = set(ids)
+    rt = runtime(server, Stubborn)
+    async with running(rt):
+        await server.until(lambda: bool(beats(server)) and len(beaten(server)) == 2)
+        server.states[ids[1]].deliveries += 1  # another worker has this one by now
+        await trio.sleep(3)
+        Waits.gate.set()
+        await server.until(lambda: len(server.routes("outcomes")) > 0)
+    assert [server.states[state_id].status for state_id in ids] == ["EXECUTED", "QUEUED"]
+    assert (rt.summary.completed, rt.summary.dropped, rt.summary.lost_leases) == (1, 1, 0)
+
+
+async def test_an_error_of_a_node_that_lost_its_lease_is_not_reported(autojump_clock: MockClock) -> None:
+    class Breaks(BaseNode):
+        async def execute(self) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ValueError("while it was cancelled")
+
+    server = NativeServer()
+    server.lost = set(server.add("Breaks"))
+    rt = runtime(server, Breaks)
+    async with running(rt):
+        await server.until(lambda: rt.summary.lost_leases == 1)
+    assert not server.routes("outcomes")
+    assert not released(server)
+
+
+async def test_a_buffered_state_that_is_lost_is_never_begun(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    first, *rest = server.add("Waits", 4)
+    server.lost = set(rest)
+    rt = runtime(server, Waits, workers=1)
+    async with running(rt):
+        await server.until(lambda: rt.summary.lost_leases == 3)
+        Waits.gate.set()
+        await server.until(lambda: server.states[first].status == "EXECUTED")
+    assert Waits.ended == ["returned"]
+    assert not released(server)
+
+
+async def test_lost_buffered_states_make_room_once_a_worker_passes_them_over(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    server.add("Waits")
+    rt = runtime(server, Waits, workers=1, batch_size=4)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        server.lost |= set(server.add("Waits", 4))
+        await server.until(lambda: rt.summary.lost_leases == 4)
+        others = server.add("Waits", 2)
+        await trio.sleep(60)
+        assert {server.states[other].status for other in others} == {"CREATED"}, "no worker could run them"
+        Waits.gate.set()
+        await server.until(lambda: all(server.states[other].status == "EXECUTED" for other in others))
+    assert Waits.ended == ["returned"] * 3
+
+
+async def test_a_plain_node_in_a_thread_can_see_that_its_lease_is_lost() -> None:
+    class Steps(BaseNode):
+        def execute(self) -> None:
+            while not self.stopping:
+                anyio.from_thread.run(trio.sleep, 0.01)
+            Waits.ended.append(self.stopping.value)
+
+    server = NativeServer()
+    server.lost = set(server.add("Steps"))
+    with trio.fail_after(20):
+        async with running(runtime(server, Steps)):
+            await server.until(lambda: bool(server.routes("outcomes")))
+    assert Waits.ended == ["lease lost"]
+
+
+# -- leases that are over as far as this side knows
+
+
+async def test_a_buffered_state_whose_lease_is_over_waits_for_the_state_manager_to_renew_it(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = NativeServer()
+    first, second, third = server.add("Waits", 3)
+    rt = runtime(server, Waits, workers=1)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 3)
+        server.before = Fails(("heartbeat",), lambda: httpx.ConnectError("away"))
+        await trio.sleep(61)
+        Waits.gate.set()
+        await server.until(lambda: server.states[first].status == "EXECUTED")
+        await trio.sleep(10)
+        assert Waits.ended == ["returned"], "the one that ran went on; the others were not begun"
+        assert f"state {second} (Waits as it) has to wait" in caplog.text
+        server.lost = {second}
+        server.before = None
+        await server.until(lambda: server.states[third].status == "EXECUTED")
+    assert Waits.ended == ["returned"] * 2
+    assert (rt.summary.completed, rt.summary.lost_leases, rt.summary.released) == (2, 1, 0)
+
+
+async def test_a_drain_hands_back_what_waits_for_its_lease(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    server.add("Waits", 3)
+    rt = runtime(server, Waits, workers=1)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 3)
+        server.before = Fails(("heartbeat",), lambda: reply(503))
+        await trio.sleep(61)
+        Waits.gate.set()
+        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+        await trio.sleep(1)
+    assert server.statuses() == {"EXECUTED": 1, "CREATED": 2}
+    assert rt.summary.exit_code == 0
+
+
+async def test_a_claim_that_took_long_is_renewed_at_once(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    server.ttl = 2.4  # so that beats are 0.8 s apart
+
+    async def slow(call: Call) -> None:
+        if call.route == "claim":
+            await trio.sleep(2)
+
+    rt = runtime(server, Waits)
+    async with running(rt):
+        await server.until(lambda: len(beats(server)) > 0)
+        (state_id,) = server.add("Waits")
+        server.after = slow
+        await rt._ledger.until(lambda: rt._ledger.leased() != [])
+        claimed = trio.current_time()
+        await server.until(lambda: beaten(server) == {state_id})
+        assert trio.current_time() - claimed < 0.05
+        Waits.gate.set()
+
+
+async def test_nobody_waits_for_a_lease_that_the_state_manager_cannot_renew_any_more(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    server.add("Waits", 3)
+    rt = runtime(server, Waits, workers=1)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 3)
+        await trio.sleep(1)
+        server.discovery = reply(404)
+        server.before = Fails(("claim", "heartbeat", "release", "outcomes"), lambda: reply(404))
+        await trio.sleep(61)
+        Waits.gate.set()
+        (last,) = server.add("Waits")
+        await server.until(lambda: server.states[last].status == "EXECUTED")
+    assert rt.summary.lost_leases == 2
+    assert Waits.ended == ["returned"] * 2
+
+
+async def test_nor_does_a_worker_that_has_not_begun_the_node_yet(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    (suspect,) = server.add("Waits")
+    server.states[suspect].announce = True
+    server.before = Fails(("heartbeat",), lambda: reply(503))
+    rt = runtime(server, Waits, workers=1)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        await trio.sleep(61)
+        server.discovery = reply(404)
+        server.before = Fails(("claim", "heartbeat", "release", "outcomes"), lambda: reply(404))
+        Waits.gate.set()
+        (last,) = server.add("Waits")
+        await server.until(lambda: server.states[last].status == "EXECUTED")
+    assert rt.summary.lost_leases == 1
+    assert Waits.ended == ["returned"]
+
+
+# -- states whose workers were lost
+
+
+async def test_a_state_to_be_announced_begins_once_a_heartbeat_has_said_that_it_runs(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    suspect, usual = server.add("Waits", 2)
+    server.states[suspect].announce = True
+    server.before = Fails(("heartbeat",), lambda: reply(503))
+    async with running(runtime(server, Waits)):
+        await server.until(lambda: server.statuses()["QUEUED"] == 2)
+        await trio.sleep(30)
+        assert Waits.begun == 1, "only the usual one"
+        server.before = None
+        seen = len(beats(server))
+        await server.until(lambda: len(beats(server)) > seen)
+        await trio.sleep(0.01)
+        assert Waits.begun == 2
+        said = {item["state_id"]: item["running"] for item in beats(server)[seen].body["states"]}
+        assert said == {suspect: True, usual: True}
+        Waits.gate.set()
+
+
+async def test_announcing_takes_one_heartbeat_at_once_and_nothing_else_needs_one(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    rt = runtime(server, Waits)
+    Waits.gate.set()
+    async with running(rt):
+        await server.until(lambda: len(beats(server)) > 0)
+        await trio.sleep(0.5)
+        began, seen = trio.current_time(), len(beats(server))
+        usual = server.add("Waits", 3)
+        await server.until(lambda: all(server.states[one].status == "EXECUTED" for one in usual))
+        assert len(beats(server)) == seen
+        (suspect,) = server.add("Waits")
+        server.states[suspect].announce = True
+        await server.until(lambda: server.states[suspect].status == "EXECUTED")
+        assert len(beats(server)) == seen + 1
+        assert trio.current_time() - began < 0.1
+
+
+async def test_nothing_is_announced_to_a_state_manager_that_has_no_leases_any_more(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    (suspect,) = server.add("Waits")
+    server.states[suspect].announce = True
+    server.before = Fails(("heartbeat",), lambda: reply(503))
+    async with running(runtime(server, Waits)):
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        await trio.sleep(1)
+        assert Waits.begun == 0
+        server.discovery = reply(404)
+        server.before = Fails(("claim", "heartbeat", "release", "outcomes"), lambda: reply(404))
+        await trio.sleep(30)
+        assert Waits.begun == 1
+        Waits.gate.set()
+
+
+class Beside(BaseNode):
+    """Notes what runs at the same time."""
+
+    now: set[str]
+    seen: list[set[str]]
+
+    class Inputs(BaseModel):
+        name: str
+        seconds: float = 1.0
+
+    async def execute(self) -> None:
+        self.now.add(self.inputs.name)
+        self.seen.append(set(self.now))
+        await trio.sleep(self.inputs.seconds)
+        self.now.discard(self.inputs.name)
+
+
+def beside(server: NativeServer, *names: str, alone: str = "", **inputs: str) -> None:
+    Beside.now, Beside.seen = set(), []
+    for name in names:
+        (state_id,) = server.add("Beside", name=name, **inputs)
+        server.states[state_id].alone = name in alone
+
+
+async def test_what_may_be_poison_runs_while_nothing_else_does(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    beside(server, *"abCDefg", alone="CD")
+    async with running(runtime(server, Beside, workers=4)):
+        await server.until(lambda: server.statuses()["EXECUTED"] == 7)
+    assert sorted(map(sorted, (seen for seen in Beside.seen if seen & {"C", "D"}))) == [["C"], ["D"]]
+    assert max(map(len, Beside.seen)) > 1, "the others run beside each other"
+
+
+async def test_nobody_waits_for_ever_for_what_runs_alone_nor_does_that_for_what_runs_for_hours(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    beside(server, *"aBcD", alone="BD", seconds="200")
+    began = trio.current_time()
+    async with running(runtime(server, Beside, workers=4, shutdown_grace=300)):
+        await server.until(lambda: len(Beside.seen) == 3)
+        assert trio.current_time() - began < 121
+        await server.until(lambda: server.statuses()["EXECUTED"] == 4)
+    assert not any({"B", "D"} <= seen for seen in Beside.seen), "never what may be poison beside its like"
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+async def test_what_runs_alone_for_hours_and_what_waits_for_its_end_leave_the_workers_to_the_others(
+    autojump_clock: MockClock, batch_size: int
+) -> None:
+    server = NativeServer()
+    beside(server, *"ABCD", alone="ABCD", seconds="7200")
+    began = trio.current_time()
+    rt = runtime(server, Beside, workers=4, batch_size=batch_size)
+    async with running(rt):
+        usual = [state_id for each in range(40) for state_id in server.add("Beside", name=f"{each}")]
+        await server.until(lambda: all(server.states[each].status == "EXECUTED" for each in usual))
+        assert trio.current_time() - began < 100
+        await trio.sleep(7200)
+        assert len(Beside.now) == 1, "the next one"
+    assert (rt.summary.cancelled, rt.summary.released) == (1, 2)
+
+
+async def test_a_drain_hands_back_what_waits_to_run_alone_and_what_waits_for_it(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    beside(server, *"aBcD", alone="BD")
+    rt = runtime(server, Beside, workers=4)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 4)
+        await trio.sleep(0.1)
+    begun = len(Beside.seen)  # one alone, or the others, whichever the workers took first
+    assert 1 <= begun <= 2
+    assert server.statuses() == {"EXECUTED": begun, "CREATED": 4 - begun}
+    assert (rt.summary.completed, rt.summary.released) == (begun, 4 - begun)
+
+
+# -- a suspended machine
+
+
+async def test_after_a_suspend_nothing_is_begun_before_the_state_manager_has_renewed_its_lease(
+    autojump_clock: MockClock,
+) -> None:
+    """Trio's clock stands still meanwhile, and the leases of others go on."""
+    server = NativeServer()
+    _, lost, kept = server.add("Waits", 3)
+    rt = runtime(server, Waits, workers=1)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 3 and len(beats(server)) > 1)
+        server.lost = {lost}
+        asleep = rt._ledger.asleep()
+        rt._ledger.asleep = lambda: asleep + 100
+        began = trio.current_time()
+        Waits.gate.set()
+        await server.until(lambda: server.states[kept].status == "EXECUTED")
+        assert trio.current_time() - began < 0.1, "it is asked for at once, not with the next heartbeat"
+    assert Waits.begun == 2
+    assert (rt.summary.completed, rt.summary.lost_leases) == (2, 1)
+
+
+async def test_a_suspend_during_a_claim_counts_against_its_leases(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    rt = runtime(server, Waits)
+
+    async def suspend(call: Call) -> None:
+        if call.route == "claim" and server.statuses()["QUEUED"]:
+            server.after = None
+            server.lost = set(server.states)
+            asleep = rt._ledger.asleep()
+            rt._ledger.asleep = lambda: asleep + 100
+
+    server.after = suspend
+    async with running(rt):
+        server.add("Waits")
+        await server.until(lambda: rt.summary.lost_leases == 1)
+    assert Waits.begun == 0
+
+
+def test_the_time_asleep_is_what_the_boot_clock_is_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
+    monkeypatch.setattr(time, "clock_gettime", {7: time.monotonic() + 3600}.__getitem__)
+    assert seconds_asleep() == pytest.approx(3600, abs=10)
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    assert seconds_asleep() == 0
+
+
+# -- failures of the heartbeat
+
+
+@pytest.mark.parametrize(
+    "failure", [reply(503), reply(503, **{"Retry-After": "90"}), reply(404), reply(422)], ids=str
+)
+async def test_a_failed_heartbeat_is_repeated_well_before_the_lease_is_over(
+    autojump_clock: MockClock, failure: httpx.Response
+) -> None:
+    """However often it fails: every quarter of the time between two heartbeats, or at least as often as
+    those if the server asks for it."""
+    server = NativeServer()
+    server.add("Waits")
+    async with running(runtime(server, Waits)):
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        seen = len(beats(server))
+        began = trio.current_time()
+        server.before = Fails(("heartbeat",), lambda: failure, times=20)
+        await server.until(lambda: len(beats(server)) > seen + 20)
+        asked_to_wait = "Retry-After" in failure.headers
+        assert trio.current_time() - began <= 1.1 + 20 * (1 if asked_to_wait else 0.25)
+        Waits.gate.set()
+
+
+async def test_a_heartbeat_that_hangs_does_not_delay_the_stop(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+
+    async def hangs(call: Call) -> None:
+        if call.route == "heartbeat":
+            await hang(call)
+
+    server.before = hangs
+    server.add("Waits")
+    Waits.gate.set()
+    rt = runtime(server, Waits)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+        began = trio.current_time()
+    assert trio.current_time() - began < 0.1
+    assert "stopped" not in {beat.body["phase"] for beat in beats(server)}, "nobody would hear it"
+
+
+async def test_an_answer_about_other_states_is_no_answer(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = NativeServer()
+    server.add("Waits", 2)
+
+    async def mixes_up(call: Call) -> httpx.Response | None:
+        if call.route == "heartbeat" and call.body["states"]:
+            return reply(200, {"items": [{"state_id": "another", "result": "lost"}]})
+        return None
+
+    server.before = mixes_up
+    rt = runtime(server, Waits)
+    async with running(rt):
+        await server.until(lambda: len(beats(server)) > 3)
+        Waits.gate.set()
+        await server.until(lambda: server.statuses()["EXECUTED"] == 2)
+    assert rt.summary.completed == 2
+    assert "the heartbeat fails" in caplog.text
+
+
+# -- the thread
+
+
+class Apart:
+    """A link whose heartbeats do what a test wants; also the runtime's."""
+
+    capabilities = Capabilities(leases=True, batch=True, long_poll=True)
+
+    def __init__(self, answer: Callable[[Pulse], Heard]) -> None:
+        self._answer = answer
+        self.threads: set[str] = set()
+
+    async def heartbeat(self, pulse: Pulse, *, timeout: float) -> Heard:
+        self.threads.add(threading.current_thread().name)
+        await trio.lowlevel.checkpoint()
+        return self._answer(pulse)
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def beating(link: Any, ledger: Ledger, stop: Stop) -> Callable[[], Awaitable[None]]:
+    return partial(
+        heartbeat,
+        link=link,
+        apart=lambda: link,
+        ledger=ledger,
+        stop=stop,
+        runtime="test",
+        phase=lambda: Phase.RUNNING,
+        grace=7.0,
+    )
+
+
+async def test_the_thread_beats_while_the_loop_is_blocked_and_its_answers_are_heeded_afterwards() -> None:
+    blocked, heard = threading.Event(), threading.Semaphore(0)
+
+    def answer(pulse: Pulse) -> Heard:
+        if not blocked.is_set():
+            return Heard((BeatResult.OK,) * 2, 0.05, frozenset())
+        heard.release()
+        return Heard((BeatResult.OK, BeatResult.LOST)[: len(pulse.states)], 0.05, frozenset())
+
+    link, ledger = Apart(answer), Ledger()
+    kept, lost = [
+        ledger.add(Claim(name, "Waits", "it", {}, token=name, lease=60), ledger.now())
+        for name in ("kept", "lost")
+    ]
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(beating(link, ledger, Stop()))
+            while not link.threads:
+                await trio.lowlevel.checkpoint()
+            blocked.set()
+            for _ in range(5):
+                assert heard.acquire(timeout=10), "the loop is blocked here"
+            assert lost in ledger
+            await ledger.until(lambda: lost not in ledger and not kept.lapsed)
+            assert kept.lease_until < ledger.now() + 0.06
+            nursery.cancel_scope.cancel()
+    assert link.threads == {"exotrio heartbeat"}
+    assert ledger.summary(0).lost_leases == 1
+
+
+async def test_a_suspend_while_the_thread_waits_for_an_answer_counts_as_age() -> None:
+    asleep = 0.0
+
+    def answer(pulse: Pulse) -> Heard:
+        nonlocal asleep
+        asleep = 100.0 if len(told) == 0 else asleep
+        told.append(pulse)
+        return Heard((BeatResult.OK,), 60.0, frozenset())
+
+    told: list[Pulse] = []
+    link, ledger = Apart(answer), Ledger(asleep=lambda: asleep)
+    held = ledger.add(Claim("s", "Waits", "it", {}, token="t", lease=600), ledger.now())
+    assert held is not None
+    before = held.lease_until
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(beating(link, ledger, Stop()))
+            await ledger.until(lambda: held.lease_until != before)
+            assert held.lapsed, "it was renewed for 60 s, 100 s ago"
+            ledger.beat_now()
+            await ledger.until(lambda: not held.lapsed)
+            nursery.cancel_scope.cancel()
+
+
+async def test_the_thread_says_farewell() -> None:
+    told: list[str] = []
+    beaten = threading.Event()
+
+    def answer(pulse: Pulse) -> Heard:
+        told.append(pulse.phase)
+        beaten.set()
+        return Heard((), 60.0, frozenset())
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(beating(Apart(answer), Ledger(), Stop()))
+            assert await trio.to_thread.run_sync(beaten.wait, 10)
+            nursery.cancel_scope.cancel()
+    assert told == ["running", "stopped"]
+
+
+async def test_a_thread_that_hangs_holds_up_nobody_and_comes_back_to_no_one() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def answer(pulse: Pulse) -> Heard:
+        entered.set()
+        assert leave.wait(20)
+        return Heard((), 60.0, frozenset({"drain"}))
+
+    stop = Stop()
+    try:
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(beating(Apart(answer), Ledger(), stop))
+                assert await trio.to_thread.run_sync(entered.wait, 10)
+                nursery.cancel_scope.cancel()
+    finally:
+        leave.set()
+
+
+async def test_a_defect_in_the_thread_stops_the_runtime_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def answer(pulse: Pulse) -> Heard:
+        raise ZeroDivisionError
+
+    stop = Stop()
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(beating(Apart(answer), Ledger(), stop))
+            await stop.asked.wait()
+            nursery.cancel_scope.cancel()
+    assert isinstance(stop.failure, ZeroDivisionError)
+    assert "the heartbeat failed" in caplog.text
+
+
+# -- commands and cancelled runs
+
+
+async def test_the_command_drain_stops_the_runtime_within_its_grace(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = NativeServer()
+    server.add("Waits", 3)
+    rt = runtime(server, Waits, workers=1, shutdown_grace=7)
+    with caplog.at_level(logging.WARNING):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rt.run)
+            await server.until(lambda: Waits.begun == 1)
+            server.commands = ["drain", "something newer"]
+            began = trio.current_time()
+    assert 7 <= trio.current_time() - began < 9
+    assert server.statuses() == {"CREATED": 3}
+    assert rt.summary.exit_code == 0
+    assert caplog.text.count("asks this runtime to drain") == 1
+
+
+async def test_the_nodes_of_a_cancelled_run_are_cancelled_and_their_states_dropped(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Returns(BaseNode):
+        async def execute(self) -> None:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(5)
+            Waits.ended.append(self.stopping.value)
+
+    server = NativeServer()
+    ids = server.add("Waits", 2)
+    ids += server.add("Returns")
+    ids += server.add("Waits", 2)
+    rt = runtime(server, Waits, Returns, workers=3)
+    async with running(rt):
+        await server.until(lambda: server.statuses()["QUEUED"] == 5)
+        server.cancelled = set(ids)
+        await server.until(lambda: rt.summary.run_cancelled == 5)
+    assert sorted(Waits.ended) == ["run cancelled"] * 3
+    assert not server.routes("outcomes")
+    assert not released(server)
+    assert rt.summary.exit_code == 0
+    assert "its run r was cancelled" in caplog.text
+
+
+# -- together with our state manager, in process
+
+
+def graph(**more: object) -> Graph:
+    return Graph(
+        "g",
+        nodes=[
+            GraphNodeModel(
+                node_name="Waits", namespace="ns", identifier="first", inputs={}, next_nodes=["second"]
+            ),
+            GraphNodeModel(node_name="Waits", namespace="ns", identifier="second", inputs={}),
+        ],
+        retry_policy=RetryPolicyModel(max_retries=3, backoff_factor=1),
+    )
+
+
+async def test_cancelling_a_run_cancels_its_running_node_and_leaves_nothing_queued(
+    autojump_clock: MockClock,
+) -> None:
+    clock = lambda: int(trio.current_time() * 1000)  # noqa: E731
+    async with embedded(":memory:", clock=clock) as transport:
+        rt = Runtime("ns", "test", [Waits], transport=transport, workers=1)
+        async with running(rt), StateManager("ns", transport=transport) as manager:
+            await manager.upsert_graph(graph())
+            runs = [(await manager.trigger("g"))["run_id"] for _ in range(2)]
+            await rt._ledger.until(lambda: rt._ledger.leased() != [])
+            began = trio.current_time()
+            run = await manager.cancel(runs[0])
+            assert run.status is RunStatus.FAILED
+            assert await manager.cancel(runs[0]) == run
+            await rt._ledger.until(lambda: rt.summary.run_cancelled == 1)
+            assert trio.current_time() - began < 2
+            Waits.gate.set()
+            assert (await manager.wait(runs[1])).status is RunStatus.SUCCESS
+            run = await manager.status(runs[0])
+            assert [node.counts for node in run.nodes] == [{StateStatus.ERRORED: 1}, {}]
+            with pytest.raises(RequestRefused, match="already ended") as refused:
+                await manager.cancel(runs[1])
+            assert refused.value.status == 409
+            with pytest.raises(NotFound):
+                await manager.cancel("no-such-run")
+    assert Waits.ended == ["run cancelled", "returned", "returned"]
+    assert rt.summary.completed == 2
+
+
+async def test_a_run_on_a_v0_server_cannot_be_cancelled() -> None:
+    async with StateManager("ns", transport=V0Server()) as manager:
+        with pytest.raises(RequestRefused, match="only v0") as refused:
+            await manager.cancel("r")
+    assert "python -m exotrio server" in refused.value.fix

@@ -1,0 +1,244 @@
+"""Leases between real processes: workers that block, freeze and die, and a state manager that does."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from exotrio import Graph, GraphNodeModel, StateManager
+from exotrio._wire.vocabulary import RunStatus, native_path
+from tests.support.processes import KEY, PATIENCE, Process, Processes, Server, ended
+
+TTL = "1"
+
+APP = """
+import os, sys, time
+import trio
+from exotrio import BaseNode, Runtime
+from pydantic import BaseModel
+
+NAME = os.environ["WORKER"]
+
+def note(what, node):
+    with open("log", "a") as log:
+        log.write(f"{what} {type(node).__name__} {NAME}\\n")
+
+async def gate():
+    while not os.path.exists(f"open-{NAME}"):
+        await trio.sleep(0.02)
+
+class Says(BaseNode):
+    class Outputs(BaseModel):
+        by: str
+
+    async def execute(self):
+        note("begin", self)
+        try:
+            await self.work()
+        finally:
+            note(self.stopping or "end", self)
+        return self.Outputs(by=NAME)
+
+class Waits(Says):
+    async def work(self):
+        await gate()
+
+class Stubborn(Says):
+    async def work(self):
+        with trio.CancelScope(shield=True):
+            await gate()
+
+class Blocks(Says):
+    async def work(self):
+        time.sleep(2.5)
+
+runtime = Runtime(
+    namespace=os.environ["NAMESPACE"],
+    name=NAME,
+    nodes=[Waits, Stubborn, Blocks],
+    workers=2,
+    batch_size=2,
+    poll_interval=0.05,
+)
+"""
+
+
+class Place:
+    """A namespace with its workers, and what their nodes did, line by line."""
+
+    def __init__(self, folder: Path, namespace: str, server: Server, processes: Processes) -> None:
+        self.folder = folder
+        self.namespace = namespace
+        self.server = server
+        self.manager = StateManager(namespace, server.uri, KEY)
+        self._processes = processes
+        (folder / "app.py").write_text(APP, "utf-8")
+
+    def worker(self, name: str) -> Process:
+        env = {**self.server.env, "WORKER": name, "NAMESPACE": self.namespace}
+        process = self._processes.start("worker", "app.py", cwd=self.folder, env=env)
+        process.line("is registered in")
+        return process
+
+    async def trigger(self, node: str) -> str:
+        await self.manager.upsert_graph(
+            Graph(
+                node.lower(),
+                nodes=[GraphNodeModel(node_name=node, namespace=self.namespace, identifier="it", inputs={})],
+            )
+        )
+        run_id: str = (await self.manager.trigger(node.lower()))["run_id"]
+        return run_id
+
+    def open(self, name: str) -> None:
+        (self.folder / f"open-{name}").touch()
+
+    @property
+    def log(self) -> list[str]:
+        path = self.folder / "log"
+        return path.read_text("utf-8").splitlines() if path.exists() else []
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        give_up = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < give_up, f"it did not come; so far: {self.log}"
+            await trio.sleep(0.02)
+
+    async def finished(self, run_id: str) -> str:
+        """Wait until a run succeeded and return which worker's output was accepted."""
+        run = await self.manager.wait(run_id, timeout=PATIENCE, poll_interval=0.1)
+        assert run.status is RunStatus.SUCCESS
+        (state,) = (await self.manager.run(run_id)).nodes
+        return (await self.manager.state(run.graph_name, run_id, state.id)).outputs["by"]  # type: ignore[no-any-return]
+
+    def run(self, run_id: str) -> Any:
+        status, body = self.server.get(native_path(self.namespace, "run", run_id))
+        assert status == 200
+        return body
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Processes() as processes:
+        yield processes.server(tmp_path_factory.mktemp("server"), "--lease-ttl", TTL)
+
+
+@pytest.fixture
+async def place(shared: Server, tmp_path: Path) -> AsyncIterator[Place]:
+    with Processes() as processes:
+        here = Place(tmp_path, tmp_path.name, shared, processes)
+        async with here.manager:
+            yield here
+
+
+async def test_a_node_that_blocks_the_loop_for_longer_than_its_lease_keeps_it(place: Place) -> None:
+    first = place.worker("a")
+    run_id = await place.trigger("Blocks")
+    await place.until(lambda: place.log == ["begin Blocks a"])
+    place.worker("b")
+    assert await place.finished(run_id) == "a"
+    assert place.log == ["begin Blocks a", "end Blocks a"], "it ran once"
+    first.signal(signal.SIGTERM)
+    end = first.wait()
+    assert end.code == 0, end
+    assert "lost" not in end.err
+
+
+async def test_what_a_frozen_worker_held_runs_elsewhere_and_its_nodes_are_cancelled_when_it_thaws(
+    place: Place,
+) -> None:
+    zombie = place.worker("a")
+    runs = [await place.trigger(node) for node in ("Waits", "Stubborn")]
+    await place.until(lambda: len(place.log) == 2)
+    zombie.signal(signal.SIGSTOP)
+    place.worker("b")
+    await place.until(lambda: {"begin Waits b", "begin Stubborn b"} <= {*place.log})
+    zombie.signal(signal.SIGCONT)
+    await place.until(lambda: "lease lost Waits a" in place.log)
+    place.open("a")
+    zombie.line(r"\(Stubborn as it\) is no longer ours, its outcome Executed is dropped: stale")
+    place.open("b")
+    assert [await place.finished(run_id) for run_id in runs] == ["b", "b"]
+    zombie.signal(signal.SIGTERM)
+    end = zombie.wait()
+    assert end.code == 0, end
+    assert "lost leases 1" in end.err
+    assert "dropped 1" in end.err
+
+
+async def test_what_a_killed_worker_held_runs_elsewhere_after_the_lease(place: Place) -> None:
+    killed = place.worker("a")
+    runs = [await place.trigger("Waits") for _ in range(4)]
+    await place.until(lambda: place.log == ["begin Waits a"] * 2)
+    killed.kill()
+    place.open("b")
+    place.worker("b")
+    assert [await place.finished(run_id) for run_id in runs] == ["b"] * 4
+    assert place.log.count("end Waits b") == 4
+
+
+async def test_cancelling_a_run_cancels_its_running_node_and_leaves_nothing_queued(place: Place) -> None:
+    worker = place.worker("a")
+    run_id = await place.trigger("Waits")
+    await place.until(lambda: place.log == ["begin Waits a"])
+    ask = ("runs", "cancel", run_id, "--namespace", place.namespace)
+    for _ in range(2):
+        end = ended(*ask, cwd=place.folder, env=place.server.env)
+        assert end.code == 0, end
+        assert f"run {run_id} of graph waits: FAILED" in end.out
+    await place.until(lambda: place.log[1:] == ["run cancelled Waits a"])
+    body = place.run(run_id)
+    assert (body["pending_count"], body["errored_count"]) == (0, 1)
+    worker.signal(signal.SIGTERM)
+    end = worker.wait()
+    assert end.code == 0, end
+    assert "run cancelled 1" in end.err
+
+
+async def test_the_command_line_shows_runs(place: Place) -> None:
+    place.worker("a")
+    place.open("a")
+    run_id = await place.trigger("Waits")
+    await place.finished(run_id)
+    options = {"cwd": place.folder, "env": place.server.env}
+    end = ended("runs", "ls", "--namespace", place.namespace, **options)  # type: ignore[arg-type]
+    assert end.code == 0, end
+    assert [line.split()[:4] for line in end.out.splitlines()[:2]] == [
+        ["run", "graph", "status", "done"],
+        [run_id, "waits", "SUCCESS", "1"],
+    ]
+    end = ended("runs", "show", run_id, "-n", place.namespace, **options)  # type: ignore[arg-type]
+    assert end.code == 0, end
+    assert "it     Waits  1" in end.out
+    end = ended("runs", "show", "nobody", "-n", place.namespace, **options)  # type: ignore[arg-type]
+    assert end.code == 6, end
+    end = ended("runs", "cancel", run_id, "-n", place.namespace, **options)  # type: ignore[arg-type]
+    assert end.code == 3, end
+    assert "has already ended" in end.err
+
+
+async def test_nodes_outlive_a_state_manager_that_is_away_for_longer_than_their_leases(
+    tmp_path: Path,
+) -> None:
+    with Processes() as processes:
+        first = processes.server(tmp_path, "--lease-ttl", TTL)
+        here = Place(tmp_path, "ns", first, processes)
+        async with here.manager:
+            here.worker("a")
+            runs = [await here.trigger("Waits") for _ in range(4)]
+            await here.until(lambda: here.log == ["begin Waits a"] * 2)
+            first.process.kill()
+            await trio.sleep(1.5)
+            here.open("a")
+            await here.until(lambda: here.log.count("end Waits a") == 2)
+            await trio.sleep(0.3)
+            assert here.log.count("begin Waits a") == 2, "what was buffered is not begun without a lease"
+            processes.server(tmp_path, "--lease-ttl", TTL, "--port", first.uri.rpartition(":")[2])
+            assert [await here.finished(run_id) for run_id in runs] == ["a"] * 4
+            assert here.log.count("begin Waits a") == 4, "each ran once"

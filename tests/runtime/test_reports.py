@@ -1,0 +1,545 @@
+"""Claiming and reporting: repeated, refused, held back; nothing is reported as what it was not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from trio.testing import MockClock
+
+from exotrio import BaseNode, PruneSignal, Runtime
+from tests.support.doubles import Call, Fails, NativeServer, State, V0Server, reply, runtime
+
+
+class Says(BaseNode):
+    class Outputs(BaseNode.Outputs):
+        text: str
+
+    async def execute(self) -> Any:
+        return self.Outputs(text="done")
+
+
+class Instant(BaseNode):
+    async def execute(self) -> None:
+        pass
+
+
+class Prunes(BaseNode):
+    async def execute(self) -> None:
+        raise PruneSignal({"why": "no"})
+
+
+class Broken(BaseNode):
+    async def execute(self) -> None:
+        raise ValueError("broken")
+
+
+async def until_and_stop(rt: Runtime, server: V0Server, condition: Any) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await server.until(condition)
+        rt.stop()
+
+
+def closed() -> httpx.Response | Exception:
+    return httpx.ReadError("test: connection lost")
+
+
+def html() -> httpx.Response:
+    return httpx.Response(502, content=b"<html>bad gateway</html>")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: httpx.ConnectError("refused"),
+        closed,
+        html,
+        lambda: reply(500),
+        lambda: reply(503),
+        lambda: reply(429),
+    ],
+)
+async def test_a_report_that_fails_is_repeated_and_never_becomes_an_error(
+    autojump_clock: MockClock, make: Any
+) -> None:
+    server = V0Server()
+    server.before = Fails(("executed",), make, times=6)
+    server.add("Says")
+    rt = runtime(server, Says)
+    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 1)
+    assert not server.routes("errored")
+    assert rt.summary.completed == 1
+
+
+async def test_a_report_whose_answer_was_lost_is_settled_by_the_next_try(autojump_clock: MockClock) -> None:
+    server = V0Server()
+    server.after = Fails(("executed",), closed, times=1)
+    server.add("Says")
+    rt = runtime(server, Says)
+    await until_and_stop(rt, server, lambda: len(server.routes("executed")) == 2)
+    assert server.statuses() == {"EXECUTED": 1}
+    assert not server.routes("errored", "re-enqueue-after")
+    assert rt.summary.exit_code == 0
+
+
+async def test_retry_after_is_honoured(autojump_clock: MockClock) -> None:
+    server = V0Server()
+    server.before = Fails(("executed",), lambda: reply(503, **{"Retry-After": "90"}), times=1)
+    server.add("Says")
+    rt = runtime(server, Says)
+    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 1)
+    assert trio.current_time() >= 90
+
+
+class Sleeps(BaseNode):
+    async def execute(self) -> None:
+        await trio.sleep(5)
+
+
+@pytest.mark.parametrize("make", [lambda: reply(404), lambda: reply(400), lambda: reply(409)])
+@pytest.mark.parametrize("kind", [V0Server, NativeServer])
+async def test_a_gateway_without_a_route_costs_nothing_but_time(
+    autojump_clock: MockClock, kind: type[V0Server], make: Any
+) -> None:
+    server = kind()
+    server.add("Sleeps", 3)
+    rt = runtime(server, Sleeps, workers=2)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rt.run)
+        await server.until(lambda: server.statuses()["QUEUED"] == 3)
+        server.before = Fails((), make)
+        await trio.sleep(30)
+        server.before = None
+        await server.until(lambda: server.statuses()["EXECUTED"] == 3)
+        before = len(server.calls)
+        server.add("Sleeps")
+        await server.until(lambda: server.statuses()["EXECUTED"] == 4)
+        used = {call.route for call in server.calls[before:]}
+        rt.stop()
+    assert ({"claim", "outcomes"} if kind is NativeServer else {"enqueue", "executed"}) <= used
+    assert rt.summary.completed == 4
+    assert rt.summary.lost_claims == rt.summary.dropped == rt.summary.lost_leases == 0
+
+
+@pytest.mark.parametrize("kind", [V0Server, NativeServer])
+async def test_a_result_that_only_a_gateway_refused_until_the_stop_is_named_and_not_dropped(
+    autojump_clock: MockClock, kind: type[V0Server]
+) -> None:
+    server = kind()
+    (state,) = server.add("Sleeps")
+    rt = runtime(server, Sleeps)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rt.run)
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        server.before = Fails((), lambda: reply(404))
+        await trio.sleep(10)
+        rt.stop()
+    assert (rt.summary.dropped, rt.summary.left_behind, rt.summary.exit_code) == (0, (state,), 75)
+
+
+async def test_a_runtime_waits_for_a_state_manager_behind_a_gateway_without_a_route(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    server.before = Fails((), lambda: reply(404))
+    server.add("Says")
+    rt = runtime(server, Says)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await trio.sleep(30)
+        server.before = None
+        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+        rt.stop()
+    assert server.routes("outcomes")
+
+
+@pytest.mark.parametrize("kind", [V0Server, NativeServer])
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("routes", [("claim", "enqueue"), ("nodes",)])
+async def test_retry_after_of_a_claim_and_of_a_registration_is_honoured(
+    autojump_clock: MockClock, kind: type[V0Server], status: int, routes: tuple[str, ...]
+) -> None:
+    server = kind()
+    server.before = Fails(routes, lambda: reply(status, **{"Retry-After": "90"}), times=1)
+    server.add("Says")
+    rt = runtime(server, Says)
+    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 1)
+    assert trio.current_time() >= 90
+    assert rt.summary.lost_claims == 0
+
+
+@pytest.mark.parametrize("status", [413, 422])
+async def test_a_result_that_is_refused_is_reported_as_an_error_once(
+    autojump_clock: MockClock, status: int
+) -> None:
+    server = V0Server()
+    server.before = Fails(("executed",), lambda: reply(status))
+    (state,) = server.add("Says")
+    rt = runtime(server, Says)
+    await until_and_stop(rt, server, lambda: server.statuses()["ERRORED"] == 1)
+    assert "refused what the node returned" in server.states[state].result
+    assert rt.summary.errored == 1
+
+
+async def test_a_state_whose_error_is_refused_too_is_abandoned_and_logged(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = V0Server()
+    server.before = Fails(("executed", "errored"), lambda: reply(422))
+    (state,) = server.add("Says")
+    rt = runtime(server, Says)
+    await until_and_stop(rt, server, lambda: len(server.routes("errored")) == 1)
+    assert rt.summary.abandoned == 1
+    assert rt.summary.left_behind == (state,)
+    assert rt.summary.exit_code == 75
+    assert state in caplog.text
+
+
+async def test_eight_500s_in_a_row_while_others_get_through_count_as_a_refusal(
+    autojump_clock: MockClock,
+) -> None:
+    server = V0Server()
+    bad, *good = server.add("Says", 12)
+    server.before = fails = Fails(("executed",), lambda: reply(500), state_ids=frozenset({bad}))
+    rt = runtime(server, Says)
+    await until_and_stop(rt, server, lambda: server.statuses()["ERRORED"] == 1)
+    assert fails.count == 8
+    assert all(server.states[each].status == "EXECUTED" for each in good)
+
+
+async def test_any_number_of_500s_while_nothing_gets_through_is_an_outage(autojump_clock: MockClock) -> None:
+    server = V0Server()
+    server.add("Says")
+
+    async def everything(call: Call) -> httpx.Response | None:
+        down = server.statuses()["QUEUED"] > 0 and len(server.routes("executed")) <= 12
+        return reply(500) if down and call.route in ("executed", "enqueue") else None
+
+    server.before = everything
+    rt = runtime(server, Says)
+    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 1)
+    assert not server.routes("errored")
+
+
+@pytest.mark.parametrize("status", [404, 409, 400])
+async def test_a_report_for_a_state_that_is_no_longer_ours_is_dropped(
+    autojump_clock: MockClock, status: int
+) -> None:
+    server = V0Server()
+    server.before = Fails(("executed",), lambda: reply(status))
+    server.add("Says")
+    rt = runtime(server, Says)
+    await until_and_stop(rt, server, lambda: len(server.routes("executed")) == 1)
+    assert rt.summary.dropped == 1
+    assert rt.summary.exit_code == 0
+    assert not server.routes("errored")
+
+
+async def test_one_item_that_fails_does_not_hold_up_the_others(autojump_clock: MockClock) -> None:
+    server = V0Server()
+    states = server.add("Says", 40)
+    server.before = Fails(
+        ("executed",), lambda: reply(503, **{"Retry-After": "3600"}), state_ids=frozenset(states[:1])
+    )
+    rt = runtime(server, Says, workers=1)
+    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 39)
+    assert trio.current_time() < 60
+
+
+async def test_a_release_whose_answer_is_lost_is_not_repeated_and_is_unknown(
+    autojump_clock: MockClock,
+) -> None:
+    class Waits(BaseNode):
+        async def execute(self) -> None:
+            await trio.sleep_forever()
+
+    server = V0Server()
+    (state,) = server.add("Waits")
+    server.before = Fails(("re-enqueue-after",), closed)
+    rt = runtime(server, Waits)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await server.until(lambda: server.statuses()["QUEUED"] == 1)
+        rt.stop(0)
+    assert len(server.routes("re-enqueue-after")) == 1
+    assert rt.summary.unknown == 1
+    assert rt.summary.left_behind == (state,)
+    assert rt.summary.exit_code == 75
+
+
+async def test_claiming_stops_while_results_cannot_be_delivered_and_goes_on_afterwards(
+    autojump_clock: MockClock,
+) -> None:
+    server = V0Server()
+    server.add("Says", 100)
+    server.before = Fails(("executed",))
+    rt = runtime(server, Says, workers=2, batch_size=4)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await trio.sleep(300)
+        # Undelivered, waiting, running: the last claim may be made before any of the former has failed.
+        assert server.statuses()["QUEUED"] <= (4 + 2) + 4 + 2
+        server.before = None
+        await server.until(lambda: server.statuses()["EXECUTED"] == 100)
+        rt.stop()
+
+
+async def test_more_failing_reports_than_workers_stop_the_claims(autojump_clock: MockClock) -> None:
+    server = V0Server()
+    server.before = Fails(("executed",))
+    rt = runtime(server, Says, workers=2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        for _ in range(10):
+            server.add("Says")
+            await trio.sleep(20)
+        assert server.statuses() == {"QUEUED": 3, "CREATED": 7}
+        server.before = None
+        await server.until(lambda: server.statuses()["EXECUTED"] == 10)
+        rt.stop()
+
+
+async def test_never_more_is_claimed_than_there_is_room_for(autojump_clock: MockClock) -> None:
+    class Slow(BaseNode):
+        async def execute(self) -> None:
+            await trio.sleep(5)
+
+    server = V0Server()
+    server.add("Slow", 50)
+    rt = runtime(server, Slow, workers=3, batch_size=7)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        for _ in range(50):
+            await trio.sleep(1)
+            assert server.statuses()["QUEUED"] <= 10
+        rt.stop()
+
+
+async def test_a_full_batch_is_followed_by_the_next_claim_at_once(autojump_clock: MockClock) -> None:
+    server = V0Server()
+    server.add("Says", 200)
+    rt = runtime(server, Says, poll_interval=1000)
+    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 200)
+    assert trio.current_time() < 1
+
+
+async def test_what_a_report_made_claimable_is_claimed_without_waiting(autojump_clock: MockClock) -> None:
+    server = V0Server()
+
+    async def child(call: Call) -> None:
+        if call.route == "executed" and len(server.states) < 10:
+            server.add("Says")
+
+    server.after = child
+    server.add("Says")
+    rt = runtime(server, Says, poll_interval=1000)
+    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 10)
+    assert trio.current_time() < 1
+
+
+async def test_what_comes_while_a_node_runs_is_claimed_at_once_by_a_long_poll(
+    autojump_clock: MockClock,
+) -> None:
+    begun: list[float] = []
+
+    class Slow(BaseNode):
+        async def execute(self) -> None:
+            begun.append(trio.current_time())
+            await trio.sleep(100)
+
+    server = NativeServer()
+    rt = runtime(server, Slow, poll_interval=1000)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rt.run)
+        for _ in range(3):
+            await trio.sleep(7)
+            server.add("Slow")
+        await server.until(lambda: server.statuses()["EXECUTED"] == 3)
+        rt.stop()
+    assert begun == [7, 14, 21]
+
+
+async def test_an_idle_v0_poll_asks_for_few_states_until_something_comes(autojump_clock: MockClock) -> None:
+    server = V0Server()
+    rt = runtime(server, Says, workers=3)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await trio.sleep(9.5)
+        asked = [call.body["batch_size"] for call in server.routes("enqueue")]
+        assert asked == [16] + [3] * 9
+        server.add("Says", 3)
+        await server.until(lambda: server.statuses()["EXECUTED"] == 3)
+        await trio.sleep(0.1)
+        assert [call.body["batch_size"] for call in server.routes("enqueue")][10:12] == [3, 16]
+        rt.stop()
+
+
+async def test_an_outage_of_claims_is_logged_once_and_so_is_its_end(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="exotrio.poller")
+    server = V0Server()
+    rt = runtime(server, Says)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rt.run)
+        server.before = Fails(("enqueue", "discovery"))
+        await trio.sleep(120)
+        server.before = None
+        server.add("Says")
+        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+        rt.stop()
+    lines = [r.getMessage() for r in caplog.records if r.name == "exotrio.poller"]
+    assert len(lines) == 2
+    assert "claiming states fails" in lines[0]
+    assert "works again" in lines[1]
+
+
+async def test_a_refused_key_keeps_the_results_and_stops_claiming_until_it_is_accepted(
+    autojump_clock: MockClock,
+) -> None:
+    server = V0Server()
+    server.add("Says")
+    server.before = Fails(("executed",), lambda: reply(401))
+    rt = runtime(server, Says)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await server.until(lambda: len(server.routes("executed")) == 1)
+        claims = len(server.routes("enqueue"))
+        await trio.sleep(100)
+        assert len(server.routes("enqueue")) <= claims + 1
+        server.before = None
+        server.add("Says")
+        await server.until(lambda: server.statuses()["EXECUTED"] == 2)
+        rt.stop()
+    assert not server.routes("errored")
+
+
+async def test_outcomes_travel_in_batches_where_the_link_can(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+
+    async def slow(call: Call) -> None:
+        if call.route == "outcomes":
+            await trio.sleep(1)
+
+    server.after = slow
+    server.add("Says", 48)
+    server.add("Prunes", 1)
+    server.add("Broken", 1)
+    rt = runtime(server, Says, Prunes, Broken)
+    await until_and_stop(
+        rt, server, lambda: not server.statuses()["CREATED"] and not server.statuses()["QUEUED"]
+    )
+    assert server.statuses() == {"EXECUTED": 48, "PRUNED": 1, "ERRORED": 1}
+    assert len(server.routes("outcomes")) < 25
+    assert (rt.summary.completed, rt.summary.pruned, rt.summary.errored) == (48, 1, 1)
+
+
+async def test_short_nodes_take_few_requests(autojump_clock: MockClock) -> None:
+    """At a server that answers at once, too: each request costs more than a state."""
+    server = NativeServer()
+    server.add("Instant", 800)
+    await until_and_stop(runtime(server, Instant), server, lambda: server.statuses()["EXECUTED"] == 800)
+    assert len(server.routes("outcomes")) < 800 / 7
+    assert len(server.routes("claim")) < 800 / 7
+
+
+@pytest.mark.parametrize("seconds", [0.1, 20.0])
+async def test_what_finishes_while_a_batch_is_on_its_way_goes_along_in_the_next_unless_that_one_hangs(
+    autojump_clock: MockClock, seconds: float
+) -> None:
+    async def take_long(call: Call) -> None:
+        if call.route == "outcomes" and len(server.routes("outcomes")) == 1:
+            on_its_way.set()
+            await trio.sleep(seconds)
+
+    on_its_way = trio.Event()
+    server = NativeServer()
+    server.before = take_long
+    rt = runtime(server, Says, workers=2)
+    server.add("Says")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await on_its_way.wait()
+        began = trio.current_time()
+        server.add("Says", 3)
+        await server.until(lambda: server.statuses()["EXECUTED"] >= 3)
+        assert trio.current_time() - began < 1
+        await server.until(lambda: server.statuses()["EXECUTED"] == 4)
+        rt.stop()
+    assert [len(call.body) for call in server.routes("outcomes")] == [1, 3]
+
+
+async def test_two_batches_that_hang_hold_up_nothing_behind_them(autojump_clock: MockClock) -> None:
+    async def hang(call: Call) -> None:
+        if call.route == "outcomes" and len(server.routes("outcomes")) <= 2:
+            await trio.sleep(20)
+
+    server = NativeServer()
+    server.before = hang
+    rt = runtime(server, Says, workers=2)
+    server.add("Says")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        for number in (2, 3):
+            await trio.sleep(3)
+            assert len(server.routes("outcomes")) == number - 1
+            server.add("Says")
+        await trio.sleep(3)
+        assert server.statuses() == {"EXECUTED": 1, "QUEUED": 2}
+        await server.until(lambda: server.statuses()["EXECUTED"] == 3)
+        rt.stop()
+
+
+async def test_a_link_that_breaks_over_one_item_fails_that_item_only(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from exotrio._link.auto import AutoLink
+
+    real = AutoLink.report
+
+    async def broken(self: AutoLink, items: Any) -> Any:
+        if any(claim.state_id == bad and type(outcome).__name__ == "Executed" for claim, outcome in items):
+            raise ZeroDivisionError("a defect of the link")
+        return await real(self, items)
+
+    monkeypatch.setattr(AutoLink, "report", broken)
+    server = NativeServer()
+    bad, *good = server.add("Says", 5)
+    rt = runtime(server, Says)
+    await until_and_stop(
+        rt, server, lambda: not server.statuses()["QUEUED"] and not server.statuses()["CREATED"]
+    )
+    assert server.states[bad].status == "ERRORED"
+    assert all(server.states[state].status == "EXECUTED" for state in good)
+
+
+async def test_states_that_nobody_asked_for_go_back(autojump_clock: MockClock) -> None:
+    class Generous(V0Server):
+        def take(self, nodes: Any, limit: int) -> list[State]:
+            return super().take(nodes, 40 if not self.routes("re-enqueue-after") else limit)
+
+    server = Generous()
+    server.add("Says", 40)
+    rt = runtime(server, Says, batch_size=4, workers=2)
+    await until_and_stop(rt, server, lambda: server.statuses() == {"EXECUTED": 40})
+    assert rt.summary.completed == 40
+    assert rt.summary.released > 0
+    assert rt.summary.exit_code == 0
+
+
+async def test_empty_claims_do_not_prove_that_a_result_is_refused(autojump_clock: MockClock) -> None:
+    server = V0Server()
+    began = trio.current_time()
+
+    async def outage(call: Call) -> httpx.Response | None:
+        down = call.route in {"executed", "errored"} and trio.current_time() < began + 60
+        return httpx.Response(500, json={"success": False, "detail": "no"}) if down else None
+
+    server.before = outage
+    server.add("Says", 3)
+    rt = runtime(server, Says)
+    await until_and_stop(rt, server, lambda: server.statuses() == {"EXECUTED": 3})
+    assert (rt.summary.completed, rt.summary.abandoned) == (3, 0)

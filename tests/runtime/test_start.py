@@ -1,0 +1,313 @@
+"""From plain code: ``start()``, its signals in a real process, threads, and loops that are in the way."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from exotrio import BaseNode, LifecycleError, Runtime
+from exotrio._runtime.entry import TOGETHER, StopRequests, stop_signals
+from exotrio.cli.commands.server import _stop_on_signals
+from tests.support.doubles import V0Server, runtime
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+import logging, signal, sys, threading, time
+import trio
+from exotrio import BaseNode, Runtime
+from tests.support.doubles import V0Server
+
+class Sleeps(BaseNode):
+    class Inputs(BaseNode.Inputs):
+        seconds: str
+
+    async def execute(self):
+        print("ready", flush=True)
+        await trio.sleep(float(self.inputs.seconds))
+
+class Blocks(BaseNode):
+    async def execute(self):
+        print("ready", flush=True)
+        while True:
+            time.sleep(0.01)
+
+class Threads(BaseNode):
+    def execute(self):
+        print("ready", flush=True)
+        while not self.stopping:
+            time.sleep(0.01)
+        print("saw", self.stopping, flush=True)
+
+server = V0Server()
+server.add(sys.argv[1], seconds=sys.argv[2])
+before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+nodes = [Sleeps, Blocks, Threads]
+summary = Runtime("ns", "rt", nodes, transport=server, shutdown_grace=float(sys.argv[3])).start()
+assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+print(summary, dict(server.statuses()), flush=True)
+sys.exit(summary.exit_code)
+"""
+
+
+IN_TRIO = (
+    PROGRAM.replace(".start()", "").replace("summary =", "rt =").partition("assert before")[0]
+    + """
+try:
+    trio.run(rt.run)
+except KeyboardInterrupt:
+    print(rt.summary, dict(server.statuses()), flush=True)
+"""
+)
+
+
+class Process:
+    """The program above, for one state of one node."""
+
+    def __init__(self, node: str, seconds: float, grace: float, program: str = PROGRAM) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program, node, str(seconds), str(grace)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=20)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def processes() -> Iterator[list[Process]]:
+    started: list[Process] = []
+    yield started
+    for each in started:
+        if each.process.poll() is None:
+            each.process.kill()
+            each.process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_the_first_signal_lets_the_running_node_end(processes: list[Process], number: signal.Signals) -> None:
+    processes.append(Process("Sleeps", 0.3, 15))
+    processes[0].send(number)
+    code, out, err = processes[0].end()
+    assert (code, err) == (0, "")
+    assert "completed 1" in out
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (signal.SIGINT, signal.SIGTERM),
+        (signal.SIGTERM, signal.SIGINT),
+        (signal.SIGHUP, signal.SIGHUP, signal.SIGINT, signal.SIGTERM),
+    ],
+)
+def test_signals_that_are_sent_together_are_one_request(
+    processes: list[Process], numbers: tuple[signal.Signals, ...]
+) -> None:
+    processes.append(Process("Sleeps", 0.5, 15))
+    for number in numbers:
+        processes[0].send(number)
+    code, out, err = processes[0].end()
+    assert (code, err) == (0, "")
+    assert "completed 1" in out
+
+
+def test_another_signal_is_a_request_of_its_own_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    requests = StopRequests()
+    assert requests.add(signal.SIGTERM)
+    now += 0.9
+    assert not requests.add(signal.SIGINT)
+    now += 0.2
+    assert requests.add(signal.SIGINT)
+    assert requests.add(signal.SIGINT), "pressed twice"
+    assert requests.count == 3
+
+
+def test_a_hangup_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert stop_signals() == [signal.SIGTERM, signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.SIGHUP in stop_signals()
+
+
+async def test_the_server_stops_at_any_of_them_and_cuts_off_only_at_a_second_request() -> None:
+    stopping, everything = trio.Event(), trio.CancelScope()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_stop_on_signals, stopping, everything)
+        await trio.testing.wait_all_tasks_blocked()
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+        await stopping.wait()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not everything.cancel_called
+        signal.raise_signal(signal.SIGHUP)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not everything.cancel_called
+        await trio.sleep(TOGETHER)
+        signal.raise_signal(signal.SIGTERM)
+        with trio.fail_after(10):
+            while not everything.cancel_called:  # noqa: ASYNC110 - a scope cannot be waited for
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+
+def test_the_second_signal_cancels_the_running_node_and_its_state_is_handed_back(
+    processes: list[Process],
+) -> None:
+    processes.append(Process("Sleeps", 1000, 1000))
+    processes[0].send(signal.SIGTERM)
+    time.sleep(0.1)  # two pending signals of one kind would be one
+    processes[0].send(signal.SIGTERM)
+    code, out, _ = processes[0].end()
+    assert code == 0
+    assert "cancelled 1" in out
+    assert "'CREATED': 1" in out
+
+
+def test_the_third_signal_ends_the_process_even_if_node_code_blocks_the_loop(
+    processes: list[Process],
+) -> None:
+    processes.append(Process("Blocks", 0, 1000))
+    for _ in range(3):
+        processes[0].send(signal.SIGINT)
+        time.sleep(0.2)
+    code, _, err = processes[0].end()
+    assert code == 128 + signal.SIGINT
+    assert "third signal" in err
+
+
+def test_a_ctrl_c_of_an_application_that_owns_its_signals_loses_nothing(processes: list[Process]) -> None:
+    processes.append(Process("Sleeps", 1000, 1000, IN_TRIO))
+    processes[0].send(signal.SIGINT)
+    code, out, err = processes[0].end()
+    assert (code, err) == (0, "")
+    assert "cancelled 1" in out
+    assert "'CREATED': 1" in out
+
+
+def test_a_node_in_a_thread_sees_the_drain(processes: list[Process]) -> None:
+    processes.append(Process("Threads", 0, 15))
+    processes[0].send(signal.SIGTERM)
+    code, out, _ = processes[0].end()
+    assert code == 0
+    assert "saw draining" in out
+    assert "completed 1" in out
+
+
+class Quick(BaseNode):
+    async def execute(self) -> None: ...
+
+
+def test_start_in_another_thread_is_ended_by_stop_from_this_one() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    server = V0Server()
+    server.add("Quick")
+    rt = runtime(server, Quick)
+    thread = threading.Thread(target=rt.start, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.statuses()["EXECUTED"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert signal.getsignal(signal.SIGTERM) is before
+    rt.stop()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert rt.summary.completed == 1
+
+
+def test_a_stop_from_another_thread_is_never_lost_however_it_meets_the_start() -> None:
+    for _ in range(30):
+        rt = runtime(V0Server(), Quick)
+        stopper = threading.Thread(target=rt.stop)
+        ended = threading.Thread(target=rt.start, daemon=True)
+        ended.start()
+        stopper.start()
+        ended.join(20)
+        stopper.join()
+        assert not ended.is_alive()
+
+
+def test_start_after_stop_returns_at_once() -> None:
+    rt = runtime(V0Server(), Quick)
+    rt.stop()
+    assert rt.start().exit_code == 0
+    with pytest.raises(LifecycleError, match="started before"):
+        rt.start()
+
+
+async def test_start_inside_trio_names_what_to_do_instead() -> None:
+    with pytest.raises(LifecycleError, match=r"nursery\.start"):
+        runtime(V0Server(), Quick).start()
+
+
+def test_start_inside_asyncio_names_what_to_do_instead() -> None:
+    async def main(rt: Runtime) -> None:
+        rt.start()
+
+    with pytest.raises(LifecycleError, match="Thread"):
+        asyncio.run(main(runtime(V0Server(), Quick)))
+
+
+async def test_a_thread_that_does_not_come_back_is_left_and_its_state_handed_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from exotrio._runtime import stop
+
+    monkeypatch.setattr(stop, "CLEANUP", 0.05)
+    go = threading.Event()
+
+    class Stuck(BaseNode):
+        def execute(self) -> None:
+            go.wait(20)
+
+    server = V0Server()
+    server.add("Stuck")
+    rt = runtime(server, Stuck)
+    with trio.fail_after(15):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rt.run)
+            await server.until(lambda: server.statuses()["QUEUED"] == 1)
+            rt.stop(0)
+    go.set()
+    assert server.statuses() == {"CREATED": 1}
+    assert rt.summary.cancelled == 1
+
+
+async def test_a_thread_that_comes_back_within_its_clean_up_time_is_reported() -> None:
+    class Steps(BaseNode):
+        def execute(self) -> None:
+            while not self.stopping:
+                time.sleep(0.005)
+
+    server = V0Server()
+    server.add("Steps")
+    rt = runtime(server, Steps)
+    with trio.fail_after(15):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rt.run)
+            await server.until(lambda: server.statuses()["QUEUED"] == 1)
+            rt.stop(0)
+    assert server.statuses() == {"EXECUTED": 1}

@@ -1,0 +1,150 @@
+"""Commands called in this process: as a user sees them, without the start of a Python."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exotrio.cli import main
+from tests.support.processes import Ended, Server, exotrio, server
+
+NODES = """
+from exotrio import BaseNode, Graph, GraphNodeModel, RetryPolicyModel, Runtime, StoreConfigModel, UnitesModel
+from pydantic import BaseModel
+
+
+class Split(BaseNode):
+    class Inputs(BaseModel):
+        count: str
+
+    class Outputs(BaseModel):
+        n: str
+
+    async def execute(self):
+        return [self.Outputs(n=str(n)) for n in range(int(self.inputs.count))]
+
+
+class Work(BaseNode):
+    class Inputs(BaseModel):
+        n: str
+        bad: str
+
+    class Outputs(BaseModel):
+        text: str
+
+    async def execute(self):
+        if self.inputs.n == self.inputs.bad:
+            raise ValueError(f"\\x1b[31mcannot work on {self.inputs.n}")
+        return self.Outputs(text=f"<{self.inputs.n}>")
+
+
+class Lock(BaseNode):
+    class Secrets(BaseModel):
+        token: str
+
+    async def execute(self):
+        return None
+
+
+def place(node, identifier, *following, **more):
+    fields = {"node_name": node, "namespace": "n", "identifier": identifier, "inputs": {}}
+    return GraphNodeModel(**{**fields, "next_nodes": list(following), **more})
+
+
+graph = Graph("fan", nodes=[
+    place("Split", "split", "work", inputs={"count": "2"}),
+    place("Work", "work", inputs={"n": "${{ split.outputs.n }}", "bad": "${{ store.bad }}"}),
+], retry_policy=RetryPolicyModel(max_retries=0),
+   store_config=StoreConfigModel(default_values={"bad": "none"}))
+runtime = Runtime(namespace="n", name="r", nodes=[Split, Work, Lock], poll_interval=0.02)
+"""
+
+
+class Cli:
+    """Calls commands in a folder, with nothing of this machine's settings."""
+
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.folder = folder
+        self._patch = monkeypatch
+        self._capsys = capsys
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        for name in ("EXOSPHERE_STATE_MANAGER_URI", "EXOSPHERE_API_KEY", "EXOSPHERE_NAMESPACE"):
+            monkeypatch.delenv(name, raising=False)
+
+    def at(self, running: Server, namespace: str = "n") -> Cli:
+        """Address a state manager by the environment from now on."""
+        self.set(**running.env, EXOSPHERE_NAMESPACE=namespace)
+        return self
+
+    def at_nobody(self) -> Cli:
+        """Address a state manager that is not there, from now on."""
+        self.set(
+            EXOSPHERE_STATE_MANAGER_URI="http://127.0.0.1:1", EXOSPHERE_API_KEY="k", EXOSPHERE_NAMESPACE="n"
+        )
+        return self
+
+    def set(self, **env: str) -> None:
+        for name, value in env.items():
+            self._patch.setenv(name, value)
+
+    def write(self, name: str, text: str | dict[str, Any]) -> str:
+        (self.folder / name).write_text(
+            text if isinstance(text, str) else json.dumps(text, indent=1), "utf-8"
+        )
+        return name
+
+    def __call__(self, *arguments: str, stdin: str | bytes = "") -> Ended:
+        data = stdin if isinstance(stdin, bytes) else stdin.encode()
+        self._patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            main(list(arguments))
+        out, err = self._capsys.readouterr()
+        assert "Traceback" not in err, err
+        return Ended(int(exit.value.code or 0), out, err)
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        """Return what a command prints as JSON, and nothing else."""
+        end = self(*arguments, "-o", "json")
+        assert end.code == code, end
+        return json.loads(end.out)
+
+
+def told(end: Ended, code: int, *parts: str) -> None:
+    """Check an error: its exit code, nothing on standard output, a few lines that hold the parts."""
+    assert end.code == code, end
+    assert end.out == "", end
+    lines = end.err.splitlines()
+    assert lines[0].startswith("error: "), end
+    assert len([line for line in lines if not line.startswith("  - ")]) <= 3, end
+    for part in parts:
+        assert part in end.err, end
+
+
+def with_graph(cli: Cli, running: Server) -> Cli:
+    """Address a state manager that has the graph of ``NODES``."""
+    cli.at(running).write("nodes.py", NODES)
+    assert cli("graph", "apply", "nodes.py").code == 0
+    return cli
+
+
+@contextmanager
+def with_worker(folder: Path, *options: str) -> Iterator[Server]:
+    """Run a state manager, and a worker that has the nodes of ``NODES``."""
+    (folder / "nodes.py").write_text(NODES, "utf-8")
+    with (
+        server(folder, *options) as running,
+        exotrio("worker", "nodes.py", cwd=folder, env=running.env) as worker,
+    ):
+        worker.line("running|RUNNING|registered")
+        yield running

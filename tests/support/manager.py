@@ -1,0 +1,234 @@
+"""What the tests of the state manager share: a service with its API, and a recount of its counters."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from exotrio._util.settings import Settings
+from exotrio.manager import Service, create_app, open_service
+from exotrio.manager.engine.states import chain
+from exotrio.manager.security.access import local
+from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.sqlite.store import wall_clock
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.support.helpers import SettableClock, node_name, ok, open_client, place
+
+KEY = "manager-suite-key-77d1"
+NO_SETTINGS = Settings(None, None, None, None, None)
+WAITS_FOR_THREAD = 20.0
+CHECKOUT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Manager:
+    """A state manager without a socket.
+
+    Attributes:
+        api: In process, as an embedded runtime sees it.
+        remote: As a client in another process sees it.
+    """
+
+    service: Service
+    api: Api
+    remote: Api
+
+
+@asynccontextmanager
+async def open_manager(
+    db: str | Path = ":memory:",
+    *,
+    clock: Callable[[], int] = wall_clock,
+    keep_ms: int | None = None,
+    settings: Settings = NO_SETTINGS,
+    **options: Any,
+) -> AsyncIterator[Manager]:
+    async with open_service(db, clock=clock, keep_ms=keep_ms, settings=settings, **options) as service:
+        inside = embedded_in(service)
+        outside = httpx.ASGITransport(create_app(service, key=KEY), raise_app_exceptions=False)
+        async with open_client(transport=inside) as client, open_client(transport=outside, key=KEY) as other:
+            yield Manager(service, Api(client, "tests"), Api(other, "tests"))
+
+
+def embedded_in(service: Service) -> httpx.ASGITransport:
+    """Return a transport to a service, as ``exotrio.manager.embedded`` gives it."""
+    return httpx.ASGITransport(local(create_app(service, key=KEY)), raise_app_exceptions=False)
+
+
+async def tallied(service: Service, clock: SettableClock) -> None:
+    """Let what ended be counted: the store writes that with a commit of the next second."""
+    clock.advance(1_000)
+    await service.store.write(lambda tx: None)
+
+
+async def refuse_states(manager: Manager) -> None:
+    """Let the database fail whoever changes a state, as a full disk would."""
+    await manager.service.store.write(
+        lambda tx: tx.execute(
+            "CREATE TEMP TRIGGER no BEFORE UPDATE ON main.states BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    )
+
+
+async def take_states(manager: Manager) -> None:
+    """Let it do so no longer."""
+    await manager.service.store.write(lambda tx: tx.execute("DROP TRIGGER no"))
+
+
+async def with_history(api: Api, finished: int) -> Flow:
+    """Return a graph with a run that ended with so many states, and one that waits."""
+    flow = await Flow.start(api, place("t", "b"), place("b"))
+    await flow.run("t", *({"v": "1"} for _ in range(finished)))
+    for claimed in ok(await api.claim([node_name("b")], finished))["states"]:
+        ok(await api.prune(claimed["state_id"]))
+    await flow.trigger()
+    return flow
+
+
+class Gate:
+    """Holds up the thread that runs a use case or query, until the block ends or ``open`` is called."""
+
+    def __init__(self) -> None:
+        self._entered = threading.Event()
+        self._opened = threading.Event()
+
+    def hold(self, *_: Any) -> None:
+        """Be a use case, or part of one: wait here."""
+        self._entered.set()
+        assert self._opened.wait(WAITS_FOR_THREAD)
+
+    def wait_entered(self) -> None:
+        """Wait, in a thread, until somebody is held up."""
+        assert self._entered.wait(WAITS_FOR_THREAD)
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+@contextmanager
+def gate() -> Iterator[Gate]:
+    held = Gate()
+    try:
+        yield held
+    finally:
+        held.open()
+
+
+@contextmanager
+def running(script: str, db: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a script over a database in another process, and kill that in the end."""
+    command = [sys.executable, "-c", script, str(db)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def next_line(process: subprocess.Popen[str]) -> str:
+    """Return what the script prints next."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, "the script ended"
+    return line.strip()
+
+
+# -- the counters, counted anew
+
+
+def recount(view: View) -> None:
+    """Check every counter and index table against the states, walking every chain."""
+    states = [dict(row) for row in view.execute("SELECT * FROM states ORDER BY seq")]
+    runs = {row["id"]: dict(row) for row in view.execute("SELECT * FROM runs")}
+    by_seq = {state["seq"]: state for state in states}
+    counts: Counter[tuple[int, int, str]] = Counter()
+    totals: Counter[tuple[int, str]] = Counter()
+    groups: Counter[tuple[int, int, str]] = Counter()
+    members: dict[tuple[int, int, bytes], int] = {}
+    for state in states:
+        run = runs[state["run"]]
+        template = view.template(run["template"])
+        status = state["status"]
+        counts[state["run"], state["place"], status.lower()] += 1
+        totals[state["run"], TOTALS[status]] += 1
+        if state["parent"] is not None:
+            assert by_seq[state["parent"]]["status"] == "SUCCESS", f"{state} hangs below no success"
+        for above in chain(view, state["parent"]):
+            place = template.places[above["place"]]
+            if place.target and run["cancelled_at"] is None and status in STANDINGS:
+                groups[above["seq"], state["place"], STANDINGS[status]] += 1
+            if place.target and status == "SUCCESS" and state["place"] in template.aggregated[place.index]:
+                members[above["seq"], state["place"], state["path"]] = state["seq"]
+    assert _table(view, "counts", ("run", "place"), tuple(name.lower() for name in TOTALS)) == counts
+    assert _table(view, "runs", ("id",), ("pending", "success", "errored", "retried")) == totals
+    cancelled = {state["seq"] for state in states if runs[state["run"]]["cancelled_at"] is not None}
+    found = _table(view, "groups", ("t", "place"), ("pending", "failed", "succeeded"))
+    assert {key: n for key, n in found.items() if key[0] not in cancelled} == groups
+    assert {
+        (row["t"], row["place"], row["path"]): row["state"] for row in view.execute("SELECT * FROM members")
+    } == (members)
+    for number, run in runs.items():
+        pending = totals[number, "pending"]
+        assert (run["finished_at"] is None) == (pending > 0), f"{pending} pending, finished_at {run}"
+    first = Counter(
+        (state["parent"], state["place"])
+        for state in states
+        if state["united"] and not state["retry_count"] and state["manual_fanout_id"] is None
+    )
+    assert all(times == 1 for times in first.values()), "a united node ran twice for one group"
+
+
+TOTALS = {
+    "CREATED": "pending",
+    "QUEUED": "pending",
+    "EXECUTED": "pending",
+    "SUCCESS": "success",
+    "PRUNED": "success",
+    "ERRORED": "errored",
+    "NEXT_CREATED_ERROR": "errored",
+    "RETRY_CREATED": "retried",
+}
+STANDINGS = {
+    "CREATED": "pending",
+    "QUEUED": "pending",
+    "EXECUTED": "pending",
+    "ERRORED": "failed",
+    "NEXT_CREATED_ERROR": "failed",
+    "SUCCESS": "succeeded",
+}
+
+
+def _table(view: View, table: str, keys: tuple[str, ...], columns: tuple[str, ...]) -> Counter[Any]:
+    return Counter(
+        {
+            (*(row[key] for key in keys), column): row[column]
+            for row in view.execute(f"SELECT * FROM {table}")
+            for column in columns
+            if row[column]
+        }
+    )
+
+
+# -- use cases of the tests' own, which write into meta
+
+
+PUT_KEYS = "SELECT key FROM meta WHERE key NOT IN ('stamp', 'proof') AND key NOT LIKE 'clock_%'"
+
+
+def put(tx: Transaction, key: str, value: str = "") -> str:
+    tx.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
+    return key
+
+
+def keys(view: View) -> set[str]:
+    return {row["key"] for row in view.execute(PUT_KEYS)}

@@ -1,0 +1,34 @@
+"""Durations as people write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from exotrio._util.durations import parse_duration
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("45s", 45),
+        ("90m", 5_400),
+        ("12h", 43_200),
+        ("30d", 2_592_000),
+        (" 1s ", 1),
+        ("36500d", 3_153_600_000),
+    ],
+)
+def test_a_number_and_a_unit_are_seconds(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "d", "30 d", "-1d", "1.5h", "1w", "30D", "1h30m", "\u0663d"])
+def test_anything_else_is_told_how_to_write_one(text: str) -> None:
+    with pytest.raises(ValueError, match="30d or 12h"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["0s", "36501d", "999999999d"])
+def test_what_is_out_of_range_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="out of range"):
+        parse_duration(text)
