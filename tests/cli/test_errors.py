@@ -14,7 +14,8 @@ import pytest
 
 from exotrio.cli import main
 from exotrio.manager.store.sqlite.database import VERSION
-from tests.support.processes import KEY, Ended, Server, disk_of, ended, server
+from tests.support.commands import Cli, told
+from tests.support.processes import KEY, Server, disk_of, ended, server
 
 PYTHON = shlex.join([sys.executable])
 HEAD = """
@@ -98,28 +99,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def cli(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+    """Commands in the folder, in this process, that find no module of an earlier one."""
+    before = dict(sys.modules)
+    yield Cli(folder, monkeypatch, capsys)
+    for name in sys.modules.keys() - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder)):
+            del sys.modules[name]
+
+
 @pytest.fixture(scope="module")
 def running(folder: Path) -> Iterator[Server]:
     with server(folder, "--db", "busy.db") as running:
         yield running
 
 
-def told(end: Ended, code: int, *parts: str) -> None:
-    """Check that an error was told as it should be: at most three lines, beside bullets of problems."""
-    assert end.code == code, end
-    assert end.out == ""
-    lines = end.err.splitlines()
-    assert lines[0].startswith("error: "), end
-    assert len([line for line in lines if not line.startswith("  - ")]) <= 3, end
-    assert "Traceback" not in end.err
-    for part in parts:
-        assert part in end.err, end
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "parts"),
     [
-        ("", 2, ["Usage:", "see: python -m exotrio --help"]),
         ("server --keep 30", 2, ["'30' is no duration", "30d or 12h"]),
         ("rnu ok.py", 2, ["No such command 'rnu'"]),
         ("run", 2, ["FILE_OR_MODULE"]),
@@ -186,15 +184,20 @@ def told(end: Ended, code: int, *parts: str) -> None:
         ),
     ],
 )
-def test_an_error_is_told_in_three_lines(folder: Path, arguments: str, code: int, parts: list[str]) -> None:
+def test_an_error_is_told_in_three_lines(cli: Cli, arguments: str, code: int, parts: list[str]) -> None:
     if "/proc" in arguments and not sys.platform.startswith("linux"):
         pytest.skip("a folder in which nobody can make files")
-    end = ended(*arguments.split(), cwd=folder)
-    if not arguments:
-        assert end.code == 2
-        assert "Commands:" in end.err
-        return
-    told(end, code, *(part.replace("{folder}", str(folder)) for part in parts))
+    told(cli(*arguments.split()), code, *(part.replace("{folder}", str(cli.folder)) for part in parts))
+
+
+def test_an_error_is_told_in_a_process_of_its_own_as_well(folder: Path) -> None:
+    told(ended("run", "raises.py", cwd=folder), 3, "JSONDecodeError", f"{folder}/raises.py, line 2")
+
+
+def test_without_a_command_the_help_is_shown(cli: Cli) -> None:
+    end = cli()
+    assert end.code == 2
+    assert "Commands:" in end.err
 
 
 def test_every_problem_of_nodes_and_runtime_is_named(folder: Path) -> None:
