@@ -131,3 +131,11 @@ def test_only_settings_reads_the_environment() -> None:
         for node in ast.walk(tree_of(module)):
             named = isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv", "environb"}
             assert not named, f"{module} reads the environment in line {getattr(node, 'lineno', 0)}"
+
+
+def test_no_test_file_imports_from_another() -> None:
+    for path in Path(__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tests."):
+                imported = node.module.rsplit(".", 1)[-1]
+                assert not imported.startswith(("test_", "conftest")), f"{path}: what both use is support"

@@ -8,9 +8,9 @@ from urllib.parse import quote as quoted
 from uuid import uuid4
 
 from tests.browser.chromium import expect
-from tests.browser.conftest import Visitors
 from tests.browser.nodes import GRAPH, let
 from tests.browser.office import Office, open_office
+from tests.browser.visitors import Visitors
 from tests.support.processes import EXAMPLES, KEY, Processes, link_in
 
 # -- signing in

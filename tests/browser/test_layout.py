@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.browser.conftest import Visitors
+from tests.browser.visitors import Visitors
 from tests.browser.world import World, world
 
 WIDTHS = (360, 600, 900, 1_100, 1_300, 1_700, 2_000)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.browser.chromium import expect
-from tests.browser.conftest import Visitors
 from tests.browser.nodes import GRAPH, let
 from tests.browser.office import Office
+from tests.browser.visitors import Visitors
 from tests.support.processes import KEY, Processes
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from trio.testing import MockClock
 from exotrio._wire.runtimes import ListedWorker
 from exotrio.cli.runs.drain import Fate, wait_until_gone
 from exotrio.client._state_manager import StateManager
-from tests.client.test_client import Server as Double
-from tests.client.test_manage import worker
 from tests.support import gated
+from tests.support.client_double import Server as Double
+from tests.support.client_double import worker
 from tests.support.commands import NODES, Cli, told
 from tests.support.gated import Log, until
 from tests.support.http_doubles import answer

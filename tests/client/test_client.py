@@ -26,53 +26,11 @@ from exotrio.graph import CronTrigger, Graph, GraphBody, GraphNodeModel, RetryPo
 from exotrio.manager import embedded
 from tests.contract.api import Api
 from tests.contract.flow import Flow
+from tests.support.client_double import GRAPH, Server, node, run_graph
 from tests.support.helpers import open_client, place
-from tests.support.http_doubles import Double, answer, no_nodes
+from tests.support.http_doubles import answer
 
 NODES = [GraphNodeModel(node_name="Digest", namespace="ns", identifier="d", inputs={"text": "t"})]
-GRAPH: dict[str, Any] = {
-    "nodes": [],
-    "secrets": {},
-    "retry_policy": {},
-    "store_config": {},
-    "triggers": [],
-    "created_at": "",
-    "updated_at": "",
-    "validation_status": "VALID",
-    "validation_errors": [],
-}
-
-
-class Server:
-    """Answers by route: ``METHOD last-path-segment`` to a response, or to one after the other."""
-
-    def __init__(self, *, native: bool = False, **_: Any) -> None:
-        self.native = native
-        self.routes: dict[str, list[Any]] = {"GET nodes": [no_nodes()]}
-        self.double = Double(self._answer)
-
-    def on(self, route: str, *responses: Any) -> Server:
-        self.routes[route] = list(responses)
-        return self
-
-    def _answer(self, request: httpx.Request) -> Any:
-        path = request.url.path
-        if path.startswith("/exotrio/") and not self.native:
-            return answer(404, {"detail": "Not Found"})
-        if path == "/exotrio/v1":
-            return answer(200, {"version": "1", "capabilities": []})
-        left = self.routes[f"{request.method} {path.rstrip('/').rpartition('/')[2]}"]
-        response = left.pop(0) if len(left) > 1 else left[0]
-        if isinstance(response, Exception):
-            raise response
-        return response
-
-    @property
-    def client(self) -> StateManager:
-        return StateManager("ns", transport=self.double.endpoint.transport)
-
-    def asked(self) -> list[str]:
-        return [one for one in self.double.asked if one not in {"GET v1", "GET nodes"}]
 
 
 RUN = {"status": "CREATED", "run_id": "4a7a4de0-68ab-4d9e-a60a-fb6b1b0f1c9c"}
@@ -338,15 +296,6 @@ async def test_an_answer_that_is_no_graph_is_no_usable_answer() -> None:
 
 
 # -- runs
-
-
-def node(state_id: str, status: str, identifier: str = "d") -> dict[str, Any]:
-    return {"id": state_id, "node_name": "D", "identifier": identifier, "status": status, "error": None}
-
-
-def run_graph(*nodes: dict[str, Any]) -> httpx.Response:
-    reply = {"root_states": [], "graph_name": "g", "nodes": nodes, "edges": []}
-    return answer(200, {**reply, "node_count": len(nodes), "edge_count": 0, "execution_summary": {}})
 
 
 def native_run(status: str, pending: int = 0) -> httpx.Response:

@@ -12,7 +12,7 @@ import trio.testing
 
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.errors import ConfigurationError, ManagerUnavailable, NotFound, RequestRefused
-from tests.client.test_client import GRAPH, Server, node, run_graph
+from tests.support.client_double import GRAPH, Server, node, run_graph, worker
 from tests.support.http_doubles import answer
 
 ERRORED, SUCCESS = StateStatus.ERRORED, StateStatus.SUCCESS
@@ -241,15 +241,6 @@ async def test_no_more_runs_are_asked_for_than_an_overview_has() -> None:
 
 
 # -- workers
-
-
-def worker(worker_id: str = "w", **fields: Any) -> dict[str, Any]:
-    """Return a worker as the native API lists it."""
-    return {
-        "worker_id": worker_id, "runtime": "r", "phase": "running", "live": True, "asked_to_drain": False,
-        "workers": 4, "busy": 1, "buffered": 0, "holds": 1, "heard_ms": 1_000, "polled_ms": 900,
-        "nodes": ["A"], "shows_tasks": True, **fields,
-    }  # fmt: skip
 
 
 def task_tree(tasks: str | None, *, asked: bool) -> httpx.Response:

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from tests.contract.api import Api
-from tests.contract.conftest import Target
 from tests.contract.flow import Flow
+from tests.contract.target import Target
 from tests.support.helpers import open_client, place, refused
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")

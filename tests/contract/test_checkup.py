@@ -9,9 +9,9 @@ import pytest
 from exotrio._version import VERSION
 from exotrio._wire.checkup import Checkup
 from tests.contract.api import Api
-from tests.contract.conftest import Target
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one
+from tests.contract.target import Target
 from tests.support.helpers import node_name, ok, place
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from tests.contract.api import Api
-from tests.contract.conftest import Target
 from tests.contract.flow import Flow
+from tests.contract.target import Target
 from tests.support.helpers import UNKNOWN_ID, declare, node_name, ok, open_client, place, refused
 
 RUN_ID = "7b0d1f9e-0000-4000-8000-000000000000"

@@ -11,8 +11,8 @@ import pytest
 
 from exotrio.errors import DatabaseBusy
 from tests.contract.api import Api
-from tests.contract.conftest import serving
 from tests.contract.flow import Flow
+from tests.contract.target import serving
 from tests.support.helpers import ok, open_client, place, refused
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -23,10 +22,10 @@ from exotrio.manager.engine.graphs import timestamp
 from exotrio.manager.store.port import View
 from exotrio.manager.store.sqlite.store import wall_clock
 from tests.contract.flow import Flow
+from tests.support.cron import N, put, runs
 from tests.support.helpers import declare, eventually, node_name, ok, place, refused
 from tests.support.manager import next_line, open_manager, running
 
-N = "/v0/namespace/ns"
 START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 
 
@@ -45,17 +44,6 @@ async def manager(ahead_ms: Callable[[], int] = lambda: 0) -> AsyncIterator[http
         body = {"runtime_name": "r", "nodes": [declare("Node_a")]}
         ok(await client.put(f"{N}/nodes/", json=body))
         yield client
-
-
-async def put(client: httpx.AsyncClient, *expressions: str, **fields: Any) -> httpx.Response:
-    triggers = [{"type": "CRON", "value": {"expression": expression}} for expression in expressions]
-    body = {"secrets": {}, "nodes": [place("a", namespace="ns")], "triggers": triggers, **fields}
-    return await client.put(f"{N}/graph/g", json=body)
-
-
-async def runs(client: httpx.AsyncClient) -> int:
-    total: int = ok(await client.get(f"{N}/runs/1/1"))["total"]
-    return total
 
 
 async def test_a_graph_is_triggered_at_each_occurrence(autojump_clock: trio.testing.MockClock) -> None:
@@ -239,7 +227,7 @@ async def test_an_occurrence_that_breaks_off_in_the_middle_is_neither_lost_nor_f
 KILLED = """
 import sys, httpx, trio
 from exotrio.manager import embedded
-from tests.manager.test_cron import N, put, runs
+from tests.support.cron import N, put, runs
 from tests.support.helpers import declare, ok
 
 async def main(path):

@@ -13,9 +13,9 @@ from exotrio.manager.engine.leases import Terms, expire
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one
-from tests.manager.test_scale import connection_of, plans_of, refuses_scans, steps_of
 from tests.support.helpers import NO_RETRY, SettableClock, ok, open_client, place
 from tests.support.manager import KEY, NO_SETTINGS, Manager, open_manager, tallied, with_history
+from tests.support.query_plans import connection_of, plans_of, refuses_scans, steps_of
 
 
 async def test_what_ended_is_counted_by_minute_and_by_node() -> None:

@@ -26,7 +26,6 @@ from exotrio.manager.store.sqlite.commits import PROVEN_FOR
 from exotrio.manager.store.sqlite.database import truncate_log
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.manager.test_scale import connection_of, plans_of, refuses_scans, steps_of
 from tests.support.doubles import runtime
 from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, open_client, place, refused
 from tests.support.manager import (
@@ -40,6 +39,7 @@ from tests.support.manager import (
     running,
     with_history,
 )
+from tests.support.query_plans import connection_of, plans_of, refuses_scans, steps_of
 from tests.support.scrapes import labels_in, values_in
 
 

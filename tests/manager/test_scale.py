@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -13,28 +12,20 @@ import trio
 from exotrio.graph import MAX_NODES, GraphBody
 from exotrio.manager.engine import leases, retention
 from exotrio.manager.rules.template import Template
-from exotrio.manager.store.sqlite.store import Store
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, place
 from tests.support.manager import Manager, open_manager
+from tests.support.query_plans import connection_of, plans_of, refuses_scans, steps_of
 
 PLACES = [
     place("t", "b", inputs={"s": "${{store.k}}"}),
     place("b", "u", inputs={"p": "${{t.outputs.v}}"}),
     place("u", unites="t", inputs={"all": "${{b.outputs.v}}"}),
 ]
-# Tables that stay small (nodes, graphs), the numbers a request brings along, and the first of what is to be
-# cleared away.
-MAY_BE_SCANNED = re.compile(r"SCAN (json_each|meta|nodes|graphs|discarded|CONSTANT ROW)")
 # Only at the start, and only what is held, a partial index, or claimed in the last minutes.
 AT_THE_START = re.compile(
     r"SCAN (states|claims) USING (COVERING )?INDEX (states_held|states_leased|claims_by_age)$"
 )
-
-
-async def connection_of(store: Store) -> sqlite3.Connection:
-    """Return the connection underneath, to watch what SQLite does."""
-    return await store.write(lambda tx: tx._connection)
 
 
 async def everything_once(manager: Manager) -> None:
@@ -108,22 +99,6 @@ async def everything_managed(manager: Manager, flow: Flow) -> None:
     while await store.write(retention.clear):
         pass
     await store.write(retention.drop_templates)
-
-
-def refuses_scans(plans: dict[str, list[str]]) -> dict[str, list[str]]:
-    return {
-        sql: plan
-        for sql, plan in plans.items()
-        if any(line.startswith("SCAN") and not MAY_BE_SCANNED.match(line) for line in plan)
-    }
-
-
-def plans_of(connection: sqlite3.Connection, statements: set[str]) -> dict[str, list[str]]:
-    return {
-        sql: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
-        for sql in sorted(statements)
-        if sql.startswith(("SELECT", "UPDATE", "DELETE"))
-    }
 
 
 async def test_no_statement_of_any_use_case_or_query_scans_a_table_that_grows() -> None:
@@ -203,21 +178,6 @@ async def test_a_claim_for_one_run_costs_no_more_beside_others_that_wait() -> No
 
 
 # -- fan-outs
-
-
-async def steps_of(store: Store, act: Callable[[], Any]) -> int:
-    """Count, in hundreds, the steps of SQLite's machine."""
-    steps = 0
-
-    def count() -> None:
-        nonlocal steps
-        steps += 1
-
-    connection = await connection_of(store)
-    connection.set_progress_handler(count, 100)
-    await act()
-    connection.set_progress_handler(None, 0)
-    return steps
 
 
 async def test_a_fan_out_and_its_unite_cost_no_more_per_state_when_they_are_large() -> None:

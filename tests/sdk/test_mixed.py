@@ -14,7 +14,7 @@ import trio
 from pydantic import BaseModel
 
 from exotrio import BaseNode, Graph, GraphNodeModel, Runtime, StateManager, UnitesModel
-from tests.contract.conftest import Target, serving
+from tests.contract.target import Target, serving
 from tests.support.helpers import eventually
 
 pytestmark = pytest.mark.sdk

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.conftest import serving
+from tests.contract.target import serving
 
 SCENARIO = Path(__file__).with_name("scenario.py")
 RECEIVED = {
