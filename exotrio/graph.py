@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from exotrio._util.backoff import LONGEST_DELAY_MS
+from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.cron import check_expression
 
 __all__ = [
@@ -212,9 +212,9 @@ class RetryPolicyModel(_Declaration):
 
     max_retries: int = Field(default=3, ge=0, le=1_000_000)
     strategy: RetryStrategyEnum = RetryStrategyEnum.EXPONENTIAL
-    backoff_factor: int = Field(default=2000, gt=0, le=LONGEST_DELAY_MS)
+    backoff_factor: int = Field(default=2000, gt=0, le=MAX_DELAY_MS)
     exponent: int = Field(default=2, gt=0, le=1_000_000)
-    max_delay: int | None = Field(default=None, gt=0, le=LONGEST_DELAY_MS)
+    max_delay: int | None = Field(default=None, gt=0, le=MAX_DELAY_MS)
 
 
 class StoreConfigModel(_Declaration):

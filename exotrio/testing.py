@@ -27,7 +27,7 @@ from exotrio._nodes.base import BaseNode, node_problems
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._runtime.runtime import Runtime
 from exotrio._runtime.stop import without_cancelled
-from exotrio._wire.vocabulary import ERRORED, LONGEST_WAIT_MS, RunStatus, StateStatus, from_ms, to_ms
+from exotrio._wire.vocabulary import ERRORED, MAX_WAIT_MS, RunStatus, StateStatus, from_ms, to_ms
 from exotrio.errors import ConfigurationError
 from exotrio.graph import Graph
 
@@ -190,9 +190,7 @@ async def run_graph(
             await manager.upsert_graph(graph)
             triggered = await manager.trigger(graph.name, inputs=dict(inputs or {}), store=dict(store or {}))
             # Seldom: under a mock clock each look is work, and the end is told without one.
-            run = await manager.wait(
-                triggered["run_id"], timeout=timeout, poll_interval=from_ms(LONGEST_WAIT_MS)
-            )
+            run = await manager.wait(triggered["run_id"], timeout=timeout, poll_interval=from_ms(MAX_WAIT_MS))
         found = [
             await manager.state(graph.name, run.run_id, node.id)
             for node in (await manager.run(run.run_id)).nodes

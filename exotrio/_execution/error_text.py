@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 
-from exotrio._util.error_message import LONGEST_ERROR_BYTES, MAX_DEPTH, MAX_LINE, begin, joined, of_group
+from exotrio._util.error_message import MAX_DEPTH, MAX_ERROR_BYTES, MAX_LINE, begin, joined, of_group
 from exotrio._util.redaction import NO_SECRETS, Redactor
 
 MAX_PIECE = 6 * 1024
@@ -59,10 +59,10 @@ def leaves(error: BaseException) -> list[BaseException]:
 def bounded(text: str) -> str:
     """Return ``text`` as valid UTF-8 of at most 64 KiB, cut in the middle: both ends say most."""
     data = text.encode("utf-8", "backslashreplace")
-    if len(data) > LONGEST_ERROR_BYTES:
+    if len(data) > MAX_ERROR_BYTES:
         # Indented as the frames of a traceback are: not to be taken for the message below them.
-        note = f"\n  ... {len(data) - LONGEST_ERROR_BYTES} bytes or more left out ...\n  ".encode()
-        half = (LONGEST_ERROR_BYTES - len(note)) // 2
+        note = f"\n  ... {len(data) - MAX_ERROR_BYTES} bytes or more left out ...\n  ".encode()
+        half = (MAX_ERROR_BYTES - len(note)) // 2
         data = data[:half] + note + data[-half:]
     return data.decode("utf-8", "ignore")
 

@@ -12,7 +12,7 @@ from exotrio._nodes.base import BaseNode, is_plain, needs_asyncio
 from exotrio._nodes.fields import fields_of
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._nodes.signals import PruneSignal, ReQueueAfterSignal, Signal
-from exotrio._util.backoff import LONGEST_DELAY_MS
+from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.json import NotJson, decode, encode
 from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import FieldsInvalid
@@ -50,7 +50,7 @@ def signalled(signal: Signal) -> Outcome:
             return Pruned(data)
         case ReQueueAfterSignal():
             delay = signal.delay.total_seconds()
-            if not 0 < delay <= from_ms(LONGEST_DELAY_MS):
+            if not 0 < delay <= from_ms(MAX_DELAY_MS):
                 return Errored(f"ReQueueAfterSignal: needs a delay above 0, up to 10 years: {signal.delay}")
             return Requeued(delay)
     raise TypeError(f"{type(signal).__name__} is neither a PruneSignal nor a ReQueueAfterSignal") from signal

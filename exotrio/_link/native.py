@@ -40,8 +40,8 @@ from exotrio._wire.native import (
 )
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio._wire.vocabulary import (
-    LARGEST_BATCH,
-    LONGEST_WAIT_MS,
+    MAX_BATCH,
+    MAX_WAIT_MS,
     BeatResult,
     ItemResult,
     from_ms,
@@ -111,7 +111,7 @@ class NativeLink:
             worker_id=self._worker_id,
             limits=wanted,
             limit=limit,
-            wait_ms=min(to_ms(max(wait, 0.0)), LONGEST_WAIT_MS),
+            wait_ms=min(to_ms(max(wait, 0.0)), MAX_WAIT_MS),
             claim_id=uuid4().hex,
             run_id=self._run_id,
             announces=True,
@@ -187,10 +187,10 @@ class NativeLink:
         results: list[BeatResult] = []
         ttls: list[int] = []
         commands: set[str] = set()
-        for start in range(0, max(len(pulse.states), 1), LARGEST_BATCH):
+        for start in range(0, max(len(pulse.states), 1), MAX_BATCH):
             states = [
                 _beat(held, held.claim.token)
-                for held in pulse.states[start : start + LARGEST_BATCH]
+                for held in pulse.states[start : start + MAX_BATCH]
                 if held.claim.token is not None
             ]
             answer = await self._http.ask(
@@ -396,7 +396,7 @@ def _batches(items: Sequence[_Item]) -> Iterator[list[_Item]]:
     batch: list[_Item] = []
     size = 0
     for item in items:
-        if batch and (len(batch) == LARGEST_BATCH or size + len(item.content) > BATCH_BYTES):
+        if batch and (len(batch) == MAX_BATCH or size + len(item.content) > BATCH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(item)

@@ -25,7 +25,7 @@ from exotrio._http.discovery import require_v0
 from exotrio._http.response import TooSlow, TurnedAway, one_line
 from exotrio._link.port import Capabilities, Claim, ClaimLost, Fate, Heard, Pulse, Settlement
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
-from exotrio._util.backoff import LONGEST_DELAY_MS, full_jitter
+from exotrio._util.backoff import MAX_DELAY_MS, full_jitter
 from exotrio._util.json import NotJson, encode, sendable
 from exotrio._wire.v0 import (
     ClaimRequest,
@@ -46,7 +46,7 @@ RELEASE_TIMEOUT = 5.0
 """Bound of handing back what a cancelled claim brought."""
 UNUSABLE_DELAY_MS = 60_000
 """A state this client cannot run goes back this late, or it would return with every poll."""
-MOST_REMEMBERED = 100_000
+MAX_REMEMBERED = 100_000
 
 
 class V0Link:
@@ -312,7 +312,7 @@ class V0Link:
 
     def _remember(self, state_id: str) -> None:
         self._unanswered[state_id] = None
-        while len(self._unanswered) > MOST_REMEMBERED:
+        while len(self._unanswered) > MAX_REMEMBERED:
             del self._unanswered[next(iter(self._unanswered))]
 
     def _forget(self, state_id: str) -> None:
@@ -335,7 +335,7 @@ def settle_refusal(error: ManagerError) -> Settlement:
 
 def requeue_delay_ms(delay: float) -> int:
     """Return ``delay`` seconds as the wire allows it: above zero, at most ten years."""
-    return to_ms(min(max(delay, 0.001), LONGEST_DELAY_MS / 1000))
+    return to_ms(min(max(delay, 0.001), MAX_DELAY_MS / 1000))
 
 
 async def _each(items: Sequence[Any], do: Callable[[Any], Awaitable[Any]]) -> list[Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from exotrio._util.redaction import NO_SECRETS, Redactor
 
-LONGEST_TEXT = 200
+MAX_TEXT = 200
 """Characters kept of a text: it goes on one line, and travels with every heartbeat."""
 
 
@@ -67,10 +67,10 @@ def checked_progress(fraction: object, text: object, redactor: Redactor = NO_SEC
     if not isinstance(text, str):
         raise TypeError(f"progress: the text must be a str, not {_kind(text)}")
     # Shortened before it is cleaned, or a node that passes a whole document would pay for all of it.
-    most = 100 * LONGEST_TEXT
-    text = redactor.redact(text[:most], cut_after=len(text) > most)[: 2 * LONGEST_TEXT]
+    most = 100 * MAX_TEXT
+    text = redactor.redact(text[:most], cut_after=len(text) > most)[: 2 * MAX_TEXT]
     printable = "".join(c if c.isprintable() else " " for c in text)
-    return Progress(fraction, " ".join(printable.split())[:LONGEST_TEXT])
+    return Progress(fraction, " ".join(printable.split())[:MAX_TEXT])
 
 
 def _kind(value: object) -> str:

@@ -18,12 +18,12 @@ from exotrio._runtime.stop import Stop
 from exotrio._runtime.worker import pass_on
 from exotrio._util.backoff import full_jitter
 from exotrio._util.events import Polled
-from exotrio._wire.vocabulary import LONGEST_WAIT_MS, from_ms
+from exotrio._wire.vocabulary import MAX_WAIT_MS, from_ms
 from exotrio.errors import ManagerError, ManagerUnavailable
 
 log = logging.getLogger("exotrio.poller")
 
-LONGEST_WAIT = from_ms(LONGEST_WAIT_MS)
+LONGEST_WAIT = from_ms(MAX_WAIT_MS)
 PATIENCE = 8
 """Tries of an outcome of an earlier process for which claims wait."""
 AFTER_OUTCOME = (0.02, 0.06, 0.15, 0.4)

@@ -18,7 +18,7 @@ from types import FrameType
 
 import trio
 
-from exotrio._wire.vocabulary import LONGEST_TASKS
+from exotrio._wire.vocabulary import MAX_TASK_TREE
 
 log = logging.getLogger("exotrio.runtime")
 
@@ -132,7 +132,7 @@ def _short(file: str) -> str:
 def _cut(lines: Iterable[str]) -> str:
     # Names of tasks and files can be anything, and this goes into JSON and onto terminals.
     text = "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
-    if len(text) <= LONGEST_TASKS:
+    if len(text) <= MAX_TASK_TREE:
         return text
     note = "\n... cut"
-    return text[: LONGEST_TASKS - len(note)] + note
+    return text[: MAX_TASK_TREE - len(note)] + note

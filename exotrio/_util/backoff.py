@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 Uniform = Callable[[float, float], float]
 
-LONGEST_DELAY_MS = 10 * 365 * 86_400_000
+MAX_DELAY_MS = 10 * 365 * 86_400_000
 """Ten years: a longer delay is a mistake, and it keeps every sum of times within 64 bits."""
 
 
@@ -40,7 +40,7 @@ def retry_delay_ms(policy: RetryPolicyModel, retry: int, *, uniform: Uniform = r
         factor = retry
     else:
         factor = 1
-    base = min(policy.backoff_factor * factor, LONGEST_DELAY_MS)
+    base = min(policy.backoff_factor * factor, MAX_DELAY_MS)
     if jitter == "FULL_JITTER":
         delay = int(uniform(0.0, base))
     elif jitter == "EQUAL_JITTER":

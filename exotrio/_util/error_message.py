@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-LONGEST_ERROR_BYTES = 64 * 1024
+MAX_ERROR_BYTES = 64 * 1024
 """Bytes that our runtimes report of an error at most."""
 MAX_LINE = 500
 """Characters of the line that names an error."""

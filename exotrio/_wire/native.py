@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
-from exotrio._util.backoff import LONGEST_DELAY_MS
+from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._wire.v0 import Body, DelayMs, RunSummary, TriggerRequest
 from exotrio._wire.vocabulary import (
-    LARGEST_BATCH,
-    LONGEST_TASKS,
-    LONGEST_WAIT_MS,
+    MAX_BATCH,
+    MAX_TASK_TREE,
+    MAX_WAIT_MS,
     BeatResult,
     ItemResult,
     StateStatus,
@@ -53,9 +53,9 @@ class NativeClaimRequest(Body):
     """
 
     worker_id: Annotated[str, Field(min_length=1, max_length=256)]
-    limits: Annotated[dict[str, Annotated[int, Field(ge=0)]], PartByPart, Field(max_length=LARGEST_BATCH)]
+    limits: Annotated[dict[str, Annotated[int, Field(ge=0)]], PartByPart, Field(max_length=MAX_BATCH)]
     limit: Annotated[int, Field(ge=0)]
-    wait_ms: Annotated[int, Field(ge=0, le=LONGEST_WAIT_MS)] = 0
+    wait_ms: Annotated[int, Field(ge=0, le=MAX_WAIT_MS)] = 0
     claim_id: Annotated[str, Field(min_length=1, max_length=256)]
     run_id: Uuid | None = None
     announces: bool = False
@@ -119,7 +119,7 @@ class PrunedItem(_ReportItem):
 
 class RequeuedItem(_ReportItem):
     outcome: Literal["requeued"] = "requeued"
-    delay_ms: Annotated[int, Field(gt=0, le=LONGEST_DELAY_MS)]
+    delay_ms: Annotated[int, Field(gt=0, le=MAX_DELAY_MS)]
 
 
 OutcomeItem = Annotated[
@@ -152,7 +152,7 @@ class HeldState(Body):
 class ReleaseRequest(Body):
     """Hand states back: either ``states``, or all that is held under ``claim_id``, which voids it."""
 
-    states: Annotated[list[HeldState], Field(max_length=LARGEST_BATCH)] | None = None
+    states: Annotated[list[HeldState], Field(max_length=MAX_BATCH)] | None = None
     claim_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     delay_ms: DelayMs = 0
 
@@ -203,13 +203,13 @@ class HeartbeatRequest(Body):
     phase: Annotated[str, Field(max_length=32)] = ""
     busy: Annotated[int, Field(ge=0)] = 0
     buffered: Annotated[int, Field(ge=0)] = 0
-    states: Annotated[list[Beat], Field(max_length=LARGEST_BATCH)] = Field(default_factory=list)
+    states: Annotated[list[Beat], Field(max_length=MAX_BATCH)] = Field(default_factory=list)
     workers: Annotated[int, Field(ge=0)] = 0
     shows_tasks: bool = False
-    tasks: Annotated[str, Field(max_length=LONGEST_TASKS)] | None = None
+    tasks: Annotated[str, Field(max_length=MAX_TASK_TREE)] | None = None
     nodes: Annotated[
         dict[Annotated[str, Field(max_length=256)], Annotated[str, Field(max_length=MAX_FIELDS)]],
-        Field(max_length=LARGEST_BATCH),
+        Field(max_length=MAX_BATCH),
     ] = Field(default_factory=dict)
 
 
@@ -245,7 +245,7 @@ class RunQuery(Body):
         wait_ms: How long to wait for its end.
     """
 
-    wait_ms: Annotated[int, Field(ge=0, le=LONGEST_WAIT_MS)] = 0
+    wait_ms: Annotated[int, Field(ge=0, le=MAX_WAIT_MS)] = 0
 
 
 class NodeCounts(Body):

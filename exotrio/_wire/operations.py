@@ -13,12 +13,12 @@ from exotrio._wire.v0 import Body, StateDetail
 from exotrio._wire.vocabulary import NATIVE_ROOT, RunStatus, StateStatus, ValidationStatus
 from exotrio.graph import GraphNodeModel, RetryPolicyModel, StoreConfigModel, TriggerModel
 
-LARGEST_PAGE = 1_000
+MAX_PAGE = 1_000
 """Most entries of one page of a list."""
 BACKUP_PATH = f"{NATIVE_ROOT}/backup"
 BACKUP_TYPE = "application/vnd.sqlite3"
 
-Limit = Annotated[int, Field(ge=1, le=LARGEST_PAGE)]
+Limit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
 Cursor = Annotated[str, Field(max_length=64)]
 
 

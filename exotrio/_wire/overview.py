@@ -12,8 +12,8 @@ from exotrio._wire.runtimes import ListedWorker
 from exotrio._wire.v0 import Body
 
 EXPORT_TYPE = "text/html; charset=utf-8"
-MOST_RUNS = 100
-MOST_RUNTIMES = 100
+MAX_RUNS = 100
+MAX_RUNTIMES = 100
 """Runtimes that an overview names."""
 
 
@@ -24,7 +24,7 @@ class OverviewQuery(Body):
         runs: How many of the newest runs to show.
     """
 
-    runs: Annotated[int, Field(ge=0, le=MOST_RUNS)] = 10
+    runs: Annotated[int, Field(ge=0, le=MAX_RUNS)] = 10
 
 
 class ExportQuery(Body):
@@ -99,7 +99,7 @@ class Overview(Body):
         errored: States that failed within 24 h and were not retried.
         oldest: What has waited longest, if anything could run.
         nodes: By name.
-        runtimes: The live ones first; ``MOST_RUNTIMES`` of ``runtime_count``.
+        runtimes: The live ones first; ``MAX_RUNTIMES`` of ``runtime_count``.
         v0_runtimes: Kinds of runtimes that ask through v0, which does not say who they are.
         runs: The newest ones.
     """

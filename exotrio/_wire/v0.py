@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from exotrio._util.backoff import LONGEST_DELAY_MS
-from exotrio._wire.vocabulary import LARGEST_BATCH, RunStatus, StateStatus, ValidationStatus
+from exotrio._util.backoff import MAX_DELAY_MS
+from exotrio._wire.vocabulary import MAX_BATCH, RunStatus, StateStatus, ValidationStatus
 from exotrio.graph import GraphNodeModel, Name, RetryPolicyModel, StoreConfigModel, Texts, TriggerModel
 
-DelayMs = Annotated[int, Field(ge=0, le=LONGEST_DELAY_MS)]
+DelayMs = Annotated[int, Field(ge=0, le=MAX_DELAY_MS)]
 
 
 class Body(BaseModel):
@@ -49,7 +49,7 @@ class NodeDeclaration(Body):
 
 class RegisterRequest(Body):
     runtime_name: str
-    nodes: Annotated[list[NodeDeclaration], Field(max_length=LARGEST_BATCH)]
+    nodes: Annotated[list[NodeDeclaration], Field(max_length=MAX_BATCH)]
 
 
 class RegisterReply(Body):
@@ -87,7 +87,7 @@ class TriggerReply(Body):
 
 class ClaimRequest(Body):
     # As many as a runtime can register: each costs a look.
-    nodes: Annotated[list[str], Field(fail_fast=True, max_length=LARGEST_BATCH)]
+    nodes: Annotated[list[str], Field(fail_fast=True, max_length=MAX_BATCH)]
     batch_size: int
 
 
@@ -125,7 +125,7 @@ class PruneRequest(Body):
 
 
 class RequeueRequest(Body):
-    enqueue_after: Annotated[int, Field(gt=0, le=LONGEST_DELAY_MS)]
+    enqueue_after: Annotated[int, Field(gt=0, le=MAX_DELAY_MS)]
 
 
 class ManualRetryRequest(Body):

@@ -18,12 +18,12 @@ KEY_HEADER = "x-api-key"
 REQUEST_ID_HEADER = "X-Exosphere-Request-ID"
 LEASE_HEADER = "x-exotrio-lease"
 """Token of the lease a secrets request is made under."""
-LONGEST_WAIT_MS = 15_000
+MAX_WAIT_MS = 15_000
 """Longest long poll; also what every client adds to its timeout when it asks to wait."""
-LARGEST_BATCH = 1_000
+MAX_BATCH = 1_000
 """Most states one claim returns, and most items of one native batch."""
 
-LONGEST_TASKS = 64 * 1024
+MAX_TASK_TREE = 64 * 1024
 """Most characters of a task tree."""
 
 

@@ -25,7 +25,7 @@ from exotrio._wire.operations import (
     StatesReply,
 )
 from exotrio._wire.v0 import ManualRetryReply, ManualRetryRequest, RunGraphReply, StateDetail
-from exotrio._wire.vocabulary import ERRORED, LONGEST_WAIT_MS, RunStatus, from_ms, is_state_id, to_ms
+from exotrio._wire.vocabulary import ERRORED, MAX_WAIT_MS, RunStatus, from_ms, is_state_id, to_ms
 from exotrio.client._calls import Calls
 from exotrio.client._run_status import summarize
 from exotrio.errors import ManagerUnavailable, NotFound, RequestRefused
@@ -64,7 +64,7 @@ async def _native_status(calls: Calls, run_id: str, wait: float, pause: float) -
     if calls.long_polls == MOST_LONG_POLLS:
         await trio.sleep(pause)
         wait = 0.0
-    wait = min(wait, from_ms(LONGEST_WAIT_MS))
+    wait = min(wait, from_ms(MAX_WAIT_MS))
     path = calls.native("run", run_id, query={"wait_ms": to_ms(wait)})
     began = trio.current_time()
     calls.long_polls += wait > 0

@@ -21,7 +21,7 @@ from exotrio._execution.error_text import error_text
 from exotrio._execution.executor import Execution, Executor
 from exotrio._execution.log_context import StateContext, state_context
 from exotrio._link.port import Claim
-from exotrio._util.error_message import LONGEST_ERROR_BYTES, message_line
+from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio.cli.terminal.json_logs import JsonFormatter
 from exotrio.testing import Errored, Executed, Pruned, Requeued, run_node
 from tests.support.doubles import V0Server, runtime
@@ -243,7 +243,7 @@ async def test_the_error_text_has_the_frames_of_the_node_its_causes_and_nothing_
 
 async def test_a_long_error_keeps_its_head_and_its_tail() -> None:
     error = await error_of(raising(lambda: ValueError("ä" * 200_000 + " the end")))
-    assert len(error.encode()) <= LONGEST_ERROR_BYTES
+    assert len(error.encode()) <= MAX_ERROR_BYTES
     assert error.startswith("Traceback")
     assert error.endswith("the end")
 
@@ -261,7 +261,7 @@ async def test_a_long_message_keeps_its_beginning_however_deep_it_was_raised() -
         fall(400)
 
     error = await error_of(node(execute))
-    assert len(error.encode()) <= LONGEST_ERROR_BYTES
+    assert len(error.encode()) <= MAX_ERROR_BYTES
     assert "\nValueError: it begins so" in error
     assert message_line(error).startswith("ValueError: it begins so")
 

@@ -18,7 +18,7 @@ from exotrio._link.v0 import V0Link
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._wire.native import NativeClaimRequest, ReleaseRequest, outcome_item
 from exotrio._wire.v0 import NodeDeclaration, RegisterRequest
-from exotrio._wire.vocabulary import LARGEST_BATCH, LEASE_HEADER
+from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH
 from exotrio.errors import KeyRefused, ManagerUnavailable, NotFound, RequestRefused
 from tests.support.http_doubles import Double, Handler, answer, done, no_nodes, tcp_server
 
@@ -833,8 +833,8 @@ async def test_native_a_refused_batch_is_halved_until_only_the_item_at_fault_is_
 
 async def test_native_batches_stay_below_the_limits_of_items_and_of_bytes() -> None:
     link, double = native_link(settled)
-    await link.report([(leased(i), Executed([])) for i in range(LARGEST_BATCH + 1)])
-    assert [len(body) for body in double.bodies("outcomes")] == [LARGEST_BATCH, 1]
+    await link.report([(leased(i), Executed([])) for i in range(MAX_BATCH + 1)])
+    assert [len(body) for body in double.bodies("outcomes")] == [MAX_BATCH, 1]
     double.requests.clear()
     big = Executed([{"text": "x" * 3_000_000}])
     await link.report([(leased(1), big), (leased(2), big), (leased(3), DONE)])
@@ -845,7 +845,7 @@ async def test_native_an_outage_is_met_once_and_not_by_every_batch(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     link, double = native_link(raising(httpx.ReadError("reset")))
-    settlements = await link.report([(leased(i), Executed([])) for i in range(3 * LARGEST_BATCH)])
+    settlements = await link.report([(leased(i), Executed([])) for i in range(3 * MAX_BATCH)])
     assert {s.fate for s in settlements} == {Fate.RETRY}
     assert len(double.requests) == 1
 

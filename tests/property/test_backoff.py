@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exotrio._util.backoff import LONGEST_DELAY_MS, retry_delay_ms
+from exotrio._util.backoff import MAX_DELAY_MS, retry_delay_ms
 from exotrio.graph import RetryPolicyModel, RetryStrategyEnum
 
 STRATEGIES = list(RetryStrategyEnum)
@@ -29,7 +29,7 @@ def _base(strategy: str, factor: int, exponent: int, retry: int) -> int:
         exact = factor * retry
     else:
         exact = factor
-    return min(exact, LONGEST_DELAY_MS)
+    return min(exact, MAX_DELAY_MS)
 
 
 def _range(strategy: str, base: int) -> tuple[Fraction, Fraction]:
@@ -124,9 +124,9 @@ def test_delays_grow_as_the_strategy_says(strategy: str, expected: list[int]) ->
 @given(retry=st.integers(1, 1_000_000))
 def test_huge_exponents_neither_explode_nor_leave_64_bits(strategy: RetryStrategyEnum, retry: int) -> None:
     policy = RetryPolicyModel(
-        strategy=strategy, backoff_factor=LONGEST_DELAY_MS, exponent=1_000_000, max_retries=1_000_000
+        strategy=strategy, backoff_factor=MAX_DELAY_MS, exponent=1_000_000, max_retries=1_000_000
     )
-    assert 0 <= retry_delay_ms(policy, retry) <= LONGEST_DELAY_MS < 2**62
+    assert 0 <= retry_delay_ms(policy, retry) <= MAX_DELAY_MS < 2**62
     capped = policy.model_copy(update={"max_delay": 7})
     assert retry_delay_ms(capped, retry) <= 7
 

@@ -177,7 +177,7 @@ async def test_what_is_being_released_is_not_renewed(autojump_clock: MockClock) 
 async def test_more_states_than_fit_one_request_go_in_several(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exotrio._link.native.LARGEST_BATCH", 3)
+    monkeypatch.setattr("exotrio._link.native.MAX_BATCH", 3)
     server = NativeServer()
     ids = server.add("Waits", 7)
     server.lost = {ids[6]}

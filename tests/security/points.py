@@ -330,7 +330,7 @@ POINTS = (
     Point(
         "A claim names no more nodes than a runtime can register.",
         ["security/test_limits::test_a_claim_names_no_more_nodes_than_a_runtime_can_register"],
-        Change("_wire/native.py", "PartByPart, Field(max_length=LARGEST_BATCH)]", "PartByPart]"),
+        Change("_wire/native.py", "PartByPart, Field(max_length=MAX_BATCH)]", "PartByPart]"),
     ),
     Point(
         "A refused graph names a hundred problems at most.",
@@ -447,7 +447,7 @@ POINTS = (
             "security/test_limits::test_a_claim_returns_no_more_than_a_batch",
             "security/test_limits::test_a_graph_has_a_largest_size",
         ],
-        Change("manager/api/v0.py", "limit = min(body.batch_size, LARGEST_BATCH)", "limit = body.batch_size"),
+        Change("manager/api/v0.py", "limit = min(body.batch_size, MAX_BATCH)", "limit = body.batch_size"),
     ),
     Point(
         "JSON that is nested too deeply is refused; what is taken can be read again.",
@@ -464,7 +464,7 @@ POINTS = (
         ],
         Change(
             "_wire/v0.py",
-            "DelayMs = Annotated[int, Field(ge=0, le=LONGEST_DELAY_MS)]",
+            "DelayMs = Annotated[int, Field(ge=0, le=MAX_DELAY_MS)]",
             "DelayMs = Annotated[int, Field(ge=0)]",
         ),
     ),

@@ -13,7 +13,7 @@ import pytest
 import trio
 from pydantic import ValidationError
 
-from exotrio._wire.vocabulary import LARGEST_BATCH
+from exotrio._wire.vocabulary import MAX_BATCH
 from exotrio.graph import MAX_EDGES, MAX_NODES, MAX_TRIGGERS, GraphBody
 from exotrio.manager.api import json as json_api
 from exotrio.manager.engine import graphs, workers
@@ -42,19 +42,19 @@ async def api() -> AsyncIterator[Api]:
     ],
 )
 async def test_a_batch_has_a_largest_size(api: Api, path: str, body: Any) -> None:
-    ok(await api.native("POST", path, json=body(LARGEST_BATCH)))
-    refused(await api.native("POST", path, json=body(LARGEST_BATCH + 1)), 422)
+    ok(await api.native("POST", path, json=body(MAX_BATCH)))
+    refused(await api.native("POST", path, json=body(MAX_BATCH + 1)), 422)
 
 
 @pytest.mark.parametrize("native", [True, False])
 async def test_a_claim_returns_no_more_than_a_batch(api: Api, native: bool) -> None:
     flow = await Flow.start(api, place("a", "b"), place("b"))
-    await flow.run("a", *({"v": str(number)} for number in range(LARGEST_BATCH + 1)))
+    await flow.run("a", *({"v": str(number)} for number in range(MAX_BATCH + 1)))
     if native:
         reply = ok(await api.native_claim({node_name("b"): 10**9}, limit=10**9))
     else:
         reply = ok(await api.claim([node_name("b")], 10**9))
-    assert len(reply["states"]) == LARGEST_BATCH
+    assert len(reply["states"]) == MAX_BATCH
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -63,8 +63,8 @@ async def test_a_claim_names_no_more_nodes_than_a_runtime_can_register(api: Api,
         names = [f"N{number}" for number in range(count)]
         return await (api.native_claim(dict.fromkeys(names, 1)) if native else api.claim(names, 1))
 
-    ok(await claim(LARGEST_BATCH))
-    assert "at most 1000 items" in refused(await claim(LARGEST_BATCH + 1), 422)
+    ok(await claim(MAX_BATCH))
+    assert "at most 1000 items" in refused(await claim(MAX_BATCH + 1), 422)
 
 
 async def test_a_graph_has_a_largest_size(api: Api) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from exotrio._util.spans import coarse
-from exotrio._wire.overview import MOST_RUNS, Overview
+from exotrio._wire.overview import MAX_RUNS, Overview
 from exotrio.cli.terminal.keys import keys, single_keys
 from exotrio.cli.top.view import Screen, screen_lines
 from exotrio.client._state_manager import StateManager
@@ -107,7 +107,7 @@ class _Top:
         self._away_since: datetime | None = None
 
     async def look_first(self) -> None:
-        self._take(await self._manager.overview(runs=MOST_RUNS))
+        self._take(await self._manager.overview(runs=MAX_RUNS))
 
     async def run(self) -> None:
         """Draw and look, for ever."""
@@ -121,7 +121,7 @@ class _Top:
         state, problem = "not reachable", f"it did not answer within {PATIENCE:g} s"
         with trio.move_on_after(PATIENCE):
             try:
-                self._take(await self._manager.overview(runs=MOST_RUNS))
+                self._take(await self._manager.overview(runs=MAX_RUNS))
                 return
             except ManagerError as error:
                 state = "not reachable" if isinstance(error, ManagerUnavailable) else "refused"

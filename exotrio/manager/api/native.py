@@ -27,7 +27,7 @@ from exotrio._wire.native import (
 )
 from exotrio._wire.operations import BACKUP_PATH, RetryRunRequest, RunsQuery, StatesQuery
 from exotrio._wire.vocabulary import (
-    LARGEST_BATCH,
+    MAX_BATCH,
     NATIVE_ROOT,
     NATIVE_VERSION,
     ItemResult,
@@ -110,7 +110,7 @@ class _Native:
     ) -> claims.Claimed:
         """Claim; while there is nothing, wait for something until ``wait_ms`` is over, the client
         goes away or the server stops."""
-        limit = min(body.limit, LARGEST_BATCH)
+        limit = min(body.limit, MAX_BATCH)
         # Who works on one run is no help to the states of others that wait for a runtime.
         await self._service.polled(namespace, body.worker_id, () if body.run_id else body.limits)
         asked = (namespace, body.limits, limit)
@@ -283,8 +283,8 @@ def _read_outcomes(body: bytes) -> list[OutcomeItem | ItemReply]:
         raise Unprocessable(
             [{"type": "json_invalid", "loc": place, "msg": str(error), "input": None}]
         ) from None
-    if not isinstance(raw, list) or len(raw) > LARGEST_BATCH:
-        text = f"a list of at most {LARGEST_BATCH} outcomes is required"
+    if not isinstance(raw, list) or len(raw) > MAX_BATCH:
+        text = f"a list of at most {MAX_BATCH} outcomes is required"
         raise Unprocessable([{"type": "list_type", "loc": ["body"], "msg": text, "input": None}])
     return [_read_outcome(item) for item in raw]
 

@@ -21,7 +21,7 @@ from exotrio._wire.v0 import (
     RequeueRequest,
     TriggerRequest,
 )
-from exotrio._wire.vocabulary import LARGEST_BATCH, LEASE_HEADER, ItemResult, StateStatus
+from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH, ItemResult, StateStatus
 from exotrio.manager.api.json import (
     ClaimReply,
     path_int,
@@ -161,7 +161,7 @@ class _V0:
     async def claim(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         body = await read_model(request, ClaimRequest)
-        limit = min(body.batch_size, LARGEST_BATCH)
+        limit = min(body.batch_size, MAX_BATCH)
         await self._service.polled(namespace, None, body.nodes)
         claimer = self._service.claimer(local=LOCAL in request.scope)
         limits = dict.fromkeys(body.nodes, limit)

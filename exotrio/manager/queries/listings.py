@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from exotrio._util.error_message import LONGEST_ERROR_BYTES, message_line
+from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio._wire.operations import RunsQuery, StatesQuery, moment_ms
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.manager.engine.graphs import find_graph, timestamp
@@ -75,7 +75,7 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
         " states.finished_at, worker, nodes.name, runs.run_id, runs.template, graphs.name AS graph_name"
         " FROM states JOIN nodes ON nodes.id = kind JOIN runs ON runs.id = run"
         f" JOIN graphs ON graphs.id = runs.graph WHERE {where} ORDER BY seq DESC LIMIT ?",
-        (LONGEST_ERROR_BYTES, *where.parameters, query.limit + 1),
+        (MAX_ERROR_BYTES, *where.parameters, query.limit + 1),
     ).fetchall()
     page = rows[: query.limit]
     following = page[-1]["seq"] if len(rows) > len(page) else floor

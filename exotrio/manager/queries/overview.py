@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exotrio._wire.overview import MOST_RUNTIMES
+from exotrio._wire.overview import MAX_RUNTIMES
 from exotrio.manager.engine import tallies
 from exotrio.manager.engine.graphs import timestamp
 from exotrio.manager.engine.workers import Worker
@@ -112,7 +112,7 @@ def show_overview(
             "failed": hour.failed,
         },
         "nodes": [_node(view, kind, backlogs[name], offers.get(name, [])) for kind, name in kinds.items()],
-        "runtimes": list_workers(view, namespace, workers, anonymous, now).workers[:MOST_RUNTIMES],
+        "runtimes": list_workers(view, namespace, workers, anonymous, now).workers[:MAX_RUNTIMES],
         "runtime_count": len(workers),
         "v0_runtimes": len(live_anonymous(anonymous, now)),
         "runs": [run_summary(row) for row in newest_runs(view, namespace, runs)],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from exotrio._util.error_message import LONGEST_ERROR_BYTES, message_line
+from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio.manager.engine.states import CREATED, ERRORED, STATUSES
 from exotrio.manager.queries.views import RUNS
 from exotrio.manager.rules.template import Place, Template
@@ -129,7 +129,7 @@ def list_states(
     # The inner query bounds what is looked at; the outer one ends it as soon as the page is full.
     rows = view.execute(
         "SELECT * FROM (SELECT seq, place, status, retry_count, enqueue_after, created_at, claimed_at,"
-        f" finished_at, worker, substr(error, 1, {LONGEST_ERROR_BYTES}) AS error,"
+        f" finished_at, worker, substr(error, 1, {MAX_ERROR_BYTES}) AS error,"
         " substr(inputs, 1, 160) AS inputs, substr(outputs, 1, 160) AS outputs"
         " FROM states WHERE run = ? AND seq > ? ORDER BY seq LIMIT ?)"
         f" WHERE {' AND '.join(conditions)} LIMIT ?",

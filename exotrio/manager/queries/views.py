@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from exotrio._wire.operations import LARGEST_PAGE
+from exotrio._wire.operations import MAX_PAGE
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.manager.engine.graphs import timestamp
 from exotrio.manager.engine.outcomes import find_state
@@ -19,7 +19,7 @@ from exotrio.manager.store.port import Transaction, View
 
 def list_runs(view: View, namespace: str, page: int, size: int) -> dict[str, Any]:
     """Return one page of a namespace's runs, newest first. ``page`` counts from 1."""
-    size = min(size, LARGEST_PAGE)
+    size = min(size, MAX_PAGE)
     total = view.execute("SELECT count(*) FROM runs WHERE namespace = ?", (namespace,)).fetchone()[0]
     rows = newest_runs(view, namespace, size, min((page - 1) * size, 2**62))
     return {
