@@ -142,13 +142,13 @@ class AutoLink:
         """States that may be claimed with nobody knowing, at most: their number. 0 if all is well."""
         return self._v0.lost_claims
 
-    def hurry(self, deadline: float) -> None:
+    def settle_by(self, deadline: float) -> None:
         """Settle claims in flight, and later ones, by ``deadline`` on Trio's clock.
 
         Without it a v0 claim is waited for up to 60 s after a cancellation.
         """
-        self._v0.hurry(deadline)
-        self._native.hurry(deadline)
+        self._v0.settle_by(deadline)
+        self._native.settle_by(deadline)
 
     async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
         """Find out what the server is and register node classes, as ``Link.register`` says."""

@@ -145,7 +145,7 @@ class NativeLink:
             await self._void(request.claim_id)
             raise
 
-    def hurry(self, deadline: float) -> None:
+    def settle_by(self, deadline: float) -> None:
         """Settle claims that were given up by ``deadline`` on Trio's clock."""
         self._stop_by = min(self._stop_by, deadline)
         for shield in self._shields:

@@ -186,7 +186,7 @@ class Link(Protocol):
         """States that may be claimed with nobody knowing, at most: their number. 0 if all is well."""
         ...
 
-    def hurry(self, deadline: float) -> None:
+    def settle_by(self, deadline: float) -> None:
         """Settle claims in flight, and later ones, by ``deadline`` on Trio's clock.
 
         May be called again; only an earlier deadline changes anything.

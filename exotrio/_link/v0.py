@@ -117,7 +117,7 @@ class V0Link:
             raise
         return claims
 
-    def hurry(self, deadline: float) -> None:
+    def settle_by(self, deadline: float) -> None:
         """Settle claims in flight, and later ones, by ``deadline`` on Trio's clock."""
         self._stop_by = min(self._stop_by, deadline)
         for shield, bound in self._shields.items():

@@ -183,7 +183,7 @@ async def walk(
             _execution(held).drain()
         _release_buffered(ledger, release)
         with stop.grace:
-            _hurry_while_draining(stop, link)
+            _settle_by_end_of_drain(stop, link)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(tell_waiting, ledger)
                 # Outcomes too: a server that restarts meanwhile gets what is left of the grace to come back.
@@ -195,7 +195,7 @@ async def walk(
         # Nodes that are cut short are worth a warning; a claim that has to be given up is not.
         level = logging.WARNING if ledger.count(Stage.RUNNING) else logging.INFO
         log.log(level, "%s; %s", cause, waited_for(ledger) or "nothing runs")
-        link.hurry(trio.current_time() + CLEANUP + FLUSH)
+        link.settle_by(trio.current_time() + CLEANUP + FLUSH)
         for held in ledger.all(Stage.RUNNING):
             _execution(held).cancel()
         _release_buffered(ledger, release)
@@ -226,9 +226,9 @@ def without_cancelled(error: BaseException) -> BaseException | None:
     return error
 
 
-def _hurry_while_draining(stop: Stop, link: Link) -> None:
+def _settle_by_end_of_drain(stop: Stop, link: Link) -> None:
     if math.isfinite(stop.grace.deadline):
-        link.hurry(stop.grace.deadline + CLEANUP + FLUSH)
+        link.settle_by(stop.grace.deadline + CLEANUP + FLUSH)
 
 
 def _release_buffered(ledger: Ledger, release: Callable[[Held], None]) -> None:

@@ -303,7 +303,7 @@ async def test_a_refused_new_registration_does_not_keep_outcomes_from_being_repo
     assert [s.fate for s in await link.report([(claim, DONE)])] == [Fate.SETTLED]
 
 
-async def test_hurry_reaches_whatever_adapter_is_in_use(autojump_clock: trio.testing.MockClock) -> None:
+async def test_settle_by_reaches_whatever_adapter_is_in_use(autojump_clock: trio.testing.MockClock) -> None:
     server = Server("v0")
     link = server.link()
     await link.register("rt", [NODE])
@@ -314,7 +314,7 @@ async def test_hurry_reaches_whatever_adapter_is_in_use(autojump_clock: trio.tes
 
     server.double.handler = slow
     with trio.move_on_after(1):
-        link.hurry(trio.current_time() + 4)
+        link.settle_by(trio.current_time() + 4)
         await link.claim({"D": 3}, 3)
     assert trio.current_time() <= 4
     assert link.lost_claims == 3
