@@ -41,6 +41,16 @@ def test_the_test_of_the_whole_graph_passes(tmp_path: Path) -> None:
     assert "1 passed" in end.stdout
 
 
+def test_the_test_that_the_page_on_tests_shows_passes(tmp_path: Path) -> None:
+    page = (ROOT / "tests" / "README.md").read_text("utf-8")
+    (test,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    (tmp_path / "test_greet.py").write_text(test, "utf-8")
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\ntrio_mode = true\npythonpath = {ROOT}\n", "utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    end = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
+    assert end.returncode == 0, end.stdout
+
+
 EXECUTE = """
     async def execute(self):
         assert self.inputs.due == date(2024, 1, 31)
