@@ -1,0 +1,48 @@
+"""An HTTP/1.1 server for one ASGI 3 app: h11 on Trio.
+
+Import from here; the modules inside are private. They use ``errors`` and ``_util`` only:
+
+- ``listeners``: binds sockets, and closes them in forked children.
+- ``server``: accepts connections, and stops.
+- ``limiter``: counts connections, and closes some to make room for new ones.
+- ``connection``: the requests of one connection, one after the other.
+- ``exchange``: one request and its response, the ASGI ``receive`` and ``send``.
+- ``peer``: the bytes in and out.
+- ``messages``: limits, request heads, and the responses that the server makes itself. Pure.
+
+Rules that hold:
+
+1. Every wait for a client has a limit (``Limits``): its first byte, a request head, a body, reading a
+   response. A client that exceeds one gets a 408, or is dropped.
+2. Connections, request heads and bodies are bounded, and at most one chunk per connection is read ahead.
+   A request above a bound gets a 413 or 431; above the bound of connections, new ones wait in the kernel.
+3. A client is unauthenticated until the app calls ``mark_authenticated`` for one of its requests. Until
+   then its connection gets one response, ``Limits.keyless`` seconds, and shares half of the connections
+   with all others of its kind, so that strangers cannot lock out those who work here.
+4. On a stop the listeners close, idle connections close at once, and requests in flight may finish within
+   the grace; then they are cancelled. The app learns of it by the event under ``STOPPING``.
+5. A failure of the app is logged and answered with 500, without its text; it ends nothing else. No
+   response of this server quotes the request, which may hold a key.
+
+Not served: TLS, WebSocket (an upgrade request is answered as a plain one), HTTP/2, ASGI lifespan.
+"""
+
+from exotrio._httpd.exchange import CROWDED, STOPPING, App, mark_authenticated
+from exotrio._httpd.limiter import ConnectionLimiter
+from exotrio._httpd.listeners import open_listeners, urls
+from exotrio._httpd.messages import Limits
+from exotrio._httpd.peer import ClientDisconnected
+from exotrio._httpd.server import serve_http
+
+__all__ = [
+    "CROWDED",
+    "STOPPING",
+    "App",
+    "ClientDisconnected",
+    "ConnectionLimiter",
+    "Limits",
+    "mark_authenticated",
+    "open_listeners",
+    "serve_http",
+    "urls",
+]

@@ -39,7 +39,7 @@ poll should then answer at once; it is cancelled when the grace is over."""
 CROWDED = "exotrio.crowded"
 """Key in ``scope["extensions"]``: ``{"now": Callable[[], bool]}``, whether connections are so scarce that
 nobody should wait at the server."""
-_PROVE = "exotrio.prove"
+_AUTHENTICATED = "exotrio.authenticated"
 
 FAILED = {"success": False, "detail": "internal error; the log of the state manager has the details"}
 """What a client gets when the app fails. Fixed: an exception's text could hold secrets."""
@@ -47,14 +47,14 @@ FAILED = {"success": False, "detail": "internal error; the log of the state mana
 logger = logging.getLogger("exotrio.manager.http")
 
 
-def prove(scope: MutableMapping[str, Any]) -> None:
+def mark_authenticated(scope: MutableMapping[str, Any]) -> None:
     """Tell the server that this request comes from somebody with the key or a session.
 
     Its connection may then stay open for more, and does not count among those of strangers.
     """
-    extension = scope.get("extensions", {}).get(_PROVE)
+    extension = scope.get("extensions", {}).get(_AUTHENTICATED)
     if extension is not None:
-        extension["prove"]()
+        extension["mark"]()
 
 
 def parse(http: h11.Connection) -> object:
@@ -129,8 +129,8 @@ class Exchange:
             return False
         scope["extensions"] = {
             STOPPING: {"event": self._stopping},
-            CROWDED: {"now": lambda: self._connection.gate.crowded},
-            _PROVE: {"prove": self._connection.prove},
+            CROWDED: {"now": lambda: self._connection.limiter.crowded},
+            _AUTHENTICATED: {"mark": self._connection.mark_authenticated},
         }
         failed = False
         try:
@@ -292,7 +292,7 @@ class Exchange:
             headers.append((b"date", http_date()))
         headers += [header for header in PRIVATE if header[0] not in given]
         self._read_ready_body()
-        if not self._whole or self._stopping.is_set() or not self._connection.is_known:
+        if not self._whole or self._stopping.is_set() or not self._connection.is_authenticated:
             # The rest of the request would have to be read and thrown away before the next one. And who
             # did not prove a key gets no second answer, or its connection could be held for ever.
             headers.append((b"connection", b"close"))

@@ -34,27 +34,27 @@ logger = logging.getLogger("exotrio.manager.http")
 
 
 class OpenConnection:
-    """One connection that the gate counts.
+    """One connection that the limiter counts.
 
     Args:
-        gate: Which counts it.
-        scope: What it has to run in; the gate cancels it to close it at once.
+        limiter: Which counts it.
+        scope: What it has to run in; the limiter cancels it to close it at once.
 
     Attributes:
-        is_known: Whether one of its requests proved that its client has the key or a session.
+        is_authenticated: Whether one of its requests proved that its client has the key or a session.
     """
 
-    def __init__(self, gate: Gate, scope: trio.CancelScope) -> None:
-        self.gate = gate
+    def __init__(self, limiter: ConnectionLimiter, scope: trio.CancelScope) -> None:
+        self.limiter = limiter
         self.scope = scope
-        self.is_known = False
+        self.is_authenticated = False
 
-    def prove(self) -> None:
+    def mark_authenticated(self) -> None:
         """Take the limits of strangers off: a request on it came from somebody with the key or a session."""
-        if not self.is_known:
-            self.is_known = True
+        if not self.is_authenticated:
+            self.is_authenticated = True
             self.scope.deadline = math.inf
-            self.gate.proved(self)
+            self.limiter.count_authenticated(self)
 
     @contextmanager
     def idle(self, limit: float) -> Iterator[None]:
@@ -63,11 +63,11 @@ class OpenConnection:
         Args:
             limit: Seconds until it is to be closed anyway.
         """
-        with trio.CancelScope(deadline=trio.current_time() + limit) as scope, self.gate.marked_idle(scope):
+        with trio.CancelScope(deadline=trio.current_time() + limit) as scope, self.limiter.marked_idle(scope):
             yield
 
 
-class Gate:
+class ConnectionLimiter:
     """Counts connections and remembers which may be closed to make room.
 
     Those are the keyless ones, oldest first, and after them the idle ones, longest idle first.
@@ -81,7 +81,7 @@ class Gate:
         self._limit = limit
         self._max_keyless = max(MIN_KEYLESS, int(limit * KEYLESS))
         self._open = 0
-        self._known = 0
+        self._authenticated = 0
         # Both ordered by the time that is their value.
         self._keyless: dict[OpenConnection, float] = {}
         self._idle: dict[trio.CancelScope, float] = {}
@@ -97,7 +97,7 @@ class Gate:
     @property
     def crowded(self) -> bool:
         """Whether so many are open, not counting keyless ones, that none should be kept in order to wait."""
-        return self._known > CROWDED * self._limit
+        return self._authenticated > CROWDED * self._limit
 
     async def room(self) -> None:
         """Wait until one more connection fits, if need be in place of a keyless or an idle one."""
@@ -126,7 +126,7 @@ class Gate:
     def leave(self, connection: OpenConnection) -> None:
         """Stop counting a connection that is closed."""
         self._open -= 1
-        self._known -= connection.is_known
+        self._authenticated -= connection.is_authenticated
         self._keyless.pop(connection, None)
         self._changed.unpark_all()
         if self._open < self._limit // 2:
@@ -134,9 +134,9 @@ class Gate:
         if len(self._keyless) < self._max_keyless // 2:
             self._strangers_told = False
 
-    def proved(self, connection: OpenConnection) -> None:
+    def count_authenticated(self, connection: OpenConnection) -> None:
         """Count a connection among those that are not keyless."""
-        self._known += 1
+        self._authenticated += 1
         self._keyless.pop(connection, None)
         self._changed.unpark_all()
         if self.crowded and not self._crowd_told:

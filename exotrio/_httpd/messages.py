@@ -30,7 +30,7 @@ class Limits:
         write: A client that does not take a piece of 64 KiB (or a shorter answer) in this time is
             dropped. It is a limit on stalling, not on the whole answer: long streams are fine.
         keyless: All that a connection may take, from when it is opened to when its one answer is read,
-            unless one of its requests proves the key or a session (``prove``).
+            unless one of its requests proves the key or a session (``mark_authenticated``).
         max_head: Request line and headers. A long key, a proxy's headers and long names fit well.
         max_body: Request body. A batch of outcomes with long tracebacks fits.
         max_connections: Open connections. Half of them (at least 32) may be keyless. Above either the oldest

@@ -16,7 +16,7 @@ from typing import Any
 
 import trio
 
-from exotrio._httpd.server import Limits, open_listeners, serve_http, urls
+from exotrio._httpd import Limits, open_listeners, serve_http, urls
 from exotrio._runtime.runtime import Runtime
 from exotrio.errors import ExotrioError
 from exotrio.manager.security.access import LOOPBACK_HOSTS, host_name

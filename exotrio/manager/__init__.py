@@ -6,7 +6,7 @@ socket. ``serve`` listens on a port. ``create_app`` is the ASGI application behi
 
 from __future__ import annotations
 
-from exotrio._httpd.server import Limits
+from exotrio._httpd import Limits
 from exotrio.manager.api.app import create_app, embedded, serve
 from exotrio.manager.service import Service, open_service
 

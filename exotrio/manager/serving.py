@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from exotrio._httpd.server import open_listeners, serve_http, urls
+from exotrio._httpd import open_listeners, serve_http, urls
 from exotrio._util.settings import Settings, read_settings
 from exotrio.errors import PortBusy
 from exotrio.manager.api.app import create_app, loopback_names

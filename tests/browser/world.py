@@ -20,7 +20,7 @@ from uuid import UUID
 import httpx
 import trio
 
-from exotrio._httpd.server import open_listeners, serve_http, urls
+from exotrio._httpd import open_listeners, serve_http, urls
 from exotrio.manager import Service, create_app, open_service
 from exotrio.manager.api.app import loopback_names
 from exotrio.manager.engine import runs as runs_engine

@@ -9,8 +9,8 @@ from typing import Any
 import trio
 import trio.testing
 
+from exotrio._httpd import ConnectionLimiter, Limits
 from exotrio._httpd.connection import serve_connection
-from exotrio._httpd.server import Gate, Limits
 
 PATIENCE = 600.0
 """Seconds, mostly of virtual time: longer than all limits of the server together."""
@@ -56,7 +56,7 @@ async def converse(
 async def _serve(app: Any, stream: Any) -> None:
     limits = Limits()
     client = ("127.0.0.1", 50_000)
-    connection = Gate(limits.max_connections).enter(limits.keyless)
+    connection = ConnectionLimiter(limits.max_connections).enter(limits.keyless)
     with connection.scope:
         await serve_connection(app, stream, connection, limits=limits, stopping=trio.Event(), client=client)
     await trio.aclose_forcefully(stream)

@@ -21,18 +21,19 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.responses import Response as Reply
 from starlette.routing import Route
 
-from exotrio._httpd import limiter
-from exotrio._httpd.connection import serve_connection
-from exotrio._httpd.limiter import Gate, OpenConnection
-from exotrio._httpd.server import (
+from exotrio._httpd import (
     STOPPING,
     ClientDisconnected,
+    ConnectionLimiter,
     Limits,
+    limiter,
+    mark_authenticated,
     open_listeners,
-    prove,
     serve_http,
     urls,
 )
+from exotrio._httpd.connection import serve_connection
+from exotrio._httpd.limiter import OpenConnection
 from exotrio.errors import ConfigurationError, PortBusy
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -84,7 +85,7 @@ def keyed(app: Any) -> Any:
     """Let everybody who asks ``app`` count as somebody with the key."""
 
     async def proving(scope: Any, receive: Any, send: Any) -> None:
-        prove(scope)
+        mark_authenticated(scope)
         await app(scope, receive, send)
 
     return proving
@@ -228,7 +229,7 @@ async def connected(
     limits = limits or Limits()
 
     async def serve() -> None:
-        connection = Gate(limits.max_connections).enter(limits.keyless)
+        connection = ConnectionLimiter(limits.max_connections).enter(limits.keyless)
         with connection.scope:
             await serve_connection(
                 app if strangers else keyed(app),
@@ -852,7 +853,7 @@ async def test_a_slow_reader_that_makes_progress_is_not_dropped(
     async with trio.open_nursery() as nursery:
 
         async def serve() -> None:
-            connection = Gate(9).enter(limits.keyless)
+            connection = ConnectionLimiter(9).enter(limits.keyless)
             await serve_connection(keyed(app), theirs, connection, limits=limits, stopping=trio.Event())
 
         nursery.start_soon(serve)
@@ -876,7 +877,7 @@ async def test_a_client_without_a_key_gets_one_answer_for_each_connection() -> N
 async def test_a_client_without_a_key_has_a_time_in_all(autojump_clock: trio.testing.MockClock) -> None:
     ours, theirs = trio.testing.lockstep_stream_pair()
     limits = Limits(keyless=30)
-    connection = Gate(9).enter(limits.keyless)
+    connection = ConnectionLimiter(9).enter(limits.keyless)
 
     async def serve() -> None:
         with connection.scope:
@@ -900,7 +901,7 @@ async def test_who_proves_a_key_is_relieved_of_the_limits_of_strangers(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        prove(scope)
+        mark_authenticated(scope)
         await trio.sleep(1000)
         await respond(send)
 
@@ -1246,56 +1247,56 @@ async def test_while_every_connection_is_busy_new_ones_wait_their_turn() -> None
 async def test_an_idle_connection_is_closed_for_another_only_after_it_settled(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    gate = Gate(1)
-    connection = gate.enter(math.inf)
-    connection.prove()
+    connections = ConnectionLimiter(1)
+    connection = connections.enter(math.inf)
+    connection.mark_authenticated()
 
     async def idle() -> None:
         with connection.idle(math.inf):
             await trio.sleep_forever()
-        gate.leave(connection)
+        connections.leave(connection)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(idle)
         start = trio.current_time()
-        await gate.room()
+        await connections.room()
         assert trio.current_time() - start == pytest.approx(limiter.SETTLING)
-        gate.enter(math.inf).prove()
+        connections.enter(math.inf).mark_authenticated()
     # The idle one has left, so the new one fills the only place.
     with trio.move_on_after(10) as scope:
-        await gate.room()
+        await connections.room()
     assert scope.cancelled_caught
 
 
 async def test_clients_without_a_key_have_a_share_and_the_oldest_makes_room(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gate = Gate(1_000)
+    connections = ConnectionLimiter(1_000)
     for _ in range(100):
-        gate.enter(math.inf).prove()
+        connections.enter(math.inf).mark_authenticated()
     strangers: list[OpenConnection] = []
     for _ in range(1_200):
-        await gate.room()
-        strangers.append(gate.enter(math.inf))
+        await connections.room()
+        strangers.append(connections.enter(math.inf))
         if len(strangers) > 500:
-            gate.leave(strangers[len(strangers) - 501])
+            connections.leave(strangers[len(strangers) - 501])
     assert [each.scope.cancel_called for each in strangers] == [True] * 700 + [False] * 500
     assert trio.current_time() == pytest.approx(2 * limiter.KEYLESS_SETTLING)
-    assert not gate.crowded
+    assert not connections.crowded
     assert caplog.text.count("without a key was closed") == 1
 
 
 async def test_a_stranger_above_the_share_closes_no_idle_connection_of_others(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    gate = Gate(1_000)
-    known = gate.enter(math.inf)
-    known.prove()
+    connections = ConnectionLimiter(1_000)
+    known = connections.enter(math.inf)
+    known.mark_authenticated()
     with known.idle(math.inf):
         await trio.sleep(2 * limiter.SETTLING)
         # As several acceptors do, each of which found room before.
         for _ in range(510):
-            gate.enter(math.inf)
+            connections.enter(math.inf)
         await trio.sleep(limiter.SETTLING)
     assert trio.current_time() == pytest.approx(3 * limiter.SETTLING)
 

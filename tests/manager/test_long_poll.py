@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from exotrio._httpd.server import Gate, open_listeners, serve_http, urls
+from exotrio._httpd import ConnectionLimiter, open_listeners, serve_http, urls
 from exotrio.manager import create_app, serve
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -403,7 +403,9 @@ async def test_polls_leave_connections_for_those_who_have_something_to_say() -> 
             flow = await Flow.start(manager.api, place("b"))
             app, listeners = create_app(manager.service, key=KEY), await open_listeners("127.0.0.1", 0)
             (url,) = urls(listeners)
-            nursery.start_soon(partial(serve_http, app, listeners, stopping=stopping, gate=Gate(4)))
+            nursery.start_soon(
+                partial(serve_http, app, listeners, stopping=stopping, limiter=ConnectionLimiter(4))
+            )
 
             async def ask(what: Callable[[Api], Awaitable[httpx.Response]]) -> httpx.Response:
                 async with open_client(url=url, key=KEY) as client:

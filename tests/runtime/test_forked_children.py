@@ -99,7 +99,7 @@ def test_a_signal_ends_a_child(child: Child, number: signal.Signals) -> None:
 
 LISTEN_AND_FORK = """
 import os, time, trio
-from exotrio._httpd.server import open_listeners
+from exotrio._httpd import open_listeners
 
 async def main():
     (listener,) = await open_listeners("127.0.0.1", 0)

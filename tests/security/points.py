@@ -591,7 +591,7 @@ POINTS = (
     Point(
         "Strangers close no connection of somebody with the key.",
         ["security/test_crowd::test_clients_that_never_come_to_their_request_keep_nobody_out"],
-        Change(GATE, "        self._known += 1\n        self._keyless.pop(connection, None)\n", ""),
+        Change(GATE, "        self._authenticated += 1\n        self._keyless.pop(connection, None)\n", ""),
     ),
     Point(
         "Without a key a connection has a time in all.",
@@ -601,12 +601,12 @@ POINTS = (
     Point(
         "Without a key a connection gets one answer.",
         ["httpd/test_server::test_a_client_without_a_key_gets_one_answer_for_each_connection"],
-        Change("_httpd/exchange.py", " or not self._connection.is_known:", ":"),
+        Change("_httpd/exchange.py", " or not self._connection.is_authenticated:", ":"),
     ),
     Point(
         "With a session a browser keeps its connection.",
         ["security/test_crowd::test_a_browser_keeps_its_connection_once_somebody_is_signed_in"],
-        Change(DASHBOARD, "            prove(scope)\n", "            pass\n"),
+        Change(DASHBOARD, "            mark_authenticated(scope)\n", "            pass\n"),
     ),
     Point(
         "Of what strangers may send no more is read than a key needs, and for no longer.",

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from exotrio._httpd.server import Gate, Limits, open_listeners, serve_http, urls
+from exotrio._httpd import ConnectionLimiter, Limits, open_listeners, serve_http, urls
 from exotrio._util.settings import read_settings
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER, to_ms
 from exotrio.errors import ConfigurationError
@@ -27,7 +27,7 @@ from exotrio.manager.api.operations import METRICS, PROBES, operation_routes
 from exotrio.manager.api.runtimes import worker_routes
 from exotrio.manager.api.v0 import v0_routes
 from exotrio.manager.engine.leases import Terms
-from exotrio.manager.security.access import LOOPBACK_HOSTS, Access, Keyless, local
+from exotrio.manager.security.access import LOOPBACK_HOSTS, Access, SelfAuthenticatedApp, local
 from exotrio.manager.security.api_key import choose_key, is_loopback
 from exotrio.manager.service import Service, beside, open_service
 from exotrio.manager.store.clock import Clock
@@ -55,7 +55,7 @@ def create_app(
     cors_origins: Collection[str] = (),
     metrics: ManagerMetrics | None = None,
     open_metrics: bool = False,
-    dashboard: Keyless | None = None,
+    dashboard: SelfAuthenticatedApp | None = None,
 ) -> ASGIApp:
     """Return the ASGI application of a state manager.
 
@@ -243,12 +243,12 @@ async def serve(
         file = None if str(db) == MEMORY else _resolve(db)
         chosen = choose_key(key=key, key_file=key_file, settings=settings, host=host, db=file)
         hosts = {*loopback_names(host), *allowed_hosts} if is_loopback(host) else allowed_hosts or None
-        gate = Gate(limits.max_connections)
+        limiter = ConnectionLimiter(limits.max_connections)
         origins = [origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip()]
         # Here: whoever embeds a state manager without a port does not wait for templates to be loaded.
         from exotrio.manager.web import Dashboard
 
-        metrics = ManagerMetrics(service.store, lambda: gate.open)
+        metrics = ManagerMetrics(service.store, lambda: limiter.open)
         app = create_app(
             service,
             key=chosen.text,
@@ -276,7 +276,7 @@ async def serve(
             logger.info("serving %s, with the key from %s, on %s", db, chosen.source, " ".join(bound))
             # From here on the kernel queues connections, so callers may connect at once.
             task_status.started(bound)
-            await serve_http(app, listeners, limits=limits, grace=grace, gate=gate, stopping=stopping)
+            await serve_http(app, listeners, limits=limits, grace=grace, limiter=limiter, stopping=stopping)
 
 
 def _metrics_app(service: Service, metrics: ManagerMetrics, *, key: str, host: str) -> ASGIApp:

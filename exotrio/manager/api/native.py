@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from exotrio._httpd.server import CROWDED, STOPPING
+from exotrio._httpd import CROWDED, STOPPING
 from exotrio._wire.native import (
     HeartbeatRequest,
     ItemReply,

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from exotrio._httpd.server import STOPPING
+from exotrio._httpd import STOPPING
 from exotrio.errors import DatabaseError
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.api.v0 import Endpoint, routes_of

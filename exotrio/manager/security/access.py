@@ -15,7 +15,7 @@ import trio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from exotrio._httpd.server import prove
+from exotrio._httpd import mark_authenticated
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
 from exotrio.manager.api.json import reply
 
@@ -32,7 +32,7 @@ MAX_ADDRESSES = 10_000
 _LONGEST_UUID = len("urn:uuid:12345678-1234-5678-1234-567812345678")
 
 
-class Keyless(Protocol):
+class SelfAuthenticatedApp(Protocol):
     """An app beside the API that asks for no key with each request, but finds out itself who may come in."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
@@ -119,7 +119,7 @@ class Access:
         key: str,
         allowed_hosts: Collection[str] | None,
         open_paths: Collection[str] = ("/health",),
-        dashboard: Keyless | None = None,
+        dashboard: SelfAuthenticatedApp | None = None,
     ) -> None:
         self._app = app
         self._open_paths = frozenset(open_paths)
@@ -149,7 +149,7 @@ class Access:
         elif self._dashboard is not None and self._dashboard.serves(scope["path"]):
             await self._dashboard(scope, receive, send_with_id)
         elif self._is_key(key := headers.get(KEY_HEADER, "")):
-            prove(scope)
+            mark_authenticated(scope)
             await self._app(scope, receive, send_with_id)
         elif scope["path"] in self._open_paths:
             await self._app(scope, receive, send_with_id)

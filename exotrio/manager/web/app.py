@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from exotrio._httpd.server import prove
+from exotrio._httpd import mark_authenticated
 from exotrio.errors import DatabaseError
 from exotrio.manager.queries import namespaces as namespaces_queries
 from exotrio.manager.rules.errors import Refused
@@ -89,7 +89,7 @@ class Dashboard:
         session_id = request.cookies.get(cookie_name(request))
         if session_id is not None and self._sessions.find(session_id, used=False) is not None:
             # Here, since a browser loads style sheets with its session too, and needs no new connection.
-            prove(scope)
+            mark_authenticated(scope)
         await self._app(scope, receive, send)
 
     def serves(self, path: str) -> bool:
@@ -141,7 +141,7 @@ class Dashboard:
             if await self._tries.failed(client_address(request.scope), key):
                 problem += " Many wrong keys came from your address, so the answer took some seconds."
             return self._form(to, problem=problem, status=401)
-        prove(request.scope)
+        mark_authenticated(request.scope)
         answer = _see(to)
         self._set_cookie(request, answer, session_id)
         return answer

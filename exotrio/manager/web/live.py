@@ -8,7 +8,7 @@ from contextlib import suppress
 import trio
 from starlette.types import Receive, Scope, Send
 
-from exotrio._httpd.server import STOPPING
+from exotrio._httpd import STOPPING
 from exotrio.errors import DatabaseError
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.web.guard import HEADERS

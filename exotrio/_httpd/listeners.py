@@ -1,0 +1,112 @@
+"""Listening sockets of the HTTP server: bound to every address of a host, closed in forked children."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from ipaddress import IPv6Address, ip_address
+from socket import gaierror
+from weakref import WeakSet
+
+import trio
+
+from exotrio.errors import ConfigurationError, PortBusy
+
+_listeners: WeakSet[trio.SocketListener] = WeakSet()
+
+
+def _leave_to_parent() -> None:
+    """Give up the ports in a child that was forked (by a node, say): it may live on, and accepts nothing."""
+    for listener in _listeners:
+        # Detached: the descriptor may be another file's by the time at which the socket object goes.
+        if (fd := listener.socket.detach()) >= 0:
+            os.close(fd)
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+async def open_listeners(host: str, port: int, *, backlog: int | None = None) -> list[trio.SocketListener]:
+    """Bind and listen on every address of a host.
+
+    Args:
+        host: Address or name of an interface of this machine. Of a name's addresses those that this
+            machine lacks are left out (``localhost`` without IPv6), as long as one remains.
+        port: 0 to let the kernel choose one, the same for all addresses.
+        backlog: Connections the kernel keeps until they are accepted. Defaults to its maximum.
+
+    Returns:
+        Listeners that already queue connections; ``serve_http`` closes them.
+
+    Raises:
+        PortBusy: another process listens there.
+        ConfigurationError: the address cannot be used for another reason.
+    """
+    where = f"asked to listen on {host!r}, port {port}"
+    if not 0 <= port <= 65535:
+        raise ConfigurationError(f"{port} is no port", where=where, fix="choose one from 0 to 65535")
+    try:
+        found = await trio.socket.getaddrinfo(
+            host, port, type=trio.socket.SOCK_STREAM, flags=trio.socket.AI_PASSIVE
+        )
+    except (gaierror, UnicodeError) as error:
+        raise ConfigurationError(
+            f"the host {host!r} has no address: {error}",
+            where=where,
+            fix="use an address of this machine, such as 127.0.0.1",
+        ) from error
+    listeners: list[trio.SocketListener] = []
+    absent: OSError | None = None
+    try:
+        for address in dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found):
+            try:
+                listeners += await trio.open_tcp_listeners(port, host=address, backlog=backlog)
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                absent = error
+            else:
+                port = port or int(listeners[0].socket.getsockname()[1])
+        if not listeners and absent is not None:
+            raise absent
+    except BaseException as error:
+        for listener in listeners:
+            listener.socket.close()
+        if isinstance(error, OSError):
+            raise _bind_error(error, port, where) from error
+        raise
+    _listeners.update(listeners)
+    return listeners
+
+
+def _bind_error(error: OSError, port: int, where: str) -> PortBusy | ConfigurationError:
+    if error.errno == errno.EADDRINUSE:
+        return PortBusy(
+            f"port {port} is in use by another process",
+            where=where,
+            fix="choose another port, or 0 for any free one; or stop what listens there",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ConfigurationError(
+            f"this user may not listen on port {port}", where=where, fix="choose a port above 1023"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return ConfigurationError(
+            "the host is not an address of this machine",
+            where=where,
+            fix="use 127.0.0.1 for this machine only, 0.0.0.0 for every interface",
+        )
+    return ConfigurationError(f"cannot listen: {error.strerror or error}", where=where)
+
+
+def urls(listeners: Sequence[trio.SocketListener]) -> list[str]:
+    """Return the bound addresses as URLs, such as ``http://127.0.0.1:8000`` or ``http://[::1]:8000``."""
+    return [_url(*listener.socket.getsockname()[:2]) for listener in listeners]
+
+
+def _url(host: str, port: int) -> str:
+    if isinstance(ip_address(host), IPv6Address):
+        # The % before a zone must itself be escaped in a URL (RFC 6874).
+        host = f"[{host.replace('%', '%25')}]"
+    return f"http://{host}:{port}"
