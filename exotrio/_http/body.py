@@ -16,7 +16,7 @@ from typing import cast
 import httpx
 import trio
 
-from exotrio._http.response import unfit
+from exotrio._http.response import unusable
 
 MAX_ANSWER = 128 * 1024 * 1024
 """Bytes of an answer that are read into memory."""
@@ -61,13 +61,13 @@ async def pieces_of(response: httpx.Response, *, at: str, asked: str) -> AsyncGe
     try:
         coding = response.headers.get("content-encoding", "identity")[:50]
         if coding.lower() != "identity":
-            raise unfit(f"{at} answered in the coding {coding!r}, which was not asked for", asked)
+            raise unusable(f"{at} answered in the coding {coding!r}, which was not asked for", asked)
         stream = cast("httpx.AsyncByteStream", response.stream)
         async with aclosing(cast("AsyncGenerator[bytes]", aiter(stream))) as pieces:
             async for piece in pieces:
                 size += len(piece)
                 if size > MAX_ANSWER:
-                    raise unfit(f"{at} answered with more than {MAX_ANSWER} bytes", asked)
+                    raise unusable(f"{at} answered with more than {MAX_ANSWER} bytes", asked)
                 yield piece
     finally:
         with trio.CancelScope(deadline=trio.current_time() + CLOSE_TIMEOUT, shield=True):

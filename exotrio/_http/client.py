@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
 from exotrio._http.lookups import own_lookups
-from exotrio._http.response import Answer, TooSlow, judge, unfit
+from exotrio._http.response import Answer, ResponseTooSlow, parse_response, unusable
 from exotrio._util.events import Events, Requested
 from exotrio._util.json import NotJson, encode
 from exotrio._util.settings import URI_VARIABLE
@@ -39,7 +39,7 @@ log = logging.getLogger("exotrio")
 M = TypeVar("M", bound=BaseModel)
 
 REQUEST_TIMEOUT = 30.0
-SLOWEST_LINK = 32 * 1024
+MIN_BANDWIDTH = 32 * 1024
 """Bytes a second for which a request with a large body is given time beside ``REQUEST_TIMEOUT``."""
 CLOSE = 0.5
 """Seconds for closing connections: the last step of a stop."""
@@ -126,7 +126,7 @@ class HttpClient:
 
         Raises:
             ManagerUnavailable: no usable answer; ``sent`` says whether the request may have arrived.
-            TooSlow: the same, and the answer had begun to arrive.
+            ResponseTooSlow: the same, and the answer had begun to arrive.
             KeyRefused: 401 or 403.
             NotFound: 404.
             RequestRefused: any other 4xx, and redirects.
@@ -146,7 +146,7 @@ class HttpClient:
             raise ConfigurationError(
                 f"an argument cannot be sent as JSON: {error}", where=f"asked: {asked}"
             ) from error
-        timeout += len(content or b"") / SLOWEST_LINK
+        timeout += len(content or b"") / MIN_BANDWIDTH
         sending = _Sending()
         response: httpx.Response | None = None
         answered: bytes | None = None
@@ -155,7 +155,7 @@ class HttpClient:
             async with self._slots:
                 began = trio.current_time()
                 try:
-                    with self._told_as_ours(asked, sending):
+                    with self._translate_errors(asked, sending):
                         all_headers = self._headers(content, headers)
                         if last:
                             all_headers["connection"] = "close"
@@ -177,13 +177,13 @@ class HttpClient:
         if response is None:
             raise self._too_late(asked, sent=sending.sent)
         if answered is None:
-            raise TooSlow(
+            raise ResponseTooSlow(
                 f"the answer of {self._at} did not arrive as a whole within "
                 f"{timeout:.0f} s: {received} bytes did",
                 where=f"asked: {asked}",
                 fix="is the network to it slow, or overloaded?",
             )
-        return self._judge(response, answered, asked, accept)
+        return self._parse(response, answered, asked, accept)
 
     async def download(
         self, path: str, sink: Callable[[bytes], Awaitable[None]], *, patience: float, media_type: str
@@ -212,20 +212,20 @@ class HttpClient:
         received = 0
         with trio.CancelScope(deadline=trio.current_time() + patience) as scope:
             async with self._slots:
-                with self._told_as_ours(asked, sending):
+                with self._translate_errors(asked, sending):
                     response = await self._send(self._request("GET", path, None, headers, sending))
                 pieces: AsyncIterator[bytes] | None = None
                 try:
                     if response.headers.get("content-type") != media_type:
-                        with self._told_as_ours(asked, sending):
+                        with self._translate_errors(asked, sending):
                             async with aclosing(pieces_of(response, at=self._at, asked=asked)) as arriving:
                                 answered = b"".join([piece async for piece in arriving])
-                        self._judge(response, answered, asked, ())
-                        raise unfit(f"{self._at} answered with something that is not {media_type}", asked)
+                        self._parse(response, answered, asked, ())
+                        raise unusable(f"{self._at} answered with something that is not {media_type}", asked)
                     pieces = response.aiter_raw()
                     while True:
                         scope.deadline = trio.current_time() + REQUEST_TIMEOUT
-                        with self._told_as_ours(asked, sending):
+                        with self._translate_errors(asked, sending):
                             piece = await anext(pieces, None)
                         if piece is None:
                             break
@@ -238,7 +238,7 @@ class HttpClient:
         if scope.cancelled_caught:
             raise self._too_late(asked, sent=sending.sent)
         if response.headers.get("content-length") != str(received):
-            raise unfit(
+            raise unusable(
                 f"{self._at} answered with {received} bytes, which is not the length it had said", asked
             )
         return received
@@ -260,11 +260,11 @@ class HttpClient:
         request.stream = OnePiece(content or b"")
         return request
 
-    def _judge(self, response: httpx.Response, content: bytes, asked: str, accept: Collection[int]) -> Answer:
-        return judge(response, content, at=self._at, asked=asked, accept=accept)
+    def _parse(self, response: httpx.Response, content: bytes, asked: str, accept: Collection[int]) -> Answer:
+        return parse_response(response, content, at=self._at, asked=asked, accept=accept)
 
     @contextmanager
-    def _told_as_ours(self, asked: str, sending: _Sending) -> Iterator[None]:
+    def _translate_errors(self, asked: str, sending: _Sending) -> Iterator[None]:
         """Turn errors of httpx into ours."""
         import httpx
 

@@ -76,12 +76,12 @@ async def require_v0(http: HttpClient, namespace: str) -> None:
             _NodesReply, "GET", v0_path(namespace, "nodes", ""), timeout=DISCOVERY_TIMEOUT
         )
     except (NotFound, RequestRefused) as error:
-        raise stranger(http, "its nodes", f"it answered {error.status}", error) from error
+        raise not_a_manager(http, "its nodes", f"it answered {error.status}", error) from error
     if reply.namespace != namespace:
-        raise stranger(http, "its nodes", "it answered about another namespace")
+        raise not_a_manager(http, "its nodes", "it answered about another namespace")
 
 
-def stranger(
+def not_a_manager(
     http: HttpClient, asked_for: str, why: str, error: NotFound | RequestRefused | None = None
 ) -> ManagerUnavailable:
     """Return the error for an answer that no state manager gives."""

@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 
-LONGEST_DETAIL = 2_000
-LONGEST_RETRY_AFTER = 120.0
+MAX_DETAIL = 2_000
+MAX_RETRY_AFTER = 120.0
 """Seconds; a bogus header must not stop everything for a day."""
 
-_TURNED_AWAY = frozenset({408, 425, 429, 503})
+_NOT_ACCEPTED = frozenset({408, 425, 429, 503})
 _TOO_LARGE = frozenset({413, 414, 431})
 
 
-class TurnedAway(ManagerUnavailable):
+class NotAccepted(ManagerUnavailable):
     """The state manager itself said, in JSON, that it did not take the request (408, 425, 429, 503).
 
     Unlike a 502 of a proxy in between, this leaves nothing unknown.
     """
 
 
-class TooSlow(ManagerUnavailable):
+class ResponseTooSlow(ManagerUnavailable):
     """The answer had begun to arrive when its time was up. A smaller one might have come as a whole."""
 
 
@@ -73,7 +73,7 @@ class Answer:
             ) from None
 
 
-def judge(
+def parse_response(
     response: httpx.Response, content: bytes, *, at: str, asked: str, accept: Collection[int]
 ) -> Answer:
     """Return the answer in a response, or raise what it means.
@@ -105,7 +105,7 @@ def judge(
             raise RequestRefused(
                 f"{at} answered {status}: the request is too large", status=status, where=where
             ) from error
-        raise unfit(
+        raise unusable(
             f"{at} answered {status} with a body that is not JSON",
             asked,
             status=status,
@@ -117,7 +117,7 @@ def judge(
     raise _error(status, f"{at} answered {status}: {detail}", where, retry_after(response.headers))
 
 
-def unfit(
+def unusable(
     what: str, asked: str, *, status: int | None = None, retry_after: float | None = None
 ) -> ManagerUnavailable:
     """Return the error for an answer that no state manager gives."""
@@ -136,8 +136,8 @@ def _error(status: int, what: str, where: str, wait: float | None) -> ManagerErr
         return KeyRefused(what, status=status, where=where, fix=fix)
     if status == 404:
         return NotFound(what, status=status, where=where)
-    if status in _TURNED_AWAY:
-        return TurnedAway(what, status=status, where=where, retry_after=wait)
+    if status in _NOT_ACCEPTED:
+        return NotAccepted(what, status=status, where=where, retry_after=wait)
     if status >= 500:
         return ManagerUnavailable(what, status=status, where=where, retry_after=wait)
     return RequestRefused(what, status=status, where=where)
@@ -150,7 +150,7 @@ def one_line(error: ManagerError) -> str:
 
 def describe(body: Any) -> str:
     """Return what an error body says, in one text: its ``detail``, one line per problem."""
-    return "\n".join(problems_in(body))[:LONGEST_DETAIL]
+    return "\n".join(problems_in(body))[:MAX_DETAIL]
 
 
 def problems_in(body: Any) -> list[str]:
@@ -182,7 +182,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if not text:
         return None
     if text.isascii() and text.isdigit():
-        return float(min(int(text[:12]), int(LONGEST_RETRY_AFTER)))
+        return float(min(int(text[:12]), int(MAX_RETRY_AFTER)))
     try:
         due = parsedate_to_datetime(text).timestamp()
     except (ValueError, TypeError, OverflowError):
@@ -192,4 +192,4 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     except (ValueError, TypeError, OverflowError):
         now = time.time()
     seconds = due - now
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER) if math.isfinite(seconds) else None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER) if math.isfinite(seconds) else None

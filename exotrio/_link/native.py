@@ -19,7 +19,7 @@ import trio
 from pydantic import BaseModel, ValidationError
 
 from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
-from exotrio._http.response import TooSlow, TurnedAway, one_line
+from exotrio._http.response import ResponseTooSlow, NotAccepted, one_line
 from exotrio._link.port import Beating, Capabilities, Claim, Fate, Heard, Pulse, Settlement
 from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link, requeue_delay_ms
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
@@ -128,12 +128,12 @@ class NativeLink:
                     return claims
                 except ManagerError as error:
                     lost = isinstance(error, ManagerUnavailable) and error.sent
-                    unanswered = unanswered or (lost and not isinstance(error, TurnedAway))
+                    unanswered = unanswered or (lost and not isinstance(error, NotAccepted))
                     if not unanswered:
                         raise
                     attempt += 1
                     # One that was too slow would bring just as much, just as slowly.
-                    last = attempt == CLAIM_TRIES or isinstance(error, TooSlow)
+                    last = attempt == CLAIM_TRIES or isinstance(error, ResponseTooSlow)
                     if last or not isinstance(error, ManagerUnavailable):
                         await self._void(request.claim_id)
                         raise

@@ -22,7 +22,7 @@ import trio
 
 from exotrio._http.client import HttpClient
 from exotrio._http.discovery import require_v0
-from exotrio._http.response import TooSlow, TurnedAway, one_line
+from exotrio._http.response import ResponseTooSlow, NotAccepted, one_line
 from exotrio._link.port import Capabilities, Claim, ClaimLost, Fate, Heard, Pulse, Settlement
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._util.backoff import MAX_DELAY_MS, full_jitter
@@ -173,9 +173,9 @@ class V0Link:
                 patient=True,
             )
         except ManagerUnavailable as error:
-            if not error.sent or isinstance(error, TurnedAway):
+            if not error.sent or isinstance(error, NotAccepted):
                 raise
-            raise self._lost(most, error.what, too_slow=isinstance(error, TooSlow)) from error
+            raise self._lost(most, error.what, too_slow=isinstance(error, ResponseTooSlow)) from error
         finally:
             del self._shields[shield]
         states = answer.body.get("states") if isinstance(answer.body, dict) else None
@@ -270,7 +270,7 @@ class V0Link:
                 answer = await self._http.ask("POST", path, body=content, last=True)
                 answer.parse(OutcomeReply)
             except ManagerUnavailable as error:
-                if not earlier and (not error.sent or isinstance(error, TurnedAway)):
+                if not earlier and (not error.sent or isinstance(error, NotAccepted)):
                     self._forget(claim.state_id)
                 return Settlement(Fate.RETRY, one_line(error), error.retry_after, error.status)
             except ManagerError as error:

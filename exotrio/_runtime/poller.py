@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import trio
 
 from exotrio._execution.beside import Beside
-from exotrio._http.response import TooSlow
+from exotrio._http.response import ResponseTooSlow
 from exotrio._link.port import Claim, ClaimLost, Fate, Link
 from exotrio._nodes.base import BaseNode
 from exotrio._runtime.ledger import Held, Ledger, Stage
@@ -272,7 +272,7 @@ class _Poller:
         if isinstance(error, ManagerUnavailable) and error.retry_after is not None:
             self._pause = max(self._pause, error.retry_after)
         self._wakeable = False
-        if isinstance(error, TooSlow) or (isinstance(error, ClaimLost) and error.too_slow):
+        if isinstance(error, ResponseTooSlow) or (isinstance(error, ClaimLost) and error.too_slow):
             self._most = max(1, self.limit_asked // 2)
             log.warning(
                 "the answer to a claim of up to %d states arrived too slowly; the next one is of up to %d",

@@ -11,7 +11,7 @@ import trio
 from pydantic import BaseModel
 
 from exotrio._http.client import HttpClient
-from exotrio._http.discovery import discover, stranger
+from exotrio._http.discovery import discover, not_a_manager
 from exotrio._util.backoff import full_jitter
 from exotrio._wire.vocabulary import NATIVE_VERSION, native_path, v0_path
 from exotrio.errors import ManagerUnavailable, NotFound, RequestRefused
@@ -23,7 +23,7 @@ T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 TRIES = 4
-LONGEST_PAUSE = 5.0
+MAX_PAUSE = 5.0
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class Calls:
             try:
                 return await self.http.fetch(model, "GET", self.v0(what, *segments))
             except NotFound as error:
-                raise stranger(self.http, f"its {what}", "it answered 404", error) from error
+                raise not_a_manager(self.http, f"its {what}", "it answered 404", error) from error
 
         return await self.repeat(ask)
 
@@ -117,7 +117,7 @@ class Calls:
                     raise
                 self._server.native = None  # another server may answer next
                 pause = max(full_jitter(attempt, base=0.25, cap=2.0), error.retry_after or 0.0)
-                await trio.sleep(min(pause, LONGEST_PAUSE))
+                await trio.sleep(min(pause, MAX_PAUSE))
         return await call()
 
     async def is_native(self) -> bool:

@@ -16,7 +16,7 @@ from exotrio.errors import GraphInvalid, ManagerError, ManagerUnavailable, Reque
 
 VALIDATION_PATIENCE = 60.0
 """Seconds for which a trigger waits until a graph is validated."""
-FIRST_LOOK, LONGEST_PAUSE = 0.05, 1.0
+FIRST_LOOK, MAX_PAUSE = 0.05, 1.0
 
 
 async def trigger(
@@ -62,7 +62,7 @@ async def _is_valid_by_now(calls: Calls, name: str) -> bool:
             if status != ValidationStatus.PENDING:
                 return bool(status == ValidationStatus.VALID)
             await trio.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+            pause = min(pause * 2, MAX_PAUSE)
     return False
 
 

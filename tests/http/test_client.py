@@ -25,7 +25,7 @@ from exotrio._http import endpoint as endpoint_http
 from exotrio._http.client import HttpClient
 from exotrio._http.discovery import discover
 from exotrio._http.endpoint import Endpoint, resolve_endpoint
-from exotrio._http.response import TurnedAway, retry_after
+from exotrio._http.response import NotAccepted, retry_after
 from exotrio.errors import (
     ConfigurationError,
     KeyRefused,
@@ -84,14 +84,14 @@ async def test_an_answer_is_parsed_and_the_key_and_a_fresh_request_id_are_sent()
         (403, KeyRefused),
         (404, NotFound),
         (405, RequestRefused),
-        (408, TurnedAway),
+        (408, NotAccepted),
         (409, RequestRefused),
         (422, RequestRefused),
-        (425, TurnedAway),
-        (429, TurnedAway),
+        (425, NotAccepted),
+        (429, NotAccepted),
         (500, ManagerUnavailable),
         (502, ManagerUnavailable),
-        (503, TurnedAway),
+        (503, NotAccepted),
     ],
 )
 async def test_each_status_becomes_its_own_error(status: int, kind: type[ManagerError]) -> None:
@@ -355,7 +355,7 @@ async def test_a_html_502_of_a_proxy_is_no_usable_answer() -> None:
             await http.ask("GET", "/ping")
         await http.aclose()
     assert caught.value.status == 502
-    assert not isinstance(caught.value, TurnedAway)
+    assert not isinstance(caught.value, NotAccepted)
 
 
 async def test_a_request_cancelled_while_its_body_is_sent_leaves_nothing_to_collect() -> None:

@@ -15,7 +15,7 @@ import exotrio._http.body
 from exotrio import BaseNode, Graph, GraphNodeModel, ManagerUnavailable, Runtime, StateManager
 from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
-from exotrio._http.response import TooSlow
+from exotrio._http.response import ResponseTooSlow
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.manager import embedded
 from tests.support.doubles import NativeServer, V0Server
@@ -149,7 +149,7 @@ async def test_a_large_body_gets_the_time_that_a_slow_link_needs(autojump_clock:
 async def test_an_answer_that_arrives_too_slowly_says_how_much_of_it_did(autojump_clock: MockClock) -> None:
     double = Double(lambda _: answer(200, {"text": "x" * (40 * RATE)}))
     http = slow_client(double)
-    with pytest.raises(TooSlow, match="did not arrive as a whole within 30 s: 7250000 bytes did"):
+    with pytest.raises(ResponseTooSlow, match="did not arrive as a whole within 30 s: 7250000 bytes did"):
         await http.ask("GET", "/ping")
     assert (await http.ask("GET", "/ping", patient=True)).status == 200
 
@@ -163,7 +163,7 @@ async def test_an_answer_that_only_begins_too_late_is_not_said_to_be_too_large(
 
     with pytest.raises(ManagerUnavailable) as caught:
         await HttpClient(Double(silent).endpoint).ask("GET", "/ping")
-    assert not isinstance(caught.value, TooSlow)
+    assert not isinstance(caught.value, ResponseTooSlow)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "gzip, gzip"])
