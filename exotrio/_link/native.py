@@ -19,7 +19,7 @@ import trio
 from pydantic import BaseModel, ValidationError
 
 from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
-from exotrio._http.response import ResponseTooSlow, NotAccepted, one_line
+from exotrio._http.response import NotAccepted, ResponseTooSlow, one_line
 from exotrio._link.port import Beating, Capabilities, Claim, Fate, Heard, Pulse, Settlement
 from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link, requeue_delay_ms
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued

@@ -22,7 +22,7 @@ import trio
 
 from exotrio._http.client import HttpClient
 from exotrio._http.discovery import require_v0
-from exotrio._http.response import ResponseTooSlow, NotAccepted, one_line
+from exotrio._http.response import NotAccepted, ResponseTooSlow, one_line
 from exotrio._link.port import Capabilities, Claim, ClaimLost, Fate, Heard, Pulse, Settlement
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._util.backoff import MAX_DELAY_MS, full_jitter
