@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from exotrio._nodes.base import BaseNode, Stopping
     from exotrio._nodes.fields import from_text, to_text
     from exotrio._nodes.signals import PruneSignal, ReQueueAfterSignal
-    from exotrio._runtime.ledger import Summary
     from exotrio._runtime.lifecycle import Phase
     from exotrio._runtime.runtime import Runtime
+    from exotrio._runtime.summary import Summary
     from exotrio._version import VERSION
     from exotrio.client._state_manager import StateManager
     from exotrio.errors import (
@@ -61,7 +61,7 @@ _HOMES = {
         "CronTrigger Graph GraphNodeModel RetryPolicyModel RetryStrategyEnum StoreConfigModel UnitesModel "
         "UnitesStrategyEnum"
     ),
-    "_runtime.ledger": "Summary",
+    "_runtime.summary": "Summary",
     "_runtime.lifecycle": "Phase",
     "_nodes.base": "BaseNode Stopping",
     "_runtime.runtime": "Runtime",

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exotrio._link.port import Claim
-    from exotrio._runtime.lifecycle import Phase
 
 
 @dataclass(slots=True)
@@ -33,7 +32,8 @@ class StateContext:
 
 
 state_context: ContextVar[StateContext | None] = ContextVar("exotrio_state", default=None)
-phase_context: ContextVar[Callable[[], Phase] | None] = ContextVar("exotrio_phase", default=None)
+phase_context: ContextVar[Callable[[], str] | None] = ContextVar("exotrio_phase", default=None)
+"""Returns the phase of the runtime that the line comes from."""
 
 
 def hide(redactor: Redactor) -> None:

@@ -16,7 +16,7 @@ from exotrio._execution.executor import Executor
 from exotrio._http.endpoint import Endpoint
 from exotrio._link.port import Link
 from exotrio._runtime.heartbeat import heartbeat
-from exotrio._runtime.ledger import Held, Ledger
+from exotrio._runtime.ledger import HeldClaim, Ledger
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.options import LinkKind, Options
 from exotrio._runtime.outage import Outage
@@ -125,15 +125,17 @@ class Engine:
         )
         nursery.start_soon(beat, name="heartbeat")
 
-    async def _work(self, link: Link, outbox: Outbox | None, beside: Beside, replayed: list[Held]) -> None:
+    async def _work(
+        self, link: Link, outbox: Outbox | None, beside: Beside, replayed: list[HeldClaim]
+    ) -> None:
         o, stop, ledger = self.options, self.stop, self.ledger
         executor = Executor(o.nodes, link.secrets, beside, self.owns_signals)
-        claimed_in, claimed = trio.open_memory_channel[Held](o.batch_size)
+        claimed_in, claimed = trio.open_memory_channel[HeldClaim](o.batch_size)
         # Never full, so that finished work never waits where it can be cancelled: the poller claims up
         # to batch_size more while at most batch_size + workers are undelivered, workers run, and as many
         # wait to run alone.
         most_held = 2 * o.batch_size + 3 * o.workers
-        done_in, done = trio.open_memory_channel[Held](most_held + len(replayed))
+        done_in, done = trio.open_memory_channel[HeldClaim](most_held + len(replayed))
         for held in replayed:
             done_in.send_nowait(held)
 
@@ -151,7 +153,7 @@ class Engine:
                 from exotrio._runtime.outbox import keep
 
                 # Between the workers and the reporter: what waits for its delivery is safe by then.
-                finished_in, finished = trio.open_memory_channel[Held](most_held)
+                finished_in, finished = trio.open_memory_channel[HeldClaim](most_held)
                 spawn(keep, finished, done_in.clone(), outbox=outbox)
             for _ in range(o.workers):
                 spawn(work, claimed.clone(), finished_in.clone(), executor=executor)

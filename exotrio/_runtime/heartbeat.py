@@ -35,7 +35,7 @@ import trio
 
 from exotrio._link.port import Beating, Claim, Heard, Link, Pulse
 from exotrio._nodes.base import Stopping
-from exotrio._runtime.ledger import Held, Ledger, Stage
+from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.outage import Outage
 from exotrio._runtime.stop import CLOSE, Stop
@@ -136,7 +136,7 @@ class _Beaten:
         age: Returns how many seconds ago it was sent.
     """
 
-    held: list[tuple[Held, Claim]]
+    held: list[tuple[HeldClaim, Claim]]
     running: list[bool]
     heard: Heard | None
     age: Callable[[], float]
@@ -178,7 +178,7 @@ class _Ear:
             log.warning("the state manager asks this runtime to drain")
             self.stop.ask(self.grace, "the state manager")
 
-    def _taken_away(self, held: Held, why: Stopping) -> None:
+    def _taken_away(self, held: HeldClaim, why: Stopping) -> None:
         if held.forfeited:
             return
         what = "its lease is lost"
@@ -196,7 +196,7 @@ class _Ear:
             held.execution.cancel(why)
         # Else it is finished. Its outcome is sent: only the state manager knows whether it comes too late.
 
-    def _note_loss(self, held: Held, why: Stopping) -> None:
+    def _note_loss(self, held: HeldClaim, why: Stopping) -> None:
         if why is Stopping.LEASE_LOST and self.ledger.events:
             self.ledger.events.tell(LeaseLost(held.claim.node_name))
 

@@ -22,6 +22,7 @@ import trio
 from exotrio._nodes.base import Stopping
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._nodes.progress import Progress
+from exotrio._runtime.summary import Summary
 from exotrio._util.events import Events, StateEnded
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Stage(Enum):
 
 
 @dataclass(eq=False, slots=True)
-class Held:
+class HeldClaim:
     """One claimed state. Compared by identity: a state handed back and claimed again is held anew.
 
     Attributes:
@@ -136,54 +137,6 @@ class Held:
         return f"state {self.claim.state_id} ({self.claim.node_name} as {self.claim.identifier})"
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """How a run of a runtime went, in states.
-
-    Attributes:
-        completed: Outputs delivered.
-        pruned: Branches ended by ``PruneSignal``, delivered.
-        requeued: Sent back by ``ReQueueAfterSignal``, delivered.
-        errored: Errors delivered.
-        released: Handed back without having been run.
-        cancelled: Cancelled while running, then handed back.
-        dropped: Finished, but the state was no longer ours when it was reported.
-        lost_leases: Given to another worker before they were finished here.
-        run_cancelled: Ended because their run was cancelled.
-        unknown: Perhaps delivered: the answer never came, and asking again could do harm.
-        abandoned: Not delivered: still held at the state manager.
-        kept: Not delivered yet, but in the outbox: sent at the next start.
-        lost_claims: Most states that claims may have taken whose answers never came.
-        left_behind: Ids of the states counted under ``unknown``, ``abandoned`` and ``kept``.
-    """
-
-    completed: int = 0
-    pruned: int = 0
-    requeued: int = 0
-    errored: int = 0
-    released: int = 0
-    cancelled: int = 0
-    dropped: int = 0
-    lost_leases: int = 0
-    run_cancelled: int = 0
-    unknown: int = 0
-    abandoned: int = 0
-    kept: int = 0
-    lost_claims: int = 0
-    left_behind: tuple[str, ...] = ()
-
-    @property
-    def exit_code(self) -> int:
-        """0 if everything was delivered or handed back; 75 if something is left behind or unknown."""
-        return 75 if self.unknown or self.abandoned or self.kept or self.lost_claims else 0
-
-    def __str__(self) -> str:
-        always = ("completed", "errored", "released", "cancelled", "unknown", "abandoned")
-        more = ("pruned", "requeued", "dropped", "lost_leases", "run_cancelled", "kept", "lost_claims")
-        shown = [name for name in (*always, *more) if name in always or getattr(self, name)]
-        return ", ".join(f"{name.replace('_', ' ')} {getattr(self, name)}" for name in shown)
-
-
 def seconds_asleep() -> float:
     """Return the seconds for which this machine was suspended since it was started; 0 if it does not tell."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
@@ -212,14 +165,14 @@ class Ledger:
     answered: int = 0
     reported: int = 0
     ttl: float | None = None
-    on_gone: Callable[[Held], None] = lambda held: None
+    on_gone: Callable[[HeldClaim], None] = lambda held: None
     beat_now: Callable[[], None] = lambda: None
     events: Events = field(default_factory=Events)
     asleep: Callable[[], float] = seconds_asleep
-    alone: list[Held] = field(default_factory=list)
+    alone: list[HeldClaim] = field(default_factory=list)
     runs_alone: bool = False
-    _held: dict[Held, None] = field(default_factory=dict)
-    _by_state: dict[str, Held] = field(default_factory=dict)
+    _held: dict[HeldClaim, None] = field(default_factory=dict)
+    _by_state: dict[str, HeldClaim] = field(default_factory=dict)
     _stages: Counter[Stage] = field(default_factory=Counter)
     _active: Counter[str] = field(default_factory=Counter)
     _counts: Counter[str] = field(default_factory=Counter)
@@ -230,7 +183,7 @@ class Ledger:
         """Return Trio's time and that of all suspends, which pass for leases and not for Trio."""
         return trio.current_time() + self.asleep()
 
-    def add(self, claim: Claim, asked: float = math.inf) -> Held | None:
+    def add(self, claim: Claim, asked: float = math.inf) -> HeldClaim | None:
         """Take a claim into the books, which was ``asked`` for at that time on the clock of ``now``.
 
         Returns:
@@ -239,7 +192,7 @@ class Ledger:
         """
         known = self._by_state.get(claim.state_id)
         if known is None or not self.holds(claim):
-            held = Held(claim, clock=self.now)
+            held = HeldClaim(claim, clock=self.now)
             self._hold(held)
             self._active[claim.node_name] += 1
         else:
@@ -265,14 +218,14 @@ class Ledger:
         known = self._by_state.get(claim.state_id)
         return known is not None and not known.is_handed_back
 
-    def restore(self, claim: Claim, outcome: Outcome, entry: int) -> Held:
+    def restore(self, claim: Claim, outcome: Outcome, entry: int) -> HeldClaim:
         """Take an outcome of an earlier process into the books, which only has to be delivered."""
-        held = Held(claim, Stage.DONE, outcome=outcome, entry=entry, clock=self.now)
+        held = HeldClaim(claim, Stage.DONE, outcome=outcome, entry=entry, clock=self.now)
         self._hold(held)
         self.notify()
         return held
 
-    def run(self, held: Held, execution: Execution) -> None:
+    def run(self, held: HeldClaim, execution: Execution) -> None:
         """A worker runs it now."""
         held.execution = execution
         held.taken_at = trio.current_time()
@@ -280,7 +233,7 @@ class Ledger:
         if held.claim.announce:
             self.beat_now()
 
-    def done(self, held: Held, outcome: Outcome | None) -> bool:
+    def done(self, held: HeldClaim, outcome: Outcome | None) -> bool:
         """Its outcome is known; None releases it. False if it was given up before: drop the outcome."""
         if held not in self._held or held.stage is Stage.DONE:
             return False
@@ -289,7 +242,7 @@ class Ledger:
         self._move(held, Stage.DONE)
         return True
 
-    def settle(self, held: Held) -> None:
+    def settle(self, held: HeldClaim) -> None:
         """It was delivered."""
         match held.outcome:
             case None:
@@ -307,33 +260,33 @@ class Ledger:
         self.reported += held.outcome is not None
         self._remove(held, kind)
 
-    def forfeit(self, held: Held) -> None:
+    def forfeit(self, held: HeldClaim) -> None:
         """It was taken from us, and there is nothing to report. ``forfeited`` says how."""
         kind = "run_cancelled" if held.forfeited is Stopping.RUN_CANCELLED else "lost_leases"
         self._remove(held, kind)
 
-    def drop(self, held: Held) -> None:
+    def drop(self, held: HeldClaim) -> None:
         """It was no longer ours."""
         self.answered += 1
         self._remove(held, "dropped")
 
-    def lose(self, held: Held) -> None:
+    def lose(self, held: HeldClaim) -> None:
         """Its fate is unknown."""
         self._remove(held, "unknown")
 
-    def abandon(self, held: Held) -> None:
+    def abandon(self, held: HeldClaim) -> None:
         """It stays behind."""
         self._remove(held, "abandoned")
 
-    def keep(self, held: Held) -> None:
+    def keep(self, held: HeldClaim) -> None:
         """It is delivered by the next process, from the outbox."""
         self._remove(held, "kept")
 
-    def all(self, *stages: Stage) -> list[Held]:
+    def all(self, *stages: Stage) -> list[HeldClaim]:
         """Return what is held in these stages, oldest first."""
         return [held for held in self._held if held.stage in stages]
 
-    def leased(self) -> list[Held]:
+    def leased(self) -> list[HeldClaim]:
         """Return what is held under leases, oldest first, but for what is being released.
 
         From any thread, also while this one is in the middle of a change.
@@ -342,7 +295,7 @@ class Ledger:
         # the ledger does without a lock for a reader who comes every 20 s.
         return [held for held in list(self._held) if held.is_leased]
 
-    def snapshot(self) -> list[Held]:
+    def snapshot(self) -> list[HeldClaim]:
         """Return all that is held, oldest first. From any thread, as ``leased``."""
         return list(self._held)
 
@@ -354,7 +307,7 @@ class Ledger:
         """Return how many of one node wait for a worker or run."""
         return self._active[node_name]
 
-    def __contains__(self, held: Held) -> bool:
+    def __contains__(self, held: HeldClaim) -> bool:
         return held in self._held
 
     @property
@@ -399,12 +352,12 @@ class Ledger:
         """Return the counts so far."""
         return Summary(**self._counts, lost_claims=lost_claims, left_behind=tuple(self._left))
 
-    def _hold(self, held: Held) -> None:
+    def _hold(self, held: HeldClaim) -> None:
         self._held[held] = None
         self._by_state[held.claim.state_id] = held
         self._stages[held.stage] += 1
 
-    def _move(self, held: Held, stage: Stage) -> None:
+    def _move(self, held: HeldClaim, stage: Stage) -> None:
         self._leave_stage(held)
         held.stage = stage
         self._stages[stage] += 1
@@ -413,19 +366,19 @@ class Ledger:
             self._let_others_begin(held)
         self.notify()
 
-    def _note_end(self, held: Held) -> None:
+    def _note_end(self, held: HeldClaim) -> None:
         if held.stage is Stage.RUNNING:
             held.duration = trio.current_time() - held.taken_at
 
-    def _leave_stage(self, held: Held) -> None:
+    def _leave_stage(self, held: HeldClaim) -> None:
         self._stages[held.stage] -= 1
         self._active[held.claim.node_name] -= held.stage is not Stage.DONE
 
-    def _let_others_begin(self, held: Held) -> None:
+    def _let_others_begin(self, held: HeldClaim) -> None:
         if held in self.alone:
             self.alone.remove(held)
 
-    def _remove(self, held: Held, kind: str) -> None:
+    def _remove(self, held: HeldClaim, kind: str) -> None:
         if kind != "kept":
             self.on_gone(held)
         # What was written off at the end of the flush may still hear its answer.

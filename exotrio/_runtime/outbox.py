@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from exotrio._runtime.ledger import Held, Ledger
+from exotrio._runtime.ledger import HeldClaim, Ledger
 from exotrio._runtime.outbox_store import Mark, Store
 from exotrio._runtime.stop import Stop
 
@@ -80,8 +80,8 @@ async def _in_thread(function: Callable[..., T], *args: Any) -> T:
 
 
 async def keep(
-    finished: trio.MemoryReceiveChannel[Held],
-    done: trio.MemorySendChannel[Held],
+    finished: trio.MemoryReceiveChannel[HeldClaim],
+    done: trio.MemorySendChannel[HeldClaim],
     *,
     outbox: Outbox,
     ledger: Ledger,
@@ -114,16 +114,16 @@ class Outbox:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._new: list[Held] = []
+        self._new: list[HeldClaim] = []
         self._marks: list[Mark] = []
         self._gone: list[int] = []
         self._wake = trio.Event()
         self._broken = False
 
-    def restore(self, ledger: Ledger) -> list[Held]:
+    def restore(self, ledger: Ledger) -> list[HeldClaim]:
         """Take what an earlier process left into the books; return what is to be sent now."""
         ledger.on_gone = self.forget
-        held: list[Held] = []
+        held: list[HeldClaim] = []
         for entry in self._store.left:
             known = ledger.restore(entry.claim, entry.outcome, entry.id)
             if entry.begun and known.unrepeatable:
@@ -141,7 +141,7 @@ class Outbox:
         return held
 
     async def take(
-        self, finished: trio.MemoryReceiveChannel[Held], done: trio.MemorySendChannel[Held]
+        self, finished: trio.MemoryReceiveChannel[HeldClaim], done: trio.MemorySendChannel[HeldClaim]
     ) -> None:
         """Queue outcomes to be written; pass releases on."""
         async for held in finished:
@@ -151,7 +151,7 @@ class Outbox:
                 self._new.append(held)
                 self._wake.set()
 
-    async def write(self, done: trio.MemorySendChannel[Held]) -> None:
+    async def write(self, done: trio.MemorySendChannel[HeldClaim]) -> None:
         """Write what is queued, as much as there is with one sync. Never returns unless cancelled."""
         while True:
             await self._wake.wait()
@@ -178,7 +178,7 @@ class Outbox:
             for mark in marks:
                 mark.done.set()
 
-    async def mark(self, batch: Sequence[Held]) -> bool:
+    async def mark(self, batch: Sequence[HeldClaim]) -> bool:
         """Note that these are about to be sent and must not be repeated. False if that fails.
 
         Cancellation:
@@ -193,11 +193,11 @@ class Outbox:
             raise
         return mark.written
 
-    def unmark(self, batch: Sequence[Held]) -> None:
+    def unmark(self, batch: Sequence[HeldClaim]) -> None:
         """Note some time soon that these were not sent after all."""
         self._ask(Mark([held.entry for held in batch if held.entry is not None], begun=False))
 
-    def forget(self, held: Held) -> None:
+    def forget(self, held: HeldClaim) -> None:
         """Remove an outcome some time soon: it is delivered, or never will be."""
         if held.entry is not None:
             self._gone.append(held.entry)

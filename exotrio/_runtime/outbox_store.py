@@ -22,7 +22,7 @@ import trio
 
 from exotrio._link.port import Claim
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
-from exotrio._runtime.ledger import Held
+from exotrio._runtime.ledger import HeldClaim
 from exotrio._util.json import NotJson, decode, encode, sendable
 from exotrio.errors import ConfigurationError, DatabaseBusy
 
@@ -105,7 +105,7 @@ class Store:
                 self._db.close()
                 raise
 
-    def write(self, new: Sequence[Held], marks: Sequence[Mark], gone: Sequence[int]) -> list[int | None]:
+    def write(self, new: Sequence[HeldClaim], marks: Sequence[Mark], gone: Sequence[int]) -> list[int | None]:
         """Write all of it, durably, or nothing.
 
         Returns:
@@ -253,7 +253,7 @@ def _where() -> str:
 _CLAIM = ("state_id", "node_name", "identifier", "graph_name", "run_id", "token", "attempt", "deliveries")
 
 
-def _body(held: Held) -> bytes | None:
+def _body(held: HeldClaim) -> bytes | None:
     kind: str
     value: Any
     match held.outcome:

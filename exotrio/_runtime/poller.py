@@ -12,7 +12,7 @@ from exotrio._execution.beside import Beside
 from exotrio._http.response import ResponseTooSlow
 from exotrio._link.port import Claim, ClaimLost, Fate, Link
 from exotrio._nodes.base import BaseNode
-from exotrio._runtime.ledger import Held, Ledger, Stage
+from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
 from exotrio._runtime.outage import Outage
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.worker import pass_on
@@ -32,8 +32,8 @@ creates next states in the background: they are not there yet when the outcome i
 
 
 async def poll(
-    claimed: trio.MemorySendChannel[Held],
-    done: trio.MemorySendChannel[Held],
+    claimed: trio.MemorySendChannel[HeldClaim],
+    done: trio.MemorySendChannel[HeldClaim],
     *,
     link: Link,
     ledger: Ledger,
@@ -43,7 +43,7 @@ async def poll(
     batch_size: int,
     workers: int,
     poll_interval: float,
-    replayed: Sequence[Held] = (),
+    replayed: Sequence[HeldClaim] = (),
 ) -> None:
     """Claim states until a stop is asked for. Closes both channel ends.
 
@@ -85,9 +85,9 @@ async def poll(
                     await poller.pause()
 
 
-def _take(claims: Sequence[Claim], asked: float, ledger: Ledger) -> list[Held]:
+def _take(claims: Sequence[Claim], asked: float, ledger: Ledger) -> list[HeldClaim]:
     """Take claims into the books; return what is new there."""
-    taken: list[Held] = []
+    taken: list[HeldClaim] = []
     for claim in claims:
         held = ledger.add(claim, asked)
         if held is not None:
@@ -100,7 +100,7 @@ def _take(claims: Sequence[Claim], asked: float, ledger: Ledger) -> list[Held]:
     return taken
 
 
-async def _return(surplus: list[Held], link: Link, ledger: Ledger) -> None:
+async def _return(surplus: list[HeldClaim], link: Link, ledger: Ledger) -> None:
     """Hand back states that were not asked for. Not through the reporter, which has no room for them."""
     if not surplus:
         return
@@ -117,7 +117,7 @@ async def _return(surplus: list[Held], link: Link, ledger: Ledger) -> None:
             ledger.lose(held)
 
 
-def _is_over(held: Held, ledger: Ledger) -> bool:
+def _is_over(held: HeldClaim, ledger: Ledger) -> bool:
     # Not for ever: an outcome that the server fails at is only found out while others get through.
     return held not in ledger or held.tries >= PATIENCE
 
@@ -130,7 +130,7 @@ class _Poller:
         link: Link,
         ledger: Ledger,
         stop: Stop,
-        claimed: trio.MemorySendChannel[Held],
+        claimed: trio.MemorySendChannel[HeldClaim],
         nodes: Mapping[str, type[BaseNode]],
         beside: Beside,
         batch_size: int,

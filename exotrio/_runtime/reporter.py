@@ -13,7 +13,7 @@ import trio
 from exotrio._execution.error_text import bounded
 from exotrio._link.port import Fate, Link, Settlement
 from exotrio._nodes.outcome import Errored
-from exotrio._runtime.ledger import Held, Ledger
+from exotrio._runtime.ledger import HeldClaim, Ledger
 from exotrio._runtime.outage import Outage
 from exotrio._runtime.stop import Stop
 from exotrio._util.backoff import full_jitter
@@ -35,8 +35,8 @@ FLUSH_DELAY = 0.5
 
 
 async def report(
-    done: trio.MemoryReceiveChannel[Held],
-    again: trio.MemorySendChannel[Held],
+    done: trio.MemoryReceiveChannel[HeldClaim],
+    again: trio.MemorySendChannel[HeldClaim],
     *,
     link: Link,
     ledger: Ledger,
@@ -53,7 +53,7 @@ async def report(
         outbox: Told before something is sent that must not be repeated.
 
     Cancellation:
-        What is not delivered stays in the ledger; ``Held.in_flight`` tells whether its last try
+        What is not delivered stays in the ledger; ``HeldClaim.in_flight`` tells whether its last try
         was cut off.
     """
     async with done, again, trio.open_nursery() as nursery:
@@ -67,14 +67,14 @@ class _Reporter:
     link: Link
     ledger: Ledger
     stop: Stop
-    again: trio.MemorySendChannel[Held]
+    again: trio.MemorySendChannel[HeldClaim]
     nursery: trio.Nursery
     outbox: Outbox | None
     first: trio.Lock = field(default_factory=trio.Lock)
     collecting: trio.Lock = field(default_factory=trio.Lock)
     outage: Outage = field(default_factory=lambda: Outage(log, "reporting"))
 
-    async def deliver(self, done: trio.MemoryReceiveChannel[Held]) -> None:
+    async def deliver(self, done: trio.MemoryReceiveChannel[HeldClaim]) -> None:
         """Deliver one item or batch after the other."""
         async with done:
             while True:
@@ -105,9 +105,9 @@ class _Reporter:
             if not waiting.cancelled_caught:
                 self.first.release()
 
-    def _more(self, first: Held, done: trio.MemoryReceiveChannel[Held]) -> list[Held]:
+    def _more(self, first: HeldClaim, done: trio.MemoryReceiveChannel[HeldClaim]) -> list[HeldClaim]:
         """Take what else is ready and goes to the same route."""
-        more: list[Held] = []
+        more: list[HeldClaim] = []
         while len(more) < LARGEST_BATCH - 1:
             try:
                 held = done.receive_nowait()
@@ -119,7 +119,7 @@ class _Reporter:
             more.append(held)
         return more
 
-    async def _send(self, batch: list[Held]) -> None:
+    async def _send(self, batch: list[HeldClaim]) -> None:
         if risky := [held for held in batch if self._is_marked(held)]:
             assert self.outbox is not None, "what has an entry came through the outbox"
             if not await self.outbox.mark(risky):
@@ -129,7 +129,7 @@ class _Reporter:
         if batch:
             await self._send_marked(batch)
 
-    async def _send_marked(self, batch: list[Held]) -> None:
+    async def _send_marked(self, batch: list[HeldClaim]) -> None:
         for held in batch:
             held.in_flight = True
         claims = [held.claim for held in batch]
@@ -154,16 +154,16 @@ class _Reporter:
             else:
                 self._settled(held, settlement)
 
-    async def _ask(self, batch: list[Held]) -> list[Settlement]:
+    async def _ask(self, batch: list[HeldClaim]) -> list[Settlement]:
         if batch[0].outcome is None:
             return await self.link.release([held.claim for held in batch])
         return await self.link.report([(held.claim, held.outcome) for held in batch if held.outcome])
 
-    def _is_marked(self, held: Held) -> bool:
+    def _is_marked(self, held: HeldClaim) -> bool:
         """Whether the outbox has to know that it is about to be sent."""
         return held.unrepeatable and held.entry is not None
 
-    def _settled(self, held: Held, settlement: Settlement) -> None:
+    def _settled(self, held: HeldClaim, settlement: Settlement) -> None:
         held.key_refused = settlement.fate is Fate.KEY_REFUSED
         match settlement.fate:
             case Fate.SETTLED:
@@ -184,7 +184,7 @@ class _Reporter:
                 else:
                     self._later(held, settlement)
 
-    def _hopeless(self, held: Held, settlement: Settlement) -> bool:
+    def _hopeless(self, held: HeldClaim, settlement: Settlement) -> bool:
         """Whether the server fails at this item, and at nothing else."""
         if settlement.status != 500:
             held.server_errors = 0
@@ -194,7 +194,7 @@ class _Reporter:
         held.server_errors += 1
         return held.server_errors >= PATIENCE and self.ledger.answered > held.answered_before
 
-    def _refused(self, held: Held, why: str) -> None:
+    def _refused(self, held: HeldClaim, why: str) -> None:
         if held.outcome is None or isinstance(held.outcome, Errored):
             log.error("%s is abandoned, it stays claimed: it was refused: %s", held, why)
             self.ledger.abandon(held)
@@ -205,7 +205,7 @@ class _Reporter:
         held.tries = held.server_errors = 0
         self.again.send_nowait(held)
 
-    def _later(self, held: Held, settlement: Settlement) -> None:
+    def _later(self, held: HeldClaim, settlement: Settlement) -> None:
         base, cap, level = 0.25, 10.0, logging.WARNING
         if held.key_refused:
             base, cap, level = 2.0, 30.0, logging.ERROR
@@ -220,7 +220,7 @@ class _Reporter:
         self.ledger.notify()
         self.nursery.start_soon(self._try_again, held, delay)
 
-    async def _try_again(self, held: Held, delay: float) -> None:
+    async def _try_again(self, held: HeldClaim, delay: float) -> None:
         if self.stop.flushing.is_set():
             await trio.sleep(min(delay, FLUSH_DELAY))
         else:

@@ -17,11 +17,12 @@ from exotrio._nodes.base import BaseNode
 from exotrio._runtime.engine import Engine
 from exotrio._runtime.entry import only_nodes_interrupt, run_blocking
 from exotrio._runtime.hosting import hosting
-from exotrio._runtime.ledger import Ledger, Summary
+from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.lifecycle import Phase, advance
 from exotrio._runtime.loop_lag import LoopLag
 from exotrio._runtime.options import LinkKind, check_options, seconds_problems
 from exotrio._runtime.stop import Stop, without_cancelled
+from exotrio._runtime.summary import Summary
 from exotrio._runtime.task_tree import TaskView
 from exotrio._runtime.vitals import Vitals, vitals_of
 from exotrio._util.events import Observer
@@ -337,7 +338,7 @@ class Runtime:
         # This shield has no deadline of its own: the stop path bounds every step behind it.
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as beside:
-                phase_context.set(lambda: self._phase)
+                phase_context.set(lambda: self._phase.value)
                 self._tasks.enter()
                 if self._ledger.events:
                     beside.start_soon(self._lag.measure)

@@ -23,7 +23,7 @@ import trio
 
 from exotrio._link.port import Link
 from exotrio._runtime.drain_log import tell_waiting, waited_for
-from exotrio._runtime.ledger import Held, Ledger, Stage
+from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
 from exotrio._runtime.lifecycle import Phase
 from exotrio.errors import ExotrioError
 
@@ -154,7 +154,12 @@ class Stop:
 
 
 async def walk(
-    stop: Stop, ledger: Ledger, link: Link, *, enter: Callable[[Phase], None], release: Callable[[Held], None]
+    stop: Stop,
+    ledger: Ledger,
+    link: Link,
+    *,
+    enter: Callable[[Phase], None],
+    release: Callable[[HeldClaim], None],
 ) -> None:
     """Wait for a stop, then lead the runtime through its phases. Takes no longer than they may.
 
@@ -231,13 +236,13 @@ def _settle_by_end_of_drain(stop: Stop, link: Link) -> None:
         link.settle_by(stop.grace.deadline + CLEANUP + FLUSH)
 
 
-def _release_buffered(ledger: Ledger, release: Callable[[Held], None]) -> None:
+def _release_buffered(ledger: Ledger, release: Callable[[HeldClaim], None]) -> None:
     # They stay in the channel; workers pass over what is no longer buffered.
     for held in ledger.all(Stage.BUFFERED):
         release(held)
 
 
-def _execution(held: Held) -> Any:
+def _execution(held: HeldClaim) -> Any:
     assert held.execution is not None, "a running state has an execution"
     return held.execution
 

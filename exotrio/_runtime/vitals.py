@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exotrio._nodes.progress import Progress
-from exotrio._runtime.ledger import Held, Stage
+from exotrio._runtime.ledger import HeldClaim, Stage
 from exotrio._runtime.lifecycle import Phase
 
 
@@ -58,7 +58,7 @@ class Vitals:
 
 
 def vitals_of(
-    held: Sequence[Held],
+    held: Sequence[HeldClaim],
     *,
     phase: Phase,
     stopping: bool,
@@ -80,7 +80,7 @@ def vitals_of(
     )
 
 
-def _running(held: Sequence[Held], now: float) -> tuple[Running, ...]:
+def _running(held: Sequence[HeldClaim], now: float) -> tuple[Running, ...]:
     taken = [each for each in held if each.stage is Stage.RUNNING]
     return tuple(
         Running(
@@ -95,7 +95,7 @@ def _running(held: Sequence[Held], now: float) -> tuple[Running, ...]:
     )
 
 
-def _stuck(held: Sequence[Held], workers: int) -> str:
+def _stuck(held: Sequence[HeldClaim], workers: int) -> str:
     """Return why the poller claims nothing, if deliveries are why."""
     if any(each.key_refused for each in held):
         return "the state manager refuses the key"

@@ -12,7 +12,7 @@ from exotrio._execution.executor import Execution, Executor
 from exotrio._execution.log_context import StateContext, state_context
 from exotrio._nodes.base import Stopping
 from exotrio._nodes.outcome import Outcome
-from exotrio._runtime.ledger import Held, Ledger, Stage
+from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
 from exotrio._runtime.stop import Stop
 
 log = logging.getLogger("exotrio.worker")
@@ -22,8 +22,8 @@ ALONE_PATIENCE = 60.0
 
 
 async def work(
-    claimed: trio.MemoryReceiveChannel[Held],
-    done: trio.MemorySendChannel[Held],
+    claimed: trio.MemoryReceiveChannel[HeldClaim],
+    done: trio.MemorySendChannel[HeldClaim],
     *,
     executor: Executor,
     ledger: Ledger,
@@ -51,7 +51,7 @@ async def work(
 
 
 async def _run_alone(
-    done: trio.MemorySendChannel[Held], executor: Executor, ledger: Ledger, stop: Stop
+    done: trio.MemorySendChannel[HeldClaim], executor: Executor, ledger: Ledger, stop: Stop
 ) -> None:
     """Run one after the other what is to run alone, unless another worker does: one is enough for that."""
     if ledger.runs_alone:
@@ -65,7 +65,7 @@ async def _run_alone(
 
 
 async def _run(
-    held: Held, done: trio.MemorySendChannel[Held], executor: Executor, ledger: Ledger, stop: Stop
+    held: HeldClaim, done: trio.MemorySendChannel[HeldClaim], executor: Executor, ledger: Ledger, stop: Stop
 ) -> None:
     """Run a state, if it is still to be run, and pass it on."""
     if held.stage is not Stage.BUFFERED:
@@ -100,7 +100,7 @@ async def _run(
     state_context.set(None)
 
 
-async def _turn(held: Held, ledger: Ledger) -> None:
+async def _turn(held: HeldClaim, ledger: Ledger) -> None:
     """Wait until a state may run beside what runs, or until it is not to be run any more.
 
     One that is to run alone waits until nothing runs, and what comes after it waits for its end. Neither
@@ -118,17 +118,19 @@ async def _turn(held: Held, ledger: Ledger) -> None:
             await ledger.until(lambda: is_gone() or not ledger.alone)
 
 
-async def _until_held(held: Held, ledger: Ledger) -> None:
+async def _until_held(held: HeldClaim, ledger: Ledger) -> None:
     # A lease that ran out meanwhile is either renewed, or found lost, which cancels the execution. What is
     # to be announced waits for the answer to the heartbeat that announces it.
     await ledger.until(lambda: held.may_begin)
 
 
-def _is_decided(held: Held) -> bool:
+def _is_decided(held: HeldClaim) -> bool:
     return held.stage is not Stage.BUFFERED or not held.lapsed
 
 
-def pass_on(held: Held, outcome: Outcome | None, done: trio.MemorySendChannel[Held], ledger: Ledger) -> None:
+def pass_on(
+    held: HeldClaim, outcome: Outcome | None, done: trio.MemorySendChannel[HeldClaim], ledger: Ledger
+) -> None:
     """Enter the outcome and give the state to the reporter, who always has room.
 
     A worker that waited here could be cancelled, and what its node did would be lost. A state that was

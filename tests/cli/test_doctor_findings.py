@@ -15,7 +15,7 @@ import pytest
 
 from exotrio._link.port import Claim
 from exotrio._nodes.outcome import Executed
-from exotrio._runtime.ledger import Held
+from exotrio._runtime.ledger import HeldClaim
 from exotrio._runtime.outbox_store import Mark, Store
 from exotrio._wire.checkup import Checkup
 from exotrio._wire.operations import ListedGraph
@@ -246,12 +246,12 @@ def test_bytes_read_in_the_unit_that_fits(count: int, text: str) -> None:
 # -- outboxes
 
 
-def outcome(state_id: str) -> Held:
+def outcome(state_id: str) -> HeldClaim:
     claim = Claim(
         state_id=state_id, node_name="A", identifier="a", graph_name="g", run_id="r", inputs={},
         token="t", attempt=1, deliveries=0,
     )  # fmt: skip
-    held = Held(claim)
+    held = HeldClaim(claim)
     held.outcome = Executed([{"text": "precious"}])
     return held
 

@@ -12,7 +12,7 @@ import pytest
 
 from exotrio._execution.log_context import StateContext, hide, state_context
 from exotrio._link.port import Claim
-from exotrio._runtime.ledger import Held
+from exotrio._runtime.ledger import HeldClaim
 from exotrio._util.redaction import Redactor
 from exotrio.cli.terminal.json_logs import JsonFormatter
 
@@ -68,24 +68,24 @@ def test_any_message_is_one_line_of_json(log: Log, message: str, args: tuple[Any
 
 
 def test_a_line_about_one_state_says_which_wherever_it_is_written(log: Log) -> None:
-    log.to.info("%s is cancelled", Held(CLAIM))
+    log.to.info("%s is cancelled", HeldClaim(CLAIM))
     assert log.fields == ABOUT
 
 
 def test_what_v0_does_not_tell_is_left_out(log: Log) -> None:
-    log.to.info("%s is cancelled", Held(OTHER))
+    log.to.info("%s is cancelled", HeldClaim(OTHER))
     assert log.fields == {"state": "s2", "node": "Scan"}
 
 
 def test_a_line_about_several_states_is_about_none(log: Log) -> None:
-    log.to.info("%s and %s", Held(CLAIM), Held(OTHER))
+    log.to.info("%s and %s", HeldClaim(CLAIM), HeldClaim(OTHER))
     assert log.fields == {}
 
 
 def test_what_is_written_while_a_state_runs_is_about_that_state_unless_it_says_otherwise(log: Log) -> None:
     state_context.set(StateContext(CLAIM))
     log.to.info("here")
-    log.to.info("%s there", Held(OTHER))
+    log.to.info("%s there", HeldClaim(OTHER))
     log.to.info("elsewhere", extra={"run": "r9", "attempt": object()})
     here, there, elsewhere = log.lines
     assert here.items() >= ABOUT.items()

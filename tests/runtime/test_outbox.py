@@ -35,7 +35,7 @@ from exotrio import (
     StateManager,
 )
 from exotrio._link.port import Claim
-from exotrio._runtime.ledger import Held
+from exotrio._runtime.ledger import HeldClaim
 from exotrio._runtime.outbox import Outbox
 from exotrio._runtime.outbox_store import Store
 from exotrio.testing import Errored, Pruned, Requeued, run_node
@@ -434,10 +434,10 @@ def test_a_write_is_synced_before_it_returns(outbox: Path, monkeypatch: pytest.M
 async def test_a_mark_whose_sending_is_cancelled_is_taken_back(outbox: Path) -> None:
     store = Store(outbox, "http://manager", "ns")
     claim = Claim(state_id="0" * 24, node_name="N", identifier="i", inputs={})
-    held = Held(claim, outcome=Requeued(60.0))
+    held = HeldClaim(claim, outcome=Requeued(60.0))
     (held.entry,) = store.write([held], (), ())
     opened = Outbox(store)
-    in_, out = trio.open_memory_channel[Held](1)
+    in_, out = trio.open_memory_channel[HeldClaim](1)
     async with in_, out, trio.open_nursery() as nursery:
         nursery.start_soon(opened.write, in_)
         assert await opened.mark([held])
@@ -473,7 +473,7 @@ async def test_what_could_not_be_read_back_is_an_error_of_its_state(make: Any) -
 async def test_what_could_not_be_read_back_is_not_written(outbox: Path, make: Any) -> None:
     store = Store(outbox, "http://manager", "ns")
     claim = Claim(state_id="0" * 24, node_name="N", identifier="i", inputs={})
-    good, bad = Held(claim, outcome=Pruned({"fine": 1})), Held(claim, outcome=Pruned(make()))
+    good, bad = HeldClaim(claim, outcome=Pruned({"fine": 1})), HeldClaim(claim, outcome=Pruned(make()))
     written = store.write([bad, good], (), ())
     assert written[0] is None
     assert written[1] is not None

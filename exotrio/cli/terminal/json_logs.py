@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from exotrio._execution.log_context import claim_fields, phase_context, state_context
-from exotrio._runtime.ledger import Held
+from exotrio._runtime.ledger import HeldClaim
 from exotrio._util.json import encode, sendable
 from exotrio._util.redaction import NO_SECRETS, Redactor
 from exotrio._util.terminal_text import harmless_json
@@ -39,13 +39,13 @@ class JsonFormatter(logging.Formatter):
             "message": message,
         }
         args = record.args.values() if isinstance(record.args, dict) else record.args or ()
-        about = [arg.claim for arg in args if isinstance(arg, Held)]
+        about = [arg.claim for arg in args if isinstance(arg, HeldClaim)]
         if not about and context is not None:
             about = [context.claim]
         if len(about) == 1:
             entry |= claim_fields(about[0])
         if (phase := phase_context.get()) is not None:
-            entry["phase"] = phase().value
+            entry["phase"] = phase()
         entry |= {name: record.__dict__[name] for name in FIELDS if name in record.__dict__}
         if record.exc_info and record.exc_info[0] is not None:
             entry["exception"] = self.formatException(record.exc_info)

@@ -1,0 +1,53 @@
+"""How a run of a runtime went: what became of every state that it claimed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run of a runtime went, in states.
+
+    Attributes:
+        completed: Outputs delivered.
+        pruned: Branches ended by ``PruneSignal``, delivered.
+        requeued: Sent back by ``ReQueueAfterSignal``, delivered.
+        errored: Errors delivered.
+        released: Handed back without having been run.
+        cancelled: Cancelled while running, then handed back.
+        dropped: Finished, but the state was no longer ours when it was reported.
+        lost_leases: Given to another worker before they were finished here.
+        run_cancelled: Ended because their run was cancelled.
+        unknown: Perhaps delivered: the answer never came, and asking again could do harm.
+        abandoned: Not delivered: still held at the state manager.
+        kept: Not delivered yet, but in the outbox: sent at the next start.
+        lost_claims: Most states that claims may have taken whose answers never came.
+        left_behind: Ids of the states counted under ``unknown``, ``abandoned`` and ``kept``.
+    """
+
+    completed: int = 0
+    pruned: int = 0
+    requeued: int = 0
+    errored: int = 0
+    released: int = 0
+    cancelled: int = 0
+    dropped: int = 0
+    lost_leases: int = 0
+    run_cancelled: int = 0
+    unknown: int = 0
+    abandoned: int = 0
+    kept: int = 0
+    lost_claims: int = 0
+    left_behind: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 if everything was delivered or handed back; 75 if something is left behind or unknown."""
+        return 75 if self.unknown or self.abandoned or self.kept or self.lost_claims else 0
+
+    def __str__(self) -> str:
+        always = ("completed", "errored", "released", "cancelled", "unknown", "abandoned")
+        more = ("pruned", "requeued", "dropped", "lost_leases", "run_cancelled", "kept", "lost_claims")
+        shown = [name for name in (*always, *more) if name in always or getattr(self, name)]
+        return ", ".join(f"{name.replace('_', ' ')} {getattr(self, name)}" for name in shown)
