@@ -213,7 +213,7 @@ class Engine:
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
         self.enter(phase)
-        self.ledger.beat_now()
+        self.ledger.beat_now.set()
 
     def _open_apart(self) -> Link:
         # Native without asking: it is used only while the other link says so.

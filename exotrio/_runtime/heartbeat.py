@@ -106,7 +106,6 @@ async def heartbeat(
             nodes or {},
             INTERVAL_IN_PROCESS,
         )
-        ledger.beat_now = heart.beat_now
         async with trio.open_nursery() as nursery:
             nursery.start_soon(heart.live)
             try:
@@ -121,7 +120,6 @@ async def heartbeat(
             return time.monotonic() + ledger.asleep()
 
         heart = _Heart(link, apart(), ledger, runtime, phase, tell, clock, tasks, workers, nodes or {})
-        ledger.beat_now = heart.beat_now
         await thread.live(heart)
 
 
@@ -235,9 +233,7 @@ class _Heart:
     _answered: bool = False
     _told: float | None = None
     _tree: str | None = None
-    _now: trio.Event = field(default_factory=trio.Event)
     _outage: Outage = field(default_factory=lambda: Outage(log, "the heartbeat"))
-    _token: trio.lowlevel.TrioToken | None = None
 
     async def live(self) -> None:
         """Beat until ``end`` is called, then say farewell.
@@ -245,13 +241,12 @@ class _Heart:
         Cancellation:
             None: what was sent is not cut off, and ``end`` sets a deadline for that.
         """
-        self._token = trio.lowlevel.current_trio_token()
+        self.ledger.beat_now.attach()
         with self._scope:
             while not self._ending:
                 pause = await self._beat()
                 with trio.move_on_after(pause):
-                    await self._now.wait()
-                self._now = trio.Event()
+                    await self.ledger.beat_now.wait()
             if self._answered and self.main.capabilities.leases:
                 stopped = Pulse(self.runtime, Phase.STOPPED.value, 0, 0, (), workers=self.workers)
                 with suppress(ManagerError):
@@ -261,17 +256,7 @@ class _Heart:
         """Come to an end; at once if the state manager did not answer the last time. In this loop."""
         self._ending = True
         self._scope.deadline = trio.current_time() + (FAREWELL if self._answered else 0.0)
-        self._now.set()
-
-    def beat_now(self) -> None:
-        """Beat at once, or again at once if a beat is on its way. From any thread."""
-        # Without a token the first beat is still to come.
-        if self._token is not None:
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._set_now, idempotent=True)
-
-    def _set_now(self) -> None:
-        self._now.set()
+        self.ledger.beat_now.set()
 
     @property
     def _interval(self) -> float:

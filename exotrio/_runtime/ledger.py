@@ -23,6 +23,7 @@ from exotrio._nodes.base import Stopping
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._nodes.progress import Progress
 from exotrio._runtime.summary import Summary
+from exotrio._util.crossing import ThreadsafeEvent
 from exotrio._util.events import Events, StateEnded
 
 if TYPE_CHECKING:
@@ -153,8 +154,8 @@ class Ledger:
         reported: Outcomes delivered so far; each may have made states claimable.
         ttl: Seconds a lease lasts; None while that is not known, or if leases last for ever.
         on_gone: Called with each state whose outcome is not to be sent any more.
-        beat_now: Asks for a heartbeat at once. Called here when a claim comes whose lease needs it, and
-            when a state is to be announced.
+        beat_now: Asks for a heartbeat at once: here when a claim comes whose lease needs it, and when a
+            state is to be announced.
         alone: States that are to run while nothing else does, the one whose turn it is first.
         runs_alone: A worker takes them, one after the other.
         events: Told of each state that is no longer held.
@@ -166,7 +167,7 @@ class Ledger:
     reported: int = 0
     ttl: float | None = None
     on_gone: Callable[[HeldClaim], None] = lambda held: None
-    beat_now: Callable[[], None] = lambda: None
+    beat_now: ThreadsafeEvent = field(default_factory=ThreadsafeEvent)
     events: Events = field(default_factory=Events)
     asleep: Callable[[], float] = seconds_asleep
     alone: list[HeldClaim] = field(default_factory=list)
@@ -210,7 +211,7 @@ class Ledger:
             self.ttl = self.ttl or claim.lease
         self.notify()
         if late:
-            self.beat_now()
+            self.beat_now.set()
         return None if held is known else held
 
     def holds(self, claim: Claim) -> bool:
@@ -231,7 +232,7 @@ class Ledger:
         held.taken_at = trio.current_time()
         self._move(held, Stage.RUNNING)
         if held.claim.announce:
-            self.beat_now()
+            self.beat_now.set()
 
     def done(self, held: HeldClaim, outcome: Outcome | None) -> bool:
         """Its outcome is known; None releases it. False if it was given up before: drop the outcome."""

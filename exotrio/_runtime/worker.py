@@ -75,7 +75,7 @@ async def _run(
     if held.lapsed:
         # Somebody else may have it by now, and run it. The next heartbeat tells.
         log.warning("%s has to wait: its lease is over unless the state manager renews it", held)
-        ledger.beat_now()
+        ledger.beat_now.set()
         await ledger.until(partial(_is_decided, held))
     await _turn(held, ledger)
     if held.stage is not Stage.BUFFERED:
