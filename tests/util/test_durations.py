@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from exotrio._util.durations import parse_duration
+from exotrio._util.durations import format_coarse, format_duration, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,29 @@ def test_anything_else_is_told_how_to_write_one(text: str) -> None:
 def test_what_is_out_of_range_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="out of range"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (0, "0 ms"),
+        (-5, "0 ms"),
+        (999, "999 ms"),
+        (1_640, "1.6 s"),
+        (59_940, "59.9 s"),
+        (59_999, "1 min"),
+        (250_000, "4 min 10 s"),
+        (3_600_000, "1 h"),
+        (3_660_000, "1 h 1 min"),
+        (266_400_000, "3 d 2 h"),
+        (None, "\u2014"),
+    ],
+)
+def test_durations_read_well(milliseconds: int | None, text: str) -> None:
+    seconds = None if milliseconds is None else milliseconds / 1000
+    assert format_duration(seconds) == text
+
+
+def test_a_coarse_duration_has_one_unit() -> None:
+    told = [format_coarse(seconds) for seconds in (-1, 59, 90, 7_200, 90_000)]
+    assert told == ["0 s", "59 s", "1 min", "2 h", "1 d"]

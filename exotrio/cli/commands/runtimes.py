@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import trio
 
-from exotrio._util.spans import coarse
+from exotrio._util.durations import format_coarse
 from exotrio._util.terminal_text import one_line
 from exotrio._wire.runtimes import ListedWorker, WorkersReply
 from exotrio.cli import options
@@ -148,7 +148,7 @@ def tasks(runtime: str, timeout: float, output: str, connection: Connection) -> 
         except trio.TooSlowError as error:
             raise ExotrioError(
                 f"no task tree came from {worker.worker_id} within {timeout:g} s",
-                where=f"it was last heard of {coarse(worker.heard_ms)} before that",
+                where=f"it was last heard of {format_coarse(worker.heard_ms / 1000)} before that",
                 fix="wait longer with --timeout; see whether it lives with `runtimes ls`",
             ) from error
 
@@ -164,7 +164,8 @@ def _as_lines(found: WorkersReply, namespace: str) -> list[str]:
     heads = ("runtime", "worker", "phase", "busy", "free", "buffered", "held", "heard", "nodes")
     lines = table(heads, [_row(worker) for worker in found.workers]) if found.workers else []
     lines += [
-        f"through v0, by whoever it is: {', '.join(asker.nodes)}, last {coarse(asker.polled_ms)} ago"
+        f"through v0, by whoever it is: {', '.join(asker.nodes)}, "
+        f"last {format_coarse(asker.polled_ms / 1000)} ago"
         for asker in found.v0
     ]
     count = len(found.workers)
@@ -187,6 +188,6 @@ def _row(worker: ListedWorker) -> tuple[str, ...]:
         free,
         str(worker.buffered),
         str(worker.holds),
-        f"{coarse(worker.heard_ms)} ago",
+        f"{format_coarse(worker.heard_ms / 1000)} ago",
         ", ".join(worker.nodes),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from exotrio._util.spans import coarse, duration
+from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.terminal_text import one_line
 from exotrio._wire.operations import ListedGraph
 from exotrio._wire.vocabulary import ValidationStatus
@@ -47,7 +47,7 @@ def of_v0(claims: V0Claims, now: datetime, stale: float, *, ours: bool) -> list[
         ages = {state_id: (now - created).total_seconds() for state_id, created in claims.created.items()}
         what = f"{plural(count, 'state')} {are(count)} QUEUED ({nodes})"
         if ages:
-            what += f"; the first of them was created {coarse(max(ages.values()) * 1000)} ago"
+            what += f"; the first of them was created {format_coarse(max(ages.values()))} ago"
         unknown = "v0 does not tell who holds them"
         stuck = [state_id for state_id, age in ages.items() if age >= stale]
         if not stuck:
@@ -78,13 +78,13 @@ def of_speed(median: float) -> list[Finding]:
     if median <= SLOW:
         return []
     fix = "look at the network, and at the load of the state manager"
-    return [note(f"answers take {duration(median * 1000)}", fix)]
+    return [note(f"answers take {format_duration(median)}", fix)]
 
 
 def clock_text(clock: Clock) -> str:
     """Return how a clock compares with the one here."""
-    uncertain = duration(clock.uncertain * 1000)
+    uncertain = format_duration(clock.uncertain)
     if abs(clock.ahead) <= clock.uncertain:
         return f"that of this machine, give or take {uncertain}"
     way = "ahead of" if clock.ahead > 0 else "behind"
-    return f"{duration(abs(clock.ahead) * 1000)} {way} this machine's, give or take {uncertain}"
+    return f"{format_duration(abs(clock.ahead))} {way} this machine's, give or take {uncertain}"

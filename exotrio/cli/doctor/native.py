@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from exotrio._util.spans import coarse, duration
+from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.terminal_text import one_line
 from exotrio._wire.checkup import Checkup, DatabaseState, Disagreement, HeldClaims, LostLeases
 from exotrio._wire.overview import NodeNow, Overview
@@ -40,7 +40,8 @@ def of_overview(overview: Overview, lease_ttl_ms: int) -> list[Finding]:
 
 def _of_node(node: NodeNow, runtimes: Sequence[ListedWorker]) -> Finding | None:
     name = one_line(node.name)
-    due = f"{plural(node.eligible, 'state')} of {name} could run, the first for {duration(node.oldest_ms)}"
+    oldest = format_duration(node.oldest_ms / 1000)
+    due = f"{plural(node.eligible, 'state')} of {name} could run, the first for {oldest}"
     if node.eligible and not node.offered_by:
         return Finding(f"{due}: no live runtime offers {name}", f"start a runtime that has it: {_WORKER}")
     if node.waiting and not node.offered_by:
@@ -65,9 +66,9 @@ def _why(runtimes: Sequence[ListedWorker]) -> str:
 
 def _of_runtime(runtime: ListedWorker, lease_ttl_ms: int) -> Finding | None:
     name = f"runtime {one_line(runtime.runtime)} ({one_line(runtime.worker_id)})"
-    heard = f"was last heard of {coarse(runtime.heard_ms)} ago"
+    heard = f"was last heard of {format_coarse(runtime.heard_ms / 1000)} ago"
     holds = f" and holds {plural(runtime.holds, 'state')}" if runtime.holds else ""
-    later = f"what it holds runs elsewhere once its lease, of {duration(lease_ttl_ms)}, is over"
+    later = f"what it holds runs elsewhere once its lease, of {format_duration(lease_ttl_ms / 1000)}, is over"
     if runtime.phase == "stopped":
         return Finding(f"{name} stopped{holds}", later) if holds else None
     if not runtime.live:
@@ -103,7 +104,7 @@ def _of_claims(claims: HeldClaims, stale: float) -> list[Finding]:
     if count := claims.leaseless:
         what = (
             f"{plural(count, 'state')} of {name} {are(count)} QUEUED without a lease, claimed through v0;"
-            f" the first {coarse(claims.oldest_leaseless_ms)} ago"
+            f" the first {format_coarse(claims.oldest_leaseless_ms / 1000)} ago"
         )
         fix = (
             "nobody knows who holds them. If their runtime is gone they stay so: restart the server with"
@@ -114,7 +115,8 @@ def _of_claims(claims: HeldClaims, stale: float) -> list[Finding]:
         else:
             findings.append(note(what, "fine while their runtime runs them"))
     if claims.overdue_ms > OVERDUE_MS:
-        what = f"{plural(claims.overdue, 'lease')} of {name} ended {coarse(claims.overdue_ms)} ago or less,"
+        ago = format_coarse(claims.overdue_ms / 1000)
+        what = f"{plural(claims.overdue, 'lease')} of {name} ended {ago} ago or less,"
         fix = "the state manager is behind: look at its log, its load and its disk"
         findings.append(Finding(f"{what} and nobody else got the states", fix))
     return findings

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from exotrio._util.spans import duration
+from exotrio._util.durations import format_duration
 from exotrio._util.terminal_text import one_line
 from exotrio._wire.checkup import Checkup
 from exotrio._wire.overview import Overview
@@ -67,7 +67,7 @@ def _section(title: str, lines: list[str]) -> str:
 
 
 def _server(report: Report, server: Server) -> list[str]:
-    lines = [f"{step}: {what} ({duration(took * 1000)})" for step, what, took in server.steps.done]
+    lines = [f"{step}: {what} ({format_duration(took)})" for step, what, took in server.steps.done]
     if server.failed is not None:
         return [*lines, f"{server.failed[0]}: fails"]
     if server.times:
@@ -96,8 +96,9 @@ def _database(checkup: Checkup) -> Iterator[str]:
     where = ", in memory" if database.in_memory else f", write-ahead log {bytes_text(database.log_size)}"
     yield f"database: {bytes_text(database.size)}{where}, schema {database.schema_version}{free}"
     timeout = checkup.claim_timeout_ms
-    ends = "never end by themselves" if timeout is None else f"end after {duration(timeout)}"
-    yield f"leases: {duration(checkup.lease_ttl_ms)} without a heartbeat; claims through v0 {ends}"
+    ends = "never end by themselves" if timeout is None else f"end after {format_duration(timeout / 1000)}"
+    lease_ttl = format_duration(checkup.lease_ttl_ms / 1000)
+    yield f"leases: {lease_ttl} without a heartbeat; claims through v0 {ends}"
 
 
 def _namespace(report: Report) -> Iterator[str]:
@@ -126,7 +127,7 @@ def _findings(report: Report) -> Iterator[str]:
 
 def _ms(seconds: float) -> str:
     ms = seconds * 1000
-    return f"{ms:.1f} ms" if ms < 10 else duration(ms)
+    return f"{ms:.1f} ms" if ms < 10 else format_duration(ms / 1000)
 
 
 def as_json(report: Report) -> dict[str, Any]:

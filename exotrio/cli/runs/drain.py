@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import trio
 
-from exotrio._util.spans import coarse
+from exotrio._util.durations import format_coarse
 from exotrio._util.terminal_text import one_line
 from exotrio._wire.runtimes import ListedWorker
 from exotrio.cli.lookup.runtimes import STOPPED
@@ -75,9 +75,8 @@ async def wait_until_gone(
 def _standing(worker: ListedWorker) -> str:
     """Return how a worker that is asked to drain stands, in a few words."""
     if not worker.live:
-        return (
-            f"silent for {coarse(worker.heard_ms)}, and it holds {worker.holds} until their leases are over"
-        )
+        silent = format_coarse(worker.heard_ms / 1000)
+        return f"silent for {silent}, and it holds {worker.holds} until their leases are over"
     if worker.asked_to_drain:
         return "asked; it hears of it with its next heartbeat"
     return f"{worker.phase}; {worker.busy} running, {worker.holds} held"

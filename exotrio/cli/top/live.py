@@ -13,7 +13,7 @@ import trio
 from rich.console import Console, Group
 from rich.live import Live
 
-from exotrio._util.spans import coarse
+from exotrio._util.durations import format_coarse
 from exotrio._wire.overview import MAX_RUNS, Overview
 from exotrio.cli.terminal.keys import keys, single_keys
 from exotrio.cli.top.view import Screen, screen_lines
@@ -129,7 +129,7 @@ class _Top:
                 problem = error.what.removeprefix(f"the state manager at {self._where} ")
         assert self._shown is not None, "the first look succeeded"
         self._away_since = self._away_since or began
-        ago = coarse((datetime.now(UTC) - self._away_since).total_seconds() * 1000)
+        ago = format_coarse((datetime.now(UTC) - self._away_since).total_seconds())
         text = f"{state} since {self._away_since:%H:%M:%S} UTC ({ago}): {problem}"
         self._shown = Screen(self._shown.overview, self._where, None, text, live=True)
 

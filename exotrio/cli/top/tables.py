@@ -6,7 +6,7 @@ from datetime import datetime
 
 from rich.text import Text
 
-from exotrio._util.spans import coarse, duration
+from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.terminal_text import one_line
 from exotrio._wire.native import NativeRunSummary
 from exotrio._wire.overview import NodeNow, Overview
@@ -49,12 +49,15 @@ def _node(node: NodeNow) -> tuple[Text, ...]:
         Text(one_line(node.name), style="bold red" if stuck else ""),
         _count(node.waiting),
         _count(node.eligible),
-        Text(coarse(node.oldest_ms) if node.eligible else "", style="yellow" * (node.oldest_ms >= 60_000)),
+        Text(
+            format_coarse(node.oldest_ms / 1000) if node.eligible else "",
+            style="yellow" * (node.oldest_ms >= 60_000),
+        ),
         _count(node.running, "blue"),
         _count(node.ended),
         _count(node.failed, "red"),
-        Text("" if node.p50_ms is None else duration(node.p50_ms)),
-        Text("" if node.p95_ms is None else duration(node.p95_ms)),
+        Text("" if node.p50_ms is None else format_duration(node.p50_ms / 1000)),
+        Text("" if node.p95_ms is None else format_duration(node.p95_ms / 1000)),
         offers,
     )
 
@@ -97,7 +100,7 @@ def _runtime(runtime: ListedWorker) -> tuple[Text, ...]:
         Text(f"{runtime.busy}/{runtime.workers}" if known else str(runtime.busy)),
         Text(str(max(0, runtime.workers - runtime.busy)) if known else ""),
         _count(runtime.holds),
-        Text(coarse(runtime.heard_ms), style="red" * silent),
+        Text(format_coarse(runtime.heard_ms / 1000), style="red" * silent),
     )
 
 
@@ -134,8 +137,8 @@ def _run(run: NativeRunSummary, now: datetime, *, plain: bool) -> tuple[Text, ..
         _bar(run.success_count, run.errored_count, total, plain=plain),
         Text(f"{run.success_count + run.errored_count:,}/{total:,}"),
         _count(run.errored_count, "red"),
-        Text(f"{coarse((now - began).total_seconds() * 1000)} ago"),
-        Text(duration(((over or now) - began).total_seconds() * 1000)),
+        Text(f"{format_coarse((now - began).total_seconds())} ago"),
+        Text(format_duration(((over or now) - began).total_seconds())),
     )
 
 

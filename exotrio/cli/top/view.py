@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from exotrio._util.spans import duration, percent
+from exotrio._util.durations import format_duration
 from exotrio._util.terminal_text import one_line
+from exotrio._util.words import percent
 from exotrio._wire.overview import Overview
 from exotrio.cli.top.tables import node_lines, run_lines, runtime_lines
 
@@ -114,7 +115,7 @@ def _now(overview: Overview) -> Text:
     if overview.oldest is not None:
         style = "yellow" if overview.oldest.waits_ms >= 60_000 else ""
         line.append("   oldest due for ")
-        line.append(duration(overview.oldest.waits_ms), style=f"bold {style}")
+        line.append(format_duration(overview.oldest.waits_ms / 1000), style=f"bold {style}")
         line.append(f" ({one_line(overview.oldest.node)})")
     return line
 

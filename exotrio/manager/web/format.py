@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from pydantic_core import to_json
 
-from exotrio._util.spans import coarse
+from exotrio._util.durations import format_coarse
 
 LONGEST_VALUE = 20_000
 """Characters of one value that a page shows."""
@@ -53,7 +53,7 @@ def ago(then_ms: int | None, now_ms: int) -> str:
     past = now_ms - then_ms
     if abs(past) < 1_000:
         return "now"
-    text = coarse(abs(past))
+    text = format_coarse(abs(past) / 1000)
     return f"{text} ago" if past > 0 else f"in {text}"
 
 

@@ -11,7 +11,8 @@ from urllib.parse import quote, urlencode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from exotrio._util import spans
+from exotrio._util.durations import format_coarse, format_duration
+from exotrio._util.words import percent
 from exotrio.manager.engine.workers import Worker
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import View
@@ -105,8 +106,10 @@ def _environment() -> Environment:
     )
     for name in ("ago", "cut", "moment", "number", "short", "value"):
         made.filters[name] = getattr(format, name)
-    for name in ("coarse", "duration", "percent"):
-        made.filters[name] = getattr(spans, name)
+    # The database counts milliseconds, and so does a page.
+    made.filters["coarse"] = lambda ms: format_coarse(ms / 1000)
+    made.filters["duration"] = lambda ms: format_duration(None if ms is None else ms / 1000)
+    made.filters["percent"] = percent
     made.filters["bar"] = bar
     made.globals.update(
         asset=asset, shown_status=format.SHOWN_STATUS, status_class=format.STATUS_CLASS, int=int

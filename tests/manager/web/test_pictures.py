@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exotrio._util.spans import coarse, duration, percent
 from exotrio.manager.engine import tallies
 from exotrio.manager.web.assets import style
 from exotrio.manager.web.format import ago, cut
@@ -319,44 +318,12 @@ def test_text_is_legible(theme: str) -> None:
 # -- formats
 
 
-@pytest.mark.parametrize(
-    ("ms", "text"),
-    [
-        (0, "0 ms"),
-        (-5, "0 ms"),
-        (999, "999 ms"),
-        (1_640, "1.6 s"),
-        (59_940, "59.9 s"),
-        (59_999, "1 min"),
-        (250_000, "4 min 10 s"),
-        (3_600_000, "1 h"),
-        (3_660_000, "1 h 1 min"),
-        (266_400_000, "3 d 2 h"),
-        (None, "\u2014"),
-    ],
-)
-def test_spans_read_well(ms: int | None, text: str) -> None:
-    assert duration(ms) == text
-
-
 def test_times_are_told_from_now() -> None:
     assert [ago(then, 100_000) for then in (99_500, 40_000, 130_000, None)] == [
         "now",
         "1 min ago",
         "in 30 s",
         "\u2014",
-    ]
-    assert coarse(90_000_000) == "1 d"
-
-
-def test_a_share_is_never_rounded_to_all_or_nothing() -> None:
-    assert percent(1, 1_000_000) == "< 0.1 %"
-    assert percent(999_999, 1_000_000) == "> 99.9 %"
-    assert [percent(0, 5), percent(5, 5), percent(0, 0), percent(1, 3)] == [
-        "0 %",
-        "100 %",
-        "\u2014",
-        "33.3 %",
     ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from markupsafe import Markup
 
-from exotrio._util.spans import duration
+from exotrio._util.durations import format_duration
 from exotrio.manager.web.format import CANCELLED
 from exotrio.manager.web.svg.elements import element, join, share
 
@@ -41,7 +41,7 @@ def split(waited: int, ran: int, kind: str) -> Markup:
         kind: Class of its status.
     """
     parts = {name: ms for name, ms in (("waiting", waited), (kind, ran)) if ms}
-    return _bar(parts, f"waited {duration(waited)}, ran {duration(ran)}")
+    return _bar(parts, f"waited {format_duration(waited / 1000)}, ran {format_duration(ran / 1000)}")
 
 
 def _bar(parts: Mapping[str, int], label: str) -> Markup:

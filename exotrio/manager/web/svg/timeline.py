@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from exotrio._util.spans import duration
+from exotrio._util.durations import format_duration
 from exotrio.manager.web.svg.elements import element, join, share
 
 MOST_BARS = 500
@@ -82,7 +82,7 @@ def draw_timeline(
         y += LABEL + height + 8
     return element(
         "svg",
-        element("title", f"Timeline over {duration(until)}"),
+        element("title", f"Timeline over {format_duration(until / 1000)}"),
         join(_axis(until, y)),
         join(parts),
         class_="timeline",
@@ -102,7 +102,7 @@ def _axis(until: int, height: int) -> list[Markup]:
             # Its text would not fit.
             continue
         parts.append(element("line", class_="grid", x1=share(at), x2=share(at), y1=HEAD - 6, y2=height))
-        text = "0" if index == 0 else duration(index * step).removesuffix(".0 s")
+        text = "0" if index == 0 else format_duration((index * step) / 1000).removesuffix(".0 s")
         text = text if text.endswith(("s", "h", "d", "n")) or text == "0" else f"{text} s"
         parts.append(
             element(
@@ -180,8 +180,8 @@ def _bar(span: Span, ends: int, until: int, y: int) -> Markup:
         parts.append(
             element("rect", class_=f"s-{span.kind}", x=share(x), width=share(width), y=y, height=7, rx=1.5)
         )
-    ran = f", ran {duration(ends - begins)}" if span.runs is not None else ""
-    label = f"{span.label}: {span.kind}, waited {duration(begins - span.waits)}{ran}"
+    ran = f", ran {format_duration((ends - begins) / 1000)}" if span.runs is not None else ""
+    label = f"{span.label}: {span.kind}, waited {format_duration((begins - span.waits) / 1000)}{ran}"
     drawn = join([element("title", label), *parts])
     # Out of the order of tabs: the table below has the same links, and 500 stops are none.
     return element("a", drawn, href=span.href, tabindex="-1") if span.href else element("g", drawn)
