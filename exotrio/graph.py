@@ -1,7 +1,7 @@
-"""Declarations of a graph: what users write and what travels in ``PUT .../graph/{name}``.
+"""Declarations of a graph: what users write. What travels is in ``_wire/graphs``.
 
 Pure data. Field rules (blank names, ranges, repeated keys) are checked here, at construction;
-rules that need the whole graph live in ``manager/_template.py`` and are the server's.
+rules that need the whole graph are in ``manager/rules/template``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -19,7 +19,6 @@ from pydantic import (
     Field,
     WrapValidator,
     field_validator,
-    model_validator,
 )
 
 from exotrio._util.backoff import MAX_DELAY_MS
@@ -40,10 +39,6 @@ MAX_NAME = 256
 """Longest name of anything that stands in a path, in characters."""
 MAX_NODES = 1_000
 """Most places of one graph: what the checks remember grows with its square."""
-MAX_EDGES = 10_000
-"""Most entries of ``next_nodes`` in one graph: how long the checks take grows with them."""
-MAX_TRIGGERS = 100
-"""Most triggers of one graph: to find when a rare one comes due takes up to 20 ms."""
 PART = 100
 """Entries of an object that are checked at once, and so the most of which problems are told."""
 
@@ -102,7 +97,6 @@ def _part_by_part(values: Any, check: Callable[[Any], Any]) -> Any:
 
 PartByPart = WrapValidator(_part_by_part)
 """For an object of a request. Its lists have ``fail_fast``, or a largest length, for the same reason."""
-Texts = Annotated[dict[str, str], PartByPart]
 
 
 def _no_repeated_keys(values: Any, check: Callable[[Any], Any]) -> Any:
@@ -118,7 +112,7 @@ Identifier = Annotated[Name, AfterValidator(_not_store)]
 StoreKey = Annotated[str, AfterValidator(_store_key), AfterValidator(check_name)]
 
 
-class _Declaration(BaseModel):
+class Declaration(BaseModel):
     # Validators are built at first use, so that importing exotrio stays light.
     model_config = ConfigDict(defer_build=True)
 
@@ -132,7 +126,7 @@ class UnitesStrategyEnum(StrEnum):
     """Nothing of the group is waiting, whatever became of it."""
 
 
-class UnitesModel(_Declaration):
+class UnitesModel(Declaration):
     """Makes a node run once for each state of ``identifier``, when everything below it ended.
 
     Args:
@@ -151,7 +145,7 @@ def _named_target(unites: UnitesModel) -> UnitesModel:
         raise ValueError(f"the identifier {error}") from None
 
 
-class GraphNodeModel(_Declaration):
+class GraphNodeModel(Declaration):
     """One place in a graph: which node runs there, with which inputs, and what follows.
 
     Args:
@@ -174,16 +168,6 @@ class GraphNodeModel(_Declaration):
     ) = None
     unites: Annotated[UnitesModel, AfterValidator(_named_target)] | None = None
 
-    def to_wire(self) -> PlaceModel:
-        """Return the place as it stands in a graph body."""
-        return PlaceModel(**dict(self))
-
-
-class PlaceModel(GraphNodeModel):
-    """A place as it travels: there the inputs have to be given, even if there are none."""
-
-    inputs: dict[str, Any]
-
 
 class RetryStrategyEnum(StrEnum):
     """How the delay grows from retry to retry, and how much of it is random."""
@@ -199,7 +183,7 @@ class RetryStrategyEnum(StrEnum):
     FIXED_EQUAL_JITTER = "FIXED_EQUAL_JITTER"
 
 
-class RetryPolicyModel(_Declaration):
+class RetryPolicyModel(Declaration):
     """When a failed state is tried again.
 
     Args:
@@ -217,7 +201,7 @@ class RetryPolicyModel(_Declaration):
     max_delay: int | None = Field(default=None, gt=0, le=MAX_DELAY_MS)
 
 
-class StoreConfigModel(_Declaration):
+class StoreConfigModel(Declaration):
     """Keys of the run's store.
 
     Args:
@@ -233,22 +217,7 @@ class StoreConfigModel(_Declaration):
     )
 
 
-class CronTriggerValue(_Declaration):
-    """The ``value`` of a cron trigger on the wire; keys beside ``expression`` are kept."""
-
-    model_config = ConfigDict(extra="allow", defer_build=True)
-
-    expression: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_expression)]
-
-
-class TriggerModel(_Declaration):
-    """A trigger as it travels: ``{"type": "CRON", "value": {"expression": ...}}``."""
-
-    type: Literal["CRON"]
-    value: CronTriggerValue
-
-
-class CronTrigger(_Declaration):
+class CronTrigger(Declaration):
     """Start a run of the graph whenever ``expression`` comes due, in UTC.
 
     Args:
@@ -257,47 +226,6 @@ class CronTrigger(_Declaration):
     """
 
     expression: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_expression)]
-
-    def to_wire(self) -> TriggerModel:
-        """Return the trigger as it stands in a graph body."""
-        return TriggerModel(type="CRON", value=CronTriggerValue(expression=self.expression))
-
-
-class GraphBody(_Declaration):
-    """Body of ``PUT /v0/namespace/{ns}/graph/{g}``, and a graph as it is stored."""
-
-    secrets: Texts
-    nodes: Annotated[list[PlaceModel], Field(max_length=MAX_NODES)]
-    retry_policy: RetryPolicyModel = Field(default_factory=RetryPolicyModel)
-    store_config: StoreConfigModel = Field(default_factory=StoreConfigModel)
-    triggers: Annotated[list[TriggerModel], Field(fail_fast=True)] = Field(default_factory=list)
-
-    def excess(self) -> list[str]:
-        """Return which largest sizes of a new graph this one exceeds. Graphs of old databases may."""
-        edges = sum(len(node.next_nodes or ()) for node in self.nodes)
-        sizes = (
-            (edges, MAX_EDGES, "edges (entries of next_nodes)"),
-            (len(self.triggers), MAX_TRIGGERS, "triggers"),
-        )
-        return [
-            f"a graph has at most {most:,} {what}; this one has {size:,}"
-            for size, most, what in sizes
-            if size > most
-        ]
-
-
-class GraphRequest(GraphBody):
-    """Likewise, of a graph that comes from a client."""
-
-    triggers: Annotated[list[TriggerModel], Field(fail_fast=True, max_length=MAX_TRIGGERS)] = Field(
-        default_factory=list
-    )
-
-    @model_validator(mode="after")
-    def _has_a_size(self) -> GraphRequest:
-        if excess := self.excess():
-            raise ValueError("; ".join(excess))
-        return self
 
 
 class Graph(BaseModel):
@@ -338,13 +266,3 @@ class Graph(BaseModel):
         if not nodes:
             raise ValueError("a graph needs at least one node")
         return nodes
-
-    def to_wire(self) -> GraphBody:
-        """Return the graph as the body of an upsert."""
-        return GraphBody(
-            secrets=self.secrets,
-            nodes=[node.to_wire() for node in self.nodes],
-            retry_policy=self.retry_policy,
-            store_config=self.store_config,
-            triggers=[trigger.to_wire() for trigger in self.triggers],
-        )

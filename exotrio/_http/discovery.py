@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from exotrio._http.client import HttpClient
+from exotrio._wire.body import Body
 from exotrio._wire.native import Discovery
-from exotrio._wire.v0 import Body
 from exotrio._wire.vocabulary import NATIVE_ROOT, NATIVE_VERSION, v0_path
 from exotrio.errors import ManagerUnavailable, NotFound, RequestRefused
 

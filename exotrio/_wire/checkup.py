@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from exotrio._wire.v0 import Body
+from exotrio._wire.body import Body
 
 
 class HeldClaims(Body):

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
 from exotrio._util.backoff import MAX_DELAY_MS
-from exotrio._wire.v0 import Body, DelayMs, RunSummary, TriggerRequest
+from exotrio._wire.body import Body, DelayMs
+from exotrio._wire.v0 import RunSummary, TriggerRequest
 from exotrio._wire.vocabulary import (
     MAX_BATCH,
     MAX_TASK_TREE,

@@ -6,12 +6,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BeforeValidator, Field
+from pydantic import AwareDatetime, Field
 
+from exotrio._wire.body import Body
 from exotrio._wire.native import NativeRunSummary, Uuid
-from exotrio._wire.v0 import Body, StateDetail
-from exotrio._wire.vocabulary import NATIVE_ROOT, RunStatus, StateStatus, ValidationStatus
-from exotrio.graph import GraphNodeModel, RetryPolicyModel, StoreConfigModel, TriggerModel
+from exotrio._wire.v0 import StateDetail
+from exotrio._wire.vocabulary import NATIVE_ROOT, RunStatus, StateStatus
 
 MAX_PAGE = 1_000
 """Most entries of one page of a list."""
@@ -20,53 +20,6 @@ BACKUP_TYPE = "application/vnd.sqlite3"
 
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
 Cursor = Annotated[str, Field(max_length=64)]
-
-
-# -- v0: lists
-
-
-class RegisteredNode(Body):
-    """A node class as the state manager knows it."""
-
-    id: str = Field("", alias="_id")
-    name: str
-    namespace: str
-    runtime_name: str
-    inputs_schema: dict[str, Any]
-    outputs_schema: dict[str, Any]
-    secrets: list[str]
-    created_at: str
-    updated_at: str
-
-
-class NodesReply(Body):
-    nodes: list[RegisteredNode]
-
-
-def _names_only(secrets: Any) -> Any:
-    # The stock state manager sends ciphertexts along; nobody needs them.
-    return dict.fromkeys(secrets, True) if isinstance(secrets, dict) else secrets
-
-
-class ListedGraph(Body):
-    """A graph in the list of them: secrets by name only."""
-
-    id: str = Field("", alias="_id")
-    name: str
-    namespace: str
-    nodes: list[GraphNodeModel]
-    secrets: Annotated[dict[str, bool], BeforeValidator(_names_only)]
-    retry_policy: RetryPolicyModel
-    store_config: StoreConfigModel
-    triggers: list[TriggerModel]
-    created_at: str
-    updated_at: str
-    validation_status: ValidationStatus
-    validation_errors: list[str]
-
-
-class GraphsReply(Body):
-    templates: list[ListedGraph]
 
 
 # -- native: lists

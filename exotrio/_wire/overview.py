@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from exotrio._wire.body import Body
 from exotrio._wire.native import NativeRunSummary
 from exotrio._wire.runtimes import ListedWorker
-from exotrio._wire.v0 import Body
 
 EXPORT_TYPE = "text/html; charset=utf-8"
 MAX_RUNS = 100

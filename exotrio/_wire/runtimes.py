@@ -3,7 +3,7 @@ sides use them."""
 
 from __future__ import annotations
 
-from exotrio._wire.v0 import Body
+from exotrio._wire.body import Body
 
 
 class ListedWorker(Body):

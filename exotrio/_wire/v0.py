@@ -9,23 +9,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from exotrio._util.backoff import MAX_DELAY_MS
-from exotrio._wire.vocabulary import MAX_BATCH, RunStatus, StateStatus, ValidationStatus
-from exotrio.graph import GraphNodeModel, Name, RetryPolicyModel, StoreConfigModel, Texts, TriggerModel
+from exotrio._wire.body import Body, DelayMs, Texts
+from exotrio._wire.vocabulary import MAX_BATCH, RunStatus, StateStatus
+from exotrio.graph import Name
 
-DelayMs = Annotated[int, Field(ge=0, le=MAX_DELAY_MS)]
-
-
-class Body(BaseModel):
-    """Base of the bodies. Their validators are built at first use: all of them together would cost
-    every ``import exotrio`` 20 ms."""
-
-    model_config = ConfigDict(defer_build=True)
-
-
-# -- nodes and graphs
+# -- nodes
 
 
 class NodeDeclaration(Body):
@@ -57,18 +48,22 @@ class RegisterReply(Body):
     registered_nodes: list[NodeDeclaration]
 
 
-class GraphReply(Body):
-    """A graph as the state manager shows it: secrets by name only."""
+class RegisteredNode(Body):
+    """A node class as the state manager knows it."""
 
-    nodes: list[GraphNodeModel]
-    secrets: dict[str, bool]
-    retry_policy: RetryPolicyModel
-    store_config: StoreConfigModel
-    triggers: list[TriggerModel]
+    id: str = Field("", alias="_id")
+    name: str
+    namespace: str
+    runtime_name: str
+    inputs_schema: dict[str, Any]
+    outputs_schema: dict[str, Any]
+    secrets: list[str]
     created_at: str
     updated_at: str
-    validation_status: ValidationStatus
-    validation_errors: list[str]
+
+
+class NodesReply(Body):
+    nodes: list[RegisteredNode]
 
 
 # -- runs and states

@@ -14,12 +14,9 @@ from pydantic import BaseModel, ValidationError
 
 from exotrio._http.endpoint import resolve_endpoint, version_problems
 from exotrio._wire.checkup import Checkup
+from exotrio._wire.graphs import GraphBody, GraphsReply, ListedGraph
 from exotrio._wire.native import NativeRun
 from exotrio._wire.operations import (
-    GraphsReply,
-    ListedGraph,
-    NodesReply,
-    RegisteredNode,
     RetryRunReply,
     RunsFound,
     RunsQuery,
@@ -29,7 +26,14 @@ from exotrio._wire.operations import (
 )
 from exotrio._wire.overview import ExportQuery, Overview, OverviewQuery
 from exotrio._wire.runtimes import WorkersReply
-from exotrio._wire.v0 import ManualRetryReply, RunGraphReply, RunsReply, StateDetail
+from exotrio._wire.v0 import (
+    ManualRetryReply,
+    NodesReply,
+    RegisteredNode,
+    RunGraphReply,
+    RunsReply,
+    StateDetail,
+)
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.client import _backup, _graphs, _operations, _runs, _runtimes
 from exotrio.client._calls import Calls
@@ -245,7 +249,7 @@ class StateManager:
             parts = (graph_nodes, secrets, retry_policy, store_config, triggers)
             if any(part is not None for part in parts):
                 raise TypeError("a Graph holds its nodes, secrets, policy, store and triggers: pass it alone")
-            name, body = graph_name.name, graph_name.to_wire().model_dump(mode="json")
+            name, body = graph_name.name, GraphBody.of(graph_name).model_dump(mode="json")
         elif graph_nodes is None or secrets is None:
             raise TypeError("upsert_graph needs a Graph, or a name with graph_nodes and secrets")
         else:

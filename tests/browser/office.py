@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from exotrio._wire.graphs import GraphBody
 from tests.browser.nodes import APP, GRAPH, NAMESPACE, graph
 from tests.support.processes import Process, Processes, Server
 
@@ -48,7 +49,7 @@ def open_office(processes: Processes, folder: Path, *options: str) -> Office:
     server = processes.server(folder, *options)
     worker = processes.start("worker", "app.py", cwd=folder, env=server.env)
     worker.line(": running")
-    body: dict[str, Any] = graph.to_wire().model_dump(mode="json")
+    body: dict[str, Any] = GraphBody.of(graph).model_dump(mode="json")
     put = server.ask("PUT", f"/v0/namespace/{NAMESPACE}/graph/{GRAPH}", body)
     assert put["validation_status"] == "VALID", put["validation_errors"]
     return Office(server, worker, folder)

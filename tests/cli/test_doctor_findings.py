@@ -18,7 +18,7 @@ from exotrio._nodes.outcome import Executed
 from exotrio._runtime.ledger import HeldClaim
 from exotrio._runtime.outbox_store import Mark, Store
 from exotrio._wire.checkup import Checkup
-from exotrio._wire.operations import ListedGraph
+from exotrio._wire.graphs import ListedGraph
 from exotrio.cli.doctor.finding import Finding, bytes_text
 from exotrio.cli.doctor.findings import clock_text, of_clock, of_graphs, of_speed, of_v0
 from exotrio.cli.doctor.line import Got

@@ -9,6 +9,7 @@ import httpx
 import pytest
 import trio
 
+from exotrio._wire.graphs import GraphBody
 from exotrio._wire.native import NativeRun, NativeTriggerRequest
 from exotrio._wire.v0 import TriggerRequest
 from exotrio._wire.vocabulary import RunStatus, StateStatus
@@ -22,7 +23,7 @@ from exotrio.errors import (
     NotFound,
     RequestRefused,
 )
-from exotrio.graph import CronTrigger, Graph, GraphBody, GraphNodeModel, RetryPolicyModel, StoreConfigModel
+from exotrio.graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel, StoreConfigModel
 from exotrio.manager import embedded
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -227,7 +228,7 @@ async def test_upsert_takes_a_graph_whole_and_nothing_beside_it() -> None:
     server = Server().on("PUT g", answer(201, GRAPH))
     graph = Graph("g", NODES, secrets={"s": "v"})
     assert await server.client.upsert_graph(graph) == GRAPH
-    assert GraphBody.model_validate(server.double.bodies("g")[0]) == graph.to_wire()
+    assert GraphBody.model_validate(server.double.bodies("g")[0]) == GraphBody.of(graph)
     with pytest.raises(TypeError):
         await server.client.upsert_graph(graph, NODES)  # type: ignore[call-overload]
     with pytest.raises(TypeError):

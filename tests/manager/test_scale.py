@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import trio
 
-from exotrio.graph import MAX_NODES, GraphBody
+from exotrio._wire.graphs import GraphBody
+from exotrio.graph import MAX_NODES
 from exotrio.manager.engine import leases, retention
 from exotrio.manager.rules.template import Template
 from tests.contract.flow import Flow

@@ -18,8 +18,8 @@ import trio
 import trio.testing
 
 from exotrio import DatabaseError
+from exotrio._wire.graphs import GraphBody
 from exotrio._wire.v0 import RegisterRequest
-from exotrio.graph import GraphBody
 from exotrio.manager.engine import graphs, runs, tallies
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.port import Transaction, View

@@ -340,12 +340,12 @@ POINTS = (
     Point(
         "Graphs have a largest number of edges.",
         ["security/test_limits::test_a_graph_has_a_largest_number_of_edges_and_of_triggers"],
-        Change("graph.py", "if excess := self.excess():", "if False:"),
+        Change("_wire/graphs.py", "if excess := self.excess():", "if False:"),
     ),
     Point(
         "Graphs have a largest number of triggers.",
         ["security/test_limits::test_a_graph_has_a_largest_number_of_edges_and_of_triggers"],
-        Change("graph.py", "Field(fail_fast=True, max_length=MAX_TRIGGERS)", "Field(fail_fast=True)"),
+        Change("_wire/graphs.py", "Field(fail_fast=True, max_length=MAX_TRIGGERS)", "Field(fail_fast=True)"),
     ),
     Point(
         "While a graph is checked others are served.",
@@ -463,7 +463,7 @@ POINTS = (
             "contract/test_conventions::test_integers_beyond_64_bits_are_no_server_error",
         ],
         Change(
-            "_wire/v0.py",
+            "_wire/body.py",
             "DelayMs = Annotated[int, Field(ge=0, le=MAX_DELAY_MS)]",
             "DelayMs = Annotated[int, Field(ge=0)]",
         ),

@@ -13,8 +13,9 @@ import pytest
 import trio
 from pydantic import ValidationError
 
+from exotrio._wire.graphs import MAX_EDGES, MAX_TRIGGERS, GraphBody
 from exotrio._wire.vocabulary import MAX_BATCH
-from exotrio.graph import MAX_EDGES, MAX_NODES, MAX_TRIGGERS, GraphBody
+from exotrio.graph import MAX_NODES
 from exotrio.manager.api import json as json_api
 from exotrio.manager.engine import graphs, workers
 from exotrio.manager.rules.template import Template

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from exotrio._wire.operations import ListedGraph
-from exotrio._wire.v0 import GraphReply
+from exotrio._wire.graphs import GraphReply, ListedGraph
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import INVALID, SUCCESS

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from exotrio._wire.operations import RegisteredNode
+from exotrio._wire.v0 import RegisteredNode
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS

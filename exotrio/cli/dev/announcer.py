@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import trio
 
+from exotrio._wire.graphs import GraphBody
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.cli.dev import messages as notes
 from exotrio.cli.dev.protocol import DeclaredGraph, Loaded
@@ -22,7 +23,6 @@ from exotrio.cli.terminal.output import note
 from exotrio.cli.terminal.words import listed, meant
 from exotrio.client._state_manager import StateManager
 from exotrio.errors import ConfigurationError, ExotrioError, GraphInvalid, NotFound
-from exotrio.graph import GraphBody
 from exotrio.manager.serving import Served
 
 VALIDATION = 60.0

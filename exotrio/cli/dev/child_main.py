@@ -26,6 +26,7 @@ from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.runtime import Runtime
 from exotrio._runtime.stop import CLEANUP, FLUSH
 from exotrio._util.settings import read_settings
+from exotrio._wire.graphs import GraphBody
 from exotrio.cli.dev.protocol import (
     DeclaredGraph,
     Failed,
@@ -159,7 +160,8 @@ def _loaded(module: Module, runtime: Runtime) -> Loaded:
         worker_id=runtime.worker_id,
         nodes=[node.__name__ for node in runtime.nodes],
         graphs=[
-            DeclaredGraph(graph.name, graph.to_wire().model_dump(mode="json")) for graph in module.graphs()
+            DeclaredGraph(graph.name, GraphBody.of(graph).model_dump(mode="json"))
+            for graph in module.graphs()
         ],
         files=users_files(),
         grace=runtime.shutdown_grace,

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.terminal_text import one_line
-from exotrio._wire.operations import ListedGraph
+from exotrio._wire.graphs import ListedGraph
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.cli.doctor.finding import Finding, are, first_of, note, plural
 from exotrio.cli.doctor.server import Clock

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 import click
 
+from exotrio._wire.graphs import GraphBody
 from exotrio.cli.graphs.file import Draft, draft_of, is_json, read_draft
 from exotrio.cli.graphs.problems import Locator
 from exotrio.cli.load import load
 from exotrio.cli.terminal.output import note
 from exotrio.client._state_manager import StateManager
 from exotrio.errors import GraphInvalid
-from exotrio.graph import CronTrigger, GraphBody
+from exotrio.graph import CronTrigger
 
 
 @dataclass(frozen=True, slots=True)

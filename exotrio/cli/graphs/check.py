@@ -12,11 +12,11 @@ from typing import Any
 
 from exotrio._nodes.base import declare
 from exotrio._runtime.runtime import Runtime
+from exotrio._wire.graphs import GraphBody
 from exotrio.cli.graphs.file import Draft
 from exotrio.cli.graphs.problems import Problem
 from exotrio.cli.terminal.words import meant
 from exotrio.errors import GraphInvalid
-from exotrio.graph import GraphBody
 from exotrio.manager.rules.placeholders import PlaceholderError, parse_placeholders
 from exotrio.manager.rules.registered import Registered, check_registered
 from exotrio.manager.rules.template import Template

@@ -15,20 +15,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from exotrio._wire.graphs import GraphBody, TriggerModel
 from exotrio.cli.graphs.json_source import Place, Source, read_json
 from exotrio.cli.graphs.problems import Locator, Problem
 from exotrio.cli.input.text_file import STANDARD_INPUT, Unreadable, read_text, shown
 from exotrio.cli.load import Loaded
 from exotrio.cli.terminal.words import meant
-from exotrio.graph import (
-    Graph,
-    GraphBody,
-    GraphNodeModel,
-    RetryPolicyModel,
-    StoreConfigModel,
-    TriggerModel,
-    UnitesModel,
-)
+from exotrio.graph import Graph, GraphNodeModel, RetryPolicyModel, StoreConfigModel, UnitesModel
 
 _SHOWN = frozenset(
     {"name", "graph_name", "namespace", "$schema", "created_at", "updated_at", "validation_status"}
@@ -72,7 +65,7 @@ def drafts_of(loaded: Loaded) -> list[Draft]:
 
 def draft_of(loaded: Loaded, graph: Graph) -> Draft:
     """Return a ``Graph``; its fields were checked when it was built."""
-    return Draft(loaded.target, graph.name, graph.to_wire(), Locator(loaded.target, graph.name))
+    return Draft(loaded.target, graph.name, GraphBody.of(graph), Locator(loaded.target, graph.name))
 
 
 def read_draft(file: str) -> Draft:

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from exotrio._util.cron import next_occurrence_ms
-from exotrio._wire.operations import ListedGraph
-from exotrio._wire.v0 import GraphReply
+from exotrio._wire.graphs import GraphReply, ListedGraph
 from exotrio.cli.terminal.output import pairs
 from exotrio.graph import GraphNodeModel, RetryPolicyModel
 

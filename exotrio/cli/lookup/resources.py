@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from exotrio._wire.graphs import GraphReply
 from exotrio._wire.native import NativeRun
-from exotrio._wire.v0 import GraphReply
 from exotrio._wire.vocabulary import is_state_id
 from exotrio.cli.terminal.words import closest, listed, meant
 from exotrio.client._state_manager import StateManager

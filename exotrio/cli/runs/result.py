@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from exotrio._util.error_message import message_line
+from exotrio._wire.graphs import GraphReply
 from exotrio._wire.native import NativeRun
-from exotrio._wire.v0 import GraphReply
 from exotrio._wire.vocabulary import ERRORED, StateStatus
 from exotrio.cli.terminal.output import error_message, pairs, print_json, print_lines
 from exotrio.client._state_manager import StateManager

@@ -11,9 +11,9 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from exotrio._util.cron import next_occurrence_ms
+from exotrio._wire.graphs import GraphBody, GraphRequest
 from exotrio._wire.v0 import RegisterRequest
 from exotrio._wire.vocabulary import ValidationStatus
-from exotrio.graph import GraphBody, GraphRequest
 from exotrio.manager.api.json import parse_model
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.rules.registered import check_registered

@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from exotrio.graph import MAX_NAME, GraphBody, UnitesStrategyEnum
+from exotrio._wire.graphs import GraphBody
+from exotrio.graph import MAX_NAME, UnitesStrategyEnum
 from exotrio.manager.rules.edges import Shape, refuse
 from exotrio.manager.rules.placeholders import (
     OutputRef,

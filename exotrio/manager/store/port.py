@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from exotrio.graph import GraphBody
+from exotrio._wire.graphs import GraphBody
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.clock import not_yet_trusted

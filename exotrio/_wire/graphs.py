@@ -1,0 +1,139 @@
+"""Bodies of API v0 about graphs, and a graph as it is stored.
+
+The rules of the fields are those of ``exotrio.graph``, which users declare graphs with.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+
+from exotrio._util.cron import check_expression
+from exotrio._wire.body import Body, Texts
+from exotrio._wire.vocabulary import ValidationStatus
+from exotrio.graph import (
+    MAX_NAME,
+    MAX_NODES,
+    Graph,
+    GraphNodeModel,
+    RetryPolicyModel,
+    StoreConfigModel,
+)
+
+MAX_EDGES = 10_000
+"""Most entries of ``next_nodes`` in one graph: how long the checks take grows with them."""
+MAX_TRIGGERS = 100
+"""Most triggers of one graph: to find when a rare one comes due takes up to 20 ms."""
+
+
+class PlaceModel(GraphNodeModel):
+    """A place as it travels: there the inputs have to be given, even if there are none."""
+
+    inputs: dict[str, Any]
+
+
+class CronTriggerValue(Body):
+    """The ``value`` of a cron trigger on the wire; keys beside ``expression`` are kept."""
+
+    model_config = ConfigDict(extra="allow", defer_build=True)
+
+    expression: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_expression)]
+
+
+class TriggerModel(Body):
+    """A trigger as it travels: ``{"type": "CRON", "value": {"expression": ...}}``."""
+
+    type: Literal["CRON"]
+    value: CronTriggerValue
+
+
+class GraphBody(Body):
+    """A graph as it travels and as it is stored."""
+
+    secrets: Texts
+    nodes: Annotated[list[PlaceModel], Field(max_length=MAX_NODES)]
+    retry_policy: RetryPolicyModel = Field(default_factory=RetryPolicyModel)
+    store_config: StoreConfigModel = Field(default_factory=StoreConfigModel)
+    triggers: Annotated[list[TriggerModel], Field(fail_fast=True)] = Field(default_factory=list)
+
+    @classmethod
+    def of(cls, graph: Graph) -> Self:
+        """Return a graph that was declared in Python as the body of an upsert."""
+        return cls(
+            secrets=graph.secrets,
+            nodes=[PlaceModel(**dict(node)) for node in graph.nodes],
+            retry_policy=graph.retry_policy,
+            store_config=graph.store_config,
+            triggers=[
+                TriggerModel(type="CRON", value=CronTriggerValue(expression=each.expression))
+                for each in graph.triggers
+            ],
+        )
+
+    def excess(self) -> list[str]:
+        """Return which largest sizes of a new graph this one exceeds. Graphs of old databases may."""
+        edges = sum(len(node.next_nodes or ()) for node in self.nodes)
+        sizes = (
+            (edges, MAX_EDGES, "edges (entries of next_nodes)"),
+            (len(self.triggers), MAX_TRIGGERS, "triggers"),
+        )
+        return [
+            f"a graph has at most {most:,} {what}; this one has {size:,}"
+            for size, most, what in sizes
+            if size > most
+        ]
+
+
+class GraphRequest(GraphBody):
+    """Body of ``PUT /v0/namespace/{ns}/graph/{g}``: a graph that comes from a client."""
+
+    triggers: Annotated[list[TriggerModel], Field(fail_fast=True, max_length=MAX_TRIGGERS)] = Field(
+        default_factory=list
+    )
+
+    @model_validator(mode="after")
+    def _has_a_size(self) -> GraphRequest:
+        if excess := self.excess():
+            raise ValueError("; ".join(excess))
+        return self
+
+
+class GraphReply(Body):
+    """A graph as the state manager shows it: secrets by name only."""
+
+    nodes: list[GraphNodeModel]
+    secrets: dict[str, bool]
+    retry_policy: RetryPolicyModel
+    store_config: StoreConfigModel
+    triggers: list[TriggerModel]
+    created_at: str
+    updated_at: str
+    validation_status: ValidationStatus
+    validation_errors: list[str]
+
+
+def _names_only(secrets: Any) -> Any:
+    # The stock state manager sends ciphertexts along; nobody needs them.
+    return dict.fromkeys(secrets, True) if isinstance(secrets, dict) else secrets
+
+
+class ListedGraph(Body):
+    """A graph in the list of them: secrets by name only."""
+
+    id: str = Field("", alias="_id")
+    name: str
+    namespace: str
+    nodes: list[GraphNodeModel]
+    secrets: Annotated[dict[str, bool], BeforeValidator(_names_only)]
+    retry_policy: RetryPolicyModel
+    store_config: StoreConfigModel
+    triggers: list[TriggerModel]
+    created_at: str
+    updated_at: str
+    validation_status: ValidationStatus
+    validation_errors: list[str]
+
+
+class GraphsReply(Body):
+    templates: list[ListedGraph]
