@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exotrio._util.backoff import MAX_DELAY_MS, retry_delay_ms
+from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio.graph import RetryPolicyModel, RetryStrategyEnum
+from exotrio.manager.rules.retry_delay import retry_delay_ms
 
 STRATEGIES = list(RetryStrategyEnum)
 factors = st.integers(1, 10_000_000)

@@ -14,7 +14,6 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from exotrio._util.backoff import retry_delay_ms
 from exotrio._util.redaction import Redactor
 from exotrio._wire.native import ErroredItem, ExecutedItem, ItemReply, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio._wire.vocabulary import ItemResult
@@ -35,6 +34,7 @@ from exotrio.manager.engine.states import (
     output_path,
 )
 from exotrio.manager.engine.unites import decide
+from exotrio.manager.rules.retry_delay import retry_delay_ms
 from exotrio.manager.security.cipher import Cipher, open_secrets
 from exotrio.manager.store.port import Transaction, View
 
