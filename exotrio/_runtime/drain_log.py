@@ -7,6 +7,7 @@ import logging
 import trio
 
 from exotrio._runtime.ledger import Ledger, Stage
+from exotrio._util.words import plural
 
 log = logging.getLogger("exotrio.runtime")
 
@@ -21,8 +22,7 @@ def waited_for(ledger: Ledger) -> str:
     if running:
         named = [f"{held}{held.standing}" for held in sorted(running, key=lambda held: held.taken_at)]
         more = [f"and {len(named) - MOST_NAMED} more"] if len(named) > MOST_NAMED else []
-        count = f"{len(running)} node{'s' if len(running) > 1 else ''}"
-        return f"waiting for {count}: {'; '.join(named[:MOST_NAMED] + more)}"
+        return f"waiting for {plural(len(running), 'node')}: {'; '.join(named[:MOST_NAMED] + more)}"
     if left := ledger.count(Stage.DONE):
         return f"waiting for {left} deliveries"
     return "waiting for a claim in flight" if ledger.claiming else ""

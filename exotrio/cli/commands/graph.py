@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from exotrio._util.words import plural
 from exotrio._wire.graphs import GraphReply, ListedGraph
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
@@ -87,7 +88,7 @@ def ls(output: str, connection: Connection) -> int:
         return SUCCESS
     heads = ("graph", "status", "nodes", "problems", "cron", "updated")
     lines = table(heads, [_row(graph) for graph in graphs]) if graphs else []
-    lines.append(f"{len(graphs)} graph{'' if len(graphs) == 1 else 's'} in namespace {connection.namespace}")
+    lines.append(f"{plural(len(graphs), 'graph')} in namespace {connection.namespace}")
     print_lines(lines)
     if not graphs:
         note("declare one with: python -m exotrio graph apply FILE")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from exotrio._util.words import plural
 from exotrio._wire.v0 import RegisteredNode
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
@@ -37,7 +38,7 @@ def ls(output: str, connection: Connection) -> int:
         return SUCCESS
     heads = ("node", "runtime", "inputs", "outputs", "secrets", "registered")
     lines = table(heads, [_row(node) for node in nodes]) if nodes else []
-    lines.append(f"{len(nodes)} node{'' if len(nodes) == 1 else 's'} in namespace {connection.namespace}")
+    lines.append(f"{plural(len(nodes), 'node')} in namespace {connection.namespace}")
     print_lines(lines)
     if not nodes:
         note("workers register them: python -m exotrio worker FILE")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from exotrio._util.words import plural
 from exotrio._wire.native import NativeRun, NativeRunSummary
 from exotrio._wire.operations import ListedState
 from exotrio._wire.vocabulary import ERRORED, RunStatus, StateStatus
@@ -54,8 +55,7 @@ def ls(graph: str | None, status: str | None, limit: int, output: str, connectio
         return SUCCESS
     heads = ("run", "graph", "status", "done", "failed", "open", "created")
     lines = table(heads, [_row(run) for run in runs]) if runs else []
-    matching = "" if graph is None and wanted is None else " matching"
-    count = f"{len(runs)}{matching} run{'' if len(runs) == 1 else 's'}"
+    count = plural(len(runs), "run" if graph is None and wanted is None else "matching run")
     lines.append(f"{count} in namespace {connection.namespace}" + ("; more with --limit" if more else ""))
     print_lines(lines)
     return SUCCESS
@@ -143,8 +143,7 @@ def retry(run_id: str, output: str, connection: Connection) -> int:
     if output == "json":
         print_json({"run_id": run_id, **reply.model_dump(mode="json")})
     else:
-        count = len(reply.retried)
-        lines = [f"{count} state{'' if count == 1 else 's'} of run {run_id} will run again"]
+        lines = [f"{plural(len(reply.retried), 'state')} of run {run_id} will run again"]
         lines += [f"not retried: {state.state_id}: {state.reason}" for state in reply.refused]
         print_lines(lines)
     return FAILED if reply.refused else SUCCESS

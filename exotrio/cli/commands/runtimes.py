@@ -7,6 +7,7 @@ import trio
 
 from exotrio._util.durations import format_coarse
 from exotrio._util.terminal_text import one_line
+from exotrio._util.words import plural
 from exotrio._wire.runtimes import ListedWorker, WorkersReply
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
@@ -168,8 +169,7 @@ def _as_lines(found: WorkersReply, namespace: str) -> list[str]:
         f"last {format_coarse(asker.polled_ms / 1000)} ago"
         for asker in found.v0
     ]
-    count = len(found.workers)
-    lines.append(f"{count} runtime{'' if count == 1 else 's'} in namespace {namespace}")
+    lines.append(f"{plural(len(found.workers), 'runtime')} in namespace {namespace}")
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from exotrio._util.words import plural
 from exotrio._wire.operations import ListedState
 from exotrio._wire.v0 import StateDetail
 from exotrio._wire.vocabulary import StateStatus
@@ -89,8 +90,7 @@ def ls(
         return SUCCESS
     heads = ("state", "place", "node", "status", "retries", "created", "error")
     lines = table(heads, [_row(state) for state in states]) if states else []
-    count = f"{len(states)} state{'' if len(states) == 1 else 's'}"
-    lines.append(count + ("; more with --limit" if more else ""))
+    lines.append(plural(len(states), "state") + ("; more with --limit" if more else ""))
     print_lines(lines)
     return SUCCESS
 

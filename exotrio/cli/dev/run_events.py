@@ -8,6 +8,7 @@ from datetime import datetime
 
 import trio
 
+from exotrio._util.words import plural
 from exotrio._wire.native import NativeRunSummary
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.cli.terminal.output import note
@@ -27,7 +28,7 @@ async def unfinished(manager: StateManager) -> str:
     count = len(found.runs)
     if not count:
         return ""
-    return f"{'more than ' if found.next else ''}{count} run{'' if count == 1 else 's'}"
+    return f"{'more than ' if found.next else ''}{plural(count, 'run')}"
 
 
 async def tell_runs(
@@ -68,7 +69,7 @@ async def _look(manager: StateManager, known: Mapping[str, RunStatus]) -> list[N
 def _ended(run: NativeRunSummary) -> str:
     status = f"{run.status.value} (cancelled)" if run.cancelled_at else run.status.value
     failed = f", {run.errored_count} of them failed" if run.errored_count else ""
-    count = f"{run.total_count:,} state{'' if run.total_count == 1 else 's'}"
+    count = plural(run.total_count, "state")
     return f"run {run.run_id} of graph {run.graph_name!r}: {status}, {count}{failed}{_duration(run)}"
 
 

@@ -25,11 +25,6 @@ def note(what: str, fix: str = "") -> Finding:
     return Finding(what, fix, attention=False)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun: ``1 state``, ``1,200 states``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def first_of(names: list[str], most: int = 5) -> str:
     """Return names in a row, the first ones of many."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

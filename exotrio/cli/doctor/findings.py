@@ -7,9 +7,10 @@ from datetime import datetime
 
 from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.terminal_text import one_line
+from exotrio._util.words import plural
 from exotrio._wire.graphs import ListedGraph
 from exotrio._wire.vocabulary import ValidationStatus
-from exotrio.cli.doctor.finding import Finding, are, first_of, note, plural
+from exotrio.cli.doctor.finding import Finding, are, first_of, note
 from exotrio.cli.doctor.server import Clock
 from exotrio.cli.doctor.v0 import V0Claims
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.terminal_text import one_line
+from exotrio._util.words import plural
 from exotrio._wire.checkup import Checkup, DatabaseState, Disagreement, HeldClaims, LostLeases
 from exotrio._wire.overview import NodeNow, Overview
 from exotrio._wire.runtimes import ListedWorker
-from exotrio.cli.doctor.finding import Finding, are, bytes_text, first_of, note, plural
+from exotrio.cli.doctor.finding import Finding, are, bytes_text, first_of, note
 
 LONG_DUE_MS = 300_000
 """What is due for longer is asked why."""

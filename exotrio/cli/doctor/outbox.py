@@ -8,7 +8,8 @@ from pathlib import Path
 
 from exotrio._runtime.outbox_store import APPLICATION_ID, VERSION
 from exotrio._util.terminal_text import one_line
-from exotrio.cli.doctor.finding import Finding, note, plural
+from exotrio._util.words import plural
+from exotrio.cli.doctor.finding import Finding, note
 
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 

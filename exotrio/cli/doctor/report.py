@@ -8,9 +8,10 @@ from typing import Any
 
 from exotrio._util.durations import format_duration
 from exotrio._util.terminal_text import one_line
+from exotrio._util.words import plural
 from exotrio._wire.checkup import Checkup
 from exotrio._wire.overview import Overview
-from exotrio.cli.doctor.finding import Finding, bytes_text, first_of, plural
+from exotrio.cli.doctor.finding import Finding, bytes_text, first_of
 from exotrio.cli.doctor.findings import clock_text
 from exotrio.cli.doctor.server import Kind, Server
 from exotrio.cli.doctor.settings import Setting

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exotrio._util.error_message import message_line
+from exotrio._util.words import plural
 from exotrio._wire.graphs import GraphReply
 from exotrio._wire.native import NativeRun
 from exotrio._wire.vocabulary import ERRORED, StateStatus
@@ -103,7 +104,7 @@ def _as_json(result: Result, elapsed: float) -> dict[str, Any]:
 
 def _as_lines(result: Result, elapsed: float) -> list[str]:
     run = result.run
-    states = f"{run.total_count} state{'s' if run.total_count != 1 else ''}"
+    states = plural(run.total_count, "state")
     lines = [f"{run.status.value}: {states} in {elapsed:.1f} s (run {run.run_id})"]
     for name, values in result.outputs:
         lines += [f"{name}:", *pairs(values, "  ", ": ")]

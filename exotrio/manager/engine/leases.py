@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import trio
 
+from exotrio._util.words import plural
 from exotrio._wire.native import Beat, BeatReply
 from exotrio._wire.vocabulary import BeatResult, from_ms
 from exotrio.errors import DatabaseError
@@ -230,4 +231,4 @@ async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
             logger.log(log_level(error), "leases could not be checked: %s", error.what)
         else:
             if ended:
-                logger.warning("%d lease%s ended without an outcome", ended, "" if ended == 1 else "s")
+                logger.warning("%s ended without an outcome", plural(ended, "lease"))

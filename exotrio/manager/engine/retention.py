@@ -21,6 +21,7 @@ from typing import Concatenate
 import trio
 from pydantic_core import to_json
 
+from exotrio._util.words import plural
 from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.port import Transaction
@@ -59,7 +60,7 @@ async def retain(store: Store, keep_ms: int | None) -> None:
             logger.log(log_level(error), "finished runs could not be deleted: %s", error.what)
         else:
             if deleted:
-                logger.info("%d finished run%s deleted", deleted, "" if deleted == 1 else "s")
+                logger.info("%s deleted", plural(deleted, "finished run"))
         if keep_ms is None:
             return
         await trio.sleep(max(SHORTEST_INTERVAL, min(LONGEST_INTERVAL, from_ms(keep_ms) / 10)))

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from exotrio._util.words import plural
 from exotrio.manager.engine import retries, runs
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.store.port import Transaction
@@ -34,7 +35,7 @@ async def retry_run(asked: Asked, form: dict[str, list[str]]) -> Done:
     """Retry the failed states of a run."""
     run_id = asked.params["run_id"]
     reply = await asked.service.store.write(retries.retry_run, asked.namespace, run_id, _request_id(form))
-    said = f"{len(reply.retried):,} failed {_plural(len(reply.retried), 'state')} will run again."
+    said = f"{plural(len(reply.retried), 'failed state')} will run again."
     if reply.refused:
         said += f" {len(reply.refused):,} could not be retried: {reply.refused[0].reason}."
     return Done(said, asked.link("runs", run_id))
@@ -69,7 +70,7 @@ async def change_runs(asked: Asked, form: dict[str, list[str]]) -> Done:
             done += 1
         except Refused as refusal:
             refused.append(refusal.detail)
-    said = f"{done} {_plural(done, 'run')} {'cancelled' if wanted == 'cancel' else 'retried'}."
+    said = f"{plural(done, 'run')} {'cancelled' if wanted == 'cancel' else 'retried'}."
     if refused:
         said += f" {len(refused)} not: {refused[0]}."
     return Done(said, back)
@@ -140,10 +141,6 @@ def _request_id(form: Form) -> str:
         return str(uuid.UUID(form.get("request_id", [""])[0]))
     except ValueError:
         return str(uuid.uuid4())
-
-
-def _plural(count: int, noun: str) -> str:
-    return noun if count == 1 else f"{noun}s"
 
 
 ACTIONS: dict[str, Action] = {

@@ -17,6 +17,7 @@ from typing import Any
 
 import outcome
 
+from exotrio._util.words import plural
 from exotrio.errors import DatabaseError
 from exotrio.manager.engine import tallies
 from exotrio.manager.store.clock import Clock, WatchedClock
@@ -249,7 +250,7 @@ class Committer:
             self.connection.execute("ROLLBACK")
         self.catalog.clear()
         self._trouble = error
-        self._tell(f"{len(writes)} write{'' if len(writes) == 1 else 's'} could not be committed", str(error))
+        self._tell(f"{plural(len(writes), 'write')} could not be committed", str(error))
         for write in writes:
             # One error each: tasks that raise the same one would write their tracebacks over each other.
             write.result = outcome.Error(_not_written(NotCommitted, error))
