@@ -3,7 +3,6 @@ retry runs and look into them. As in ``_wire``, both sides use them."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field
@@ -206,8 +205,3 @@ class RefusedState(Body):
 class RetryRunReply(Body):
     retried: list[RetriedState]
     refused: list[RefusedState]
-
-
-def moment_ms(moment: datetime) -> int:
-    """Return a moment in Unix milliseconds."""
-    return round(moment.timestamp() * 1000)

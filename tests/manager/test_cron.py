@@ -14,11 +14,11 @@ import trio.testing
 from pydantic import ValidationError
 
 from exotrio._util.cron import next_occurrence_ms
+from exotrio._util.times import timestamp
 from exotrio.errors import DatabaseError
 from exotrio.graph import CronTrigger
 from exotrio.manager import embedded
 from exotrio.manager.engine import schedules as schedules_engine
-from exotrio.manager.engine.graphs import timestamp
 from exotrio.manager.store.port import View
 from exotrio.manager.store.sqlite.store import wall_clock
 from tests.contract.flow import Flow

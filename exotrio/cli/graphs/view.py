@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 from exotrio._util.cron import next_occurrence_ms
+from exotrio._util.times import timestamp
 from exotrio._wire.graphs import GraphReply, ListedGraph
 from exotrio.cli.terminal.output import pairs
 from exotrio.graph import GraphNodeModel, RetryPolicyModel
@@ -63,7 +63,7 @@ def next_runs(expression: str) -> list[str]:
     while after is not None and len(found) < NEXT_RUNS:
         after = next_occurrence_ms(expression, after)
         if after is not None:
-            found.append(datetime.fromtimestamp(after / 1000, UTC).isoformat().replace("+00:00", "Z"))
+            found.append(timestamp(after, "seconds"))
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
 from typing import Any
 
 from exotrio._execution.log_context import claim_fields, phase_context, state_context
@@ -11,6 +10,7 @@ from exotrio._runtime.ledger import HeldClaim
 from exotrio._util.json import encode, sendable
 from exotrio._util.redaction import NO_SECRETS, Redactor
 from exotrio._util.terminal_text import harmless_json
+from exotrio._util.times import timestamp
 
 FIELDS = ("run", "state", "node", "attempt", "phase")
 """Beside time, level, logger, message and exception."""
@@ -33,7 +33,7 @@ class JsonFormatter(logging.Formatter):
         except Exception as error:
             message = f"{record.msg!r} % {record.args!r} ({type(error).__name__}: {error})"
         entry: dict[str, Any] = {
-            "time": _timestamp(record.created),
+            "time": timestamp(record.created * 1000),
             "level": record.levelname,
             "logger": record.name,
             "message": message,
@@ -53,10 +53,6 @@ class JsonFormatter(logging.Formatter):
             entry["stack"] = self.formatStack(record.stack_info)
         line = encode({name: _plain(value, redactor) for name, value in entry.items()}).decode()
         return harmless_json(line)
-
-
-def _timestamp(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _plain(value: object, redactor: Redactor) -> object:

@@ -17,9 +17,9 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from exotrio._util.times import timestamp
 from exotrio._wire.native import HeldState, ItemReply
 from exotrio._wire.vocabulary import ItemResult, from_ms
-from exotrio.manager.engine.graphs import timestamp
 from exotrio.manager.engine.inputs import size_of
 from exotrio.manager.engine.outcomes import find_state
 from exotrio.manager.engine.states import CREATED, QUEUED, Changes, note

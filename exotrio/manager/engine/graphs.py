@@ -5,12 +5,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
 from exotrio._util.cron import next_occurrence_ms
+from exotrio._util.times import timestamp
 from exotrio._wire.graphs import GraphBody, GraphRequest
 from exotrio._wire.v0 import RegisterRequest
 from exotrio._wire.vocabulary import ValidationStatus
@@ -20,11 +20,6 @@ from exotrio.manager.rules.registered import check_registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.security.cipher import Cipher
 from exotrio.manager.store.port import Transaction, View
-
-
-def timestamp(ms: int) -> str:
-    """Return a time as the API shows it: ISO 8601 in UTC."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def object_id(number: int) -> str:

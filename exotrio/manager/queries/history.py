@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from exotrio.manager.engine.graphs import timestamp
+from exotrio._util.times import timestamp
 from exotrio.manager.engine.outcomes import find_state
 from exotrio.manager.engine.states import QUEUED
 from exotrio.manager.queries.views import detail

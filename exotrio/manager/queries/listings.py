@@ -11,9 +11,10 @@ from typing import Any
 from pydantic_core import to_json
 
 from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
-from exotrio._wire.operations import RunsQuery, StatesQuery, moment_ms
+from exotrio._util.times import moment_ms, timestamp
+from exotrio._wire.operations import RunsQuery, StatesQuery
 from exotrio._wire.vocabulary import RunStatus, StateStatus
-from exotrio.manager.engine.graphs import find_graph, timestamp
+from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.queries.views import RUNS, run_summary
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.store.port import View

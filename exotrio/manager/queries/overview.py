@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from exotrio._util.times import timestamp
 from exotrio._wire.overview import MAX_RUNTIMES
 from exotrio.manager.engine import tallies
-from exotrio.manager.engine.graphs import timestamp
 from exotrio.manager.engine.workers import Worker
 from exotrio.manager.queries.backlog import MOST_COUNTED, Backlog, backlog
 from exotrio.manager.queries.failed import failed_since

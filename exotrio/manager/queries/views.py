@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from exotrio._util.times import timestamp
 from exotrio._wire.operations import MAX_PAGE
 from exotrio._wire.vocabulary import RunStatus
-from exotrio.manager.engine.graphs import timestamp
 from exotrio.manager.engine.outcomes import find_state
 from exotrio.manager.engine.states import STATUSES, chain
 from exotrio.manager.rules.errors import not_found

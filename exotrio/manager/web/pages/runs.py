@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable
 from datetime import UTC, datetime
 
+from exotrio._util.times import moment_ms
 from exotrio.manager.queries.runs import STATUSES, search
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Asked, Data, Page
@@ -53,7 +54,7 @@ def _since_ms(text: str, now_ms: int) -> int | None:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        return max(0, round(moment.timestamp() * 1000))
+        return max(0, moment_ms(moment))
     except (ValueError, OverflowError):
         return None
 

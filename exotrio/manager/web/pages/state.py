@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Hashable
-from datetime import datetime
 
 from pydantic_core import from_json
 
+from exotrio._util.times import moment_ms
 from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, PRUNED, QUEUED, chain
 from exotrio.manager.queries.history import attempts_of, holder_of
 from exotrio.manager.queries.run_detail import times, was_cancelled
@@ -98,7 +98,7 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
             "local": bool(state["local"]),
             "holder": holder_of(state, asked.monotonic) if status == QUEUED else None,
             "attempts": [
-                {**attempt, "at": _unix_ms(attempt["created_at"])} for attempt in attempts_of(view, state)
+                {**attempt, "at": moment_ms(attempt["created_at"])} for attempt in attempts_of(view, state)
             ],
             "ancestors": ancestors[::-1],
             "events": view.execute(
@@ -123,10 +123,6 @@ def _is_not_offered(asked: Asked, state: sqlite3.Row, now_ms: int) -> bool:
         and state["node_namespace"] == asked.namespace
         and state["name"] not in offered(asked.workers, asked.anonymous, asked.monotonic)
     )
-
-
-def _unix_ms(timestamp: str) -> int:
-    return round(datetime.fromisoformat(timestamp).timestamp() * 1000)
 
 
 def versions(view: View, asked: Asked) -> dict[str, Hashable]:

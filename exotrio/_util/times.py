@@ -1,0 +1,21 @@
+"""Moments as they travel and as they are stored: ISO 8601 in UTC, and Unix milliseconds. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def timestamp(ms: float, timespec: str = "milliseconds") -> str:
+    """Return a moment in Unix milliseconds as ISO 8601 in UTC: ``2026-01-31T12:00:00.000Z``."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
+def moment_ms(moment: datetime | str) -> int:
+    """Return a moment, or what ``timestamp`` made of it, in Unix milliseconds.
+
+    Raises:
+        ValueError: the text is not a moment.
+    """
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    return round(moment.timestamp() * 1000)
