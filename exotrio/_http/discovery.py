@@ -7,6 +7,7 @@ other by what its list of nodes answers.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from exotrio._http.client import HttpClient
@@ -26,16 +27,28 @@ class _NodesReply(Body):
     nodes: list[Any]
 
 
-async def discover(http: HttpClient, namespace: str) -> Discovery | None:
-    """Ask the state manager what it is.
+@dataclass(frozen=True, slots=True)
+class ServerKind:
+    """What a state manager is.
+
+    Attributes:
+        version: Version of its native API; None if it has none.
+    """
+
+    version: str | None
+
+    @property
+    def native(self) -> bool:
+        """Whether this exotrio can use its native API. Any other server is used through v0."""
+        return self.version == NATIVE_VERSION
+
+
+async def discover(http: HttpClient, namespace: str) -> ServerKind:
+    """Ask a state manager what it is.
 
     Args:
         http: Connections to it.
         namespace: Whose nodes to list, where the native API does not answer.
-
-    Returns:
-        What our server says of itself; None for any other v0 server. A server of ours with another version
-        of the native API is returned only if it answers as v0, too.
 
     Raises:
         ManagerUnavailable: neither is known yet; ask again.
@@ -45,24 +58,25 @@ async def discover(http: HttpClient, namespace: str) -> Discovery | None:
         Safe; nothing changes at the server.
     """
     found = await find_native(http)
-    if found is None or found.version != NATIVE_VERSION:
+    if not found.native:
         await require_v0(http, namespace)
     return found
 
 
-async def find_native(http: HttpClient) -> Discovery | None:
-    """Return what our server says of itself; None after a JSON 404, which does not say who is there.
+async def find_native(http: HttpClient) -> ServerKind:
+    """Return what the native root says; without a version after a JSON 404, which does not say who is there.
 
     Raises:
         As ``discover`` does.
     """
     try:
-        return await http.fetch(Discovery, "GET", NATIVE_ROOT, timeout=DISCOVERY_TIMEOUT)
+        found = await http.fetch(Discovery, "GET", NATIVE_ROOT, timeout=DISCOVERY_TIMEOUT)
     except NotFound:
-        return None
+        return ServerKind(None)
     except RequestRefused as error:
         # A proxy that is being set up answers anything: deciding for v0 now would stick.
         raise ManagerUnavailable(error.what, status=error.status, where=error.where, fix=error.fix) from error
+    return ServerKind(found.version)
 
 
 async def require_v0(http: HttpClient, namespace: str) -> None:

@@ -126,7 +126,7 @@ class AutoLink:
         self._sure = kind != "auto"
         self._answered_500 = False
         self._find_native_at = math.inf
-        self._warned_of = NATIVE_VERSION
+        self._warned_of: str | None = None
         self._registration: tuple[str, Sequence[NodeDeclaration]] | None = None
         self._asking = trio.Lock()
         self._failure: ManagerUnavailable | None = None
@@ -234,7 +234,7 @@ class AutoLink:
                 log.warning("the state manager was replaced; it now speaks %s", _name(link))
         elif self._kind == "v0":
             await require_v0(self._http, self._namespace)
-        elif await find_native(self._http) is None:
+        elif (await find_native(self._http)).version is None:
             raise ManagerUnavailable(
                 f"{self._http.endpoint.name} does not speak the native API now",
                 status=404,
@@ -251,9 +251,9 @@ class AutoLink:
     async def _discover(self) -> V0Link | NativeLink:
         found = await discover(self._http, self._namespace)
         self._find_native_at = trio.current_time() + FIND_NATIVE_INTERVAL
-        if found is not None and found.version == NATIVE_VERSION:
+        if found.native:
             return self._native
-        if found is not None and found.version != self._warned_of:
+        if found.version not in (None, self._warned_of):
             self._warned_of = found.version
             log.warning(
                 "the state manager at %s speaks version %s of the native API, and this exotrio version %s: "
@@ -267,7 +267,7 @@ class AutoLink:
     async def _find_native(self) -> None:
         self._find_native_at = trio.current_time() + FIND_NATIVE_INTERVAL
         found = await self._watch(find_native(self._http))
-        if found is not None and found.version == NATIVE_VERSION:
+        if found.native:
             self._sure = False
 
     async def _deliver(

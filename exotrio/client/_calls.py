@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from exotrio._http.client import HttpClient
 from exotrio._http.discovery import discover, not_a_manager
 from exotrio._util.backoff import full_jitter
-from exotrio._wire.vocabulary import NATIVE_VERSION, native_path, v0_path
+from exotrio._wire.vocabulary import native_path, v0_path
 from exotrio.errors import ManagerUnavailable, NotFound, RequestRefused
 
 if TYPE_CHECKING:
@@ -123,6 +123,5 @@ class Calls:
     async def is_native(self) -> bool:
         """Return whether the server speaks the native API, and so is ours."""
         if self._server.native is None:
-            found = await self.repeat(lambda: discover(self.http, self.namespace))
-            self._server.native = found is not None and found.version == NATIVE_VERSION
+            self._server.native = (await self.repeat(lambda: discover(self.http, self.namespace))).native
         return self._server.native
