@@ -17,7 +17,7 @@ from exotrio.manager.engine.leases import MonotonicClock, Terms, monotonic_clock
 from exotrio.manager.engine.retention import retain
 from exotrio.manager.engine.schedules import Scheduler
 from exotrio.manager.engine.workers import Workers
-from exotrio.manager.queries.namespaces import kinds_of
+from exotrio.manager.queries.namespaces import nodes_of
 from exotrio.manager.security.cipher import Cipher, find_cipher
 from exotrio.manager.security.rotation import renew_at_start
 from exotrio.manager.store.clock import Clock
@@ -49,7 +49,7 @@ class Service:
         """
         nodes = frozenset(names)
         if not self.workers.has_polled(namespace, worker_id, nodes):
-            nodes &= frozenset((await self.store.read(kinds_of, namespace)).values())
+            nodes &= frozenset((await self.store.read(nodes_of, namespace)).values())
         self.workers.polled(namespace, worker_id, nodes, self.monotonic())
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

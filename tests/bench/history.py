@@ -98,10 +98,10 @@ async def _fill(path: Path, finished: int, ready: int) -> None:
         db.execute("BEGIN")
         db.execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
-            " INSERT INTO states (run, place, kind, status, inputs, outputs, parent, path, enqueue_after,"
+            " INSERT INTO states (run, place, node_id, status, inputs, outputs, parent, path, enqueue_after,"
             " created_at, updated_at, claimed_at, finished_at)"
-            " SELECT run, place, kind, CASE WHEN i <= ? THEN 'SUCCESS' ELSE 'CREATED' END, inputs, outputs,"
-            " parent, path, enqueue_after + i, created_at, updated_at, claimed_at, finished_at"
+            " SELECT run, place, node_id, CASE WHEN i <= ? THEN 'SUCCESS' ELSE 'CREATED' END, inputs, "
+            " outputs, parent, path, enqueue_after + i, created_at, updated_at, claimed_at, finished_at"
             " FROM n, (SELECT * FROM states WHERE place = 1 LIMIT 1) WHERE i > 0",
             (finished + ready, finished),
         )

@@ -101,8 +101,8 @@ def sqlite_rate(plan: Plan, batch: int) -> float:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("BEGIN")
         db.executemany(
-            "INSERT INTO states (run, place, kind, status, inputs, parent, path, enqueue_after, created_at,"
-            " updated_at) VALUES (1, 1, 1, 'CREATED', '{\"i\":\"1\"}', 1, x'0101', ?, 1, 1)",
+            "INSERT INTO states (run, place, node_id, status, inputs, parent, path, enqueue_after, "
+            " created_at, updated_at) VALUES (1, 1, 1, 'CREATED', '{\"i\":\"1\"}', 1, x'0101', ?, 1, 1)",
             [(n,) for n in range(plan.states)],
         )
         db.execute("COMMIT")

@@ -181,7 +181,7 @@ def _fate(state: Mapping[str, Any]) -> random.Random:
 
 def _due(view: View) -> dict[str, int]:
     rows = view.execute(
-        "SELECT name, min(enqueue_after) FROM states JOIN nodes ON nodes.id = kind WHERE status = 'CREATED'"
-        " GROUP BY kind"
+        "SELECT name, min(enqueue_after) FROM states JOIN nodes ON nodes.id = node_id"
+        " WHERE status = 'CREATED' GROUP BY node_id"
     )
     return dict(rows.fetchall())

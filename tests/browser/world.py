@@ -461,7 +461,7 @@ def world(folder: Path) -> Iterator[World]:
 def _links(view: View, runs: dict[str, str]) -> dict[str, str]:
     def state(name: str, condition: str) -> str:
         row = view.row(
-            f"SELECT seq FROM states JOIN nodes ON nodes.id = kind WHERE name = ? AND {condition}"
+            f"SELECT seq FROM states JOIN nodes ON nodes.id = node_id WHERE name = ? AND {condition}"
             " ORDER BY seq DESC LIMIT 1",
             (name,),
         )

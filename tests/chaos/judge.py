@@ -112,7 +112,7 @@ class _Judge:
                 self._problem(f"the database is damaged: {check}")
             stamp = connection.execute("SELECT value FROM meta WHERE key = 'stamp'").fetchone()[0]
             rows = connection.execute(
-                "SELECT states.*, nodes.name FROM states JOIN nodes ON nodes.id = states.kind"
+                "SELECT states.*, nodes.name FROM states JOIN nodes ON nodes.id = states.node_id"
             ).fetchall()
             for row in rows:
                 state = _state(row, stamp)

@@ -65,7 +65,7 @@ async def test_it_names_live_runtimes_that_disagree_about_a_node(api: Api) -> No
 async def test_it_tells_how_large_its_database_is(api: Api, target: Target) -> None:
     shown = (await checkup(api)).database
     assert shown.size > 0
-    assert shown.schema_version >= 3
+    assert shown.schema_version >= 1
     assert shown.in_memory is (target.kind == "embedded")
     assert (shown.free_disk is None) is shown.in_memory
     assert shown.in_memory or shown.log_size > 0

@@ -314,8 +314,8 @@ async def test_what_ends_is_counted_by_the_present_clock_when_that_was_set_back(
         await tallied(manager.service, clock)
 
         def counted(view: View) -> tuple[int, int]:
-            kind = view.execute("SELECT id FROM nodes").fetchone()[0]
-            statuses, buckets = tallies.of_kind(view, kind, 60)
+            node_id = view.execute("SELECT id FROM nodes").fetchone()[0]
+            statuses, buckets = tallies.of_node(view, node_id, 60)
             return statuses.total(), buckets.total()
 
         assert await manager.service.store.read(counted) == (1, 1)

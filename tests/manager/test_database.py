@@ -258,7 +258,7 @@ async def test_digits_of_an_id_are_lower_case_hex_only(digits: str) -> None:
 def insert_state(tx: Transaction) -> int:
     seq = tx.allocate()
     tx.execute(
-        "INSERT INTO states (seq, run, place, kind, status, inputs, enqueue_after, created_at, updated_at)"
+        "INSERT INTO states (seq, run, place, node_id, status, inputs, enqueue_after, created_at, updated_at)"
         " VALUES (?, 1, 0, 1, 'SUCCESS', '{}', 0, 0, 0)",
         (seq,),
     )

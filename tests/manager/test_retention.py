@@ -23,7 +23,7 @@ from tests.support.manager import Manager, open_manager, recount
 MINUTE = 60.0
 MINUTE_MS = 60_000
 START_MS = 1_767_225_600_000
-OF_RUNS = ("runs", "states", "counts", "groups", "members", "events", "store", "discarded")
+OF_RUNS = ("runs", "states", "counts", "unite_counters", "unite_members", "events", "store", "discarded")
 PLACES = (
     place("t", "b"),
     place("b", "u"),
@@ -167,7 +167,10 @@ async def test_a_large_run_is_cleared_away_in_small_steps(monkeypatch: pytest.Mo
         steps = 0
         while await store.write(clear):
             now = await store.read(rows)
-            assert all(left[table] - now[table] <= 10 for table in ("states", "members", "groups", "events"))
+            assert all(
+                left[table] - now[table] <= 10
+                for table in ("states", "unite_members", "unite_counters", "events")
+            )
             left = now
             steps += 1
         assert steps >= 6

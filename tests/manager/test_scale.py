@@ -112,7 +112,7 @@ async def test_no_statement_of_any_use_case_or_query_scans_a_table_that_grows() 
         plans = plans_of(connection, statements)
     assert len(plans) > 50, "hardly anything was watched"
     assert any("FROM states WHERE parent" in sql for sql in plans)
-    assert any("FROM members" in sql for sql in plans)
+    assert any("FROM unite_members" in sql for sql in plans)
     assert refuses_scans(plans) == {}
 
 

@@ -67,7 +67,7 @@ async def test_another_key_is_noticed_and_explained(tmp_path: Path, caplog: pyte
         (state,) = ok(await manager.api.claim(["Node_a"]))["states"]
         detail = refused(await manager.api.secrets(state["state_id"]), 503)
         assert VALUE not in detail
-        assert "the encryption key is another one" in caplog.text
+        assert "it was encrypted with another key" in caplog.text
         assert "SECRETS_ENCRYPTION_KEY" in caplog.text
         # Storing the graph again mends it, as the message says.
         body = manager.api.body([place("a")], secrets={"token": VALUE, "other": OTHER})

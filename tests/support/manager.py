@@ -172,10 +172,11 @@ def recount(view: View) -> None:
     assert _table(view, "counts", ("run", "place"), tuple(name.lower() for name in TOTALS)) == counts
     assert _table(view, "runs", ("id",), ("pending", "success", "errored", "retried")) == totals
     cancelled = {state["seq"] for state in states if runs[state["run"]]["cancelled_at"] is not None}
-    found = _table(view, "groups", ("t", "place"), ("pending", "failed", "succeeded"))
+    found = _table(view, "unite_counters", ("target_state", "place"), ("pending", "failed", "succeeded"))
     assert {key: n for key, n in found.items() if key[0] not in cancelled} == groups
     assert {
-        (row["t"], row["place"], row["path"]): row["state"] for row in view.execute("SELECT * FROM members")
+        (row["target_state"], row["place"], row["path"]): row["state"]
+        for row in view.execute("SELECT * FROM unite_members")
     } == (members)
     for number, run in runs.items():
         pending = totals[number, "pending"]

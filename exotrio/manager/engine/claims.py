@@ -104,7 +104,7 @@ def claim(
     if claimer.claim_id is not None and (known := _known(tx, claimer.claim_id)) is not None:
         return _taken_before(tx, namespace, claimer, claimer.claim_id, known)
     nodes = {name: tx.registered(namespace, name) for name in limits}
-    kinds = {node.id: limits[name] for name, node in nodes.items() if node is not None}
+    node_ids = {node.id: limits[name] for name, node in nodes.items() if node is not None}
     of_run = ""
     run: tuple[int, ...] = ()
     if claimer.run_id is not None:
@@ -115,17 +115,17 @@ def claim(
         of_run, run = " AND run = ?", (row["id"],)
     due = sorted(
         (row["enqueue_after"], row["seq"])
-        for kind, most in kinds.items()
+        for node_id, most in node_ids.items()
         for row in tx.execute(
-            f"SELECT seq, enqueue_after FROM states WHERE status = 'CREATED' AND kind = ?{of_run}"
+            f"SELECT seq, enqueue_after FROM states WHERE status = 'CREATED' AND node_id = ?{of_run}"
             " AND enqueue_after <= ? ORDER BY enqueue_after, seq LIMIT ?",
-            (kind, *run, tx.now_ms, max(0, min(most, limit))),
+            (node_id, *run, tx.now_ms, max(0, min(most, limit))),
         )
     )[: max(0, limit)]
     if not due:
         tx.waits_for = {
-            (run[0], kind) if run else kind: _due_in(tx, kind, of_run, run)
-            for kind, most in kinds.items()
+            (run[0], node_id) if run else node_id: _due_in(tx, node_id, of_run, run)
+            for node_id, most in node_ids.items()
             if most > 0
         }
         return Claimed([])
@@ -231,7 +231,7 @@ def _held(tx: Transaction, namespace: str, claim_id: str) -> list[int]:
     return [
         row["seq"]
         for row in tx.execute(
-            "SELECT seq FROM states JOIN nodes ON nodes.id = states.kind"
+            "SELECT seq FROM states JOIN nodes ON nodes.id = states.node_id"
             " WHERE status = 'QUEUED' AND claim = ? AND nodes.namespace = ?",
             (claim_id, namespace),
         )
@@ -241,7 +241,7 @@ def _held(tx: Transaction, namespace: str, claim_id: str) -> list[int]:
 def _select(tx: Transaction, seqs: Sequence[int]) -> sqlite3.Cursor:
     return tx.execute(
         "SELECT states.*, nodes.name, runs.run_id, runs.template, graphs.name AS graph_name FROM json_each(?)"
-        " JOIN states ON states.seq = value JOIN nodes ON nodes.id = states.kind"
+        " JOIN states ON states.seq = value JOIN nodes ON nodes.id = states.node_id"
         # By rowid, which is how json_each yields them: to sort by key, SQLite would read all rows first.
         " JOIN runs ON runs.id = states.run JOIN graphs ON graphs.id = runs.graph ORDER BY json_each.rowid",
         (to_json(seqs).decode(),),
@@ -268,10 +268,11 @@ def _first_rows(tx: Transaction, seqs: Sequence[int], most_bytes: int) -> list[s
     return rows
 
 
-def _due_in(tx: Transaction, kind: int, of_run: str, run: tuple[int, ...]) -> float:
-    """Return the seconds until the next state of this kind comes due, infinity if none waits."""
+def _due_in(tx: Transaction, node_id: int, of_run: str, run: tuple[int, ...]) -> float:
+    """Return the seconds until the next state of this node comes due, infinity if none waits."""
     row = tx.row(
-        f"SELECT min(enqueue_after) FROM states WHERE status = 'CREATED' AND kind = ?{of_run}", (kind, *run)
+        f"SELECT min(enqueue_after) FROM states WHERE status = 'CREATED' AND node_id = ?{of_run}",
+        (node_id, *run),
     )
     return math.inf if row is None or row[0] is None else from_ms(row[0] - tx.now_ms)
 
@@ -346,4 +347,4 @@ def _hand_back(changes: Changes, state: sqlite3.Row, delay_ms: int) -> None:
     )
     note(tx, state["seq"], "released", state["worker"])
     changes.count(state["run"], state["place"], QUEUED, CREATED)
-    tx.announce(state["run"], state["kind"])
+    tx.announce(state["run"], state["node_id"])

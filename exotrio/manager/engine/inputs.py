@@ -174,7 +174,7 @@ def field_of(outputs: Outputs, ref: OutputRef) -> str:
     return value
 
 
-def group_lists(view: View, run: RunScope, t: int, unite: Unite) -> dict[str, Lister]:
+def group_lists(view: View, run: RunScope, target_state: int, unite: Unite) -> dict[str, Lister]:
     """Return, for each place the united node reads, a function from a field to a JSON array of its
     values over the group's successes, in fan-out order."""
 
@@ -186,9 +186,9 @@ def group_lists(view: View, run: RunScope, t: int, unite: Unite) -> dict[str, Li
             # One by one, since all of them together may be more than there is memory.
             with closing(
                 view.execute(
-                    "SELECT outputs FROM members JOIN states ON states.seq = members.state"
-                    " WHERE members.t = ? AND members.place = ? ORDER BY members.path",
-                    (t, place),
+                    "SELECT outputs FROM unite_members JOIN states ON states.seq = state"
+                    " WHERE target_state = ? AND unite_members.place = ? ORDER BY unite_members.path",
+                    (target_state, place),
                 )
             ) as members:
                 for row in members:

@@ -171,7 +171,7 @@ def _lose(tx: Transaction, which: str, parameters: tuple[int, ...], terms: Terms
             )
             changes.count(state["run"], state["place"], QUEUED, CREATED)
             note(tx, state["seq"], "lease lost", state["worker"])
-            tx.announce(state["run"], state["kind"])
+            tx.announce(state["run"], state["node_id"])
     decide(changes)
     return len(states)
 
@@ -186,7 +186,7 @@ def cut_short(tx: Transaction, namespace: str, worker: str, now: int) -> int:
     """
     return tx.execute(
         "UPDATE states SET lease_until = ? WHERE status = 'QUEUED' AND lease_until IS NOT NULL AND worker = ?"
-        " AND kind IN (SELECT id FROM nodes WHERE namespace = ?)",
+        " AND node_id IN (SELECT id FROM nodes WHERE namespace = ?)",
         (now, worker, namespace),
     ).rowcount
 

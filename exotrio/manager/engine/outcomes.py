@@ -91,7 +91,7 @@ def find_state(view: View, namespace: str, state_id: str) -> sqlite3.Row | None:
         return None
     return view.row(
         "SELECT states.*, nodes.namespace, nodes.name, runs.template, runs.graph, runs.cancelled_at"
-        " FROM states JOIN nodes ON nodes.id = states.kind JOIN runs ON runs.id = states.run"
+        " FROM states JOIN nodes ON nodes.id = states.node_id JOIN runs ON runs.id = states.run"
         " WHERE states.seq = ? AND nodes.namespace = ?",
         (seq, namespace),
     )
@@ -203,7 +203,7 @@ def _executed(changes: Changes, run: RunScope, state: sqlite3.Row, outputs: list
                 run,
                 NewState(
                     place=state["place"],
-                    kind=state["kind"],
+                    node_id=state["node_id"],
                     status=status,
                     inputs=state["inputs"],
                     outputs=to_json(output).decode(),
@@ -261,7 +261,7 @@ class Follow:
             children.append(
                 NewState(
                     place=index,
-                    kind=node.id,
+                    node_id=node.id,
                     status=CREATED,
                     inputs=text.decode(),
                     parent=seq,
@@ -298,7 +298,7 @@ def copy_of(state: sqlite3.Row, *, enqueue_after: int) -> NewState:
     """Return a new attempt at a state: same inputs, same chain, same place in the fan-outs."""
     return NewState(
         place=state["place"],
-        kind=state["kind"],
+        node_id=state["node_id"],
         status=CREATED,
         inputs=state["inputs"],
         parent=state["parent"],
@@ -329,5 +329,5 @@ def _requeued(changes: Changes, run: RunScope, state: sqlite3.Row, delay_ms: int
         (CREATED, enqueue_after, tx.now_ms, state["seq"]),
     )
     changes.move(run, state["place"], state["groups"], state["status"], CREATED)
-    tx.announce(state["run"], state["kind"])
+    tx.announce(state["run"], state["node_id"])
     return Recorded(ItemResult.OK, enqueue_after=enqueue_after)

@@ -1,11 +1,11 @@
 """Retention: finished runs that are old enough are deleted, with everything that is theirs.
 
 A run goes in two steps. Its own row goes first, in one transaction with a note in ``discarded``:
-from then on nobody finds the run or a state of it. What it leaves behind (states, counts, groups,
-members, events, store) is then cleared away in transactions that are limited in time, many small runs or
-a part of a large one in each: a large run cleared at once would hold up every claim. A process that is
-killed meanwhile leaves the note, and the next one goes on. Numbers are not used again, so a new run never
-meets what an old one left.
+from then on nobody finds the run or a state of it. What belonged to it (states, counts,
+unite_counters, unite_members, events, store) is then deleted in transactions that are limited in time, many
+small runs or a part of a large one in each: a large run deleted at once would hold up every claim. A process
+that is killed meanwhile leaves the note, and the next one goes on. Numbers are not used again, so a new run
+never meets what an old one left.
 
 The file does not shrink: SQLite keeps the free pages and fills them again. A backup is as small
 as its content.
@@ -139,8 +139,8 @@ def _clear_hanging(tx: Transaction, states: str) -> bool:
         states: Their numbers, as JSON.
     """
     members = tx.execute(
-        "DELETE FROM members WHERE (t, place, path) IN (SELECT t, place, members.path FROM json_each(?)"
-        " CROSS JOIN members ON t = value LIMIT ?)",
+        "DELETE FROM unite_members WHERE (target_state, place, path) IN (SELECT target_state, place,"
+        " unite_members.path FROM json_each(?) CROSS JOIN unite_members ON target_state = value LIMIT ?)",
         (states, BATCH),
     ).rowcount
     events = tx.execute(
@@ -149,7 +149,7 @@ def _clear_hanging(tx: Transaction, states: str) -> bool:
         (states, BATCH),
     ).rowcount
     # At most one for each place of the graph.
-    tx.execute("DELETE FROM groups WHERE t IN (SELECT value FROM json_each(?))", (states,))
+    tx.execute("DELETE FROM unite_counters WHERE target_state IN (SELECT value FROM json_each(?))", (states,))
     return members < BATCH and events < BATCH
 
 

@@ -156,11 +156,11 @@ def _replace(changes: Changes, run: RunScope, state: sqlite3.Row, fanout_id: str
 
 def _rebuilt(changes: Changes, run: RunScope, state: sqlite3.Row) -> NewState:
     """Return the united state built anew; refuse if its inputs still cannot be built."""
-    t = state["parent"]
+    target_state = state["parent"]
     unite = next(
         unite for unites in run.template.uniters.values() for unite in unites if unite.place == state["place"]
     )
-    new = united_state(changes, run, t, unite)
+    new = united_state(changes, run, target_state, unite)
     if new.status == ERRORED:
         raise Refused(409, str(new.error))
     return new

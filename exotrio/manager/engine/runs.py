@@ -73,7 +73,7 @@ def trigger(
         run,
         NewState(
             place=root.index,
-            kind=node.id,
+            node_id=node.id,
             status=CREATED,
             inputs=to_json(built).decode(),
             parent=None,
@@ -140,7 +140,7 @@ def secrets_of(
         raise Refused(403, "the state is held under a lease; only its holder is given secrets")
     graph = view.row("SELECT id, namespace, name FROM graphs WHERE id = ?", (state["graph"],))
     assert graph is not None
-    declared = view.execute("SELECT secrets FROM nodes WHERE id = ?", (state["kind"],)).fetchone()[0]
+    declared = view.execute("SELECT secrets FROM nodes WHERE id = ?", (state["node_id"],)).fetchone()[0]
     rows = view.execute(
         "SELECT name, value FROM secrets WHERE graph = ? AND name IN (SELECT value FROM json_each(?))",
         (graph["id"], declared),

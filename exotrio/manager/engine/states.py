@@ -38,8 +38,8 @@ _RUN_COLUMN = {
     ERRORED: 2, NEXT_CREATED_ERROR: 2,
     RETRY_CREATED: 3,
 }  # fmt: skip
-# Column of groups (pending, failed, succeeded); a pruned or replaced member is in none.
-_GROUP_COLUMN = {CREATED: 0, QUEUED: 0, EXECUTED: 0, ERRORED: 1, NEXT_CREATED_ERROR: 1, SUCCESS: 2}
+# Column of unite_counters (pending, failed, succeeded); a pruned or replaced member is in none.
+_UNITE_COLUMN = {CREATED: 0, QUEUED: 0, EXECUTED: 0, ERRORED: 1, NEXT_CREATED_ERROR: 1, SUCCESS: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class NewState:
     """A state to insert. ``inputs`` and ``outputs`` are JSON text."""
 
     place: int
-    kind: int
+    node_id: int
     status: str
     inputs: str
     parent: int | None
@@ -71,7 +71,7 @@ class NewState:
 
 
 def split_groups(groups: str) -> Iterator[tuple[int, int]]:
-    """Yield (t, place of t) for each united target in a chain."""
+    """Yield (state, place) of each united target in a chain."""
     for entry in groups.split():
         seq, _, place = entry.partition(":")
         yield int(seq), int(place)
@@ -116,10 +116,10 @@ class Changes:
     def __init__(self, tx: Transaction) -> None:
         self.tx = tx
         self._rows: list[tuple[object, ...]] = []
-        self._members: list[tuple[int, int, bytes, int]] = []
+        self._unite_members: list[tuple[int, int, bytes, int]] = []
         self._counts: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * 8)
         self._runs: defaultdict[int, list[int]] = defaultdict(lambda: [0] * 4)
-        self._groups: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * 3)
+        self._unite_counters: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * 3)
         self._touched: dict[int, tuple[RunScope, int]] = {}
 
     def insert(self, run: RunScope, state: NewState, *, seq: int | None = None) -> int:
@@ -129,13 +129,14 @@ class Changes:
         now = self.tx.now_ms
         self._rows.append(
             (
-                seq, run.id, state.place, state.kind, state.status, state.inputs, state.outputs, state.error,
-                state.parent, state.united, state.groups, state.path, state.enqueue_after, state.retry_count,
-                state.manual_fanout_id, now, now, None if state.status == CREATED else now, state.retry_of,
+                seq, run.id, state.place, state.node_id, state.status, state.inputs, state.outputs,
+                state.error, state.parent, state.united, state.groups, state.path, state.enqueue_after,
+                state.retry_count, state.manual_fanout_id, now, now,
+                None if state.status == CREATED else now, state.retry_of,
             )
         )  # fmt: skip
         if state.status == CREATED:
-            self.tx.announce(run.id, state.kind)
+            self.tx.announce(run.id, state.node_id)
         self.move(run, state.place, state.groups, None, state.status)
         if state.status == SUCCESS:
             self.succeeded(run, seq, state.place, state.groups, state.path)
@@ -146,19 +147,19 @@ class Changes:
         self.count(run.id, place, old, new)
         if new in ENDED and new != old:
             self.ended(run.template, place, new)
-        for t, target in split_groups(groups):
-            members = self._groups[t, place]
-            if new in _GROUP_COLUMN:
-                members[_GROUP_COLUMN[new]] += 1
-            if old in _GROUP_COLUMN:
-                members[_GROUP_COLUMN[old]] -= 1
-            self._touched[t] = (run, target)
+        for target_state, target in split_groups(groups):
+            counters = self._unite_counters[target_state, place]
+            if new in _UNITE_COLUMN:
+                counters[_UNITE_COLUMN[new]] += 1
+            if old in _UNITE_COLUMN:
+                counters[_UNITE_COLUMN[old]] -= 1
+            self._touched[target_state] = (run, target)
 
     def end(self, run: RunScope, state: sqlite3.Row, status: str) -> None:
         """As ``move``, for a state whose node has had its say: it is tallied too."""
         self.move(run, state["place"], state["groups"], state["status"], status)
         ran_ms = self.tx.now_ms - (state["claimed_at"] or self.tx.now_ms)
-        self.tx.tally[state["kind"], status, bucket_of(ran_ms)] += 1
+        self.tx.tally[state["node_id"], status, bucket_of(ran_ms)] += 1
 
     def count(self, run_id: int, place: int, old: str | None, new: str) -> None:
         """As ``move``, for a move that groups do not see: between claimable and claimed."""
@@ -177,21 +178,21 @@ class Changes:
 
     def succeeded(self, run: RunScope, seq: int, place: int, groups: str, path: bytes) -> None:
         """Note a success where a united node will ask for it."""
-        for t, target in split_groups(groups):
+        for target_state, target in split_groups(groups):
             if place in run.template.aggregated[target]:
-                self._members.append((t, place, path, seq))
+                self._unite_members.append((target_state, place, path, seq))
 
     def apply(self) -> dict[int, tuple[RunScope, int]]:
-        """Write everything gathered so far; return the touched groups: t to its run and place."""
+        """Write everything gathered so far; return the touched groups: target state to its run and place."""
         tx = self.tx
         tx.executemany(
-            "INSERT INTO states (seq, run, place, kind, status, inputs, outputs, error, parent, united,"
+            "INSERT INTO states (seq, run, place, node_id, status, inputs, outputs, error, parent, united,"
             " groups, path, enqueue_after, retry_count, manual_fanout_id, created_at, updated_at,"
             " finished_at, retry_of)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             self._rows,
         )
-        tx.executemany("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?)", self._members)
+        tx.executemany("INSERT OR REPLACE INTO unite_members VALUES (?, ?, ?, ?)", self._unite_members)
         tx.executemany(
             "INSERT INTO counts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run, place) DO UPDATE SET"
             " created = created + excluded.created, queued = queued + excluded.queued,"
@@ -210,13 +211,13 @@ class Changes:
             if ended := tx.row("SELECT run_id FROM runs WHERE id = ? AND pending = 0", (run,)):
                 tx.ready.add(ended["run_id"])
         tx.executemany(
-            "INSERT INTO groups VALUES (?, ?, ?, ?, ?) ON CONFLICT (t, place) DO UPDATE SET"
-            " pending = pending + excluded.pending, failed = failed + excluded.failed,"
+            "INSERT INTO unite_counters VALUES (?, ?, ?, ?, ?) ON CONFLICT (target_state, place)"
+            " DO UPDATE SET pending = pending + excluded.pending, failed = failed + excluded.failed,"
             " succeeded = succeeded + excluded.succeeded",
-            [(*key, *deltas) for key, deltas in self._groups.items() if any(deltas)],
+            [(*key, *deltas) for key, deltas in self._unite_counters.items() if any(deltas)],
         )
         touched = self._touched
-        for gathered in (self._rows, self._members, self._counts, self._runs, self._groups):
+        for gathered in (self._rows, self._unite_members, self._counts, self._runs, self._unite_counters):
             gathered.clear()
         self._touched = {}
         return touched

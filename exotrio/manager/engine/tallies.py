@@ -56,44 +56,44 @@ def write(connection: sqlite3.Connection, counted: Counter[Key], now_ms: int) ->
         return
     minute = now_ms // MINUTE_MS
     connection.executemany(
-        "INSERT INTO tallies VALUES (?, ?, ?, ?, ?) ON CONFLICT (kind, minute, status, bucket)"
+        "INSERT INTO tallies VALUES (?, ?, ?, ?, ?) ON CONFLICT (node_id, minute, status, bucket)"
         " DO UPDATE SET count = count + excluded.count",
-        [(kind, minute, status, bucket, count) for (kind, status, bucket), count in counted.items()],
+        [(node_id, minute, status, bucket, count) for (node_id, status, bucket), count in counted.items()],
     )
     connection.executemany(
-        "DELETE FROM tallies WHERE kind = ? AND minute < ?",
-        [(kind, minute - KEPT_MINUTES) for kind in {kind for kind, _, _ in counted}],
+        "DELETE FROM tallies WHERE node_id = ? AND minute < ?",
+        [(node_id, minute - KEPT_MINUTES) for node_id in {node_id for node_id, _, _ in counted}],
     )
 
 
-def by_minute(view: View, kinds: Iterable[int], minutes: int) -> dict[int, Counter[str]]:
+def by_minute(view: View, node_ids: Iterable[int], minutes: int) -> dict[int, Counter[str]]:
     """Return for each of the last ``minutes``, the present one included, how many ended in which status.
 
-    Reads at most that many times the statuses and buckets of these kinds.
+    Reads at most that many times the statuses and buckets of these nodes.
     """
     first = view.now_ms // MINUTE_MS - minutes + 1
     found = {minute: Counter[str]() for minute in range(first, first + minutes)}
-    for kind in kinds:
+    for node_id in node_ids:
         for row in view.execute(
-            "SELECT minute, status, sum(count) AS count FROM tallies WHERE kind = ? AND minute >= ?"
+            "SELECT minute, status, sum(count) AS count FROM tallies WHERE node_id = ? AND minute >= ?"
             " GROUP BY minute, status",
-            (kind, first),
+            (node_id, first),
         ):
             if row["minute"] in found:
                 found[row["minute"]][row["status"]] += row["count"]
     return found
 
 
-def of_kind(view: View, kind: int, minutes: int) -> tuple[Counter[str], Counter[int]]:
+def of_node(view: View, node_id: int, minutes: int) -> tuple[Counter[str], Counter[int]]:
     """Return how many states of a node ended in which status, and in which bucket, of late."""
     statuses: Counter[str] = Counter()
     buckets: Counter[int] = Counter()
     present = view.now_ms // MINUTE_MS
     for row in view.execute(
         # Later minutes are of a clock that was set back since.
-        "SELECT status, bucket, sum(count) AS count FROM tallies WHERE kind = ? AND minute > ?"
+        "SELECT status, bucket, sum(count) AS count FROM tallies WHERE node_id = ? AND minute > ?"
         " AND minute <= ? GROUP BY status, bucket",
-        (kind, present - minutes, present),
+        (node_id, present - minutes, present),
     ):
         statuses[row["status"]] += row["count"]
         buckets[row["bucket"]] += row["count"]

@@ -1,6 +1,6 @@
 """Deciding groups: when does a united node run?
 
-Counters tell how many members of each place are pending, failed and succeeded for each state t of
+Counters tell how many members of each place are pending, failed and succeeded for each state of
 a united target. Every use case that moves states ends in ``decide``, in the same transaction, so
 there is no moment at which a finished group is not noticed, and no cost that grows with its size.
 """
@@ -35,10 +35,10 @@ def decide(changes: Changes) -> None:
     scopes: dict[int, tuple[RunScope, int]] = {}
 
     def apply() -> None:
-        for t, (run, target) in changes.apply().items():
-            scopes[t] = run, target
+        for target_state, (run, target) in changes.apply().items():
+            scopes[target_state] = run, target
             for index, unite in enumerate(run.template.uniters[target]):
-                heapq.heappush(waiting, (unite.rank, t, index))
+                heapq.heappush(waiting, (unite.rank, target_state, index))
 
     apply()
     last = None
@@ -47,19 +47,19 @@ def decide(changes: Changes) -> None:
         if entry == last:
             continue
         last = entry
-        _, t, index = entry
-        run, target = scopes[t]
-        if _fire(changes, run, t, run.template.uniters[target][index]):
+        _, target_state, index = entry
+        run, target = scopes[target_state]
+        if _fire(changes, run, target_state, run.template.uniters[target][index]):
             apply()
 
 
-def _fire(changes: Changes, run: RunScope, t: int, unite: Unite) -> bool:
+def _fire(changes: Changes, run: RunScope, target_state: int, unite: Unite) -> bool:
     """Insert the united state if its group is complete and it has not run yet; say whether."""
     tx = changes.tx
     pending = failed = 0
     reached = False
     for place, waiting, broken, succeeded in tx.execute(
-        "SELECT place, pending, failed, succeeded FROM groups WHERE t = ?", (t,)
+        "SELECT place, pending, failed, succeeded FROM unite_counters WHERE target_state = ?", (target_state,)
     ):
         if place in unite.region:
             pending += waiting
@@ -72,18 +72,20 @@ def _fire(changes: Changes, run: RunScope, t: int, unite: Unite) -> bool:
     if tx.row(
         "SELECT 1 FROM states WHERE parent = ? AND place = ?"
         " AND united = 1 AND retry_count = 0 AND manual_fanout_id IS NULL",
-        (t, unite.place),
+        (target_state, unite.place),
     ):
         return False
-    changes.insert(run, united_state(changes, run, t, unite))
+    changes.insert(run, united_state(changes, run, target_state, unite))
     return True
 
 
-def united_state(changes: Changes, run: RunScope, t: int, unite: Unite) -> NewState:
-    """Return the state of a united node for ``t``: ERRORED with the reason if its inputs cannot be built."""
+def united_state(changes: Changes, run: RunScope, target_state: int, unite: Unite) -> NewState:
+    """Return the state of a united node: ERRORED with the reason if its inputs cannot be built."""
     tx = changes.tx
     place = run.template.places[unite.place]
-    row = tx.row("SELECT place, parent, outputs, groups, path, status FROM states WHERE seq = ?", (t,))
+    row = tx.row(
+        "SELECT place, parent, outputs, groups, path, status FROM states WHERE seq = ?", (target_state,)
+    )
     assert row is not None
     assert row["status"] == SUCCESS, "only a success has something below it"
     node = tx.registered(place.namespace, place.node_name)
@@ -96,19 +98,19 @@ def united_state(changes: Changes, run: RunScope, t: int, unite: Unite) -> NewSt
             Sources(tx, run, row["parent"]),
             run.template.places[unite.target].identifier,
             from_json(row["outputs"]),
-            group_lists(tx, run, t, unite),
+            group_lists(tx, run, target_state, unite),
         )
     except InputsError as problem:
         status, error = ERRORED, f"cannot run: {problem}"
     return NewState(
         place=unite.place,
-        kind=node.id,
+        node_id=node.id,
         status=status,
         inputs=to_json(inputs).decode(),
         error=error,
-        parent=t,
+        parent=target_state,
         united=True,
-        groups=extend_groups(row["groups"], t, unite.target),
+        groups=extend_groups(row["groups"], target_state, unite.target),
         path=child_path(row["path"], unite.place),
         enqueue_after=tx.now_ms,
     )

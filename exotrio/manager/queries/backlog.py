@@ -35,7 +35,9 @@ class Backlog:
 def backlog(view: View, *, namespace: str | None = None, node: str | None = None) -> list[Backlog]:
     """Return the backlog of every registered node, or of those with this namespace and this name."""
     held = dict(
-        view.execute("SELECT kind, count(*) FROM states WHERE status = 'QUEUED' GROUP BY kind").fetchall()
+        view.execute(
+            "SELECT node_id, count(*) FROM states WHERE status = 'QUEUED' GROUP BY node_id"
+        ).fetchall()
     )
     found = []
     for row in view.execute(
@@ -44,11 +46,11 @@ def backlog(view: View, *, namespace: str | None = None, node: str | None = None
         (namespace, node),
     ).fetchall():
         waiting = view.execute(
-            "SELECT count(*) FROM (SELECT 1 FROM states WHERE kind = ? AND status = 'CREATED' LIMIT ?)",
+            "SELECT count(*) FROM (SELECT 1 FROM states WHERE node_id = ? AND status = 'CREATED' LIMIT ?)",
             (row["id"], MOST_COUNTED),
         ).fetchone()[0]
         eligible, first = view.execute(
-            "SELECT count(*), min(enqueue_after) FROM (SELECT enqueue_after FROM states WHERE kind = ?"
+            "SELECT count(*), min(enqueue_after) FROM (SELECT enqueue_after FROM states WHERE node_id = ?"
             " AND status = 'CREATED' AND enqueue_after <= ? ORDER BY enqueue_after LIMIT ?)",
             (row["id"], view.now_ms, MOST_COUNTED),
         ).fetchone()

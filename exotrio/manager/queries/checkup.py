@@ -48,8 +48,8 @@ def _claims(view: View, namespace: str, now: int) -> list[dict[str, Any]]:
         " sum(token IS NULL AND NOT local AND lease_until IS NULL) AS leaseless,"
         " min(CASE WHEN token IS NULL AND NOT local AND lease_until IS NULL THEN claimed_at END) AS oldest,"
         " count(CASE WHEN lease_until <= ?1 THEN 1 END) AS overdue, min(lease_until) AS first"
-        " FROM states INDEXED BY states_held JOIN nodes ON nodes.id = kind"
-        " WHERE status = 'QUEUED' AND namespace = ?2 GROUP BY kind ORDER BY name",
+        " FROM states INDEXED BY states_held JOIN nodes ON nodes.id = node_id"
+        " WHERE status = 'QUEUED' AND namespace = ?2 GROUP BY node_id ORDER BY name",
         (now, namespace),
     )
     return [
@@ -71,7 +71,7 @@ def _leases(view: View, namespace: str) -> dict[str, int]:
     found = dict(
         view.execute(
             "SELECT events.kind, count(*) FROM (SELECT * FROM events ORDER BY id DESC LIMIT ?) AS events"
-            " CROSS JOIN states ON states.seq = events.state JOIN nodes ON nodes.id = states.kind"
+            " CROSS JOIN states ON states.seq = events.state JOIN nodes ON nodes.id = states.node_id"
             " WHERE at >= ? AND nodes.namespace = ? GROUP BY events.kind",
             (MOST_EVENTS, view.now_ms - HOUR_MS, namespace),
         ).fetchall()

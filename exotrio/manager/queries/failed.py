@@ -11,13 +11,13 @@ FAILED = "status IN ('ERRORED', 'NEXT_CREATED_ERROR') AND error <> 'cancelled'"
 """As in the index states_failed_by_time, letter for letter: SQLite recognizes it by that."""
 
 
-def failed_since(view: View, kinds: Iterable[int], since: int) -> int:
+def failed_since(view: View, node_ids: Iterable[int], since: int) -> int:
     """Return how many states of these nodes failed since then; at most ``MOST_COUNTED`` of each."""
     count = 0
-    for kind in kinds:
+    for node_id in node_ids:
         count += view.execute(
-            f"SELECT count(*) FROM (SELECT 1 FROM states WHERE kind = ? AND {FAILED} AND finished_at >= ?"
+            f"SELECT count(*) FROM (SELECT 1 FROM states WHERE node_id = ? AND {FAILED} AND finished_at >= ?"
             " LIMIT ?)",
-            (kind, since, MOST_COUNTED),
+            (node_id, since, MOST_COUNTED),
         ).fetchone()[0]
     return count

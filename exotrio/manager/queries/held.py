@@ -27,7 +27,7 @@ def states_held(view: View, namespace: str) -> Mapping[str, list[sqlite3.Row]]:
     for row in view.execute(
         "SELECT seq, worker, claimed_at FROM"
         " (SELECT * FROM states INDEXED BY states_held WHERE status = 'QUEUED' LIMIT ?)"
-        " JOIN nodes ON nodes.id = kind WHERE namespace = ?",
+        " JOIN nodes ON nodes.id = node_id WHERE namespace = ?",
         (MOST_HELD, namespace),
     ):
         if row["worker"] is not None:

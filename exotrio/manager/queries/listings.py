@@ -54,8 +54,8 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
         run = _find_run(view, namespace, query.run)
         where.add("states.run = ?", run)
     if query.node is not None:
-        # A number, not a name, so that the index by kind serves.
-        where.add("states.kind = ?", _find_kind(view, namespace, query.node))
+        # By number, not by name: the index has the number.
+        where.add("states.node_id = ?", _find_node(view, namespace, query.node))
     if query.identifier is not None:
         places = _places(view, query.identifier, graph, run)
         where.add(
@@ -74,7 +74,7 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
     rows = view.execute(
         "SELECT seq, place, states.status, substr(error, 1, ?) AS error, retry_count, states.created_at,"
         " states.finished_at, worker, nodes.name, runs.run_id, runs.template, graphs.name AS graph_name"
-        " FROM states JOIN nodes ON nodes.id = kind JOIN runs ON runs.id = run"
+        " FROM states JOIN nodes ON nodes.id = node_id JOIN runs ON runs.id = run"
         f" JOIN graphs ON graphs.id = runs.graph WHERE {where} ORDER BY seq DESC LIMIT ?",
         (MAX_ERROR_BYTES, *where.parameters, query.limit + 1),
     ).fetchall()
@@ -120,7 +120,7 @@ def _find_run(view: View, namespace: str, run_id: str) -> int:
     """Return the number of a run of this namespace, or of one with states of its nodes."""
     row = view.row(
         "SELECT id FROM runs WHERE run_id = ?1 AND (namespace = ?2 OR EXISTS (SELECT 1 FROM states"
-        " JOIN nodes ON nodes.id = kind WHERE run = runs.id AND nodes.namespace = ?2))",
+        " JOIN nodes ON nodes.id = node_id WHERE run = runs.id AND nodes.namespace = ?2))",
         (run_id, namespace),
     )
     if row is None:
@@ -129,12 +129,12 @@ def _find_run(view: View, namespace: str, run_id: str) -> int:
     return number
 
 
-def _find_kind(view: View, namespace: str, name: str) -> int:
+def _find_node(view: View, namespace: str, name: str) -> int:
     row = view.row("SELECT id FROM nodes WHERE namespace = ? AND name = ?", (namespace, name))
     if row is None:
         raise not_found(f"there is no node {name!r} in namespace {namespace!r}")
-    kind: int = row["id"]
-    return kind
+    node_id: int = row["id"]
+    return node_id
 
 
 def _places(view: View, identifier: str, graph: int | None, run: int | None) -> list[tuple[int, int]]:

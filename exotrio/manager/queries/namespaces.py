@@ -20,7 +20,7 @@ def first(view: View) -> str | None:
     return next(iter(all_of(view)), None)
 
 
-def kinds_of(view: View, namespace: str) -> dict[int, str]:
+def nodes_of(view: View, namespace: str) -> dict[int, str]:
     """Return the registered nodes of a namespace: number to name."""
     rows = view.execute("SELECT id, name FROM nodes WHERE namespace = ? ORDER BY name", (namespace,))
     return {row["id"]: row["name"] for row in rows}

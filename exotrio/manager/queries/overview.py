@@ -13,7 +13,7 @@ from exotrio.manager.engine import tallies
 from exotrio.manager.engine.workers import Worker
 from exotrio.manager.queries.backlog import MOST_COUNTED, Backlog, backlog
 from exotrio.manager.queries.failed import failed_since
-from exotrio.manager.queries.namespaces import kinds_of
+from exotrio.manager.queries.namespaces import nodes_of
 from exotrio.manager.queries.performance import HOUR, failures, performance
 from exotrio.manager.queries.runtimes import live_anonymous, offered
 from exotrio.manager.queries.views import newest_runs, run_summary
@@ -40,11 +40,11 @@ class Current:
     errored: int
 
 
-def current(view: View, kinds: Iterable[int], backlogs: Sequence[Backlog]) -> Current:
+def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) -> Current:
     """Return how a namespace is.
 
     Args:
-        kinds: Its nodes.
+        node_ids: Its nodes.
         backlogs: Of these.
     """
     return Current(
@@ -52,7 +52,7 @@ def current(view: View, kinds: Iterable[int], backlogs: Sequence[Backlog]) -> Cu
         waiting=sum(each.waiting for each in backlogs),
         waiting_is_more=any(each.waiting == MOST_COUNTED for each in backlogs),
         oldest=max((each for each in backlogs if each.eligible), key=lambda each: each.oldest, default=None),
-        errored=failed_since(view, kinds, view.now_ms - DAY_MS),
+        errored=failed_since(view, node_ids, view.now_ms - DAY_MS),
     )
 
 
@@ -69,9 +69,9 @@ class LastHour:
     failed: list[int]
 
 
-def last_hour(view: View, kinds: Iterable[int]) -> LastHour:
+def last_hour(view: View, node_ids: Iterable[int]) -> LastHour:
     """Return what ended of some nodes."""
-    minutes = tallies.by_minute(view, kinds, HOUR)
+    minutes = tallies.by_minute(view, node_ids, HOUR)
     each = [minutes[minute] for minute in sorted(minutes)]
     return LastHour(min(minutes), [one.total() for one in each], [failures(one) for one in each])
 
@@ -92,10 +92,10 @@ def show_overview(
         now: On the monotonic clock, ms, as are the times of the former.
         runs: How many of the newest to show.
     """
-    kinds = kinds_of(view, namespace)
+    node_ids = nodes_of(view, namespace)
     backlogs = {each.node: each for each in backlog(view, namespace=namespace)}
-    present = current(view, kinds, list(backlogs.values()))
-    hour = last_hour(view, kinds)
+    present = current(view, node_ids, list(backlogs.values()))
+    hour = last_hour(view, node_ids)
     offers = offered(workers, anonymous, now)
     return {
         "namespace": namespace,
@@ -111,7 +111,9 @@ def show_overview(
             "ended": hour.ended,
             "failed": hour.failed,
         },
-        "nodes": [_node(view, kind, backlogs[name], offers.get(name, [])) for kind, name in kinds.items()],
+        "nodes": [
+            _node(view, node_id, backlogs[name], offers.get(name, [])) for node_id, name in node_ids.items()
+        ],
         "runtimes": list_workers(view, namespace, workers, anonymous, now).workers[:MAX_RUNTIMES],
         "runtime_count": len(workers),
         "v0_runtimes": len(live_anonymous(anonymous, now)),
@@ -119,8 +121,8 @@ def show_overview(
     }
 
 
-def _node(view: View, kind: int, waits: Backlog, offered_by: list[str]) -> dict[str, Any]:
-    recent = performance(view, kind, HOUR)
+def _node(view: View, node_id: int, waits: Backlog, offered_by: list[str]) -> dict[str, Any]:
+    recent = performance(view, node_id, HOUR)
     return {
         "name": waits.node,
         "waiting": waits.waiting,

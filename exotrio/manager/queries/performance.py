@@ -20,9 +20,9 @@ def failures(statuses: Counter[str]) -> int:
     return sum(statuses[status] for status in FAILURES)
 
 
-def performance(view: View, kind: int, minutes: int) -> dict[str, Any]:
+def performance(view: View, node_id: int, minutes: int) -> dict[str, Any]:
     """Return how many states of a node ended of late, how many of them failed, and how long they took."""
-    statuses, buckets = tallies.of_kind(view, kind, minutes)
+    statuses, buckets = tallies.of_node(view, node_id, minutes)
     return {
         "ended": statuses.total(),
         "failed": failures(statuses),

@@ -109,7 +109,7 @@ def show_run_graph(view: View, namespace: str, run_id: str) -> dict[str, Any]:
     graph_name = ""
     for row in view.execute(
         "SELECT seq, place, status, error, parent, runs.template, nodes.name, graphs.name AS graph_name"
-        " FROM runs JOIN states ON states.run = runs.id JOIN nodes ON nodes.id = states.kind"
+        " FROM runs JOIN states ON states.run = runs.id JOIN nodes ON nodes.id = states.node_id"
         " JOIN graphs ON graphs.id = runs.graph WHERE run_id = ? AND nodes.namespace = ? ORDER BY seq",
         (run_id, namespace),
     ):

@@ -4,8 +4,7 @@ The keys have nothing to do with the API key. They come from ``SECRETS_ENCRYPTIO
 beside the database that only its owner can read. There may be several, newest first: the first one
 encrypts, and each decrypts what it encrypted, as long as it is there (see ``_rotation``).
 
-A ciphertext is ``<id of its key>.<base64 of nonce, ciphertext and tag>``. Before version 4 of the
-database it had no id; every key is tried on such a one.
+A ciphertext is ``<id of its key>.<base64 of nonce, ciphertext and tag>``.
 """
 
 from __future__ import annotations
@@ -82,34 +81,28 @@ class Cipher:
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-        key_id, dot, sealed = text.rpartition(".")
-        if dot and key_id not in self._keys:
-            raise self._unreadable(graph, name, key_id)
-        for key in [self._keys[key_id]] if dot else self._keys.values():
-            try:
-                raw = base64.b64decode(sealed, altchars=b"-_", validate=True)
-                bound_to = _bound_to(namespace, graph, name)
-                return AESGCM(key).decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], bound_to).decode()
-            except (InvalidTag, ValueError):  # ValueError: no base64, or too short
-                continue
-        if not dot:
-            raise self._unreadable(graph, name, None)
-        raise SecretUnreadable(
-            graph,
-            name,
-            "it was changed in the database, or put in another place",
-            fix="upsert the graph again",
-        )
-
-    def _unreadable(self, graph: str, name: str, key_id: str | None) -> SecretUnreadable:
-        return SecretUnreadable(
-            graph,
-            name,
-            "the encryption key is another one" + (f", {key_id}" if key_id else ""),
-            where=f"given are {', '.join(self.key_ids)}, by {self.source}",
-            fix=f"give that key too, behind the newest, in {SECRETS_KEY_VARIABLE} or the key file beside the"
-            " database; or upsert the graph again",
-        )
+        key_id, _, sealed = text.rpartition(".")
+        if key_id not in self._keys:
+            raise SecretUnreadable(
+                graph,
+                name,
+                f"it was encrypted with another key, {key_id or 'unknown'}",
+                where=f"given are {', '.join(self.key_ids)}, by {self.source}",
+                fix=f"give that key too, behind the newest, in {SECRETS_KEY_VARIABLE} or the key file beside"
+                " the database; or upsert the graph again",
+            )
+        try:
+            raw = base64.b64decode(sealed, altchars=b"-_", validate=True)
+            bound_to = _bound_to(namespace, graph, name)
+            key = self._keys[key_id]
+            return AESGCM(key).decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], bound_to).decode()
+        except (InvalidTag, ValueError) as error:  # ValueError: not base64, or too short
+            raise SecretUnreadable(
+                graph,
+                name,
+                "it was changed in the database, or put in another place",
+                fix="upsert the graph again",
+            ) from error
 
 
 def open_secrets(view: View, graph: int, cipher: Cipher) -> tuple[list[str], list[str]]:

@@ -16,7 +16,7 @@ from exotrio.manager.rules.template import Template
 from exotrio.manager.store.clock import not_yet_trusted
 
 Topic = int | str | tuple[int, int]
-"""What somebody may wait for: something to claim of a kind (its number), or of that in one run (the numbers
+"""What somebody may wait for: something to claim of a node (its id), or of that in one run (the numbers
 of both); the begin or the end of a run (its id)."""
 
 
@@ -133,7 +133,7 @@ class Transaction(View):
     Attributes:
         ready: What a state of became claimable or will, and runs that began or ended.
         ended: How many states got a status in which they stay, by (namespace, node, status).
-        tally: States that ended: (kind, status, bucket of time) to how many.
+        tally: States that ended: (node_id, status, bucket of time) to how many.
         undo: Set by a use case whose result must not get lost: run, as a use case of its own, if
             the caller was gone by the time it was committed.
         waited: Whether the use case found nothing before, and waited since.
@@ -176,10 +176,10 @@ class Transaction(View):
             )
         return found
 
-    def announce(self, run: int, kind: int) -> None:
-        """Say that a state of this run and kind became claimable, or will."""
-        self.ready.add(kind)
-        self.ready.add((run, kind))
+    def announce(self, run: int, node_id: int) -> None:
+        """Say that a state of this run and node became claimable, or will."""
+        self.ready.add(node_id)
+        self.ready.add((run, node_id))
 
     def forget_registered(self) -> None:
         """Read registered nodes anew from now on."""

@@ -1,13 +1,16 @@
 """The tables of a state manager's database, their version, and how older files come to it.
 
 Numbers, not names, tie rows together: a state refers to its run, to its *place* (the position of
-a node in the run's template) and to its *kind* (a registered node). ``seq`` is both the key of a
+a node in the run's template) and to its *node_id* (a registered node). ``seq`` is both the key of a
 state and the tail of its public id, so finding a state by id needs no index of its own.
+
+To change a table: change ``SCHEMA``, add one to ``VERSION``, and put into ``MIGRATIONS`` what makes a file of
+the version before the same as a new one.
 """
 
 from __future__ import annotations
 
-VERSION = 5
+VERSION = 1
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -48,7 +51,7 @@ CREATE INDEX templates_by_graph ON templates (graph);
 CREATE TABLE secrets (
     graph INTEGER NOT NULL,
     name TEXT NOT NULL,
-    value TEXT NOT NULL,                 -- encrypted (_secrets)
+    value TEXT NOT NULL,                 -- encrypted (store.cipher)
     PRIMARY KEY (graph, name)
 ) WITHOUT ROWID;
 
@@ -93,13 +96,13 @@ CREATE TABLE states (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: it is part of the public id
     run INTEGER NOT NULL,
     place INTEGER NOT NULL,
-    kind INTEGER NOT NULL,
+    node_id INTEGER NOT NULL,
     status TEXT NOT NULL,
     inputs TEXT NOT NULL,
     outputs TEXT NOT NULL DEFAULT '{}',
     data TEXT,                           -- of a prune
     error TEXT,
-    parent INTEGER,                      -- the chain: who created it; for a united state, its t
+    parent INTEGER,                      -- the chain: who created it; for a united state, its target state
     united INTEGER NOT NULL DEFAULT 0,   -- created through unites (retries too, siblings not)
     groups TEXT NOT NULL DEFAULT '',     -- seqs of the united targets in its chain
     path BLOB NOT NULL DEFAULT x'',      -- where in the fan-outs; sorts in fan-out order
@@ -121,13 +124,13 @@ CREATE TABLE states (
     begun INTEGER NOT NULL DEFAULT 0,    -- its last claimer said that it runs, or never says so
     suspect INTEGER NOT NULL DEFAULT 0   -- a worker was lost that held it
 );
-CREATE INDEX states_ready ON states (kind, enqueue_after, seq) WHERE status = 'CREATED';
-CREATE INDEX states_ready_by_run ON states (run, kind, enqueue_after, seq) WHERE status = 'CREATED';
+CREATE INDEX states_ready ON states (node_id, enqueue_after, seq) WHERE status = 'CREATED';
+CREATE INDEX states_ready_by_run ON states (run, node_id, enqueue_after, seq) WHERE status = 'CREATED';
 CREATE INDEX states_held ON states (claim) WHERE status = 'QUEUED';
 CREATE INDEX states_leased ON states (lease_until) WHERE status = 'QUEUED' AND lease_until IS NOT NULL;
 CREATE INDEX states_by_run ON states (run);
 CREATE INDEX states_failed ON states (run) WHERE status IN ('ERRORED', 'NEXT_CREATED_ERROR');
-CREATE INDEX states_failed_by_time ON states (kind, finished_at)
+CREATE INDEX states_failed_by_time ON states (node_id, finished_at)
     WHERE status IN ('ERRORED', 'NEXT_CREATED_ERROR') AND error <> 'cancelled';
 -- An attempt is replaced once.
 CREATE UNIQUE INDEX states_retried ON states (retry_of) WHERE retry_of IS NOT NULL;
@@ -153,23 +156,23 @@ CREATE TABLE counts (
     PRIMARY KEY (run, place)
 ) WITHOUT ROWID;
 
--- How the members of the groups of t stand, by place.
-CREATE TABLE groups (
-    t INTEGER NOT NULL,
+-- How many states below a state of a united target have which status, by place.
+CREATE TABLE unite_counters (
+    target_state INTEGER NOT NULL,
     place INTEGER NOT NULL,
     pending INTEGER NOT NULL DEFAULT 0,
     failed INTEGER NOT NULL DEFAULT 0,
     succeeded INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (t, place)
+    PRIMARY KEY (target_state, place)
 ) WITHOUT ROWID;
 
 -- Successes that a united node will read as a list: the latest for each path.
-CREATE TABLE members (
-    t INTEGER NOT NULL,
+CREATE TABLE unite_members (
+    target_state INTEGER NOT NULL,
     place INTEGER NOT NULL,
     path BLOB NOT NULL,
     state INTEGER NOT NULL,
-    PRIMARY KEY (t, place, path)
+    PRIMARY KEY (target_state, place, path)
 ) WITHOUT ROWID;
 
 -- What happened to a state beside being claimed and finished.
@@ -182,14 +185,14 @@ CREATE TABLE events (
 );
 CREATE INDEX events_by_state ON events (state, id);
 
--- How many states of a node ended in a minute, how, and in which bucket of time (_tally).
+-- How many states of a node ended in a minute, how, and in which bucket of time (store.tallies).
 CREATE TABLE tallies (
-    kind INTEGER NOT NULL,
+    node_id INTEGER NOT NULL,
     minute INTEGER NOT NULL,             -- of Unix time
     status TEXT NOT NULL,
     bucket INTEGER NOT NULL,
     count INTEGER NOT NULL,
-    PRIMARY KEY (kind, minute, status, bucket)
+    PRIMARY KEY (node_id, minute, status, bucket)
 ) WITHOUT ROWID;
 
 -- Native claims of the last minutes, on the monotonic clock: one that took states, or was voided, takes no
@@ -198,68 +201,5 @@ CREATE TABLE claims (id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX claims_by_age ON claims (at);
 """
 
-MIGRATIONS = {
-    # Retries that were made before do not know which attempt they took the place of.
-    1: """
-ALTER TABLE states ADD COLUMN retry_of INTEGER;
-CREATE INDEX states_failed ON states (run) WHERE status IN ('ERRORED', 'NEXT_CREATED_ERROR');
-CREATE UNIQUE INDEX states_retried ON states (retry_of) WHERE retry_of IS NOT NULL;
-
-ALTER TABLE runs RENAME TO runs_1;
-CREATE TABLE runs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    run_id TEXT NOT NULL UNIQUE,
-    namespace TEXT NOT NULL,
-    graph INTEGER NOT NULL,
-    template INTEGER NOT NULL,
-    created_at INTEGER NOT NULL,
-    finished_at INTEGER,
-    cancelled_at INTEGER,
-    pending INTEGER NOT NULL DEFAULT 0,
-    success INTEGER NOT NULL DEFAULT 0,
-    errored INTEGER NOT NULL DEFAULT 0,
-    retried INTEGER NOT NULL DEFAULT 0
-);
-INSERT INTO runs SELECT * FROM runs_1;
-DROP TABLE runs_1;
-CREATE INDEX runs_by_time ON runs (namespace, created_at, id);
-CREATE INDEX runs_by_template ON runs (template);
-CREATE INDEX runs_finished ON runs (finished_at) WHERE finished_at IS NOT NULL;
-CREATE TABLE discarded (run INTEGER PRIMARY KEY);
-
-ALTER TABLE templates RENAME TO templates_1;
-CREATE TABLE templates (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    graph INTEGER NOT NULL,
-    body TEXT NOT NULL,
-    validation_status TEXT NOT NULL,
-    validation_errors TEXT NOT NULL,
-    created_at INTEGER NOT NULL
-);
-INSERT INTO templates SELECT * FROM templates_1;
-DROP TABLE templates_1;
-CREATE INDEX templates_by_graph ON templates (graph);
-""",
-    2: """
-CREATE TABLE tallies (
-    kind INTEGER NOT NULL,
-    minute INTEGER NOT NULL,
-    status TEXT NOT NULL,
-    bucket INTEGER NOT NULL,
-    count INTEGER NOT NULL,
-    PRIMARY KEY (kind, minute, status, bucket)
-) WITHOUT ROWID;
-CREATE INDEX states_failed_by_time ON states (kind, finished_at)
-    WHERE status IN ('ERRORED', 'NEXT_CREATED_ERROR') AND error <> 'cancelled';
-""",
-    # Ciphertexts name their key from now on, which an older exotrio would not understand.
-    3: "",
-    # What is held now counts as running: who holds it may be an older exotrio, which does not say.
-    4: """
-ALTER TABLE states ADD COLUMN begun INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE states ADD COLUMN suspect INTEGER NOT NULL DEFAULT 0;
-UPDATE states SET begun = 1 WHERE status = 'QUEUED' AND local = 0;
-CREATE INDEX states_ready_by_run ON states (run, kind, enqueue_after, seq) WHERE status = 'CREATED';
-""",
-}
-"""From a version to the next: what to run."""
+MIGRATIONS: dict[int, str] = {}
+"""What leads from a version to the next one, as SQL. Each step runs in one transaction."""

@@ -84,7 +84,7 @@ async def retry_state(asked: Asked, form: dict[str, list[str]]) -> Done:
 
 def _retry_state(tx: Transaction, state_id: str, request_id: str) -> str:
     row = tx.row(
-        "SELECT namespace FROM states JOIN nodes ON nodes.id = kind WHERE seq = ?", (tx.seq(state_id),)
+        "SELECT namespace FROM states JOIN nodes ON nodes.id = node_id WHERE seq = ?", (tx.seq(state_id),)
     )
     if row is None:
         raise not_found(f"there is no state {state_id!r}")

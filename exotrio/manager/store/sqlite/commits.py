@@ -60,7 +60,7 @@ class Committed:
         failed: Nothing of it happened.
         ready: What somebody may have waited for.
         ended: How many states got a status in which they stay, by (namespace, node, status).
-        tally: How many had their node's say: (kind, status, bucket of time).
+        tally: How many had their node's say: (node_id, status, bucket of time).
     """
 
     writes: list[Write] = field(default_factory=list)

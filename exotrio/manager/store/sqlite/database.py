@@ -19,7 +19,9 @@ from exotrio.manager.store.schema import MIGRATIONS, SCHEMA, VERSION
 from exotrio.manager.store.sqlite.own_files import check_beside, make_folder, open_own
 
 MEMORY = ":memory:"
-APPLICATION_ID = 0x65786F74  # "exot"
+APPLICATION_ID = 0x65786F31  # "exo1"
+UNRELEASED_ID = 0x65786F74
+"""What exotrio wrote into its files before its first release. Their tables cannot be converted."""
 
 
 class Ownership:
@@ -207,6 +209,12 @@ def _prepare_schema(connection: sqlite3.Connection, where: str) -> None:
             f"INSERT INTO meta VALUES ('stamp', '{stamp}');"
             f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT"
         )
+    elif application == UNRELEASED_ID:
+        raise DatabaseError(
+            f"{where} was written by an exotrio from before the first release, whose tables are different",
+            fix="move it away (with its -wal file, if there is one) to begin a new one, or choose another"
+            " file with --db FILE; only the exotrio that wrote it can read it",
+        )
     elif application != APPLICATION_ID:
         raise DatabaseError(f"{where} was not made by exotrio", fix="choose another file with --db FILE")
     elif version > VERSION:
@@ -215,7 +223,7 @@ def _prepare_schema(connection: sqlite3.Connection, where: str) -> None:
             fix="upgrade exotrio, or choose another file with --db FILE",
         )
     while 0 < version < VERSION:
-        # Step by step, each whole or not at all: a process that is killed meanwhile goes on from there.
+        # One transaction for each step: after a kill the next process goes on with the step that is missing.
         connection.executescript(
             f"BEGIN IMMEDIATE; {MIGRATIONS[version]} PRAGMA user_version = {version + 1}; COMMIT"
         )

@@ -57,7 +57,7 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
         }
     if "failures" in wanted:
         failures = view.execute(
-            f"SELECT seq, error, finished_at FROM states WHERE kind = ? AND {FAILED}"
+            f"SELECT seq, error, finished_at FROM states WHERE node_id = ? AND {FAILED}"
             " ORDER BY finished_at DESC LIMIT ?",
             (row["id"], FAILURES_SHOWN),
         )

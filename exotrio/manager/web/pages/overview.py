@@ -9,7 +9,7 @@ from exotrio.manager.engine import tallies
 from exotrio.manager.queries.backlog import backlog
 from exotrio.manager.queries.failed import FAILED
 from exotrio.manager.queries.held import held_by_worker
-from exotrio.manager.queries.namespaces import kinds_of
+from exotrio.manager.queries.namespaces import nodes_of
 from exotrio.manager.queries.overview import current, last_hour
 from exotrio.manager.queries.performance import HOUR, failures
 from exotrio.manager.queries.runs import run_row
@@ -23,15 +23,15 @@ RUNS_SHOWN = 12
 
 
 def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
-    kinds = kinds_of(view, asked.namespace)
+    node_ids = nodes_of(view, asked.namespace)
     data: dict[str, Data] = {"page": {"title": "Overview", "now": view.now_ms}}
     if "now" in wanted:
-        present = current(view, kinds, backlog(view, namespace=asked.namespace))
+        present = current(view, node_ids, backlog(view, namespace=asked.namespace))
         offers = offered(asked.workers, asked.anonymous, asked.monotonic)
         is_offered = present.oldest is None or present.oldest.node in offers
         data["now"] = {"current": present, "oldest_offered": is_offered}
     if "hour" in wanted:
-        hour = last_hour(view, kinds)
+        hour = last_hour(view, node_ids)
         last_minute = hour.first_minute + len(hour.ended) - 1
         data["hour"] = {
             "ended": sum(hour.ended),
@@ -39,7 +39,7 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
             "chart": draw_throughput(hour.ended, hour.failed, last_minute_ms=last_minute * tallies.MINUTE_MS),
         }
     if "failing" in wanted:
-        data["failing"] = {"nodes": _failing(view, kinds)}
+        data["failing"] = {"nodes": _failing(view, node_ids)}
     if "runtimes" in wanted:
         data["runtimes"] = {
             "workers": shown_workers(asked.workers, asked.monotonic),
@@ -53,16 +53,16 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     return data
 
 
-def _failing(view: View, kinds: dict[int, str]) -> list[Data]:
+def _failing(view: View, node_ids: dict[int, str]) -> list[Data]:
     found = []
-    for kind, name in kinds.items():
-        statuses, _ = tallies.of_kind(view, kind, HOUR)
+    for node_id, name in node_ids.items():
+        statuses, _ = tallies.of_node(view, node_id, HOUR)
         failed = failures(statuses)
         if failed:
             last = view.row(
-                f"SELECT seq, error FROM states WHERE kind = ? AND {FAILED}"
+                f"SELECT seq, error FROM states WHERE node_id = ? AND {FAILED}"
                 " ORDER BY finished_at DESC LIMIT 1",
-                (kind,),
+                (node_id,),
             )
             found.append(
                 {

@@ -28,7 +28,7 @@ def _find(view: View, asked: Asked) -> sqlite3.Row:
     row = view.row(
         "SELECT states.*, nodes.name, nodes.namespace AS node_namespace, nodes.runtime_name, runs.run_id,"
         " runs.template, runs.cancelled_at, runs.namespace AS run_namespace, graphs.name AS graph_name"
-        " FROM states JOIN nodes ON nodes.id = kind JOIN runs ON runs.id = run"
+        " FROM states JOIN nodes ON nodes.id = node_id JOIN runs ON runs.id = run"
         " JOIN graphs ON graphs.id = runs.graph WHERE seq = ?",
         (view.seq(state_id),),
     )
