@@ -19,7 +19,7 @@ from exotrio._http.discovery import discover, find_native, require_v0
 from exotrio._http.endpoint import Endpoint, resolve_endpoint, version_problems
 from exotrio._http.response import one_line
 from exotrio._link.native import NativeLink
-from exotrio._link.port import Capabilities, Claim, ClaimLost, Fate, Heard, Pulse, Settlement
+from exotrio._link.port import Capabilities, Claim, ClaimLost, Fate, Heartbeat, HeartbeatAnswer, Settlement
 from exotrio._link.v0 import V0Link
 from exotrio._nodes.outcome import Outcome, Requeued
 from exotrio._util.events import Events
@@ -182,12 +182,12 @@ class AutoLink:
         """Hand claims back, as ``Link.release`` says."""
         return await self._deliver(lambda link, some: link.release(some), claims, once=True)
 
-    async def heartbeat(self, pulse: Pulse, *, timeout: float) -> Heard | None:
+    async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer | None:
         """Renew leases, as ``Link.heartbeat`` says.
 
         Also while it is in doubt what the server is: an answer of the right form is about these leases.
         """
-        return await self._watch(self._current.heartbeat(pulse, timeout=timeout))
+        return await self._watch(self._current.heartbeat(heartbeat, timeout=timeout))
 
     async def secrets(self, claim: Claim) -> dict[str, str]:
         """Fetch the secrets of the claim's node, as ``Link.secrets`` says."""

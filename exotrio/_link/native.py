@@ -20,7 +20,15 @@ from pydantic import BaseModel, ValidationError
 
 from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
 from exotrio._http.response import NotAccepted, ResponseTooSlow, one_line
-from exotrio._link.port import Beating, Capabilities, Claim, Fate, Heard, Pulse, Settlement
+from exotrio._link.port import (
+    Capabilities,
+    Claim,
+    Fate,
+    Heartbeat,
+    HeartbeatAnswer,
+    HeartbeatItem,
+    Settlement,
+)
 from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link, requeue_delay_ms
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._util.backoff import full_jitter
@@ -182,15 +190,15 @@ class NativeLink:
             settlements.update(zip(unleased, results, strict=True))
         return [settlements[index] for index in range(len(claims))]
 
-    async def heartbeat(self, pulse: Pulse, *, timeout: float) -> Heard:
+    async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer:
         """Renew leases, as ``Link.heartbeat`` says."""
         results: list[BeatResult] = []
         ttls: list[int] = []
         commands: set[str] = set()
-        for start in range(0, max(len(pulse.states), 1), MAX_BATCH):
+        for start in range(0, max(len(heartbeat.states), 1), MAX_BATCH):
             states = [
                 _beat(held, held.claim.token)
-                for held in pulse.states[start : start + MAX_BATCH]
+                for held in heartbeat.states[start : start + MAX_BATCH]
                 if held.claim.token is not None
             ]
             answer = await self._http.ask(
@@ -198,15 +206,15 @@ class NativeLink:
                 native_path(self._namespace, "heartbeat"),
                 body=HeartbeatRequest(
                     worker_id=self._worker_id,
-                    runtime=pulse.runtime,
-                    phase=pulse.phase,
-                    busy=pulse.busy,
-                    buffered=pulse.buffered,
+                    runtime=heartbeat.runtime,
+                    phase=heartbeat.phase,
+                    busy=heartbeat.busy,
+                    buffered=heartbeat.buffered,
                     states=states,
-                    workers=pulse.workers,
-                    shows_tasks=pulse.shows_tasks,
-                    tasks=pulse.tasks if start == 0 else None,
-                    nodes={name: fields[:MAX_FIELDS] for name, fields in pulse.nodes.items()},
+                    workers=heartbeat.workers,
+                    shows_tasks=heartbeat.shows_tasks,
+                    tasks=heartbeat.tasks if start == 0 else None,
+                    nodes={name: fields[:MAX_FIELDS] for name, fields in heartbeat.nodes.items()},
                 ),
                 timeout=timeout,
             )
@@ -220,7 +228,7 @@ class NativeLink:
             results += [item.result for item in reply.items]
             ttls += [] if reply.ttl_ms is None else [reply.ttl_ms]
             commands.update(reply.commands)
-        return Heard(tuple(results), from_ms(min(ttls)) if ttls else None, frozenset(commands))
+        return HeartbeatAnswer(tuple(results), from_ms(min(ttls)) if ttls else None, frozenset(commands))
 
     async def secrets(self, claim: Claim) -> dict[str, str]:
         """Fetch the secrets of the claim's node, as ``Link.secrets`` says."""
@@ -372,7 +380,7 @@ def _claim(state: NativeState, asked_after: float) -> Claim:
     )
 
 
-def _beat(held: Beating, token: str) -> Beat:
+def _beat(held: HeartbeatItem, token: str) -> Beat:
     said = held.progress
     progress = None if said is None else BeatProgress(fraction=said.fraction, text=said.text)
     return Beat(state_id=held.claim.state_id, token=token, running=held.running, progress=progress)

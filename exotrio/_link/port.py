@@ -103,7 +103,7 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
+class Heartbeat:
     """What a heartbeat says. Immutable, so that it may be made in one loop and sent in another.
 
     Attributes:
@@ -122,7 +122,7 @@ class Pulse:
     phase: str
     busy: int
     buffered: int
-    states: tuple[Beating, ...]
+    states: tuple[HeartbeatItem, ...]
     shows_tasks: bool = False
     tasks: str | None = None
     workers: int = 0
@@ -130,7 +130,7 @@ class Pulse:
 
 
 @dataclass(frozen=True, slots=True)
-class Beating:
+class HeartbeatItem:
     """One held state in a heartbeat.
 
     Attributes:
@@ -145,11 +145,11 @@ class Beating:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class HeartbeatAnswer:
     """The answer to a heartbeat.
 
     Attributes:
-        results: One per state of the pulse, in order.
+        results: One per state of the heartbeat, in order.
         ttl: Seconds the renewed leases last from when the heartbeat was sent; None: for ever.
         commands: What an operator asks of this runtime.
     """
@@ -227,11 +227,11 @@ class Link(Protocol):
         """
         ...
 
-    async def heartbeat(self, pulse: Pulse, *, timeout: float) -> Heard | None:
+    async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer | None:
         """Say that this runtime lives, and renew the leases of what it holds. May be repeated.
 
         Args:
-            pulse: What to say.
+            heartbeat: What to say.
             timeout: Seconds for each request; there are several only for very many states.
 
         Returns:

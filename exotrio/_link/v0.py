@@ -23,7 +23,7 @@ import trio
 from exotrio._http.client import HttpClient
 from exotrio._http.discovery import require_v0
 from exotrio._http.response import NotAccepted, ResponseTooSlow, one_line
-from exotrio._link.port import Capabilities, Claim, ClaimLost, Fate, Heard, Pulse, Settlement
+from exotrio._link.port import Capabilities, Claim, ClaimLost, Fate, Heartbeat, HeartbeatAnswer, Settlement
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._util.backoff import MAX_DELAY_MS, full_jitter
 from exotrio._util.json import NotJson, encode, sendable
@@ -131,8 +131,8 @@ class V0Link:
         """Hand claims back with the smallest delay there is, as ``Link.release`` says."""
         return await _each(claims, lambda claim: self._requeue(claim, 1, self._releases))
 
-    async def heartbeat(self, pulse: Pulse, *, timeout: float) -> Heard | None:
-        """Do nothing: v0 has no leases to renew, and no ear for workers."""
+    async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer | None:
+        """Do nothing: v0 has neither leases nor heartbeats."""
         return None
 
     async def secrets(self, claim: Claim) -> dict[str, str]:

@@ -33,7 +33,7 @@ from functools import partial
 
 import trio
 
-from exotrio._link.port import Beating, Claim, Heard, Link, Pulse
+from exotrio._link.port import Claim, Heartbeat, HeartbeatAnswer, HeartbeatItem, Link
 from exotrio._nodes.base import Stopping
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
 from exotrio._runtime.lifecycle import Phase
@@ -91,9 +91,9 @@ async def heartbeat(
     Cancellation:
         Says farewell; that takes up to half a second.
     """
-    ear = _Ear(ledger, stop, grace)
+    ear = HeartbeatHandler(ledger, stop, grace)
     if apart is None:
-        heart = _Heart(
+        heart = HeartbeatSender(
             link,
             link,
             ledger,
@@ -119,7 +119,9 @@ async def heartbeat(
         def clock() -> float:
             return time.monotonic() + ledger.asleep()
 
-        heart = _Heart(link, apart(), ledger, runtime, phase, tell, clock, tasks, workers, nodes or {})
+        heart = HeartbeatSender(
+            link, apart(), ledger, runtime, phase, tell, clock, tasks, workers, nodes or {}
+        )
         await thread.live(heart)
 
 
@@ -136,12 +138,12 @@ class _Beaten:
 
     held: list[tuple[HeldClaim, Claim]]
     running: list[bool]
-    heard: Heard | None
+    heard: HeartbeatAnswer | None
     age: Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
-class _Ear:
+class HeartbeatHandler:
     """Heeds answers. Lives in the runtime's loop."""
 
     ledger: Ledger
@@ -200,7 +202,7 @@ class _Ear:
 
 
 @dataclass(slots=True)
-class _Heart:
+class HeartbeatSender:
     """Beats, in the loop that calls ``run``.
 
     Args:
@@ -248,7 +250,7 @@ class _Heart:
                 with trio.move_on_after(pause):
                     await self.ledger.beat_now.wait()
             if self._answered and self.main.capabilities.leases:
-                stopped = Pulse(self.runtime, Phase.STOPPED.value, 0, 0, (), workers=self.workers)
+                stopped = Heartbeat(self.runtime, Phase.STOPPED.value, 0, 0, (), workers=self.workers)
                 with suppress(ManagerError):
                     await self.link.heartbeat(stopped, timeout=FAREWELL)
 
@@ -271,13 +273,13 @@ class _Heart:
         claimed = [(each, each.claim) for each in self.ledger.leased()]
         held = [(each, claim) for each, claim in claimed if claim.token is not None]
         running = [each.stage is Stage.RUNNING for each, _ in held]
-        pulse = Pulse(
+        heartbeat = Heartbeat(
             self.runtime,
             self.phase().value,
             busy=sum(running),
             buffered=sum(each.stage is Stage.BUFFERED for each, _ in held),
             states=tuple(
-                Beating(claim, runs, each.progress if runs else None)
+                HeartbeatItem(claim, runs, each.progress if runs else None)
                 for (each, claim), runs in zip(held, running, strict=True)
             ),
             shows_tasks=self.tasks is not None,
@@ -289,7 +291,7 @@ class _Heart:
         timeout = min(max(interval, SHORTEST_TIMEOUT), LONGEST_TIMEOUT)
         try:
             leases = self.main.capabilities.leases
-            heard = await self.link.heartbeat(pulse, timeout=timeout) if leases else None
+            heard = await self.link.heartbeat(heartbeat, timeout=timeout) if leases else None
         except ManagerError as error:
             pause = full_jitter(self._outage.failures, base=interval / 40, cap=interval / 4)
             if isinstance(error, ManagerUnavailable) and error.retry_after is not None:
@@ -303,7 +305,12 @@ class _Heart:
             self._told = heard.ttl
         self.tell(_Beaten(held, running, heard, lambda: self.clock() - sent))
         self._tree = None
-        if heard is not None and "tasks" in heard.commands and pulse.tasks is None and self.tasks is not None:
+        if (
+            heard is not None
+            and "tasks" in heard.commands
+            and heartbeat.tasks is None
+            and self.tasks is not None
+        ):
             self._tree = await self.tasks.take()
             return 0.0  # at once: somebody waits for it
         return self._interval * random.uniform(1 - JITTER, 1 + JITTER)
@@ -323,7 +330,7 @@ class _Thread:
         self._over = False
         self._token: trio.lowlevel.TrioToken | None = None
 
-    async def live(self, heart: _Heart) -> None:
+    async def live(self, heart: HeartbeatSender) -> None:
         """Let ``heart`` beat in the thread, which closes its link in the end. Never returns unless
         cancelled; then the thread is ended."""
         # A daemon: one that hangs in spite of all must not keep the process from ending.
@@ -355,7 +362,7 @@ class _Thread:
         log.critical("the heartbeat failed; the runtime stops", exc_info=error)
         self._stop.fail(error)
 
-    def _body(self, heart: _Heart) -> None:
+    def _body(self, heart: HeartbeatSender) -> None:
         try:
             trio.run(self._main, heart)
         except BaseException as error:
@@ -363,7 +370,7 @@ class _Thread:
         finally:
             self.call_back(self._ended.set)
 
-    async def _main(self, heart: _Heart) -> None:
+    async def _main(self, heart: HeartbeatSender) -> None:
         # First it makes itself known, then it looks whether it came too late: so no end is missed.
         self._token = trio.lowlevel.current_trio_token()
         if not self._over:

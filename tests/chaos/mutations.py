@@ -49,7 +49,7 @@ MUTATIONS = {
     "heartbeats": Mutation(
         "_link/native.py",
         "        results: list[BeatResult] = []\n",
-        "        return Heard((BeatResult.OK,) * len(pulse.states), 60.0, frozenset())\n"
+        "        return HeartbeatAnswer((BeatResult.OK,) * len(heartbeat.states), 60.0, frozenset())\n"
         "        results: list[BeatResult] = []\n",
         ("every fault", "SIGTERM only"),
     ),

@@ -11,7 +11,7 @@ import trio
 
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
 from exotrio._link.auto import AutoLink, LinkKind, open_link
-from exotrio._link.port import Claim, ClaimLost, Fate, Pulse
+from exotrio._link.port import Claim, ClaimLost, Fate, Heartbeat
 from exotrio._nodes.outcome import Executed, Requeued
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio.errors import ConfigurationError, KeyRefused, ManagerUnavailable, NotFound
@@ -434,13 +434,13 @@ async def test_a_heartbeat_does_not_wait_until_it_is_known_what_the_server_is(ki
     server = Server("native")
     link = server.link(kind)
     await link.register("rt", [NODE])
-    pulse = Pulse("rt", "running", 0, 0, ())
+    heartbeat = Heartbeat("rt", "running", 0, 0, ())
     server.away = answer(404)
     with pytest.raises(NotFound):
-        await link.heartbeat(pulse, timeout=1)
+        await link.heartbeat(heartbeat, timeout=1)
     server.away = None
     server.asked_anew()
-    await link.heartbeat(pulse, timeout=1)
+    await link.heartbeat(heartbeat, timeout=1)
     assert server.asked_anew() == ["POST heartbeat"]
 
 

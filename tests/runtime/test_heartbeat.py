@@ -29,7 +29,7 @@ from exotrio import (
     StateManager,
     Stopping,
 )
-from exotrio._link.port import Capabilities, Claim, Heard, Pulse
+from exotrio._link.port import Capabilities, Claim, Heartbeat, HeartbeatAnswer
 from exotrio._runtime.heartbeat import heartbeat
 from exotrio._runtime.ledger import Ledger, seconds_asleep
 from exotrio._runtime.stop import Stop
@@ -682,14 +682,14 @@ class Apart:
 
     capabilities = Capabilities(leases=True, batch=True, long_poll=True)
 
-    def __init__(self, answer: Callable[[Pulse], Heard]) -> None:
+    def __init__(self, answer: Callable[[Heartbeat], HeartbeatAnswer]) -> None:
         self._answer = answer
         self.threads: set[str] = set()
 
-    async def heartbeat(self, pulse: Pulse, *, timeout: float) -> Heard:
+    async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer:
         self.threads.add(threading.current_thread().name)
         await trio.lowlevel.checkpoint()
-        return self._answer(pulse)
+        return self._answer(heartbeat)
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -711,11 +711,11 @@ def beating(link: Any, ledger: Ledger, stop: Stop) -> Callable[[], Awaitable[Non
 async def test_the_thread_beats_while_the_loop_is_blocked_and_its_answers_are_heeded_afterwards() -> None:
     blocked, heard = threading.Event(), threading.Semaphore(0)
 
-    def answer(pulse: Pulse) -> Heard:
+    def answer(heartbeat: Heartbeat) -> HeartbeatAnswer:
         if not blocked.is_set():
-            return Heard((BeatResult.OK,) * 2, 0.05, frozenset())
+            return HeartbeatAnswer((BeatResult.OK,) * 2, 0.05, frozenset())
         heard.release()
-        return Heard((BeatResult.OK, BeatResult.LOST)[: len(pulse.states)], 0.05, frozenset())
+        return HeartbeatAnswer((BeatResult.OK, BeatResult.LOST)[: len(heartbeat.states)], 0.05, frozenset())
 
     link, ledger = Apart(answer), Ledger()
     kept, lost = [
@@ -741,13 +741,13 @@ async def test_the_thread_beats_while_the_loop_is_blocked_and_its_answers_are_he
 async def test_a_suspend_while_the_thread_waits_for_an_answer_counts_as_age() -> None:
     asleep = 0.0
 
-    def answer(pulse: Pulse) -> Heard:
+    def answer(heartbeat: Heartbeat) -> HeartbeatAnswer:
         nonlocal asleep
         asleep = 100.0 if len(told) == 0 else asleep
-        told.append(pulse)
-        return Heard((BeatResult.OK,), 60.0, frozenset())
+        told.append(heartbeat)
+        return HeartbeatAnswer((BeatResult.OK,), 60.0, frozenset())
 
-    told: list[Pulse] = []
+    told: list[Heartbeat] = []
     link, ledger = Apart(answer), Ledger(asleep=lambda: asleep)
     held = ledger.add(Claim("s", "Waits", "it", {}, token="t", lease=600), ledger.now())
     assert held is not None
@@ -766,10 +766,10 @@ async def test_the_thread_says_farewell() -> None:
     told: list[str] = []
     beaten = threading.Event()
 
-    def answer(pulse: Pulse) -> Heard:
-        told.append(pulse.phase)
+    def answer(heartbeat: Heartbeat) -> HeartbeatAnswer:
+        told.append(heartbeat.phase)
         beaten.set()
-        return Heard((), 60.0, frozenset())
+        return HeartbeatAnswer((), 60.0, frozenset())
 
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
@@ -782,10 +782,10 @@ async def test_the_thread_says_farewell() -> None:
 async def test_a_thread_that_hangs_holds_up_nobody_and_comes_back_to_no_one() -> None:
     entered, leave = threading.Event(), threading.Event()
 
-    def answer(pulse: Pulse) -> Heard:
+    def answer(heartbeat: Heartbeat) -> HeartbeatAnswer:
         entered.set()
         assert leave.wait(20)
-        return Heard((), 60.0, frozenset({"drain"}))
+        return HeartbeatAnswer((), 60.0, frozenset({"drain"}))
 
     stop = Stop()
     try:
@@ -801,7 +801,7 @@ async def test_a_thread_that_hangs_holds_up_nobody_and_comes_back_to_no_one() ->
 async def test_a_defect_in_the_thread_stops_the_runtime_and_nothing_else(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def answer(pulse: Pulse) -> Heard:
+    def answer(heartbeat: Heartbeat) -> HeartbeatAnswer:
         raise ZeroDivisionError
 
     stop = Stop()
