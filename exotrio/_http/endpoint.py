@@ -1,8 +1,16 @@
-"""Which state manager to talk to, and with which key: resolved in one place for runtime and client."""
+"""Which state manager to talk to, and with which key: resolved in one place for runtime and client.
+
+A command that runs a user's file chooses the state manager for it: it is *ambient*, a context variable,
+in which the runtime runs and so do its nodes. ``ambient_endpoint(None)`` says that it is chosen later,
+while the file is loaded.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from ipaddress import ip_address
@@ -55,6 +63,35 @@ class Endpoint:
         return self.transport is None and parts.scheme == "http" and not _is_loopback(parts.hostname or "")
 
 
+@dataclass(frozen=True, slots=True)
+class Ambient:
+    """What a command supplies; ``endpoint`` is None while that is not chosen yet."""
+
+    endpoint: Endpoint | None
+
+
+_ambient: ContextVar[Ambient | None] = ContextVar("exotrio_endpoint", default=None)
+
+
+@contextmanager
+def ambient_endpoint(endpoint: Endpoint | None) -> Iterator[None]:
+    """Let the runtimes that are built and run in the body use ``endpoint``, whatever they name.
+
+    Everything else in the body uses it where it names no state manager. None: it is chosen later, so
+    that a runtime may be built without one, and not be started.
+    """
+    token = _ambient.set(Ambient(endpoint))
+    try:
+        yield
+    finally:
+        _ambient.reset(token)
+
+
+def ambient() -> Ambient | None:
+    """Return what a command supplies; None if this program was not begun by one that does."""
+    return _ambient.get()
+
+
 def resolve_endpoint(
     state_manager_uri: str | None,
     key: str | None,
@@ -63,10 +100,10 @@ def resolve_endpoint(
     uri_source: str = "argument state_manager_uri",
     key_source: str = "argument key",
 ) -> tuple[Endpoint | None, list[str]]:
-    """Find the state manager from arguments, then from the environment and ``.env``.
+    """Find the state manager from arguments, then the ambient one, then from the environment and ``.env``.
 
     Args:
-        state_manager_uri: Base URI, or None to read ``EXOSPHERE_STATE_MANAGER_URI``.
+        state_manager_uri: Base URI. None: the ambient state manager, or ``EXOSPHERE_STATE_MANAGER_URI``.
         key: API key, or None to read ``EXOSPHERE_API_KEY``.
         transport: Way to an in-process state manager. With one, the URI does not matter and no
             key is needed.
@@ -79,6 +116,9 @@ def resolve_endpoint(
     if transport is not None:
         problem = _key_problem(key, key_source) if key else None
         return (None, [problem]) if problem else (Endpoint(EMBEDDED_URI, key or None, transport), [])
+    supplied = ambient()
+    if not state_manager_uri and supplied is not None and supplied.endpoint is not None:
+        return supplied.endpoint, []
     problems: list[str] = []
     if not state_manager_uri or not key:
         try:

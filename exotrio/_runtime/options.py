@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,7 +29,8 @@ class Options:
     """What a runtime was built with. See ``Runtime`` for the meanings.
 
     Attributes:
-        endpoint: The state manager; None if the command line supplies it later.
+        endpoint: The state manager; None if there is none but that a command supplies later.
+        endpoint_problems: Why there is none.
         nodes: Registered name to node class.
         declarations: The nodes as they are registered.
         worker_id: Names this runtime to a state manager with leases.
@@ -40,6 +41,7 @@ class Options:
     nodes: Mapping[str, type[BaseNode]]
     declarations: tuple[NodeDeclaration, ...]
     endpoint: Endpoint | None
+    endpoint_problems: Sequence[str]
     batch_size: int
     workers: int
     state_manager_version: str
@@ -65,12 +67,12 @@ def check_options(
     transport: httpx.AsyncBaseTransport | None,
     link: Any,
     outbox: Any,
-    hosted: bool,
+    endpoint_may_come: bool,
 ) -> Options:
     """Return the options if all of them are usable.
 
     Args:
-        hosted: The state manager may be supplied later: do without URI and key.
+        endpoint_may_come: A command may supply the state manager later: do without URI and key.
 
     Raises:
         ConfigurationError: Some are not; ``problems`` names each.
@@ -91,13 +93,15 @@ def check_options(
         problems.append(f"link is {link!r}: use 'auto', 'v0' or 'native'")
     if outbox is not None and not (isinstance(outbox, str | os.PathLike) and os.fspath(outbox)):
         problems.append(f"outbox must be the path of a file, not {_kind(outbox)}")
-    endpoint = None
+    endpoint: Endpoint | None = None
+    endpoint_problems: list[str] = []
     for title, value in (("state_manager_uri", state_manager_uri), ("key", key)):
         if not isinstance(value, str | None):
             problems.append(f"{title} must be text, not {_kind(value)}")
     if isinstance(state_manager_uri, str | None) and isinstance(key, str | None):
-        endpoint, more = resolve_endpoint(state_manager_uri, key, transport)
-        problems += [] if hosted else more
+        endpoint, endpoint_problems = resolve_endpoint(state_manager_uri, key, transport)
+        if not endpoint_may_come or transport is not None:
+            problems += endpoint_problems
     if problems:
         raise ConfigurationError("the runtime cannot be built", problems)
     return Options(
@@ -106,6 +110,7 @@ def check_options(
         nodes={node.__name__: node for node in classes},
         declarations=tuple(declare(node) for node in classes),
         endpoint=endpoint,
+        endpoint_problems=endpoint_problems,
         batch_size=batch_size,
         workers=workers,
         state_manager_version=state_manager_version,

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from exotrio._execution.log_context import phase_context
-from exotrio._http.endpoint import Endpoint, resolve_endpoint
+from exotrio._http.endpoint import Ambient, Endpoint, ambient
 from exotrio._nodes.base import BaseNode
 from exotrio._runtime.engine import Engine
 from exotrio._runtime.entry import only_nodes_interrupt, run_blocking
-from exotrio._runtime.hosting import hosting
 from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.lifecycle import Phase, advance
 from exotrio._runtime.loop_lag import LoopLag
@@ -81,7 +80,6 @@ class Runtime:
         outbox: str | os.PathLike[str] | None = None,
         state_manage_version: str | None = None,
     ) -> None:
-        hosted = hosting()
         options = check_options(
             namespace=namespace,
             name=name,
@@ -96,10 +94,9 @@ class Runtime:
             transport=transport,
             link=link,
             outbox=outbox,
-            hosted=hosted is not None and transport is None,
+            endpoint_may_come=ambient() is not None,
         )
         self._options = options
-        self._endpoint = options.endpoint
         self._phase = Phase.NEW
         self._stop = Stop()
         self._ledger = Ledger()
@@ -110,8 +107,6 @@ class Runtime:
         self._shows_tasks = False
         self._run_id: str | None = None
         self._now: Callable[[], float] = float
-        if hosted is not None:
-            hosted.append(self)
 
     @property
     def namespace(self) -> str:
@@ -229,11 +224,6 @@ class Runtime:
             DatabaseBusy: another runtime uses the outbox.
             ConfigurationError: the outbox cannot be used, or belongs to another state manager.
         """
-        if hosting() is not None:
-            raise LifecycleError(
-                "start() was called while the command line loads this file",
-                fix="put it under: if __name__ == '__main__':",
-            )
         self._check_startable()
         return run_blocking(self._run, lambda grace, why: self.stop(grace, why=why))
 
@@ -258,27 +248,6 @@ class Runtime:
             on. A node that shields itself for longer is waited for: Trio cannot end it.
         """
         return await self._run(task_status=task_status)
-
-    def adopt(
-        self,
-        transport: httpx.AsyncBaseTransport | None = None,
-        *,
-        uri: str | None = None,
-        key: str | None = None,
-    ) -> None:
-        """Take the state manager behind ``transport``, or at ``uri``; without either, make sure there is one.
-
-        For the command line, which loads files whose runtimes have none yet.
-
-        Raises:
-            ConfigurationError: neither the constructor nor the environment names one.
-        """
-        self._refuse_if_started("keeps its state manager")
-        if transport is None and uri is None and self._endpoint is not None:
-            return
-        self._endpoint, problems = resolve_endpoint(uri, key, transport)
-        if self._endpoint is None:
-            raise ConfigurationError("the runtime has no state manager", problems)
 
     def work_on(self, run_id: str) -> None:
         """Claim only states of this run, whether or not it has begun. For the command line.
@@ -357,12 +326,17 @@ class Runtime:
                 f"this runtime was started before (it is {self._phase.value})",
                 fix="build another Runtime: one runs once",
             )
-        if self._endpoint is None:
+        supplied = ambient()
+        if supplied == Ambient(None):
             raise LifecycleError(
-                "this runtime has no state manager: it was built while the command line loaded its file",
-                fix="run it with python -m exotrio run, or build it in your own program",
+                "the runtime was started while the command line loads its file",
+                fix="put the start under: if __name__ == '__main__':",
             )
-        return self._endpoint
+        endpoint = None if supplied is None else supplied.endpoint
+        endpoint = endpoint or self._options.endpoint
+        if endpoint is None:
+            raise ConfigurationError("the runtime has no state manager", self._options.endpoint_problems)
+        return endpoint
 
     def _enter(self, phase: Phase) -> None:
         self._phase = advance(self._phase, phase)

@@ -17,7 +17,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 import exotrio
-from exotrio._runtime.hosting import hosted
+from exotrio._http.endpoint import ambient_endpoint
 from exotrio._runtime.runtime import Runtime
 from exotrio.cli.exit_codes import ModuleInvalid, first_leaf
 from exotrio.cli.program import python_line
@@ -146,7 +146,7 @@ def load(target: str) -> Loaded:
         )
     try:
         # What the module prints while it is loaded is no result of the command.
-        with hosted(), redirect_stdout(sys.stderr):
+        with ambient_endpoint(None), redirect_stdout(sys.stderr):
             module = _import_file(Path(path)) if is_file(path) else _import_module(path)
     except ModuleInvalid:
         raise

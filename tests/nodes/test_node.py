@@ -9,8 +9,8 @@ import trio
 from pydantic import BaseModel
 
 from exotrio import BaseNode, ConfigurationError, LifecycleError, Runtime
+from exotrio._http.endpoint import Endpoint, ambient_endpoint, resolve_endpoint
 from exotrio._nodes.base import declare, node_problems
-from exotrio._runtime.hosting import hosted
 from tests.support.doubles import V0Server
 
 
@@ -164,19 +164,18 @@ async def test_a_runtime_built_while_the_command_line_loads_its_file_runs_on_the
     monkeypatch.chdir(tmp_path)
     for variable in ("EXOSPHERE_STATE_MANAGER_URI", "EXOSPHERE_API_KEY"):
         monkeypatch.delenv(variable, raising=False)
-    with hosted() as runtimes:
+    with ambient_endpoint(None):
         built = Runtime("ns", "rt", [Plain])
-        with pytest.raises(LifecycleError, match="loads this file"):
-            built.start()
-    assert runtimes == [built]
-    with pytest.raises(LifecycleError, match="no state manager"):
+        with pytest.raises(LifecycleError, match="loads its file"):
+            await built.run()
+    with pytest.raises(ConfigurationError, match="no state manager is named"):
         await built.run()
     server = V0Server()
     server.add("Plain")
-    with pytest.raises(ConfigurationError, match="no state manager is named"):
-        built.adopt()
-    built.adopt(server)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(built.run)
-        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
-        built.stop()
+    with ambient_endpoint(Endpoint("http://embedded", None, server)):
+        assert resolve_endpoint(None, None) == (Endpoint("http://embedded", None, server), [])
+        assert resolve_endpoint("http://127.0.0.1:9", "k")[0] == Endpoint("http://127.0.0.1:9", "k")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(built.run)
+            await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+            built.stop()

@@ -13,6 +13,7 @@ from uuid import uuid4
 import click
 import trio
 
+from exotrio._http.endpoint import EMBEDDED_URI, Endpoint, ambient_endpoint
 from exotrio._runtime.entry import run_blocking
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.settings import read_settings
@@ -263,11 +264,10 @@ class _Run:
                         f"--serve serves the embedded state manager, and this run's is {asked}, from "
                         "EXOSPHERE_STATE_MANAGER_URI; give --db FILE with it, or look at that one"
                     )
-                request.runtime.adopt(transport)
+                if transport is not None:
+                    stack.enter_context(ambient_endpoint(Endpoint(EMBEDDED_URI, None, transport)))
                 request.runtime.work_on(self._own_id)
-                client = await stack.enter_async_context(
-                    StateManager(request.runtime.namespace, transport=transport)
-                )
+                client = await stack.enter_async_context(StateManager(request.runtime.namespace))
                 # Before the runtime, which waits for a state manager that is away, as a worker should.
                 with self._asking:
                     await self._ask_first(client, asked or "")

@@ -46,7 +46,6 @@ def command(
     """
     configure_logs(verbose=verbose, form=log_format)
     runtime = load(target).runtime()
-    runtime.adopt()
     if health_tasks:
         runtime.show_tasks()
     with ExitStack() as stack:

@@ -21,11 +21,11 @@ from contextlib import suppress
 import trio
 from pydantic import ValidationError
 
+from exotrio._http.endpoint import ambient_endpoint, resolve_endpoint
 from exotrio._runtime.entry import run_blocking
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.runtime import Runtime
 from exotrio._runtime.stop import CLEANUP, FLUSH
-from exotrio._util.settings import read_settings
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.dev.protocol import (
     DeclaredGraph,
@@ -110,12 +110,12 @@ def main() -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         module = load(target)
         runtime = module.runtime()
-        settings = read_settings()
-        runtime.adopt(uri=settings.state_manager_uri, key=settings.api_key)
+        endpoint, _ = resolve_endpoint(None, None)
         runtime.show_tasks()
         dev.tell(_loaded(module, runtime))
         dev.rules(runtime)
-        return run_blocking(lambda: _run(runtime, dev), lambda grace, why: runtime.stop(grace, why=why))
+        with ambient_endpoint(endpoint):
+            return run_blocking(lambda: _run(runtime, dev), lambda grace, why: runtime.stop(grace, why=why))
     except ExotrioError as error:
         dev.tell(_failed(error))
         return exit_code(error)
