@@ -26,6 +26,7 @@ from exotrio._nodes.progress import ProgressView
 from exotrio._nodes.signals import Signal
 from exotrio._util.backoff import full_jitter
 from exotrio._util.redaction import Redactor
+from exotrio._util.validation import readable_errors
 from exotrio.errors import FieldsInvalid, ManagerError, ManagerUnavailable
 
 if TYPE_CHECKING:
@@ -334,9 +335,4 @@ def _shown(claim: Claim) -> str:
 
 
 def _secret_problems(node: type[BaseNode], error: ValidationError) -> str:
-    # Not str(error): it quotes the values.
-    lines = [
-        f"  {'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-        for problem in error.errors(include_url=False, include_input=False, include_context=False)
-    ]
-    return "\n".join([f"the graph's secrets do not fit {node.__name__}.Secrets:", *lines])
+    return "\n  ".join([f"the graph's secrets do not fit {node.__name__}.Secrets:", *readable_errors(error)])

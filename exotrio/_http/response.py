@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from exotrio._util.json import NotJson, decode
 from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
+from exotrio._util.validation import readable_errors
 from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable, NotFound, RequestRefused
 
 if TYPE_CHECKING:
@@ -62,11 +63,8 @@ class Answer:
         try:
             return model.model_validate(self.body)
         except ValidationError as error:
-            # Places and rules only: the values may be secrets.
-            first = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the body"
             raise ManagerUnavailable(
-                f"answered {self.status}, but not with a {model.__name__}: {place}: {first['msg']}",
+                f"answered {self.status}, but not with a {model.__name__}: {readable_errors(error)[0]}",
                 status=self.status,
                 where=f"asked: {self.asked}",
                 fix="check that the URI leads to a state manager, and that its version fits",

@@ -23,6 +23,8 @@ from uuid import UUID
 from pydantic import AwareDatetime, NaiveDatetime, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
+from exotrio._util.validation import readable_errors
+
 SCALARS = (bool, int, float, Decimal, UUID, datetime, AwareDatetime, NaiveDatetime, date, time, timedelta)
 
 
@@ -202,14 +204,7 @@ def text_of(plain: Any) -> str:
 
 def reason_of(error: Exception) -> str:
     """Return what is wrong, without the value that is."""
-    return "; ".join(lines_of(error)) if isinstance(error, ValidationError) else str(error)
-
-
-def lines_of(error: ValidationError) -> list[str]:
-    """Return each problem with its place, without the value that has it."""
-    # Not str(error): it quotes the values.
-    found = error.errors(include_url=False, include_input=False, include_context=False)
-    return [": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"]))) for each in found]
+    return "; ".join(readable_errors(error)) if isinstance(error, ValidationError) else str(error)
 
 
 # -- looking at types

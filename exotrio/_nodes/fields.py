@@ -20,7 +20,6 @@ from exotrio._nodes.codecs import (
     SCALARS,
     choices_of,
     kind_of,
-    lines_of,
     name_of,
     optional,
     plain_of,
@@ -28,6 +27,7 @@ from exotrio._nodes.codecs import (
     resolved,
     text_of,
 )
+from exotrio._util.validation import readable_errors
 from exotrio.errors import ConfigurationError, FieldsInvalid
 
 M = TypeVar("M", bound=BaseModel)
@@ -69,7 +69,7 @@ class Fields:
             try:
                 return self._model.model_validate(values)
             except ValidationError as error:
-                problems = lines_of(error)
+                problems = readable_errors(error)
         raise FieldsInvalid(f"the texts do not fit {self._model.__qualname__}", problems)
 
     def encode(self, value: BaseModel) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 import exotrio
 from exotrio._http.endpoint import ambient_endpoint
 from exotrio._runtime.runtime import Runtime
+from exotrio._util.validation import readable_errors
 from exotrio.cli.exit_codes import ModuleInvalid, first_leaf
 from exotrio.cli.program import python_line
 from exotrio.cli.terminal.words import closest, meant
@@ -171,7 +172,9 @@ def _explained(error: BaseException, path: str) -> ExotrioError:
     if isinstance(leaf, ExotrioError):
         return leaf
     if isinstance(leaf, ValidationError):
-        return ModuleInvalid(f"{path} declares a {leaf.title} that breaks rules", _fields(leaf), where=place)
+        return ModuleInvalid(
+            f"{path} declares a {leaf.title} that breaks rules", readable_errors(leaf), where=place
+        )
     told = str(leaf).strip().splitlines()
     command = python_line([path] if is_file(path) else ["-m", path])
     return ModuleInvalid(
@@ -179,14 +182,6 @@ def _explained(error: BaseException, path: str) -> ExotrioError:
         where=place,
         fix=f"see the whole traceback with: {command}",
     )
-
-
-def _fields(error: ValidationError) -> list[str]:
-    """Return every problem that pydantic names, without the values: they may be secret."""
-    return [
-        ".".join(map(str, found["loc"])) + ": " + found["msg"].removeprefix("Value error, ")
-        for found in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
 
 
 def split_target(target: str) -> tuple[str, str | None]:

@@ -13,6 +13,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ValidationError
 
 from exotrio._http.endpoint import resolve_endpoint, version_problems
+from exotrio._util.validation import readable_errors
 from exotrio._wire.checkup import Checkup
 from exotrio._wire.graphs import GraphBody, GraphsReply, ListedGraph
 from exotrio._wire.native import NativeRun
@@ -685,5 +686,4 @@ def _query(model: type[M], **fields: Any) -> M:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise ConfigurationError("this cannot be asked for", problems) from error
+        raise ConfigurationError("this cannot be asked for", readable_errors(error)) from error

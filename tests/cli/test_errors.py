@@ -118,7 +118,7 @@ def running(folder: Path) -> Iterator[Server]:
 @pytest.mark.parametrize(
     ("arguments", "code", "parts"),
     [
-        ("server --keep 30", 2, ["'30' is no duration", "30d or 12h"]),
+        ("server --keep 30", 2, ["'30' is not a duration", "30d or 12h"]),
         ("rnu ok.py", 2, ["No such command 'rnu'"]),
         ("run", 2, ["FILE_OR_MODULE"]),
         ("run ok.py --inptu a=b", 2, ["--inptu", "--input"]),

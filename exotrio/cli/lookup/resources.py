@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from exotrio._util.validation import readable_errors
 from exotrio._wire.graphs import GraphReply
 from exotrio._wire.native import NativeRun
 from exotrio._wire.vocabulary import is_state_id
@@ -46,7 +47,8 @@ async def find_graph(manager: StateManager, name: str) -> GraphReply:
     try:
         found = GraphReply.model_validate(graph)
     except ValidationError as error:
-        raise ManagerUnavailable(f"the state manager's graph {name!r} cannot be read: {error}") from error
+        problems = "; ".join(readable_errors(error))
+        raise ManagerUnavailable(f"the state manager's graph {name!r} cannot be read: {problems}") from error
     if _has_defaults(found):
         # The stock state manager shows them here whatever is stored. Its list of graphs shows what is.
         for stored in await manager.graphs():

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from exotrio._httpd import CROWDED, STOPPING
+from exotrio._util.validation import readable_errors
 from exotrio._wire.native import (
     HeartbeatRequest,
     ItemReply,
@@ -294,10 +295,8 @@ def _read_outcome(raw: Any) -> OutcomeItem | ItemReply:
         return outcome_item.validate_python(raw)
     except ValidationError as error:
         state_id = raw.get("state_id") if isinstance(raw, dict) else None
-        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in problem["loc"])
         return ItemReply(
             state_id=state_id if isinstance(state_id, str) else "",
             result=ItemResult.INVALID,
-            detail=f"{place}: {problem['msg']}",
+            detail=readable_errors(error)[0],
         )
