@@ -24,7 +24,7 @@ from exotrio._nodes.fields import fields_of
 from exotrio._nodes.outcome import Errored, Outcome
 from exotrio._nodes.progress import ProgressView
 from exotrio._nodes.signals import Signal
-from exotrio._util.backoff import full_jitter
+from exotrio._util.backoff import OUTAGE
 from exotrio._util.redaction import Redactor
 from exotrio._util.validation import readable_errors
 from exotrio.errors import FieldsInvalid, ManagerError, ManagerUnavailable
@@ -309,9 +309,8 @@ class Executor:
                 if execution.draining or attempt == SECRETS_TRIES - 1:
                     log.warning("state %s goes back, its secrets cannot be had: %s", claim.state_id, error)
                     return None
-                delay = full_jitter(attempt, base=0.5, cap=10.0)
-                if isinstance(error, ManagerUnavailable) and error.retry_after:
-                    delay = min(max(delay, error.retry_after), 10.0)
+                at_least = error.retry_after if isinstance(error, ManagerUnavailable) else None
+                delay = min(OUTAGE.pause(attempt, at_least), OUTAGE.cap)
                 log.debug("state %s: secrets asked again in %.2f s: %s", claim.state_id, delay, error)
             await trio.sleep(delay)
         raise AssertionError("unreachable")

@@ -31,7 +31,7 @@ from exotrio._link.port import (
 )
 from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link, requeue_delay_ms
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
-from exotrio._util.backoff import full_jitter
+from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode, sendable
 from exotrio._wire.native import (
     MAX_FIELDS,
@@ -145,7 +145,7 @@ class NativeLink:
                     if last or not isinstance(error, ManagerUnavailable):
                         await self._void(request.claim_id)
                         raise
-                    pause = max(full_jitter(attempt, base=0.25, cap=2.0), min(error.retry_after or 0.0, 5.0))
+                    pause = WITHIN_CALL.pause(attempt, min(error.retry_after or 0.0, 5.0))
                 # What is held under the id comes back at once; a longer wait would hide what was lost.
                 request = request.model_copy(update={"wait_ms": 0})
                 await trio.sleep(pause)
@@ -290,7 +290,7 @@ class NativeLink:
                         await self._http.ask("POST", path, body=body)
                     except ManagerError as error:  # a refusal, too: it may come from something in between
                         why = error.what
-                        await trio.sleep(full_jitter(attempt, base=0.25, cap=1.0))
+                        await trio.sleep(WITHIN_CALL.pause(attempt))
                         attempt += 1
                     else:
                         return

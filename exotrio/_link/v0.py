@@ -25,7 +25,7 @@ from exotrio._http.discovery import require_v0
 from exotrio._http.response import NotAccepted, ResponseTooSlow, one_line
 from exotrio._link.port import Capabilities, Claim, ClaimLost, Fate, Heartbeat, HeartbeatAnswer, Settlement
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
-from exotrio._util.backoff import MAX_DELAY_MS, full_jitter
+from exotrio._util.backoff import MAX_DELAY_MS, WITHIN_CALL
 from exotrio._util.json import NotJson, encode, sendable
 from exotrio._wire.v0 import (
     ClaimRequest,
@@ -229,7 +229,7 @@ class V0Link:
                     batch, retry = retry, []
                     await _each(batch, give_back)
                     if retry:
-                        await trio.sleep(full_jitter(attempt, base=0.25, cap=2.0))
+                        await trio.sleep(WITHIN_CALL.pause(attempt))
                         attempt += 1
         finally:
             del self._shields[shield]

@@ -25,7 +25,7 @@ from exotrio._runtime.reporter import report
 from exotrio._runtime.stop import CLOSE, Stop, walk, write_off
 from exotrio._runtime.task_tree import TaskView
 from exotrio._runtime.worker import pass_on, work
-from exotrio._util.backoff import full_jitter
+from exotrio._util.backoff import OUTAGE
 from exotrio.errors import ManagerUnavailable
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class Engine:
                 try:
                     await link.register(o.name, o.declarations)
                 except ManagerUnavailable as error:
-                    delay = max(full_jitter(outage.failures, base=0.25, cap=10.0), error.retry_after or 0.0)
+                    delay = OUTAGE.pause(outage.failures, error.retry_after)
                     outage.failed(error, delay)
                     await trio.sleep(delay)
                 else:

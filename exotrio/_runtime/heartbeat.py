@@ -40,7 +40,7 @@ from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.outage import Outage
 from exotrio._runtime.stop import CLOSE, Stop
 from exotrio._runtime.task_tree import TaskView
-from exotrio._util.backoff import full_jitter
+from exotrio._util.backoff import Backoff
 from exotrio._util.events import LeaseLost
 from exotrio._wire.vocabulary import BeatResult
 from exotrio.errors import ManagerError, ManagerUnavailable
@@ -293,7 +293,7 @@ class HeartbeatSender:
             leases = self.main.capabilities.leases
             heard = await self.link.heartbeat(heartbeat, timeout=timeout) if leases else None
         except ManagerError as error:
-            pause = full_jitter(self._outage.failures, base=interval / 40, cap=interval / 4)
+            pause = Backoff(interval / 40, interval / 4).pause(self._outage.failures)
             if isinstance(error, ManagerUnavailable) and error.retry_after is not None:
                 pause = min(max(pause, error.retry_after), interval)
             self._answered = False

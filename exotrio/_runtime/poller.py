@@ -16,7 +16,7 @@ from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
 from exotrio._runtime.outage import Outage
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.worker import pass_on
-from exotrio._util.backoff import full_jitter
+from exotrio._util.backoff import OUTAGE, REFUSED
 from exotrio._util.events import Polled
 from exotrio._wire.vocabulary import MAX_WAIT_MS, from_ms
 from exotrio.errors import ManagerError, ManagerUnavailable
@@ -264,13 +264,12 @@ class _Poller:
         return self._ledger.reported != self._reported or not self._left_out.isdisjoint(self.limits())
 
     def _failed(self, error: ManagerError | ClaimLost) -> None:
-        level, base, cap, result = logging.WARNING, 0.25, 10.0, "failed"
+        level, backoff, result = logging.WARNING, OUTAGE, "failed"
         if isinstance(error, ManagerError) and not isinstance(error, ManagerUnavailable):
             # The server understood and said no; it will not be of another mind soon.
-            level, base, cap, result = logging.ERROR, 2.0, 30.0, "refused"
-        self._pause = full_jitter(self._outage.failures, base=base, cap=cap)
-        if isinstance(error, ManagerUnavailable) and error.retry_after is not None:
-            self._pause = max(self._pause, error.retry_after)
+            level, backoff, result = logging.ERROR, REFUSED, "refused"
+        at_least = error.retry_after if isinstance(error, ManagerUnavailable) else None
+        self._pause = backoff.pause(self._outage.failures, at_least)
         self._wakeable = False
         if isinstance(error, ResponseTooSlow) or (isinstance(error, ClaimLost) and error.too_slow):
             self._most = max(1, self.limit_asked // 2)

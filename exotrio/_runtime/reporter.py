@@ -16,7 +16,7 @@ from exotrio._nodes.outcome import Errored
 from exotrio._runtime.ledger import HeldClaim, Ledger
 from exotrio._runtime.outage import Outage
 from exotrio._runtime.stop import Stop
-from exotrio._util.backoff import full_jitter
+from exotrio._util.backoff import OUTAGE, REFUSED
 
 if TYPE_CHECKING:
     from exotrio._runtime.outbox import Outbox
@@ -206,12 +206,8 @@ class _Reporter:
         self.again.send_nowait(held)
 
     def _later(self, held: HeldClaim, settlement: Settlement) -> None:
-        base, cap, level = 0.25, 10.0, logging.WARNING
-        if held.key_refused:
-            base, cap, level = 2.0, 30.0, logging.ERROR
-        delay = full_jitter(held.tries, base=base, cap=cap)
-        if settlement.retry_after is not None:
-            delay = max(delay, settlement.retry_after)
+        backoff, level = (REFUSED, logging.ERROR) if held.key_refused else (OUTAGE, logging.WARNING)
+        delay = backoff.pause(held.tries, settlement.retry_after)
         held.tries += 1
         if self.outbox is not None and self._is_marked(held):
             self.outbox.unmark([held])

@@ -1,9 +1,10 @@
-"""Delays between attempts, as pure functions. Randomness is passed in, so tests can fix it."""
+"""Pauses between attempts. Pure; randomness is passed in, so that tests can fix it."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
 Uniform = Callable[[float, float], float]
 
@@ -11,12 +12,34 @@ MAX_DELAY_MS = 10 * 365 * 86_400_000
 """Ten years: a longer delay is a mistake, and it keeps every sum of times within 64 bits."""
 
 
-def full_jitter(attempt: int, *, base: float, cap: float, uniform: Uniform = random.uniform) -> float:
-    """Return a random delay in seconds below ``min(cap, base * 2 ** attempt)``.
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Random pauses below a bound that doubles with each failure (full jitter).
 
-    Args:
-        attempt: Failures so far, less one: 0 for the first delay.
-        base: Bound of the first delay, in seconds.
-        cap: Bound of every delay, in seconds.
+    Attributes:
+        base: Bound of the first pause, in seconds.
+        cap: Bound of every pause, in seconds.
     """
-    return uniform(0.0, min(cap, base * 2.0 ** min(attempt, 64)))
+
+    base: float
+    cap: float
+
+    def pause(
+        self, failures: int, at_least: float | None = None, *, uniform: Uniform = random.uniform
+    ) -> float:
+        """Return the seconds to wait before the next attempt.
+
+        Args:
+            failures: Those before the last one: 0 for the first pause.
+            at_least: What a server asked for, in seconds (``Retry-After``).
+        """
+        pause = uniform(0.0, min(self.cap, self.base * 2.0 ** min(failures, 64)))
+        return pause if at_least is None else max(pause, at_least)
+
+
+WITHIN_CALL = Backoff(0.25, 2.0)
+"""For attempts that somebody waits for."""
+OUTAGE = Backoff(0.25, 10.0)
+"""For what goes on until it works: it notices soon that a server is back, and does not crowd it."""
+REFUSED = Backoff(2.0, 30.0)
+"""For what was understood and refused: it will not be otherwise soon."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from exotrio._http.client import HttpClient
 from exotrio._http.discovery import discover, not_a_manager
-from exotrio._util.backoff import full_jitter
+from exotrio._util.backoff import WITHIN_CALL
 from exotrio._wire.vocabulary import native_path, v0_path
 from exotrio.errors import ManagerUnavailable, NotFound, RequestRefused
 
@@ -116,8 +116,7 @@ class Calls:
                 if error.sent and not sent:
                     raise
                 self._server.native = None  # another server may answer next
-                pause = max(full_jitter(attempt, base=0.25, cap=2.0), error.retry_after or 0.0)
-                await trio.sleep(min(pause, MAX_PAUSE))
+                await trio.sleep(min(WITHIN_CALL.pause(attempt, error.retry_after), MAX_PAUSE))
         return await call()
 
     async def is_native(self) -> bool:
