@@ -8,18 +8,17 @@ Tokens guard reports and releases, so these may be repeated as well.
 from __future__ import annotations
 
 import logging
-import math
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import trio
 from pydantic import BaseModel, ValidationError
 
 from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
-from exotrio._http.response import NotAccepted, ResponseTooSlow, one_line
+from exotrio._http.response import NotAccepted, ResponseTooSlow
+from exotrio._link.batches import Batches, BatchItem
+from exotrio._link.outcomes import name_and_fields
 from exotrio._link.port import (
     Capabilities,
     Claim,
@@ -29,10 +28,11 @@ from exotrio._link.port import (
     HeartbeatItem,
     Settlement,
 )
-from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link, requeue_delay_ms
-from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._link.shields import Shields
+from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link
+from exotrio._nodes.outcome import Outcome
 from exotrio._util.backoff import WITHIN_CALL
-from exotrio._util.json import NotJson, encode, sendable
+from exotrio._util.json import NotJson, encode
 from exotrio._wire.native import (
     MAX_FIELDS,
     Beat,
@@ -40,8 +40,6 @@ from exotrio._wire.native import (
     HeartbeatReply,
     HeartbeatRequest,
     HeldState,
-    ItemReply,
-    ItemsReply,
     NativeClaimRequest,
     NativeState,
     ReleaseRequest,
@@ -51,29 +49,18 @@ from exotrio._wire.vocabulary import (
     MAX_BATCH,
     MAX_WAIT_MS,
     BeatResult,
-    ItemResult,
     from_ms,
     native_path,
     to_ms,
 )
-from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable
+from exotrio.errors import ManagerError, ManagerUnavailable
 
 log = logging.getLogger("exotrio")
+T = TypeVar("T")
 
 CLAIM_TRIES = 3
 RELEASE_TIMEOUT = 3.0
 """Bound of releasing a claim that was given up; after it the leases run out by themselves."""
-BATCH_BYTES = 4 * 1024 * 1024
-"""Far below the server's limit on a body, and little enough to repeat."""
-
-_FATES = {
-    ItemResult.OK: Fate.SETTLED,
-    ItemResult.DUPLICATE: Fate.SETTLED,
-    ItemResult.STALE: Fate.DROPPED,
-    ItemResult.UNKNOWN: Fate.DROPPED,
-    ItemResult.INVALID: Fate.REFUSED,
-}
-_BATCH_REFUSED = frozenset({400, 413, 422})
 
 
 class NativeLink:
@@ -97,8 +84,8 @@ class NativeLink:
         self._worker_id = worker_id
         self._v0 = v0
         self._run_id = run_id
-        self._stop_by = math.inf
-        self._shields: set[trio.CancelScope] = set()
+        self._shields = Shields()
+        self._batches = Batches(http, namespace)
 
     @property
     def lost_claims(self) -> int:
@@ -155,40 +142,15 @@ class NativeLink:
 
     def settle_by(self, deadline: float) -> None:
         """Settle claims that were given up by ``deadline`` on Trio's clock."""
-        self._stop_by = min(self._stop_by, deadline)
-        for shield in self._shields:
-            shield.deadline = min(shield.deadline, self._stop_by)
+        self._shields.settle_by(deadline)
 
     async def report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
         """Report outcomes in as few requests as possible, as ``Link.report`` says."""
-        settlements: dict[int, Settlement] = {}
-        leased: list[_Item] = []
-        for index, (claim, outcome) in enumerate(items):
-            if claim.token is not None:
-                try:
-                    leased.append(_Item(index, claim.state_id, encode(_outcome_item(claim, outcome))))
-                except NotJson as error:
-                    settlements[index] = Settlement(Fate.REFUSED, f"it cannot be sent as JSON: {error}")
-        settlements |= await self._deliver("outcomes", leased, b"[%s]")
-        unleased = [index for index, (claim, _) in enumerate(items) if claim.token is None]
-        if unleased:
-            results = await self._v0.report([items[index] for index in unleased])
-            settlements.update(zip(unleased, results, strict=True))
-        return [settlements[index] for index in range(len(items))]
+        return await _by_lease(items, lambda item: item[0], self._report, self._v0.report)
 
     async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
         """Hand claims back, as ``Link.release`` says."""
-        leased = [
-            _Item(index, claim.state_id, encode({"state_id": claim.state_id, "token": claim.token}))
-            for index, claim in enumerate(claims)
-            if claim.token is not None
-        ]
-        settlements = await self._deliver("release", leased, b'{"states":[%s]}')
-        unleased = [index for index, claim in enumerate(claims) if claim.token is None]
-        if unleased:
-            results = await self._v0.release([claims[index] for index in unleased])
-            settlements.update(zip(unleased, results, strict=True))
-        return [settlements[index] for index in range(len(claims))]
+        return await _by_lease(claims, lambda claim: claim, self._release, self._v0.release)
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer:
         """Renew leases, as ``Link.heartbeat`` says."""
@@ -278,85 +240,62 @@ class NativeLink:
 
     async def _void(self, claim_id: str) -> None:
         """Release whatever a claim took, or will take when it arrives late, whatever is cancelled around."""
-        deadline = min(self._stop_by, trio.current_time() + RELEASE_TIMEOUT)
-        shield = trio.CancelScope(shield=True, deadline=deadline)
-        self._shields.add(shield)
         path, body = native_path(self._namespace, "release"), ReleaseRequest(claim_id=claim_id)
         why, attempt = "no time was left", 0
-        try:
-            with shield:
-                while True:
-                    try:
-                        await self._http.ask("POST", path, body=body)
-                    except ManagerError as error:  # a refusal, too: it may come from something in between
-                        why = error.what
-                        await trio.sleep(WITHIN_CALL.pause(attempt))
-                        attempt += 1
-                    else:
-                        return
-        finally:
-            self._shields.discard(shield)
+        with self._shields.shield(RELEASE_TIMEOUT) as shield, shield:
+            while True:
+                try:
+                    await self._http.ask("POST", path, body=body)
+                except ManagerError as error:  # a refusal, too: it may come from something in between
+                    why = error.what
+                    await trio.sleep(WITHIN_CALL.pause(attempt))
+                    attempt += 1
+                else:
+                    return
         log.warning("a claim was given up and could not be released; its leases have to run out: %s", why)
 
     # -- reporting
 
-    async def _deliver(self, route: str, items: Sequence[_Item], frame: bytes) -> dict[int, Settlement]:
-        """Send items in batches; halve a batch that fails as a whole, down to the item at fault."""
+    async def _report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
         settlements: dict[int, Settlement] = {}
-        waiting = deque(_batches(items))
-        outage: Settlement | None = None
-        failed_alone = 0
-        while waiting:
-            batch = waiting.popleft()
-            if outage is None:
-                results = await self._send(route, batch, frame)
-                first = results[0]
-                # 500 too: the reporter gives an item up after some, which must not hit its neighbours.
-                if len(batch) > 1 and (first.status in _BATCH_REFUSED or first.status == 500):
-                    half = len(batch) // 2
-                    waiting.extendleft((batch[half:], batch[:half]))
-                    continue
-                failed_alone += first.status == 500
-                if failed_alone > 1 or (first.fate in {Fate.RETRY, Fate.KEY_REFUSED} and first.status != 500):
-                    outage = replace(first, status=None if first.fate is Fate.RETRY else first.status)
-            else:  # one request of an outage is enough: each may take its whole timeout
-                results = [outage] * len(batch)
-            settlements.update(zip((item.index for item in batch), results, strict=True))
-        return settlements
+        encoded: list[BatchItem] = []
+        for index, (claim, outcome) in enumerate(items):
+            name, fields = name_and_fields(outcome)
+            item = {"state_id": claim.state_id, "token": claim.token, "outcome": name, **fields}
+            try:
+                encoded.append(BatchItem(index, claim.state_id, encode(item)))
+            except NotJson as error:
+                settlements[index] = Settlement(Fate.REFUSED, f"it cannot be sent as JSON: {error}")
+        settlements |= await self._batches.deliver("outcomes", encoded, b"[%s]")
+        return [settlements[index] for index in range(len(items))]
 
-    async def _send(self, route: str, batch: Sequence[_Item], frame: bytes) -> list[Settlement]:
-        content = frame % b",".join(item.content for item in batch)
-        try:
-            answer = await self._http.ask("POST", native_path(self._namespace, route), body=content)
-            replies = answer.parse(ItemsReply).items
-        except ManagerUnavailable as error:
-            return [Settlement(Fate.RETRY, one_line(error), error.retry_after, error.status)] * len(batch)
-        except ManagerError as error:
-            if isinstance(error, KeyRefused):
-                fate = Fate.KEY_REFUSED
-            else:
-                # A 404 here is about the route: the server was replaced, and the next one may take it.
-                # So is a 400 to a single item: ours answers 413 or 422 to what it will never take.
-                final = error.status in _BATCH_REFUSED and not (error.status == 400 and len(batch) == 1)
-                fate = Fate.REFUSED if final else Fate.RETRY
-            return [Settlement(fate, one_line(error), status=error.status)] * len(batch)
-        if [reply.state_id for reply in replies] != [item.state_id for item in batch]:
-            detail = f"asked: {answer.asked}, and the reply is not about the same states"
-            return [Settlement(Fate.RETRY, detail, status=answer.status)] * len(batch)
-        return [Settlement(_FATES[reply.result], _detail(reply), status=answer.status) for reply in replies]
+    async def _release(self, claims: Sequence[Claim]) -> list[Settlement]:
+        encoded = [
+            BatchItem(index, claim.state_id, encode({"state_id": claim.state_id, "token": claim.token}))
+            for index, claim in enumerate(claims)
+        ]
+        settlements = await self._batches.deliver("release", encoded, b'{"states":[%s]}')
+        return [settlements[index] for index in range(len(claims))]
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """One encoded item of a batch, and where its settlement belongs."""
-
-    index: int
-    state_id: str
-    content: bytes
+async def _by_lease(
+    items: Sequence[T],
+    claim_of: Callable[[T], Claim],
+    leased: Callable[[Sequence[T]], Awaitable[list[Settlement]]],
+    unleased: Callable[[Sequence[T]], Awaitable[list[Settlement]]],
+) -> list[Settlement]:
+    """Settle what was claimed under a lease by ``leased``, and what was claimed over v0 by ``unleased``."""
+    settlements: dict[int, Settlement] = {}
+    for is_leased, settle in ((True, leased), (False, unleased)):
+        places = [at for at, item in enumerate(items) if (claim_of(item).token is not None) is is_leased]
+        if places:
+            results = await settle([items[place] for place in places])
+            settlements.update(zip(places, results, strict=True))
+    return [settlements[index] for index in range(len(items))]
 
 
 class _ClaimReply(BaseModel):
-    """``NativeClaimReply`` with its states unchecked, so that one bad state does not hide the others."""
+    """The reply to a claim, its states unchecked, so that one bad state does not hide the others."""
 
     states: list[Any]
 
@@ -384,36 +323,3 @@ def _beat(held: HeartbeatItem, token: str) -> Beat:
     said = held.progress
     progress = None if said is None else BeatProgress(fraction=said.fraction, text=said.text)
     return Beat(state_id=held.claim.state_id, token=token, running=held.running, progress=progress)
-
-
-def _outcome_item(claim: Claim, outcome: Outcome) -> dict[str, Any]:
-    item: dict[str, Any] = {"state_id": claim.state_id, "token": claim.token}
-    match outcome:
-        case Executed(outputs):
-            return {**item, "outcome": "executed", "outputs": outputs}
-        case Errored(error):
-            return {**item, "outcome": "errored", "error": sendable(error)}
-        case Pruned(data):
-            return {**item, "outcome": "pruned", "data": data}
-        case Requeued(delay):
-            return {**item, "outcome": "requeued", "delay_ms": requeue_delay_ms(delay)}
-
-
-def _batches(items: Sequence[_Item]) -> Iterator[list[_Item]]:
-    """Cut ``items`` so that no batch has too many, or too many bytes unless it is a single one."""
-    batch: list[_Item] = []
-    size = 0
-    for item in items:
-        if batch and (len(batch) == MAX_BATCH or size + len(item.content) > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += len(item.content) + 1
-    if batch:
-        yield batch
-
-
-def _detail(reply: ItemReply) -> str:
-    if reply.result in {ItemResult.OK, ItemResult.DUPLICATE}:
-        return reply.detail or ""
-    return f"{reply.result.value}: {reply.detail}" if reply.detail else reply.result.value

@@ -14,7 +14,6 @@ So neither follows an outcome on one connection: each outcome is the last reques
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,10 +22,12 @@ import trio
 from exotrio._http.client import HttpClient
 from exotrio._http.discovery import require_v0
 from exotrio._http.response import NotAccepted, ResponseTooSlow, one_line
+from exotrio._link.outcomes import name_and_fields, requeue_delay_ms
 from exotrio._link.port import Capabilities, Claim, ClaimLost, Fate, Heartbeat, HeartbeatAnswer, Settlement
-from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
-from exotrio._util.backoff import MAX_DELAY_MS, WITHIN_CALL
-from exotrio._util.json import NotJson, encode, sendable
+from exotrio._link.shields import Shields
+from exotrio._nodes.outcome import Outcome, Requeued
+from exotrio._util.backoff import WITHIN_CALL
+from exotrio._util.json import NotJson, encode
 from exotrio._wire.v0 import (
     ClaimRequest,
     NodeDeclaration,
@@ -35,7 +36,7 @@ from exotrio._wire.v0 import (
     RequeueRequest,
     SecretsReply,
 )
-from exotrio._wire.vocabulary import LEASE_HEADER, to_ms, v0_path
+from exotrio._wire.vocabulary import LEASE_HEADER, v0_path
 from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable, NotFound
 
 log = logging.getLogger("exotrio")
@@ -47,6 +48,7 @@ RELEASE_TIMEOUT = 5.0
 UNUSABLE_DELAY_MS = 60_000
 """A state this client cannot run goes back this late, or it would return with every poll."""
 MAX_REMEMBERED = 100_000
+_ROUTES = {"executed": "executed", "errored": "errored", "pruned": "prune"}
 
 
 class V0Link:
@@ -70,8 +72,7 @@ class V0Link:
         # Apart from the reports: a release with a deadline must not wait behind slow reports.
         self._releases = trio.CapacityLimiter(concurrency)
         self._turn = 0
-        self._stop_by = math.inf
-        self._shields: dict[trio.CancelScope, Callable[[], float]] = {}
+        self._shields = Shields()
         # Reports sent without a usable answer, oldest first: what a later "not queued" means hangs on it.
         self._unanswered: dict[str, None] = {}
         self.lost_claims = 0
@@ -119,9 +120,7 @@ class V0Link:
 
     def settle_by(self, deadline: float) -> None:
         """Settle claims in flight, and later ones, by ``deadline`` on Trio's clock."""
-        self._stop_by = min(self._stop_by, deadline)
-        for shield, bound in self._shields.items():
-            shield.deadline = min(shield.deadline, bound())
+        self._shields.settle_by(deadline)
 
     async def report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
         """Report outcomes, several at once, as ``Link.report`` says."""
@@ -161,23 +160,21 @@ class V0Link:
 
     async def _claim_once(self, nodes: list[str], most: int) -> list[Claim]:
         # Every exit of this call knows what the request took, or says that nobody does.
-        shield = trio.CancelScope(shield=True, deadline=self._answer_by())
-        self._shields[shield] = self._answer_by
+        # Up to the last moment: an answer that leaves no time to hand its states back still names them.
         try:
-            answer = await self._http.ask(
-                "POST",
-                v0_path(self._namespace, "states", "enqueue"),
-                body=ClaimRequest(nodes=nodes, batch_size=most),
-                timeout=CLAIM_TIMEOUT,
-                scope=shield,
-                patient=True,
-            )
+            with self._shields.shield() as shield:
+                answer = await self._http.ask(
+                    "POST",
+                    v0_path(self._namespace, "states", "enqueue"),
+                    body=ClaimRequest(nodes=nodes, batch_size=most),
+                    timeout=CLAIM_TIMEOUT,
+                    scope=shield,
+                    patient=True,
+                )
         except ManagerUnavailable as error:
             if not error.sent or isinstance(error, NotAccepted):
                 raise
             raise self._lost(most, error.what, too_slow=isinstance(error, ResponseTooSlow)) from error
-        finally:
-            del self._shields[shield]
         states = answer.body.get("states") if isinstance(answer.body, dict) else None
         if not isinstance(states, list):
             raise self._lost(most, f"answered {answer.status} without a list of states")
@@ -220,19 +217,14 @@ class V0Link:
             elif settlement.fate in (Fate.RETRY, Fate.DROPPED):
                 retry.append(claim)
 
-        shield = trio.CancelScope(shield=True, deadline=self._released_by())
-        self._shields[shield] = self._released_by
         retry, attempt = list(claims), 0
-        try:
-            with shield:
-                while retry:
-                    batch, retry = retry, []
-                    await _each(batch, give_back)
-                    if retry:
-                        await trio.sleep(WITHIN_CALL.pause(attempt))
-                        attempt += 1
-        finally:
-            del self._shields[shield]
+        with self._shields.shield(RELEASE_TIMEOUT) as shield, shield:
+            while retry:
+                batch, retry = retry, []
+                await _each(batch, give_back)
+                if retry:
+                    await trio.sleep(WITHIN_CALL.pause(attempt))
+                    attempt += 1
         if left:
             self.lost_claims += len(left)
             log.error("claimed states could not be released: %s", ", ".join(left))
@@ -245,19 +237,12 @@ class V0Link:
             return False
         return True
 
-    def _answer_by(self) -> float:
-        # Up to the last moment: an answer that leaves no time to hand its states back still names them.
-        return self._stop_by
-
-    def _released_by(self) -> float:
-        return min(self._stop_by, trio.current_time() + RELEASE_TIMEOUT)
-
     # -- reporting
 
     async def _report(self, claim: Claim, outcome: Outcome) -> Settlement:
         if isinstance(outcome, Requeued):
             return await self._requeue(claim, requeue_delay_ms(outcome.delay), self._reports)
-        route, body = _body(outcome)
+        name, body = name_and_fields(outcome)
         try:
             content = encode(body)
         except NotJson as error:
@@ -266,7 +251,7 @@ class V0Link:
             earlier = claim.state_id in self._unanswered
             self._remember(claim.state_id)
             try:
-                path = v0_path(self._namespace, "state", claim.state_id, route)
+                path = v0_path(self._namespace, "state", claim.state_id, _ROUTES[name])
                 answer = await self._http.ask("POST", path, body=content, last=True)
                 answer.parse(OutcomeReply)
             except ManagerUnavailable as error:
@@ -333,11 +318,6 @@ def settle_refusal(error: ManagerError) -> Settlement:
     return Settlement(fate, one_line(error), status=error.status)
 
 
-def requeue_delay_ms(delay: float) -> int:
-    """Return ``delay`` seconds as the wire allows it: above zero, at most ten years."""
-    return to_ms(min(max(delay, 0.001), MAX_DELAY_MS / 1000))
-
-
 async def _each(items: Sequence[Any], do: Callable[[Any], Awaitable[Any]]) -> list[Any]:
     """Return the results of ``do`` for every item, at once, in order."""
     results: list[Any] = [None] * len(items)
@@ -360,13 +340,3 @@ def _usable(state: object) -> Claim | None:
     ):
         return None
     return Claim(state_id, node_name, str(state.get("identifier", "")), inputs)
-
-
-def _body(outcome: Executed | Errored | Pruned) -> tuple[str, dict[str, Any]]:
-    match outcome:
-        case Executed(outputs):
-            return "executed", {"outputs": outputs}
-        case Errored(error):
-            return "errored", {"error": sendable(error)}
-        case Pruned(data):
-            return "prune", {"data": data}

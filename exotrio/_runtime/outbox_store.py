@@ -16,14 +16,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import trio
 
+from exotrio._link.outcomes import name_and_value, outcome_of
 from exotrio._link.port import Claim
-from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._nodes.outcome import Outcome
 from exotrio._runtime.ledger import HeldClaim
-from exotrio._util.json import NotJson, decode, encode, sendable
+from exotrio._util.json import NotJson, decode, encode
 from exotrio.errors import ConfigurationError, DatabaseBusy
 
 log = logging.getLogger("exotrio.outbox")
@@ -254,23 +254,12 @@ _CLAIM = ("state_id", "node_name", "identifier", "graph_name", "run_id", "token"
 
 
 def _body(held: HeldClaim) -> bytes | None:
-    kind: str
-    value: Any
-    match held.outcome:
-        case Executed(outputs):
-            kind, value = "executed", outputs
-        case Errored(error):
-            kind, value = "errored", sendable(error)
-        case Pruned(data):
-            kind, value = "pruned", data
-        case Requeued(delay):
-            kind, value = "requeued", delay
-        case None:
-            raise AssertionError("releases are not written")
+    assert held.outcome is not None, "releases are not written"
+    name, value = name_and_value(held.outcome)
     # Without inputs: they are not needed to report, and may be large.
     claim = {name: getattr(held.claim, name) for name in _CLAIM}
     try:
-        body = encode({"claim": claim, "outcome": kind, "value": value})
+        body = encode({"claim": claim, "outcome": name, "value": value})
         decode(body)  # reading has limits that writing has not: of depth, and of the digits of a number
     except NotJson:
         return None
@@ -279,10 +268,4 @@ def _body(held: HeldClaim) -> bytes | None:
 
 def _parsed(body: bytes) -> tuple[Claim, Outcome]:
     entry = decode(body)
-    kinds: dict[str, type[Any]] = {
-        "executed": Executed,
-        "errored": Errored,
-        "pruned": Pruned,
-        "requeued": Requeued,
-    }
-    return Claim(inputs={}, **entry["claim"]), kinds[entry["outcome"]](entry["value"])
+    return Claim(inputs={}, **entry["claim"]), outcome_of(entry["outcome"], entry["value"])

@@ -94,10 +94,6 @@ class NativeState(Body):
     lease: Lease
 
 
-class NativeClaimReply(Body):
-    states: list[NativeState]
-
-
 class _ReportItem(Body):
     state_id: str
     token: str

@@ -49,8 +49,8 @@ MUTATIONS = (
     Mutation(
         "release by claim id off",
         "_link/native.py",
-        "        deadline = min(self._stop_by, trio.current_time() + RELEASE_TIMEOUT)\n",
-        "        return\n        deadline = min(self._stop_by, trio.current_time() + RELEASE_TIMEOUT)\n",
+        "        with self._shields.shield(RELEASE_TIMEOUT) as shield, shield:\n",
+        "        return\n        with self._shields.shield(RELEASE_TIMEOUT) as shield, shield:\n",
         "of claim on native",
     ),
     Mutation(
@@ -70,8 +70,8 @@ MUTATIONS = (
     Mutation(
         "the shield of v0 claims off",
         "_link/v0.py",
-        "trio.CancelScope(shield=True, deadline=self._answer_by())",
-        "trio.CancelScope(deadline=self._answer_by())",
+        "                    scope=shield,\n",
+        "",
         "of claim on v0",
     ),
     Mutation(

@@ -1,0 +1,55 @@
+"""The one form of an outcome outside this process: what v0, the native API and the outbox write.
+
+Each kind has a name, and one field that holds its value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._util.backoff import MAX_DELAY_MS
+from exotrio._util.json import sendable
+from exotrio._wire.vocabulary import from_ms, to_ms
+
+_KINDS: Mapping[str, type[Executed | Errored | Pruned | Requeued]] = {
+    "executed": Executed,
+    "errored": Errored,
+    "pruned": Pruned,
+    "requeued": Requeued,
+}
+_FIELDS = {"executed": "outputs", "errored": "error", "pruned": "data", "requeued": "delay_ms"}
+
+
+def name_and_value(outcome: Outcome) -> tuple[str, Any]:
+    """Return the name of the outcome's kind, and its value: outputs, error text, data, or seconds."""
+    match outcome:
+        case Executed(outputs):
+            return "executed", outputs
+        case Errored(error):
+            return "errored", sendable(error)
+        case Pruned(data):
+            return "pruned", data
+        case Requeued(delay):
+            return "requeued", delay
+
+
+def outcome_of(name: str, value: Any) -> Outcome:
+    """Return the outcome that ``name_and_value`` took apart.
+
+    Raises:
+        KeyError: there is no such kind.
+    """
+    return _KINDS[name](value)
+
+
+def name_and_fields(outcome: Outcome) -> tuple[str, dict[str, Any]]:
+    """Return the name of the outcome's kind, and its value in the field of the native API for it."""
+    name, value = name_and_value(outcome)
+    return name, {_FIELDS[name]: requeue_delay_ms(value) if name == "requeued" else value}
+
+
+def requeue_delay_ms(delay: float) -> int:
+    """Return ``delay`` seconds as both APIs allow it: above zero, at most ten years."""
+    return to_ms(min(max(delay, 0.001), from_ms(MAX_DELAY_MS)))
