@@ -17,7 +17,7 @@ from exotrio.manager.engine.leases import MonotonicClock, Terms, monotonic_clock
 from exotrio.manager.engine.retention import retain
 from exotrio.manager.engine.schedules import Scheduler
 from exotrio.manager.engine.workers import Workers
-from exotrio.manager.queries.namespaces import nodes_of
+from exotrio.manager.queries.load import nodes_of
 from exotrio.manager.security.cipher import Cipher, find_cipher
 from exotrio.manager.security.rotation import renew_at_start
 from exotrio.manager.store.clock import Clock

@@ -11,7 +11,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from exotrio.manager.engine import retention, tallies
+from exotrio.manager.engine import retention
+from exotrio.manager.store import tallies
 from exotrio.manager.store.port import View
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, claim_one, item_for

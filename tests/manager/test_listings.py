@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from exotrio import StateManager
-from exotrio.manager.queries import listings
+from exotrio.manager.queries import states
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, ok, place
 from tests.support.manager import open_manager
@@ -14,7 +14,7 @@ from tests.support.manager import open_manager
 async def test_a_request_looks_through_so_many_states_and_says_where_to_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(listings, "WINDOW", 4)
+    monkeypatch.setattr(states, "WINDOW", 4)
     async with open_manager() as manager:
         api = manager.api
         flow = await Flow.start(api, place("a", "b"), place("b"), retry_policy=NO_RETRY)

@@ -19,7 +19,7 @@ from exotrio import BaseNode, DatabaseError
 from exotrio.manager import Service, create_app, open_service, serve
 from exotrio.manager.api import operations
 from exotrio.manager.api.metrics import ManagerMetrics
-from exotrio.manager.queries.backlog import MOST_COUNTED, backlog
+from exotrio.manager.queries.load import MAX_COUNTED, backlog
 from exotrio.manager.security.access import local
 from exotrio.manager.store.port import Transaction
 from exotrio.manager.store.sqlite.commits import PROVEN_FOR
@@ -133,7 +133,7 @@ async def test_an_embedded_state_manager_has_no_metrics() -> None:
 async def test_a_database_that_takes_no_writes_ends_the_readiness_and_not_the_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operations, "LONGEST_WRITE", 0.1)
+    monkeypatch.setattr(operations, "MAX_WRITE", 0.1)
     async with operated(tmp_path / "state.db") as manager:
         with gate() as held:
             async with trio.open_nursery() as nursery:
@@ -468,7 +468,7 @@ async def test_a_look_walks_what_waits_and_what_is_held_only() -> None:
     allowed = re.compile(r"SCAN (states USING INDEX states_(held|leased)|\(subquery.*)$")
     for sql, plan in refuses_scans(plans).items():
         assert all(allowed.match(line) for line in plan if line.startswith("SCAN")), (sql, plan)
-    assert MOST_COUNTED == 100_000
+    assert MAX_COUNTED == 100_000
 
 
 # -- tasks

@@ -155,7 +155,7 @@ async def test_versions_of_a_graph_go_with_their_last_run(autojump_clock: MockCl
 
 async def test_a_large_run_is_cleared_away_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "BATCH", 10)
-    monkeypatch.setattr(retention, "LONGEST_BATCH", 0.0)
+    monkeypatch.setattr(retention, "MAX_BATCH", 0.0)
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:
         store = manager.service.store
@@ -178,7 +178,7 @@ async def test_a_large_run_is_cleared_away_in_small_steps(monkeypatch: pytest.Mo
 
 
 async def test_many_small_runs_share_few_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "LONGEST_BATCH", 60.0)
+    monkeypatch.setattr(retention, "MAX_BATCH", 60.0)
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:
         store = manager.service.store

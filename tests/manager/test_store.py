@@ -20,8 +20,9 @@ import trio.testing
 from exotrio import DatabaseError
 from exotrio._wire.graphs import GraphBody
 from exotrio._wire.v0 import RegisterRequest
-from exotrio.manager.engine import graphs, runs, tallies
+from exotrio.manager.engine import graphs, runs
 from exotrio.manager.rules.template import Template
+from exotrio.manager.store import tallies
 from exotrio.manager.store.port import Transaction, View
 from exotrio.manager.store.sqlite.store import Store, open_store
 from tests.contract.flow import Flow

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from exotrio.manager.engine import tallies
 from exotrio.manager.engine.leases import expire
 from exotrio.manager.engine.states import STATUSES
+from exotrio.manager.store import tallies
 from exotrio.manager.store.port import View
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one

@@ -311,7 +311,7 @@ POINTS = (
     Point(
         "A refusal names a hundred problems at most.",
         ["manager/test_access::test_a_refusal_is_short_however_long_what_it_refuses_is"],
-        Change("manager/api/json.py", "[:_MOST_PROBLEMS]", ""),
+        Change("manager/api/json.py", "[:_MAX_PROBLEMS]", ""),
     ),
     Point(
         "Of a list of bad items no more problems are made than a refusal tells.",
@@ -355,7 +355,7 @@ POINTS = (
     Point(
         "A refusal does not repeat a long key.",
         ["manager/test_access::test_a_refusal_is_short_however_long_what_it_refuses_is"],
-        Change("manager/api/json.py", 'f"{step[:_LONGEST_ECHO]}..."', "step"),
+        Change("manager/api/json.py", 'f"{step[:_MAX_ECHO]}..."', "step"),
     ),
     Point(
         "The error that a node reports has secret values masked.",

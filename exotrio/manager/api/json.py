@@ -32,11 +32,11 @@ logger = logging.getLogger("exotrio.manager.http")
 
 CLAIM_LIMIT = 10.0
 """Seconds that writing a claim may take, cancelled or not."""
-_LONGEST_ECHO = 200
-_MOST_PROBLEMS = 100
+_MAX_ECHO = 200
+_MAX_PROBLEMS = 100
 """Of one request that a refusal names, which otherwise could be far longer than the request. That pydantic
 collects no more than a few thousand is up to the models: see ``PartByPart``."""
-_LARGEST_INTEGER = 2**63 - 1
+_MAX_INTEGER = 2**63 - 1
 """The database's."""
 _WHOLE = TypeAdapter(int)
 """As lax as the integers of bodies: ``2.0`` is one."""
@@ -149,7 +149,7 @@ def describe(error: ValidationError, body: bytes) -> list[dict[str, Any]]:
 
 def _items(error: ValidationError, part: str, body: bytes = b"") -> list[dict[str, Any]]:
     items = []
-    for problem in error.errors(include_url=False, include_context=False)[:_MOST_PROBLEMS]:
+    for problem in error.errors(include_url=False, include_context=False)[:_MAX_PROBLEMS]:
         location: list[str | int] = [part, *(_shortened(step) for step in problem["loc"])]
         if problem["type"] == "json_invalid":
             location = [part, json_offset(problem["msg"], body)]
@@ -181,13 +181,13 @@ def json_offset(message: str, body: bytes) -> int:
 
 def _shortened(step: str | int) -> str | int:
     """Return a step of a location: an index, a field, or the client's own key of an object, of any length."""
-    return step if isinstance(step, int) or len(step) <= _LONGEST_ECHO else f"{step[:_LONGEST_ECHO]}..."
+    return step if isinstance(step, int) or len(step) <= _MAX_ECHO else f"{step[:_MAX_ECHO]}..."
 
 
 def _echo(value: object) -> object:
     if value is None or isinstance(value, bool | int | float):
         return value
-    if isinstance(value, str) and len(value) <= _LONGEST_ECHO:
+    if isinstance(value, str) and len(value) <= _MAX_ECHO:
         return value
     return f"<{type(value).__name__}>"
 
@@ -218,8 +218,8 @@ def path_int(request: Request, parameter: str, *, least: int) -> int:
         raise _bad_path(parameter, "must be a whole number", text, kind="int_parsing") from None
     if number < least:
         raise _bad_path(parameter, f"must be {least} or more", text, kind="greater_than_equal")
-    if number > _LARGEST_INTEGER:
-        raise _bad_path(parameter, f"must be at most {_LARGEST_INTEGER}", text, kind="less_than_equal")
+    if number > _MAX_INTEGER:
+        raise _bad_path(parameter, f"must be at most {_MAX_INTEGER}", text, kind="less_than_equal")
     return number
 
 

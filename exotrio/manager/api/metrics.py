@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exotrio.errors import DatabaseError
-from exotrio.manager.queries.backlog import Backlog, backlog
+from exotrio.manager.queries.load import Backlog, backlog
 from exotrio.manager.store.sqlite.commits import Committed
 from exotrio.manager.store.sqlite.store import Store
 
@@ -27,7 +27,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Of the text format that every Prometheus reads; our names need nothing newer."""
 CACHED = 5.0
 """Seconds a look into the database counts: however many scrape, it is taken once."""
-LONGEST_LOOK = 3.0
+MAX_LOOK = 3.0
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
@@ -150,7 +150,7 @@ class ManagerMetrics:
                 return
             # Rather no numbers than old ones: an alarm would trust them.
             self._backlog, self._looked_at = [], None
-            with trio.move_on_after(LONGEST_LOOK):
+            with trio.move_on_after(MAX_LOOK):
                 try:
                     self._backlog = await self._store.read(backlog)
                 except DatabaseError:

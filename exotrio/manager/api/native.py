@@ -51,7 +51,9 @@ from exotrio.manager.api.json import (
 from exotrio.manager.api.v0 import Endpoint, routes_of
 from exotrio.manager.engine import claims, leases, outcomes, retries
 from exotrio.manager.engine import runs as runs_engine
-from exotrio.manager.queries import history, listings, views
+from exotrio.manager.queries import history
+from exotrio.manager.queries import runs as run_queries
+from exotrio.manager.queries import states as state_queries
 from exotrio.manager.security.access import LOCAL
 from exotrio.manager.service import Service, beside
 
@@ -190,15 +192,17 @@ class _Native:
             run = await _unless_gone(
                 request,
                 longest + CLAIM_LIMIT,
-                partial(self._store.write_once_ready, longest, views.show_run_once_ended, namespace, run_id),
+                partial(
+                    self._store.write_once_ready, longest, run_queries.show_run_once_ended, namespace, run_id
+                ),
             )
-        return reply(run or await self._store.read(views.show_run, namespace, run_id))
+        return reply(run or await self._store.read(run_queries.show_run, namespace, run_id))
 
     async def cancel(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         run_id = request.path_params["run_id"]
         await self._store.write(runs_engine.cancel, namespace, run_id)
-        return reply(await self._store.read(views.show_run, namespace, run_id))
+        return reply(await self._store.read(run_queries.show_run, namespace, run_id))
 
     async def retry(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
@@ -209,12 +213,12 @@ class _Native:
     async def runs(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         query = read_query(request, RunsQuery)
-        return reply(await self._store.look(listings.list_runs, namespace, query))
+        return reply(await self._store.look(run_queries.list_runs, namespace, query))
 
     async def states(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         query = read_query(request, StatesQuery, lists={"status"})
-        return reply(await self._store.look(listings.list_states, namespace, query))
+        return reply(await self._store.look(state_queries.list_states, namespace, query))
 
     async def state(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")

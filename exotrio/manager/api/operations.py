@@ -18,7 +18,7 @@ PROBES = frozenset({"/health", "/livez", "/readyz"})
 """Paths that ask for no key: whoever probes has none, and learns nothing."""
 METRICS = "/metrics"
 
-LONGEST_WRITE = 2.0
+MAX_WRITE = 2.0
 CACHED = 1.0
 """Seconds a look at the writer counts, so that strangers cannot keep it busy."""
 
@@ -61,8 +61,8 @@ class _Operations:
         """Return why nothing can be written; empty if something can."""
         async with self._looking:
             if trio.current_time() - self._looked_at >= CACHED:
-                self._problem = f"a write did not end within {LONGEST_WRITE:g} s"
-                with trio.move_on_after(LONGEST_WRITE):
+                self._problem = f"a write did not end within {MAX_WRITE:g} s"
+                with trio.move_on_after(MAX_WRITE):
                     try:
                         await self._store.prove()
                         self._problem = ""

@@ -34,7 +34,9 @@ from exotrio.manager.api.json import (
 from exotrio.manager.engine import claims, outcomes, retries, runs
 from exotrio.manager.engine import graphs as graphs_engine
 from exotrio.manager.engine.outcomes import Recorded
-from exotrio.manager.queries import views
+from exotrio.manager.queries import graphs as graph_queries
+from exotrio.manager.queries import runs as run_queries
+from exotrio.manager.queries import states as state_queries
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.security.access import LOCAL
 from exotrio.manager.service import Service
@@ -118,11 +120,11 @@ class _V0:
 
     async def list_nodes(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
-        nodes = await self._store.look(graphs_engine.list_nodes, namespace)
+        nodes = await self._store.look(graph_queries.list_nodes, namespace)
         return reply({"namespace": namespace, "count": len(nodes), "nodes": nodes})
 
     async def list_namespaces(self, request: Request) -> Response:
-        namespaces = await self._store.look(graphs_engine.list_namespaces)
+        namespaces = await self._store.look(graph_queries.list_namespaces)
         return reply({"namespaces": namespaces, "count": len(namespaces)})
 
     async def upsert_graph(self, request: Request) -> Response:
@@ -140,7 +142,7 @@ class _V0:
 
     async def list_graphs(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
-        graphs = await self._store.look(graphs_engine.list_graphs, namespace)
+        graphs = await self._store.look(graph_queries.list_graphs, namespace)
         return reply({"namespace": namespace, "count": len(graphs), "templates": graphs})
 
     async def trigger(self, request: Request) -> Response:
@@ -243,17 +245,21 @@ class _V0:
     async def list_runs(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         page, size = path_int(request, "page", least=1), path_int(request, "size", least=1)
-        return reply(await self._store.look(views.list_runs, namespace, page, size))
+        return reply(await self._store.look(run_queries.list_runs_v0, namespace, page, size))
 
     async def run_graph(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
-        return reply(await self._store.look(views.show_run_graph, namespace, request.path_params["run_id"]))
+        return reply(
+            await self._store.look(run_queries.show_run_graph, namespace, request.path_params["run_id"])
+        )
 
     async def state(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         run_id, state_id = request.path_params["run_id"], request.path_params["state_id"]
         return reply(
-            await self._store.look(views.show_state, namespace, _graph_name(request), run_id, state_id)
+            await self._store.look(
+                state_queries.show_state, namespace, _graph_name(request), run_id, state_id
+            )
         )
 
 

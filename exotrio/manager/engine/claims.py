@@ -21,8 +21,7 @@ from exotrio._util.times import timestamp
 from exotrio._wire.native import HeldState, ItemReply
 from exotrio._wire.vocabulary import ItemResult, from_ms
 from exotrio.manager.engine.inputs import size_of
-from exotrio.manager.engine.outcomes import find_state
-from exotrio.manager.engine.states import CREATED, QUEUED, Changes, note
+from exotrio.manager.engine.states import CREATED, QUEUED, Changes, find_state, note
 from exotrio.manager.store.port import Transaction
 
 CLAIMS_KEPT_MS = 600_000

@@ -22,11 +22,6 @@ from exotrio.manager.security.cipher import Cipher
 from exotrio.manager.store.port import Transaction, View
 
 
-def object_id(number: int) -> str:
-    """Return the 24 hex digits under which nodes and graphs appear in lists."""
-    return f"{number:024x}"
-
-
 def register(tx: Transaction, namespace: str, request: RegisterRequest) -> None:
     """Insert or replace what is registered under each node's name."""
     tx.executemany(
@@ -50,30 +45,6 @@ def register(tx: Transaction, namespace: str, request: RegisterRequest) -> None:
         ],
     )
     tx.forget_registered()
-
-
-def list_nodes(view: View, namespace: str) -> list[dict[str, Any]]:
-    """Return the registered nodes of a namespace, by name."""
-    return [
-        {
-            "_id": object_id(row["id"]),
-            "created_at": timestamp(row["created_at"]),
-            "updated_at": timestamp(row["updated_at"]),
-            "name": row["name"],
-            "namespace": namespace,
-            "runtime_name": row["runtime_name"],
-            "runtime_namespace": namespace,
-            "inputs_schema": from_json(row["inputs_schema"]),
-            "outputs_schema": from_json(row["outputs_schema"]),
-            "secrets": from_json(row["secrets"]),
-        }
-        for row in view.execute("SELECT * FROM nodes WHERE namespace = ? ORDER BY name", (namespace,))
-    ]
-
-
-def list_namespaces(view: View) -> list[str]:
-    """Return the namespaces that have registered nodes, sorted."""
-    return [row[0] for row in view.execute("SELECT DISTINCT namespace FROM nodes ORDER BY namespace")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +148,7 @@ def _insert_graph(tx: Transaction, namespace: str, name: str) -> int:
     return graph
 
 
-_GRAPHS = (
+GRAPHS = (
     "SELECT graphs.*, body, validation_status, validation_errors FROM graphs"
     " JOIN templates ON templates.id = template WHERE namespace = ?"
 )
@@ -185,7 +156,7 @@ _GRAPHS = (
 
 def find_graph(view: View, namespace: str, name: str) -> sqlite3.Row:
     """Return a graph with its current version; refuse with 404 if there is none."""
-    row = view.row(_GRAPHS + " AND name = ?", (namespace, name))
+    row = view.row(GRAPHS + " AND name = ?", (namespace, name))
     if row is None:
         raise not_found(f"there is no graph {name!r} in namespace {namespace!r}")
     return row
@@ -193,18 +164,10 @@ def find_graph(view: View, namespace: str, name: str) -> sqlite3.Row:
 
 def get_graph(view: View, namespace: str, name: str) -> dict[str, Any]:
     """Return a graph as the API shows it: secrets by name only."""
-    return _shown(view, find_graph(view, namespace, name))
+    return shown_graph(view, find_graph(view, namespace, name))
 
 
-def list_graphs(view: View, namespace: str) -> list[dict[str, Any]]:
-    """Return the graphs of a namespace, by name."""
-    return [
-        {"_id": object_id(row["id"]), "name": row["name"], "namespace": namespace, **_shown(view, row)}
-        for row in view.execute(_GRAPHS + " ORDER BY name", (namespace,)).fetchall()
-    ]
-
-
-def _shown(view: View, row: sqlite3.Row) -> dict[str, Any]:
+def shown_graph(view: View, row: sqlite3.Row) -> dict[str, Any]:
     body = GraphBody.model_validate_json(row["body"]).model_dump(mode="json")
     for node in body["nodes"]:
         node["next_nodes"] = node["next_nodes"] or []

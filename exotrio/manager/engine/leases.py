@@ -29,8 +29,7 @@ from exotrio._util.words import plural
 from exotrio._wire.native import Beat, BeatReply
 from exotrio._wire.vocabulary import BeatResult, from_ms
 from exotrio.errors import DatabaseError
-from exotrio.manager.engine.outcomes import find_state
-from exotrio.manager.engine.states import CREATED, ERRORED, QUEUED, Changes, RunScope, note
+from exotrio.manager.engine.states import CREATED, ERRORED, QUEUED, Changes, RunScope, find_state, note
 from exotrio.manager.engine.unites import decide
 from exotrio.manager.store.port import Transaction
 from exotrio.manager.store.sqlite.commits import log_level
@@ -42,10 +41,10 @@ MonotonicClock = Callable[[], int]
 """Returns milliseconds that only ever grow."""
 
 SWEEPS_PER_TERM = 12
-LONGEST_SWEEP_INTERVAL = 5.0
-LEAST_LATENESS_MS = 1_000
+MAX_SWEEP_INTERVAL = 5.0
+MIN_LATENESS_MS = 1_000
 """A busy machine is this late now and then; it cost nobody a lease."""
-MOST_PER_SWEEP = 1_000
+MAX_STATES_PER_SWEEP = 1_000
 """States of one sweep's transaction, so that a large loss does not hold up others' commits."""
 
 
@@ -79,7 +78,7 @@ class Terms:
     def sweep_interval(self) -> float:
         """Seconds between two looks for leases that ended."""
         shortest = min(self.lease_ttl_ms, self.claim_timeout_ms or self.lease_ttl_ms)
-        return min(LONGEST_SWEEP_INTERVAL, from_ms(shortest) / SWEEPS_PER_TERM)
+        return min(MAX_SWEEP_INTERVAL, from_ms(shortest) / SWEEPS_PER_TERM)
 
 
 def renew(tx: Transaction, namespace: str, beats: Sequence[Beat], now: int, terms: Terms) -> list[BeatReply]:
@@ -129,7 +128,7 @@ def _lapsed(state: sqlite3.Row) -> bool:
 
 def expire(tx: Transaction, now: int, terms: Terms) -> int:
     """End the leases whose deadline is over and return how many that were."""
-    return _lose(tx, "lease_until <= ? ORDER BY lease_until LIMIT ?", (now, MOST_PER_SWEEP), terms)
+    return _lose(tx, "lease_until <= ? ORDER BY lease_until LIMIT ?", (now, MAX_STATES_PER_SWEEP), terms)
 
 
 def recover(tx: Transaction, terms: Terms) -> int:
@@ -221,7 +220,7 @@ async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
         await trio.sleep(interval)
         late = clock() - before - round(interval * 1000)
         try:
-            if late > max(interval * 500, LEAST_LATENESS_MS):
+            if late > max(interval * 500, MIN_LATENESS_MS):
                 logger.warning(
                     "this process did not run for %.1f s; leases are extended by that", late / 1000
                 )

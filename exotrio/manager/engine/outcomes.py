@@ -31,6 +31,7 @@ from exotrio.manager.engine.states import (
     RunScope,
     child_path,
     extend_groups,
+    find_state,
     output_path,
 )
 from exotrio.manager.engine.unites import decide
@@ -82,19 +83,6 @@ def record_batch(
         replies.append(ItemReply(state_id=item.state_id, result=recorded.result, detail=recorded.detail))
     decide(changes)
     return replies
-
-
-def find_state(view: View, namespace: str, state_id: str) -> sqlite3.Row | None:
-    """Return a state of a namespace with what its run says, or None."""
-    seq = view.seq(state_id)
-    if seq is None:
-        return None
-    return view.row(
-        "SELECT states.*, nodes.namespace, nodes.name, runs.template, runs.graph, runs.cancelled_at"
-        " FROM states JOIN nodes ON nodes.id = states.node_id JOIN runs ON runs.id = states.run"
-        " WHERE states.seq = ? AND nodes.namespace = ?",
-        (seq, namespace),
-    )
 
 
 class Redactors:

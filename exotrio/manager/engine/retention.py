@@ -34,12 +34,12 @@ BATCH = 500
 """Most rows that one step deletes of each table."""
 RUNS = 100
 """Most runs that one step takes."""
-LONGEST_BATCH = 0.01
+MAX_BATCH = 0.01
 """Seconds after which a transaction takes no further step and no further state: each may hold megabytes."""
 PAUSE = 0.02
 """Seconds between two transactions, for those who wait to write."""
-LONGEST_INTERVAL = 600.0
-SHORTEST_INTERVAL = 1.0
+MAX_INTERVAL = 600.0
+MIN_INTERVAL = 1.0
 
 
 async def retain(store: Store, keep_ms: int | None) -> None:
@@ -63,7 +63,7 @@ async def retain(store: Store, keep_ms: int | None) -> None:
                 logger.info("%s deleted", plural(deleted, "finished run"))
         if keep_ms is None:
             return
-        await trio.sleep(max(SHORTEST_INTERVAL, min(LONGEST_INTERVAL, from_ms(keep_ms) / 10)))
+        await trio.sleep(max(MIN_INTERVAL, min(MAX_INTERVAL, from_ms(keep_ms) / 10)))
 
 
 async def _repeat(store: Store, step: Callable[Concatenate[Transaction, ...], int], *args: int) -> int:
@@ -77,7 +77,7 @@ async def _repeat(store: Store, step: Callable[Concatenate[Transaction, ...], in
 
 def discard(tx: Transaction, keep_ms: int) -> int:
     """Delete the rows of some runs that are old enough and return how many that were."""
-    end = time.monotonic() + LONGEST_BATCH
+    end = time.monotonic() + MAX_BATCH
     finished_before = tx.now_ms - keep_ms - tx.not_yet_trusted(keep_ms)
     deleted = 0
     while runs := tx.execute(
@@ -95,7 +95,7 @@ def discard(tx: Transaction, keep_ms: int) -> int:
 
 def clear(tx: Transaction) -> int:
     """Clear away some of what deleted runs left behind; return 0 if none left anything."""
-    end = time.monotonic() + LONGEST_BATCH
+    end = time.monotonic() + MAX_BATCH
     steps = 0
     while _clear_step(tx, end):
         steps += 1

@@ -8,7 +8,7 @@ from pydantic_core import from_json
 
 from exotrio._wire.operations import RefusedState, RetriedState, RetryRunReply
 from exotrio._wire.vocabulary import StateStatus
-from exotrio.manager.engine.outcomes import Follow, copy_of, find_state
+from exotrio.manager.engine.outcomes import Follow, copy_of
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import (
     ERRORED,
@@ -19,6 +19,7 @@ from exotrio.manager.engine.states import (
     Changes,
     NewState,
     RunScope,
+    find_state,
     note,
 )
 from exotrio.manager.engine.unites import decide, united_state

@@ -11,11 +11,21 @@ from pydantic_core import to_json
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.inputs import InputsError, Sources, build
-from exotrio.manager.engine.outcomes import find_state
-from exotrio.manager.engine.states import CREATED, ERRORED, QUEUED, Changes, NewState, RunScope, note
+from exotrio.manager.engine.states import (
+    CREATED,
+    ERRORED,
+    QUEUED,
+    Changes,
+    NewState,
+    RunScope,
+    find_state,
+    note,
+)
 from exotrio.manager.engine.unites import decide
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.store.port import Transaction, View
+
+RUNS = "SELECT runs.*, graphs.name AS graph_name FROM runs JOIN graphs ON graphs.id = runs.graph"
 
 
 def trigger(
@@ -116,8 +126,8 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
 
 
 def find_run(view: View, namespace: str, run_id: str) -> sqlite3.Row:
-    """Return a run of a namespace; refuse with 404 if there is none."""
-    run = view.row("SELECT * FROM runs WHERE run_id = ? AND namespace = ?", (run_id, namespace))
+    """Return a run of a namespace with the name of its graph; refuse with 404 if there is none."""
+    run = view.row(RUNS + " WHERE runs.run_id = ? AND runs.namespace = ?", (run_id, namespace))
     if run is None:
         raise not_found(f"there is no run {run_id!r} in namespace {namespace!r}")
     return run

@@ -23,7 +23,7 @@ from exotrio.manager.store.sqlite.store import Store
 
 logger = logging.getLogger("exotrio.manager.schedules")
 
-LONGEST_SLEEP = 60.0
+MAX_SLEEP = 60.0
 """Seconds; wall clocks are set now and then, and a sleep does not notice."""
 RETRY_AFTER = 5.0
 """Seconds after which the task looks again when the database could not be used."""
@@ -86,4 +86,4 @@ class Scheduler:
 
 def _due_in(view: View) -> float:
     due = view.execute("SELECT min(next_at) FROM schedules").fetchone()[0]
-    return math.inf if due is None else min(LONGEST_SLEEP, max(0.0, from_ms(due - view.now_ms)))
+    return math.inf if due is None else min(MAX_SLEEP, max(0.0, from_ms(due - view.now_ms)))

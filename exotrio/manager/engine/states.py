@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from exotrio._wire.vocabulary import StateStatus
-from exotrio.manager.engine.tallies import bucket_of
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.tallies import bucket_of
 
 CREATED = StateStatus.CREATED.value
 QUEUED = StateStatus.QUEUED.value
@@ -221,3 +221,16 @@ class Changes:
             gathered.clear()
         self._touched = {}
         return touched
+
+
+def find_state(view: View, namespace: str, state_id: str) -> sqlite3.Row | None:
+    """Return a state of a namespace with what its run says, or None."""
+    seq = view.seq(state_id)
+    if seq is None:
+        return None
+    return view.row(
+        "SELECT states.*, nodes.namespace, nodes.name, runs.template, runs.graph, runs.cancelled_at"
+        " FROM states JOIN nodes ON nodes.id = states.node_id JOIN runs ON runs.id = states.run"
+        " WHERE states.seq = ? AND nodes.namespace = ?",
+        (seq, namespace),
+    )

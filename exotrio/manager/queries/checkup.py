@@ -11,11 +11,11 @@ from typing import Any
 
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.engine.workers import Worker
-from exotrio.manager.queries.runtimes import disagreements
+from exotrio.manager.queries.workers import disagreements
 from exotrio.manager.store.port import View
 
 HOUR_MS = 3_600_000
-MOST_EVENTS = 20_000
+MAX_EVENTS = 20_000
 """Of the newest events, which are looked at."""
 
 
@@ -73,7 +73,7 @@ def _leases(view: View, namespace: str) -> dict[str, int]:
             "SELECT events.kind, count(*) FROM (SELECT * FROM events ORDER BY id DESC LIMIT ?) AS events"
             " CROSS JOIN states ON states.seq = events.state JOIN nodes ON nodes.id = states.node_id"
             " WHERE at >= ? AND nodes.namespace = ? GROUP BY events.kind",
-            (MOST_EVENTS, view.now_ms - HOUR_MS, namespace),
+            (MAX_EVENTS, view.now_ms - HOUR_MS, namespace),
         ).fetchall()
     )
     poison = found.get("poison", 0)

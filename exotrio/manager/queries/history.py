@@ -9,13 +9,12 @@ from typing import Any
 from pydantic_core import from_json
 
 from exotrio._util.times import timestamp
-from exotrio.manager.engine.outcomes import find_state
-from exotrio.manager.engine.states import QUEUED
-from exotrio.manager.queries.views import detail
+from exotrio.manager.engine.states import QUEUED, find_state
+from exotrio.manager.queries.states import detail
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.store.port import View
 
-MOST_ATTEMPTS = 1_000
+MAX_ATTEMPTS = 1_000
 """Shown of those before a state, and of those after it."""
 
 
@@ -84,7 +83,7 @@ def attempts_of(view: View, state: sqlite3.Row) -> list[dict[str, Any]]:
 
 def _follow(view: View, condition: str, column: str, seq: int | None) -> Iterator[sqlite3.Row]:
     """Yield the attempts that lead on from one, nearest first."""
-    for _ in range(MOST_ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         row = None
         if seq is not None:
             row = view.row(

@@ -9,15 +9,20 @@ from typing import Any
 
 from exotrio._util.times import timestamp
 from exotrio._wire.overview import MAX_RUNTIMES
-from exotrio.manager.engine import tallies
 from exotrio.manager.engine.workers import Worker
-from exotrio.manager.queries.backlog import MOST_COUNTED, Backlog, backlog
-from exotrio.manager.queries.failed import failed_since
-from exotrio.manager.queries.namespaces import nodes_of
-from exotrio.manager.queries.performance import HOUR, failures, performance
-from exotrio.manager.queries.runtimes import live_anonymous, offered
-from exotrio.manager.queries.views import newest_runs, run_summary
-from exotrio.manager.queries.workers import list_workers
+from exotrio.manager.queries.load import (
+    HOUR,
+    MAX_COUNTED,
+    Backlog,
+    backlog,
+    failed_since,
+    failures,
+    nodes_of,
+    performance,
+)
+from exotrio.manager.queries.runs import newest_runs, run_summary
+from exotrio.manager.queries.workers import list_workers, live_anonymous, offered
+from exotrio.manager.store import tallies
 from exotrio.manager.store.port import View
 
 DAY_MS = 86_400_000
@@ -50,7 +55,7 @@ def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) ->
     return Current(
         running=sum(each.held for each in backlogs),
         waiting=sum(each.waiting for each in backlogs),
-        waiting_is_more=any(each.waiting == MOST_COUNTED for each in backlogs),
+        waiting_is_more=any(each.waiting == MAX_COUNTED for each in backlogs),
         oldest=max((each for each in backlogs if each.eligible), key=lambda each: each.oldest, default=None),
         errored=failed_since(view, node_ids, view.now_ms - DAY_MS),
     )

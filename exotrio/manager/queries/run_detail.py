@@ -9,8 +9,8 @@ from itertools import groupby
 from typing import Any
 
 from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
+from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import CREATED, ERRORED, STATUSES
-from exotrio.manager.queries.views import RUNS
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.port import View
 from exotrio.manager.web.format import CANCELLED, SHOWN_STATUS, STATUS_CLASS, classed
@@ -24,7 +24,7 @@ MOST_SPANS = 10_000
 """States that a timeline is drawn from; of a larger run it takes one in two, or in three..."""
 ALWAYS_SHOWN = 10
 """The first states of a run, and the last ones, that its timeline shows however large it is."""
-MOST_EVENTS = 20_000
+MAX_EVENTS = 20_000
 """Of the newest events of all runs, which are searched for those of one."""
 EVENTS_SHOWN = 50
 
@@ -273,7 +273,7 @@ def events_of(
         "SELECT at, events.kind, events.worker, seq, place FROM"
         " (SELECT * FROM events ORDER BY id DESC LIMIT ?) AS events"
         " CROSS JOIN states ON states.seq = events.state WHERE states.run = ?",
-        (MOST_EVENTS, run["id"]),
+        (MAX_EVENTS, run["id"]),
     )
     shown: list[dict[str, Any]] = []
     for (kind, worker, place), group in groupby(rows, lambda row: (row["kind"], row["worker"], row["place"])):

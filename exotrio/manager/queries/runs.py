@@ -1,25 +1,31 @@
-"""Runs in lists, and the search for them.
+"""Runs: in lists, found by a search, and one with its counts or its states.
 
-A search looks at runs from the newest on. It stops at a full page, after ``MOST_LOOKED_AT`` runs, or
-after the texts of ``MOST_READ`` states, and the page says how to go on from there.
+A search looks at runs from the newest on. It stops at a full page, after ``MAX_LOOKED_AT`` runs, or
+after the texts of ``MAX_READ`` states, and the page says how to go on from there.
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import to_json
 
-from exotrio.manager.queries.views import RUNS
-from exotrio.manager.store.port import View
-from exotrio.manager.web.format import CANCELLED
+from exotrio._util.times import moment_ms, timestamp
+from exotrio._wire.operations import MAX_PAGE, RunsQuery
+from exotrio._wire.vocabulary import RunStatus
+from exotrio.manager.engine.graphs import find_graph
+from exotrio.manager.engine.runs import RUNS, find_run
+from exotrio.manager.engine.states import STATUSES
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.port import Transaction, View
 
 PAGE_SIZE = 50
-MOST_LOOKED_AT = 20_000
-MOST_READ = 50_000
-STATUSES = ("running", "failed", "success", "cancelled")
+MAX_LOOKED_AT = 20_000
+MAX_READ = 50_000
+RUN_STATUSES = ("running", "failed", "success", "cancelled")
 
 
 def status_of(run: sqlite3.Row) -> str:
@@ -36,7 +42,7 @@ def status_of(run: sqlite3.Row) -> str:
 def run_row(run: sqlite3.Row, now_ms: int) -> dict[str, Any]:
     """Return a run, selected by ``RUNS``, as a list shows it."""
     total = run["pending"] + run["success"] + run["errored"] + run["retried"]
-    bad = "errored" if run["cancelled_at"] is None else CANCELLED
+    bad = "errored" if run["cancelled_at"] is None else "cancelled"
     counts = {"success": run["success"], "waiting": run["pending"], bad: run["errored"]}
     over = run["finished_at"]
     return {
@@ -87,20 +93,20 @@ def search(
         text: Stands in an input, an output or an error of one of the run's states.
         before: ``next`` of the page before.
     """
-    cursor = _read_cursor(before)
+    cursor = _read_cursor(before) or (2**62, 2**62)
     rows = view.execute(
         RUNS + " WHERE runs.namespace = ? AND (runs.created_at, runs.id) < (?, ?) AND runs.created_at >= ?"
         " ORDER BY runs.created_at DESC, runs.id DESC LIMIT ?",
-        (namespace, *cursor, since_ms or 0, MOST_LOOKED_AT + 1),
+        (namespace, *cursor, since_ms or 0, MAX_LOOKED_AT + 1),
     )
     reader = _Reader(view, text)
     found: list[dict[str, Any]] = []
     last: sqlite3.Row | None = None
     for looked_at, row in enumerate(rows):
         full = len(found) == PAGE_SIZE
-        if full or looked_at == MOST_LOOKED_AT or reader.is_tired:
+        if full or looked_at == MAX_LOOKED_AT or reader.is_tired:
             assert last is not None
-            return Found(found, f"{last['created_at']}.{last['id']}", None if full else looked_at)
+            return Found(found, _cursor(last), None if full else looked_at)
         last = row
         fits = (not graph or row["graph_name"] == graph) and (not status or status_of(row) == status)
         if fits and reader.finds(row):
@@ -108,11 +114,17 @@ def search(
     return Found(found, None, None)
 
 
-def _read_cursor(text: str) -> tuple[int, int]:
+def _cursor(run: sqlite3.Row) -> str:
+    """Return what a client gives back to go on behind a run."""
+    return f"{run['created_at']}.{run['id']}"
+
+
+def _read_cursor(text: str) -> tuple[int, int] | None:
+    """Return (created_at, id) of a cursor, or None if it is not one."""
     created_at, _, number = text.partition(".")
-    if created_at.isascii() and created_at.isdigit() and number.isascii() and number.isdigit():
-        return min(int(created_at[:18]), 2**62), min(int(number[:18]), 2**62)
-    return 2**62, 2**62
+    if all(part.isascii() and part.isdigit() and len(part) <= 18 for part in (created_at, number)):
+        return int(created_at), int(number)
+    return None
 
 
 class _Reader:
@@ -121,7 +133,7 @@ class _Reader:
     def __init__(self, view: View, text: str) -> None:
         self._view = view
         self._text = text
-        self._left = MOST_READ
+        self._left = MAX_READ
         # Inputs and outputs are JSON, where a quote or a line break stands escaped.
         self._patterns = (_like(to_json(text).decode()[1:-1]), _like(text))
 
@@ -147,3 +159,167 @@ def _like(text: str) -> str:
     for special in "\\%_":
         text = text.replace(special, "\\" + special)
     return f"%{text}%"
+
+
+_STATUS = {
+    RunStatus.PENDING: "pending > 0",
+    RunStatus.FAILED: "pending = 0 AND (errored > 0 OR success + retried = 0)",
+    RunStatus.SUCCESS: "pending = 0 AND errored = 0 AND success + retried > 0",
+}
+
+
+class Where:
+    """The conditions of a query."""
+
+    def __init__(self) -> None:
+        self._conditions: list[str] = []
+        self.parameters: list[Any] = []
+
+    def add(self, condition: str, *parameters: Any) -> None:
+        self._conditions.append(condition)
+        self.parameters += parameters
+
+    def __str__(self) -> str:
+        return " AND ".join(self._conditions)
+
+
+def list_runs(view: View, namespace: str, query: RunsQuery) -> dict[str, Any]:
+    """Return one page of a namespace's runs."""
+    where = Where()
+    where.add("runs.namespace = ?", namespace)
+    if query.graph is not None:
+        where.add("runs.graph = ?", find_graph(view, namespace, query.graph)["id"])
+    if query.status is not None:
+        where.add(_STATUS[query.status])
+    if query.since is not None:
+        where.add("runs.created_at >= ?", moment_ms(query.since))
+    if query.before is not None:
+        cursor = _read_cursor(query.before)
+        if cursor is None:
+            raise Refused(422, f"before is {query.before!r}, which no page of runs gave as its next")
+        where.add("(runs.created_at, runs.id) < (?, ?)", *cursor)
+    rows = view.execute(
+        f"{RUNS} WHERE {where} ORDER BY runs.created_at DESC, runs.id DESC LIMIT ?",
+        (*where.parameters, query.limit + 1),
+    ).fetchall()
+    page = rows[: query.limit]
+    return {
+        "runs": [run_summary(row) for row in page],
+        "next": _cursor(page[-1]) if len(rows) > len(page) else None,
+    }
+
+
+def newest_runs(view: View, namespace: str, limit: int, offset: int = 0) -> list[sqlite3.Row]:
+    """Return runs of a namespace, newest first."""
+    return view.execute(
+        RUNS + " WHERE runs.namespace = ? ORDER BY runs.created_at DESC, runs.id DESC LIMIT ? OFFSET ?",
+        (namespace, limit, offset),
+    ).fetchall()
+
+
+def run_summary(run: sqlite3.Row) -> dict[str, Any]:
+    """Return a run, selected by ``RUNS``, as the native API shows it."""
+    return {
+        **_v0_summary(run),
+        "finished_at": None if run["finished_at"] is None else timestamp(run["finished_at"]),
+        "cancelled_at": None if run["cancelled_at"] is None else timestamp(run["cancelled_at"]),
+    }
+
+
+def _v0_summary(run: sqlite3.Row) -> dict[str, Any]:
+    if run["pending"]:
+        status = RunStatus.PENDING
+    elif run["errored"] or not run["success"] + run["retried"]:
+        status = RunStatus.FAILED
+    else:
+        status = RunStatus.SUCCESS
+    return {
+        "run_id": run["run_id"],
+        "graph_name": run["graph_name"],
+        "success_count": run["success"],
+        "pending_count": run["pending"],
+        "errored_count": run["errored"],
+        "retried_count": run["retried"],
+        "total_count": run["success"] + run["pending"] + run["errored"] + run["retried"],
+        "status": status.value,
+        "created_at": timestamp(run["created_at"]),
+    }
+
+
+def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
+    """Return one run with its counts per place, in the order of the template. Costs the same for
+    a run of any size."""
+    run = find_run(view, namespace, run_id)
+    counts = {row["place"]: row for row in view.execute("SELECT * FROM counts WHERE run = ?", (run["id"],))}
+    nodes = []
+    for place in view.template(run["template"]).places:
+        row = counts.get(place.index)
+        nodes.append(
+            {
+                "identifier": place.identifier,
+                "node_name": place.node_name,
+                "counts": {status: row[status.lower()] for status in STATUSES if row and row[status.lower()]},
+            }
+        )
+    return {**run_summary(run), "nodes": nodes}
+
+
+def show_run_once_ended(tx: Transaction, namespace: str, run_id: str) -> dict[str, Any] | None:
+    """Return a run as ``show_run`` does, or None for as long as it goes on."""
+    run = show_run(tx, namespace, run_id)
+    tx.waits_for = {run_id: math.inf}
+    return None if run["status"] == RunStatus.PENDING else run
+
+
+def show_run_graph(view: View, namespace: str, run_id: str) -> dict[str, Any]:
+    """Return the states of a run and the edges between them, as the dashboard draws them.
+
+    An unknown run is an empty one. A state hangs from its direct parent only.
+    """
+    summary = dict.fromkeys(STATUSES, 0)
+    nodes: list[dict[str, Any]] = []
+    parents: dict[str, str | None] = {}
+    graph_name = ""
+    for row in view.execute(
+        "SELECT seq, place, status, error, parent, runs.template, nodes.name, graphs.name AS graph_name"
+        " FROM runs JOIN states ON states.run = runs.id JOIN nodes ON nodes.id = states.node_id"
+        " JOIN graphs ON graphs.id = runs.graph WHERE run_id = ? AND nodes.namespace = ? ORDER BY seq",
+        (run_id, namespace),
+    ):
+        graph_name = row["graph_name"]
+        state_id = view.state_id(row["seq"])
+        parents[state_id] = None if row["parent"] is None else view.state_id(row["parent"])
+        summary[row["status"]] += 1
+        nodes.append(
+            {
+                "id": state_id,
+                "node_name": row["name"],
+                "identifier": view.template(row["template"]).places[row["place"]].identifier,
+                "status": row["status"],
+                "error": row["error"],
+            }
+        )
+    edges = [{"source": parent, "target": child} for child, parent in parents.items() if parent in parents]
+    return {
+        "root_states": [node for node in nodes if parents[node["id"]] is None],
+        "graph_name": graph_name,
+        "nodes": nodes,
+        "edges": edges,
+        "node_count": len(nodes),
+        "edge_count": len(edges),
+        "execution_summary": summary,
+    }
+
+
+def list_runs_v0(view: View, namespace: str, page: int, size: int) -> dict[str, Any]:
+    """Return one page of a namespace's runs, newest first. ``page`` counts from 1."""
+    size = min(size, MAX_PAGE)
+    total = view.execute("SELECT count(*) FROM runs WHERE namespace = ?", (namespace,)).fetchone()[0]
+    rows = newest_runs(view, namespace, size, min((page - 1) * size, 2**62))
+    return {
+        "namespace": namespace,
+        "total": total,
+        "page": page,
+        "size": size,
+        "runs": [_v0_summary(row) for row in rows],
+    }

@@ -1,12 +1,14 @@
-"""The list of a namespace's workers, as the native API gives it."""
+"""The runtimes of a namespace: who is live, and what each offers and holds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
+from exotrio._wire.native import BeatProgress
 from exotrio._wire.runtimes import ListedWorker, V0Asker, WorkersReply
-from exotrio.manager.engine.workers import Worker
-from exotrio.manager.queries.held import held_by_worker
+from exotrio.manager.engine.workers import SILENT_AFTER_MS, Worker
+from exotrio.manager.queries.load import held_by_worker
 from exotrio.manager.store.port import View
 
 
@@ -46,3 +48,88 @@ def list_workers(
             for nodes, at in sorted(anonymous.items(), key=lambda item: -item[1])
         ],
     )
+
+
+def shown_workers(workers: Iterable[Worker], now: int) -> list[dict[str, Any]]:
+    """Return runtimes heard of lately, the live ones first.
+
+    Args:
+        now: On the monotonic clock, ms.
+    """
+    found = [_shown(worker, now) for worker in workers]
+    return sorted(found, key=lambda worker: not worker["live"])
+
+
+def _shown(worker: Worker, now: int) -> dict[str, Any]:
+    beat = worker.last
+    return {
+        "id": beat.worker_id,
+        "runtime": beat.runtime or "(not heard yet)",
+        "phase": beat.phase or "starting",
+        "live": worker.is_live(now),
+        "busy": beat.busy,
+        "workers": beat.workers,
+        "shows_tasks": beat.shows_tasks,
+        "tasks": worker.tasks,
+        "tasks_ms": None if worker.tasks_at is None else now - worker.tasks_at,
+        "asked_for_tasks": "tasks" in worker.commands,
+        "buffered": beat.buffered,
+        "seen_ms": now - worker.seen_at,
+        "polled_ms": None if worker.polled_at is None else now - worker.polled_at,
+        "nodes": sorted(worker.nodes),
+        "draining": beat.phase not in ("", "running") or "drain" in worker.commands,
+        "asked_to_drain": "drain" in worker.commands,
+    }
+
+
+def progress_of(workers: Iterable[Worker]) -> dict[str, BeatProgress]:
+    """Return what running nodes said last of their progress, by state."""
+    return {
+        beat.state_id: beat.progress
+        for worker in workers
+        for beat in worker.last.states
+        if beat.progress is not None
+    }
+
+
+def offered(
+    workers: Iterable[Worker], anonymous: Mapping[frozenset[str], int], now: int
+) -> dict[str, list[str]]:
+    """Return which live runtimes ask for each node.
+
+    Args:
+        anonymous: Which nodes were asked for through v0, and when last.
+        now: On the monotonic clock, ms, as are the times in ``anonymous``.
+    """
+    found: dict[str, list[str]] = {}
+    for worker in workers:
+        if worker.is_live(now):
+            for node in worker.nodes:
+                found.setdefault(node, []).append(worker.last.runtime or worker.last.worker_id)
+    for nodes in live_anonymous(anonymous, now):
+        for node in nodes:
+            found.setdefault(node, []).append("a v0 runtime")
+    return {node: sorted(set(names)) for node, names in found.items()}
+
+
+def disagreements(workers: Iterable[Worker], now: int) -> list[dict[str, Any]]:
+    """Return the nodes that live runtimes have with different inputs or outputs, and who has which."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for worker in workers:
+        if worker.is_live(now):
+            for node, fields in worker.last.nodes.items():
+                who = f"{worker.last.runtime} ({worker.last.worker_id})"
+                found.setdefault(node, {}).setdefault(fields, []).append(who)
+    return [
+        {
+            "node": node,
+            "versions": [{"fields": fields, "runtimes": who} for fields, who in sorted(versions.items())],
+        }
+        for node, versions in sorted(found.items())
+        if len(versions) > 1
+    ]
+
+
+def live_anonymous(anonymous: Mapping[frozenset[str], int], now: int) -> list[frozenset[str]]:
+    """Return what was asked for through v0 within the last minute, by whoever it was."""
+    return [nodes for nodes, at in anonymous.items() if now - at < SILENT_AFTER_MS]

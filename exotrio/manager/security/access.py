@@ -29,7 +29,7 @@ FORGET_AFTER = 10.0
 MAX_DELAY = 5.0
 """Seconds that a refusal is held back."""
 MAX_ADDRESSES = 10_000
-_LONGEST_UUID = len("urn:uuid:12345678-1234-5678-1234-567812345678")
+_MAX_UUID = len("urn:uuid:12345678-1234-5678-1234-567812345678")
 
 
 class SelfAuthenticatedApp(Protocol):
@@ -177,7 +177,7 @@ def host_name(host: str) -> str:
 
 def _request_id(given: str | None) -> str:
     """Return the caller's id as it is if it is a UUID, or a new one."""
-    if given and len(given) <= _LONGEST_UUID and given.isascii() and given.isprintable():
+    if given and len(given) <= _MAX_UUID and given.isascii() and given.isprintable():
         # UUID() takes any number of prefixes, and blanks: what it accepts is not yet fit to be echoed.
         with suppress(ValueError):
             uuid.UUID(given)

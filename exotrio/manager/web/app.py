@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from exotrio._httpd import mark_authenticated
 from exotrio.errors import DatabaseError
-from exotrio.manager.queries import namespaces as namespaces_queries
+from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.security.access import Tries, client_address
 from exotrio.manager.service import Service
@@ -178,7 +178,7 @@ class Dashboard:
     async def _start(self, request: Request) -> Response:
         if self._session(request) is None:
             return self._to_sign_in(request)
-        namespace = await self._service.store.look(namespaces_queries.first)
+        namespace = await self._service.store.look(first_namespace)
         return _see(link(namespace if namespace is not None else "default"))
 
     def _asked(self, request: Request) -> Asked:
@@ -196,9 +196,7 @@ class Dashboard:
             wanted = page.fragments if named is None else tuple(named.split())
 
             def load(view: View) -> tuple[dict[str, Data], list[str]]:
-                return page.load(view, asked, wanted), namespaces_queries.all_of(
-                    view
-                ) if named is None else []
+                return page.load(view, asked, wanted), all_namespaces(view) if named is None else []
 
             data, namespaces = await self._service.store.look(load)
             common: Data = {"link": asked.link, "namespace": asked.namespace, **data["page"]}

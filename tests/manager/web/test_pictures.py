@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exotrio.manager.engine import tallies
+from exotrio.manager.store import tallies
 from exotrio.manager.web.assets import style
 from exotrio.manager.web.format import ago, cut
 from exotrio.manager.web.svg.bar import bar, split

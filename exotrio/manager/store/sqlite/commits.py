@@ -19,14 +19,14 @@ import outcome
 
 from exotrio._util.words import plural
 from exotrio.errors import DatabaseError
-from exotrio.manager.engine import tallies
+from exotrio.manager.store import tallies
 from exotrio.manager.store.clock import Clock, WatchedClock
 from exotrio.manager.store.port import Catalog, Topic, Transaction, View
 from exotrio.manager.store.sqlite.writes import Waiting, Write
 
 logger = logging.getLogger("exotrio.manager.store")
 
-LARGEST_GROUP = 256
+MAX_GROUP = 256
 """Use cases of one commit; bounds how long the first of a group waits for the last."""
 TALLY_INTERVAL_MS = 1_000
 """Between two writes of what ended how; what is counted meanwhile is lost if the process is killed."""
@@ -119,7 +119,7 @@ class Committer:
             last: Nothing is committed afterwards.
         """
         now = self.now()
-        over, due = self._waiting.over(now, LARGEST_GROUP), self._waiting.due(now)
+        over, due = self._waiting.over(now, MAX_GROUP), self._waiting.due(now)
         if writes or last or now >= self._owed_at:
             writes, self._owed, self._owed_at = [*self._owed, *writes], [], math.inf
         if not (writes or over or due or last):

@@ -31,7 +31,7 @@ import trio
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.clock import Clock
 from exotrio.manager.store.port import MAX_INPUTS, Catalog, Transaction, View
-from exotrio.manager.store.sqlite.commits import LARGEST_GROUP, Committed, Committer
+from exotrio.manager.store.sqlite.commits import MAX_GROUP, Committed, Committer
 from exotrio.manager.store.sqlite.copy import remove_leftovers
 from exotrio.manager.store.sqlite.database import MEMORY, Ownership, SameFiles, open_writer
 from exotrio.manager.store.sqlite.own_files import real_path
@@ -367,7 +367,7 @@ class FileStore:
             group: list[Write | None] = []
             with suppress(queue.Empty):
                 group.append(self._writes.get(timeout=self._until_next_look()))
-                while len(group) < LARGEST_GROUP:
+                while len(group) < MAX_GROUP:
                     group.append(self._writes.get_nowait())
             ending = None in group
             writes = [write for write in group if write is not None and not write.abandoned]

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 
 from exotrio._util.error_message import message_line
 from exotrio.manager.engine.states import CREATED, EXECUTED, QUEUED
-from exotrio.manager.queries.failed import FAILED
+from exotrio.manager.queries.load import FAILED
 from exotrio.manager.queries.run_detail import MOST_LOOKED_AT, times, was_cancelled
 from exotrio.manager.rules.template import Place
 from exotrio.manager.store.port import View

@@ -6,8 +6,8 @@ from collections.abc import Collection, Hashable
 
 from pydantic_core import from_json
 
+from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.queries.runs import run_row
-from exotrio.manager.queries.views import RUNS
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Asked, Data, Page
 

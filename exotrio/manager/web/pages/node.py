@@ -9,10 +9,8 @@ from typing import Any
 from pydantic_core import from_json
 
 from exotrio._util.error_message import message_line
-from exotrio.manager.queries.backlog import backlog
-from exotrio.manager.queries.failed import FAILED
-from exotrio.manager.queries.performance import DAY, HOUR, performance
-from exotrio.manager.queries.runtimes import offered
+from exotrio.manager.queries.load import DAY, FAILED, HOUR, backlog, performance
+from exotrio.manager.queries.workers import offered
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Asked, Data, Page

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable
 
-from exotrio.manager.queries.backlog import backlog
-from exotrio.manager.queries.performance import HOUR, performance
-from exotrio.manager.queries.runtimes import offered
+from exotrio.manager.queries.load import HOUR, backlog, performance
+from exotrio.manager.queries.workers import offered
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Asked, Data, Page
 

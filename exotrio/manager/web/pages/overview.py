@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable
 
 from exotrio._util.error_message import message_line
-from exotrio.manager.engine import tallies
-from exotrio.manager.queries.backlog import backlog
-from exotrio.manager.queries.failed import FAILED
-from exotrio.manager.queries.held import held_by_worker
-from exotrio.manager.queries.namespaces import nodes_of
+from exotrio.manager.queries.load import FAILED, HOUR, backlog, failures, held_by_worker, nodes_of
 from exotrio.manager.queries.overview import current, last_hour
-from exotrio.manager.queries.performance import HOUR, failures
-from exotrio.manager.queries.runs import run_row
-from exotrio.manager.queries.runtimes import live_anonymous, offered, shown_workers
-from exotrio.manager.queries.views import newest_runs
+from exotrio.manager.queries.runs import newest_runs, run_row
+from exotrio.manager.queries.workers import live_anonymous, offered, shown_workers
+from exotrio.manager.store import tallies
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Asked, Data, Page
 from exotrio.manager.web.svg.chart import draw_throughput

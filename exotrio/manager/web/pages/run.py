@@ -18,7 +18,7 @@ from exotrio.manager.queries.run_detail import (
     store_of,
 )
 from exotrio.manager.queries.runs import run_row
-from exotrio.manager.queries.runtimes import offered, progress_of
+from exotrio.manager.queries.workers import offered, progress_of
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.port import View

@@ -6,7 +6,7 @@ from collections.abc import Collection, Hashable
 from datetime import UTC, datetime
 
 from exotrio._util.times import moment_ms
-from exotrio.manager.queries.runs import STATUSES, search
+from exotrio.manager.queries.runs import RUN_STATUSES, search
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Asked, Data, Page
 
@@ -24,7 +24,7 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     }
     graphs = view.execute("SELECT name FROM graphs WHERE namespace = ? ORDER BY name", (asked.namespace,))
     data["page"]["graphs"] = [row["name"] for row in graphs]
-    data["page"]["statuses"] = STATUSES
+    data["page"]["statuses"] = RUN_STATUSES
     data["page"]["spans"] = tuple(SPANS)
     if "list" in wanted:
         found = search(

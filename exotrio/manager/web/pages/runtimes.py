@@ -6,8 +6,8 @@ import sqlite3
 from collections.abc import Collection, Hashable
 
 from exotrio.manager.engine.workers import Worker
-from exotrio.manager.queries.held import states_held
-from exotrio.manager.queries.runtimes import disagreements, shown_workers
+from exotrio.manager.queries.load import states_held
+from exotrio.manager.queries.workers import disagreements, shown_workers
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Asked, Data, Page
 

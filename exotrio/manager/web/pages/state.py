@@ -11,7 +11,7 @@ from exotrio._util.times import moment_ms
 from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, PRUNED, QUEUED, chain
 from exotrio.manager.queries.history import attempts_of, holder_of
 from exotrio.manager.queries.run_detail import times, was_cancelled
-from exotrio.manager.queries.runtimes import offered, progress_of
+from exotrio.manager.queries.workers import offered, progress_of
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.store.port import View
 from exotrio.manager.web.format import CANCELLED, STATUS_CLASS

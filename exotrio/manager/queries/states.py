@@ -1,4 +1,4 @@
-"""Lists of states and runs, newest first, for the native API.
+"""States: in lists, newest first, and one as v0 shows it.
 
 A page begins where the one before ended, not at a distance from the start: what is added meanwhile
 shifts nothing, and the thousandth page costs what the first does.
@@ -6,36 +6,24 @@ shifts nothing, and the thousandth page costs what the first does.
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
-from exotrio._util.times import moment_ms, timestamp
-from exotrio._wire.operations import RunsQuery, StatesQuery
-from exotrio._wire.vocabulary import RunStatus, StateStatus
+from exotrio._util.times import timestamp
+from exotrio._wire.operations import StatesQuery
+from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.graphs import find_graph
-from exotrio.manager.queries.views import RUNS, run_summary
+from exotrio.manager.engine.runs import RUNS
+from exotrio.manager.engine.states import chain, find_state
+from exotrio.manager.queries.runs import Where
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.store.port import View
 
 WINDOW = 100_000
 """States that one request looks through for those that match. It takes some ten milliseconds."""
-
-
-class _Where:
-    """The conditions of a query."""
-
-    def __init__(self) -> None:
-        self._conditions: list[str] = []
-        self.parameters: list[Any] = []
-
-    def add(self, condition: str, *parameters: Any) -> None:
-        self._conditions.append(condition)
-        self.parameters += parameters
-
-    def __str__(self) -> str:
-        return " AND ".join(self._conditions)
 
 
 def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any]:
@@ -44,14 +32,14 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
     The page may be short, or empty, and yet have a next one: where hardly any state matches, looking
     through all of them would take a request seconds.
     """
-    where = _Where()
+    where = Where()
     where.add("nodes.namespace = ?", namespace)
     graph = run = None
     if query.graph is not None:
         graph = find_graph(view, namespace, query.graph)["id"]
         where.add("runs.graph = ?", graph)
     if query.run is not None:
-        run = _find_run(view, namespace, query.run)
+        run = _find_run_with_states(view, namespace, query.run)
         where.add("states.run = ?", run)
     if query.node is not None:
         # By number, not by name: the index has the number.
@@ -116,7 +104,7 @@ def _range(view: View, query: StatesQuery, *, bounded: bool) -> tuple[int, int]:
     return before, floor if floor > 1 else 0
 
 
-def _find_run(view: View, namespace: str, run_id: str) -> int:
+def _find_run_with_states(view: View, namespace: str, run_id: str) -> int:
     """Return the number of a run of this namespace, or of one with states of its nodes."""
     row = view.row(
         "SELECT id FROM runs WHERE run_id = ?1 AND (namespace = ?2 OR EXISTS (SELECT 1 FROM states"
@@ -153,38 +141,34 @@ def _places(view: View, identifier: str, graph: int | None, run: int | None) -> 
     ]
 
 
-_STATUS = {
-    RunStatus.PENDING: "pending > 0",
-    RunStatus.FAILED: "pending = 0 AND (errored > 0 OR success + retried = 0)",
-    RunStatus.SUCCESS: "pending = 0 AND errored = 0 AND success + retried > 0",
-}
+def show_state(view: View, namespace: str, graph_name: str, run_id: str, state_id: str) -> dict[str, Any]:
+    """Return one state in full; all four values must match."""
+    state = find_state(view, namespace, state_id)
+    shown = state and detail(view, state)
+    if not shown or shown["run_id"] != run_id or shown["graph_name"] != graph_name:
+        raise not_found(f"there is no state {state_id!r} in this run, graph and namespace")
+    return shown
 
 
-def list_runs(view: View, namespace: str, query: RunsQuery) -> dict[str, Any]:
-    """Return one page of a namespace's runs."""
-    where = _Where()
-    where.add("runs.namespace = ?", namespace)
-    if query.graph is not None:
-        where.add("runs.graph = ?", find_graph(view, namespace, query.graph)["id"])
-    if query.status is not None:
-        where.add(_STATUS[query.status])
-    if query.since is not None:
-        where.add("runs.created_at >= ?", moment_ms(query.since))
-    if query.before is not None:
-        where.add("(runs.created_at, runs.id) < (?, ?)", *_read_cursor(query.before))
-    rows = view.execute(
-        f"{RUNS} WHERE {where} ORDER BY runs.created_at DESC, runs.id DESC LIMIT ?",
-        (*where.parameters, query.limit + 1),
-    ).fetchall()
-    page = rows[: query.limit]
+def detail(view: View, state: sqlite3.Row) -> dict[str, Any]:
+    """Return a state, from ``find_state``, as v0 shows it."""
+    run = view.row(RUNS + " WHERE runs.id = ?", (state["run"],))
+    assert run is not None, "find_state finds no state without its run"
+    places = view.template(run["template"]).places
+    ancestors = [
+        (places[row["place"]].identifier, view.state_id(row["seq"])) for row in chain(view, state["parent"])
+    ]
     return {
-        "runs": [run_summary(row) for row in page],
-        "next": f"{page[-1]['created_at']}.{page[-1]['id']}" if len(rows) > len(page) else None,
+        "id": view.state_id(state["seq"]),
+        "node_name": state["name"],
+        "identifier": places[state["place"]].identifier,
+        "graph_name": run["graph_name"],
+        "run_id": run["run_id"],
+        "status": state["status"],
+        "inputs": from_json(state["inputs"]),
+        "outputs": from_json(state["outputs"]),
+        "error": state["error"],
+        "parents": dict(reversed(ancestors)),
+        "created_at": timestamp(state["created_at"]),
+        "updated_at": timestamp(state["updated_at"]),
     }
-
-
-def _read_cursor(text: str) -> tuple[int, int]:
-    at, dot, number = text.partition(".")
-    if not (dot and all(part.isascii() and part.isdigit() and len(part) <= 18 for part in (at, number))):
-        raise Refused(422, f"before is {text!r}, which no page of runs gave as its next")
-    return int(at), int(number)

@@ -1,0 +1,139 @@
+"""How much waits, is held and failed of each node, and how long it took.
+
+Each query reads a partial index that finished states are not in, or the tallies. Counting stops at
+``MAX_COUNTED``: beyond that nobody needs the number, and a scrape has to stay short.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from exotrio.manager.engine.states import ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED
+from exotrio.manager.store import tallies
+from exotrio.manager.store.port import View
+
+MAX_COUNTED = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """One node's states that have not ended.
+
+    Attributes:
+        waiting: CREATED, those that may not run yet included; at most ``MAX_COUNTED``.
+        eligible: Of those, what a runtime could claim now; at most ``MAX_COUNTED``.
+        oldest: Seconds since the first of them could be claimed; 0 without any.
+        held: QUEUED.
+    """
+
+    namespace: str
+    node: str
+    waiting: int
+    eligible: int
+    oldest: float
+    held: int
+
+
+def backlog(view: View, *, namespace: str | None = None, node: str | None = None) -> list[Backlog]:
+    """Return the backlog of every registered node, or of those with this namespace and this name."""
+    held = dict(
+        view.execute(
+            "SELECT node_id, count(*) FROM states WHERE status = 'QUEUED' GROUP BY node_id"
+        ).fetchall()
+    )
+    found = []
+    for row in view.execute(
+        "SELECT id, namespace, name FROM nodes WHERE (?1 IS NULL OR namespace = ?1)"
+        " AND (?2 IS NULL OR name = ?2) ORDER BY namespace, name",
+        (namespace, node),
+    ).fetchall():
+        waiting = view.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM states WHERE node_id = ? AND status = 'CREATED' LIMIT ?)",
+            (row["id"], MAX_COUNTED),
+        ).fetchone()[0]
+        eligible, first = view.execute(
+            "SELECT count(*), min(enqueue_after) FROM (SELECT enqueue_after FROM states WHERE node_id = ?"
+            " AND status = 'CREATED' AND enqueue_after <= ? ORDER BY enqueue_after LIMIT ?)",
+            (row["id"], view.now_ms, MAX_COUNTED),
+        ).fetchone()
+        oldest = 0.0 if first is None else max(0, view.now_ms - first) / 1000
+        found.append(
+            Backlog(row["namespace"], row["name"], waiting, eligible, oldest, held.get(row["id"], 0))
+        )
+    return found
+
+
+FAILED = "status IN ('ERRORED', 'NEXT_CREATED_ERROR') AND error <> 'cancelled'"
+"""As in the index states_failed_by_time, letter for letter: SQLite recognizes it by that."""
+
+
+def failed_since(view: View, node_ids: Iterable[int], since: int) -> int:
+    """Return how many states of these nodes failed since then; at most ``MAX_COUNTED`` of each."""
+    count = 0
+    for node_id in node_ids:
+        count += view.execute(
+            f"SELECT count(*) FROM (SELECT 1 FROM states WHERE node_id = ? AND {FAILED} AND finished_at >= ?"
+            " LIMIT ?)",
+            (node_id, since, MAX_COUNTED),
+        ).fetchone()[0]
+    return count
+
+
+MAX_HELD = 20_000
+"""States that are looked at."""
+
+
+def held_by_worker(view: View, namespace: str) -> Counter[str]:
+    """Return how many states each worker holds, as far as they say who they are."""
+    return Counter({worker: len(states) for worker, states in states_held(view, namespace).items()})
+
+
+def states_held(view: View, namespace: str) -> Mapping[str, list[sqlite3.Row]]:
+    """Return what each worker holds (seq, worker, claimed_at), longest first; nothing for one unknown."""
+    found: defaultdict[str, list[sqlite3.Row]] = defaultdict(list)
+    for row in view.execute(
+        "SELECT seq, worker, claimed_at FROM"
+        " (SELECT * FROM states INDEXED BY states_held WHERE status = 'QUEUED' LIMIT ?)"
+        " JOIN nodes ON nodes.id = node_id WHERE namespace = ?",
+        (MAX_HELD, namespace),
+    ):
+        if row["worker"] is not None:
+            found[row["worker"]].append(row)
+    for rows in found.values():
+        rows.sort(key=lambda row: (row["claimed_at"], row["seq"]))
+    return found
+
+
+HOUR, DAY = 60, 24 * 60
+"""In minutes."""
+
+
+FAILURES = (ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED)
+"""How attempts end that went wrong; a retried one did too."""
+
+
+def failures(statuses: Counter[str]) -> int:
+    """Return how many of these went wrong."""
+    return sum(statuses[status] for status in FAILURES)
+
+
+def performance(view: View, node_id: int, minutes: int) -> dict[str, Any]:
+    """Return how many states of a node ended of late, how many of them failed, and how long they took."""
+    statuses, buckets = tallies.of_node(view, node_id, minutes)
+    return {
+        "ended": statuses.total(),
+        "failed": failures(statuses),
+        "p50": tallies.quantile(buckets, 0.5),
+        "p95": tallies.quantile(buckets, 0.95),
+        "p99": tallies.quantile(buckets, 0.99),
+    }
+
+
+def nodes_of(view: View, namespace: str) -> dict[int, str]:
+    """Return the registered nodes of a namespace: number to name."""
+    rows = view.execute("SELECT id, name FROM nodes WHERE namespace = ? ORDER BY name", (namespace,))
+    return {row["id"]: row["name"] for row in rows}
