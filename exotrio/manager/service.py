@@ -20,9 +20,10 @@ from exotrio.manager.engine.workers import Workers
 from exotrio.manager.queries.load import nodes_of
 from exotrio.manager.security.cipher import Cipher, find_cipher
 from exotrio.manager.security.rotation import renew_at_start
-from exotrio.manager.store.clock import Clock
-from exotrio.manager.store.port import MAX_INPUTS
-from exotrio.manager.store.sqlite.store import Store, open_store, wall_clock
+from exotrio.manager.store.catalog import MAX_INPUTS
+from exotrio.manager.store.clock import Clock, wall_clock
+from exotrio.manager.store.port import Store
+from exotrio.manager.store.sqlite.store import open_store
 
 P = ParamSpec("P")
 T = TypeVar("T")

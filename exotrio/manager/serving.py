@@ -20,9 +20,8 @@ from exotrio.manager.engine.leases import Terms, cut_short
 from exotrio.manager.security.access import local
 from exotrio.manager.security.api_key import Key, choose_key
 from exotrio.manager.service import Service, beside, open_service
-from exotrio.manager.store.clock import Clock
+from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.sqlite.database import MEMORY
-from exotrio.manager.store.sqlite.store import wall_clock
 
 if TYPE_CHECKING:
     import httpx

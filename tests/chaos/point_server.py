@@ -22,7 +22,8 @@ import trio
 from exotrio._util.settings import Settings
 from exotrio.manager import create_app, open_service
 from exotrio.manager.engine.leases import Terms
-from exotrio.manager.store.sqlite.store import MemoryStore, Store, open_store
+from exotrio.manager.store.port import Store
+from exotrio.manager.store.sqlite.store import MemoryStore, open_store
 
 KEY = "chaos-points-key-5512"
 SETTINGS = Settings(None, None, None, b64encode(bytes(32)).decode(), None)
@@ -121,9 +122,9 @@ class _Watched:
             await self._reach("after", name, result)
         return result
 
-    def owe(self, use_case: Callable[..., Any]) -> None:
+    def write_later(self, use_case: Callable[..., Any]) -> None:
         if not self._process.dead:
-            self._memory.owe(use_case)
+            self._memory.write_later(use_case)
 
     async def read(self, query: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return await self._memory.read(query, *args, **kwargs)

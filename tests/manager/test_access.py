@@ -19,7 +19,7 @@ import trio.testing
 
 from exotrio.cli.commands.server import command as server_command
 from exotrio.manager import create_app, open_service, serve
-from exotrio.manager.engine import graphs
+from exotrio.manager.queries import graphs
 from exotrio.manager.security.access import FORGET_AFTER, LOOPBACK_HOSTS, MAX_DELAY, TRIES, Tries
 from exotrio.manager.web.sessions import Sessions
 from tests.support.helpers import ok, open_client, refused

@@ -19,8 +19,8 @@ from exotrio.errors import DatabaseError
 from exotrio.graph import CronTrigger
 from exotrio.manager import embedded
 from exotrio.manager.engine import schedules as schedules_engine
+from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.store.port import View
-from exotrio.manager.store.sqlite.store import wall_clock
 from tests.contract.flow import Flow
 from tests.support.cron import N, put, runs
 from tests.support.helpers import declare, eventually, node_name, ok, place, refused

@@ -17,7 +17,7 @@ from trio.testing import MockClock
 from exotrio.manager import create_app, open_service
 from exotrio.manager.engine.leases import Terms, cut_short, expire, monotonic_clock
 from exotrio.manager.security.access import local
-from exotrio.manager.store.sqlite.store import wall_clock
+from exotrio.manager.store.clock import wall_clock
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim, claim_one, executed_item, item_for, report

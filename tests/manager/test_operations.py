@@ -22,7 +22,7 @@ from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.queries.load import MAX_COUNTED, backlog
 from exotrio.manager.security.access import local
 from exotrio.manager.store.port import Transaction
-from exotrio.manager.store.sqlite.commits import PROVEN_FOR
+from exotrio.manager.store.sqlite.commits import WRITABLE_FOR
 from exotrio.manager.store.sqlite.database import truncate_log
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -234,7 +234,7 @@ async def test_that_nothing_can_be_written_is_noticed_although_nobody_else_write
         connection.execute(
             "CREATE TEMP TRIGGER no BEFORE INSERT ON main.meta BEGIN SELECT RAISE(ABORT, 'no'); END"
         )
-        await trio.sleep(PROVEN_FOR)
+        await trio.sleep(WRITABLE_FOR)
         assert (await manager.outside.get("/readyz")).status_code == 503
         connection.execute("DROP TRIGGER no")
         await trio.sleep(1)

@@ -23,8 +23,8 @@ from exotrio._wire.v0 import RegisterRequest
 from exotrio.manager.engine import graphs, runs
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store import tallies
-from exotrio.manager.store.port import Transaction, View
-from exotrio.manager.store.sqlite.store import Store, open_store
+from exotrio.manager.store.port import Store, Transaction, View
+from exotrio.manager.store.sqlite.store import open_store
 from tests.contract.flow import Flow
 from tests.support.helpers import SettableClock, declare, ok, place
 from tests.support.manager import PUT_KEYS, Gate, gate, keys, open_manager, put
@@ -245,7 +245,9 @@ async def test_numbers_of_states_are_never_given_twice_although_a_use_case_faile
     assert len(set(given)) == 3
 
 
-async def test_what_is_owed_is_tried_until_it_is_committed(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_to_be_written_later_is_tried_until_it_is_committed(
+    db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked, broken = 0, False
 
     def clock() -> int:
@@ -255,25 +257,25 @@ async def test_what_is_owed_is_tried_until_it_is_committed(db: str, monkeypatch:
             raise RuntimeError("no time")
         return 1
 
-    monkeypatch.setattr("exotrio.manager.store.sqlite.commits.PAUSE", 0.01)
+    monkeypatch.setattr("exotrio.manager.store.sqlite.commits.RETRY_AFTER", 0.01)
     async with open_store(db, clock=clock) as store:
         broken, asked = True, 0
-        store.owe(lambda tx: put(tx, "owed"))
+        store.write_later(lambda tx: put(tx, "later"))
         with pytest.raises(DatabaseError):
-            await store.write(put, "not owed")
+            await store.write(put, "not later")
         with trio.fail_after(20):
             while asked < 5 and db != ":memory:":  # there nobody looks but who writes
                 await trio.lowlevel.checkpoint()
         broken = False
         await store.write(put, "other")
-        assert await store.read(keys) == {"owed", "other"}
+        assert await store.read(keys) == {"later", "other"}
 
 
-async def test_what_is_owed_and_can_never_be_is_logged_and_forgotten(
+async def test_what_can_never_be_written_later_is_logged_and_forgotten(
     db: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_store(db) as store:
-        store.owe(lambda tx: fail_after_put(tx, "owed"))
+        store.write_later(lambda tx: fail_after_put(tx, "later"))
         for number in range(3):
             await store.write(put, f"{number}")
         assert await store.read(keys) == {"0", "1", "2"}

@@ -18,8 +18,8 @@ from exotrio._util.settings import Settings
 from exotrio.manager import Service, create_app, open_service
 from exotrio.manager.engine.states import chain
 from exotrio.manager.security.access import local
+from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.store.port import Transaction, View
-from exotrio.manager.store.sqlite.store import wall_clock
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support.helpers import SettableClock, node_name, ok, open_client, place

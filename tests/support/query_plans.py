@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from exotrio.manager.store.sqlite.store import Store
+from exotrio.manager.store.port import Store
 
 # Tables that stay small (nodes, graphs), the numbers a request brings along, and the first of what is to be
 # cleared away.

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from exotrio.manager import Service, create_app, open_service
 from exotrio.manager.security.access import local
-from exotrio.manager.store.sqlite.store import wall_clock
+from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.web import Dashboard
 from tests.contract.api import Api
 from tests.contract.flow import Flow

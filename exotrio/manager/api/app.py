@@ -30,9 +30,8 @@ from exotrio.manager.engine.leases import Terms
 from exotrio.manager.security.access import LOOPBACK_HOSTS, Access, SelfAuthenticatedApp, local
 from exotrio.manager.security.api_key import choose_key, is_loopback
 from exotrio.manager.service import Service, beside, open_service
-from exotrio.manager.store.clock import Clock
+from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.sqlite.database import MEMORY
-from exotrio.manager.store.sqlite.store import wall_clock
 
 if TYPE_CHECKING:
     import httpx

@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from exotrio._wire.operations import BACKUP_TYPE
 from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.port import Store
 from exotrio.manager.store.sqlite.copy import copied
-from exotrio.manager.store.sqlite.store import Store
 
 PIECE = 256 * 1024
 

@@ -23,7 +23,7 @@ from exotrio.errors import DatabaseError, GraphInvalid
 from exotrio.graph import check_name
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.security.cipher import SecretUnreadable
-from exotrio.manager.store.sqlite.commits import log_level
+from exotrio.manager.store.port import log_level
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")

@@ -17,8 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exotrio.errors import DatabaseError
 from exotrio.manager.queries.load import Backlog, backlog
-from exotrio.manager.store.sqlite.commits import Committed
-from exotrio.manager.store.sqlite.store import Store
+from exotrio.manager.store.port import Committed, Store
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

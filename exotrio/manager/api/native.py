@@ -101,7 +101,7 @@ class _Native:
         claimed = await self._claim_or_wait(request, namespace, body)
         answer = ClaimReply(
             {"states": [{**state.v0, **state.native} for state in claimed.states]},
-            undo=claimed.undo and partial(self._store.owe, claimed.undo),
+            undo=claimed.undo and partial(self._store.write_later, claimed.undo),
         )
         if body.wait_ms and not claimed.states and _is_crowded(request):
             # Who asks again in a second would keep it for ever: that is no time for which it counts as idle.

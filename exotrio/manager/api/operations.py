@@ -11,8 +11,8 @@ from exotrio._httpd import STOPPING
 from exotrio.errors import DatabaseError
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.api.v0 import Endpoint, routes_of
+from exotrio.manager.store.port import Store
 from exotrio.manager.store.sqlite.database import FileReplaced
-from exotrio.manager.store.sqlite.store import Store
 
 PROBES = frozenset({"/health", "/livez", "/readyz"})
 """Paths that ask for no key: whoever probes has none, and learns nothing."""
@@ -64,7 +64,7 @@ class _Operations:
                 self._problem = f"a write did not end within {MAX_WRITE:g} s"
                 with trio.move_on_after(MAX_WRITE):
                     try:
-                        await self._store.prove()
+                        await self._store.check_writable()
                         self._problem = ""
                     except DatabaseError as error:
                         cause = error.__cause__

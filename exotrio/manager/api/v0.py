@@ -175,7 +175,7 @@ class _V0:
                 "status": StateStatus.QUEUED,
                 "states": [state.v0 for state in claimed.states],
             },
-            undo=claimed.undo and partial(self._store.owe, claimed.undo),
+            undo=claimed.undo and partial(self._store.write_later, claimed.undo),
         )
 
     async def executed(self, request: Request) -> Response:

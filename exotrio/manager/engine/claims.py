@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import secrets
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from exotrio._util.times import timestamp
 from exotrio._wire.native import HeldState, ItemReply
 from exotrio._wire.vocabulary import ItemResult, from_ms
 from exotrio.manager.engine.inputs import size_of
-from exotrio.manager.engine.states import CREATED, QUEUED, Changes, find_state, note
+from exotrio.manager.engine.states import CREATED, QUEUED, Changes, add_event, find_state
+from exotrio.manager.store.driver import Row, Rows
 from exotrio.manager.store.port import Transaction
 
 CLAIMS_KEPT_MS = 600_000
@@ -151,7 +151,7 @@ def claim(
     )
     changes = Changes(tx)
     for state in states:
-        changes.count(state["run"], state["place"], CREATED, QUEUED)
+        changes.transition_uncounted(state["run"], state["place"], CREATED, QUEUED)
     changes.apply()
     tx.undo = (
         partial(undo_v0_claim, seqs=seqs, claimed_at=tx.now_ms)
@@ -197,7 +197,7 @@ def claim_once_ready(
 
 
 def _taken(
-    tx: Transaction, state: sqlite3.Row, claimer: Claimer, token: str | None, lease_until: int | None
+    tx: Transaction, state: Row, claimer: Claimer, token: str | None, lease_until: int | None
 ) -> Taken:
     return Taken(
         v0={
@@ -237,7 +237,7 @@ def _held(tx: Transaction, namespace: str, claim_id: str) -> list[int]:
     ]
 
 
-def _select(tx: Transaction, seqs: Sequence[int]) -> sqlite3.Cursor:
+def _select(tx: Transaction, seqs: Sequence[int]) -> Rows:
     return tx.execute(
         "SELECT states.*, nodes.name, runs.run_id, runs.template, graphs.name AS graph_name FROM json_each(?)"
         " JOIN states ON states.seq = value JOIN nodes ON nodes.id = states.node_id"
@@ -247,16 +247,16 @@ def _select(tx: Transaction, seqs: Sequence[int]) -> sqlite3.Cursor:
     )
 
 
-def _rows(tx: Transaction, seqs: Sequence[int]) -> list[sqlite3.Row]:
+def _rows(tx: Transaction, seqs: Sequence[int]) -> list[Row]:
     return _select(tx, seqs).fetchall()
 
 
-def _first_rows(tx: Transaction, seqs: Sequence[int], most_bytes: int) -> list[sqlite3.Row]:
+def _first_rows(tx: Transaction, seqs: Sequence[int], most_bytes: int) -> list[Row]:
     """Return the rows of as many of these states as have that many bytes of inputs, and at least one.
 
     One by one, since all of them together may be more than there is memory.
     """
-    rows: list[sqlite3.Row] = []
+    rows: list[Row] = []
     size = 0
     with closing(_select(tx, seqs)) as cursor:
         for row in cursor:
@@ -336,7 +336,7 @@ def undo_v0_claim(tx: Transaction, seqs: Sequence[int], claimed_at: int) -> None
     changes.apply()
 
 
-def _hand_back(changes: Changes, state: sqlite3.Row, delay_ms: int) -> None:
+def _hand_back(changes: Changes, state: Row, delay_ms: int) -> None:
     tx = changes.tx
     # Without a delay the state keeps its time, and so its turn.
     due = tx.now_ms + delay_ms if delay_ms else state["enqueue_after"]
@@ -344,6 +344,6 @@ def _hand_back(changes: Changes, state: sqlite3.Row, delay_ms: int) -> None:
         "UPDATE states SET status = 'CREATED', enqueue_after = ?, lease_until = NULL WHERE seq = ?",
         (due, state["seq"]),
     )
-    note(tx, state["seq"], "released", state["worker"])
-    changes.count(state["run"], state["place"], QUEUED, CREATED)
+    add_event(tx, state["seq"], "released", state["worker"])
+    changes.transition_uncounted(state["run"], state["place"], QUEUED, CREATED)
     tx.announce(state["run"], state["node_id"])

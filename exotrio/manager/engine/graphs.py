@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.rules.registered import check_registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.security.cipher import Cipher
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
 
 
@@ -117,7 +117,7 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[st
         ).lastrowid
     tx.execute("UPDATE graphs SET template = ?, updated_at = ? WHERE id = ?", (template_id, tx.now_ms, graph))
     _replace_schedules(tx, graph, new.occurrences)
-    with tx.wiping():
+    with tx.secure_delete():
         tx.execute("DELETE FROM secrets WHERE graph = ?", (graph,))
     tx.executemany(
         "INSERT INTO secrets VALUES (?, ?, ?)",
@@ -154,7 +154,7 @@ GRAPHS = (
 )
 
 
-def find_graph(view: View, namespace: str, name: str) -> sqlite3.Row:
+def find_graph(view: View, namespace: str, name: str) -> Row:
     """Return a graph with its current version; refuse with 404 if there is none."""
     row = view.row(GRAPHS + " AND name = ?", (namespace, name))
     if row is None:
@@ -167,7 +167,7 @@ def get_graph(view: View, namespace: str, name: str) -> dict[str, Any]:
     return shown_graph(view, find_graph(view, namespace, name))
 
 
-def shown_graph(view: View, row: sqlite3.Row) -> dict[str, Any]:
+def shown_graph(view: View, row: Row) -> dict[str, Any]:
     body = GraphBody.model_validate_json(row["body"]).model_dump(mode="json")
     for node in body["nodes"]:
         node["next_nodes"] = node["next_nodes"] or []

@@ -18,7 +18,6 @@ states, and runs several. So it is found in steps, and none of them costs a work
 from __future__ import annotations
 
 import logging
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,11 +28,10 @@ from exotrio._util.words import plural
 from exotrio._wire.native import Beat, BeatReply
 from exotrio._wire.vocabulary import BeatResult, from_ms
 from exotrio.errors import DatabaseError
-from exotrio.manager.engine.states import CREATED, ERRORED, QUEUED, Changes, RunScope, find_state, note
+from exotrio.manager.engine.states import CREATED, ERRORED, QUEUED, Changes, RunScope, add_event, find_state
 from exotrio.manager.engine.unites import decide
-from exotrio.manager.store.port import Transaction
-from exotrio.manager.store.sqlite.commits import log_level
-from exotrio.manager.store.sqlite.store import Store
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.port import Store, Transaction, log_level
 
 logger = logging.getLogger("exotrio.manager.leases")
 
@@ -109,8 +107,8 @@ def renew(tx: Transaction, namespace: str, beats: Sequence[Beat], now: int, term
                     "UPDATE states SET deliveries = deliveries - ? WHERE seq = ?",
                     (state["begun"], state["seq"]),
                 )
-                changes.count(state["run"], state["place"], CREATED, QUEUED)
-                note(tx, state["seq"], "lease regained", state["worker"])
+                changes.transition_uncounted(state["run"], state["place"], CREATED, QUEUED)
+                add_event(tx, state["seq"], "lease regained", state["worker"])
             result = BeatResult.OK
         else:
             run = tx.row("SELECT cancelled_at FROM runs WHERE id = ?", (state["run"],))
@@ -121,7 +119,7 @@ def renew(tx: Transaction, namespace: str, beats: Sequence[Beat], now: int, term
     return replies
 
 
-def _lapsed(state: sqlite3.Row) -> bool:
+def _lapsed(state: Row) -> bool:
     """Whether the state waits because its lease ended: released and requeued ones have no deadline."""
     return state["status"] == CREATED and state["lease_until"] is not None
 
@@ -161,15 +159,15 @@ def _lose(tx: Transaction, which: str, parameters: tuple[int, ...], terms: Terms
                 (text, lost, tx.now_ms, tx.now_ms, state["seq"]),
             )
             run = RunScope(state["run"], tx.template(state["template"]))
-            changes.end(run, state, ERRORED)
-            note(tx, state["seq"], "poison", state["worker"])
+            changes.finish(run, state, ERRORED)
+            add_event(tx, state["seq"], "poison", state["worker"])
         else:
             tx.execute(
                 "UPDATE states SET status = 'CREATED', deliveries = ?, suspect = 1 WHERE seq = ?",
                 (lost, state["seq"]),
             )
-            changes.count(state["run"], state["place"], QUEUED, CREATED)
-            note(tx, state["seq"], "lease lost", state["worker"])
+            changes.transition_uncounted(state["run"], state["place"], QUEUED, CREATED)
+            add_event(tx, state["seq"], "lease lost", state["worker"])
             tx.announce(state["run"], state["node_id"])
     decide(changes)
     return len(states)

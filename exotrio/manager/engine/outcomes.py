@@ -7,7 +7,6 @@ graph are masked in errors before they are stored: stock runtimes report them as
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +36,7 @@ from exotrio.manager.engine.states import (
 from exotrio.manager.engine.unites import decide
 from exotrio.manager.rules.retry_delay import retry_delay_ms
 from exotrio.manager.security.cipher import Cipher, open_secrets
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
 
 MAX_FOLLOWING = 16
@@ -134,7 +134,7 @@ def _record(
             return _requeued(changes, run, state, item.delay_ms)
 
 
-def _is_open(state: sqlite3.Row, token: str | None) -> bool:
+def _is_open(state: Row, token: str | None) -> bool:
     """Whether an outcome is still awaited from whoever holds ``token``.
 
     A holder whose lease ended may still report as long as nobody has claimed the state since: its
@@ -147,7 +147,7 @@ def _is_open(state: sqlite3.Row, token: str | None) -> bool:
     return token is not None and state["status"] == CREATED and not state["requeued"]
 
 
-def _is_recorded(state: sqlite3.Row, item: OutcomeItem) -> bool:
+def _is_recorded(state: Row, item: OutcomeItem) -> bool:
     match item:
         case ExecutedItem():
             return state["status"] in (SUCCESS, NEXT_CREATED_ERROR)
@@ -159,7 +159,7 @@ def _is_recorded(state: sqlite3.Row, item: OutcomeItem) -> bool:
             return state["status"] == CREATED and bool(state["requeued"])
 
 
-def _why_closed(state: sqlite3.Row, token: str | None) -> str:
+def _why_closed(state: Row, token: str | None) -> str:
     if state["status"] != QUEUED:
         return f"the state is not QUEUED but {state['status']}"
     if token is None:
@@ -167,7 +167,7 @@ def _why_closed(state: sqlite3.Row, token: str | None) -> str:
     return "the state is held under another lease by now"
 
 
-def _executed(changes: Changes, run: RunScope, state: sqlite3.Row, outputs: list[dict[str, Any]]) -> Recorded:
+def _executed(changes: Changes, run: RunScope, state: Row, outputs: list[dict[str, Any]]) -> Recorded:
     """Give the state its first output and make a sibling for each further one; all are followed."""
     tx = changes.tx
     follow = Follow(changes, run, state)
@@ -183,7 +183,7 @@ def _executed(changes: Changes, run: RunScope, state: sqlite3.Row, outputs: list
                 " finished_at = ? WHERE seq = ?",
                 (status, to_json(output).decode(), error, path, tx.now_ms, tx.now_ms, seq),
             )
-            changes.end(run, state, status)
+            changes.finish(run, state, status)
             if not error:
                 changes.succeeded(run, seq, state["place"], state["groups"], path)
         else:
@@ -209,7 +209,7 @@ def _executed(changes: Changes, run: RunScope, state: sqlite3.Row, outputs: list
 class Follow:
     """Creates the plain next states of one state and its siblings, which share a chain."""
 
-    def __init__(self, changes: Changes, run: RunScope, state: sqlite3.Row) -> None:
+    def __init__(self, changes: Changes, run: RunScope, state: Row) -> None:
         self._changes = changes
         self._run = run
         self._groups: str = state["groups"]
@@ -263,7 +263,7 @@ class Follow:
         return None
 
 
-def _errored(changes: Changes, run: RunScope, state: sqlite3.Row, error: str) -> Recorded:
+def _errored(changes: Changes, run: RunScope, state: Row, error: str) -> Recorded:
     tx = changes.tx
     policy = run.template.body.retry_policy
     retry = state["retry_count"] + 1
@@ -278,11 +278,11 @@ def _errored(changes: Changes, run: RunScope, state: sqlite3.Row, error: str) ->
         "UPDATE states SET status = ?, error = ?, updated_at = ?, finished_at = ? WHERE seq = ?",
         (status, error, tx.now_ms, tx.now_ms, state["seq"]),
     )
-    changes.end(run, state, status)
+    changes.finish(run, state, status)
     return Recorded(ItemResult.OK, retry_created=status == RETRY_CREATED)
 
 
-def copy_of(state: sqlite3.Row, *, enqueue_after: int) -> NewState:
+def copy_of(state: Row, *, enqueue_after: int) -> NewState:
     """Return a new attempt at a state: same inputs, same chain, same place in the fan-outs."""
     return NewState(
         place=state["place"],
@@ -298,17 +298,17 @@ def copy_of(state: sqlite3.Row, *, enqueue_after: int) -> NewState:
     )
 
 
-def _pruned(changes: Changes, run: RunScope, state: sqlite3.Row, data: dict[str, Any]) -> Recorded:
+def _pruned(changes: Changes, run: RunScope, state: Row, data: dict[str, Any]) -> Recorded:
     tx = changes.tx
     tx.execute(
         "UPDATE states SET status = ?, data = ?, updated_at = ?, finished_at = ? WHERE seq = ?",
         (PRUNED, to_json(data).decode(), tx.now_ms, tx.now_ms, state["seq"]),
     )
-    changes.end(run, state, PRUNED)
+    changes.finish(run, state, PRUNED)
     return Recorded(ItemResult.OK, enqueue_after=state["enqueue_after"])
 
 
-def _requeued(changes: Changes, run: RunScope, state: sqlite3.Row, delay_ms: int) -> Recorded:
+def _requeued(changes: Changes, run: RunScope, state: Row, delay_ms: int) -> Recorded:
     tx = changes.tx
     enqueue_after = tx.now_ms + delay_ms
     tx.execute(
@@ -316,6 +316,6 @@ def _requeued(changes: Changes, run: RunScope, state: sqlite3.Row, delay_ms: int
         " lease_until = NULL, updated_at = ? WHERE seq = ?",
         (CREATED, enqueue_after, tx.now_ms, state["seq"]),
     )
-    changes.move(run, state["place"], state["groups"], state["status"], CREATED)
+    changes.transition(run, state["place"], state["groups"], state["status"], CREATED)
     tx.announce(state["run"], state["node_id"])
     return Recorded(ItemResult.OK, enqueue_after=enqueue_after)

@@ -24,9 +24,8 @@ from pydantic_core import to_json
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import DatabaseError
-from exotrio.manager.store.port import Transaction
-from exotrio.manager.store.sqlite.commits import log_level
-from exotrio.manager.store.sqlite.store import Store
+from exotrio.manager.store.clock import set_ahead_ms
+from exotrio.manager.store.port import Store, Transaction, log_level
 
 logger = logging.getLogger("exotrio.manager.retention")
 
@@ -78,7 +77,7 @@ async def _repeat(store: Store, step: Callable[Concatenate[Transaction, ...], in
 def discard(tx: Transaction, keep_ms: int) -> int:
     """Delete the rows of some runs that are old enough and return how many that were."""
     end = time.monotonic() + MAX_BATCH
-    finished_before = tx.now_ms - keep_ms - tx.not_yet_trusted(keep_ms)
+    finished_before = tx.now_ms - keep_ms - set_ahead_ms(tx, keep_ms)
     deleted = 0
     while runs := tx.execute(
         "SELECT id FROM runs WHERE finished_at IS NOT NULL AND finished_at < ? AND pending = 0"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 from pydantic_core import from_json
 
 from exotrio._wire.operations import RefusedState, RetriedState, RetryRunReply
@@ -19,11 +17,12 @@ from exotrio.manager.engine.states import (
     Changes,
     NewState,
     RunScope,
+    add_event,
     find_state,
-    note,
 )
 from exotrio.manager.engine.unites import decide, united_state
 from exotrio.manager.rules.errors import Refused, not_found
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
 
 
@@ -85,7 +84,7 @@ def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> 
     return RetryRunReply(retried=retried, refused=refused)
 
 
-def _failed(view: View, run: int) -> list[sqlite3.Row]:
+def _failed(view: View, run: int) -> list[Row]:
     return view.execute(
         "SELECT * FROM states WHERE run = ? AND status IN ('ERRORED', 'NEXT_CREATED_ERROR') ORDER BY seq",
         (run,),
@@ -109,7 +108,7 @@ def _retried_before(view: View, run: int, request_id: str) -> list[RetriedState]
     ]
 
 
-def _refusals(changes: Changes, run: RunScope, failed: list[sqlite3.Row]) -> list[RefusedState]:
+def _refusals(changes: Changes, run: RunScope, failed: list[Row]) -> list[RefusedState]:
     """Return which states would be refused, and why; change nothing."""
     refused = []
     for state in filter(_is_unbuilt, failed):
@@ -126,12 +125,12 @@ def _fanout_id(view: View, request_id: str, seq: int) -> str:
     return f"{request_id}:{view.state_id(seq)}"
 
 
-def _is_unbuilt(state: sqlite3.Row) -> bool:
+def _is_unbuilt(state: Row) -> bool:
     """Whether the state is a united one whose inputs could not be built."""
     return state["status"] == ERRORED and bool(state["united"]) and state["claimed_at"] is None
 
 
-def _replace(changes: Changes, run: RunScope, state: sqlite3.Row, fanout_id: str) -> tuple[int, StateStatus]:
+def _replace(changes: Changes, run: RunScope, state: Row, fanout_id: str) -> tuple[int, StateStatus]:
     """Put a new attempt in the place of a state; return its number and status.
 
     Raises:
@@ -150,12 +149,12 @@ def _replace(changes: Changes, run: RunScope, state: sqlite3.Row, fanout_id: str
     tx.execute(
         "UPDATE states SET status = ?, updated_at = ? WHERE seq = ?", (RETRY_CREATED, tx.now_ms, state["seq"])
     )
-    changes.move(run, state["place"], state["groups"], state["status"], RETRY_CREATED)
-    note(tx, state["seq"], "retried by hand")
+    changes.transition(run, state["place"], state["groups"], state["status"], RETRY_CREATED)
+    add_event(tx, state["seq"], "retried by hand")
     return seq, StateStatus(new.status)
 
 
-def _rebuilt(changes: Changes, run: RunScope, state: sqlite3.Row) -> NewState:
+def _rebuilt(changes: Changes, run: RunScope, state: Row) -> NewState:
     """Return the united state built anew; refuse if its inputs still cannot be built."""
     target_state = state["parent"]
     unite = next(

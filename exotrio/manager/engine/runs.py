@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import uuid
 from collections.abc import Mapping
 
@@ -18,11 +17,12 @@ from exotrio.manager.engine.states import (
     Changes,
     NewState,
     RunScope,
+    add_event,
     find_state,
-    note,
 )
 from exotrio.manager.engine.unites import decide
 from exotrio.manager.rules.errors import Refused, not_found
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
 
 RUNS = "SELECT runs.*, graphs.name AS graph_name FROM runs JOIN graphs ON graphs.id = runs.graph"
@@ -113,9 +113,9 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
         (run["id"],),
     ).fetchall():
         # Groups are not asked: no united node of this run will run any more.
-        changes.count(run["id"], state["place"], state["status"], ERRORED)
-        changes.ended(tx.template(run["template"]), state["place"], ERRORED)
-        note(tx, state["seq"], "cancelled", state["worker"] if state["status"] == QUEUED else None)
+        changes.transition_uncounted(run["id"], state["place"], state["status"], ERRORED)
+        changes.announce_final(tx.template(run["template"]), state["place"], ERRORED)
+        add_event(tx, state["seq"], "cancelled", state["worker"] if state["status"] == QUEUED else None)
     tx.execute(
         "UPDATE states SET status = 'ERRORED', error = 'cancelled', updated_at = ?1, finished_at = ?1"
         " WHERE run = ?2 AND status IN ('CREATED', 'QUEUED')",
@@ -125,7 +125,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
     tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run["id"]))
 
 
-def find_run(view: View, namespace: str, run_id: str) -> sqlite3.Row:
+def find_run(view: View, namespace: str, run_id: str) -> Row:
     """Return a run of a namespace with the name of its graph; refuse with 404 if there is none."""
     run = view.row(RUNS + " WHERE runs.run_id = ? AND runs.namespace = ?", (run_id, namespace))
     if run is None:

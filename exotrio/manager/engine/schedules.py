@@ -17,9 +17,7 @@ from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import DatabaseError
 from exotrio.manager.engine import runs
 from exotrio.manager.rules.errors import Refused
-from exotrio.manager.store.port import Transaction, View
-from exotrio.manager.store.sqlite.commits import log_level
-from exotrio.manager.store.sqlite.store import Store
+from exotrio.manager.store.port import Store, Transaction, View, log_level
 
 logger = logging.getLogger("exotrio.manager.schedules")
 

@@ -7,13 +7,13 @@ and written together, so that a fan-out of n costs n inserted rows and a handful
 
 from __future__ import annotations
 
-import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.rules.template import Template
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
 from exotrio.manager.store.tallies import bucket_of
 
@@ -94,7 +94,7 @@ def child_path(path: bytes, place: int) -> bytes:
     return path + place.to_bytes(2, "big")
 
 
-def chain(view: View, seq: int | None) -> Iterator[sqlite3.Row]:
+def chain(view: View, seq: int | None) -> Iterator[Row]:
     """Yield the states of a chain (seq, place, parent, outputs), nearest first."""
     while seq is not None:
         row = view.row("SELECT seq, place, parent, outputs FROM states WHERE seq = ?", (seq,))
@@ -103,7 +103,7 @@ def chain(view: View, seq: int | None) -> Iterator[sqlite3.Row]:
         seq = row["parent"]
 
 
-def note(tx: Transaction, seq: int, kind: str, worker: str | None = None) -> None:
+def add_event(tx: Transaction, seq: int, kind: str, worker: str | None = None) -> None:
     """Enter something exceptional into a state's history. Claims and outcomes are columns of the state."""
     tx.execute(
         "INSERT INTO events (state, at, kind, worker) VALUES (?, ?, ?, ?)", (seq, tx.now_ms, kind, worker)
@@ -137,16 +137,16 @@ class Changes:
         )  # fmt: skip
         if state.status == CREATED:
             self.tx.announce(run.id, state.node_id)
-        self.move(run, state.place, state.groups, None, state.status)
+        self.transition(run, state.place, state.groups, None, state.status)
         if state.status == SUCCESS:
             self.succeeded(run, seq, state.place, state.groups, state.path)
         return seq
 
-    def move(self, run: RunScope, place: int, groups: str, old: str | None, new: str) -> None:
+    def transition(self, run: RunScope, place: int, groups: str, old: str | None, new: str) -> None:
         """Count a state of ``place`` that went from ``old`` (None: it is new) to ``new``."""
-        self.count(run.id, place, old, new)
+        self.transition_uncounted(run.id, place, old, new)
         if new in ENDED and new != old:
-            self.ended(run.template, place, new)
+            self.announce_final(run.template, place, new)
         for target_state, target in split_groups(groups):
             counters = self._unite_counters[target_state, place]
             if new in _UNITE_COLUMN:
@@ -155,14 +155,14 @@ class Changes:
                 counters[_UNITE_COLUMN[old]] -= 1
             self._touched[target_state] = (run, target)
 
-    def end(self, run: RunScope, state: sqlite3.Row, status: str) -> None:
-        """As ``move``, for a state whose node has had its say: it is tallied too."""
-        self.move(run, state["place"], state["groups"], state["status"], status)
+    def finish(self, run: RunScope, state: Row, status: str) -> None:
+        """As ``transition``, for a state whose node has had its say: it is tallied too."""
+        self.transition(run, state["place"], state["groups"], state["status"], status)
         ran_ms = self.tx.now_ms - (state["claimed_at"] or self.tx.now_ms)
         self.tx.tally[state["node_id"], status, bucket_of(ran_ms)] += 1
 
-    def count(self, run_id: int, place: int, old: str | None, new: str) -> None:
-        """As ``move``, for a move that groups do not see: between claimable and claimed."""
+    def transition_uncounted(self, run_id: int, place: int, old: str | None, new: str) -> None:
+        """As ``transition``, for a move that groups do not see: between claimable and claimed."""
         counts = self._counts[run_id, place]
         counts[_COLUMN[new]] += 1
         runs = self._runs[run_id]
@@ -171,7 +171,7 @@ class Changes:
             counts[_COLUMN[old]] -= 1
             runs[_RUN_COLUMN[old]] -= 1
 
-    def ended(self, template: Template, place: int, status: str) -> None:
+    def announce_final(self, template: Template, place: int, status: str) -> None:
         """Announce a state that got a status in which it stays."""
         node = template.places[place]
         self.tx.ended[node.namespace, node.node_name, status] += 1
@@ -223,7 +223,7 @@ class Changes:
         return touched
 
 
-def find_state(view: View, namespace: str, state_id: str) -> sqlite3.Row | None:
+def find_state(view: View, namespace: str, state_id: str) -> Row | None:
     """Return a state of a namespace with what its run says, or None."""
     seq = view.seq(state_id)
     if seq is None:

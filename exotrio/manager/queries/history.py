@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from exotrio._util.times import timestamp
 from exotrio.manager.engine.states import QUEUED, find_state
 from exotrio.manager.queries.states import detail
 from exotrio.manager.rules.errors import not_found
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 
 MAX_ATTEMPTS = 1_000
@@ -52,7 +52,7 @@ def _moment(at: int | None) -> str | None:
     return None if at is None else timestamp(at)
 
 
-def holder_of(state: sqlite3.Row, now: int) -> dict[str, Any]:
+def holder_of(state: Row, now: int) -> dict[str, Any]:
     """Return who has a QUEUED state, and for how long."""
     until = state["lease_until"]
     return {
@@ -63,7 +63,7 @@ def holder_of(state: sqlite3.Row, now: int) -> dict[str, Any]:
     }
 
 
-def attempts_of(view: View, state: sqlite3.Row) -> list[dict[str, Any]]:
+def attempts_of(view: View, state: Row) -> list[dict[str, Any]]:
     """Return a state with those whose place it took, and those that took its, oldest first."""
     before = list(_follow(view, "seq = ?", "retry_of", state["retry_of"]))
     after = list(_follow(view, "retry_of = ?", "seq", state["seq"]))
@@ -81,7 +81,7 @@ def attempts_of(view: View, state: sqlite3.Row) -> list[dict[str, Any]]:
     ]
 
 
-def _follow(view: View, condition: str, column: str, seq: int | None) -> Iterator[sqlite3.Row]:
+def _follow(view: View, condition: str, column: str, seq: int | None) -> Iterator[Row]:
     """Yield the attempts that lead on from one, nearest first."""
     for _ in range(MAX_ATTEMPTS):
         row = None

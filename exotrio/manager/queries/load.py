@@ -6,7 +6,6 @@ Each query reads a partial index that finished states are not in, or the tallies
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from exotrio.manager.engine.states import ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED
 from exotrio.manager.store import tallies
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 
 MAX_COUNTED = 100_000
@@ -92,9 +92,9 @@ def held_by_worker(view: View, namespace: str) -> Counter[str]:
     return Counter({worker: len(states) for worker, states in states_held(view, namespace).items()})
 
 
-def states_held(view: View, namespace: str) -> Mapping[str, list[sqlite3.Row]]:
+def states_held(view: View, namespace: str) -> Mapping[str, list[Row]]:
     """Return what each worker holds (seq, worker, claimed_at), longest first; nothing for one unknown."""
-    found: defaultdict[str, list[sqlite3.Row]] = defaultdict(list)
+    found: defaultdict[str, list[Row]] = defaultdict(list)
     for row in view.execute(
         "SELECT seq, worker, claimed_at FROM"
         " (SELECT * FROM states INDEXED BY states_held WHERE status = 'QUEUED' LIMIT ?)"

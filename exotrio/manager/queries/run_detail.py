@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,6 +11,7 @@ from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import CREATED, ERRORED, STATUSES
 from exotrio.manager.rules.template import Place, Template
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 from exotrio.manager.web.format import CANCELLED, SHOWN_STATUS, STATUS_CLASS, classed
 from exotrio.manager.web.svg.graph import Box
@@ -29,7 +29,7 @@ MAX_EVENTS = 20_000
 EVENTS_SHOWN = 50
 
 
-def find_run(view: View, namespace: str, run_id: str) -> sqlite3.Row | None:
+def find_run(view: View, namespace: str, run_id: str) -> Row | None:
     """Return a run with the name of its graph, or None."""
     return view.row(RUNS + " WHERE runs.run_id = ? AND runs.namespace = ?", (run_id, namespace))
 
@@ -42,7 +42,7 @@ def counts_of(view: View, run: int) -> dict[int, dict[str, int]]:
     }
 
 
-def run_classed(counts: Mapping[str, int], run: sqlite3.Row) -> dict[str, int]:
+def run_classed(counts: Mapping[str, int], run: Row) -> dict[str, int]:
     """Return counts by status of states of a run as counts by class."""
     found = classed(counts)
     if run["cancelled_at"] is not None and "errored" in found:
@@ -50,7 +50,7 @@ def run_classed(counts: Mapping[str, int], run: sqlite3.Row) -> dict[str, int]:
     return found
 
 
-def store_of(view: View, run: sqlite3.Row, template: Template) -> list[tuple[str, str]]:
+def store_of(view: View, run: Row, template: Template) -> list[tuple[str, str]]:
     """Return the store of a run, with what its graph has for keys that were not given."""
     rows = view.execute("SELECT key, value FROM store WHERE run = ?", (run["id"],))
     given = {row["key"]: row["value"] for row in rows}
@@ -60,7 +60,7 @@ def store_of(view: View, run: sqlite3.Row, template: Template) -> list[tuple[str
 def boxes_of(
     template: Template,
     counts: Mapping[int, Mapping[str, int]],
-    run: sqlite3.Row,
+    run: Row,
     href: Callable[[Place], str | None],
     note: Callable[[Place], str | None] = lambda place: None,
     *,
@@ -104,7 +104,7 @@ class Listed:
 
 def list_states(
     view: View,
-    run: sqlite3.Row,
+    run: Row,
     template: Template,
     *,
     place: int | None,
@@ -148,7 +148,7 @@ def list_states(
     return Listed(states, view.state_id(beyond["seq"]), MOST_LOOKED_AT)
 
 
-def _listed(view: View, row: sqlite3.Row, template: Template) -> dict[str, Any]:
+def _listed(view: View, row: Row, template: Template) -> dict[str, Any]:
     waits, runs, ends = times(row)
     now = view.now_ms
     return {
@@ -166,7 +166,7 @@ def _listed(view: View, row: sqlite3.Row, template: Template) -> dict[str, Any]:
     }
 
 
-def times(state: sqlite3.Row) -> tuple[int, int | None, int | None]:
+def times(state: Row) -> tuple[int, int | None, int | None]:
     """Return since when a state waited, since when it was held, and when it ended, in Unix ms.
 
     It waits from when it was made, or, if it was delayed, from when it might have run. One that waits
@@ -182,7 +182,7 @@ def times(state: sqlite3.Row) -> tuple[int, int | None, int | None]:
     return waits, runs, ends
 
 
-def was_cancelled(state: sqlite3.Row) -> bool:
+def was_cancelled(state: Row) -> bool:
     """Return whether a state ended because its run was cancelled."""
     return bool(state["status"] == ERRORED and state["error"] == "cancelled")
 
@@ -201,7 +201,7 @@ class Spans:
     until: int
 
 
-def spans_of(view: View, run: sqlite3.Row, template: Template, href: Mapping[str, str]) -> Spans:
+def spans_of(view: View, run: Row, template: Template, href: Mapping[str, str]) -> Spans:
     """Return the spans of a run's states.
 
     Args:
@@ -245,7 +245,7 @@ def spans_of(view: View, run: sqlite3.Row, template: Template, href: Mapping[str
     return Spans(spans, each, max(1, end - begin))
 
 
-def _kind(state: sqlite3.Row, cancelled_at: int | None) -> str:
+def _kind(state: Row, cancelled_at: int | None) -> str:
     # By its time, since its error may lie far behind large values.
     is_cancelled = state["status"] == ERRORED and state["finished_at"] == cancelled_at
     return CANCELLED if is_cancelled else STATUS_CLASS[state["status"]]
@@ -263,7 +263,7 @@ def _ends(view: View, run: int) -> tuple[int, int]:
 
 
 def events_of(
-    view: View, run: sqlite3.Row, template: Template, most: int = EVENTS_SHOWN
+    view: View, run: Row, template: Template, most: int = EVENTS_SHOWN
 ) -> tuple[list[dict[str, Any]], bool]:
     """Return the newest events of a run's states, newest first, and whether there may be older ones.
 

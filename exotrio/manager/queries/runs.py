@@ -7,7 +7,6 @@ after the texts of ``MAX_READ`` states, and the page says how to go on from ther
 from __future__ import annotations
 
 import math
-import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.runs import RUNS, find_run
 from exotrio.manager.engine.states import STATUSES
 from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
 
 PAGE_SIZE = 50
@@ -28,7 +28,7 @@ MAX_READ = 50_000
 RUN_STATUSES = ("running", "failed", "success", "cancelled")
 
 
-def status_of(run: sqlite3.Row) -> str:
+def status_of(run: Row) -> str:
     """Return the status of a run in one word."""
     if run["cancelled_at"] is not None:
         return "cancelled"
@@ -39,7 +39,7 @@ def status_of(run: sqlite3.Row) -> str:
     return "success"
 
 
-def run_row(run: sqlite3.Row, now_ms: int) -> dict[str, Any]:
+def run_row(run: Row, now_ms: int) -> dict[str, Any]:
     """Return a run, selected by ``RUNS``, as a list shows it."""
     total = run["pending"] + run["success"] + run["errored"] + run["retried"]
     bad = "errored" if run["cancelled_at"] is None else "cancelled"
@@ -101,7 +101,7 @@ def search(
     )
     reader = _Reader(view, text)
     found: list[dict[str, Any]] = []
-    last: sqlite3.Row | None = None
+    last: Row | None = None
     for looked_at, row in enumerate(rows):
         full = len(found) == PAGE_SIZE
         if full or looked_at == MAX_LOOKED_AT or reader.is_tired:
@@ -114,7 +114,7 @@ def search(
     return Found(found, None, None)
 
 
-def _cursor(run: sqlite3.Row) -> str:
+def _cursor(run: Row) -> str:
     """Return what a client gives back to go on behind a run."""
     return f"{run['created_at']}.{run['id']}"
 
@@ -141,7 +141,7 @@ class _Reader:
     def is_tired(self) -> bool:
         return self._left <= 0
 
-    def finds(self, run: sqlite3.Row) -> bool:
+    def finds(self, run: Row) -> bool:
         if not self._text:
             return True
         as_json, plain = self._patterns
@@ -209,7 +209,7 @@ def list_runs(view: View, namespace: str, query: RunsQuery) -> dict[str, Any]:
     }
 
 
-def newest_runs(view: View, namespace: str, limit: int, offset: int = 0) -> list[sqlite3.Row]:
+def newest_runs(view: View, namespace: str, limit: int, offset: int = 0) -> list[Row]:
     """Return runs of a namespace, newest first."""
     return view.execute(
         RUNS + " WHERE runs.namespace = ? ORDER BY runs.created_at DESC, runs.id DESC LIMIT ? OFFSET ?",
@@ -217,7 +217,7 @@ def newest_runs(view: View, namespace: str, limit: int, offset: int = 0) -> list
     ).fetchall()
 
 
-def run_summary(run: sqlite3.Row) -> dict[str, Any]:
+def run_summary(run: Row) -> dict[str, Any]:
     """Return a run, selected by ``RUNS``, as the native API shows it."""
     return {
         **_v0_summary(run),
@@ -226,7 +226,7 @@ def run_summary(run: sqlite3.Row) -> dict[str, Any]:
     }
 
 
-def _v0_summary(run: sqlite3.Row) -> dict[str, Any]:
+def _v0_summary(run: Row) -> dict[str, Any]:
     if run["pending"]:
         status = RunStatus.PENDING
     elif run["errored"] or not run["success"] + run["retried"]:

@@ -6,7 +6,6 @@ shifts nothing, and the thousandth page costs what the first does.
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -20,6 +19,7 @@ from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import chain, find_state
 from exotrio.manager.queries.runs import Where
 from exotrio.manager.rules.errors import Refused, not_found
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 
 WINDOW = 100_000
@@ -150,7 +150,7 @@ def show_state(view: View, namespace: str, graph_name: str, run_id: str, state_i
     return shown
 
 
-def detail(view: View, state: sqlite3.Row) -> dict[str, Any]:
+def detail(view: View, state: Row) -> dict[str, Any]:
     """Return a state, from ``find_state``, as v0 shows it."""
     run = view.row(RUNS + " WHERE runs.id = ?", (state["run"],))
     assert run is not None, "find_state finds no state without its run"

@@ -29,9 +29,9 @@ from exotrio.manager.security.cipher import (
     key_file_of,
     new_key,
 )
-from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.port import Store, Transaction, View
 from exotrio.manager.store.sqlite.database import truncate_log
-from exotrio.manager.store.sqlite.store import Store, open_store
+from exotrio.manager.store.sqlite.store import open_store
 
 logger = logging.getLogger("exotrio.manager")
 
@@ -88,7 +88,7 @@ def encrypt_anew(tx: Transaction, cipher: Cipher) -> Renewed:
     """Encrypt with the newest key what was encrypted with an older one."""
     found = Renewed()
     outdated = _outdated(tx, cipher, found)
-    with tx.wiping():
+    with tx.secure_delete():
         tx.executemany(
             "UPDATE secrets SET value = ? WHERE graph = ? AND name = ?",
             ((cipher.encrypt(one.plain, **one.place), one.graph, one.name) for one in outdated),

@@ -15,12 +15,14 @@ meanwhile, which looks the same and is treated the same).
 from __future__ import annotations
 
 import logging
-import sqlite3
+import time
 from collections.abc import Callable
 
 from pydantic_core import from_json, to_json
 
 from exotrio._util.cron import next_occurrence_ms
+from exotrio.manager.store.driver import Connection
+from exotrio.manager.store.port import View
 
 Clock = Callable[[], int]
 """Returns Unix milliseconds."""
@@ -48,7 +50,7 @@ class WatchedClock:
         clock: The wall clock.
     """
 
-    def __init__(self, connection: sqlite3.Connection, clock: Clock) -> None:
+    def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
         stored = connection.execute("SELECT value FROM meta WHERE key = 'clock_latest'").fetchone()
@@ -140,23 +142,23 @@ class WatchedClock:
                 )
 
 
-def not_yet_trusted(connection: sqlite3.Connection, now: int, at_most: int) -> int:
-    """Return by how much the clock was set ahead within the last day, in ms.
-
-    Args:
-        now: The time, in Unix ms.
-        at_most: Milliseconds, if that is to be less than a day.
-    """
-    return sum(by for at, by in _steps_ahead(connection) if now - at < min(at_most, DAY_MS))
+def set_ahead_ms(view: View, within_ms: int) -> int:
+    """Return by how many ms the clock was set ahead within the last ``within_ms``, at most within a day."""
+    return sum(by for at, by in _steps_ahead(view) if view.now_ms - at < min(within_ms, DAY_MS))
 
 
-def _steps_ahead(connection: sqlite3.Connection) -> list[tuple[int, int]]:
+def _steps_ahead(connection: Connection | View) -> list[tuple[int, int]]:
     """Return when the clock was set ahead, by itself, and by how many ms, within the last day or so."""
     row = connection.execute("SELECT value FROM meta WHERE key = 'clock_ahead'").fetchone()
     return [] if row is None else [(at, by) for at, by in from_json(row[0])]
 
 
-def _put(connection: sqlite3.Connection, key: str, value: str) -> None:
+def _put(connection: Connection, key: str, value: str) -> None:
     connection.execute(
         "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
     )
+
+
+def wall_clock() -> int:
+    """Return the time in Unix milliseconds."""
+    return time.time_ns() // 1_000_000

@@ -1,59 +1,29 @@
-"""What use cases and queries work with: the database as a ``Transaction``, or as a ``View`` of it."""
+"""What use cases and queries work with: the database as a ``Transaction``, or as a ``View`` of it.
+
+And what runs them: a ``Store``.
+"""
 
 from __future__ import annotations
 
-import sqlite3
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from pydantic_core import from_json
-
-from exotrio._wire.graphs import GraphBody
+from exotrio.errors import DatabaseError
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.rules.template import Template
-from exotrio.manager.store.clock import not_yet_trusted
+from exotrio.manager.store.catalog import Catalog
+from exotrio.manager.store.driver import Connection, Row, Rows
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Topic = int | str | tuple[int, int]
 """What somebody may wait for: something to claim of a node (its id), or of that in one run (the numbers
 of both); the begin or the end of a run (its id)."""
-
-
-MAX_INPUTS = 16 * 1024 * 1024
-"""Bytes, as of the body of a request: a state that is larger could not be handed out, or only to few."""
-
-
-class Catalog:
-    """What is read over and over, kept parsed; and what holds for all that use it.
-
-    Templates never change, so every thread may share them. Registered nodes do change: only the
-    writer looks them up here, and registering forgets them.
-
-    Args:
-        max_inputs: Most bytes of the inputs of a new state.
-    """
-
-    def __init__(self, max_inputs: int = MAX_INPUTS) -> None:
-        self.max_inputs = max_inputs
-        self._templates: dict[int, Template] = {}
-        self.nodes: dict[tuple[str, str], Registered] = {}
-
-    def template(self, connection: sqlite3.Connection, template_id: int) -> Template:
-        """Return the compiled template, reading it at most once."""
-        found = self._templates.get(template_id)
-        if found is None:
-            row = connection.execute("SELECT body FROM templates WHERE id = ?", (template_id,)).fetchone()
-            found = Template(GraphBody.model_validate_json(row["body"]))
-            if len(self._templates) >= 1_000:
-                self._templates.clear()
-            self._templates[template_id] = found
-        return found
-
-    def clear(self) -> None:
-        """Forget everything: an id that was rolled back will name another template."""
-        self._templates.clear()
-        self.nodes.clear()
 
 
 class OutOfTime(Exception):
@@ -69,14 +39,14 @@ class View:
             statements has to be ended, too. Defaults to None.
     """
 
-    def __init__(self, connection: sqlite3.Connection, catalog: Catalog, stamp: str, now_ms: int) -> None:
+    def __init__(self, connection: Connection, catalog: Catalog, stamp: str, now_ms: int) -> None:
         self._connection = connection
         self._catalog = catalog
         self._stamp = stamp
         self.now_ms = now_ms
         self.check: Callable[[], None] | None = None
 
-    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
         """Run one statement.
 
         Raises:
@@ -86,18 +56,14 @@ class View:
             self.check()
         return self._connection.execute(sql, parameters)
 
-    def row(self, sql: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Row | None:
+    def row(self, sql: str, parameters: tuple[Any, ...] = ()) -> Row | None:
         """Return the first row, or None.
 
         Raises:
             OutOfTime: the time is over.
         """
-        found: sqlite3.Row | None = self.execute(sql, parameters).fetchone()
+        found: Row | None = self.execute(sql, parameters).fetchone()
         return found
-
-    def not_yet_trusted(self, at_most_ms: int) -> int:
-        """Return by how many ms the clock was set ahead within the last day, or ``at_most_ms``."""
-        return not_yet_trusted(self._connection, self.now_ms, at_most_ms)
 
     def serialize(self) -> bytes:
         """Return the whole database as a file would hold it. For one in memory."""
@@ -143,7 +109,7 @@ class Transaction(View):
 
     def __init__(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         catalog: Catalog,
         stamp: str,
         now_ms: int,
@@ -160,21 +126,7 @@ class Transaction(View):
 
     def registered(self, namespace: str, name: str) -> Registered | None:
         """Return what is registered under this name, or None."""
-        found = self._catalog.nodes.get((namespace, name))
-        if found is None:
-            row = self.row("SELECT * FROM nodes WHERE namespace = ? AND name = ?", (namespace, name))
-            if row is None:
-                return None
-            found = self._catalog.nodes[namespace, name] = Registered(
-                id=row["id"],
-                namespace=namespace,
-                name=name,
-                inputs=_properties(row["inputs_schema"]),
-                required=_required(row["inputs_schema"]),
-                outputs=_properties(row["outputs_schema"]),
-                secrets=tuple(from_json(row["secrets"])),
-            )
-        return found
+        return self._catalog.registered(self._connection, namespace, name)
 
     def announce(self, run: int, node_id: int) -> None:
         """Say that a state of this run and node became claimable, or will."""
@@ -183,7 +135,7 @@ class Transaction(View):
 
     def forget_registered(self) -> None:
         """Read registered nodes anew from now on."""
-        self._catalog.nodes.clear()
+        self._catalog.forget_registered()
 
     def executemany(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
         """Run one statement for many rows."""
@@ -202,7 +154,7 @@ class Transaction(View):
             self._connection.execute("RELEASE attempt")
 
     @contextmanager
-    def wiping(self) -> Iterator[None]:
+    def secure_delete(self) -> Iterator[None]:
         """Overwrite in the file what the body deletes or replaces: usually that stays where it was."""
         before = self._connection.execute("PRAGMA secure_delete").fetchone()[0]
         self._connection.execute("PRAGMA secure_delete = ON")
@@ -218,12 +170,128 @@ class Transaction(View):
         return seq
 
 
-def _required(schema: str) -> tuple[str, ...]:
-    # Registration does not check schemas, so anything may stand here.
-    required = from_json(schema).get("required")
-    return tuple(name for name in required if isinstance(name, str)) if isinstance(required, list) else ()
+class Store(Protocol):
+    """Where use cases run."""
+
+    on_commit: Callable[[Committed], None]
+    """Called in the Trio thread after every commit."""
+
+    @property
+    def path(self) -> Path | None:
+        """The file, or None in memory."""
+        ...
+
+    @property
+    def written(self) -> int:
+        """Rows written since the start: a number that grows whenever something may look different."""
+        ...
+
+    async def write(
+        self,
+        use_case: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run a use case and return its result once it is durable.
+
+        Raises:
+            DatabaseError: it could not be committed; nothing of it happened.
+            Whatever the use case raises; nothing of it happened.
+
+        Cancellation:
+            The use case may or may not happen. If it did, what it left as ``tx.undo`` is run.
+        """
+        ...
+
+    def write_later(self, use_case: Callable[[Transaction], object]) -> None:
+        """Run a use case that nobody waits for; try again each second while the database fails."""
+        ...
+
+    async def write_once_ready(
+        self,
+        longest: float,
+        use_case: Callable[Concatenate[Transaction, P], T | None],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T | None:
+        """Run a use case that may have to wait for something, and return its result once it is durable.
+
+        While it returns None it is run again: in each commit that announces one of the topics it left
+        as ``tx.waits_for``, and when it said that something of them comes due. Those who wait for the
+        same run in the order in which they came, until one of them returns None: then there is nothing
+        left for the others.
+
+        Args:
+            longest: Most seconds to wait. Then it is run a last time, and may return None.
+            use_case: What to run.
+
+        Raises:
+            As ``write``.
+
+        Cancellation:
+            As ``write``.
+        """
+        ...
+
+    async def check_writable(self) -> None:
+        """Return if something can be written. Writes something only if nothing was written just now.
+
+        Raises:
+            DatabaseError: nothing can be written.
+
+        Cancellation:
+            As ``write``.
+        """
+        ...
+
+    async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a query that runtimes or the state manager itself wait for, and return its result.
+
+        It is to be short: there is no deadline.
+
+        Cancellation:
+            Safe: a query changes nothing.
+        """
+        ...
+
+    async def look(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a query that people wait for, a page or a search, and return its result.
+
+        However many there are, and however long they take, they do not hold up ``read``. In memory they
+        are no different.
+
+        Raises:
+            Refused: it took longer than 10 s, or others took so long that its turn did not come.
+
+        Cancellation:
+            Safe: a query changes nothing.
+        """
+        ...
 
 
-def _properties(schema: str) -> dict[str, Any]:
-    properties = from_json(schema).get("properties")
-    return properties if isinstance(properties, dict) else {}
+class Committed(Protocol):
+    """What one commit did, as far as others may know."""
+
+    @property
+    def writes(self) -> Sized:
+        """The use cases that have their results now."""
+        ...
+
+    @property
+    def failed(self) -> bool:
+        """Whether nothing of it happened."""
+        ...
+
+    @property
+    def ended(self) -> Counter[tuple[str, str, str]]:
+        """How many states got a status in which they stay, by (namespace, node, status)."""
+        ...
+
+
+class NotCommitted(DatabaseError):
+    """A commit failed; the log has the reason."""
+
+
+def log_level(error: DatabaseError) -> int:
+    """Return the level at which whoever meets an error logs it: while a disk is full, everybody does."""
+    return logging.DEBUG if isinstance(error, NotCommitted) else logging.ERROR

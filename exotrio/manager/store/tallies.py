@@ -8,10 +8,10 @@ Times are counted in buckets that are at most a fifth wide, so a quantile is rig
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from exotrio.manager.store.driver import Connection
 from exotrio.manager.store.port import View
 
 MINUTE_MS = 60_000
@@ -50,7 +50,7 @@ def quantile(buckets: Mapping[int, int], share: float) -> float | None:
     raise AssertionError("unreachable: no share is more than the whole")
 
 
-def write(connection: sqlite3.Connection, counted: Counter[Key], now_ms: int) -> None:
+def write(connection: Connection, counted: Counter[Key], now_ms: int) -> None:
     """Add counts to the present minute, and forget those of its nodes that are too old."""
     if not counted:
         return

@@ -19,8 +19,7 @@ from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.security.access import Tries, client_address
 from exotrio.manager.service import Service
-from exotrio.manager.store.port import View
-from exotrio.manager.store.sqlite.commits import log_level
+from exotrio.manager.store.port import View, log_level
 from exotrio.manager.web import actions
 from exotrio.manager.web.assets import serve_asset
 from exotrio.manager.web.export import report

@@ -20,8 +20,9 @@ import outcome
 from exotrio._util.words import plural
 from exotrio.errors import DatabaseError
 from exotrio.manager.store import tallies
+from exotrio.manager.store.catalog import Catalog
 from exotrio.manager.store.clock import Clock, WatchedClock
-from exotrio.manager.store.port import Catalog, Topic, Transaction, View
+from exotrio.manager.store.port import NotCommitted, Topic, Transaction, View
 from exotrio.manager.store.sqlite.writes import Waiting, Write
 
 logger = logging.getLogger("exotrio.manager.store")
@@ -30,29 +31,20 @@ MAX_GROUP = 256
 """Use cases of one commit; bounds how long the first of a group waits for the last."""
 TALLY_INTERVAL_MS = 1_000
 """Between two writes of what ended how; what is counted meanwhile is lost if the process is killed."""
-PAUSE = 1.0
+RETRY_AFTER = 1.0
 """Seconds after a commit that failed, until what is owed, or has come due, is tried again."""
-PROVEN_FOR = 10.0
+WRITABLE_FOR = 10.0
 """Seconds for which a commit that wrote something proves that something can be written."""
 TELL_AGAIN = 60.0
 """Seconds between two lines in the log about commits that fail for the same reason."""
-
-
-class NotCommitted(DatabaseError):
-    """A commit failed; the log has the reason."""
-
-
-def log_level(error: DatabaseError) -> int:
-    """Return the level at which whoever meets an error logs it: while a disk is full, everybody does."""
-    return logging.DEBUG if isinstance(error, NotCommitted) else logging.ERROR
 
 
 _FIX = "check its file and the free space of its disk"
 
 
 @dataclass(slots=True)
-class Committed:
-    """What one commit did.
+class Commit:
+    """What one commit did: the ``Committed`` of SQLite.
 
     Attributes:
         writes: Those that have their results now.
@@ -97,12 +89,12 @@ class Committer:
         self._check = check
         self._damage: Exception | None = None
         self._trouble: Exception | None = None
-        self._proven_at = -math.inf
+        self._written_at = -math.inf
         self._watched = WatchedClock(connection, clock)
         self.written = 0
         self._waiting = Waiting()
-        self._owed: list[Write] = []
-        self._owed_at = math.inf
+        self._repeated: list[Write] = []
+        self._retry_at = math.inf
         self._tally: Counter[tallies.Key] = Counter()
         self._tallied_at = 0
         self._told, self._told_at = "", 0.0
@@ -110,7 +102,7 @@ class Committer:
         last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'states'").fetchone()
         self._next_seq = (last[0] if last else 0) + 1
 
-    def commit(self, writes: Sequence[Write], *, last: bool = False) -> Committed:
+    def commit(self, writes: Sequence[Write], *, last: bool = False) -> Commit:
         """Run use cases in one SQLite transaction, and with them those that waited for what they announce,
         for what has come due, or long enough.
 
@@ -120,12 +112,12 @@ class Committer:
         """
         now = self.now()
         over, due = self._waiting.over(now, MAX_GROUP), self._waiting.due(now)
-        if writes or last or now >= self._owed_at:
-            writes, self._owed, self._owed_at = [*self._owed, *writes], [], math.inf
+        if writes or last or now >= self._retry_at:
+            writes, self._repeated, self._retry_at = [*self._repeated, *writes], [], math.inf
         if not (writes or over or due or last):
-            return Committed()
+            return Commit()
         patient = dict.fromkeys([*over, *(write for write in writes if write.deadline is not None)])
-        committed = Committed()
+        committed = Commit()
         try:
             self.connection.execute("BEGIN IMMEDIATE")
             self._watched.look()
@@ -147,13 +139,13 @@ class Committer:
             self._check()
             self.connection.execute("COMMIT")
         except Exception as error:
-            self._waiting.put_off(due, self.now() + PAUSE)
+            self._waiting.put_off(due, self.now() + RETRY_AFTER)
             return self._failed(list(dict.fromkeys([*writes, *over])), error)
         self._watched.committed()
         if self._damage is not None:
             self._trouble = self._damage
         elif is_proof:
-            self._trouble, self._proven_at = None, self.now()
+            self._trouble, self._written_at = None, self.now()
         if write_tally:
             self._tally, self._tallied_at = Counter(), tallied_at
         else:
@@ -162,8 +154,8 @@ class Committer:
         self._waiting.looked(due)
         for write in committed.writes:
             self._waiting.drop(write)
-            if write.owed and isinstance(write.result, outcome.Error):
-                self._owe(write, write.result.error)
+            if write.repeat and isinstance(write.result, outcome.Error):
+                self._repeat(write, write.result.error)
         for write in committed.waits:
             self._waiting.keep(write)
         return committed
@@ -171,7 +163,7 @@ class Committer:
     @property
     def next_look(self) -> float:
         """When to commit though nothing is handed in: by then something that waits has to be run."""
-        return min(self._owed_at, self._waiting.next_look())
+        return min(self._retry_at, self._waiting.next_look())
 
     def give_up(self, error: Callable[[], Exception]) -> list[Write]:
         """Return all that wait, each with an error for its result."""
@@ -184,7 +176,7 @@ class Committer:
         """Return what a query sees on a connection."""
         return View(connection, self.catalog, self.stamp, self.clock())
 
-    def prove(self, tx: Transaction) -> None:
+    def check_writable(self, tx: Transaction) -> None:
         """Write something, unless that was possible just now. A use case.
 
         Raises:
@@ -192,10 +184,10 @@ class Committer:
         """
         if self._trouble is not None and _is_damage(self._trouble):
             raise self._trouble
-        if self._trouble is not None or self.now() - self._proven_at >= PROVEN_FOR:
+        if self._trouble is not None or self.now() - self._written_at >= WRITABLE_FOR:
             tx.execute("INSERT OR REPLACE INTO meta VALUES ('proof', ?)", (tx.now_ms,))
 
-    def _run_waiting(self, committed: Committed, due: Collection[Topic]) -> set[Write]:
+    def _run_waiting(self, committed: Commit, due: Collection[Topic]) -> set[Write]:
         """Run what waits for what this commit announces, or what has come due; return what was run."""
         topics = committed.ready.union(due)
         ran: set[Write] = set()
@@ -214,7 +206,7 @@ class Committer:
                     break
         return ran
 
-    def _run(self, write: Write, committed: Committed) -> None:
+    def _run(self, write: Write, committed: Commit) -> None:
         """Run one use case in a savepoint of its own, so that it is undone alone if it raises."""
         tx = Transaction(self.connection, self.catalog, self.stamp, self._watched(), self._next_seq)
         tx.waited = write in self._waiting
@@ -241,7 +233,7 @@ class Committer:
         write.result = result
         (committed.waits if write.is_open else committed.writes).append(write)
 
-    def _failed(self, writes: Sequence[Write], error: Exception) -> Committed:
+    def _failed(self, writes: Sequence[Write], error: Exception) -> Commit:
         """Undo all of a commit. What was not handed in goes on waiting: nothing was announced to it."""
         # A full disk, say: SQLite may have rolled back the whole group, and then nobody's work
         # happened, also of those whose use case had already returned. Not only SQLite's errors:
@@ -256,15 +248,15 @@ class Committer:
             write.result = outcome.Error(_not_written(NotCommitted, error))
             # It has its answer. Answered once more, it would bring down the loop of whoever waited.
             self._waiting.drop(write)
-            if write.owed:
-                self._owe(write, write.result.error)
-        return Committed(list(writes), failed=True)
+            if write.repeat:
+                self._repeat(write, write.result.error)
+        return Commit(list(writes), failed=True)
 
-    def _owe(self, write: Write, error: BaseException) -> None:
+    def _repeat(self, write: Write, error: BaseException) -> None:
         """Try something that failed again, unless it never will succeed."""
         if isinstance(error, DatabaseError):
-            self._owed.append(write)
-            self._owed_at = self.now() + PAUSE
+            self._repeated.append(write)
+            self._retry_at = self.now() + RETRY_AFTER
         else:
             logger.error("a use case that nobody waited for failed", exc_info=error)
 

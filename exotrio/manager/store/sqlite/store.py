@@ -24,14 +24,15 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import trio
 
 from exotrio.errors import DatabaseError
-from exotrio.manager.store.clock import Clock
-from exotrio.manager.store.port import MAX_INPUTS, Catalog, Transaction, View
-from exotrio.manager.store.sqlite.commits import MAX_GROUP, Committed, Committer
+from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
+from exotrio.manager.store.clock import Clock, wall_clock
+from exotrio.manager.store.port import Committed, Store, Transaction, View
+from exotrio.manager.store.sqlite.commits import MAX_GROUP, Commit, Committer
 from exotrio.manager.store.sqlite.copy import remove_leftovers
 from exotrio.manager.store.sqlite.database import MEMORY, Ownership, SameFiles, open_writer
 from exotrio.manager.store.sqlite.own_files import real_path
@@ -47,110 +48,6 @@ CLOSING_GRACE = 10.0
 """Seconds the writer may take for its last commit before the process gives it up."""
 
 
-def wall_clock() -> int:
-    """Return the time in Unix milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
-class Store(Protocol):
-    """Where use cases run."""
-
-    on_commit: Callable[[Committed], None]
-    """Called in the Trio thread after every commit."""
-
-    @property
-    def path(self) -> Path | None:
-        """The file, or None in memory."""
-        ...
-
-    @property
-    def written(self) -> int:
-        """Rows written since the start: a number that grows whenever something may look different."""
-        ...
-
-    async def write(
-        self,
-        use_case: Callable[Concatenate[Transaction, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """Run a use case and return its result once it is durable.
-
-        Raises:
-            DatabaseError: it could not be committed; nothing of it happened.
-            Whatever the use case raises; nothing of it happened.
-
-        Cancellation:
-            The use case may or may not happen. If it did, what it left as ``tx.undo`` is run.
-        """
-        ...
-
-    def owe(self, use_case: Callable[[Transaction], object]) -> None:
-        """Run a use case for nobody who waits for it, again and again should the database fail."""
-        ...
-
-    async def write_once_ready(
-        self,
-        longest: float,
-        use_case: Callable[Concatenate[Transaction, P], T | None],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T | None:
-        """Run a use case that may have to wait for something, and return its result once it is durable.
-
-        While it returns None it is run again: in each commit that announces one of the topics it left
-        as ``tx.waits_for``, and when it said that something of them comes due. Those who wait for the
-        same run in the order in which they came, until one of them returns None: then there is nothing
-        left for the others.
-
-        Args:
-            longest: Most seconds to wait. Then it is run a last time, and may return None.
-            use_case: What to run.
-
-        Raises:
-            As ``write``.
-
-        Cancellation:
-            As ``write``.
-        """
-        ...
-
-    async def prove(self) -> None:
-        """Return if something can be written. Writes something only if nothing was written just now.
-
-        Raises:
-            DatabaseError: nothing can be written.
-
-        Cancellation:
-            As ``write``.
-        """
-        ...
-
-    async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a query that runtimes or the state manager itself wait for, and return its result.
-
-        It is to be short: there is no deadline.
-
-        Cancellation:
-            Safe: a query changes nothing.
-        """
-        ...
-
-    async def look(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a query that people wait for, a page or a search, and return its result.
-
-        However many there are, and however long they take, they do not hold up ``read``. In memory they
-        are no different.
-
-        Raises:
-            Refused: it took longer than 10 s, or others took so long that its turn did not come.
-
-        Cancellation:
-            Safe: a query changes nothing.
-        """
-        ...
-
-
 def _closed() -> DatabaseError:
     return DatabaseError(
         "the state manager was closed",
@@ -164,14 +61,13 @@ def _answer(write: Write) -> None:
         trio.lowlevel.reschedule(write.task, write.result)
 
 
-class MemoryStore:
-    """A database in memory: everything happens in the calling task, at once."""
+class _CommittingStore:
+    """What the stores share: use cases become writes, which ``_settle`` hands to the committer."""
 
-    def __init__(self, committer: Committer) -> None:
+    def __init__(self, committer: Committer, path: Path | None) -> None:
         self._committer = committer
         self._closed = False
-        self._scopes: dict[Write, trio.CancelScope] = {}
-        self.path = None
+        self.path = path
         self.on_commit: Callable[[Committed], None] = lambda committed: None
 
     @property
@@ -181,15 +77,8 @@ class MemoryStore:
     async def write(
         self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        await trio.lowlevel.checkpoint()
-        write = Write(lambda tx: use_case(tx, *args, **kwargs))
-        self._commit([write])
-        value: T = write.result.unwrap()
+        value: T = await self._settle(Write(lambda tx: use_case(tx, *args, **kwargs)))
         return value
-
-    def owe(self, use_case: Callable[[Transaction], object]) -> None:
-        if not self._closed:
-            self._commit([Write(use_case, owed=True)])
 
     async def write_once_ready(
         self,
@@ -198,24 +87,43 @@ class MemoryStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T | None:
-        await trio.lowlevel.checkpoint()
-        deadline = trio.current_time() + longest
-        write = Write(lambda tx: use_case(tx, *args, **kwargs), deadline=deadline)
-        handed_in = [write]
-        value: T | None
-        while write not in self._commit(handed_in):
-            with trio.CancelScope() as scope:
-                value = await self._answered(write, scope)
-                return value
-            # Called to look: for all who wait, and for itself if its time is over, or what it waits for
-            # came just before it could.
-            handed_in = [write] if write.missed or trio.current_time() >= deadline else []
-            write.abandoned = write.missed = False
-        value = write.result.unwrap()
+        deadline = self._committer.now() + longest
+        value: T | None = await self._settle(
+            Write(lambda tx: use_case(tx, *args, **kwargs), deadline=deadline)
+        )
         return value
 
-    async def prove(self) -> None:
-        await self.write(self._committer.prove)
+    async def check_writable(self) -> None:
+        await self.write(self._committer.check_writable)
+
+    async def _settle(self, write: Write) -> Any:
+        """Return the result of a write once it is committed."""
+        raise NotImplementedError
+
+
+class MemoryStore(_CommittingStore):
+    """A database in memory: everything happens in the calling task, at once."""
+
+    def __init__(self, committer: Committer) -> None:
+        super().__init__(committer, None)
+        self._scopes: dict[Write, trio.CancelScope] = {}
+
+    def write_later(self, use_case: Callable[[Transaction], object]) -> None:
+        if not self._closed:
+            self._commit([Write(use_case, repeat=True)])
+
+    async def _settle(self, write: Write) -> Any:
+        await trio.lowlevel.checkpoint()
+        handed_in = [write]
+        while write not in self._commit(handed_in):
+            with trio.CancelScope() as scope:
+                return await self._answered(write, scope)
+            # Called to look: for all who wait, and for itself if its time is over, or what it waits for
+            # came just before it could.
+            assert write.deadline is not None, "only what may wait is left open by a commit"
+            handed_in = [write] if write.missed or trio.current_time() >= write.deadline else []
+            write.abandoned = write.missed = False
+        return write.result.unwrap()
 
     async def _answered(self, write: Write, scope: trio.CancelScope) -> Any:
         """Wait for the commit of somebody else that has something for it, or until it has to look itself."""
@@ -249,13 +157,13 @@ class MemoryStore:
     look = read
 
     def close(self) -> None:
-        """Let nobody wait any longer."""
+        """Answer all that wait with an error."""
         self._closed = True
         for write in self._committer.give_up(_closed):
             _answer(write)
 
     def _commit(self, writes: Sequence[Write]) -> Sequence[Write]:
-        """Commit; return what has its result now, also of others."""
+        """Commit; return all that have their results now, of other tasks too."""
         if self._closed:
             raise _closed()
         committed = self._committer.commit(writes)
@@ -267,51 +175,22 @@ class MemoryStore:
         return committed.writes
 
 
-class FileStore:
+class FileStore(_CommittingStore):
     """A database in a file: a writer thread that commits in groups, and readers."""
 
     def __init__(self, committer: Committer, path: Path) -> None:
-        self._committer = committer
-        self.path = path
-        self.on_commit: Callable[[Committed], None] = lambda committed: None
+        super().__init__(committer, path)
         self._writes: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
-        self._closed = False
-        self._left_behind = False
+        self._abandoned = False
         self._readers = Readers(path, committer.view)
         self._thread = threading.Thread(target=self._run_writer, name="exotrio-store", daemon=True)
         self._thread.start()
 
-    @property
-    def written(self) -> int:
-        return self._committer.written
+    def write_later(self, use_case: Callable[[Transaction], object]) -> None:
+        self._writes.put(Write(use_case, repeat=True))
 
-    async def write(
-        self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        value: T = await self._hand_in(Write(lambda tx: use_case(tx, *args, **kwargs)))
-        return value
-
-    def owe(self, use_case: Callable[[Transaction], object]) -> None:
-        self._writes.put(Write(use_case, owed=True))
-
-    async def write_once_ready(
-        self,
-        longest: float,
-        use_case: Callable[Concatenate[Transaction, P], T | None],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T | None:
-        deadline = time.monotonic() + longest
-        value: T | None = await self._hand_in(
-            Write(lambda tx: use_case(tx, *args, **kwargs), deadline=deadline)
-        )
-        return value
-
-    async def prove(self) -> None:
-        await self.write(self._committer.prove)
-
-    async def _hand_in(self, write: Write) -> Any:
+    async def _settle(self, write: Write) -> Any:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._closed:
             # No thread is left that would ever answer.
@@ -347,8 +226,11 @@ class FileStore:
             await trio.to_thread.run_sync(self._thread.join, CLOSING_GRACE, limiter=trio.CapacityLimiter(1))
         self._readers.close()
         if self._thread.is_alive():
-            logger.error("the last write did not end within %g s; leaving it behind", CLOSING_GRACE)
-            self._left_behind = True
+            logger.error(
+                "the last write did not end within %g s; its thread is abandoned and keeps the lock",
+                CLOSING_GRACE,
+            )
+            self._abandoned = True
             return False
         # First: what is undone now must not be given to one of those.
         for given_up in self._committer.give_up(_closed):
@@ -380,7 +262,7 @@ class FileStore:
                 # The loop ended without this thread; what is committed stays committed.
                 self._committer.connection.close()
                 return
-        if self._left_behind:
+        if self._abandoned:
             self._committer.connection.close()
 
     def _until_next_look(self) -> float | None:
@@ -388,10 +270,10 @@ class FileStore:
         look_at = self._committer.next_look
         return None if look_at == math.inf else max(0.0, look_at - time.monotonic())
 
-    def _deliver(self, committed: Committed) -> None:
+    def _deliver(self, committed: Commit) -> None:
         for write in committed.writes:
             if write.undo is not None and write.is_lost:
-                self.owe(write.undo)
+                self.write_later(write.undo)
             else:
                 _answer(write)
         self.on_commit(committed)

@@ -27,7 +27,7 @@ class Write:
         task: Who waits for it, if anybody.
         deadline: Until when, on the committer's clock, it goes on waiting as long as it returns None: for
             a commit that announces one of its topics, or for what comes due. Defaults to None: not at all.
-        owed: It is handed in again until it is committed. Defaults to False.
+        repeat: Whether it is handed in again until it is committed. Defaults to False.
 
     Attributes:
         found: Whether it returned something, when it ran last, or need not.
@@ -49,7 +49,7 @@ class Write:
         "found",
         "is_open",
         "missed",
-        "owed",
+        "repeat",
         "result",
         "task",
         "topics",
@@ -63,12 +63,12 @@ class Write:
         task: trio.lowlevel.Task | None = None,
         *,
         deadline: float | None = None,
-        owed: bool = False,
+        repeat: bool = False,
     ) -> None:
         self._use_case = use_case
         self.task = task
         self.deadline = deadline
-        self.owed = owed
+        self.repeat = repeat
         self.found = self.is_open = self.abandoned = self.missed = False
         self.awaited: dict[Topic, float] = {}
         self.topics: frozenset[Topic] = frozenset()

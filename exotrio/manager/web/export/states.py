@@ -4,7 +4,6 @@ then those that have not ended, then the slowest."""
 from __future__ import annotations
 
 import heapq
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from exotrio.manager.engine.states import CREATED, EXECUTED, QUEUED
 from exotrio.manager.queries.load import FAILED
 from exotrio.manager.queries.run_detail import MOST_LOOKED_AT, times, was_cancelled
 from exotrio.manager.rules.template import Place
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 from exotrio.manager.web.export.error_signature import way_of
 from exotrio.manager.web.export.redactor import LONGEST_PARSED, LONGEST_VALUE, Shareable
@@ -82,7 +82,7 @@ class Faults:
     left_out: int
 
 
-def faults_of(view: View, run: sqlite3.Row, places: Sequence[Place], texts: Shareable) -> Faults:
+def faults_of(view: View, run: Row, places: Sequence[Place], texts: Shareable) -> Faults:
     """Return the ways in which states of a run failed."""
     found: dict[tuple[int, int], Fault] = {}
     compared, last = 0, ((0, 0), "")
@@ -176,7 +176,7 @@ class Picked:
 
 def pick_states(
     view: View,
-    run: sqlite3.Row,
+    run: Row,
     places: Sequence[Place],
     totals: Sequence[int],
     texts: Shareable,
@@ -205,7 +205,7 @@ def pick_states(
     return Picked(groups, total, len(ids), bare, min(total, MOST_LOOKED_AT), ids)
 
 
-def _choose(view: View, run: sqlite3.Row, totals: Sequence[int]) -> list[list[int]]:
+def _choose(view: View, run: Row, totals: Sequence[int]) -> list[list[int]]:
     """Return for each place the numbers of the states to show, in their order."""
     total = sum(totals)
     many = total > MOST_SHOWN
@@ -239,7 +239,7 @@ def _choose(view: View, run: sqlite3.Row, totals: Sequence[int]) -> list[list[in
     return shown
 
 
-def _rows(view: View, chosen: Sequence[int]) -> list[sqlite3.Row]:
+def _rows(view: View, chosen: Sequence[int]) -> list[Row]:
     # Of what is long only as much as can be shown, and some more in which secrets are looked for.
     begin = (
         f"CASE WHEN length({{0}}) > {LONGEST_PARSED} THEN substr({{0}}, 1, {2 * LONGEST_VALUE})"
@@ -260,7 +260,7 @@ def _rows(view: View, chosen: Sequence[int]) -> list[sqlite3.Row]:
     return [found[seq] for seq in chosen]
 
 
-def _shown(view: View, row: sqlite3.Row, texts: Shareable, *, values: bool) -> dict[str, Any]:
+def _shown(view: View, row: Row, texts: Shareable, *, values: bool) -> dict[str, Any]:
     waits, runs, ends = times(row)
     now = view.now_ms
     state_id = view.state_id(row["seq"])

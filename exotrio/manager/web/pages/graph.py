@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import uuid
 from collections.abc import Collection, Hashable, Sequence
 
@@ -12,6 +11,7 @@ from exotrio._util.cron import next_occurrence_ms
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.queries.runs import search
 from exotrio.manager.rules.template import Template
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Asked, Data, Page
 from exotrio.manager.web.svg.graph import Box, draw_graph
@@ -73,7 +73,7 @@ def _boxes(asked: Asked, template: Template, problems: Sequence[str]) -> list[Bo
     ]
 
 
-def _crons(view: View, graph: sqlite3.Row, template: Template) -> list[tuple[str, list[int]]]:
+def _crons(view: View, graph: Row, template: Template) -> list[tuple[str, list[int]]]:
     scheduled = {
         row["expression"]: row["next_at"]
         for row in view.execute("SELECT expression, next_at FROM schedules WHERE graph = ?", (graph["id"],))

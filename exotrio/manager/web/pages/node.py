@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Collection, Hashable
 from typing import Any
 
@@ -12,13 +11,14 @@ from exotrio._util.error_message import message_line
 from exotrio.manager.queries.load import DAY, FAILED, HOUR, backlog, performance
 from exotrio.manager.queries.workers import offered
 from exotrio.manager.rules.errors import not_found
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Asked, Data, Page
 
 FAILURES_SHOWN = 10
 
 
-def _find(view: View, asked: Asked) -> sqlite3.Row:
+def _find(view: View, asked: Asked) -> Row:
     name = asked.params["node"]
     row = view.row("SELECT * FROM nodes WHERE namespace = ? AND name = ?", (asked.namespace, name))
     if row is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Collection, Hashable, Mapping
 
 from exotrio.manager.engine.states import CREATED
@@ -21,6 +20,7 @@ from exotrio.manager.queries.runs import run_row
 from exotrio.manager.queries.workers import offered, progress_of
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.rules.template import Place, Template
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 from exotrio.manager.web.format import CLASSES, classed
 from exotrio.manager.web.page import Asked, Data, Page
@@ -88,7 +88,7 @@ def _not_offered(asked: Asked, template: Template) -> frozenset[int]:
 def _states(
     view: View,
     asked: Asked,
-    run: sqlite3.Row,
+    run: Row,
     template: Template,
     counts: Mapping[int, Mapping[str, int]],
     node: str,

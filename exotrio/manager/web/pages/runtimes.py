@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Collection, Hashable
 
 from exotrio.manager.engine.workers import Worker
 from exotrio.manager.queries.load import states_held
 from exotrio.manager.queries.workers import disagreements, shown_workers
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Asked, Data, Page
 
@@ -39,7 +39,7 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
     return data
 
 
-def _states(view: View, held: list[sqlite3.Row], worker: Worker) -> list[Data]:
+def _states(view: View, held: list[Row], worker: Worker) -> list[Data]:
     reported = {state.state_id: state for state in worker.last.states}
     states = []
     for each in held:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Collection, Hashable
 
 from pydantic_core import from_json
@@ -13,6 +12,7 @@ from exotrio.manager.queries.history import attempts_of, holder_of
 from exotrio.manager.queries.run_detail import times, was_cancelled
 from exotrio.manager.queries.workers import offered, progress_of
 from exotrio.manager.rules.errors import not_found
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 from exotrio.manager.web.format import CANCELLED, STATUS_CLASS
 from exotrio.manager.web.page import Asked, Data, Page
@@ -22,7 +22,7 @@ MOST_EVENTS = 200
 MOST_ANCESTORS = 200
 
 
-def _find(view: View, asked: Asked) -> sqlite3.Row:
+def _find(view: View, asked: Asked) -> Row:
     """Return a state whose run or whose node is of this namespace."""
     state_id = asked.params["state_id"]
     row = view.row(
@@ -115,7 +115,7 @@ def _kind(status: str, cancelled: bool) -> str:
     return CANCELLED if cancelled else STATUS_CLASS[status]
 
 
-def _is_not_offered(asked: Asked, state: sqlite3.Row, now_ms: int) -> bool:
+def _is_not_offered(asked: Asked, state: Row, now_ms: int) -> bool:
     """Whether a state waits for a node that no live runtime asks for. Of other namespaces nobody knows."""
     is_due = state["status"] == CREATED and state["enqueue_after"] <= now_ms
     return (
