@@ -21,12 +21,13 @@ from typing import Any
 import trio
 
 from exotrio._execution.beside import Beside
-from exotrio._execution.executor import Execution, Executor
+from exotrio._execution.executor import Executor
+from exotrio._execution.handle import Execution
 from exotrio._link.port import Claim
 from exotrio._nodes.base import BaseNode, node_problems
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._runtime.runtime import Runtime
-from exotrio._runtime.stop import without_cancelled
+from exotrio._util.exceptions import without_cancelled
 from exotrio._wire.vocabulary import ERRORED, MAX_WAIT_MS, RunStatus, StateStatus, from_ms, to_ms
 from exotrio.errors import ConfigurationError
 from exotrio.graph import Graph

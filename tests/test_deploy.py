@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import exotrio
-from exotrio._runtime import stop
+from exotrio._util import deadlines
 from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
 from exotrio.cli import health_server
 from exotrio.cli.load import load
@@ -85,7 +85,7 @@ def options(name: str, arguments: list[str]) -> dict[str, Any]:
 def drain_total() -> float:
     """Return the most seconds that a runtime of the example takes to stop."""
     runtime = load(str(DEPLOY / "app.py")).runtime()
-    return runtime._options.shutdown_grace + stop.CLEANUP + stop.FLUSH + stop.CLOSE
+    return deadlines.longest_stop(runtime.shutdown_grace)
 
 
 def stop_total(server: dict[str, Any]) -> float:
@@ -324,8 +324,8 @@ def test_the_healthchecks_of_the_compose_file_work(tmp_path: Path) -> None:
 def test_the_page_names_numbers_that_are_so() -> None:
     page = (DEPLOY / "README.md").read_text("utf-8")
     assert f"**{drain_total():g} s**" in page
-    assert f"| {stop.CLEANUP:.0f} s |" in page
-    assert f"| {stop.FLUSH:.0f} s |" in page
+    assert f"| {deadlines.CLEAN_UP:.0f} s |" in page
+    assert f"| {deadlines.FLUSH:.0f} s |" in page
     period = pod("runtime")["terminationGracePeriodSeconds"]
     assert f"`terminationGracePeriodSeconds`, `stop_grace_period` | {period} s" in page
     assert f"503 after {_health.LONGEST_LAG:.0f} s of lag" in page

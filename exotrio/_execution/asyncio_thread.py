@@ -27,12 +27,9 @@ import trio
 
 from exotrio._execution.daemon_executor import DaemonExecutor
 from exotrio._execution.stuck import LeftBehind
-from exotrio._runtime.stop import CLEANUP, CLOSE
+from exotrio._util import deadlines
 
 log = logging.getLogger("exotrio.worker")
-
-WIND_UP = 0.2
-"""Seconds for tasks and async generators that nodes left in the loop, at its end."""
 
 
 class SideLoop:
@@ -98,7 +95,7 @@ class SideLoop:
         self._closing = True
         with suppress(RuntimeError):  # it is closed
             self.soon(self._loop.stop)
-        with trio.move_on_after(CLOSE):
+        with trio.move_on_after(deadlines.CLOSE):
             await self._thread_over.wait()
         if self._thread_over.is_set():
             self._thread.join()
@@ -131,7 +128,7 @@ class SideLoop:
             return False
         with suppress(RuntimeError):  # the loop is closed, and its calls are over
             self.soon(call.cancel, self._heard)
-        with trio.move_on_after(CLEANUP, shield=True):
+        with trio.move_on_after(deadlines.CLEAN_UP, shield=True):
             await call.over.wait()
         if call.over.is_set():
             return not call.was_cancelled
@@ -187,9 +184,9 @@ class SideLoop:
             task.cancel()
         if tasks:
             # Not gathered: one that does not end must not keep the thread.
-            await asyncio.wait(tasks, timeout=WIND_UP)
+            await asyncio.wait(tasks, timeout=deadlines.ASYNCIO_TASKS)
         with suppress(TimeoutError):
-            async with asyncio.timeout(WIND_UP):
+            async with asyncio.timeout(deadlines.ASYNCIO_TASKS):
                 await self._loop.shutdown_asyncgens()
 
 

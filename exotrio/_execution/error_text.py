@@ -8,6 +8,7 @@ import sys
 import traceback
 
 from exotrio._util.error_message import MAX_DEPTH, MAX_ERROR_BYTES, MAX_LINE, begin, joined, of_group
+from exotrio._util.exceptions import leaves, unfold
 from exotrio._util.redaction import NO_SECRETS, Redactor
 
 MAX_PIECE = 6 * 1024
@@ -24,7 +25,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 def error_text(error: BaseException, redactor: Redactor = NO_SECRETS) -> str:
     """Return the traceback of ``error`` with its causes: the node's own frames, redacted, at most 64 KiB."""
     try:
-        found, depth = _unfold(error)
+        found, depth = unfold(error)
         if _is_endless(error):
             return bounded(f"{error_line(error, redactor)} (it has no traceback that ends)")
         if depth > MAX_DEPTH:
@@ -48,14 +49,6 @@ def error_line(error: BaseException, redactor: Redactor = NO_SECRETS) -> str:
     return begin(line, MAX_LINE)
 
 
-def leaves(error: BaseException) -> list[BaseException]:
-    """Return the exceptions in nested groups, each once; ``error`` itself if it is not a group.
-
-    Without recursion, and without a method of the groups: node code may have written those.
-    """
-    return _unfold(error)[0]
-
-
 def bounded(text: str) -> str:
     """Return ``text`` as valid UTF-8 of at most 64 KiB, cut in the middle: both ends say most."""
     data = text.encode("utf-8", "backslashreplace")
@@ -73,22 +66,6 @@ def _shortened(piece: str) -> str:
     tail = MAX_PIECE // 4
     note = f"\n  ... {len(piece) - MAX_PIECE} characters left out ...\n"
     return piece[: MAX_PIECE - tail] + note + piece[-tail:]
-
-
-def _unfold(error: BaseException) -> tuple[list[BaseException], int]:
-    """Return the leaves, and how many groups there are around one of them at most."""
-    found, pending, seen, deepest = [], [(error, 0)], set(), 0
-    while pending:
-        part, depth = pending.pop()
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
-        if issubclass(type(part), BaseExceptionGroup):
-            pending += [(other, depth + 1) for other in reversed(_PARTS(part))]
-        else:
-            found.append(part)
-            deepest = max(deepest, depth)
-    return found, deepest
 
 
 def _is_endless(error: BaseException) -> bool:

@@ -9,22 +9,22 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-import anyio
 import trio
 from pydantic import ValidationError
 
 from exotrio._execution.beside import Beside
-from exotrio._execution.error_text import bounded, error_line, error_text, leaves
+from exotrio._execution.error_text import bounded, error_line, error_text
+from exotrio._execution.handle import Execution
 from exotrio._execution.log_context import hide
-from exotrio._execution.results import hint_at_asyncio, returned, signalled, single
-from exotrio._nodes.base import BaseNode, Stopping, StopView, is_plain, needs_asyncio
+from exotrio._execution.results import hint_at_asyncio, returned, signalled
+from exotrio._nodes.base import BaseNode, is_plain, needs_asyncio
 from exotrio._nodes.fields import fields_of
 from exotrio._nodes.outcome import Errored, Outcome
-from exotrio._nodes.progress import ProgressView
 from exotrio._nodes.signals import Signal
 from exotrio._util.backoff import OUTAGE
+from exotrio._util.exceptions import leaves, single_leaf
 from exotrio._util.redaction import Redactor
 from exotrio._util.validation import readable_errors
 from exotrio.errors import FieldsInvalid, ManagerError, ManagerUnavailable
@@ -36,81 +36,6 @@ log = logging.getLogger("exotrio.worker")
 
 SECRETS_TRIES = 5
 """With full jitter from 0.5 s: about four seconds, then somebody else may try."""
-
-
-class Execution:
-    """The handle of one run of a node: to tell it, to cancel it, and to give it up.
-
-    Made inside the loop. Attributes:
-        began: Node code was entered: what is released from here on was cancelled, not unstarted.
-        elsewhere: Node code runs in a thread of its own, where no Ctrl-C can arrive.
-        timeout: Seconds it may take.
-        progress: What the node says of how far it is.
-    """
-
-    def __init__(self) -> None:
-        self.view = StopView()
-        self.progress = ProgressView()
-        self.scope = anyio.CancelScope()
-        self.began = False
-        self.elsewhere = False
-        self.timeout = math.inf
-        self._in_thread = False
-
-    def drain(self) -> None:
-        """Tell the node that the runtime stops."""
-        if not self.view.told:
-            self.view.told = Stopping.DRAINING
-
-    def begin(self, timeout: float | None) -> None:
-        """Node code is entered: from here on its time runs."""
-        self.began = True
-        if timeout is not None and not self.cancelled:
-            self.timeout = timeout
-            self.view.now = trio.lowlevel.current_clock().current_time
-            self.view.deadline = self.scope.deadline = trio.current_time() + timeout
-
-    def cancel(self, why: Stopping = Stopping.CANCELLING) -> None:
-        """Cancel the node. One in a thread is only told: it has until ``give_up`` to come back.
-
-        The first reason stays. Against the timeout the clock decides: one that is over by now is the
-        reason, even if this call comes in the very same moment; one that is not does not count any more.
-        """
-        if self.timed_out:
-            return  # by the scope's own deadline
-        self.view.deadline = self.scope.deadline = math.inf
-        if not self.cancelled:
-            self.view.told = why
-        if not self._in_thread:
-            self.scope.cancel()
-
-    def give_up(self) -> None:
-        """Wait no longer; a thread is left to itself."""
-        self.cancel()
-        self.scope.cancel()
-
-    @property
-    def draining(self) -> bool:
-        return bool(self.view.told)
-
-    @property
-    def cancelled(self) -> bool:
-        return self.view.told not in (Stopping.NO, Stopping.DRAINING)
-
-    @property
-    def timed_out(self) -> bool:
-        return self.view.why is Stopping.TIMED_OUT
-
-    async def in_thread(self, function: Callable[[], Any], beside: Beside, what: str) -> Any:
-        """Call ``function`` in a thread."""
-        self._in_thread = True
-        try:
-            return await beside.in_thread(function, what)
-        finally:
-            self._in_thread = False
-            if self.cancelled:
-                # The thread only had to be told. Whatever follows it on the loop is cancelled as usual.
-                self.scope.cancel()
 
 
 async def _at_once() -> None:
@@ -261,7 +186,8 @@ class Executor:
             value = await instance.execute()
         else:
             execution.elsewhere = True
-            value = await execution.in_thread(instance.execute, self.beside, _shown(claim))
+            with execution.in_thread():
+                value = await self.beside.in_thread(instance.execute, _shown(claim))
             execution.elsewhere = False
             if inspect.isawaitable(value):
                 # A decorator made the method plain; what it returned still belongs on the loop.
@@ -270,7 +196,7 @@ class Executor:
 
     def _failed(self, error: BaseException, claim: Claim, execution: Execution) -> Outcome | None:
         redactor = execution.progress.redactor
-        signal = single(error)
+        signal = single_leaf(error)
         # By its type: an exception can say that it is of another class, or raise when it is asked.
         is_signal = issubclass(type(signal), Signal)
         if execution.cancelled:

@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from exotrio._execution.error_text import leaves
 from exotrio._nodes.base import BaseNode, is_plain, needs_asyncio
 from exotrio._nodes.fields import fields_of
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
@@ -16,13 +15,6 @@ from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.json import NotJson, decode, encode
 from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import FieldsInvalid
-
-
-def single(error: BaseException) -> BaseException:
-    """Return the one leaf of nested groups: a node's own nursery wraps what it raises."""
-    found = leaves(error)
-    return found[0] if len(found) == 1 else error
-
 
 _WITHOUT_ASYNCIO = ("no running event loop", "trio.run received unrecognized yield message")
 

@@ -22,9 +22,11 @@ from exotrio._runtime.options import LinkKind, Options
 from exotrio._runtime.outage import Outage
 from exotrio._runtime.poller import poll
 from exotrio._runtime.reporter import report
-from exotrio._runtime.stop import CLOSE, Stop, walk, write_off
+from exotrio._runtime.shutdown import run_shutdown, write_off
+from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
 from exotrio._runtime.worker import pass_on, work
+from exotrio._util import deadlines
 from exotrio._util.backoff import OUTAGE
 from exotrio.errors import ManagerUnavailable
 
@@ -99,7 +101,7 @@ class Engine:
                     write_off(self.ledger)
                     # All at the same time, the last heartbeat too: they share what time is left.
                     around.cancel_scope.cancel()
-                    with trio.move_on_after(CLOSE, shield=True):
+                    with trio.move_on_after(deadlines.CLOSE, shield=True):
                         async with trio.open_nursery() as closing:
                             for part in (link, beside, outbox):
                                 if part is not None:
@@ -110,7 +112,6 @@ class Engine:
     def _begin_heartbeat(self, nursery: trio.Nursery, link: Link) -> None:
         o, stop = self.options, self.stop
         beat = partial(
-            stop.guard,
             heartbeat,
             link=link,
             apart=self._open_apart if self.endpoint.transport is None else None,
@@ -123,7 +124,7 @@ class Engine:
             nodes={node.name: node.fields for node in o.declarations},
             tasks=self.tasks if self.shows_tasks else None,
         )
-        nursery.start_soon(beat, name="heartbeat")
+        nursery.start_soon(stop.guard, beat, "heartbeat", name="heartbeat")
 
     async def _work(
         self, link: Link, outbox: Outbox | None, beside: Beside, replayed: list[HeldClaim]
@@ -143,9 +144,8 @@ class Engine:
 
             def spawn(loop: Any, *ends: Any, **options: Any) -> None:
                 # Guarded: a defect in one loop starts the stop path instead of cancelling the others.
-                nursery.start_soon(
-                    lambda: stop.guard(loop, *ends, ledger=ledger, stop=stop, **options), name=loop.__name__
-                )
+                guarded = partial(loop, *ends, ledger=ledger, stop=stop, **options)
+                nursery.start_soon(stop.guard, guarded, loop.__name__, name=loop.__name__)
 
             spawn(report, done, done_in.clone(), link=link, workers=o.workers, outbox=outbox)
             finished_in = done_in.clone()
@@ -170,7 +170,7 @@ class Engine:
                 replayed=replayed,
             )
             with claimed, done_in, finished_in:
-                await walk(
+                await run_shutdown(
                     stop,
                     ledger,
                     link,

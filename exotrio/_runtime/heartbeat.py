@@ -38,8 +38,9 @@ from exotrio._nodes.base import Stopping
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.outage import Outage
-from exotrio._runtime.stop import CLOSE, Stop
+from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
+from exotrio._util import deadlines
 from exotrio._util.backoff import Backoff
 from exotrio._util.events import LeaseLost
 from exotrio._wire.vocabulary import BeatResult
@@ -55,8 +56,6 @@ JITTER = 0.1
 INTERVAL_IN_PROCESS = 1.0
 SHORTEST_TIMEOUT = 1.0
 LONGEST_TIMEOUT = 10.0
-FAREWELL = 0.8 * CLOSE
-"""Seconds for the last heartbeat. The rest is for its thread to end; then that is left to itself."""
 
 _WHY = {BeatResult.LOST: Stopping.LEASE_LOST, BeatResult.CANCELLED: Stopping.RUN_CANCELLED}
 
@@ -176,7 +175,7 @@ class HeartbeatHandler:
         ledger.notify()  # for those who wait to learn whether a lease was renewed
         if "drain" in heard.commands and not self.stop.requested:
             log.warning("the state manager asks this runtime to drain")
-            self.stop.ask(self.grace, "the state manager")
+            self.stop.request(self.grace, "the state manager")
 
     def _taken_away(self, held: HeldClaim, why: Stopping) -> None:
         if held.forfeited:
@@ -252,12 +251,12 @@ class HeartbeatSender:
             if self._answered and self.main.capabilities.leases:
                 stopped = Heartbeat(self.runtime, Phase.STOPPED.value, 0, 0, (), workers=self.workers)
                 with suppress(ManagerError):
-                    await self.link.heartbeat(stopped, timeout=FAREWELL)
+                    await self.link.heartbeat(stopped, timeout=deadlines.LAST_HEARTBEAT)
 
     def end(self) -> None:
         """Come to an end; at once if the state manager did not answer the last time. In this loop."""
         self._ending = True
-        self._scope.deadline = trio.current_time() + (FAREWELL if self._answered else 0.0)
+        self._scope.deadline = trio.current_time() + (deadlines.LAST_HEARTBEAT if self._answered else 0.0)
         self.ledger.beat_now.set()
 
     @property
@@ -344,7 +343,7 @@ class _Thread:
             if self._token is not None:
                 with suppress(trio.RunFinishedError):
                     self._token.run_sync_soon(heart.end)
-            with trio.move_on_after(CLOSE, shield=True):
+            with trio.move_on_after(deadlines.CLOSE, shield=True):
                 await self._ended.wait()
 
     def call_back(self, function: Callable[..., object], *args: object) -> None:

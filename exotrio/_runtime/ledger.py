@@ -27,7 +27,7 @@ from exotrio._util.crossing import ThreadsafeEvent
 from exotrio._util.events import Events, StateEnded
 
 if TYPE_CHECKING:
-    from exotrio._execution.executor import Execution
+    from exotrio._execution.handle import Execution
     from exotrio._link.port import Claim
 
 

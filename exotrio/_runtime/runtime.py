@@ -20,11 +20,13 @@ from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.lifecycle import Phase, advance
 from exotrio._runtime.loop_lag import LoopLag
 from exotrio._runtime.options import LinkKind, check_options, seconds_problems
-from exotrio._runtime.stop import Stop, without_cancelled
+from exotrio._runtime.stop import Stop
 from exotrio._runtime.summary import Summary
 from exotrio._runtime.task_tree import TaskView
 from exotrio._runtime.vitals import Vitals, vitals_of
+from exotrio._util import deadlines
 from exotrio._util.events import Observer
+from exotrio._util.exceptions import without_cancelled
 from exotrio.errors import ConfigurationError, LifecycleError
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ class Runtime:
         state_manager_version: str = "v0",
         poll_interval: float = 1,
         *,
-        shutdown_grace: float = 20,
+        shutdown_grace: float = deadlines.GRACE,
         transport: httpx.AsyncBaseTransport | None = None,
         link: LinkKind = "auto",
         outbox: str | os.PathLike[str] | None = None,
@@ -149,7 +151,7 @@ class Runtime:
         return vitals_of(
             self._ledger.snapshot(),
             phase=self._phase,
-            stopping=self._stop.was_asked,
+            stopping=self._stop.was_requested,
             workers=self._options.workers,
             loop_lag=self._lag.seconds,
             now=self._now(),
@@ -206,7 +208,7 @@ class Runtime:
             grace = self._options.shutdown_grace
         elif problems := seconds_problems("grace", grace):
             raise ConfigurationError("the runtime cannot be stopped like this", problems)
-        self._stop.ask(grace, why)
+        self._stop.request(grace, why)
 
     def start(self) -> Summary:
         """Run until stopped, from plain code. Blocks.
@@ -311,7 +313,7 @@ class Runtime:
                 self._tasks.enter()
                 if self._ledger.events:
                     beside.start_soon(self._lag.measure)
-                await self._stop.guard(engine.run, started)
+                await self._stop.guard(partial(engine.run, started), "the runtime")
                 self._tasks.leave()
                 beside.cancel_scope.cancel()
         outside.cancel()

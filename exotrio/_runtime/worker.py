@@ -8,7 +8,8 @@ from functools import partial
 
 import trio
 
-from exotrio._execution.executor import Execution, Executor
+from exotrio._execution.executor import Executor
+from exotrio._execution.handle import Execution
 from exotrio._execution.log_context import StateContext, state_context
 from exotrio._nodes.base import Stopping
 from exotrio._nodes.outcome import Outcome

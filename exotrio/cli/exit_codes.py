@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from exotrio._util.exceptions import first_leaf
 from exotrio.errors import (
     ConfigurationError,
     DatabaseBusy,
@@ -71,10 +72,3 @@ def bare_errors() -> Iterator[None]:
             raise
         leaf = first_leaf(ours)
         raise leaf from leaf.__cause__
-
-
-def first_leaf(error: BaseException) -> BaseException:
-    """Return the first exception in nested groups, or ``error`` itself."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -19,8 +19,9 @@ from pydantic import ValidationError
 import exotrio
 from exotrio._http.endpoint import ambient_endpoint
 from exotrio._runtime.runtime import Runtime
+from exotrio._util.exceptions import first_leaf
 from exotrio._util.validation import readable_errors
-from exotrio.cli.exit_codes import ModuleInvalid, first_leaf
+from exotrio.cli.exit_codes import ModuleInvalid
 from exotrio.cli.program import python_line
 from exotrio.cli.terminal.words import closest, meant
 from exotrio.errors import ConfigurationError, ExotrioError, LifecycleError

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from exotrio._util import deadlines
 from exotrio.cli.dev import child as child_dev
 from exotrio.cli.dev import watcher
 from exotrio.cli.dev.child import Child
@@ -176,8 +177,9 @@ time.sleep(600)
 async def test_a_process_that_does_not_end_in_time_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for bound in ("CLEANUP", "FLUSH", "MARGIN"):
-        monkeypatch.setattr(child_dev, bound, 0.05)
+    monkeypatch.setattr(child_dev, "MARGIN", 0.05)
+    monkeypatch.setattr(deadlines, "CLEAN_UP", 0.05)
+    monkeypatch.setattr(deadlines, "FLUSH", 0.05)
     (tmp_path / "app.py").write_text(DEAF, "utf-8")
     monkeypatch.chdir(tmp_path)
     with trio.fail_after(PATIENCE):

@@ -24,7 +24,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal, Stopping
-from exotrio._execution import asyncio_thread
+from exotrio._util import deadlines
 from exotrio.testing import Errored, Executed, Pruned, Requeued, run_node
 from tests.support.doubles import NativeServer, V0Server, runtime
 from tests.support.helpers import eventually
@@ -710,7 +710,7 @@ async def test_what_nodes_left_in_the_loop_is_ended_with_it() -> None:
 def test_a_loop_outlives_the_trio_loop_that_left_it_without_harm(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(asyncio_thread, "CLEANUP", 0)
+    monkeypatch.setattr(deadlines, "CLEAN_UP", 0)
     release = threading.Event()
 
     async def execute(self: BaseNode) -> None:
@@ -735,10 +735,10 @@ SCRIPT = """
 import asyncio, sys, time
 import trio
 from exotrio import BaseNode
-from exotrio._execution import asyncio_thread
+from exotrio._util import deadlines
 from exotrio.testing import run_node
 
-asyncio_thread.CLEANUP = 0.1
+deadlines.CLEAN_UP = 0.1
 
 class Blocks(BaseNode):
     event_loop, timeout = "asyncio", 0.2

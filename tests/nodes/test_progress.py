@@ -210,7 +210,7 @@ async def test_the_drain_tells_who_asked_and_what_it_waits_for(
             await trio.sleep(12)
             rt.stop(why="SIGTERM")
     first = next(iter(server.states))
-    assert "asked to stop by SIGTERM: 7 running, 2 go back unstarted" in caplog.text
+    assert "asked to stop by SIGTERM: 7 running, 2 to be released unstarted" in caplog.text
     assert (
         f"waiting for 7 nodes: state {first} (Pages as it) running 12 s, 0.4 12 of 30 pages; " in caplog.text
     )

@@ -808,7 +808,7 @@ async def test_a_defect_in_the_thread_stops_the_runtime_and_nothing_else(
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(beating(Apart(answer), Ledger(), stop))
-            await stop.asked.wait()
+            await stop.arrived.wait()
             nursery.cancel_scope.cancel()
     assert isinstance(stop.failure, ZeroDivisionError)
     assert "the heartbeat failed" in caplog.text

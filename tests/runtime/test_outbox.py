@@ -74,7 +74,7 @@ REPORTS = ("executed", "errored", "prune", "re-enqueue-after", "outcomes")
 
 @pytest.fixture
 def outbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("exotrio._runtime.stop.FLUSH", SHORT)
+    monkeypatch.setattr("exotrio._util.deadlines.FLUSH", SHORT)
     return tmp_path / "outbox.db"
 
 
@@ -244,7 +244,7 @@ async def test_what_cannot_be_delivered_is_kept_and_sent_at_the_next_start_befor
     assert rt.summary.exit_code == 75
     assert set(rt.summary.left_behind) == set(server.states)
     assert "kept 4" in str(rt.summary)
-    assert "is in the outbox, and sent at the next start" in caplog.text
+    assert "is in the outbox and is sent at the next start" in caplog.text
 
     async with running(runtime(server, *ALL, outbox=outbox)) as rt:
         await server.until(lambda: bool(server.routes("claim", "enqueue")))

@@ -17,6 +17,7 @@ import trio.testing
 
 from exotrio import BaseNode, LifecycleError, Runtime
 from exotrio._runtime.entry import TOGETHER, StopRequests, stop_signals
+from exotrio._util import deadlines
 from exotrio.cli.commands.server import _stop_on_signals
 from tests.support.doubles import V0Server, runtime
 
@@ -274,9 +275,7 @@ def test_start_inside_asyncio_names_what_to_do_instead() -> None:
 async def test_a_thread_that_does_not_come_back_is_left_and_its_state_handed_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from exotrio._runtime import stop
-
-    monkeypatch.setattr(stop, "CLEANUP", 0.05)
+    monkeypatch.setattr(deadlines, "CLEAN_UP", 0.05)
     go = threading.Event()
 
     class Stuck(BaseNode):

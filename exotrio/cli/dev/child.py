@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from exotrio._runtime.stop import CLEANUP, FLUSH
+from exotrio._util import deadlines
 from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
 from exotrio.cli.dev.protocol import Message, Order, decode
 from exotrio.cli.program import interpreter
@@ -81,7 +81,7 @@ class Child:
         """Tell it what to do; from then on it has to end in time."""
         with suppress(OSError):  # it has ended
             self._socket.send(f"{order}\n".encode())
-        bound = CLEANUP + FLUSH + MARGIN + (self.grace if order is Order.DRAIN else 0.0)
+        bound = deadlines.longest_stop(self.grace if order is Order.DRAIN else 0.0) + MARGIN
         self._patience.deadline = self._ends_by = min(self._ends_by, trio.current_time() + bound)
 
     async def listen(self, heed: Callable[[Message], Awaitable[None]]) -> None:

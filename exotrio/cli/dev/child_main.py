@@ -25,7 +25,8 @@ from exotrio._http.endpoint import ambient_endpoint, resolve_endpoint
 from exotrio._runtime.entry import run_blocking
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.runtime import Runtime
-from exotrio._runtime.stop import CLEANUP, FLUSH
+from exotrio._util import deadlines
+from exotrio._util.exceptions import first_leaf
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.dev.protocol import (
     DeclaredGraph,
@@ -37,7 +38,7 @@ from exotrio.cli.dev.protocol import (
     Registered,
     encode,
 )
-from exotrio.cli.exit_codes import INTERRUPTED, LEFT_BEHIND, bare_errors, exit_code, first_leaf
+from exotrio.cli.exit_codes import INTERRUPTED, LEFT_BEHIND, bare_errors, exit_code
 from exotrio.cli.load import Loaded as Module
 from exotrio.cli.load import TargetMissing, load, users_files, users_traceback
 from exotrio.cli.terminal.logs import configure_logs
@@ -80,7 +81,7 @@ class _Dev:
         log.warning("the dev command has ended; this runtime ends too")
         self._obey(Order.DRAIN)
         grace = 0.0 if self._runtime is None else self._runtime.shutdown_grace
-        time.sleep(grace + CLEANUP + FLUSH + MARGIN)
+        time.sleep(deadlines.longest_stop(grace) + MARGIN)
         os._exit(LEFT_BEHIND)
 
     def _obey(self, order: Order) -> None:

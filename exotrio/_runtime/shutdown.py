@@ -1,0 +1,150 @@
+"""The way of a runtime from a request to stop to its end. One task, ``run_shutdown``, goes through the
+phases and bounds each of them; nothing else decides what is cancelled when."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+import trio
+
+from exotrio._execution.handle import Execution
+from exotrio._link.port import Link
+from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
+from exotrio._runtime.lifecycle import Phase
+from exotrio._runtime.stop import Stop
+from exotrio._util import deadlines
+from exotrio._util.words import plural
+
+log = logging.getLogger("exotrio.runtime")
+
+DRAIN_LOG_INTERVAL = 5.0
+"""Seconds between two lines about what a drain waits for."""
+MAX_NAMED = 5
+"""States named in one line, the longest running first."""
+
+
+async def run_shutdown(
+    stop: Stop,
+    ledger: Ledger,
+    link: Link,
+    *,
+    enter: Callable[[Phase], None],
+    release: Callable[[HeldClaim], None],
+) -> None:
+    """Wait for a request to stop, then lead the runtime through its phases, each in its time.
+
+    Args:
+        stop: Where a stop is requested.
+        ledger: What is held. In the end all of it is delivered, or written off and logged.
+        link: Is told until when a claim in flight has to be settled.
+        enter: Called with each phase.
+        release: Passes a state to the reporter, to be handed back.
+
+    Cancellation:
+        Not meant to be cancelled: it runs behind the runtime's shield.
+    """
+    await stop.arrived.wait()
+    if not stop.skip_drain:
+        enter(Phase.DRAINING)
+        await _drain(stop, ledger, link, release)
+    if stop.skip_drain or not ledger.quiet:
+        enter(Phase.CANCELLING)
+        await _cancel(stop, ledger, link, release)
+    enter(Phase.FLUSHING)
+    stop.polling.cancel()
+    stop.flushing.set()
+    with trio.move_on_after(deadlines.FLUSH):
+        await ledger.until(lambda: ledger.empty)
+    write_off(ledger)
+
+
+async def _drain(stop: Stop, ledger: Ledger, link: Link, release: Callable[[HeldClaim], None]) -> None:
+    """Let running nodes finish, until all is delivered or the grace is over."""
+    log.info(
+        "asked to stop by %s: %d running, %d to be released unstarted, %d being delivered; %.0f s at most",
+        stop.why,
+        ledger.count(Stage.RUNNING),
+        ledger.count(Stage.BUFFERED),
+        ledger.count(Stage.DONE),
+        max(0.0, stop.grace.deadline - trio.current_time()),
+    )
+    for _, execution in _running(ledger):
+        execution.drain()
+    _release_buffered(ledger, release)
+    with stop.grace:
+        if math.isfinite(stop.grace.deadline):
+            link.settle_by(stop.grace.deadline + deadlines.CLEAN_UP + deadlines.FLUSH)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_log_waiting, ledger)
+            # Outcomes too: a server that restarts meanwhile gets what is left of the grace to come back.
+            await ledger.until(lambda: ledger.empty)
+            nursery.cancel_scope.cancel()
+
+
+async def _cancel(stop: Stop, ledger: Ledger, link: Link, release: Callable[[HeldClaim], None]) -> None:
+    """Cancel running nodes and the claim in flight; give up nodes that do not end in time."""
+    cause = f"no time to drain: {stop.why}" if stop.skip_drain else "the grace is over"
+    # Nodes that are cancelled are worth a warning; a claim that has to be given up is not.
+    level = logging.WARNING if ledger.count(Stage.RUNNING) else logging.INFO
+    log.log(level, "%s; %s", cause, waiting_for(ledger) or "nothing runs")
+    link.settle_by(trio.current_time() + deadlines.CLEAN_UP + deadlines.FLUSH)
+    for _, execution in _running(ledger):
+        execution.cancel()
+    _release_buffered(ledger, release)
+    with trio.move_on_after(deadlines.CLEAN_UP):
+        stop.polling.cancel()
+        await ledger.until(lambda: ledger.quiet)
+    for held, execution in _running(ledger):
+        log.warning(
+            "releasing %s: its node did not end within %.0f s of being cancelled", held, deadlines.CLEAN_UP
+        )
+        execution.give_up()
+        release(held)
+
+
+def write_off(ledger: Ledger) -> None:
+    """Log and count whatever is still held: the time for it is over."""
+    for held in ledger.all(*Stage):
+        if held.entry is not None and not (held.in_flight and held.unrepeatable):
+            log.warning("%s: its %s is in the outbox and is sent at the next start", held, held.what)
+            ledger.keep(held)
+        elif held.in_flight:
+            log.error("%s: whether its %s arrived is unknown: no answer came in time", held, held.what)
+            ledger.lose(held)
+        else:
+            log.error("%s is abandoned, it stays claimed: no time was left for its %s", held, held.what)
+            ledger.abandon(held)
+
+
+def waiting_for(ledger: Ledger) -> str:
+    """Return what a drain waits for, in a line; empty if for nothing."""
+    running = ledger.all(Stage.RUNNING)
+    if running:
+        named = [f"{held}{held.standing}" for held in sorted(running, key=lambda held: held.taken_at)]
+        more = [f"and {len(named) - MAX_NAMED} more"] if len(named) > MAX_NAMED else []
+        return f"waiting for {plural(len(running), 'node')}: {'; '.join(named[:MAX_NAMED] + more)}"
+    if left := ledger.count(Stage.DONE):
+        return f"waiting for {left} deliveries"
+    return "waiting for a claim in flight" if ledger.claiming else ""
+
+
+async def _log_waiting(ledger: Ledger) -> None:
+    """Log now and then what is still waited for. Never returns unless cancelled."""
+    if not ledger.count(Stage.RUNNING):
+        await trio.sleep(DRAIN_LOG_INTERVAL)  # what is being delivered takes a moment only, as a rule
+    while True:
+        if text := waiting_for(ledger):
+            log.info("%s", text)
+        await trio.sleep(DRAIN_LOG_INTERVAL)
+
+
+def _release_buffered(ledger: Ledger, release: Callable[[HeldClaim], None]) -> None:
+    # They stay in the channel; workers pass over what is no longer buffered.
+    for held in ledger.all(Stage.BUFFERED):
+        release(held)
+
+
+def _running(ledger: Ledger) -> list[tuple[HeldClaim, Execution]]:
+    return [(held, held.execution) for held in ledger.all(Stage.RUNNING) if held.execution is not None]

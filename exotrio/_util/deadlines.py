@@ -1,0 +1,31 @@
+"""The seconds that each step of a runtime's stop may take: the one table. Read as ``deadlines.FLUSH``.
+
+One step after the other::
+
+    GRACE     running nodes may finish; a runtime or a request may say otherwise
+    CLEAN_UP  cancelled nodes clean up
+    FLUSH     the last outcomes and releases are delivered
+    HANG_UP   requests that the end of the flush cancels close their connections
+    CLOSE     connections, asyncio thread, outbox and heartbeat end, all at the same time
+
+Together they are less than the 30 s after which Kubernetes, for one, kills a process. What else is
+bounded within a step takes its time from that step.
+"""
+
+from __future__ import annotations
+
+GRACE = 20.0
+CLEAN_UP = 5.0
+FLUSH = 3.0
+HANG_UP = 0.1
+CLOSE = 0.4
+
+LAST_HEARTBEAT = 0.8 * CLOSE
+"""The rest is for its thread to end."""
+ASYNCIO_TASKS = 0.4 * CLOSE
+"""For the tasks that nodes left in the asyncio loop, and again for their async generators."""
+
+
+def longest_stop(grace: float = GRACE) -> float:
+    """Return how long a stop takes at most if ``grace`` is given for the drain."""
+    return grace + CLEAN_UP + FLUSH + HANG_UP + CLOSE
