@@ -20,7 +20,6 @@ from typing import Any
 
 import trio
 
-from exotrio._execution.beside import Beside
 from exotrio._execution.executor import Executor
 from exotrio._execution.handle import Execution
 from exotrio._link.port import Claim
@@ -80,8 +79,8 @@ async def run_node(
         return secrets or {}
 
     claim = Claim(state_id="test", node_name=node.__name__, identifier=node.__name__, inputs=inputs or {})
-    async with aclosing(Beside()) as beside:
-        outcome = await Executor({node.__name__: node}, fetch_secrets, beside).run(claim, Execution())
+    async with aclosing(Executor(nodes={node.__name__: node}, fetch_secrets=fetch_secrets)) as executor:
+        outcome = await executor.run(claim, Execution())
     assert outcome is not None, "only the runtime's own cancel hands a state back, and nobody called it"
     return outcome
 

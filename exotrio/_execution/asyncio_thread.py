@@ -7,8 +7,8 @@ it. A SystemExit out of one call ends a portal, and every other call in it. And 
 for its thread without limit, which a node that blocks would never let end.
 
 Between the two loops only two things cross: ``call_soon_threadsafe`` and ``run_sync_soon``. Either may
-find the other loop gone, which then has nothing left to be told. What a node calls is entered by the
-asyncio thread; whether it was waited for, and left behind, is decided in the Trio thread alone.
+find the other loop gone; then there is nothing left to tell it. What a call returns or raises is
+written by the asyncio thread; whether it is stuck is decided in the Trio thread alone.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from typing import Any
 
 import trio
 
-from exotrio._execution.daemon_executor import DaemonExecutor
-from exotrio._execution.stuck import LeftBehind
+from exotrio._execution.stuck import StuckNodes
+from exotrio._execution.threads import DaemonExecutor
 from exotrio._util import deadlines
 
 log = logging.getLogger("exotrio.worker")
 
 
-class SideLoop:
+class AsyncioThread:
     """One asyncio loop in one daemon thread. Made, used and closed in the Trio thread.
 
     Args:
-        left: Told of nodes that are left behind, and of their ends.
+        stuck: Told of stuck nodes, and of their ends.
         changed: Called when ``blocked`` changed.
 
     Attributes:
         ended: The loop is over.
     """
 
-    def __init__(self, left: LeftBehind, changed: Callable[[], None]) -> None:
-        self._left = left
+    def __init__(self, stuck: StuckNodes, changed: Callable[[], None]) -> None:
+        self._stuck = stuck
         self._changed = changed
         self._token = trio.lowlevel.current_trio_token()
         self._loop = asyncio.new_event_loop()
@@ -52,7 +52,7 @@ class SideLoop:
         self._closing = False
         self._thread_over = trio.Event()
         self._calls: set[_Call] = set()
-        self._unheard: set[_Call] = set()
+        self._unreached: set[_Call] = set()
         self.ended = False
         # A daemon: node code that blocks must not keep the interpreter from exiting.
         self._thread = threading.Thread(target=self._serve, name="exotrio asyncio", daemon=True)
@@ -60,8 +60,8 @@ class SideLoop:
 
     @property
     def blocked(self) -> bool:
-        """Whether a node was left behind that the loop could not even be told to cancel."""
-        return bool(self._unheard)
+        """Whether the loop could not even be told to cancel a node."""
+        return bool(self._unreached)
 
     async def call(self, function: Callable[[], Any], what: str) -> Any:
         """Return what ``function`` returns in the loop; if that is awaitable, what it comes to.
@@ -72,7 +72,7 @@ class SideLoop:
 
         Cancellation:
             Cancels the asyncio task, and waits up to 5 s for it to end. If it returns or raises
-            something else all the same, that is what happened. One that does not end is left behind:
+            something else all the same, that is what happened. One that does not end is stuck:
             what it returns or raises later is logged and dropped.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -87,7 +87,7 @@ class SideLoop:
         return call.result()
 
     async def aclose(self) -> None:
-        """Cancel whatever nodes left in the loop, and end it. Takes no longer than half a second.
+        """Cancel whatever nodes left in the loop, and end it. Takes no longer than ``deadlines.CLOSE``.
 
         Cancellation:
             Leaves the thread to itself.
@@ -100,7 +100,7 @@ class SideLoop:
         if self._thread_over.is_set():
             self._thread.join()
         else:
-            log.error("the asyncio loop does not end: a node blocks it; its thread is left behind")
+            log.error("the asyncio loop does not end, since a node blocks it: its thread is left running")
 
     def soon(self, function: Callable[..., object], *args: Any) -> None:
         """Call ``function`` in the asyncio thread.
@@ -127,32 +127,32 @@ class SideLoop:
             self.forget(call)
             return False
         with suppress(RuntimeError):  # the loop is closed, and its calls are over
-            self.soon(call.cancel, self._heard)
+            self.soon(call.cancel, self._reached)
         with trio.move_on_after(deadlines.CLEAN_UP, shield=True):
             await call.over.wait()
         if call.over.is_set():
             return not call.was_cancelled
-        if not call.heard:
-            self._unheard.add(call)
+        if not call.reached:
+            self._unreached.add(call)
             log.error(
-                "the asyncio loop is blocked, by %s or another node: none is begun in it until it goes on",
+                "the asyncio loop is blocked, by %s or another node: none is begun in it until it runs again",
                 call.what,
             )
             self._changed()
-        call.leave(self._left)
+        call.leave(self._stuck)
         return False
 
-    def _heard(self, call: _Call) -> None:
-        call.heard = True
-        if call in self._unheard:
-            self._unheard.discard(call)
-            if not self._unheard:
-                log.info("the asyncio loop goes on")
+    def _reached(self, call: _Call) -> None:
+        call.reached = True
+        if call in self._unreached:
+            self._unreached.discard(call)
+            if not self._unreached:
+                log.info("the asyncio loop runs again")
             self._changed()
 
     def _over(self) -> None:
         self.ended = True
-        self._unheard.clear()
+        self._unreached.clear()
         for call in list(self._calls):
             call.end_with_loop()
         self._thread_over.set()
@@ -195,13 +195,13 @@ class _Call:
 
     Attributes:
         over: Set once it has ended.
-        heard: The loop was told to cancel it.
+        reached: The loop was told to cancel it.
     """
 
-    def __init__(self, function: Callable[[], Any], what: str, side: SideLoop) -> None:
+    def __init__(self, function: Callable[[], Any], what: str, thread: AsyncioThread) -> None:
         self._function = function
         self.what = what
-        self._side = side
+        self._asyncio = thread
         self._context = contextvars.copy_context()
         sniffio = sys.modules.get("sniffio")
         if sniffio is not None:
@@ -212,9 +212,9 @@ class _Call:
         self._task: asyncio.Task[None] | None = None
         self._value: Any = None
         self._error: BaseException | None = None
-        self._left: LeftBehind | None = None
+        self._stuck: StuckNodes | None = None
         self.over = trio.Event()
-        self.heard = False
+        self.reached = False
 
     # -- in the asyncio thread
 
@@ -228,11 +228,11 @@ class _Call:
         self._task = asyncio.Task(self._main(), name=self.what, context=self._context)
         self._task.add_done_callback(self._done)
 
-    def cancel(self, heard: Callable[[_Call], None]) -> None:
-        """Cancel the task, and have ``heard`` called in the Trio thread."""
+    def cancel(self, reached: Callable[[_Call], None]) -> None:
+        """Cancel the task, and have ``reached`` called in the Trio thread."""
         assert self._task is not None, "only what was begun is cancelled"
         self._task.cancel()
-        self._side.back(heard, self)
+        self._asyncio.back(reached, self)
 
     async def _main(self) -> None:
         try:
@@ -247,7 +247,7 @@ class _Call:
             self._error = asyncio.CancelledError()
         # The kind only: the text may hold the node's secrets.
         did = "returned" if self._error is None else f"raised {type(self._error).__name__}"
-        self._side.back(self._end, did)
+        self._asyncio.back(self._end, did)
 
     # -- in the Trio thread
 
@@ -257,10 +257,10 @@ class _Call:
             self._revoked = not self._begun
         return self._revoked
 
-    def leave(self, left: LeftBehind) -> None:
-        """Nobody waits for its end any more: tell ``left``."""
-        self._left = left
-        left.add(self.what)
+    def leave(self, stuck: StuckNodes) -> None:
+        """Nothing waits for its end any more."""
+        self._stuck = stuck
+        stuck.add(self.what)
 
     def end_with_loop(self) -> None:
         """Nothing will come of it any more."""
@@ -283,6 +283,6 @@ class _Call:
 
     def _end(self, did: str) -> None:
         self.over.set()
-        self._side.forget(self)
-        if self._left is not None:
-            self._left.ended(self.what, did)
+        self._asyncio.forget(self)
+        if self._stuck is not None:
+            self._stuck.ended(self.what, did)

@@ -1,6 +1,6 @@
-"""Run one node for one claimed state, and say what came of it. Nothing is sent from here but the
-question for secrets, and nothing a node does leaves here as an exception (the two exceptions are
-``trio.Cancelled``, and a Ctrl-C that is meant for the application)."""
+"""Run one node for one claimed state, and return its outcome. Nothing is sent from here but the request
+for secrets. Nothing that a node raises leaves here, except ``trio.Cancelled`` that is not its own, and a
+Ctrl-C that is meant for the application."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import inspect
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 from pydantic import ValidationError
 
-from exotrio._execution.beside import Beside
 from exotrio._execution.error_text import bounded, error_line, error_text
 from exotrio._execution.handle import Execution
 from exotrio._execution.log_context import hide
 from exotrio._execution.results import hint_at_asyncio, returned, signalled
+from exotrio._execution.stuck import MAX_STUCK_PER_WORKER, StuckNodes
+from exotrio._execution.threads import call_in_thread
 from exotrio._nodes.base import BaseNode, is_plain, needs_asyncio
 from exotrio._nodes.fields import fields_of
 from exotrio._nodes.outcome import Errored, Outcome
@@ -30,19 +30,20 @@ from exotrio._util.validation import readable_errors
 from exotrio.errors import FieldsInvalid, ManagerError, ManagerUnavailable
 
 if TYPE_CHECKING:
+    from exotrio._execution.asyncio_thread import AsyncioThread
     from exotrio._link.port import Claim
 
 log = logging.getLogger("exotrio.worker")
 
 SECRETS_TRIES = 5
-"""With full jitter from 0.5 s: about four seconds, then somebody else may try."""
+"""Within about two seconds; then another runtime may try."""
 
 
 async def _at_once() -> None:
     """Wait for nothing."""
 
 
-class _End:
+class _Ending:
     """How the task of a node ended.
 
     Attributes:
@@ -55,22 +56,61 @@ class _End:
         self.error: BaseException | None = RuntimeError("the node gave its Trio task away")
 
 
-@dataclass(frozen=True, slots=True)
 class Executor:
-    """Everything it takes to run claims.
+    """Runs claims: on the Trio loop, in threads, and in an asyncio loop in a thread.
 
-    Attributes:
+    Args:
         nodes: Registered name to node class.
         fetch_secrets: Asks the state manager for the secrets of a claim.
-        beside: Runs the nodes that cannot run on the Trio loop.
+        workers: Tasks that run nodes: how many nodes may be stuck grows with them. Defaults to 1.
+        changed: Called in the Trio loop when what ``accepts`` returns may have changed.
         owns_signals: True if a KeyboardInterrupt can only come from node code; otherwise Trio may
             raise the application's Ctrl-C inside a node, and it has to pass.
     """
 
-    nodes: Mapping[str, type[BaseNode]]
-    fetch_secrets: Callable[[Claim], Awaitable[Mapping[str, str]]]
-    beside: Beside
-    owns_signals: bool = False
+    def __init__(
+        self,
+        *,
+        nodes: Mapping[str, type[BaseNode]],
+        fetch_secrets: Callable[[Claim], Awaitable[Mapping[str, str]]],
+        workers: int = 1,
+        changed: Callable[[], None] = lambda: None,
+        owns_signals: bool = False,
+    ) -> None:
+        self._nodes = nodes
+        self._fetch_secrets = fetch_secrets
+        self._changed = changed
+        self._owns_signals = owns_signals
+        max_stuck = MAX_STUCK_PER_WORKER * workers
+        self._stuck_in_threads = StuckNodes(max_stuck, "plain def nodes", "in its thread", changed)
+        self._stuck_in_asyncio = StuckNodes(max_stuck, "asyncio nodes", "in the asyncio loop", changed)
+        self._asyncio: AsyncioThread | None = None
+
+    def accepts(self, node: type[BaseNode]) -> bool:
+        """Whether a state of ``node`` should be begun: not if too many others like it are stuck."""
+        return not self._why_not(node)
+
+    @property
+    def stuck(self) -> str:
+        """Why states of some nodes are not begun; empty if all are. From any thread."""
+        why = next(filter(None, map(self._why_not, self._nodes.values())), "")
+        return f"{why}: no such node is begun" if why else ""
+
+    def _why_not(self, node: type[BaseNode]) -> str:
+        if needs_asyncio(node):
+            blocked = self._asyncio is not None and self._asyncio.blocked
+            return self._stuck_in_asyncio.why or ("a node blocks the asyncio loop" if blocked else "")
+        return self._stuck_in_threads.why if is_plain(node) else ""
+
+    async def aclose(self) -> None:
+        """End the asyncio loop, in bounded time.
+
+        Cancellation:
+            None.
+        """
+        if self._asyncio is not None:
+            with trio.CancelScope(shield=True):  # it has a deadline of its own
+                await self._asyncio.aclose()
 
     async def run(
         self, claim: Claim, execution: Execution, *, ours: Callable[[], Awaitable[None]] = _at_once
@@ -91,31 +131,31 @@ class Executor:
             the node and returns None, unless the node returns a value all the same. So does the
             node's timeout, but with an error.
         """
-        node = self.nodes.get(claim.node_name)
+        node = self._nodes.get(claim.node_name)
         if node is None:
-            known = ", ".join(sorted(self.nodes))
+            known = ", ".join(sorted(self._nodes))
             return Errored(f"this runtime has no node class named {claim.node_name!r:.300}; it has: {known}")
-        if self.beside.full(node):
-            log.warning("state %s goes back: too much was left behind by other nodes", claim.state_id)
+        if why := self._why_not(node):
+            log.warning("releasing state %s: %s", claim.state_id, why)
             return None
-        end = _End()
+        ending = _Ending()
         try:
             # A task and a nursery of its own: scopes and nurseries that a node leaves open, and whatever it
             # does to the nursery around it, end with its state.
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(
-                    self._in_task, node, claim, execution, ours, end, nursery, name=claim.node_name
+                    self._in_task, node, claim, execution, ours, ending, nursery, name=claim.node_name
                 )
         except BaseException as error:
             # Raised beside the node, or by Trio about what it left open.
-            end.error = error
-        if end.error is not None:
-            if passing := self._passing(end.error, execution):
+            ending.error = error
+        if ending.error is not None:
+            if passing := self._passing(ending.error, execution):
                 raise passing
-            return self._failed(end.error, claim, execution)
-        if end.outcome is None and execution.timed_out:
+            return self._failed(ending.error, claim, execution)
+        if ending.outcome is None and execution.timed_out:
             return self._timed_out(claim, execution)
-        return end.outcome
+        return ending.outcome
 
     # A Ctrl-C may go to any line of the loop's thread; it is meant for the application.
     @trio.lowlevel.enable_ki_protection
@@ -125,7 +165,7 @@ class Executor:
         claim: Claim,
         execution: Execution,
         ours: Callable[[], Awaitable[None]],
-        end: _End,
+        ending: _Ending,
         nursery: trio.Nursery,
     ) -> None:
         try:
@@ -136,11 +176,11 @@ class Executor:
                     # It may have been cancelled before this task came to its first line.
                     await trio.lowlevel.checkpoint_if_cancelled()
                     execution.begin(node.timeout)
-                    end.outcome = await self._call(node, claim, secrets, execution)
+                    ending.outcome = await self._call(node, claim, secrets, execution)
             # If the scope took a Cancelled, the node was ended by us.
-            end.error = None
+            ending.error = None
         except BaseException as error:
-            end.error = error
+            ending.error = error
         finally:
             # Tasks that the node started in it. To cancel it without any would cost 10 us.
             if len(nursery.child_tasks) > 1:
@@ -181,18 +221,25 @@ class Executor:
             return Errored(bounded(redactor.redact(_secret_problems(node, error))))
         if needs_asyncio(node):
             execution.elsewhere = True
-            value = await self.beside.in_loop(instance.execute, _shown(claim))
+            value = await self._in_asyncio(instance.execute, _shown(claim))
         elif not is_plain(node):
             value = await instance.execute()
         else:
             execution.elsewhere = True
             with execution.in_thread():
-                value = await self.beside.in_thread(instance.execute, _shown(claim))
+                value = await call_in_thread(instance.execute, _shown(claim), self._stuck_in_threads)
             execution.elsewhere = False
             if inspect.isawaitable(value):
                 # A decorator made the method plain; what it returned still belongs on the loop.
                 value = await value
         return returned(node, value)
+
+    async def _in_asyncio(self, function: Callable[[], Any], what: str) -> Any:
+        from exotrio._execution.asyncio_thread import AsyncioThread  # here, since it imports asyncio
+
+        if self._asyncio is None or self._asyncio.ended:
+            self._asyncio = AsyncioThread(self._stuck_in_asyncio, self._changed)
+        return await self._asyncio.call(function, what)
 
     def _failed(self, error: BaseException, claim: Claim, execution: Execution) -> Outcome | None:
         redactor = execution.progress.redactor
@@ -213,7 +260,7 @@ class Executor:
                 return signalled(cast("Signal", signal))
             except BaseException as broken:  # a signal can be subclassed, and its data exchanged
                 error = broken
-        hint_at_asyncio(self.nodes[claim.node_name], signal)
+        hint_at_asyncio(self._nodes[claim.node_name], signal)
         text = error_text(error, redactor)
         log.error("state %s: %s failed: %s", claim.state_id, claim.node_name, error_line(error, redactor))
         log.info("%s", text)
@@ -230,10 +277,12 @@ class Executor:
         """Fetch the secrets; None if that fails for long, which is no error of the state."""
         for attempt in range(SECRETS_TRIES):
             try:
-                return await self.fetch_secrets(claim)
+                return await self._fetch_secrets(claim)
             except ManagerError as error:
                 if execution.draining or attempt == SECRETS_TRIES - 1:
-                    log.warning("state %s goes back, its secrets cannot be had: %s", claim.state_id, error)
+                    log.warning(
+                        "releasing state %s: its secrets cannot be fetched: %s", claim.state_id, error
+                    )
                     return None
                 at_least = error.retry_after if isinstance(error, ManagerUnavailable) else None
                 delay = min(OUTAGE.pause(attempt, at_least), OUTAGE.cap)
@@ -245,7 +294,7 @@ class Executor:
         """Return the part of ``error`` that is meant for somebody else than the state, if any."""
         # Only then is a Cancelled ours to pass on; else a node kept one and raised it again.
         cancelled = trio.current_effective_deadline() == -math.inf
-        interrupts = not self.owns_signals and not execution.elsewhere
+        interrupts = not self._owns_signals and not execution.elsewhere
         passing = None
         for leaf in leaves(error):
             if interrupts and issubclass(type(leaf), KeyboardInterrupt):

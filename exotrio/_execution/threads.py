@@ -1,45 +1,54 @@
-"""Threads of plain ``def`` nodes, which nobody can interrupt: one whose node timed out, or was given
-up by the stop path, runs on, and its worker no longer waits for it."""
+"""Threads that nodes run in, none of which keeps the interpreter from exiting.
+
+A thread cannot be interrupted: one whose node timed out, or was given up by the shutdown, runs on, and
+its worker no longer waits for it.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 import anyio
 import anyio.to_thread
 import trio
 
-from exotrio._execution.stuck import LeftBehind
+from exotrio._execution.stuck import StuckNodes
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-async def call_in_thread(function: Callable[[], Any], what: str, left: LeftBehind) -> Any:
+async def call_in_thread(function: Callable[[], Any], what: str, stuck: StuckNodes) -> Any:
     """Return what ``function`` returns in a thread.
 
     Args:
         function: What to call.
         what: Names it in the log.
-        left: Told of a thread that is left behind, and of its end.
+        stuck: Told of a thread that nothing waits for any more, and of its end.
 
     Cancellation:
-        Leaves the thread behind. What it returns or raises later is logged and dropped.
+        The thread is stuck. What it returns or raises later is logged and dropped.
     """
-    thread = _Thread(function)
-    # A limiter of its own: in a shared one, a thread left behind would keep a worker's place.
+    call = _ThreadCall(function)
+    # A limiter of its own: in a shared one, a stuck thread would keep a worker's place.
     limiter = anyio.CapacityLimiter(1)
     try:
         # Boxed, since Trio refuses a thread that returns a coroutine, as decorated methods may.
-        box = await anyio.to_thread.run_sync(thread.run, abandon_on_cancel=True, limiter=limiter)
+        box = await anyio.to_thread.run_sync(call.run, abandon_on_cancel=True, limiter=limiter)
         return box[0]
     finally:
         began = limiter.borrowed_tokens > 0
-        if began and thread.leave(lambda did: left.ended(what, did)):
-            left.add(what)
+        if began and call.leave(lambda did: stuck.ended(what, did)):
+            stuck.add(what)
 
 
-class _Thread:
+class _ThreadCall:
     """One call. Whether it ended or was left first is decided under a lock."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
@@ -76,3 +85,61 @@ class _Thread:
                 return False
             self._report = report
             return True
+
+
+class DaemonExecutor(ThreadPoolExecutor):
+    """The default executor of an asyncio loop. Calls functions in Trio's daemon threads, as many at once as
+    its base class would.
+
+    Python waits at its exit for the threads of its own executors, so one host name that does not resolve
+    would hold up a runtime that was told to stop.
+    """
+
+    # From ThreadPoolExecutor, since asyncio takes no other class as its default; its own threads,
+    # which begin with the first submit, never do.
+
+    def __init__(self) -> None:
+        super().__init__(thread_name_prefix="exotrio asyncio")
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._busy = 0
+        self._over = False
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Call ``fn`` in a thread, once one is free."""
+        future: Future[T] = Future()
+        with self._lock:
+            if self._over:
+                raise RuntimeError("the event loop of this executor is closed")
+            self._waiting.append((future, partial(fn, *args, **kwargs)))
+            if self._busy >= self._max_workers:
+                return future
+            self._busy += 1
+        trio.lowlevel.start_thread_soon(self._work, lambda outcome: None, self._thread_name_prefix)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Begin nothing more. Never waits for what runs."""
+        with self._lock:
+            self._over = True
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        for future, _ in waiting:
+            future.cancel()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._busy -= 1
+                    return
+                future, call = self._waiting.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                result = call()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+            del future, call

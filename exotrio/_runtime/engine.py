@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from exotrio._execution.beside import Beside
 from exotrio._execution.executor import Executor
 from exotrio._http.endpoint import Endpoint
 from exotrio._link.port import Link
@@ -48,7 +47,7 @@ class Engine:
         owns_signals: See ``Executor``.
         run_id: The only run whose states are claimed; None: of any.
         lost_claims: See ``Summary``.
-        beside: Runs the nodes that cannot run on the Trio loop.
+        executor: Runs nodes.
     """
 
     options: Options
@@ -62,12 +61,12 @@ class Engine:
     run_id: str | None = None
     phase: Phase = field(default=Phase.STARTING, init=False)
     lost_claims: int = field(default=0, init=False)
-    beside: Beside | None = field(default=None, init=False)
+    executor: Executor | None = field(default=None, init=False)
 
     @property
     def stuck(self) -> str:
         """Why states of some nodes are not begun; empty if all are. From any thread."""
-        return "" if self.beside is None else self.beside.stuck(self.options.nodes.values())
+        return "" if self.executor is None else self.executor.stuck
 
     # A Ctrl-C may go to any line of the loop's thread. Here it would tear the nursery down.
     @trio.lowlevel.enable_ki_protection
@@ -83,7 +82,13 @@ class Engine:
         """
         outbox = await self._open_outbox()
         link = self._open_link()
-        beside = self.beside = Beside(self.options.workers, self.ledger.notify)
+        executor = self.executor = Executor(
+            nodes=self.options.nodes,
+            fetch_secrets=link.secrets,
+            workers=self.options.workers,
+            changed=self.ledger.notify,
+            owns_signals=self.owns_signals,
+        )
         try:
             # Around all else, since it ends after the last delivery: what is delivered is held until then.
             async with trio.open_nursery() as around:
@@ -96,14 +101,14 @@ class Engine:
                     started()
                     if registered:
                         self._begin_heartbeat(around, link)
-                        await self._work(link, outbox, beside, replayed)
+                        await self._work(link, outbox, executor, replayed)
                 finally:
                     write_off(self.ledger)
                     # All at the same time, the last heartbeat too: they share what time is left.
                     around.cancel_scope.cancel()
                     with trio.move_on_after(deadlines.CLOSE, shield=True):
                         async with trio.open_nursery() as closing:
-                            for part in (link, beside, outbox):
+                            for part in (link, executor, outbox):
                                 if part is not None:
                                     closing.start_soon(part.aclose)
         finally:
@@ -127,10 +132,9 @@ class Engine:
         nursery.start_soon(stop.guard, beat, "heartbeat", name="heartbeat")
 
     async def _work(
-        self, link: Link, outbox: Outbox | None, beside: Beside, replayed: list[HeldClaim]
+        self, link: Link, outbox: Outbox | None, executor: Executor, replayed: list[HeldClaim]
     ) -> None:
         o, stop, ledger = self.options, self.stop, self.ledger
-        executor = Executor(o.nodes, link.secrets, beside, self.owns_signals)
         claimed_in, claimed = trio.open_memory_channel[HeldClaim](o.batch_size)
         # Never full, so that finished work never waits where it can be cancelled: the poller claims up
         # to batch_size more while at most batch_size + workers are undelivered, workers run, and as many
@@ -163,7 +167,7 @@ class Engine:
                 finished_in.clone(),
                 link=link,
                 nodes=o.nodes,
-                beside=beside,
+                executor=executor,
                 batch_size=o.batch_size,
                 workers=o.workers,
                 poll_interval=o.poll_interval,

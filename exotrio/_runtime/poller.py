@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
-from exotrio._execution.beside import Beside
+from exotrio._execution.executor import Executor
 from exotrio._http.response import ResponseTooSlow
 from exotrio._link.port import Claim, ClaimLost, Fate, Link
 from exotrio._nodes.base import BaseNode
@@ -39,7 +39,7 @@ async def poll(
     ledger: Ledger,
     stop: Stop,
     nodes: Mapping[str, type[BaseNode]],
-    beside: Beside,
+    executor: Executor,
     batch_size: int,
     workers: int,
     poll_interval: float,
@@ -51,7 +51,7 @@ async def poll(
         claimed: Takes the states; it has room for ``batch_size`` of them.
         done: Takes those that came too late to be run, for release.
         nodes: Registered name to node class: what to claim for.
-        beside: Nodes for which it is full are not claimed.
+        executor: Nodes that it does not accept are not claimed.
         batch_size: Most states that wait for a worker.
         workers: Tasks that run states.
         poll_interval: Seconds to wait after a claim that brought less than asked for.
@@ -61,7 +61,7 @@ async def poll(
     Cancellation:
         Settles the claim in flight, as the link does it.
     """
-    poller = _Poller(link, ledger, stop, claimed, nodes, beside, batch_size, workers, poll_interval)
+    poller = _Poller(link, ledger, stop, claimed, nodes, executor, batch_size, workers, poll_interval)
     # The outer scope ends with the grace: only that cancels a v0 claim in flight.
     async with claimed, done:
         with stop.polling:
@@ -132,7 +132,7 @@ class _Poller:
         stop: Stop,
         claimed: trio.MemorySendChannel[HeldClaim],
         nodes: Mapping[str, type[BaseNode]],
-        beside: Beside,
+        executor: Executor,
         batch_size: int,
         workers: int,
         poll_interval: float,
@@ -144,7 +144,7 @@ class _Poller:
         self._nodes = nodes
         # As it was checked: node code can change its class at any time.
         self._concurrency = {name: node.concurrency for name, node in nodes.items()}
-        self._beside = beside
+        self._executor = executor
         self._batch_size = batch_size
         self._workers = workers
         self._poll_interval = poll_interval
@@ -189,7 +189,7 @@ class _Poller:
             most = limit
             if (concurrency := self._concurrency[name]) is not None:
                 most = min(limit, concurrency - self._ledger.active(name))
-            if most > 0 and not self._beside.full(node):
+            if most > 0 and self._executor.accepts(node):
                 limits[name] = most
         return limits
 

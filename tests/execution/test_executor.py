@@ -16,7 +16,6 @@ import trio
 from pydantic import BaseModel
 
 from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal
-from exotrio._execution.beside import Beside
 from exotrio._execution.error_text import error_text
 from exotrio._execution.executor import Executor
 from exotrio._execution.handle import Execution
@@ -442,7 +441,7 @@ async def test_whether_a_state_is_still_ours_is_asked_last_before_its_node_begin
     async def ours() -> None:
         order.append("ours")
 
-    executor = Executor({"Secretive": Secretive}, fetch, Beside())
+    executor = Executor(nodes={"Secretive": Secretive}, fetch_secrets=fetch)
     claim = Claim(state_id="s", node_name="Secretive", identifier="s", inputs={})
     assert await executor.run(claim, Execution(), ours=ours) == Executed([])
     assert order == ["secrets", "ours", "node"]
@@ -459,7 +458,7 @@ async def test_a_node_that_was_cancelled_before_its_task_began_is_not_begun() ->
         return {}
 
     execution = Execution()
-    executor = Executor({"Node": node(execute)}, no_secrets, Beside())
+    executor = Executor(nodes={"Node": node(execute)}, fetch_secrets=no_secrets)
     claim = Claim(state_id="s", node_name="Node", identifier="s", inputs={})
     async with trio.open_nursery() as nursery:
         nursery.start_soon(executor.run, claim, execution)

@@ -247,7 +247,7 @@ async def test_a_plain_node_is_left_behind_at_its_timeout_and_told(caplog: pytes
     rt = runtime(server, hanging.node)
 
     async def heard_of_the_late_end() -> None:
-        assert "(Digest) returned in its thread at last, which is ignored" in caplog.text
+        assert "(Digest), stuck until now, returned in its thread; what came of it is dropped" in caplog.text
 
     with caplog.at_level(logging.WARNING), trio.fail_after(20):
         async with trio.open_nursery() as nursery:
@@ -292,7 +292,7 @@ async def test_too_many_threads_left_behind_hold_plain_nodes_back_and_nothing_el
             asked = [call.body["nodes"] for call in server.routes("enqueue")]
             assert asked[-1] == ["Quick"]
             assert server.statuses() == {"ERRORED": 4, "CREATED": 5, "EXECUTED": 3}
-            assert health.ready() == "4 plain def nodes were left behind and still run: no such node is begun"
+            assert health.ready() == "4 plain def nodes are stuck: no such node is begun"
             assert health.alive() == ""
             hanging.release.set()
             await server.until(lambda: server.statuses() == {"ERRORED": 4, "EXECUTED": 8})

@@ -442,7 +442,7 @@ async def test_a_plain_node_that_goes_on_after_the_stop_is_not_said_to_have_ende
             rt.stop(0)
     finally:
         gate.set()
-    assert "goes on in its thread" in caplog.text
+    assert "it goes on in its thread" in caplog.text
     assert "ended after" not in caplog.text
 
 
