@@ -119,7 +119,7 @@ class Engine:
         beat = partial(
             heartbeat,
             link=link,
-            apart=self._open_apart if self.endpoint.transport is None else None,
+            open_own_link=self._open_heartbeat_link if self.endpoint.transport is None else None,
             ledger=self.ledger,
             stop=stop,
             runtime=o.name,
@@ -219,7 +219,7 @@ class Engine:
         self.enter(phase)
         self.ledger.beat_now.set()
 
-    def _open_apart(self) -> Link:
+    def _open_heartbeat_link(self) -> Link:
         # Native without asking: it is used only while the other link says so.
         return self._open(kind="native", workers=1)
 

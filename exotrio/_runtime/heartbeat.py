@@ -6,16 +6,16 @@ code which blocks the runtime's loop keeps its leases. (Code that never releases
 lock stops every thread, and this one too.) What crosses between the two loops:
 
 - the thread reads what is held, by ``Ledger.leased``, and nothing else of the runtime's loop;
-- answers are heeded in the runtime's loop, whenever that gets to it. Being late does no harm: a lease
+- answers are handled in the runtime's loop, whenever that gets to it. Being late does no harm: a lease
   that was lost stays lost, and what has been settled meanwhile is passed over.
 
 In process there is no thread, for the transport belongs to the loop. Leases do not end there, but a
-cancelled run and a command must be heard all the same, so it beats often; that costs little.
+cancelled run and a command must arrive all the same, so heartbeats are frequent; they cost little.
 
 A lease ends when nothing renewed it for its ``ttl``, 60 s by default. A heartbeat every third of that
-leaves time for some that fail: those are repeated soon. A change of the phase is told at once, and the
-last heartbeat says that the runtime has stopped: who asked for that need not wait until it is missed.
-So is a state that runs after a worker was lost that held it: its node begins once that is answered.
+leaves time for some that fail: those are repeated soon. A heartbeat is sent at once when the phase
+changes, and when a state is begun whose last runtimes died while they ran it: its node begins once that
+is answered. The last heartbeat says that the runtime has stopped, so that nobody waits until it is missed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ from __future__ import annotations
 import logging
 import math
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -35,6 +33,7 @@ import trio
 
 from exotrio._link.port import Claim, Heartbeat, HeartbeatAnswer, HeartbeatItem, Link
 from exotrio._nodes.base import Stopping
+from exotrio._runtime.heartbeat_thread import HeartbeatThread
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.outage import Outage
@@ -49,13 +48,13 @@ from exotrio.errors import ManagerError, ManagerUnavailable
 log = logging.getLogger("exotrio.heartbeat")
 
 DEFAULT_TTL = 60.0
-"""Until the state manager tells another."""
-BEATS_PER_TERM = 3
+"""Seconds a lease lasts, until the state manager says otherwise."""
+HEARTBEATS_PER_TTL = 3
 JITTER = 0.1
-"""So that many runtimes that were started together do not beat together."""
+"""So that many runtimes that were started together do not send together."""
 INTERVAL_IN_PROCESS = 1.0
-SHORTEST_TIMEOUT = 1.0
-LONGEST_TIMEOUT = 10.0
+MIN_TIMEOUT = 1.0
+MAX_TIMEOUT = 10.0
 
 _WHY = {BeatResult.LOST: Stopping.LEASE_LOST, BeatResult.CANCELLED: Stopping.RUN_CANCELLED}
 
@@ -63,7 +62,7 @@ _WHY = {BeatResult.LOST: Stopping.LEASE_LOST, BeatResult.CANCELLED: Stopping.RUN
 async def heartbeat(
     *,
     link: Link,
-    apart: Callable[[], Link] | None,
+    open_own_link: Callable[[], Link] | None,
     ledger: Ledger,
     stop: Stop,
     runtime: str,
@@ -73,13 +72,13 @@ async def heartbeat(
     nodes: Mapping[str, str] | None = None,
     tasks: TaskView | None = None,
 ) -> None:
-    """Beat while the link has leases. Never returns unless cancelled.
+    """Send heartbeats while the link has leases. Never returns unless cancelled.
 
     Args:
         link: The runtime's link.
-        apart: Opens a native link with connections of its own, for the thread; None in process.
+        open_own_link: Opens a native link with connections of its own, for the thread; None in process.
         ledger: What is held. Leases that are renewed or lost are entered there.
-        stop: Asked for a drain if the state manager commands it.
+        stop: A drain is requested there if the state manager asks for one.
         runtime: Name of the runtime.
         phase: Returns the runtime's phase; called from any thread.
         grace: Seconds that such a drain may take.
@@ -88,156 +87,150 @@ async def heartbeat(
         tasks: Shown to the state manager when it asks; None: nobody may see them.
 
     Cancellation:
-        Says farewell; that takes up to half a second.
+        Sends a last heartbeat; that is over within ``deadlines.CLOSE``.
     """
-    ear = HeartbeatHandler(ledger, stop, grace)
-    if apart is None:
-        heart = HeartbeatSender(
-            link,
-            link,
-            ledger,
-            runtime,
-            phase,
-            ear.heed,
-            ledger.now,
-            tasks,
-            workers,
-            nodes or {},
-            INTERVAL_IN_PROCESS,
+    handler = HeartbeatHandler(ledger=ledger, stop=stop, grace=grace)
+    new_sender = partial(
+        HeartbeatSender,
+        runtime_link=link,
+        ledger=ledger,
+        runtime=runtime,
+        phase=phase,
+        tasks=tasks,
+        workers=workers,
+        nodes=nodes or {},
+    )
+    if open_own_link is None:
+        sender = new_sender(
+            link=link, clock=ledger.now, deliver=handler.handle, max_interval=INTERVAL_IN_PROCESS
         )
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(heart.live)
+            nursery.start_soon(sender.run)
             try:
                 await trio.sleep_forever()
             finally:
-                heart.end()
+                sender.end()
     else:
-        thread = _Thread(stop)
-        tell = partial(thread.call_back, ear.heed)
-
-        def clock() -> float:
-            return time.monotonic() + ledger.asleep()
-
-        heart = HeartbeatSender(
-            link, apart(), ledger, runtime, phase, tell, clock, tasks, workers, nodes or {}
+        thread = HeartbeatThread(stop)
+        own_link = open_own_link()
+        sender = new_sender(
+            link=own_link,
+            clock=lambda: time.monotonic() + ledger.asleep(),
+            deliver=partial(thread.call_back, handler.handle),
         )
-        await thread.live(heart)
+
+        async def body() -> None:
+            await sender.run()
+            await own_link.aclose()
+
+        await thread.run(body, sender.end)
 
 
-@dataclass(frozen=True, slots=True)
-class _Beaten:
-    """One heartbeat that was answered.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnsweredHeartbeat:
+    """A heartbeat that was answered.
 
     Attributes:
         held: What it was about, and under which claim it was held then.
         running: Which of that it called running.
-        heard: The answer; None if the state manager has no leases any more.
+        answer: None if the state manager has no leases any more.
         age: Returns how many seconds ago it was sent.
     """
 
     held: list[tuple[HeldClaim, Claim]]
     running: list[bool]
-    heard: HeartbeatAnswer | None
+    answer: HeartbeatAnswer | None
     age: Callable[[], float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HeartbeatHandler:
-    """Heeds answers. Lives in the runtime's loop."""
+    """Does what answers say. Lives in the runtime's loop."""
 
     ledger: Ledger
     stop: Stop
     grace: float
 
-    def heed(self, beaten: _Beaten) -> None:
+    def handle(self, heartbeat: AnsweredHeartbeat) -> None:
         """Enter what was renewed, end what was lost or cancelled, obey commands."""
-        heard, ledger = beaten.heard, self.ledger
-        for (held, claim), runs in zip(beaten.held, beaten.running, strict=True):
+        answer, ledger = heartbeat.answer, self.ledger
+        for (held, claim), runs in zip(heartbeat.held, heartbeat.running, strict=True):
             held.announced = held.announced or (runs and held.claim is claim)
-        if heard is None:
+        if answer is None:
             # Replaced by one that speaks v0 only. Nobody there renews what workers would wait for.
-            for held, _ in beaten.held:
+            for held, _ in heartbeat.held:
                 begun = held.execution is not None and held.execution.began
                 if held.lapsed and not begun:
-                    self._taken_away(held, Stopping.LEASE_LOST)
+                    self._lose(held, Stopping.LEASE_LOST)
             ledger.notify()
             return
-        ledger.ttl = heard.ttl
-        for (held, claim), result in zip(beaten.held, heard.results, strict=True):
+        ledger.ttl = answer.ttl
+        for (held, claim), result in zip(heartbeat.held, answer.results, strict=True):
             if held.claim is not claim:
                 continue  # it was claimed again meanwhile: this is about the lease before
             if result is not BeatResult.OK:
-                self._taken_away(held, _WHY[result])
-            elif heard.ttl is None:
+                self._lose(held, _WHY[result])
+            elif answer.ttl is None:
                 held.lease_until = math.inf
             else:
-                held.lease_until = ledger.now() - beaten.age() + heard.ttl
+                held.lease_until = ledger.now() - heartbeat.age() + answer.ttl
         ledger.notify()  # for those who wait to learn whether a lease was renewed
-        if "drain" in heard.commands and not self.stop.requested:
+        if "drain" in answer.commands and not self.stop.requested:
             log.warning("the state manager asks this runtime to drain")
             self.stop.request(self.grace, "the state manager")
 
-    def _taken_away(self, held: HeldClaim, why: Stopping) -> None:
-        if held.forfeited:
+    def _lose(self, held: HeldClaim, why: Stopping) -> None:
+        """End what is not ours any more. What is finished is sent all the same."""
+        if held.forfeited or held.stage is Stage.DONE:
             return
         what = "its lease is lost"
         if why is Stopping.RUN_CANCELLED:
             what = f"its run {held.claim.run_id} was cancelled"
-        if held.stage is Stage.BUFFERED:
-            held.forfeited = why
-            self._note_loss(held, why)
+        elif self.ledger.events:
+            self.ledger.events.tell(LeaseLost(held.claim.node_name))
+        held.forfeited = why
+        if held.execution is None:
             log.warning("%s is dropped before it was begun: %s", held, what)
             self.ledger.forfeit(held)
-        elif held.stage is Stage.RUNNING and held.execution is not None:
-            held.forfeited = why
-            self._note_loss(held, why)
+        else:
             log.warning("%s is cancelled: %s", held, what)
             held.execution.cancel(why)
-        # Else it is finished. Its outcome is sent: only the state manager knows whether it comes too late.
-
-    def _note_loss(self, held: HeldClaim, why: Stopping) -> None:
-        if why is Stopping.LEASE_LOST and self.ledger.events:
-            self.ledger.events.tell(LeaseLost(held.claim.node_name))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class HeartbeatSender:
-    """Beats, in the loop that calls ``run``.
+    """Sends heartbeats, in the loop that calls ``run``.
 
     Args:
-        main: The runtime's link; only asked what it can do, since it knows whom it talks to.
-        link: The link to beat through.
+        runtime_link: Only asked what it can do, since it knows whom it talks to.
+        link: The link to send through.
         ledger: Only read.
-        runtime: As in ``heartbeat``.
-        phase: As in ``heartbeat``.
-        tell: Takes each answer.
+        deliver: Takes each answered heartbeat to the runtime's loop.
         clock: In seconds. What ``age`` is taken from in the runtime's loop.
-        tasks: As in ``heartbeat``.
-        workers: As in ``heartbeat``.
-        nodes: As in ``heartbeat``.
-        longest: Most seconds between two beats.
+        max_interval: Seconds between two heartbeats at most.
+        runtime: As in ``heartbeat``, as are the others.
     """
 
-    main: Link
+    runtime_link: Link
     link: Link
     ledger: Ledger
+    deliver: Callable[[AnsweredHeartbeat], None]
+    clock: Callable[[], float]
+    max_interval: float = DEFAULT_TTL
     runtime: str
     phase: Callable[[], Phase]
-    tell: Callable[[_Beaten], None]
-    clock: Callable[[], float]
     tasks: TaskView | None
     workers: int
     nodes: Mapping[str, str]
-    longest: float = DEFAULT_TTL
-    _ending: bool = False
-    _scope: trio.CancelScope = field(default_factory=lambda: trio.CancelScope(shield=True))
-    _answered: bool = False
-    _told: float | None = None
-    _tree: str | None = None
-    _outage: Outage = field(default_factory=lambda: Outage(log, "the heartbeat"))
+    _ending: bool = field(default=False, init=False)
+    _scope: trio.CancelScope = field(default_factory=lambda: trio.CancelScope(shield=True), init=False)
+    _answered: bool = field(default=False, init=False)
+    _last_ttl: float | None = field(default=None, init=False)
+    _task_tree: str | None = field(default=None, init=False)
+    _outage: Outage = field(default_factory=lambda: Outage(log, "the heartbeat"), init=False)
 
-    async def live(self) -> None:
-        """Beat until ``end`` is called, then say farewell.
+    async def run(self) -> None:
+        """Send heartbeats until ``end`` is called, then the last one.
 
         Cancellation:
             None: what was sent is not cut off, and ``end`` sets a deadline for that.
@@ -245,11 +238,18 @@ class HeartbeatSender:
         self.ledger.beat_now.attach()
         with self._scope:
             while not self._ending:
-                pause = await self._beat()
+                pause = await self._send()
                 with trio.move_on_after(pause):
                     await self.ledger.beat_now.wait()
-            if self._answered and self.main.capabilities.leases:
-                stopped = Heartbeat(self.runtime, Phase.STOPPED.value, 0, 0, (), workers=self.workers)
+            if self._answered and self.runtime_link.capabilities.leases:
+                stopped = Heartbeat(
+                    runtime=self.runtime,
+                    phase=Phase.STOPPED.value,
+                    busy=0,
+                    buffered=0,
+                    states=(),
+                    workers=self.workers,
+                )
                 with suppress(ManagerError):
                     await self.link.heartbeat(stopped, timeout=deadlines.LAST_HEARTBEAT)
 
@@ -262,19 +262,19 @@ class HeartbeatSender:
     @property
     def _interval(self) -> float:
         # What the last answer told counts already: the runtime's loop may be blocked, and enter it late.
-        known = [ttl for ttl in (self._told, self.ledger.ttl) if ttl is not None]
-        return min(self.longest, min(known, default=DEFAULT_TTL) / BEATS_PER_TERM)
+        known = [ttl for ttl in (self._last_ttl, self.ledger.ttl) if ttl is not None]
+        return min(self.max_interval, min(known, default=DEFAULT_TTL) / HEARTBEATS_PER_TTL)
 
-    async def _beat(self) -> float:
-        """Beat once and return how long to pause."""
+    async def _send(self) -> float:
+        """Send one heartbeat and return how long to pause."""
         interval = self._interval
         # With its claim as it is now: a state that is claimed again gets another one, in the other loop.
         claimed = [(each, each.claim) for each in self.ledger.leased()]
         held = [(each, claim) for each, claim in claimed if claim.token is not None]
         running = [each.stage is Stage.RUNNING for each, _ in held]
         heartbeat = Heartbeat(
-            self.runtime,
-            self.phase().value,
+            runtime=self.runtime,
+            phase=self.phase().value,
             busy=sum(running),
             buffered=sum(each.stage is Stage.BUFFERED for each, _ in held),
             states=tuple(
@@ -282,15 +282,15 @@ class HeartbeatSender:
                 for (each, claim), runs in zip(held, running, strict=True)
             ),
             shows_tasks=self.tasks is not None,
-            tasks=self._tree,
+            tasks=self._task_tree,
             workers=self.workers,
             nodes=self.nodes,
         )
         sent = self.clock()
-        timeout = min(max(interval, SHORTEST_TIMEOUT), LONGEST_TIMEOUT)
+        timeout = min(max(interval, MIN_TIMEOUT), MAX_TIMEOUT)
         try:
-            leases = self.main.capabilities.leases
-            heard = await self.link.heartbeat(heartbeat, timeout=timeout) if leases else None
+            leases = self.runtime_link.capabilities.leases
+            answer = await self.link.heartbeat(heartbeat, timeout=timeout) if leases else None
         except ManagerError as error:
             pause = Backoff(interval / 40, interval / 4).pause(self._outage.failures)
             if isinstance(error, ManagerUnavailable) and error.retry_after is not None:
@@ -299,79 +299,19 @@ class HeartbeatSender:
             self._outage.failed(error, pause)
             return pause
         self._outage.worked()
-        if heard is not None:
+        if answer is not None:
             self._answered = True
-            self._told = heard.ttl
-        self.tell(_Beaten(held, running, heard, lambda: self.clock() - sent))
-        self._tree = None
+            self._last_ttl = answer.ttl
+        self.deliver(
+            AnsweredHeartbeat(held=held, running=running, answer=answer, age=lambda: self.clock() - sent)
+        )
+        self._task_tree = None
         if (
-            heard is not None
-            and "tasks" in heard.commands
+            answer is not None
+            and "tasks" in answer.commands
             and heartbeat.tasks is None
             and self.tasks is not None
         ):
-            self._tree = await self.tasks.take()
+            self._task_tree = await self.tasks.take()
             return 0.0  # at once: somebody waits for it
         return self._interval * random.uniform(1 - JITTER, 1 + JITTER)
-
-
-class _Thread:
-    """A thread with a loop in which a heart beats. Made and ended by the runtime's loop.
-
-    Args:
-        stop: Told of a defect.
-    """
-
-    def __init__(self, stop: Stop) -> None:
-        self._stop = stop
-        self._ours = trio.lowlevel.current_trio_token()
-        self._ended = trio.Event()
-        self._over = False
-        self._token: trio.lowlevel.TrioToken | None = None
-
-    async def live(self, heart: HeartbeatSender) -> None:
-        """Let ``heart`` beat in the thread, which closes its link in the end. Never returns unless
-        cancelled; then the thread is ended."""
-        # A daemon: one that hangs in spite of all must not keep the process from ending.
-        # In this context, so that its lines in the log tell the phase too.
-        body = partial(copy_context().run, self._body, heart)
-        threading.Thread(target=body, name="exotrio heartbeat", daemon=True).start()
-        try:
-            await trio.sleep_forever()
-        finally:
-            self._over = True
-            if self._token is not None:
-                with suppress(trio.RunFinishedError):
-                    self._token.run_sync_soon(heart.end)
-            with trio.move_on_after(deadlines.CLOSE, shield=True):
-                await self._ended.wait()
-
-    def call_back(self, function: Callable[..., object], *args: object) -> None:
-        """Call ``function`` in the runtime's loop, when that gets to it. From the thread."""
-        with suppress(trio.RunFinishedError):  # then nothing is held any more
-            self._ours.run_sync_soon(self._guarded, function, *args)
-
-    def _guarded(self, function: Callable[..., object], *args: object) -> None:
-        try:
-            function(*args)
-        except Exception as error:  # out of here it would tear down the loop, whosever it is
-            self._fail(error)
-
-    def _fail(self, error: BaseException) -> None:
-        log.critical("the heartbeat failed; the runtime stops", exc_info=error)
-        self._stop.fail(error)
-
-    def _body(self, heart: HeartbeatSender) -> None:
-        try:
-            trio.run(self._main, heart)
-        except BaseException as error:
-            self.call_back(self._fail, error)
-        finally:
-            self.call_back(self._ended.set)
-
-    async def _main(self, heart: HeartbeatSender) -> None:
-        # First it makes itself known, then it looks whether it came too late: so no end is missed.
-        self._token = trio.lowlevel.current_trio_token()
-        if not self._over:
-            await heart.live()
-        await heart.link.aclose()

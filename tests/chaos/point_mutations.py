@@ -85,7 +85,7 @@ MUTATIONS = (
     Mutation(
         "heartbeats off",
         "_runtime/heartbeat.py",
-        "            pause = await self._beat()\n",
+        "            pause = await self._send()\n",
         "            pause = self._interval\n",
         "execute on native",
     ),

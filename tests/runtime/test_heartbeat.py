@@ -699,7 +699,7 @@ def beating(link: Any, ledger: Ledger, stop: Stop) -> Callable[[], Awaitable[Non
     return partial(
         heartbeat,
         link=link,
-        apart=lambda: link,
+        open_own_link=lambda: link,
         ledger=ledger,
         stop=stop,
         runtime="test",
