@@ -10,17 +10,16 @@ become more than there is memory.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import suppress
 from typing import cast
 
 import httpx
-import trio
 
+from exotrio._http.event_loop import closing_scope
 from exotrio._http.response import unusable
 
 MAX_ANSWER = 128 * 1024 * 1024
 """Bytes of an answer that are read into memory."""
-CLOSE_TIMEOUT = 0.5
 
 
 class OnePiece(httpx.AsyncByteStream):
@@ -46,29 +45,39 @@ class _Once:
         return self._left.pop()
 
 
-async def pieces_of(response: httpx.Response, *, at: str, asked: str) -> AsyncGenerator[bytes]:
+async def pieces_of(
+    response: httpx.Response, *, at: str, asked: str, max_size: float | None = None
+) -> AsyncGenerator[bytes]:
     """Yield the body of a response piece by piece, and close it.
 
     Args:
         response: The response, of which only the head was read.
         at: Who answered, for messages.
         asked: What was asked, for messages.
+        max_size: Bytes that may come. Defaults to ``MAX_ANSWER``.
 
     Raises:
-        ManagerUnavailable: the body is longer than ``MAX_ANSWER``, or compressed.
+        ManagerUnavailable: the body is longer than ``max_size``, or compressed.
     """
     size = 0
+    max_size = MAX_ANSWER if max_size is None else max_size
+    pieces: AsyncGenerator[bytes] | None = None
     try:
         coding = response.headers.get("content-encoding", "identity")[:50]
         if coding.lower() != "identity":
             raise unusable(f"{at} answered in the coding {coding!r}, which was not asked for", asked)
-        stream = cast("httpx.AsyncByteStream", response.stream)
-        async with aclosing(cast("AsyncGenerator[bytes]", aiter(stream))) as pieces:
-            async for piece in pieces:
-                size += len(piece)
-                if size > MAX_ANSWER:
-                    raise unusable(f"{at} answered with more than {MAX_ANSWER} bytes", asked)
-                yield piece
+        pieces = cast("AsyncGenerator[bytes]", aiter(cast("httpx.AsyncByteStream", response.stream)))
+        async for piece in pieces:
+            size += len(piece)
+            if size > max_size:
+                raise unusable(f"{at} answered with more than {max_size} bytes", asked)
+            yield piece
     finally:
-        with trio.CancelScope(deadline=trio.current_time() + CLOSE_TIMEOUT, shield=True):
+        with closing_scope():
             await response.aclose()
+            if pieces is not None:
+                # One step more, which is an error now. Else httpcore's generators, each within another, are
+                # left where they are until they are collected as garbage, of which Trio warns.
+                with suppress(Exception):
+                    await anext(pieces, None)
+                await pieces.aclose()

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import aclosing, contextmanager, nullcontext, suppress
-from functools import cache, lru_cache
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import aclosing, contextmanager, nullcontext
+from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-import trio
 from pydantic import BaseModel
 
+from exotrio._http.connections import Connections, Pool
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
-from exotrio._http.lookups import own_lookups
+from exotrio._http.event_loop import event_loop
 from exotrio._http.response import Answer, ResponseTooSlow, parse_response, unusable
 from exotrio._util.events import Events, Requested
 from exotrio._util.json import NotJson, encode
@@ -27,12 +27,12 @@ from exotrio._util.settings import URI_VARIABLE
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
 from exotrio.errors import (
     ConfigurationError,
-    LifecycleError,
     ManagerUnavailable,
 )
 
 if TYPE_CHECKING:
     import httpx
+    import trio
 
 log = logging.getLogger("exotrio")
 
@@ -41,12 +41,8 @@ M = TypeVar("M", bound=BaseModel)
 REQUEST_TIMEOUT = 30.0
 MIN_BANDWIDTH = 32 * 1024
 """Bytes a second for which a request with a large body is given time beside ``REQUEST_TIMEOUT``."""
-CLOSE = 0.5
-"""Seconds for closing connections: the last step of a stop."""
 CONNECT_TIMEOUT = 5.0
 """Below REQUEST_TIMEOUT, so that a host that swallows packets is known to have received nothing."""
-KEEPALIVE_EXPIRY = 4.0
-"""Below the 5 s after which common servers close: a request must not cross the close on the wire."""
 # The scope in ask bounds the exchange; httpx's read timeout starts anew with every read.
 _TIMEOUT = {"connect": CONNECT_TIMEOUT, "pool": CONNECT_TIMEOUT, "read": None, "write": None}
 
@@ -71,7 +67,8 @@ class HttpClient:
         tasks: Most exchanges at once; more wait here, not in the pool.
         events: Told of each exchange.
 
-    The connections open when first used. A client that was closed opens new ones when used again.
+    It can be used from Trio and from asyncio, also from several event loops: each has connections of its own,
+    which open when first used. A client that was closed opens new ones when used again.
     """
 
     def __init__(self, endpoint: Endpoint, *, tasks: int = 16, events: Events | None = None) -> None:
@@ -80,11 +77,7 @@ class HttpClient:
         self._at = endpoint.name
         # Not `or`: nobody may listen yet.
         self._events = Events() if events is None else events
-        self._tasks = tasks
-        # httpcore loses connections for good when requests are cancelled while more than max_connections
-        # are queued in it. With our limiter below its pool none ever queues there.
-        self._slots = trio.CapacityLimiter(tasks)
-        self._transport: httpx.AsyncBaseTransport | None = None
+        self._connections = Connections(endpoint, tasks)
         # Made once: asking the kernel for randomness for each request was 8 % of the time of short ones.
         self._request_ids = map(f"{str(uuid4())[:24]}{{:012x}}".format, count(1))
 
@@ -130,7 +123,8 @@ class HttpClient:
             KeyRefused: 401 or 403.
             NotFound: 404.
             RequestRefused: any other 4xx, and redirects.
-            LifecycleError: called outside Trio.
+            LifecycleError: called outside of an event loop, or in one that an embedded state manager does not
+                live in.
             ConfigurationError: ``body`` has no JSON form, or httpx cannot use the URI.
 
         Cancellation:
@@ -138,7 +132,8 @@ class HttpClient:
         """
         from exotrio._http.body import pieces_of  # here, since it imports httpx
 
-        require_trio()
+        loop = event_loop()
+        pool = await self._connections.pool()
         asked = f"{method} {self._shown}{path}"
         try:
             content = body if isinstance(body, bytes) or body is None else encode(body)
@@ -151,16 +146,16 @@ class HttpClient:
         response: httpx.Response | None = None
         answered: bytes | None = None
         received = 0
-        with scope or nullcontext(), trio.CancelScope(deadline=trio.current_time() + timeout) as limit:
-            async with self._slots:
-                began = trio.current_time()
+        with scope or nullcontext(), loop.CancelScope(deadline=loop.current_time() + timeout) as limit:
+            async with pool.limiter:
+                began = loop.current_time()
                 try:
                     with self._translate_errors(asked, sending):
                         all_headers = self._headers(content, headers)
                         if last:
                             all_headers["connection"] = "close"
-                        response = await self._send(
-                            self._request(method, path, content, all_headers, sending)
+                        response = await _send(
+                            pool, self._request(method, path, content, all_headers, sending)
                         )
                         pieces: list[bytes] = []
                         async with aclosing(pieces_of(response, at=self._at, asked=asked)) as arriving:
@@ -168,12 +163,12 @@ class HttpClient:
                                 pieces.append(piece)
                                 received += len(piece)
                                 if patient:
-                                    limit.deadline = trio.current_time() + timeout
+                                    limit.deadline = loop.current_time() + timeout
                         answered = b"".join(pieces)
                 finally:
                     if self._events:
                         code = None if response is None or answered is None else response.status_code
-                        self._events.tell(Requested(_op(path), code, trio.current_time() - began))
+                        self._events.tell(Requested(_op(path), code, loop.current_time() - began))
         if response is None:
             raise self._too_late(asked, sent=sending.sent)
         if answered is None:
@@ -205,26 +200,28 @@ class HttpClient:
         """
         from exotrio._http.body import pieces_of
 
-        require_trio()
+        loop = event_loop()
+        pool = await self._connections.pool()
         asked = f"GET {self._shown}{path}"
         headers = self._headers(None, {"accept": media_type})
         sending = _Sending()
         received = 0
-        with trio.CancelScope(deadline=trio.current_time() + patience) as scope:
-            async with self._slots:
+        with loop.CancelScope(deadline=loop.current_time() + patience) as scope:
+            async with pool.limiter:
                 with self._translate_errors(asked, sending):
-                    response = await self._send(self._request("GET", path, None, headers, sending))
-                pieces: AsyncIterator[bytes] | None = None
-                try:
-                    if response.headers.get("content-type") != media_type:
+                    response = await _send(pool, self._request("GET", path, None, headers, sending))
+                fits = response.headers.get("content-type") == media_type
+                max_size = math.inf if fits else None
+                async with aclosing(
+                    pieces_of(response, at=self._at, asked=asked, max_size=max_size)
+                ) as pieces:
+                    if not fits:
                         with self._translate_errors(asked, sending):
-                            async with aclosing(pieces_of(response, at=self._at, asked=asked)) as arriving:
-                                answered = b"".join([piece async for piece in arriving])
+                            answered = b"".join([piece async for piece in pieces])
                         self._parse(response, answered, asked, ())
                         raise unusable(f"{self._at} answered with something that is not {media_type}", asked)
-                    pieces = response.aiter_raw()
                     while True:
-                        scope.deadline = trio.current_time() + REQUEST_TIMEOUT
+                        scope.deadline = loop.current_time() + REQUEST_TIMEOUT
                         with self._translate_errors(asked, sending):
                             piece = await anext(pieces, None)
                         if piece is None:
@@ -233,8 +230,6 @@ class HttpClient:
                         # However long the disk takes: it is the network that is waited for here.
                         scope.deadline = math.inf
                         await sink(piece)
-                finally:
-                    await _close(response, pieces)
         if scope.cancelled_caught:
             raise self._too_late(asked, sent=sending.sent)
         if response.headers.get("content-length") != str(received):
@@ -285,45 +280,8 @@ class HttpClient:
             ) from error
 
     async def aclose(self) -> None:
-        """Close the connections. Safe to call twice."""
-        transport, self._transport = self._transport, None
-        # A transport that was handed in is its owner's to close, and others may be using it.
-        if transport is not None and self._endpoint.transport is None:
-            with trio.CancelScope(deadline=trio.current_time() + CLOSE, shield=True):
-                await transport.aclose()
-
-    async def _send(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and return the response once its head is there.
-
-        By the transport, without httpx's client around it: its cookies, redirects and forms of
-        authentication are not used here, and cost 75 us of the 120 that a short request in process took.
-        """
-        if request.url.userinfo:
-            next(_basic_auth(request.url).auth_flow(request))
-        with own_lookups():
-            return await self._opened().handle_async_request(request)
-
-    def _opened(self) -> httpx.AsyncBaseTransport:
-        if self._transport is not None:
-            return self._transport
-        import ssl
-
-        import httpx
-
-        if self._endpoint.plaintext:
-            _warn_of_plaintext(self._shown)
-        https = self._endpoint.uri.startswith("https:")
-        pool = self._tasks + 4
-        self._transport = self._endpoint.transport or httpx.AsyncHTTPTransport(
-            # The system's certificates, as the stock SDK trusts them. Without TLS a context that trusts
-            # nobody, since loading certificates takes 20 ms.
-            verify=ssl.create_default_context() if https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-            trust_env=False,  # only _settings reads the environment; stock ignores proxy variables too
-            limits=httpx.Limits(
-                max_connections=pool, max_keepalive_connections=pool, keepalive_expiry=KEEPALIVE_EXPIRY
-            ),
-        )
-        return self._transport
+        """Close the connections of the caller's event loop. Safe to call twice."""
+        await self._connections.aclose()
 
     def _headers(self, content: bytes | None, more: Mapping[str, str] | None) -> dict[str, str]:
         headers = {
@@ -356,25 +314,16 @@ class HttpClient:
         )
 
 
-def require_trio() -> None:
-    """Raise LifecycleError unless called from a Trio task."""
-    if not trio.lowlevel.in_trio_task():
-        raise LifecycleError(
-            "exotrio talks to its state manager on Trio, and this is not a Trio task",
-            fix="call it from a function that trio.run(...) runs; from asyncio code, in a thread of its own",
-        )
+async def _send(pool: Pool, request: httpx.Request) -> httpx.Response:
+    """Send a request and return the response once its head is there.
 
-
-async def _close(response: httpx.Response, pieces: AsyncIterator[bytes] | None) -> None:
-    """Close a response whose pieces may have been read in part."""
-    with trio.CancelScope(deadline=trio.current_time() + CLOSE, shield=True):
-        await response.aclose()
-        if pieces is not None:
-            # To its end, which is an error now. Else httpcore's generators, each within another, are left
-            # where they are until they are collected as garbage, of which Trio warns.
-            with suppress(Exception):
-                async for _ in pieces:
-                    pass
+    By the transport, without httpx's client around it: its cookies, redirects and forms of
+    authentication are not used here, and cost 75 us of the 120 that a short request in process took.
+    """
+    if request.url.userinfo:
+        next(_basic_auth(request.url).auth_flow(request))
+    with pool.lookups():
+        return await pool.transport.handle_async_request(request)
 
 
 @lru_cache(maxsize=64)
@@ -402,8 +351,3 @@ def _op(path: str) -> str:
 
 def _brief(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-@cache
-def _warn_of_plaintext(uri: str) -> None:
-    log.warning("the API key travels unencrypted to %s: use https:// off this machine", uri)

@@ -8,7 +8,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-import trio
+import anyio
 
 from exotrio._util.new_file import NewFile, require_place
 from exotrio._wire.operations import BACKUP_PATH, BACKUP_TYPE
@@ -23,13 +23,13 @@ _INSTRUCTIONS = 10_000
 
 async def backup(calls: Calls, path: Path, *, overwrite: bool) -> int:
     """Fetch a backup into a file and return its size."""
-    await trio.to_thread.run_sync(_require_place, path, overwrite)
+    await anyio.to_thread.run_sync(_require_place, path, overwrite)
     file = NewFile(path, "the backup", DatabaseError)
     try:
-        await trio.to_thread.run_sync(file.open)
+        await anyio.to_thread.run_sync(file.open)
 
         async def write(piece: bytes) -> None:
-            await trio.to_thread.run_sync(file.write, piece)
+            await anyio.to_thread.run_sync(file.write, piece)
 
         async def fetch() -> int:
             return await calls.http.download(BACKUP_PATH, write, patience=MAKING, media_type=BACKUP_TYPE)
@@ -39,11 +39,11 @@ async def backup(calls: Calls, path: Path, *, overwrite: bool) -> int:
             lambda: calls.refuse_v0("no backup can be fetched", "back up the database it uses"),
         )
         await _check(file)
-        await trio.to_thread.run_sync(partial(file.put_in_place, overwrite=overwrite))
+        await anyio.to_thread.run_sync(partial(file.put_in_place, overwrite=overwrite))
         return size
     finally:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP):
-            await trio.to_thread.run_sync(file.remove)
+        with anyio.CancelScope(shield=True, deadline=anyio.current_time() + CLEANUP):
+            await anyio.to_thread.run_sync(file.remove)
 
 
 def _require_place(path: Path, overwrite: bool) -> None:
@@ -61,7 +61,7 @@ async def _check(file: NewFile) -> None:
     """Sync what arrived and let SQLite look through it."""
     given_up = threading.Event()
     try:
-        await trio.to_thread.run_sync(_look_through, file, given_up.is_set, abandon_on_cancel=True)
+        await anyio.to_thread.run_sync(_look_through, file, given_up.is_set, abandon_on_cancel=True)
     finally:
         given_up.set()
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Never, TypeVar
 from urllib.parse import urlencode
 
-import trio
+import anyio
 from pydantic import BaseModel
 
 from exotrio._http.client import HttpClient
@@ -26,38 +25,22 @@ TRIES = 4
 MAX_PAUSE = 5.0
 
 
-@dataclass(slots=True)
-class Server:
-    """What is known of a state manager.
-
-    Attributes:
-        native: Whether it speaks the native API; None while that is not known.
-    """
-
-    native: bool | None = None
-
-
 class Calls:
     """Calls to one namespace of one state manager.
 
     Args:
         endpoint: The state manager.
         namespace: Where every call goes.
-        server: What is known of it. Defaults to nothing.
 
     Attributes:
         long_polls: How many calls wait at the server; each takes one of the connections.
     """
 
-    def __init__(self, endpoint: Endpoint, namespace: str, server: Server | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, namespace: str) -> None:
         self.http = HttpClient(endpoint)
         self.namespace = namespace
         self.long_polls = 0
-        self._server = server or Server()
-
-    def apart(self) -> Calls:
-        """Return calls to the same, over connections of their own: for another Trio loop."""
-        return Calls(self.http.endpoint, self.namespace, self._server)
+        self._native: bool | None = None  # not known yet
 
     def v0(self, *segments: str | int) -> str:
         """Return a path of v0 below the namespace."""
@@ -95,7 +78,7 @@ class Calls:
             try:
                 return await native()
             except NotFound:
-                self._server.native = None
+                self._native = None
                 if await self.is_native():  # it is the thing asked for that is not known
                     raise
         return await otherwise()
@@ -115,12 +98,12 @@ class Calls:
             except ManagerUnavailable as error:
                 if error.sent and not sent:
                     raise
-                self._server.native = None  # another server may answer next
-                await trio.sleep(min(WITHIN_CALL.pause(attempt, error.retry_after), MAX_PAUSE))
+                self._native = None  # another server may answer next
+                await anyio.sleep(min(WITHIN_CALL.pause(attempt, error.retry_after), MAX_PAUSE))
         return await call()
 
     async def is_native(self) -> bool:
         """Return whether the server speaks the native API, and so is ours."""
-        if self._server.native is None:
-            self._server.native = (await self.repeat(lambda: discover(self.http, self.namespace))).native
-        return self._server.native
+        if self._native is None:
+            self._native = (await self.repeat(lambda: discover(self.http, self.namespace))).native
+        return self._native

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 from uuid import uuid4
 
-import trio
+import anyio
 from pydantic import BaseModel
 
 from exotrio._wire.v0 import TriggerReply
@@ -53,7 +53,7 @@ async def _is_valid_by_now(calls: Calls, name: str) -> bool:
     A stock server validates in the background, and refuses a trigger meanwhile as if the graph were invalid.
     """
     pause = FIRST_LOOK
-    with trio.move_on_after(VALIDATION_PATIENCE):
+    with anyio.move_on_after(VALIDATION_PATIENCE):
         while True:
             try:
                 status = (await get_graph(calls, name))["validation_status"]
@@ -61,7 +61,7 @@ async def _is_valid_by_now(calls: Calls, name: str) -> bool:
                 return False
             if status != ValidationStatus.PENDING:
                 return bool(status == ValidationStatus.VALID)
-            await trio.sleep(pause)
+            await anyio.sleep(pause)
             pause = min(pause * 2, MAX_PAUSE)
     return False
 
@@ -76,7 +76,7 @@ async def upsert_graph(
     calls: Calls, name: str, body: dict[str, Any], *, validation_timeout: float, polling_interval: float
 ) -> dict[str, Any]:
     """Create or replace a graph and return it once it is validated."""
-    give_up = trio.current_time() + validation_timeout
+    give_up = anyio.current_time() + validation_timeout
 
     async def put() -> dict[str, Any]:
         return await _put(calls, name, body, give_up, validation_timeout, polling_interval)
@@ -97,13 +97,13 @@ async def _put(
         raise GraphInvalid(f"graph {name!r} needs exotrio's own state manager", problems)
     graph = as_graph(answer, name)
     while graph["validation_status"] == ValidationStatus.PENDING:
-        if trio.current_time() > give_up:
+        if anyio.current_time() > give_up:
             raise ManagerUnavailable(
                 f"graph {name!r} is still not validated after {timeout} s",
                 where=f"asked: {answer.asked}",
                 fix="wait longer (validation_timeout), or see what keeps the state manager busy",
             )
-        await trio.sleep(polling_interval)
+        await anyio.sleep(polling_interval)
         graph = await get_graph(calls, name)
     return graph
 

@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from uuid import uuid4
 
-import trio
+import anyio
 
-from exotrio._http.client import REQUEST_TIMEOUT, require_trio
+from exotrio._http.client import REQUEST_TIMEOUT
+from exotrio._http.event_loop import event_loop
 from exotrio._util.error_message import message_line
 from exotrio._wire.native import NativeRun
 from exotrio._wire.operations import (
@@ -54,7 +55,7 @@ async def status(calls: Calls, run_id: str, wait: float = 0.0, pause: float = 0.
     """
 
     async def derived() -> NativeRun:
-        await trio.sleep(pause)
+        await anyio.sleep(pause)
         return summarize(run_id, await run(calls, run_id))
 
     return await calls.prefer_native(lambda: _native_status(calls, run_id, wait, pause), derived)
@@ -62,11 +63,11 @@ async def status(calls: Calls, run_id: str, wait: float = 0.0, pause: float = 0.
 
 async def _native_status(calls: Calls, run_id: str, wait: float, pause: float) -> NativeRun:
     if calls.long_polls == MOST_LONG_POLLS:
-        await trio.sleep(pause)
+        await anyio.sleep(pause)
         wait = 0.0
     wait = min(wait, from_ms(MAX_WAIT_MS))
     path = calls.native("run", run_id, query={"wait_ms": to_ms(wait)})
-    began = trio.current_time()
+    began = anyio.current_time()
     calls.long_polls += wait > 0
     try:
         found = await calls.fetch(NativeRun, "GET", path, timeout=REQUEST_TIMEOUT + wait)
@@ -74,7 +75,7 @@ async def _native_status(calls: Calls, run_id: str, wait: float, pause: float) -
         calls.long_polls -= wait > 0
     if found.status is RunStatus.PENDING:
         # A server that is stopping answers early: it must not be asked in a tight loop.
-        await trio.sleep_until(began + wait)
+        await anyio.sleep_until(began + wait)
     return found
 
 
@@ -87,7 +88,6 @@ async def wait(
     on_progress: Callable[[NativeRun], None] | None,
 ) -> NativeRun:
     """Wait until a run is no longer PENDING."""
-    require_trio()
     shown: NativeRun | None = None
     # Whoever is not told of the first status does not ask for it: the first look waits for the end already.
     pause, held = 0.0, FIRST_POLL if on_progress is None else 0.0
@@ -103,18 +103,18 @@ async def wait(
 
 
 async def _status_after_outages(calls: Calls, run_id: str, wait: float, pause: float) -> NativeRun:
-    give_up = trio.current_time() + wait + OUTAGE_TOLERANCE
+    give_up = anyio.current_time() + wait + OUTAGE_TOLERANCE
     while True:
         try:
             return await status(calls, run_id, wait, pause)
         except ManagerUnavailable:
-            if trio.current_time() >= give_up:
+            if anyio.current_time() >= give_up:
                 raise
-            await trio.sleep(1.0)
+            await anyio.sleep(1.0)
 
 
 def _time_limit(seconds: float | None) -> AbstractContextManager[object]:
-    return nullcontext() if seconds is None else trio.fail_after(seconds)
+    return nullcontext() if seconds is None else event_loop().fail_after(seconds)
 
 
 async def cancel(calls: Calls, run_id: str) -> NativeRun:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import trio
+import anyio
 
+from exotrio._http.event_loop import event_loop
 from exotrio._wire.runtimes import CommandReply, TasksReply, WorkersReply
 from exotrio.client._calls import Calls
 from exotrio.client._runs import OURS
@@ -34,7 +35,7 @@ async def drain(calls: Calls, worker_id: str) -> None:
 async def tasks(calls: Calls, worker_id: str, timeout: float) -> str:
     """Ask a worker for its task tree and wait until it comes."""
     path = calls.native("worker", worker_id, "tasks")
-    with trio.fail_after(timeout):
+    with event_loop().fail_after(timeout):
         await calls.prefer_native(
             lambda: calls.fetch(CommandReply, "POST", path),
             lambda: calls.refuse_v0(
@@ -45,4 +46,4 @@ async def tasks(calls: Calls, worker_id: str, timeout: float) -> str:
             found = await calls.fetch(TasksReply, "GET", path)
             if not found.asked and found.tasks is not None:
                 return found.tasks
-            await trio.sleep(LOOK)
+            await anyio.sleep(LOOK)

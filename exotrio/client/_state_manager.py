@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from copy import copy
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
@@ -38,9 +36,8 @@ from exotrio._wire.v0 import (
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.client import _backup, _graphs, _operations, _runs, _runtimes
 from exotrio.client._calls import Calls
-from exotrio.client._trio_thread import in_asyncio, in_trio_thread
 from exotrio.client._upsert import graph_body
-from exotrio.errors import ConfigurationError, LifecycleError
+from exotrio.errors import ConfigurationError
 from exotrio.graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel, StoreConfigModel, check_name
 
 if TYPE_CHECKING:
@@ -50,32 +47,13 @@ if TYPE_CHECKING:
     import httpx
 
 M = TypeVar("M", bound=BaseModel)
-Call = TypeVar("Call", bound=Callable[..., Awaitable[Any]])
-
-
-def _also_from_asyncio(call: Call) -> Call:
-    """Let a method be called from asyncio too."""
-
-    @wraps(call)
-    async def either(self: StateManager, *args: Any, **options: Any) -> Any:
-        if not in_asyncio():
-            return await call(self, *args, **options)
-
-        async def alone() -> Any:
-            async with self._apart() as other:
-                return await call(other, *args, **options)
-
-        return await in_trio_thread(alone)
-
-    return cast("Call", either)
 
 
 class StateManager:
     """Talk to a state manager: declare graphs, start runs, look at them.
 
     The calls of the stock SDK's class keep their names, arguments and results, so that changing
-    the import is the migration. They may also be made from asyncio, each then in a Trio loop of its
-    own, in a thread, over a connection of its own. The others are for Trio only.
+    the import is the migration. All calls work from Trio and from asyncio, also from several event loops.
 
     Use it as ``async with StateManager(...) as manager``, or plainly and call ``aclose`` at the end.
 
@@ -120,23 +98,14 @@ class StateManager:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections. Safe to call twice; a later call opens new ones."""
-        await self._calls.http.aclose()
+        """Close the connections of the event loop it is called in. Safe to call twice.
 
-    def _apart(self) -> StateManager:
-        """Return a client of the same state manager for another Trio loop."""
-        if self._calls.http.endpoint.transport is not None:
-            raise LifecycleError(
-                "a state manager inside this process lives in a Trio loop, and this is asyncio",
-                fix="call it from that loop; or serve it on a port, with python -m exotrio server",
-            )
-        other = copy(self)
-        other._calls = self._calls.apart()
-        return other
+        A later call opens new ones. What is not closed is closed when its event loop ends.
+        """
+        await self._calls.http.aclose()
 
     # -- as in the stock SDK
 
-    @_also_from_asyncio
     async def trigger(
         self,
         graph_name: str,
@@ -175,7 +144,6 @@ class StateManager:
         request = {"start_delay": start_delay, "inputs": inputs or {}, "store": store or {}}
         return await _graphs.trigger(self._calls, graph_name, request, run_id)
 
-    @_also_from_asyncio
     async def get_graph(self, graph_name: str) -> dict[str, Any]:
         """Return a graph as the state manager has it, with its ``validation_status``.
 
@@ -211,7 +179,6 @@ class StateManager:
         polling_interval: float = 1,
     ) -> dict[str, Any]: ...
 
-    @_also_from_asyncio
     async def upsert_graph(
         self,
         graph_name: str | Graph,
@@ -395,7 +362,7 @@ class StateManager:
             The run, with status SUCCESS or FAILED.
 
         Raises:
-            trio.TooSlowError: ``timeout`` seconds went by; the run goes on.
+            trio.TooSlowError, in asyncio TimeoutError: ``timeout`` seconds went by; the run goes on.
             NotFound: there is no such run.
             ManagerError: as its other subclasses say.
 
@@ -637,7 +604,7 @@ class StateManager:
             timeout: Seconds to wait at most.
 
         Raises:
-            trio.TooSlowError: ``timeout`` seconds went by.
+            trio.TooSlowError, in asyncio TimeoutError: ``timeout`` seconds went by.
             NotFound: nobody was heard of under this id.
             RequestRefused: it was not started with ``--health-tasks`` or ``Runtime.show_tasks`` (409); or
                 the server speaks only v0.

@@ -1,4 +1,4 @@
-"""The stock SDK's calls of the client, made from asyncio: programs that change only their import."""
+"""The client from asyncio."""
 
 from __future__ import annotations
 
@@ -7,15 +7,25 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import anyio
 import pytest
 import trio
 
-from exotrio import GraphNodeModel, LifecycleError, NotFound, StateManager
+from exotrio import GraphNodeModel, LifecycleError, NotFound, RequestRefused, StateManager
+from exotrio._wire.vocabulary import RunStatus
 from exotrio.manager import embedded
+from tests.support import processes
+from tests.support.commands import with_worker
 from tests.support.stock import KEY, Stock, on_a_port
 
 NODES = [GraphNodeModel(node_name="A", namespace="n", identifier="a", inputs={"p": "x"})]
+BODY = b'{"validation_status": "VALID"}'
+GRAPH = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
+    len(BODY),
+    BODY,
+)
 
 
 @pytest.fixture
@@ -90,13 +100,83 @@ def test_a_cancellation_ends_the_request_and_its_connection(asked: bool) -> None
         asyncio.run(asyncio.wait_for(main(), 20))
 
 
-def test_the_other_calls_say_that_they_are_for_trio(manager: StateManager) -> None:
-    async def main() -> None:
-        for call in (lambda: manager.runs(), lambda: manager.wait("r", timeout=1), lambda: manager.graphs()):
-            with pytest.raises(LifecycleError, match="this is not a Trio task"):
-                await call()
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_every_call_can_be_made_from_either_event_loop(tmp_path: Path, backend: str) -> None:
+    shown: list[RunStatus] = []
+    split = GraphNodeModel(node_name="Split", namespace="n", identifier="s", inputs={"count": "1"})
+    with with_worker(tmp_path) as running:
 
-    asyncio.run(main())
+        async def main() -> None:
+            async with StateManager("n", running.uri, processes.KEY) as manager:
+                await manager.upsert_graph("g", [split], {})
+                run_id = (await manager.trigger("g"))["run_id"]
+                ended = await manager.wait(
+                    run_id, timeout=20, on_progress=lambda run: shown.append(run.status)
+                )
+                assert ended.status is shown[-1] is RunStatus.SUCCESS
+                assert (await manager.status(run_id)).status is RunStatus.SUCCESS
+                (state,) = (await manager.run(run_id)).nodes
+                assert (await manager.state("g", run_id, state.id)).identifier == "s"
+                assert (await manager.history(state.id)).identifier == "s"
+                assert len((await manager.states(run=run_id)).states) == 1
+                assert len((await manager.find_runs()).runs) == len((await manager.runs()).runs) == 1
+                assert len(await manager.graphs()) == 1
+                assert "Split" in {node.name for node in await manager.nodes()}
+                await manager.overview()
+                await manager.checkup()
+                assert b"</html>" in await manager.export(run_id)
+                assert await manager.backup(tmp_path / "copy.db") == (tmp_path / "copy.db").stat().st_size
+                for refused in (manager.retry_run, manager.cancel):
+                    with pytest.raises(RequestRefused):
+                        await refused(run_id)
+                with pytest.raises(NotFound):
+                    await manager.manual_retry("0" * 24)
+                (worker,) = (await manager.workers()).workers
+                with pytest.raises(RequestRefused):
+                    await manager.tasks(worker.worker_id)
+                later = (await manager.trigger("g", start_delay=60_000))["run_id"]
+                with pytest.raises(TimeoutError if backend == "asyncio" else trio.TooSlowError):
+                    await manager.wait(later, timeout=0.1)
+                await manager.drain(worker.worker_id)
+
+        anyio.run(main, backend=backend)
+
+
+def test_one_client_serves_several_event_loops_and_leaves_no_connection_open() -> None:
+    closed: list[bool] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+        manager = StateManager("n", f"http://127.0.0.1:{listener.getsockname()[1]}", KEY)
+
+        def serve() -> None:
+            for _ in range(4):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.settimeout(2)
+                    try:
+                        while connection.recv(10_000):
+                            connection.sendall(GRAPH)
+                        closed.append(True)
+                    except TimeoutError:
+                        closed.append(False)
+
+        async def twice() -> None:
+            for _ in range(2):
+                assert (await manager.get_graph("g"))["validation_status"] == "VALID"
+
+        async def twice_and_close() -> None:
+            await twice()
+            await manager.aclose()
+            await manager.aclose()
+
+        server = threading.Thread(target=serve)
+        server.start()
+        asyncio.run(twice())
+        trio.run(twice)
+        asyncio.run(twice_and_close())
+        trio.run(twice_and_close)
+        server.join()
+    assert closed == [True] * 4, "one connection for each event loop"
 
 
 async def test_a_state_manager_inside_a_trio_loop_cannot_be_called_from_asyncio() -> None:
@@ -104,7 +184,7 @@ async def test_a_state_manager_inside_a_trio_loop_cannot_be_called_from_asyncio(
         manager = StateManager("n", transport=transport)
 
         def elsewhere() -> None:
-            with pytest.raises(LifecycleError, match="lives in a Trio loop, and this is asyncio"):
+            with pytest.raises(LifecycleError, match="lives in a Trio loop and was called outside of it"):
                 asyncio.run(manager.trigger("g"))
 
         await trio.to_thread.run_sync(elsewhere)

@@ -20,9 +20,10 @@ import trio
 import trio.testing
 from pydantic import BaseModel
 
-from exotrio._http import client
 from exotrio._http import endpoint as endpoint_http
+from exotrio._http import event_loop
 from exotrio._http.client import HttpClient
+from exotrio._http.connections import open_transport
 from exotrio._http.discovery import discover
 from exotrio._http.endpoint import Endpoint, resolve_endpoint
 from exotrio._http.response import NotAccepted, retry_after
@@ -219,12 +220,10 @@ async def test_retry_after_reaches_the_error() -> None:
     assert error.retry_after == 3.0
 
 
-def test_outside_trio_the_error_says_so() -> None:
-    import asyncio
-
+def test_outside_of_an_event_loop_the_error_says_so() -> None:
     http, _ = client_for(lambda _: answer(200))
-    with pytest.raises(LifecycleError, match="Trio"):
-        asyncio.run(http.ask("GET", "/ping"))
+    with pytest.raises(LifecycleError, match=r"call it from a function that trio\.run\(\.\.\.\) or asyncio"):
+        http.ask("GET", "/ping").send(None)
 
 
 class Ponging(BaseHTTPRequestHandler):
@@ -298,7 +297,7 @@ async def test_an_answer_cut_after_the_request_arrived_is_not_known_to_be_unsent
 async def test_a_download_that_is_given_up_hangs_up_and_gives_its_connection_back(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "CLOSE", 15.0)  # it hangs up itself, or this test is too slow
+    monkeypatch.setattr(event_loop, "CLOSE_TIMEOUT", 15.0)  # it hangs up itself, or this test is too slow
     hung_up = trio.Semaphore(0)
     kind = "text/plain" if how == "another type" else "application/x-test"
 
@@ -535,9 +534,8 @@ async def test_a_key_sent_in_clear_off_this_machine_is_warned_of_once(
 ) -> None:
     with caplog.at_level(logging.WARNING, "exotrio"):
         for _ in range(2):
-            http = HttpClient(Endpoint(uri, "the-key"))
-            http._opened()  # what the first request does; sending one would leave this machine
-            await http.aclose()
+            # What the first request does; sending one would leave this machine.
+            await open_transport(Endpoint(uri, "the-key"), tasks=1).aclose()
     assert sum("unencrypted" in record.message for record in caplog.records) == warned
 
 

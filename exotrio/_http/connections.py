@@ -1,0 +1,135 @@
+"""The connections to a state manager: those of each event loop apart, since none works in another one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable, Hashable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import trio
+
+from exotrio._http.endpoint import Endpoint
+from exotrio._http.event_loop import closing_scope, event_loop, running_loop
+from exotrio._http.lookups import own_lookups
+from exotrio.errors import LifecycleError
+
+if TYPE_CHECKING:
+    import httpx
+
+log = logging.getLogger("exotrio")
+
+KEEPALIVE_EXPIRY = 4.0
+"""Below the 5 s after which common servers close: a request must not cross the close on the wire."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The connections of one event loop.
+
+    Attributes:
+        transport: Sends requests.
+        limiter: Admits as many exchanges at once as the pool has connections for. httpcore loses connections
+            for good when requests are cancelled while more than ``max_connections`` are queued in it.
+        lookups: To be entered around a request that may have to connect.
+        closer: Closes the connections when it is closed, which the event loop does at its end.
+    """
+
+    transport: httpx.AsyncBaseTransport
+    limiter: AbstractAsyncContextManager[None]
+    lookups: Callable[[], AbstractContextManager[None]]
+    closer: AsyncGenerator[None] | None = None
+
+
+class Connections:
+    """The pools of all event loops that talk to one state manager.
+
+    Args:
+        endpoint: The state manager.
+        tasks: Exchanges at once, in each event loop.
+    """
+
+    def __init__(self, endpoint: Endpoint, tasks: int) -> None:
+        self._endpoint = endpoint
+        self._tasks = tasks
+        self._pools: dict[Hashable, Pool] = {}
+        # A transport that was handed in is its owner's to close, and others may be using it.
+        self._embedded: Pool | None = None
+        if endpoint.transport is not None:
+            self._embedded = Pool(
+                transport=endpoint.transport, limiter=trio.CapacityLimiter(tasks), lookups=nullcontext
+            )
+
+    async def pool(self) -> Pool:
+        """Return the pool of the caller's event loop. It connects when first used.
+
+        Raises:
+            LifecycleError: there is no event loop, or it is not the one of an embedded state manager.
+        """
+        if self._embedded is not None:
+            if not trio.lowlevel.in_trio_task():
+                raise LifecycleError(
+                    "an embedded state manager lives in a Trio loop and was called outside of it",
+                    fix="call it from that loop; or serve it on a port, with python -m exotrio server",
+                )
+            return self._embedded
+        loop = running_loop()
+        return self._pools.get(loop) or await self._open(loop)
+
+    async def _open(self, loop: Hashable) -> Pool:
+        transport = open_transport(self._endpoint, self._tasks)
+        closer = self._closer(loop, transport)
+        await anext(closer)
+        pool = self._pools[loop] = Pool(
+            transport=transport,
+            limiter=event_loop().CapacityLimiter(self._tasks),
+            lookups=own_lookups if trio.lowlevel.in_trio_task() else nullcontext,
+            closer=closer,
+        )
+        return pool
+
+    async def _closer(self, loop: Hashable, transport: httpx.AsyncBaseTransport) -> AsyncGenerator[None]:
+        """Wait to be closed, then close the connections.
+
+        Trio and asyncio close their async generators when they end, so that nothing stays open of a client
+        that was not closed itself.
+        """
+        try:
+            yield
+        finally:
+            self._pools.pop(loop, None)
+            with closing_scope():
+                await transport.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections of the caller's event loop. Safe to call twice."""
+        if self._pools and (pool := self._pools.get(running_loop())) and pool.closer is not None:
+            await pool.closer.aclose()
+
+
+def open_transport(endpoint: Endpoint, tasks: int) -> httpx.AsyncBaseTransport:
+    """Return a transport that connects when first used, with connections for that many exchanges at once."""
+    import ssl
+
+    import httpx
+
+    if endpoint.plaintext:
+        _warn_of_plaintext(endpoint.shown)
+    https = endpoint.uri.startswith("https:")
+    pool = tasks + 4
+    return httpx.AsyncHTTPTransport(
+        # The system's certificates, as the stock SDK trusts them. Without TLS a context that trusts
+        # nobody, since loading certificates takes 20 ms.
+        verify=ssl.create_default_context() if https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+        trust_env=False,  # only _util.settings reads the environment; stock ignores proxy variables too
+        limits=httpx.Limits(
+            max_connections=pool, max_keepalive_connections=pool, keepalive_expiry=KEEPALIVE_EXPIRY
+        ),
+    )
+
+
+@cache
+def _warn_of_plaintext(uri: str) -> None:
+    log.warning("the API key travels unencrypted to %s: use https:// off this machine", uri)

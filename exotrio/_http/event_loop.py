@@ -1,0 +1,85 @@
+"""The event loop that a request is made in: Trio's or asyncio's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from types import TracebackType
+from typing import Protocol, Self
+
+import trio
+
+from exotrio.errors import LifecycleError
+
+CLOSE_TIMEOUT = 0.5
+"""Seconds for closing connections: the last step of a stop."""
+
+
+class Scope(Protocol):
+    """A cancel scope."""
+
+    deadline: float
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None: ...
+
+    @property
+    def cancelled_caught(self) -> bool: ...
+
+
+class EventLoop(Protocol):
+    """What requests use of ``trio``, and of ``anyio`` under asyncio.
+
+    Not of ``anyio`` under both: around Trio its functions would add a tenth to a short request in process.
+    """
+
+    def current_time(self) -> float: ...
+
+    def CancelScope(self, *, deadline: float = ..., shield: bool = ...) -> Scope: ...
+
+    def CapacityLimiter(self, total_tokens: int) -> AbstractAsyncContextManager[None]: ...
+
+    def fail_after(self, seconds: float, /) -> AbstractContextManager[object]:
+        """Raise ``trio.TooSlowError`` (Trio) or ``TimeoutError`` (asyncio) when the time is up."""
+
+
+def event_loop() -> EventLoop:
+    """Return the functions that fit the caller's event loop.
+
+    Raises:
+        LifecycleError: the caller runs in none.
+    """
+    if trio.lowlevel.in_trio_task():
+        return trio
+    running_loop()
+    import anyio  # here, since only asyncio needs it
+
+    return anyio
+
+
+def running_loop() -> Hashable:
+    """Return what identifies the caller's event loop.
+
+    Raises:
+        LifecycleError: the caller runs in none.
+    """
+    if trio.lowlevel.in_trio_task():
+        return trio.lowlevel.current_trio_token()
+    asyncio = sys.modules.get("asyncio")
+    loop: Hashable = asyncio and asyncio._get_running_loop()
+    if loop is None:
+        raise LifecycleError(
+            "a state manager was called outside of an event loop",
+            fix="call it from a function that trio.run(...) or asyncio.run(...) runs",
+        )
+    return loop
+
+
+def closing_scope() -> Scope:
+    """Return a scope to close connections in: a cancellation from outside does not reach into it."""
+    loop = event_loop()
+    return loop.CancelScope(deadline=loop.current_time() + CLOSE_TIMEOUT, shield=True)
