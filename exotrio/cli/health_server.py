@@ -17,10 +17,9 @@ from typing import Any
 import trio
 
 from exotrio._httpd import Limits, open_listeners, serve_http, urls
+from exotrio._httpd.hosts import LOOPBACK_HOSTS, host_name, is_loopback
 from exotrio._runtime.runtime import Runtime
 from exotrio.errors import ExotrioError
-from exotrio.manager.security.access import LOOPBACK_HOSTS, host_name
-from exotrio.manager.security.api_key import is_loopback
 from exotrio.monitoring import Health, RuntimeMetrics
 
 log = logging.getLogger("exotrio.cli")

@@ -7,7 +7,8 @@ socket. ``serve`` listens on a port. ``create_app`` is the ASGI application behi
 from __future__ import annotations
 
 from exotrio._httpd import Limits
-from exotrio.manager.api.app import create_app, embedded, serve
+from exotrio.manager.api.app import create_app
 from exotrio.manager.service import Service, open_service
+from exotrio.manager.serving import embedded, serve
 
 __all__ = ["Limits", "Service", "create_app", "embedded", "open_service", "serve"]

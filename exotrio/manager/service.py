@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,15 +12,15 @@ from typing import ParamSpec, TypeVar
 import trio
 
 from exotrio._util.settings import Settings, read_settings
+from exotrio.manager.background import Scheduler, in_background, retain, sweep
 from exotrio.manager.engine.claims import Claimer
-from exotrio.manager.engine.leases import MonotonicClock, Terms, monotonic_clock, recover, restart, sweep
-from exotrio.manager.engine.retention import retain
-from exotrio.manager.engine.schedules import Scheduler
+from exotrio.manager.engine.leases import MonotonicClock, Terms, monotonic_clock, recover, restart
 from exotrio.manager.engine.workers import Workers
 from exotrio.manager.queries.load import nodes_of
-from exotrio.manager.security.cipher import Cipher, find_cipher
+from exotrio.manager.security.encryption_key import find_cipher
 from exotrio.manager.security.rotation import renew_at_start
 from exotrio.manager.store.catalog import MAX_INPUTS
+from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.sqlite.store import open_store
@@ -129,25 +129,9 @@ async def open_service(
         await store.write(recover, service.terms)
         await store.write(restart, monotonic(), service.terms)
         await renew_at_start(store, service.cipher)
-        async with beside(
+        async with in_background(
             *((service.scheduler.run,) if schedules else ()),
             partial(sweep, store, monotonic, service.terms),
             partial(retain, store, keep_ms),
         ):
             yield service
-
-
-@asynccontextmanager
-async def beside(*tasks: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Run tasks for as long as the body takes. An error of the body comes out bare, in no group."""
-    error: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        for task in tasks:
-            nursery.start_soon(task)
-        try:
-            yield
-        except BaseException as raised:
-            error = raised
-        nursery.cancel_scope.cancel()
-    if error is not None:
-        raise error

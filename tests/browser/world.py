@@ -21,8 +21,8 @@ import httpx
 import trio
 
 from exotrio._httpd import open_listeners, serve_http, urls
+from exotrio._httpd.hosts import loopback_names
 from exotrio.manager import Service, create_app, open_service
-from exotrio.manager.api.app import loopback_names
 from exotrio.manager.engine import runs as runs_engine
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.schedules import fire

@@ -17,10 +17,11 @@ import pytest
 import trio
 import trio.testing
 
+from exotrio._httpd.hosts import LOOPBACK_HOSTS
 from exotrio.cli.commands.server import command as server_command
 from exotrio.manager import create_app, open_service, serve
 from exotrio.manager.queries import graphs
-from exotrio.manager.security.access import FORGET_AFTER, LOOPBACK_HOSTS, MAX_DELAY, TRIES, Tries
+from exotrio.manager.security.access import FORGET_AFTER, MAX_DELAY, TRIES, Tries
 from exotrio.manager.web.sessions import Sessions
 from tests.support.helpers import ok, open_client, refused
 from tests.support.manager import KEY, NO_SETTINGS

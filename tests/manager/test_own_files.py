@@ -12,7 +12,7 @@ import trio
 from exotrio import ConfigurationError
 from exotrio.errors import DatabaseError
 from exotrio.manager import open_service
-from exotrio.manager.security.api_key import kept_secret, read_secret_file
+from exotrio.manager.security.secret_files import kept_secret, read_secret_file
 from tests.support.manager import NO_SETTINGS
 
 STRANGER = 12_345

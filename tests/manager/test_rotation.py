@@ -17,9 +17,11 @@ import trio
 
 from exotrio import ConfigurationError, DatabaseBusy, DatabaseError
 from exotrio._util.settings import Settings
-from exotrio.manager.security import cipher, rotation
-from exotrio.manager.security.cipher import Cipher, cipher_from_text
+from exotrio.manager.security import rotation
+from exotrio.manager.security.encryption_key import cipher_from_text
 from exotrio.manager.security.rotation import rotate_secrets
+from exotrio.manager.store import cipher as store_cipher
+from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.sqlite.database import open_writer
 from exotrio.manager.store.sqlite.store import open_store
 from tests.contract.flow import Flow
@@ -219,9 +221,9 @@ async def test_no_file_keeps_what_the_old_key_could_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     db = tmp_path / "state.db"
-    short, old = cipher._key_id, key_id(OLD)
+    short, old = store_cipher._key_id, key_id(OLD)
     # The new ones are longer, so that they do not fit into the place of the old ones.
-    monkeypatch.setattr(cipher, "_key_id", lambda key: short(key) * (1 if short(key) == old else 9))
+    monkeypatch.setattr(store_cipher, "_key_id", lambda key: short(key) * (1 if short(key) == old else 9))
     # Of sizes with which SQLite does not just put the new ones where the old ones were.
     many = {f"s{size}": "x" * 20 * size for size in range(8)}
     async with open_manager(db, settings=given(OLD)) as manager:
@@ -257,8 +259,9 @@ import sys
 import threading
 from exotrio._util.settings import Settings
 from exotrio.manager import open_service
-from exotrio.manager.security import cipher, rotation
-from exotrio.manager.security.cipher import Cipher
+from exotrio.manager.security import rotation
+from exotrio.manager.security import encryption_key
+from exotrio.manager.security.encryption_key import Cipher
 import trio
 
 encrypt, done = Cipher.encrypt, []

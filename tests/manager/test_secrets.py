@@ -11,7 +11,8 @@ import pytest
 
 from exotrio import ConfigurationError, DatabaseError, GraphInvalid, GraphNodeModel, StateManager
 from exotrio.manager import embedded
-from exotrio.manager.security.cipher import Cipher, cipher_from_text, random_cipher
+from exotrio.manager.security.encryption_key import cipher_from_text, random_cipher
+from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.port import Transaction
 from tests.contract.flow import Flow
 from tests.support.helpers import ok, place, refused

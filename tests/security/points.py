@@ -43,21 +43,23 @@ class Point:
 
 ACCESS = "manager/security/access.py"
 APP = "manager/api/app.py"
+SERVING = "manager/serving.py"
 DASHBOARD = "manager/web/app.py"
 GATE = "_httpd/limiter.py"
 GUARD = "manager/web/guard.py"
 HTTP = "_httpd/messages.py"
 KEYS = "manager/security/api_key.py"
+KEY_FILES = "manager/security/secret_files.py"
 OWN_FILES = "manager/store/sqlite/own_files.py"
 RUNS = "manager/engine/runs.py"
-SECRETS = "manager/security/cipher.py"
+SECRETS = "manager/store/cipher.py"
 
 POINTS = (
     # -- who comes in
     Point(
         "It binds 127.0.0.1 unless told otherwise.",
         ["manager/test_access::test_a_server_binds_this_machine_only_unless_told_otherwise"],
-        Change(APP, '    host: str = "127.0.0.1",\n', '    host: str = "0.0.0.0",\n'),
+        Change(SERVING, '    host: str = "127.0.0.1",\n', '    host: str = "0.0.0.0",\n'),
     ),
     Point(
         "Every route but probes, sign-in and style sheets asks for the key or a session.",
@@ -124,7 +126,7 @@ POINTS = (
             "manager/test_access::test_an_allowed_host_is_served_and_no_other",
             "manager/web/test_access::test_a_host_that_is_not_served_gets_nothing",
         ],
-        Change(APP, "if is_loopback(host) else allowed_hosts or None", "if is_loopback(host) else None"),
+        Change(SERVING, "if is_loopback(host) else allowed_hosts or None", "if is_loopback(host) else None"),
     ),
     Point(
         "Pages of other origins may not call the API unless they are named, and never the dashboard.",
@@ -192,7 +194,9 @@ POINTS = (
     Point(
         "Where metrics have a port of their own nothing else is served.",
         ["manager/test_operations::test_metrics_may_have_a_port_of_their_own_where_nothing_else_is_served"],
-        Change(APP, "scraped = _metrics_app(service, metrics, key=chosen.text, host=host)", "scraped = app"),
+        Change(
+            SERVING, "scraped = _metrics_app(service, metrics, key=chosen.text, host=host)", "scraped = app"
+        ),
     ),
     # -- files in shared folders
     Point(
@@ -229,7 +233,7 @@ POINTS = (
     Point(
         "Of a key that others can read there is a warning.",
         ["manager/test_own_files::test_of_a_key_that_others_can_read_a_warning_says_how_to_end_that"],
-        Change(KEYS, "    if is_shown:\n", "    if False:\n"),
+        Change(KEY_FILES, "    if is_shown:\n", "    if False:\n"),
     ),
     Point(
         "The folder with keys is kept out of repositories.",
@@ -260,7 +264,7 @@ POINTS = (
             "manager/test_secrets::test_the_key_for_secrets_has_nothing_to_do_with_the_api_key",
             "manager/test_database::test_only_their_owner_may_read_the_folder_and_its_files",
         ],
-        Change(KEYS, 'os.O_EXCL, 0o600), "w")', 'os.O_EXCL, 0o644), "w")'),
+        Change(KEY_FILES, 'os.O_EXCL, 0o600), "w")', 'os.O_EXCL, 0o644), "w")'),
     ),
     Point(
         "Keys for secrets can be exchanged, whatever happens meanwhile; the old one opens old backups only.",

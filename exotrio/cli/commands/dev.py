@@ -65,7 +65,7 @@ def command(
     from exotrio._runtime.entry import run_blocking
     from exotrio.cli.dev.announcer import FirstRun
     from exotrio.cli.dev.session import Session, Wanted
-    from exotrio.manager.api.app import DEFAULT_DB
+    from exotrio.manager.serving import DEFAULT_DB
 
     first_run = FirstRun(graph, inputs, store) if triggers or graph or inputs or store else None
     session = Session(

@@ -254,7 +254,7 @@ class _Run:
             async with AsyncExitStack() as stack:
                 transport, asked = None, settings.state_manager_uri
                 if request.db is not None or settings.state_manager_uri is None:
-                    from exotrio.manager.api.app import DEFAULT_DB
+                    from exotrio.manager.serving import DEFAULT_DB
 
                     asked = request.db or str(DEFAULT_DB)
                     transport = await stack.enter_async_context(self._embed(asked))

@@ -16,7 +16,7 @@ from exotrio.cli.exit_codes import bare_errors
 from exotrio.cli.open_files import most_connections
 from exotrio.cli.terminal.logs import configure_logs, log_format_option
 from exotrio.manager import Limits, serve
-from exotrio.manager.api.app import DEFAULT_DB
+from exotrio.manager.serving import DEFAULT_DB
 
 logger = logging.getLogger("exotrio.cli")
 

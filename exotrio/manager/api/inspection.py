@@ -10,7 +10,7 @@ from starlette.routing import Route
 from exotrio._wire.overview import ExportQuery, OverviewQuery
 from exotrio.manager.api.json import path_name, read_query, reply
 from exotrio.manager.api.native import NAMESPACE
-from exotrio.manager.api.v0 import Endpoint, routes_of
+from exotrio.manager.api.routing import Endpoint, routes_of
 from exotrio.manager.queries.checkup import show_checkup
 from exotrio.manager.queries.overview import show_overview
 from exotrio.manager.service import Service

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from exotrio.errors import DatabaseError, GraphInvalid
 from exotrio.graph import check_name
 from exotrio.manager.rules.errors import Refused
-from exotrio.manager.security.cipher import SecretUnreadable
+from exotrio.manager.store.cipher import SecretUnreadable
 from exotrio.manager.store.port import log_level
 
 M = TypeVar("M", bound=BaseModel)

@@ -48,14 +48,15 @@ from exotrio.manager.api.json import (
     reply,
     settled,
 )
-from exotrio.manager.api.v0 import Endpoint, routes_of
+from exotrio.manager.api.routing import Endpoint, routes_of
+from exotrio.manager.background import in_background
 from exotrio.manager.engine import claims, leases, outcomes, retries
 from exotrio.manager.engine import runs as runs_engine
 from exotrio.manager.queries import history
 from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries import states as state_queries
 from exotrio.manager.security.access import LOCAL
-from exotrio.manager.service import Service, beside
+from exotrio.manager.service import Service
 
 T = TypeVar("T")
 
@@ -271,7 +272,7 @@ async def _unless_gone(
     value: T | None = None
     with trio.move_on_after(longest) as scope:
         # Without watchers without a nursery: a twentieth of the way from one node to the next.
-        async with beside(*watchers) if watchers else nullcontext():
+        async with in_background(*watchers) if watchers else nullcontext():
             value = await something()
             # Or a cancellation from outside, on the way out of here, would lose it: nobody would know what
             # a claim took. Whoever gets the value meets that cancellation next.

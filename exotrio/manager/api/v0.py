@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from exotrio._wire.graphs import GraphRequest
 from exotrio._wire.native import ErroredItem, ExecutedItem, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio._wire.v0 import (
     ClaimRequest,
@@ -24,6 +24,7 @@ from exotrio._wire.v0 import (
 from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH, ItemResult, StateStatus
 from exotrio.manager.api.json import (
     ClaimReply,
+    parse_model,
     path_int,
     path_name,
     read_body,
@@ -31,6 +32,7 @@ from exotrio.manager.api.json import (
     reply,
     settled,
 )
+from exotrio.manager.api.routing import Endpoint, routes_of
 from exotrio.manager.engine import claims, outcomes, retries, runs
 from exotrio.manager.engine import graphs as graphs_engine
 from exotrio.manager.engine.outcomes import Recorded
@@ -40,8 +42,6 @@ from exotrio.manager.queries import states as state_queries
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.security.access import LOCAL
 from exotrio.manager.service import Service
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 NAMESPACE = "/v0/namespace/{namespace}"
 
@@ -70,31 +70,6 @@ def v0_routes(service: Service) -> list[Route]:
         ("GET", f"{NAMESPACE}/graph/{{graph}}/run/{{run_id}}/node/{{state_id}}", v0.state),
     ]
     return routes_of(table)
-
-
-def routes_of(table: list[tuple[str, str, Endpoint]]) -> list[Route]:
-    """Return Starlette routes: one per path and slash form, dispatching on the method.
-
-    Starlette answers 405 from the first route whose path matches, so the methods of a path must
-    share one route.
-    """
-    by_path: dict[str, dict[str, Endpoint]] = {}
-    for method, path, endpoint in table:
-        by_path.setdefault(path, {})[method] = endpoint
-    return [
-        Route(form, _dispatcher(methods), methods=list(methods))
-        for path, methods in by_path.items()
-        for form in (path, path + "/")
-    ]
-
-
-def _dispatcher(methods: dict[str, Endpoint]) -> Endpoint:
-    async def dispatch(request: Request) -> Response:
-        # Starlette adds HEAD to every route that has GET.
-        method = "GET" if request.method == "HEAD" else request.method
-        return await methods[method](request)
-
-    return dispatch
 
 
 class _V0:
@@ -131,7 +106,12 @@ class _V0:
         namespace, graph = path_name(request, "namespace"), _graph_name(request)
         body = await read_body(request)
         now_ms = await self._store.read(lambda view: view.now_ms)
-        new = await self._service.compute(graphs_engine.prepare, namespace, graph, body, self._cipher, now_ms)
+
+        def prepare() -> graphs_engine.Prepared:
+            declared = parse_model(body, GraphRequest)
+            return graphs_engine.prepare(namespace, graph, declared, self._cipher, now_ms)
+
+        new = await self._service.compute(prepare)
         shown = await self._store.write(graphs_engine.upsert, namespace, graph, new)
         self._service.scheduler.notify()
         return reply(shown, 201)

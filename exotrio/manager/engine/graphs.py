@@ -13,11 +13,10 @@ from exotrio._util.times import timestamp
 from exotrio._wire.graphs import GraphBody, GraphRequest
 from exotrio._wire.v0 import RegisterRequest
 from exotrio._wire.vocabulary import ValidationStatus
-from exotrio.manager.api.json import parse_model
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.rules.registered import check_registered
 from exotrio.manager.rules.template import Template
-from exotrio.manager.security.cipher import Cipher
+from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
 
@@ -61,15 +60,13 @@ class Prepared:
     occurrences: Mapping[str, int | None]
 
 
-def prepare(namespace: str, name: str, body: bytes, cipher: Cipher, now_ms: int) -> Prepared:
-    """Read and check the body of a request to store a graph.
+def prepare(namespace: str, name: str, graph: GraphRequest, cipher: Cipher, now_ms: int) -> Prepared:
+    """Check a graph that is to be stored.
 
     Raises:
-        Unprocessable: it is not of the form of a graph.
         Refused: a name is blank.
         GraphInvalid: it breaks a rule of graphs.
     """
-    graph = parse_model(body, GraphRequest)
     if not name or not namespace.strip():
         raise Refused(400, "a graph and its namespace need a name")
     if any(not secret.strip() for secret in graph.secrets):

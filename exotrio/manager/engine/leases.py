@@ -17,31 +17,22 @@ states, and runs several. So it is found in steps, and none of them costs a work
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import trio
-
-from exotrio._util.words import plural
 from exotrio._wire.native import Beat, BeatReply
 from exotrio._wire.vocabulary import BeatResult, from_ms
-from exotrio.errors import DatabaseError
 from exotrio.manager.engine.states import CREATED, ERRORED, QUEUED, Changes, RunScope, add_event, find_state
 from exotrio.manager.engine.unites import decide
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.port import Store, Transaction, log_level
-
-logger = logging.getLogger("exotrio.manager.leases")
+from exotrio.manager.store.port import Transaction
 
 MonotonicClock = Callable[[], int]
 """Returns milliseconds that only ever grow."""
 
 SWEEPS_PER_TERM = 12
 MAX_SWEEP_INTERVAL = 5.0
-MIN_LATENESS_MS = 1_000
-"""A busy machine is this late now and then; it cost nobody a lease."""
 MAX_STATES_PER_SWEEP = 1_000
 """States of one sweep's transaction, so that a large loss does not hold up others' commits."""
 
@@ -204,28 +195,3 @@ def restart(tx: Transaction, now: int, terms: Terms) -> None:
         (timeout, now + terms.lease_ttl_ms),
     )
     tx.execute("UPDATE claims SET at = ?", (now,))
-
-
-async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
-    """End leases as they come due. Never returns.
-
-    A sweep that comes late, because this process was stopped or starved, first moves all deadlines
-    by its lateness: their holders could not be heard meanwhile.
-    """
-    interval = terms.sweep_interval
-    while True:
-        before = clock()
-        await trio.sleep(interval)
-        late = clock() - before - round(interval * 1000)
-        try:
-            if late > max(interval * 500, MIN_LATENESS_MS):
-                logger.warning(
-                    "this process did not run for %.1f s; leases are extended by that", late / 1000
-                )
-                await store.write(extend, late)
-            ended = await store.write(expire, clock(), terms)
-        except DatabaseError as error:
-            logger.log(log_level(error), "leases could not be checked: %s", error.what)
-        else:
-            if ended:
-                logger.warning("%s ended without an outcome", plural(ended, "lease"))

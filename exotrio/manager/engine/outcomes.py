@@ -35,7 +35,7 @@ from exotrio.manager.engine.states import (
 )
 from exotrio.manager.engine.unites import decide
 from exotrio.manager.rules.retry_delay import retry_delay_ms
-from exotrio.manager.security.cipher import Cipher, open_secrets
+from exotrio.manager.store.cipher import Cipher, open_secrets
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
 

@@ -13,21 +13,12 @@ as its content.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable
-from typing import Concatenate
 
-import trio
 from pydantic_core import to_json
 
-from exotrio._util.words import plural
-from exotrio._wire.vocabulary import from_ms
-from exotrio.errors import DatabaseError
 from exotrio.manager.store.clock import set_ahead_ms
-from exotrio.manager.store.port import Store, Transaction, log_level
-
-logger = logging.getLogger("exotrio.manager.retention")
+from exotrio.manager.store.port import Transaction
 
 BATCH = 500
 """Most rows that one step deletes of each table."""
@@ -35,43 +26,6 @@ RUNS = 100
 """Most runs that one step takes."""
 MAX_BATCH = 0.01
 """Seconds after which a transaction takes no further step and no further state: each may hold megabytes."""
-PAUSE = 0.02
-"""Seconds between two transactions, for those who wait to write."""
-MAX_INTERVAL = 600.0
-MIN_INTERVAL = 1.0
-
-
-async def retain(store: Store, keep_ms: int | None) -> None:
-    """Delete runs once they have been finished for longer than ``keep_ms``. Never returns.
-
-    Args:
-        store: Where the runs are.
-        keep_ms: None keeps them for ever; then only what an earlier process was deleting is cleared
-            away, and this returns.
-    """
-    while True:
-        try:
-            deleted = 0 if keep_ms is None else await _repeat(store, discard, keep_ms)
-            await _repeat(store, clear)
-            if keep_ms is not None:
-                await _repeat(store, drop_templates)
-        except DatabaseError as error:
-            logger.log(log_level(error), "finished runs could not be deleted: %s", error.what)
-        else:
-            if deleted:
-                logger.info("%s deleted", plural(deleted, "finished run"))
-        if keep_ms is None:
-            return
-        await trio.sleep(max(MIN_INTERVAL, min(MAX_INTERVAL, from_ms(keep_ms) / 10)))
-
-
-async def _repeat(store: Store, step: Callable[Concatenate[Transaction, ...], int], *args: int) -> int:
-    """Run a step until it does nothing more; return how many rows it dealt with."""
-    total = 0
-    while done := await store.write(step, *args):
-        total += done
-        await trio.sleep(PAUSE)
-    return total
 
 
 def discard(tx: Transaction, keep_ms: int) -> int:

@@ -13,15 +13,15 @@ from typing import Protocol
 
 import trio
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exotrio._httpd import mark_authenticated
+from exotrio._httpd.hosts import host_name
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
-from exotrio.manager.api.json import reply
 
 LOCAL = "exotrio.local"
 """Key in an ASGI scope: the request comes from inside this process. No header can set it."""
-LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 TRIES = 10
 """Different wrong keys from one address that are refused at once."""
 FORGET_AFTER = 10.0
@@ -144,7 +144,7 @@ class Access:
         if scope.get(LOCAL):
             await self._app(scope, receive, send_with_id)
         elif not self._is_host_allowed(headers.get("host", "")):
-            response = reply({"detail": "this Host is not served here; see --allowed-host"}, 421)
+            response = JSONResponse({"detail": "this Host is not served here; see --allowed-host"}, 421)
             await response(scope, receive, send_with_id)
         elif self._dashboard is not None and self._dashboard.serves(scope["path"]):
             await self._dashboard(scope, receive, send_with_id)
@@ -156,7 +156,7 @@ class Access:
         else:
             if key:
                 await self._tries.failed(client_address(scope), key)
-            response = reply({"detail": f"the header {KEY_HEADER} is missing or wrong"}, 401)
+            response = JSONResponse({"detail": f"the header {KEY_HEADER} is missing or wrong"}, 401)
             await response(scope, receive, send_with_id)
 
     def _is_key(self, given: str) -> bool:
@@ -164,15 +164,6 @@ class Access:
 
     def _is_host_allowed(self, host: str) -> bool:
         return self._allowed_hosts is None or host_name(host) in self._allowed_hosts
-
-
-def host_name(host: str) -> str:
-    """Return the name in a Host header, in small letters and without its port."""
-    name, colon, port = host.rpartition(":")
-    # A colon inside brackets belongs to an IPv6 address, not to a port.
-    if not colon or not (port.isdigit() or port == "") or host.endswith("]"):
-        name = host
-    return name.lower()
 
 
 def _request_id(given: str | None) -> str:

@@ -20,15 +20,9 @@ import trio
 
 from exotrio._util.settings import SECRETS_KEY_VARIABLE, Settings, read_settings
 from exotrio.errors import ConfigurationError, DatabaseError
-from exotrio.manager.security.api_key import read_secret_file, secret_path, write_secret_file
-from exotrio.manager.security.cipher import (
-    KEY_FILE,
-    Cipher,
-    SecretUnreadable,
-    cipher_from_text,
-    key_file_of,
-    new_key,
-)
+from exotrio.manager.security.encryption_key import KEY_FILE, cipher_from_text, key_file_of, new_key
+from exotrio.manager.security.secret_files import read_secret_file, secret_path, write_secret_file
+from exotrio.manager.store.cipher import Cipher, SecretUnreadable
 from exotrio.manager.store.port import Store, Transaction, View
 from exotrio.manager.store.sqlite.database import truncate_log
 from exotrio.manager.store.sqlite.store import open_store

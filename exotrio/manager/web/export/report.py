@@ -25,7 +25,7 @@ from exotrio.manager.queries.run_detail import (
 )
 from exotrio.manager.queries.runs import run_row
 from exotrio.manager.rules.errors import not_found
-from exotrio.manager.security.cipher import Cipher, open_secrets
+from exotrio.manager.store.cipher import Cipher, open_secrets
 from exotrio.manager.store.port import View
 from exotrio.manager.web.assets import style
 from exotrio.manager.web.export.redactor import Shareable

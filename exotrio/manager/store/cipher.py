@@ -1,31 +1,24 @@
 """Secrets at rest: AES-256-GCM, bound to the graph and the name they belong to.
 
-The keys have nothing to do with the API key. They come from ``SECRETS_ENCRYPTION_KEY`` or from a file
-beside the database that only its owner can read. There may be several, newest first: the first one
-encrypts, and each decrypts what it encrypted, as long as it is there (see ``_rotation``).
-
-A ciphertext is ``<id of its key>.<base64 of nonce, ciphertext and tag>``.
+There may be several keys, newest first: the first one encrypts, and each decrypts what it encrypted, as
+long as it is given. A ciphertext is ``<id of its key>.<base64 of nonce, ciphertext and tag>``.
+``security.encryption_key`` finds the keys, ``security.rotation`` exchanges them.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
-import re
-import secrets
 from hashlib import sha256
-from pathlib import Path
 
-from exotrio._util.settings import SECRETS_KEY_VARIABLE, Settings
-from exotrio.errors import ConfigurationError, DatabaseError
-from exotrio.manager.security.api_key import kept_secret, secret_path
+from exotrio._util.settings import SECRETS_KEY_VARIABLE
+from exotrio.errors import DatabaseError
 from exotrio.manager.store.port import View
 
 KEY_BYTES = 32
-KEY_FILE = "secrets-key"
-"""Last part of the name of the file beside the database."""
+
+
 _NONCE_BYTES = 12
 
 
@@ -131,66 +124,3 @@ def _key_id(key: bytes) -> str:
 
 def _bound_to(namespace: str, graph: str, name: str) -> bytes:
     return json.dumps([namespace, graph, name]).encode()
-
-
-def find_cipher(db: Path | None, settings: Settings) -> Cipher:
-    """Return the cipher for a database.
-
-    Its keys are those in ``SECRETS_ENCRYPTION_KEY``; without it, those in the file beside the database,
-    which is made at first use; and in memory one that ends with the process.
-
-    Args:
-        db: The file, or None in memory.
-        settings: The environment.
-
-    Raises:
-        ConfigurationError: what stands there is no key.
-    """
-    if settings.secrets_encryption_key:
-        return cipher_from_text(settings.secrets_encryption_key, source=SECRETS_KEY_VARIABLE)
-    if db is None:
-        return random_cipher()
-    return cipher_from_text(kept_secret(db, KEY_FILE, new_key), source=key_file_of(db))
-
-
-def key_file_of(db: Path) -> str:
-    """Return how the key file beside a database is called in messages."""
-    return f"the file {secret_path(db, KEY_FILE)}"
-
-
-def random_cipher() -> Cipher:
-    """Return a cipher for secrets that end with the process."""
-    return Cipher(secrets.token_bytes(KEY_BYTES))
-
-
-def new_key() -> str:
-    """Return a new key, as text."""
-    return base64.urlsafe_b64encode(os.urandom(KEY_BYTES)).decode()
-
-
-def cipher_from_text(text: str, *, source: str) -> Cipher:
-    """Return the cipher for keys given as base64 of 32 bytes each, plain or url-safe.
-
-    Args:
-        text: The keys, newest first, with commas, blanks or line ends between them.
-        source: Where they came from, for the error.
-
-    Raises:
-        ConfigurationError: one of them is no such key. It is not shown.
-    """
-    words = re.split(r"[\s,]+", text.strip(" \t\r\n,"))
-    keys = []
-    for number, word in enumerate(words, 1):
-        try:
-            key = base64.b64decode(word.translate({45: "+", 95: "/"}), validate=True)
-            if len(key) != KEY_BYTES:
-                raise ValueError(f"it has {len(key)} bytes")
-        except (binascii.Error, ValueError) as error:
-            which = "the key" if len(words) == 1 else f"key {number} of {len(words)}"
-            raise ConfigurationError(
-                f"{which} for secrets at rest is not {KEY_BYTES} bytes in base64",
-                where=f"it came from {source}",
-                fix="make one with: head -c 32 /dev/urandom | base64",
-            ) from error
-        keys.append(key)
-    return Cipher(*keys, source=source)

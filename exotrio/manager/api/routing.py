@@ -1,0 +1,36 @@
+"""Routes of Starlette, made of tables of (method, path, endpoint)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def routes_of(table: list[tuple[str, str, Endpoint]]) -> list[Route]:
+    """Return Starlette routes: one per path and slash form, dispatching on the method.
+
+    Starlette answers 405 from the first route whose path matches, so the methods of a path must
+    share one route.
+    """
+    by_path: dict[str, dict[str, Endpoint]] = {}
+    for method, path, endpoint in table:
+        by_path.setdefault(path, {})[method] = endpoint
+    return [
+        Route(form, _dispatcher(methods), methods=list(methods))
+        for path, methods in by_path.items()
+        for form in (path, path + "/")
+    ]
+
+
+def _dispatcher(methods: dict[str, Endpoint]) -> Endpoint:
+    async def dispatch(request: Request) -> Response:
+        # Starlette adds HEAD to every route that has GET.
+        method = "GET" if request.method == "HEAD" else request.method
+        return await methods[method](request)
+
+    return dispatch

@@ -1,0 +1,137 @@
+"""What a state manager does without being asked: end leases, trigger schedules, delete finished runs.
+
+Each is a loop that never returns, around use cases of ``engine``. While the database fails, a loop logs that
+and tries again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Concatenate
+
+import trio
+
+from exotrio._util.words import plural
+from exotrio._wire.vocabulary import from_ms
+from exotrio.errors import DatabaseError
+from exotrio.manager.engine.leases import MonotonicClock, Terms, expire, extend
+from exotrio.manager.engine.retention import clear, discard, drop_templates
+from exotrio.manager.engine.schedules import due_in_ms, fire
+from exotrio.manager.store.port import Store, Transaction, log_level
+
+logger = logging.getLogger("exotrio.manager")
+
+MIN_LATENESS_MS = 1_000
+"""A busy machine is this late now and then; it cost nobody a lease."""
+MAX_SLEEP = 60.0
+"""Seconds; wall clocks are set now and then, and a sleep does not notice."""
+RETRY_AFTER = 5.0
+"""Seconds after which schedules are read again when the database failed."""
+DELETE_PAUSE = 0.02
+"""Seconds between two transactions that delete, for those who wait to write."""
+MAX_DELETE_INTERVAL = 600.0
+MIN_DELETE_INTERVAL = 1.0
+
+
+async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
+    """End leases as they come due. Never returns.
+
+    A sweep that comes late, because this process was stopped or starved, first moves all deadlines
+    by its lateness: no heartbeat of their holders could arrive meanwhile.
+    """
+    interval = terms.sweep_interval
+    while True:
+        before = clock()
+        await trio.sleep(interval)
+        late = clock() - before - round(interval * 1000)
+        try:
+            if late > max(interval * 500, MIN_LATENESS_MS):
+                logger.warning(
+                    "this process did not run for %.1f s; leases are extended by that", late / 1000
+                )
+                await store.write(extend, late)
+            ended = await store.write(expire, clock(), terms)
+        except DatabaseError as error:
+            logger.log(log_level(error), "leases could not be checked: %s", error.what)
+        else:
+            if ended:
+                logger.warning("%s ended without an outcome", plural(ended, "lease"))
+
+
+class Scheduler:
+    """The task that triggers graphs by their schedules."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._changed = trio.Event()
+
+    def notify(self) -> None:
+        """Read the schedules again: they changed."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Trigger what comes due. Never returns."""
+        while True:
+            self._changed = trio.Event()
+            try:
+                for line in await self._store.write(fire):
+                    logger.info("%s", line)
+                due_in = await self._store.read(due_in_ms)
+                sleep = math.inf if due_in is None else min(MAX_SLEEP, from_ms(due_in))
+            except DatabaseError as error:
+                logger.log(log_level(error), "schedules could not be read: %s", error.what)
+                sleep = RETRY_AFTER
+            with trio.move_on_after(sleep):
+                await self._changed.wait()
+
+
+async def retain(store: Store, keep_ms: int | None) -> None:
+    """Delete runs once they have been finished for longer than ``keep_ms``. Never returns.
+
+    Args:
+        store: Where the runs are.
+        keep_ms: None keeps them for ever; then only what an earlier process was deleting is cleared
+            away, and this returns.
+    """
+    while True:
+        try:
+            deleted = 0 if keep_ms is None else await _run_to_end(store, discard, keep_ms)
+            await _run_to_end(store, clear)
+            if keep_ms is not None:
+                await _run_to_end(store, drop_templates)
+        except DatabaseError as error:
+            logger.log(log_level(error), "finished runs could not be deleted: %s", error.what)
+        else:
+            if deleted:
+                logger.info("%s deleted", plural(deleted, "finished run"))
+        if keep_ms is None:
+            return
+        await trio.sleep(max(MIN_DELETE_INTERVAL, min(MAX_DELETE_INTERVAL, from_ms(keep_ms) / 10)))
+
+
+async def _run_to_end(store: Store, step: Callable[Concatenate[Transaction, ...], int], *args: int) -> int:
+    """Run a step until it does nothing more; return how many rows it dealt with."""
+    total = 0
+    while done := await store.write(step, *args):
+        total += done
+        await trio.sleep(DELETE_PAUSE)
+    return total
+
+
+@asynccontextmanager
+async def in_background(*tasks: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Run tasks for as long as the body takes. An error of the body comes out bare, in no group."""
+    error: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        for task in tasks:
+            nursery.start_soon(task)
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+        nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error

@@ -1,0 +1,107 @@
+"""Secrets of a server in files of its own, beside the database."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from exotrio.errors import ConfigurationError
+from exotrio.manager.store.sqlite.own_files import is_readable_by_others, open_own
+
+logger = logging.getLogger("exotrio.manager")
+
+
+def secret_path(db: Path, name: str) -> Path:
+    """Return where ``kept_secret`` keeps it."""
+    return db.with_name(f"{db.name}.{name}")
+
+
+def kept_secret(db: Path, name: str, make: Callable[[], str]) -> str:
+    """Return the text of ``<db>.<name>``, making the file at first use, readable by its owner only.
+
+    Call it while owning the database, so that two processes do not make two.
+
+    Raises:
+        ConfigurationError: the file cannot be read or written.
+    """
+    path = secret_path(db, name)
+    try:
+        return read_secret_file(path, own=True)
+    except FileNotFoundError:
+        pass
+    text = make()
+    write_secret_file(path, text)
+    return text
+
+
+def write_secret_file(path: Path, text: str) -> None:
+    """Make or replace a file that its owner only may read; on disk when this returns.
+
+    Raises:
+        ConfigurationError: it cannot be written.
+    """
+    temporary = path.with_name(path.name + ".new")
+    try:
+        # Made anew: the mode of a file that was left there would stay what it is.
+        temporary.unlink(missing_ok=True)
+        # Renamed when complete: a crash in between leaves no empty key behind.
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            _give_to_owner_of(path, temporary)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the key file {path} cannot be written: {error.strerror}", fix="make its folder writable"
+        ) from error
+
+
+def _give_to_owner_of(path: Path, temporary: Path) -> None:
+    # An administrator may write it for a server that runs as somebody else.
+    owner = path.stat()
+    if os.geteuid() == 0:
+        os.chown(temporary, owner.st_uid, owner.st_gid)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the names in a folder on disk: a file whose name got lost with the power is lost too."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read_secret_file(path: Path, *, own: bool = False) -> str:
+    """Return a file's text without the blanks around it.
+
+    Args:
+        path: The file.
+        own: It is one that we made, so no link, and nobody else's. Else it may be a link, as the secrets
+            of Kubernetes are; its target must not be a file that somebody put into a shared folder.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConfigurationError: it cannot be read, is empty, or may have been put there by somebody else.
+    """
+    try:
+        fd = open_own(path if own else path.resolve(), os.O_RDONLY)
+        with open(fd, encoding="utf-8") as file:
+            text, is_shown = file.read().strip(), is_readable_by_others(fd)
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"the key file {path} cannot be read: {error}",
+            fix="make it a UTF-8 text file that is yours and that you may read",
+        ) from error
+    if not text:
+        raise ConfigurationError(f"the key file {path} is empty", fix="write the key into it, or remove it")
+    if is_shown:
+        logger.warning("other users can read the key file %s: run chmod 600 %s", path, path)
+    return text
