@@ -190,7 +190,7 @@ def test_a_pod_has_a_limit_of_memory(name: str) -> None:
 
 def test_a_hiccup_does_not_restart_a_runtime_and_a_hang_does_within_a_minute() -> None:
     probe = container("runtime")["livenessProbe"]
-    patience = _health.LONGEST_LAG + probe["periodSeconds"] * (probe["failureThreshold"] - 1)
+    patience = _health.MAX_LAG + probe["periodSeconds"] * (probe["failureThreshold"] - 1)
     assert 20 < patience < 60
 
 
@@ -328,7 +328,7 @@ def test_the_page_names_numbers_that_are_so() -> None:
     assert f"| {deadlines.FLUSH:.0f} s |" in page
     period = pod("runtime")["terminationGracePeriodSeconds"]
     assert f"`terminationGracePeriodSeconds`, `stop_grace_period` | {period} s" in page
-    assert f"503 after {_health.LONGEST_LAG:.0f} s of lag" in page
+    assert f"503 after {_health.MAX_LAG:.0f} s of lag" in page
     assert f"503 after {_health.POLL_MEMORY:.0f} s without a good claim" in page
     for name in re.findall(r"exotrio_\w+", page):
         files = [path.read_text("utf-8") for path in PACKAGE.rglob("*metrics.py")]

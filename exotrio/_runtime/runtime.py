@@ -1,5 +1,6 @@
-"""``Runtime``, as users meet it. What runs inside is the nursery in ``_engine``; the way to the end is
-in ``_stop``, the entry from plain code in ``_start``, the checks of the arguments in ``_options``."""
+"""``Runtime``, as users meet it. What runs inside is the nursery in ``engine``; requests to stop are in
+``stop`` and what follows in ``shutdown``, the entry from plain code in ``entry``, the checks of the
+arguments in ``options``."""
 
 from __future__ import annotations
 
@@ -18,12 +19,11 @@ from exotrio._runtime.engine import Engine
 from exotrio._runtime.entry import only_nodes_interrupt, run_blocking
 from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.lifecycle import Phase, advance
-from exotrio._runtime.loop_lag import LoopLag
 from exotrio._runtime.options import LinkKind, check_options, seconds_problems
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.summary import Summary
 from exotrio._runtime.task_tree import TaskView
-from exotrio._runtime.vitals import Vitals, vitals_of
+from exotrio._runtime.vitals import LoopLag, Vitals, vitals_of
 from exotrio._util import deadlines
 from exotrio._util.events import Observer
 from exotrio._util.exceptions import without_cancelled
@@ -36,32 +36,35 @@ log = logging.getLogger("exotrio.runtime")
 
 
 class Runtime:
-    """Runs the nodes of one namespace: claims their states, executes them, reports what came of it.
+    """Runs the nodes of one namespace: claims their states, executes them, reports the outcomes.
 
-    Everything is checked here, and every problem is named at once. One Runtime runs once.
+    The constructor checks everything and names every problem at once; it connects to nothing. One Runtime
+    runs once: with ``start()`` from plain code, or with ``run()`` inside Trio.
 
     Args:
         namespace: Namespace of the nodes.
         name: Name of this runtime, as the state manager shows it.
         nodes: Node classes; a class is registered under its name.
-        state_manager_uri: Base URI. Defaults to ``EXOSPHERE_STATE_MANAGER_URI`` (environment, .env).
+        state_manager_uri: Base URI. Defaults to ``EXOSPHERE_STATE_MANAGER_URI`` (environment, .env). Under
+            ``python -m exotrio run`` and ``dev`` the state manager of that command is used instead.
         key: API key. Defaults to ``EXOSPHERE_API_KEY`` (environment, .env).
-        batch_size: Most states claimed ahead of the workers. Defaults to 16.
-        workers: Most states that run at once. Defaults to 4.
-        state_manager_version: API version of the stock state manager; there is only ``"v0"``.
-        poll_interval: Seconds between claims while there is nothing to do. Defaults to 1.
-        shutdown_grace: Seconds running nodes may go on after a first signal or ``stop()``. Defaults
-            to 20; cleaning up, flushing and closing take up to 8.5 more.
+        batch_size: Most states claimed ahead of the workers, 1 or more. Defaults to 16.
+        workers: Most states that run at once, 1 or more. Defaults to 4.
+        state_manager_version: API version of the stock state manager. Defaults to ``"v0"``, the only one.
+        poll_interval: Seconds between claims while there is nothing to do, above 0. Defaults to 1.
+        shutdown_grace: Seconds running nodes may go on after a first signal or ``stop()``, 0 or more.
+            Defaults to 20; cleaning up, flushing and closing take up to 8.5 more.
         transport: Way to a state manager in this process (``exotrio.manager.embedded``); then no URI
-            and no key are needed.
-        link: ``"auto"`` asks the server what it speaks; ``"v0"`` and ``"native"`` pin it.
-        outbox: A file in which outcomes are safe, also from ``kill -9``, before they are sent; what is
-            left in it is sent at the next start. One file per runtime. Defaults to none: outcomes
-            are in memory until they are delivered.
+            and no key are needed. Defaults to none: the network.
+        link: What to speak: ``"v0"``, ``"native"``, or ``"auto"``, which asks the server. Defaults to
+            ``"auto"``.
+        outbox: A file to which outcomes are written before they are sent, so that ``kill -9`` does not
+            lose them; what is left in it is sent at the next start. One file per runtime. Defaults to
+            none: outcomes are in memory until they are delivered.
         state_manage_version: The stock SDK's spelling of ``state_manager_version``.
 
     Raises:
-        ConfigurationError: something cannot be used; ``problems`` names each.
+        ConfigurationError: an argument cannot be used; ``problems`` names each.
     """
 
     def __init__(
@@ -127,7 +130,7 @@ class Runtime:
 
     @property
     def worker_id(self) -> str:
-        """What a state manager with leases calls this runtime: no other one is ever called so."""
+        """The id of this runtime at a state manager with leases; no other runtime ever has the same."""
         return self._options.worker_id
 
     @property
@@ -137,17 +140,17 @@ class Runtime:
 
     @property
     def phase(self) -> Phase:
-        """Where the runtime stands."""
+        """The phase of the runtime."""
         return self._phase
 
     @property
     def summary(self) -> Summary:
-        """What became of the states claimed so far; final once the phase is STOPPED."""
+        """What became of the states claimed so far; final once the phase is STOPPED. From any thread."""
         return self._ledger.summary(self._lost_claims)
 
     @property
     def vitals(self) -> Vitals:
-        """How the runtime is at this moment. From any thread, also while the loop is blocked."""
+        """What the runtime does and holds at this moment. From any thread, also while the loop is blocked."""
         return vitals_of(
             self._ledger.snapshot(),
             phase=self._phase,
@@ -159,30 +162,35 @@ class Runtime:
         )
 
     def observe(self, observer: Observer) -> None:
-        """Have ``observer`` called with every event (``exotrio.monitoring``). Call this before the start.
+        """Have ``observer`` called with every event. Call this before the start.
 
-        It is called in the runtime's loop and in the thread of its heartbeats, and must return at once.
-        One that raises is logged, and not called again.
+        Args:
+            observer: Called with each event (``exotrio.monitoring``), in the runtime's loop and in the
+                thread of its heartbeats; it must return at once. One that raises is logged and not called
+                again.
 
         Raises:
             LifecycleError: the runtime was started before.
         """
-        self._refuse_if_started("is observed from its start or not at all")
+        self._refuse_if_started("can only be observed from its start")
         self._ledger.events.add(observer)
 
     def show_tasks(self) -> None:
         """Let the state manager's operators see the task tree: names and lines of code, no values.
 
+        Call this before the start. Defaults to not.
+
         Raises:
             LifecycleError: the runtime was started before.
         """
-        self._refuse_if_started("shows its tasks from its start or not at all")
+        self._refuse_if_started("can only show its tasks from its start")
         self._shows_tasks = True
 
     async def tasks(self) -> str:
         """Return the tree of the runtime's tasks, and where each waits, as text without any values.
 
-        From any Trio loop. If the runtime's own is blocked in another thread, the text says where.
+        From any Trio loop. If the runtime's own loop is blocked in another thread for 1 s, the text says
+        where that thread is.
 
         Cancellation:
             Safe.
@@ -190,16 +198,16 @@ class Runtime:
         return await self._tasks.take()
 
     def stop(self, grace: float | None = None, *, why: str = "stop()") -> None:
-        """Begin the drain: claim nothing more, let running nodes end, hand the rest back, then stop.
+        """Begin the drain: claim nothing more, let running nodes finish, release the rest, then stop.
 
         May be called from anywhere (the same loop, another thread, a signal handler) and at any
-        time: before the start, so that it returns at once; again, with a shorter grace; afterwards,
-        when it does nothing. It returns immediately.
+        time: before the start, which then returns at once; again, with a shorter grace; after the end,
+        when it does nothing. Returns immediately.
 
         Args:
-            grace: Most seconds for running nodes; then they are cancelled. Defaults to the
+            grace: Seconds that running nodes may go on; then they are cancelled. Defaults to the
                 ``shutdown_grace`` of the runtime. A later call can shorten it, not extend it.
-            why: Who asks, for the log.
+            why: Who asks, for the log. Defaults to ``"stop()"``.
 
         Raises:
             ConfigurationError: ``grace`` is not a finite number of seconds, or below zero.
@@ -213,15 +221,16 @@ class Runtime:
     def start(self) -> Summary:
         """Run until stopped, from plain code. Blocks.
 
-        In the main thread it owns SIGTERM and SIGINT while it runs: the first drains, the second
+        In the main thread it owns SIGTERM, SIGINT and SIGHUP while it runs: the first drains, the second
         cancels running nodes, the third ends the process at once with status 128+n. In another
         thread only ``stop()`` ends it.
 
         Returns:
-            What became of the claimed states; ``.exit_code`` is 0, or 75 if something is left behind.
+            What became of the claimed states; ``exit_code`` is 0, or 75 if something is left behind.
 
         Raises:
-            LifecycleError: it was started before, or an event loop runs in this thread.
+            LifecycleError: it was started before, or an event loop runs in this thread, or the command
+                line is loading the file.
             KeyRefused, RequestRefused, NotFound: the nodes could not be registered.
             DatabaseBusy: another runtime uses the outbox.
             ConfigurationError: the outbox cannot be used, or belongs to another state manager.
@@ -239,27 +248,27 @@ class Runtime:
             What became of the claimed states.
 
         Raises:
-            LifecycleError: it was started before.
+            LifecycleError: it was started before, or the command line is loading the file.
             KeyRefused, RequestRefused, NotFound: the nodes could not be registered.
             DatabaseBusy: another runtime uses the outbox.
             ConfigurationError: the outbox cannot be used, or belongs to another state manager.
 
         Cancellation:
-            Does not drain, but loses nothing: running nodes are cancelled and have 5 s to clean up,
-            what they did or did not do is reported or handed back within 3 s, then Cancelled goes
-            on. A node that shields itself for longer is waited for: Trio cannot end it.
+            Skips the drain, but loses nothing: running nodes are cancelled and have 5 s to clean up,
+            outcomes are reported and the rest is released within 3 s, then Cancelled goes on. A node
+            that shields itself for longer is waited for: Trio cannot end it.
         """
         return await self._run(task_status=task_status)
 
     def work_on(self, run_id: str) -> None:
-        """Claim only states of this run, whether or not it has begun. For the command line.
+        """Claim only states of this run, which need not have begun. For the command line.
 
         A state manager that speaks only v0 cannot tell them from others: there, any are claimed.
 
         Raises:
             LifecycleError: the runtime was started before.
         """
-        self._refuse_if_started("works on what it did from its start")
+        self._refuse_if_started("cannot change which runs it works on")
         self._run_id = run_id
 
     # -- inside the loop
@@ -306,16 +315,16 @@ class Runtime:
     # As for the engine: a Ctrl-C in here would tear down the nursery around it.
     @trio.lowlevel.enable_ki_protection
     async def _shielded(self, engine: Engine, started: Callable[[], None], outside: trio.CancelScope) -> None:
-        # This shield has no deadline of its own: the stop path bounds every step behind it.
+        # This shield has no deadline of its own: the shutdown bounds every step behind it.
         with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as beside:
+            async with trio.open_nursery() as around:
                 phase_context.set(lambda: self._phase.value)
                 self._tasks.enter()
                 if self._ledger.events:
-                    beside.start_soon(self._lag.measure)
+                    around.start_soon(self._lag.measure)
                 await self._stop.guard(partial(engine.run, started), "the runtime")
                 self._tasks.leave()
-                beside.cancel_scope.cancel()
+                around.cancel_scope.cancel()
         outside.cancel()
 
     def _refuse_if_started(self, why: str) -> None:

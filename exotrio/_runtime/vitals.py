@@ -1,16 +1,21 @@
-"""How a runtime is, at one moment: for health checks, metrics and displays, from any thread."""
+"""The vitals of a runtime at one moment: for health checks, metrics and displays, from any thread."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import trio
 
 from exotrio._nodes.progress import Progress
 from exotrio._runtime.ledger import HeldClaim, Stage
 from exotrio._runtime.lifecycle import Phase
 
+LAG_INTERVAL = 0.5
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """A state whose node runs.
 
@@ -20,7 +25,7 @@ class Running:
         node: Name of its node class.
         identifier: Its place in the graph.
         duration: Seconds since a worker took it.
-        progress: What its node said last with ``self.progress(...)``, if anything.
+        progress: What its node reported last with ``self.progress(...)``; None without any.
     """
 
     state_id: str
@@ -31,20 +36,20 @@ class Running:
     progress: Progress | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Vitals:
-    """How a runtime is.
+    """What a runtime does and holds at one moment.
 
     Attributes:
-        phase: Where it stands.
-        stopping: A stop was asked for, perhaps a moment before the phase tells.
+        phase: Its phase.
+        stopping: A stop was requested, perhaps a moment before the phase shows it.
         workers: Most states that run at once.
         running: What runs, the longest running first.
         buffered: States that wait for a worker.
         undelivered: Outcomes the state manager does not have yet.
-        stuck: Why something is not claimed although it could be: outcomes cannot be delivered, or nodes
-            that were left behind stop all others of their kind. Else empty.
-        loop_lag: How many seconds the loop is late; only measured once ``Runtime.observe`` was called.
+        stuck: Why states are not claimed although there is room: outcomes cannot be delivered, or too many
+            nodes are stuck. Else empty.
+        loop_lag: Seconds the loop is late; only measured once ``Runtime.observe`` was called.
     """
 
     phase: Phase
@@ -101,3 +106,29 @@ def _stuck(held: Sequence[HeldClaim], workers: int) -> str:
         return "the state manager refuses the key"
     failing = sum(each.stage is Stage.DONE and each.tries > 0 for each in held)
     return f"{failing} deliveries fail and are being repeated" if failing > workers else ""
+
+
+class LoopLag:
+    """How late a loop is. Measured in the loop, and read in any thread while the loop is blocked."""
+
+    def __init__(self) -> None:
+        self._late = 0.0
+        self._due: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the loop was late last, or already is this time. 0 while nothing measures."""
+        due = self._due
+        return 0.0 if due is None else max(self._late, time.monotonic() - due, 0.0)
+
+    # A Ctrl-C may go to any line of the loop's thread; it is meant for the application.
+    @trio.lowlevel.enable_ki_protection
+    async def measure(self) -> None:
+        """Measure in this loop. Never returns unless cancelled."""
+        try:
+            while True:
+                self._due = time.monotonic() + LAG_INTERVAL
+                await trio.sleep(LAG_INTERVAL)
+                self._late = time.monotonic() - self._due
+        finally:
+            self._due = None

@@ -1,4 +1,4 @@
-"""Whether a runtime lives, and whether it is ready: what probes ask. Answers from any thread, and never
+"""What probes ask: whether a runtime is alive, and whether it is ready. Answers from any thread, and never
 asks the state manager: one that is away is no reason to restart every runtime."""
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from exotrio._util.events import Event, Polled
 if TYPE_CHECKING:
     from exotrio._runtime.runtime import Runtime
 
-LONGEST_LAG = 5.0
+MAX_LAG = 5.0
 """Seconds a loop may be late before its process counts as hung."""
 POLL_MEMORY = 30.0
-"""Seconds since the last good claim after which failing ones count."""
+"""Seconds since the last claim that succeeded after which failing ones count."""
 
 
 class Health:
@@ -35,17 +35,17 @@ class Health:
         self._clock = clock
         self._failing = False
         self._good_at: float | None = None
-        runtime.observe(self._heed)
+        runtime.observe(self._observe)
 
     def alive(self) -> str:
         """Return why the process should be restarted; empty if it should not."""
         lag = self._runtime.vitals.loop_lag
-        if lag > LONGEST_LAG:
+        if lag > MAX_LAG:
             return f"the loop is {lag:.1f} s late: node code blocks it, or the machine is overloaded"
         return ""
 
     def ready(self) -> str:
-        """Return why no work gets done here; empty if it does."""
+        """Return why this runtime begins no work; empty if it does."""
         vitals = self._runtime.vitals
         phase: str = vitals.phase.value
         if vitals.phase in (Phase.NEW, Phase.STARTING):
@@ -53,19 +53,19 @@ class Health:
         if vitals.phase is not Phase.RUNNING:
             return phase
         if vitals.stopping:
-            return "a stop was asked for"
+            return "a stop was requested"
         if problem := self.alive() or vitals.stuck:
             return problem
         if self._failing:
-            # Not without a failure: while every worker is busy nothing is claimed, and that is fine.
+            # Only after a failure: while every worker is busy nothing is claimed, and that is fine.
             if self._good_at is None:
                 return "no claim has succeeded yet"
             ago = self._clock() - self._good_at
             if ago > POLL_MEMORY:
-                return f"claims fail; the last good one was {ago:.0f} s ago"
+                return f"claims fail; the last one that succeeded was {ago:.0f} s ago"
         return ""
 
-    def _heed(self, event: Event) -> None:
+    def _observe(self, event: Event) -> None:
         if isinstance(event, Polled):
             self._failing = event.result not in ("states", "empty")
             if not self._failing:

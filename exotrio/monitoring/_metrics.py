@@ -1,7 +1,7 @@
-"""What Prometheus scrapes of a runtime. Counters are moved by events; gauges are read when asked for.
+"""The metrics of a runtime for Prometheus. Events move the counters; gauges are read when scraped.
 
 prometheus_client is imported here only when metrics are made. Labels are node names and words of
-ours, never the id of a run or a state: each value of a label is a time series for ever.
+ours, never the id of a run or a state: each value of a label is a time series of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from exotrio._runtime.runtime import Runtime
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""Of the text format that every Prometheus reads; our names need nothing newer."""
+"""The text format that every Prometheus reads; our names need nothing newer."""
 STATE_BUCKETS = (0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60)
 """Up to what a v0 claim may take; a long poll takes up to 15 s and is not slow."""
@@ -50,36 +50,35 @@ class RuntimeMetrics:
         self.registry = CollectorRegistry() if registry is None else registry
         try:
             self.registry.register(_Gauges(runtime))
-            # Typed as anything: a type checker would want to see prometheus_client imported above.
-            self._states: Any = Counter(
+            self._states = Counter(
                 "exotrio_states_total",
                 "Claimed states that are no longer held, by what became of them.",
                 ["node", "outcome"],
                 registry=self.registry,
             )
-            self._durations: Any = Histogram(
+            self._durations = Histogram(
                 "exotrio_state_duration_seconds",
                 "From when a worker took a state until its node ended.",
                 ["node"],
                 buckets=STATE_BUCKETS,
                 registry=self.registry,
             )
-            self._polls: Any = Counter(
+            self._polls = Counter(
                 "exotrio_polls_total", "Claims, by their result.", ["result"], registry=self.registry
             )
-            self._requests: Any = Histogram(
+            self._requests = Histogram(
                 "exotrio_manager_request_duration_seconds",
                 "Requests to the state manager; the code is 'none' where no answer came.",
                 ["op", "code"],
                 buckets=REQUEST_BUCKETS,
                 registry=self.registry,
             )
-            self._lost: Any = Counter(
+            self._lost = Counter(
                 "exotrio_leases_lost_total",
                 "States the state manager gave to somebody else.",
                 registry=self.registry,
             )
-            self._released: Any = Counter(
+            self._released = Counter(
                 "exotrio_released_total",
                 "States handed back, unstarted or cancelled.",
                 registry=self.registry,
@@ -96,7 +95,7 @@ class RuntimeMetrics:
                 self._states.labels(node.__name__, outcome)
         for result in POLL_RESULTS:
             self._polls.labels(result)
-        runtime.observe(self._heed)
+        runtime.observe(self._observe)
 
     def render(self) -> tuple[bytes, str]:
         """Return the present values in Prometheus' text format, and its content type. From any thread."""
@@ -104,7 +103,7 @@ class RuntimeMetrics:
 
         return generate_latest(self.registry), CONTENT_TYPE
 
-    def _heed(self, event: Event) -> None:
+    def _observe(self, event: Event) -> None:
         match event:
             case StateEnded(node, outcome, duration):
                 self._states.labels(node, outcome).inc()
@@ -127,7 +126,7 @@ class _Gauges:
         self._runtime = runtime
 
     def describe(self) -> list[Any]:
-        """Say nothing: the registry then looks at what ``collect`` gives."""
+        """Return the metrics, for the registry to check their names."""
         return list(self.collect())
 
     def collect(self) -> Iterator[Metric]:
@@ -148,7 +147,7 @@ class _Gauges:
         yield phases
         yield InfoMetricFamily(
             "exotrio_build",
-            "What runs here.",
+            "What is running.",
             {
                 "version": version("exotrio"),
                 "python": python_version(),

@@ -26,7 +26,7 @@ from exotrio import BaseNode, Runtime
 from pydantic import BaseModel
 
 log = logging.getLogger("app.pages")
-exotrio.monitoring._health.LONGEST_LAG = float(os.environ.get("LONGEST_LAG", "5"))
+exotrio.monitoring._health.MAX_LAG = float(os.environ.get("MAX_LAG", "5"))
 
 class Pages(BaseNode):
     class Secrets(BaseModel):
@@ -168,7 +168,7 @@ def test_a_worker_shows_its_health_from_its_start_to_the_end_of_its_drain(
 def test_a_blocked_worker_is_hung_for_its_probe_and_shows_where(
     server: Server, processes: Processes, tmp_path: Path
 ) -> None:
-    process, url = worker(processes, tmp_path, server, LONGEST_LAG="0.3")
+    process, url = worker(processes, tmp_path, server, MAX_LAG="0.3")
     until(f"{url}/readyz", 200)
     assert get(f"{url}/tasks")[0] == 404, "nobody opted in"
     trigger(server, "Blocks")
@@ -177,7 +177,7 @@ def test_a_blocked_worker_is_hung_for_its_probe_and_shows_where(
     assert "node code blocks it" in problem
     process.signal(signal.SIGTERM)
     # The signal takes a moment to arrive. The loop cannot have heard of it: it stays blocked.
-    assert until(f"{url}/readyz", 503, "a stop was asked for\n")
+    assert until(f"{url}/readyz", 503, "a stop was requested\n")
     (tmp_path / "unblock").touch()
     assert process.wait().code == 0
 
