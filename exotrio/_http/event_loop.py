@@ -10,10 +10,8 @@ from typing import Protocol, Self
 
 import trio
 
+from exotrio._util import deadlines
 from exotrio.errors import LifecycleError
-
-CLOSE_TIMEOUT = 0.5
-"""Seconds for closing connections: the last step of a stop."""
 
 
 class Scope(Protocol):
@@ -82,4 +80,4 @@ def running_loop() -> Hashable:
 def closing_scope() -> Scope:
     """Return a scope to close connections in: a cancellation from outside does not reach into it."""
     loop = event_loop()
-    return loop.CancelScope(deadline=loop.current_time() + CLOSE_TIMEOUT, shield=True)
+    return loop.CancelScope(deadline=loop.current_time() + deadlines.HANG_UP, shield=True)

@@ -5,7 +5,8 @@ One step after the other::
     GRACE     running nodes may finish; a runtime or a request may say otherwise
     CLEAN_UP  cancelled nodes clean up
     FLUSH     the last outcomes and releases are delivered
-    HANG_UP   requests that the end of the flush cancels close their connections
+    HANG_UP   requests that the end of the flush cancels close their connections; so does every other
+              request that is cancelled
     CLOSE     connections, asyncio thread, outbox and heartbeat end, all at the same time
 
 Together they are less than the 30 s after which Kubernetes, for one, kills a process. What else is

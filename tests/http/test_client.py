@@ -21,12 +21,12 @@ import trio.testing
 from pydantic import BaseModel
 
 from exotrio._http import endpoint as endpoint_http
-from exotrio._http import event_loop
 from exotrio._http.client import HttpClient
 from exotrio._http.connections import open_transport
 from exotrio._http.discovery import discover
 from exotrio._http.endpoint import Endpoint, resolve_endpoint
 from exotrio._http.response import NotAccepted, retry_after
+from exotrio._util import deadlines
 from exotrio.errors import (
     ConfigurationError,
     KeyRefused,
@@ -297,7 +297,7 @@ async def test_an_answer_cut_after_the_request_arrived_is_not_known_to_be_unsent
 async def test_a_download_that_is_given_up_hangs_up_and_gives_its_connection_back(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_loop, "CLOSE_TIMEOUT", 15.0)  # it hangs up itself, or this test is too slow
+    monkeypatch.setattr(deadlines, "HANG_UP", 15.0)  # it hangs up itself, or this test is too slow
     hung_up = trio.Semaphore(0)
     kind = "text/plain" if how == "another type" else "application/x-test"
 
