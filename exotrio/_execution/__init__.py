@@ -1,0 +1,27 @@
+"""Running one node for one claimed state, wherever it may run, and turning what it did into an outcome.
+
+::
+
+    executor        Executor: runs a claim and returns its outcome, or None if the state is to be released
+    handle          Execution: what the rest of the runtime sees of one run, and may do to it
+    results         from what a node returned, or a signal that it raised, to the outcome
+    error_text      the text of its error: own frames, bounded, without secrets
+    threads         threads for plain ``def`` nodes, and for the default executor of asyncio
+    asyncio_thread  one asyncio loop in a thread, for nodes with ``event_loop = "asyncio"``
+    stuck           nodes that go on though nothing waits for them any more: counted and bounded
+    log_context     which state a log line belongs to
+
+``_runtime`` uses ``Executor``, ``Execution`` and ``log_context``; ``testing`` runs single nodes with the same
+two; the formatters of the command line read ``log_context``.
+
+Rules that hold:
+
+1. Nothing that a node raises leaves ``Executor.run``, with two exceptions: a ``trio.Cancelled`` that came
+   from outside, and a KeyboardInterrupt that Trio raised in the node and that is meant for the application.
+2. Node code is not trusted. Before an exception of it is asked for anything that its class may have
+   overridden, that is guarded. A node runs in a task and a nursery of its own: what it leaves open ends
+   with it.
+3. The handle decides why a node ended: the first reason to cancel it stays, and against its timeout the
+   clock decides. A node that returns a value although it was cancelled has an outcome.
+4. Threads and the asyncio loop are daemons, and nothing waits for them without a deadline.
+"""

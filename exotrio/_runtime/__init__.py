@@ -1,0 +1,73 @@
+"""A runtime: it claims states, runs their nodes, delivers the outcomes, and stops without losing any.
+
+What lives here
+===============
+
+::
+
+    runtime           Runtime, as users meet it             options     its arguments, checked
+    entry             start() from plain code, signals      lifecycle   the phases
+    engine            registers; holds the nursery          summary     what became of the states
+    poller            claims            ledger        what is held, from claim to delivery
+    worker            executes          reporter      delivers
+    outbox            outcomes on disk  outbox_store  its file
+    heartbeat         renews leases     heartbeat_thread   while the loop is blocked
+    stop              requests to stop  shutdown      what follows them
+    vitals, task_tree how it is and where its tasks wait, from any thread
+    outage            one log line when something begins to fail, one when it works again
+
+``Runtime``, ``Phase`` and ``Summary`` are public through ``exotrio``, ``Vitals`` through
+``exotrio.monitoring``. The command line also uses ``entry``, whose signals it shares. ``_runtime`` and
+``manager`` never import each other.
+
+How a stop works
+================
+
+A stop has two sides. Requests (``stop``) come from anywhere and at any time: ``Runtime.stop()`` in
+another thread, a signal handler in the middle of node code, a command of the state manager, the
+cancellation of the scope around ``Runtime.run()``, a defect in one of the loops. Each of them moves one
+deadline, the end of the drain, and only ever to an earlier moment. The shutdown
+(``shutdown.run_shutdown``) is one task that waits for the first request and then goes through the phases.
+Nothing else decides what is cancelled when.
+
+::
+
+    phase       what runs on                           what ends the phase            at most
+    ---------   ------------------------------------   ----------------------------   ---------
+    RUNNING     everything                             the first request              -
+    DRAINING    running nodes, deliveries, the claim   nothing is held any more,      GRACE
+                in flight; buffered states are         or the end of the drain
+                released
+    CANCELLING  the clean-up of cancelled nodes,       nothing can bring an outcome   CLEAN_UP
+                deliveries                             any more
+    FLUSHING    deliveries: repeated at once, not      nothing is held any more       FLUSH
+                when the server asked for
+    (closing)   requests hang up; then connections,    all are closed                 HANG_UP,
+                asyncio thread, outbox and heartbeat                                  CLOSE
+    STOPPED     nothing
+
+The seconds are in ``_util.deadlines``, and nowhere else; a test adds them up. A request without time for
+a drain (a cancelled scope, a defect) goes from RUNNING to CANCELLING; a drain after which nothing runs
+skips CANCELLING. What is still held after FLUSHING is written off: each state is logged by its id as in
+the outbox, of unknown fate, or abandoned, and counts for exit code 75.
+
+Rules that hold:
+
+1. Everything of the engine runs behind one shield (``Runtime._shielded``), so that a cancellation from
+   outside reaches only the watcher, which turns it into a request. That shield is the only one without a
+   deadline of its own: the shutdown bounds every step behind it.
+2. Who else shields itself, and until when: a claim in flight, since its answer names states that would be
+   lost (``Link.settle_by``: until the end of the flush); a cancelled asyncio node, until CLEAN_UP is
+   over; a request that hangs up, for HANG_UP; the last heartbeat and each closing, for CLOSE.
+   ``trio.Cancelled`` never becomes an outcome: a node that was cancelled is released, unless it returned
+   a value all the same.
+3. A node on the Trio loop that shields itself is waited for, since Trio cannot end it. One in a thread or
+   in the asyncio loop is given up at the end of CLEAN_UP: its state is released, its code goes on and is
+   stuck.
+4. The loops (poller, workers, reporter, heartbeat) run under ``Stop.guard``: one that fails starts a stop
+   instead of cancelling the others, and its error is raised at the end.
+5. Side tasks outlive the work they protect: the heartbeat ends after the last delivery, since what is
+   being delivered is held until then.
+6. A Ctrl-C is never raised in a loop of the runtime (``enable_ki_protection``): between the answer to a
+   claim and the ledger it would lose the claim.
+"""
