@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ExotrioError,
         FieldsInvalid,
         GraphInvalid,
+        InvalidResponse,
         KeyRefused,
         LifecycleError,
         ManagerError,
@@ -53,8 +54,8 @@ _HOMES = {
     "client._state_manager": "StateManager",
     "errors": (
         "ConfigurationError DatabaseBusy DatabaseError DatabaseTooNew ExotrioError FieldsInvalid "
-        "GraphInvalid KeyRefused LifecycleError ManagerError ManagerUnavailable NotFound ProblemsError "
-        "RequestRefused"
+        "GraphInvalid InvalidResponse KeyRefused LifecycleError ManagerError ManagerUnavailable NotFound "
+        "ProblemsError RequestRefused"
     ),
     "_nodes.fields": "from_text to_text",
     "graph": (
@@ -83,6 +84,7 @@ __all__ = [
     "Graph",
     "GraphInvalid",
     "GraphNodeModel",
+    "InvalidResponse",
     "KeyRefused",
     "LifecycleError",
     "ManagerError",

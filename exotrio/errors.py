@@ -12,7 +12,8 @@
     │   └── DatabaseTooNew       a newer exotrio wrote it
     ├── PortBusy                 another process listens on the port
     └── ManagerError             a state manager did not do what was asked
-        ├── ManagerUnavailable   no usable answer: connection, timeout, 5xx, not JSON
+        ├── ManagerUnavailable   no usable answer: connection, timeout, 5xx
+        │   └── InvalidResponse  an answer that no state manager gives: HTML, JSON of another shape
         ├── KeyRefused           401 or 403
         ├── NotFound             404
         └── RequestRefused       any other 4xx
@@ -113,7 +114,7 @@ class ManagerError(ExotrioError):
 
 
 class ManagerUnavailable(ManagerError):
-    """No usable answer came: connection failed, timed out, 5xx, or not JSON.
+    """No usable answer came: the connection failed, the time was up, or the answer was a 5xx.
 
     Attributes:
         sent: False only if the request provably never left, so that repeating it is safe.
@@ -133,6 +134,15 @@ class ManagerUnavailable(ManagerError):
         super().__init__(what, status=status, where=where, fix=fix)
         self.sent = sent
         self.retry_after = retry_after
+
+
+class InvalidResponse(ManagerUnavailable):
+    """What answered is not a state manager, or not one of a fitting version: HTML, or JSON of another shape.
+
+    A ``ManagerUnavailable``, since it is as unknown what became of the request. But asking again does not
+    help as it does in an outage, so ``StateManager`` raises it at once. A runtime goes on asking: what
+    answers may be a proxy whose state manager is being replaced, and finished work waits for that.
+    """
 
 
 class KeyRefused(ManagerError):

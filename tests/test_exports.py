@@ -14,7 +14,7 @@ import exotrio.monitoring
 
 NAMES = """
 BaseNode ConfigurationError CronTrigger DatabaseBusy DatabaseError DatabaseTooNew ExotrioError
-FieldsInvalid Graph GraphInvalid GraphNodeModel KeyRefused LifecycleError ManagerError
+FieldsInvalid Graph GraphInvalid GraphNodeModel InvalidResponse KeyRefused LifecycleError ManagerError
 ManagerUnavailable NotFound Phase
 ProblemsError PruneSignal ReQueueAfterSignal RequestRefused RetryPolicyModel RetryStrategyEnum
 Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrategyEnum VERSION

@@ -16,7 +16,7 @@ from typing import cast
 import httpx
 
 from exotrio._http.event_loop import closing_scope
-from exotrio._http.response import unusable
+from exotrio._http.response import invalid_response
 
 MAX_ANSWER = 128 * 1024 * 1024
 """Bytes of an answer that are read into memory."""
@@ -57,7 +57,7 @@ async def pieces_of(
         max_size: Bytes that may come. Defaults to ``MAX_ANSWER``.
 
     Raises:
-        ManagerUnavailable: the body is longer than ``max_size``, or compressed.
+        InvalidResponse: the body is longer than ``max_size``, or compressed.
     """
     size = 0
     max_size = MAX_ANSWER if max_size is None else max_size
@@ -65,12 +65,12 @@ async def pieces_of(
     try:
         coding = response.headers.get("content-encoding", "identity")[:50]
         if coding.lower() != "identity":
-            raise unusable(f"{at} answered in the coding {coding!r}, which was not asked for", asked)
+            raise invalid_response(f"{at} answered in the coding {coding!r}, which was not asked for", asked)
         pieces = cast("AsyncGenerator[bytes]", aiter(cast("httpx.AsyncByteStream", response.stream)))
         async for piece in pieces:
             size += len(piece)
             if size > max_size:
-                raise unusable(f"{at} answered with more than {max_size} bytes", asked)
+                raise invalid_response(f"{at} answered with more than {max_size} bytes", asked)
             yield piece
     finally:
         with closing_scope():

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from exotrio._http.connections import Connections, Pool
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
 from exotrio._http.event_loop import event_loop
-from exotrio._http.response import Answer, ResponseTooSlow, parse_response, unusable
+from exotrio._http.response import Answer, ResponseTooSlow, invalid_response, parse_response
 from exotrio._util.events import Events, Requested
 from exotrio._util.json import NotJson, encode
 from exotrio._util.settings import URI_VARIABLE
@@ -119,6 +119,7 @@ class HttpClient:
 
         Raises:
             ManagerUnavailable: no usable answer; ``sent`` says whether the request may have arrived.
+            InvalidResponse: the same, and what answered is not a state manager.
             ResponseTooSlow: the same, and the answer had begun to arrive.
             KeyRefused: 401 or 403.
             NotFound: 404.
@@ -219,7 +220,7 @@ class HttpClient:
                         with self._translate_errors(asked, sending):
                             answered = b"".join([piece async for piece in pieces])
                         self._parse(response, answered, asked, ())
-                        raise unusable(f"{self._at} answered with something that is not {media_type}", asked)
+                        raise invalid_response(f"{self._at} answered without {media_type}", asked)
                     while True:
                         scope.deadline = loop.current_time() + REQUEST_TIMEOUT
                         with self._translate_errors(asked, sending):
@@ -233,7 +234,7 @@ class HttpClient:
         if scope.cancelled_caught:
             raise self._too_late(asked, sent=sending.sent)
         if response.headers.get("content-length") != str(received):
-            raise unusable(
+            raise invalid_response(
                 f"{self._at} answered with {received} bytes, which is not the length it had said", asked
             )
         return received

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from exotrio._http.client import HttpClient
+from exotrio._http.response import CHECK_URI
 from exotrio._wire.body import Body
 from exotrio._wire.native import Discovery
 from exotrio._wire.vocabulary import NATIVE_ROOT, NATIVE_VERSION, v0_path
-from exotrio.errors import ManagerUnavailable, NotFound, RequestRefused
+from exotrio.errors import InvalidResponse, NotFound, RequestRefused
 
 DISCOVERY_TIMEOUT = 10.0
 
@@ -51,7 +52,8 @@ async def discover(http: HttpClient, namespace: str) -> ServerKind:
         namespace: Whose nodes to list, where the native API does not answer.
 
     Raises:
-        ManagerUnavailable: neither is known yet; ask again.
+        InvalidResponse: what answers is not a state manager, at least not now.
+        ManagerUnavailable: nothing usable was answered.
         KeyRefused: the key is wrong.
 
     Cancellation:
@@ -75,7 +77,7 @@ async def find_native(http: HttpClient) -> ServerKind:
         return ServerKind(None)
     except RequestRefused as error:
         # A proxy that is being set up answers anything: deciding for v0 now would stick.
-        raise ManagerUnavailable(error.what, status=error.status, where=error.where, fix=error.fix) from error
+        raise InvalidResponse(error.what, status=error.status, where=error.where, fix=error.fix) from error
     return ServerKind(found.version)
 
 
@@ -97,11 +99,11 @@ async def require_v0(http: HttpClient, namespace: str) -> None:
 
 def not_a_manager(
     http: HttpClient, asked_for: str, why: str, error: NotFound | RequestRefused | None = None
-) -> ManagerUnavailable:
+) -> InvalidResponse:
     """Return the error for an answer that no state manager gives."""
-    return ManagerUnavailable(
+    return InvalidResponse(
         f"what is at {http.endpoint.shown} does not answer as a state manager: asked for {asked_for}, {why}",
         status=error.status if error else None,
         where=error.where if error else "",
-        fix="check that the URI leads to a state manager, and what stands in between",
+        fix=CHECK_URI,
     )

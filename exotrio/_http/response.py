@@ -14,7 +14,14 @@ from pydantic import BaseModel, ValidationError
 from exotrio._util.json import NotJson, decode
 from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
 from exotrio._util.validation import readable_errors
-from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable, NotFound, RequestRefused
+from exotrio.errors import (
+    InvalidResponse,
+    KeyRefused,
+    ManagerError,
+    ManagerUnavailable,
+    NotFound,
+    RequestRefused,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -24,6 +31,8 @@ M = TypeVar("M", bound=BaseModel)
 MAX_DETAIL = 2_000
 MAX_RETRY_AFTER = 120.0
 """Seconds; a bogus header must not stop everything for a day."""
+
+CHECK_URI = "check that the URI leads to a state manager, and what stands in between"
 
 _NOT_ACCEPTED = frozenset({408, 425, 429, 503})
 _TOO_LARGE = frozenset({413, 414, 431})
@@ -58,12 +67,12 @@ class Answer:
         """Return the body as ``model``.
 
         Raises:
-            ManagerUnavailable: it is something else.
+            InvalidResponse: it is something else.
         """
         try:
             return model.model_validate(self.body)
         except ValidationError as error:
-            raise ManagerUnavailable(
+            raise InvalidResponse(
                 f"answered {self.status}, but not with a {model.__name__}: {readable_errors(error)[0]}",
                 status=self.status,
                 where=f"asked: {self.asked}",
@@ -84,7 +93,7 @@ def parse_response(
         accept: Statuses other than 2xx that are answers too.
 
     Raises:
-        ManagerUnavailable, KeyRefused, NotFound, RequestRefused: as ``HttpClient.ask`` says.
+        InvalidResponse, ManagerUnavailable, KeyRefused, NotFound, RequestRefused: as ``HttpClient.ask`` says.
     """
     status = response.status_code
     where = f"asked: {asked}"
@@ -103,29 +112,22 @@ def parse_response(
             raise RequestRefused(
                 f"{at} answered {status}: the request is too large", status=status, where=where
             ) from error
-        raise unusable(
-            f"{at} answered {status} with a body that is not JSON",
-            asked,
-            status=status,
-            retry_after=retry_after(response.headers),
-        ) from None
+        what = f"{at} answered {status} with a body that is not JSON"
+        if status >= 500 or status in _NOT_ACCEPTED:  # so does a proxy whose state manager is away
+            wait = retry_after(response.headers)
+            raise ManagerUnavailable(
+                what, status=status, retry_after=wait, where=where, fix=CHECK_URI
+            ) from None
+        raise invalid_response(what, asked, status=status) from None
     if 200 <= status < 300 or status in accept:
         return Answer(status, body, asked)
     detail = describe(body)
     raise _error(status, f"{at} answered {status}: {detail}", where, retry_after(response.headers))
 
 
-def unusable(
-    what: str, asked: str, *, status: int | None = None, retry_after: float | None = None
-) -> ManagerUnavailable:
+def invalid_response(what: str, asked: str, *, status: int | None = None) -> InvalidResponse:
     """Return the error for an answer that no state manager gives."""
-    return ManagerUnavailable(
-        what,
-        status=status,
-        retry_after=retry_after,
-        where=f"asked: {asked}",
-        fix="check that the URI leads to a state manager, and what stands in between",
-    )
+    return InvalidResponse(what, status=status, where=f"asked: {asked}", fix=CHECK_URI)
 
 
 def _error(status: int, what: str, where: str, wait: float | None) -> ManagerError:

@@ -13,7 +13,7 @@ from exotrio._http.client import HttpClient
 from exotrio._http.discovery import discover, not_a_manager
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._wire.vocabulary import native_path, v0_path
-from exotrio.errors import ManagerUnavailable, NotFound, RequestRefused
+from exotrio.errors import InvalidResponse, ManagerUnavailable, NotFound, RequestRefused
 
 if TYPE_CHECKING:
     from exotrio._http.endpoint import Endpoint
@@ -91,14 +91,19 @@ class Calls:
         )
 
     async def repeat(self, call: Callable[[], Awaitable[T]], *, sent: bool = True) -> T:
-        """Make a call, some times if need be; with ``sent=False`` only while it provably did not arrive."""
+        """Make a call, and again a few times while the state manager is not available.
+
+        Args:
+            call: Makes it.
+            sent: Also if the request may have arrived.
+        """
         for attempt in range(TRIES - 1):
             try:
                 return await call()
             except ManagerUnavailable as error:
-                if error.sent and not sent:
-                    raise
                 self._native = None  # another server may answer next
+                if isinstance(error, InvalidResponse) or (error.sent and not sent):
+                    raise
                 await anyio.sleep(min(WITHIN_CALL.pause(attempt, error.retry_after), MAX_PAUSE))
         return await call()
 

@@ -29,7 +29,7 @@ from exotrio._wire.v0 import ManualRetryReply, ManualRetryRequest, RunGraphReply
 from exotrio._wire.vocabulary import ERRORED, MAX_WAIT_MS, RunStatus, from_ms, is_state_id, to_ms
 from exotrio.client._calls import Calls
 from exotrio.client._run_status import summarize
-from exotrio.errors import ManagerUnavailable, NotFound, RequestRefused
+from exotrio.errors import InvalidResponse, ManagerUnavailable, NotFound, RequestRefused
 
 FIRST_POLL = 0.05
 MOST_LONG_POLLS = 8
@@ -91,9 +91,10 @@ async def wait(
     shown: NativeRun | None = None
     # Whoever is not told of the first status does not ask for it: the first look waits for the end already.
     pause, held = 0.0, FIRST_POLL if on_progress is None else 0.0
+    found: NativeRun | None = None
     with _time_limit(timeout):
         while True:
-            found = await _status_after_outages(calls, run_id, held, pause)
+            found = await _status_after_outages(calls, run_id, held, pause, known=found is not None)
             if on_progress is not None and found != shown:
                 on_progress(found)
                 shown = found
@@ -102,13 +103,21 @@ async def wait(
             held = pause = min(max(pause * 1.5, FIRST_POLL), poll_interval)
 
 
-async def _status_after_outages(calls: Calls, run_id: str, wait: float, pause: float) -> NativeRun:
+async def _status_after_outages(
+    calls: Calls, run_id: str, wait: float, pause: float, *, known: bool
+) -> NativeRun:
+    """Return how far a run is, also if that cannot be asked for a while.
+
+    Args:
+        known: The state manager has answered before. Then an invalid response comes from what stands in
+            between while it is away.
+    """
     give_up = anyio.current_time() + wait + OUTAGE_TOLERANCE
     while True:
         try:
             return await status(calls, run_id, wait, pause)
-        except ManagerUnavailable:
-            if anyio.current_time() >= give_up:
+        except ManagerUnavailable as error:
+            if anyio.current_time() >= give_up or (isinstance(error, InvalidResponse) and not known):
                 raise
             await anyio.sleep(1.0)
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from exotrio._http.response import Answer, problems_in
+from exotrio._http.response import Answer, invalid_response, problems_in
 from exotrio._wire.vocabulary import ValidationStatus
-from exotrio.errors import GraphInvalid, ManagerUnavailable
+from exotrio.errors import GraphInvalid
 from exotrio.graph import CronTrigger, GraphNodeModel, RetryPolicyModel, StoreConfigModel
 
 REFUSED = frozenset({400, 422})
@@ -44,17 +44,14 @@ def as_graph(answer: Answer, name: str) -> dict[str, Any]:
 
     Raises:
         GraphInvalid: the answer refuses it; ``problems`` names each reason with its place.
-        ManagerUnavailable: the answer is something else.
+        InvalidResponse: the answer is something else.
     """
     if answer.status in REFUSED:
         raise GraphInvalid(f"graph {name!r} is invalid", problems_in(answer.body))
     graph = answer.body
     if not isinstance(graph, dict) or "validation_status" not in graph:
-        raise ManagerUnavailable(
-            f"answered {answer.status}, but not with a graph",
-            status=answer.status,
-            where=f"asked: {answer.asked}",
-            fix="check that the URI leads to a state manager",
+        raise invalid_response(
+            f"answered {answer.status}, but not with a graph", answer.asked, status=answer.status
         )
     return graph
 

@@ -18,6 +18,7 @@ from exotrio.errors import (
     ConfigurationError,
     ExotrioError,
     GraphInvalid,
+    InvalidResponse,
     KeyRefused,
     ManagerUnavailable,
     NotFound,
@@ -290,10 +291,12 @@ async def test_reading_is_repeated_through_a_short_outage(autojump_clock: trio.t
     assert trio.current_time() >= 2
 
 
-async def test_an_answer_that_is_no_graph_is_no_usable_answer() -> None:
-    server = Server().on("GET g", answer(200, ["hello"]))
-    with pytest.raises(ManagerUnavailable):
+@pytest.mark.parametrize("response", [answer(200, ["hello"]), httpx.Response(404, text="<html>no</html>")])
+async def test_an_answer_that_no_state_manager_gives_is_not_asked_for_again(response: httpx.Response) -> None:
+    server = Server().on("GET g", response)
+    with pytest.raises(InvalidResponse):
         await server.client.get_graph("g")
+    assert server.asked() == ["GET g"]
 
 
 # -- runs
@@ -417,13 +420,22 @@ async def test_wait_outlives_a_short_outage_but_not_a_long_one(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     server = Server(native=True)
-    server.on("GET r", native_run("PENDING"), *[httpx.ConnectError("no")] * 20, native_run("SUCCESS"))
+    gateway = [httpx.Response(404, text="no such service")] * 5
+    outage = [*gateway, *[httpx.ConnectError("no")] * 20, *gateway]
+    server.on("GET r", native_run("PENDING"), *outage, native_run("SUCCESS"))
     assert (await server.client.wait("r")).status is RunStatus.SUCCESS
     server.on("GET r", native_run("PENDING"), httpx.ConnectError("no"))
     began = trio.current_time()
     with pytest.raises(ManagerUnavailable):
         await server.client.wait("r")
     assert 60 <= trio.current_time() - began < 75
+
+
+async def test_wait_gives_up_at_once_on_what_never_answered_as_a_state_manager() -> None:
+    server = Server(native=True).on("GET r", httpx.Response(404, text="no such service"))
+    with pytest.raises(InvalidResponse):
+        await server.client.wait("r")
+    assert server.asked() == ["GET r"]
 
 
 # -- manual retry

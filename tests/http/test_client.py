@@ -29,6 +29,7 @@ from exotrio._http.response import NotAccepted, retry_after
 from exotrio._util import deadlines
 from exotrio.errors import (
     ConfigurationError,
+    InvalidResponse,
     KeyRefused,
     LifecycleError,
     ManagerError,
@@ -116,9 +117,18 @@ async def test_a_validation_error_is_told_with_its_place_and_without_the_value()
     assert "SECRET" not in str(error)
 
 
-@pytest.mark.parametrize("status", [200, 400, 403, 404, 502])
-async def test_a_body_that_is_not_json_is_no_usable_answer_whatever_its_status(status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        *[(status, InvalidResponse) for status in (200, 400, 403, 404)],
+        *[(status, ManagerUnavailable) for status in (429, 500, 502, 503)],
+    ],
+)
+async def test_a_body_that_is_not_json_is_invalid_unless_its_status_tells_of_an_outage(
+    status: int, kind: type[ManagerUnavailable]
+) -> None:
     error = await failure_of(lambda _: httpx.Response(status, text="<html>no</html>"))
+    assert type(error) is kind
     assert isinstance(error, ManagerUnavailable)
     assert error.sent
     assert error.status == status
@@ -129,9 +139,9 @@ async def test_a_proxy_that_finds_the_body_too_large_refuses_it_in_any_format() 
     assert isinstance(error, RequestRefused)
 
 
-async def test_a_body_of_another_shape_is_no_usable_answer_and_its_values_are_not_shown() -> None:
+async def test_a_body_of_another_shape_is_invalid_and_its_values_are_not_shown() -> None:
     error = await failure_of(lambda _: answer(200, {"pong": ["SECRET"]}))
-    assert isinstance(error, ManagerUnavailable)
+    assert type(error) is InvalidResponse
     assert "pong" in error.what
     assert "SECRET" not in str(error)
 
