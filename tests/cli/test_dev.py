@@ -358,7 +358,7 @@ def test_a_graph_that_became_invalid_is_told_and_so_is_what_can_be_started(
 ) -> None:
     dev.write(APP.replace('"greet",', '"greet", next_nodes=["nowhere"],'))
     dev.says("^error: graph 'greeting' is invalid")
-    dev.says("node 'greet': next node 'nowhere' is no identifier of this graph")
+    dev.says("node 'greet': next node 'nowhere' is not an identifier of this graph")
     dev.says("^graph 'greeting' stays as it was before")
     start_run(browser)
     dev.says("^Hello you")

@@ -89,7 +89,7 @@ def test_every_problem_of_a_file_is_named_with_its_place(cli: Cli) -> None:
     assert end.out.splitlines() == [
         "g.json:6: node 'b': 'Wrok' is not registered in namespace 'n'; did you mean 'Work'?",
         "g.json:8: node 'b', input 'n': 'a' has no output 'm'",
-        "g.json: secret 'token', which node 'Lock' needs, is missing in the graph's secrets",
+        "g.json: secrets: 'token', which node 'Lock' needs, is missing",
         "g.json: graph g is invalid",
         "nodes.py: graph fan is valid",
     ]
@@ -134,10 +134,10 @@ def test_a_json_file_that_is_no_graph_is_told_where(cli: Cli, text: str, said: s
 @pytest.mark.parametrize(
     ("nodes", "said"),
     [
-        ([node("a"), node("a")], "g.json:4: identifier 'a' is used 2 times"),
-        ([node("a", "Lock", "b")], "g.json:3: node 'a': next node 'b' is no identifier of this graph"),
+        ([node("a"), node("a")], "g.json:4: node 'a': its identifier is used 2 times"),
+        ([node("a", "Lock", "b")], "g.json:3: node 'a': next node 'b' is not an identifier of this graph"),
         ([node("a"), node("b")], "g.json: a graph has one root"),
-        ([node("a", "Lock", "b"), node("b", "Lock", "b")], "g.json:4: node 'b' lies on a path to itself"),
+        ([node("a", "Lock", "b"), node("b", "Lock", "b")], "g.json:4: node 'b': lies on a path to itself"),
         ([node("a", unites={"identifier": "x"})], "g.json:3: node 'a': unites 'x', which this graph lacks"),
         ([node("a", inputs={"x": "${{ y"}), node("b")], "g.json:3: node 'a', input 'x': '${{' is not closed"),
         ([node("a", inputs={"x": 5})], "g.json:3: node 'a', input 'x': must be a string, not int"),

@@ -339,7 +339,7 @@ POINTS = (
     Point(
         "A refused graph names a hundred problems at most.",
         ["security/test_limits::test_a_graph_with_many_problems_names_a_hundred"],
-        Change("manager/rules/edges.py", "islice(rest, MAX_PROBLEMS)", "rest"),
+        Change("manager/rules/problems.py", "islice(rest, MAX_PROBLEMS)", "rest"),
     ),
     Point(
         "Graphs have a largest number of edges.",

@@ -96,7 +96,7 @@ def _broken_rules(body: GraphBody, nodes: Nodes, unknown: frozenset[str]) -> Ite
         near = [name for namespace, name in nodes if namespace == place.namespace]
         missing = f"{place.node_name!r} is not registered in namespace {place.namespace!r}"
         hints[f"node {place.identifier!r}: {missing}"] = meant(place.node_name, near)
-    for text in check_registered(template, {**nodes, **unseen}):
+    for text in map(str, check_registered(template, {**nodes, **unseen})):
         yield text + hints.get(text, "")
 
 

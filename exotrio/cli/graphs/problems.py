@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from exotrio._util.terminal_text import one_line
 from exotrio.cli.graphs.json_source import Place, Source
 from exotrio.graph import GraphNodeModel
+from exotrio.manager.rules import problems as rules
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -77,21 +78,16 @@ class Locator:
 
     def told(self, text: str, nodes: Sequence[GraphNodeModel]) -> Problem:
         """Return a problem that the rules of the state manager name, such as ``node 'a', input 'x': ...``."""
-        place: Place = ()
-        node = field = None
-        if text.startswith("secret "):
-            place, field = ("secrets",), "secrets"
+        rule = rules.Problem.read(text)
+        place: Place = () if rule.node or not rule.field else (rule.field,)
         for index, declared in enumerate(nodes):
-            start = f"node {declared.identifier!r}"
-            doubled = f"identifier {declared.identifier!r} is used "
-            # The last of several nodes with one name: the one that is too many.
-            if text.startswith((f"{start}:", f"{start},", f"{start} ", doubled)):
-                place, node = ("nodes", index), declared.identifier
-                for name in declared.inputs:
-                    if text.startswith(f"{start}, input {name!r}:"):
-                        place, field = ("nodes", index, "inputs", name), f"inputs.{name}"
-        line = self.source.lines.get(place) if self.source and place else None
-        return Problem(self.file, text, line, self.graph, node, field)
+            # The last of several nodes with one identifier: the one that is too many.
+            if declared.identifier == rule.node:
+                place = ("nodes", index, *(rule.field.split(".", 1) if rule.field else ()))
+        line = self.source.line(place) if self.source and rule.node else None
+        if self.source and place and not rule.node:
+            line = self.source.lines.get(place)
+        return Problem(self.file, text, line, self.graph, rule.node, rule.field)
 
     def invalid(self, error: ValidationError) -> list[Problem]:
         """Return every problem that pydantic found, without the values: they may be secret."""

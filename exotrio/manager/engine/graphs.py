@@ -92,7 +92,7 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[st
         for place in template.places
         if (node := tx.registered(place.namespace, place.node_name))
     }
-    errors = check_registered(template, nodes)
+    errors = [str(problem) for problem in check_registered(template, nodes)]
     status = ValidationStatus.INVALID if errors else ValidationStatus.VALID
     body = template.body.model_copy(update={"secrets": {}}).model_dump_json()
     version = (body, status.value, to_json(errors).decode())

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 
-from exotrio.errors import GraphInvalid
 from exotrio.graph import GraphNodeModel
+from exotrio.manager.rules.problems import Problem, refuse
 
-MAX_PROBLEMS = 100
-"""Problems of one graph that are told: a large one can have millions."""
 MAX_NAMES = 10
-"""Names that one problem tells."""
+"""Names in one problem."""
 
 
 class Shape:
@@ -43,7 +40,7 @@ class Shape:
         self.order, waiting = _topological(self.nodes, self._dependencies)
         refuse(
             "the graph is not connected",
-            [f"united nodes wait for each other, so none is ever reached: {_some(sorted(waiting))}"]
+            [Problem(f"united nodes wait for each other, so none is ever reached: {_some(sorted(waiting))}")]
             if waiting
             else [],
         )
@@ -83,43 +80,44 @@ class Shape:
         unites = self.nodes[identifier].unites
         return self.predecessors[identifier] + ([unites.identifier] if unites else [])
 
-    def _wrong_names(self) -> Iterator[str]:
+    def _wrong_names(self) -> Iterator[Problem]:
         uses = Counter(node.identifier for node in self.declared)
         for name, count in uses.items():
             if count > 1:
-                yield f"identifier {name!r} is used {count} times"
+                yield Problem(f"its identifier is used {count} times", name)
         for node in self.declared:
             for child in node.next_nodes or ():
                 if child not in self.nodes:
-                    yield f"node {node.identifier!r}: next node {child!r} is no identifier of this graph"
+                    yield Problem(f"next node {child!r} is not an identifier of this graph", node.identifier)
 
-    def _wrong_targets(self) -> Iterator[str]:
+    def _wrong_targets(self) -> Iterator[Problem]:
         for node in self.declared:
             if node.unites is None:
                 continue
             if node.unites.identifier not in self.nodes:
-                yield f"node {node.identifier!r}: unites {node.unites.identifier!r}, which this graph lacks"
+                yield Problem(f"unites {node.unites.identifier!r}, which this graph lacks", node.identifier)
             elif node.unites.identifier == node.identifier:
-                yield f"node {node.identifier!r} unites itself"
+                yield Problem("unites itself", node.identifier)
 
-    def _unconnected(self) -> list[str]:
+    def _unconnected(self) -> list[Problem]:
         roots = [name for name, node in self.nodes.items() if not self.predecessors[name] and not node.unites]
         if len(roots) != 1:
             named = f": {_some(roots)}" if roots else ""
-            return [f"a graph has one root, a node that nothing leads to; this one has {len(roots)}{named}"]
+            text = "a graph has one root, a node that nothing leads to; this one has"
+            return [Problem(f"{text} {len(roots)}{named}")]
         self.root = roots[0]
         reached = self.below(self.root) | {self.root}
         return [
-            f"node {name!r} is not reached from the root {self.root!r} by next_nodes"
+            Problem(f"is not reached from the root {self.root!r} by next_nodes", name)
             for name in self.nodes
             if name not in reached
         ]
 
-    def _cycles(self) -> Iterator[str]:
+    def _cycles(self) -> Iterator[Problem]:
         _, waiting = _topological(self.nodes, lambda name: self.predecessors[name])
         for name in self.nodes:
             if name in waiting and name in self.below(name):
-                yield f"node {name!r} lies on a path to itself"
+                yield Problem("lies on a path to itself", name)
 
     def _derive_ancestors(self) -> None:
         for name in self.order:
@@ -137,30 +135,18 @@ class Shape:
                 below |= self._bit[child] | self._descendants[child]
             self._descendants[name] = below
 
-    def _unreachable_unites(self) -> Iterator[str]:
+    def _unreachable_unites(self) -> Iterator[Problem]:
         return (
-            f"node {name!r} unites {node.unites.identifier!r}, but its predecessor {parent!r} does not "
-            f"always come after {node.unites.identifier!r}: unite an ancestor of every predecessor"
+            Problem(
+                f"unites {node.unites.identifier!r}, but its predecessor {parent!r} does not always come"
+                f" after {node.unites.identifier!r}: unite an ancestor of every predecessor",
+                name,
+            )
             for name, node in self.nodes.items()
             if node.unites
             for parent in self.predecessors[name]
             if node.unites.identifier not in self.ancestors[parent]
         )
-
-
-def first_problems(problems: Iterable[str]) -> list[str]:
-    """Return as many problems as are told, and a line about it if there are more."""
-    rest = iter(problems)
-    found = list(islice(rest, MAX_PROBLEMS))
-    if next(rest, None) is not None:
-        found.append(f"there are more: only the first {MAX_PROBLEMS} are named")
-    return found
-
-
-def refuse(what: str, problems: Iterable[str]) -> None:
-    """Raise GraphInvalid if there are problems."""
-    if found := first_problems(problems):
-        raise GraphInvalid(what, found)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from exotrio.manager.rules.edges import first_problems
 from exotrio.manager.rules.placeholders import OutputRef
+from exotrio.manager.rules.problems import SECRETS, Problem, first_problems
 from exotrio.manager.rules.template import Template
 
 
@@ -31,9 +31,8 @@ class Registered:
     required: tuple[str, ...] = ()
 
 
-def check_registered(template: Template, nodes: Mapping[tuple[str, str], Registered]) -> list[str]:
-    """Return what keeps ``template`` from running with the registered nodes, as far as it is told; empty if
-    nothing does.
+def check_registered(template: Template, nodes: Mapping[tuple[str, str], Registered]) -> list[Problem]:
+    """Return what keeps ``template`` from running with the registered nodes: the first problems of it.
 
     Args:
         template: The graph.
@@ -42,37 +41,37 @@ def check_registered(template: Template, nodes: Mapping[tuple[str, str], Registe
     return first_problems(_problems(template, nodes))
 
 
-def _problems(template: Template, nodes: Mapping[tuple[str, str], Registered]) -> Iterator[str]:
+def _problems(template: Template, nodes: Mapping[tuple[str, str], Registered]) -> Iterator[Problem]:
     for place in template.places:
         if (place.namespace, place.node_name) not in nodes:
-            yield (
-                f"node {place.identifier!r}: {place.node_name!r} is not registered in namespace"
-                f" {place.namespace!r}"
-            )
+            text = f"{place.node_name!r} is not registered in namespace {place.namespace!r}"
+            yield Problem(text, place.identifier)
     used = {place.index: nodes.get((place.namespace, place.node_name)) for place in template.places}
     wanted = {name: node.name for node in used.values() if node for name in node.secrets}
     for name in wanted:
         if name not in template.body.secrets:
-            yield f"secret {name!r}, which node {wanted[name]!r} needs, is missing in the graph's secrets"
+            yield Problem(f"{name!r}, which node {wanted[name]!r} needs, is missing", field=SECRETS)
     for place in template.places:
         node = used[place.index]
         for name, schema in node.inputs.items() if node else ():
+            where = (place.identifier, f"inputs.{name}")
             if not _is_plain_string(schema):
-                yield f"node {place.identifier!r}: input {name!r} of {node.name!r} is not a string"  # type: ignore[union-attr]
+                yield Problem(f"{place.node_name!r} has an input of this name that is not a string", *where)
             if name not in place.inputs:
-                yield f"node {place.identifier!r}: input {name!r} is missing"
+                yield Problem("it is missing", *where)
     for place in template.places:
         for name, pieces in place.inputs.items():
             for piece in pieces:
                 if isinstance(piece, OutputRef):
                     source = used[template[piece.identifier].index]
-                    where = f"node {place.identifier!r}, input {name!r}: "
+                    where = (place.identifier, f"inputs.{name}")
                     if source is None:
-                        yield f"{where}the node of {piece.identifier!r} is not registered"
+                        yield Problem(f"the node of {piece.identifier!r} is not registered", *where)
                     elif piece.field not in source.outputs:
-                        yield f"{where}{piece.identifier!r} has no output {piece.field!r}"
+                        yield Problem(f"{piece.identifier!r} has no output {piece.field!r}", *where)
                     elif not _is_plain_string(source.outputs[piece.field]):
-                        yield f"{where}output {piece.field!r} of {piece.identifier!r} is not a string"
+                        text = f"output {piece.field!r} of {piece.identifier!r} is not a string"
+                        yield Problem(text, *where)
 
 
 def _is_plain_string(schema: object) -> bool:

@@ -20,7 +20,7 @@ from functools import cached_property
 
 from exotrio._wire.graphs import GraphBody
 from exotrio.graph import MAX_NAME, UnitesStrategyEnum
-from exotrio.manager.rules.edges import Shape, refuse
+from exotrio.manager.rules.edges import Shape
 from exotrio.manager.rules.placeholders import (
     OutputRef,
     Piece,
@@ -28,6 +28,7 @@ from exotrio.manager.rules.placeholders import (
     StoreRef,
     parse_placeholders,
 )
+from exotrio.manager.rules.problems import Problem, refuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,7 @@ class Template:
         body: The declaration; kept, since runs pin it.
 
     Raises:
-        GraphInvalid: a whole-graph rule is broken; ``problems`` names each of the first failing
-            group of rules.
+        RulesBroken: a rule is broken; ``found`` has each problem of the first group of rules that fails.
     """
 
     def __init__(self, body: GraphBody) -> None:
@@ -157,7 +157,7 @@ class Template:
 
 def _parse_inputs(
     body: GraphBody, shape: Shape, parsed: dict[str, dict[str, tuple[Piece, ...]]]
-) -> Iterator[str]:
+) -> Iterator[Problem]:
     """Parse every input into ``parsed``, check what its placeholders refer to, and yield the problems."""
     store_keys = {*body.store_config.required_keys, *body.store_config.default_values}
     for node in body.nodes:
@@ -166,27 +166,27 @@ def _parse_inputs(
         )
         parsed[node.identifier] = {}
         for name, text in node.inputs.items():
-            place = f"node {node.identifier!r}, input {_short(name)!r}"
+            place = (node.identifier, f"inputs.{_short(name)}")
             if not isinstance(text, str):
-                yield f"{place}: must be a string, not {type(text).__name__}"
+                yield Problem(f"must be a string, not {type(text).__name__}", *place)
                 continue
             try:
                 pieces = parse_placeholders(text)
             except PlaceholderError as error:
-                yield f"{place}: {error}"
+                yield Problem(str(error), *place)
                 continue
             parsed[node.identifier][name] = pieces
             for piece in pieces:
                 if isinstance(piece, OutputRef) and piece.identifier not in allowed:
                     named = _short(piece.identifier)
-                    yield f"{place}: {named!r} is not before {node.identifier!r} on every path"
+                    yield Problem(f"{named!r} is not before {node.identifier!r} on every path", *place)
                 elif isinstance(piece, StoreRef) and piece.key not in store_keys:
-                    yield (
-                        f"{place}: store key {_short(piece.key)!r} is neither in required_keys nor in"
-                        " default_values"
+                    key = _short(piece.key)
+                    yield Problem(
+                        f"store key {key!r} is neither in required_keys nor in default_values", *place
                     )
 
 
 def _short(text: str) -> str:
-    """Return what a problem tells of a text of any length."""
+    """Return what a problem shows of a text of any length."""
     return text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}..."

@@ -1,0 +1,80 @@
+"""What is wrong with a graph, as values: which node, which field, and why. Pure.
+
+Over HTTP, and in ``GraphInvalid``, a problem is one line of text. ``str`` writes that line and ``read`` reads
+it, so that no other module needs to know its form.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+from exotrio.errors import GraphInvalid
+
+MAX_PROBLEMS = 100
+"""Problems of one graph that are named: a large one can have millions."""
+SECRETS = "secrets"
+
+_QUOTED = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_LINE = re.compile(rf"node {_QUOTED}(?:, input {_QUOTED})?: (.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a graph.
+
+    Attributes:
+        text: Why, without node and field.
+        node: Identifier of the node, if it is about one.
+        field: ``inputs.NAME`` of the node, or ``secrets`` of the graph, if it is about one.
+    """
+
+    text: str
+    node: str | None = None
+    field: str | None = None
+
+    def __str__(self) -> str:
+        if self.node is None:
+            return f"{self.field}: {self.text}" if self.field else self.text
+        input_name = "" if self.field is None else f", input {self.field.removeprefix('inputs.')!r}"
+        return f"node {self.node!r}{input_name}: {self.text}"
+
+    @classmethod
+    def read(cls, line: str) -> Problem:
+        """Return the problem that a line tells; one without node and field if it is not of that form."""
+        if line.startswith(f"{SECRETS}: "):
+            return cls(line.removeprefix(f"{SECRETS}: "), field=SECRETS)
+        if (found := _LINE.fullmatch(line)) is None:
+            return cls(line)
+        node, name, text = found.groups()
+        return cls(text, ast.literal_eval(node), None if name is None else f"inputs.{ast.literal_eval(name)}")
+
+
+def first_problems(problems: Iterable[Problem]) -> list[Problem]:
+    """Return as many problems as are named, and one that says so if there are more."""
+    rest = iter(problems)
+    found = list(islice(rest, MAX_PROBLEMS))
+    if next(rest, None) is not None:
+        found.append(Problem(f"there are more: only the first {MAX_PROBLEMS} are named"))
+    return found
+
+
+class RulesBroken(GraphInvalid):
+    """A graph breaks rules.
+
+    Attributes:
+        found: The problems as values.
+    """
+
+    def __init__(self, what: str, found: list[Problem]) -> None:
+        super().__init__(what, [str(problem) for problem in found])
+        self.found = found
+
+
+def refuse(what: str, problems: Iterable[Problem]) -> None:
+    """Raise RulesBroken if there are problems."""
+    if found := first_problems(problems):
+        raise RulesBroken(what, found)
