@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from exotrio.cli.input import values
+from exotrio.cli import values
 
 F = TypeVar("F", bound=Callable[..., Any])
 

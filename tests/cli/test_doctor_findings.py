@@ -19,13 +19,12 @@ from exotrio._runtime.ledger import HeldClaim
 from exotrio._runtime.outbox_store import Mark, Store
 from exotrio._wire.checkup import Checkup
 from exotrio._wire.graphs import ListedGraph
-from exotrio.cli.doctor.finding import Finding, bytes_text
-from exotrio.cli.doctor.findings import clock_text, of_clock, of_graphs, of_speed, of_v0
+from exotrio.cli.doctor.findings import Finding, bytes_text, clock_text, of_clock, of_graphs, of_speed
 from exotrio.cli.doctor.line import Got
 from exotrio.cli.doctor.native import LARGE_LOG, LITTLE_DISK, LONG_DUE_MS, of_checkup, of_overview
 from exotrio.cli.doctor.outbox import examine_outbox
 from exotrio.cli.doctor.server import Clock, read_clock
-from exotrio.cli.doctor.v0 import V0Claims
+from exotrio.cli.doctor.v0 import V0Claims, of_v0
 from tests.support.overviews import node, overview, runtime
 
 TTL = 60_000

@@ -11,8 +11,8 @@ SCRIPT = """
 import resource, sys
 soft, hard = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-from exotrio.cli.open_files import most_connections
-print(most_connections(), *resource.getrlimit(resource.RLIMIT_NOFILE))
+from exotrio.cli.commands.server import max_connections
+print(max_connections(), *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 
 

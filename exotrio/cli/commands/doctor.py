@@ -15,14 +15,13 @@ from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
 from exotrio._version import VERSION
 from exotrio.cli import options
 from exotrio.cli.connection import namespace_option, server_options
-from exotrio.cli.doctor.finding import Finding, note
-from exotrio.cli.doctor.findings import of_clock, of_graphs, of_speed, of_v0
+from exotrio.cli.doctor.findings import Finding, note, of_clock, of_graphs, of_speed
 from exotrio.cli.doctor.native import of_checkup, of_overview
 from exotrio.cli.doctor.outbox import examine_outbox
 from exotrio.cli.doctor.report import Report, as_json, as_text
 from exotrio.cli.doctor.server import Clock, Kind, examine_server
 from exotrio.cli.doctor.settings import Settings, examine_settings, missing, versions
-from exotrio.cli.doctor.v0 import find_v0_claims
+from exotrio.cli.doctor.v0 import find_v0_claims, of_v0
 from exotrio.cli.exit_codes import FAILED, KEY_REFUSED, SUCCESS, UNREACHABLE, USAGE, bare_errors
 from exotrio.cli.terminal.output import print_json, print_text
 from exotrio.client._state_manager import StateManager

@@ -13,9 +13,9 @@ from exotrio.cli.graphs.apply import read_application
 from exotrio.cli.graphs.report import check_files
 from exotrio.cli.graphs.view import cron_lines, graph_as_json, graph_as_lines, headline
 from exotrio.cli.groups import Commands
-from exotrio.cli.input.values import merged
 from exotrio.cli.lookup.resources import find_graph
 from exotrio.cli.terminal.output import note, print_json, print_lines, table
+from exotrio.cli.values import merged
 from exotrio.client._state_manager import StateManager
 
 

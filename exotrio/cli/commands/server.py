@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import resource
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -13,12 +15,14 @@ from exotrio._runtime.entry import StopRequests, stop_signals
 from exotrio._util.durations import parse_duration
 from exotrio.cli import options
 from exotrio.cli.exit_codes import bare_errors
-from exotrio.cli.open_files import most_connections
 from exotrio.cli.terminal.logs import configure_logs, log_format_option
 from exotrio.manager import Limits, serve
 from exotrio.manager.serving import DEFAULT_DB
 
 logger = logging.getLogger("exotrio.cli")
+
+MAX_CONNECTIONS = 4_000
+"""One that waits at the server costs up to 40 kB."""
 
 
 def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
@@ -140,7 +144,7 @@ def command(
     cuts them.
     """
     configure_logs(verbose=verbose, form=log_format)
-    limits = Limits(max_body=max_body_mib * 1024 * 1024, max_connections=most_connections())
+    limits = Limits(max_body=max_body_mib * 1024 * 1024, max_connections=max_connections())
 
     async def run() -> None:
         stopping = trio.Event()
@@ -183,3 +187,17 @@ async def _stop_on_signals(stopping: trio.Event, everything: trio.CancelScope) -
             else:
                 logger.info("%s: stopping", signal.Signals(number).name)
                 stopping.set()
+
+
+def max_connections() -> int:
+    """Raise the limit on this process's open files as far as that helps, and return what it allows.
+
+    A runtime keeps one connection for its polls and one for its heartbeats.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, 2 * MAX_CONNECTIONS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)

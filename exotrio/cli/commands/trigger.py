@@ -6,10 +6,10 @@ import click
 
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
-from exotrio.cli.input.values import merged
 from exotrio.cli.runs.follow import follow
 from exotrio.cli.runs.start import start_run
 from exotrio.cli.terminal.output import note, print_json, print_text
+from exotrio.cli.values import merged
 from exotrio.client._state_manager import StateManager
 
 

@@ -16,8 +16,7 @@ from exotrio.cli.dev.protocol import DeclaredGraph, Loaded
 from exotrio.cli.dev.run_events import tell_runs, unfinished
 from exotrio.cli.graphs.apply import Application
 from exotrio.cli.graphs.problems import Locator
-from exotrio.cli.input.run_values import check_run_values
-from exotrio.cli.runs.start import start_run
+from exotrio.cli.runs.start import check_run_values, start_run
 from exotrio.cli.terminal.browser import open_in_browser, write_redirect
 from exotrio.cli.terminal.output import note
 from exotrio.cli.terminal.words import listed, meant
@@ -42,7 +41,7 @@ class FirstRun:
     store: Mapping[str, str]
 
 
-class Desk:
+class Announcer:
     """Keeps the state manager and the screen up with the code.
 
     Args:

@@ -20,7 +20,7 @@ import trio
 
 from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE, read_settings
 from exotrio.cli.dev import messages as notes
-from exotrio.cli.dev.announcer import Desk, FirstRun
+from exotrio.cli.dev.announcer import Announcer, FirstRun
 from exotrio.cli.dev.child import Child
 from exotrio.cli.dev.protocol import Failed, Loaded, Message, MoreFiles, Order, Registered
 from exotrio.cli.dev.watcher import Watch, syntax_problem
@@ -145,7 +145,7 @@ class Session:
             ) as served:
                 with _key_file(served.key) as key_file, sign_in_page(wanted.db) as page:
                     async with trio.open_nursery() as background:
-                        desk = Desk(
+                        announcer = Announcer(
                             wanted.path,
                             served,
                             key_file,
@@ -154,26 +154,26 @@ class Session:
                             background=background,
                         )
                         note(f"loading {wanted.path}")
-                        code = await self._work(served, desk)
+                        code = await self._work(served, announcer)
                         background.cancel_scope.cancel()
                 if wanted.db != MEMORY:
-                    await desk.tell_unfinished()
+                    await announcer.tell_unfinished()
                 return code
 
-    async def _work(self, served: Served, desk: Desk) -> int:
+    async def _work(self, served: Served, announcer: Announcer) -> int:
         """Run the code, again and again if need be, and return the exit code."""
         reloads = self._wanted.reloads
         while not self._asked.is_set():
-            generation = await self._run_once(served, desk)
+            generation = await self._run_once(served, announcer)
             if self._asked.is_set():
                 return generation.exit_code
             if generation.was_replaced:
                 continue
             if (failed := generation.failed) is not None:
                 note(f"error: {failed.text}")
-                if not reloads or (failed.missing and desk.known is None):
+                if not reloads or (failed.missing and announcer.known is None):
                     return failed.code
-                desk.show_dashboard(None)
+                announcer.show_dashboard(None)
             else:
                 note(notes.end(generation.code))
                 if not reloads and generation.code not in (SUCCESS, LEFT_BEHIND):
@@ -197,7 +197,7 @@ class Session:
 
     # -- one process
 
-    async def _run_once(self, served: Served, desk: Desk) -> _Generation:
+    async def _run_once(self, served: Served, announcer: Announcer) -> _Generation:
         """Run the code in a process until that ends.
 
         Cancellation:
@@ -212,7 +212,7 @@ class Session:
             if self._asked.is_set():
                 self._heed()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._listen, generation, desk)
+                nursery.start_soon(self._listen, generation, announcer)
                 if self._wanted.reloads:
                     nursery.start_soon(self._replace_when_changed, generation)
                 generation.code = await child.wait()
@@ -229,7 +229,7 @@ class Session:
             note("the runtime did not end in time and was killed; what it held is taken back")
         return generation
 
-    async def _listen(self, generation: _Generation, desk: Desk) -> None:
+    async def _listen(self, generation: _Generation, announcer: Announcer) -> None:
         async def heed(message: Message) -> None:
             if isinstance(message, Loaded):
                 generation.loaded = message
@@ -242,7 +242,7 @@ class Session:
                 self._watch.failed(message.files)
             elif isinstance(message, Registered) and generation.loaded is not None:
                 generation.works = True
-                await desk.announce(generation.loaded, tolerant=self._wanted.reloads)
+                await announcer.announce(generation.loaded, tolerant=self._wanted.reloads)
 
         await generation.child.listen(heed)
         generation.heard.set()

@@ -3,21 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import dataclass
 
-from exotrio._util.durations import format_coarse, format_duration
+from exotrio._util.durations import format_duration
 from exotrio._util.terminal_text import one_line
-from exotrio._util.words import plural
 from exotrio._wire.graphs import ListedGraph
 from exotrio._wire.vocabulary import ValidationStatus
-from exotrio.cli.doctor.finding import Finding, are, first_of, note
 from exotrio.cli.doctor.server import Clock
-from exotrio.cli.doctor.v0 import V0Claims
 
 SLOW = 1.0
 """Seconds; of the median answer."""
 CLOCK_OFF = 2.0
 """Seconds that clocks may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing worth saying.
+
+    Attributes:
+        what: In one line.
+        fix: What can be done about it.
+        attention: It needs attention; else it is only good to know.
+    """
+
+    what: str
+    fix: str = ""
+    attention: bool = True
+
+
+def note(what: str, fix: str = "") -> Finding:
+    """Return something that is only good to know."""
+    return Finding(what, fix, attention=False)
+
+
+def first_of(names: list[str], most: int = 5) -> str:
+    """Return names in a row, the first ones of many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def are(count: int, *, past: bool = False) -> str:
+    """Return the verb for so many things."""
+    if past:
+        return "was" if count == 1 else "were"
+    return "is" if count == 1 else "are"
+
+
+def bytes_text(count: int) -> str:
+    """Return a number of bytes in the unit that fits."""
+    size = float(count)
+    for unit in ("bytes", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} GB"
 
 
 def of_graphs(graphs: Sequence[ListedGraph]) -> list[Finding]:
@@ -31,38 +71,6 @@ def of_graphs(graphs: Sequence[ListedGraph]) -> list[Finding]:
             what = f"graph {one_line(graph.name)} is INVALID"
             fix = "mend it and `graph apply` it; if nodes are missing, start the runtime that has them first"
             findings.append(Finding(f"{what}: {said}" if said else what, fix))
-    return findings
-
-
-def of_v0(claims: V0Claims, now: datetime, stale: float, *, ours: bool) -> list[Finding]:
-    """Return what stands out at a state manager that speaks only v0.
-
-    Args:
-        now: By the clock of the state manager.
-        stale: Seconds after which a claimed state counts as stuck.
-        ours: It is exotrio's.
-    """
-    findings = []
-    if count := claims.claimed.total():
-        nodes = first_of([f"{one_line(name)} {n:,}" for name, n in claims.claimed.most_common()])
-        ages = {state_id: (now - created).total_seconds() for state_id, created in claims.created.items()}
-        what = f"{plural(count, 'state')} {are(count)} QUEUED ({nodes})"
-        if ages:
-            what += f"; the first of them was created {format_coarse(max(ages.values()))} ago"
-        unknown = "v0 does not tell who holds them"
-        stuck = [state_id for state_id, age in ages.items() if age >= stale]
-        if not stuck:
-            findings.append(note(what, f"{unknown}; fine while their runtimes run them"))
-        else:
-            way = (
-                "restart the server with --claim-timeout SECONDS"
-                if ours
-                else f"`states retry` each of {', '.join(map(one_line, stuck))}"
-            )
-            findings.append(Finding(what, f"{unknown}. If their runtime is gone they stay so: {way}"))
-    if claims.opened < claims.pending_runs:
-        what = f"of {claims.pending_runs:,} runs that go on the oldest {claims.opened:,} were looked into"
-        findings.append(note(what))
     return findings
 
 

@@ -10,7 +10,7 @@ from exotrio._util.words import plural
 from exotrio._wire.checkup import Checkup, DatabaseState, Disagreement, HeldClaims, LostLeases
 from exotrio._wire.overview import NodeNow, Overview
 from exotrio._wire.runtimes import ListedWorker
-from exotrio.cli.doctor.finding import Finding, are, bytes_text, first_of, note
+from exotrio.cli.doctor.findings import Finding, are, bytes_text, first_of, note
 
 LONG_DUE_MS = 300_000
 """What is due for longer is asked why."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from exotrio._runtime.outbox_store import APPLICATION_ID, VERSION
 from exotrio._util.terminal_text import one_line
 from exotrio._util.words import plural
-from exotrio.cli.doctor.finding import Finding, note
+from exotrio.cli.doctor.findings import Finding, note
 
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 

@@ -26,7 +26,7 @@ from exotrio._util.settings import (
     read_sources,
 )
 from exotrio.cli.connection import how_to_give_a_key, read_key
-from exotrio.cli.doctor.finding import Finding, note
+from exotrio.cli.doctor.findings import Finding, note
 from exotrio.cli.terminal.words import meant
 from exotrio.errors import ConfigurationError
 

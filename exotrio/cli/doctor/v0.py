@@ -6,8 +6,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from exotrio._util.durations import format_coarse
+from exotrio._util.terminal_text import one_line
+from exotrio._util.words import plural
 from exotrio._wire.v0 import StateNode
 from exotrio._wire.vocabulary import RunStatus, StateStatus
+from exotrio.cli.doctor.findings import Finding, are, first_of, note
 from exotrio.client._state_manager import StateManager
 
 MOST_RUNS = 1_000
@@ -76,3 +80,35 @@ def _creation(state_id: str, text: str) -> datetime | None:
         return datetime.fromtimestamp(int(state_id[:8], 16), UTC)
     except ValueError:
         return None
+
+
+def of_v0(claims: V0Claims, now: datetime, stale: float, *, ours: bool) -> list[Finding]:
+    """Return what stands out at a state manager that speaks only v0.
+
+    Args:
+        now: By the clock of the state manager.
+        stale: Seconds after which a claimed state counts as stuck.
+        ours: It is exotrio's.
+    """
+    findings = []
+    if count := claims.claimed.total():
+        nodes = first_of([f"{one_line(name)} {n:,}" for name, n in claims.claimed.most_common()])
+        ages = {state_id: (now - created).total_seconds() for state_id, created in claims.created.items()}
+        what = f"{plural(count, 'state')} {are(count)} QUEUED ({nodes})"
+        if ages:
+            what += f"; the first of them was created {format_coarse(max(ages.values()))} ago"
+        unknown = "v0 does not tell who holds them"
+        stuck = [state_id for state_id, age in ages.items() if age >= stale]
+        if not stuck:
+            findings.append(note(what, f"{unknown}; fine while their runtimes run them"))
+        else:
+            way = (
+                "restart the server with --claim-timeout SECONDS"
+                if ours
+                else f"`states retry` each of {', '.join(map(one_line, stuck))}"
+            )
+            findings.append(Finding(what, f"{unknown}. If their runtime is gone they stay so: {way}"))
+    if claims.opened < claims.pending_runs:
+        what = f"of {claims.pending_runs:,} runs that go on the oldest {claims.opened:,} were looked into"
+        findings.append(note(what))
+    return findings

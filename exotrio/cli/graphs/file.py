@@ -18,9 +18,9 @@ from pydantic import BaseModel, ValidationError
 from exotrio._wire.graphs import GraphBody, TriggerModel
 from exotrio.cli.graphs.json_source import Place, Source, read_json
 from exotrio.cli.graphs.problems import Locator, Problem
-from exotrio.cli.input.text_file import STANDARD_INPUT, Unreadable, read_text, shown
 from exotrio.cli.load import Loaded
 from exotrio.cli.terminal.words import meant
+from exotrio.cli.values import STANDARD_INPUT, Unreadable, read_text, shown
 from exotrio.graph import Graph, GraphNodeModel, RetryPolicyModel, StoreConfigModel, UnitesModel
 
 _SHOWN = frozenset(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import termios
+import tty
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 
@@ -15,7 +18,6 @@ from rich.live import Live
 
 from exotrio._util.durations import format_coarse
 from exotrio._wire.overview import MAX_RUNS, Overview
-from exotrio.cli.terminal.keys import keys, single_keys
 from exotrio.cli.top.view import Screen, screen_lines
 from exotrio.client._state_manager import StateManager
 from exotrio.errors import ManagerError, ManagerUnavailable
@@ -173,3 +175,30 @@ class _Top:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+@contextmanager
+def single_keys() -> Iterator[None]:
+    """Let a terminal give keys at once and unseen, until the block ends. Ctrl-C stays a signal."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    number = sys.stdin.fileno()
+    before = termios.tcgetattr(number)
+    tty.setcbreak(number, termios.TCSANOW)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(number, termios.TCSANOW, before)
+
+
+async def keys() -> AsyncGenerator[str]:
+    """Yield each key that is pressed. Ends with the terminal; at once if standard input is none."""
+    number = sys.stdin.fileno()
+    while sys.stdin.isatty():
+        await trio.lowlevel.wait_readable(number)
+        read = os.read(number, 64)
+        if not read:
+            return
+        for key in read.decode("utf-8", "ignore"):
+            yield key

@@ -13,7 +13,7 @@ from exotrio.manager.web.page import environment
 from tests.contract.api import Api
 from tests.support.helpers import NO_RETRY, UNKNOWN_RUN, SettableClock, declare, ok
 from tests.support.manager import tallied
-from tests.support.web import Desk, open_desk
+from tests.support.web import Announcer, open_desk
 
 TEMPLATES = Path(exotrio.manager.web.__file__).parent / "templates"
 
@@ -35,7 +35,7 @@ def schema(name: str, kind: str) -> dict[str, object]:
     return {"type": "object", "title": hostile("schema"), "properties": {name: about}}
 
 
-async def fill(desk: Desk, clock: SettableClock) -> dict[str, str]:
+async def fill(desk: Announcer, clock: SettableClock) -> dict[str, str]:
     """Fill in all there is; return path to HTML of every page about it."""
     api = Api(desk.api.client, NAMESPACE)
     nodes = [

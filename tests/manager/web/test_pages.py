@@ -14,12 +14,12 @@ from tests.contract.flow import Flow
 from tests.contract.native import claim_one, report
 from tests.support.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, SettableClock, declare, ok, place
 from tests.support.manager import tallied
-from tests.support.web import KEY, SCRIPT, Desk, failed_run, open_desk, text_of
+from tests.support.web import KEY, SCRIPT, Announcer, failed_run, open_desk, text_of
 
 LISTS = ("", "/runs", "/graphs", "/nodes", "/runtimes")
 
 
-async def every_page(desk: Desk) -> dict[str, str]:
+async def every_page(desk: Announcer) -> dict[str, str]:
     """Return path to HTML of all pages about a failed run."""
     flow, state = await failed_run(desk.api, error=f"Traceback\nValueError: {SCRIPT}")
     paths = [

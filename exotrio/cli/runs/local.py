@@ -1,0 +1,302 @@
+"""One run of a graph in this process, from its trigger to its result: what the command ``run`` does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import click
+import trio
+
+from exotrio._http.endpoint import EMBEDDED_URI, Endpoint, ambient_endpoint
+from exotrio._runtime.runtime import Runtime
+from exotrio._util.settings import read_settings
+from exotrio._util.terminal_text import harmless
+from exotrio._wire.native import NativeRun, NativeRunSummary
+from exotrio._wire.vocabulary import RunStatus, StateStatus
+from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS, bare_errors
+from exotrio.cli.lookup.runs import list_runs
+from exotrio.cli.program import command_line
+from exotrio.cli.runs.result import collect, print_result
+from exotrio.cli.runs.start import check_run_values
+from exotrio.cli.terminal.progress import Progress
+from exotrio.client._state_manager import StateManager
+from exotrio.errors import GraphInvalid, NotFound
+from exotrio.graph import Graph
+
+if TYPE_CHECKING:
+    import httpx
+
+LONGEST_LOOK = 0.1
+"""Seconds between two looks at the run's counts; a look costs the same for a run of any size."""
+
+MAX_LEFTOVERS = 5
+"""Earlier runs that are named at most."""
+
+REFRESH = 0.5
+"""Seconds between two looks at what nodes say of their progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to run, and where."""
+
+    target: str
+    runtime: Runtime
+    graph: Graph | None
+    inputs: dict[str, str]
+    store: dict[str, str]
+    db: str | None
+    resume: str | None
+    output: str
+    port: int | None
+
+    def check_inputs(self) -> None:
+        """Refuse inputs and store keys that do not fit the graph.
+
+        Raises:
+            UsageError: there are such.
+        """
+        if self.graph is not None:
+            graph = self.graph
+            check_run_values(graph.name, graph.nodes, graph.store_config, self.inputs, self.store)
+
+    def require_nodes(self, graph: Graph) -> None:
+        """Refuse nodes that nobody would run: beside an embedded state manager there is no other worker.
+
+        It accepts them if an earlier Runtime of this database had them.
+
+        Raises:
+            GraphInvalid: there are such.
+        """
+        known, namespace = [node.__name__ for node in self.runtime.nodes], self.runtime.namespace
+        problems = [
+            f"node {node.identifier!r} runs {node.node_name!r} of namespace {node.namespace!r}"
+            for node in graph.nodes
+            if node.namespace != namespace or node.node_name not in known
+        ]
+        if problems:
+            raise GraphInvalid(
+                f"graph {graph.name!r} has nodes that no Runtime here has",
+                problems,
+                where=f"the Runtime has, in namespace {namespace!r}: {', '.join(known)}",
+                fix="add them to its nodes=[...], or change the graph",
+            )
+
+    def require_nodes_of(self, run: NativeRun) -> None:
+        """Refuse to continue a run that waits for nodes this Runtime lacks.
+
+        Raises:
+            GraphInvalid: it does.
+        """
+        known = [node.__name__ for node in self.runtime.nodes]
+        over = {StateStatus.SUCCESS, StateStatus.PRUNED, StateStatus.RETRY_CREATED}
+        problems = [
+            f"node {node.identifier!r} runs {node.node_name!r}"
+            for node in run.nodes
+            if node.node_name not in known and node.counts.keys() - over
+        ]
+        if problems and run.status is RunStatus.PENDING:
+            raise GraphInvalid(
+                f"run {run.run_id} waits for nodes that the Runtime in {self.target} lacks",
+                problems,
+                where=f"it has: {', '.join(known)}",
+                fix=f"continue it with the file that has the graph {run.graph_name!r}",
+            )
+
+    def command_to_resume(self, run_id: str, target: str | None = None) -> str:
+        """Return the command that continues a run; it works as it stands, in the same folder.
+
+        Args:
+            target: The file, if it is another one. Defaults to None: the one that runs.
+        """
+        command = ["run", target or self.target]
+        command += ["--db", self.db] if self.db else []
+        command += ["-o", self.output] if self.output != "table" else []
+        command += ["--serve", str(self.port)] if self.port is not None else []
+        return command_line([*command, "--resume", run_id])
+
+    def about_leftovers(self, runs: Sequence[NativeRunSummary], more: bool, db: str) -> str:
+        """Return what to say of earlier runs that did not end, and that this command leaves alone."""
+        assert self.graph is not None
+        named = ", ".join(f"{run.run_id} of {run.graph_name!r}" for run in runs) + (", ..." if more else "")
+        run_id = runs[0].run_id if len(runs) == 1 else "RUN"
+        ours = all(run.graph_name == self.graph.name for run in runs)
+        resume = self.command_to_resume(run_id, None if ours else "FILE")
+        cancel = command_line(["runs", "cancel", run_id, "--namespace", self.runtime.namespace, "--db", db])
+        return f"not finished earlier: {named}; to continue: {resume}; to end: {cancel}"
+
+
+class LocalRun:
+    """One run, as the command sees it.
+
+    Args:
+        private: What is shown is seen by whoever gave the command, and kept nowhere.
+    """
+
+    def __init__(self, request: Request, progress: Progress, *, private: bool) -> None:
+        self._request = request
+        self._progress = progress
+        self._private = private
+        self._run_id = request.resume
+        self._own_id = request.resume or str(uuid4())
+        self._interrupted = False
+        self._embedded = False
+        self._asking = trio.CancelScope()
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    def stop(self, grace: float | None, why: str) -> None:
+        """Called from the signal handler."""
+        self._interrupted = True
+        self._request.runtime.stop(grace, why=why)
+        if self._token is not None:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._stopping, grace is None)
+
+    def exiting(self) -> None:
+        """Called from the signal handler just before the process exits."""
+        self._progress.give_back()
+        with suppress(OSError):
+            os.write(
+                2, f"\n{harmless(self._how_to_continue())}\n".encode()
+            )  # not buffered: it may be in a write now
+
+    def _stopping(self, first: bool) -> None:
+        self._asking.cancel()
+        if first and self._run_id is not None:
+            self._progress.note("stopping: running nodes may finish; Ctrl-C again cancels them")
+
+    async def main(self) -> int:
+        request = self._request
+        self._token = trio.lowlevel.current_trio_token()
+        settings = read_settings()
+        with bare_errors():
+            async with AsyncExitStack() as stack:
+                transport, asked = None, settings.state_manager_uri
+                if request.db is not None or settings.state_manager_uri is None:
+                    from exotrio.manager.serving import DEFAULT_DB
+
+                    asked = request.db or str(DEFAULT_DB)
+                    transport = await stack.enter_async_context(self._embed(asked))
+                    self._embedded = True
+                elif request.port is not None:
+                    raise click.UsageError(
+                        f"--serve serves the embedded state manager, and this run's is {asked}, from "
+                        "EXOSPHERE_STATE_MANAGER_URI; give --db FILE with it, or look at that one"
+                    )
+                if transport is not None:
+                    stack.enter_context(ambient_endpoint(Endpoint(EMBEDDED_URI, None, transport)))
+                request.runtime.work_on(self._own_id)
+                client = await stack.enter_async_context(StateManager(request.runtime.namespace))
+                # Before the runtime, which waits for a state manager that is away, as a worker should.
+                with self._asking:
+                    await self._ask_first(client, asked or "")
+                return await self._follow(client)
+
+    @asynccontextmanager
+    async def _embed(self, db: str) -> AsyncIterator[httpx.AsyncBaseTransport]:
+        """Run the embedded state manager, and serve it if that was asked for.
+
+        Without schedules: nobody would work on what they begin.
+        """
+        if self._request.port is None:
+            from exotrio.manager import embedded
+
+            async with embedded(db, schedules=False) as transport:
+                yield transport
+            return
+        from exotrio.cli.terminal.browser import sign_in_page, write_redirect
+        from exotrio.manager.serving import embedded_and_served
+
+        async with embedded_and_served(db, ports=(self._request.port,), schedules=False) as served:
+            with sign_in_page(db) as page:
+                link = served.sign_in_link()
+                if not self._private:
+                    # A log is read by more people than may sign in.
+                    write_redirect(page, link)
+                    link = f"{page} (it leads to {served.url})"
+                self._progress.note(f"dashboard, to be opened once within 10 minutes: {link}")
+                yield served.transport
+
+    async def _ask_first(self, client: StateManager, asked: str) -> None:
+        """Fail early if the state manager is away, refuses us, or does not know the run."""
+        if self._run_id is not None:
+            try:
+                run = await client.status(self._run_id)
+            except NotFound as error:
+                raise NotFound(
+                    f"there is no run {self._run_id!r} in namespace {self._request.runtime.namespace!r}",
+                    where=f"looked up in {asked}, asked for with --resume",
+                    fix="give the id that was printed when the run began, and the same --db",
+                ) from error
+            self._request.require_nodes_of(run)
+            return
+        if not self._embedded:
+            await client.runs(1, 1)  # what goes on there is not ours to tell
+            return
+        runs, more = await list_runs(client, None, RunStatus.PENDING, MAX_LEFTOVERS)
+        if runs:
+            self._progress.note(self._request.about_leftovers(runs, more, asked))
+
+    async def _follow(self, client: StateManager) -> int:
+        following = trio.CancelScope()
+        run: NativeRun | None = None
+
+        async def work(task_status: trio.TaskStatus[Runtime]) -> None:
+            try:
+                await self._request.runtime.run(task_status=task_status)
+            finally:
+                # A drained runtime does nothing more for the run: there is nothing to wait for.
+                following.cancel()
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(work)
+            if self._run_id is None and not self._interrupted:
+                self._run_id = await self._trigger(client)
+            if self._run_id is not None:
+                with self._progress, following:
+                    async with trio.open_nursery() as looking:
+                        looking.start_soon(self._refresh)
+                        run = await client.wait(
+                            self._run_id, poll_interval=LONGEST_LOOK, on_progress=self._progress.show
+                        )
+                        looking.cancel_scope.cancel()
+                self._request.runtime.stop(why="the end of the run")
+                if run is not None:
+                    # Before the drain: at a state manager that speaks only v0, nodes of other runs may go on.
+                    print_result(await collect(client, run), self._request.output, self._progress.elapsed)
+        if run is None:
+            self._progress.note(self._how_to_continue())
+            return INTERRUPTED
+        return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
+
+    async def _refresh(self) -> None:
+        # What nodes say of their progress changes while the run's counts do not.
+        while True:
+            await trio.sleep(REFRESH)
+            self._progress.refresh()
+
+    async def _trigger(self, client: StateManager) -> str:
+        request = self._request
+        assert request.graph is not None
+        await client.upsert_graph(request.graph)
+        if self._embedded:
+            request.require_nodes(request.graph)
+        reply = await client.trigger(
+            request.graph.name, inputs=request.inputs, store=request.store, run_id=self._own_id
+        )
+        run_id: str = reply["run_id"]
+        self._progress.note(f"run {run_id} of graph {request.graph.name!r}")
+        return run_id
+
+    def _how_to_continue(self) -> str:
+        if self._run_id is None:
+            return "interrupted before the run began; nothing was started"
+        if self._request.db == ":memory:":
+            return "interrupted; the run was kept in memory only, so it is gone"
+        command = self._request.command_to_resume(self._run_id)
+        return f"interrupted; everything is kept. Continue with:\n  {command}"
