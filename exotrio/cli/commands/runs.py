@@ -12,9 +12,8 @@ from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection, connection_or_db
 from exotrio.cli.exit_codes import FAILED, SUCCESS
 from exotrio.cli.groups import Commands
+from exotrio.cli.lookup.lists import list_runs, list_states
 from exotrio.cli.lookup.resources import find_run, whole_run
-from exotrio.cli.lookup.runs import list_runs
-from exotrio.cli.lookup.states import list_states
 from exotrio.cli.runs.follow import follow
 from exotrio.cli.terminal.output import error_message, print_json, print_lines, table
 from exotrio.client._state_manager import StateManager

@@ -12,8 +12,8 @@ from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.groups import Commands
+from exotrio.cli.lookup.lists import list_states
 from exotrio.cli.lookup.resources import find_run, is_v0_only, no_graph, no_node, no_state, require_place
-from exotrio.cli.lookup.states import list_states
 from exotrio.cli.runs.state_view import state_as_lines
 from exotrio.cli.terminal.output import error_message, print_json, print_lines, print_text, table
 from exotrio.client._state_manager import StateManager

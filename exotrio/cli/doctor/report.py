@@ -26,6 +26,7 @@ class Report:
         uri: As it may be shown; None if there is no valid one.
         namespace: Into which it was looked; None if none was named.
         server, overview, checkup, v0_claims: What was learned, as far as it was.
+        badly_set: A setting that every command needs is missing or wrong.
     """
 
     settings: list[Setting]
@@ -37,6 +38,7 @@ class Report:
     checkup: Checkup | None = None
     v0_claims: V0Claims | None = None
     findings: list[Finding] = field(default_factory=list)
+    badly_set: bool = False
 
     @property
     def urgent(self) -> list[Finding]:

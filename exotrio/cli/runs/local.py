@@ -19,7 +19,7 @@ from exotrio._util.terminal_text import harmless
 from exotrio._wire.native import NativeRun, NativeRunSummary
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS, bare_errors
-from exotrio.cli.lookup.runs import list_runs
+from exotrio.cli.lookup.lists import list_runs
 from exotrio.cli.program import command_line
 from exotrio.cli.runs.result import collect, print_result
 from exotrio.cli.runs.start import check_run_values

@@ -1,0 +1,137 @@
+"""The examination of ``doctor``: settings, the state manager, what stands out in it, outboxes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import trio
+
+from exotrio._http.endpoint import Endpoint, resolve_endpoint
+from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
+from exotrio._version import VERSION
+from exotrio.cli.doctor.findings import Finding, note, of_clock, of_graphs, of_speed
+from exotrio.cli.doctor.native import of_checkup, of_overview
+from exotrio.cli.doctor.outbox import examine_outbox
+from exotrio.cli.doctor.report import Report
+from exotrio.cli.doctor.server import Clock, Kind, examine_server
+from exotrio.cli.doctor.settings import Settings, missing, versions
+from exotrio.cli.doctor.v0 import find_v0_claims, of_v0
+from exotrio.cli.exit_codes import bare_errors
+from exotrio.client._state_manager import StateManager
+from exotrio.errors import ManagerError
+from exotrio.graph import check_name
+
+
+def examine(settings: Settings, outboxes: Sequence[Path], *, stale: float) -> Report:
+    """Ask everything that can be asked with these settings.
+
+    Args:
+        settings: As ``examine_settings`` returns them.
+        outboxes: Outboxes to look into.
+        stale: Seconds after which a claim that does not end by itself counts as stuck.
+    """
+    report = Report(settings.shown, versions(), namespace=settings.namespace, findings=settings.findings)
+    endpoint, wrong = _endpoint(settings, report)
+    report.badly_set = bool(wrong)
+    report.findings += wrong
+    if endpoint is not None:
+        with bare_errors():
+            trio.run(_examine, report, endpoint, stale)
+    report.findings += [examine_outbox(path) for path in outboxes]
+    return report
+
+
+def _endpoint(settings: Settings, report: Report) -> tuple[Endpoint | None, list[Finding]]:
+    """Return what to ask, and what keeps us from asking it, or from asking more than whether it is there."""
+    wrong = [*settings.problems, *missing(settings)]
+    try:
+        if settings.namespace is not None:
+            check_name(settings.namespace)
+    except ValueError as error:
+        wrong.append(Finding(f"the namespace {error}", "give another one: --namespace NAME"))
+        report.namespace = None
+    if settings.uri is None:
+        return None, wrong
+    sources = {setting.name: setting.source for setting in settings.shown}
+    endpoint, problems = resolve_endpoint(
+        settings.uri,
+        settings.key or "none",
+        uri_source=sources[URI_VARIABLE],
+        key_source=sources[KEY_VARIABLE],
+    )
+    wrong += [Finding(problem.replace("\n", " ")) for problem in problems]
+    if endpoint is None:
+        return None, wrong
+    report.uri = endpoint.shown
+    return Endpoint(endpoint.uri, settings.key), wrong
+
+
+async def _examine(report: Report, endpoint: Endpoint, stale: float) -> None:
+    server = report.server = await examine_server(endpoint.uri, endpoint.key, report.namespace)
+    if server.failed is not None:
+        _, what, fix = server.failed
+        report.findings.append(Finding(f"the state manager cannot be reached: {what}", fix))
+        return
+    if endpoint.plaintext:
+        what = f"the API key travels unencrypted to {endpoint.shown}"
+        report.findings.append(note(what, "use https:// off this machine"))
+    if server.key_refused is not None:
+        fix = "give the server's key with --key-file FILE, or set EXOSPHERE_API_KEY"
+        report.findings.append(Finding(f"the key is refused: it {server.key_refused}", fix))
+        return
+    if server.kind is Kind.OTHER:
+        fix = "check that the URI leads to a state manager, and what stands in between"
+        report.findings.append(Finding(f"what answers is no state manager: {server.about}", fix))
+        return
+    if server.kind is not None:
+        await _look_into(report, endpoint, stale)
+    report.findings += of_speed(server.median)
+    report.findings += [] if server.clock is None else of_clock(server.clock)
+
+
+async def _look_into(report: Report, endpoint: Endpoint, stale: float) -> None:
+    assert report.server is not None, "it was reached"
+    try:
+        async with StateManager(report.namespace or "default", endpoint.uri, endpoint.key) as manager:
+            if report.server.kind is Kind.NATIVE:
+                await _look_natively(report, manager, stale)
+            elif report.namespace is not None:
+                await _look_through_v0(report, manager, stale)
+            if report.namespace is not None:
+                report.findings += of_graphs(await manager.graphs())
+    except ManagerError as error:
+        report.findings.append(Finding(f"it could not be looked into further: {error.what}", error.fix))
+    if report.namespace is None:
+        report.findings.append(
+            note("no namespace is named, so none was looked into", "give --namespace NAME")
+        )
+
+
+async def _look_natively(report: Report, manager: StateManager, stale: float) -> None:
+    assert report.server is not None, "it was reached"
+    await manager.checkup()  # which connects first, and would blur the times of the next one
+    sent = time.time()
+    checkup = await manager.checkup()
+    received = time.time()
+    # Closer than a Date, which has whole seconds only.
+    half = (received - sent) / 2
+    report.server.clock = Clock(checkup.at_ms / 1000 - sent - half, half, "what it says itself")
+    if report.namespace is None:
+        checkup = checkup.model_copy(update={"claims": []})
+    else:
+        report.overview = await manager.overview(runs=0)
+        report.findings += of_overview(report.overview, checkup.lease_ttl_ms)
+    report.checkup = checkup
+    report.findings += of_checkup(checkup, VERSION, stale)
+
+
+async def _look_through_v0(report: Report, manager: StateManager, stale: float) -> None:
+    assert report.server is not None, "it was reached"
+    report.v0_claims = await find_v0_claims(manager)
+    clock = report.server.clock
+    now = datetime.now(UTC) + timedelta(seconds=0 if clock is None else clock.ahead)
+    ours = report.server.kind is Kind.OURS_V0
+    report.findings += of_v0(report.v0_claims, now, stale, ours=ours)
