@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 Place = tuple[str | int, ...]
 """Keys and indexes from the outside in: ``("nodes", 0, "inputs")``."""
 
-DEEPEST = 100
-_BLANK = " \t\r\n"
+MAX_DEPTH = 100
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[][{},:]|[^][{},:"\s]+')
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,113 +42,65 @@ def read_json(text: str) -> Source:
     Raises:
         json.JSONDecodeError: it is not JSON; it says in which line.
     """
-    return _Scanner(text).read()
+    try:
+        # Whether it is JSON at all. Single values that are not are refused below, with their lines.
+        json.loads(text, parse_constant=str, parse_int=str)
+    except RecursionError:
+        raise json.JSONDecodeError("Nested too deeply", text, 0) from None
+    lines: dict[Place, int] = {}
+    repeated: list[Place] = []
+    place: list[str | int] = []
+    keys: list[set[str]] = []  # of each object or array around
+    expects_key = False
+    line, counted = 1, 0
+    for found in _TOKEN.finditer(text):
+        token, start = found[0], found.start()
+        line, counted = line + text.count("\n", counted, start), start
+        if token == ":":
+            continue
+        if token == ",":
+            last = place[-1]
+            expects_key = isinstance(last, str)
+            place[-1] = last if isinstance(last, str) else last + 1
+        elif token in ("]", "}"):
+            expects_key = False
+            place.pop()
+            keys.pop()
+        elif expects_key:
+            expects_key = False
+            place[-1] = key = _scalar(token, text, start)
+            if key in keys[-1]:
+                repeated.append(tuple(place))
+            keys[-1].add(key)
+            lines[tuple(place)] = line
+        else:
+            if not place or isinstance(place[-1], int):
+                lines[tuple(place)] = line
+            if token in ("[", "{"):
+                expects_key = token == "{"
+                place.append("" if expects_key else 0)
+                keys.append(set())
+                if len(place) > MAX_DEPTH:
+                    raise json.JSONDecodeError("Nested too deeply", text, start)
+            else:
+                _scalar(token, text, start)
+    return Source(json.loads(text), lines, tuple(repeated))
 
 
-class _Scanner:
-    """Walks objects and arrays itself, and leaves what is in them to the standard library."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
-        self._line_ends = [index for index, character in enumerate(text) if character == "\n"]
-        self._lines: dict[Place, int] = {}
-        self._repeated: list[Place] = []
-        self._scalars = json.JSONDecoder(parse_constant=_no_constant)
-
-    def read(self) -> Source:
-        self._skip()
-        self._lines[()] = self._line()
-        value = self._value(())
-        if self._at < len(self._text):
-            self._fail("Extra data")
-        return Source(value, self._lines, tuple(self._repeated))
-
-    def _value(self, place: Place) -> Any:
-        if len(place) > DEEPEST:
-            self._fail("Nested too deeply")
-        start = self._text[self._at : self._at + 1]
-        value = (
-            self._object(place) if start == "{" else self._array(place) if start == "[" else self._scalar()
-        )
-        self._skip()
-        return value
-
-    def _object(self, place: Place) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        self._advance()
-        if self._takes("}"):
-            return found
-        while True:
-            line = self._line()
-            if not self._text.startswith('"', self._at):
-                self._fail("Expecting a name in double quotes")
-            key = self._scalar()
-            inner = (*place, key)
-            if key in found:
-                self._repeated.append(inner)
-            self._lines[inner] = line
-            self._skip()
-            if not self._takes(":"):
-                self._fail("Expecting ':'")
-            found[key] = self._value(inner)
-            if self._takes("}"):
-                return found
-            if not self._takes(","):
-                self._fail("Expecting ',' or '}'")
-
-    def _array(self, place: Place) -> list[Any]:
-        found: list[Any] = []
-        self._advance()
-        if self._takes("]"):
-            return found
-        while True:
-            inner = (*place, len(found))
-            self._lines[inner] = self._line()
-            found.append(self._value(inner))
-            if self._takes("]"):
-                return found
-            if not self._takes(","):
-                self._fail("Expecting ',' or ']'")
-
-    def _scalar(self) -> Any:
-        start = self._at
-        try:
-            value, self._at = self._scalars.raw_decode(self._text, start)
-            if isinstance(value, str):
-                value.encode()
-        except json.JSONDecodeError:
-            raise
-        except UnicodeEncodeError:
-            self._at = start
-            self._fail("Half of a surrogate pair is no text")
-        except ValueError as error:  # NaN, and numbers of more digits than Python converts
-            self._fail(str(error))
-        return value
-
-    def _advance(self) -> None:
-        self._at += 1
-        self._skip()
-
-    def _takes(self, character: str) -> bool:
-        if not self._text.startswith(character, self._at):
-            return False
-        self._at += 1
-        # The end of an object is left to the value it ends: blanks after it are skipped there.
-        if character in ",:":
-            self._skip()
-        return True
-
-    def _skip(self) -> None:
-        while self._at < len(self._text) and self._text[self._at] in _BLANK:
-            self._at += 1
-
-    def _line(self) -> int:
-        return bisect_right(self._line_ends, self._at - 1) + 1
-
-    def _fail(self, what: str) -> NoReturn:
-        raise json.JSONDecodeError(what, self._text, self._at)
+def _scalar(token: str, text: str, start: int) -> Any:
+    """Return the value of a string, number or word, or raise the error for its place."""
+    if token.startswith('"') and "\\" not in token:
+        return token[1:-1]
+    try:
+        value = json.loads(token, parse_constant=_refuse_constant)
+        if isinstance(value, str):
+            value.encode()
+    except UnicodeEncodeError:
+        raise json.JSONDecodeError("Half of a surrogate pair is not text", text, start) from None
+    except ValueError as error:  # NaN, and numbers of more digits than Python converts
+        raise json.JSONDecodeError(str(error), text, start) from None
+    return value
 
 
-def _no_constant(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
