@@ -12,8 +12,8 @@ import pytest
 from rich.text import Text
 
 from exotrio._wire.overview import Overview
-from exotrio.cli.terminal.columns import Column, table_lines
 from exotrio.cli.top.live import Rate
+from exotrio.cli.top.tables import Column, table_lines
 from exotrio.cli.top.view import Screen, screen_lines
 from tests.support import stock
 from tests.support.commands import Cli, told, with_graph, with_worker
@@ -111,6 +111,8 @@ def test_names_give_way_before_columns_do_and_columns_in_their_order() -> None:
     assert table_lines(columns, rows, 20)[1].plain == "a-name-of-twe…  1  2"
     assert table_lines(columns, rows, 16)[1].plain == "a-name-of-tw…  1"
     assert table_lines(columns, rows, 13)[1].plain == "a-name-of-tw…"
+    blanks = [[Text("a name of many words"), Text("1"), Text("2")]]
+    assert [line.plain for line in table_lines(columns, blanks, 19)[1:]] == ["a name of ma…  1  2"]
 
 
 def test_a_terminal_without_unicode_gets_none() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
+from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from exotrio._util.durations import format_coarse, format_duration
@@ -12,10 +16,59 @@ from exotrio._wire.native import NativeRunSummary
 from exotrio._wire.overview import NodeNow, Overview
 from exotrio._wire.runtimes import ListedWorker
 from exotrio._wire.vocabulary import RunStatus
-from exotrio.cli.terminal.columns import Column, table_lines
 
 BAR = 16
 NOBODY = "nobody"
+GAP = 2
+MIN_NAME = 12
+"""Width that a name keeps as long as other columns can be left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column.
+
+    Attributes:
+        right: Its cells stand at its right end.
+        flexible: It is made narrower if the table is too wide. Others are made so last.
+        missing: It may be left out; of several the one with the highest number first.
+    """
+
+    head: str
+    right: bool = True
+    flexible: bool = False
+    missing: int = 0
+
+
+def table_lines(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int) -> list[Text]:
+    """Return a head and the rows, none wider than ``width``."""
+    needed = []
+    for index, column in enumerate(columns):
+        natural = max(len(column.head), *(row[index].cell_len for row in rows), 0)
+        needed.append(min(natural, MIN_NAME) if column.flexible else natural)
+    kept = list(range(len(columns)))
+    while sum(needed[index] + GAP for index in kept) - GAP > width:
+        first = max(kept, key=lambda index: columns[index].missing)
+        if not columns[first].missing:
+            break
+        kept.remove(first)
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for column in (columns[index] for index in kept):
+        table.add_column(
+            column.head,
+            justify="right" if column.right else "left",
+            no_wrap=not column.flexible,  # which to rich means: of fixed width, as long as there is room
+            overflow="ellipsis",
+        )
+    for row in rows:
+        for cell in row:
+            cell.no_wrap = True
+        table.add_row(*(row[index] for index in kept))
+    console = Console(width=width, legacy_windows=False)
+    return [
+        Text.assemble(*((part.text, part.style or "") for part in line))
+        for line in console.render_lines(table, pad=False)
+    ]
 
 
 def node_lines(overview: Overview, width: int) -> list[Text]:
