@@ -43,7 +43,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
 }
 DRIVERS = {
-    "sqlite3": ("manager.store.sqlite", "_runtime.outbox_store"),
+    # The settings of ``doctor`` show the version of SQLite.
+    "sqlite3": ("manager.store.sqlite", "_runtime.outbox_store", "cli.doctor.settings"),
     "psycopg": ("manager.store.postgres",),
     "h11": ("_httpd",),
 }

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,6 +69,51 @@ class Entry:
     begun: bool
     claim: Claim
     outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a file holds, and for whom.
+
+    Attributes:
+        begun: Outcomes that may have arrived already.
+    """
+
+    uri: str
+    namespace: str
+    outcomes: int
+    begun: int
+
+
+def read_totals(path: Path) -> Totals:
+    """Count what a file holds, without changing any of it and without waiting for its owner.
+
+    Raises:
+        DatabaseBusy: a runtime uses it.
+        ConfigurationError: it cannot be read, is not an outbox, or of another version.
+    """
+    try:
+        # Writable, though nothing is written: else a log that was left beside it would not be read.
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=0)) as db:
+            db.execute("BEGIN")
+            if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+                raise ConfigurationError(f"{path} is not an outbox of exotrio", fix="check the path")
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version != VERSION:
+                raise ConfigurationError(
+                    f"the outbox {path} is of version {version}; this exotrio knows {VERSION}"
+                )
+            uri, namespace = db.execute("SELECT uri, namespace FROM owner").fetchone() or ("?", "?")
+            outcomes, begun = db.execute("SELECT count(*), total(begun) FROM entries").fetchone()
+            return Totals(uri, namespace, outcomes, int(begun))
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise DatabaseBusy(
+                f"the outbox {path} is in use by a runtime, which sends what is in it"
+            ) from error
+        raise ConfigurationError(
+            f"the outbox {path} cannot be read: {error}", fix="check its owner, and whether it is an outbox"
+        ) from error
 
 
 class Store:

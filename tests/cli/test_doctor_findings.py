@@ -292,4 +292,4 @@ def test_what_is_no_outbox_is_told(tmp_path: Path) -> None:
     one([examine_outbox(tmp_path / "text")], "cannot be read")
     with closing(sqlite3.connect(tmp_path / "other.db")) as db:
         db.execute("CREATE TABLE t (x)")
-    one([examine_outbox(tmp_path / "other.db")], "is no outbox of exotrio")
+    one([examine_outbox(tmp_path / "other.db")], "is not an outbox of exotrio")
