@@ -12,8 +12,8 @@ import click
 
 from exotrio.cli.exit_codes import exit_code
 from exotrio.cli.groups import LazyCommands
-from exotrio.cli.terminal.logs import tell_error
-from exotrio.cli.terminal.output import note, prepare_streams, settle
+from exotrio.cli.terminal.logs import print_error
+from exotrio.cli.terminal.output import prepare_streams, print_message, settle
 from exotrio.errors import ConfigurationError, ExotrioError
 
 _COMMANDS = {
@@ -59,9 +59,9 @@ def main(args: list[str] | None = None) -> None:
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)
         sys.exit(2)
     except click.ClickException as error:
-        note(f"error: {error.format_message()}")
+        print_message(f"error: {error.format_message()}")
         if isinstance(error, click.UsageError) and error.ctx is not None:
-            note(f"{error.ctx.get_usage()}\nsee: {error.ctx.command_path} --help")
+            print_message(f"{error.ctx.get_usage()}\nsee: {error.ctx.command_path} --help")
         sys.exit(2)
     except click.Abort:
         click.echo("interrupted", err=True)
@@ -69,7 +69,7 @@ def main(args: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except ExotrioError as error:
-        tell_error(error)
+        print_error(error)
         sys.exit(exit_code(error))
     except BrokenPipeError:
         # Whoever read our output went away (``--help | head -1``): nothing is left to say to them.
@@ -78,7 +78,7 @@ def main(args: list[str] | None = None) -> None:
         # Of results their commands tell it; this is click's own writing, such as that of --help.
         if error.errno != errno.ENOSPC:
             raise
-        note(f"error: nothing could be written: {error.strerror}")
+        print_message(f"error: nothing could be written: {error.strerror}")
         sys.exit(1)
     finally:
         settle()

@@ -85,11 +85,11 @@ class Connection:
             async with self.open() as manager:
                 return await question(manager)
 
-        with self.telling():
+        with self.readable_errors():
             return trio.run(main)
 
     @contextmanager
-    def telling(self) -> Iterator[None]:
+    def readable_errors(self) -> Iterator[None]:
         """Let errors out bare, and as a user of the command line can mend them."""
         with bare_errors():
             try:

@@ -10,7 +10,7 @@ import click
 
 from exotrio.cli.terminal.words import closest, listed
 
-_LONGEST_HELP = 200
+_MAX_HELP = 200
 """Characters of the sentence beside a command."""
 
 
@@ -23,7 +23,7 @@ class Commands(click.Group):
 
     def _help_for(self, ctx: click.Context, name: str) -> str:
         command = self.get_command(ctx, name)
-        return "" if command is None else command.get_short_help_str(limit=_LONGEST_HELP)
+        return "" if command is None else command.get_short_help_str(limit=_MAX_HELP)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

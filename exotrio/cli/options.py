@@ -12,7 +12,7 @@ from exotrio.cli import values
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-LONGEST = 10 * 365 * 86_400
+MAX_SECONDS = 10 * 365 * 86_400
 """Seconds: ten years."""
 
 output = click.option(
@@ -73,8 +73,8 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic in olde
             seconds = float(value)
         except ValueError:
             seconds = math.nan
-        if not 0 <= seconds <= LONGEST:
-            self.fail(f"{str(value)!r} is no number of seconds from 0 to {LONGEST:,} (ten years)", param, ctx)
+        if not 0 <= seconds <= MAX_SECONDS:
+            self.fail(f"{str(value)!r} is not a number of seconds from 0 to {MAX_SECONDS:,}", param, ctx)
         return seconds
 
 
@@ -89,7 +89,7 @@ class Port(click.ParamType):  # type: ignore[type-arg]
         except ValueError:
             port = -1
         if not 0 <= port <= 65_535:
-            self.fail(f"{str(value)!r} is no port: give 0 (any free one) to 65535", param, ctx)
+            self.fail(f"{str(value)!r} is not a port: give 0 (any free one) to 65535", param, ctx)
         return port
 
 

@@ -117,7 +117,7 @@ def _read(path: str, ctx: click.Context, parameter: click.Parameter) -> str:
 
 
 STANDARD_INPUT = "-"
-LARGEST = 16 * 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
 """Bytes: the largest body that a state manager takes."""
 
 _READ = "exotrio.cli.standard-input-read"
@@ -142,8 +142,8 @@ def read_text(file: str) -> str:
         data = _standard_input() if file == STANDARD_INPUT else _content(file)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise Unreadable(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if len(data) > LARGEST:
-        raise Unreadable(f"has more than {LARGEST} bytes")
+    if len(data) > MAX_BYTES:
+        raise Unreadable(f"has more than {MAX_BYTES} bytes")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -152,7 +152,7 @@ def read_text(file: str) -> str:
 
 def _content(file: str) -> bytes:
     with Path(file).open("rb") as stream:
-        return stream.read(LARGEST + 1)
+        return stream.read(MAX_BYTES + 1)
 
 
 def _standard_input() -> bytes:
@@ -161,4 +161,4 @@ def _standard_input() -> bytes:
     if meta.setdefault(_READ, False):
         raise Unreadable("is asked for twice")
     meta[_READ] = True
-    return sys.stdin.buffer.read(LARGEST + 1) if sys.stdin is not None else b""
+    return sys.stdin.buffer.read(MAX_BYTES + 1) if sys.stdin is not None else b""

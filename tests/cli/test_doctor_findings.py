@@ -21,7 +21,7 @@ from exotrio._wire.checkup import Checkup
 from exotrio._wire.graphs import ListedGraph
 from exotrio.cli.doctor.findings import Finding, bytes_text, clock_text, of_clock, of_graphs, of_speed
 from exotrio.cli.doctor.line import Got
-from exotrio.cli.doctor.native import LARGE_LOG, LITTLE_DISK, LONG_DUE_MS, of_checkup, of_overview
+from exotrio.cli.doctor.native import LONG_DUE_MS, MAX_LOG, MIN_FREE_DISK, of_checkup, of_overview
 from exotrio.cli.doctor.outbox import examine_outbox
 from exotrio.cli.doctor.server import Clock, read_clock
 from exotrio.cli.doctor.v0 import V0Claims, of_v0
@@ -153,8 +153,8 @@ def test_a_state_manager_without_complaints_has_none() -> None:
         ),
         ({"version": "2"}, False, "the state manager is exotrio 2, and this is 1"),
         ({"database": database(in_memory=True, free_disk=None)}, False, "in memory"),
-        ({"database": database(free_disk=LITTLE_DISK - 1)}, True, "only 537 MB left"),
-        ({"database": database(log_size=LARGE_LOG + 1)}, False, "write-ahead log of the database has 1.1 GB"),
+        ({"database": database(free_disk=MIN_FREE_DISK - 1)}, True, "only 537 MB left"),
+        ({"database": database(log_size=MAX_LOG + 1)}, False, "write-ahead log of the database has 1.1 GB"),
     ],
 )
 def test_what_stands_out_in_a_state_manager_is_said(

@@ -334,7 +334,7 @@ def test_a_mistyped_name_is_told_with_what_was_meant(cli: Cli, running: Server) 
         (["graph", "apply", "gone.json"], 3, "gone.json: there is no such file"),
         (["graph", "apply", "gone.py"], 3, "there is no file gone.py"),
         (["graph", "apply", "unnamed.json"], 2, "unnamed.json does not name its graph: give --name NAME"),
-        (["graph", "apply", "nodes.py", "--timeout", "nan"], 2, "'nan' is no number of seconds"),
+        (["graph", "apply", "nodes.py", "--timeout", "nan"], 2, "'nan' is not a number of seconds"),
         (["graph", "apply", "nodes.py", "--secret", "token=hunter22"], 2, "others can read it"),
         (["graph", "apply"], 2, "Missing argument"),
         (["graph", "check"], 2, "Missing argument"),

@@ -118,7 +118,7 @@ def test_values_come_from_files_and_pipes(cli: Cli) -> None:
         ("trigger fan --store bda=1", 2, "no store key 'bda'; it has: bad; did you mean 'bad'?"),
         ("trigger fan -i count=@gone", 2, "gone cannot be read"),
         ("trigger fan --start-delay -1", 2, "--start-delay"),
-        ("trigger fan --start-delay nan", 2, "'nan' is no number of seconds"),
+        ("trigger fan --start-delay nan", 2, "'nan' is not a number of seconds"),
         ("trigger", 2, "Missing argument 'GRAPH'"),
         ("runs ls --graph fna", 6, "there is no graph 'fna'; did you mean 'fan'?"),
         ("runs ls --status broken", 2, "'broken' is not one of"),

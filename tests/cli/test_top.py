@@ -128,11 +128,11 @@ def test_the_rate_is_of_the_last_seconds_also_when_the_hour_moves_on() -> None:
         lately = {"first_minute": first_minute, "ended": ended, "failed": [0] * len(ended)}
         return overview(throughput=lately)
 
-    assert rate.note(at(0, [500, 10, 0]), 0.0) is None
-    assert rate.note(at(0, [500, 10, 20]), 2.0) == 10
-    assert rate.note(at(1, [10, 20, 20]), 4.0) == 10, "what left the hour is not counted backwards"
+    assert rate.add(at(0, [500, 10, 0]), 0.0) is None
+    assert rate.add(at(0, [500, 10, 20]), 2.0) == 10
+    assert rate.add(at(1, [10, 20, 20]), 4.0) == 10, "what left the hour is not counted backwards"
     for second in range(5, 30):
-        last = rate.note(at(1, [10, 20, 20]), float(second))
+        last = rate.add(at(1, [10, 20, 20]), float(second))
     assert last == 0
 
 

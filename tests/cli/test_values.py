@@ -128,7 +128,7 @@ def test_a_file_of_values_that_cannot_be_used_is_told_without_its_content(
 
 
 def test_a_value_larger_than_any_request_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exotrio.cli.values.LARGEST", 10)
+    monkeypatch.setattr("exotrio.cli.values.MAX_BYTES", 10)
     file.write_text("x" * 11, "utf-8")
     assert "has more than 10 bytes" in refused("-i", f"a=@{file}")
 

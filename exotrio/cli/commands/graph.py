@@ -14,7 +14,7 @@ from exotrio.cli.graphs.report import check_files
 from exotrio.cli.graphs.view import cron_lines, graph_as_json, graph_as_lines, headline
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup.resources import find_graph
-from exotrio.cli.terminal.output import note, print_json, print_lines, table
+from exotrio.cli.terminal.output import print_json, print_lines, print_message, table
 from exotrio.cli.values import merged
 from exotrio.client._state_manager import StateManager
 
@@ -91,7 +91,7 @@ def ls(output: str, connection: Connection) -> int:
     lines.append(f"{plural(len(graphs), 'graph')} in namespace {connection.namespace}")
     print_lines(lines)
     if not graphs:
-        note("declare one with: python -m exotrio graph apply FILE")
+        print_message("declare one with: python -m exotrio graph apply FILE")
     return SUCCESS
 
 
@@ -134,8 +134,8 @@ def check(targets: tuple[str, ...], secrets: tuple[str, ...], output: str) -> in
         print_json(report.as_json())
     else:
         print_lines(report.as_lines())
-    for text in report.notes():
-        note(text)
+    for text in report.not_checked():
+        print_message(text)
     return SUCCESS if report.valid else INVALID
 
 

@@ -13,7 +13,7 @@ from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.groups import Commands
-from exotrio.cli.terminal.output import note, print_json, print_lines, table
+from exotrio.cli.terminal.output import print_json, print_lines, print_message, table
 from exotrio.client._state_manager import StateManager
 
 
@@ -41,7 +41,7 @@ def ls(output: str, connection: Connection) -> int:
     lines.append(f"{plural(len(nodes), 'node')} in namespace {connection.namespace}")
     print_lines(lines)
     if not nodes:
-        note("workers register them: python -m exotrio worker FILE")
+        print_message("workers register them: python -m exotrio worker FILE")
     return SUCCESS
 
 

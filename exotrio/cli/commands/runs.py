@@ -18,7 +18,7 @@ from exotrio.cli.runs.follow import follow
 from exotrio.cli.terminal.output import error_message, print_json, print_lines, table
 from exotrio.client._state_manager import StateManager
 
-MOST_FAILED = 20
+MAX_FAILED = 20
 """Failed states that `runs show` names."""
 
 
@@ -75,7 +75,7 @@ def show(run_id: str, output: str, connection: Connection) -> int:
         run = await find_run(manager, run_id)
         if not run.errored_count:
             return run, []
-        return run, (await list_states(manager, MOST_FAILED, run=run.run_id, status=ERRORED))[0]
+        return run, (await list_states(manager, MAX_FAILED, run=run.run_id, status=ERRORED))[0]
 
     run, failed = connection.ask(ask)
     if output == "json":

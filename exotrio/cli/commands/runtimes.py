@@ -11,11 +11,11 @@ from exotrio._util.words import plural
 from exotrio._wire.runtimes import ListedWorker, WorkersReply
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
-from exotrio.cli.exit_codes import LEFT_BEHIND, SUCCESS
+from exotrio.cli.exit_codes import ABANDONED, SUCCESS
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup.runtimes import STOPPED, find_worker, find_workers
 from exotrio.cli.runs.drain import Fate, wait_until_gone
-from exotrio.cli.terminal.output import note, print_json, print_lines, print_text, table
+from exotrio.cli.terminal.output import print_json, print_lines, print_message, print_text, table
 from exotrio.client._state_manager import StateManager
 from exotrio.errors import ExotrioError, RequestRefused
 
@@ -48,7 +48,7 @@ def ls(output: str, connection: Connection) -> int:
         return SUCCESS
     print_lines(_as_lines(found, connection.namespace))
     if not found.workers and not found.v0:
-        note("start one with: python -m exotrio worker FILE")
+        print_message("start one with: python -m exotrio worker FILE")
     return SUCCESS
 
 
@@ -103,8 +103,8 @@ def drain(
     elif asked:
         print_lines(f"{_FATES[fates[each.worker_id]]}: {each.worker_id}" for each in asked)
     if not asked:
-        note("there is nothing to drain: no such runtime lives")
-    return SUCCESS if {*fates.values()} <= {Fate.ASKED, Fate.STOPPED} else LEFT_BEHIND
+        print_message("there is nothing to drain: no such runtime lives")
+    return SUCCESS if {*fates.values()} <= {Fate.ASKED, Fate.STOPPED} else ABANDONED
 
 
 _FATES = {
@@ -143,7 +143,7 @@ def tasks(runtime: str, timeout: float, output: str, connection: Connection) -> 
                 f"the runtime {worker.worker_id} shows its tasks to nobody",
                 fix="start it with: worker FILE --health-tasks",
             )
-        note(f"{one_line(worker.worker_id)} sends it with its next heartbeat")
+        print_message(f"{one_line(worker.worker_id)} sends it with its next heartbeat")
         try:
             return worker, await manager.tasks(worker.worker_id, timeout=timeout)
         except trio.TooSlowError as error:

@@ -74,6 +74,6 @@ def command(interval: float, once: bool, output: str, connection: Connection) ->
         async with connection.open() as manager:
             await show_live(manager, where, interval)
 
-    with connection.telling():
+    with connection.readable_errors():
         trio.run(main)
     return SUCCESS

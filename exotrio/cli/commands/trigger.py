@@ -8,7 +8,7 @@ from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.runs.follow import follow
 from exotrio.cli.runs.start import start_run
-from exotrio.cli.terminal.output import note, print_json, print_text
+from exotrio.cli.terminal.output import print_json, print_message, print_text
 from exotrio.cli.values import merged
 from exotrio.client._state_manager import StateManager
 
@@ -54,7 +54,7 @@ def command(
         if output == "table":
             print_text(run_id)
         elif following:
-            note(f"run {run_id} of graph {graph!r}")
+            print_message(f"run {run_id} of graph {graph!r}")
         else:
             print_json({"run_id": run_id, "graph": graph, "status": reply["status"]})
         return run_id

@@ -11,14 +11,14 @@ import trio
 
 from exotrio._wire.graphs import GraphBody
 from exotrio._wire.vocabulary import ValidationStatus
-from exotrio.cli.dev import messages as notes
+from exotrio.cli.dev import messages
 from exotrio.cli.dev.protocol import DeclaredGraph, Loaded
-from exotrio.cli.dev.run_events import tell_runs, unfinished
+from exotrio.cli.dev.run_events import print_run_events, unfinished
 from exotrio.cli.graphs.apply import Application
 from exotrio.cli.graphs.problems import Locator
 from exotrio.cli.runs.start import check_run_values, start_run
 from exotrio.cli.terminal.browser import open_in_browser, write_redirect
-from exotrio.cli.terminal.output import note
+from exotrio.cli.terminal.output import print_message
 from exotrio.cli.terminal.words import listed, meant
 from exotrio.client._state_manager import StateManager
 from exotrio.errors import ConfigurationError, ExotrioError, GraphInvalid, NotFound
@@ -69,7 +69,7 @@ class Announcer:
         self.known: Loaded | None = None
         self._path = path
         self._served = served
-        self._place = notes.Place(served.url, key_file)
+        self._place = messages.Place(served.url, key_file)
         self._page = page
         self._first_run = first_run
         self._background = background
@@ -93,20 +93,20 @@ class Announcer:
             _check(loaded, first)
         async with self._manager(loaded.namespace) as manager:
             if before is None and (left := await unfinished(manager)):
-                note(f"not finished earlier, and going on: {left}")
-            for line in notes.runtime(loaded, before):
-                note(line)
+                print_message(f"not finished earlier, and going on: {left}")
+            for line in messages.runtime(loaded, before):
+                print_message(line)
             valid = [graph for graph in loaded.graphs if await self._declare(manager, graph, tolerant)]
-            for line in (line for graph in valid for line in notes.nobody_runs(graph, loaded)):
-                note(line)
+            for line in (line for graph in valid for line in messages.nobody_runs(graph, loaded)):
+                print_message(line)
             self.show_dashboard(loaded)
             if before is None:
-                for line in notes.how_to_start(self._place, loaded):
-                    note(line)
+                for line in messages.how_to_start(self._place, loaded):
+                    print_message(line)
             self.known = loaded
             if loaded.namespace not in self._tells:
                 self._tells.add(loaded.namespace)
-                await self._background.start(self._tell_runs, loaded.namespace)
+                await self._background.start(self._print_run_events, loaded.namespace)
             if first is not None and (graph := _graph_of(loaded, first)) in valid:
                 self._first_run = None
                 await start_run(manager, graph.name, first.inputs, first.store)
@@ -116,18 +116,18 @@ class Announcer:
         if self._shows_dashboard:
             return
         self._shows_dashboard = True
-        to = notes.page_of(loaded)
-        for line in notes.dashboard(self._place, self._served.sign_in_link(to)):
-            note(line)
+        to = messages.page_of(loaded)
+        for line in messages.dashboard(self._place, self._served.sign_in_link(to)):
+            print_message(line)
         if self._page is not None:
             self._background.start_soon(_open, self._page, self._served.sign_in_link(to))
 
-    async def tell_unfinished(self) -> None:
+    async def print_unfinished(self) -> None:
         """Say what goes on when ``dev`` is started again."""
         if self.known is not None:
             async with self._manager(self.known.namespace) as manager:
                 if left := await unfinished(manager):
-                    note(f"not finished: {left}, to be continued when dev is started again")
+                    print_message(f"not finished: {left}, to be continued when dev is started again")
 
     async def _declare(self, manager: StateManager, graph: DeclaredGraph, tolerant: bool) -> bool:
         """Create or replace a graph; return whether it is valid."""
@@ -138,16 +138,16 @@ class Announcer:
         except GraphInvalid as error:
             if not tolerant:
                 raise
-            note(f"error: {error}")
-            note(await _standing(manager, graph.name))
+            print_message(f"error: {error}")
+            print_message(await _standing(manager, graph.name))
             return False
         return True
 
-    async def _tell_runs(
+    async def _print_run_events(
         self, namespace: str, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         async with self._manager(namespace) as manager:
-            await tell_runs(manager, task_status=task_status)
+            await print_run_events(manager, task_status=task_status)
 
     def _manager(self, namespace: str) -> StateManager:
         return StateManager(namespace, transport=self._served.transport)
@@ -158,10 +158,10 @@ async def _open(page: Path, link: str) -> None:
         write_redirect(page, link)
         opened = await open_in_browser(page.as_uri())
     except ExotrioError as error:
-        note(f"error: {error}")
+        print_message(f"error: {error}")
         opened = False
     if not opened:
-        note("no browser could be opened; open the link yourself")
+        print_message("no browser could be opened; open the link yourself")
 
 
 def _check(loaded: Loaded, first: FirstRun) -> None:

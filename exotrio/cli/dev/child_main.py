@@ -38,7 +38,7 @@ from exotrio.cli.dev.protocol import (
     Registered,
     encode,
 )
-from exotrio.cli.exit_codes import INTERRUPTED, LEFT_BEHIND, bare_errors, exit_code
+from exotrio.cli.exit_codes import ABANDONED, INTERRUPTED, bare_errors, exit_code
 from exotrio.cli.load import Loaded as Module
 from exotrio.cli.load import TargetMissing, load, users_files, users_traceback
 from exotrio.cli.terminal.logs import configure_logs
@@ -82,7 +82,7 @@ class _Dev:
         self._obey(Order.DRAIN)
         grace = 0.0 if self._runtime is None else self._runtime.shutdown_grace
         time.sleep(deadlines.longest_stop(grace) + MARGIN)
-        os._exit(LEFT_BEHIND)
+        os._exit(ABANDONED)
 
     def _obey(self, order: Order) -> None:
         if self._runtime is None:
@@ -128,7 +128,7 @@ def main() -> int:
 
 
 async def _run(runtime: Runtime, dev: _Dev) -> int:
-    code = LEFT_BEHIND
+    code = ABANDONED
 
     async def work(task_status: trio.TaskStatus[Runtime]) -> None:
         nonlocal code

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from exotrio._util.settings import KEY_VARIABLE
 from exotrio.cli.dev.protocol import DeclaredGraph, Loaded
-from exotrio.cli.exit_codes import LEFT_BEHIND, SUCCESS
+from exotrio.cli.exit_codes import ABANDONED, SUCCESS
 from exotrio.cli.program import command_line
 from exotrio.cli.terminal.words import listed
 
@@ -105,7 +105,7 @@ def end(code: int) -> str:
     """Return how the process of a runtime ended that nobody here had told to."""
     if code == SUCCESS:
         return "the runtime has drained and ended, as it was asked to from elsewhere"
-    if code == LEFT_BEHIND:
+    if code == ABANDONED:
         return "the runtime has ended, and left something behind"
     if code < 0:
         return f"the runtime was killed by {_signal(-code)}; what it held is taken back"

@@ -11,7 +11,7 @@ import trio
 from exotrio._util.words import plural
 from exotrio._wire.native import NativeRunSummary
 from exotrio._wire.vocabulary import RunStatus
-from exotrio.cli.terminal.output import note
+from exotrio.cli.terminal.output import print_message
 from exotrio.client._state_manager import StateManager
 from exotrio.errors import ManagerError, NotFound
 
@@ -19,19 +19,19 @@ LOOK = 0.5
 """Seconds between two looks."""
 NEWEST = 20
 """Runs of one look, and of those that are followed for longer."""
-MOST_COUNTED = 1_000
+MAX_COUNTED = 1_000
 
 
 async def unfinished(manager: StateManager) -> str:
     """Return how many runs of the namespace are not finished, ``3 runs``; empty if none are."""
-    found = await manager.find_runs(status=RunStatus.PENDING, limit=MOST_COUNTED)
+    found = await manager.find_runs(status=RunStatus.PENDING, limit=MAX_COUNTED)
     count = len(found.runs)
     if not count:
         return ""
     return f"{'more than ' if found.next else ''}{plural(count, 'run')}"
 
 
-async def tell_runs(
+async def print_run_events(
     manager: StateManager, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Print the lines, for runs that begin or end from now on. Never returns."""
@@ -47,9 +47,9 @@ async def tell_runs(
         for run in reversed(runs):
             before = known.get(run.run_id)
             if before is None:
-                note(f"run {run.run_id} of graph {run.graph_name!r} began")
+                print_message(f"run {run.run_id} of graph {run.graph_name!r} began")
             if run.status is not RunStatus.PENDING and before in (None, RunStatus.PENDING):
-                note(_ended(run))
+                print_message(_ended(run))
         if runs:
             known = {run.run_id: run.status for run in runs}
         await trio.sleep(LOOK)

@@ -19,15 +19,15 @@ from tempfile import TemporaryDirectory
 import trio
 
 from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE, read_settings
-from exotrio.cli.dev import messages as notes
+from exotrio.cli.dev import messages
 from exotrio.cli.dev.announcer import Announcer, FirstRun
 from exotrio.cli.dev.child import Child
 from exotrio.cli.dev.protocol import Failed, Loaded, Message, MoreFiles, Order, Registered
 from exotrio.cli.dev.watcher import Watch, syntax_problem
-from exotrio.cli.exit_codes import FAILED, LEFT_BEHIND, SUCCESS, bare_errors
+from exotrio.cli.exit_codes import ABANDONED, FAILED, SUCCESS, bare_errors
 from exotrio.cli.load import is_file
 from exotrio.cli.terminal.browser import sign_in_page
-from exotrio.cli.terminal.output import note
+from exotrio.cli.terminal.output import print_message
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.security.api_key import Key
 from exotrio.manager.serving import Served, embedded_and_served
@@ -80,10 +80,10 @@ class _Generation:
     @property
     def exit_code(self) -> int:
         """What its end means for the command, if that was asked for."""
-        if self.code == LEFT_BEHIND or self.child.was_killed:
-            return LEFT_BEHIND
+        if self.code == ABANDONED or self.child.was_killed:
+            return ABANDONED
         # What ended, by whatever, before it worked held nothing.
-        return LEFT_BEHIND if self.works and self.code != SUCCESS else SUCCESS
+        return ABANDONED if self.works and self.code != SUCCESS else SUCCESS
 
 
 class Session:
@@ -117,7 +117,7 @@ class Session:
         self._asked.set()
         if generation is not None:
             if first and generation.works:
-                note("stopping: running nodes may finish; Ctrl-C again cancels them")
+                print_message("stopping: running nodes may finish; Ctrl-C again cancels them")
             generation.child.tell(self._orders[-1])
 
     # -- the state manager
@@ -135,7 +135,7 @@ class Session:
         wanted = self._wanted
         settings = read_settings()
         if settings.state_manager_uri:
-            note(f"{URI_VARIABLE} is set; dev uses a state manager of its own all the same")
+            print_message(f"{URI_VARIABLE} is set; dev uses a state manager of its own all the same")
         # The one key that clients look for too, so that commands need not be told another.
         settings = replace(settings, state_manager_secret=None)
         terms = Terms(lease_ttl_ms=LEASE_TTL_MS)
@@ -153,11 +153,11 @@ class Session:
                             first_run=wanted.first_run,
                             background=background,
                         )
-                        note(f"loading {wanted.path}")
+                        print_message(f"loading {wanted.path}")
                         code = await self._work(served, announcer)
                         background.cancel_scope.cancel()
                 if wanted.db != MEMORY:
-                    await announcer.tell_unfinished()
+                    await announcer.print_unfinished()
                 return code
 
     async def _work(self, served: Served, announcer: Announcer) -> int:
@@ -170,13 +170,13 @@ class Session:
             if generation.was_replaced:
                 continue
             if (failed := generation.failed) is not None:
-                note(f"error: {failed.text}")
+                print_message(f"error: {failed.text}")
                 if not reloads or (failed.missing and announcer.known is None):
                     return failed.code
                 announcer.show_dashboard(None)
             else:
-                note(notes.end(generation.code))
-                if not reloads and generation.code not in (SUCCESS, LEFT_BEHIND):
+                print_message(messages.end(generation.code))
+                if not reloads and generation.code not in (SUCCESS, ABANDONED):
                     return FAILED
             await self._until_changed()
         return SUCCESS
@@ -185,10 +185,10 @@ class Session:
         """Wait for a change of the code, if it may be loaded again, or for the end."""
         async with trio.open_nursery() as nursery:
             if self._wanted.reloads:
-                note("waiting for a change of the code")
+                print_message("waiting for a change of the code")
 
                 async def look() -> None:
-                    note(notes.changed(await self._watch.change()))
+                    print_message(messages.changed(await self._watch.change()))
                     nursery.cancel_scope.cancel()
 
                 nursery.start_soon(look)
@@ -226,7 +226,7 @@ class Session:
                 with trio.move_on_after(FORGET, shield=True):
                     await served.forget(generation.loaded.namespace, generation.loaded.worker_id)
         if child.was_killed:
-            note("the runtime did not end in time and was killed; what it held is taken back")
+            print_message("the runtime did not end in time and was killed; what it held is taken back")
         return generation
 
     async def _listen(self, generation: _Generation, announcer: Announcer) -> None:
@@ -251,15 +251,15 @@ class Session:
         while True:
             changed = await self._watch.change()
             problems = [
-                f"error: {notes.shown(file)}: {problem}"
+                f"error: {messages.shown(file)}: {problem}"
                 for file in changed
                 if (problem := syntax_problem(file))
             ]
             if not problems:
                 break
             if generation.loaded is not None:  # else it will fail by itself, and say why
-                note("\n".join([*problems, notes.GOES_ON]))
-        note(notes.changed(changed, drains=generation.works))
+                print_message("\n".join([*problems, messages.GOES_ON]))
+        print_message(messages.changed(changed, drains=generation.works))
         generation.was_replaced = True
         generation.child.tell(Order.DRAIN)
 

@@ -18,7 +18,7 @@ import trio
 INTERVAL = 0.5
 SETTLES = 0.2
 """Seconds without a further change after which one has settled: editors save in several steps."""
-LONGEST_UNREST = 3.0
+MAX_UNREST = 3.0
 
 Stamp = tuple[int, int, int]
 """Time of the last change, size, and number of the file."""
@@ -89,7 +89,7 @@ class Watch:
         while True:
             now = await self._look()
             if now != self._seen:
-                with trio.move_on_after(LONGEST_UNREST):
+                with trio.move_on_after(MAX_UNREST):
                     while True:
                         before = now
                         await trio.sleep(SETTLES)

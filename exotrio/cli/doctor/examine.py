@@ -12,7 +12,7 @@ import trio
 from exotrio._http.endpoint import Endpoint, resolve_endpoint
 from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
 from exotrio._version import VERSION
-from exotrio.cli.doctor.findings import Finding, note, of_clock, of_graphs, of_speed
+from exotrio.cli.doctor.findings import Finding, info, of_clock, of_graphs, of_speed
 from exotrio.cli.doctor.native import of_checkup, of_overview
 from exotrio.cli.doctor.outbox import examine_outbox
 from exotrio.cli.doctor.report import Report
@@ -77,7 +77,7 @@ async def _examine(report: Report, endpoint: Endpoint, stale: float) -> None:
         return
     if endpoint.plaintext:
         what = f"the API key travels unencrypted to {endpoint.shown}"
-        report.findings.append(note(what, "use https:// off this machine"))
+        report.findings.append(info(what, "use https:// off this machine"))
     if server.key_refused is not None:
         fix = "give the server's key with --key-file FILE, or set EXOSPHERE_API_KEY"
         report.findings.append(Finding(f"the key is refused: it {server.key_refused}", fix))
@@ -106,7 +106,7 @@ async def _look_into(report: Report, endpoint: Endpoint, stale: float) -> None:
         report.findings.append(Finding(f"it could not be looked into further: {error.what}", error.fix))
     if report.namespace is None:
         report.findings.append(
-            note("no namespace is named, so none was looked into", "give --namespace NAME")
+            info("no namespace is named, so none was looked into", "give --namespace NAME")
         )
 
 

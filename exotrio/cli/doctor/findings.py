@@ -32,7 +32,7 @@ class Finding:
     attention: bool = True
 
 
-def note(what: str, fix: str = "") -> Finding:
+def info(what: str, fix: str = "") -> Finding:
     """Return something that is only good to know."""
     return Finding(what, fix, attention=False)
 
@@ -65,7 +65,7 @@ def of_graphs(graphs: Sequence[ListedGraph]) -> list[Finding]:
     findings = []
     for graph in graphs:
         if graph.validation_status is ValidationStatus.PENDING:
-            findings.append(note(f"graph {one_line(graph.name)} is still being validated"))
+            findings.append(info(f"graph {one_line(graph.name)} is still being validated"))
         if graph.validation_status is ValidationStatus.INVALID:
             said = first_of([one_line(error) for error in graph.validation_errors], 3)
             what = f"graph {one_line(graph.name)} is INVALID"
@@ -87,7 +87,7 @@ def of_speed(median: float) -> list[Finding]:
     if median <= SLOW:
         return []
     fix = "look at the network, and at the load of the state manager"
-    return [note(f"answers take {format_duration(median)}", fix)]
+    return [info(f"answers take {format_duration(median)}", fix)]
 
 
 def clock_text(clock: Clock) -> str:

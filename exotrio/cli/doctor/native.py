@@ -10,7 +10,7 @@ from exotrio._util.words import plural
 from exotrio._wire.checkup import Checkup, DatabaseState, Disagreement, HeldClaims, LostLeases
 from exotrio._wire.overview import NodeNow, Overview
 from exotrio._wire.runtimes import ListedWorker
-from exotrio.cli.doctor.findings import Finding, are, bytes_text, first_of, note
+from exotrio.cli.doctor.findings import Finding, are, bytes_text, first_of, info
 
 LONG_DUE_MS = 300_000
 """What is due for longer is asked why."""
@@ -18,8 +18,8 @@ LATE = 2 / 3
 """Share of a lease after which a heartbeat is late: two are missing."""
 OVERDUE_MS = 30_000
 """A lease that ended longer ago should have been given away."""
-LITTLE_DISK = 512 * 1024 * 1024
-LARGE_LOG = 1024 * 1024 * 1024
+MIN_FREE_DISK = 512 * 1024 * 1024
+MAX_LOG = 1024 * 1024 * 1024
 _WORKER = "python -m exotrio worker FILE"
 
 
@@ -35,7 +35,7 @@ def of_overview(overview: Overview, lease_ttl_ms: int) -> list[Finding]:
     if failed := overview.errored:
         what = f"{plural(failed, 'state')} failed within 24 h and {are(failed, past=True)} not retried"
         fix = "see `runs ls --status FAILED`, then `runs show RUN` and `runs retry RUN`"
-        findings.append(note(what, fix))
+        findings.append(info(what, fix))
     return findings
 
 
@@ -47,7 +47,7 @@ def _of_node(node: NodeNow, runtimes: Sequence[ListedWorker]) -> Finding | None:
         return Finding(f"{due}: no live runtime offers {name}", f"start a runtime that has it: {_WORKER}")
     if node.waiting and not node.offered_by:
         what = f"{plural(node.waiting, 'state')} of {name} will be due later: no live runtime offers {name}"
-        return note(what, f"start a runtime that has it until then: {_WORKER}")
+        return info(what, f"start a runtime that has it until then: {_WORKER}")
     if node.eligible and node.oldest_ms >= LONG_DUE_MS:
         offers = first_of([one_line(each) for each in node.offered_by])
         what = f"{due}, though {offers} offers it: {_why(runtimes)}"
@@ -79,7 +79,7 @@ def _of_runtime(runtime: ListedWorker, lease_ttl_ms: int) -> Finding | None:
         fix = "its heartbeats are late: look at the load of its machine, and at the network in between"
         return Finding(f"{name} {heard}{holds}", fix)
     if runtime.phase not in ("running", "starting"):
-        return note(f"{name} is {one_line(runtime.phase)}{holds}")
+        return info(f"{name} is {one_line(runtime.phase)}{holds}")
     return None
 
 
@@ -95,7 +95,7 @@ def of_checkup(checkup: Checkup, version: str, stale: float) -> list[Finding]:
     findings += map(_of_disagreement, checkup.disagreements)
     if checkup.version != version:
         what = f"the state manager is exotrio {checkup.version}, and this is {version}"
-        findings.append(note(what, "upgrade the older one"))
+        findings.append(info(what, "upgrade the older one"))
     return findings + _of_database(checkup.database)
 
 
@@ -114,7 +114,7 @@ def _of_claims(claims: HeldClaims, stale: float) -> list[Finding]:
         if claims.oldest_leaseless_ms >= stale * 1000:
             findings.append(Finding(what, fix))
         else:
-            findings.append(note(what, "fine while their runtime runs them"))
+            findings.append(info(what, "fine while their runtime runs them"))
     if claims.overdue_ms > OVERDUE_MS:
         ago = format_coarse(claims.overdue_ms / 1000)
         what = f"{plural(claims.overdue, 'lease')} of {name} ended {ago} ago or less,"
@@ -130,7 +130,7 @@ def _of_disagreement(disagreement: Disagreement) -> Finding:
     )
     what = f"live runtimes have different versions of {one_line(disagreement.node)}: {versions}"
     fix = "runs get what their graphs name, and any of these runtimes; stop the old one when it is not needed"
-    return note(what, fix)
+    return info(what, fix)
 
 
 def _of_leases(leases: LostLeases) -> list[Finding]:
@@ -143,7 +143,7 @@ def _of_leases(leases: LostLeases) -> list[Finding]:
     if lost := leases.lost - leases.poison:
         what = f"{plural(lost, 'lease')} ended without an outcome within the hour; the states ran again"
         fix = "runtimes were killed, suspended or cut off for longer than a lease; `states show` says whose"
-        findings.append(note(what, fix))
+        findings.append(info(what, fix))
     return findings
 
 
@@ -151,12 +151,12 @@ def _of_database(database: DatabaseState) -> list[Finding]:
     findings = []
     if database.in_memory:
         what = "the database is in memory: it ends with the state manager"
-        findings.append(note(what, "keep it in a file with --db FILE"))
-    if database.free_disk is not None and database.free_disk < LITTLE_DISK:
+        findings.append(info(what, "keep it in a file with --db FILE"))
+    if database.free_disk is not None and database.free_disk < MIN_FREE_DISK:
         what = f"the disk of the database has only {bytes_text(database.free_disk)} left"
         fix = "make room: on a full disk nothing is claimed or recorded. `server --keep 30d` deletes old runs"
         findings.append(Finding(what, fix))
-    if database.log_size > LARGE_LOG:
+    if database.log_size > MAX_LOG:
         what = f"the write-ahead log of the database has {bytes_text(database.log_size)}"
-        findings.append(note(what, "its room is used again, and given back when the server is restarted"))
+        findings.append(info(what, "its room is used again, and given back when the server is restarted"))
     return findings

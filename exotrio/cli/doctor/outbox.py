@@ -7,7 +7,7 @@ from pathlib import Path
 from exotrio._runtime.outbox_store import read_totals
 from exotrio._util.terminal_text import one_line
 from exotrio._util.words import plural
-from exotrio.cli.doctor.findings import Finding, note
+from exotrio.cli.doctor.findings import Finding, info
 from exotrio.errors import ConfigurationError, DatabaseBusy
 
 
@@ -19,12 +19,12 @@ def examine_outbox(path: Path) -> Finding:
     try:
         found = read_totals(path)
     except DatabaseBusy as error:
-        return note(error.what)
+        return info(error.what)
     except ConfigurationError as error:
         return Finding(error.what, error.fix)
     whose = f"namespace {one_line(found.namespace)} at {one_line(found.uri)}"
     if not found.outcomes:
-        return note(f"the outbox {path}, for {whose}, is empty: nothing is left over")
+        return info(f"the outbox {path}, for {whose}, is empty: nothing is left over")
     unknown = f", {found.begun} of which may have arrived" if found.begun else ""
     holds = f"holds {plural(found.outcomes, 'outcome')} for {whose}{unknown}"
     return Finding(

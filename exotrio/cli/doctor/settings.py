@@ -26,7 +26,7 @@ from exotrio._util.settings import (
     read_sources,
 )
 from exotrio.cli.connection import how_to_give_a_key, read_key
-from exotrio.cli.doctor.findings import Finding, note
+from exotrio.cli.doctor.findings import Finding, info
 from exotrio.cli.terminal.words import meant
 from exotrio.errors import ConfigurationError
 
@@ -98,7 +98,7 @@ def examine_settings(namespace: str | None, uri: str | None, key_file: Path | No
         both = name in sources.environment and name in sources.file and source == "environment"
         if both and sources.environment[name] != sources.file[name]:
             what = f"{name} is in {ENV_FILE} too, with another value: the environment counts"
-            findings.append(note(what))
+            findings.append(info(what))
     state = "is not there"
     if sources.exists:
         state = "is no file, so it is not read" if sources.path.is_dir() else "was read"
@@ -133,7 +133,7 @@ def _of_file(sources: Sources) -> list[Finding]:
         findings.append(Finding(what, "write NAME=value in it, or # before it"))
     for name in sources.unread:
         hint = meant(name, VARIABLES)
-        findings.append(note(f"{name} is set, and nobody reads it{hint}", "rename or remove it"))
+        findings.append(info(f"{name} is set, and nobody reads it{hint}", "rename or remove it"))
     return findings
 
 

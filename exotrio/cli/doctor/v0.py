@@ -11,15 +11,15 @@ from exotrio._util.terminal_text import one_line
 from exotrio._util.words import plural
 from exotrio._wire.v0 import StateNode
 from exotrio._wire.vocabulary import RunStatus, StateStatus
-from exotrio.cli.doctor.findings import Finding, are, first_of, note
+from exotrio.cli.doctor.findings import Finding, are, first_of, info
 from exotrio.client._state_manager import StateManager
 
-MOST_RUNS = 1_000
+MAX_RUNS = 1_000
 """Newest runs among which those that go on are looked for."""
-MOST_OPENED = 50
-MOST_STATES = 50_000
+MAX_OPENED = 50
+MAX_STATES = 50_000
 """Of all runs that are opened."""
-MOST_DATED = 20
+MAX_DATED = 20
 """Claimed states that are asked when they were created."""
 
 
@@ -48,13 +48,13 @@ async def find_v0_claims(manager: StateManager) -> V0Claims:
         ManagerError: as its subclasses say.
     """
     found = V0Claims()
-    pending = [run for run in (await manager.runs(1, MOST_RUNS)).runs if run.status is RunStatus.PENDING]
+    pending = [run for run in (await manager.runs(1, MAX_RUNS)).runs if run.status is RunStatus.PENDING]
     found.pending_runs = len(pending)
     claimed: list[tuple[str, str, StateNode]] = []
-    left = MOST_STATES
+    left = MAX_STATES
     for run in pending[::-1]:  # the oldest first: what is stuck is there
         left -= run.total_count
-        if found.opened == MOST_OPENED or left < 0:
+        if found.opened == MAX_OPENED or left < 0:
             break
         found.opened += 1
         for state in (await manager.run(run.run_id)).nodes:
@@ -63,7 +63,7 @@ async def find_v0_claims(manager: StateManager) -> V0Claims:
                 claimed.append((run.graph_name, run.run_id, state))
             elif state.status is StateStatus.CREATED:
                 found.waiting[state.node_name] += 1
-    for graph, run_id, state in claimed[:MOST_DATED]:
+    for graph, run_id, state in claimed[:MAX_DATED]:
         created = _creation(state.id, (await manager.state(graph, run_id, state.id)).created_at)
         if created is not None:
             found.created[state.id] = created
@@ -100,7 +100,7 @@ def of_v0(claims: V0Claims, now: datetime, stale: float, *, ours: bool) -> list[
         unknown = "v0 does not tell who holds them"
         stuck = [state_id for state_id, age in ages.items() if age >= stale]
         if not stuck:
-            findings.append(note(what, f"{unknown}; fine while their runtimes run them"))
+            findings.append(info(what, f"{unknown}; fine while their runtimes run them"))
         else:
             way = (
                 "restart the server with --claim-timeout SECONDS"
@@ -110,5 +110,5 @@ def of_v0(claims: V0Claims, now: datetime, stale: float, *, ours: bool) -> list[
             findings.append(Finding(what, f"{unknown}. If their runtime is gone they stay so: {way}"))
     if claims.opened < claims.pending_runs:
         what = f"of {claims.pending_runs:,} runs that go on the oldest {claims.opened:,} were looked into"
-        findings.append(note(what))
+        findings.append(info(what))
     return findings

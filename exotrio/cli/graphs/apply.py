@@ -11,7 +11,7 @@ from exotrio._wire.graphs import GraphBody
 from exotrio.cli.graphs.file import Draft, draft_of, is_json, read_draft
 from exotrio.cli.graphs.problems import Locator
 from exotrio.cli.load import load
-from exotrio.cli.terminal.output import note
+from exotrio.cli.terminal.output import print_message
 from exotrio.client._state_manager import StateManager
 from exotrio.errors import GraphInvalid
 from exotrio.graph import CronTrigger
@@ -67,7 +67,7 @@ def read_application(target: str, name: str | None, secrets: Mapping[str, str]) 
     errors = [str(problem) for problem in draft.problems if problem.severity == "error"]
     for problem in draft.problems:
         if problem.severity == "warning":
-            note(str(problem))
+            print_message(str(problem))
     if errors or draft.body is None:
         raise GraphInvalid(f"{draft.file} declares no valid graph", errors)
     name = (name if is_json(target) else None) or draft.name

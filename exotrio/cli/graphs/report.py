@@ -44,7 +44,7 @@ class Report:
         lines += [f"{file}: no graph" for file in self.without_graphs]
         return lines
 
-    def notes(self) -> Iterator[str]:
+    def not_checked(self) -> Iterator[str]:
         """Yield what was not looked at."""
         unknown = sorted(frozenset().union(*(each.unknown for each in self.checked)))
         if unknown:

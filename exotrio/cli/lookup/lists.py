@@ -9,7 +9,7 @@ from exotrio._wire.native import NativeRunSummary
 from exotrio._wire.operations import ListedState
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.cli.lookup.resources import is_v0_only, no_graph
-from exotrio.cli.terminal.output import note
+from exotrio.cli.terminal.output import print_message
 from exotrio.client._state_manager import StateManager
 from exotrio.errors import NotFound, RequestRefused
 
@@ -109,5 +109,5 @@ async def _search(
                 runs.append(NativeRunSummary.model_validate(run.model_dump()))
         if not reply.runs or searched >= reply.total:
             return runs, False
-    note(f"only the newest {searched} runs were searched: this state manager speaks only v0")
+    print_message(f"only the newest {searched} runs were searched: this state manager speaks only v0")
     return runs, True

@@ -22,7 +22,7 @@ from exotrio.graph import RetryPolicyModel, StoreConfigModel
 
 T = TypeVar("T")
 
-SHORTEST_BEGINNING = 6
+MIN_PREFIX = 6
 RECENT = 1_000
 """Newest runs that a beginning is looked for in."""
 _WHOLE = "to change a run, give its whole id"
@@ -101,7 +101,7 @@ async def whole_run(manager: StateManager, given: str, change: Callable[[str], A
 
 async def _runs_like(manager: StateManager, given: str) -> list[str]:
     """Return the ids of recent runs that begin as given; or the one that is the same but for a slip."""
-    if len(given) < SHORTEST_BEGINNING:
+    if len(given) < MIN_PREFIX:
         return []
     recent = [run.run_id for run in (await manager.runs(1, RECENT)).runs]
     found = [run_id for run_id in recent if run_id.startswith(given.lower())]
@@ -119,8 +119,8 @@ def _no_run(given: str, found: list[str], error: NotFound) -> NotFound:
     hint = "see `runs ls` for what there is"
     if is_state_id(given):
         hint = "an id of 24 digits is a state's: see `states show`"
-    elif len(given) < SHORTEST_BEGINNING:
-        hint = f"give the whole id, or at least its first {SHORTEST_BEGINNING} characters; {hint}"
+    elif len(given) < MIN_PREFIX:
+        hint = f"give the whole id, or at least its first {MIN_PREFIX} characters; {hint}"
     return NotFound(what, where=error.where, fix=hint)
 
 

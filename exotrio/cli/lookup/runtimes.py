@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from exotrio._wire.runtimes import ListedWorker
-from exotrio.cli.lookup.resources import SHORTEST_BEGINNING
+from exotrio.cli.lookup.resources import MIN_PREFIX
 from exotrio.cli.terminal.words import closest, listed
 from exotrio.errors import NotFound
 
@@ -61,7 +61,7 @@ def _called(workers: Sequence[ListedWorker], given: str) -> list[ListedWorker]:
 
 
 def _begun(workers: Sequence[ListedWorker], given: str) -> list[ListedWorker]:
-    if len(given) < SHORTEST_BEGINNING:
+    if len(given) < MIN_PREFIX:
         return []
     return [
         worker

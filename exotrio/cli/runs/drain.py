@@ -11,7 +11,7 @@ from exotrio._util.durations import format_coarse
 from exotrio._util.terminal_text import one_line
 from exotrio._wire.runtimes import ListedWorker
 from exotrio.cli.lookup.runtimes import STOPPED
-from exotrio.cli.terminal.output import note
+from exotrio.cli.terminal.output import print_message
 from exotrio.client._state_manager import StateManager
 
 LOOK = 0.5
@@ -67,7 +67,7 @@ async def wait_until_gone(
                 line = _standing(worker)
                 if told.get(worker_id) != line:
                     told[worker_id] = line
-                    note(f"{one_line(worker_id)}: {one_line(line)}")
+                    print_message(f"{one_line(worker_id)}: {one_line(line)}")
             await trio.sleep(LOOK)
     return fates
 

@@ -19,7 +19,7 @@ from exotrio.client._state_manager import StateManager
 
 Start = Callable[[StateManager], Awaitable[str]]
 
-LONGEST_LOOK = 1.0
+MAX_POLL_INTERVAL = 1.0
 """Seconds between two looks at a run whose workers are elsewhere."""
 
 
@@ -59,17 +59,17 @@ class _Follower:
             self._following.cancel()
         run_id: str | None = None
         run: NativeRun | None = None
-        with self._connection.telling():
+        with self._connection.readable_errors():
             async with self._connection.open() as manager:
                 with self._following:
                     run_id = await self._start(manager)
                     with self._progress:
                         run = await manager.wait(
-                            run_id, poll_interval=LONGEST_LOOK, on_progress=self._progress.show
+                            run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=self._progress.show
                         )
                     print_result(await collect(manager, run), self._output, self._progress.elapsed)
         if run is None or self._following.cancelled_caught:
-            self._progress.note(self._how_to_go_on(run_id))
+            self._progress.print_message(self._how_to_go_on(run_id))
             return INTERRUPTED
         return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
 

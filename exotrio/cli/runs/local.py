@@ -31,7 +31,7 @@ from exotrio.graph import Graph
 if TYPE_CHECKING:
     import httpx
 
-LONGEST_LOOK = 0.1
+MAX_POLL_INTERVAL = 0.1
 """Seconds between two looks at the run's counts; a look costs the same for a run of any size."""
 
 MAX_LEFTOVERS = 5
@@ -168,7 +168,7 @@ class LocalRun:
     def _stopping(self, first: bool) -> None:
         self._asking.cancel()
         if first and self._run_id is not None:
-            self._progress.note("stopping: running nodes may finish; Ctrl-C again cancels them")
+            self._progress.print_message("stopping: running nodes may finish; Ctrl-C again cancels them")
 
     async def main(self) -> int:
         request = self._request
@@ -219,7 +219,7 @@ class LocalRun:
                     # A log is read by more people than may sign in.
                     write_redirect(page, link)
                     link = f"{page} (it leads to {served.url})"
-                self._progress.note(f"dashboard, to be opened once within 10 minutes: {link}")
+                self._progress.print_message(f"dashboard, to be opened once within 10 minutes: {link}")
                 yield served.transport
 
     async def _ask_first(self, client: StateManager, asked: str) -> None:
@@ -240,7 +240,7 @@ class LocalRun:
             return
         runs, more = await list_runs(client, None, RunStatus.PENDING, MAX_LEFTOVERS)
         if runs:
-            self._progress.note(self._request.about_leftovers(runs, more, asked))
+            self._progress.print_message(self._request.about_leftovers(runs, more, asked))
 
     async def _follow(self, client: StateManager) -> int:
         following = trio.CancelScope()
@@ -262,7 +262,7 @@ class LocalRun:
                     async with trio.open_nursery() as looking:
                         looking.start_soon(self._refresh)
                         run = await client.wait(
-                            self._run_id, poll_interval=LONGEST_LOOK, on_progress=self._progress.show
+                            self._run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=self._progress.show
                         )
                         looking.cancel_scope.cancel()
                 self._request.runtime.stop(why="the end of the run")
@@ -270,7 +270,7 @@ class LocalRun:
                     # Before the drain: at a state manager that speaks only v0, nodes of other runs may go on.
                     print_result(await collect(client, run), self._request.output, self._progress.elapsed)
         if run is None:
-            self._progress.note(self._how_to_continue())
+            self._progress.print_message(self._how_to_continue())
             return INTERRUPTED
         return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
 
@@ -290,7 +290,7 @@ class LocalRun:
             request.graph.name, inputs=request.inputs, store=request.store, run_id=self._own_id
         )
         run_id: str = reply["run_id"]
-        self._progress.note(f"run {run_id} of graph {request.graph.name!r}")
+        self._progress.print_message(f"run {run_id} of graph {request.graph.name!r}")
         return run_id
 
     def _how_to_continue(self) -> str:

@@ -13,9 +13,9 @@ from exotrio._wire.vocabulary import ERRORED, StateStatus
 from exotrio.cli.terminal.output import error_message, pairs, print_json, print_lines
 from exotrio.client._state_manager import StateManager
 
-MOST_SHOWN = 20
+MAX_SHOWN = 20
 """States whose outputs or errors are shown in full; of more, the number is."""
-LONGEST_TRACEBACK = 30
+MAX_TRACEBACK = 30
 """Lines of one that are printed."""
 
 
@@ -45,16 +45,16 @@ async def collect(client: StateManager, run: NativeRun) -> Result:
     ends = [node for node in graph.nodes if node.status is StateStatus.SUCCESS and node.identifier in last]
     failed = [node for node in graph.nodes if node.status in ERRORED]
     outputs = []
-    for node in ends[:MOST_SHOWN]:
+    for node in ends[:MAX_SHOWN]:
         state = await client.state(run.graph_name, run.run_id, node.id)
         if state.outputs:
             outputs.append((node.identifier, state.outputs))
     return Result(
         run=run,
         outputs=outputs,
-        outputs_left=max(0, len(ends) - MOST_SHOWN),
-        errors=[(node.identifier, node.id, node.error or "") for node in failed[:MOST_SHOWN]],
-        errors_left=max(0, len(failed) - MOST_SHOWN),
+        outputs_left=max(0, len(ends) - MAX_SHOWN),
+        errors=[(node.identifier, node.id, node.error or "") for node in failed[:MAX_SHOWN]],
+        errors_left=max(0, len(failed) - MAX_SHOWN),
     )
 
 
@@ -80,9 +80,9 @@ def _beside_the_message(error: str) -> list[str]:
     lines = error.strip().splitlines()
     if lines and lines[-1] == message_line(error):
         lines.pop()
-    left = len(lines) - LONGEST_TRACEBACK
-    half = LONGEST_TRACEBACK // 2
-    return lines if left <= 0 else [*lines[:half], f"... {left} lines", *lines[half - LONGEST_TRACEBACK :]]
+    left = len(lines) - MAX_TRACEBACK
+    half = MAX_TRACEBACK // 2
+    return lines if left <= 0 else [*lines[:half], f"... {left} lines", *lines[half - MAX_TRACEBACK :]]
 
 
 def _as_json(result: Result, elapsed: float) -> dict[str, Any]:

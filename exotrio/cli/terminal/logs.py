@@ -10,7 +10,7 @@ from typing import Any, TextIO, TypeVar
 import click
 
 from exotrio._util.terminal_text import harmless
-from exotrio.cli.terminal.output import indented, note
+from exotrio.cli.terminal.output import indented, print_message
 from exotrio.errors import ExotrioError
 
 log = logging.getLogger("exotrio.cli")
@@ -96,9 +96,9 @@ class _StandardError(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-def tell_error(error: ExotrioError) -> None:
+def print_error(error: ExotrioError) -> None:
     """Say why the command ends: three lines for people; for machines one of the log."""
     if _form == JSON:
         log.critical("%s", error)
     else:
-        note(f"error: {error}")
+        print_message(f"error: {error}")

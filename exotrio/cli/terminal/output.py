@@ -36,7 +36,7 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def note(text: str) -> None:
+def print_message(text: str) -> None:
     """Print a line to standard error, if anybody can still read it. Losing it must not end a run."""
     with suppress(OSError):
         click.echo(harmless(text), err=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from exotrio._util.terminal_text import harmless, one_line
 from exotrio._wire.native import NativeRun, NodeCounts
 from exotrio._wire.vocabulary import ERRORED, RETRIED, SUCCESS, StateStatus
-from exotrio.cli.terminal.output import note
+from exotrio.cli.terminal.output import print_message
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -27,7 +27,7 @@ WAITING = (StateStatus.CREATED,)
 RUNNING = (StateStatus.QUEUED, StateStatus.EXECUTED)
 
 _SHOW_CURSOR = b"\x1b[?25h"
-LONGEST_SAID = 40
+MAX_PROGRESS_TEXT = 40
 """Characters beside a bar of what a node says of its progress."""
 LINE_INTERVAL = 2.0
 """Seconds between two plain lines about the same run."""
@@ -55,7 +55,7 @@ class Progress(Protocol):
     def refresh(self) -> None:
         """Show what nodes say of their progress by now."""
 
-    def note(self, text: str) -> None:
+    def print_message(self, text: str) -> None:
         """Print a line that stays."""
 
     def give_back(self) -> None:
@@ -92,7 +92,7 @@ def said(runtime: Runtime | None, run: NativeRun) -> dict[str, str]:
 class Lines:
     """One line now and then, and one whenever a place is done."""
 
-    def __init__(self, runtime: Runtime | None, say: Callable[[str], None] = note) -> None:
+    def __init__(self, runtime: Runtime | None, say: Callable[[str], None] = print_message) -> None:
         self.elapsed = 0.0
         self._runtime = runtime
         self._say = say
@@ -117,13 +117,13 @@ class Lines:
             return
         self._last = now
         self._said = said(self._runtime, run)
-        self.note("  ".join(_summary(node, self._said) for node in run.nodes if node.counts))
+        self.print_message("  ".join(_summary(node, self._said) for node in run.nodes if node.counts))
 
     def refresh(self) -> None:
         if self._run is not None and self._run.pending_count and said(self._runtime, self._run) != self._said:
             self.show(self._run)
 
-    def note(self, text: str) -> None:
+    def print_message(self, text: str) -> None:
         self._say(text)
 
     def give_back(self) -> None:
@@ -195,7 +195,7 @@ class Bars:
         if self._run is not None:
             self.show(self._run)
 
-    def note(self, text: str) -> None:
+    def print_message(self, text: str) -> None:
         # A terminal that was closed must not end the run.
         with suppress(OSError):
             self._progress.console.print(harmless(text), highlight=False, markup=False, soft_wrap=True)
@@ -217,5 +217,5 @@ def _details(node: NodeCounts, progress: Mapping[str, str]) -> str:
     texts = [f"{number} {word}" for number, word in parts if number]
     text = progress.get(node.identifier, "")
     # A bar has one line, and few terminals are as wide as what a node may say.
-    brief = text if len(text) <= LONGEST_SAID else f"{text[: LONGEST_SAID - 3]}..."
+    brief = text if len(text) <= MAX_PROGRESS_TEXT else f"{text[: MAX_PROGRESS_TEXT - 3]}..."
     return ", ".join(texts + ([brief] if brief else []))

@@ -76,7 +76,7 @@ class Rate:
     def __init__(self) -> None:
         self._seen: deque[tuple[float, Overview]] = deque()
 
-    def note(self, overview: Overview, now: float) -> float | None:
+    def add(self, overview: Overview, now: float) -> float | None:
         """Return the rate by now, None before there is one.
 
         Args:
@@ -139,7 +139,7 @@ class _Top:
         if self._away_since is not None:
             # What ended meanwhile ended at no rate that anybody saw.
             self._rate, self._away_since = Rate(), None
-        rate = self._rate.note(overview, trio.current_time())
+        rate = self._rate.add(overview, trio.current_time())
         self._shown = Screen(overview, self._where, rate, live=True)
 
     def draw(self) -> None:

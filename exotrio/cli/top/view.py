@@ -13,9 +13,9 @@ from exotrio._util.words import percent
 from exotrio._wire.overview import Overview
 from exotrio.cli.top.tables import node_lines, run_lines, runtime_lines
 
-LEAST_ROWS = 3
+MIN_ROWS = 3
 """Of each table, as long as there is room for that."""
-MINUTES, LEAST_MINUTES = 30, 10
+MINUTES, MIN_MINUTES = 30, 10
 """Of the small chart, which is left out where it would be shorter."""
 
 
@@ -70,7 +70,7 @@ def _rooms(needed: Sequence[int], height: int | None, *, used: int) -> list[int]
     if height is None:
         return list(needed)
     left = height - used - 2 * len(needed)
-    if left < len(needed) * LEAST_ROWS:
+    if left < len(needed) * MIN_ROWS:
         # Too low for all of them: rather one that says something.
         return [max(0, height - used - 2), *(0 for _ in needed[1:])]
     rooms = dict.fromkeys(range(len(needed)), 0)
@@ -133,7 +133,7 @@ def _lately(screen: Screen, width: int, *, plain: bool) -> Text:
         line.append(_rate(screen.rate), style="bold")
         line.append("/s")
     minutes = lately.ended[-max(0, min(MINUTES, width - line.cell_len - 3)) :]
-    if not plain and len(minutes) >= LEAST_MINUTES and any(minutes):
+    if not plain and len(minutes) >= MIN_MINUTES and any(minutes):
         line.append("   ")
         line.append(_sparks(minutes), style="green")
     return line
