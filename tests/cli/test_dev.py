@@ -205,7 +205,7 @@ def test_a_state_manager_that_is_named_elsewhere_is_left_alone(processes: Proces
     env = {"EXOSPHERE_STATE_MANAGER_URI": "http://127.0.0.1:9", "EXOSPHERE_API_KEY": "a-key-of-mine"}
     elsewhere = APP.replace('"greeter",', '"greeter", state_manager_uri="http://127.0.0.1:9", key="k",')
     dev = Dev(processes, make(tmp_path, elsewhere), "--trigger", **env)
-    dev.says("^EXOSPHERE_STATE_MANAGER_URI is set; dev uses a state manager of its own")
+    dev.says("^EXOSPHERE_STATE_MANAGER_URI is set and not used: dev runs its own state manager")
     dev.says("^Hello you")
     assert "--key-file" not in dev.command(), "the key is the one that clients have"
     with httpx.Client(trust_env=False) as client:
@@ -324,9 +324,9 @@ def test_code_that_cannot_be_compiled_leaves_the_runtime_as_it_was(dev: Dev, bro
     half = "GREETING = (\n"
     dev.write(words=half)
     dev.says(r"^error: words.py: SyntaxError: .*, in line 1")
-    dev.says("^the runtime goes on with the code as it was")
+    dev.says("^the runtime continues with the code as it was")
     dev.write(APP + "\n", half)
-    dev.says("^the runtime goes on with the code as it was", number=2)
+    dev.says("^the runtime continues with the code as it was", number=2)
     start_run(browser)
     dev.says("^Hello you")
 
@@ -363,7 +363,7 @@ def test_a_graph_that_became_invalid_is_told_and_so_is_what_can_be_started(
     start_run(browser)
     dev.says("^Hello you")
     dev.write(APP.replace('{"name": "you"}', '{"nmae": "you"}'))
-    dev.says("^graph 'greeting' cannot be triggered until it is mended")
+    dev.says("^graph 'greeting' cannot be triggered until it is fixed")
     assert "invalid" in browser.get("/ns/n/graphs/greeting").text
 
 
@@ -372,7 +372,7 @@ def test_nodes_and_graphs_that_are_gone_are_told(dev: Dev) -> None:
     dev.write(meet)
     dev.says("^warning: graph 'greeting', node 'greet': the Runtime has no 'Greet', so its states wait")
     dev.write(meet.replace('Graph("greeting"', 'Graph("meeting"'))
-    dev.says("^warning: graph 'greeting' is gone from the code; the state manager keeps it")
+    dev.says("^warning: graph 'greeting' is no longer in the code; the state manager keeps it")
 
 
 def test_what_a_crashed_runtime_held_runs_again_with_the_next_code(dev: Dev, browser: httpx.Client) -> None:
@@ -380,7 +380,7 @@ def test_what_a_crashed_runtime_held_runs_again_with_the_next_code(dev: Dev, bro
     pid = dev.says(r"^crash of (\d+)")[1]
     assert f":{pid}:" in browser.get("/ns/n/runtimes").text
     (dev.folder / "crash-now").touch()
-    dev.says("^the runtime ended with exit code 3; what it held is taken back")
+    dev.says("^the runtime ended with exit code 3; its claims were released")
     assert f":{pid}:" not in browser.get("/ns/n/runtimes").text
     dev.says("^waiting for a change")
     (dev.folder / "app.py").touch()
@@ -397,7 +397,7 @@ def test_a_runtime_that_is_drained_from_the_dashboard_leaves_the_state_manager_u
 
     asked = browser.post("/ns/n/runtimes/drain", data={"worker": until(worker, "a runtime")})
     assert asked.status_code == 303
-    dev.says("^the runtime has drained and ended, as it was asked to from elsewhere")
+    dev.says("^the runtime drained and ended, as requested by another command")
     dev.says("^waiting for a change")
     (dev.folder / "app.py").touch()
     dev.says("^runtime greeter")
@@ -424,10 +424,10 @@ def test_a_signal_drains_and_the_next_start_goes_on(processes: Processes, tmp_pa
     assert end.code == 0, end
     assert is_gone(pid)
     assert len(Log(tmp_path).items("end")) == gated.WORKERS
-    assert "not finished: 1 run, to be continued" in end.err
+    assert "not finished: 1 run; dev continues" in end.err
     assert "Traceback" not in end.err
     dev = Dev(processes, tmp_path)
-    dev.says("^not finished earlier, and going on: 1 run")
+    dev.says("^not finished earlier, and continued: 1 run")
     dev.says("SUCCESS")
     assert dev.stop().code == 0
 

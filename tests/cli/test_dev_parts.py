@@ -124,16 +124,16 @@ async def test_after_a_failure_a_file_that_was_missing_is_noticed(folder: Path) 
 async def test_steps_of_one_change_are_told_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = loaded(folder, "a.py", "b.py")
     write(folder / "a.py", "22")
-    look, looks = watcher._picture, 0
+    look, looks = watcher._snapshot, 0
 
-    def look_before_the_next_step(files: Iterable[str]) -> watcher.Picture:
+    def look_before_the_next_step(files: Iterable[str]) -> watcher.Snapshot:
         nonlocal looks
         looks += 1
         if looks == 2:
             write(folder / "b.py", "22")
         return look(files)
 
-    monkeypatch.setattr(watcher, "_picture", look_before_the_next_step)
+    monkeypatch.setattr(watcher, "_snapshot", look_before_the_next_step)
     assert await change(watch) == ["a.py", "b.py"]
 
 
@@ -186,7 +186,7 @@ async def test_a_process_that_does_not_end_in_time_is_killed(
         child = Child.start("app.py", uri="http://127.0.0.1:9", key="k", verbose=0)
         while not (tmp_path / "deaf").exists():  # noqa: ASYNC110 - another process makes it
             await trio.sleep(0.01)
-        child.tell(Order.DRAIN)
+        child.send(Order.DRAIN)
         assert await child.wait() == -signal.SIGKILL
         assert child.was_killed
         await child.aclose()

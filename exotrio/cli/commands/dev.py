@@ -1,7 +1,7 @@
-"""``python -m exotrio dev``: a file, its state manager and its dashboard, in one command that stays.
+"""``python -m exotrio dev``: a file with its state manager and dashboard, until it is stopped.
 
-It starts no run by itself: a run may have effects, and every restart would start one more; ``--trigger``,
-or an input, starts one, once.
+It starts no run unasked: a run may have effects, and every restart would start another one. ``--trigger``,
+or an input, starts one run, once.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from exotrio.cli.load import split_target
 from exotrio.cli.terminal.logs import configure_logs
 
 PORTS = (*range(8000, 8020), 0)
-"""In this order, without --port: the one that is in all examples, its neighbours, any free one."""
+"""Tried in this order without --port: the port of all examples, the next ones, any free one."""
 
 
 @click.command(name="dev")
 @click.argument("target", metavar="FILE_OR_MODULE[:ATTR]")
-@click.option("--reload", "reloads", is_flag=True, help="Load the code again when it changes.")
-@click.option("--open", "opens", is_flag=True, help="Open the dashboard in a browser, signed in.")
-@click.option("--trigger", "triggers", is_flag=True, help="Start a run at once. An input does it too.")
-@click.option("--graph", "graph", metavar="NAME", help="Which Graph --trigger is for, if there are several.")
+@click.option("--reload", is_flag=True, help="Load the code again when it changes.")
+@click.option("--open", "open_browser", is_flag=True, help="Open the dashboard in a browser, signed in.")
+@click.option("--trigger", "triggers", is_flag=True, help="Start a run at once; so does an input.")
+@click.option("--graph", "graph", metavar="NAME", help="The Graph that --trigger starts; for several.")
 @options.inputs
 @options.store
 @click.option(
@@ -37,8 +37,8 @@ PORTS = (*range(8000, 8020), 0)
 @click.option("-v", "--verbose", count=True, help="Log what happens; twice for every poll and state.")
 def command(
     target: str,
-    reloads: bool,
-    opens: bool,
+    reload: bool,
+    open_browser: bool,
     triggers: bool,
     graph: str | None,
     inputs: dict[str, str],
@@ -52,30 +52,30 @@ def command(
     The state manager is served on 127.0.0.1. Every Graph in the file is declared, so that runs of it
     can be started from the dashboard, or with the command that is printed.
 
-    With --reload the file, and the modules of yours that it imports, are watched. When one changes,
-    the runtime drains, then the new code is loaded in a new process; the state manager and open pages
-    stay. Code that is broken is told, and waited for to be mended.
+    With --reload it watches the file and the modules of yours that it imports. When one changes, the
+    runtime drains, then the new code is loaded in a new process; the state manager and open pages stay.
+    Errors in the code are printed; dev then waits until the code is fixed.
 
     Ctrl-C drains: running nodes may finish, nothing is lost. A second one cancels them, a third one
-    exits at once. Exits 0 if everything was delivered or handed back, 75 if something is left behind.
+    exits at once. Exits 0 if everything was delivered or released, 75 if something was abandoned.
     """
     if db == "":
         raise click.UsageError("--db is empty: name a file, or leave it out")
     configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0)
     from exotrio._runtime.entry import run_blocking
     from exotrio.cli.dev.announcer import FirstRun
-    from exotrio.cli.dev.session import Session, Wanted
+    from exotrio.cli.dev.session import Request, Session
     from exotrio.manager.serving import DEFAULT_DB
 
     first_run = FirstRun(graph, inputs, store) if triggers or graph or inputs or store else None
     session = Session(
-        Wanted(
+        Request(
             target=target,
             path=split_target(target)[0],
             db=db or str(DEFAULT_DB),
             ports=PORTS if port is None else (port,),
-            opens=opens,
-            reloads=reloads,
+            open_browser=open_browser,
+            reload=reload,
             first_run=first_run,
             verbose=verbose,
         )

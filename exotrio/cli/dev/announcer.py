@@ -1,4 +1,4 @@
-"""The state manager's side of ``dev``: what it is told of the user's code, and what people are told of it."""
+"""Declares the user's graphs at the state manager of ``dev``, and prints what happens there."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class FirstRun:
 
 
 class Announcer:
-    """Keeps the state manager and the screen up with the code.
+    """Keeps the state manager, and what is on the screen, in step with the code.
 
     Args:
         path: The file or module, for messages.
@@ -69,19 +69,19 @@ class Announcer:
         self.known: Loaded | None = None
         self._path = path
         self._served = served
-        self._place = messages.Place(served.url, key_file)
+        self._address = messages.ManagerAddress(served.url, key_file)
         self._page = page
         self._first_run = first_run
         self._background = background
-        self._shows_dashboard = False
-        self._tells: set[str] = set()
+        self._dashboard_shown = False
+        self._printing_runs: set[str] = set()
 
     async def announce(self, loaded: Loaded, *, tolerant: bool) -> None:
         """Declare the graphs of code whose nodes are registered, and say what can be done.
 
         Args:
             loaded: The code.
-            tolerant: An invalid graph is only told: it will be mended.
+            tolerant: Print that a graph is invalid, and go on: it will be fixed.
 
         Raises:
             GraphInvalid: a graph is invalid.
@@ -93,41 +93,41 @@ class Announcer:
             _check(loaded, first)
         async with self._manager(loaded.namespace) as manager:
             if before is None and (left := await unfinished(manager)):
-                print_message(f"not finished earlier, and going on: {left}")
+                print_message(f"not finished earlier, and continued: {left}")
             for line in messages.runtime(loaded, before):
                 print_message(line)
             valid = [graph for graph in loaded.graphs if await self._declare(manager, graph, tolerant)]
-            for line in (line for graph in valid for line in messages.nobody_runs(graph, loaded)):
+            for line in (line for graph in valid for line in messages.missing_nodes(graph, loaded)):
                 print_message(line)
             self.show_dashboard(loaded)
             if before is None:
-                for line in messages.how_to_start(self._place, loaded):
+                for line in messages.how_to_start(self._address, loaded):
                     print_message(line)
             self.known = loaded
-            if loaded.namespace not in self._tells:
-                self._tells.add(loaded.namespace)
+            if loaded.namespace not in self._printing_runs:
+                self._printing_runs.add(loaded.namespace)
                 await self._background.start(self._print_run_events, loaded.namespace)
             if first is not None and (graph := _graph_of(loaded, first)) in valid:
                 self._first_run = None
                 await start_run(manager, graph.name, first.inputs, first.store)
 
     def show_dashboard(self, loaded: Loaded | None) -> None:
-        """Say once how to look at what happens, and open it if that was asked for."""
-        if self._shows_dashboard:
+        """Print once how to open the dashboard, and open it with --open."""
+        if self._dashboard_shown:
             return
-        self._shows_dashboard = True
+        self._dashboard_shown = True
         to = messages.page_of(loaded)
-        for line in messages.dashboard(self._place, self._served.sign_in_link(to)):
+        for line in messages.dashboard(self._address, self._served.sign_in_link(to)):
             print_message(line)
         if self._page is not None:
             self._background.start_soon(_open, self._page, self._served.sign_in_link(to))
 
     async def print_unfinished(self) -> None:
-        """Say what goes on when ``dev`` is started again."""
+        """Print which runs continue when ``dev`` is started again."""
         if self.known is not None:
             async with self._manager(self.known.namespace) as manager:
                 if left := await unfinished(manager):
-                    print_message(f"not finished: {left}, to be continued when dev is started again")
+                    print_message(f"not finished: {left}; dev continues when it is started again")
 
     async def _declare(self, manager: StateManager, graph: DeclaredGraph, tolerant: bool) -> bool:
         """Create or replace a graph; return whether it is valid."""
@@ -161,7 +161,7 @@ async def _open(page: Path, link: str) -> None:
         print_message(f"error: {error}")
         opened = False
     if not opened:
-        print_message("no browser could be opened; open the link yourself")
+        print_message("no browser could be opened: open the link yourself")
 
 
 def _check(loaded: Loaded, first: FirstRun) -> None:
@@ -171,7 +171,7 @@ def _check(loaded: Loaded, first: FirstRun) -> None:
     try:
         check_run_values(graph.name, body.nodes, body.store_config, first.inputs, first.store)
     except click.UsageError as error:
-        # As one of ours it is told bare, whatever nurseries it comes through.
+        # An exotrio error leaves nurseries without the group around it.
         raise ConfigurationError(error.format_message()) from error
 
 
@@ -195,11 +195,11 @@ def _graph_of(loaded: Loaded, first: FirstRun) -> DeclaredGraph:
 
 
 async def _standing(manager: StateManager, name: str) -> str:
-    """Return what the state manager makes of a graph whose new form it refused, or found invalid."""
+    """Return what happens to a graph whose new version was refused or is invalid."""
     try:
         status = (await manager.get_graph(name))["validation_status"]
     except NotFound:
-        return f"graph {name!r} was refused, so it is not there"
+        return f"graph {name!r} was refused, so it does not exist"
     if status == ValidationStatus.VALID:
         return f"graph {name!r} stays as it was before"
-    return f"graph {name!r} cannot be triggered until it is mended; runs that have begun go on"
+    return f"graph {name!r} cannot be triggered until it is fixed; runs that have begun continue"

@@ -1,4 +1,4 @@
-"""The process that runs the user's code, as ``dev`` sees it: started, told what to do, always ended."""
+"""The child process that runs the user's code, seen from ``dev``: start it, send it orders, end it."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from typing import Self
 
 MARGIN = 5.0
-"""Seconds that a process gets beyond the bounds of its drain, on a busy machine; then it is killed."""
+"""Seconds that a process gets beyond the limits of its drain, for a busy machine; then it is killed."""
 
 
 class Child:
     """A process that runs the user's code.
 
     Attributes:
-        grace: Seconds that running nodes have in a drain; 0 until the process says more.
-        was_killed: It did not end within its bounds.
+        grace: Seconds for running nodes in a drain; 0 until the process reports its own.
+        was_killed: It did not end in time.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], ours: socket.socket) -> None:
@@ -42,7 +42,7 @@ class Child:
         self._socket = ours
         self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
         self._ends_by = math.inf
-        self._patience = trio.CancelScope()
+        self._waiting = trio.CancelScope()
 
     @classmethod
     def start(cls, target: str, *, uri: str, key: str, verbose: int) -> Self:
@@ -61,9 +61,9 @@ class Child:
         with theirs:
             number = theirs.fileno()
             command = [*interpreter(), "-m", "exotrio.cli.dev.child_main", str(number), target, str(verbose)]
-            # The key not as an argument: others could read it.
+            # Not as an argument, which other users of the machine can read.
             env = {**os.environ, URI_VARIABLE: uri, KEY_VARIABLE: key}
-            # What is blocked stays so in the new process until it can handle a Ctrl-C at the terminal.
+            # The new process inherits the mask, and unblocks Ctrl-C once it can handle it.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 process = subprocess.Popen(command, pass_fds=(number,), env=env)
@@ -77,21 +77,21 @@ class Child:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return cls(process, ours)
 
-    def tell(self, order: Order) -> None:
-        """Tell it what to do; from then on it has to end in time."""
+    def send(self, order: Order) -> None:
+        """Send an order; from then on it has a limited time to end."""
         with suppress(OSError):  # it has ended
             self._socket.send(f"{order}\n".encode())
         bound = deadlines.longest_stop(self.grace if order is Order.DRAIN else 0.0) + MARGIN
-        self._patience.deadline = self._ends_by = min(self._ends_by, trio.current_time() + bound)
+        self._waiting.deadline = self._ends_by = min(self._ends_by, trio.current_time() + bound)
 
-    async def listen(self, heed: Callable[[Message], Awaitable[None]]) -> None:
-        """Call ``heed`` with each of its messages, until it closes the stream."""
+    async def listen(self, handle: Callable[[Message], Awaitable[None]]) -> None:
+        """Call ``handle`` with each of its messages, until it closes the stream."""
         rest = b""
         with suppress(trio.BrokenResourceError):
             while data := await self._stream.receive_some():
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
-                    await heed(decode(line))
+                    await handle(decode(line))
 
     async def wait(self) -> int:
         """Wait until it has ended and return its exit code; below zero, the signal that killed it.
@@ -99,7 +99,7 @@ class Child:
         Cancellation:
             Safe; it goes on.
         """
-        with trio.CancelScope(deadline=self._ends_by) as self._patience:
+        with trio.CancelScope(deadline=self._ends_by) as self._waiting:
             return await self._ended()
         self.was_killed = True
         self.kill()
@@ -111,8 +111,8 @@ class Child:
     async def aclose(self) -> None:
         """End it, if it has not ended yet, and close the stream. Takes as long as its drain may."""
         if self._process.poll() is None:
-            self.tell(Order.DRAIN)
-            with trio.CancelScope(shield=True):  # bounded by its patience
+            self.send(Order.DRAIN)
+            with trio.CancelScope(shield=True):  # its deadline was set by the order
                 await self.wait()
         await trio.aclose_forcefully(self._stream)
 

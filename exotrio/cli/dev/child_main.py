@@ -1,9 +1,9 @@
-"""The process in which ``dev`` runs the user's code: a worker that obeys ``dev``, and never outlives it.
+"""The child process of ``dev``: it runs the user's code, follows orders, and never outlives ``dev``.
 
-It loads the file, tells what is in it, and runs the Runtime until it is told to drain. Signals that
-the whole group gets (a Ctrl-C at the terminal) mean what they mean everywhere, and change nothing
-about an order to the same effect. If ``dev`` is gone, even by ``kill -9``, the stream of orders ends:
-then it drains by itself, and exits whatever its nodes do.
+It loads the file, reports what is in it, and runs the Runtime until it is ordered to drain. A signal to the
+whole process group (Ctrl-C at the terminal) has its usual effect; an order to the same effect adds nothing.
+When ``dev`` ends, even by ``kill -9``, the stream of orders ends: then this process drains by itself, and
+exits even if its nodes do not.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ from exotrio.errors import ExotrioError
 
 log = logging.getLogger("exotrio.cli")
 
-LOOK = 1.0
-"""Seconds between two looks for modules that were imported late."""
+CHECK_INTERVAL = 1.0
+"""Seconds between two checks for modules that were imported late."""
 MARGIN = 3.0
-"""Seconds that a drain may take beyond its bounds, on a busy machine; then its end is forced."""
+"""Seconds that a drain may take beyond its limits, on a busy machine; then the process exits."""
 
 
 class _Dev:
@@ -60,33 +60,33 @@ class _Dev:
         self._stream = stream
         self._runtime: Runtime | None = None
 
-    def tell(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Send a message."""
-        with suppress(OSError):  # it is gone; the thread that listens sees to that
+        with suppress(OSError):  # dev has ended, which the listening thread handles
             self._stream.sendall(encode(message))
 
-    def heed(self) -> None:
-        """Obey its orders from now on, in a thread of its own."""
-        # A daemon: it waits for ever, and for the end of the process it counts as nothing.
+    def follow_orders(self) -> None:
+        """Follow its orders from now on, in a thread."""
+        # A daemon, since it waits for ever and must not hold up the end of the process.
         threading.Thread(target=self._listen, name="exotrio dev", daemon=True).start()
 
-    def rules(self, runtime: Runtime) -> None:
-        """Let the orders be about this runtime."""
+    def control(self, runtime: Runtime) -> None:
+        """Let orders act on this runtime."""
         self._runtime = runtime
 
     def _listen(self) -> None:
         with suppress(OSError), self._stream.makefile("rb") as orders:
             for line in orders:
-                self._obey(Order(line.decode().strip()))
-        log.warning("the dev command has ended; this runtime ends too")
-        self._obey(Order.DRAIN)
+                self._execute(Order(line.decode().strip()))
+        log.warning("the dev command has ended: this runtime drains and ends")
+        self._execute(Order.DRAIN)
         grace = 0.0 if self._runtime is None else self._runtime.shutdown_grace
         time.sleep(deadlines.longest_stop(grace) + MARGIN)
         os._exit(ABANDONED)
 
-    def _obey(self, order: Order) -> None:
+    def _execute(self, order: Order) -> None:
         if self._runtime is None:
-            # Still loading: nothing is held yet. A real signal, since it also wakes up whatever waits.
+            # Still loading: nothing is claimed yet. A real signal also interrupts a blocking call.
             os.kill(os.getpid(), signal.SIGINT)
         elif order is Order.DRAIN:
             self._runtime.stop(why="dev")
@@ -98,32 +98,32 @@ def main() -> int:
     """Run it; the arguments are the number of a socket, the target and how often -v was given."""
     prepare_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a pipe is looked at too while this goes on
+        sys.stdout.reconfigure(line_buffering=True)  # a pipe may be read meanwhile
     descriptor, target, verbose = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    os.set_inheritable(descriptor, False)  # no process that a node starts is to keep it open
+    os.set_inheritable(descriptor, False)  # processes that nodes start must not keep it open
     dev = _Dev(socket.socket(fileno=descriptor))
     configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0)
     if not verbose:
-        # Tracebacks of nodes belong on a developer's screen.
+        # A developer wants the tracebacks of nodes.
         logging.getLogger("exotrio.worker").setLevel(logging.INFO)
     try:
-        dev.heed()
+        dev.follow_orders()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         module = load(target)
         runtime = module.runtime()
         endpoint, _ = resolve_endpoint(None, None)
         runtime.show_tasks()
-        dev.tell(_loaded(module, runtime))
-        dev.rules(runtime)
+        dev.send(_loaded(module, runtime))
+        dev.control(runtime)
         with ambient_endpoint(endpoint):
             return run_blocking(lambda: _run(runtime, dev), lambda grace, why: runtime.stop(grace, why=why))
     except ExotrioError as error:
-        dev.tell(_failed(error))
+        dev.send(_failed(error))
         return exit_code(error)
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # at the end there is nothing left to interrupt
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt
         settle()
 
 
@@ -139,19 +139,19 @@ async def _run(runtime: Runtime, dev: _Dev) -> int:
         async with trio.open_nursery() as nursery:
             await nursery.start(work)
             if runtime.phase is Phase.RUNNING:
-                dev.tell(Registered())
-            await _tell_files(dev)
+                dev.send(Registered())
+            await _report_files(dev)
     return code
 
 
-async def _tell_files(dev: _Dev) -> None:
-    """Tell when further modules were imported: nodes may do that when they run. Never returns."""
+async def _report_files(dev: _Dev) -> None:
+    """Report modules that were imported late, for example by nodes as they run. Never returns."""
     count = len(sys.modules)
     while True:
-        await trio.sleep(LOOK)
+        await trio.sleep(CHECK_INTERVAL)
         if len(sys.modules) != count:
             count = len(sys.modules)
-            dev.tell(MoreFiles(users_files()))
+            dev.send(MoreFiles(users_files()))
 
 
 def _loaded(module: Module, runtime: Runtime) -> Loaded:
@@ -174,7 +174,7 @@ def _failed(error: ExotrioError) -> Failed:
     text = str(error)
     missing = isinstance(error, TargetMissing)
     if cause is not None and not missing and not isinstance(cause, ExotrioError | ValidationError):
-        # The user's code crashed: where says more than what could be done about it.
+        # The user's code raised: its traceback says more than a hint.
         text = f"{error.what}\n{users_traceback(error)}".rstrip("\n")
     return Failed(text, exit_code(error), missing, users_files(error))
 

@@ -1,4 +1,4 @@
-"""What ``dev`` says. Pure: it only makes the lines."""
+"""The texts that ``dev`` prints. Pure."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from exotrio.cli.exit_codes import ABANDONED, SUCCESS
 from exotrio.cli.program import command_line
 from exotrio.cli.terminal.words import listed
 
-GOES_ON = "the runtime goes on with the code as it was"
+CONTINUES = "the runtime continues with the code as it was"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the state manager is, for clients.
+class ManagerAddress:
+    """How clients reach the state manager.
 
     Attributes:
         url: Its address.
@@ -31,29 +31,29 @@ class Place:
     key_file: Path | None
 
     def options(self, namespace: str) -> list[str]:
-        """Return the options by which a command addresses it."""
+        """Return the options that make a command use it."""
         key = [] if self.key_file is None else ["--key-file", shown(str(self.key_file))]
         return ["--namespace", namespace, "--uri", self.url, *key]
 
 
 def page_of(loaded: Loaded | None) -> str:
-    """Return the page of the dashboard to begin with: where a run can be started, if there is one."""
+    """Return the first page of the dashboard: the one that starts runs, if there is a graph."""
     if loaded is None:
         return "/"
     parts = ["ns", loaded.namespace, *(["graphs", loaded.graphs[0].name] if loaded.graphs else [])]
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
-def dashboard(place: Place, link: str) -> Iterator[str]:
+def dashboard(address: ManagerAddress, link: str) -> Iterator[str]:
     """Yield how to open the dashboard."""
-    key = f"in {shown(str(place.key_file))}" if place.key_file else f"of {KEY_VARIABLE}"
+    key = f"in {shown(str(address.key_file))}" if address.key_file else f"of {KEY_VARIABLE}"
     yield f"dashboard: {link}"
-    yield f"  opens once, within 10 minutes; later {place.url} asks for the key {key}"
+    yield f"  opens once, within 10 minutes; later {address.url} asks for the key {key}"
 
 
-def how_to_start(place: Place, loaded: Loaded) -> Iterator[str]:
+def how_to_start(address: ManagerAddress, loaded: Loaded) -> Iterator[str]:
     """Yield how a run is started."""
-    options = place.options(loaded.namespace)
+    options = address.options(loaded.namespace)
     if loaded.graphs:
         graph = loaded.graphs[0]
         command = ["trigger", graph.name, *_required(graph), *options, "--follow"]
@@ -64,13 +64,13 @@ def how_to_start(place: Place, loaded: Loaded) -> Iterator[str]:
 
 
 def _required(graph: DeclaredGraph) -> list[str]:
-    """Return placeholders for what every trigger has to give."""
+    """Return placeholders for the store keys that every trigger must give."""
     keys = graph.body["store_config"]["required_keys"]
     return [part for key in keys for part in ("--store", f"{key}=VALUE")]
 
 
 def runtime(loaded: Loaded, before: Loaded | None) -> Iterator[str]:
-    """Yield what runs now, and what does not any more.
+    """Yield what runs now, and which graphs are no longer in the code.
 
     Args:
         loaded: The code that runs.
@@ -82,34 +82,34 @@ def runtime(loaded: Loaded, before: Loaded | None) -> Iterator[str]:
         kept = {graph.name for graph in loaded.graphs}
         for graph in before.graphs:
             if graph.name not in kept:
-                yield f"warning: graph {graph.name!r} is gone from the code; the state manager keeps it"
+                yield f"warning: graph {graph.name!r} is no longer in the code; the state manager keeps it"
 
 
-def nobody_runs(graph: DeclaredGraph, loaded: Loaded) -> Iterator[str]:
-    """Yield the nodes of a valid graph that this Runtime lacks: an earlier one had them."""
+def missing_nodes(graph: DeclaredGraph, loaded: Loaded) -> Iterator[str]:
+    """Yield a line for each node of a valid graph that this Runtime lacks; an earlier one had it."""
     for place in graph.body["nodes"]:
         if place["namespace"] == loaded.namespace and place["node_name"] not in loaded.nodes:
             yield (
                 f"warning: graph {graph.name!r}, node {place['identifier']!r}: the Runtime has no "
-                f"{place['node_name']!r}, so its states wait until some runtime has it"
+                f"{place['node_name']!r}, so its states wait for another runtime"
             )
 
 
 def changed(files: Sequence[str], *, drains: bool = False) -> str:
-    """Return that files have changed, and what comes of it."""
+    """Return that files changed, and what follows."""
     first = "the runtime drains, then " if drains else ""
     return f"{listed(map(shown, files), 3)} changed: {first}the code is loaded again"
 
 
-def end(code: int) -> str:
-    """Return how the process of a runtime ended that nobody here had told to."""
+def ended(code: int) -> str:
+    """Return how the process of a runtime ended that was not asked to by ``dev``."""
     if code == SUCCESS:
-        return "the runtime has drained and ended, as it was asked to from elsewhere"
+        return "the runtime drained and ended, as requested by another command"
     if code == ABANDONED:
-        return "the runtime has ended, and left something behind"
+        return "the runtime ended and abandoned outcomes or claims; see the log above"
     if code < 0:
-        return f"the runtime was killed by {_signal(-code)}; what it held is taken back"
-    return f"the runtime ended with exit code {code}; what it held is taken back"
+        return f"the runtime was killed by {_signal(-code)}; its claims were released"
+    return f"the runtime ended with exit code {code}; its claims were released"
 
 
 def _signal(number: int) -> str:
@@ -120,6 +120,6 @@ def _signal(number: int) -> str:
 
 
 def shown(file: str) -> str:
-    """Return a file as one names it in this folder."""
+    """Return the path of a file, relative if it is below this folder."""
     relative = os.path.relpath(file)
     return file if relative.startswith(os.pardir) else relative

@@ -1,7 +1,7 @@
-"""What ``dev`` and the process that runs the user's code tell each other, one JSON line each.
+"""The messages between ``dev`` and its child process, one JSON line each.
 
-Over a pair of sockets that nobody else has, so that secrets of graphs may pass; and the end of one
-process is the end of the stream for the other.
+They travel over a pair of sockets that no other process has, so they may contain secrets of graphs. When one
+process ends, the other reads the end of the stream.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Order(StrEnum):
-    """What ``dev`` tells the process."""
+    """What ``dev`` orders the child process to do."""
 
     DRAIN = "drain"
     CANCEL = "cancel"
@@ -21,7 +21,7 @@ class Order(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DeclaredGraph:
-    """A graph of the user's, and its body as it travels in an upsert, secrets included."""
+    """A graph of the user's, and its body as an upsert sends it, secrets included."""
 
     name: str
     body: dict[str, Any]
@@ -32,9 +32,9 @@ class Loaded:
     """The user's code was loaded.
 
     Attributes:
-        worker_id: What the state manager calls the Runtime.
-        files: Those of the user's modules.
-        grace: Seconds that running nodes have in a drain.
+        worker_id: The id of the Runtime at the state manager.
+        files: Files of the user's modules.
+        grace: Seconds for running nodes in a drain.
     """
 
     namespace: str
@@ -48,12 +48,12 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """The nodes are registered; the Runtime works."""
+    """The nodes are registered; the Runtime claims states."""
 
 
 @dataclass(frozen=True, slots=True)
 class MoreFiles:
-    """The user's modules are these by now: some were imported late."""
+    """The files of the user's modules, after more of them were imported."""
 
     files: list[str]
 
@@ -64,9 +64,9 @@ class Failed:
 
     Attributes:
         text: Why, in a few lines.
-        code: Exit code for a command that ends with it.
-        missing: There is no such file or module at all.
-        files: Those of the user's modules that were loaded nevertheless, or could not be.
+        code: Exit code of ``dev`` if it ends with this.
+        missing: There is no such file or module.
+        files: Files of the user's modules that were loaded, or failed to load.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""A line for each run that begins or ends while ``dev`` works, whoever triggered it."""
+"""Prints a line for each run that begins or ends while ``dev`` runs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from exotrio.cli.terminal.output import print_message
 from exotrio.client._state_manager import StateManager
 from exotrio.errors import ManagerError, NotFound
 
-LOOK = 0.5
-"""Seconds between two looks."""
+POLL_INTERVAL = 0.5
 NEWEST = 20
-"""Runs of one look, and of those that are followed for longer."""
+"""Newest runs that are asked for each time, and older unfinished ones at most."""
 MAX_COUNTED = 1_000
 
 
@@ -34,13 +33,13 @@ async def unfinished(manager: StateManager) -> str:
 async def print_run_events(
     manager: StateManager, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Print the lines, for runs that begin or end from now on. Never returns."""
+    """Print a line for each run that begins or ends from now on. Never returns."""
     known: dict[str, RunStatus] | None = None
     while True:
         try:
-            runs = await _look(manager, known or {})
+            runs = await _fetch(manager, known or {})
         except ManagerError:
-            runs = []  # it is in this process, and has told why
+            runs = []  # it runs in this process, and has logged why
         if known is None:
             known = {run.run_id: run.status for run in runs}
             task_status.started()
@@ -52,11 +51,11 @@ async def print_run_events(
                 print_message(_ended(run))
         if runs:
             known = {run.run_id: run.status for run in runs}
-        await trio.sleep(LOOK)
+        await trio.sleep(POLL_INTERVAL)
 
 
-async def _look(manager: StateManager, known: Mapping[str, RunStatus]) -> list[NativeRunSummary]:
-    """Return the newest runs, and some older ones whose end is still to come."""
+async def _fetch(manager: StateManager, known: Mapping[str, RunStatus]) -> list[NativeRunSummary]:
+    """Return the newest runs, and some older ones that are not finished."""
     runs = (await manager.find_runs(limit=NEWEST)).runs
     listed = {run.run_id for run in runs}
     older = [run for run, status in known.items() if status is RunStatus.PENDING and run not in listed]

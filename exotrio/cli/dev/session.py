@@ -1,12 +1,4 @@
-"""The life of ``dev``: the state manager stays, and one process after the other runs the user's code.
-
-That code is never loaded in this process. So a reload leaves nothing of the old code behind, the port,
-sign-ins and open pages outlive it, and code that crashes, even the interpreter, is a line on the screen.
-
-The old runtime drains before the new code is loaded. Code that cannot be compiled is not even tried:
-the runtime goes on as it was. Code that fails while it is loaded, or whose graph is invalid, is told;
-then the next change is waited for.
-"""
+"""One call of ``dev``: a state manager, and one child process after another with the user's code."""
 
 from __future__ import annotations
 
@@ -34,24 +26,25 @@ from exotrio.manager.serving import Served, embedded_and_served
 from exotrio.manager.store.sqlite.database import MEMORY
 
 LEASE_TTL_MS = 15_000
-"""Shorter than a server's: a third of it is how long the dashboard waits for what nodes say, and a
-runtime for what is asked of it. No network is between them that could cost it a lease."""
-FORGET = 5.0
-"""Seconds for taking back what a process held; what it held has a lease in any case."""
-LAST_WORDS = 1.0
-"""Seconds for what a process that ended had still to say, should one that it started keep the stream open."""
+"""Shorter than a server's: progress of nodes reaches the dashboard, and a request to drain the runtime,
+within a third of it. There is no network between them that could cost a lease."""
+RELEASE_TIMEOUT = 5.0
+"""Seconds for releasing the claims of a process that ended; their leases end in any case."""
+LAST_MESSAGES_TIMEOUT = 1.0
+"""Seconds for reading the last messages of a process that ended: one that it started may keep the stream
+open."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What ``dev`` is asked to do.
+class Request:
+    """What ``dev`` was asked to do.
 
     Attributes:
         target: ``FILE_OR_MODULE[:ATTR]``.
         path: The same without the attribute.
-        ports: The first free one is served on.
-        opens: Open the dashboard in a browser.
-        reloads: Load the code again when it changes.
+        ports: It is served on the first free one of these.
+        open_browser: Open the dashboard in a browser.
+        reload: Load the code again when it changes.
         verbose: How often -v was given.
     """
 
@@ -59,43 +52,43 @@ class Wanted:
     path: str
     db: str
     ports: tuple[int, ...]
-    opens: bool
-    reloads: bool
+    open_browser: bool
+    reload: bool
     first_run: FirstRun | None
     verbose: int
 
 
 class _Generation:
-    """One process that runs the user's code, as far as it is known."""
+    """One process that runs the user's code, and what it has reported."""
 
     def __init__(self, child: Child) -> None:
         self.child = child
         self.code = SUCCESS
         self.loaded: Loaded | None = None
         self.failed: Failed | None = None
-        self.works = False
+        self.is_registered = False
         self.was_replaced = False
-        self.heard = trio.Event()
+        self.all_read = trio.Event()
 
     @property
     def exit_code(self) -> int:
-        """What its end means for the command, if that was asked for."""
+        """The exit code of the command if this end was asked for."""
         if self.code == ABANDONED or self.child.was_killed:
             return ABANDONED
-        # What ended, by whatever, before it worked held nothing.
-        return ABANDONED if self.works and self.code != SUCCESS else SUCCESS
+        # What ended before its nodes were registered held no claim.
+        return ABANDONED if self.is_registered and self.code != SUCCESS else SUCCESS
 
 
 class Session:
     """One call of ``dev``."""
 
-    def __init__(self, wanted: Wanted) -> None:
-        self._wanted = wanted
-        folder = Path(wanted.path).absolute().parent if is_file(wanted.path) else Path.cwd()
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        folder = Path(request.path).absolute().parent if is_file(request.path) else Path.cwd()
         self._watch = Watch(folder)
         self._generation: _Generation | None = None
         self._orders: list[Order] = []
-        self._asked = trio.Event()
+        self._stop_requested = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
 
     # -- signals
@@ -105,20 +98,20 @@ class Session:
         self._orders.append(Order.DRAIN if grace is None else Order.CANCEL)
         if self._token is not None:
             with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._heed)
+                self._token.run_sync_soon(self._forward_order)
 
     def exiting(self) -> None:
-        """Called from the signal handler just before this process exits: nothing is to outlive it."""
+        """Called from the signal handler just before this process exits: no process may outlive it."""
         if self._generation is not None:
             self._generation.child.kill()
 
-    def _heed(self) -> None:
-        generation, first = self._generation, not self._asked.is_set()
-        self._asked.set()
+    def _forward_order(self) -> None:
+        generation, first = self._generation, not self._stop_requested.is_set()
+        self._stop_requested.set()
         if generation is not None:
-            if first and generation.works:
+            if first and generation.is_registered:
                 print_message("stopping: running nodes may finish; Ctrl-C again cancels them")
-            generation.child.tell(self._orders[-1])
+            generation.child.send(self._orders[-1])
 
     # -- the state manager
 
@@ -126,111 +119,111 @@ class Session:
         """Work until stopped; return the exit code.
 
         Raises:
-            GraphInvalid, ConfigurationError: the code cannot be used, and is not to be loaded again.
+            GraphInvalid, ConfigurationError: the code cannot be used, and --reload is not given.
             PortBusy, DatabaseBusy, DatabaseError: the state manager cannot be run.
         """
         self._token = trio.lowlevel.current_trio_token()
-        if self._orders:  # before there was a loop to tell
-            self._heed()
-        wanted = self._wanted
+        if self._orders:  # a signal came before the loop ran
+            self._forward_order()
+        request = self._request
         settings = read_settings()
         if settings.state_manager_uri:
-            print_message(f"{URI_VARIABLE} is set; dev uses a state manager of its own all the same")
-        # The one key that clients look for too, so that commands need not be told another.
+            print_message(f"{URI_VARIABLE} is set and not used: dev runs its own state manager")
+        # The key that clients read from the environment too, so that the printed commands need no other.
         settings = replace(settings, state_manager_secret=None)
         terms = Terms(lease_ttl_ms=LEASE_TTL_MS)
         with bare_errors():
             async with embedded_and_served(
-                wanted.db, ports=wanted.ports, terms=terms, settings=settings
+                request.db, ports=request.ports, terms=terms, settings=settings
             ) as served:
-                with _key_file(served.key) as key_file, sign_in_page(wanted.db) as page:
+                with _key_file(served.key) as key_file, sign_in_page(request.db) as page:
                     async with trio.open_nursery() as background:
                         announcer = Announcer(
-                            wanted.path,
+                            request.path,
                             served,
                             key_file,
-                            page=page if wanted.opens else None,
-                            first_run=wanted.first_run,
+                            page=page if request.open_browser else None,
+                            first_run=request.first_run,
                             background=background,
                         )
-                        print_message(f"loading {wanted.path}")
+                        print_message(f"loading {request.path}")
                         code = await self._work(served, announcer)
                         background.cancel_scope.cancel()
-                if wanted.db != MEMORY:
+                if request.db != MEMORY:
                     await announcer.print_unfinished()
                 return code
 
     async def _work(self, served: Served, announcer: Announcer) -> int:
         """Run the code, again and again if need be, and return the exit code."""
-        reloads = self._wanted.reloads
-        while not self._asked.is_set():
+        reload = self._request.reload
+        while not self._stop_requested.is_set():
             generation = await self._run_once(served, announcer)
-            if self._asked.is_set():
+            if self._stop_requested.is_set():
                 return generation.exit_code
             if generation.was_replaced:
                 continue
             if (failed := generation.failed) is not None:
                 print_message(f"error: {failed.text}")
-                if not reloads or (failed.missing and announcer.known is None):
+                if not reload or (failed.missing and announcer.known is None):
                     return failed.code
                 announcer.show_dashboard(None)
             else:
-                print_message(messages.end(generation.code))
-                if not reloads and generation.code not in (SUCCESS, ABANDONED):
+                print_message(messages.ended(generation.code))
+                if not reload and generation.code not in (SUCCESS, ABANDONED):
                     return FAILED
             await self._until_changed()
         return SUCCESS
 
     async def _until_changed(self) -> None:
-        """Wait for a change of the code, if it may be loaded again, or for the end."""
+        """Wait until the code changes (with --reload) or a stop is requested."""
         async with trio.open_nursery() as nursery:
-            if self._wanted.reloads:
+            if self._request.reload:
                 print_message("waiting for a change of the code")
 
-                async def look() -> None:
+                async def wait_for_change() -> None:
                     print_message(messages.changed(await self._watch.change()))
                     nursery.cancel_scope.cancel()
 
-                nursery.start_soon(look)
-            await self._asked.wait()
+                nursery.start_soon(wait_for_change)
+            await self._stop_requested.wait()
             nursery.cancel_scope.cancel()
 
     # -- one process
 
     async def _run_once(self, served: Served, announcer: Announcer) -> _Generation:
-        """Run the code in a process until that ends.
+        """Run the code in a process until it ends.
 
         Cancellation:
-            The process is drained first, in bounded time.
+            The process is drained first, in limited time.
         """
         self._watch.begin()
         child = Child.start(
-            self._wanted.target, uri=served.url, key=served.key.text, verbose=self._wanted.verbose
+            self._request.target, uri=served.url, key=served.key.text, verbose=self._request.verbose
         )
         generation = self._generation = _Generation(child)
         try:
-            if self._asked.is_set():
-                self._heed()
+            if self._stop_requested.is_set():
+                self._forward_order()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._listen, generation, announcer)
-                if self._wanted.reloads:
+                if self._request.reload:
                     nursery.start_soon(self._replace_when_changed, generation)
                 generation.code = await child.wait()
-                with trio.move_on_after(LAST_WORDS):
-                    await generation.heard.wait()
+                with trio.move_on_after(LAST_MESSAGES_TIMEOUT):
+                    await generation.all_read.wait()
                 nursery.cancel_scope.cancel()
         finally:
             await child.aclose()
             self._generation = None
             if generation.loaded is not None:
-                with trio.move_on_after(FORGET, shield=True):
+                with trio.move_on_after(RELEASE_TIMEOUT, shield=True):
                     await served.forget(generation.loaded.namespace, generation.loaded.worker_id)
         if child.was_killed:
-            print_message("the runtime did not end in time and was killed; what it held is taken back")
+            print_message("the runtime did not end in time and was killed; its claims were released")
         return generation
 
     async def _listen(self, generation: _Generation, announcer: Announcer) -> None:
-        async def heed(message: Message) -> None:
+        async def handle(message: Message) -> None:
             if isinstance(message, Loaded):
                 generation.loaded = message
                 generation.child.grace = message.grace
@@ -241,11 +234,11 @@ class Session:
                 generation.failed = message
                 self._watch.failed(message.files)
             elif isinstance(message, Registered) and generation.loaded is not None:
-                generation.works = True
-                await announcer.announce(generation.loaded, tolerant=self._wanted.reloads)
+                generation.is_registered = True
+                await announcer.announce(generation.loaded, tolerant=self._request.reload)
 
-        await generation.child.listen(heed)
-        generation.heard.set()
+        await generation.child.listen(handle)
+        generation.all_read.set()
 
     async def _replace_when_changed(self, generation: _Generation) -> None:
         while True:
@@ -257,11 +250,11 @@ class Session:
             ]
             if not problems:
                 break
-            if generation.loaded is not None:  # else it will fail by itself, and say why
-                print_message("\n".join([*problems, messages.GOES_ON]))
-        print_message(messages.changed(changed, drains=generation.works))
+            if generation.loaded is not None:  # else loading will fail, and report why
+                print_message("\n".join([*problems, messages.CONTINUES]))
+        print_message(messages.changed(changed, drains=generation.is_registered))
         generation.was_replaced = True
-        generation.child.tell(Order.DRAIN)
+        generation.child.send(Order.DRAIN)
 
 
 @contextmanager

@@ -1,8 +1,11 @@
-"""What the user's code was loaded from, and whether that has changed since. Looked at twice a second.
+"""Which files the user's code was loaded from, and whether they have changed since.
 
-Three pictures of the files are compared: as they were before the code was loaded (*base*), as they
-were last seen, and as they are. A change is told once, when it has settled; the base tells what the
-code that runs does not know of, whenever it came.
+Twice a second three snapshots of the files are compared: from before the code was loaded (*base*), from the
+last comparison, and from now. A change is reported once, when no further one follows; the comparison with
+the base gives every file that differs from what the running code was loaded from, however early it changed.
+
+Not with watchfiles: it loses a folder that is replaced (by ``git checkout``), gets no events from network
+disks and mounts of containers, and these snapshots would be needed all the same.
 """
 
 from __future__ import annotations
@@ -17,16 +20,16 @@ import trio
 
 INTERVAL = 0.5
 SETTLES = 0.2
-"""Seconds without a further change after which one has settled: editors save in several steps."""
+"""Seconds without a further change before one is reported: editors save in several steps."""
 MAX_UNREST = 3.0
 
 Stamp = tuple[int, int, int]
 """Time of the last change, size, and number of the file."""
-Picture = dict[str, Stamp | None]
+Snapshot = dict[str, Stamp | None]
 """File to its stamp; None if there is no such file."""
 
-_YOUNGER: Stamp = (-1, -1, -1)
-"""Stands in a base for a file that is younger than the process that loaded it, perhaps as it was before."""
+_UNKNOWN: Stamp = (-1, -1, -1)
+"""In a base: the file was changed after loading began, so it may differ from what was loaded."""
 
 
 class Watch:
@@ -38,18 +41,18 @@ class Watch:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._base: Picture = {}
-        self._seen: Picture = {}
+        self._base: Snapshot = {}
+        self._seen: Snapshot = {}
         self._began = 0
-        self._looks_around = False
-        self._early: set[str] = set()
+        self._watch_new_files = False
+        self._changed_by_loading: set[str] = set()
 
     def begin(self) -> None:
-        """Call this before the code is loaded: what it reads from now on may be what is there now."""
-        self._base = _picture(self._base)
+        """Call this before the code is loaded: it may read the files as they are now."""
+        self._base = _snapshot(self._base)
         self._seen = dict(self._base)
         self._began = time.time_ns()
-        self._looks_around = False
+        self._watch_new_files = False
 
     def loaded(self, files: Iterable[str]) -> None:
         """The code was loaded, from these files and no others."""
@@ -58,8 +61,8 @@ class Watch:
         self._take(present)
 
     def failed(self, files: Iterable[str]) -> None:
-        """The code could not be loaded from these files; perhaps it lacks some that are not there."""
-        self._looks_around = True
+        """The code could not be loaded from these files; perhaps others are missing."""
+        self._watch_new_files = True
         self._take([*files, *self._around([*files, *self._base])])
 
     def add(self, files: Iterable[str]) -> None:
@@ -68,32 +71,32 @@ class Watch:
             if file not in self._base:
                 stamp = _stamp(file)
                 young = stamp is not None and stamp[0] > self._began
-                self._base[file] = self._seen[file] = _YOUNGER if young else stamp
+                self._base[file] = self._seen[file] = _UNKNOWN if young else stamp
 
     def _take(self, files: Iterable[str]) -> None:
         self.add(files)
-        now = _picture(self._base)
+        now = _snapshot(self._base)
         early = {file for file in now if now[file] != self._base[file]}
-        if early <= self._early:
-            # It is the loading that changes them: to load them once more would never end.
+        if early <= self._changed_by_loading:
+            # Loading changes these files itself: loading them again would never end.
             self._base.update({file: now[file] for file in early})
-        self._early = early
+        self._changed_by_loading = early
         self._seen = dict(self._base)
 
     async def change(self) -> list[str]:
-        """Wait for a change that has settled; return all files that are not as they were loaded.
+        """Wait for a change; return all files that differ from what was loaded.
 
         Cancellation:
             Safe.
         """
         while True:
-            now = await self._look()
+            now = await self._take_snapshot()
             if now != self._seen:
                 with trio.move_on_after(MAX_UNREST):
                     while True:
                         before = now
                         await trio.sleep(SETTLES)
-                        now = await self._look()
+                        now = await self._take_snapshot()
                         if now == before:
                             break
                 self._seen = now
@@ -102,23 +105,23 @@ class Watch:
                     return sorted(changed)
             await trio.sleep(INTERVAL)
 
-    async def _look(self) -> Picture:
+    async def _take_snapshot(self) -> Snapshot:
         files = list(self._base)
-        # In a thread, for a disk that answers slowly must not hold up the state manager.
+        # In a thread: a slow disk must not block the state manager.
         return await trio.to_thread.run_sync(
-            lambda: _picture([*files, *(self._around(files) if self._looks_around else ())]),
+            lambda: _snapshot([*files, *(self._around(files) if self._watch_new_files else ())]),
             abandon_on_cancel=True,
         )
 
     def _around(self, files: Iterable[str]) -> list[str]:
-        """Return where a module could be that was not there: files beside those of the code."""
+        """Return files beside those of the code: a missing module may have been added."""
         folders = {self._folder, *(Path(file).parent for file in files)}
         found = [path for folder in folders for path in folder.glob("*.py")]
         found += self._folder.glob("*/__init__.py")
         return [str(path) for path in found if not path.name.startswith(".")]
 
 
-def _picture(files: Iterable[str]) -> Picture:
+def _snapshot(files: Iterable[str]) -> Snapshot:
     return {file: _stamp(file) for file in files}
 
 
@@ -138,12 +141,12 @@ def syntax_problem(file: str) -> str | None:
         with open(file, "rb") as stream:
             source = stream.read()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # those of the file; as errors they would look like mistakes
+            warnings.simplefilter("ignore")  # in the file; as errors they would look like mistakes
             compile(source, file, "exec", dont_inherit=True)
     except SyntaxError as error:
         return f"{type(error).__name__}: {error.msg}, in line {error.lineno}"
-    except ValueError as error:  # older Pythons, of a null byte
+    except ValueError as error:  # older Pythons raise it for a null byte
         return str(error)
     except OSError:
-        pass  # it was removed; if anybody misses it, they will say so
+        pass  # it was removed; if it is needed, loading will say so
     return None
