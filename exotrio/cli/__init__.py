@@ -1,5 +1,16 @@
-"""The command line. Each command lives in a module of its own, imported when it is asked for, so
-that ``--help`` and small commands start fast."""
+"""The command line, ``python -m exotrio``.
+
+A new command goes into a module of its own, ``commands/<name>.py``, with a click command called ``command``;
+its name and one line of help go into ``_COMMANDS`` below. It is imported only when it is run or asked for
+help, so that every command starts fast. Options that several commands share are in ``options`` and
+``connection``. Return the exit code (``exit_codes``), raise exotrio's errors as they are, and print results
+with ``terminal.output``. Tests call it in process: see ``Cli`` in ``tests/support/commands.py``.
+
+The rooms: ``commands`` are thin and use ``terminal`` (output, logs, progress), ``lookup`` (finding by name or
+id), ``runs``, ``graphs``, ``dev``, ``doctor`` and ``top`` (what those commands do). Beside them ``load``
+imports a user's file, ``values`` reads inputs and secrets, ``program`` knows how this program was called,
+``groups`` are click's groups, and ``health_server`` is the health port of ``worker``.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +32,17 @@ _COMMANDS = {
     "dev": "Run a file with its state manager and a dashboard, and reload it.",
     "worker": "Run the nodes of one Runtime against a state manager.",
     "server": "Run a state manager on a port.",
-    "graph": "Declare graphs, look at them, and check files offline.",
+    "graph": "Declare, show and check graphs.",
     "trigger": "Start a run of a graph.",
-    "runs": "Look at the runs of a namespace; cancel or retry one.",
-    "states": "Look at the states of a run; retry one.",
+    "runs": "List and show runs; watch, cancel or retry one.",
+    "states": "List and show states; retry one.",
     "nodes": "Show which nodes are registered.",
-    "runtimes": "Show which runtimes live, and drain them.",
-    "export": "Save a run as one HTML page that stands alone.",
-    "top": "Show what happens in a namespace, live.",
-    "doctor": "Say whether all is well; if not, what is stuck and why.",
+    "runtimes": "List runtimes, drain them, show their tasks.",
+    "export": "Save a run as one self-contained HTML page.",
+    "top": "Show live what happens in a namespace.",
+    "doctor": "Diagnose settings, the state manager and stuck work.",
     "backup": "Fetch a backup of a state manager's database.",
-    "rotate-secrets": "Encrypt what is secret in a database with a new key.",
+    "rotate-secrets": "Encrypt the secrets in a database with a new key.",
 }
 
 
@@ -41,7 +52,7 @@ _COMMANDS = {
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 success; 1 the run failed, or something needs attention; 2 usage or configuration; "
     "3 invalid graph or module, or refused; 4 state manager unreachable; 5 key refused; 6 not found; "
-    "7 port or database busy; 75 something is left behind; 130 interrupted.",
+    "7 port or database busy; 75 something was abandoned; 130 interrupted.",
 )
 @click.version_option(package_name="exotrio")
 def cli() -> None:
@@ -49,7 +60,7 @@ def cli() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line and exit. Errors people make are up to three lines, never a traceback."""
+    """Run the command line and exit. Expected errors are up to three lines, never a traceback."""
     prepare_streams()
     try:
         _require_working_directory()
@@ -72,13 +83,13 @@ def main(args: list[str] | None = None) -> None:
         print_error(error)
         sys.exit(exit_code(error))
     except BrokenPipeError:
-        # Whoever read our output went away (``--help | head -1``): nothing is left to say to them.
+        # The reader of our output went away, as in ``--help | head -1``.
         sys.exit(1)
     except OSError as error:
-        # Of results their commands tell it; this is click's own writing, such as that of --help.
+        # Commands report it for their results; this is click's own output, such as --help.
         if error.errno != errno.ENOSPC:
             raise
-        print_message(f"error: nothing could be written: {error.strerror}")
+        print_message(f"error: the output could not be written: {error.strerror}")
         sys.exit(1)
     finally:
         settle()
@@ -89,7 +100,7 @@ def _require_working_directory() -> None:
         os.getcwd()
     except OSError as error:
         raise ConfigurationError(
-            "the working directory does not exist any more",
+            "the working directory no longer exists",
             where="modules, .env and the database are looked up in it",
             fix="change to another directory",
         ) from error

@@ -1,4 +1,4 @@
-"""The state manager that a command is for: its options, and asking it something."""
+"""The state manager that a command is for: the options that name it, and calls to it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 LOCAL_KEY = Path(".exotrio/state.db.api-key")
-"""Where a local state manager keeps its key, as seen from the folder it was started in."""
+"""Where a local state manager keeps its key, seen from the folder it was started in."""
 
 namespace_option = click.option(
     "-n",
@@ -44,17 +44,17 @@ _DB = click.option(
     "--db",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="The database of a state manager that does not run, instead of one that does.",
+    help="The database of a stopped state manager, instead of a running one.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Where to ask, and for which namespace.
+    """Which state manager, and which namespace.
 
     Attributes:
-        arguments: The options by which it was given, to repeat them in a printed command.
-        db: The database to run a state manager over for the time of the command, instead of one at ``uri``.
+        arguments: The options that named it, to repeat them in a printed command.
+        db: The database to run a state manager on during the command, instead of the one at ``uri``.
     """
 
     namespace: str
@@ -78,19 +78,19 @@ class Connection:
         ):
             yield manager
 
-    def ask(self, question: Callable[[StateManager], Awaitable[T]]) -> T:
-        """Run one question in a loop of its own and return its answer."""
+    def ask(self, function: Callable[[StateManager], Awaitable[T]]) -> T:
+        """Run a function with a client, in a new event loop, and return its result."""
 
         async def main() -> T:
             async with self.open() as manager:
-                return await question(manager)
+                return await function(manager)
 
         with self.readable_errors():
             return trio.run(main)
 
     @contextmanager
     def readable_errors(self) -> Iterator[None]:
-        """Let errors out bare, and as a user of the command line can mend them."""
+        """Raise errors without exception groups, and with a fix that fits the command line."""
         with bare_errors():
             try:
                 yield
@@ -102,7 +102,7 @@ class Connection:
 def connection(function: F) -> F:
     """Add the options that say which namespace of which state manager; the command gets ``connection``.
 
-    Every default is read from the environment, then from .env. The key itself is no option: other
+    Every default is read from the environment, then from .env. The key itself is not an option: other
     users of the machine can read arguments.
     """
 
@@ -110,7 +110,7 @@ def connection(function: F) -> F:
 
 
 def connection_or_db(function: F) -> F:
-    """As ``connection``, also over a database that no state manager uses just now."""
+    """As ``connection``, with ``--db`` for the database of a stopped state manager."""
     return namespace_option(server_options(_DB(_connected(function))))
 
 
@@ -129,20 +129,20 @@ def _connected(function: F) -> F:
         if db is None:
             found = _resolve(namespace or "", uri, key_file, problems)
         elif uri or key_file:
-            raise click.UsageError("--db works without a state manager: leave out --uri and --key-file")
+            raise click.UsageError("--db needs no state manager: leave out --uri and --key-file")
         else:
-            found = _over(namespace or "", db, problems)
+            found = _with_db(namespace or "", db, problems)
         return function(*args, connection=found, **options)
 
     return connected  # type: ignore[return-value]
 
 
 def server_connection(function: F) -> F:
-    """As ``connection``, for what concerns a state manager with all its namespaces."""
+    """As ``connection``, for calls that concern a state manager with all its namespaces."""
 
     @functools.wraps(function)
     def connected(*args: Any, uri: str | None, key_file: Path | None, **options: Any) -> Any:
-        # A client is always of one namespace, whether or not its calls use it.
+        # A client always has a namespace, even if its calls do not use it.
         return function(*args, connection=_resolve("default", uri, key_file, []), **options)
 
     return server_options(connected)  # type: ignore[return-value]
@@ -155,7 +155,7 @@ def server_options(function: F) -> F:
     return function
 
 
-def _over(namespace: str, db: Path, problems: list[str]) -> Connection:
+def _with_db(namespace: str, db: Path, problems: list[str]) -> Connection:
     if not db.is_file():
         problems.append(f"there is no database {db}")
     if problems:
@@ -164,7 +164,7 @@ def _over(namespace: str, db: Path, problems: list[str]) -> Connection:
 
 
 def _resolve(namespace: str, uri: str | None, key_file: Path | None, problems: list[str]) -> Connection:
-    show_warnings()  # where a key goes, and whether it is encrypted, is worth a warning
+    show_warnings()  # such as the one of a key that is sent unencrypted
     settings = read_settings()
     found = uri or settings.state_manager_uri
     key = read_key(key_file) if key_file is not None else settings.api_key
@@ -192,8 +192,8 @@ def _resolve(namespace: str, uri: str | None, key_file: Path | None, problems: l
 
 
 def how_to_give_a_key() -> str:
-    """Return what to do where no key is given."""
-    local = f"; the one of a state manager of this folder: --key-file {LOCAL_KEY}"
+    """Return how to give a key."""
+    local = f"; for the state manager of this folder: --key-file {LOCAL_KEY}"
     return f"give --key-file FILE, or set {KEY_VARIABLE}{local if LOCAL_KEY.is_file() else ''}"
 
 
@@ -206,7 +206,7 @@ def read_key(path: Path) -> str:
     try:
         key = path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigurationError(
             f"the key file {path} cannot be read: {reason}",
             fix=f"a local server keeps its key beside its database: {LOCAL_KEY}",

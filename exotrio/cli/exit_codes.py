@@ -2,8 +2,8 @@
 
 0 success, or everything delivered or released; 1 the run failed, something needs attention (``doctor``),
 or a defect; 2 usage or configuration; 3 invalid graph or module, or a request that is refused; 4 state
-manager unreachable; 5 key refused; 6 not found; 7 port or database busy; 75 something is left behind or
-unknown; 130 a run was interrupted and can be continued.
+manager unreachable; 5 key refused; 6 not found; 7 port or database busy; 75 something was abandoned or
+is unknown; 130 a run was interrupted and can be continued.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ INTERRUPTED = 130
 
 
 class ModuleInvalid(ProblemsError):
-    """The user's file or module cannot be used: it fails to import, or lacks what is needed."""
+    """The user's file or module cannot be used: it fails to import, or lacks a Runtime or Graph."""
 
 
 _CODES: list[tuple[type[ExotrioError], int]] = [
@@ -63,7 +63,7 @@ def exit_code(error: ExotrioError) -> int:
 
 @contextmanager
 def bare_errors() -> Iterator[None]:
-    """Let an error of exotrio out of a nursery as itself, without the group around it."""
+    """Raise an exotrio error that comes out of a nursery without the exception group around it."""
     try:
         yield
     except BaseExceptionGroup as group:

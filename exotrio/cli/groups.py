@@ -1,4 +1,4 @@
-"""Groups of commands that say what was meant when a command is mistyped."""
+"""Click groups: they load commands lazily, and suggest the right name for a mistyped one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import click
 from exotrio.cli.terminal.words import closest, listed
 
 _MAX_HELP = 200
-"""Characters of the sentence beside a command."""
+"""Characters of the help beside a command."""
 
 
 class Commands(click.Group):
-    """A group of commands. Its help says what each does in a whole sentence."""
+    """A group of commands. Its help has a whole sentence for each."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -31,7 +31,7 @@ class Commands(click.Group):
         except click.UsageError as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             if error.ctx is None and command is not None:
-                # click says of some mistakes not where they were made.
+                # For some mistakes click does not say which command they concern.
                 error.ctx = click.Context(command, parent=ctx, info_name=ctx.invoked_subcommand)
             raise
 
@@ -54,8 +54,8 @@ class LazyCommands(Commands):
     """A group that imports a command when it is run or asked for help.
 
     Args:
-        modules: Command name to its one-line help; each is ``command`` in ``exotrio.cli.<name>``, with
-            ``_`` for ``-``.
+        modules: Command name to its one-line help; each is ``command`` in ``exotrio.cli.commands.<name>``,
+            with ``_`` for ``-``.
     """
 
     def __init__(self, *, modules: Mapping[str, str], **attributes: Any) -> None:

@@ -1,4 +1,4 @@
-"""Options that several commands have, beside those of ``_connection``."""
+"""Options that several commands have, beside those of ``connection``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ output = click.option(
     type=click.Choice(["table", "json"]),
     default="table",
     show_default=True,
-    help="Form of what is printed.",
+    help="Format of the output.",
 )
 inputs = click.option(
     "-i",
@@ -79,7 +79,7 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic in olde
 
 
 class Port(click.ParamType):  # type: ignore[type-arg]
-    """A number of a port; 0 stands for any free one."""
+    """A port number; 0 stands for any free port."""
 
     name = "port"
 
@@ -94,7 +94,7 @@ class Port(click.ParamType):  # type: ignore[type-arg]
 
 
 def limit(default: int, help: str) -> Callable[[F], F]:
-    """Return the option that says how many entries of a list are wanted."""
+    """Return the option that limits the entries of a list."""
     return click.option(
         "--limit", default=default, show_default=True, metavar="N", type=click.IntRange(1), help=help
     )

@@ -1,6 +1,6 @@
-"""Values that are given to a command: in its arguments, in files, or on standard input.
+"""Inputs, store entries and secrets that are given to a command: in arguments, in files or on standard input.
 
-``NAME=VALUE`` is text as it stands. ``NAME=@FILE`` is the text of a file, and ``NAME=@-`` what
+``NAME=VALUE`` is literal text. ``NAME=@FILE`` is the text of a file, and ``NAME=@-`` what
 standard input holds, both without one line break at the end, which editors and ``echo`` add. A value
 that begins with ``@`` is written ``NAME=@@...``. A JSON file gives several values, each exactly.
 """
@@ -30,14 +30,14 @@ def pairs(ctx: click.Context, parameter: click.Parameter, values: Sequence[str])
 
 
 def values_file(ctx: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, str]:
-    """Return the values in a JSON file, an object of texts; none if no file is given."""
+    """Return the values in a JSON file, an object of strings; empty without a file."""
     if value is None:
         return {}
     name = shown(value)
     try:
         found = json.loads(_read(value, ctx, parameter))
     except (ValueError, RecursionError) as error:
-        # Only the place: the text of the error could quote a secret.
+        # Only the line: the text of the error could quote a secret.
         place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise click.BadParameter(f"{name} is not JSON{place}", ctx, parameter) from None
     if not isinstance(found, dict):
@@ -58,9 +58,9 @@ def secrets(ctx: click.Context, parameter: click.Parameter, values: Sequence[str
         if not name:
             raise click.BadParameter("a secret needs a name", ctx, parameter)
         if equals and (not text.startswith("@") or text.startswith("@@")):
-            # The value is not repeated: it is in the process list already, but need not be in logs too.
+            # The value is not repeated: it is in the process list already, and must not get into logs too.
             raise click.BadParameter(
-                f"the value of {name!r} stands in the arguments, where others can read it; "
+                f"the value of {name!r} is in the arguments, where other users can read it; "
                 f"use {name} (the environment variable), {name}=@FILE or {name}=@-",
                 ctx,
                 parameter,
@@ -83,7 +83,7 @@ def secrets(ctx: click.Context, parameter: click.Parameter, values: Sequence[str
 def merged(
     given: Mapping[str, str], from_file: Mapping[str, str], option: str, file_option: str
 ) -> dict[str, str]:
-    """Return both together; refuse a name that stands in both."""
+    """Return both together; refuse a name that is in both."""
     for name in given:
         if name in from_file:
             raise click.UsageError(f"{name!r} is given with {option} and with {file_option}")
@@ -118,17 +118,17 @@ def _read(path: str, ctx: click.Context, parameter: click.Parameter) -> str:
 
 STANDARD_INPUT = "-"
 MAX_BYTES = 16 * 1024 * 1024
-"""Bytes: the largest body that a state manager takes."""
+"""The largest body that a state manager accepts."""
 
 _READ = "exotrio.cli.standard-input-read"
 
 
 class Unreadable(Exception):
-    """The text cannot be had; the message says why, after the name of the file."""
+    """The text cannot be read; the message says why, to follow the name of the file."""
 
 
 def shown(file: str) -> str:
-    """Return what to call a file in messages."""
+    """Return the name of a file for messages."""
     return "standard input" if file == STANDARD_INPUT else file
 
 
@@ -136,18 +136,18 @@ def read_text(file: str) -> str:
     """Return the text of a file, without a byte order mark.
 
     Raises:
-        Unreadable: there is none, it is too large or no text, or standard input was read before.
+        Unreadable: it does not exist, is too large or not text, or standard input was read before.
     """
     try:
         data = _standard_input() if file == STANDARD_INPUT else _content(file)
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: a name that cannot be a file's
         raise Unreadable(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(data) > MAX_BYTES:
         raise Unreadable(f"has more than {MAX_BYTES} bytes")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Unreadable("is no UTF-8 text") from error
+        raise Unreadable("is not UTF-8 text") from error
 
 
 def _content(file: str) -> bytes:
@@ -156,9 +156,9 @@ def _content(file: str) -> bytes:
 
 
 def _standard_input() -> bytes:
-    # Read again it would be empty, and an empty secret or graph be taken for what was meant.
+    # The second reading would return nothing, and an empty secret or graph would be used.
     meta = click.get_current_context().meta
     if meta.setdefault(_READ, False):
-        raise Unreadable("is asked for twice")
+        raise Unreadable("is read twice")
     meta[_READ] = True
     return sys.stdin.buffer.read(MAX_BYTES + 1) if sys.stdin is not None else b""

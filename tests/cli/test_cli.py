@@ -176,7 +176,7 @@ def test_a_result_that_cannot_be_written_is_told(folder: Path) -> None:
     assert "Traceback" not in end.err
     assert "Exception ignored" not in end.err
     usage = shell(f"exec {sys.executable} -m exotrio run --help >/dev/full", folder)
-    assert (usage.code, usage.err) == (1, "error: nothing could be written: No space left on device\n")
+    assert (usage.code, usage.err) == (1, "error: the output could not be written: No space left on device\n")
 
 
 # -- surroundings
@@ -203,7 +203,7 @@ def test_a_working_directory_that_is_gone_is_told(folder: Path, command: str) ->
     line = f"mkdir gone; cd gone; rmdir ../gone; exec {sys.executable} -m exotrio {command}"
     end = shell(line, folder)
     assert end.code == 2, end
-    assert end.err.startswith("error: the working directory does not exist any more\n")
+    assert end.err.startswith("error: the working directory no longer exists\n")
     assert len(end.err.splitlines()) == 3
 
 

@@ -192,7 +192,7 @@ def test_several_files_are_checked_at_once_also_when_some_cannot_be_read(cli: Cl
         f"invalid.py:{NODES.count(chr(10)) + 1}: declares a Graph that breaks rules: name: cannot be blank",
         "other.yaml:1: not JSON: expecting value",
         "empty.py: no graph",
-        "binary.json: is no UTF-8 text",
+        "binary.json: is not UTF-8 text",
         "fan.json: the graph is valid",
     ):
         assert said in end.out, end
@@ -206,9 +206,7 @@ def test_a_graph_is_checked_from_standard_input(cli: Cli) -> None:
     end = cli("graph", "check", "-", "nodes.py", stdin=json.dumps(fan()))
     assert end.code == 0, end
     assert end.out.startswith("standard input: the graph is valid\n")
-    assert (
-        "standard input: is asked for twice" in cli("graph", "check", "-", "-", stdin=json.dumps(fan())).out
-    )
+    assert "standard input: is read twice" in cli("graph", "check", "-", "-", stdin=json.dumps(fan())).out
 
 
 def test_secrets_in_a_file_are_never_shown(cli: Cli) -> None:
@@ -335,7 +333,7 @@ def test_a_mistyped_name_is_told_with_what_was_meant(cli: Cli, running: Server) 
         (["graph", "apply", "gone.py"], 3, "there is no file gone.py"),
         (["graph", "apply", "unnamed.json"], 2, "unnamed.json does not name its graph: give --name NAME"),
         (["graph", "apply", "nodes.py", "--timeout", "nan"], 2, "'nan' is not a number of seconds"),
-        (["graph", "apply", "nodes.py", "--secret", "token=hunter22"], 2, "others can read it"),
+        (["graph", "apply", "nodes.py", "--secret", "token=hunter22"], 2, "other users can read it"),
         (["graph", "apply"], 2, "Missing argument"),
         (["graph", "check"], 2, "Missing argument"),
         (["graph", "check", "nodes.py", "-o", "yaml"], 2, "'yaml'"),

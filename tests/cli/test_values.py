@@ -82,7 +82,7 @@ def test_secrets_come_from_the_environment_files_and_standard_input(
 def test_a_secret_in_the_arguments_is_refused_and_not_repeated() -> None:
     for form in ("token=hunter22", "token=@@hunter22", "token="):
         said = refused("--secret", form)
-        assert "others can read it" in said
+        assert "other users can read it" in said
         assert "hunter22" not in said
 
 
@@ -92,8 +92,8 @@ def test_a_secret_in_the_arguments_is_refused_and_not_repeated() -> None:
         (["-i", "a"], "'a' is not of the form NAME=VALUE"),
         (["-i", "=a"], "'=a' is not of the form NAME=VALUE"),
         (["-i", "a=1", "-i", "a=2"], "'a' is given twice"),
-        (["-i", "a=@-", "-i", "b=@-"], "standard input is asked for twice"),
-        (["-i", "a=@-", "--inputs-file", "-"], "standard input is asked for twice"),
+        (["-i", "a=@-", "-i", "b=@-"], "standard input is read twice"),
+        (["-i", "a=@-", "--inputs-file", "-"], "standard input is read twice"),
         (["-i", "a=@/no/such/file"], "/no/such/file cannot be read: No such file or directory"),
         (["-i", "a=@."], ". cannot be read: Is a directory"),
         (["-i", "a=@"], "cannot be read"),
@@ -115,7 +115,7 @@ def test_a_value_that_cannot_be_had_is_told(arguments: list[str], said: str) -> 
         (b'{"a": {"b": "hunter22"}}', "the value of 'a' is not text"),
         (b'{"a": 1}', "the value of 'a' is not text; write it in quotes"),
         (b"[" * 100_000, "is not JSON"),
-        (b"\xff", "is no UTF-8 text"),
+        (b"\xff", "is not UTF-8 text"),
     ],
 )
 def test_a_file_of_values_that_cannot_be_used_is_told_without_its_content(
