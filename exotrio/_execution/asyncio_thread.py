@@ -1,10 +1,10 @@
 """The asyncio loop of a runtime, in a thread of its own, and the calls of nodes in it.
 
-Not anyio's ``BlockingPortal``, for what a node written for asyncio may rely on. A portal cancels by a
-cancel scope, which on asyncio raises CancelledError again at every ``await`` until the scope is left: a
-``finally: await connection.close()`` would be cut short. Here a task is cancelled once, as asyncio does
-it. A SystemExit out of one call ends a portal, and every other call in it. And leaving a portal waits
-for its thread without limit, which a node that blocks would never let end.
+Why not anyio's ``BlockingPortal``: it cancels by a cancel scope, which on asyncio raises CancelledError
+again at every ``await`` until the scope is left, so that a ``finally: await connection.close()`` would
+fail. Here a task is cancelled once, as asyncio does it. A SystemExit out of one call ends a portal and
+every other call in it. And leaving a portal waits for its thread without limit, which a node that blocks
+would never let end.
 
 Between the two loops only two things cross: ``call_soon_threadsafe`` and ``run_sync_soon``. Either may
 find the other loop gone; then there is nothing left to tell it. What a call returns or raises is
@@ -64,7 +64,7 @@ class AsyncioThread:
         return bool(self._unreached)
 
     async def call(self, function: Callable[[], Any], what: str) -> Any:
-        """Return what ``function`` returns in the loop; if that is awaitable, what it comes to.
+        """Return what ``function`` returns in the loop; if that is awaitable, its result.
 
         Args:
             function: What to call. It sees the context variables of the caller.
@@ -77,7 +77,7 @@ class AsyncioThread:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         call = _Call(function, what, self)
-        self.soon(call.begin)
+        self.call_soon(call.begin)
         self._calls.add(call)
         try:
             await call.over.wait()
@@ -90,11 +90,11 @@ class AsyncioThread:
         """Cancel whatever nodes left in the loop, and end it. Takes no longer than ``deadlines.CLOSE``.
 
         Cancellation:
-            Leaves the thread to itself.
+            Leaves the thread running.
         """
         self._closing = True
         with suppress(RuntimeError):  # it is closed
-            self.soon(self._loop.stop)
+            self.call_soon(self._loop.stop)
         with trio.move_on_after(deadlines.CLOSE):
             await self._thread_over.wait()
         if self._thread_over.is_set():
@@ -102,7 +102,7 @@ class AsyncioThread:
         else:
             log.error("the asyncio loop does not end, since a node blocks it: its thread is left running")
 
-    def soon(self, function: Callable[..., object], *args: Any) -> None:
+    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
         """Call ``function`` in the asyncio thread.
 
         Raises:
@@ -110,7 +110,7 @@ class AsyncioThread:
         """
         self._loop.call_soon_threadsafe(function, *args)
 
-    def back(self, function: Callable[..., object], *args: Any) -> None:
+    def call_back(self, function: Callable[..., object], *args: Any) -> None:
         """Call ``function`` in the Trio thread, unless Trio's loop is over."""
         with suppress(trio.RunFinishedError):
             self._token.run_sync_soon(function, *args)
@@ -127,7 +127,7 @@ class AsyncioThread:
             self.forget(call)
             return False
         with suppress(RuntimeError):  # the loop is closed, and its calls are over
-            self.soon(call.cancel, self._reached)
+            self.call_soon(call.cancel, self._reached)
         with trio.move_on_after(deadlines.CLEAN_UP, shield=True):
             await call.over.wait()
         if call.over.is_set():
@@ -139,7 +139,7 @@ class AsyncioThread:
                 call.what,
             )
             self._changed()
-        call.leave(self._stuck)
+        call.give_up(self._stuck)
         return False
 
     def _reached(self, call: _Call) -> None:
@@ -168,7 +168,7 @@ class AsyncioThread:
                 except (SystemExit, KeyboardInterrupt):
                     # From a task that a node began: asyncio gave it to that task and to this loop.
                     continue
-            self._loop.run_until_complete(self._wind_up())
+            self._loop.run_until_complete(self._end_tasks())
         except BaseException:
             log.critical("the asyncio loop failed", exc_info=True)
         finally:
@@ -176,14 +176,14 @@ class AsyncioThread:
                 self._loop.close()
             except Exception:
                 log.error("the asyncio loop could not be closed", exc_info=True)
-            self.back(self._over)
+            self.call_back(self._over)
 
-    async def _wind_up(self) -> None:
+    async def _end_tasks(self) -> None:
         tasks = asyncio.all_tasks(self._loop) - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         if tasks:
-            # Not gathered: one that does not end must not keep the thread.
+            # Not gathered: a task that does not end must not keep the thread.
             await asyncio.wait(tasks, timeout=deadlines.ASYNCIO_TASKS)
         with suppress(TimeoutError):
             async with asyncio.timeout(deadlines.ASYNCIO_TASKS):
@@ -191,7 +191,7 @@ class AsyncioThread:
 
 
 class _Call:
-    """One call. It is either begun or revoked, which a lock decides.
+    """One call. It is either begun or revoked; a lock decides which.
 
     Attributes:
         over: Set once it has ended.
@@ -205,7 +205,7 @@ class _Call:
         self._context = contextvars.copy_context()
         sniffio = sys.modules.get("sniffio")
         if sniffio is not None:
-            # Some entries into Trio leave their name in the context; in there asyncio is what runs.
+            # Some ways to start Trio leave its name in the context; in that loop asyncio is what runs.
             self._context.run(sniffio.current_async_library_cvar.set, None)
         self._lock = threading.Lock()
         self._begun = self._revoked = False
@@ -232,7 +232,7 @@ class _Call:
         """Cancel the task, and have ``reached`` called in the Trio thread."""
         assert self._task is not None, "only what was begun is cancelled"
         self._task.cancel()
-        self._asyncio.back(reached, self)
+        self._asyncio.call_back(reached, self)
 
     async def _main(self) -> None:
         try:
@@ -247,7 +247,7 @@ class _Call:
             self._error = asyncio.CancelledError()
         # The kind only: the text may hold the node's secrets.
         did = "returned" if self._error is None else f"raised {type(self._error).__name__}"
-        self._asyncio.back(self._end, did)
+        self._asyncio.call_back(self._end, did)
 
     # -- in the Trio thread
 
@@ -257,13 +257,13 @@ class _Call:
             self._revoked = not self._begun
         return self._revoked
 
-    def leave(self, stuck: StuckNodes) -> None:
+    def give_up(self, stuck: StuckNodes) -> None:
         """Nothing waits for its end any more."""
         self._stuck = stuck
         stuck.add(self.what)
 
     def end_with_loop(self) -> None:
-        """Nothing will come of it any more."""
+        """The loop has ended, and so has this call."""
         self._error = RuntimeError("the asyncio loop ended while the node ran")
         self._end("was ended with its loop")
 

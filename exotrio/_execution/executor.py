@@ -47,8 +47,8 @@ class _Ending:
     """How the task of a node ended.
 
     Attributes:
-        outcome: What happened; None if the node was ended by us.
-        error: What came out instead; as long as the task did not end by itself, this.
+        outcome: None without one.
+        error: What was raised instead. It is set until the task ends in the usual way.
     """
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class Executor:
                 the time its secrets took.
 
         Returns:
-            What happened; None if the state is to be handed back.
+            The outcome; None if the state is to be released.
 
         Cancellation:
             Passes through: the caller then knows no outcome. ``execution.cancel()`` instead ends
@@ -147,7 +147,7 @@ class Executor:
                     self._in_task, node, claim, execution, ours, ending, nursery, name=claim.node_name
                 )
         except BaseException as error:
-            # Raised beside the node, or by Trio about what it left open.
+            # Raised by another task of the node, or by Trio about scopes that it left open.
             ending.error = error
         if ending.error is not None:
             if passing := self._passing(ending.error, execution):
@@ -177,19 +177,19 @@ class Executor:
                     await trio.lowlevel.checkpoint_if_cancelled()
                     execution.begin(node.timeout)
                     ending.outcome = await self._call(node, claim, secrets, execution)
-            # If the scope took a Cancelled, the node was ended by us.
+            # If the scope caught a Cancelled, the runtime ended the node.
             ending.error = None
         except BaseException as error:
             ending.error = error
         finally:
-            # Tasks that the node started in it. To cancel it without any would cost 10 us.
+            # The node started tasks in it. Cancelling it without any would cost 10 us.
             if len(nursery.child_tasks) > 1:
                 nursery.cancel_scope.cancel()
 
     async def _prepare(
         self, node: type[BaseNode], claim: Claim, execution: Execution
     ) -> Mapping[str, str] | None:
-        """Return the secrets that the node needs, masked from now on; None if they cannot be had."""
+        """Return the secrets that the node needs, masked from now on; None if they cannot be fetched."""
         if not node.Secrets.model_fields:
             return {}
         fetched = await self._secrets(claim, execution)
@@ -258,7 +258,7 @@ class Executor:
         if is_signal:
             try:
                 return signalled(cast("Signal", signal))
-            except BaseException as broken:  # a signal can be subclassed, and its data exchanged
+            except BaseException as broken:  # a signal can be subclassed, and its data replaced
                 error = broken
         hint_at_asyncio(self._nodes[claim.node_name], signal)
         text = error_text(error, redactor)
@@ -274,7 +274,7 @@ class Executor:
         return Errored(text)
 
     async def _secrets(self, claim: Claim, execution: Execution) -> Mapping[str, str] | None:
-        """Fetch the secrets; None if that fails for long, which is no error of the state."""
+        """Fetch the secrets; None if that fails several times, which is not an error of the state."""
         for attempt in range(SECRETS_TRIES):
             try:
                 return await self._fetch_secrets(claim)
@@ -286,12 +286,12 @@ class Executor:
                     return None
                 at_least = error.retry_after if isinstance(error, ManagerUnavailable) else None
                 delay = min(OUTAGE.pause(attempt, at_least), OUTAGE.cap)
-                log.debug("state %s: secrets asked again in %.2f s: %s", claim.state_id, delay, error)
+                log.debug("state %s: fetching its secrets again in %.2f s: %s", claim.state_id, delay, error)
             await trio.sleep(delay)
         raise AssertionError("unreachable")
 
     def _passing(self, error: BaseException, execution: Execution) -> BaseException | None:
-        """Return the part of ``error`` that is meant for somebody else than the state, if any."""
+        """Return the part of ``error`` that is meant for the runtime or the application, if any."""
         # Only then is a Cancelled ours to pass on; else a node kept one and raised it again.
         cancelled = trio.current_effective_deadline() == -math.inf
         interrupts = not self._owns_signals and not execution.elsewhere

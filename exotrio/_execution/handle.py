@@ -14,13 +14,17 @@ from exotrio._nodes.progress import ProgressView
 
 
 class Execution:
-    """The handle of one run of a node: to tell it, to cancel it, and to give it up.
+    """The handle of one run of a node: to tell it that the runtime stops, to cancel it, to give it up.
 
-    Made inside the loop. Attributes:
-        began: Node code was entered: what is released from here on was cancelled, not unstarted.
-        elsewhere: Node code runs in a thread of its own, where no Ctrl-C can arrive.
-        timeout: Seconds it may take.
-        progress: What the node says of how far it is.
+    Made and used in the runtime's loop.
+
+    Attributes:
+        view: What the node sees of why it should stop.
+        progress: What the node reports of its progress.
+        scope: Cancels the node.
+        began: Node code was entered: a release from then on counts as cancelled.
+        elsewhere: Node code runs in another thread, where no Ctrl-C can arrive.
+        timeout: Seconds that the node may take.
     """
 
     def __init__(self) -> None:
@@ -38,7 +42,11 @@ class Execution:
             self.view.told = Stopping.DRAINING
 
     def begin(self, timeout: float | None) -> None:
-        """Node code is entered: from here on its time runs."""
+        """Node code is entered: its time begins.
+
+        Args:
+            timeout: Seconds; None for no limit.
+        """
         self.began = True
         if timeout is not None and not self.cancelled:
             self.timeout = timeout
@@ -46,10 +54,10 @@ class Execution:
             self.view.deadline = self.scope.deadline = trio.current_time() + timeout
 
     def cancel(self, why: Stopping = Stopping.CANCELLING) -> None:
-        """Cancel the node. One in a thread is only told: it has until ``give_up`` to come back.
+        """Cancel the node. One in a thread is only told: it has until ``give_up`` to return.
 
-        The first reason stays. Against the timeout the clock decides: one that is over by now is the
-        reason, even if this call comes in the very same moment; one that is not does not count any more.
+        The first reason stays. A timeout that is over by now is the reason, even if this call comes in the
+        very same moment; one that is not is lifted.
         """
         if self.timed_out:
             return  # by the scope's own deadline
@@ -60,20 +68,23 @@ class Execution:
             self.scope.cancel()
 
     def give_up(self) -> None:
-        """Wait no longer; a thread is left to itself."""
+        """Wait no longer: a node in a thread is stuck."""
         self.cancel()
         self.scope.cancel()
 
     @property
     def draining(self) -> bool:
+        """Whether the node was told to stop, for whatever reason."""
         return bool(self.view.told)
 
     @property
     def cancelled(self) -> bool:
+        """Whether ``cancel`` was called before the timeout was over."""
         return self.view.told not in (Stopping.NO, Stopping.DRAINING)
 
     @property
     def timed_out(self) -> bool:
+        """Whether the timeout was over first."""
         return self.view.why is Stopping.TIMED_OUT
 
     @contextmanager
@@ -85,5 +96,5 @@ class Execution:
         finally:
             self._in_thread = False
             if self.cancelled:
-                # The thread only had to be told. Whatever follows it on the loop is cancelled as usual.
+                # Only the thread could not be cancelled. Whatever follows it on the loop can.
                 self.scope.cancel()

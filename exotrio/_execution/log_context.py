@@ -1,4 +1,4 @@
-"""Which state a line of the log belongs to, whoever writes it: node code, or a library it calls.
+"""Which state a log line belongs to, whoever writes it: node code, or a library that it calls.
 
 Kept in context variables, which tasks and threads that a node starts inherit. Written where states
 are run; read by the formatters of the command line.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class StateContext:
-    """The state that is being run.
+    """The state whose node runs.
 
     Attributes:
         claim: The state.
@@ -37,7 +37,7 @@ phase_context: ContextVar[Callable[[], str] | None] = ContextVar("exotrio_phase"
 
 
 def hide(redactor: Redactor) -> None:
-    """Keep the secrets that ``redactor`` masks out of lines about the state that is being run."""
+    """Keep the secrets that ``redactor`` masks out of log lines about the state whose node runs."""
     context = state_context.get()
     if context is not None:
         context.redactor = redactor

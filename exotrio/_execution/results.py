@@ -20,10 +20,10 @@ _WITHOUT_ASYNCIO = ("no running event loop", "trio.run received unrecognized yie
 
 
 def hint_at_asyncio(node: type[BaseNode], error: BaseException) -> None:
-    """Tell whoever changed the import and nothing else what a node for asyncio needs."""
+    """Add a note to an error that a node for asyncio raises on Trio: what its class has to say."""
     if needs_asyncio(node) or is_plain(node) or type(error) not in (RuntimeError, TypeError):
         return
-    # Only a text that is one: another object could do anything when it is asked for it.
+    # Only a str: another object could do anything when its text is asked for.
     if error.args and type(error.args[0]) is str and error.args[0].startswith(_WITHOUT_ASYNCIO):
         error.add_note(
             f'{node.__name__} needs asyncio, but runs on Trio: give its class event_loop = "asyncio"'
@@ -36,7 +36,7 @@ def signalled(signal: Signal) -> Outcome:
         case PruneSignal():
             data = dict(signal.data)
             try:
-                decode(encode(data))  # nothing that a state manager could not read either
+                decode(encode(data))  # a state manager could not read it either
             except NotJson as error:
                 raise ValueError(f"PruneSignal: its data cannot be sent as JSON: {error}") from error
             return Pruned(data)

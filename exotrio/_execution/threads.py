@@ -39,17 +39,17 @@ async def call_in_thread(function: Callable[[], Any], what: str, stuck: StuckNod
     # A limiter of its own: in a shared one, a stuck thread would keep a worker's place.
     limiter = anyio.CapacityLimiter(1)
     try:
-        # Boxed, since Trio refuses a thread that returns a coroutine, as decorated methods may.
+        # In a list, since Trio refuses a thread that returns a coroutine, as decorated methods may.
         box = await anyio.to_thread.run_sync(call.run, abandon_on_cancel=True, limiter=limiter)
         return box[0]
     finally:
         began = limiter.borrowed_tokens > 0
-        if began and call.leave(lambda did: stuck.ended(what, did)):
+        if began and call.give_up(lambda did: stuck.ended(what, did)):
             stuck.add(what)
 
 
 class _ThreadCall:
-    """One call. Whether it ended or was left first is decided under a lock."""
+    """One call. It has either ended or been given up first; a lock decides which."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self._function = function
@@ -72,7 +72,7 @@ class _ThreadCall:
             if report is not None:
                 report()
 
-    def leave(self, ended: Callable[[str], None]) -> bool:
+    def give_up(self, ended: Callable[[str], None]) -> bool:
         """Have ``ended`` called in the loop when the call is over; False if it is over now."""
         token = trio.lowlevel.current_trio_token()
 
@@ -88,15 +88,14 @@ class _ThreadCall:
 
 
 class DaemonExecutor(ThreadPoolExecutor):
-    """The default executor of an asyncio loop. Calls functions in Trio's daemon threads, as many at once as
-    its base class would.
+    """The default executor of an asyncio loop: calls functions in Trio's daemon threads.
 
-    Python waits at its exit for the threads of its own executors, so one host name that does not resolve
-    would hold up a runtime that was told to stop.
+    At its exit Python waits for the threads of its own executors, so one host name that does not resolve
+    would keep a runtime from ending. As many calls run at once as in the base class.
     """
 
-    # From ThreadPoolExecutor, since asyncio takes no other class as its default; its own threads,
-    # which begin with the first submit, never do.
+    # A ThreadPoolExecutor, since asyncio takes no other class as its default. The threads of the base
+    # class begin with its ``submit``, which is never called.
 
     def __init__(self) -> None:
         super().__init__(thread_name_prefix="exotrio asyncio")
@@ -119,7 +118,7 @@ class DaemonExecutor(ThreadPoolExecutor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Begin nothing more. Never waits for what runs."""
+        """Begin nothing more. Never waits for calls that run."""
         with self._lock:
             self._over = True
             waiting = list(self._waiting)

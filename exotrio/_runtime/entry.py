@@ -1,9 +1,9 @@
 """From plain code into the loop: ``start()`` and its signals.
 
-Handlers are set before the loop begins and put back after it ended, so that no moment of a run has
-Python's default (a KeyboardInterrupt anywhere). They are plain ``signal`` handlers instead of a
-task that awaits signals: such a task cannot run while node code blocks the loop, and then the third
-signal, meant for just that, would do nothing.
+Signal handlers are set before the loop begins and restored after it ended, so that Python's default (a
+KeyboardInterrupt anywhere) applies at no moment of a run. They are plain ``signal`` handlers instead of
+a task that awaits signals: such a task cannot run while node code blocks the loop, and then the third
+signal, which is meant for just that, would do nothing.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from exotrio.errors import LifecycleError
 
 T = TypeVar("T")
 
-TOGETHER = 1.0
+SAME_REQUEST = 1.0
 """Seconds within which different signals are one request: a terminal or a service manager sends several."""
 _owned = False
+"""Whether the signals of this process have handlers of ours."""
+_previous: dict[int, Any] = {}
+"""The handlers that were there before ours, while ours are set."""
 _RECIPE = (
     "inside Trio: await nursery.start(runtime.run); elsewhere (a notebook, asyncio): "
     "threading.Thread(target=runtime.start).start(), and later runtime.stop()"
@@ -41,14 +44,14 @@ def run_blocking(
     *,
     exiting: Callable[[], None] = lambda: None,
 ) -> T:
-    """Run ``main`` in a Trio loop of its own, and turn signals into stops.
+    """Run ``main`` in a Trio loop of its own, and turn signals into requests to stop.
 
     Args:
         main: The whole life of the loop.
         stop: Called with None at the first SIGTERM, SIGINT or SIGHUP, with 0 at the second, and with
             the signal's name; see ``StopRequests`` for what counts as one. It runs in a signal handler,
-            so it must not block. The third ends the process with status 128+n.
-            In any thread but the main one there are no signals to own.
+            so it must not block. The third ends the process with status 128+n. In any thread but the
+            main one there are no signals to handle.
         exiting: Called at the third, in the handler too.
 
     Raises:
@@ -62,8 +65,10 @@ def run_blocking(
 
 
 def only_nodes_interrupt() -> bool:
-    """Whether a KeyboardInterrupt in this thread's loop can only be raised by node code, since a Ctrl-C
-    does not become one: its signal has a handler of ours, or goes to another thread."""
+    """Whether a KeyboardInterrupt in this thread's loop can only come from node code.
+
+    A Ctrl-C does not become one if its signal has a handler of ours, or goes to another thread.
+    """
     return _owned or threading.current_thread() is not threading.main_thread()
 
 
@@ -88,7 +93,7 @@ def stop_signals() -> list[signal.Signals]:
 
 
 class StopRequests:
-    """Counts the requests to stop that signals are.
+    """Counts how many requests to stop the signals so far make.
 
     Attributes:
         count: How many there were.
@@ -107,7 +112,7 @@ class StopRequests:
         """
         again = number == self._last and number != signal.SIGHUP
         now = time.monotonic()
-        if not again and now - self._at < TOGETHER:
+        if not again and now - self._at < SAME_REQUEST:
             return False
         self.count += 1
         self._last, self._at = number, now
@@ -135,22 +140,18 @@ def _owned_signals(stop: Callable[[float | None, str], None], exiting: Callable[
         yield
     finally:
         _owned = False
-        _put_back()
+        _restore()
 
 
-_previous: dict[int, Any] = {}
-"""The handlers that were there before ours, while ours are set."""
-
-
-def _put_back() -> None:
+def _restore() -> None:
     while _previous:
         number, handler = _previous.popitem()
-        # None: a handler that Python did not set and cannot put back.
+        # None: a handler that Python did not set and cannot restore.
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def _put_back_in_child() -> None:
-    """Let signals end a child that was forked (by a node, say)."""
+def _restore_in_child() -> None:
+    """Let signals end a child process that was forked (by a node, say)."""
     if not _previous:
         return
     signal.set_wakeup_fd(-1)  # it would wake the loop of the parent
@@ -160,12 +161,12 @@ def _put_back_in_child() -> None:
     _previous.clear()
 
 
-os.register_at_fork(after_in_child=_put_back_in_child)
+os.register_at_fork(after_in_child=_restore_in_child)
 
 
 def _exit_now(number: int) -> NoReturn:
     # No logging call: the interrupted code may hold the lock of a handler.
-    os.write(2, b"exotrio: third signal, exit without waiting; states may be left behind\n")
+    os.write(2, b"exotrio: third signal: exiting without waiting; states may stay claimed\n")
     flusher = threading.Thread(target=_flush_logging, daemon=True)
     flusher.start()
     flusher.join(0.5)

@@ -1,8 +1,8 @@
 """The task tree of a runtime as text: which tasks there are, and where each of them waits.
 
-File, line and function of every frame; no values and no source, which may hold what is secret. Taken
-in the runtime's loop. If that does not come to it, it is blocked, and where its thread stands is
-what one wants to see.
+It holds file, line and function of every frame; no values and no source, which may contain secrets. It
+is taken in the runtime's loop. If that loop does not answer it is blocked; then the frames of its thread
+are shown instead, which say what blocks it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from exotrio._wire.vocabulary import MAX_TASK_TREE
 log = logging.getLogger("exotrio.runtime")
 
 _TRAPS = trio.lowlevel.wait_task_rescheduled.__code__.co_filename
-"""Where every task ends that waits: it tells nothing."""
-PATIENCE = 1.0
+"""The innermost frame of every task that waits: it says nothing."""
+BLOCKED_AFTER = 1.0
 """Seconds after which a loop counts as blocked."""
-MOST_TASKS = 500
-MOST_FRAMES = 40
+MAX_TASKS_SHOWN = 500
+MAX_FRAMES = 40
 """Frames of one task that are shown, the innermost."""
 
 
@@ -46,7 +46,7 @@ class TaskView:
         self._token = trio.lowlevel.current_trio_token()
 
     def leave(self) -> None:
-        """The calling task ends: show nothing any more."""
+        """Show nothing any more: the calling task ends."""
         self._root = self._token = None
 
     async def take(self) -> str:
@@ -66,31 +66,31 @@ class TaskView:
 
         def inside() -> None:
             taken.append(self._tree())
-            with suppress(trio.RunFinishedError):  # whoever asked has gone
+            with suppress(trio.RunFinishedError):  # the task that asked has ended
                 ours.run_sync_soon(done.set)
 
         with suppress(trio.RunFinishedError):
             self._token.run_sync_soon(inside)
-        with trio.move_on_after(PATIENCE):
+        with trio.move_on_after(BLOCKED_AFTER):
             await done.wait()
-        return taken[0] if taken else self._blocked()
+        return taken[0] if taken else self._blocked_in()
 
     def _tree(self) -> str:
         if self._root is None:
             return "the runtime does not run"
         try:
-            return _cut(_lines_of(self._root, 0))
+            return _bounded(_lines_of(self._root, 0))
         except Exception as error:  # somebody's odd awaitable; out of a callback it would end the loop
             log.exception("the task tree could not be taken")
             return f"the task tree could not be taken: {type(error).__name__}"
 
-    def _blocked(self) -> str:
+    def _blocked_in(self) -> str:
         frame = sys._current_frames().get(self._thread)
         if frame is None:
             return "the thread of the runtime has ended"
         frames = reversed(list(traceback.walk_stack(frame)))
-        head = f"the loop did not answer within {PATIENCE:g} s; its thread is in"
-        return _cut([head, *_frames(frames, "  ")])
+        head = f"the loop did not answer within {BLOCKED_AFTER:g} s; its thread is in"
+        return _bounded([head, *_frames(frames, "  ")])
 
 
 def _lines_of(root: trio.lowlevel.Task, depth: int) -> Iterator[str]:
@@ -98,8 +98,8 @@ def _lines_of(root: trio.lowlevel.Task, depth: int) -> Iterator[str]:
     shown = 0
     while waiting:
         task, depth = waiting.pop()
-        if shown == MOST_TASKS:
-            yield f"... more than {MOST_TASKS} tasks"
+        if shown == MAX_TASKS_SHOWN:
+            yield f"... more than {MAX_TASKS_SHOWN} tasks"
             return
         shown += 1
         indent = "  " * depth
@@ -107,7 +107,7 @@ def _lines_of(root: trio.lowlevel.Task, depth: int) -> Iterator[str]:
         yield f"{indent}{task.name}"
         yield from _frames(task.iter_await_frames(), f"{indent}    ")
         children = [child for nursery in task.child_nurseries for child in nursery.child_tasks]
-        # Sets have no order; by name, two pictures can be compared.
+        # Sets have no order; sorted by name, two trees can be compared.
         children.sort(key=lambda child: child.name, reverse=True)
         waiting += [(child, depth + 1) for child in children]
 
@@ -118,18 +118,18 @@ def _frames(frames: Iterable[tuple[FrameType, int]], indent: str) -> Iterator[st
         for frame, line in frames
         if frame.f_code.co_filename != _TRAPS
     ]
-    if len(lines) > MOST_FRAMES:
-        yield f"{indent}... {len(lines) - MOST_FRAMES} outer frames"
-    yield from lines[-MOST_FRAMES:]
+    if len(lines) > MAX_FRAMES:
+        yield f"{indent}... {len(lines) - MAX_FRAMES} outer frames"
+    yield from lines[-MAX_FRAMES:]
 
 
 def _short(file: str) -> str:
-    """Return a path as it is imported: what comes before says only where it is installed."""
+    """Return a path below the folder that it is imported from: what comes before says nothing of the code."""
     folders = [os.path.join(folder, "") for folder in sys.path if folder]
     return file[max((len(folder) for folder in folders if file.startswith(folder)), default=0) :]
 
 
-def _cut(lines: Iterable[str]) -> str:
+def _bounded(lines: Iterable[str]) -> str:
     # Names of tasks and files can be anything, and this goes into JSON and onto terminals.
     text = "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
     if len(text) <= MAX_TASK_TREE:

@@ -324,7 +324,7 @@ async def test_a_blocked_loop_is_seen_from_another_thread_while_it_is_blocked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_health, "MAX_LAG", 0.1)
-    monkeypatch.setattr(task_tree, "PATIENCE", 0.05)
+    monkeypatch.setattr(task_tree, "BLOCKED_AFTER", 0.05)
     server = NativeServer()
     rt = runtime(server, Blocks)
     health, metrics = Health(rt), RuntimeMetrics(rt)

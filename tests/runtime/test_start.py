@@ -16,7 +16,7 @@ import trio
 import trio.testing
 
 from exotrio import BaseNode, LifecycleError, Runtime
-from exotrio._runtime.entry import TOGETHER, StopRequests, stop_signals
+from exotrio._runtime.entry import SAME_REQUEST, StopRequests, stop_signals
 from exotrio._util import deadlines
 from exotrio.cli.commands.server import _stop_on_signals
 from tests.support.doubles import V0Server, runtime
@@ -167,7 +167,7 @@ async def test_the_server_stops_at_any_of_them_and_cuts_off_only_at_a_second_req
         signal.raise_signal(signal.SIGHUP)
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert not everything.cancel_called
-        await trio.sleep(TOGETHER)
+        await trio.sleep(SAME_REQUEST)
         signal.raise_signal(signal.SIGTERM)
         with trio.fail_after(10):
             while not everything.cancel_called:  # noqa: ASYNC110 - a scope cannot be waited for
