@@ -24,7 +24,7 @@ import click
 from exotrio.cli.exit_codes import exit_code
 from exotrio.cli.groups import LazyCommands
 from exotrio.cli.terminal.logs import print_error
-from exotrio.cli.terminal.output import prepare_streams, print_message, settle
+from exotrio.cli.terminal.output import flush_streams, prepare_streams, print_message
 from exotrio.errors import ConfigurationError, ExotrioError
 
 _COMMANDS = {
@@ -92,7 +92,7 @@ def main(args: list[str] | None = None) -> None:
         print_message(f"error: the output could not be written: {error.strerror}")
         sys.exit(1)
     finally:
-        settle()
+        flush_streams()
 
 
 def _require_working_directory() -> None:

@@ -1,4 +1,4 @@
-"""Loading a user's file or module, and finding the Runtime and the Graph in it."""
+"""Loads a user's file or module, and finds the Runtime and the Graph in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import sys
 import sysconfig
 import traceback
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from exotrio._http.endpoint import ambient_endpoint
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.exceptions import first_leaf
 from exotrio._util.validation import readable_errors
+from exotrio._util.words import plural
 from exotrio.cli.exit_codes import ModuleInvalid
 from exotrio.cli.program import python_line
 from exotrio.cli.terminal.words import closest, meant
@@ -29,17 +31,17 @@ from exotrio.graph import Graph
 
 T = TypeVar("T")
 
-_NOT_THE_USERS = (
+_FOREIGN_PREFIXES = (
     os.path.join(Path(exotrio.__file__).parent, ""),
     *(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib", "purelib", "platlib")),
     "<frozen ",
 )
-"""Beginnings of the names of files that a user did not write."""
-_INSTALLED = frozenset({"site-packages", "dist-packages"})
-"""Folders of installed packages; an environment may use those of others beside its own."""
+"""Prefixes of the paths of files that the user did not write."""
+_PACKAGE_FOLDERS = frozenset({"site-packages", "dist-packages"})
+"""Folders of installed packages; an environment may use those of other environments too."""
 
 
-_TARGET = "give the path of a Python file, or the name of a module"
+_FIX = "give the path of a Python file, or the name of a module"
 
 
 class TargetMissing(ModuleInvalid):
@@ -66,25 +68,23 @@ class Loaded:
             ModuleInvalid: there is none, or several and none was named.
         """
         found = self._of_type(Runtime)
-        if self.attribute is not None:
-            if self.attribute not in found:
-                is_graph = self.attribute in self._of_type(Graph)
-                raise ModuleInvalid(
-                    f"{self.target} has no Runtime {self.attribute!r}" + meant(self.attribute, found),
-                    where=f"looked up because of '{self.target}:{self.attribute}'"
-                    + ("; that is a Graph, which is chosen with --graph" if is_graph else ""),
-                    fix=f"it has: {', '.join(found) or 'none'}",
-                )
-            return found[self.attribute]
-        if len(found) != 1:
-            raise ModuleInvalid(
-                f"{self.target} has {_how_many(found, 'Runtime')} at its top level",
-                where=", ".join(found),
-                fix=f"name one: {self.target}:{next(iter(found))}"
-                if found
-                else "write: runtime = Runtime(namespace=..., name=..., nodes=[...])",
+        name = self.attribute
+        if name is None:
+            return self._only(
+                found,
+                "Runtime",
+                name_one=f"name one: {self.target}:{next(iter(found), '')}",
+                write_one="write: runtime = Runtime(namespace=..., name=..., nodes=[...])",
             )
-        return next(iter(found.values()))
+        if name not in found:
+            is_graph = name in self._of_type(Graph)
+            raise ModuleInvalid(
+                f"{self.target} has no Runtime {name!r}{meant(name, found)}",
+                where=f"looked up because of '{self.target}:{name}'"
+                + ("; that is a Graph, which is chosen with --graph" if is_graph else ""),
+                fix=f"it has: {', '.join(found) or 'none'}",
+            )
+        return found[name]
 
     def graph(self, name: str | None) -> Graph:
         """Return the module's Graph with this name (its own, or its variable's), or the only one.
@@ -92,26 +92,32 @@ class Loaded:
         Raises:
             ModuleInvalid: there is none like that, or several and none was named.
         """
-        found = self._of_type(Graph)
+        variables = self._of_type(Graph)
+        by_own_name = {graph.name: graph for graph in variables.values()}
         if name is None:
-            if len(found) != 1:
-                names = ", ".join(graph.name for graph in found.values())
-                raise ModuleInvalid(
-                    f"{self.target} has {_how_many(found, 'Graph')} at its top level",
-                    where=names,
-                    fix="name one with --graph NAME"
-                    if found
-                    else "write: graph = Graph('my-graph', nodes=[...])",
-                )
-            return next(iter(found.values()))
-        by_name = {**found, **{graph.name: graph for graph in found.values()}}
-        if name not in by_name:
-            raise ModuleInvalid(
-                f"{self.target} has no Graph {name!r}" + meant(name, by_name),
-                where="asked for with --graph",
-                fix=f"it has: {', '.join(graph.name for graph in found.values()) or 'none'}",
+            return self._only(
+                {graph.name: graph for graph in variables.values()},
+                "Graph",
+                name_one="name one with --graph NAME",
+                write_one="write: graph = Graph('my-graph', nodes=[...])",
             )
-        return by_name[name]
+        found = {**variables, **by_own_name}
+        if name not in found:
+            raise ModuleInvalid(
+                f"{self.target} has no Graph {name!r}{meant(name, found)}",
+                where="asked for with --graph",
+                fix=f"it has: {', '.join(by_own_name) or 'none'}",
+            )
+        return found[name]
+
+    def _only(self, found: Mapping[str, T], kind: str, *, name_one: str, write_one: str) -> T:
+        if len(found) != 1:
+            raise ModuleInvalid(
+                f"{self.target} has {plural(len(found), kind) if found else f'no {kind}'} at its top level",
+                where=", ".join(found),
+                fix=name_one if found else write_one,
+            )
+        return next(iter(found.values()))
 
     def graphs(self) -> list[Graph]:
         """Return every Graph at the module's top level."""
@@ -137,29 +143,29 @@ def load(target: str) -> Loaded:
     for scripts. A Runtime that the module builds needs no state manager yet.
 
     Raises:
-        ModuleInvalid: there is no such file or module, it fails while it is loaded, or starts its
-            Runtime meanwhile.
+        ModuleInvalid: there is no such file or module, it fails to load, or it starts its Runtime
+            while it is loaded.
         ConfigurationError: it builds a Runtime or a node class that cannot be used.
     """
     path, attribute = split_target(target)
     if not path:
         raise TargetMissing(
-            "no file or module is named", where=f"in the argument {target!r}" if target else "", fix=_TARGET
+            "no file or module is named", where=f"in the argument {target!r}" if target else "", fix=_FIX
         )
     try:
-        # What the module prints while it is loaded is no result of the command.
+        # What the module prints while it is loaded is not a result of the command.
         with ambient_endpoint(None), redirect_stdout(sys.stderr):
             module = _import_file(Path(path)) if is_file(path) else _import_module(path)
     except ModuleInvalid:
         raise
     except (Exception, SystemExit) as error:
-        raise _explained(error, path) from error
+        raise _load_error(error, path) from error
     return Loaded(path, attribute, module)
 
 
-def _explained(error: BaseException, path: str) -> ExotrioError:
-    """Return what to tell about an exception that the module raised while it was loaded."""
-    # What runs in a loop of the module's own arrives in groups.
+def _load_error(error: BaseException, path: str) -> ExotrioError:
+    """Return the error to raise for an exception that the module raised while it was loaded."""
+    # An event loop that the module runs raises groups.
     leaf = first_leaf(error)
     place = _place(leaf) or _place(error)
     if isinstance(leaf, LifecycleError):
@@ -176,10 +182,10 @@ def _explained(error: BaseException, path: str) -> ExotrioError:
         return ModuleInvalid(
             f"{path} declares a {leaf.title} that breaks rules", readable_errors(leaf), where=place
         )
-    told = str(leaf).strip().splitlines()
+    lines = str(leaf).strip().splitlines()
     command = python_line([path] if is_file(path) else ["-m", path])
     return ModuleInvalid(
-        f"{path} failed while it was loaded: {type(leaf).__name__}" + (f": {told[0]}" if told else ""),
+        f"{path} failed while it was loaded: {type(leaf).__name__}" + (f": {lines[0]}" if lines else ""),
         where=place,
         fix=f"see the whole traceback with: {command}",
     )
@@ -207,14 +213,14 @@ def _import_file(path: Path) -> ModuleType:
         raise TargetMissing(
             f"{path} is a folder" if path.is_dir() else f"there is no file {path}{instead}",
             where=f"looked up in {path.parent.absolute()}",
-            fix=_TARGET,
+            fix=_FIX,
         )
     sys.path.insert(0, str(path.resolve().parent))
-    # A name of its own, so that a file called like a package it imports does not hide it.
+    # Not the name of the file, which may be the name of a package that it imports.
     name = f"exotrio_app_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ModuleInvalid(f"{path} is no Python file", fix="give a file whose name ends in .py")
+        raise ModuleInvalid(f"{path} is not a Python file", fix="give a file whose name ends in .py")
     module = importlib.util.module_from_spec(spec)
     # pydantic looks the module up while it resolves the annotations of classes in it.
     sys.modules[name] = module
@@ -234,9 +240,9 @@ def _import_module(name: str) -> ModuleType:
 
 def _no_module(name: str) -> ModuleInvalid:
     if os.path.isfile(name):
-        return ModuleInvalid(f"{name} is no Python file", fix="give a file whose name ends in .py")
+        return ModuleInvalid(f"{name} is not a Python file", fix="give a file whose name ends in .py")
     if ":" in name:
-        fix = "behind the colon belongs the name of a Runtime's variable, as in app.py:runtime"
+        fix = "write the name of a Runtime's variable after the colon, as in app.py:runtime"
     else:
         file = Path(*name.split(".")).with_suffix(".py")
         fix = f"for a file give its path, such as {os.curdir}{os.sep}{file}"
@@ -249,7 +255,7 @@ def _place(error: BaseException) -> str:
 
 
 def users_line(error: BaseException) -> tuple[str, int | None] | None:
-    """Return file and line of the innermost frame that is the user's, as far as that can be told."""
+    """Return file and line of the innermost frame in the user's code, if there is one."""
     if isinstance(error, SyntaxError) and error.filename:
         return error.filename, error.lineno
     frames = _users_frames(error)
@@ -257,14 +263,11 @@ def users_line(error: BaseException) -> tuple[str, int | None] | None:
 
 
 def users_traceback(error: BaseException) -> str:
-    """Return how ``load`` came to an error of the module: the user's own lines, the innermost last.
-
-    Empty if it has none, as where the file itself is missing.
-    """
+    """Return the part of an error's traceback that is in the user's code; empty if nothing is."""
     leaf = first_leaf(error.__cause__ or error)
     lines = traceback.format_list(_users_frames(leaf))
     if isinstance(leaf, SyntaxError):
-        # What it is about stands in no frame.
+        # The line it is about is not in a frame.
         lines += traceback.TracebackException.from_exception(leaf).format_exception_only()
     return "".join(lines).rstrip("\n")
 
@@ -273,7 +276,7 @@ def users_files(error: BaseException | None = None) -> list[str]:
     """Return the files of all modules loaded so far that are the user's.
 
     Args:
-        error: Raised by ``load``. The files it came from are among them: what fails is not kept loaded.
+        error: Raised by ``load``. Its files are added: Python does not keep a module that failed loaded.
     """
     found = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     if error is not None:
@@ -289,8 +292,4 @@ def _users_frames(error: BaseException) -> list[traceback.FrameSummary]:
 
 
 def _is_users(file: str) -> bool:
-    return not file.startswith(_NOT_THE_USERS) and not _INSTALLED & {*Path(file).parts}
-
-
-def _how_many(found: dict[str, T], what: str) -> str:
-    return f"{len(found)} {what}s" if found else f"no {what}"
+    return not file.startswith(_FOREIGN_PREFIXES) and not _PACKAGE_FOLDERS & {*Path(file).parts}

@@ -42,7 +42,7 @@ from exotrio.cli.exit_codes import ABANDONED, INTERRUPTED, bare_errors, exit_cod
 from exotrio.cli.load import Loaded as Module
 from exotrio.cli.load import TargetMissing, load, users_files, users_traceback
 from exotrio.cli.terminal.logs import configure_logs
-from exotrio.cli.terminal.output import prepare_streams, settle
+from exotrio.cli.terminal.output import flush_streams, prepare_streams
 from exotrio.errors import ExotrioError
 
 log = logging.getLogger("exotrio.cli")
@@ -124,7 +124,7 @@ def main() -> int:
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt
-        settle()
+        flush_streams()
 
 
 async def _run(runtime: Runtime, dev: _Dev) -> int:

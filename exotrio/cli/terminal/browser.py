@@ -1,7 +1,7 @@
-"""Opening a page in the browser of whoever sits at this machine, and signing it in.
+"""Opens a page in the browser of the user, signed in.
 
-A link that signs in must be neither in the arguments of a process, which every user of the machine can list,
-nor in a log. It goes into a page that only its owner can read, and the browser is given that file.
+A link that signs in must not be in the arguments of a process, which every user of the machine can list, nor
+in a log. It is written into a file that only its owner can read, and the browser opens that file.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _PAGE = """<!doctype html>
 <a href="{link}">Open the dashboard</a>
 """
 
-_OF_TERMINALS = frozenset({"www-browser", "links", "elinks", "lynx", "w3m", "links2"})
+_TERMINAL_BROWSERS = frozenset({"www-browser", "links", "elinks", "lynx", "w3m", "links2"})
 
 
 async def open_in_browser(url: str) -> bool:
-    """Open a page and return whether some browser took it. Never fails.
+    """Open a page and return whether a browser accepted it. Never fails.
 
-    A browser that runs in the terminal is not opened unless ``BROWSER`` names it: it would take the
-    screen that this program writes on.
+    A browser that runs in the terminal is not opened unless ``BROWSER`` names it: it would take over
+    the screen that this program writes to.
 
     Cancellation:
         Safe; the page may still appear.
@@ -44,21 +44,21 @@ async def open_in_browser(url: str) -> bool:
 
 def _open(url: str) -> bool:
     try:
-        # Not webbrowser.open, which falls back on whatever else there is.
+        # Not webbrowser.open, which would fall back to one in the terminal.
         browser = webbrowser.get()
-        if not os.environ.get("BROWSER") and os.path.basename(str(browser.name)) in _OF_TERMINALS:
+        if not os.environ.get("BROWSER") and os.path.basename(str(browser.name)) in _TERMINAL_BROWSERS:
             return False
         return browser.open(url)
-    except (webbrowser.Error, OSError, ValueError):  # ValueError: a BROWSER that is no command line
+    except (webbrowser.Error, OSError, ValueError):  # ValueError: BROWSER is not a command line
         return False
 
 
 @contextmanager
 def sign_in_page(db: str) -> Iterator[Path]:
-    """Give the place of a page for ``write_redirect``; at the end it is removed.
+    """Yield the path of a page for ``write_redirect``; at the end it is removed.
 
     Args:
-        db: The database that it is for, which stands beside it; one in memory has a folder made for it.
+        db: The database, beside which the page is; for one in memory it is in a temporary folder.
     """
     if db == MEMORY:
         with TemporaryDirectory(prefix="exotrio-") as folder:
@@ -73,13 +73,13 @@ def sign_in_page(db: str) -> Iterator[Path]:
 
 
 def write_redirect(page: Path, link: str) -> None:
-    """Write a page, for its owner only, that leads on to a link.
+    """Write a page, readable by its owner only, that redirects to a link.
 
     Raises:
         ConfigurationError: it cannot be written.
     """
     try:
-        # Made anew: what somebody else put there is neither written to nor followed.
+        # A new file: one that another user put there is neither written to nor followed.
         page.unlink(missing_ok=True)
         with open(
             page, "x", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)
@@ -87,6 +87,6 @@ def write_redirect(page: Path, link: str) -> None:
             file.write(_PAGE.format(link=escape(link)))
     except OSError as error:
         raise ConfigurationError(
-            f"the page {page}, to sign in with, cannot be written: {error.strerror}",
+            f"the sign-in page {page} cannot be written: {error.strerror}",
             fix="check the folder of the database and the free space of its disk",
         ) from error

@@ -1,4 +1,4 @@
-"""Log lines as JSON objects, for machines that collect them."""
+"""Log lines as JSON objects."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from exotrio._util.terminal_text import harmless_json
 from exotrio._util.times import timestamp
 
 FIELDS = ("run", "state", "node", "attempt", "phase")
-"""Beside time, level, logger, message and exception."""
+"""Fields beside time, level, logger, message and exception."""
 
 
 class JsonFormatter(logging.Formatter):
     """One object per line: time (UTC), level, logger, message; run, state, node, attempt and phase
     where they are known; exception with its traceback.
 
-    The state is the one that a line is about, or in whose execution it was written. Values of that
-    state's secrets are masked, whoever wrote them.
+    The state is the one that a line is about, or in whose execution it was written. The values of its
+    secrets are masked, also in lines of other libraries.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line. One that cannot be formatted comes out raw, with the reason."""
+        """Return the line; if its message cannot be formatted, the raw one with the reason."""
         context = state_context.get()
         redactor = NO_SECRETS if context is None else context.redactor
         try:
@@ -56,7 +56,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _plain(value: object, redactor: Redactor) -> object:
-    # Anything can be given as `extra`, and text can hold what UTF-8 cannot.
+    # `extra` may contain anything, and text may contain characters that UTF-8 lacks.
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     return sendable(redactor.redact(str(value)))

@@ -1,4 +1,4 @@
-"""Logging of the command line: to standard error, so that standard output stays the result's."""
+"""Logging of the command line: to standard error, since standard output is for results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def log_format_option(function: F) -> F:
         type=click.Choice([TEXT, JSON]),
         default=TEXT,
         show_default=True,
-        help="Form of the log: lines to read, or one JSON object per line for machines.",
+        help="Format of the log: text, or one JSON object per line.",
     )
     decorated: F = option(function)
     return decorated
@@ -40,8 +40,8 @@ def configure_logs(*, verbose: int, quiet: bool = False, form: str = TEXT) -> No
     Args:
         verbose: 0 for INFO, 1 or more for DEBUG.
         quiet: Only warnings and errors.
-        form: ``text``: lines of exotrio. ``json``: those of everybody in the process, node code
-            included, since a line in another form would be lost on whoever collects them.
+        form: ``text``: only lines of exotrio. ``json``: lines of all loggers in the process, node code
+            included: collectors drop lines in another format.
     """
     global _form
     _form = form
@@ -57,7 +57,7 @@ def configure_logs(*, verbose: int, quiet: bool = False, form: str = TEXT) -> No
         root.addHandler(handler)
         root.setLevel(max(level, logging.INFO))
         for chatty in ("httpx", "httpcore"):
-            # A line for every request would drown the rest.
+            # They log a line for every request.
             logging.getLogger(chatty).setLevel(logging.WARNING)
         logging.captureWarnings(True)
         return
@@ -66,7 +66,7 @@ def configure_logs(*, verbose: int, quiet: bool = False, form: str = TEXT) -> No
 
 
 def show_warnings() -> None:
-    """Send warnings to standard error until the command ends: for commands that log nothing else."""
+    """Send warnings to standard error until the command ends, for commands that log nothing else."""
     handler = _StandardError()
     handler.setLevel(logging.WARNING)
     handler.setFormatter(TextFormatter())
@@ -76,20 +76,20 @@ def show_warnings() -> None:
 
 
 class TextFormatter(logging.Formatter):
-    """Lines to read. Names and errors are anybody's: what they hold is shown and not obeyed, and further
-    lines are moved in, so that none of them passes for a line of the log."""
+    """Text lines. Names and errors may come from strangers: control characters are escaped, and further lines
+    are indented, so that none of them looks like a line of the log."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
         self.converter = time.gmtime
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, and those of a traceback below it."""
+        """Return the line, and a traceback below it."""
         return harmless(indented(super().format(record), "  "))
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
-    """Writes to what standard error is by then: bars on a terminal replace it, to stay below the lines."""
+    """Writes to ``sys.stderr`` as it is at that moment: progress bars replace it, to stay below the lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -97,7 +97,7 @@ class _StandardError(logging.StreamHandler[TextIO]):
 
 
 def print_error(error: ExotrioError) -> None:
-    """Say why the command ends: three lines for people; for machines one of the log."""
+    """Print why the command ends: as up to three lines of text, or as one JSON line of the log."""
     if _form == JSON:
         log.critical("%s", error)
     else:

@@ -1,4 +1,4 @@
-"""Writing to readers that may have gone away: ``| head``, a closed terminal, a full disk."""
+"""Printing results and messages, also to a reader that went away (``| head``), or onto a full disk."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from exotrio.errors import ExotrioError
 
 def prepare_streams() -> None:
     """Make writing to the standard streams safe, however this process was started."""
-    # The next file that is opened gets the number of a closed stream. Were that the database, lines
-    # meant for standard error would be written into it.
+    # The next file that is opened would get the number of a closed stream. If that were the database, lines
+    # for standard error would be written into it.
     for number in range(3):
         try:
             os.fstat(number)
@@ -30,64 +30,64 @@ def prepare_streams() -> None:
         sys.stdout = os.fdopen(1, "w")
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w")
-    # Outputs of nodes may hold what the terminal's encoding lacks; that is no reason to show nothing.
+    # Outputs of nodes may contain characters that the encoding of the terminal lacks.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def print_message(text: str) -> None:
-    """Print a line to standard error, if anybody can still read it. Losing it must not end a run."""
+    """Print a message to standard error. If it cannot be written it is lost: that must not end a run."""
     with suppress(OSError):
         click.echo(harmless(text), err=True)
 
 
 def print_json(body: Any, *, fix: str = "") -> None:
     """Print a result as JSON, as ``print_text`` does."""
-    print_text(json.dumps(body, indent=2), fix=fix)  # in ASCII, so there is nothing to make harmless
+    print_text(json.dumps(body, indent=2), fix=fix)  # ASCII, without control characters
 
 
 def print_text(text: str, *, fix: str = "") -> None:
-    """Print a result to standard output. A reader that has seen enough is no error.
+    """Print a result to standard output. A reader that went away is not an error.
 
     Args:
-        text: What to print; control characters in it are shown, not sent.
+        text: What to print; control characters in it are shown as escapes.
         fix: What to do if it cannot be written.
 
     Raises:
         ExotrioError: it cannot be written.
     """
-    with _readers(fix):
+    with _result_errors(fix):
         click.echo(harmless(text), file=sys.stdout)
         sys.stdout.flush()
 
 
 def print_lines(lines: Iterable[str], *, fix: str = "") -> None:
-    """Print a result line by line, as ``print_text`` does. No line begins another one, whatever it holds."""
+    """Print a result line by line, as ``print_text`` does; line breaks within a line are escaped."""
     print_text("\n".join(line.replace("\n", "\\n") for line in lines), fix=fix)
 
 
 def print_bytes(content: bytes) -> None:
-    """Write a result that is no text to standard output, as it is. As ``print_text``, else.
+    """Write binary content to standard output; otherwise as ``print_text``.
 
     Raises:
         ExotrioError: it cannot be written.
     """
-    with _readers():
+    with _result_errors():
         sys.stdout.flush()
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
 
 
 @contextmanager
-def _readers(fix: str = "") -> Iterator[None]:
-    """Let no reader that has seen enough be an error."""
+def _result_errors(fix: str = "") -> Iterator[None]:
+    """Ignore a reader that went away; raise ExotrioError if the result cannot be written."""
     try:
         yield
     except BrokenPipeError:
-        forget_reader(sys.stdout)
+        discard_output(sys.stdout)
     except OSError as error:
-        forget_reader(sys.stdout)
+        discard_output(sys.stdout)
         raise ExotrioError(
             f"the result could not be written: {error.strerror}",
             where="while writing to standard output",
@@ -96,7 +96,7 @@ def _readers(fix: str = "") -> Iterator[None]:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table as wide as it needs to be: an id that was cut is of no use to a pipe."""
+    """Return the lines of a table, as wide as its cells need: a truncated id would be useless in a pipe."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -105,7 +105,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     for head in heads:
         shown.add_column(head, no_wrap=True)
     for row in rows:
-        shown.add_row(*(Text(one_line(cell)) for cell in row))  # as text: names may look like rich's markup
+        shown.add_row(*(Text(one_line(cell)) for cell in row))  # a name may look like rich's markup
     console = Console(file=io.StringIO(), width=10_000, color_system=None)
     with console.capture() as captured:
         console.print(shown)
@@ -113,17 +113,17 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def error_message(error: str | None) -> str:
-    """Return the line of an error that says what happened, or that there is none."""
+    """Return the line of an error that says what happened, or ``no text``."""
     return one_line(message_line(error)) or "no text"
 
 
 def indented(text: str, by: str) -> str:
-    """Return ``text`` with every line after the first moved in."""
+    """Return ``text`` with every line after the first indented."""
     return text.replace("\n", f"\n{by}")
 
 
 def pairs(values: Mapping[str, Any], by: str, between: str = " = ") -> list[str]:
-    """Return a line ``name = value`` for each value, moved in; further lines of a value stand deeper."""
+    """Return an indented line ``name = value`` for each value; further lines of a value are indented more."""
     lines = []
     for name, value in values.items():
         first, *more = str(value).split("\n")
@@ -131,18 +131,18 @@ def pairs(values: Mapping[str, Any], by: str, between: str = " = ") -> list[str]
     return lines
 
 
-def settle() -> None:
-    """Write what the streams still hold. What nobody can read would fail when the interpreter ends."""
+def flush_streams() -> None:
+    """Flush the standard streams. With a reader that went away the interpreter would fail at its end."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError):
-            forget_reader(stream)
+            discard_output(stream)
 
 
-def forget_reader(stream: TextIO) -> None:
-    """Send what is still to come nowhere."""
+def discard_output(stream: TextIO) -> None:
+    """Discard what is still written to a stream."""
     with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, stream.fileno())
+        os.close(devnull)

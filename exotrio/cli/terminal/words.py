@@ -1,4 +1,4 @@
-"""Did you mean: the known name that is closest to a mistyped one. Pure."""
+"""The known name that is closest to a mistyped one, and lists of names, for messages. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def closest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | No
     """Return the known name that ``name`` most resembles, or None if none is close.
 
     Args:
-        cutoff: How alike they have to be; 1 is equal. Ids resemble each other by chance, names do not.
+        cutoff: How similar they must be; 1 is equal. Use more for ids, which are similar by chance.
     """
     spellings: dict[str, str] = {}
     for each in known:
