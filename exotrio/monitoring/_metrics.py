@@ -7,9 +7,10 @@ ours, never the id of a run or a state: each value of a label is a time series o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from platform import python_version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exotrio._runtime.lifecycle import Phase
 from exotrio._util.events import POLL_RESULTS, Event, LeaseLost, Polled, Requested, StateEnded
@@ -48,41 +49,32 @@ class RuntimeMetrics:
 
         self._runtime = runtime
         self.registry = CollectorRegistry() if registry is None else registry
+        counter = partial(Counter, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
         try:
             self.registry.register(_Gauges(runtime))
-            self._states = Counter(
+            self._states = counter(
                 "exotrio_states_total",
                 "Claimed states that are no longer held, by what became of them.",
                 ["node", "outcome"],
-                registry=self.registry,
             )
-            self._durations = Histogram(
+            self._durations = histogram(
                 "exotrio_state_duration_seconds",
                 "From when a worker took a state until its node ended.",
                 ["node"],
                 buckets=STATE_BUCKETS,
-                registry=self.registry,
             )
-            self._polls = Counter(
-                "exotrio_polls_total", "Claims, by their result.", ["result"], registry=self.registry
-            )
-            self._requests = Histogram(
+            self._polls = counter("exotrio_polls_total", "Claims, by their result.", ["result"])
+            self._requests = histogram(
                 "exotrio_manager_request_duration_seconds",
                 "Requests to the state manager; the code is 'none' where no answer came.",
                 ["op", "code"],
                 buckets=REQUEST_BUCKETS,
-                registry=self.registry,
             )
-            self._lost = Counter(
-                "exotrio_leases_lost_total",
-                "States the state manager gave to somebody else.",
-                registry=self.registry,
+            self._lost = counter(
+                "exotrio_leases_lost_total", "States the state manager gave to another runtime."
             )
-            self._released = Counter(
-                "exotrio_released_total",
-                "States handed back, unstarted or cancelled.",
-                registry=self.registry,
-            )
+            self._released = counter("exotrio_released_total", "States released, unstarted or cancelled.")
         except ValueError as error:
             raise ConfigurationError(
                 "these metrics cannot be registered",
@@ -125,7 +117,7 @@ class _Gauges:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    def describe(self) -> list[Any]:
+    def describe(self) -> list[Metric]:
         """Return the metrics, for the registry to check their names."""
         return list(self.collect())
 
