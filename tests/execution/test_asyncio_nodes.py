@@ -199,7 +199,7 @@ def test_no_asyncio_is_loaded_for_nodes_that_do_not_ask_for_it() -> None:
 
 
 @pytest.mark.parametrize("what", [lambda: asyncio.sleep(1), lambda: asyncio.sleep(0)])
-async def test_a_node_that_was_to_ask_for_asyncio_is_told_so(what: Any) -> None:
+async def test_an_asyncio_node_without_event_loop_gets_a_note_that_says_so(what: Any) -> None:
     async def execute(self: BaseNode) -> None:
         await what()
 
@@ -467,7 +467,7 @@ async def test_a_value_returned_all_the_same_counts(mock_clock: MockClock) -> No
     assert await run_node(node(execute, timeout=30)) == Executed([{"text": "timed out"}])
 
 
-async def test_what_a_cancelled_node_raises_is_told_with_its_frames_only(mock_clock: MockClock) -> None:
+async def test_what_a_cancelled_node_raises_is_logged_with_its_frames_only(mock_clock: MockClock) -> None:
     jump = jumping(mock_clock)
 
     async def execute(self: BaseNode) -> None:
@@ -510,7 +510,7 @@ class Swallowing:
         self.execute = execute
 
 
-async def test_a_node_that_swallows_its_cancellation_is_left_behind_and_the_loop_goes_on(
+async def test_a_node_that_swallows_its_cancellation_is_stuck_and_the_loop_goes_on(
     mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     jump = jumping(mock_clock)
@@ -538,7 +538,7 @@ async def test_a_node_that_swallows_its_cancellation_is_left_behind_and_the_loop
     assert rt.summary.completed == 3
 
 
-async def test_too_many_nodes_left_behind_hold_asyncio_nodes_back_and_nothing_else(
+async def test_too_many_stuck_nodes_keep_asyncio_nodes_from_being_begun_and_no_others(
     mock_clock: MockClock,
 ) -> None:
     jump = jumping(mock_clock)

@@ -398,7 +398,7 @@ async def test_a_state_for_a_node_that_is_not_here_is_errored(autojump_clock: An
 
 
 @pytest.mark.parametrize("status", [500, 404, 401])
-async def test_a_state_whose_secrets_cannot_be_had_goes_back_and_is_never_errored(
+async def test_a_state_whose_secrets_cannot_be_fetched_is_released_and_never_errored(
     autojump_clock: Any, status: int
 ) -> None:
     from tests.support.doubles import Fails, reply

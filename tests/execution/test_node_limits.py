@@ -102,7 +102,7 @@ async def test_a_value_returned_after_the_timeout_counts(autojump_clock: MockClo
         (lambda: ReQueueAfterSignal(timedelta(1)), "ReQueueAfterSignal"),
     ],
 )
-async def test_anything_raised_after_the_timeout_is_told_with_the_timeout(
+async def test_anything_raised_after_the_timeout_is_reported_with_the_timeout(
     autojump_clock: MockClock, make: Any, text: str
 ) -> None:
     async def execute(self: BaseNode) -> None:
@@ -240,7 +240,7 @@ class Hanging:
         self.node = node(execute, timeout=timeout)
 
 
-async def test_a_plain_node_is_left_behind_at_its_timeout_and_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_plain_node_is_told_at_its_timeout_and_stuck(caplog: pytest.LogCaptureFixture) -> None:
     hanging = Hanging()
     server = V0Server()
     server.add("Digest")
@@ -261,7 +261,7 @@ async def test_a_plain_node_is_left_behind_at_its_timeout_and_told(caplog: pytes
     assert (rt.summary.errored, rt.summary.completed) == (1, 0)
 
 
-async def test_threads_left_behind_take_no_place_from_the_workers() -> None:
+async def test_stuck_threads_take_no_place_from_the_workers() -> None:
     hanging = Hanging()
     server = V0Server()
     server.add("Digest", 3)
@@ -272,7 +272,7 @@ async def test_threads_left_behind_take_no_place_from_the_workers() -> None:
     hanging.release.set()
 
 
-async def test_too_many_threads_left_behind_hold_plain_nodes_back_and_nothing_else(
+async def test_too_many_stuck_threads_keep_plain_nodes_from_being_begun_and_no_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def quick(self: BaseNode) -> None:
@@ -302,7 +302,7 @@ async def test_too_many_threads_left_behind_hold_plain_nodes_back_and_nothing_el
     assert "plain def nodes are begun again" in caplog.text
 
 
-async def test_a_plain_node_that_was_told_to_stop_before_its_timeout_has_its_time_to_come_back() -> None:
+async def test_a_plain_node_that_was_told_to_stop_before_its_timeout_has_time_to_return() -> None:
     began = trio.Event()
     token = trio.lowlevel.current_trio_token()
 
@@ -325,7 +325,7 @@ async def test_a_plain_node_that_was_told_to_stop_before_its_timeout_has_its_tim
     assert server.states["0" * 24].result == [{"text": "cancelling"}]
 
 
-async def test_a_plain_node_in_time_is_not_left_behind() -> None:
+async def test_a_plain_node_in_time_is_not_stuck() -> None:
     assert await run_node(node(lambda self: Text(text="a"), timeout=20)) == Executed([{"text": "a"}])
 
 
@@ -470,7 +470,7 @@ async def test_a_state_that_is_released_frees_its_place(autojump_clock: MockCloc
     [first] = server.add("Digest", name="first")
     server.add("Digest", name="second")
     rt = runtime(server, node(execute, concurrency=1, Inputs=Inputs, Secrets=Secrets))
-    # The first goes back again and again, since its secrets cannot be had; each time the place is free.
+    # The first is released again and again, since its secrets cannot be fetched; each time the place is free.
     async with trio.open_nursery() as nursery:
         nursery.start_soon(rt.run)
         await server.until(lambda: server.states[first].deliveries >= 2)

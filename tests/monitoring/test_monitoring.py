@@ -92,7 +92,7 @@ async def test_whoever_listens_hears_of_claims_requests_and_every_state_that_is_
     assert {("discover", 200), ("register", 200), ("claim", 200), ("outcomes", 200)} <= asked
 
 
-async def test_an_observer_that_fails_costs_no_outcome_and_is_told_nothing_more(
+async def test_an_observer_that_fails_costs_no_outcome_and_is_not_called_again(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = NativeServer()
@@ -118,7 +118,7 @@ async def test_an_observer_that_fails_costs_no_outcome_and_is_told_nothing_more(
     assert caplog.text.count("an observer failed at StateEnded") == 1
 
 
-async def test_a_lost_lease_is_told(autojump_clock: MockClock) -> None:
+async def test_a_lost_lease_is_an_event(autojump_clock: MockClock) -> None:
     server = NativeServer()
     server.lost = set(server.add("Sleeps", seconds="100"))
     rt = runtime(server, Sleeps)

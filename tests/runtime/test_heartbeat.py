@@ -1,4 +1,4 @@
-"""Heartbeats: what is held stays held, what is lost ends, what was cancelled stops, commands are heard."""
+"""Heartbeats: what is held stays held, what is lost ends, what was cancelled stops, commands are obeyed."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ async def test_leases_are_renewed_until_the_last_outcome_is_delivered(autojump_c
     assert rt.summary.exit_code == 0
 
 
-async def test_a_drain_and_the_end_are_told_at_once(autojump_clock: MockClock) -> None:
+async def test_a_drain_and_the_end_are_sent_at_once(autojump_clock: MockClock) -> None:
     server = NativeServer()
     server.add("Waits")
     rt = runtime(server, Waits)
@@ -141,7 +141,7 @@ async def test_a_drain_and_the_end_are_told_at_once(autojump_clock: MockClock) -
     assert trio.current_time() - began < 0.2
 
 
-async def test_a_farewell_that_hangs_is_given_up_soon(autojump_clock: MockClock) -> None:
+async def test_a_last_heartbeat_that_hangs_is_given_up_soon(autojump_clock: MockClock) -> None:
     server = NativeServer()
 
     async def hangs(call: Call) -> None:
@@ -385,7 +385,7 @@ async def test_a_claim_that_took_long_is_renewed_at_once(autojump_clock: MockClo
         Waits.gate.set()
 
 
-async def test_nobody_waits_for_a_lease_that_the_state_manager_cannot_renew_any_more(
+async def test_no_worker_waits_for_a_lease_that_the_state_manager_cannot_renew_any_more(
     autojump_clock: MockClock,
 ) -> None:
     server = NativeServer()
@@ -517,7 +517,7 @@ async def test_what_may_be_poison_runs_while_nothing_else_does(autojump_clock: M
     assert max(map(len, Beside.seen)) > 1, "the others run beside each other"
 
 
-async def test_nobody_waits_for_ever_for_what_runs_alone_nor_does_that_for_what_runs_for_hours(
+async def test_a_state_that_is_to_run_alone_and_the_others_wait_for_each_other_for_a_bounded_time(
     autojump_clock: MockClock,
 ) -> None:
     server = NativeServer()
@@ -708,7 +708,7 @@ def beating(link: Any, ledger: Ledger, stop: Stop) -> Callable[[], Awaitable[Non
     )
 
 
-async def test_the_thread_beats_while_the_loop_is_blocked_and_its_answers_are_heeded_afterwards() -> None:
+async def test_the_thread_sends_while_the_loop_is_blocked_and_answers_are_handled_afterwards() -> None:
     blocked, heard = threading.Event(), threading.Semaphore(0)
 
     def answer(heartbeat: Heartbeat) -> HeartbeatAnswer:
@@ -762,7 +762,7 @@ async def test_a_suspend_while_the_thread_waits_for_an_answer_counts_as_age() ->
             nursery.cancel_scope.cancel()
 
 
-async def test_the_thread_says_farewell() -> None:
+async def test_the_thread_sends_a_last_heartbeat() -> None:
     told: list[str] = []
     beaten = threading.Event()
 
@@ -779,7 +779,7 @@ async def test_the_thread_says_farewell() -> None:
     assert told == ["running", "stopped"]
 
 
-async def test_a_thread_that_hangs_holds_up_nobody_and_comes_back_to_no_one() -> None:
+async def test_a_thread_that_hangs_does_not_delay_the_end_and_its_late_answer_does_no_harm() -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def answer(heartbeat: Heartbeat) -> HeartbeatAnswer:
