@@ -329,7 +329,7 @@ def test_the_page_names_numbers_that_are_so() -> None:
     period = pod("runtime")["terminationGracePeriodSeconds"]
     assert f"`terminationGracePeriodSeconds`, `stop_grace_period` | {period} s" in page
     assert f"503 after {_health.MAX_LAG:.0f} s of lag" in page
-    assert f"503 after {_health.POLL_MEMORY:.0f} s without a good claim" in page
+    assert f"503 after {_health.POLL_MEMORY:.0f} s without a claim that succeeds" in page
     for name in re.findall(r"exotrio_\w+", page):
         files = [path.read_text("utf-8") for path in PACKAGE.rglob("*metrics.py")]
         assert any(f'"{name}"' in text for text in files), f"there is no metric {name}"
