@@ -21,13 +21,15 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TypeVarTuple
 
 import trio
 
 from exotrio._execution.stuck import StuckNodes
 from exotrio._execution.threads import DaemonExecutor
 from exotrio._util import deadlines
+
+Ts = TypeVarTuple("Ts")
 
 log = logging.getLogger("exotrio.worker")
 
@@ -63,7 +65,7 @@ class AsyncioThread:
         """Whether the loop could not even be told to cancel a node."""
         return bool(self._unreached)
 
-    async def call(self, function: Callable[[], Any], what: str) -> Any:
+    async def call(self, function: Callable[[], object], what: str) -> object:
         """Return what ``function`` returns in the loop; if that is awaitable, its result.
 
         Args:
@@ -102,7 +104,7 @@ class AsyncioThread:
         else:
             log.error("the asyncio loop does not end, since a node blocks it: its thread is left running")
 
-    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
+    def call_soon(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         """Call ``function`` in the asyncio thread.
 
         Raises:
@@ -110,7 +112,7 @@ class AsyncioThread:
         """
         self._loop.call_soon_threadsafe(function, *args)
 
-    def call_back(self, function: Callable[..., object], *args: Any) -> None:
+    def call_back(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         """Call ``function`` in the Trio thread, unless Trio's loop is over."""
         with suppress(trio.RunFinishedError):
             self._token.run_sync_soon(function, *args)
@@ -198,7 +200,7 @@ class _Call:
         reached: The loop was told to cancel it.
     """
 
-    def __init__(self, function: Callable[[], Any], what: str, thread: AsyncioThread) -> None:
+    def __init__(self, function: Callable[[], object], what: str, thread: AsyncioThread) -> None:
         self._function = function
         self.what = what
         self._asyncio = thread
@@ -210,7 +212,7 @@ class _Call:
         self._lock = threading.Lock()
         self._begun = self._revoked = False
         self._task: asyncio.Task[None] | None = None
-        self._value: Any = None
+        self._value: object = None
         self._error: BaseException | None = None
         self._stuck: StuckNodes | None = None
         self.over = trio.Event()
@@ -272,7 +274,7 @@ class _Call:
         """Whether it ended by a CancelledError."""
         return isinstance(self._error, asyncio.CancelledError)
 
-    def result(self) -> Any:
+    def result(self) -> object:
         """Return what it returned, or raise what it raised."""
         if self._error is not None:
             try:

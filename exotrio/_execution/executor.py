@@ -8,7 +8,7 @@ import inspect
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import trio
 from pydantic import ValidationError
@@ -234,7 +234,7 @@ class Executor:
                 value = await value
         return returned(node, value)
 
-    async def _in_asyncio(self, function: Callable[[], Any], what: str) -> Any:
+    async def _in_asyncio(self, function: Callable[[], object], what: str) -> object:
         from exotrio._execution.asyncio_thread import AsyncioThread  # here, since it imports asyncio
 
         if self._asyncio is None or self._asyncio.ended:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -48,11 +47,12 @@ def signalled(signal: Signal) -> Outcome:
     raise TypeError(f"{type(signal).__name__} is neither a PruneSignal nor a ReQueueAfterSignal") from signal
 
 
-def returned(node: type[BaseNode], value: Any) -> Outcome:
+def returned(node: type[BaseNode], value: object) -> Outcome:
     """Return the outcome of a node that returned ``value``."""
     if value is None:
         return Executed([])
-    values: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
+    values: Sequence[object] = value if isinstance(value, list | tuple) else [value]
+    outputs: list[BaseModel] = []
     for position, item in enumerate(values):
         if not isinstance(item, node.Outputs):
             where = f"item {position} of what" if values is value else "what"
@@ -63,11 +63,12 @@ def returned(node: type[BaseNode], value: Any) -> Outcome:
                 f"{where} {node.__name__}.execute returned is a {kind}, not {node.__name__}.Outputs: "
                 "return one Outputs, a list of them, or None"
             )
+        outputs.append(item)
     fields = fields_of(node.Outputs)
     if fields is None:
-        return Executed([item.model_dump() for item in values])
+        return Executed([item.model_dump() for item in outputs])
     try:
-        return Executed([fields.encode(item) for item in values])
+        return Executed([fields.encode(item) for item in outputs])
     except FieldsInvalid as error:
         head = f"what {node.__name__}.execute returned does not fit {node.__name__}.Outputs:"
         return Errored("\n  ".join([head, *error.problems]))

@@ -24,7 +24,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def call_in_thread(function: Callable[[], Any], what: str, stuck: StuckNodes) -> Any:
+async def call_in_thread(function: Callable[[], object], what: str, stuck: StuckNodes) -> object:
     """Return what ``function`` returns in a thread.
 
     Args:
@@ -51,13 +51,13 @@ async def call_in_thread(function: Callable[[], Any], what: str, stuck: StuckNod
 class _ThreadCall:
     """One call. It has either ended or been given up first; a lock decides which."""
 
-    def __init__(self, function: Callable[[], Any]) -> None:
+    def __init__(self, function: Callable[[], object]) -> None:
         self._function = function
         self._lock = threading.Lock()
         self._did = ""
         self._report: Callable[[], None] | None = None
 
-    def run(self) -> list[Any]:
+    def run(self) -> list[object]:
         did = "returned"
         try:
             return [self._function()]

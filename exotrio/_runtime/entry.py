@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import trio
 
@@ -30,7 +30,7 @@ SAME_REQUEST = 1.0
 """Seconds within which different signals are one request: a terminal or a service manager sends several."""
 _owned = False
 """Whether the signals of this process have handlers of ours."""
-_previous: dict[int, Any] = {}
+_previous: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 """The handlers that were there before ours, while ours are set."""
 _RECIPE = (
     "inside Trio: await nursery.start(runtime.run); elsewhere (a notebook, asyncio): "

@@ -116,7 +116,7 @@ async def heartbeat(
         sender = new_sender(
             link=own_link,
             clock=lambda: time.monotonic() + ledger.asleep(),
-            deliver=partial(thread.call_back, handler.handle),
+            deliver=lambda answered: thread.call_back(handler.handle, answered),
         )
 
         async def body() -> None:

@@ -8,11 +8,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
+from typing import TypeVarTuple
 
 import trio
 
 from exotrio._runtime.stop import Stop
 from exotrio._util import deadlines
+
+Ts = TypeVarTuple("Ts")
 
 log = logging.getLogger("exotrio.heartbeat")
 
@@ -55,12 +58,12 @@ class HeartbeatThread:
             with trio.move_on_after(deadlines.CLOSE, shield=True):
                 await self._over.wait()
 
-    def call_back(self, function: Callable[..., object], *args: object) -> None:
+    def call_back(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         """Call ``function`` in the runtime's loop, when that gets to it. From the thread."""
         with suppress(trio.RunFinishedError):  # then nothing is held any more
             self._runtime_loop.run_sync_soon(self._guarded, function, *args)
 
-    def _guarded(self, function: Callable[..., object], *args: object) -> None:
+    def _guarded(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         try:
             function(*args)
         except Exception as error:  # out of here it would tear down the loop, whosever it is
