@@ -26,7 +26,8 @@ How a stop works
 A stop has two sides. Requests (``stop``) come from anywhere and at any time: ``Runtime.stop()`` in
 another thread, a signal handler in the middle of node code, a command of the state manager, the
 cancellation of the scope around ``Runtime.run()``, a defect in one of the loops. Each of them moves one
-deadline, the end of the drain, and only ever to an earlier moment. The shutdown
+deadline, the end of the drain, and only ever to an earlier moment: the first SIGTERM to ``shutdown_grace``
+seconds from now, the second to now. (The third ends the process: ``entry``.) The shutdown
 (``shutdown.run_shutdown``) is one task that waits for the first request and then goes through the phases.
 Nothing else decides what is cancelled when.
 
