@@ -4,10 +4,10 @@ reporter, until the stop path has been walked."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -20,11 +20,11 @@ from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.options import LinkKind, Options
 from exotrio._runtime.outage import Outage
 from exotrio._runtime.poller import poll
-from exotrio._runtime.reporter import report
-from exotrio._runtime.shutdown import run_shutdown, write_off
+from exotrio._runtime.reporter import Reporter, report
+from exotrio._runtime.shutdown import run_shutdown
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
-from exotrio._runtime.worker import pass_on, work
+from exotrio._runtime.worker import work
 from exotrio._util import deadlines
 from exotrio._util.backoff import OUTAGE
 from exotrio.errors import ManagerUnavailable
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("exotrio.runtime")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Engine:
     """One run of a runtime. It ends by the stop path only: nothing outside its shield reaches it.
 
@@ -48,6 +48,7 @@ class Engine:
         run_id: The only run whose states are claimed; None: of any.
         lost_claims: See ``Summary``.
         executor: Runs nodes.
+        reporter: Delivers what came of the states.
     """
 
     options: Options
@@ -62,11 +63,14 @@ class Engine:
     phase: Phase = field(default=Phase.STARTING, init=False)
     lost_claims: int = field(default=0, init=False)
     executor: Executor | None = field(default=None, init=False)
+    reporter: Reporter | None = field(default=None, init=False)
 
     @property
     def stuck(self) -> str:
-        """Why states of some nodes are not begun; empty if all are. From any thread."""
-        return "" if self.executor is None else self.executor.stuck
+        """Why states, or those of some nodes, are not claimed; empty if all are. From any thread."""
+        if self.reporter is None or self.executor is None:
+            return ""
+        return self.reporter.stuck or self.executor.stuck
 
     # A Ctrl-C may go to any line of the loop's thread. Here it would tear the nursery down.
     @trio.lowlevel.enable_ki_protection
@@ -80,30 +84,34 @@ class Engine:
             ManagerError: the state manager refused the registration.
             ConfigurationError, DatabaseBusy: the outbox cannot be used.
         """
+        o, ledger = self.options, self.ledger
         outbox = await self._open_outbox()
         link = self._open_link()
         executor = self.executor = Executor(
-            nodes=self.options.nodes,
+            nodes=o.nodes,
             fetch_secrets=link.secrets,
-            workers=self.options.workers,
-            changed=self.ledger.notify,
+            workers=o.workers,
+            changed=ledger.notify,
             owns_signals=self.owns_signals,
+        )
+        reporter = self.reporter = Reporter(
+            link=link, ledger=ledger, flushing=self.stop.flushing, workers=o.workers, outbox=outbox
         )
         try:
             # Around all else, since it ends after the last delivery: what is delivered is held until then.
             async with trio.open_nursery() as around:
                 try:
-                    # Into the books before anything else, so that a stop at any moment counts what is left.
-                    replayed = [] if outbox is None else outbox.restore(self.ledger)
+                    # Into the ledger before anything else, so that a stop at any moment counts what is left.
+                    replayed = [] if outbox is None else outbox.restore(ledger)
                     registered = await self._register(link)
                     if registered:
                         self._enter(Phase.RUNNING)
                     started()
                     if registered:
                         self._begin_heartbeat(around, link)
-                        await self._work(link, outbox, executor, replayed)
+                        await self._work(link, outbox, executor, reporter, replayed)
                 finally:
-                    write_off(self.ledger)
+                    reporter.write_off()
                     # All at the same time, the last heartbeat too: they share what time is left.
                     around.cancel_scope.cancel()
                     with trio.move_on_after(deadlines.CLOSE, shield=True):
@@ -115,13 +123,13 @@ class Engine:
             self.lost_claims = link.lost_claims
 
     def _begin_heartbeat(self, nursery: trio.Nursery, link: Link) -> None:
-        o, stop = self.options, self.stop
+        o = self.options
         beat = partial(
             heartbeat,
             link=link,
             open_own_link=self._open_heartbeat_link if self.endpoint.transport is None else None,
             ledger=self.ledger,
-            stop=stop,
+            stop=self.stop,
             runtime=o.name,
             phase=lambda: self.phase,
             grace=o.shutdown_grace,
@@ -129,58 +137,61 @@ class Engine:
             nodes={node.name: node.fields for node in o.declarations},
             tasks=self.tasks if self.shows_tasks else None,
         )
-        nursery.start_soon(stop.guard, beat, "heartbeat", name="heartbeat")
+        self._spawn(nursery, beat, "heartbeat")
+
+    def _spawn(self, nursery: trio.Nursery, loop: Callable[[], Awaitable[None]], name: str) -> None:
+        # Guarded: a defect in one loop starts the shutdown instead of cancelling the others.
+        nursery.start_soon(self.stop.guard, loop, name, name=name)
 
     async def _work(
-        self, link: Link, outbox: Outbox | None, executor: Executor, replayed: list[HeldClaim]
+        self,
+        link: Link,
+        outbox: Outbox | None,
+        executor: Executor,
+        reporter: Reporter,
+        replayed: Sequence[HeldClaim],
     ) -> None:
         o, stop, ledger = self.options, self.stop, self.ledger
         claimed_in, claimed = trio.open_memory_channel[HeldClaim](o.batch_size)
-        # Never full, so that finished work never waits where it can be cancelled: the poller claims up
-        # to batch_size more while at most batch_size + workers are undelivered, workers run, and as many
-        # wait to run alone.
-        most_held = 2 * o.batch_size + 3 * o.workers
-        done_in, done = trio.open_memory_channel[HeldClaim](most_held + len(replayed))
+        finished_in, finished = trio.open_memory_channel[HeldClaim](o.batch_size)
         for held in replayed:
-            done_in.send_nowait(held)
+            reporter.add(held)
 
         async with trio.open_nursery() as nursery:
-
-            def spawn(loop: Any, *ends: Any, **options: Any) -> None:
-                # Guarded: a defect in one loop starts the stop path instead of cancelling the others.
-                guarded = partial(loop, *ends, ledger=ledger, stop=stop, **options)
-                nursery.start_soon(stop.guard, guarded, loop.__name__, name=loop.__name__)
-
-            spawn(report, done, done_in.clone(), link=link, workers=o.workers, outbox=outbox)
-            finished_in = done_in.clone()
-            if outbox is not None:
-                from exotrio._runtime.outbox import keep
+            spawn = partial(self._spawn, nursery)
+            spawn(reporter.dispatch, "reporter")
+            if outbox is None:
+                spawn(partial(report, finished, reporter=reporter), "report")
+            else:
+                from exotrio._runtime.outbox import keep  # here, since it imports sqlite3
 
                 # Between the workers and the reporter: what waits for its delivery is safe by then.
-                finished_in, finished = trio.open_memory_channel[HeldClaim](most_held)
-                spawn(keep, finished, done_in.clone(), outbox=outbox)
+                spawn(partial(keep, finished, outbox=outbox, deliver=reporter.add), "keep")
             for _ in range(o.workers):
-                spawn(work, claimed.clone(), finished_in.clone(), executor=executor)
-            spawn(
+                worker = partial(
+                    work,
+                    claimed.clone(),
+                    finished_in.clone(),
+                    release=reporter.release,
+                    executor=executor,
+                    ledger=ledger,
+                    stop=stop,
+                )
+                spawn(worker, "work")
+            poller = partial(
                 poll,
                 claimed_in,
-                finished_in.clone(),
+                options=o,
                 link=link,
-                nodes=o.nodes,
+                ledger=ledger,
+                stop=stop,
+                reporter=reporter,
                 executor=executor,
-                batch_size=o.batch_size,
-                workers=o.workers,
-                poll_interval=o.poll_interval,
                 replayed=replayed,
             )
-            with claimed, done_in, finished_in:
-                await run_shutdown(
-                    stop,
-                    ledger,
-                    link,
-                    enter=self._enter,
-                    release=lambda held: pass_on(held, None, finished_in, ledger),
-                )
+            spawn(poller, "poll")
+            with claimed, finished_in:
+                await run_shutdown(stop=stop, ledger=ledger, link=link, reporter=reporter, enter=self._enter)
             nursery.cancel_scope.cancel()
 
     async def _open_outbox(self) -> Outbox | None:

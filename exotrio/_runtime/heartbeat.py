@@ -160,7 +160,7 @@ class HeartbeatHandler:
             # Replaced by one that speaks v0 only. Nobody there renews what workers would wait for.
             for held, _ in heartbeat.held:
                 begun = held.execution is not None and held.execution.began
-                if held.lapsed and not begun:
+                if ledger.lapsed(held) and not begun:
                     self._lose(held, Stopping.LEASE_LOST)
             ledger.notify()
             return

@@ -1,10 +1,12 @@
 """What a runtime holds: every claimed state from its claim until its report or release is settled.
 
-Pure bookkeeping in the loop's thread. The poller asks it for room, the stop path waits on it, and
-what is left in it at the end is what was left behind. A held state only moves forward::
+Pure bookkeeping in the loop's thread. The poller asks it for room, the stop path waits on it, and what is
+left in it at the end was not delivered. A held claim only moves forward::
 
-    BUFFERED -> RUNNING -> DONE -> (gone)
+    BUFFERED -> RUNNING -> DONE -> (gone, by an Ending)
         \\_____________________/^
+
+How often its delivery was tried is the reporter's business; here it is only known that it is being sent.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import trio
 from exotrio._nodes.base import Stopping
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._nodes.progress import Progress
-from exotrio._runtime.summary import Summary
+from exotrio._runtime.summary import Ending, Summary
 from exotrio._util.crossing import ThreadsafeEvent
 from exotrio._util.events import Events, StateEnded
 
@@ -34,9 +36,16 @@ if TYPE_CHECKING:
 STEPS_TO_END = 3
 """Steps of the loop from the end of a node to that of its task, and to the next state of its worker."""
 
+_DELIVERED: dict[type[Outcome], Ending] = {
+    Executed: Ending.COMPLETED,
+    Errored: Ending.ERRORED,
+    Pruned: Ending.PRUNED,
+    Requeued: Ending.REQUEUED,
+}
+
 
 class Stage(Enum):
-    """How far a held state is."""
+    """How far a held claim is."""
 
     BUFFERED = "buffered"
     """Claimed, waiting for a worker."""
@@ -53,22 +62,15 @@ class HeldClaim:
     Attributes:
         claim: What was claimed.
         stage: How far it is.
-        clock: ``Ledger.now``.
-        lease_until: When its lease is over as far as this side knows, on ``clock``. Then its node
-            is not begun any more; one that runs goes on, since perhaps nobody else has it yet.
+        lease_until: When its lease ends as far as this side knows, on the clock of ``Ledger.now``. After
+            that its node is not begun; one that runs goes on, since perhaps nobody else has it yet.
         forfeited: LEASE_LOST or RUN_CANCELLED once the state manager said so.
         execution: The run of its node, while and after there is one.
         taken_at: When a worker took it, on Trio's clock.
         duration: Seconds from then until its node ended, once it did.
         outcome: What to report once DONE; None means: release it.
-        tries: Deliveries that failed so far.
-        in_flight: A delivery is being tried now.
+        in_flight: Its outcome or its release is being sent.
         announced: The state manager knows that it runs.
-        key_refused: The last try was answered 401 or 403.
-        server_errors: Answers 500 in a row.
-        answered_before: ``Ledger.answered`` when the first of those came.
-        alone: Not to be sent in one batch with others.
-        entry: Where the outcome stands in the outbox, once it is safely there.
     """
 
     claim: Claim
@@ -79,15 +81,8 @@ class HeldClaim:
     taken_at: float = math.inf
     duration: float | None = None
     outcome: Outcome | None = None
-    tries: int = 0
     in_flight: bool = False
     announced: bool = False
-    key_refused: bool = False
-    server_errors: int = 0
-    answered_before: int = 0
-    alone: bool = False
-    entry: int | None = None
-    clock: Callable[[], float] = trio.current_time
 
     @property
     def is_leased(self) -> bool:
@@ -96,23 +91,13 @@ class HeldClaim:
         return self.claim.token is not None and not self.forfeited and not released
 
     @property
-    def lapsed(self) -> bool:
-        """Whether its lease is over as far as this side knows."""
-        return self.clock() >= self.lease_until
-
-    @property
-    def may_begin(self) -> bool:
-        """Whether its node may begin now that a worker has it."""
-        return not self.lapsed and (self.announced or not self.claim.announce)
-
-    @property
-    def unrepeatable(self) -> bool:
+    def is_unrepeatable(self) -> bool:
         """Whether sending the outcome twice could run a state again that has already ended."""
         return isinstance(self.outcome, Requeued) and self.claim.token is None
 
     @property
     def is_handed_back(self) -> bool:
-        """Whether it is on its way back, so that a claim may bring it again before that is answered."""
+        """Whether it is being handed back, so that a claim may bring it again before that is answered."""
         returns = self.outcome is None or isinstance(self.outcome, Requeued)
         return self.stage is Stage.DONE and self.in_flight and returns
 
@@ -122,8 +107,16 @@ class HeldClaim:
         return "release" if self.outcome is None else f"outcome {type(self.outcome).__name__}"
 
     @property
+    def delivered_ending(self) -> Ending:
+        """How it ends if what is to be delivered arrives."""
+        if self.outcome is not None:
+            return _DELIVERED[type(self.outcome)]
+        ran = self.execution is not None and self.execution.began
+        return Ending.CANCELLED if ran else Ending.RELEASED
+
+    @property
     def progress(self) -> Progress | None:
-        """What its node said last of how far it is, if anything. From any thread."""
+        """The last progress of its node, if it gave any. From any thread."""
         return None if self.execution is None else self.execution.progress.last
 
     @property
@@ -144,29 +137,31 @@ def seconds_asleep() -> float:
     return 0.0 if boottime is None else time.clock_gettime(boottime) - time.monotonic()
 
 
-@dataclass(slots=True)
+async def let_others_finish() -> None:
+    """Let what ends at this very moment reach the ledger, so that one request is about all of it."""
+    for _ in range(STEPS_TO_END):
+        await trio.lowlevel.checkpoint()
+
+
+@dataclass(slots=True, kw_only=True)
 class Ledger:
     """Everything held, and the counts of what is no longer held.
 
     Attributes:
         claiming: A claim is in flight: it may bring states.
-        answered: Requests the server handled so far; tells a refusal of one body from an outage.
         reported: Outcomes delivered so far; each may have made states claimable.
         ttl: Seconds a lease lasts; None while that is not known, or if leases last for ever.
-        on_gone: Called with each state whose outcome is not to be sent any more.
-        beat_now: Asks for a heartbeat at once: here when a claim comes whose lease needs it, and when a
-            state is to be announced.
+        beat_now: Set to send a heartbeat at once: here when a claim comes whose lease needs it, and when
+            a state is to be announced.
         alone: States that are to run while nothing else does, the one whose turn it is first.
         runs_alone: A worker takes them, one after the other.
         events: Told of each state that is no longer held.
-        asleep: Tells for how many seconds this machine was suspended so far.
+        asleep: Returns for how many seconds this machine was suspended so far.
     """
 
     claiming: bool = False
-    answered: int = 0
     reported: int = 0
     ttl: float | None = None
-    on_gone: Callable[[HeldClaim], None] = lambda held: None
     beat_now: ThreadsafeEvent = field(default_factory=ThreadsafeEvent)
     events: Events = field(default_factory=Events)
     asleep: Callable[[], float] = seconds_asleep
@@ -176,16 +171,28 @@ class Ledger:
     _by_state: dict[str, HeldClaim] = field(default_factory=dict)
     _stages: Counter[Stage] = field(default_factory=Counter)
     _active: Counter[str] = field(default_factory=Counter)
-    _counts: Counter[str] = field(default_factory=Counter)
-    _left: list[str] = field(default_factory=list)
+    _endings: Counter[Ending] = field(default_factory=Counter)
+    _left_behind: list[str] = field(default_factory=list)
     _changed: trio.Event | None = None
+
+    # -- time
 
     def now(self) -> float:
         """Return Trio's time and that of all suspends, which pass for leases and not for Trio."""
         return trio.current_time() + self.asleep()
 
+    def lapsed(self, held: HeldClaim) -> bool:
+        """Whether its lease has ended as far as this side knows."""
+        return self.now() >= held.lease_until
+
+    def may_begin(self, held: HeldClaim) -> bool:
+        """Whether its node may begin now that a worker has it."""
+        return not self.lapsed(held) and (held.announced or not held.claim.announce)
+
+    # -- what comes, moves and goes
+
     def add(self, claim: Claim, asked: float = math.inf) -> HeldClaim | None:
-        """Take a claim into the books, which was ``asked`` for at that time on the clock of ``now``.
+        """Enter a claim that was asked for at that time on the clock of ``now``.
 
         Returns:
             What is held now; None if the state was held here already (its lease was lost, or a v0 claim
@@ -193,7 +200,7 @@ class Ledger:
         """
         known = self._by_state.get(claim.state_id)
         if known is None or not self.holds(claim):
-            held = HeldClaim(claim, clock=self.now)
+            held = HeldClaim(claim)
             self._hold(held)
             self._active[claim.node_name] += 1
         else:
@@ -219,69 +226,61 @@ class Ledger:
         known = self._by_state.get(claim.state_id)
         return known is not None and not known.is_handed_back
 
-    def restore(self, claim: Claim, outcome: Outcome, entry: int) -> HeldClaim:
-        """Take an outcome of an earlier process into the books, which only has to be delivered."""
-        held = HeldClaim(claim, Stage.DONE, outcome=outcome, entry=entry, clock=self.now)
+    def restore(self, claim: Claim, outcome: Outcome) -> HeldClaim:
+        """Enter an outcome of an earlier process, which only has to be delivered."""
+        held = HeldClaim(claim, Stage.DONE, outcome=outcome)
         self._hold(held)
         self.notify()
         return held
 
     def run(self, held: HeldClaim, execution: Execution) -> None:
-        """A worker runs it now."""
+        """Enter that a worker runs it now."""
         held.execution = execution
         held.taken_at = trio.current_time()
         self._move(held, Stage.RUNNING)
         if held.claim.announce:
             self.beat_now.set()
 
-    def done(self, held: HeldClaim, outcome: Outcome | None) -> bool:
-        """Its outcome is known; None releases it. False if it was given up before: drop the outcome."""
+    def finish(self, held: HeldClaim, outcome: Outcome | None) -> bool:
+        """Enter what came of it; None releases it. Return whether that is to be delivered.
+
+        A state that was taken from us is not released. What its node returned all the same is sent, since
+        perhaps nobody else has begun it; but nobody wants that if its run was cancelled.
+        """
+        if held.forfeited and (outcome is None or held.forfeited is Stopping.RUN_CANCELLED):
+            self.forfeit(held)
+            return False
         if held not in self._held or held.stage is Stage.DONE:
             return False
         held.outcome = outcome
-        self._note_end(held)
         self._move(held, Stage.DONE)
         return True
 
-    def settle(self, held: HeldClaim) -> None:
-        """It was delivered."""
-        match held.outcome:
-            case None:
-                ran = held.execution is not None and held.execution.began
-                kind = "cancelled" if ran else "released"
-            case Executed():
-                kind = "completed"
-            case Errored():
-                kind = "errored"
-            case Pruned():
-                kind = "pruned"
-            case Requeued():
-                kind = "requeued"
-        self.answered += 1
-        self.reported += held.outcome is not None
-        self._remove(held, kind)
-
     def forfeit(self, held: HeldClaim) -> None:
-        """It was taken from us, and there is nothing to report. ``forfeited`` says how."""
-        kind = "run_cancelled" if held.forfeited is Stopping.RUN_CANCELLED else "lost_leases"
-        self._remove(held, kind)
+        """Remove one that was taken from us, and of which nothing is to be reported."""
+        cancelled = held.forfeited is Stopping.RUN_CANCELLED
+        self.end(held, Ending.RUN_CANCELLED if cancelled else Ending.LOST_LEASES)
 
-    def drop(self, held: HeldClaim) -> None:
-        """It was no longer ours."""
-        self.answered += 1
-        self._remove(held, "dropped")
+    def end(self, held: HeldClaim, ending: Ending) -> None:
+        """Remove it. For what was removed before, at the end of the flush, that changes nothing."""
+        if held not in self._held:
+            return
+        del self._held[held]
+        if self._by_state.get(held.claim.state_id) is held:
+            del self._by_state[held.claim.state_id]
+        self._leave_stage(held)
+        if held in self.alone:
+            self.alone.remove(held)
+        held.stage = Stage.DONE  # it may still be in the channel to the workers, who have to pass it over
+        self._endings[ending] += 1
+        self.reported += ending in _DELIVERED.values()
+        if ending.is_left_behind:
+            self._left_behind.append(held.claim.state_id)
+        if self.events:
+            self.events.tell(StateEnded(held.claim.node_name, ending.value, held.duration))
+        self.notify()
 
-    def lose(self, held: HeldClaim) -> None:
-        """Its fate is unknown."""
-        self._remove(held, "unknown")
-
-    def abandon(self, held: HeldClaim) -> None:
-        """It stays behind."""
-        self._remove(held, "abandoned")
-
-    def keep(self, held: HeldClaim) -> None:
-        """It is delivered by the next process, from the outbox."""
-        self._remove(held, "kept")
+    # -- what is held
 
     def all(self, *stages: Stage) -> list[HeldClaim]:
         """Return what is held in these stages, oldest first."""
@@ -312,16 +311,6 @@ class Ledger:
         return held in self._held
 
     @property
-    def failing(self) -> int:
-        """How many deliveries failed at least once and are being repeated."""
-        return sum(held.tries > 0 for held in self._held if held.stage is Stage.DONE)
-
-    @property
-    def key_refused(self) -> bool:
-        """Whether the last try of some delivery was answered 401 or 403."""
-        return any(held.key_refused for held in self._held)
-
-    @property
     def quiet(self) -> bool:
         """Whether nothing can produce an outcome or a claim any more."""
         return not self.claiming and self.count(Stage.BUFFERED, Stage.RUNNING) == 0
@@ -331,17 +320,14 @@ class Ledger:
         """Whether nothing is held, and nothing can come."""
         return not self.claiming and not self._held
 
+    # -- waiting
+
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until ``condition`` holds; it is asked again after every change of the ledger."""
         while not condition():
             if self._changed is None:
                 self._changed = trio.Event()
             await self._changed.wait()
-
-    async def moment(self) -> None:
-        """Let what ends at this very moment be entered, so that one request is about all of it."""
-        for _ in range(STEPS_TO_END):
-            await trio.lowlevel.checkpoint()
 
     def notify(self) -> None:
         """Have every ``until`` ask its condition again."""
@@ -351,7 +337,8 @@ class Ledger:
 
     def summary(self, lost_claims: int) -> Summary:
         """Return the counts so far."""
-        return Summary(**self._counts, lost_claims=lost_claims, left_behind=tuple(self._left))
+        counts = {ending.value: count for ending, count in self._endings.items()}
+        return Summary(**counts, lost_claims=lost_claims, left_behind=tuple(self._left_behind))
 
     def _hold(self, held: HeldClaim) -> None:
         self._held[held] = None
@@ -363,38 +350,12 @@ class Ledger:
         held.stage = stage
         self._stages[stage] += 1
         self._active[held.claim.node_name] += stage is not Stage.DONE
-        if stage is Stage.DONE:
-            self._let_others_begin(held)
+        if stage is Stage.DONE and held in self.alone:
+            self.alone.remove(held)
         self.notify()
-
-    def _note_end(self, held: HeldClaim) -> None:
-        if held.stage is Stage.RUNNING:
-            held.duration = trio.current_time() - held.taken_at
 
     def _leave_stage(self, held: HeldClaim) -> None:
+        if held.stage is Stage.RUNNING:
+            held.duration = trio.current_time() - held.taken_at
         self._stages[held.stage] -= 1
         self._active[held.claim.node_name] -= held.stage is not Stage.DONE
-
-    def _let_others_begin(self, held: HeldClaim) -> None:
-        if held in self.alone:
-            self.alone.remove(held)
-
-    def _remove(self, held: HeldClaim, kind: str) -> None:
-        if kind != "kept":
-            self.on_gone(held)
-        # What was written off at the end of the flush may still hear its answer.
-        if held not in self._held:
-            return
-        del self._held[held]
-        if self._by_state.get(held.claim.state_id) is held:
-            del self._by_state[held.claim.state_id]
-        self._note_end(held)
-        self._leave_stage(held)
-        self._let_others_begin(held)
-        held.stage = Stage.DONE  # it may still be in the channel to the workers, who have to pass it over
-        self._counts[kind] += 1
-        if kind in ("unknown", "abandoned", "kept"):
-            self._left.append(held.claim.state_id)
-        if self.events:
-            self.events.tell(StateEnded(held.claim.node_name, kind, held.duration))
-        self.notify()

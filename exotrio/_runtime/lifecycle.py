@@ -35,15 +35,16 @@ class Phase(Enum):
 
 
 NEXT: dict[Phase, frozenset[Phase]] = {
-    Phase.NEW: frozenset({Phase.STARTING, Phase.STOPPED}),
-    Phase.STARTING: frozenset({Phase.RUNNING, Phase.DRAINING, Phase.FLUSHING, Phase.STOPPED}),
-    Phase.RUNNING: frozenset({Phase.DRAINING, Phase.CANCELLING}),
-    Phase.DRAINING: frozenset({Phase.CANCELLING, Phase.FLUSHING}),
-    Phase.CANCELLING: frozenset({Phase.FLUSHING}),
+    Phase.NEW: frozenset({Phase.STARTING}),
+    Phase.STARTING: frozenset({Phase.RUNNING, Phase.STOPPED}),
+    Phase.RUNNING: frozenset({Phase.DRAINING, Phase.CANCELLING, Phase.STOPPED}),
+    Phase.DRAINING: frozenset({Phase.CANCELLING, Phase.FLUSHING, Phase.STOPPED}),
+    Phase.CANCELLING: frozenset({Phase.FLUSHING, Phase.STOPPED}),
     Phase.FLUSHING: frozenset({Phase.STOPPED}),
     Phase.STOPPED: frozenset(),
 }
-"""The moves that exist; any other is a defect of the runtime."""
+"""The moves that exist; any other is a defect of the runtime. STOPPED can follow any phase of a runtime that
+was started: a failure of its own, of the stop path too, may end it there."""
 
 
 def advance(current: Phase, target: Phase) -> Phase:

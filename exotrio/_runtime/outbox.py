@@ -25,22 +25,24 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 import trio
 
 from exotrio._runtime.ledger import HeldClaim, Ledger
-from exotrio._runtime.outbox_store import Mark, Store
-from exotrio._runtime.stop import Stop
+from exotrio._runtime.outbox_store import OutboxStore
+from exotrio._runtime.summary import Ending
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 log = logging.getLogger("exotrio.outbox")
 
 
 async def open_outbox(path: Path, uri: str, namespace: str) -> Outbox:
-    """Open the file of an outbox; see ``Store``.
+    """Open the file of an outbox; see ``OutboxStore``.
 
     Raises:
         DatabaseBusy, ConfigurationError: it cannot be used.
@@ -49,16 +51,16 @@ async def open_outbox(path: Path, uri: str, namespace: str) -> Outbox:
         Leaves the opening to its thread, which gives the file up again.
     """
     lock = threading.Lock()
-    opened: list[Store] = []
+    opened: list[OutboxStore] = []
     given_up = False
 
     def open_file() -> None:
-        store = Store(path, uri, namespace)
+        store = OutboxStore(path, uri, namespace)
         with lock:
             if not given_up:
                 opened.append(store)
                 return
-        store.close((), ())
+        store.close({}, ())
 
     try:
         await _in_thread(open_file)
@@ -67,12 +69,12 @@ async def open_outbox(path: Path, uri: str, namespace: str) -> Outbox:
             given_up = True
         # Done in the moment of the cancellation: the thread has looked already.
         for store in opened:
-            store.close((), ())
+            store.close({}, ())
         raise
     return Outbox(opened[0])
 
 
-async def _in_thread(function: Callable[..., T], *args: Any) -> T:
+async def _in_thread(function: Callable[[*Ts], T], *args: *Ts) -> T:
     # With a limiter of its own: nodes may keep every thread of the default one busy.
     return await trio.to_thread.run_sync(
         function, *args, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
@@ -80,29 +82,33 @@ async def _in_thread(function: Callable[..., T], *args: Any) -> T:
 
 
 async def keep(
-    finished: trio.MemoryReceiveChannel[HeldClaim],
-    done: trio.MemorySendChannel[HeldClaim],
-    *,
-    outbox: Outbox,
-    ledger: Ledger,
-    stop: Stop,
+    finished: trio.MemoryReceiveChannel[HeldClaim], *, outbox: Outbox, deliver: Callable[[HeldClaim], None]
 ) -> None:
-    """Write outcomes down and pass them on. Closes both channel ends. Never returns unless cancelled.
+    """Write outcomes down and pass them on. Closes the channel end. Never returns unless cancelled.
 
     Args:
-        finished: States with their outcomes, or to be released; the latter are passed on at once.
-        done: Takes them for the reporter; it always has room.
-        outbox: Where to.
-        ledger: Not used: a state stays in stage DONE.
-        stop: Not used: the end of the flush cancels this.
+        finished: States with their outcomes.
+        outbox: Where they are written to.
+        deliver: Takes each of them once it is written, or cannot be.
 
     Cancellation:
         A sync that runs is left to its thread. What it writes is sent by the next process, whether
         or not this one still counts it as kept.
     """
-    async with finished, done, trio.open_nursery() as nursery:
-        nursery.start_soon(outbox.take, finished, done)
-        await outbox.write(done)
+    async with finished, trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.write, deliver)
+        async for held in finished:
+            outbox.add(held)
+
+
+@dataclass(eq=False, slots=True)
+class _Mark:
+    """A request to note that entries are about to be sent, or (nobody waits then) that they are not."""
+
+    entries: list[int]
+    begun: bool
+    done: trio.Event = field(default_factory=trio.Event)
+    written: bool = False
 
 
 class Outbox:
@@ -112,46 +118,56 @@ class Outbox:
         store: The open file.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: OutboxStore) -> None:
         self._store = store
+        self._entries: dict[HeldClaim, int] = {}
         self._new: list[HeldClaim] = []
-        self._marks: list[Mark] = []
+        self._marks: list[_Mark] = []
         self._gone: list[int] = []
         self._wake = trio.Event()
         self._broken = False
 
     def restore(self, ledger: Ledger) -> list[HeldClaim]:
-        """Take what an earlier process left into the books; return what is to be sent now."""
-        ledger.on_gone = self.forget
+        """Enter what an earlier process left into the ledger; return what is to be sent now."""
         held: list[HeldClaim] = []
         for entry in self._store.left:
-            known = ledger.restore(entry.claim, entry.outcome, entry.id)
-            if entry.begun and known.unrepeatable:
+            known = ledger.restore(entry.claim, entry.outcome)
+            self._entries[known] = entry.id
+            if entry.begun and known.is_unrepeatable:
                 log.error(
                     "%s: whether its %s arrived is unknown: an earlier process was sending it, and "
                     "re-enqueueing twice could run a finished state again",
                     known,
                     known.what,
                 )
-                ledger.lose(known)
+                self.forget(known)
+                ledger.end(known, Ending.UNKNOWN)
             else:
                 held.append(known)
         if held:
             log.info("%d outcomes of an earlier process are sent from %s", len(held), self._store.path)
         return held
 
-    async def take(
-        self, finished: trio.MemoryReceiveChannel[HeldClaim], done: trio.MemorySendChannel[HeldClaim]
-    ) -> None:
-        """Queue outcomes to be written; pass releases on."""
-        async for held in finished:
-            if held.outcome is None:
-                done.send_nowait(held)
-            else:
-                self._new.append(held)
-                self._wake.set()
+    def must_mark(self, held: HeldClaim) -> bool:
+        """Whether the file has to know that it is about to be sent."""
+        return held.is_unrepeatable and held in self._entries
 
-    async def write(self, done: trio.MemorySendChannel[HeldClaim]) -> None:
+    def keeps(self, held: HeldClaim) -> bool:
+        """Whether the next process sends it, if this one does not."""
+        return held in self._entries and not (held.in_flight and held.is_unrepeatable)
+
+    def add(self, held: HeldClaim) -> None:
+        """Write its outcome some time soon."""
+        self._new.append(held)
+        self._wake.set()
+
+    def forget(self, held: HeldClaim) -> None:
+        """Remove an outcome some time soon, if it is there: it is delivered, or never will be."""
+        if (entry := self._entries.pop(held, None)) is not None:
+            self._gone.append(entry)
+            self._wake.set()
+
+    async def write(self, deliver: Callable[[HeldClaim], None]) -> None:
         """Write what is queued, as much as there is with one sync. Never returns unless cancelled."""
         while True:
             await self._wake.wait()
@@ -160,8 +176,9 @@ class Outbox:
             # gets to them, they are written at the end. Doing them twice does no harm.
             new, marks, gone = self._new, self._marks[:], self._gone[:]
             self._new = []
+            outcomes = [(held.claim, held.outcome) for held in new if held.outcome is not None]
             try:
-                ids = await _in_thread(self._store.write, new, marks, gone)
+                ids = await _in_thread(self._store.write, outcomes, _begun(marks), gone)
             except sqlite3.Error as error:
                 self._failed(error)
                 self._marks = [mark for mark in self._marks if mark not in marks or not mark.begun]
@@ -169,12 +186,13 @@ class Outbox:
                 self._worked()
                 del self._marks[: len(marks)], self._gone[: len(gone)]
                 for held, entry in zip(new, ids, strict=True):
-                    held.entry = entry
+                    if entry is not None:
+                        self._entries[held] = entry
                     log.debug("%s: its %s is in the outbox", held, held.what)
                 for mark in marks:
                     mark.written = True
             for held in new:
-                done.send_nowait(held)
+                deliver(held)
             for mark in marks:
                 mark.done.set()
 
@@ -184,8 +202,7 @@ class Outbox:
         Cancellation:
             Takes the mark back: they were not sent.
         """
-        mark = Mark([held.entry for held in batch if held.entry is not None], begun=True)
-        self._ask(mark)
+        mark = self._add_mark(batch, begun=True)
         try:
             await mark.done.wait()
         except trio.Cancelled:
@@ -195,13 +212,7 @@ class Outbox:
 
     def unmark(self, batch: Sequence[HeldClaim]) -> None:
         """Note some time soon that these were not sent after all."""
-        self._ask(Mark([held.entry for held in batch if held.entry is not None], begun=False))
-
-    def forget(self, held: HeldClaim) -> None:
-        """Remove an outcome some time soon: it is delivered, or never will be."""
-        if held.entry is not None:
-            self._gone.append(held.entry)
-            self._wake.set()
+        self._add_mark(batch, begun=False)
 
     async def aclose(self) -> None:
         """Write what is queued and give the file up.
@@ -209,11 +220,13 @@ class Outbox:
         Cancellation:
             Leaves that to a thread.
         """
-        await _in_thread(self._store.close, self._marks, self._gone)
+        await _in_thread(self._store.close, _begun(self._marks), self._gone)
 
-    def _ask(self, mark: Mark) -> None:
+    def _add_mark(self, batch: Sequence[HeldClaim], *, begun: bool) -> _Mark:
+        mark = _Mark([self._entries[held] for held in batch if held in self._entries], begun)
         self._marks.append(mark)
         self._wake.set()
+        return mark
 
     def _failed(self, error: sqlite3.Error) -> None:
         level = logging.DEBUG if self._broken else logging.ERROR
@@ -230,3 +243,8 @@ class Outbox:
         if self._broken:
             log.info("the outbox %s is written again", self._store.path)
         self._broken = False
+
+
+def _begun(marks: Sequence[_Mark]) -> dict[int, bool]:
+    """Return the entries of these marks with what the last of them says."""
+    return {entry: mark.begun for mark in marks for entry in mark.entries}

@@ -12,17 +12,14 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-
-import trio
 
 from exotrio._link.outcomes import name_and_value, outcome_of
 from exotrio._link.port import Claim
 from exotrio._nodes.outcome import Outcome
-from exotrio._runtime.ledger import HeldClaim
 from exotrio._util.json import NotJson, decode, encode
 from exotrio.errors import ConfigurationError, DatabaseBusy
 
@@ -42,16 +39,6 @@ CREATE TABLE entries (
     body BLOB NOT NULL
 );
 """
-
-
-@dataclass(eq=False, slots=True)
-class Mark:
-    """A request to note that entries are about to be sent, or (nobody waits then) that they are not."""
-
-    entries: list[int]
-    begun: bool
-    done: trio.Event = field(default_factory=trio.Event)
-    written: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +103,7 @@ def read_totals(path: Path) -> Totals:
         ) from error
 
 
-class Store:
+class OutboxStore:
     """The open file. Blocking; may be used from several threads.
 
     Args:
@@ -150,8 +137,16 @@ class Store:
                 self._db.close()
                 raise
 
-    def write(self, new: Sequence[HeldClaim], marks: Sequence[Mark], gone: Sequence[int]) -> list[int | None]:
+    def write(
+        self, new: Sequence[tuple[Claim, Outcome]], begun: Mapping[int, bool], gone: Sequence[int]
+    ) -> list[int | None]:
         """Write all of it, durably, or nothing.
+
+        Args:
+            new: Outcomes to add.
+            begun: Entries that are about to be sent and must not be repeated (True), or that were not
+                sent after all (False).
+            gone: Entries to remove.
 
         Returns:
             The rows of ``new``; None for what has no JSON form, or none that can be read back.
@@ -159,19 +154,19 @@ class Store:
         Raises:
             sqlite3.Error: it could not be written.
         """
-        bodies = [_body(held) for held in new]
+        bodies = [_body(claim, outcome) for claim, outcome in new]
         with self._lock, self._transaction():
             ids = [None if body is None else self._insert(body) for body in bodies]
-            self._change(marks, gone)
+            self._change(begun, gone)
         return ids
 
-    def close(self, marks: Sequence[Mark], gone: Sequence[int]) -> None:
+    def close(self, begun: Mapping[int, bool], gone: Sequence[int]) -> None:
         """Write what can be written, and close."""
         with self._lock:
             try:
-                if marks or gone:
+                if begun or gone:
                     with self._transaction():
-                        self._change(marks, gone)
+                        self._change(begun, gone)
             except sqlite3.Error as error:
                 log.error("the outbox %s could not be written at the end: %s", self.path, error)
             finally:
@@ -181,11 +176,9 @@ class Store:
     def _insert(self, body: bytes) -> int | None:
         return self._db.execute("INSERT INTO entries (body) VALUES (?)", (body,)).lastrowid
 
-    def _change(self, marks: Sequence[Mark], gone: Sequence[int]) -> None:
-        for mark in marks:
-            self._db.executemany(
-                "UPDATE entries SET begun = ? WHERE id = ?", [(mark.begun, entry) for entry in mark.entries]
-            )
+    def _change(self, begun: Mapping[int, bool], gone: Sequence[int]) -> None:
+        marks = [(is_begun, entry) for entry, is_begun in begun.items()]
+        self._db.executemany("UPDATE entries SET begun = ? WHERE id = ?", marks)
         self._db.executemany("DELETE FROM entries WHERE id = ?", [(entry,) for entry in gone])
 
     @contextmanager
@@ -298,13 +291,12 @@ def _where() -> str:
 _CLAIM = ("state_id", "node_name", "identifier", "graph_name", "run_id", "token", "attempt", "deliveries")
 
 
-def _body(held: HeldClaim) -> bytes | None:
-    assert held.outcome is not None, "releases are not written"
-    name, value = name_and_value(held.outcome)
+def _body(claim: Claim, outcome: Outcome) -> bytes | None:
+    name, value = name_and_value(outcome)
     # Without inputs: they are not needed to report, and may be large.
-    claim = {name: getattr(held.claim, name) for name in _CLAIM}
+    fields = {field: getattr(claim, field) for field in _CLAIM}
     try:
-        body = encode({"claim": claim, "outcome": name, "value": value})
+        body = encode({"claim": fields, "outcome": name, "value": value})
         decode(body)  # reading has limits that writing has not: of depth, and of the digits of a number
     except NotJson:
         return None

@@ -1,10 +1,23 @@
-"""Outcome -> link. The reporter delivers outcomes and releases, and repeats what may be repeated."""
+"""Outcome -> link. The reporter delivers outcomes and releases, and repeats what may be repeated.
+
+How it works:
+
+- Outcomes come through the channel from the workers (through the outbox, if there is one); releases come
+  by ``Reporter.release``. Both end in one queue, which always has room: who finishes a state never waits.
+- One dispatcher takes from the queue and starts one delivery after the other, up to a limit. On a link with
+  batches it waits for the batch on its way, so that what finishes meanwhile goes along in the next one; but
+  only for ``OVERTAKING`` seconds, since that batch may hang.
+- A delivery that failed and may be repeated waits outside of the queue, without a place under the limit. A
+  state is in the queue, waiting or in flight, never in two of these: its deliveries never overlap.
+- What fails while everything else gets through is the fault of what is sent: it is reported as an error once.
+  What fails together with everything else is an outage, and is repeated for as long as the runtime lives.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,9 +26,9 @@ import trio
 from exotrio._execution.error_text import bounded
 from exotrio._link.port import Fate, Link, Settlement
 from exotrio._nodes.outcome import Errored
-from exotrio._runtime.ledger import HeldClaim, Ledger
+from exotrio._runtime.ledger import HeldClaim, Ledger, Stage, let_others_finish
 from exotrio._runtime.outage import Outage
-from exotrio._runtime.stop import Stop
+from exotrio._runtime.summary import Ending
 from exotrio._util.backoff import OUTAGE, REFUSED
 
 if TYPE_CHECKING:
@@ -23,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("exotrio.reporter")
 
-LARGEST_BATCH = 100
+MAX_BATCH = 100
 """Items of one request where the link can batch."""
 OVERTAKING = 0.2
 """Seconds after which the next batch no longer waits for the one on its way, which may hang. Before, it
@@ -34,102 +47,162 @@ FLUSH_DELAY = 0.5
 """Longest wait between tries, in seconds, while flushing."""
 
 
-async def report(
-    done: trio.MemoryReceiveChannel[HeldClaim],
-    again: trio.MemorySendChannel[HeldClaim],
-    *,
-    link: Link,
-    ledger: Ledger,
-    stop: Stop,
-    workers: int,
-    outbox: Outbox | None = None,
-) -> None:
-    """Deliver what comes through ``done``. Closes both channel ends. Never returns unless cancelled.
-
-    Args:
-        done: States with their outcomes, or to be released.
-        again: The other end of ``done``, for what has to be tried again.
-        workers: Up to twice as many deliveries are in flight at once.
-        outbox: Told before something is sent that must not be repeated.
-
-    Cancellation:
-        What is not delivered stays in the ledger; ``HeldClaim.in_flight`` tells whether its last try
-        was cut off.
-    """
-    async with done, again, trio.open_nursery() as nursery:
-        reporter = _Reporter(link, ledger, stop, again, nursery, outbox)
-        for _ in range(2 * workers):
-            nursery.start_soon(reporter.deliver, done.clone())
+async def report(finished: trio.MemoryReceiveChannel[HeldClaim], *, reporter: Reporter) -> None:
+    """Queue what comes through ``finished``, and close that. Never returns unless cancelled."""
+    async with finished:
+        async for held in finished:
+            reporter.add(held)
+            # What finished together goes along at once, instead of one state in each step of the loop.
+            with suppress(trio.WouldBlock):
+                while True:
+                    reporter.add(finished.receive_nowait())
 
 
 @dataclass(slots=True)
-class _Reporter:
+class _Failures:
+    """What is known of a delivery that did not succeed at once.
+
+    Attributes:
+        tries: How many failed.
+        key_refused: The last one was answered 401 or 403.
+        server_errors: Answers 500 in a row.
+        answered_before: ``Reporter.answered`` when the first of those came.
+        alone: Not to be sent in one batch with others.
+    """
+
+    tries: int = 0
+    key_refused: bool = False
+    server_errors: int = 0
+    answered_before: int = 0
+    alone: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Reporter:
+    """What is to be delivered, and the one who delivers it.
+
+    Attributes:
+        link: Where to.
+        ledger: Where each delivery that is settled is entered.
+        flushing: Set when the last phase begins.
+        workers: Up to twice as many deliveries are in flight at once.
+        outbox: Told before something is sent that must not be repeated, and what is settled.
+        answered: Requests the server handled so far; tells a refusal of one body from an outage.
+    """
+
     link: Link
     ledger: Ledger
-    stop: Stop
-    again: trio.MemorySendChannel[HeldClaim]
-    nursery: trio.Nursery
-    outbox: Outbox | None
-    first: trio.Lock = field(default_factory=trio.Lock)
-    collecting: trio.Lock = field(default_factory=trio.Lock)
-    outage: Outage = field(default_factory=lambda: Outage(log, "reporting"))
+    flushing: trio.Event
+    workers: int
+    outbox: Outbox | None = None
+    answered: int = 0
+    _nursery: trio.Nursery = field(init=False)
+    _queue: deque[HeldClaim] = field(default_factory=deque)
+    _queued: trio.Event = field(default_factory=trio.Event)
+    _failures: dict[HeldClaim, _Failures] = field(default_factory=dict)
+    _outage: Outage = field(default_factory=lambda: Outage(log, "reporting"))
 
-    async def deliver(self, done: trio.MemoryReceiveChannel[HeldClaim]) -> None:
-        """Deliver one item or batch after the other."""
-        async with done:
+    # -- from the other tasks of the runtime
+
+    def add(self, held: HeldClaim) -> None:
+        """Queue an outcome or a release that was entered in the ledger."""
+        self._queue.append(held)
+        self._queued.set()
+
+    def release(self, held: HeldClaim) -> None:
+        """Hand a state back, unless it was taken from us or is done."""
+        if self.ledger.finish(held, None):
+            self.add(held)
+
+    def tries(self, held: HeldClaim) -> int:
+        """Return how many deliveries of it failed."""
+        return self._failures[held].tries if held in self._failures else 0
+
+    @property
+    def stuck(self) -> str:
+        """Why nothing is claimed while deliveries fail; empty if they do not. From any thread."""
+        failures = list(self._failures.values())
+        if any(each.key_refused for each in failures):
+            return "the state manager refuses the key"
+        failing = sum(each.tries > 0 for each in failures)
+        return f"{failing} deliveries fail and are being repeated" if failing > self.workers else ""
+
+    def write_off(self) -> None:
+        """Log and count whatever is still held: the time for it is over."""
+        for held in self.ledger.all(*Stage):
+            if self.outbox is not None and self.outbox.keeps(held):
+                log.warning("%s: its %s is in the outbox and is sent at the next start", held, held.what)
+                self.ledger.end(held, Ending.KEPT)
+            elif held.in_flight:
+                log.error("%s: whether its %s arrived is unknown: no answer came in time", held, held.what)
+                self._end(held, Ending.UNKNOWN)
+            else:
+                log.error("%s is abandoned, it stays claimed: no time was left for its %s", held, held.what)
+                self._end(held, Ending.ABANDONED)
+
+    # -- the dispatcher
+
+    async def dispatch(self) -> None:
+        """Deliver what is queued. Never returns unless cancelled.
+
+        Cancellation:
+            What is not delivered stays in the ledger; ``HeldClaim.in_flight`` tells whether its last try
+            was cut off.
+        """
+        limiter = trio.Semaphore(2 * self.workers)
+        latest = trio.Event()
+        latest.set()
+        async with trio.open_nursery() as self._nursery:
             while True:
-                async with AsyncExitStack() as turn:
-                    # One task waits for its turn with an item in its hands, and takes along what comes
-                    # meanwhile. If all did, each batch would be what one of them held.
-                    async with self.collecting:
-                        try:
-                            held = await done.receive()
-                        except trio.EndOfChannel:
-                            return
-                        batch = [held]
-                        if self.link.capabilities.batch and not held.alone:
-                            await turn.enter_async_context(self._behind_the_first())
-                            await self.ledger.moment()
-                            if self.link.capabilities.batch:  # still: the server may have been replaced
-                                batch += self._more(held, done)
-                    await self._send(batch)
+                await self._queued.wait()
+                await limiter.acquire()
+                if self._can_batch(self._queue[0]):
+                    with trio.move_on_after(OVERTAKING):
+                        await latest.wait()
+                    await let_others_finish()
+                latest = trio.Event()
+                self._nursery.start_soon(self._deliver, self._take_batch(), limiter, latest)
 
-    @asynccontextmanager
-    async def _behind_the_first(self) -> AsyncIterator[None]:
-        """Be the one batch on its way, or one more if that one takes long."""
-        with trio.move_on_after(OVERTAKING) as waiting:
-            await self.first.acquire()
+    def _take_batch(self) -> list[HeldClaim]:
+        """Take the first of the queue, and of what follows all that goes along in one request."""
+        queue, first = self._queue, self._queue.popleft()
+        batch = [first]
+        if self._can_batch(first):
+            while queue and len(batch) < MAX_BATCH and self._can_batch(queue[0]):
+                if (queue[0].outcome is None) is not (first.outcome is None):
+                    break  # it goes to the other route
+                batch.append(queue.popleft())
+        if not queue:
+            self._queued = trio.Event()
+        return batch
+
+    def _can_batch(self, held: HeldClaim) -> bool:
+        # Asked anew for each batch: the server may have been replaced by one of another kind.
+        alone = held in self._failures and self._failures[held].alone
+        return self.link.capabilities.batch and not alone
+
+    # -- one delivery
+
+    async def _deliver(self, batch: list[HeldClaim], limiter: trio.Semaphore, over: trio.Event) -> None:
         try:
-            yield
+            if batch := await self._marked(batch):
+                await self._send(batch)
         finally:
-            if not waiting.cancelled_caught:
-                self.first.release()
+            over.set()
+            limiter.release()
 
-    def _more(self, first: HeldClaim, done: trio.MemoryReceiveChannel[HeldClaim]) -> list[HeldClaim]:
-        """Take what else is ready and goes to the same route."""
-        more: list[HeldClaim] = []
-        while len(more) < LARGEST_BATCH - 1:
-            try:
-                held = done.receive_nowait()
-            except trio.WouldBlock:
-                break
-            if held.alone or (held.outcome is None) is not (first.outcome is None):
-                self.again.send_nowait(held)
-                break
-            more.append(held)
-        return more
+    async def _marked(self, batch: list[HeldClaim]) -> list[HeldClaim]:
+        """Mark in the outbox what must not be sent twice; return what may be sent now."""
+        if self.outbox is None:
+            return batch
+        risky = [held for held in batch if self.outbox.must_mark(held)]
+        if not risky or await self.outbox.mark(risky):
+            return batch
+        for held in risky:
+            self._repeat_later(held, Settlement(Fate.RETRY, "the outbox cannot be written"))
+        return [held for held in batch if held not in risky]
 
     async def _send(self, batch: list[HeldClaim]) -> None:
-        if risky := [held for held in batch if self._is_marked(held)]:
-            assert self.outbox is not None, "what has an entry came through the outbox"
-            if not await self.outbox.mark(risky):
-                for held in risky:
-                    self._later(held, Settlement(Fate.RETRY, "the outbox cannot be written"))
-                batch = [held for held in batch if held not in risky]
-        if batch:
-            await self._send_marked(batch)
-
-    async def _send_marked(self, batch: list[HeldClaim]) -> None:
         for held in batch:
             held.in_flight = True
         claims = [held.claim for held in batch]
@@ -143,14 +216,14 @@ class _Reporter:
                 if len(batch) == 1:
                     self._refused(held, f"{type(error).__name__}: {error}")
                 else:
-                    held.alone = True
-                    self.again.send_nowait(held)
+                    self._failures_of(held).alone = True
+                    self.add(held)
             return
         for held, claim, settlement in zip(batch, claims, settlements, strict=True):
             held.in_flight = False
             if settlement.fate is Fate.DROPPED and held.claim is not claim:
                 # It was no longer ours, and then claimed again: under that claim it may be taken.
-                self.again.send_nowait(held)
+                self.add(held)
             else:
                 self._settled(held, settlement)
 
@@ -159,68 +232,79 @@ class _Reporter:
             return await self.link.release([held.claim for held in batch])
         return await self.link.report([(held.claim, held.outcome) for held in batch if held.outcome])
 
-    def _is_marked(self, held: HeldClaim) -> bool:
-        """Whether the outbox has to know that it is about to be sent."""
-        return held.unrepeatable and held.entry is not None
-
     def _settled(self, held: HeldClaim, settlement: Settlement) -> None:
-        held.key_refused = settlement.fate is Fate.KEY_REFUSED
         match settlement.fate:
             case Fate.SETTLED:
-                self.outage.worked()
+                self._outage.worked()
                 log.debug("%s: %s is delivered", held, held.what)
-                self.ledger.settle(held)
+                self.answered += 1
+                self._end(held, held.delivered_ending)
             case Fate.DROPPED:
                 log.warning("%s is no longer ours, its %s is dropped: %s", held, held.what, settlement.detail)
-                self.ledger.drop(held)
+                self.answered += 1
+                self._end(held, Ending.DROPPED)
             case Fate.UNKNOWN:
                 log.error("%s: whether this arrived is unknown: %s", held, settlement.detail)
-                self.ledger.lose(held)
+                self._end(held, Ending.UNKNOWN)
             case Fate.REFUSED:
                 self._refused(held, settlement.detail)
             case Fate.RETRY | Fate.KEY_REFUSED:
-                if self._hopeless(held, settlement):
-                    self._refused(held, f"{held.server_errors} times 500 in a row: {settlement.detail}")
+                failures = self._failures_of(held)
+                failures.key_refused = settlement.fate is Fate.KEY_REFUSED
+                if self._is_hopeless(failures, settlement):
+                    self._refused(held, f"{failures.server_errors} times 500 in a row: {settlement.detail}")
                 else:
-                    self._later(held, settlement)
+                    self._repeat_later(held, settlement)
 
-    def _hopeless(self, held: HeldClaim, settlement: Settlement) -> bool:
+    def _end(self, held: HeldClaim, ending: Ending) -> None:
+        self._failures.pop(held, None)
+        if self.outbox is not None:
+            self.outbox.forget(held)
+        self.ledger.end(held, ending)
+
+    # -- failures
+
+    def _failures_of(self, held: HeldClaim) -> _Failures:
+        return self._failures.setdefault(held, _Failures())
+
+    def _is_hopeless(self, failures: _Failures, settlement: Settlement) -> bool:
         """Whether the server fails at this item, and at nothing else."""
         if settlement.status != 500:
-            held.server_errors = 0
+            failures.server_errors = 0
             return False
-        if held.server_errors == 0:
-            held.answered_before = self.ledger.answered
-        held.server_errors += 1
-        return held.server_errors >= PATIENCE and self.ledger.answered > held.answered_before
+        if failures.server_errors == 0:
+            failures.answered_before = self.answered
+        failures.server_errors += 1
+        return failures.server_errors >= PATIENCE and self.answered > failures.answered_before
 
     def _refused(self, held: HeldClaim, why: str) -> None:
         if held.outcome is None or isinstance(held.outcome, Errored):
             log.error("%s is abandoned, it stays claimed: it was refused: %s", held, why)
-            self.ledger.abandon(held)
+            self._end(held, Ending.ABANDONED)
             return
         # The work was done, but nobody will ever take its result: say so, once, instead of nothing.
         log.error("%s: what it returned was refused, it is reported as an error: %s", held, why)
         held.outcome = Errored(bounded(f"the state manager refused what the node returned: {why}"))
-        held.tries = held.server_errors = 0
-        self.again.send_nowait(held)
+        self._failures.pop(held, None)
+        self.add(held)
 
-    def _later(self, held: HeldClaim, settlement: Settlement) -> None:
-        backoff, level = (REFUSED, logging.ERROR) if held.key_refused else (OUTAGE, logging.WARNING)
-        delay = backoff.pause(held.tries, settlement.retry_after)
-        held.tries += 1
-        if self.outbox is not None and self._is_marked(held):
+    def _repeat_later(self, held: HeldClaim, settlement: Settlement) -> None:
+        failures = self._failures_of(held)
+        backoff, level = (REFUSED, logging.ERROR) if failures.key_refused else (OUTAGE, logging.WARNING)
+        delay = backoff.pause(failures.tries, settlement.retry_after)
+        failures.tries += 1
+        if self.outbox is not None and self.outbox.must_mark(held):
             self.outbox.unmark([held])
-        self.outage.failed(settlement.detail or settlement.fate.value, delay, level=level)
+        self._outage.failed(settlement.detail or settlement.fate.value, delay, level=level)
         # Both how many fail and a refused key hold the poller back.
         self.ledger.notify()
-        self.nursery.start_soon(self._try_again, held, delay)
+        self._nursery.start_soon(self._repeat, held, delay)
 
-    async def _try_again(self, held: HeldClaim, delay: float) -> None:
-        if self.stop.flushing.is_set():
+    async def _repeat(self, held: HeldClaim, delay: float) -> None:
+        if self.flushing.is_set():
             await trio.sleep(min(delay, FLUSH_DELAY))
         else:
             with trio.move_on_after(delay):
                 # The flush is the last chance: it does not wait for anybody's Retry-After.
-                await self.stop.flushing.wait()
-        self.again.send_nowait(held)
+                await self.flushing.wait()
+        self.add(held)

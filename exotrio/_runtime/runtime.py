@@ -279,15 +279,15 @@ class Runtime:
         self._stop.enter_loop()
         self._now = trio.lowlevel.current_clock().current_time
         engine = self._engine = Engine(
-            self._options,
-            endpoint,
-            self._stop,
-            self._ledger,
-            self._enter,
-            only_nodes_interrupt(),
-            self._tasks,
-            self._shows_tasks,
-            self._run_id,
+            options=self._options,
+            endpoint=endpoint,
+            stop=self._stop,
+            ledger=self._ledger,
+            enter=self._enter,
+            owns_signals=only_nodes_interrupt(),
+            tasks=self._tasks,
+            shows_tasks=self._shows_tasks,
+            run_id=self._run_id,
         )
         started = partial(task_status.started, self)
         try:
@@ -305,7 +305,7 @@ class Runtime:
             self._stop.failure = self._stop.failure or error
         finally:
             self._lost_claims = engine.lost_claims
-            self._phase = Phase.STOPPED
+            self._phase = advance(self._phase, Phase.STOPPED)
             log.info("%s stopped: %s", self._options.name, self.summary)
             if self._stop.failure is not None:
                 # Bare, whatever the nurseries wrapped it in; and rather than a Cancelled.

@@ -13,6 +13,7 @@ from exotrio._execution.handle import Execution
 from exotrio._link.port import Link
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
 from exotrio._runtime.lifecycle import Phase
+from exotrio._runtime.reporter import Reporter
 from exotrio._runtime.stop import Stop
 from exotrio._util import deadlines
 from exotrio._util.words import plural
@@ -26,12 +27,7 @@ MAX_NAMED = 5
 
 
 async def run_shutdown(
-    stop: Stop,
-    ledger: Ledger,
-    link: Link,
-    *,
-    enter: Callable[[Phase], None],
-    release: Callable[[HeldClaim], None],
+    *, stop: Stop, ledger: Ledger, link: Link, reporter: Reporter, enter: Callable[[Phase], None]
 ) -> None:
     """Wait for a request to stop, then lead the runtime through its phases, each in its time.
 
@@ -39,8 +35,8 @@ async def run_shutdown(
         stop: Where a stop is requested.
         ledger: What is held. In the end all of it is delivered, or written off and logged.
         link: Is told until when a claim in flight has to be settled.
+        reporter: Is told what to release, and in the end that the time is over.
         enter: Called with each phase.
-        release: Passes a state to the reporter, to be handed back.
 
     Cancellation:
         Not meant to be cancelled: it runs behind the runtime's shield.
@@ -48,19 +44,19 @@ async def run_shutdown(
     await stop.arrived.wait()
     if not stop.skip_drain:
         enter(Phase.DRAINING)
-        await _drain(stop, ledger, link, release)
+        await _drain(stop, ledger, link, reporter)
     if stop.skip_drain or not ledger.quiet:
         enter(Phase.CANCELLING)
-        await _cancel(stop, ledger, link, release)
+        await _cancel(stop, ledger, link, reporter)
     enter(Phase.FLUSHING)
     stop.polling.cancel()
     stop.flushing.set()
     with trio.move_on_after(deadlines.FLUSH):
         await ledger.until(lambda: ledger.empty)
-    write_off(ledger)
+    reporter.write_off()
 
 
-async def _drain(stop: Stop, ledger: Ledger, link: Link, release: Callable[[HeldClaim], None]) -> None:
+async def _drain(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) -> None:
     """Let running nodes finish, until all is delivered or the grace is over."""
     log.info(
         "asked to stop by %s: %d running, %d to be released unstarted, %d being delivered; %.0f s at most",
@@ -72,7 +68,7 @@ async def _drain(stop: Stop, ledger: Ledger, link: Link, release: Callable[[Held
     )
     for _, execution in _running(ledger):
         execution.drain()
-    _release_buffered(ledger, release)
+    _release_buffered(ledger, reporter)
     with stop.grace:
         if math.isfinite(stop.grace.deadline):
             link.settle_by(stop.grace.deadline + deadlines.CLEAN_UP + deadlines.FLUSH)
@@ -83,7 +79,7 @@ async def _drain(stop: Stop, ledger: Ledger, link: Link, release: Callable[[Held
             nursery.cancel_scope.cancel()
 
 
-async def _cancel(stop: Stop, ledger: Ledger, link: Link, release: Callable[[HeldClaim], None]) -> None:
+async def _cancel(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) -> None:
     """Cancel running nodes and the claim in flight; give up nodes that do not end in time."""
     cause = f"no time to drain: {stop.why}" if stop.skip_drain else "the grace is over"
     # Nodes that are cancelled are worth a warning; a claim that has to be given up is not.
@@ -92,7 +88,7 @@ async def _cancel(stop: Stop, ledger: Ledger, link: Link, release: Callable[[Hel
     link.settle_by(trio.current_time() + deadlines.CLEAN_UP + deadlines.FLUSH)
     for _, execution in _running(ledger):
         execution.cancel()
-    _release_buffered(ledger, release)
+    _release_buffered(ledger, reporter)
     with trio.move_on_after(deadlines.CLEAN_UP):
         stop.polling.cancel()
         await ledger.until(lambda: ledger.quiet)
@@ -101,21 +97,7 @@ async def _cancel(stop: Stop, ledger: Ledger, link: Link, release: Callable[[Hel
             "releasing %s: its node did not end within %.0f s of being cancelled", held, deadlines.CLEAN_UP
         )
         execution.give_up()
-        release(held)
-
-
-def write_off(ledger: Ledger) -> None:
-    """Log and count whatever is still held: the time for it is over."""
-    for held in ledger.all(*Stage):
-        if held.entry is not None and not (held.in_flight and held.unrepeatable):
-            log.warning("%s: its %s is in the outbox and is sent at the next start", held, held.what)
-            ledger.keep(held)
-        elif held.in_flight:
-            log.error("%s: whether its %s arrived is unknown: no answer came in time", held, held.what)
-            ledger.lose(held)
-        else:
-            log.error("%s is abandoned, it stays claimed: no time was left for its %s", held, held.what)
-            ledger.abandon(held)
+        reporter.release(held)
 
 
 def waiting_for(ledger: Ledger) -> str:
@@ -140,10 +122,10 @@ async def _log_waiting(ledger: Ledger) -> None:
         await trio.sleep(DRAIN_LOG_INTERVAL)
 
 
-def _release_buffered(ledger: Ledger, release: Callable[[HeldClaim], None]) -> None:
+def _release_buffered(ledger: Ledger, reporter: Reporter) -> None:
     # They stay in the channel; workers pass over what is no longer buffered.
     for held in ledger.all(Stage.BUFFERED):
-        release(held)
+        reporter.release(held)
 
 
 def _running(ledger: Ledger) -> list[tuple[HeldClaim, Execution]]:

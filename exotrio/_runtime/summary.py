@@ -3,6 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+
+
+class Ending(Enum):
+    """What became of one claimed state. The values are the fields of ``Summary``, which explains them."""
+
+    COMPLETED = "completed"
+    PRUNED = "pruned"
+    REQUEUED = "requeued"
+    ERRORED = "errored"
+    RELEASED = "released"
+    CANCELLED = "cancelled"
+    DROPPED = "dropped"
+    LOST_LEASES = "lost_leases"
+    RUN_CANCELLED = "run_cancelled"
+    UNKNOWN = "unknown"
+    ABANDONED = "abandoned"
+    KEPT = "kept"
+
+    @property
+    def is_left_behind(self) -> bool:
+        """Whether the state manager may still hold the state as claimed."""
+        return self in (Ending.UNKNOWN, Ending.ABANDONED, Ending.KEPT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def vitals_of(
     workers: int,
     loop_lag: float,
     now: float,
-    stuck: str = "",
+    stuck: str,
 ) -> Vitals:
     """Return the vitals of a runtime that holds this at that moment, which is on Trio's clock."""
     return Vitals(
@@ -80,7 +80,7 @@ def vitals_of(
         running=_running(held, now),
         buffered=sum(each.stage is Stage.BUFFERED for each in held),
         undelivered=sum(each.stage is Stage.DONE and each.outcome is not None for each in held),
-        stuck=_stuck(held, workers) or stuck,
+        stuck=stuck,
         loop_lag=loop_lag,
     )
 
@@ -98,14 +98,6 @@ def _running(held: Sequence[HeldClaim], now: float) -> tuple[Running, ...]:
         )
         for each in sorted(taken, key=lambda each: each.taken_at)
     )
-
-
-def _stuck(held: Sequence[HeldClaim], workers: int) -> str:
-    """Return why the poller claims nothing, if deliveries are why."""
-    if any(each.key_refused for each in held):
-        return "the state manager refuses the key"
-    failing = sum(each.stage is Stage.DONE and each.tries > 0 for each in held)
-    return f"{failing} deliveries fail and are being repeated" if failing > workers else ""
 
 
 class LoopLag:

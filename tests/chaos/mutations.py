@@ -70,8 +70,8 @@ MUTATIONS = {
     ),
     "repeating reports": Mutation(
         "_runtime/reporter.py",
-        "                    self._later(held, settlement)\n",
-        "                    self.ledger.abandon(held)\n",
+        "                    self._repeat_later(held, settlement)\n",
+        "                    self._end(held, Ending.ABANDONED)\n",
         ("every fault",),
     ),
 }

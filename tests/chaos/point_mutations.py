@@ -79,7 +79,7 @@ MUTATIONS = (
         "_runtime/reporter.py",
         "            case Fate.RETRY | Fate.KEY_REFUSED:\n",
         "            case Fate.RETRY | Fate.KEY_REFUSED:\n"
-        "                self.ledger.abandon(held)\n                return\n",
+        "                self._end(held, Ending.ABANDONED)\n                return\n",
         "of report on",
     ),
     Mutation(

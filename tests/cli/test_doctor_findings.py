@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from exotrio._link.port import Claim
-from exotrio._nodes.outcome import Executed
-from exotrio._runtime.ledger import HeldClaim
-from exotrio._runtime.outbox_store import Mark, Store
+from exotrio._nodes.outcome import Executed, Outcome
+from exotrio._runtime.outbox_store import OutboxStore
 from exotrio._wire.checkup import Checkup
 from exotrio._wire.graphs import ListedGraph
 from exotrio.cli.doctor.findings import Finding, bytes_text, clock_text, of_clock, of_graphs, of_speed
@@ -245,43 +244,41 @@ def test_bytes_read_in_the_unit_that_fits(count: int, text: str) -> None:
 # -- outboxes
 
 
-def outcome(state_id: str) -> HeldClaim:
+def outcome(state_id: str) -> tuple[Claim, Outcome]:
     claim = Claim(
         state_id=state_id, node_name="A", identifier="a", graph_name="g", run_id="r", inputs={},
         token="t", attempt=1, deliveries=0,
     )  # fmt: skip
-    held = HeldClaim(claim)
-    held.outcome = Executed([{"text": "precious"}])
-    return held
+    return claim, Executed([{"text": "precious"}])
 
 
 def test_outcomes_that_are_left_in_an_outbox_are_counted_and_stay_there(tmp_path: Path) -> None:
     path = tmp_path / "outbox.db"
-    store = Store(path, "http://manager", "n")
-    first, *_ = store.write([outcome("s1"), outcome("s2")], [], [])
+    store = OutboxStore(path, "http://manager", "n")
+    first, *_ = store.write([outcome("s1"), outcome("s2")], {}, [])
     assert first is not None
-    store.write([], [Mark([first], begun=True)], [])
+    store.write([], {first: True}, [])
     one([examine_outbox(path)], "is in use by a runtime", attention=False)
-    store.close((), ())
+    store.close({}, ())
     for _ in range(2):
         one(
             [examine_outbox(path)],
             "holds 2 outcomes for namespace n at http://manager, 1 of which may have arrived",
             "start its runtime again",
         )
-    again = Store(path, "http://manager", "n")
+    again = OutboxStore(path, "http://manager", "n")
     assert len(again.left) == 2
-    again.close((), [entry.id for entry in again.left])
+    again.close({}, [entry.id for entry in again.left])
     one([examine_outbox(path)], "is empty", attention=False)
     assert os.listdir(tmp_path) == ["outbox.db"]
 
 
 def test_outcomes_of_a_process_that_was_killed_are_found(tmp_path: Path) -> None:
-    store = Store(tmp_path / "outbox.db", "http://manager", "n")
-    store.write([outcome("s1")], [], [])
+    store = OutboxStore(tmp_path / "outbox.db", "http://manager", "n")
+    store.write([outcome("s1")], {}, [])
     for name in ("outbox.db", "outbox.db-wal"):  # as it lies there while nobody has closed it
         (tmp_path / f"copy-{name}").write_bytes((tmp_path / name).read_bytes())
-    store.close((), ())
+    store.close({}, ())
     one([examine_outbox(tmp_path / "copy-outbox.db")], "holds 1 outcome")
 
 

@@ -257,19 +257,19 @@ async def test_the_books_stay_right_when_a_claim_is_taken_over() -> None:
     held = ledger.add(Claim("s", "N", "it", {}, token="1", lease=60), 0.0)
     assert held is not None
     assert ledger.add(Claim("s", "N", "it", {}, token="2"), 0.0) is None
-    assert (held.claim.token, held.lapsed) == ("2", False)
+    assert (held.claim.token, ledger.lapsed(held)) == ("2", False)
     assert (ledger.count(*Stage), ledger.active("N")) == (1, 1)
-    assert ledger.done(held, Executed([]))
+    assert ledger.finish(held, Executed([]))
     assert ledger.add(Claim("s", "N", "it", {}, token="3"), 0.0) is None
-    ledger.settle(held)
+    ledger.end(held, held.delivered_ending)
     assert (ledger.count(*Stage), ledger.active("N"), ledger.empty) == (0, 0, True)
     assert ledger.add(Claim("s", "N", "it", {}, token="4"), 0.0) is not None
 
 
 async def test_an_outcome_of_an_earlier_process_is_delivered_under_a_claim_that_repeats_its_state() -> None:
     ledger = Ledger()
-    held = ledger.restore(Claim("s", "N", "it", {}, token="1"), Executed([]), 1)
+    held = ledger.restore(Claim("s", "N", "it", {}, token="1"), Executed([]))
     assert ledger.add(Claim("s", "N", "it", {"a": "b"}, token="2", lease=60), ledger.now()) is None
     assert (held.claim.token, held.stage, ledger.active("N")) == ("2", Stage.DONE, 0)
-    ledger.settle(held)
+    ledger.end(held, held.delivered_ending)
     assert ledger.empty

@@ -37,7 +37,7 @@ from exotrio import (
 from exotrio._link.port import Claim
 from exotrio._runtime.ledger import HeldClaim
 from exotrio._runtime.outbox import Outbox
-from exotrio._runtime.outbox_store import Store
+from exotrio._runtime.outbox_store import OutboxStore
 from exotrio.testing import Errored, Pruned, Requeued, run_node
 from tests.support.doubles import Call, Fails, NativeServer, V0Server, hang, reply, runtime
 from tests.support.processes import KEY, Process, Processes, exotrio
@@ -201,13 +201,13 @@ async def test_outcomes_that_finish_together_share_a_sync(
     outbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
-    write = Store.write
+    write = OutboxStore.write
 
-    def counting(self: Store, new: Any, *others: Any) -> Any:
+    def counting(self: OutboxStore, new: Any, *others: Any) -> Any:
         written.append(len(new))
         return write(self, new, *others)
 
-    monkeypatch.setattr(Store, "write", counting)
+    monkeypatch.setattr(OutboxStore, "write", counting)
     server = V0Server()
     server.add("Says", 64)
     async with running(runtime(server, Says, outbox=outbox, workers=64, batch_size=64)) as rt:
@@ -426,29 +426,30 @@ def test_a_write_is_synced_before_it_returns(outbox: Path, monkeypatch: pytest.M
         return connection
 
     monkeypatch.setattr(sqlite3, "connect", less_careful)
-    store = Store(outbox, "http://manager", "ns")
+    store = OutboxStore(outbox, "http://manager", "ns")
     assert store._db.execute("PRAGMA synchronous").fetchone()[0] == 2, "FULL: also a power cut loses nothing"
-    store.close((), ())
+    store.close({}, ())
 
 
 async def test_a_mark_whose_sending_is_cancelled_is_taken_back(outbox: Path) -> None:
-    store = Store(outbox, "http://manager", "ns")
+    store = OutboxStore(outbox, "http://manager", "ns")
     claim = Claim(state_id="0" * 24, node_name="N", identifier="i", inputs={})
     held = HeldClaim(claim, outcome=Requeued(60.0))
-    (held.entry,) = store.write([held], (), ())
     opened = Outbox(store)
-    in_, out = trio.open_memory_channel[HeldClaim](1)
-    async with in_, out, trio.open_nursery() as nursery:
-        nursery.start_soon(opened.write, in_)
+    opened.add(held)
+    async with trio.open_nursery() as nursery:
+        written = trio.Event()
+        nursery.start_soon(opened.write, lambda held: written.set())
+        await written.wait()
         assert await opened.mark([held])
         nursery.cancel_scope.cancel()
     with trio.CancelScope() as scope:
         scope.cancel()
         await opened.mark([held])
     await opened.aclose()
-    again = Store(outbox, "http://manager", "ns")
+    again = OutboxStore(outbox, "http://manager", "ns")
     assert [entry.begun for entry in again.left] == [False], "it was not sent, so it may be"
-    again.close((), ())
+    again.close({}, ())
 
 
 def deep() -> Any:
@@ -471,16 +472,15 @@ async def test_what_could_not_be_read_back_is_an_error_of_its_state(make: Any) -
 
 @pytest.mark.parametrize("make", [deep, lambda: {"digits": 10**5_000}])
 async def test_what_could_not_be_read_back_is_not_written(outbox: Path, make: Any) -> None:
-    store = Store(outbox, "http://manager", "ns")
+    store = OutboxStore(outbox, "http://manager", "ns")
     claim = Claim(state_id="0" * 24, node_name="N", identifier="i", inputs={})
-    good, bad = HeldClaim(claim, outcome=Pruned({"fine": 1})), HeldClaim(claim, outcome=Pruned(make()))
-    written = store.write([bad, good], (), ())
+    written = store.write([(claim, Pruned(make())), (claim, Pruned({"fine": 1}))], {}, ())
     assert written[0] is None
     assert written[1] is not None
-    store.close((), ())
-    again = Store(outbox, "http://manager", "ns")
+    store.close({}, ())
+    again = OutboxStore(outbox, "http://manager", "ns")
     assert [entry.outcome for entry in again.left] == [Pruned({"fine": 1})]
-    again.close((), ())
+    again.close({}, ())
 
 
 @pytest.mark.parametrize("name", ["", "missing/outbox.db"])
@@ -519,7 +519,7 @@ async def test_a_stop_while_the_file_is_opened_leaves_it_free(outbox: Path) -> N
 
 def in_use(path: Path) -> bool:
     try:
-        Store(path, "http://exotrio.embedded", "ns").close((), ())
+        OutboxStore(path, "http://exotrio.embedded", "ns").close({}, ())
     except DatabaseBusy:
         return True
     return False
@@ -529,8 +529,8 @@ def in_use_elsewhere(path: Path) -> bool:
     """Ask from another process whether the file is locked."""
     ask = (
         "import pathlib, sys; from exotrio import DatabaseBusy\n"
-        "from exotrio._runtime.outbox_store import Store\n"
-        "try: Store(pathlib.Path(sys.argv[1]), 'http://exotrio.embedded', 'ns')\n"
+        "from exotrio._runtime.outbox_store import OutboxStore\n"
+        "try: OutboxStore(pathlib.Path(sys.argv[1]), 'http://exotrio.embedded', 'ns')\n"
         "except DatabaseBusy: print('busy')\n"
         "else: print('free')"
     )
@@ -571,15 +571,15 @@ class FullDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.on = True
-        write = Store.write
+        write = OutboxStore.write
 
-        def failing(store: Store, *args: Any) -> Any:
+        def failing(store: OutboxStore, *args: Any) -> Any:
             with store._lock:  # another thread may close it
                 pages = store._db.execute("PRAGMA page_count").fetchone()[0]
                 store._db.execute(f"PRAGMA max_page_count = {pages if self.on else 100_000}")
             return write(store, *args)
 
-        monkeypatch.setattr(Store, "write", failing)
+        monkeypatch.setattr(OutboxStore, "write", failing)
 
 
 class SaysMuch(BaseNode):
@@ -613,16 +613,16 @@ async def test_a_v0_requeue_waits_until_it_can_be_marked(
     outbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures = 2
-    write = Store.write
+    write = OutboxStore.write
 
-    def failing(store: Store, new: Any, marks: Any, gone: Any) -> Any:
+    def failing(store: OutboxStore, new: Any, marks: Any, gone: Any) -> Any:
         nonlocal failures
-        if any(mark.begun for mark in marks) and failures:
+        if any(marks.values()) and failures:
             failures -= 1
             raise sqlite3.OperationalError("database or disk is full")
         return write(store, new, marks, gone)
 
-    monkeypatch.setattr(Store, "write", failing)
+    monkeypatch.setattr(OutboxStore, "write", failing)
     server = V0Server()
     server.add("Requeues")
     async with running(runtime(server, Requeues, outbox=outbox)) as rt:

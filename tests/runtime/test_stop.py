@@ -13,7 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from exotrio import BaseNode, LifecycleError, Phase, Runtime, Stopping
-from exotrio._runtime.outbox_store import Store
+from exotrio._runtime.outbox_store import OutboxStore
 from exotrio._util import deadlines
 from tests.support.doubles import Call, Fails, NativeServer, V0Server, hang, reply, runtime
 
@@ -394,13 +394,13 @@ async def test_a_stop_with_every_step_at_its_worst_takes_no_longer_than_the_step
                 with trio.CancelScope(shield=True):
                     await trio.sleep(deadlines.CLEAN_UP)
 
-    really_close = Store.close
+    really_close = OutboxStore.close
 
-    def close(store: Store, *rest: Any) -> None:
+    def close(store: OutboxStore, *rest: Any) -> None:
         gate.wait()
         really_close(store, *rest)
 
-    monkeypatch.setattr(Store, "close", close)
+    monkeypatch.setattr(OutboxStore, "close", close)
     server = NativeServer()
     for name in ("Thread", "Loop", "Cleans"):
         server.add(name)
