@@ -86,7 +86,7 @@ class Engine:
         """
         o, ledger = self.options, self.ledger
         outbox = await self._open_outbox()
-        link = self._open_link()
+        link = self._open_link(o.link, o.workers)
         executor = self.executor = Executor(
             nodes=o.nodes,
             fetch_secrets=link.secrets,
@@ -124,10 +124,12 @@ class Engine:
 
     def _begin_heartbeat(self, nursery: trio.Nursery, link: Link) -> None:
         o = self.options
+        # Native without asking: it is used only while the other link says so.
+        open_own_link = partial(self._open_link, "native", 1)
         beat = partial(
             heartbeat,
             link=link,
-            open_own_link=self._open_heartbeat_link if self.endpoint.transport is None else None,
+            open_own_link=open_own_link if self.endpoint.transport is None else None,
             ledger=self.ledger,
             stop=self.stop,
             runtime=o.name,
@@ -230,24 +232,16 @@ class Engine:
         self.enter(phase)
         self.ledger.beat_now.set()
 
-    def _open_heartbeat_link(self) -> Link:
-        # Native without asking: it is used only while the other link says so.
-        return self._open(kind="native", workers=1)
-
-    def _open_link(self) -> Link:
-        return self._open(kind=self.options.link, workers=self.options.workers)
-
-    def _open(self, *, kind: LinkKind, workers: int) -> Link:
+    def _open_link(self, kind: LinkKind, workers: int) -> Link:
         # Here, since it imports httpx: whoever only imports exotrio need not wait for that.
         from exotrio._link.auto import open_link
 
-        o = self.options
         return open_link(
             self.endpoint,
-            o.namespace,
+            self.options.namespace,
             kind=kind,
-            state_manager_version=o.state_manager_version,
-            worker_id=o.worker_id,
+            state_manager_version=self.options.state_manager_version,
+            worker_id=self.options.worker_id,
             workers=workers,
             run_id=self.run_id,
             events=self.ledger.events,

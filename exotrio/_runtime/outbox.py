@@ -22,7 +22,6 @@ once when it is over.
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +31,7 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from exotrio._runtime.ledger import HeldClaim, Ledger
-from exotrio._runtime.outbox_store import OutboxStore
+from exotrio._runtime.outbox_store import OutboxStore, WriteFailed
 from exotrio._runtime.summary import Ending
 
 T = TypeVar("T")
@@ -179,7 +178,7 @@ class Outbox:
             outcomes = [(held.claim, held.outcome) for held in new if held.outcome is not None]
             try:
                 ids = await _in_thread(self._store.write, outcomes, _begun(marks), gone)
-            except sqlite3.Error as error:
+            except WriteFailed as error:
                 self._failed(error)
                 self._marks = [mark for mark in self._marks if mark not in marks or not mark.begun]
             else:
@@ -228,7 +227,7 @@ class Outbox:
         self._wake.set()
         return mark
 
-    def _failed(self, error: sqlite3.Error) -> None:
+    def _failed(self, error: WriteFailed) -> None:
         level = logging.DEBUG if self._broken else logging.ERROR
         log.log(
             level,

@@ -27,6 +27,7 @@ log = logging.getLogger("exotrio.outbox")
 
 APPLICATION_ID = 0x65786F6F  # "exoo"
 VERSION = 1
+WriteFailed = sqlite3.Error
 LOCK_TIMEOUT = 1.0
 """Seconds for a process that is just ending to give the file up."""
 _FIX = "pass another file as outbox=..."
@@ -152,7 +153,7 @@ class OutboxStore:
             The rows of ``new``; None for what has no JSON form, or none that can be read back.
 
         Raises:
-            sqlite3.Error: it could not be written.
+            WriteFailed: it could not be written.
         """
         bodies = [_body(claim, outcome) for claim, outcome in new]
         with self._lock, self._transaction():
