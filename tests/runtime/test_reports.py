@@ -249,6 +249,27 @@ async def test_one_item_that_fails_does_not_hold_up_the_others(autojump_clock: M
     assert trio.current_time() < 60
 
 
+async def test_twice_as_many_reports_as_workers_are_in_flight_at_once_and_no_more(
+    autojump_clock: MockClock,
+) -> None:
+    in_flight, most = 0, 0
+
+    async def take_long(call: Call) -> None:
+        nonlocal in_flight, most
+        if call.route == "executed":
+            in_flight += 1
+            most = max(most, in_flight)
+            await trio.sleep(1)
+            in_flight -= 1
+
+    server = V0Server()
+    server.before = take_long
+    server.add("Instant", 30)
+    rt = runtime(server, Instant, workers=3)
+    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 30)
+    assert most == 6
+
+
 async def test_a_release_whose_answer_is_lost_is_not_repeated_and_is_unknown(
     autojump_clock: MockClock,
 ) -> None:
