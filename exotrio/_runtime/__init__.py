@@ -20,6 +20,38 @@ What lives here
 ``exotrio.monitoring``. The command line also uses ``entry``, whose signals it shares. ``_runtime`` and
 ``manager`` never import each other.
 
+How holding and reporting work
+==============================
+
+The way of one claimed state. ``claimed`` and ``finished`` are channels with room for ``batch_size`` states;
+releases (of what nobody runs any more) and replayed outcomes go into the reporter's queue directly::
+
+    poller --claimed--> worker --finished--> (outbox) --> reporter: queue --> dispatcher --> link
+       |                  |                                  ^
+       +---- release -----+---- release by the shutdown -----+
+
+Rules that hold:
+
+1. The ledger comes first. A claim is entered before it is passed to a worker, an outcome before it is
+   passed to the reporter. So nothing is lost unnoticed, whatever is cancelled: what the ledger still holds
+   at the end is written off.
+2. A held claim only moves forward: BUFFERED, RUNNING, DONE, and then away by one ``Ending``. A worker that
+   takes one which is no longer BUFFERED drops it: so a state can be released, lost or cancelled while it is
+   in a channel.
+3. Running nodes does not wait for deliveries. The ``finished`` channel is emptied at once, and the queue
+   always has room. What bounds it is the poller: it claims nothing while more than ``batch_size + workers``
+   states are undelivered, more than ``workers`` deliveries fail, or the key is refused.
+4. There is one dispatcher, and at most twice as many deliveries as workers are in flight. On v0 each is one
+   state. On a native link each is a batch, and the next batch waits a moment for the last one: what finishes
+   meanwhile goes along.
+5. A delivery that failed waits outside of the queue, and not under the limit, until its next attempt; the
+   flush ends the wait. A state is queued, in flight or waiting, so its deliveries never overlap.
+6. A requeue without a lease token could run a finished state again if it is sent twice. It is marked in the
+   outbox before it is sent; if its answer is lost, its fate is unknown and it is not sent again. Everything
+   else may be repeated.
+7. An outcome is replaced in one case: the state manager refuses this body, or answers 500 to it eight times
+   in a row while others get through. Then the state is reported as errored, with that reason.
+
 How a stop works
 ================
 
