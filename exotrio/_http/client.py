@@ -155,7 +155,7 @@ class HttpClient:
                         all_headers = self._headers(content, headers)
                         if last:
                             all_headers["connection"] = "close"
-                        response = await _send(
+                        response = await send(
                             pool, self._request(method, path, content, all_headers, sending)
                         )
                         pieces: list[bytes] = []
@@ -210,7 +210,7 @@ class HttpClient:
         with loop.CancelScope(deadline=loop.current_time() + patience) as scope:
             async with pool.limiter:
                 with self._translate_errors(asked, sending):
-                    response = await _send(pool, self._request("GET", path, None, headers, sending))
+                    response = await send(pool, self._request("GET", path, None, headers, sending))
                 fits = response.headers.get("content-type") == media_type
                 max_size = math.inf if fits else None
                 async with aclosing(
@@ -315,7 +315,7 @@ class HttpClient:
         )
 
 
-async def _send(pool: Pool, request: httpx.Request) -> httpx.Response:
+async def send(pool: Pool, request: httpx.Request) -> httpx.Response:
     """Send a request and return the response once its head is there.
 
     By the transport, without httpx's client around it: its cookies, redirects and forms of

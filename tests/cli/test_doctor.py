@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from exotrio._util.settings import read_sources
-from exotrio.cli.doctor import line
+from exotrio.cli.doctor import probe
 from exotrio.cli.doctor import server as server_doctor
 from tests.support import stock as stocks
 from tests.support.commands import NODES, Cli, with_worker
@@ -220,15 +220,16 @@ def test_a_port_where_nobody_listens_is_told_from_a_name_that_does_not_exist(cli
 
 
 def test_what_speaks_no_http_or_no_tls_is_told(cli: Cli) -> None:
-    with answering(b"220 mail.example ESMTP\r\n") as address:
+    with answering(b"something else\r\n\r\n") as address:
         says(at(cli, f"http://{address}")("doctor"), 4, "what answered is not HTTP")
         says(at(cli, f"https://{address}")("doctor"), 4, "TLS cannot be agreed on", "else write http://")
-    with answering(b"") as address:
-        says(at(cli, f"http://{address}")("doctor"), 4, "the connection was closed before an answer")
+    for answer in (b"", b"220 mail.example ESMTP\r\n"):
+        with answering(answer) as address:
+            says(at(cli, f"http://{address}")("doctor"), 4, "was closed before an answer in HTTP")
 
 
 def test_a_server_that_accepts_and_says_nothing_is_told(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line, "STEP", 0.05)
+    monkeypatch.setattr(probe, "STEP", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         says(at(cli, uri)("doctor"), 4, "nothing was answered within 0.05 s", "overloaded")
@@ -309,13 +310,13 @@ def test_a_state_manager_that_is_killed_meanwhile_is_a_finding(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with server(tmp_path) as running:
-        original = server_doctor.read_clock
+        original = server_doctor.Probe.aclose
 
-        def then_killed(samples: Any) -> Any:
+        async def then_killed(self: Any) -> None:
             running.process.kill()
-            return original(samples)
+            await original(self)
 
-        monkeypatch.setattr(server_doctor, "read_clock", then_killed)
+        monkeypatch.setattr(server_doctor.Probe, "aclose", then_killed)
         says(at(cli, running.uri)("doctor"), 1, "! it could not be looked into further", "cannot be reached")
 
 

@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -19,9 +20,9 @@ from exotrio._runtime.outbox_store import OutboxStore
 from exotrio._wire.checkup import Checkup
 from exotrio._wire.graphs import ListedGraph
 from exotrio.cli.doctor.findings import Finding, bytes_text, clock_text, of_clock, of_graphs, of_speed
-from exotrio.cli.doctor.line import Got
 from exotrio.cli.doctor.native import LONG_DUE_MS, MAX_LOG, MIN_FREE_DISK, of_checkup, of_overview
 from exotrio.cli.doctor.outbox import examine_outbox
+from exotrio.cli.doctor.probe import Reply
 from exotrio.cli.doctor.server import Clock, read_clock
 from exotrio.cli.doctor.v0 import V0Claims, of_v0
 from tests.support.overviews import node, overview, runtime
@@ -196,10 +197,12 @@ def test_what_was_not_looked_into_is_said() -> None:
 # -- clocks
 
 
-def got(second: datetime, sent: float, received: float) -> Got:
+def got(second: datetime, sent: float, received: float) -> Reply:
     date = {"date": format_datetime(second, usegmt=True)}
     base = NOW.timestamp()
-    return Got(200, date, b"", base + sent, base + received, received - sent)
+    return Reply(
+        status=200, headers=date, body=b"", sent=base + sent, received=base + received, took=received - sent
+    )
 
 
 @pytest.mark.parametrize("made", [0.0, 0.2, 0.8, 0.999])
@@ -218,7 +221,8 @@ def test_a_date_that_is_made_once_a_second_does_not_make_the_same_clock_another(
 
 def test_a_clock_that_jumps_or_says_nothing_is_not_known() -> None:
     assert read_clock([]) is None
-    assert read_clock([Got(200, {}, b"", 0, 0, 0), Got(200, {"date": "soon"}, b"", 0, 0, 0)]) is None
+    nothing = Reply(status=200, headers={}, body=b"", sent=0, received=0, took=0)
+    assert read_clock([nothing, replace(nothing, headers={"date": "soon"})]) is None
     assert read_clock([got(NOW, 0, 0.1), got(NOW + timedelta(hours=1), 0.2, 0.3)]) is None
 
 

@@ -9,10 +9,8 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any
 
-import trio
-
 from exotrio._wire.vocabulary import NATIVE_ROOT, NATIVE_VERSION, v0_path
-from exotrio.cli.doctor.line import Got, Line, StepFailed, Steps
+from exotrio.cli.doctor.probe import Probe, Reply, StepFailed
 
 SAMPLES = 5
 """Answers whose times are compared."""
@@ -50,13 +48,14 @@ class Server:
     """What was learned of a state manager.
 
     Attributes:
+        steps: The steps that succeeded, each with its result and the seconds it took.
         failed: The step at which it could not be reached, what happened, and what can be done about it.
         key_refused: What it said to the key; None if it took it.
         times: Seconds of the answers that were timed, sorted.
         namespaces: Those that it has; None if they were not asked for.
     """
 
-    steps: Steps = field(default_factory=Steps)
+    steps: list[tuple[str, str, float]] = field(default_factory=list)
     failed: tuple[str, str, str] | None = None
     kind: Kind | None = None
     about: str = ""
@@ -83,26 +82,27 @@ async def examine_server(uri: str, key: str | None, namespace: str | None) -> Se
         Safe; nothing changes at the server.
     """
     server = Server()
-    line = Line(uri, key)
+    probe = Probe(uri, key)
+    server.steps = probe.steps
     try:
-        await line.open(server.steps)
-        samples = [await line.get("/health", with_key=False) for _ in range(SAMPLES)]
-        server.times = sorted(got.took for got in samples)
+        await probe.resolve()
+        samples = [await probe.get("/health", with_key=False) for _ in range(SAMPLES)]
+        server.times = sorted(reply.took for reply in samples)
         if key is not None:
-            await _find_kind(server, line, namespace or "default")
-        server.clock = read_clock(samples)
+            await _find_kind(server, probe, namespace or "default")
+        if server.kind is not Kind.NATIVE:  # that one says the time itself
+            server.clock = read_clock(samples)
         if server.kind not in (None, Kind.OTHER) and namespace is None:
-            server.namespaces = _namespaces(await line.get("/v0/namespaces"))
+            server.namespaces = _namespaces(await probe.get("/v0/namespaces"))
     except StepFailed as error:
         server.failed = (error.step, str(error), error.fix)
     finally:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-            await line.aclose()
+        await probe.aclose()
     return server
 
 
-async def _find_kind(server: Server, line: Line, namespace: str) -> None:
-    found = await line.get(NATIVE_ROOT)
+async def _find_kind(server: Server, probe: Probe, namespace: str) -> None:
+    found = await probe.get(NATIVE_ROOT)
     body = _json(found)
     if found.status in (401, 403):
         detail = body.get("detail") if isinstance(body, dict) else None
@@ -114,62 +114,62 @@ async def _find_kind(server: Server, line: Line, namespace: str) -> None:
                 f"its native API is version {body['version']}, and this exotrio knows {NATIVE_VERSION}"
             )
     elif found.status == 404 and body is not None:
-        await _find_v0_kind(server, line, namespace)
+        await _find_v0_kind(server, probe, namespace)
     else:
-        server.kind, server.about = Kind.OTHER, _told(found)
+        server.kind, server.about = Kind.OTHER, _shown(found)
 
 
-async def _find_v0_kind(server: Server, line: Line, namespace: str) -> None:
-    nodes = await line.get(v0_path(namespace, "nodes", ""))
+async def _find_v0_kind(server: Server, probe: Probe, namespace: str) -> None:
+    nodes = await probe.get(v0_path(namespace, "nodes", ""))
     body = _json(nodes)
     if nodes.status in (401, 403):
         server.key_refused = f"answered {nodes.status}"
     elif nodes.status != 200 or not isinstance(body, dict) or not isinstance(body.get("nodes"), list):
-        server.kind, server.about = Kind.OTHER, f"{_told(nodes)} where v0 lists its nodes"
-    elif (await line.get("/livez", with_key=False)).body == b"ok\n":
+        server.kind, server.about = Kind.OTHER, f"{_shown(nodes)} where v0 lists its nodes"
+    elif (await probe.get("/livez", with_key=False)).body == b"ok\n":
         server.kind = Kind.OURS_V0
     else:
         server.kind = Kind.V0
-        described = _json(await line.get("/openapi.json", with_key=False))
+        described = _json(await probe.get("/openapi.json", with_key=False))
         info = described.get("info") if isinstance(described, dict) else None
         if isinstance(info, dict) and "exosphere" in str(info.get("title", "")).lower():
             server.kind = Kind.STOCK
             server.about = " ".join(str(info[name]) for name in ("title", "version") if name in info)
 
 
-def _json(got: Got) -> Any:
+def _json(reply: Reply) -> Any:
     try:
-        return json.loads(got.body)
+        return json.loads(reply.body)
     except ValueError:
         return None
 
 
-def _told(got: Got) -> str:
-    kind = got.headers.get("content-type", "nothing named").partition(";")[0]
-    leads = f", a redirect to {got.headers['location'][:200]}" if "location" in got.headers else ""
-    return f"it answered {got.status} with {kind}{leads}"
+def _shown(reply: Reply) -> str:
+    kind = reply.headers.get("content-type", "nothing named").partition(";")[0]
+    leads = f", a redirect to {reply.headers['location'][:200]}" if "location" in reply.headers else ""
+    return f"it answered {reply.status} with {kind}{leads}"
 
 
-def _namespaces(got: Got) -> list[str] | None:
-    body = _json(got)
+def _namespaces(reply: Reply) -> list[str] | None:
+    body = _json(reply)
     found = body.get("namespaces") if isinstance(body, dict) else None
     return [name for name in found if isinstance(name, str)] if isinstance(found, list) else None
 
 
-def read_clock(samples: list[Got]) -> Clock | None:
+def read_clock(samples: list[Reply]) -> Clock | None:
     """Return what the Date headers of answers tell of a clock; None if they tell nothing.
 
     A header tells a whole second, up to ``STALE_DATE`` old. Each answer was made between its request and its
     arrival, so its second bounds the clock from both sides.
     """
     least, most = float("-inf"), float("inf")
-    for got in samples:
+    for reply in samples:
         try:
-            second = parsedate_to_datetime(got.headers.get("date", "")).timestamp()
+            second = parsedate_to_datetime(reply.headers.get("date", "")).timestamp()
         except (ValueError, TypeError, OverflowError):
             continue
-        least = max(least, second - got.received)
-        most = min(most, second + 1 + STALE_DATE - got.sent)
+        least = max(least, second - reply.received)
+        most = min(most, second + 1 + STALE_DATE - reply.sent)
     if not -1e12 < least <= most:
         # None tells, or one of the clocks was set meanwhile.
         return None

@@ -1,0 +1,203 @@
+"""Requests to whatever a URI leads to, each step timed: name lookup, TCP connection, TLS, answer."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import trio
+
+from exotrio._http.body import pieces_of
+from exotrio._http.client import send
+from exotrio._http.connections import Connections
+from exotrio._http.endpoint import Endpoint
+from exotrio._wire.vocabulary import KEY_HEADER
+from exotrio.errors import InvalidResponse
+
+STEP = 10.0
+"""Seconds for each step."""
+MAX_BODY = 256 * 1024
+"""Bytes of an answer that are read."""
+_STEPS = {"connect_tcp": "connection", "start_tls": "TLS", "send_request_headers": "answer"}
+"""What httpcore traces, and the step that it begins."""
+NO_TLS = "is it TLS that is spoken there? else write http://"
+
+
+class StepFailed(Exception):
+    """A step failed; the text says how.
+
+    Args:
+        step: ``name``, ``connection``, ``TLS`` or ``answer``.
+        fix: What can be done about it.
+    """
+
+    def __init__(self, step: str, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.step = step
+        self.fix = fix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An answer.
+
+    Attributes:
+        sent, received: When its request was sent and when its head was there, in Unix seconds.
+        took: Seconds between the two.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    sent: float
+    received: float
+    took: float
+
+
+class Probe:
+    """Asks for one thing after another, over one connection as long as the other side keeps that.
+
+    Args:
+        uri: A valid one.
+        key: Sent with requests.
+
+    Attributes:
+        steps: The steps that succeeded, each with its result and the seconds it took.
+    """
+
+    def __init__(self, uri: str, key: str | None) -> None:
+        self.steps: list[tuple[str, str, float]] = []
+        self._key = key
+        self._endpoint = Endpoint(uri, key)
+        self._connections = Connections(self._endpoint, tasks=1)
+        url = httpx.URL(uri)
+        self._host, self._port = url.host, url.port or (443 if url.scheme == "https" else 80)
+        self._where = f"port {self._port} of {self._host}"
+        self._step = "answer"
+        self._began = self._sent = self._received = self._took = 0.0
+        self._limit = trio.CancelScope()
+
+    async def resolve(self) -> None:
+        """Look the name up, which is no step of its own when httpx connects.
+
+        Raises:
+            StepFailed: it has no address.
+        """
+        began = trio.current_time()
+        reason = f"no answer within {STEP:g} s"
+        with trio.move_on_after(STEP):
+            try:
+                found = await trio.socket.getaddrinfo(self._host, self._port, type=trio.socket.SOCK_STREAM)
+            except (OSError, UnicodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            else:
+                addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+                self._where = f"port {self._port} of {addresses[0]}"
+                self.steps.append(("name", ", ".join(addresses), trio.current_time() - began))
+                return
+        raise StepFailed(
+            "name",
+            f"the name {self._host!r} cannot be resolved: {reason}",
+            "check its spelling, DNS, and VPN if it needs one",
+        )
+
+    async def get(self, path: str, *, with_key: bool = True) -> Reply:
+        """Ask for something.
+
+        Raises:
+            StepFailed: no answer in HTTP came.
+        """
+        headers = {
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "user-agent": "exotrio doctor",
+        }
+        if with_key and self._key is not None:
+            headers[KEY_HEADER] = self._key
+        url = f"{self._endpoint.uri}{path}"
+        request = httpx.Request("GET", url, headers=headers, extensions={"trace": self._trace})
+        with trio.CancelScope() as self._limit:
+            try:
+                response = await send(await self._connections.pool(), request)
+                pieces = pieces_of(response, at="it", asked=path, max_size=MAX_BODY)
+                async with aclosing(pieces):
+                    body = b"".join([piece async for piece in pieces])
+            except InvalidResponse as error:
+                raise StepFailed("answer", error.what, error.fix) from error
+            except httpx.TransportError as error:
+                raise self._failure(error) from error
+            return Reply(
+                status=response.status_code,
+                headers=response.headers,
+                body=body,
+                sent=self._sent,
+                received=self._received,
+                took=self._took,
+            )
+        raise self._too_late()
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._connections.aclose()
+
+    async def _trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Take httpcore's events, such as ``connection.connect_tcp.started``."""
+        _, action, phase = event.split(".")
+        if phase == "started" and action in _STEPS:
+            self._step, self._began, self._sent = _STEPS[action], trio.current_time(), time.time()
+            self._limit.deadline = self._began + STEP
+        elif phase == "complete" and action == "connect_tcp":
+            self._note(self._where)
+        elif phase == "complete" and action == "start_tls":
+            self._note(str(info["return_value"].get_extra_info("ssl_object").version()))
+        elif phase == "complete" and action == "receive_response_headers":
+            self._received, self._took = time.time(), trio.current_time() - self._began
+
+    def _note(self, what: str) -> None:
+        if self._step not in (step for step, _, _ in self.steps):  # else it was connected again
+            self.steps.append((self._step, what, trio.current_time() - self._began))
+
+    def _too_late(self) -> StepFailed:
+        if self._step == "connection":
+            fix = "a firewall or network policy may drop packets; or the address is wrong"
+            return StepFailed(self._step, f"{self._where} does not answer at all", fix)
+        if self._step == "TLS":
+            return StepFailed(self._step, f"TLS cannot be agreed on: no answer within {STEP:g} s", NO_TLS)
+        what = f"nothing was answered within {STEP:g} s"
+        return StepFailed(self._step, what, "is it overloaded, or stopped?")
+
+    def _failure(self, error: httpx.TransportError) -> StepFailed:
+        causes = list(_causes(error))
+        if self._step == "connection":
+            if any(isinstance(each, ConnectionRefusedError) for each in causes):
+                what = f"nobody listens on {self._where}"
+                fix = "is it started? a local one: python -m exotrio server; else check host and port"
+                return StepFailed(self._step, what, fix)
+            reasons = [each.strerror for each in causes if isinstance(each, OSError) and each.strerror]
+            what = f"{self._where} cannot be connected to: {reasons[-1] if reasons else error}"
+            return StepFailed(self._step, what, "check the network between here and there")
+        if self._step == "TLS":
+            what, fix = str(causes[-1]) or "the connection was closed", NO_TLS
+            for each in causes:
+                if isinstance(each, ssl.SSLCertVerificationError):
+                    what = each.verify_message
+                    fix = "the certificate has to be trusted by this system, and be for that name"
+            return StepFailed(self._step, f"TLS cannot be agreed on: {what}", fix)
+        what, fix = "the connection was closed before an answer in HTTP", "check the port, and whether "
+        if any(type(each).__module__.startswith("h11") for each in causes):
+            what = f"what answered is not HTTP ({causes[-1]})"
+        return StepFailed(self._step, what, f"{fix}https:// or http:// is spoken there")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Return what an error was raised from, each error of a group included."""
+    cause = error.__cause__ or error.__context__  # httpcore hides some causes
+    for each in cause.exceptions if isinstance(cause, BaseExceptionGroup) else [cause]:
+        if each is not None:
+            yield each
+            yield from _causes(each)
