@@ -5,6 +5,7 @@ The rules of the fields are those of ``exotrio.graph``, which users declare grap
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
@@ -15,6 +16,7 @@ from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.graph import (
     MAX_NAME,
     MAX_NODES,
+    CronTrigger,
     Graph,
     GraphNodeModel,
     RetryPolicyModel,
@@ -60,16 +62,31 @@ class GraphBody(Body):
     @classmethod
     def of(cls, graph: Graph) -> Self:
         """Return a graph that was declared in Python as the body of an upsert."""
-        return cls(
-            secrets=graph.secrets,
-            nodes=[PlaceModel(**dict(node)) for node in graph.nodes],
-            retry_policy=graph.retry_policy,
-            store_config=graph.store_config,
-            triggers=[
-                TriggerModel(type="CRON", value=CronTriggerValue(expression=each.expression))
-                for each in graph.triggers
-            ],
+        return cls.of_parts(
+            graph.nodes, graph.secrets, graph.retry_policy, graph.store_config, graph.triggers
         )
+
+    @classmethod
+    def of_parts(
+        cls,
+        nodes: Sequence[GraphNodeModel],
+        secrets: dict[str, str],
+        retry_policy: RetryPolicyModel | None = None,
+        store_config: StoreConfigModel | None = None,
+        triggers: Sequence[CronTrigger] | None = None,
+    ) -> Self:
+        """Return the body of an upsert with only those fields set that were given."""
+        given: dict[str, Any] = {}
+        if retry_policy is not None:
+            given["retry_policy"] = retry_policy
+        if store_config is not None:
+            given["store_config"] = store_config
+        if triggers is not None:
+            given["triggers"] = [
+                TriggerModel(type="CRON", value=CronTriggerValue(expression=each.expression))
+                for each in triggers
+            ]
+        return cls(secrets=secrets, nodes=[PlaceModel(**dict(node)) for node in nodes], **given)
 
     def excess(self) -> list[str]:
         """Return which largest sizes of a new graph this one exceeds. Graphs of old databases may."""

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 from uuid import uuid4
 
 import anyio
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from exotrio._http.response import Answer, invalid_response, problems_in
+from exotrio._util.validation import readable_errors
+from exotrio._wire.graphs import GraphBody
 from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.client._calls import Calls
-from exotrio.client._upsert import REFUSED, as_graph, branch_references, is_stale, only_valid
 from exotrio.errors import GraphInvalid, ManagerError, ManagerUnavailable, RequestRefused
+from exotrio.graph import CronTrigger, GraphNodeModel, RetryPolicyModel, StoreConfigModel
 
+REFUSED = frozenset({400, 422})
+"""Statuses by which a state manager says that the graph breaks rules."""
 VALIDATION_PATIENCE = 60.0
 """Seconds for which a trigger waits until a graph is validated."""
+_REFERENCE = re.compile(r"\$\{\{\s*([^.}]*?)\s*\.\s*outputs\s*\.")
 FIRST_LOOK, MAX_PAUSE = 0.05, 1.0
 
 
@@ -69,11 +77,11 @@ async def _is_valid_by_now(calls: Calls, name: str) -> bool:
 async def get_graph(calls: Calls, name: str) -> dict[str, Any]:
     """Return a graph as the state manager has it."""
     path = calls.v0("graph", name)
-    return as_graph(await calls.repeat(lambda: calls.http.ask("GET", path)), name)
+    return _as_graph(await calls.repeat(lambda: calls.http.ask("GET", path)), name)
 
 
 async def upsert_graph(
-    calls: Calls, name: str, body: dict[str, Any], *, validation_timeout: float, polling_interval: float
+    calls: Calls, name: str, body: GraphBody, *, validation_timeout: float, polling_interval: float
 ) -> dict[str, Any]:
     """Create or replace a graph and return it once it is validated."""
     give_up = anyio.current_time() + validation_timeout
@@ -82,20 +90,21 @@ async def upsert_graph(
         return await _put(calls, name, body, give_up, validation_timeout, polling_interval)
 
     graph = await put()
-    if is_stale(graph, body):  # the second, identical PUT is compared with the first
+    if _is_stale(graph, body):  # the second, identical PUT is compared with the first
         graph = await put()
-    return only_valid(graph, name)
+    return _only_valid(graph, name)
 
 
 async def _put(
-    calls: Calls, name: str, body: dict[str, Any], give_up: float, timeout: float, polling_interval: float
+    calls: Calls, name: str, body: GraphBody, give_up: float, timeout: float, polling_interval: float
 ) -> dict[str, Any]:
     """Put a graph and return it once it is no longer PENDING."""
     path = calls.v0("graph", name)
-    answer = await calls.repeat(lambda: calls.http.ask("PUT", path, body=body, accept=REFUSED, last=True))
-    if answer.status in REFUSED and (problems := branch_references(body)) and not await calls.is_native():
+    content = body.model_dump(mode="json", include=body.model_fields_set)  # the server has its own defaults
+    answer = await calls.repeat(lambda: calls.http.ask("PUT", path, body=content, accept=REFUSED, last=True))
+    if answer.status in REFUSED and (problems := _branch_references(body)) and not await calls.is_native():
         raise GraphInvalid(f"graph {name!r} needs exotrio's own state manager", problems)
-    graph = as_graph(answer, name)
+    graph = _as_graph(answer, name)
     while graph["validation_status"] == ValidationStatus.PENDING:
         if anyio.current_time() > give_up:
             raise ManagerUnavailable(
@@ -115,3 +124,92 @@ async def _checked(
     answer = await calls.http.ask(method, path, body=body)
     answer.parse(model)
     return cast("dict[str, Any]", answer.body)
+
+
+# -- what is sent, and what answers mean
+
+
+def graph_body(
+    name: str,
+    nodes: Sequence[GraphNodeModel],
+    secrets: dict[str, str],
+    retry_policy: RetryPolicyModel | None,
+    store_config: StoreConfigModel | None,
+    triggers: Sequence[CronTrigger] | None,
+) -> GraphBody:
+    """Return the body of an upsert.
+
+    Raises:
+        GraphInvalid: the state manager would refuse it; ``problems`` names each reason with its place.
+    """
+    try:
+        return GraphBody.of_parts(nodes, secrets, retry_policy, store_config, triggers)
+    except ValidationError as error:
+        raise GraphInvalid(f"graph {name!r} is invalid", readable_errors(error)) from None  # values: secrets
+
+
+def _as_graph(answer: Answer, name: str) -> dict[str, Any]:
+    """Return the graph in an answer.
+
+    Raises:
+        GraphInvalid: the answer refuses it; ``problems`` names each reason with its place.
+        InvalidResponse: the answer is something else.
+    """
+    if answer.status in REFUSED:
+        raise GraphInvalid(f"graph {name!r} is invalid", problems_in(answer.body))
+    graph = answer.body
+    if not isinstance(graph, dict) or "validation_status" not in graph:
+        raise invalid_response(
+            f"answered {answer.status}, but not with a graph", answer.asked, status=answer.status
+        )
+    return graph
+
+
+def _is_stale(graph: Mapping[str, Any], body: GraphBody) -> bool:
+    """Return whether ``graph`` is invalid for lack of an identifier that the ``body`` of its upsert has.
+
+    A stock server validates references against the identifiers of the version before.
+    """
+    if graph["validation_status"] != ValidationStatus.INVALID:
+        return False
+    names = "|".join(re.escape(node.identifier.strip()) for node in body.nodes)
+    unknown = re.compile(rf"(?<!\w)({names})(?!\w).*\bnot (exist|found)\b", re.DOTALL)
+    return any(unknown.search(problem) for problem in _problems_of(graph))
+
+
+def _branch_references(body: GraphBody) -> list[str]:
+    """Return which united nodes refer to outputs of branches that they unite: only our server allows it."""
+    before: dict[str, set[str]] = {}
+    for node in body.nodes:
+        for following in node.next_nodes or ():
+            before.setdefault(following, set()).add(node.identifier)
+    problems = []
+    for node in body.nodes:
+        if node.unites is None:
+            continue
+        allowed, found = {"store"}, [node.unites.identifier]
+        while found:
+            identifier = found.pop()
+            if identifier not in allowed:
+                allowed.add(identifier)
+                found += before.get(identifier, ())
+        texts = [text for text in node.inputs.values() if isinstance(text, str)]
+        referred = {each for text in texts for each in _REFERENCE.findall(text)}
+        problems += [
+            f"node {node.identifier!r} unites branches and refers to outputs of {each!r} in them: only "
+            "exotrio's own state manager gives these, as a JSON array (python -m exotrio server)"
+            for each in sorted(referred - allowed)
+        ]
+    return problems
+
+
+def _only_valid(graph: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return ``graph`` if it was found valid; raise GraphInvalid with what was found otherwise."""
+    if graph["validation_status"] == ValidationStatus.VALID:
+        return graph
+    raise GraphInvalid(f"graph {name!r} is invalid", _problems_of(graph))
+
+
+def _problems_of(graph: Mapping[str, Any]) -> list[str]:
+    found = graph.get("validation_errors")
+    return [str(problem) for problem in found] if isinstance(found, list) else []

@@ -36,7 +36,6 @@ from exotrio._wire.v0 import (
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.client import _backup, _graphs, _operations, _runs, _runtimes
 from exotrio.client._calls import Calls
-from exotrio.client._upsert import graph_body
 from exotrio.errors import ConfigurationError
 from exotrio.graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel, StoreConfigModel, check_name
 
@@ -217,12 +216,12 @@ class StateManager:
             parts = (graph_nodes, secrets, retry_policy, store_config, triggers)
             if any(part is not None for part in parts):
                 raise TypeError("a Graph holds its nodes, secrets, policy, store and triggers: pass it alone")
-            name, body = graph_name.name, GraphBody.of(graph_name).model_dump(mode="json")
+            name, body = graph_name.name, GraphBody.of(graph_name)
         elif graph_nodes is None or secrets is None:
             raise TypeError("upsert_graph needs a Graph, or a name with graph_nodes and secrets")
         else:
             name = graph_name
-            body = graph_body(graph_nodes, secrets, retry_policy, store_config, triggers)
+            body = _graphs.graph_body(name, graph_nodes, secrets, retry_policy, store_config, triggers)
         return await _graphs.upsert_graph(
             self._calls,
             name,
