@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,14 @@ DRIVERS = {
     "h11": ("_httpd",),
 }
 """A library, and where alone it may be imported."""
+SQL = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE) [a-zA-Z_*(]")
+SQL_ROOMS = (
+    "manager.store",
+    "manager.engine",
+    "manager.queries",
+    "_runtime.outbox_store",
+    "cli.doctor.outbox",
+)
 
 
 def room_of(module: str) -> str:
@@ -123,6 +132,16 @@ def test_each_driver_has_its_place(module: str) -> None:
     for library in libraries & DRIVERS.keys():
         places = [f"exotrio.{place}" for place in DRIVERS[library]]
         assert any(module == place or module.startswith(f"{place}.") for place in places), library
+
+
+@pytest.mark.xfail(reason="the rooms are being built", strict=False)
+@pytest.mark.parametrize("module", MODULES)
+def test_sql_has_its_place(module: str) -> None:
+    if any(module == f"exotrio.{room}" or module.startswith(f"exotrio.{room}.") for room in SQL_ROOMS):
+        return
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert not SQL.match(node.value), f"{module} has SQL in line {node.lineno}"
 
 
 def test_only_settings_reads_the_environment() -> None:

@@ -29,7 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """A state manager, ready to serve."""
 
@@ -125,7 +125,13 @@ async def open_service(
     settings = settings or read_settings()
     async with open_store(db, clock=clock, max_inputs=max_inputs) as store:
         cipher = find_cipher(store.path, settings)
-        service = Service(store, cipher, terms or Terms(), monotonic, Scheduler(store))
+        service = Service(
+            store=store,
+            cipher=cipher,
+            terms=terms or Terms(),
+            monotonic=monotonic,
+            scheduler=Scheduler(store),
+        )
         await store.write(recover, service.terms)
         await store.write(restart, monotonic(), service.terms)
         await renew_at_start(store, service.cipher)

@@ -88,7 +88,7 @@ async def embedded(
         yield httpx.ASGITransport(app, raise_app_exceptions=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
     """An embedded state manager that is served too.
 
@@ -165,7 +165,7 @@ async def embedded_and_served(
         (url,) = urls(listeners)
         inside = httpx.ASGITransport(local(app), raise_app_exceptions=False)
         async with in_background(partial(serve_http, app, listeners, stopping=trio.Event())):
-            yield Served(inside, url, key, service, dashboard)
+            yield Served(transport=inside, url=url, key=key, _service=service, _dashboard=dashboard)
 
 
 async def serve(

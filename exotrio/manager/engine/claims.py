@@ -33,7 +33,7 @@ MAX_CLAIM_BYTES = 2 * 1024 * 1024
 request, and a fraction of their leases."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claimer:
     """Who claims.
 

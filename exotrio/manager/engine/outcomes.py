@@ -46,7 +46,7 @@ A fan-out can give each of its siblings the same large value, all in one transac
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
     """What became of an outcome.
 
@@ -111,14 +111,16 @@ def _record(
 ) -> Recorded:
     state = find_state(changes.tx, namespace, state_id)
     if state is None:
-        return Recorded(ItemResult.UNKNOWN, f"there is no state {state_id!r} in namespace {namespace!r}")
+        return Recorded(
+            result=ItemResult.UNKNOWN, detail=f"there is no state {state_id!r} in namespace {namespace!r}"
+        )
     if isinstance(item, ErroredItem):
         item = item.model_copy(update={"error": redactors.of(state["graph"]).redact(item.error)})
     if not _is_open(state, token):
         same = _is_recorded(state, item) and (token is None or token == state["token"])
         return Recorded(
-            ItemResult.DUPLICATE if same else ItemResult.STALE,
-            None if same else _why_closed(state, token),
+            result=ItemResult.DUPLICATE if same else ItemResult.STALE,
+            detail=None if same else _why_closed(state, token),
             retry_created=state["status"] == RETRY_CREATED,
             enqueue_after=state["enqueue_after"],
         )
@@ -203,7 +205,7 @@ def _executed(changes: Changes, run: RunScope, state: Row, outputs: list[dict[st
                 ),
                 seq=seq,
             )
-    return Recorded(ItemResult.OK)
+    return Recorded(result=ItemResult.OK)
 
 
 class Follow:
@@ -279,7 +281,7 @@ def _errored(changes: Changes, run: RunScope, state: Row, error: str) -> Recorde
         (status, error, tx.now_ms, tx.now_ms, state["seq"]),
     )
     changes.finish(run, state, status)
-    return Recorded(ItemResult.OK, retry_created=status == RETRY_CREATED)
+    return Recorded(result=ItemResult.OK, retry_created=status == RETRY_CREATED)
 
 
 def copy_of(state: Row, *, enqueue_after: int) -> NewState:
@@ -305,7 +307,7 @@ def _pruned(changes: Changes, run: RunScope, state: Row, data: dict[str, Any]) -
         (PRUNED, to_json(data).decode(), tx.now_ms, tx.now_ms, state["seq"]),
     )
     changes.finish(run, state, PRUNED)
-    return Recorded(ItemResult.OK, enqueue_after=state["enqueue_after"])
+    return Recorded(result=ItemResult.OK, enqueue_after=state["enqueue_after"])
 
 
 def _requeued(changes: Changes, run: RunScope, state: Row, delay_ms: int) -> Recorded:
@@ -318,4 +320,4 @@ def _requeued(changes: Changes, run: RunScope, state: Row, delay_ms: int) -> Rec
     )
     changes.transition(run, state["place"], state["groups"], state["status"], CREATED)
     tx.announce(state["run"], state["node_id"])
-    return Recorded(ItemResult.OK, enqueue_after=enqueue_after)
+    return Recorded(result=ItemResult.OK, enqueue_after=enqueue_after)

@@ -50,7 +50,7 @@ class RunScope:
     template: Template
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class NewState:
     """A state to insert. ``inputs`` and ``outputs`` are JSON text."""
 

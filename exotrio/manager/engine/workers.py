@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from exotrio._wire.native import BeatProgress, HeartbeatRequest
+from exotrio._wire.native import HeartbeatRequest
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -21,7 +21,7 @@ MAX_WORKERS = 10_000
 """Of which something is kept: who claims under ever new names must not fill the memory."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Worker:
     """One worker process.
 
@@ -77,16 +77,6 @@ class Workers:
         """Return a worker, or None if it was not heard of."""
         return self._known.get((namespace, worker_id))
 
-    def progress(self, namespace: str) -> dict[str, BeatProgress]:
-        """Return what running nodes of a namespace said last of their progress, by state."""
-        return {
-            beat.state_id: beat.progress
-            for worker in self._known.values()
-            if worker.namespace == namespace
-            for beat in worker.last.states
-            if beat.progress is not None
-        }
-
     def has_polled(self, namespace: str, worker_id: str | None, nodes: frozenset[str]) -> bool:
         """Return whether these nodes were asked for before."""
         if worker_id is None:
@@ -120,7 +110,7 @@ class Workers:
         if worker is None:
             self._forget(now)
             _make_room(self._known)
-            worker = Worker(namespace, HeartbeatRequest(worker_id=worker_id), now)
+            worker = Worker(namespace=namespace, last=HeartbeatRequest(worker_id=worker_id), seen_at=now)
             self._known[namespace, worker_id] = worker
         worker.seen_at = now
         return worker

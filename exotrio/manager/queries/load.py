@@ -19,7 +19,7 @@ from exotrio.manager.store.port import View
 MAX_COUNTED = 100_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
     """One node's states that have not ended.
 
@@ -62,7 +62,14 @@ def backlog(view: View, *, namespace: str | None = None, node: str | None = None
         ).fetchone()
         oldest = 0.0 if first is None else max(0, view.now_ms - first) / 1000
         found.append(
-            Backlog(row["namespace"], row["name"], waiting, eligible, oldest, held.get(row["id"], 0))
+            Backlog(
+                namespace=row["namespace"],
+                node=row["name"],
+                waiting=waiting,
+                eligible=eligible,
+                oldest=oldest,
+                held=held.get(row["id"], 0),
+            )
         )
     return found
 

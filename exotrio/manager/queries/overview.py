@@ -28,7 +28,7 @@ from exotrio.manager.store.port import View
 DAY_MS = 86_400_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Current:
     """How much waits, runs and failed.
 

@@ -11,7 +11,7 @@ from exotrio.manager.rules.problems import SECRETS, Problem, first_problems
 from exotrio.manager.rules.template import Template
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Registered:
     """What a graph needs to know of a registered node.
 

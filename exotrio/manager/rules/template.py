@@ -31,7 +31,7 @@ from exotrio.manager.rules.placeholders import (
 from exotrio.manager.rules.problems import Problem, refuse
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """One node of a graph, compiled.
 
@@ -55,7 +55,7 @@ class Place:
     target: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unite:
     """One united node, compiled.
 

@@ -12,8 +12,7 @@ What a backup holds stays encrypted with the keys of its time, so those must be 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -22,92 +21,12 @@ from exotrio._util.settings import SECRETS_KEY_VARIABLE, Settings, read_settings
 from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.security.encryption_key import KEY_FILE, cipher_from_text, key_file_of, new_key
 from exotrio.manager.security.secret_files import read_secret_file, secret_path, write_secret_file
-from exotrio.manager.store.cipher import Cipher, SecretUnreadable
-from exotrio.manager.store.port import Store, Transaction, View
+from exotrio.manager.store.cipher import Cipher, check_secrets, encrypt_anew
+from exotrio.manager.store.port import Store
 from exotrio.manager.store.sqlite.database import truncate_log
 from exotrio.manager.store.sqlite.store import open_store
 
 logger = logging.getLogger("exotrio.manager")
-
-
-@dataclass(slots=True)
-class Renewed:
-    """What became of all stored secrets.
-
-    Attributes:
-        total: How many there are.
-        renewed: Those that were encrypted anew.
-        graphs: How many graphs have those.
-        unreadable: For each secret that no given key can read, why.
-    """
-
-    total: int = 0
-    renewed: int = 0
-    graphs: int = 0
-    unreadable: list[SecretUnreadable] = field(default_factory=list)
-
-    @property
-    def problem(self) -> DatabaseError | None:
-        """What is wrong with the unreadable ones, in one error for all."""
-        if len(self.unreadable) < 2:
-            return self.unreadable[0] if self.unreadable else None
-        first = self.unreadable[0]
-        reasons = Counter(error.reason for error in self.unreadable)
-        return DatabaseError(
-            f"{len(self.unreadable)} of {self.total} secrets cannot be decrypted: "
-            + "; ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items())),
-            where=next((error.where for error in self.unreadable if error.where), ""),
-            fix=next((error.fix for error in self.unreadable if error.where), first.fix),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Outdated:
-    """A secret that was not encrypted with the newest key."""
-
-    graph: int
-    name: str
-    place: dict[str, str]
-    plain: str
-
-
-def check(view: View, cipher: Cipher) -> Renewed:
-    """Return what ``encrypt_anew`` would find; nothing is renewed."""
-    found = Renewed()
-    _outdated(view, cipher, found)
-    return found
-
-
-def encrypt_anew(tx: Transaction, cipher: Cipher) -> Renewed:
-    """Encrypt with the newest key what was encrypted with an older one."""
-    found = Renewed()
-    outdated = _outdated(tx, cipher, found)
-    with tx.secure_delete():
-        tx.executemany(
-            "UPDATE secrets SET value = ? WHERE graph = ? AND name = ?",
-            ((cipher.encrypt(one.plain, **one.place), one.graph, one.name) for one in outdated),
-        )
-    found.renewed = len(outdated)
-    found.graphs = len({one.graph for one in outdated})
-    return found
-
-
-def _outdated(view: View, cipher: Cipher, found: Renewed) -> list[_Outdated]:
-    outdated = []
-    for row in view.execute(
-        "SELECT graph, secrets.name, value, namespace, graphs.name AS graph_name FROM secrets"
-        " JOIN graphs ON graphs.id = secrets.graph ORDER BY graph, secrets.name"
-    ):
-        found.total += 1
-        if not cipher.is_newest(row["value"]):
-            place = {"namespace": row["namespace"], "graph": row["graph_name"], "name": row["name"]}
-            try:
-                plain = cipher.decrypt(row["value"], **place)
-            except SecretUnreadable as error:
-                found.unreadable.append(error)
-            else:
-                outdated.append(_Outdated(row["graph"], row["name"], place, plain))
-    return outdated
 
 
 async def renew_at_start(store: Store, cipher: Cipher) -> None:
@@ -137,7 +56,7 @@ async def _forget_log(store: Store) -> None:
         await trio.to_thread.run_sync(truncate_log, store.path)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rotation:
     """What ``rotate_secrets`` did.
 
@@ -195,7 +114,7 @@ async def rotate_secrets(
         else:
             keys = "\n".join([new_key(), *_keys_in(secret_path(path, KEY_FILE))])
             cipher = cipher_from_text(keys, source=key_file_of(path))
-        if problem := (await store.read(check, cipher)).problem:
+        if problem := (await store.read(check_secrets, cipher)).problem:
             raise problem
         if not from_variable:
             # First, and on disk: what is encrypted with a key that got lost is lost.
@@ -205,7 +124,13 @@ async def rotate_secrets(
         if drop_old:
             write_secret_file(secret_path(path, KEY_FILE), keys.split()[0])
         dropped = len(cipher.key_ids) - 1 if drop_old else 0
-        return Rotation(found.total, found.renewed, cipher.newest, cipher.source, dropped)
+        return Rotation(
+            total=found.total,
+            renewed=found.renewed,
+            key_id=cipher.newest,
+            source=cipher.source,
+            dropped=dropped,
+        )
 
 
 def _existing(db: str | Path) -> Path:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import base64
 import json
 import os
+from collections import Counter
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 from exotrio._util.settings import SECRETS_KEY_VARIABLE
 from exotrio.errors import DatabaseError
-from exotrio.manager.store.port import View
+from exotrio.manager.store.port import Transaction, View
 
 KEY_BYTES = 32
 
@@ -124,3 +126,83 @@ def _key_id(key: bytes) -> str:
 
 def _bound_to(namespace: str, graph: str, name: str) -> bytes:
     return json.dumps([namespace, graph, name]).encode()
+
+
+@dataclass(slots=True, kw_only=True)
+class Renewed:
+    """What became of all stored secrets.
+
+    Attributes:
+        total: How many there are.
+        renewed: Those that were encrypted anew.
+        graphs: How many graphs have those.
+        unreadable: For each secret that no given key can read, why.
+    """
+
+    total: int = 0
+    renewed: int = 0
+    graphs: int = 0
+    unreadable: list[SecretUnreadable] = field(default_factory=list)
+
+    @property
+    def problem(self) -> DatabaseError | None:
+        """What is wrong with the unreadable ones, in one error for all."""
+        if len(self.unreadable) < 2:
+            return self.unreadable[0] if self.unreadable else None
+        first = self.unreadable[0]
+        reasons = Counter(error.reason for error in self.unreadable)
+        return DatabaseError(
+            f"{len(self.unreadable)} of {self.total} secrets cannot be decrypted: "
+            + "; ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items())),
+            where=next((error.where for error in self.unreadable if error.where), ""),
+            fix=next((error.fix for error in self.unreadable if error.where), first.fix),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outdated:
+    """A secret that was not encrypted with the newest key."""
+
+    graph: int
+    name: str
+    place: dict[str, str]
+    plain: str
+
+
+def check_secrets(view: View, cipher: Cipher) -> Renewed:
+    """Return what ``encrypt_anew`` would find; nothing is renewed."""
+    found = Renewed()
+    _outdated(view, cipher, found)
+    return found
+
+
+def encrypt_anew(tx: Transaction, cipher: Cipher) -> Renewed:
+    """Encrypt with the newest key what was encrypted with an older one."""
+    found = Renewed()
+    outdated = _outdated(tx, cipher, found)
+    with tx.secure_delete():
+        tx.executemany(
+            "UPDATE secrets SET value = ? WHERE graph = ? AND name = ?",
+            ((cipher.encrypt(one.plain, **one.place), one.graph, one.name) for one in outdated),
+        )
+    found.renewed = len(outdated)
+    found.graphs = len({one.graph for one in outdated})
+    return found
+
+
+def _outdated(view: View, cipher: Cipher, found: Renewed) -> list[_Outdated]:
+    outdated = []
+    for row in view.execute(
+        "SELECT graph, secrets.name, value, namespace, graphs.name AS graph_name FROM secrets"
+        " JOIN graphs ON graphs.id = secrets.graph ORDER BY graph, secrets.name"
+    ):
+        found.total += 1
+        if not cipher.is_newest(row["value"]):
+            place = {"namespace": row["namespace"], "graph": row["graph_name"], "name": row["name"]}
+            try:
+                plain = cipher.decrypt(row["value"], **place)
+            except SecretUnreadable as error:
+                found.unreadable.append(error)
+            else:
+                outdated.append(_Outdated(graph=row["graph"], name=row["name"], place=place, plain=plain))
+    return outdated

@@ -39,7 +39,7 @@ class View:
             statements has to be ended, too. Defaults to None.
     """
 
-    def __init__(self, connection: Connection, catalog: Catalog, stamp: str, now_ms: int) -> None:
+    def __init__(self, *, connection: Connection, catalog: Catalog, stamp: str, now_ms: int) -> None:
         self._connection = connection
         self._catalog = catalog
         self._stamp = stamp
@@ -109,13 +109,14 @@ class Transaction(View):
 
     def __init__(
         self,
+        *,
         connection: Connection,
         catalog: Catalog,
         stamp: str,
         now_ms: int,
         next_seq: int,
     ) -> None:
-        super().__init__(connection, catalog, stamp, now_ms)
+        super().__init__(connection=connection, catalog=catalog, stamp=stamp, now_ms=now_ms)
         self.next_seq = next_seq
         self.ready: set[Topic] = set()
         self.ended: Counter[tuple[str, str, str]] = Counter()

@@ -42,7 +42,7 @@ TELL_AGAIN = 60.0
 _FIX = "check its file and the free space of its disk"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Commit:
     """What one commit did: the ``Committed`` of SQLite.
 
@@ -77,6 +77,7 @@ class Committer:
     def __init__(
         self,
         connection: sqlite3.Connection,
+        *,
         catalog: Catalog,
         clock: Clock,
         now: Callable[[], float],
@@ -174,7 +175,7 @@ class Committer:
 
     def view(self, connection: sqlite3.Connection) -> View:
         """Return what a query sees on a connection."""
-        return View(connection, self.catalog, self.stamp, self.clock())
+        return View(connection=connection, catalog=self.catalog, stamp=self.stamp, now_ms=self.clock())
 
     def check_writable(self, tx: Transaction) -> None:
         """Write something, unless that was possible just now. A use case.
@@ -208,7 +209,13 @@ class Committer:
 
     def _run(self, write: Write, committed: Commit) -> None:
         """Run one use case in a savepoint of its own, so that it is undone alone if it raises."""
-        tx = Transaction(self.connection, self.catalog, self.stamp, self._watched(), self._next_seq)
+        tx = Transaction(
+            connection=self.connection,
+            catalog=self.catalog,
+            stamp=self.stamp,
+            now_ms=self._watched(),
+            next_seq=self._next_seq,
+        )
         tx.waited = write in self._waiting
         self.connection.execute("SAVEPOINT use_case")
         result: outcome.Outcome[Any] = outcome.capture(write.run, tx, self.now())
@@ -250,7 +257,7 @@ class Committer:
             self._waiting.drop(write)
             if write.repeat:
                 self._repeat(write, write.result.error)
-        return Commit(list(writes), failed=True)
+        return Commit(writes=list(writes), failed=True)
 
     def _repeat(self, write: Write, error: BaseException) -> None:
         """Try something that failed again, unless it never will succeed."""

@@ -298,7 +298,7 @@ async def open_store(
     catalog = Catalog(max_inputs)
     if str(db) == MEMORY:
         with closing(open_writer(None)) as connection:
-            memory = MemoryStore(Committer(connection, catalog, clock, trio.current_time))
+            memory = MemoryStore(Committer(connection, catalog=catalog, clock=clock, now=trio.current_time))
             try:
                 yield memory
             finally:
@@ -311,7 +311,8 @@ async def open_store(
         remove_leftovers(path)
         connection = open_writer(path)
         check = SameFiles(path).check
-        store = FileStore(Committer(connection, catalog, clock, time.monotonic, check), path)
+        committer = Committer(connection, catalog=catalog, clock=clock, now=time.monotonic, check=check)
+        store = FileStore(committer, path)
         try:
             yield store
         finally:
