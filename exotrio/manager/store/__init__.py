@@ -1,0 +1,29 @@
+"""The database of a state manager: what use cases are given, and how what they write becomes durable.
+
+==============  ===================================================================================
+``port``        ``View`` and ``Transaction``, which use cases get; ``Store``, which runs them
+``driver``      rows and connections, as far as code outside of ``sqlite`` knows them
+``schema``      the tables, their version, and migrations
+``catalog``     templates and registered nodes, kept parsed
+``clock``       the wall clock, and what happens when it is set
+``tallies``     counts of states that ended, by node, minute, status and duration
+``cipher``      secrets, encrypted
+``sqlite``      the engine: opening and owning a file, commits, readers, copies
+==============  ===================================================================================
+
+From outside import ``port`` and ``driver``; open a store with ``sqlite.store.open_store``.
+
+A *use case* is a plain function of a ``Transaction`` and its arguments, a *query* one of a ``View``. Neither
+awaits anything, so both can be run in any thread, and again.
+
+What one commit does (``sqlite.commits.Committer.commit``):
+
+1. ``BEGIN IMMEDIATE``. The clock is compared with that of the last commit; if it was set back, what waits is
+   moved back with it.
+2. Each use case that was handed in runs in a savepoint. One that raises is undone alone.
+3. Use cases that wait for a topic which this commit announces (a claim that waits for a node, say) run in the
+   same commit, so that a waiting runtime needs no second one.
+4. ``COMMIT``, with ``synchronous=FULL``: one sync to disk for up to 256 use cases.
+5. Only then are results handed to the tasks that wait for them. If the commit fails, all get an error,
+   and nothing of it happened. A caller who is gone by then has its result undone (``Transaction.undo``).
+"""

@@ -12,17 +12,17 @@ from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Connection
 
 MAX_INPUTS = 16 * 1024 * 1024
-"""Bytes, as of the body of a request: a state that is larger could not be handed out, or only to few."""
+"""Bytes, the same limit as of a request body: a larger state could not be handed out."""
 
 
 class Catalog:
-    """What is read over and over, kept parsed; and what holds for all that use it.
+    """Parsed templates and registered nodes, shared by all use cases of one store.
 
     Templates never change, so every thread may share them. Registered nodes do change: only the
     writer looks them up here, and registering forgets them.
 
     Args:
-        max_inputs: Most bytes of the inputs of a new state.
+        max_inputs: Maximum of bytes of the inputs of a new state.
     """
 
     def __init__(self, max_inputs: int = MAX_INPUTS) -> None:
@@ -66,7 +66,7 @@ class Catalog:
         self._nodes.clear()
 
     def clear(self) -> None:
-        """Forget everything: an id that was rolled back will name another template."""
+        """Forget everything. After a rollback: the id of a new template will be given again."""
         self._templates.clear()
         self._nodes.clear()
 

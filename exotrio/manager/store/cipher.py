@@ -28,7 +28,7 @@ class SecretUnreadable(DatabaseError):
     """A stored secret cannot be decrypted with the keys that are given.
 
     Attributes:
-        reason: Why, without the names.
+        reason: Why, without the names of graph and secret.
     """
 
     def __init__(self, graph: str, name: str, reason: str, *, where: str = "", fix: str = "") -> None:
@@ -43,7 +43,7 @@ class Cipher:
 
     Args:
         keys: 32 bytes each, newest first; at least one.
-        source: Where they came from, to be told to whoever has to look there.
+        source: Where they came from, for messages.
     """
 
     def __init__(self, *keys: bytes, source: str = "this process") -> None:
@@ -120,7 +120,7 @@ def open_secrets(view: View, graph: int, cipher: Cipher) -> tuple[list[str], lis
 
 
 def _key_id(key: bytes) -> str:
-    """Return what a key is called where it must not be shown. Of 256 random bits it tells nothing."""
+    """Return the name of a key for messages. It reveals nothing of 256 random bits."""
     return sha256(b"exotrio, id of a key for secrets: " + key).hexdigest()[:8]
 
 
@@ -130,12 +130,12 @@ def _bound_to(namespace: str, graph: str, name: str) -> bytes:
 
 @dataclass(slots=True, kw_only=True)
 class Renewed:
-    """What became of all stored secrets.
+    """The result of encrypting all stored secrets anew.
 
     Attributes:
         total: How many there are.
-        renewed: Those that were encrypted anew.
-        graphs: How many graphs have those.
+        renewed: How many of them were encrypted anew.
+        graphs: How many graphs those belong to.
         unreadable: For each secret that no given key can read, why.
     """
 
@@ -146,7 +146,7 @@ class Renewed:
 
     @property
     def problem(self) -> DatabaseError | None:
-        """What is wrong with the unreadable ones, in one error for all."""
+        """One error for all unreadable secrets; None if there are none."""
         if len(self.unreadable) < 2:
             return self.unreadable[0] if self.unreadable else None
         first = self.unreadable[0]
@@ -170,7 +170,7 @@ class _Outdated:
 
 
 def check_secrets(view: View, cipher: Cipher) -> Renewed:
-    """Return what ``encrypt_anew`` would find; nothing is renewed."""
+    """Return what ``encrypt_anew`` would return, and change nothing."""
     found = Renewed()
     _outdated(view, cipher, found)
     return found

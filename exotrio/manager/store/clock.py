@@ -1,13 +1,13 @@
 """The wall clock of a state manager, watched for being set.
 
-Times in the database are of the wall clock, which people and daemons set. The last time that was
-read is stored, at least once a minute, and each commit compares: it begins at the present time, so a
-clock that shows less has been set back, and one that shows much more has been set ahead (or nothing ran
-meanwhile, which looks the same and is treated the same).
+Times in the database are of the wall clock, which people and daemons set. The last time that was read is
+stored, at least once a minute, and each commit compares the clock with it. A clock that shows less was set
+back. One that shows much more was set ahead, or nothing ran meanwhile: both look the same and are treated
+the same.
 
-- Set back: what waits is moved back by as much, in the same transaction. So all that was due stays due, in
-  the same order, and a delay ends at most as late as the time since the last look. If it was a minute or
-  more, cron expressions are looked up anew: an hour that comes a second time is an hour in which they fire.
+- Set back: what waits is moved back by as much, in the same transaction. What was due stays due, in the same
+  order, and a delay ends late by at most the time since the last commit. After a minute or more the next
+  occurrences of cron expressions are computed anew: an hour that comes twice is an hour in which they fire.
 - Set ahead: what waits with a delay is due early, as the clock says. Retention does not count the jump for a
   day, so that there is time to correct the clock before anything is deleted.
 """
@@ -32,14 +32,14 @@ logger = logging.getLogger("exotrio.manager.clock")
 DAY_MS = 86_400_000
 MINUTE_MS = 60_000
 MIN_STEP_BACK_MS = 1_000
-"""A smaller one delays what waits by less than that, and happens all the time where clocks are kept right."""
+"""A smaller step delays what waits by less than that; time daemons make such steps all the time."""
 MIN_STEP_AHEAD_MS = MINUTE_MS
-"""The sweep for leases commits every few seconds: without a step there is no such gap."""
+"""The sweep for leases commits every few seconds, so a running process never sees such a gap."""
 MAX_STEPS = 1_000
-"""Steps ahead that are remembered: as many as there are minutes in most of a day."""
+"""Steps ahead that are remembered."""
 STORE_AFTER_MS = 1_000
 STORE_AFTER_IDLE_MS = 30_000
-"""Between two times that are stored while nothing else is written."""
+"""Between two times that are stored, while nothing else is written."""
 
 
 class WatchedClock:
@@ -55,7 +55,7 @@ class WatchedClock:
         self._clock = clock
         stored = connection.execute("SELECT value FROM meta WHERE key = 'clock_latest'").fetchone()
         self._stored = 0 if stored is None else int(stored[0])
-        # Of the last commit, and of this one.
+        # The time of the last commit, and the highest one read in this one.
         self._latest = self._highest = self._stored
         self._to_be_stored: int | None = None
         self._has_committed = False
@@ -69,7 +69,7 @@ class WatchedClock:
         return now
 
     def look(self) -> None:
-        """Compare with the last commit. At the beginning of a transaction."""
+        """Compare with the last commit. Call it at the beginning of a transaction."""
         self._changes, self._set_by = self._connection.total_changes, 0
         self._highest = now = self._clock()
         step = now - self._latest if self._latest else 0
@@ -79,7 +79,7 @@ class WatchedClock:
             self._set_ahead(now, step)
 
     def store(self) -> None:
-        """Store the time if that is due. At the end of a transaction."""
+        """Store the time if that is due. Call it at the end of a transaction."""
         is_changed = self._connection.total_changes != self._changes
         is_due = abs(self._highest - self._stored) >= (STORE_AFTER_MS if is_changed else STORE_AFTER_IDLE_MS)
         self._to_be_stored = self._highest if is_due else None
@@ -87,7 +87,7 @@ class WatchedClock:
             _put(self._connection, "clock_latest", str(self._highest))
 
     def committed(self) -> None:
-        """Compare with this transaction from now on: it is committed."""
+        """Compare with this transaction from now on. Call it once that is committed."""
         if self._set_by < 0:
             logger.warning(
                 "the clock was set back by %.0f s; waiting states keep their order and delays",
@@ -95,8 +95,8 @@ class WatchedClock:
             )
         elif self._set_by > 0:
             logger.info(
-                "the clock is %.0f s ahead of the last look: it was set, or nothing ran;"
-                " retention does not count that time for a day",
+                "the clock is %.0f s ahead of the last commit: it was set, or nothing ran; retention does not"
+                " count that time for a day",
                 self._set_by / 1000,
             )
         self._latest, self._has_committed = self._highest, True
@@ -105,14 +105,14 @@ class WatchedClock:
 
     def _set_back(self, now: int, by: int) -> None:
         self._set_by = -by
-        # Held states too: one that is handed back waits at the place it had.
-        # One status after the other: each has an index, both together would be looked for among all states.
+        # Held states, too: one that is released waits in its old order.
+        # One status after the other: each has an index; for both together SQLite would scan all states.
         for status in ("CREATED", "QUEUED"):
             self._connection.execute(
                 f"UPDATE states SET enqueue_after = enqueue_after - ? WHERE status = '{status}'", (by,)
             )
         if steps := _steps_ahead(self._connection):
-            # Each as far from now as before, and as many of them undone as this one undoes.
+            # Each stays as far from now as before; this step back undoes the newest of them.
             moved, left = [], by
             for at, ahead in reversed(steps):
                 moved.append((at - by, max(0, ahead - left)))
@@ -122,7 +122,7 @@ class WatchedClock:
             self._reschedule(now)
 
     def _set_ahead(self, now: int, by: int) -> None:
-        # A jump that was found at the start is not logged: nothing ran before.
+        # A jump found at the start is not logged: nothing ran before.
         self._set_by = by if self._has_committed else 0
         self._store_steps(now, [*_steps_ahead(self._connection), (now, by)])
 
@@ -148,7 +148,7 @@ def set_ahead_ms(view: View, within_ms: int) -> int:
 
 
 def _steps_ahead(connection: Connection | View) -> list[tuple[int, int]]:
-    """Return when the clock was set ahead, by itself, and by how many ms, within the last day or so."""
+    """Return (when, by how many ms) the clock was set ahead within the last day or so."""
     row = connection.execute("SELECT value FROM meta WHERE key = 'clock_ahead'").fetchone()
     return [] if row is None else [(at, by) for at, by in from_json(row[0])]
 

@@ -22,21 +22,21 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Topic = int | str | tuple[int, int]
-"""What somebody may wait for: something to claim of a node (its id), or of that in one run (the numbers
-of both); the begin or the end of a run (its id)."""
+"""What a use case may wait for: a claimable state of a node (its id), or of a node in one run
+(run, node); the begin or the end of a run (its public id)."""
 
 
 class OutOfTime(Exception):
-    """A query has had the time that it may take."""
+    """A query took as long as it may."""
 
 
 class View:
     """What a query sees.
 
     Attributes:
-        now_ms: The time it runs at.
-        check: Called before each statement; raises if the query is to end, since a search of many short
-            statements has to be ended, too. Defaults to None.
+        now_ms: The time at which it runs, Unix milliseconds.
+        check: Called before each statement; raises to end the query, even between two short statements.
+            Defaults to None.
     """
 
     def __init__(self, *, connection: Connection, catalog: Catalog, stamp: str, now_ms: int) -> None:
@@ -50,7 +50,7 @@ class View:
         """Run one statement.
 
         Raises:
-            OutOfTime: the time is over.
+            OutOfTime: the query took as long as it may.
         """
         if self.check is not None:
             self.check()
@@ -60,7 +60,7 @@ class View:
         """Return the first row, or None.
 
         Raises:
-            OutOfTime: the time is over.
+            OutOfTime: the query took as long as it may.
         """
         found: Row | None = self.execute(sql, parameters).fetchone()
         return found
@@ -94,17 +94,18 @@ class View:
 
 
 class Transaction(View):
-    """What a use case works with: a view that can write, and what to announce once committed.
+    """What a use case works with: a view that can also write, and what to announce once it is committed.
 
     Attributes:
-        ready: What a state of became claimable or will, and runs that began or ended.
+        ready: The topics to announce: nodes with a state that became claimable or will, runs that began or
+            ended.
         ended: How many states got a status in which they stay, by (namespace, node, status).
-        tally: States that ended: (node_id, status, bucket of time) to how many.
-        undo: Set by a use case whose result must not get lost: run, as a use case of its own, if
-            the caller was gone by the time it was committed.
-        waited: Whether the use case found nothing before, and waited since.
-        waits_for: Set by a use case that found nothing: what announces that there may be something,
-            and the seconds after which there will be some of it without any announcement, or infinity.
+        tally: How many states ended, by (node_id, status, bucket of time).
+        undo: Set by a use case whose result must not get lost. It is run, as a use case of its own, if the
+            caller is gone when the commit is done.
+        waited: Whether the use case ran before, found nothing, and has waited since.
+        waits_for: Set by a use case that found nothing: the topics to wait for, and for each the seconds
+            after which something comes due without an announcement, or infinity.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class Transaction(View):
         return self._catalog.registered(self._connection, namespace, name)
 
     def announce(self, run: int, node_id: int) -> None:
-        """Say that a state of this run and node became claimable, or will."""
+        """Announce that a state of this run and node became claimable, or will."""
         self.ready.add(node_id)
         self.ready.add((run, node_id))
 
@@ -144,7 +145,7 @@ class Transaction(View):
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        """Undo what the body did if it raises, and let the error out; the use case may then go on."""
+        """Undo what the body did if it raises, and let the error out. The use case can then go on."""
         self._connection.execute("SAVEPOINT attempt")
         try:
             yield
@@ -156,7 +157,7 @@ class Transaction(View):
 
     @contextmanager
     def secure_delete(self) -> Iterator[None]:
-        """Overwrite in the file what the body deletes or replaces: usually that stays where it was."""
+        """Overwrite in the file what the body deletes or replaces. SQLite usually leaves it there."""
         before = self._connection.execute("PRAGMA secure_delete").fetchone()[0]
         self._connection.execute("PRAGMA secure_delete = ON")
         try:
@@ -184,7 +185,7 @@ class Store(Protocol):
 
     @property
     def written(self) -> int:
-        """Rows written since the start: a number that grows whenever something may look different."""
+        """Rows written since the start: it grows whenever a page may look different."""
         ...
 
     async def write(
@@ -200,7 +201,7 @@ class Store(Protocol):
             Whatever the use case raises; nothing of it happened.
 
         Cancellation:
-            The use case may or may not happen. If it did, what it left as ``tx.undo`` is run.
+            The use case may still be committed. If it is, what it left as ``tx.undo`` is run.
         """
         ...
 
@@ -217,13 +218,13 @@ class Store(Protocol):
     ) -> T | None:
         """Run a use case that may have to wait for something, and return its result once it is durable.
 
-        While it returns None it is run again: in each commit that announces one of the topics it left
-        as ``tx.waits_for``, and when it said that something of them comes due. Those who wait for the
-        same run in the order in which they came, until one of them returns None: then there is nothing
-        left for the others.
+        While it returns None it is run again: in each commit that announces one of the topics in
+        ``tx.waits_for``, and when something of them comes due. Those that wait for the same topic run in
+        the order in which they came, until one of them returns None: then nothing is left for the others.
 
         Args:
-            longest: Most seconds to wait. Then it is run a last time, and may return None.
+            longest: Seconds to wait. Then it is run a last time, and its result is returned even if it is
+                None.
             use_case: What to run.
 
         Raises:
@@ -235,7 +236,7 @@ class Store(Protocol):
         ...
 
     async def check_writable(self) -> None:
-        """Return if something can be written. Writes something only if nothing was written just now.
+        """Check that something can be written. Writes something only if nothing was written just now.
 
         Raises:
             DatabaseError: nothing can be written.
@@ -248,7 +249,7 @@ class Store(Protocol):
     async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a query that runtimes or the state manager itself wait for, and return its result.
 
-        It is to be short: there is no deadline.
+        The query must be short: it has no deadline.
 
         Cancellation:
             Safe: a query changes nothing.
@@ -258,11 +259,10 @@ class Store(Protocol):
     async def look(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a query that people wait for, a page or a search, and return its result.
 
-        However many there are, and however long they take, they do not hold up ``read``. In memory they
-        are no different.
+        They do not delay ``read``, however many there are. In memory there is no difference.
 
         Raises:
-            Refused: it took longer than 10 s, or others took so long that its turn did not come.
+            Refused: it took longer than 10 s, or waited that long for its turn.
 
         Cancellation:
             Safe: a query changes nothing.
@@ -290,9 +290,9 @@ class Committed(Protocol):
 
 
 class NotCommitted(DatabaseError):
-    """A commit failed; the log has the reason."""
+    """A commit failed; its reason is in the log already."""
 
 
 def log_level(error: DatabaseError) -> int:
-    """Return the level at which whoever meets an error logs it: while a disk is full, everybody does."""
+    """Return the level at which to log an error: a failed commit was logged already, by the store."""
     return logging.DEBUG if isinstance(error, NotCommitted) else logging.ERROR

@@ -1,8 +1,8 @@
 """The tables of a state manager's database, their version, and how older files come to it.
 
-Numbers, not names, tie rows together: a state refers to its run, to its *place* (the position of
-a node in the run's template) and to its *node_id* (a registered node). ``seq`` is both the key of a
-state and the tail of its public id, so finding a state by id needs no index of its own.
+Rows refer to each other by numbers: a state to its run, to its *place* (the position of a node in the run's
+template) and to its *node_id* (a registered node). ``seq`` is both the key of a state and the end of its
+public id, so finding a state by id needs no other index.
 
 To change a table: change ``SCHEMA``, add one to ``VERSION``, and put into ``MIGRATIONS`` what makes a file of
 the version before the same as a new one.
@@ -39,7 +39,7 @@ CREATE TABLE graphs (
 );
 
 CREATE TABLE templates (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,   -- never reused: compiled templates are kept by it
+    id INTEGER PRIMARY KEY AUTOINCREMENT,   -- never reused: the catalog keeps templates by it
     graph INTEGER NOT NULL,
     body TEXT NOT NULL,                  -- GraphBody without its secrets
     validation_status TEXT NOT NULL,
@@ -65,7 +65,7 @@ CREATE TABLE schedules (
 CREATE INDEX schedules_by_time ON schedules (next_at);
 
 CREATE TABLE runs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,   -- never reused: what is left of a discarded run has it
+    id INTEGER PRIMARY KEY AUTOINCREMENT,   -- never reused: rows of a discarded run have it
     run_id TEXT NOT NULL UNIQUE,
     namespace TEXT NOT NULL,
     graph INTEGER NOT NULL,
@@ -82,7 +82,7 @@ CREATE INDEX runs_by_time ON runs (namespace, created_at, id);
 CREATE INDEX runs_by_template ON runs (template);
 CREATE INDEX runs_finished ON runs (finished_at) WHERE finished_at IS NOT NULL;
 
--- Runs that were deleted while rows of theirs are still to be cleared away.
+-- Deleted runs whose rows in other tables are still to be deleted.
 CREATE TABLE discarded (run INTEGER PRIMARY KEY);
 
 CREATE TABLE store (
@@ -102,27 +102,27 @@ CREATE TABLE states (
     outputs TEXT NOT NULL DEFAULT '{}',
     data TEXT,                           -- of a prune
     error TEXT,
-    parent INTEGER,                      -- the chain: who created it; for a united state, its target state
-    united INTEGER NOT NULL DEFAULT 0,   -- created through unites (retries too, siblings not)
-    groups TEXT NOT NULL DEFAULT '',     -- seqs of the united targets in its chain
-    path BLOB NOT NULL DEFAULT x'',      -- where in the fan-outs; sorts in fan-out order
+    parent INTEGER,                      -- the state that created it; of a united state its target state
+    united INTEGER NOT NULL DEFAULT 0,   -- created through unites (also its retries, not its siblings)
+    groups TEXT NOT NULL DEFAULT '',     -- "seq:place" of each united target in its chain
+    path BLOB NOT NULL DEFAULT x'',      -- its place in the fan-outs; sorts in their order
     enqueue_after INTEGER NOT NULL,
     retry_count INTEGER NOT NULL DEFAULT 0,
     manual_fanout_id TEXT,               -- of the manual retry it descends from
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
-    claim TEXT,                          -- native claim it was last taken by
+    claim TEXT,                          -- id of the native claim that took it last
     token TEXT,                          -- lease token; NULL if last claimed through v0
-    worker TEXT,                         -- who claimed it last
-    local INTEGER NOT NULL DEFAULT 0,    -- claimed by a worker inside this very process
-    lease_until INTEGER,                 -- on the monotonic clock, ms; NULL: it does not end by itself
-    deliveries INTEGER NOT NULL DEFAULT 0,  -- workers in a row that ended while they ran it
-    requeued INTEGER NOT NULL DEFAULT 0, -- waits because its node asked for it
+    worker TEXT,                         -- runtime that claimed it last
+    local INTEGER NOT NULL DEFAULT 0,    -- claimed inside the process of the state manager
+    lease_until INTEGER,                 -- on the monotonic clock, ms; NULL: for ever
+    deliveries INTEGER NOT NULL DEFAULT 0,  -- runtimes in a row that were lost while they ran it
+    requeued INTEGER NOT NULL DEFAULT 0, -- waits because its node requeued it
     claimed_at INTEGER,
     finished_at INTEGER,
-    retry_of INTEGER,                    -- the attempt it takes the place of
-    begun INTEGER NOT NULL DEFAULT 0,    -- its last claimer said that it runs, or never says so
-    suspect INTEGER NOT NULL DEFAULT 0   -- a worker was lost that held it
+    retry_of INTEGER,                    -- the attempt that it replaces
+    begun INTEGER NOT NULL DEFAULT 0,    -- its holder said that it runs, or never says so
+    suspect INTEGER NOT NULL DEFAULT 0   -- a runtime was lost that held it
 );
 CREATE INDEX states_ready ON states (node_id, enqueue_after, seq) WHERE status = 'CREATED';
 CREATE INDEX states_ready_by_run ON states (run, node_id, enqueue_after, seq) WHERE status = 'CREATED';
@@ -166,7 +166,7 @@ CREATE TABLE unite_counters (
     PRIMARY KEY (target_state, place)
 ) WITHOUT ROWID;
 
--- Successes that a united node will read as a list: the latest for each path.
+-- Successes that a united node reads as a list: the latest for each path.
 CREATE TABLE unite_members (
     target_state INTEGER NOT NULL,
     place INTEGER NOT NULL,
@@ -175,17 +175,17 @@ CREATE TABLE unite_members (
     PRIMARY KEY (target_state, place, path)
 ) WITHOUT ROWID;
 
--- What happened to a state beside being claimed and finished.
+-- What happened to a state, except that it was claimed and finished.
 CREATE TABLE events (
     id INTEGER PRIMARY KEY,
     state INTEGER NOT NULL,
     at INTEGER NOT NULL,
     kind TEXT NOT NULL,
-    worker TEXT                          -- who held it, if anybody
+    worker TEXT                          -- runtime that held it, if any
 );
 CREATE INDEX events_by_state ON events (state, id);
 
--- How many states of a node ended in a minute, how, and in which bucket of time (store.tallies).
+-- How many states of a node ended in a minute, by status and bucket of duration (store.tallies).
 CREATE TABLE tallies (
     node_id INTEGER NOT NULL,
     minute INTEGER NOT NULL,             -- of Unix time
@@ -195,7 +195,7 @@ CREATE TABLE tallies (
     PRIMARY KEY (node_id, minute, status, bucket)
 ) WITHOUT ROWID;
 
--- Native claims of the last minutes, on the monotonic clock: one that took states, or was voided, takes no
+-- Native claims of the last minutes, on the monotonic clock. One that took states, or was voided, takes no
 -- more.
 CREATE TABLE claims (id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX claims_by_age ON claims (at);

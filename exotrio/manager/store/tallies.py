@@ -1,9 +1,9 @@
 """How many states of each node ended how, and how long they ran: by minute, kept for a day.
 
-A million states are too many to look at for a chart, so what ends is counted as it ends. Use cases count
-in memory; the store writes the counts with one of its commits, once a second at most.
+A chart cannot read a million states, so each is counted when it ends. Use cases count in memory; the store
+writes the counts with one of its commits, at most once a second.
 
-Times are counted in buckets that are at most a fifth wide, so a quantile is right to a tenth or so.
+Durations are counted in buckets at most a fifth wide, so a quantile is right to about a tenth.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Key = tuple[int, str, int]
 
 
 def bucket_of(ms: int) -> int:
-    """Return the bucket of a span: four for each doubling, one for each of the first milliseconds."""
+    """Return the bucket of a duration: four for each doubling, one for each of the first milliseconds."""
     if ms < 4:
         return max(0, ms)
     exponent = ms.bit_length() - 3
@@ -38,7 +38,7 @@ def middle_ms(bucket: int) -> float:
 
 
 def quantile(buckets: Mapping[int, int], share: float) -> float | None:
-    """Return the time that ``share`` of the counted states did not exceed, in ms; None if there are none."""
+    """Return the ms that ``share`` of the counted states did not exceed; None if there are none."""
     wanted = share * sum(buckets.values())
     if not wanted:
         return None
@@ -51,7 +51,7 @@ def quantile(buckets: Mapping[int, int], share: float) -> float | None:
 
 
 def write(connection: Connection, counted: Counter[Key], now_ms: int) -> None:
-    """Add counts to the present minute, and forget those of its nodes that are too old."""
+    """Add counts to the present minute, and delete those of the same nodes that are too old."""
     if not counted:
         return
     minute = now_ms // MINUTE_MS
@@ -69,7 +69,7 @@ def write(connection: Connection, counted: Counter[Key], now_ms: int) -> None:
 def by_minute(view: View, node_ids: Iterable[int], minutes: int) -> dict[int, Counter[str]]:
     """Return for each of the last ``minutes``, the present one included, how many ended in which status.
 
-    Reads at most that many times the statuses and buckets of these nodes.
+    It reads at most as many rows as there are minutes, statuses and buckets of these nodes.
     """
     first = view.now_ms // MINUTE_MS - minutes + 1
     found = {minute: Counter[str]() for minute in range(first, first + minutes)}
@@ -85,12 +85,12 @@ def by_minute(view: View, node_ids: Iterable[int], minutes: int) -> dict[int, Co
 
 
 def of_node(view: View, node_id: int, minutes: int) -> tuple[Counter[str], Counter[int]]:
-    """Return how many states of a node ended in which status, and in which bucket, of late."""
+    """Return how many states of a node ended within the last ``minutes``, by status and by bucket."""
     statuses: Counter[str] = Counter()
     buckets: Counter[int] = Counter()
     present = view.now_ms // MINUTE_MS
     for row in view.execute(
-        # Later minutes are of a clock that was set back since.
+        # Later minutes were counted before the clock was set back.
         "SELECT status, bucket, sum(count) AS count FROM tallies WHERE node_id = ? AND minute > ?"
         " AND minute <= ? GROUP BY status, bucket",
         (node_id, present - minutes, present),

@@ -28,14 +28,14 @@ from exotrio.manager.store.sqlite.writes import Waiting, Write
 logger = logging.getLogger("exotrio.manager.store")
 
 MAX_GROUP = 256
-"""Use cases of one commit; bounds how long the first of a group waits for the last."""
+"""Maximum of use cases in one commit: it bounds how long the first of a group waits for the last."""
 TALLY_INTERVAL_MS = 1_000
-"""Between two writes of what ended how; what is counted meanwhile is lost if the process is killed."""
+"""Between two writes of tallies; what is counted meanwhile is lost if the process is killed."""
 RETRY_AFTER = 1.0
-"""Seconds after a commit that failed, until what is owed, or has come due, is tried again."""
+"""Seconds after a failed commit until repeated writes, and what came due, are tried again."""
 WRITABLE_FOR = 10.0
 """Seconds for which a commit that wrote something proves that something can be written."""
-TELL_AGAIN = 60.0
+LOG_AGAIN = 60.0
 """Seconds between two lines in the log about commits that fail for the same reason."""
 
 
@@ -47,12 +47,12 @@ class Commit:
     """What one commit did: the ``Committed`` of SQLite.
 
     Attributes:
-        writes: Those that have their results now.
-        waits: Those that found nothing, and go on waiting.
-        failed: Nothing of it happened.
-        ready: What somebody may have waited for.
+        writes: The writes that have their results now.
+        waits: Those that found nothing and go on waiting.
+        failed: Whether nothing of it happened.
+        ready: The topics that were announced.
         ended: How many states got a status in which they stay, by (namespace, node, status).
-        tally: How many had their node's say: (node_id, status, bucket of time).
+        tally: How many of them were finished by their node, by (node_id, status, bucket of time).
     """
 
     writes: list[Write] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Committer:
     """Commits use cases: the part that memory and file share.
 
     Args:
-        now: The clock, in seconds, by which those who wait are looked after.
+        now: The clock, in seconds, of the deadlines of writes that wait.
         check: Called before each commit; raises if what is written would be lost.
 
     Attributes:
@@ -98,77 +98,77 @@ class Committer:
         self._retry_at = math.inf
         self._tally: Counter[tallies.Key] = Counter()
         self._tallied_at = 0
-        self._told, self._told_at = "", 0.0
+        self._logged, self._logged_at = "", 0.0
         self.stamp: str = connection.execute("SELECT value FROM meta WHERE key = 'stamp'").fetchone()[0]
         last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'states'").fetchone()
         self._next_seq = (last[0] if last else 0) + 1
 
     def commit(self, writes: Sequence[Write], *, last: bool = False) -> Commit:
-        """Run use cases in one SQLite transaction, and with them those that waited for what they announce,
-        for what has come due, or long enough.
+        """Run use cases in one SQLite transaction, and with them those that wait: for a topic that is
+        announced, for what came due, or until their time is over.
 
         Args:
-            writes: In the order in which they came. What waits may be handed in again, to run now.
-            last: Nothing is committed afterwards.
+            writes: In the order in which they came. One that waits may be handed in again, to run now.
+            last: Whether this is the last commit.
         """
         now = self.now()
-        over, due = self._waiting.over(now, MAX_GROUP), self._waiting.due(now)
+        expired, due = self._waiting.expired(now, MAX_GROUP), self._waiting.due(now)
         if writes or last or now >= self._retry_at:
             writes, self._repeated, self._retry_at = [*self._repeated, *writes], [], math.inf
-        if not (writes or over or due or last):
+        if not (writes or expired or due or last):
             return Commit()
-        patient = dict.fromkeys([*over, *(write for write in writes if write.deadline is not None)])
+        may_wait = dict.fromkeys([*expired, *(write for write in writes if write.deadline is not None)])
         committed = Commit()
         try:
             self.connection.execute("BEGIN IMMEDIATE")
             self._watched.look()
             changes, self._damage = self.connection.total_changes, None
             for write in writes:
-                if write not in patient:
+                if write not in may_wait:
                     self._run(write, committed)
             for write in self._run_waiting(committed, due):
-                patient.pop(write, None)
-            # Behind those that were there before them, and all that could have something for them.
-            for write in patient:
+                may_wait.pop(write, None)
+            # After those that waited before them, and after all that could announce something to them.
+            for write in may_wait:
                 self._run(write, committed)
-            is_proof = self.connection.total_changes != changes
+            has_written = self.connection.total_changes != changes
             tallied_at = self._watched()
-            # Now and then only: for a group of one a row more is a cost.
+            # Not in each commit: for a group of one, one row more is a cost.
             if write_tally := last or abs(tallied_at - self._tallied_at) >= TALLY_INTERVAL_MS:
                 tallies.write(self.connection, self._tally + committed.tally, tallied_at)
             self._watched.store()
             self._check()
             self.connection.execute("COMMIT")
         except Exception as error:
-            self._waiting.put_off(due, self.now() + RETRY_AFTER)
-            return self._failed(list(dict.fromkeys([*writes, *over])), error)
+            self._waiting.postpone(due, self.now() + RETRY_AFTER)
+            return self._failed(list(dict.fromkeys([*writes, *expired])), error)
         self._watched.committed()
         if self._damage is not None:
             self._trouble = self._damage
-        elif is_proof:
+        elif has_written:
             self._trouble, self._written_at = None, self.now()
         if write_tally:
             self._tally, self._tallied_at = Counter(), tallied_at
         else:
             self._tally.update(committed.tally)
         self.written = self.connection.total_changes
-        self._waiting.looked(due)
+        self._waiting.done(due)
         for write in committed.writes:
-            self._waiting.drop(write)
+            self._waiting.remove(write)
             if write.repeat and isinstance(write.result, outcome.Error):
                 self._repeat(write, write.result.error)
         for write in committed.waits:
-            self._waiting.keep(write)
+            self._waiting.add(write)
         return committed
 
     @property
     def next_look(self) -> float:
-        """When to commit though nothing is handed in: by then something that waits has to be run."""
+        """When to commit even if nothing is handed in: something that waits has to be run then."""
         return min(self._retry_at, self._waiting.next_look())
 
     def give_up(self, error: Callable[[], Exception]) -> list[Write]:
-        """Return all that wait, each with an error for its result."""
-        given_up = self._waiting.drop_all()
+        """Remove all that wait and return them, each with an error for its result."""
+        given_up = self._waiting.remove_all()
         for write in given_up:
             write.result = outcome.Error(error())
         return given_up
@@ -181,18 +181,18 @@ class Committer:
         """Write something, unless that was possible just now. A use case.
 
         Raises:
-            sqlite3.Error: pages are damaged that this would not touch, and nothing else was written since.
+            sqlite3.Error: the file is damaged, even if this row could be written.
         """
         if self._trouble is not None and _is_damage(self._trouble):
             raise self._trouble
         if self._trouble is not None or self.now() - self._written_at >= WRITABLE_FOR:
-            tx.execute("INSERT OR REPLACE INTO meta VALUES ('proof', ?)", (tx.now_ms,))
+            tx.execute("INSERT OR REPLACE INTO meta VALUES ('writable', ?)", (tx.now_ms,))
 
     def _run_waiting(self, committed: Commit, due: Collection[Topic]) -> set[Write]:
-        """Run what waits for what this commit announces, or what has come due; return what was run."""
+        """Run what waits for a topic that this commit announces, or that came due; return what was run."""
         topics = committed.ready.union(due)
         ran: set[Write] = set()
-        for write in self._waiting.on(topics):
+        for write in self._waiting.waiting_for(topics):
             if write in ran or topics.isdisjoint(write.topics):
                 continue
             if write.abandoned:
@@ -201,7 +201,7 @@ class Committer:
             self._run(write, committed)
             ran.add(write)
             if not write.found:
-                # Nothing is left of it for those behind, either.
+                # Then nothing is left for those that wait behind it.
                 topics -= write.topics
                 if not topics:
                     break
@@ -219,7 +219,7 @@ class Committer:
         tx.waited = write in self._waiting
         self.connection.execute("SAVEPOINT use_case")
         result: outcome.Outcome[Any] = outcome.capture(write.run, tx, self.now())
-        # Numbers are spent even if the use case is undone: reuse is not worth a thought.
+        # Numbers are not used again, even if the use case is undone.
         self._next_seq = tx.next_seq
         if isinstance(result, outcome.Value):
             self.connection.execute("RELEASE use_case")
@@ -241,43 +241,42 @@ class Committer:
         (committed.waits if write.is_open else committed.writes).append(write)
 
     def _failed(self, writes: Sequence[Write], error: Exception) -> Commit:
-        """Undo all of a commit. What was not handed in goes on waiting: nothing was announced to it."""
-        # A full disk, say: SQLite may have rolled back the whole group, and then nobody's work
-        # happened, also of those whose use case had already returned. Not only SQLite's errors:
-        # whatever ended the writer thread here would leave every caller waiting for ever.
+        """Undo all of a commit. What only waits goes on waiting: nothing was announced to it."""
+        # On a full disk SQLite may have rolled back the whole group, also use cases that had returned. Any
+        # error counts, not only SQLite's: if it ended the writer thread, every caller would wait for ever.
         with suppress(sqlite3.Error):
             self.connection.execute("ROLLBACK")
         self.catalog.clear()
         self._trouble = error
-        self._tell(f"{plural(len(writes), 'write')} could not be committed", str(error))
+        self._log(f"{plural(len(writes), 'write')} could not be committed", str(error))
         for write in writes:
-            # One error each: tasks that raise the same one would write their tracebacks over each other.
+            # One error each: tasks that raise the same object would overwrite its traceback.
             write.result = outcome.Error(_not_written(NotCommitted, error))
-            # It has its answer. Answered once more, it would bring down the loop of whoever waited.
-            self._waiting.drop(write)
+            # It has its result: a second one would reschedule a task that no longer waits.
+            self._waiting.remove(write)
             if write.repeat:
                 self._repeat(write, write.result.error)
         return Commit(writes=list(writes), failed=True)
 
     def _repeat(self, write: Write, error: BaseException) -> None:
-        """Try something that failed again, unless it never will succeed."""
+        """Try a write again later, unless it can never succeed."""
         if isinstance(error, DatabaseError):
             self._repeated.append(write)
             self._retry_at = self.now() + RETRY_AFTER
         else:
-            logger.error("a use case that nobody waited for failed", exc_info=error)
+            logger.error("a use case that nobody waits for failed and is not tried again", exc_info=error)
 
-    def _tell(self, what: str, why: str) -> None:
-        """Log a failure, and its like only now and then: smaller writes may succeed in between."""
+    def _log(self, what: str, why: str) -> None:
+        """Log a failure; one for the same reason again only after ``LOG_AGAIN``."""
         now = self.now()
-        known = why == self._told and now - self._told_at < TELL_AGAIN
+        known = why == self._logged and now - self._logged_at < LOG_AGAIN
         logger.log(logging.DEBUG if known else logging.ERROR, "%s: %s; %s", what, why, _FIX)
         if not known:
-            self._told, self._told_at = why, now
+            self._logged, self._logged_at = why, now
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether an error says that the file is damaged, which nothing but another file ends."""
+    """Whether an error says that the file is damaged. Only another file helps."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 

@@ -1,7 +1,7 @@
 """One consistent copy of a database file that is in use, made beside it.
 
-SQLite's ``VACUUM INTO`` reads one snapshot and writes it as a file of its own. Writers go on
-meanwhile: in WAL mode a reader holds up nobody, only the WAL grows until it is done.
+SQLite's ``VACUUM INTO`` reads one snapshot and writes it into a new file. Writers go on meanwhile: in WAL
+mode a reader blocks nobody, only the WAL grows until it is done.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from exotrio.manager.store.sqlite.database import open_source
 
 CLEANUP = 10.0
 _INSTRUCTIONS = 10_000
-"""Steps of SQLite between two looks at whether anybody still wants the copy: a millisecond or so."""
+"""Steps of SQLite between two checks whether the copy is still wanted: a millisecond or so."""
 
 
 @asynccontextmanager
 async def copied(db: Path) -> AsyncIterator[Path]:
-    """Copy a database into a file that only its owner may read, and that is gone after the block.
+    """Copy a database into a file that only its owner may read, and that is removed after the block.
 
     Raises:
         Refused: no copy could be made.
@@ -38,7 +38,7 @@ async def copied(db: Path) -> AsyncIterator[Path]:
     """
     copy = _beside(db, secrets.token_hex(8))
     given_up = threading.Event()
-    # Of its own: nodes in this process may keep every thread of the default one busy.
+    # Not the default limiter: nodes in this process may use all of its threads.
     in_thread = partial(trio.to_thread.run_sync, abandon_on_cancel=True, limiter=trio.CapacityLimiter(2))
     try:
         try:
@@ -53,7 +53,7 @@ async def copied(db: Path) -> AsyncIterator[Path]:
 
 
 def _reason(error: sqlite3.Error | OSError) -> str:
-    # Without paths, which are nobody's business outside.
+    # Without paths: the text is sent to clients.
     return str(error.strerror) if isinstance(error, OSError) else str(error)
 
 
@@ -65,7 +65,7 @@ def _copy(db: Path, copy: Path, given_up: Callable[[], bool]) -> None:
             connection.set_progress_handler(given_up, _INSTRUCTIONS)
             connection.execute("VACUUM INTO ?", (str(copy),))
     finally:
-        if given_up():  # nobody is left who would remove it
+        if given_up():  # the task that would remove it is gone
             copy.unlink(missing_ok=True)
 
 
@@ -74,7 +74,7 @@ def _beside(db: Path, token: str) -> Path:
 
 
 def remove_leftovers(db: Path) -> None:
-    """Remove copies that a process which was killed had not yet removed. For the database's owner only."""
+    """Remove copies that a killed process left. Call it while owning the database."""
     name = re.compile(re.escape(_beside(db, "").name) + r"[0-9a-f]{16}(-journal)?")
     with suppress(OSError):
         for file in db.parent.iterdir():

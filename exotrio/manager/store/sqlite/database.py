@@ -1,7 +1,7 @@
 """The SQLite database of a state manager: opening it, and owning it.
 
-One process owns a database file. It holds a lock on ``<file>.lock`` for as long as it runs,
-because the writer keeps counters and caches in memory that a second writer would falsify.
+One process owns a database file. It holds a lock on ``<file>.lock`` as long as it runs, because the writer
+keeps counters and caches in memory that a second writer would make wrong.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNRELEASED_ID = 0x65786F74
 
 
 class Ownership:
-    """The lock that makes this process the only one to use a database file.
+    """The lock that makes this process the only user of a database file.
 
     Raises:
         DatabaseBusy: another process holds it.
@@ -57,7 +57,7 @@ class Ownership:
             raise DatabaseBusy(
                 f"the database {path} is in use" + (f" by process {owner}" if owner else ""),
                 where=f"its lock file is {lock}",
-                fix="stop that process, talk to it over HTTP instead, or choose another file with --db FILE",
+                fix="stop that process, use its HTTP API instead, or choose another file with --db FILE",
             ) from error
         try:
             os.ftruncate(self._fd, 0)
@@ -72,8 +72,8 @@ class Ownership:
         _locked.add(self._fd)
 
     def release(self) -> None:
-        """Give the database up. The lock file stays: removing it would race with the next owner."""
-        if self._fd in _locked:  # not in a child that was forked meanwhile
+        """Release the database. The lock file stays: to remove it would race with the next owner."""
+        if self._fd in _locked:  # it is not in a child that was forked meanwhile
             _locked.remove(self._fd)
             os.close(self._fd)
 
@@ -83,7 +83,7 @@ _locked: set[int] = set()
 
 
 def _leave_to_parent() -> None:
-    """Give up the locks in a child that was forked (by a node, say), which may outlive this process."""
+    """Close the locks in a forked child (of a node, say), which may outlive this process."""
     while _locked:
         os.close(_locked.pop())
 
@@ -102,8 +102,8 @@ class FileReplaced(Exception):
 class SameFiles:
     """Tells whether the files of a database are still those that were opened.
 
-    What is written into a file that was removed or replaced is gone with the process. Make it once the
-    database is open for writing, when its log is there.
+    What is written into a file that was removed or replaced is lost with the process. Make it once the
+    database is open for writing: then its write-ahead log exists.
     """
 
     def __init__(self, path: Path) -> None:
@@ -134,21 +134,21 @@ def open_writer(path: Path | None) -> sqlite3.Connection:
 
     Raises:
         DatabaseTooNew: a newer exotrio wrote the file.
-        DatabaseError: the file is no database of exotrio, or cannot be used.
+        DatabaseError: the file is not a database of this exotrio, or cannot be used.
     """
     where = f"the database {path or MEMORY}"
     try:
         if path is not None:
-            # Made here so that inputs and outputs are readable by their owner only.
+            # Made here so that only their owner can read inputs and outputs.
             os.close(open_own(path, os.O_RDWR | os.O_CREAT))
             check_beside(path)
         connection = _connect(str(path) if path else MEMORY)
         try:
-            # First: WAL mode is written into the file, and a file that is not ours stays as it is.
+            # First: WAL mode is written into the file, and a file that is not ours must stay as it is.
             _prepare_schema(connection, where)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            # The log is made by the first statement that reads.
+            # The first statement that reads makes the write-ahead log.
             connection.execute("SELECT 1 FROM meta").fetchone()
         except BaseException:
             connection.close()
@@ -166,13 +166,13 @@ def open_writer(path: Path | None) -> sqlite3.Connection:
 
 
 def truncate_log(path: Path) -> None:
-    """Move what stands in the write-ahead log into the database, and empty the log."""
+    """Move the content of the write-ahead log into the database, and empty the log."""
     with closing(_connect(str(path))) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def open_source(path: Path) -> sqlite3.Connection:
-    """Open a connection that copies the database into another file, and changes nothing in it."""
+    """Open a connection that cannot change the database, but copy it into another file."""
     return _connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
 
 
@@ -188,8 +188,8 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 
 def _connect(name: str, *, uri: bool = False) -> sqlite3.Connection:
-    # Transactions are ours (isolation_level None). Connections are made in one thread and used in
-    # another, never in two at once.
+    # isolation_level None: we begin and end transactions. A connection is made in one thread and used in
+    # another, never in two at the same time.
     connection = sqlite3.connect(
         name, isolation_level=None, check_same_thread=False, cached_statements=512, uri=uri, timeout=5.0
     )

@@ -1,8 +1,8 @@
 """Opening the files of a database in folders that others may write to, ``/tmp`` for one.
 
-There somebody else may have put a file or a link of that name first: a key that he knows, a lock that
-leads to a file of ours. Owned by us, by root, or by the owner of the folder, who could replace it anyway,
-a file is taken; anything else is refused.
+Another user may have put a file or a link of that name there first: a key that is known to them, a lock that
+leads to a file of ours. A file is accepted if it is owned by us, by root, or by the owner of the folder, who
+could replace it anyway; anything else is refused.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import os
 import stat
 from pathlib import Path
 
-GITIGNORE = "# Made by exotrio: nothing in here belongs into a repository.\n*\n"
+GITIGNORE = "# Made by exotrio: do not commit this folder.\n*\n"
 BESIDE = ("-wal", "-shm", "-journal")
-"""What SQLite adds to the names of files that it reads with a database."""
+"""Suffixes of the files that SQLite reads with a database."""
 
 
 def open_own(path: Path, flags: int) -> int:
@@ -24,7 +24,7 @@ def open_own(path: Path, flags: int) -> int:
         OSError: it cannot be opened, or may have been put there by somebody else.
     """
     try:
-        # Without waiting, or a pipe of that name would hold us up for ever.
+        # O_NONBLOCK: a pipe of that name would block us for ever.
         fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     except OSError as error:
         if error.errno == errno.ELOOP:
@@ -50,7 +50,7 @@ def check_beside(path: Path) -> None:
 
 
 def is_readable_by_others(fd: int) -> bool:
-    """Whether users who are neither us nor of the file's group may read it, and we can change that."""
+    """Whether others than its owner and group may read a file of ours."""
     found = os.fstat(fd)
     return bool(found.st_mode & stat.S_IROTH) and found.st_uid == os.geteuid()
 
@@ -58,7 +58,7 @@ def is_readable_by_others(fd: int) -> bool:
 def make_folder(folder: Path) -> None:
     """Make the folder of a database, for its owner only, unless it is there.
 
-    A ``.exotrio`` is kept out of repositories, since it lies among sources and holds keys.
+    A ``.exotrio`` gets a ``.gitignore``, since it lies among sources and holds keys.
 
     Raises:
         OSError: it cannot be made.
@@ -86,7 +86,7 @@ def _check(found: os.stat_result, path: Path) -> None:
         raise OSError(errno.EPERM, f"{path.name} is not a regular file")
     _check_owner(found, path)
     if found.st_mode & stat.S_IWOTH:
-        raise OSError(errno.EPERM, f"{path.name} can be changed by everybody; chmod o-w ends that")
+        raise OSError(errno.EPERM, f"{path.name} can be changed by everybody; run chmod o-w")
 
 
 def _check_owner(found: os.stat_result, path: Path) -> None:

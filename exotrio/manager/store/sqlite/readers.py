@@ -1,7 +1,7 @@
-"""Queries of a database file, in threads, on connections of their own. Two kinds do not hold each other up.
+"""Queries of a database file, in threads, on connections of their own.
 
-What runtimes wait for is short. What people look at, pages, searches and exports, may take seconds, and there
-may be many of it: it has threads of its own and a deadline.
+What runtimes wait for is short (``read``). Pages, searches and exports may take seconds, and there may be
+many of them (``look``): they have other threads, so that they do not delay the former, and a deadline.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from exotrio.manager.store.sqlite.database import open_reader
 T = TypeVar("T")
 
 LOOK_LIMIT = 10.0
-"""Seconds that a look may wait for its turn, and that it may take then."""
+"""Seconds that a look may wait for its turn, and then take."""
 LOOKS = 2
-"""At once: they take processors from everything else."""
+"""Looks at the same time: they take processor time from everything else."""
 READS = 2
 _INSTRUCTIONS = 500
-"""Steps of SQLite between two looks at the time: microseconds, but each may go through megabytes of text."""
+"""Steps of SQLite between two checks of the time: microseconds, but each may read megabytes of text."""
 
 
 class Readers:
@@ -49,7 +49,7 @@ class Readers:
         self._turns = trio.Semaphore(LOOKS)
 
     async def read(self, query: Callable[[View], T]) -> T:
-        """Run a query for as long as it takes, or until it is cancelled."""
+        """Run a query without a deadline; a cancellation ends it."""
         return await trio.to_thread.run_sync(self._run, query, math.inf, limiter=self._reads)
 
     async def look(self, query: Callable[[View], T]) -> T:
@@ -73,7 +73,7 @@ class Readers:
         end = time.monotonic() + limit
 
         def check() -> None:
-            # Nobody waits for it any more, and a stop must not wait for it either.
+            # A cancelled query must end: a stop would wait for its thread.
             trio.from_thread.check_cancelled()
             if time.monotonic() >= end:
                 raise OutOfTime
@@ -100,7 +100,7 @@ class Readers:
     def _connection(self) -> Iterator[sqlite3.Connection]:
         """Lend a connection, with one snapshot for all statements."""
         try:
-            # Tried, not looked up first: another thread may take the last one in between.
+            # Without a check before: another thread may take the last one in between.
             connection = self._idle.pop()
         except IndexError:
             connection = open_reader(self._path)

@@ -1,16 +1,8 @@
-"""The store: use cases in, committed results out.
+"""The stores of SQLite: use cases in, committed results out.
 
-A *use case* is a plain function of a ``Transaction`` and its arguments. What it does happens
-wholly or not at all. With a file, one thread runs use cases and commits them in groups: while
-one group is being synced to disk the next one gathers, so a hundred callers share one sync.
-A use case that raises is undone alone, by its savepoint. In memory, use cases run at once in
-the calling task, without a thread, so that virtual time works.
-
-A use case may wait for the commit that announces what it is after, and then runs in that very
-commit: a claim that waits has the next state synced together with the outcome it follows from.
-
-A *query* is a plain function of a ``View``. It reads what was last committed, on a connection of
-its own.
+With a file, one thread runs use cases and commits them in groups: while one group is synced to disk the
+next one gathers, so a hundred callers share one sync. In memory, use cases run at once in the calling task,
+without a thread, so that virtual time works.
 """
 
 from __future__ import annotations
@@ -45,7 +37,7 @@ T = TypeVar("T")
 logger = logging.getLogger("exotrio.manager.store")
 
 CLOSING_GRACE = 10.0
-"""Seconds the writer may take for its last commit before the process gives it up."""
+"""Seconds the writer may take for its last commit before it is abandoned."""
 
 
 def _closed() -> DatabaseError:
@@ -118,15 +110,15 @@ class MemoryStore(_CommittingStore):
         while write not in self._commit(handed_in):
             with trio.CancelScope() as scope:
                 return await self._answered(write, scope)
-            # Called to look: for all who wait, and for itself if its time is over, or what it waits for
-            # came just before it could.
+            # Its scope was cancelled so that it looks, for all that wait, whether something is due; and for
+            # itself if its time is over, or its topic was announced just before it could wait.
             assert write.deadline is not None, "only what may wait is left open by a commit"
             handed_in = [write] if write.missed or trio.current_time() >= write.deadline else []
             write.abandoned = write.missed = False
         return write.result.unwrap()
 
     async def _answered(self, write: Write, scope: trio.CancelScope) -> Any:
-        """Wait for the commit of somebody else that has something for it, or until it has to look itself."""
+        """Wait for the commit of another task that has a result for it, or until ``scope`` is cancelled."""
 
         def leave(_: Any) -> trio.lowlevel.Abort:
             write.abandoned, write.task = True, None
@@ -142,7 +134,7 @@ class MemoryStore(_CommittingStore):
             self._appoint()
 
     def _appoint(self) -> None:
-        """Have one of those who wait look in time whether something is over or due, for all of them."""
+        """Have one of those that wait look in time whether something expired or came due, for all of them."""
         for scope in self._scopes.values():
             scope.deadline = self._committer.next_look
             break
@@ -193,7 +185,7 @@ class FileStore(_CommittingStore):
     async def _settle(self, write: Write) -> Any:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._closed:
-            # No thread is left that would ever answer.
+            # No thread is left that would answer.
             raise _closed()
 
         def abandon(_: Any) -> trio.lowlevel.Abort:
@@ -215,7 +207,7 @@ class FileStore(_CommittingStore):
         return await self._readers.look(lambda view: query(view, *args, **kwargs))
 
     async def close(self) -> bool:
-        """Commit what was handed in, then end the thread; give up after ``CLOSING_GRACE`` seconds.
+        """Commit what was handed in, then end the thread; abandon it after ``CLOSING_GRACE`` seconds.
 
         Returns:
             Whether the thread ended. If it did not, it may still write.
@@ -232,7 +224,7 @@ class FileStore(_CommittingStore):
             )
             self._abandoned = True
             return False
-        # First: what is undone now must not be given to one of those.
+        # First those that wait: what is undone below must not be claimed by one of them.
         for given_up in self._committer.give_up(_closed):
             _answer(given_up)
         undos = []
@@ -259,14 +251,14 @@ class FileStore(_CommittingStore):
             try:
                 self._token.run_sync_soon(self._deliver, committed)
             except trio.RunFinishedError:
-                # The loop ended without this thread; what is committed stays committed.
+                # The Trio loop ended before this thread. What is committed stays committed.
                 self._committer.connection.close()
                 return
         if self._abandoned:
             self._committer.connection.close()
 
     def _until_next_look(self) -> float | None:
-        """Return the seconds until something that waits has to be run; None if nothing ever has to."""
+        """Return the seconds until something that waits has to be run; None if nothing has to."""
         look_at = self._committer.next_look
         return None if look_at == math.inf else max(0.0, look_at - time.monotonic())
 
@@ -324,7 +316,7 @@ async def open_store(
 
 
 def _resolve(db: str | Path) -> Path:
-    """Return the real path, so that two names of one file meet at one lock."""
+    """Return the real path, so that two names of one file lead to one lock."""
     try:
         return real_path(Path(db))
     except OSError as error:

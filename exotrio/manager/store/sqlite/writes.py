@@ -1,8 +1,7 @@
-"""Use cases on their way to a commit, and those that wait for one.
+"""Use cases on their way to a commit, and those that wait for a topic.
 
-What waits is kept by what it waits for, in the order in which it came. When something comes due by
-itself is known for each such topic, not for each who waits: it is no matter who of them is still
-there by then, and only as many of them look as it takes.
+What waits is kept by topic, in the order in which it came. When something of a topic comes due by itself is
+kept for the topic, not for each that waits: whoever waits first then looks.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ class Write:
 
     Args:
         use_case: What to run.
-        task: Who waits for it, if anybody.
-        deadline: Until when, on the committer's clock, it goes on waiting as long as it returns None: for
-            a commit that announces one of its topics, or for what comes due. Defaults to None: not at all.
+        task: The task that waits for its result, if any.
+        deadline: Until when, on the committer's clock, it waits as long as it returns None: for a commit
+            that announces one of its topics, or for what comes due. Defaults to None: it does not wait.
         repeat: Whether it is handed in again until it is committed. Defaults to False.
 
     Attributes:
-        found: Whether it returned something, when it ran last, or need not.
-        is_open: Whether it found nothing then, and goes on waiting.
-        awaited: What it waits for since then: topics, and when something of each comes due.
-        topics: Under which topics it is kept.
-        turn: Its place among those who wait.
-        result: What came of it, once it was committed.
+        found: Whether it returned something when it ran last, or does not wait.
+        is_open: Whether it found nothing then and goes on waiting.
+        awaited: Topics it waits for since then, and when something of each comes due.
+        topics: The topics under which ``Waiting`` keeps it.
+        turn: Its place among all that wait.
+        result: Its result, once it is committed.
         undo: See ``Transaction.undo``.
-        abandoned: Nobody waits for it any more, or, in memory, just now.
-        missed: What it waits for was announced meanwhile.
+        abandoned: Whether no task waits for it any more; in memory: at this moment.
+        missed: Whether one of its topics was announced meanwhile.
     """
 
     __slots__ = (
@@ -93,12 +92,12 @@ class Write:
 
 
 class Waiting:
-    """What waits for a commit. It costs next to nothing for as long as nobody announces its topics."""
+    """Writes that wait for a commit which announces one of their topics."""
 
     def __init__(self) -> None:
         self._writes: dict[int, Write] = {}
         self._by_topic: dict[Topic, dict[int, Write]] = {}
-        # Of those that have gone meanwhile, too, until they come to the top.
+        # Also of writes that were removed meanwhile, until they come to the top.
         self._ends: list[tuple[float, int]] = []
         self._due: dict[Topic, float] = {}
         self._turns = count()
@@ -106,8 +105,8 @@ class Waiting:
     def __contains__(self, write: Write) -> bool:
         return write.turn in self._writes
 
-    def keep(self, write: Write) -> None:
-        """Let one wait that found nothing, or go on waiting at its place."""
+    def add(self, write: Write) -> None:
+        """Let a write wait that found nothing. One that waits already keeps its place."""
         assert write.deadline is not None
         if write not in self:
             write.turn = next(self._turns)
@@ -123,53 +122,53 @@ class Waiting:
             if at < self._due.get(topic, math.inf):
                 self._due[topic] = at
 
-    def drop(self, write: Write) -> None:
-        """Let it wait no longer."""
+    def remove(self, write: Write) -> None:
+        """Remove a write, if it is there."""
         if self._writes.pop(write.turn, None) is not None:
             self._unlist(write)
 
-    def drop_all(self) -> list[Write]:
-        """Let nobody wait any longer; return who did."""
+    def remove_all(self) -> list[Write]:
+        """Remove all writes; return those whose task still waits."""
         dropped = [write for write in self._writes.values() if not write.abandoned]
         for kept in (self._writes, self._by_topic, self._ends, self._due):
             kept.clear()
         return dropped
 
-    def on(self, topics: Collection[Topic]) -> Iterator[Write]:
-        """Yield who waits for one of these topics, longest waiting first, some of them several times."""
+    def waiting_for(self, topics: Collection[Topic]) -> Iterator[Write]:
+        """Yield the writes that wait for one of these topics, longest waiting first, some several times."""
         lists = [found.values() for topic in topics if (found := self._by_topic.get(topic))]
         return heapq.merge(*lists, key=lambda write: write.turn)
 
-    def over(self, now: float, most: int) -> list[Write]:
-        """Return what has to be run a last time: the time of these is over."""
-        over: list[Write] = []
-        while self._ends and self._ends[0][0] <= now and len(over) < most:
+    def expired(self, now: float, most: int) -> list[Write]:
+        """Return at most ``most`` writes whose time is over; they have to be run a last time."""
+        expired: list[Write] = []
+        while self._ends and self._ends[0][0] <= now and len(expired) < most:
             write = self._writes.get(heapq.heappop(self._ends)[1])
             if write is not None and write.abandoned:
-                self.drop(write)
+                self.remove(write)
             elif write is not None:
-                over.append(write)
-        return over
+                expired.append(write)
+        return expired
 
     def due(self, now: float) -> set[Topic]:
-        """Return of which topics something has come due that somebody waits for."""
+        """Return the topics that something came due of and that somebody waits for."""
         due = {topic for topic, at in self._due.items() if at <= now}
         awaited = {topic for topic in due if topic in self._by_topic}
-        self.looked(due - awaited)
+        self.done(due - awaited)
         return awaited
 
-    def looked(self, topics: Collection[Topic]) -> None:
-        """Somebody looked whether something had come due, or nobody waits for it."""
+    def done(self, topics: Collection[Topic]) -> None:
+        """Forget when something of these topics comes due: it was looked for, or nobody waits for it."""
         for topic in topics:
             del self._due[topic]
 
-    def put_off(self, topics: Collection[Topic], until: float) -> None:
-        """Nobody could look whether something had come due."""
+    def postpone(self, topics: Collection[Topic], until: float) -> None:
+        """Look for what came due of these topics later: the commit failed."""
         for topic in topics:
             self._due[topic] = until
 
     def next_look(self) -> float:
-        """Return when something is over or due, infinity for never."""
+        """Return when something expires or comes due, infinity for never."""
         while self._ends and self._ends[0][1] not in self._writes:
             heapq.heappop(self._ends)
         end = self._ends[0][0] if self._ends else math.inf
