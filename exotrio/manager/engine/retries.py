@@ -51,6 +51,16 @@ def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str
     return tx.state_id(seq)
 
 
+def retry_anywhere(tx: Transaction, state_id: str, fanout_id: str) -> str:
+    """Retry a state as ``retry_by_hand`` does, whatever the namespace of its node is."""
+    row = tx.row(
+        "SELECT namespace FROM states JOIN nodes ON nodes.id = node_id WHERE seq = ?", (tx.seq(state_id),)
+    )
+    if row is None:
+        raise not_found(f"there is no state {state_id!r}")
+    return retry_by_hand(tx, row["namespace"], state_id, fanout_id)
+
+
 def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> RetryRunReply:
     """Retry every failed state of a run, each as ``retry_by_hand`` does.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.manager.engine.graphs import find_graph
@@ -95,6 +95,21 @@ def trigger(
     decide(changes)
     tx.ready.add(run_id)
     return run_id
+
+
+def trigger_again(tx: Transaction, namespace: str, run_id: str, new_run_id: str) -> str:
+    """Start a run of the same graph with the inputs and the store of another, and return its id."""
+    run = find_run(tx, namespace, run_id)
+    first = tx.row("SELECT inputs FROM states WHERE run = ? ORDER BY seq LIMIT 1", (run["id"],))
+    store = tx.execute("SELECT key, value FROM store WHERE run = ?", (run["id"],))
+    return trigger(
+        tx,
+        namespace,
+        run["graph_name"],
+        inputs={} if first is None else from_json(first["inputs"]),
+        store={row["key"]: row["value"] for row in store},
+        run_id=new_run_id,
+    )
 
 
 def cancel(tx: Transaction, namespace: str, run_id: str) -> None:

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
-from exotrio.manager.engine.runs import RUNS
-from exotrio.manager.engine.states import CREATED, ERRORED, STATUSES
-from exotrio.manager.rules.template import Place, Template
+from exotrio.manager.engine.states import ERRORED, STATUSES
+from exotrio.manager.queries.state_detail import summarize, times
+from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
-from exotrio.manager.web.format import CANCELLED, SHOWN_STATUS, STATUS_CLASS, classed
-from exotrio.manager.web.svg.graph import Box
-from exotrio.manager.web.svg.timeline import MOST_BARS, Span
 
 PAGE_SIZE = 25
-MOST_LOOKED_AT = 100_000
-"""States of a run that one page of a filtered list looks at."""
-MOST_SPANS = 10_000
+MAX_SEARCHED = 100_000
+"""States of a run that one page of a filtered list searches."""
+MAX_SPANS = 10_000
 """States that a timeline is drawn from; of a larger run it takes one in two, or in three..."""
+MAX_BARS = 500
+"""States of a run that are each shown by themselves: as a bar of the timeline, or in a report."""
 ALWAYS_SHOWN = 10
 """The first states of a run, and the last ones, that its timeline shows however large it is."""
 MAX_EVENTS = 20_000
-"""Of the newest events of all runs, which are searched for those of one."""
+"""The newest events of all runs that are searched for those of one."""
 EVENTS_SHOWN = 50
-
-
-def find_run(view: View, namespace: str, run_id: str) -> Row | None:
-    """Return a run with the name of its graph, or None."""
-    return view.row(RUNS + " WHERE runs.run_id = ? AND runs.namespace = ?", (run_id, namespace))
 
 
 def counts_of(view: View, run: int) -> dict[int, dict[str, int]]:
@@ -42,50 +36,11 @@ def counts_of(view: View, run: int) -> dict[int, dict[str, int]]:
     }
 
 
-def run_classed(counts: Mapping[str, int], run: Row) -> dict[str, int]:
-    """Return counts by status of states of a run as counts by class."""
-    found = classed(counts)
-    if run["cancelled_at"] is not None and "errored" in found:
-        found[CANCELLED] = found.pop("errored")
-    return found
-
-
 def store_of(view: View, run: Row, template: Template) -> list[tuple[str, str]]:
     """Return the store of a run, with what its graph has for keys that were not given."""
     rows = view.execute("SELECT key, value FROM store WHERE run = ?", (run["id"],))
     given = {row["key"]: row["value"] for row in rows}
     return sorted({**template.body.store_config.default_values, **given}.items())
-
-
-def boxes_of(
-    template: Template,
-    counts: Mapping[int, Mapping[str, int]],
-    run: Row,
-    href: Callable[[Place], str | None],
-    note: Callable[[Place], str | None] = lambda place: None,
-    *,
-    chosen: str = "",
-) -> list[Box]:
-    """Return the boxes of a run's graph.
-
-    Args:
-        href: Where a click on a place leads, if anywhere.
-        note: What is to be said of it, if anything.
-        chosen: Identifier of the place whose states are listed.
-    """
-    return [
-        Box(
-            name=place.identifier,
-            node=place.node_name,
-            followers=declared.next_nodes or (),
-            unites=declared.unites.identifier if declared.unites else None,
-            counts=run_classed(counts.get(place.index, {}), run),
-            note=note(place),
-            href=href(place),
-            chosen=place.identifier == chosen,
-        )
-        for place, declared in zip(template.places, template.body.nodes, strict=True)
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +49,12 @@ class Listed:
 
     Attributes:
         next: After which state to go on, if there may be more.
-        looked_at: How many states were looked at, if the search ended before its page was full.
+        searched: How many states were searched, if the search ended before its page was full.
     """
 
     states: list[dict[str, Any]]
     next: str | None
-    looked_at: int | None
+    searched: int | None
 
 
 def list_states(
@@ -133,58 +88,51 @@ def list_states(
         " substr(inputs, 1, 160) AS inputs, substr(outputs, 1, 160) AS outputs"
         " FROM states WHERE run = ? AND seq > ? ORDER BY seq LIMIT ?)"
         f" WHERE {' AND '.join(conditions)} LIMIT ?",
-        (run["id"], seq, MOST_LOOKED_AT, *parameters, PAGE_SIZE + 1),
+        (run["id"], seq, MAX_SEARCHED, *parameters, PAGE_SIZE + 1),
     ).fetchall()
     page = rows[:PAGE_SIZE]
-    states = [_listed(view, row, template) for row in page]
+    states = [
+        {
+            **summarize(view, row),
+            "identifier": template.places[row["place"]].identifier,
+            "error": message_line(row["error"]),
+            "inputs": row["inputs"],
+            "outputs": row["outputs"],
+        }
+        for row in page
+    ]
     if len(rows) > PAGE_SIZE:
         return Listed(states, view.state_id(page[-1]["seq"]), None)
     beyond = view.row(
         "SELECT seq FROM states WHERE run = ? AND seq > ? ORDER BY seq LIMIT 1 OFFSET ?",
-        (run["id"], seq, MOST_LOOKED_AT - 1),
+        (run["id"], seq, MAX_SEARCHED - 1),
     )
     if beyond is None:
         return Listed(states, None, None)
-    return Listed(states, view.state_id(beyond["seq"]), MOST_LOOKED_AT)
+    return Listed(states, view.state_id(beyond["seq"]), MAX_SEARCHED)
 
 
-def _listed(view: View, row: Row, template: Template) -> dict[str, Any]:
-    waits, runs, ends = times(row)
-    now = view.now_ms
-    return {
-        "id": view.state_id(row["seq"]),
-        "identifier": template.places[row["place"]].identifier,
-        "status": row["status"],
-        "cancelled": was_cancelled(row),
-        "attempt": row["retry_count"] + 1,
-        "waited": max(0, (runs if runs is not None else ends if ends is not None else now) - waits),
-        "ran": None if runs is None else max(0, (now if ends is None else ends) - runs),
-        "worker": row["worker"],
-        "error": message_line(row["error"]),
-        "inputs": row["inputs"],
-        "outputs": row["outputs"],
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """One state in time, in milliseconds since its run began.
 
-
-def times(state: Row) -> tuple[int, int | None, int | None]:
-    """Return since when a state waited, since when it was held, and when it ended, in Unix ms.
-
-    It waits from when it was made, or, if it was delayed, from when it might have run. One that waits
-    again after it was held has not been held yet: what was before, its events tell.
+    Attributes:
+        place: Its number in the graph.
+        status: Its status.
+        cancelled: Whether it ended because its run was cancelled.
+        waits: Since when it waited.
+        runs: Since when it was held by a runtime, if it was.
+        ends: When it ended, if it did.
+        state_id: Its id; None in a run of more than ``MAX_BARS`` states.
     """
-    waits = max(state["created_at"], state["enqueue_after"])
-    runs = None if state["status"] == CREATED else state["claimed_at"]
-    ends = state["finished_at"]
-    if runs is not None:
-        waits = min(waits, runs)
-    elif ends is not None:
-        waits = min(waits, ends)
-    return waits, runs, ends
 
-
-def was_cancelled(state: Row) -> bool:
-    """Return whether a state ended because its run was cancelled."""
-    return bool(state["status"] == ERRORED and state["error"] == "cancelled")
+    place: int
+    status: str
+    cancelled: bool = False
+    waits: int
+    runs: int | None
+    ends: int | None
+    state_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +141,7 @@ class Spans:
 
     Attributes:
         each: 1 if all states are here, 2 if about every second one is...
-        until: Milliseconds from the begin of the run to its end, or to now.
+        until: Milliseconds from the start of the run to its end, or to now.
     """
 
     spans: list[Span]
@@ -201,21 +149,16 @@ class Spans:
     until: int
 
 
-def spans_of(view: View, run: Row, template: Template, href: Mapping[str, str]) -> Spans:
-    """Return the spans of a run's states.
-
-    Args:
-        href: ``before`` and ``after`` a state's id in the address of its page.
-    """
+def spans_of(view: View, run: Row) -> Spans:
+    """Return the spans of a run's states, in the order in which they were created."""
     total = run["pending"] + run["success"] + run["errored"] + run["retried"]
-    each = -(-total // MOST_SPANS) or 1
+    each = -(-total // MAX_SPANS) or 1
     begin = run["created_at"]
-    with_links = total <= MOST_BARS
     spans = []
     latest = begin
-    # Decided by the number alone, which the index has: of a state that is left out nothing is read. Its
-    # digits are stirred, since every second state of a fan-out may be of the same place. What stands alone
-    # in a large run mostly begins or ends it, and is never left out.
+    # Which states are left out is decided by their number alone, which the index has, so that nothing of
+    # them is read. Its digits are mixed, since every second state of a fan-out may be of the same place.
+    # States that stand alone in a large run mostly begin or end it, and are never left out.
     first, last = _ends(view, run["id"])
     for row in view.execute(
         "SELECT seq, place, status, enqueue_after, created_at, claimed_at, finished_at FROM states"
@@ -225,30 +168,20 @@ def spans_of(view: View, run: Row, template: Template, href: Mapping[str, str]) 
     ):
         waits, runs, ends = times(row)
         latest = max(latest, ends or 0)
-        label, link = "", None
-        if with_links:
-            state_id = view.state_id(row["seq"])
-            label = f"{template.places[row['place']].identifier} {state_id[-6:]}"
-            link = href["before"] + state_id + href["after"]
         spans.append(
             Span(
-                lane=row["place"],
-                kind=_kind(row, run["cancelled_at"]),
+                place=row["place"],
+                status=row["status"],
+                # By its time, since its error may lie far behind large values.
+                cancelled=row["status"] == ERRORED and ends == run["cancelled_at"],
                 waits=waits - begin,
                 runs=None if runs is None else runs - begin,
                 ends=None if ends is None else ends - begin,
-                label=label,
-                href=link,
+                state_id=view.state_id(row["seq"]) if total <= MAX_BARS else None,
             )
         )
     end = latest if run["finished_at"] is not None else view.now_ms
     return Spans(spans, each, max(1, end - begin))
-
-
-def _kind(state: Row, cancelled_at: int | None) -> str:
-    # By its time, since its error may lie far behind large values.
-    is_cancelled = state["status"] == ERRORED and state["finished_at"] == cancelled_at
-    return CANCELLED if is_cancelled else STATUS_CLASS[state["status"]]
 
 
 def _ends(view: View, run: int) -> tuple[int, int]:
@@ -291,8 +224,3 @@ def events_of(
             }
         )
     return shown, False
-
-
-def statuses_named(word: str) -> list[str]:
-    """Return the statuses that a page calls by a word: one of them, or several alike."""
-    return [status for status in STATUSES if word in (status, SHOWN_STATUS[status], STATUS_CLASS[status])]

@@ -1,7 +1,7 @@
 """Runs: in lists, found by a search, and one with its counts or its states.
 
-A search looks at runs from the newest on. It stops at a full page, after ``MAX_LOOKED_AT`` runs, or
-after the texts of ``MAX_READ`` states, and the page says how to go on from there.
+A search goes through the runs from the newest on. It stops at a full page, after ``MAX_SEARCHED`` runs, or
+after the texts of ``MAX_STATES_READ`` states; the page says so and links to the rest.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
 
 PAGE_SIZE = 50
-MAX_LOOKED_AT = 20_000
-MAX_READ = 50_000
+MAX_SEARCHED = 20_000
+MAX_STATES_READ = 50_000
 RUN_STATUSES = ("running", "failed", "success", "cancelled")
 
 
@@ -40,25 +40,22 @@ def status_of(run: Row) -> str:
 
 
 def run_row(run: Row, now_ms: int) -> dict[str, Any]:
-    """Return a run, selected by ``RUNS``, as a list shows it."""
-    total = run["pending"] + run["success"] + run["errored"] + run["retried"]
-    bad = "errored" if run["cancelled_at"] is None else "cancelled"
-    counts = {"success": run["success"], "waiting": run["pending"], bad: run["errored"]}
+    """Return a run, selected by ``RUNS``, as lists show it."""
     over = run["finished_at"]
+    is_cancelled = run["cancelled_at"] is not None
     return {
         "id": run["run_id"],
         "graph": run["graph_name"],
         "status": status_of(run),
-        "counts": {name: count for name, count in counts.items() if count},
-        "total": total - run["retried"],
-        "ended": run["success"] + run["errored"],
+        "success": run["success"],
+        "pending": run["pending"],
         "errored": run["errored"],
         "retried": run["retried"],
         "created_at": run["created_at"],
         "took": (now_ms if over is None else over) - run["created_at"],
         "over": over is not None,
-        "retryable": bool(run["errored"]) and run["cancelled_at"] is None,
-        "cancellable": bool(run["pending"]) and run["cancelled_at"] is None,
+        "retryable": bool(run["errored"]) and not is_cancelled,
+        "cancellable": bool(run["pending"]) and not is_cancelled,
     }
 
 
@@ -69,12 +66,12 @@ class Found:
     Attributes:
         runs: What matches, newest first.
         next: Where to go on, if there may be more.
-        looked_at: How many runs were looked at, if the search ended before its page was full.
+        searched: How many runs were looked at, if the search ended before its page was full.
     """
 
     runs: list[dict[str, Any]]
     next: str | None
-    looked_at: int | None
+    searched: int | None
 
 
 def search(
@@ -90,23 +87,23 @@ def search(
     """Return one page of the runs that match everything given.
 
     Args:
-        text: Stands in an input, an output or an error of one of the run's states.
+        text: Occurs in an input, an output or an error of one of the run's states.
         before: ``next`` of the page before.
     """
     cursor = _read_cursor(before) or (2**62, 2**62)
     rows = view.execute(
         RUNS + " WHERE runs.namespace = ? AND (runs.created_at, runs.id) < (?, ?) AND runs.created_at >= ?"
         " ORDER BY runs.created_at DESC, runs.id DESC LIMIT ?",
-        (namespace, *cursor, since_ms or 0, MAX_LOOKED_AT + 1),
+        (namespace, *cursor, since_ms or 0, MAX_SEARCHED + 1),
     )
     reader = _Reader(view, text)
     found: list[dict[str, Any]] = []
     last: Row | None = None
-    for looked_at, row in enumerate(rows):
+    for searched, row in enumerate(rows):
         full = len(found) == PAGE_SIZE
-        if full or looked_at == MAX_LOOKED_AT or reader.is_tired:
+        if full or searched == MAX_SEARCHED or reader.is_exhausted:
             assert last is not None
-            return Found(found, _cursor(last), None if full else looked_at)
+            return Found(found, _cursor(last), None if full else searched)
         last = row
         fits = (not graph or row["graph_name"] == graph) and (not status or status_of(row) == status)
         if fits and reader.finds(row):
@@ -128,17 +125,17 @@ def _read_cursor(text: str) -> tuple[int, int] | None:
 
 
 class _Reader:
-    """Looks for a text in the states of runs, as long as its patience lasts."""
+    """Searches the states of runs for a text, until it has read ``MAX_STATES_READ`` of them."""
 
     def __init__(self, view: View, text: str) -> None:
         self._view = view
         self._text = text
-        self._left = MAX_READ
+        self._left = MAX_STATES_READ
         # Inputs and outputs are JSON, where a quote or a line break stands escaped.
         self._patterns = (_like(to_json(text).decode()[1:-1]), _like(text))
 
     @property
-    def is_tired(self) -> bool:
+    def is_exhausted(self) -> bool:
         return self._left <= 0
 
     def finds(self, run: Row) -> bool:

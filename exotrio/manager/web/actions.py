@@ -8,131 +8,142 @@ from dataclasses import dataclass
 
 from exotrio._util.words import plural
 from exotrio.manager.engine import retries, runs
-from exotrio.manager.rules.errors import Refused, not_found
-from exotrio.manager.store.port import Transaction
-from exotrio.manager.web import trigger as trigger_web
+from exotrio.manager.rules.errors import Refused
 from exotrio.manager.web.guard import field
-from exotrio.manager.web.page import Asked
+from exotrio.manager.web.page import PageRequest
 
 Form = Mapping[str, list[str]]
 
-MOST_AT_ONCE = 100
+MAX_AT_ONCE = 100
 """Runs that one form retries or cancels."""
+MAX_DELAY = 30 * 86_400.0
+INPUT, STORE = "input.", "store."
+"""What the names of a form's fields begin with; the rest is the name of the input or the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
     """What was done, and where to look at it."""
 
-    said: str
+    flash: str
     to: str
 
 
-Action = Callable[[Asked, dict[str, list[str]]], Awaitable[Done]]
+Action = Callable[[PageRequest, dict[str, list[str]]], Awaitable[Done]]
 
 
-async def retry_run(asked: Asked, form: dict[str, list[str]]) -> Done:
+async def retry_run(request: PageRequest, form: dict[str, list[str]]) -> Done:
     """Retry the failed states of a run."""
-    run_id = asked.params["run_id"]
-    reply = await asked.service.store.write(retries.retry_run, asked.namespace, run_id, _request_id(form))
-    said = f"{plural(len(reply.retried), 'failed state')} will run again."
+    run_id = request.params["run_id"]
+    reply = await request.service.store.write(retries.retry_run, request.namespace, run_id, _request_id(form))
+    flash = f"{plural(len(reply.retried), 'failed state')} will run again."
     if reply.refused:
-        said += f" {len(reply.refused):,} could not be retried: {reply.refused[0].reason}."
-    return Done(said, asked.link("runs", run_id))
+        flash += f" {len(reply.refused):,} could not be retried: {reply.refused[0].reason}."
+    return Done(flash, request.link("runs", run_id))
 
 
-async def cancel_run(asked: Asked, form: dict[str, list[str]]) -> Done:
+async def cancel_run(request: PageRequest, form: dict[str, list[str]]) -> Done:
     """Cancel a run."""
-    run_id = asked.params["run_id"]
-    await asked.service.store.write(runs.cancel, asked.namespace, run_id)
-    return Done("The run was cancelled.", asked.link("runs", run_id))
+    run_id = request.params["run_id"]
+    await request.service.store.write(runs.cancel, request.namespace, run_id)
+    return Done("The run was cancelled.", request.link("runs", run_id))
 
 
-async def change_runs(asked: Asked, form: dict[str, list[str]]) -> Done:
+async def change_runs(request: PageRequest, form: dict[str, list[str]]) -> Done:
     """Retry or cancel the runs that are ticked, as far as each can be."""
     wanted = field(form, "do")
     if wanted not in ("retry", "cancel"):
         raise Refused(400, "choose what to do with the runs: retry or cancel")
-    back = asked.link("runs", **{name: field(form, name) for name in ("graph", "status", "since", "text")})
+    back = request.link("runs", **{name: field(form, name) for name in ("graph", "status", "since", "text")})
     chosen = list(dict.fromkeys(form.get("run", [])))
     if not chosen:
         return Done("No run was ticked, so nothing was done.", back)
-    if len(chosen) > MOST_AT_ONCE:
-        raise Refused(400, f"at most {MOST_AT_ONCE} runs can be changed at once; {len(chosen)} are ticked")
+    if len(chosen) > MAX_AT_ONCE:
+        raise Refused(400, f"at most {MAX_AT_ONCE} runs can be changed at once; {len(chosen)} are ticked")
     done, refused = 0, []
     for run_id in chosen:
         try:
             if wanted == "cancel":
-                await asked.service.store.write(runs.cancel, asked.namespace, run_id)
+                await request.service.store.write(runs.cancel, request.namespace, run_id)
             else:
                 request_id = _request_id(form)
-                await asked.service.store.write(retries.retry_run, asked.namespace, run_id, request_id)
+                await request.service.store.write(retries.retry_run, request.namespace, run_id, request_id)
             done += 1
         except Refused as refusal:
             refused.append(refusal.detail)
-    said = f"{plural(done, 'run')} {'cancelled' if wanted == 'cancel' else 'retried'}."
+    flash = f"{plural(done, 'run')} {'cancelled' if wanted == 'cancel' else 'retried'}."
     if refused:
-        said += f" {len(refused)} not: {refused[0]}."
-    return Done(said, back)
+        flash += f" {len(refused)} not: {refused[0]}."
+    return Done(flash, back)
 
 
-async def retry_state(asked: Asked, form: dict[str, list[str]]) -> Done:
+async def retry_state(request: PageRequest, form: dict[str, list[str]]) -> Done:
     """Retry one state; the page of the new one follows."""
-    new_id = await asked.service.store.write(_retry_state, asked.params["state_id"], _request_id(form))
-    return Done("The state will run again: this is its new attempt.", asked.link("states", new_id))
-
-
-def _retry_state(tx: Transaction, state_id: str, request_id: str) -> str:
-    row = tx.row(
-        "SELECT namespace FROM states JOIN nodes ON nodes.id = node_id WHERE seq = ?", (tx.seq(state_id),)
+    new_id = await request.service.store.write(
+        retries.retry_anywhere, request.params["state_id"], _request_id(form)
     )
-    if row is None:
-        raise not_found(f"there is no state {state_id!r}")
-    # The page may be of the run's namespace; a state is that of its node.
-    return retries.retry_by_hand(tx, row["namespace"], state_id, request_id)
+    return Done("The state will run again: this is its new attempt.", request.link("states", new_id))
 
 
-async def trigger_again(asked: Asked, form: dict[str, list[str]]) -> Done:
+async def trigger_again(request: PageRequest, form: dict[str, list[str]]) -> Done:
     """Start a run like another one."""
-    run_id = await asked.service.store.write(
-        trigger_web.again, asked.namespace, asked.params["run_id"], _request_id(form)
+    run_id = await request.service.store.write(
+        runs.trigger_again, request.namespace, request.params["run_id"], _request_id(form)
     )
-    return Done("A new run with the same inputs and store was started.", asked.link("runs", run_id))
+    return Done("A new run with the same inputs and store was started.", request.link("runs", run_id))
 
 
-async def trigger(asked: Asked, form: dict[str, list[str]]) -> Done:
+async def trigger(request: PageRequest, form: dict[str, list[str]]) -> Done:
     """Start a run with what was filled in."""
-    inputs, store, delay_ms = trigger_web.read(form)
-    run_id = await asked.service.store.write(
+    inputs, store, delay_ms = _filled_in(form)
+    run_id = await request.service.store.write(
         runs.trigger,
-        asked.namespace,
-        asked.params["graph"],
+        request.namespace,
+        request.params["graph"],
         inputs=inputs,
         store=store,
         start_delay_ms=delay_ms,
         run_id=_request_id(form),
     )
-    return Done("The run was started.", asked.link("runs", run_id))
+    return Done("The run was started.", request.link("runs", run_id))
 
 
-async def drain(asked: Asked, form: dict[str, list[str]]) -> Done:
+async def drain(request: PageRequest, form: dict[str, list[str]]) -> Done:
     """Ask a runtime to take no more work and to stop when it is done."""
     worker_id = field(form, "worker")
-    if not asked.service.workers.ask(asked.namespace, worker_id, "drain"):
-        raise Refused(404, f"no runtime {worker_id!r} was heard of in namespace {asked.namespace!r}")
-    return Done("The runtime will drain with its next heartbeat.", asked.link("runtimes"))
+    if not request.service.workers.ask(request.namespace, worker_id, "drain"):
+        raise Refused(404, f"no runtime {worker_id!r} was heard of in namespace {request.namespace!r}")
+    return Done("The runtime will drain with its next heartbeat.", request.link("runtimes"))
 
 
-async def ask_tasks(asked: Asked, form: dict[str, list[str]]) -> Done:
+async def ask_tasks(request: PageRequest, form: dict[str, list[str]]) -> Done:
     """Ask a runtime for its task tree."""
     worker_id = field(form, "worker")
-    worker = asked.service.workers.find(asked.namespace, worker_id)
+    worker = request.service.workers.find(request.namespace, worker_id)
     if worker is None:
-        raise Refused(404, f"no runtime {worker_id!r} was heard of in namespace {asked.namespace!r}")
+        raise Refused(404, f"no runtime {worker_id!r} was heard of in namespace {request.namespace!r}")
     if not worker.last.shows_tasks:
         raise Refused(409, f"the runtime {worker_id!r} shows no tasks; start it with --health-tasks")
-    asked.service.workers.ask(asked.namespace, worker_id, "tasks")
-    return Done("The task tree comes with its next heartbeat.", asked.link("runtimes"))
+    request.service.workers.ask(request.namespace, worker_id, "tasks")
+    return Done("The task tree comes with its next heartbeat.", request.link("runtimes"))
+
+
+def _filled_in(form: dict[str, list[str]]) -> tuple[dict[str, str], dict[str, str], int]:
+    """Return the inputs, the store and the delay in milliseconds that a form was filled in with.
+
+    A field that was left empty keeps what the graph says, unless its box for an empty text is ticked.
+    """
+    given = {name: values[0] for name, values in form.items() if values[0] or f"empty.{name}" in form}
+    inputs = {name.removeprefix(INPUT): text for name, text in given.items() if name.startswith(INPUT)}
+    store = {name.removeprefix(STORE): text for name, text in given.items() if name.startswith(STORE)}
+    text = field(form, "delay").strip() or "0"
+    try:
+        delay = float(text)
+    except ValueError:
+        delay = -1.0
+    if not 0 <= delay <= MAX_DELAY:
+        raise Refused(400, f"the delay is {text!r}: it must be from 0 to {MAX_DELAY:.0f} seconds")
+    return inputs, store, round(delay * 1000)
 
 
 def _request_id(form: Form) -> str:

@@ -34,8 +34,8 @@ from exotrio.manager.web.guard import (
     read_form,
 )
 from exotrio.manager.web.live import LiveResponse, Streams
-from exotrio.manager.web.page import Asked, Data, Page, link, render, render_fragments
-from exotrio.manager.web.pages.all import PAGES
+from exotrio.manager.web.page import Data, Page, PageRequest, link, render, render_fragments
+from exotrio.manager.web.pages import PAGES
 from exotrio.manager.web.sessions import IDLE, Session, Sessions
 
 logger = logging.getLogger("exotrio.manager.http")
@@ -180,36 +180,44 @@ class Dashboard:
         namespace = await self._service.store.look(first_namespace)
         return _see(link(namespace if namespace is not None else "default"))
 
-    def _asked(self, request: Request) -> Asked:
+    def _page_request(self, request: Request) -> PageRequest:
         params = dict(request.path_params)
         namespace = params.pop("namespace")
-        return Asked(self._service, namespace, params, dict(request.query_params)).now()
+        return PageRequest(
+            service=self._service, namespace=namespace, params=params, query=dict(request.query_params)
+        ).now()
 
     def _showing(self, page: Page) -> Endpoint:
         async def show(request: Request) -> Response:
             session = self._session(request)
             if session is None:
                 return self._to_sign_in(request)
-            asked = self._asked(request)
+            page_request = self._page_request(request)
             named = request.headers.get(FRAGMENTS_HEADER)
-            wanted = page.fragments if named is None else tuple(named.split())
+            wanted = page.fragments if named is None else named.split()
 
-            def load(view: View) -> tuple[dict[str, Data], list[str]]:
-                return page.load(view, asked, wanted), all_namespaces(view) if named is None else []
+            def load(view: View) -> tuple[dict[str, Data], list[str], int]:
+                names = [] if named is not None else all_namespaces(view)
+                return page.load(view, page_request, wanted), names, view.now_ms
 
-            data, namespaces = await self._service.store.look(load)
-            common: Data = {"link": asked.link, "namespace": asked.namespace, **data["page"]}
+            data, namespaces, now = await self._service.store.look(load)
+            common: Data = {
+                "link": page_request.link,
+                "namespace": page_request.namespace,
+                "now": now,
+                **data["page"],
+            }
             fragments = render_fragments(page, data, common)
             if named is not None:
                 return _html("".join(fragments.values()))
-            said, session.said = session.said, []
+            flashes, session.flashes = session.flashes, []
             return _html(
                 render(
                     f"{page.folder}/page.html",
                     **common,
                     fragments=fragments,
                     namespaces=namespaces,
-                    said=said,
+                    flashes=flashes,
                     folder=page.folder,
                     live=f"/live{request.url.path}" + (f"?{request.url.query}" if request.url.query else ""),
                 )
@@ -223,13 +231,13 @@ class Dashboard:
                 return self._to_sign_in(request)
             if self._streams.is_full:
                 return PlainTextResponse("too many listen", 503, headers=HEADERS)
-            asked = self._asked(request)
+            page_request = self._page_request(request)
             session_id = request.cookies[cookie_name(request)]
 
             def is_signed_in() -> bool:
                 return self._sessions.find(session_id, used=False) is not None
 
-            return LiveResponse(page, asked, self._streams, is_signed_in)  # type: ignore[return-value]
+            return LiveResponse(page, page_request, self._streams, is_signed_in)  # type: ignore[return-value]
 
         return listen
 
@@ -248,8 +256,8 @@ class Dashboard:
             session = self._session(request)
             if session is None:
                 return self._to_sign_in(request)
-            done = await action(self._asked(request), await read_form(request))
-            session.said.append(done.said)
+            done = await action(self._page_request(request), await read_form(request))
+            session.flashes.append(done.flash)
             return _see(done.to)
 
         return act
@@ -258,7 +266,8 @@ class Dashboard:
 
     async def _on_refused(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)
-        return self._problem(request, error.status, error.detail)
+        text = error.detail[:1].upper() + error.detail[1:]
+        return self._problem(request, error.status, text if text.endswith(".") else f"{text}.")
 
     async def _on_http_exception(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from pydantic_core import to_json
 
 from exotrio._util.durations import format_coarse
 
-LONGEST_VALUE = 20_000
+MAX_VALUE = 20_000
 """Characters of one value that a page shows."""
 
 SHOWN_STATUS = {
@@ -38,12 +39,33 @@ CANCELLED = "cancelled"
 """In place of ``errored`` where a run was cancelled: its counts do not tell the two apart."""
 
 
-def classed(counts: Mapping[str, int]) -> dict[str, int]:
-    """Return counts by status as counts by what a page tells apart, in the order of a bar."""
-    found = dict.fromkeys(CLASSES, 0)
+def status_class(status: str, cancelled: bool = False) -> str:
+    """Return the class of a status, such as ``errored``.
+
+    Args:
+        cancelled: Whether what failed counts as cancelled.
+    """
+    name = STATUS_CLASS[status]
+    return CANCELLED if cancelled and name == "errored" else name
+
+
+def classed(counts: Mapping[str, int], *, cancelled: bool = False) -> dict[str, int]:
+    """Return counts by status as counts by class, in the order of a bar.
+
+    Args:
+        cancelled: Whether the run was.
+    """
+    found = dict.fromkeys((*CLASSES, CANCELLED), 0)
     for status, count in counts.items():
-        found[STATUS_CLASS[status]] += count
+        found[status_class(status, cancelled)] += count
     return {name: count for name, count in found.items() if count}
+
+
+def run_counts(run: Mapping[str, Any]) -> dict[str, int]:
+    """Return the states of a run in a list, as counts by class."""
+    bad = CANCELLED if run["status"] == CANCELLED else "errored"
+    counts = {"success": run["success"], "waiting": run["pending"], bad: run["errored"]}
+    return {name: count for name, count in counts.items() if count}
 
 
 def ago(then_ms: int | None, now_ms: int) -> str:
@@ -75,12 +97,16 @@ def number(value: int) -> str:
 
 
 def value(data: object) -> str:
-    """Return a value of a state as text: a string as it is, anything else as JSON; cut if it is very long."""
-    text = data if isinstance(data, str) else to_json(data, indent=2, inf_nan_mode="constants").decode()
-    return cut(text, LONGEST_VALUE)
+    """Return a value of a state as text, shortened if it is very long."""
+    return shorten(text_of(data), MAX_VALUE)
 
 
-def cut(text: str, longest: int) -> str:
+def text_of(data: object) -> str:
+    """Return a value as text: a string as it is, anything else as JSON."""
+    return data if isinstance(data, str) else to_json(data, indent=2, inf_nan_mode="constants").decode()
+
+
+def shorten(text: str, longest: int) -> str:
     """Return the text, or its beginning and how much is left out."""
     if len(text) <= longest:
         return text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import suppress
 
 import trio
@@ -12,7 +12,7 @@ from exotrio._httpd import STOPPING
 from exotrio.errors import DatabaseError
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.web.guard import HEADERS
-from exotrio.manager.web.page import Asked, Page
+from exotrio.manager.web.page import Page, PageRequest
 
 INTERVAL = 0.25
 """Seconds between two looks, so that no page is asked for more than four times a second."""
@@ -42,12 +42,14 @@ class LiveResponse:
         is_signed_in: Asked at every look.
     """
 
-    def __init__(self, page: Page, asked: Asked, streams: Streams, is_signed_in: Callable[[], bool]) -> None:
+    def __init__(
+        self, page: Page, request: PageRequest, streams: Streams, is_signed_in: Callable[[], bool]
+    ) -> None:
         self._page = page
-        self._asked = asked
+        self._request = request
         self._streams = streams
         self._is_signed_in = is_signed_in
-        self._sent: dict[str, Hashable] = {}
+        self._sent: dict[str, object] = {}
         self._sent_at: dict[str, float] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,7 +90,7 @@ class LiveResponse:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _tell(self, send: Send) -> None:
-        service = self._asked.service
+        service = self._request.service
         point: tuple[int, int] | None = None
         looked_at = sent_at = trio.current_time()
         waiting = False
@@ -118,12 +120,12 @@ class LiveResponse:
 
     async def _look(self, now: float) -> tuple[list[str], bool]:
         """Return the fragments that changed, and whether there are more whose pace makes them wait."""
-        versions = await self._asked.service.store.look(self._page.versions, self._asked.now())
+        versions = await self._request.service.store.look(self._page.versions, self._request.now())
         changed, waiting = [], False
-        for name in self._page.fragments:
+        for name, fragment in self._page.fragments.items():
             if name in self._sent and self._sent[name] == versions[name]:
                 continue
-            if now - self._sent_at.get(name, -1e9) < self._page.pace.get(name, 0.0):
+            if now - self._sent_at.get(name, -1e9) < fragment.pace:
                 waiting = True
                 continue
             self._sent[name], self._sent_at[name] = versions[name], now

@@ -1,8 +1,8 @@
-"""What a page is: a template, and fragments that can be rendered again alone when they changed."""
+"""A page of the dashboard: a template, and fragments that are rendered again alone when they changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from markupsafe import Markup
 from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.words import percent
 from exotrio.manager.engine.workers import Worker
+from exotrio.manager.queries.workers import offered
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import View
 from exotrio.manager.web import format
@@ -25,16 +26,17 @@ Data = dict[str, Any]
 HERE = Path(__file__).parent
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What somebody wants to see.
+@dataclass(frozen=True, kw_only=True)
+class PageRequest:
+    """A request for a page, with what is known of the runtimes at that moment.
 
     Attributes:
         namespace: Of the page.
         params: Values from the path.
-        query: Values from behind the question mark; of several of one name the last.
+        query: Values from the query string; of several with one name the last.
         workers: The runtimes heard of lately.
         anonymous: Which nodes were asked for through v0, and when last, on the monotonic clock, ms.
+        monotonic: Now, on that clock.
     """
 
     service: Service
@@ -45,9 +47,11 @@ class Asked:
     anonymous: Mapping[frozenset[str], int] = field(default_factory=dict)
     monotonic: int = 0
 
-    def now(self) -> Asked:
-        """Return the same question, with the runtimes as they are. Called in the loop; queries run in
-        threads, where the registry may change under them."""
+    def now(self) -> PageRequest:
+        """Return the same request with the runtimes as they are now.
+
+        Called in the event loop, since queries run in threads, where the registry may change under them.
+        """
         now = self.service.monotonic()
         workers = self.service.workers
         return replace(
@@ -57,34 +61,66 @@ class Asked:
             monotonic=now,
         )
 
+    def offers(self) -> dict[str, list[str]]:
+        """Return which live runtimes ask for each node."""
+        return offered(self.workers, self.anonymous, self.monotonic)
+
     def link(self, *parts: str, **query: object) -> str:
         """Return the address of a page of this namespace."""
         return link(self.namespace, *parts, **query)
 
 
-Load = Callable[[View, Asked, Collection[str]], dict[str, Data]]
-Versions = Callable[[View, Asked], dict[str, Hashable]]
+@dataclass(frozen=True, kw_only=True)
+class Fragment:
+    """A part of a page that is loaded again alone when it changed. A write to the store may change any.
+
+    Attributes:
+        heartbeats: Whether what runtimes say may change it, too.
+        ages: Seconds after which it is loaded again although nothing happened, since it shows ages.
+        pace: Minimum seconds between two loads, for what costs more.
+    """
+
+    heartbeats: bool = False
+    ages: int = 5
+    pace: float = 0.0
 
 
-@dataclass(frozen=True)
+Load = Callable[[View, PageRequest, Collection[str]], dict[str, Data]]
+Versions = Callable[[View, PageRequest], Mapping[str, object]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Page:
     """One page.
 
     Attributes:
         path: Its route.
         folder: Of its templates: ``page.html``, and one for each fragment.
-        fragments: Parts that change while somebody looks.
+        fragments: Name to part.
         load: Returns the variables of ``page`` and of the fragments asked for. Raises Refused.
-        versions: Returns for each fragment something that changes when it does. Must be cheap.
-        pace: Least seconds between two refreshes of a fragment, for what costs more.
+        own_versions: For a page that knows better than ``Fragment`` when its fragments change: returns for
+            each fragment a value that changes when it does. Must be cheap.
     """
 
     path: str
     folder: str
-    fragments: tuple[str, ...]
+    fragments: Mapping[str, Fragment]
     load: Load
-    versions: Versions
-    pace: Mapping[str, float] = field(default_factory=dict)
+    own_versions: Versions | None = None
+
+    def versions(self, view: View, request: PageRequest) -> Mapping[str, object]:
+        """Return for each fragment a value that changes when it does."""
+        if self.own_versions is not None:
+            return self.own_versions(view, request)
+        service = request.service
+        return {
+            name: (
+                service.store.written,
+                service.workers.heard if fragment.heartbeats else None,
+                view.now_ms // (fragment.ages * 1000),
+            )
+            for name, fragment in self.fragments.items()
+        }
 
 
 def link(namespace: str, *parts: str, **query: object) -> str:
@@ -96,7 +132,7 @@ def link(namespace: str, *parts: str, **query: object) -> str:
 
 def _environment() -> Environment:
     # Always escaped: nothing from users becomes markup. A misspelt name is an error, not a blank.
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -104,25 +140,25 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    for name in ("ago", "cut", "moment", "number", "short", "value"):
-        made.filters[name] = getattr(format, name)
+    for name in ("ago", "moment", "number", "run_counts", "short", "shorten", "value"):
+        environment.filters[name] = getattr(format, name)
     # The database counts milliseconds, and so does a page.
-    made.filters["coarse"] = lambda ms: format_coarse(ms / 1000)
-    made.filters["duration"] = lambda ms: format_duration(None if ms is None else ms / 1000)
-    made.filters["percent"] = percent
-    made.filters["bar"] = bar
-    made.globals.update(
-        asset=asset, shown_status=format.SHOWN_STATUS, status_class=format.STATUS_CLASS, int=int
+    environment.filters["coarse"] = lambda ms: format_coarse(ms / 1000)
+    environment.filters["duration"] = lambda ms: format_duration(None if ms is None else ms / 1000)
+    environment.filters["percent"] = percent
+    environment.filters["bar"] = bar
+    environment.globals.update(
+        asset=asset, shown_status=format.SHOWN_STATUS, status_class=format.status_class, int=int
     )
-    return made
+    return environment
 
 
-environment = _environment()
+templates = _environment()
 
 
 def render(template: str, **variables: Any) -> Markup:
     """Return a rendered template."""
-    return Markup(environment.get_template(template).render(variables))
+    return Markup(templates.get_template(template).render(variables))
 
 
 def render_fragments(page: Page, data: Mapping[str, Data], common: Data) -> dict[str, Markup]:

@@ -27,12 +27,12 @@ class Session:
     """One signed-in browser.
 
     Attributes:
-        said: Messages about what its forms did, for the next page it asks for.
+        flashes: Messages about what its forms did, shown once, by the next page it loads.
     """
 
     opened_at: float
     used_at: float
-    said: list[str] = field(default_factory=list)
+    flashes: list[str] = field(default_factory=list)
 
     @property
     def is_over(self) -> bool:

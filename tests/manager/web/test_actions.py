@@ -99,7 +99,7 @@ async def test_what_the_form_lacks_is_said() -> None:
         for delay in ("soon", "-1", "nan", "1e99"):
             answer = await desk.browser.post("/ns/shop/graphs/graph/trigger", {"delay": delay})
             assert answer.status_code == 400
-            assert "the delay is" in answer.text
+            assert "The delay is" in answer.text
         assert (await desk.browser.post("/ns/shop/graphs/absent/trigger")).status_code == 404
 
 

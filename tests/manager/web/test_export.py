@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from exotrio.manager.web.export import redactor, states
-from exotrio.manager.web.export.error_signature import way_of
-from exotrio.manager.web.export.redactor import Shareable
+from exotrio.manager.queries import export as chosen
+from exotrio.manager.web.export import states
+from exotrio.manager.web.export.faults import MAX_MESSAGES, signature
+from exotrio.manager.web.export.texts import MAX_PARSED, MAX_VALUE, MAX_VALUES, ReportTexts
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, UNKNOWN_RUN, SettableClock, ok, place, refused
@@ -111,7 +112,7 @@ async def test_secrets_are_masked_wherever_they_got(tmp_path: Path) -> None:
             store_config={"required_keys": ["s"], "default_values": {}},
         )
         await flow.trigger(store={"s": f"it is {SECRET}"})
-        long = "x" * (redactor.LONGEST_VALUE - 5)
+        long = "x" * (MAX_VALUE - 5)
         await flow.run("a", {"v": SECRET, "w": f"{long}{SECRET}"})
         await flow.fail("b", times=1, error=f"Traceback\nKeyError: {SECRET!r}")
         html = text_of(await export(manager.api, flow.run_id))
@@ -129,7 +130,7 @@ async def test_secrets_are_masked_wherever_they_got(tmp_path: Path) -> None:
 
 async def test_nothing_of_a_secret_is_left_where_what_was_read_begins_or_ends_within_it() -> None:
     secret = "SESAME-" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" * 3
-    assert redactor.LONGEST_PARSED // len(secret) > 2 * redactor.LONGEST_VALUE // len(secret) > 10
+    assert MAX_PARSED // len(secret) > 2 * MAX_VALUE // len(secret) > 10
     async with open_manager() as manager:
         flow = await Flow.deploy(
             manager.api,
@@ -172,8 +173,8 @@ async def test_values_can_be_left_out_and_errors_stay() -> None:
 async def test_a_large_run_shows_what_failed_first_and_says_what_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(states, "MOST_SHOWN", 20)
-    monkeypatch.setattr(states, "SLOWEST", 3)
+    monkeypatch.setattr(chosen, "MAX_BARS", 20)
+    monkeypatch.setattr(chosen, "SLOWEST", 3)
     async with open_manager() as manager:
         flow = await fanned(manager.api, 40, failing=6)
         html = text_of(await export(manager.api, flow.run_id))
@@ -190,8 +191,8 @@ async def test_a_large_run_shows_what_failed_first_and_says_what_is_left_out(
 
 
 async def test_of_what_went_well_a_large_run_shows_the_slowest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(states, "MOST_SHOWN", 4)
-    monkeypatch.setattr(states, "SLOWEST", 2)
+    monkeypatch.setattr(chosen, "MAX_BARS", 4)
+    monkeypatch.setattr(chosen, "SLOWEST", 2)
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:
         flow = await Flow.start(manager.api, place("a", "b"), place("b"), retry_policy=NO_RETRY)
@@ -212,11 +213,11 @@ async def test_what_failed_alike_is_one_entry_with_one_traceback() -> None:
     assert faults.count("Traceback") == 1
     assert re.search(r">7.</strong>", faults)
     assert "and 2 more" in faults
-    assert faults.count("<li>") == states.MOST_MESSAGES
+    assert faults.count("<li>") == MAX_MESSAGES
 
 
 async def test_values_end_where_the_page_would_get_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(states, "MOST_TEXT", 60)
+    monkeypatch.setattr(states, "MAX_TEXT", 60)
     async with open_manager() as manager:
         flow = await fanned(manager.api, 5)
         html = await export(manager.api, flow.run_id)
@@ -285,19 +286,19 @@ async def test_the_page_of_a_run_offers_the_file() -> None:
 
 def test_messages_do_not_tell_errors_apart_and_frames_do() -> None:
     one, other = TRACE.format("row 1"), TRACE.format("row 2\nof two lines")
-    assert way_of(one) == way_of(other)
-    assert way_of(one) != way_of(one.replace("line 7", "line 8"))
-    assert way_of(one) != way_of(one.replace("ValueError:", "KeyError:"))
-    assert way_of("poison: 5 workers in a row") == way_of("poison: 6 workers in a row")
-    assert way_of("one thing") != way_of("another")
-    assert way_of("") == ""
+    assert signature(one) == signature(other)
+    assert signature(one) != signature(one.replace("line 7", "line 8"))
+    assert signature(one) != signature(one.replace("ValueError:", "KeyError:"))
+    assert signature("poison: 5 workers in a row") == signature("poison: 6 workers in a row")
+    assert signature("one thing") != signature("another")
+    assert signature("") == ""
 
 
 def test_an_error_of_line_ends_alone_is_compared_in_linear_time() -> None:
     # In a process of its own: a search that takes hours cannot be interrupted.
     program = (
-        "from exotrio.manager.web.export.error_signature import way_of\n"
-        "way_of('\\n' * 2_000_000); way_of(' |\\n' * 500_000)"
+        "from exotrio.manager.web.export.faults import signature\n"
+        "signature('\\n' * 2_000_000); signature(' |\\n' * 500_000)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
@@ -306,16 +307,16 @@ def test_marks_below_a_line_of_code_are_no_name() -> None:
     marked = TRACE.replace(
         "    raise ValueError(text)", "    raise ValueError(text)\n    ^^^^^^^^^^^^^^^^^^^^^^"
     )
-    assert way_of(marked.format("a")).endswith("in execute\nValueError")
+    assert signature(marked.format("a")).endswith("in execute\nValueError")
     bare = 'Traceback\n  File "a.py", line 1, in f\n    g()\nasyncio.TimeoutError'
-    assert way_of(bare).endswith("\nasyncio.TimeoutError")
+    assert signature(bare).endswith("\nasyncio.TimeoutError")
 
 
 # -- texts
 
 
 def test_a_text_is_cut_after_it_is_masked_and_holds_nothing_a_terminal_obeys() -> None:
-    texts = Shareable(["the-password"])
+    texts = ReportTexts(["the-password"])
     assert texts.begin("aaaa the-password", 8) == "aaaa ***"
     assert texts.begin("x" * 10, 4) == "xxxx… (6 more characters)"
     assert texts.end("x" * 6 + "the end", 7) == "(6 characters before) …the end"
@@ -327,11 +328,11 @@ def test_a_text_is_cut_after_it_is_masked_and_holds_nothing_a_terminal_obeys() -
 
 
 def test_what_is_no_text_is_shown_as_json_and_many_values_are_counted() -> None:
-    texts = Shareable([])
+    texts = ReportTexts([])
     assert texts.pairs([("a", {"b": [1, None]}), ("c", "d")]) == [
         ("a", '{\n  "b": [\n    1,\n    null\n  ]\n}'),
         ("c", "d"),
     ]
-    many = texts.pairs((str(n), "") for n in range(redactor.MOST_VALUES + 3))
-    assert len(many) == redactor.MOST_VALUES + 1
+    many = texts.pairs((str(n), "") for n in range(MAX_VALUES + 3))
+    assert len(many) == MAX_VALUES + 1
     assert many[-1] == ("", "… and 3 more")

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import jinja2
 
 import exotrio.manager.web
-from exotrio.manager.web.page import environment
+from exotrio.manager.web.page import templates
 from tests.contract.api import Api
 from tests.support.helpers import NO_RETRY, UNKNOWN_RUN, SettableClock, declare, ok
 from tests.support.manager import tallied
@@ -188,10 +188,10 @@ async def test_whatever_users_and_workers_fill_in_is_text_on_every_page() -> Non
 
 
 def test_no_template_declares_anything_safe() -> None:
-    assert environment.autoescape is True
-    for name in environment.list_templates():
+    assert templates.autoescape is True
+    for name in templates.list_templates():
         source = (TEMPLATES / name).read_text("utf-8")
-        tree = environment.parse(source)
+        tree = templates.parse(source)
         filters = {node.name for node in tree.find_all(jinja2.nodes.Filter)}
         assert not filters & {"safe", "tojson", "xmlattr"}, name
         assert not list(tree.find_all(jinja2.nodes.ScopedEvalContextModifier)), f"{name}: autoescape"

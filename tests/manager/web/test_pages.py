@@ -7,9 +7,9 @@ from collections.abc import Hashable
 
 import pytest
 
-from exotrio.manager.web.page import Asked
+from exotrio.manager.web.page import PageRequest
+from exotrio.manager.web.pages import PAGES
 from exotrio.manager.web.pages import run as run_pages
-from exotrio.manager.web.pages.all import PAGES
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, report
 from tests.support.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, SettableClock, declare, ok, place
@@ -134,7 +134,7 @@ async def test_what_happens_to_one_run_concerns_the_page_of_no_other() -> None:
     clock = SettableClock()
     async with open_desk(clock=clock) as desk:
         flow, _ = await failed_run(desk.api)
-        asked = Asked(desk.service, "shop", {"run_id": flow.run_id}, {})
+        asked = PageRequest(service=desk.service, namespace="shop", params={"run_id": flow.run_id}, query={})
 
         async def versions() -> dict[str, Hashable]:
             return await desk.service.store.read(run_pages.PAGE.versions, asked.now())
@@ -361,7 +361,7 @@ async def test_a_runtime_shows_what_it_runs() -> None:
         assert '<strong>1<span class="quiet">/4</span></strong> busy' in html
         assert "40 %" in html
         assert "12 of 30" in html
-        assert 'class="grow">runs ' in html
+        assert 'class="grow">running ' in html
         assert "asked for work" in html
         for path in (f"/ns/shop/runs/{flow.run_id}", f"/ns/shop/states/{state['state_id']}"):
             shown = text_of(await desk.browser.page(path))
@@ -387,7 +387,7 @@ async def test_what_waits_for_a_runtime_that_nobody_runs_says_so_wherever_it_is_
         looks = {run: "graph", f"/ns/shop/states/{state}": "state", "/ns/shop": "now"}
         for path, fragment in looks.items():
             assert "no runtime offers" in await desk.browser.fragments(path, fragment), path
-        asked = Asked(desk.service, "shop", {"run_id": flow.run_id}, {})
+        asked = PageRequest(service=desk.service, namespace="shop", params={"run_id": flow.run_id}, query={})
         before = (await desk.service.store.read(run_pages.PAGE.versions, asked.now()))["graph"]
         ok(await desk.api.native_claim({"Node_work": 0}, worker_id="w-1"))
         after = (await desk.service.store.read(run_pages.PAGE.versions, asked.now()))["graph"]

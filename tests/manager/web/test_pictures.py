@@ -11,15 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exotrio.manager.queries.run_detail import MAX_BARS, Span, Spans
 from exotrio.manager.store import tallies
 from exotrio.manager.web.assets import style
-from exotrio.manager.web.format import ago, cut
+from exotrio.manager.web.format import ago, shorten
 from exotrio.manager.web.svg.bar import bar, split
 from exotrio.manager.web.svg.chart import draw_throughput
 from exotrio.manager.web.svg.elements import element
 from exotrio.manager.web.svg.graph import Box, draw_graph
 from exotrio.manager.web.svg.graph_layout import lay_out
-from exotrio.manager.web.svg.timeline import MOST_BARS, Span, draw_timeline, nice_step
+from exotrio.manager.web.svg.timeline import draw_timeline, nice_step
 
 HOSTILE = "</text><script>alert(1)</script>\"'&"
 
@@ -85,8 +86,8 @@ def test_a_graph_of_a_thousand_nodes_that_lead_everywhere_is_laid_out() -> None:
 
 def test_a_fan_out_of_any_size_is_one_box() -> None:
     boxes = [
-        Box("scan", "Scan", ["digest"], counts={"success": 1}),
-        Box("digest", "Digest", counts={"success": 9_999_999, "errored": 1}, href="/x?node=digest"),
+        Box(name="scan", node="Scan", followers=["digest"], counts={"success": 1}),
+        Box(name="digest", node="Digest", counts={"success": 9_999_999, "errored": 1}, href="/x?node=digest"),
     ]
     drawn = draw_graph(boxes, title="Graph audit")
     assert len(drawn) < 5_000
@@ -97,12 +98,13 @@ def test_a_fan_out_of_any_size_is_one_box() -> None:
 
 
 def test_names_of_users_do_not_become_markup() -> None:
-    drawn = draw_graph([Box(HOSTILE, HOSTILE, counts={}, href="/?a=" + HOSTILE, note=HOSTILE)], title=HOSTILE)
+    box = Box(name=HOSTILE, node=HOSTILE, counts={}, href="/?a=" + HOSTILE, note=HOSTILE)
+    drawn = draw_graph([box], title=HOSTILE)
     assert tags(drawn) <= {"svg", "title", "g", "a", "rect", "text", "path"}
 
 
 def test_a_united_node_is_marked_and_its_lines_are_dashed() -> None:
-    boxes = [Box("a", "A", ["b"]), Box("b", "B", unites="a")]
+    boxes = [Box(name="a", node="A", followers=["b"]), Box(name="b", node="B", unites="a")]
     drawn = draw_graph(boxes, title="t")
     assert 'class="edge united"' in drawn
     assert 'class="gate"' in drawn
@@ -110,7 +112,7 @@ def test_a_united_node_is_marked_and_its_lines_are_dashed() -> None:
 
 def test_a_box_says_what_matters_most_about_its_states() -> None:
     def said(**counts: int) -> list[str]:
-        drawn = draw_graph([Box("a", "A", counts=counts)], title="t")
+        drawn = draw_graph([Box(name="a", node="A", counts=counts)], title="t")
         return re.findall(r'class="(?:standing[^"]*|bad)" x="12" y="68">([^<]*)<', drawn)
 
     assert said() == ["not reached"]
@@ -118,7 +120,9 @@ def test_a_box_says_what_matters_most_about_its_states() -> None:
     assert said(success=9, pruned=1) == ["1 pruned · 9 success"]
     assert said(success=9, waiting=2, running=1, errored=3) == ["3 errored · 1 running"]
     assert said(waiting=1_000_000, running=100_000) == ["100,000 running"], "what does not fit is left out"
-    stuck = draw_graph([Box("a", "A", counts={"waiting": 2}, note="no runtime offers this")], title="t")
+    stuck = draw_graph(
+        [Box(name="a", node="A", counts={"waiting": 2}, note="no runtime offers this")], title="t"
+    )
     assert 'class="bad" x="12" y="68">no runtime offers this<' in stuck
     assert "a (A): 2 waiting; no runtime offers this" in stuck
     assert 'class="box is-errored"' in stuck
@@ -150,8 +154,8 @@ def test_an_empty_picture_is_a_picture() -> None:
 
 def span(index: int, **fields: int | str | None) -> Span:
     given: dict[str, int | str | None] = {
-        "lane": 0,
-        "kind": "success",
+        "place": 0,
+        "status": "SUCCESS",
         "waits": index,
         "runs": index + 2,
         "ends": index + 5,
@@ -160,51 +164,55 @@ def span(index: int, **fields: int | str | None) -> Span:
     return Span(**given)  # type: ignore[arg-type]
 
 
+def timeline(lanes: list[tuple[str, int]], spans: list[Span], *, until: int, each: int = 1) -> str:
+    return draw_timeline(lanes, Spans(spans, each, until), lambda state_id: f"/s/{state_id}")
+
+
 def test_waiting_and_running_are_told_apart() -> None:
-    drawn = draw_timeline([("a", 3)], [span(0, label="a 1", href="/s/1")], until=10)
+    drawn = timeline([("a", 3)], [span(0, state_id="f" * 18 + "000001")], until=10)
     assert 'class="waited" x="0.00%" width="20.00%"' in drawn
     assert 'class="s-success" x="20.00%" width="30.00%"' in drawn
     assert "waited 2 ms, ran 3 ms" in drawn
+    assert "a 000001: success" in drawn
+    assert f'href="/s/{"f" * 18}000001"' in drawn
 
 
 def test_states_that_run_at_the_same_time_lie_below_each_other() -> None:
-    drawn = draw_timeline([("a", 3)], [span(0), span(1), span(6)], until=20)
+    drawn = timeline([("a", 3)], [span(0), span(1), span(6)], until=20)
     rows = re.findall(r'class="s-success"[^>]* y="(\d+)"', drawn)
     assert rows == ["0", "9", "0"]
 
 
 def test_beyond_some_states_a_lane_shows_amounts_and_stays_small() -> None:
-    few = draw_timeline([("a", 3)], [span(index) for index in range(MOST_BARS)], until=600)
-    assert few.count("<title>") == MOST_BARS + 1
-    many = draw_timeline([("a", 3)], [span(index) for index in range(50_000)], until=50_010)
+    few = timeline([("a", 3)], [span(index) for index in range(MAX_BARS)], until=600)
+    assert few.count("<title>") == MAX_BARS + 1
+    many = timeline([("a", 3)], [span(index) for index in range(50_000)], until=50_010)
     assert len(many) < 60_000
     assert "states" not in tags(many)
 
 
 def test_amounts_show_when_states_failed_even_if_few_did() -> None:
-    spans = [span(index, kind="errored" if index == 300 else "success") for index in range(600)]
-    assert draw_timeline([("a", 3)], spans, until=610).count("s-errored") == 1
+    spans = [span(index, status="ERRORED" if index == 300 else "SUCCESS") for index in range(600)]
+    assert timeline([("a", 3)], spans, until=610).count("s-errored") == 1
 
 
 def test_a_lane_with_one_state_shows_it_though_others_have_thousands() -> None:
-    spans = [span(0, lane=0), *(span(index, lane=1) for index in range(1_000))]
-    drawn = draw_timeline([("plan", 1), ("work", 1_000)], spans, until=1_010)
+    spans = [span(0, place=0), *(span(index, place=1) for index in range(1_000))]
+    drawn = timeline([("plan", 1), ("work", 1_000)], spans, until=1_010)
     assert "waited 2 ms, ran 3 ms" in drawn
 
 
 def test_siblings_that_never_ran_do_not_hide_the_one_that_did() -> None:
     siblings = [span(3, runs=None, waits=5, ends=5) for _ in range(2_400)]
-    drawn = draw_timeline([("scan", 2_401)], [span(0), *siblings], until=10)
+    drawn = timeline([("scan", 2_401)], [span(0), *siblings], until=10)
     assert drawn.count('class="s-success"') == 1
     assert 'class="s-success" x="20.00%" width="30.00%"' in drawn
 
 
 def test_of_a_sample_a_lane_whose_states_are_all_there_shows_them() -> None:
-    sampled = [span(index, lane=1) for index in range(600)]
-    drawn = draw_timeline(
-        [("begin", 1), ("work", 1_200)], [span(0, label="begin 1"), *sampled], until=700, each=2
-    )
-    assert "begin 1: success, waited 2 ms, ran 3 ms" in drawn
+    sampled = [span(index, place=1) for index in range(600)]
+    drawn = timeline([("begin", 1), ("work", 1_200)], [span(0), *sampled], until=700, each=2)
+    assert "begin: success, waited 2 ms, ran 3 ms" in drawn
     assert "at most" in drawn
 
 
@@ -216,7 +224,7 @@ def test_what_is_drawn_never_leaves_the_picture() -> None:
         span(9, runs=12, ends=None),
         span(0, ends=0, runs=0),
     ]
-    drawn = draw_timeline([("a", 3)], odd, until=12)
+    drawn = timeline([("a", 3)], odd, until=12)
     for x, width in re.findall(r'<rect[^>]* x="([-\d.]+)%"[^>]* width="([-\d.]+)%"', drawn):
         assert float(x) >= 0
         assert 0 <= float(x) + float(width) <= 100.02
@@ -328,7 +336,7 @@ def test_times_are_told_from_now() -> None:
 
 
 def test_long_values_are_cut_and_say_so() -> None:
-    assert cut("x" * 50, 10) == "xxxxxxxxxx… (40 more characters)"
+    assert shorten("x" * 50, 10) == "xxxxxxxxxx… (40 more characters)"
 
 
 # -- tallies

@@ -14,28 +14,27 @@ from importlib.metadata import version
 from markupsafe import Markup
 
 from exotrio._wire.overview import EXPORT_TYPE
+from exotrio.manager.engine.runs import find_run
 from exotrio.manager.queries.run_detail import (
-    boxes_of,
+    MAX_BARS,
     counts_of,
     events_of,
-    find_run,
-    run_classed,
     spans_of,
     store_of,
 )
 from exotrio.manager.queries.runs import run_row
-from exotrio.manager.rules.errors import not_found
 from exotrio.manager.store.cipher import Cipher, open_secrets
 from exotrio.manager.store.port import View
 from exotrio.manager.web.assets import style
-from exotrio.manager.web.export.redactor import Shareable
-from exotrio.manager.web.export.states import faults_of, pick_states
-from exotrio.manager.web.format import CANCELLED, CLASSES
+from exotrio.manager.web.export.faults import faults_of
+from exotrio.manager.web.export.states import pick_states
+from exotrio.manager.web.export.texts import ReportTexts
+from exotrio.manager.web.format import CANCELLED, CLASSES, classed
 from exotrio.manager.web.page import Data, render
-from exotrio.manager.web.svg.graph import draw_graph
+from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 from exotrio.manager.web.svg.timeline import draw_timeline
 
-MOST_EVENTS = 200
+MAX_EVENTS = 200
 
 
 def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: bool = True) -> str:
@@ -49,30 +48,31 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
         Refused: there is no such run.
     """
     run = find_run(view, namespace, run_id)
-    if run is None:
-        raise not_found(f"there is no run {run_id!r} in namespace {namespace!r}")
     template = view.template(run["template"])
-    counts = counts_of(view, run["id"])
-    totals = [sum(counts.get(place.index, {}).values()) for place in template.places]
+    by_place = counts_of(view, run["id"])
+    totals = [sum(by_place.get(place.index, {}).values()) for place in template.places]
+    cancelled = run["cancelled_at"] is not None
+    counts = [classed(by_place.get(place.index, {}), cancelled=cancelled) for place in template.places]
     secrets, unknown = open_secrets(view, run["graph"], cipher)
-    texts = Shareable(secrets)
+    texts = ReportTexts(secrets)
     faults = faults_of(view, run, template.places, texts)
     picked = pick_states(view, run, template.places, totals, texts, values=values)
-    # With links to the states where all of them are shown; to their groups in any case.
-    spans = spans_of(view, run, template, {"before": "#s", "after": ""})
-    boxes = boxes_of(template, counts, run, lambda place: f"#n{place.index}" if totals[place.index] else None)
+    spans = spans_of(view, run)
+    boxes = boxes_of(
+        template, counts=counts, href=lambda place: f"#n{place.index}" if totals[place.index] else None
+    )
     lanes = [(place.identifier, total) for place, total in zip(template.places, totals, strict=True)]
     places: list[Data] = [
         {
             "identifier": place.identifier,
             "node": place.node_name,
             "anchor": f"n{place.index}",
-            "total": total,
-            "counts": run_classed(counts.get(place.index, {}), run),
+            "total": totals[place.index],
+            "counts": counts[place.index],
         }
-        for place, total in zip(template.places, totals, strict=True)
+        for place in template.places
     ]
-    events, more_events = events_of(view, run, template, MOST_EVENTS)
+    events, more_events = events_of(view, run, template, MAX_EVENTS)
     store = store_of(view, run, template)
     policy = f"default-src 'none'; style-src '{_digest(sheet())}'; base-uri 'none'; form-action 'none'"
     return render(
@@ -88,11 +88,11 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
         cancelled_at=run["cancelled_at"],
         graph=draw_graph(boxes, title=f"Graph {run['graph_name']}"),
         places=places,
-        classes=[name for name in (*CLASSES, CANCELLED) if any(name in place["counts"] for place in places)],
+        classes=[name for name in (*CLASSES, CANCELLED) if any(name in each for each in counts)],
         timeline={
-            "picture": draw_timeline(lanes, spans.spans, until=spans.until, each=spans.each),
+            "picture": draw_timeline(lanes, spans, lambda state_id: f"#s{state_id}"),
             "each": spans.each,
-            "many": len(spans.spans) > 500,
+            "many": len(spans.spans) > MAX_BARS,
         },
         faults=faults,
         picked=picked,

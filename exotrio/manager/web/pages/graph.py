@@ -1,47 +1,51 @@
-"""One graph: what it looks like, what is wrong with it, its policy, its schedule, and a form to start it."""
+"""One graph: its picture, its problems, its policy, its schedule, and a form that starts a run of it."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Sequence
 
 from pydantic_core import from_json
 
 from exotrio._util.cron import next_occurrence_ms
 from exotrio.manager.engine.graphs import find_graph
+from exotrio.manager.queries.graph_detail import next_firings, secret_names
+from exotrio.manager.queries.node_detail import input_fields
 from exotrio.manager.queries.runs import search
-from exotrio.manager.rules.template import Template
-from exotrio.manager.store.driver import Row
+from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.port import View
-from exotrio.manager.web.page import Asked, Data, Page
-from exotrio.manager.web.svg.graph import Box, draw_graph
+from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
+from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 
 FIRINGS = 5
 RUNS_SHOWN = 10
 
 
-def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
-    name = asked.params["graph"]
-    graph = find_graph(view, asked.namespace, name)
+def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+    name = request.params["graph"]
+    graph = find_graph(view, request.namespace, name)
     template = view.template(graph["template"])
     problems = from_json(graph["validation_errors"])
-    secrets = view.execute("SELECT name FROM secrets WHERE graph = ? ORDER BY name", (graph["id"],))
     store = template.body.store_config
+
+    def href(place: Place) -> str | None:
+        # Other namespaces have pages of their own.
+        return request.link("nodes", place.node_name) if place.namespace == request.namespace else None
+
+    def note(place: Place) -> str | None:
+        return _problem_of(place.identifier, problems)
+
     data: dict[str, Data] = {
         "page": {
             "title": f"Graph {name}",
-            "now": view.now_ms,
             "graph": name,
             "valid": graph["validation_status"] == "VALID",
             "problems": problems,
-            "picture": draw_graph(_boxes(asked, template, problems), title=f"Graph {name}"),
+            "picture": draw_graph(boxes_of(template, href=href, note=note), title=f"Graph {name}"),
             "policy": template.body.retry_policy,
-            "store": [
-                *((key, None) for key in store.required_keys),
-                *store.default_values.items(),
-            ],
-            "secrets": [row["name"] for row in secrets],
-            "crons": _crons(view, graph, template),
+            "store": [*((key, None) for key in store.required_keys), *store.default_values.items()],
+            "secrets": secret_names(view, graph),
+            "crons": _crons(next_firings(view, graph), template),
             "fields": _fields(view, template),
             "root": template.root.identifier,
             "request_id": str(uuid.uuid4()),
@@ -49,71 +53,43 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
         }
     }
     if "runs" in wanted:
-        found = search(view, asked.namespace, graph=name)
-        data["runs"] = {"runs": found.runs[:RUNS_SHOWN], "looked_at": found.looked_at, "of_graph": name}
+        found = search(view, request.namespace, graph=name)
+        data["runs"] = {"runs": found.runs[:RUNS_SHOWN], "searched": found.searched, "of_graph": name}
     return data
 
 
-def _boxes(asked: Asked, template: Template, problems: Sequence[str]) -> list[Box]:
-    def note(identifier: str) -> str | None:
-        about = f"node {identifier!r}"
-        found = [problem for problem in problems if problem.startswith((f"{about}:", f"{about},"))]
-        return found[0].partition(": ")[2] if found else None
-
-    return [
-        Box(
-            name=place.identifier,
-            node=place.node_name,
-            followers=declared.next_nodes or (),
-            unites=declared.unites.identifier if declared.unites else None,
-            href=asked.link("nodes", place.node_name) if place.namespace == asked.namespace else None,
-            note=note(place.identifier),
-        )
-        for place, declared in zip(template.places, template.body.nodes, strict=True)
-    ]
+def _problem_of(identifier: str, problems: Sequence[str]) -> str | None:
+    """Return the first problem of a node of the graph, without its name."""
+    about = (f"node {identifier!r}:", f"node {identifier!r},")
+    return next((text.partition(": ")[2] for text in problems if text.startswith(about)), None)
 
 
-def _crons(view: View, graph: Row, template: Template) -> list[tuple[str, list[int]]]:
-    scheduled = {
-        row["expression"]: row["next_at"]
-        for row in view.execute("SELECT expression, next_at FROM schedules WHERE graph = ?", (graph["id"],))
-    }
+def _crons(firings: dict[str, int], template: Template) -> list[tuple[str, list[int]]]:
+    """Return each cron expression with its next times, in Unix milliseconds."""
     found = []
     for expression in dict.fromkeys(trigger.value.expression for trigger in template.body.triggers):
-        at: int | None = scheduled.get(expression)
-        firings: list[int] = []
-        while at is not None and len(firings) < FIRINGS:
-            firings.append(at)
+        at: int | None = firings.get(expression)
+        times: list[int] = []
+        while at is not None and len(times) < FIRINGS:
+            times.append(at)
             at = next_occurrence_ms(expression, at)
-        found.append((expression, firings))
+        found.append((expression, times))
     return found
 
 
 def _fields(view: View, template: Template) -> list[dict[str, str | None]]:
-    """Return the inputs of the root: name, what the graph says, and what the node says about it."""
+    """Return the inputs of the root: name, value in the graph, and description by the node."""
     root = template.root
-    row = view.row(
-        "SELECT inputs_schema FROM nodes WHERE namespace = ? AND name = ?", (root.namespace, root.node_name)
-    )
-    properties = from_json(row["inputs_schema"]).get("properties") if row else None
-    described = properties if isinstance(properties, dict) else {}
-    fields = []
-    for name, text in root.raw_inputs.items():
-        schema = described.get(name)
-        about = schema.get("description") if isinstance(schema, dict) else None
-        fields.append({"name": name, "default": text, "about": about if isinstance(about, str) else None})
-    return fields
-
-
-def versions(view: View, asked: Asked) -> dict[str, Hashable]:
-    return {"runs": (asked.service.store.written, view.now_ms // 5_000)}
+    declared = input_fields(view, root.namespace, root.node_name)
+    return [
+        {"name": name, "default": text, "about": declared[name].description if name in declared else None}
+        for name, text in root.raw_inputs.items()
+    ]
 
 
 PAGE = Page(
     path="/ns/{namespace}/graphs/{graph}",
     folder="graph",
-    fragments=("runs",),
+    fragments={"runs": Fragment(pace=1.0)},
     load=load,
-    versions=versions,
-    pace={"runs": 1.0},
 )

@@ -1,61 +1,19 @@
-"""The graphs of a namespace: whether each can run, and when it runs next by itself."""
+"""The graphs of a namespace: whether each can run, and when its schedule runs it next."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection
 
-from pydantic_core import from_json
-
-from exotrio.manager.engine.runs import RUNS
-from exotrio.manager.queries.runs import run_row
+from exotrio.manager.queries.graph_detail import show_graphs
 from exotrio.manager.store.port import View
-from exotrio.manager.web.page import Asked, Data, Page
-
-LOOKED_AT = 1_000
-"""Newest runs that are searched for the last one of each graph."""
+from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 
 
-def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
-    data: dict[str, Data] = {"page": {"title": "Graphs", "now": view.now_ms}}
+def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+    data: dict[str, Data] = {"page": {"title": "Graphs"}}
     if "list" in wanted:
-        last: dict[str, Data] = {}
-        for row in view.execute(
-            RUNS + " WHERE runs.namespace = ? ORDER BY runs.created_at DESC, runs.id DESC LIMIT ?",
-            (asked.namespace, LOOKED_AT),
-        ):
-            last.setdefault(row["graph_name"], run_row(row, view.now_ms))
-        data["list"] = {
-            "graphs": [
-                {
-                    "name": row["name"],
-                    "valid": row["validation_status"] == "VALID",
-                    "problems": from_json(row["validation_errors"]),
-                    "nodes": len(view.template(row["template"]).places),
-                    "updated_at": row["updated_at"],
-                    "next_at": row["next_at"],
-                    "last": last.get(row["name"]),
-                }
-                for row in view.execute(
-                    "SELECT name, template, graphs.updated_at, validation_status, validation_errors,"
-                    " (SELECT min(next_at) FROM schedules WHERE graph = graphs.id) AS next_at"
-                    " FROM graphs JOIN templates ON templates.id = template WHERE namespace = ?"
-                    " ORDER BY name",
-                    (asked.namespace,),
-                )
-            ]
-        }
+        data["list"] = {"graphs": show_graphs(view, request.namespace)}
     return data
 
 
-def versions(view: View, asked: Asked) -> dict[str, Hashable]:
-    return {"list": (asked.service.store.written, view.now_ms // 5_000)}
-
-
-PAGE = Page(
-    path="/ns/{namespace}/graphs",
-    folder="graphs",
-    fragments=("list",),
-    load=load,
-    versions=versions,
-    pace={"list": 1.0},
-)
+PAGE = Page(path="/ns/{namespace}/graphs", folder="graphs", fragments={"list": Fragment(pace=1.0)}, load=load)

@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection
 
-from exotrio.manager.queries.load import HOUR, backlog, performance
-from exotrio.manager.queries.workers import offered
+from exotrio.manager.queries.load import HOUR, backlog, nodes_of, performance
 from exotrio.manager.store.port import View
-from exotrio.manager.web.page import Asked, Data, Page
+from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 
 
-def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
-    data: dict[str, Data] = {"page": {"title": "Nodes", "now": view.now_ms}}
+def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+    data: dict[str, Data] = {"page": {"title": "Nodes"}}
     if "list" in wanted:
-        backlogs = {each.node: each for each in backlog(view, namespace=asked.namespace)}
-        offers = offered(asked.workers, asked.anonymous, asked.monotonic)
-        rows = view.execute(
-            "SELECT id, name FROM nodes WHERE namespace = ? ORDER BY name", (asked.namespace,)
-        ).fetchall()
+        backlogs = {each.node: each for each in backlog(view, namespace=request.namespace)}
+        offers = request.offers()
         data["list"] = {
             "nodes": [
                 {
-                    "name": row["name"],
-                    "offered": offers.get(row["name"], ()),
-                    "backlog": backlogs[row["name"]],
-                    **performance(view, row["id"], HOUR),
+                    "name": name,
+                    "offered": offers.get(name, ()),
+                    "backlog": backlogs[name],
+                    **performance(view, node_id, HOUR),
                 }
-                for row in rows
+                for node_id, name in nodes_of(view, request.namespace).items()
             ]
         }
     return data
 
 
-def versions(view: View, asked: Asked) -> dict[str, Hashable]:
-    service = asked.service
-    return {"list": (service.store.written, service.workers.heard, view.now_ms // 5_000)}
-
-
 PAGE = Page(
     path="/ns/{namespace}/nodes",
     folder="nodes",
-    fragments=("list",),
+    fragments={"list": Fragment(heartbeats=True, pace=2.0)},
     load=load,
-    versions=versions,
-    pace={"list": 2.0},
 )

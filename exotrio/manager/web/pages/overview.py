@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection
 
-from exotrio._util.error_message import message_line
-from exotrio.manager.queries.load import FAILED, HOUR, backlog, failures, held_by_worker, nodes_of
+from exotrio.manager.queries.load import HOUR, backlog, failures, held_by_worker, nodes_of
+from exotrio.manager.queries.node_detail import last_failures
 from exotrio.manager.queries.overview import current, last_hour
 from exotrio.manager.queries.runs import newest_runs, run_row
-from exotrio.manager.queries.workers import live_anonymous, offered, shown_workers
+from exotrio.manager.queries.workers import live_anonymous, shown_workers
 from exotrio.manager.store import tallies
 from exotrio.manager.store.port import View
-from exotrio.manager.web.page import Asked, Data, Page
+from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 from exotrio.manager.web.svg.chart import draw_throughput
 
 RUNS_SHOWN = 12
 
 
-def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
-    node_ids = nodes_of(view, asked.namespace)
-    data: dict[str, Data] = {"page": {"title": "Overview", "now": view.now_ms}}
+def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+    nodes = nodes_of(view, request.namespace)
+    data: dict[str, Data] = {"page": {"title": "Overview"}}
     if "now" in wanted:
-        present = current(view, node_ids, backlog(view, namespace=asked.namespace))
-        offers = offered(asked.workers, asked.anonymous, asked.monotonic)
-        is_offered = present.oldest is None or present.oldest.node in offers
+        present = current(view, nodes, backlog(view, namespace=request.namespace))
+        is_offered = present.oldest is None or present.oldest.node in request.offers()
         data["now"] = {"current": present, "oldest_offered": is_offered}
     if "hour" in wanted:
-        hour = last_hour(view, node_ids)
+        hour = last_hour(view, nodes)
         last_minute = hour.first_minute + len(hour.ended) - 1
         data["hour"] = {
             "ended": sum(hour.ended),
@@ -34,60 +33,40 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
             "chart": draw_throughput(hour.ended, hour.failed, last_minute_ms=last_minute * tallies.MINUTE_MS),
         }
     if "failing" in wanted:
-        data["failing"] = {"nodes": _failing(view, node_ids)}
+        data["failing"] = {"nodes": _failing(view, nodes)}
     if "runtimes" in wanted:
         data["runtimes"] = {
-            "workers": shown_workers(asked.workers, asked.monotonic),
-            "held": held_by_worker(view, asked.namespace),
-            "anonymous": len(live_anonymous(asked.anonymous, asked.monotonic)),
+            "workers": shown_workers(request.workers, request.monotonic),
+            "held": held_by_worker(view, request.namespace),
+            "anonymous": len(live_anonymous(request.anonymous, request.monotonic)),
         }
     if "runs" in wanted:
-        rows = newest_runs(view, asked.namespace, RUNS_SHOWN)
+        rows = newest_runs(view, request.namespace, RUNS_SHOWN)
         runs = [run_row(row, view.now_ms) for row in rows]
-        data["runs"] = {"runs": runs, "of_graph": None, "looked_at": None}
+        data["runs"] = {"runs": runs, "of_graph": None, "searched": None}
     return data
 
 
-def _failing(view: View, node_ids: dict[int, str]) -> list[Data]:
+def _failing(view: View, nodes: dict[int, str]) -> list[Data]:
+    """Return the nodes of which attempts failed in the last hour, worst first."""
     found = []
-    for node_id, name in node_ids.items():
+    for node_id, name in nodes.items():
         statuses, _ = tallies.of_node(view, node_id, HOUR)
-        failed = failures(statuses)
-        if failed:
-            last = view.row(
-                f"SELECT seq, error FROM states WHERE node_id = ? AND {FAILED}"
-                " ORDER BY finished_at DESC LIMIT 1",
-                (node_id,),
-            )
-            found.append(
-                {
-                    "name": name,
-                    "failed": failed,
-                    "ended": statuses.total(),
-                    "last": None if last is None else view.state_id(last["seq"]),
-                    "error": "" if last is None else message_line(last["error"]),
-                }
-            )
+        if failed := failures(statuses):
+            last = next(iter(last_failures(view, node_id, 1)), None)
+            found.append({"name": name, "failed": failed, "ended": statuses.total(), "last": last})
     return sorted(found, key=lambda node: -node["failed"])
-
-
-def versions(view: View, asked: Asked) -> dict[str, Hashable]:
-    written, heard = asked.service.store.written, asked.service.workers.heard
-    moment = view.now_ms // 5_000
-    return {
-        "now": (written, heard, moment),
-        "hour": (written, view.now_ms // 60_000),
-        "failing": (written, view.now_ms // 60_000),
-        "runtimes": (heard, written, moment),
-        "runs": (written, moment),
-    }
 
 
 PAGE = Page(
     path="/ns/{namespace}",
     folder="overview",
-    fragments=("now", "hour", "failing", "runtimes", "runs"),
+    fragments={
+        "now": Fragment(heartbeats=True, pace=0.5),
+        "hour": Fragment(ages=60, pace=2.0),
+        "failing": Fragment(ages=60, pace=2.0),
+        "runtimes": Fragment(heartbeats=True, pace=1.0),
+        "runs": Fragment(pace=0.5),
+    },
     load=load,
-    versions=versions,
-    pace={"hour": 2.0, "failing": 2.0, "now": 0.5, "runs": 0.5, "runtimes": 1.0},
 )

@@ -2,92 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Mapping
 
-from exotrio.manager.engine.states import CREATED
+from exotrio.manager.engine.runs import find_run
+from exotrio.manager.engine.states import CREATED, STATUSES
 from exotrio.manager.queries.run_detail import (
-    MOST_SPANS,
-    boxes_of,
+    MAX_BARS,
+    MAX_SPANS,
     counts_of,
     events_of,
-    find_run,
     list_states,
     spans_of,
-    statuses_named,
     store_of,
 )
 from exotrio.manager.queries.runs import run_row
-from exotrio.manager.queries.workers import offered, progress_of
-from exotrio.manager.rules.errors import not_found
+from exotrio.manager.queries.state_detail import newest_event
+from exotrio.manager.queries.workers import progress_of
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
-from exotrio.manager.web.format import CLASSES, classed
-from exotrio.manager.web.page import Asked, Data, Page
-from exotrio.manager.web.svg.graph import draw_graph
+from exotrio.manager.web.format import CLASSES, SHOWN_STATUS, STATUS_CLASS, classed
+from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
+from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 from exotrio.manager.web.svg.timeline import draw_timeline
 
 
-def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
-    run_id = asked.params["run_id"]
-    run = find_run(view, asked.namespace, run_id)
-    if run is None:
-        raise not_found(f"There is no run {run_id!r} in namespace {asked.namespace!r}.")
+def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+    run_id = request.params["run_id"]
+    run = find_run(view, request.namespace, run_id)
     template = view.template(run["template"])
     counts = counts_of(view, run["id"])
+    cancelled = run["cancelled_at"] is not None
     row = run_row(run, view.now_ms)
     data: dict[str, Data] = {
         "page": {
             "title": f"Run {run_id[:8]}",
-            "now": view.now_ms,
             "run": row,
             "store": store_of(view, run, template),
         },
     }
     if "summary" in wanted:
         data["summary"] = {}
-    node, status = asked.query.get("node", ""), asked.query.get("status", "")
+    node, status = request.query.get("node", ""), request.query.get("status", "")
     if "graph" in wanted:
-        lacking = _not_offered(asked, template)
+        lacking = _not_offered(request, template)
 
         def href(place: Place) -> str:
             # A second click on what is chosen shows all again.
             chosen = None if place.identifier == node else place.identifier
-            return asked.link("runs", run_id, node=chosen) + "#states"
+            return request.link("runs", run_id, node=chosen) + "#states"
 
         def note(place: Place) -> str | None:
             waits = CREATED in counts.get(place.index, {})
             return "no runtime offers this" if waits and place.index in lacking else None
 
-        boxes = boxes_of(template, counts, run, href, note, chosen=node)
+        shown = [classed(counts.get(place.index, {}), cancelled=cancelled) for place in template.places]
+        boxes = boxes_of(template, counts=shown, href=href, note=note, chosen=node)
         data["graph"] = {"picture": draw_graph(boxes, title=f"Graph {run['graph_name']}")}
     if "timeline" in wanted:
-        before, _, after = asked.link("states", "\0").partition("%00")
-        spans = spans_of(view, run, template, {"before": before, "after": after})
+        spans = spans_of(view, run)
         lanes = [(place.identifier, sum(counts.get(place.index, {}).values())) for place in template.places]
-        drawn = draw_timeline(lanes, spans.spans, until=spans.until, each=spans.each)
-        data["timeline"] = {"picture": drawn, "each": spans.each, "many": len(spans.spans) > 500}
+        drawn = draw_timeline(lanes, spans, lambda state_id: request.link("states", state_id))
+        data["timeline"] = {"picture": drawn, "each": spans.each, "many": len(spans.spans) > MAX_BARS}
     if "states" in wanted:
-        data["states"] = _states(view, asked, run, template, counts, node, status)
+        data["states"] = _states(view, request, run, template, counts, node, status)
     if "events" in wanted:
         events, more = events_of(view, run, template)
         data["events"] = {"events": events, "more": more}
     return data
 
 
-def _not_offered(asked: Asked, template: Template) -> frozenset[int]:
+def _not_offered(request: PageRequest, template: Template) -> frozenset[int]:
     """Return the places whose node no live runtime asks for. Of other namespaces nobody knows here."""
-    offers = offered(asked.workers, asked.anonymous, asked.monotonic)
+    offers = request.offers()
     return frozenset(
         place.index
         for place in template.places
-        if place.namespace == asked.namespace and place.node_name not in offers
+        if place.namespace == request.namespace and place.node_name not in offers
     )
 
 
 def _states(
     view: View,
-    asked: Asked,
+    request: PageRequest,
     run: Row,
     template: Template,
     counts: Mapping[int, Mapping[str, int]],
@@ -95,8 +92,9 @@ def _states(
     status: str,
 ) -> Data:
     place = next((place.index for place in template.places if place.identifier == node), None)
-    statuses = statuses_named(status) if status else []
-    after = asked.query.get("after", "")
+    # A status is named by itself, by the word that pages show for it, or by the class of several.
+    statuses = [name for name in STATUSES if status in (name, SHOWN_STATUS[name], STATUS_CLASS[name])]
+    after = request.query.get("after", "")
     of_place = [counts.get(place, {})] if place is not None else [] if node else list(counts.values())
     totals = dict.fromkeys(CLASSES, 0)
     for each in of_place:
@@ -106,15 +104,17 @@ def _states(
     listed = (
         None if unknown else list_states(view, run, template, place=place, statuses=statuses, after=after)
     )
-    run_id, cancelled = run["run_id"], run["cancelled_at"] is not None
+    cancelled = run["cancelled_at"] is not None
+
+    def here(**query: str) -> str:
+        return request.link("runs", run["run_id"], **query) + "#states"
+
     return {
         "states": listed.states if listed else [],
-        "progress": progress_of(asked.workers) if run["pending"] else {},
-        "looked_at": listed.looked_at if listed else None,
-        "next": listed
-        and listed.next
-        and asked.link("runs", run_id, node=node, status=status, after=listed.next) + "#states",
-        "back": asked.link("runs", run_id, node=node, status=status) + "#states" if after else None,
+        "progress": progress_of(request.workers) if run["pending"] else {},
+        "searched": listed.searched if listed else None,
+        "next": here(node=node, status=status, after=listed.next) if listed and listed.next else None,
+        "back": here(node=node, status=status) if after else None,
         "node": node,
         "status": status,
         "total": sum(totals.values()),
@@ -124,44 +124,43 @@ def _states(
                 "errored or cancelled" if cancelled and name == "errored" else name,
                 name == status,
                 count,
-                asked.link("runs", run_id, node=node, status=name) + "#states",
+                here(node=node, status=name),
             )
             for name, count in totals.items()
             if count or name == status
         ],
-        "all": asked.link("runs", run_id, node=node) + "#states",
-        "any_node": asked.link("runs", run_id, status=status) + "#states",
+        "all": here(node=node),
+        "any_node": here(status=status),
     }
 
 
-def versions(view: View, asked: Asked) -> dict[str, Hashable]:
-    run = find_run(view, asked.namespace, asked.params["run_id"])
-    if run is None:
-        raise not_found("gone")
-    counts = tuple(
-        tuple(row) for row in view.execute("SELECT * FROM counts WHERE run = ? ORDER BY place", (run["id"],))
-    )
+def versions(view: View, request: PageRequest) -> dict[str, object]:
+    run = find_run(view, request.namespace, request.params["run_id"])
     # What has an age looks different as time passes, until the run is over.
     moment = view.now_ms // 2_000 if run["pending"] else None
-    last_event = view.execute("SELECT max(id) FROM events").fetchone()[0]
-    state = (counts, run["cancelled_at"])
+    state = (counts_of(view, run["id"]), run["cancelled_at"])
     size = run["pending"] + run["success"] + run["errored"] + run["retried"]
     # Of a run that large even a part takes a while to draw.
-    slow = run["pending"] and size > MOST_SPANS
+    slow = run["pending"] and size > MAX_SPANS
     return {
         "summary": (state, moment),
-        "graph": (state, _not_offered(asked, view.template(run["template"])) if run["pending"] else None),
+        "graph": (state, _not_offered(request, view.template(run["template"])) if run["pending"] else None),
         "timeline": view.now_ms // 10_000 if slow else (state, moment),
         "states": (state, moment),
-        "events": last_event,
+        "events": newest_event(view),
     }
 
 
 PAGE = Page(
     path="/ns/{namespace}/runs/{run_id}",
     folder="run",
-    fragments=("summary", "graph", "timeline", "states", "events"),
+    fragments={
+        "summary": Fragment(),
+        "graph": Fragment(),
+        "timeline": Fragment(pace=1.0),
+        "states": Fragment(pace=0.5),
+        "events": Fragment(pace=2.0),
+    },
     load=load,
-    versions=versions,
-    pace={"timeline": 1.0, "states": 0.5, "events": 2.0},
+    own_versions=versions,
 )

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 from exotrio._util.times import moment_ms
+from exotrio.manager.queries.graph_detail import graph_names
 from exotrio.manager.queries.runs import RUN_STATUSES, search
 from exotrio.manager.store.port import View
-from exotrio.manager.web.page import Asked, Data, Page
+from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 
 SPANS = {"15m": 900_000, "1h": 3_600_000, "24h": 86_400_000, "7d": 604_800_000}
-LONGEST_TEXT = 200
+MAX_TEXT = 200
 
 
-def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
-    query = asked.query
+def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+    query = request.query
     graph, status, since = query.get("graph", ""), query.get("status", ""), query.get("since", "")
-    text = query.get("text", "")[:LONGEST_TEXT]
+    text = query.get("text", "")[:MAX_TEXT]
     filters = {"graph": graph, "status": status, "since": since, "text": text}
     data: dict[str, Data] = {
-        "page": {"title": "Runs", "now": view.now_ms, "filters": filters},
+        "page": {
+            "title": "Runs",
+            "filters": filters,
+            "graphs": graph_names(view, request.namespace),
+            "statuses": RUN_STATUSES,
+            "spans": tuple(SPANS),
+        },
     }
-    graphs = view.execute("SELECT name FROM graphs WHERE namespace = ? ORDER BY name", (asked.namespace,))
-    data["page"]["graphs"] = [row["name"] for row in graphs]
-    data["page"]["statuses"] = RUN_STATUSES
-    data["page"]["spans"] = tuple(SPANS)
     if "list" in wanted:
         found = search(
             view,
-            asked.namespace,
+            request.namespace,
             graph=graph,
             status=status,
             since_ms=_since_ms(since, view.now_ms),
@@ -38,9 +41,9 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
         )
         data["list"] = {
             "runs": found.runs,
-            "looked_at": found.looked_at,
-            "next": found.next and asked.link("runs", **filters, before=found.next),
-            "back": asked.link("runs", **filters) if query.get("before") else None,
+            "searched": found.searched,
+            "next": found.next and request.link("runs", **filters, before=found.next),
+            "back": request.link("runs", **filters) if query.get("before") else None,
             "filtered": any(filters.values()),
         }
     return data
@@ -59,18 +62,17 @@ def _since_ms(text: str, now_ms: int) -> int | None:
         return None
 
 
-def versions(view: View, asked: Asked) -> dict[str, Hashable]:
-    if asked.query.get("text"):
+def versions(view: View, request: PageRequest) -> dict[str, object]:
+    if request.query.get("text"):
         # A search costs too much to be repeated with every write.
         return {"list": None}
-    return {"list": (asked.service.store.written, view.now_ms // 5_000)}
+    return {"list": (request.service.store.written, view.now_ms // 5_000)}
 
 
 PAGE = Page(
     path="/ns/{namespace}/runs",
     folder="runs",
-    fragments=("list",),
+    fragments={"list": Fragment(pace=0.5)},
     load=load,
-    versions=versions,
-    pace={"list": 0.5},
+    own_versions=versions,
 )

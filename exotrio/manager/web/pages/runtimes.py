@@ -1,25 +1,26 @@
-"""The runtimes: what each holds, whether it can be stopped now, and the button that asks it to."""
+"""The runtimes: what each holds, whether it can be stopped now, and the button that drains it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection
 
 from exotrio.manager.engine.workers import Worker
 from exotrio.manager.queries.load import states_held
+from exotrio.manager.queries.state_detail import find_held
 from exotrio.manager.queries.workers import disagreements, shown_workers
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
-from exotrio.manager.web.page import Asked, Data, Page
+from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 
 STATES_SHOWN = 100
-"""Of one runtime, those that it holds longest."""
+"""States of one runtime, longest held first."""
 
 
-def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
-    data: dict[str, Data] = {"page": {"title": "Runtimes", "now": view.now_ms}}
+def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+    data: dict[str, Data] = {"page": {"title": "Runtimes"}}
     if "list" in wanted:
-        held = states_held(view, asked.namespace)
-        workers = {worker.last.worker_id: worker for worker in asked.workers}
+        held = states_held(view, request.namespace)
+        workers = {worker.last.worker_id: worker for worker in request.workers}
         data["list"] = {
             "workers": [
                 {
@@ -27,13 +28,13 @@ def load(view: View, asked: Asked, wanted: Collection[str]) -> dict[str, Data]:
                     "held": len(held[shown["id"]]),
                     "states": _states(view, held[shown["id"]][:STATES_SHOWN], workers[shown["id"]]),
                 }
-                for shown in shown_workers(asked.workers, asked.monotonic)
+                for shown in shown_workers(request.workers, request.monotonic)
             ],
             "anonymous": sorted(
-                ((sorted(nodes), asked.monotonic - at) for nodes, at in asked.anonymous.items()),
+                ((sorted(nodes), request.monotonic - at) for nodes, at in request.anonymous.items()),
                 key=lambda each: each[1],
             ),
-            "disagreements": disagreements(asked.workers, asked.monotonic),
+            "disagreements": disagreements(request.workers, request.monotonic),
             "shown": STATES_SHOWN,
         }
     return data
@@ -43,12 +44,7 @@ def _states(view: View, held: list[Row], worker: Worker) -> list[Data]:
     reported = {state.state_id: state for state in worker.last.states}
     states = []
     for each in held:
-        row = view.row(
-            "SELECT place, runs.run_id, runs.namespace, runs.template, graphs.name FROM states"
-            " JOIN runs ON runs.id = run JOIN graphs ON graphs.id = runs.graph WHERE seq = ?",
-            (each["seq"],),
-        )
-        assert row is not None, "a query sees one state of the database, in which it is held"
+        row = find_held(view, each["seq"])
         state_id = view.state_id(each["seq"])
         beat = reported.get(state_id)
         states.append(
@@ -59,22 +55,15 @@ def _states(view: View, held: list[Row], worker: Worker) -> list[Data]:
                 "run_id": row["run_id"],
                 "age": view.now_ms - each["claimed_at"],
                 "progress": None if beat is None else beat.progress,
-                "stage": "just claimed" if beat is None else "runs" if beat.running else "waits its turn",
+                "stage": "just claimed" if beat is None else "running" if beat.running else "buffered",
             }
         )
     return states
 
 
-def versions(view: View, asked: Asked) -> dict[str, Hashable]:
-    service = asked.service
-    return {"list": (service.store.written, service.workers.heard, view.now_ms // 2_000)}
-
-
 PAGE = Page(
     path="/ns/{namespace}/runtimes",
     folder="runtimes",
-    fragments=("list",),
+    fragments={"list": Fragment(heartbeats=True, ages=2, pace=0.5)},
     load=load,
-    versions=versions,
-    pace={"list": 0.5},
 )

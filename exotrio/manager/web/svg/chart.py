@@ -33,8 +33,8 @@ def draw_throughput(ended: Sequence[int], failed: Sequence[int], *, last_minute_
         element("text", f"{highest:,} a minute" if any(ended) else "nothing ended", class_="tick", y=10),
     ]
     if worst:
-        said = f"at worst {worst:,} failed"
-        parts.append(element("text", said, class_="tick bad", x="100%", y=10, text_anchor="end"))
+        text = f"at worst {worst:,} failed"
+        parts.append(element("text", text, class_="tick bad", x="100%", y=10, text_anchor="end"))
     for index, (all_of_them, bad) in enumerate(zip(ended, failed, strict=True)):
         at = last_minute_ms - (count - 1 - index) * 60_000
         x, width = share((index + 0.12) / count), share(0.76 / count)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from markupsafe import Markup
 
+from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.web.svg.bar import HEIGHT, pieces, summary
 from exotrio.manager.web.svg.elements import element, join
 from exotrio.manager.web.svg.graph_layout import Layout, lay_out
@@ -18,11 +19,11 @@ LOW, HIGH = 52, 78
 GAP_X, GAP_Y = 44, 18
 EDGE = 8
 """Left free around the picture, for lines and focus rings."""
-LONGEST_NAME = 24
+MAX_NAME = 24
 URGENT = ("errored", "cancelled", "running", "waiting", "retried", "pruned", "success")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Box:
     """One place of a graph.
 
@@ -45,6 +46,37 @@ class Box:
     href: str | None = None
     chosen: bool = False
     note: str | None = None
+
+
+def boxes_of(
+    template: Template,
+    *,
+    href: Callable[[Place], str | None],
+    note: Callable[[Place], str | None] = lambda place: None,
+    counts: Sequence[Mapping[str, int]] | None = None,
+    chosen: str = "",
+) -> list[Box]:
+    """Return the boxes of a graph.
+
+    Args:
+        href: Returns where a click on a place leads, if anywhere.
+        note: Returns what to say about a place, if anything.
+        counts: Class of statuses to how many states, for each place; None for no bars.
+        chosen: Identifier of the place whose states are listed.
+    """
+    return [
+        Box(
+            name=place.identifier,
+            node=place.node_name,
+            followers=declared.next_nodes or (),
+            unites=declared.unites.identifier if declared.unites else None,
+            counts=None if counts is None else counts[place.index],
+            note=note(place),
+            href=href(place),
+            chosen=place.identifier == chosen,
+        )
+        for place, declared in zip(template.places, template.body.nodes, strict=True)
+    ]
 
 
 def draw_graph(boxes: Sequence[Box], *, title: str) -> Markup:
@@ -117,13 +149,13 @@ def _path(
 def _draw(box: Box, x: float, y: float, high: int) -> Markup:
     counts = box.counts or {}
     total = sum(counts.values())
-    told = [*([] if box.counts is None else [summary(counts)]), *([box.note] if box.note else [])]
-    about = "; ".join(told) or box.node
+    facts = [*([] if box.counts is None else [summary(counts)]), *([box.note] if box.note else [])]
+    about = "; ".join(facts) or box.node
     second = box.note if box.note and box.counts is None else None
     parts = [
         element("title", f"{box.name} ({box.node}): {about}"),
         element("rect", class_="face", width=WIDTH, height=high, rx=6),
-        element("text", _fit(box.name, 17 if total else LONGEST_NAME), class_="name", x=12, y=22),
+        element("text", _fit(box.name, 17 if total else MAX_NAME), class_="name", x=12, y=22),
         _line(second or box.node, "bad" if second else "node", 38),
     ]
     if box.counts is not None:
@@ -153,14 +185,14 @@ def _draw(box: Box, x: float, y: float, high: int) -> Markup:
 
 def _standing(counts: Mapping[str, int]) -> Markup:
     """Return the line below the bar: what matters most about these states, as far as it fits."""
-    told = [f"{counts[name]:,} {name}" for name in URGENT if counts.get(name)]
-    two = " · ".join(told[:2])
-    text = (two if len(two) <= LONGEST_NAME + 2 else told[0]) or "not reached"
+    facts = [f"{counts[name]:,} {name}" for name in URGENT if counts.get(name)]
+    two = " · ".join(facts[:2])
+    text = (two if len(two) <= MAX_NAME + 2 else facts[0]) or "not reached"
     return _line(text, "standing c-errored" if counts.get("errored") else "standing", 68)
 
 
 def _line(text: str, kind: str, y: int) -> Markup:
-    return element("text", _fit(text, LONGEST_NAME + 2), class_=kind, x=12, y=y)
+    return element("text", _fit(text, MAX_NAME + 2), class_=kind, x=12, y=y)
 
 
 def _fit(text: str, longest: int) -> str:

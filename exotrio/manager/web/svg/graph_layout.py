@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 SWEEPS = 6
-MOST_POINTS = 20_000
+MAX_POINTS = 20_000
 """Points of edges that are ordered; beyond them long edges run straight."""
 
 
@@ -86,7 +86,7 @@ def _chains(
     for name in followers:
         for child in followers[name]:
             chain = [name]
-            if points < MOST_POINTS:
+            if points < MAX_POINTS:
                 for column in range(layer[name] + 1, layer[child]):
                     points += 1
                     # No name of a node holds a control character.

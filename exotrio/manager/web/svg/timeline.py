@@ -1,6 +1,6 @@
 """The timeline of a run: a lane for each place, waiting and running told apart. Pure.
 
-Up to ``MOST_BARS`` states each is a bar: thin while it waits, thick while it runs. Beyond, a lane shows
+Up to ``MAX_BARS`` states each is a bar: thin while it waits, thick while it runs. Beyond, a lane shows
 how many waited and ran at a time. Lengths along time are shares of the width, so that the picture is as
 wide as its page and its text stays legible.
 """
@@ -8,18 +8,18 @@ wide as its page and its text stays legible.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
 from exotrio._util.durations import format_duration
+from exotrio.manager.queries.run_detail import MAX_BARS, Span, Spans
+from exotrio.manager.web.format import status_class
 from exotrio.manager.web.svg.elements import element, join, share
 
-MOST_BARS = 500
-MOST_IN_LANE = 14
-"""States of one lane that are bars though the run has more than ``MOST_BARS``."""
-MOST_ROWS = 14
+MAX_IN_LANE = 14
+"""States of one lane that are bars though the run has more than ``MAX_BARS``."""
+MAX_ROWS = 14
 """Of one lane; further bars that overlap lie on the last row."""
 SLICES = 160
 HEAD = 22
@@ -29,45 +29,21 @@ AREA = 44
 TICKS = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """One state, in milliseconds since the run began.
-
-    Attributes:
-        lane: Position of its place.
-        kind: Class of its status, such as ``errored``.
-        waits: Since when it waited.
-        runs: Since when it was held by a worker, if it was.
-        ends: When it ended, if it did.
-        label: Says which it is.
-        href: Where a click leads, if anywhere.
-    """
-
-    lane: int
-    kind: str
-    waits: int
-    runs: int | None
-    ends: int | None
-    label: str = ""
-    href: str | None = None
-
-
 def draw_timeline(
-    lanes: Sequence[tuple[str, int]], spans: Sequence[Span], *, until: int, each: int = 1
+    lanes: Sequence[tuple[str, int]], spans: Spans, href: Callable[[str], str] | None = None
 ) -> Markup:
     """Return the picture of a run.
 
     Args:
         lanes: The places, from the top: name, and how many states there are.
-        spans: The states, in the order in which they were made.
-        until: Where the picture ends, in milliseconds since the run began.
-        each: One in how many states ``spans`` has.
+        spans: The states, in the order in which they were created.
+        href: Returns where a click on a state leads, by its id.
     """
-    until = max(until, 1)
+    until, each = max(spans.until, 1), spans.each
     by_lane: list[list[Span]] = [[] for _ in lanes]
-    for span in spans:
-        by_lane[span.lane].append(span)
-    few = each == 1 and len(spans) <= MOST_BARS
+    for span in spans.spans:
+        by_lane[span.place].append(span)
+    few = each == 1 and len(spans.spans) <= MAX_BARS
     parts: list[Markup] = []
     y = HEAD
     for (name, count), members in zip(lanes, by_lane, strict=True):
@@ -75,9 +51,9 @@ def draw_timeline(
         # seen as itself.
         seen = [span for span in members if span.runs is not None or span.ends != span.waits]
         as_bars = few or (
-            len(seen) <= MOST_IN_LANE and (len(members) == count or 10 * len(seen) < len(members))
+            len(seen) <= MAX_IN_LANE and (len(members) == count or 10 * len(seen) < len(members))
         )
-        drawn, height = _bars(seen, until) if as_bars else _areas(members, until, each)
+        drawn, height = _bars(name, seen, until, href) if as_bars else _areas(members, until, each)
         parts.append(_lane(name, count, drawn, y, height))
         y += LABEL + height + 8
     return element(
@@ -102,7 +78,7 @@ def _axis(until: int, height: int) -> list[Markup]:
             # Its text would not fit.
             continue
         parts.append(element("line", class_="grid", x1=share(at), x2=share(at), y1=HEAD - 6, y2=height))
-        text = "0" if index == 0 else format_duration((index * step) / 1000).removesuffix(".0 s")
+        text = "0" if index == 0 else format_duration(index * step / 1000).removesuffix(".0 s")
         text = text if text.endswith(("s", "h", "d", "n")) or text == "0" else f"{text} s"
         parts.append(
             element(
@@ -145,28 +121,38 @@ def _lane(name: str, count: int, drawn: Markup, y: int, height: int) -> Markup:
 # -- bars
 
 
-def _bars(spans: Sequence[Span], until: int) -> tuple[Markup, int]:
+def _bars(
+    lane: str, spans: Sequence[Span], until: int, href: Callable[[str], str] | None
+) -> tuple[Markup, int]:
     free: list[int] = []
     parts = []
     for span in spans:
         ends = until if span.ends is None else span.ends
         row = next((index for index, since in enumerate(free) if since <= span.waits), len(free))
-        if row == len(free) and row < MOST_ROWS:
+        if row == len(free) and row < MAX_ROWS:
             free.append(ends)
-        row = min(row, MOST_ROWS - 1)
+        row = min(row, MAX_ROWS - 1)
         free[row] = max(free[row], ends)
-        parts.append(_bar(span, ends, until, row * ROW))
+        bar = _bar(lane, span, until, row * ROW)
+        # Out of the order of tabs: the table below has the same links, and nobody tabs through 500.
+        to = href(span.state_id) if href and span.state_id else None
+        parts.append(element("a", bar, href=to, tabindex="-1") if to else element("g", bar))
     return join(parts), max(1, len(free)) * ROW
 
 
-def _bar(span: Span, ends: int, until: int, y: int) -> Markup:
-    begins = ends if span.runs is None else min(max(span.runs, span.waits), ends)
-    parts = []
+def _bar(lane: str, span: Span, until: int, y: int) -> Markup:
+    begins, ends = _running(span, until)
+    kind = status_class(span.status, span.cancelled)
+    label = f"{lane} {span.state_id[-6:]}" if span.state_id else lane
+    label += f": {kind}, waited {format_duration((begins - span.waits) / 1000)}"
+    if span.runs is not None:
+        label += f", ran {format_duration((ends - begins) / 1000)}"
+    parts = [element("title", label)]
     if begins > span.waits:
         parts.append(
             element(
                 "rect",
-                class_="waited" if span.runs is not None or span.kind != "waiting" else "waits",
+                class_="waited" if span.runs is not None or kind != "waiting" else "waits",
                 x=share(span.waits / until),
                 width=share((begins - span.waits) / until),
                 y=y + 3,
@@ -178,13 +164,15 @@ def _bar(span: Span, ends: int, until: int, y: int) -> Markup:
         width = max((ends - begins) / until, 0.003)
         x = min(begins / until, 1 - width)
         parts.append(
-            element("rect", class_=f"s-{span.kind}", x=share(x), width=share(width), y=y, height=7, rx=1.5)
+            element("rect", class_=f"s-{kind}", x=share(x), width=share(width), y=y, height=7, rx=1.5)
         )
-    ran = f", ran {format_duration((ends - begins) / 1000)}" if span.runs is not None else ""
-    label = f"{span.label}: {span.kind}, waited {format_duration((begins - span.waits) / 1000)}{ran}"
-    drawn = join([element("title", label), *parts])
-    # Out of the order of tabs: the table below has the same links, and 500 stops are none.
-    return element("a", drawn, href=span.href, tabindex="-1") if span.href else element("g", drawn)
+    return join(parts)
+
+
+def _running(span: Span, until: int) -> tuple[int, int]:
+    """Return from when to when a state ran; twice its end if it never did."""
+    ends = until if span.ends is None else span.ends
+    return ends if span.runs is None else min(max(span.runs, span.waits), ends), ends
 
 
 # -- areas
@@ -193,13 +181,12 @@ def _bar(span: Span, ends: int, until: int, y: int) -> Markup:
 def _areas(spans: Sequence[Span], until: int, each: int) -> tuple[Markup, int]:
     waiting, running, failed = [0.0] * SLICES, [0.0] * SLICES, [0] * SLICES
     for span in spans:
-        ends = until if span.ends is None else span.ends
-        begins = ends if span.runs is None else min(max(span.runs, span.waits), ends)
+        begins, ends = _running(span, until)
         waiting[_slice(span.waits, until)] += 1
         waiting[_slice(begins, until)] -= 1
         if span.runs is not None:
             _spread(running, begins / until * SLICES, ends / until * SLICES)
-        if span.kind == "errored":
+        if status_class(span.status, span.cancelled) == "errored":
             failed[_slice(ends, until)] += 1
     level = 0.0
     for index, change in enumerate(waiting):

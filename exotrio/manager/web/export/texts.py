@@ -1,27 +1,27 @@
-"""Texts of a run as they may be passed on: without the secrets of its graph, without control characters,
-and not too long."""
+"""The texts in a report: without the secrets of the graph, without control characters, not too long."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from exotrio._util.redaction import Redactor
 from exotrio._util.terminal_text import harmless
+from exotrio.manager.web.format import shorten, text_of
 
-LONGEST_VALUE = 2_000
+MAX_VALUE = 2_000
 """Characters of one value."""
-MOST_VALUES = 50
+MAX_VALUES = 50
 """Values of one state, or entries of the store."""
-LONGEST_PARSED = 65_536
-"""Characters of JSON that are taken apart; of more the beginning is shown as it is."""
+MAX_PARSED = 65_536
+"""Characters of JSON that are parsed; of longer JSON the beginning is shown as it is."""
 
 Pair = tuple[str, str]
 
 
-class Shareable:
-    """Makes texts fit to be passed on.
+class ReportTexts:
+    """Masks, cleans and shortens the texts of one report, and counts their characters.
 
     Args:
         secrets: Values that are masked wherever they occur, if they have six characters or more.
@@ -35,25 +35,23 @@ class Shareable:
         self.spent = 0
 
     def masked(self, text: str, *, cut_before: bool = False, cut_after: bool = False) -> str:
-        """Return a text, or a part of a longer one, with what must not be passed on masked.
+        """Return a text, or a part of a longer one, with its secrets masked.
 
         Args:
             cut_before: It began earlier. Some of its begin is dropped: it may be the rest of a secret.
             cut_after: It goes on, and loses as much at its end.
         """
-        # Before anything else is shortened: half a secret is not recognized.
+        # Masked before it is shortened, since half a secret is not recognized.
         text = self._redactor.redact(text, cut_before=cut_before, cut_after=cut_after)
         return harmless(text.encode("utf-8", "backslashreplace").decode())
 
-    def begin(self, text: str, longest: int = LONGEST_VALUE, *, cut_after: bool = False) -> str:
+    def begin(self, text: str, longest: int = MAX_VALUE, *, cut_after: bool = False) -> str:
         """Return a text, or its beginning and how much is left out.
 
         Args:
             cut_after: It goes on behind what is given.
         """
-        text = self.masked(text, cut_after=cut_after)
-        if len(text) > longest:
-            text = f"{text[:longest]}… ({len(text) - longest:,} more characters)"
+        text = shorten(self.masked(text, cut_after=cut_after), longest)
         self.spent += len(text)
         return text
 
@@ -88,17 +86,7 @@ class Shareable:
     def pairs(self, items: Iterable[tuple[str, object]]) -> list[Pair]:
         """Return name and text of each value."""
         given = list(items)
-        shown = [
-            (
-                self.begin(name),
-                self.begin(
-                    value
-                    if isinstance(value, str)
-                    else to_json(value, indent=2, inf_nan_mode="constants").decode()
-                ),
-            )
-            for name, value in given[:MOST_VALUES]
-        ]
-        if len(given) > MOST_VALUES:
-            shown.append(("", f"… and {len(given) - MOST_VALUES:,} more"))
+        shown = [(self.begin(name), self.begin(text_of(value))) for name, value in given[:MAX_VALUES]]
+        if len(given) > MAX_VALUES:
+            shown.append(("", f"… and {len(given) - MAX_VALUES:,} more"))
         return shown

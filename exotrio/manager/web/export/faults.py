@@ -1,0 +1,130 @@
+"""What failed in a run: its errors, grouped by how they were raised."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from exotrio._util.error_message import message_line
+from exotrio.manager.queries.export import MAX_FAILURES, end_of_error, failures_of
+from exotrio.manager.rules.template import Place
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.port import View
+from exotrio.manager.web.export.texts import ReportTexts
+from exotrio.manager.web.format import short
+
+MAX_FAULTS = 30
+MAX_MESSAGES = 5
+MAX_NAMED = 5
+MAX_COMPARED = 8_000
+"""Characters of the end of an error that are compared."""
+MAX_TRACE = 20_000
+MAX_LINE = 300
+
+# Of blanks only: line ends in it would be tried again from each line, which is quadratic.
+_FRAME = re.compile(r'^[ \t|+-]*(File ".*", line \d+, in .*)$', re.MULTILINE)
+_NAME = re.compile(r"^[ \t|+-]*([A-Za-z_][\w.]*)(?::|$)", re.MULTILINE)
+
+
+@dataclass(slots=True)
+class Fault:
+    """States of one node that failed in the same way.
+
+    Attributes:
+        first: Number of the first of them.
+        message: Message of that one.
+        others: Other messages among them.
+        states: The first of them: id, and the id in short.
+        trace: The first one's error in full.
+    """
+
+    identifier: str
+    first: int
+    message: str
+    count: int = 0
+    others: list[str] = field(default_factory=list)
+    states: list[tuple[str, str]] = field(default_factory=list)
+    trace: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faults:
+    """What failed in a run, the most frequent first.
+
+    Attributes:
+        compared: Failed states that were compared.
+        is_part: There may be more.
+        left_out: Number of faults that are not shown.
+    """
+
+    shown: list[Fault]
+    compared: int
+    is_part: bool
+    left_out: int
+
+
+def faults_of(view: View, run: Row, places: Sequence[Place], texts: ReportTexts) -> Faults:
+    """Return the ways in which states of a run failed."""
+    found: dict[tuple[int, int], Fault] = {}
+    compared, last = 0, ((0, 0), "")
+    for row in failures_of(view, run, MAX_COMPARED):
+        compared += 1
+        error = row["error"] or ""
+        # A hash, since each state may have failed in a way of its own, and most ways are not shown.
+        way = (row["place"], hash(signature(error)))
+        fault = found.get(way)
+        if fault is None:
+            message = message_of(error, MAX_COMPARED, texts)
+            fault = found[way] = Fault(places[row["place"]].identifier, row["seq"], message)
+        elif len(fault.others) < MAX_MESSAGES and (way, error) != last:
+            other = message_of(error, MAX_COMPARED, texts)
+            if other != fault.message and other not in fault.others:
+                fault.others.append(other)
+        last = way, error
+        fault.count += 1
+        if len(fault.states) < MAX_NAMED:
+            state_id = view.state_id(row["seq"])
+            fault.states.append((state_id, short(state_id)))
+    faults = sorted(found.values(), key=lambda fault: -fault.count)
+    shown = faults[:MAX_FAULTS]
+    for fault in shown:
+        fault.trace = end_of(*end_of_error(view, fault.first, 2 * MAX_TRACE), MAX_TRACE, texts)
+    return Faults(
+        shown=shown,
+        compared=compared,
+        is_part=compared == MAX_FAILURES,
+        left_out=len(faults) - len(shown),
+    )
+
+
+def signature(error: str) -> str:
+    """Return what an error has in common with those that were raised in the same way.
+
+    That is the frames of its traceback and the name of the exception; of an error without a traceback it
+    is its message, with the numbers left out.
+    """
+    frames = list(_FRAME.finditer(error))
+    if not frames:
+        return re.sub(r"\d+", "0", message_line(error))
+    # Below a frame comes its line of code, perhaps with a row of ^^^ under it, indented deeper than a name.
+    rest = [line for line in error[frames[-1].end() :].splitlines() if not line.startswith("    ")]
+    name = next((found[1] for line in rest if (found := _NAME.match(line))), "")
+    return "\n".join([*(frame[1] for frame in frames), name])
+
+
+def message_of(error: str, window: int, texts: ReportTexts) -> str:
+    """Return the line that says what was raised, from the last ``window`` characters of an error."""
+    # Masked first: the line may begin where the window does, and that may be within a secret.
+    masked = texts.masked(error, cut_before=len(error) == window)
+    return texts.begin(message_line(masked, MAX_COMPARED), MAX_LINE)
+
+
+def end_of(error: str, size: int, longest: int, texts: ReportTexts) -> str:
+    """Return the end of an error, from its last ``2 * longest`` characters.
+
+    Args:
+        size: Its characters as SQLite counts them: up to the first NUL.
+    """
+    before = max(size - len(error), 1) if len(error) == 2 * longest else 0
+    return texts.end(error, longest, before=before)
