@@ -7,6 +7,7 @@ Import from here; the modules inside are private. They use ``errors`` and ``_uti
 - ``limiter``: counts connections, and closes some to make room for new ones.
 - ``connection``: the requests of one connection, one after the other.
 - ``exchange``: one request and its response, the ASGI ``receive`` and ``send``.
+- ``extensions``: what the app and the server tell each other about a request.
 - ``peer``: the bytes in and out.
 - ``messages``: limits, request heads, and the responses that the server makes itself. Pure.
 
@@ -20,14 +21,15 @@ Rules that hold:
    then its connection gets one response, ``Limits.keyless`` seconds, and shares half of the connections
    with all others of its kind, so that strangers cannot lock out those who work here.
 4. On a stop the listeners close, idle connections close at once, and requests in flight may finish within
-   the grace; then they are cancelled. The app learns of it by the event under ``STOPPING``.
+   the grace; then they are cancelled. The app learns of it by ``stopping_event``.
 5. A failure of the app is logged and answered with 500, without its text; it ends nothing else. No
    response of this server quotes the request, which may hold a key.
 
 Not served: TLS, WebSocket (an upgrade request is answered as a plain one), HTTP/2, ASGI lifespan.
 """
 
-from exotrio._httpd.exchange import CROWDED, STOPPING, App, mark_authenticated
+from exotrio._httpd.exchange import App
+from exotrio._httpd.extensions import is_crowded, mark_authenticated, stopping_event
 from exotrio._httpd.limiter import ConnectionLimiter
 from exotrio._httpd.listeners import open_listeners, urls
 from exotrio._httpd.messages import Limits
@@ -35,14 +37,14 @@ from exotrio._httpd.peer import ClientDisconnected
 from exotrio._httpd.server import serve_http
 
 __all__ = [
-    "CROWDED",
-    "STOPPING",
     "App",
     "ClientDisconnected",
     "ConnectionLimiter",
     "Limits",
+    "is_crowded",
     "mark_authenticated",
     "open_listeners",
     "serve_http",
+    "stopping_event",
     "urls",
 ]

@@ -14,6 +14,7 @@ from typing import Any
 import h11
 import trio
 
+from exotrio._httpd.extensions import extensions
 from exotrio._httpd.limiter import OpenConnection
 from exotrio._httpd.messages import (
     PRIVATE,
@@ -33,28 +34,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-STOPPING = "exotrio.stopping"
-"""Key in ``scope["extensions"]``: ``{"event": trio.Event}``, set when the server begins to stop. A long
-poll should then answer at once; it is cancelled when the grace is over."""
-CROWDED = "exotrio.crowded"
-"""Key in ``scope["extensions"]``: ``{"now": Callable[[], bool]}``, whether connections are so scarce that
-nobody should wait at the server."""
-_AUTHENTICATED = "exotrio.authenticated"
-
 FAILED = {"success": False, "detail": "internal error; the log of the state manager has the details"}
 """What a client gets when the app fails. Fixed: an exception's text could hold secrets."""
 
 logger = logging.getLogger("exotrio.manager.http")
-
-
-def mark_authenticated(scope: MutableMapping[str, Any]) -> None:
-    """Tell the server that this request comes from somebody with the key or a session.
-
-    Its connection may then stay open for more, and does not count among those of strangers.
-    """
-    extension = scope.get("extensions", {}).get(_AUTHENTICATED)
-    if extension is not None:
-        extension["mark"]()
 
 
 def parse(http: h11.Connection) -> object:
@@ -127,11 +110,11 @@ class Exchange:
         except Refusal as refusal:
             await self._refuse(refusal)
             return False
-        scope["extensions"] = {
-            STOPPING: {"event": self._stopping},
-            CROWDED: {"now": lambda: self._connection.limiter.crowded},
-            _AUTHENTICATED: {"mark": self._connection.mark_authenticated},
-        }
+        scope["extensions"] = extensions(
+            stopping=self._stopping,
+            is_crowded=lambda: self._connection.limiter.crowded,
+            mark_authenticated=self._connection.mark_authenticated,
+        )
         failed = False
         try:
             await app(scope, self.receive, self.send)

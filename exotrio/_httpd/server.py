@@ -32,8 +32,8 @@ async def serve_http(
 
     When ``stopping`` is set the listeners close, idle connections close at once, and requests in flight
     may finish (their answers say ``connection: close``) for ``grace`` seconds; then they are cancelled.
-    The app finds the event in ``scope["extensions"]["exotrio.stopping"]["event"]``, to end long polls. It
-    calls ``mark_authenticated(scope)`` for a request with the key or a session: its connection is kept open.
+    The app ends its long polls with ``stopping_event(scope)``. It calls ``mark_authenticated(scope)`` for
+    a request with the key or a session, whose connection is then kept open.
 
     Failures of the app are logged to ``exotrio.manager.http`` and answered 500; they end nothing.
 

@@ -22,7 +22,6 @@ from starlette.responses import Response as Reply
 from starlette.routing import Route
 
 from exotrio._httpd import (
-    STOPPING,
     ClientDisconnected,
     ConnectionLimiter,
     Limits,
@@ -30,6 +29,7 @@ from exotrio._httpd import (
     mark_authenticated,
     open_listeners,
     serve_http,
+    stopping_event,
     urls,
 )
 from exotrio._httpd.connection import serve_connection
@@ -302,7 +302,7 @@ async def test_the_scope_says_what_asgi_asks_for() -> None:
         client = await served.connect()
         await client.ask(b"GET /a%2Fb%C3%BC/?q=%20&r HTTP/1.1\r\nHost: x\r\nX-Thing:  Value \r\n\r\n")
         scope = scopes[0]
-        assert scope["extensions"][STOPPING]["event"] is served.stopping
+        assert stopping_event(scope) is served.stopping
         del scope["extensions"]
         address = client.stream.socket.getsockname()
         assert scope == {
@@ -1064,7 +1064,9 @@ async def test_a_request_in_flight_is_finished_and_its_connection_closed() -> No
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         running.set()
-        await scope["extensions"][STOPPING]["event"].wait()
+        stopping = stopping_event(scope)
+        assert stopping is not None
+        await stopping.wait()
         await respond(send)
 
     async with serving(app) as served:

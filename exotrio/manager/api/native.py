@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from exotrio._httpd import CROWDED, STOPPING
+from exotrio._httpd import is_crowded, stopping_event
 from exotrio._util.validation import readable_errors
 from exotrio._wire.native import (
     HeartbeatRequest,
@@ -104,7 +104,7 @@ class _Native:
             {"states": [{**state.v0, **state.native} for state in claimed.states]},
             undo=claimed.undo and partial(self._store.write_later, claimed.undo),
         )
-        if body.wait_ms and not claimed.states and _is_crowded(request):
+        if body.wait_ms and not claimed.states and is_crowded(request.scope):
             # Who asks again in a second would keep it for ever: that is no time for which it counts as idle.
             answer.headers["connection"] = "close"
         return answer
@@ -239,22 +239,16 @@ class _Native:
         return reply({"items": items, "ttl_ms": ttl_ms, "commands": commands})
 
 
-def _is_crowded(request: Request) -> bool:
-    """Whether the server has no connections left for those who wait."""
-    extension = request.scope.get("extensions", {}).get(CROWDED)
-    return extension is not None and extension["now"]()
-
-
 def _patience(request: Request, wait_ms: int) -> float:
     """Return the seconds for which a client may wait here."""
-    return 0.0 if _is_crowded(request) else from_ms(wait_ms)
+    return 0.0 if is_crowded(request.scope) else from_ms(wait_ms)
 
 
 async def _unless_gone(
     request: Request, longest: float, something: Callable[[], Awaitable[T | None]]
 ) -> T | None:
     """Wait for something; None if the client goes away, the server stops, or ``longest`` seconds pass."""
-    stopping: trio.Event | None = request.scope.get("extensions", {}).get(STOPPING, {}).get("event")
+    stopping = stopping_event(request.scope)
 
     async def give_up_when_disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from exotrio._httpd import STOPPING
+from exotrio._httpd import stopping_event
 from exotrio.errors import DatabaseError
 from exotrio.manager.api.json import path_name, reply
 from exotrio.manager.api.metrics import ManagerMetrics
@@ -54,7 +54,7 @@ class _Operations:
         return PlainTextResponse("ok\n")
 
     async def readyz(self, request: Request) -> Response:
-        stopping: trio.Event | None = request.scope.get("extensions", {}).get(STOPPING, {}).get("event")
+        stopping = stopping_event(request.scope)
         problem = "stopping" if stopping is not None and stopping.is_set() else await self._look()
         return PlainTextResponse(f"{problem or 'ok'}\n", 503 if problem else 200)
 

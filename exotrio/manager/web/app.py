@@ -41,6 +41,7 @@ from exotrio.manager.web.sessions import IDLE, Session, Sessions
 logger = logging.getLogger("exotrio.manager.http")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+SignedInEndpoint = Callable[[Request, Session], Awaitable[Response]]
 FRAGMENTS_HEADER = "x-fragments"
 FIRST_PARTS = frozenset({"", "ns", "live", "static", "sign-in", "sign-out"})
 
@@ -61,17 +62,17 @@ class Dashboard:
         self._streams = Streams()
         self._tries = Tries()
         routes = [
-            Route("/", self._start),
+            Route("/", self._signed_in(self._start)),
             Route("/sign-in", self._sign_in, methods=["GET", "POST"]),
             Route("/sign-out", self._sign_out, methods=["POST"]),
             Route("/static/{version}/{name}", serve_asset),
         ]
         for page in PAGES:
-            routes.append(Route(page.path, self._showing(page)))
-            routes.append(Route(f"/live{page.path}", self._listening(page)))
-        routes.append(Route("/ns/{namespace}/runs/{run_id}/export", self._export))
+            routes.append(Route(page.path, self._signed_in(self._showing(page))))
+            routes.append(Route(f"/live{page.path}", self._signed_in(self._listening(page))))
+        routes.append(Route("/ns/{namespace}/runs/{run_id}/export", self._signed_in(self._export)))
         for path, action in actions.ACTIONS.items():
-            routes.append(Route(path, self._doing(action), methods=["POST"]))
+            routes.append(Route(path, self._signed_in(self._doing(action), changes=True), methods=["POST"]))
         self._app = Starlette(
             routes=routes,
             exception_handlers={
@@ -166,6 +167,21 @@ class Dashboard:
         response.delete_cookie(name, httponly=True, samesite="strict", secure=is_secure(request))
         return response
 
+    def _signed_in(self, endpoint: SignedInEndpoint, *, changes: bool = False) -> Endpoint:
+        """Return an endpoint that sends strangers to the sign-in.
+
+        Args:
+            changes: Whether it changes something, and so takes requests from our own pages only.
+        """
+
+        async def checked(request: Request) -> Response:
+            if changes:
+                check_origin(request)
+            session = self._session(request)
+            return self._to_sign_in(request) if session is None else await endpoint(request, session)
+
+        return checked
+
     def _to_sign_in(self, request: Request) -> Response:
         if _is_by_itself(request):
             return PlainTextResponse("signed out", 401, headers=HEADERS)
@@ -174,9 +190,7 @@ class Dashboard:
 
     # -- pages
 
-    async def _start(self, request: Request) -> Response:
-        if self._session(request) is None:
-            return self._to_sign_in(request)
+    async def _start(self, request: Request, session: Session) -> Response:
         namespace = await self._service.store.look(first_namespace)
         return _see(link(namespace if namespace is not None else "default"))
 
@@ -187,11 +201,8 @@ class Dashboard:
             service=self._service, namespace=namespace, params=params, query=dict(request.query_params)
         ).now()
 
-    def _showing(self, page: Page) -> Endpoint:
-        async def show(request: Request) -> Response:
-            session = self._session(request)
-            if session is None:
-                return self._to_sign_in(request)
+    def _showing(self, page: Page) -> SignedInEndpoint:
+        async def show(request: Request, session: Session) -> Response:
             page_request = self._page_request(request)
             named = request.headers.get(FRAGMENTS_HEADER)
             wanted = page.fragments if named is None else named.split()
@@ -225,10 +236,8 @@ class Dashboard:
 
         return show
 
-    def _listening(self, page: Page) -> Endpoint:
-        async def listen(request: Request) -> Response:
-            if self._session(request) is None:
-                return self._to_sign_in(request)
+    def _listening(self, page: Page) -> SignedInEndpoint:
+        async def listen(request: Request, session: Session) -> Response:
             if self._streams.is_full:
                 return PlainTextResponse("too many listen", 503, headers=HEADERS)
             page_request = self._page_request(request)
@@ -241,21 +250,15 @@ class Dashboard:
 
         return listen
 
-    async def _export(self, request: Request) -> Response:
-        if self._session(request) is None:
-            return self._to_sign_in(request)
+    async def _export(self, request: Request, session: Session) -> Response:
         namespace, run_id = request.path_params["namespace"], request.path_params["run_id"]
         page = await self._service.store.look(report.export, namespace, run_id, self._service.cipher)
         return Response(page, headers=report.headers(run_id))
 
     # -- actions
 
-    def _doing(self, action: actions.Action) -> Endpoint:
-        async def act(request: Request) -> Response:
-            check_origin(request)
-            session = self._session(request)
-            if session is None:
-                return self._to_sign_in(request)
+    def _doing(self, action: actions.Action) -> SignedInEndpoint:
+        async def act(request: Request, session: Session) -> Response:
             done = await action(self._page_request(request), await read_form(request))
             session.flashes.append(done.flash)
             return _see(done.to)

@@ -9,30 +9,25 @@ from typing import Any
 from pydantic_core import to_json
 
 from exotrio._util.durations import format_coarse
+from exotrio._util.times import timestamp
 
 MAX_VALUE = 20_000
 """Characters of one value that a page shows."""
 
-SHOWN_STATUS = {
-    "CREATED": "waiting",
-    "QUEUED": "running",
-    "EXECUTED": "finishing",
-    "SUCCESS": "success",
-    "ERRORED": "errored",
-    "NEXT_CREATED_ERROR": "next failed",
-    "RETRY_CREATED": "retried",
-    "PRUNED": "pruned",
+_STATUSES = {
+    "CREATED": ("waiting", "waiting"),
+    "QUEUED": ("running", "running"),
+    "EXECUTED": ("finishing", "running"),
+    "SUCCESS": ("success", "success"),
+    "ERRORED": ("errored", "errored"),
+    "NEXT_CREATED_ERROR": ("next failed", "errored"),
+    "RETRY_CREATED": ("retried", "retried"),
+    "PRUNED": ("pruned", "pruned"),
 }
-STATUS_CLASS = {
-    "CREATED": "waiting",
-    "QUEUED": "running",
-    "EXECUTED": "running",
-    "SUCCESS": "success",
-    "ERRORED": "errored",
-    "NEXT_CREATED_ERROR": "errored",
-    "RETRY_CREATED": "retried",
-    "PRUNED": "pruned",
-}
+SHOWN_STATUS = {status: shown for status, (shown, _) in _STATUSES.items()}
+"""The word that a page shows for a status."""
+STATUS_CLASS = {status: kind for status, (_, kind) in _STATUSES.items()}
+"""The class that it counts a status under, and colours it by."""
 CLASSES = ("success", "pruned", "running", "waiting", "retried", "errored")
 """In the order in which a bar shows them."""
 CANCELLED = "cancelled"
@@ -83,7 +78,7 @@ def moment(ms: int | None) -> str:
     """Return a time to the millisecond, in UTC."""
     if ms is None:
         return "—"
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.") + f"{ms % 1000:03d}"
+    return timestamp(ms).replace("T", " ").removesuffix("Z")
 
 
 def minute(ms: int) -> str:

@@ -8,7 +8,7 @@ from contextlib import suppress
 import trio
 from starlette.types import Receive, Scope, Send
 
-from exotrio._httpd import STOPPING
+from exotrio._httpd import stopping_event
 from exotrio.errors import DatabaseError
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.web.guard import HEADERS
@@ -59,7 +59,7 @@ class LiveResponse:
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return
-        stopping: trio.Event | None = scope.get("extensions", {}).get(STOPPING, {}).get("event")
+        stopping = stopping_event(scope)
         gone = False
         self._streams.open += 1
 

@@ -95,7 +95,7 @@ async def test_what_the_form_lacks_is_said() -> None:
         await Flow.deploy(desk.api, place("root"), store_config={"required_keys": ["must"]})
         answer = await desk.browser.post("/ns/shop/graphs/graph/trigger")
         assert answer.status_code == 400
-        assert "the store lacks required keys: must" in answer.text
+        assert "The store lacks required keys: must." in answer.text
         for delay in ("soon", "-1", "nan", "1e99"):
             answer = await desk.browser.post("/ns/shop/graphs/graph/trigger", {"delay": delay})
             assert answer.status_code == 400
