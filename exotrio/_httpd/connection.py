@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection: its requests, one after the other.
 
-A connection has two tasks. The peer's reads ahead; the other waits for a request head, runs the app on
-it, and starts over if both sides are done and neither wants to close. Only the latter touches h11.
+A connection has two tasks. One reads ahead (``Peer.read_ahead``). The other waits for a request head, runs
+the app, and starts over if both sides are done and neither wants to close; only this one uses h11.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ async def serve_connection(
 
     Args:
         stream: The connection; the caller closes it, forcefully, after this returns.
-        connection: Told while it is idle, and may then end it.
+        connection: The limiter's side of it, which closes it while it is idle.
 
     Cancellation:
-        At once. A response in flight is cut, and the client sees it incomplete.
+        At once. The client sees a response in flight as incomplete.
     """
     peer = Peer(stream, write=limits.write)
     http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.max_head)
@@ -51,14 +51,17 @@ async def serve_connection(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(peer.read_ahead)
         try:
-            patience = limits.head
-            while request := await _next_request(http, peer, limits, stopping, connection, patience):
-                if not await Exchange(http, peer, limits, stopping, connection, request).run(app, scope):
+            timeout = limits.head
+            while request := await _next_request(http, peer, limits, stopping, connection, timeout):
+                exchange = Exchange(
+                    request, http=http, peer=peer, limits=limits, stopping=stopping, connection=connection
+                )
+                if not await exchange.run(app, scope):
                     if _has_unread(http, peer):
                         await peer.linger()
                     break
                 http.start_next_cycle()
-                patience = limits.idle
+                timeout = limits.idle
         except Refusal as refusal:
             await refuse(peer, refusal)
             await peer.linger()
@@ -76,14 +79,14 @@ async def _next_request(
     limits: Limits,
     stopping: trio.Event,
     connection: OpenConnection,
-    patience: float,
+    timeout: float,
 ) -> h11.Request | None:
-    """Wait ``patience`` seconds for the start of a request, then for its head; None if there is none."""
+    """Wait ``timeout`` seconds for the start of a request, then for its head; None if there is none."""
     event = parse(http)
     if event is h11.NEED_DATA and not http.trailing_data[0]:
         chunk = b""
         if not stopping.is_set():
-            with connection.idle(patience):
+            with connection.idle(timeout):
                 chunk = await peer.more()
         if not chunk:
             return None

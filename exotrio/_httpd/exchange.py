@@ -1,7 +1,7 @@
 """One HTTP request and its response: the ASGI ``receive`` and ``send`` of one call of the app.
 
-A request that must be refused while the app runs (a body too long, too slow, malformed) is answered at
-once, from within ``receive``; to the app its client has then disconnected.
+A request that must be refused while the app runs (its body is too long, too slow or malformed) gets its
+response at once, from within ``receive``; for the app, the client has then disconnected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from exotrio._httpd.messages import (
     Limits,
     Refusal,
     http_date,
-    json_answer,
+    json_response,
     phrase,
     read_head,
     refusal_of,
@@ -53,13 +53,13 @@ def parse(http: h11.Connection) -> object:
 
 
 async def refuse(peer: Peer, refusal: Refusal, *, with_body: bool = True) -> None:
-    """Answer a request without the app, if the client still takes it."""
-    await _answer(peer, refusal.status, {"detail": refusal.detail}, with_body=with_body)
+    """Respond without the app, if the client still reads."""
+    await _respond(peer, refusal.status, {"detail": refusal.detail}, with_body=with_body)
 
 
-async def _answer(peer: Peer, status: int, content: Mapping[str, object], *, with_body: bool) -> None:
+async def _respond(peer: Peer, status: int, content: Mapping[str, object], *, with_body: bool) -> None:
     with suppress(ClientDisconnected):
-        await peer.write(json_answer(status, content, with_body=with_body))
+        await peer.write(json_response(status, content, with_body=with_body))
 
 
 class Exchange:
@@ -67,12 +67,13 @@ class Exchange:
 
     def __init__(
         self,
+        request: h11.Request,
+        *,
         http: h11.Connection,
         peer: Peer,
         limits: Limits,
         stopping: trio.Event,
         connection: OpenConnection,
-        request: h11.Request,
     ) -> None:
         self._http = http
         self._peer = peer
@@ -80,27 +81,27 @@ class Exchange:
         self._stopping = stopping
         self._connection = connection
         self._request = request
-        self._bodiless = request.method == b"HEAD"
-        # The request body: parts parsed and not yet handed to the app.
+        self._is_head = request.method == b"HEAD"
+        # The request body: the parts that were parsed and not yet received by the app.
         self._parts: list[bytes | bytearray] = []
         self._received = 0
         self._whole = False
-        self._handed_over = False
-        self._patience = limits.body
-        # The response: its head waits for the first piece of body, to leave in the same packet.
+        self._all_received = False
+        self._body_time = limits.body
+        # The response: its head waits for the first part of the body, to leave in the same packet.
         self._head: h11.Response | None = None
         self._composed = False
         self._started = False
         self._complete = False
         self._refused = False
-        # Whether the app knows that it cannot answer: what it raises then is no failure.
-        self._told = False
+        # Whether the app knows that it cannot respond: what it raises then is not a failure.
+        self._knows_gone = False
 
     async def run(self, app: App, connection_scope: Mapping[str, Any]) -> bool:
         """Run the app on this request.
 
         Args:
-            connection_scope: What all scopes of this connection have in common.
+            connection_scope: The keys that all requests of this connection share.
 
         Returns:
             Whether another request may follow on the connection.
@@ -124,9 +125,9 @@ class Exchange:
             self._log(failures.exceptions[0] if len(failures.exceptions) == 1 else failures)
         if not self._over:
             if not failed:
-                logger.error("%s: the app returned without a complete response", self._name)
+                logger.error("%s: the app returned before its response was complete", self._name)
             if not self._started:
-                await _answer(self._peer, 500, FAILED, with_body=not self._bodiless)
+                await _respond(self._peer, 500, FAILED, with_body=not self._is_head)
         both_done = self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
         return self._complete and both_done and not self._stopping.is_set()
 
@@ -141,9 +142,9 @@ class Exchange:
         return f"{self._request.method.decode('ascii')} {path.decode('ascii')}"
 
     def _log(self, failure: Exception) -> None:
-        if self._told:
+        if self._knows_gone:
             logger.info(
-                "%s: ended without its client: %r",
+                "%s: the app failed after the client had disconnected: %r",
                 self._name,
                 failure,
                 exc_info=failure if logger.isEnabledFor(logging.DEBUG) else None,
@@ -155,7 +156,7 @@ class Exchange:
 
     async def receive(self) -> Message:
         """ASGI ``receive``. Safe to cancel: no part of the body is lost."""
-        if not (self._handed_over or self._complete or self._refused):
+        if not (self._all_received or self._complete or self._refused):
             try:
                 return await self._receive_body()
             except Refusal as refusal:
@@ -163,32 +164,32 @@ class Exchange:
             except ClientDisconnected:
                 pass
         if self._over:
-            # Answered in a cancelled scope too, since Starlette's Request.is_disconnected asks in one; but
-            # not without a checkpoint, or an app that loops over receive would stop everything.
+            # Returns in a cancelled scope, too, as Starlette's Request.is_disconnected calls it in one; but
+            # with a checkpoint, or an app that loops over receive would stop everything.
             await trio.lowlevel.cancel_shielded_checkpoint()
         while not self._over:
             await self._peer.changed.park()
-        self._told = self._told or not self._complete
+        self._knows_gone = self._knows_gone or not self._complete
         return {"type": "http.disconnect"}
 
     async def _receive_body(self) -> Message:
         self._parse_body()
         if not (self._parts or self._whole):
             if self._http.they_are_waiting_for_100_continue:
-                # Before h11 notes it as sent, or a cancelled receive would leave the client waiting.
+                # Before h11 takes it as sent, or a cancelled receive would leave the client waiting.
                 await trio.lowlevel.checkpoint_if_cancelled()
-                go_on = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
-                await self._peer.write(self._http.send(go_on))
+                response = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
+                await self._peer.write(self._http.send(response))
             await self._wait_for_body()
         body = b"".join(self._parts)
         self._parts.clear()
-        self._handed_over = self._whole
+        self._all_received = self._whole
         return {"type": "http.request", "body": body, "more_body": not self._whole}
 
     async def _wait_for_body(self) -> None:
         began = trio.current_time()
         try:
-            with trio.fail_after(max(0.0, self._patience)):
+            with trio.fail_after(max(0.0, self._body_time)):
                 while not (self._parts or self._whole):
                     chunk = await self._peer.more()
                     if not chunk:
@@ -198,19 +199,19 @@ class Exchange:
         except trio.TooSlowError:
             raise Refusal(
                 408,
-                f"the request body came too slowly: it may take {self._limits.body:g} s, and one more for"
-                f" each {self._limits.body_rate} bytes",
+                f"the request body came too slowly: it may take {self._limits.body:g} s, and one second more"
+                f" for each {self._limits.body_rate} bytes",
             ) from None
         finally:
-            self._patience -= trio.current_time() - began
+            self._body_time -= trio.current_time() - began
 
     def _parse_body(self) -> None:
-        """Take over what h11 has of the body, all at once: many small chunks make one message."""
+        """Take all that h11 has of the body, so that many small chunks make one message."""
         while not self._whole:
             event = parse(self._http)
             if isinstance(event, h11.Data):
                 self._received += len(event.data)
-                self._patience += len(event.data) / self._limits.body_rate
+                self._body_time += len(event.data) / self._limits.body_rate
                 if self._received > self._limits.max_body:
                     raise too_large(self._limits)
                 self._parts.append(event.data)
@@ -223,7 +224,7 @@ class Exchange:
         self._refused = True
         self._parts.clear()
         if not self._started:
-            await refuse(self._peer, refusal, with_body=not self._bodiless)
+            await refuse(self._peer, refusal, with_body=not self._is_head)
 
     # --- the response
 
@@ -239,20 +240,20 @@ class Exchange:
         if self._complete:
             raise RuntimeError(f"{kind} after the response was complete")
         if self._refused:
-            self._told = True
-            raise ClientDisconnected("the request was refused and answered already")
+            self._knows_gone = True
+            raise ClientDisconnected("the request was refused, and its response has been sent")
         if kind == "http.response.start":
             if self._head is not None:
                 raise RuntimeError("http.response.start was sent twice")
             self._head = self._make_head(message)
             if self._peer.gone:
-                self._told = True
+                self._knows_gone = True
                 raise ClientDisconnected("the client closed the connection")
         elif kind == "http.response.body":
             if self._head is None:
                 raise RuntimeError("http.response.body before http.response.start")
-            # Before h11 notes the message as sent: an app whose send was cut by a timeout of its own may
-            # still send another answer, unless bytes of this one are out.
+            # Before h11 takes the message as sent: an app whose send was cancelled by its own timeout may
+            # still send another response, unless bytes of this one are out.
             await trio.lowlevel.checkpoint_if_cancelled()
             last = not message.get("more_body", False)
             parts = self._compose(self._head, message.get("body", b""), last=last)
@@ -260,13 +261,13 @@ class Exchange:
             try:
                 await self._peer.write(*parts)
             except ClientDisconnected:
-                self._told = True
+                self._knows_gone = True
                 raise
             if last:
                 self._complete = True
                 self._peer.changed.unpark_all()
         else:
-            raise RuntimeError(f"this server does not know the ASGI message {kind!r}")
+            raise RuntimeError(f"this server does not support the ASGI message {kind!r}")
 
     def _make_head(self, message: Message) -> h11.Response:
         headers = list(message.get("headers", ()))
@@ -276,8 +277,8 @@ class Exchange:
         headers += [header for header in PRIVATE if header[0] not in given]
         self._read_ready_body()
         if not self._whole or self._stopping.is_set() or not self._connection.is_authenticated:
-            # The rest of the request would have to be read and thrown away before the next one. And who
-            # did not prove a key gets no second answer, or its connection could be held for ever.
+            # The rest of the request would have to be read and discarded before the next one. And a keyless
+            # connection gets one response only, or a stranger could hold it for ever.
             headers.append((b"connection", b"close"))
         status = message["status"]
         return h11.Response(status_code=status, headers=headers, reason=phrase(status))
@@ -295,7 +296,7 @@ class Exchange:
         if not self._composed:
             parts += compose(head) or ()
             self._composed = True
-        if body and not self._bodiless and head.status_code not in (204, 304):
+        if body and not self._is_head and head.status_code not in (204, 304):
             parts += compose(h11.Data(data=body)) or ()
         if last:
             parts += compose(h11.EndOfMessage()) or ()

@@ -1,8 +1,8 @@
-"""How many connections are open, and which of them may be closed to make room.
+"""How many connections are open, and which of them are closed to make room for new ones.
 
-A connection is keyless until the app says that one of its requests came from somebody with the key or a
-session. Keyless ones have a share, a time in all, and one answer each, so that strangers cannot hold the
-connections of those who work here, whatever they send or leave unread.
+A connection is keyless until the app says that one of its requests was authenticated, with the key or a
+session. Keyless connections have a share, a total time, and one response each, so that strangers cannot
+take the connections of authenticated clients, whatever they send or leave unread.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from contextlib import contextmanager
 import trio
 
 CROWDED = 0.75
-"""Share of the connections above which nobody should keep one in order to wait: the others are for those
-who have something to say, heartbeats for one, and a connection that waits at the server is not idle."""
+"""Share of the connections above which no request should wait at the server. A connection with a waiting
+request is not idle, so it cannot be closed; the rest is kept for requests such as heartbeats."""
 KEYLESS = 0.5
-"""Share of the connections that may be keyless at once. Everybody is at first: when all runtimes of a busy
-machine connect at once, their requests follow late, and closing them would lose what stock ones report.
-Strangers cannot make it crowded for the others, who close them one by one when they need all connections."""
+"""Share of the connections that may be keyless at once. Every connection is at first: when all runtimes of
+a busy machine connect at once, their requests follow late, and closing those connections would lose the
+outcomes of stock runtimes. Authenticated clients can always displace keyless ones."""
 MIN_KEYLESS = 32
 """Keyless connections that are possible however low the limit is."""
 SETTLING = 1.0
-"""Seconds a connection is left alone after it was answered."""
+"""Seconds an idle connection is kept after its last response."""
 KEYLESS_SETTLING = 0.1
-"""Seconds a new connection is left alone. Without them a burst of new connections would close each other
-before their first requests are read; if they were many, a few strangers would hold up all who connect."""
+"""Seconds a new connection is kept. Without it, a burst of new connections would close each other before
+their first requests are read; with much more of it, a few strangers would delay everybody who connects."""
 
 
 logger = logging.getLogger("exotrio.manager.http")
@@ -37,11 +37,11 @@ class OpenConnection:
     """One connection that the limiter counts.
 
     Args:
-        limiter: Which counts it.
-        scope: What it has to run in; the limiter cancels it to close it at once.
+        limiter: Counts it.
+        scope: The connection is served in it; the limiter cancels it to close the connection.
 
     Attributes:
-        is_authenticated: Whether one of its requests proved that its client has the key or a session.
+        is_authenticated: Whether one of its requests came with the key or a session.
     """
 
     def __init__(self, limiter: ConnectionLimiter, scope: trio.CancelScope) -> None:
@@ -50,7 +50,7 @@ class OpenConnection:
         self.is_authenticated = False
 
     def mark_authenticated(self) -> None:
-        """Take the limits of strangers off: a request on it came from somebody with the key or a session."""
+        """Lift the limits of keyless connections: a request came with the key or a session."""
         if not self.is_authenticated:
             self.is_authenticated = True
             self.scope.deadline = math.inf
@@ -58,23 +58,21 @@ class OpenConnection:
 
     @contextmanager
     def idle(self, limit: float) -> Iterator[None]:
-        """Mark it idle in the block, which ends early when it is to be closed.
+        """Mark it idle in the block, which is cancelled to close the connection.
 
         Args:
-            limit: Seconds until it is to be closed anyway.
+            limit: Seconds after which the block is cancelled anyway.
         """
         with trio.CancelScope(deadline=trio.current_time() + limit) as scope, self.limiter.marked_idle(scope):
             yield
 
 
 class ConnectionLimiter:
-    """Counts connections and remembers which may be closed to make room.
-
-    Those are the keyless ones, oldest first, and after them the idle ones, longest idle first.
+    """Counts connections and closes some to make room: keyless ones, oldest first, then the longest idle.
 
     Args:
-        limit: Connections open at once. Each acceptor may exceed it by one, which it took in when an
-            idle connection was at hand that had found work before it could be closed.
+        limit: Connections open at once. Each acceptor may exceed it by one: it accepts when an idle
+            connection can be closed, and that one may get a request before it is.
     """
 
     def __init__(self, limit: int) -> None:
@@ -86,8 +84,8 @@ class ConnectionLimiter:
         self._keyless: dict[OpenConnection, float] = {}
         self._idle: dict[trio.CancelScope, float] = {}
         self._changed = trio.lowlevel.ParkingLot()
-        self._crowd_told = False
-        self._strangers_told = False
+        self._crowd_logged = False
+        self._strangers_logged = False
 
     @property
     def open(self) -> int:
@@ -96,11 +94,11 @@ class ConnectionLimiter:
 
     @property
     def crowded(self) -> bool:
-        """Whether so many are open, not counting keyless ones, that none should be kept in order to wait."""
+        """Whether so many authenticated ones are open that no request should wait at the server."""
         return self._authenticated > CROWDED * self._limit
 
-    async def room(self) -> None:
-        """Wait until one more connection fits, if need be in place of a keyless or an idle one."""
+    async def wait_for_room(self) -> None:
+        """Wait until one more connection fits, if necessary in place of a keyless or an idle one."""
         while self._is_full:
             at = self._closable_at()
             if at <= trio.current_time():
@@ -109,13 +107,14 @@ class ConnectionLimiter:
                 await self._changed.park()
 
     def enter(self, limit: float) -> OpenConnection:
-        """Count a new connection; above the limits another one is closed for it.
+        """Count a new connection; above the limits, close another one for it.
 
         Args:
             limit: Seconds that it may last while it is keyless.
         """
         if self._is_full:
-            # No idle one for a stranger above the share, which another acceptor may have filled meanwhile.
+            # If only the share of keyless ones is full, as another acceptor may have filled it meanwhile, no
+            # idle connection has to go.
             self.close_one(also_idle=self._open >= self._limit)
         now = trio.current_time()
         connection = OpenConnection(self, trio.CancelScope(deadline=now + limit))
@@ -130,19 +129,19 @@ class ConnectionLimiter:
         self._keyless.pop(connection, None)
         self._changed.unpark_all()
         if self._open < self._limit // 2:
-            self._crowd_told = False
+            self._crowd_logged = False
         if len(self._keyless) < self._max_keyless // 2:
-            self._strangers_told = False
+            self._strangers_logged = False
 
     def count_authenticated(self, connection: OpenConnection) -> None:
         """Count a connection among those that are not keyless."""
         self._authenticated += 1
         self._keyless.pop(connection, None)
         self._changed.unpark_all()
-        if self.crowded and not self._crowd_told:
-            self._crowd_told = True
+        if self.crowded and not self._crowd_logged:
+            self._crowd_logged = True
             logger.warning(
-                "%d of at most %d connections are open: polls are answered at once, and have to ask again",
+                "%d of at most %d connections are open: long polls return at once, until there are fewer",
                 self._open,
                 self._limit,
             )
@@ -158,17 +157,17 @@ class ConnectionLimiter:
             self._idle.pop(scope, None)
 
     def close_one(self, *, also_idle: bool = True) -> None:
-        """Close the keyless connection that is oldest, or else the one idle longest, if it has settled.
+        """Close the oldest keyless connection, or else the longest idle one, if it has settled.
 
         Args:
-            also_idle: False: only a keyless one.
+            also_idle: False to close only a keyless one.
         """
         now = trio.current_time()
         for connection, since in self._keyless.items():
             if since + KEYLESS_SETTLING <= now:
                 del self._keyless[connection]
                 connection.scope.cancel()
-                self._tell_of_strangers()
+                self._warn_of_strangers()
                 return
             break
         for scope, since in self._idle.items() if also_idle else ():
@@ -193,12 +192,12 @@ class ConnectionLimiter:
             return at
         return min(at, next(iter(self._idle.values()), math.inf) + SETTLING)
 
-    def _tell_of_strangers(self) -> None:
-        if not self._strangers_told:
-            self._strangers_told = True
+    def _warn_of_strangers(self) -> None:
+        if not self._strangers_logged:
+            self._strangers_logged = True
             logger.warning(
-                "a connection without a key was closed to make room for a new one: %d are open, %d of them"
-                " without a key. Find out who opens them",
+                "closed a connection that sent no key, to make room: %d connections are open, %d of them"
+                " without a key. Find out which clients open them",
                 self._open,
                 len(self._keyless) + 1,
             )

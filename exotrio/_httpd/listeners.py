@@ -17,7 +17,7 @@ _listeners: WeakSet[trio.SocketListener] = WeakSet()
 
 
 def _leave_to_parent() -> None:
-    """Give up the ports in a child that was forked (by a node, say): it may live on, and accepts nothing."""
+    """Close the ports in a forked child (of a node, say), which may live on and accepts nothing."""
     for listener in _listeners:
         # Detached: the descriptor may be another file's by the time at which the socket object goes.
         if (fd := listener.socket.detach()) >= 0:
@@ -31,8 +31,8 @@ async def open_listeners(host: str, port: int, *, backlog: int | None = None) ->
     """Bind and listen on every address of a host.
 
     Args:
-        host: Address or name of an interface of this machine. Of a name's addresses those that this
-            machine lacks are left out (``localhost`` without IPv6), as long as one remains.
+        host: Address or name of an interface of this machine. If a name has several addresses, those that
+            this machine lacks are left out (``localhost`` without IPv6), as long as one remains.
         port: 0 to let the kernel choose one, the same for all addresses.
         backlog: Connections the kernel keeps until they are accepted. Defaults to its maximum.
 
@@ -45,7 +45,7 @@ async def open_listeners(host: str, port: int, *, backlog: int | None = None) ->
     """
     where = f"asked to listen on {host!r}, port {port}"
     if not 0 <= port <= 65535:
-        raise ConfigurationError(f"{port} is no port", where=where, fix="choose one from 0 to 65535")
+        raise ConfigurationError(f"{port} is not a port", where=where, fix="choose one from 0 to 65535")
     try:
         found = await trio.socket.getaddrinfo(
             host, port, type=trio.socket.SOCK_STREAM, flags=trio.socket.AI_PASSIVE

@@ -1,4 +1,4 @@
-"""What the HTTP server reads from a request head and what it answers by itself. Pure, but for the date."""
+"""Limits, request heads, and the responses that the server makes itself. Pure, but for the date."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ import h11
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one client may take of the server. Durations in seconds, sizes in bytes.
+    """What one client may use of the server. Durations in seconds, sizes in bytes.
 
     Attributes:
-        idle: A kept-alive connection without a request is closed after this. Longer than what clients
-            keep (httpx 5, aiohttp 15), so that they close first and no request meets a closing socket.
+        idle: A kept-alive connection without a request is closed after this. Longer than clients keep
+            theirs (httpx 5, aiohttp 15), so that they close first and no request meets a closing socket.
         head: A request head must be complete this long after its first byte, and a new connection must
-            send that byte within it; else slow clients could hold every connection.
-        body: Waiting for one request's body may add up to this, and to a second more for each
-            ``body_rate`` bytes. The time the app spends between two receives does not count.
-        body_rate: Bytes a second, of a body for which ``body`` is too short.
-        write: A client that does not take a piece of 64 KiB (or a shorter answer) in this time is
-            dropped. It is a limit on stalling, not on the whole answer: long streams are fine.
-        keyless: All that a connection may take, from when it is opened to when its one answer is read,
-            unless one of its requests proves the key or a session (``mark_authenticated``).
-        max_head: Request line and headers. A long key, a proxy's headers and long names fit well.
-        max_body: Request body. A batch of outcomes with long tracebacks fits.
-        max_connections: Open connections. Half of them (at least 32) may be keyless. Above either the oldest
-            keyless one is closed, or else the one idle for longest (at least a second); while there is
-            none, no more are accepted and new ones wait in the kernel's backlog, which costs nothing and
-            loses no request. Above three quarters of it nobody waits at the server any longer. Half of
-            the usual limit of 1024 open files.
+            send that byte within it; else slow clients could take every connection.
+        body: The waits for one request's body may add up to this, plus a second for each ``body_rate``
+            bytes. The time that the app spends between two receives does not count.
+        body_rate: Bytes a second that a body must keep up if it is too long for ``body``.
+        write: A client that does not read a piece of 64 KiB (or a shorter response) in this time is
+            dropped. It limits a stall, not the whole response: long streams are fine.
+        keyless: Total time of a connection, from its opening to the end of its one response, unless one
+            of its requests is authenticated with the key or a session.
+        max_head: Request line and headers. There is room for a long key, a proxy's headers, long names.
+        max_body: Request body. There is room for a batch of outcomes with long tracebacks.
+        max_connections: Open connections. Half of them (at least 32) may be keyless. Above either, the
+            oldest keyless one is closed, or else the longest idle one (idle for at least a second). While
+            there is neither, no more are accepted and new ones wait in the kernel's backlog, which costs
+            nothing and loses no request. Above three quarters of it, no request waits at the server. Half
+            of the usual limit of 1024 open files.
     """
 
     idle: float = 75.0
@@ -52,7 +52,7 @@ class Limits:
 
 
 class Refusal(Exception):
-    """The server answers the request itself, with this status, and closes the connection."""
+    """The server responds itself, with this status, and closes the connection."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -61,18 +61,18 @@ class Refusal(Exception):
 
 
 PRIVATE = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
-"""What every answer has that does not say otherwise: nobody on the way keeps it, and no browser takes what
-users wrote for a page or a script."""
+"""Headers of every response that does not set them itself: no cache keeps it, and no browser takes text of
+users for a page or a script."""
 _PRIVATE_LINES = b"".join(b"%s: %s\r\n" % header for header in PRIVATE)
 _PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _QUOTED = re.compile(r":? (?:bytearray\()?b['\"].*", re.DOTALL)
-"""What h11 quotes of a request. It may hold a key, and answers end up in logs."""
+"""What h11 quotes of a request. It may hold a key, and responses end up in logs."""
 _ABSOLUTE_FORM = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
 
 def refusal_of(error: h11.RemoteProtocolError) -> Refusal:
-    """Return the answer to a request h11 could not parse: 431, 501, or else 400."""
+    """Return the refusal of a request that h11 could not parse: 431, 501, or else 400."""
     if error.error_status_hint == 431:
         return Refusal(431, "the request head, or a line between the chunks of its body, is too long")
     return Refusal(error.error_status_hint, f"malformed request: {_QUOTED.sub('', str(error))[:200]}")
@@ -87,7 +87,7 @@ def read_head(request: h11.Request, limits: Limits) -> dict[str, Any]:
     if request.http_version not in (b"1.0", b"1.1"):
         raise Refusal(505, "this server speaks HTTP/1.1 and HTTP/1.0")
     headers = list(request.headers)
-    # h11 measures only heads that arrive in pieces; one that came in a single chunk is measured here.
+    # h11 measures only heads that arrive in pieces; one that arrived in a single chunk is measured here.
     size = len(request.target)
     length = None
     chunked = False
@@ -116,14 +116,14 @@ def read_head(request: h11.Request, limits: Limits) -> dict[str, Any]:
 
 
 def too_large(limits: Limits) -> Refusal:
-    """Return the answer to a body above the limit."""
+    """Return the refusal of a body above the limit."""
     return Refusal(413, f"the request body is longer than {limits.max_body} bytes")
 
 
 def _read_target(request: h11.Request) -> tuple[str, bytes, bytes]:
     target = request.target
     if request.method == b"CONNECT":
-        raise Refusal(501, "this server is no proxy: CONNECT is not supported")
+        raise Refusal(501, "this server is not a proxy: CONNECT is not supported")
     if not target.startswith(b"/"):
         absolute = _ABSOLUTE_FORM.match(target)
         if absolute is None:
@@ -146,14 +146,14 @@ def phrase(status: int) -> bytes:
     return _PHRASES.get(status, b"")
 
 
-def json_answer(status: int, content: Mapping[str, object], *, with_body: bool = True) -> bytes:
+def json_response(status: int, content: Mapping[str, object], *, with_body: bool = True) -> bytes:
     """Return a whole response that closes the connection.
 
-    Not made through h11: after a malformed request or a faulty app its state machine is in an error
-    state and writes nothing more.
+    Not made by h11: after a malformed request or a failed app its state machine is in an error state and
+    writes nothing more.
 
     Args:
-        with_body: False for the answer to HEAD.
+        with_body: False for the response to HEAD.
     """
     body = json.dumps(content).encode("ascii")
     head = (

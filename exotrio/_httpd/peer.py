@@ -1,8 +1,8 @@
-"""The other end of a connection: its bytes, read one chunk ahead, and ours, written within limits.
+"""The client of a connection: its bytes, read one chunk ahead, and ours, written within limits.
 
-Reading has a task of its own, so that a client that goes away is noticed whatever the app is doing.
-It hands chunks over through a channel without a buffer: at most one chunk waits there, and a client
-that sends more than is wanted is held back by TCP.
+Reading has a task of its own, so that a disconnect is noticed whatever the app is doing. The task sends
+the chunks through a channel without a buffer: at most one chunk waits there, and TCP holds back a client
+that sends more.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import trio
 CHUNK_SIZE = 64 * 1024
 PIECE_SIZE = 64 * 1024
 LINGER = 2.0
+"""Seconds to wait for the client to close after our last response."""
 
 _BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class ClientDisconnected(OSError):
-    """The answer cannot reach the client: it went away, stopped reading, or was refused."""
+    """No response can reach the client: it disconnected, stopped reading, or was refused."""
 
 
 class Peer:
@@ -31,10 +32,10 @@ class Peer:
         write: Seconds the client may take for a piece of 64 KiB.
 
     Attributes:
-        gone: Whether nothing more can be exchanged. A client that closes only its sending side counts
-            as gone too: TCP cannot tell it from one that closed both, and an answer written to the
-            latter would pass for delivered.
-        changed: Parking lot of those who wait for ``gone``; also woken when a response is complete.
+        gone: Whether nothing more can be exchanged. A client that closed only its sending side counts as
+            gone, too: TCP cannot tell it from one that closed both, and a response written to the latter
+            would seem delivered.
+        changed: Parking lot of tasks that wait for ``gone``; also woken when a response is complete.
     """
 
     def __init__(self, stream: trio.abc.HalfCloseableStream, *, write: float) -> None:
@@ -44,8 +45,8 @@ class Peer:
         self.gone = False
         self.changed = trio.lowlevel.ParkingLot()
 
-    def lose(self) -> None:
-        """Give the client up: nothing more is written, and whoever waits for its end learns of it."""
+    def abandon(self) -> None:
+        """Write nothing more, and wake the tasks that wait for ``gone``."""
         self.gone = True
         self.changed.unpark_all()
 
@@ -55,7 +56,7 @@ class Peer:
             with suppress(*_BROKEN):
                 while chunk := await self._stream.receive_some(CHUNK_SIZE):
                     await self._feed.send(bytes(chunk))
-            self.lose()
+            self.abandon()
 
     async def more(self) -> bytes:
         """Return the next chunk, or ``b""`` after the last. Safe to cancel: no chunk is lost."""
@@ -78,7 +79,7 @@ class Peer:
             ClientDisconnected: the client is gone, or did not take a piece in time.
 
         Cancellation:
-            The client is given up: after half a message it could understand nothing more.
+            The client is abandoned: half a message leaves the connection unusable.
         """
         if self.gone:
             raise ClientDisconnected("the client closed the connection")
@@ -94,12 +95,12 @@ class Peer:
             raise ClientDisconnected("the client closed the connection") from error
         finally:
             if not sent:
-                self.lose()
+                self.abandon()
 
     async def linger(self) -> None:
-        """Close our side, then discard what still arrives until the client closes, at most ``LINGER``.
+        """Close our side, then discard what arrives until the client closes, for at most ``LINGER``.
 
-        Closing a socket with unread bytes resets the connection, and a reset can overtake the answer
+        Closing a socket with unread bytes resets the connection, and a reset can overtake a response that
         the client has not read yet.
         """
         with trio.move_on_after(LINGER), suppress(*_BROKEN):

@@ -1,4 +1,4 @@
-"""Accept connections and serve an ASGI app on them, until told to stop."""
+"""Accepts connections and serves an ASGI app on them until it is to stop."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ async def serve_http(
     limiter: ConnectionLimiter | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve an ASGI app until told to stop.
+    """Serve an ASGI app until ``stopping`` is set.
 
     When ``stopping`` is set the listeners close, idle connections close at once, and requests in flight
-    may finish (their answers say ``connection: close``) for ``grace`` seconds; then they are cancelled.
+    may finish (their responses say ``connection: close``) for ``grace`` seconds; then they are cancelled.
     The app ends its long polls with ``stopping_event(scope)``. It calls ``mark_authenticated(scope)`` for
     a request with the key or a session, whose connection is then kept open.
 
-    Failures of the app are logged to ``exotrio.manager.http`` and answered 500; they end nothing.
+    Failures of the app are logged to ``exotrio.manager.http`` and answered with 500; they end nothing else.
 
     Args:
         app: An ASGI 3 application. It gets only ``http`` scopes, no lifespan. Its ``send`` raises an
             OSError once the client is gone or no longer reads.
         listeners: Closed by this call, however it ends.
         stopping: Set it to stop.
-        limits: What a client may take. Defaults to ``Limits()``.
+        limits: What a client may use. Defaults to ``Limits()``.
         grace: Seconds requests in flight get after ``stopping``. Defaults to 5.
         limiter: Counts connections, for callers who want to know. Defaults to one of its own.
 
     Cancellation:
-        At once: connections are closed, requests in flight cut. An app that shields itself delays it.
+        At once: connections are closed, requests in flight cancelled. An app that shields itself delays it.
     """
     limits = limits or Limits()
     server = _Server(app, limits, stopping, limiter or ConnectionLimiter(limits.max_connections))
@@ -76,7 +76,7 @@ class _Server:
     async def accept(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
         failing = False
         while True:
-            await self.limiter.room()
+            await self.limiter.wait_for_room()
             try:
                 stream = await listener.accept()
             except OSError as error:
@@ -104,7 +104,7 @@ class _Server:
                     server=_address(stream, "getsockname"),
                 )
         except* Exception:
-            logger.exception("a connection ended by a defect of the server")
+            logger.exception("closed a connection after an unexpected error; this is a defect of exotrio")
         finally:
             await trio.aclose_forcefully(stream)
             self.limiter.leave(connection)

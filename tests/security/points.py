@@ -550,7 +550,7 @@ POINTS = (
     Point(
         "A client that sends its body slowly is refused.",
         ["httpd/test_server::test_a_body_that_trickles_is_refused"],
-        Change("_httpd/exchange.py", "trio.fail_after(max(0.0, self._patience))", "trio.fail_after(1e9)"),
+        Change("_httpd/exchange.py", "trio.fail_after(max(0.0, self._body_time))", "trio.fail_after(1e9)"),
     ),
     Point(
         "A client that does not read its answer is dropped.",
@@ -572,7 +572,7 @@ POINTS = (
             "httpd/test_server::test_an_idle_connection_is_closed_after_its_limit",
             "httpd/test_server::test_above_the_limit_the_longest_idle_connection_makes_room",
         ],
-        Change("_httpd/connection.py", "patience = limits.idle", "patience = 1e9"),
+        Change("_httpd/connection.py", "timeout = limits.idle", "timeout = 1e9"),
     ),
     Point(
         "Connections that are slow with their heads, half closed or refused keep nobody out.",
