@@ -165,10 +165,10 @@ def test_a_traceback_is_three_clicks_from_the_start_and_its_state_is_retried(
     expect(trace).to_contain_text("ValueError: cannot work on 1")
     let(office.folder, "mended")
     page.get_by_role("button", name="Retry").click()
-    expect(page.get_by_role("status").filter(has_text="this is its new attempt")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="This is its new attempt")).to_be_visible()
     expect(page.locator(".summary .chip")).to_have_text("success")
     expect(page.get_by_text("worked on 1")).to_be_visible()
-    expect(page.locator("section", has_text="Attempts").get_by_text("asked for by hand")).to_be_visible()
+    expect(page.locator("section", has_text="Attempts").get_by_text("retried by hand")).to_be_visible()
 
 
 def test_failed_states_of_ticked_runs_are_retried_at_once(visitors: Visitors, office: Office) -> None:

@@ -83,7 +83,7 @@ def test_values_can_be_left_out(cli: Cli, run: str) -> None:
     assert cli("export", run, "-o", "run.html", "--no-values").code == 0
     page = (cli.folder / "run.html").read_text("utf-8")
     assert "&lt;0&gt;" not in page
-    assert "left out on request" in page
+    assert "left out, as requested" in page
 
 
 def test_a_run_that_is_not_there_is_said_to_be_missing(cli: Cli, run: str) -> None:

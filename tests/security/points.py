@@ -618,7 +618,7 @@ POINTS = (
             "manager/web/test_access::test_of_a_stranger_s_form_no_more_is_read_than_a_key_needs",
             "manager/web/test_access::test_a_form_that_trickles_is_refused",
         ],
-        Change(DASHBOARD, "await read_form(request, most=SIGN_IN_FORM)", "await read_form(request)"),
+        Change(DASHBOARD, "await read_form(request, max_bytes=MAX_SIGN_IN_FORM)", "await read_form(request)"),
     ),
     # -- clients
     Point(

@@ -1,11 +1,24 @@
-"""The dashboard: HTML rendered on the server, pictures as SVG, one small script that keeps them current.
+"""The dashboard: HTML rendered on the server, pictures as SVG, one small script that keeps pages current.
 
-Who asks is known by a session (``_sessions``), which the API key opens; whatever changes something must
-come from a page of our own (``_guard``). A page (``_page``) is a template and its fragments: parts that
-can be rendered alone. ``_live`` tells the script which fragments changed, and it asks for these again.
+From outside only ``Dashboard`` is used, an ASGI app that authenticates its requests itself.
 
-``_page_*`` are the pages, ``_actions`` what their forms do. ``_graph_svg``, ``_timeline_svg`` and
-``_chart_svg`` draw; they are pure, and so is ``_format``.
+- ``app``: the routes, signing in and out, and errors.
+- ``sessions``, ``guard``: who is signed in; which requests are let in, and the headers of every response.
+- ``page``: what a page is: a template, and fragments that can be rendered alone.
+- ``pages/``: the pages, a module each. ``actions``: what their forms do.
+- ``live``: tells the script which fragments changed; the script then requests these.
+- ``export/``: a run as one HTML file, for people without access to the dashboard.
+- ``svg/``: the pictures. ``format``: statuses, times and values as text. Both are pure.
+- ``assets``, ``static/``, ``templates/``: the files.
+
+Rules that hold:
+
+1. Nothing here holds SQL: pages get their data from ``manager.queries``, and forms act through
+   ``manager.engine``.
+2. Every page works without the script. Nothing is loaded from another host, and the policy in
+   ``guard.HEADERS`` forbids it. Templates escape everything; what users wrote never becomes markup.
+3. Whatever changes something is a POST from one of our own pages (``guard.check_origin``).
+4. A page that refreshes itself does not keep its session alive.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the forms of the dashboard do. Each changes something and says what, or refuses."""
+"""What the forms of the dashboard do: each changes something and reports it, or refuses."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from exotrio.manager.web.page import PageRequest
 Form = Mapping[str, list[str]]
 
 MAX_AT_ONCE = 100
-"""Runs that one form retries or cancels."""
+"""Runs that one form may retry or cancel."""
 MAX_DELAY = 30 * 86_400.0
+"""Seconds by which a form may delay the start of a run."""
 INPUT, STORE = "input.", "store."
-"""What the names of a form's fields begin with; the rest is the name of the input or the key."""
+"""Prefixes of the names of a form's fields; the rest is the name of the input or the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What was done, and where to look at it."""
+    """What was done: the message for the next page, and the address of that page."""
 
     flash: str
     to: str
@@ -50,16 +51,16 @@ async def cancel_run(request: PageRequest, form: dict[str, list[str]]) -> Done:
 
 
 async def change_runs(request: PageRequest, form: dict[str, list[str]]) -> Done:
-    """Retry or cancel the runs that are ticked, as far as each can be."""
+    """Retry or cancel the ticked runs, as far as possible."""
     wanted = field(form, "do")
     if wanted not in ("retry", "cancel"):
-        raise Refused(400, "choose what to do with the runs: retry or cancel")
+        raise Refused(400, "choose what to do with the ticked runs: retry or cancel")
     back = request.link("runs", **{name: field(form, name) for name in ("graph", "status", "since", "text")})
     chosen = list(dict.fromkeys(form.get("run", [])))
     if not chosen:
-        return Done("No run was ticked, so nothing was done.", back)
+        return Done("No run was ticked, so nothing changed.", back)
     if len(chosen) > MAX_AT_ONCE:
-        raise Refused(400, f"at most {MAX_AT_ONCE} runs can be changed at once; {len(chosen)} are ticked")
+        raise Refused(400, f"at most {MAX_AT_ONCE} runs can be changed at once, and {len(chosen)} are ticked")
     done, refused = 0, []
     for run_id in chosen:
         try:
@@ -73,20 +74,20 @@ async def change_runs(request: PageRequest, form: dict[str, list[str]]) -> Done:
             refused.append(refusal.detail)
     flash = f"{plural(done, 'run')} {'cancelled' if wanted == 'cancel' else 'retried'}."
     if refused:
-        flash += f" {len(refused)} not: {refused[0]}."
+        flash += f" {len(refused):,} could not be: {refused[0]}."
     return Done(flash, back)
 
 
 async def retry_state(request: PageRequest, form: dict[str, list[str]]) -> Done:
-    """Retry one state; the page of the new one follows."""
+    """Retry one state, and lead to the new attempt."""
     new_id = await request.service.store.write(
         retries.retry_anywhere, request.params["state_id"], _request_id(form)
     )
-    return Done("The state will run again: this is its new attempt.", request.link("states", new_id))
+    return Done("The state will run again. This is its new attempt.", request.link("states", new_id))
 
 
 async def trigger_again(request: PageRequest, form: dict[str, list[str]]) -> Done:
-    """Start a run like another one."""
+    """Start a run with the inputs and the store of another one."""
     run_id = await request.service.store.write(
         runs.trigger_again, request.namespace, request.params["run_id"], _request_id(form)
     )
@@ -94,7 +95,7 @@ async def trigger_again(request: PageRequest, form: dict[str, list[str]]) -> Don
 
 
 async def trigger(request: PageRequest, form: dict[str, list[str]]) -> Done:
-    """Start a run with what was filled in."""
+    """Start a run with the inputs and the store of the form."""
     inputs, store, delay_ms = _filled_in(form)
     run_id = await request.service.store.write(
         runs.trigger,
@@ -109,11 +110,13 @@ async def trigger(request: PageRequest, form: dict[str, list[str]]) -> Done:
 
 
 async def drain(request: PageRequest, form: dict[str, list[str]]) -> Done:
-    """Ask a runtime to take no more work and to stop when it is done."""
+    """Ask a runtime to drain: to claim nothing more, finish what runs, and stop."""
     worker_id = field(form, "worker")
     if not request.service.workers.ask(request.namespace, worker_id, "drain"):
-        raise Refused(404, f"no runtime {worker_id!r} was heard of in namespace {request.namespace!r}")
-    return Done("The runtime will drain with its next heartbeat.", request.link("runtimes"))
+        raise Refused(
+            404, f"no runtime {worker_id!r} has sent a heartbeat in namespace {request.namespace!r}"
+        )
+    return Done("The runtime will be asked to drain with its next heartbeat.", request.link("runtimes"))
 
 
 async def ask_tasks(request: PageRequest, form: dict[str, list[str]]) -> Done:
@@ -121,17 +124,19 @@ async def ask_tasks(request: PageRequest, form: dict[str, list[str]]) -> Done:
     worker_id = field(form, "worker")
     worker = request.service.workers.find(request.namespace, worker_id)
     if worker is None:
-        raise Refused(404, f"no runtime {worker_id!r} was heard of in namespace {request.namespace!r}")
+        raise Refused(
+            404, f"no runtime {worker_id!r} has sent a heartbeat in namespace {request.namespace!r}"
+        )
     if not worker.last.shows_tasks:
-        raise Refused(409, f"the runtime {worker_id!r} shows no tasks; start it with --health-tasks")
+        raise Refused(409, f"the runtime {worker_id!r} does not show its tasks; start it with --health-tasks")
     request.service.workers.ask(request.namespace, worker_id, "tasks")
-    return Done("The task tree comes with its next heartbeat.", request.link("runtimes"))
+    return Done("The task tree will come with the next heartbeat of the runtime.", request.link("runtimes"))
 
 
 def _filled_in(form: dict[str, list[str]]) -> tuple[dict[str, str], dict[str, str], int]:
     """Return the inputs, the store and the delay in milliseconds that a form was filled in with.
 
-    A field that was left empty keeps what the graph says, unless its box for an empty text is ticked.
+    An empty field keeps the value of the graph, unless its box for an empty text is ticked.
     """
     given = {name: values[0] for name, values in form.items() if values[0] or f"empty.{name}" in form}
     inputs = {name.removeprefix(INPUT): text for name, text in given.items() if name.startswith(INPUT)}
@@ -142,12 +147,12 @@ def _filled_in(form: dict[str, list[str]]) -> tuple[dict[str, str], dict[str, st
     except ValueError:
         delay = -1.0
     if not 0 <= delay <= MAX_DELAY:
-        raise Refused(400, f"the delay is {text!r}: it must be from 0 to {MAX_DELAY:.0f} seconds")
+        raise Refused(400, f"the delay is {text!r}: give a number of seconds from 0 to {MAX_DELAY:,.0f}")
     return inputs, store, round(delay * 1000)
 
 
 def _request_id(form: Form) -> str:
-    """Return the id that the form was made with: sent twice, it does what it does once."""
+    """Return the id that the form was rendered with, so that a form sent twice acts once."""
     try:
         return str(uuid.UUID(form.get("request_id", [""])[0]))
     except ValueError:
@@ -164,4 +169,4 @@ ACTIONS: dict[str, Action] = {
     "/ns/{namespace}/runtimes/drain": drain,
     "/ns/{namespace}/runtimes/tasks": ask_tasks,
 }
-"""Path to what a form sent there does."""
+"""Path to what a form that is sent there does."""

@@ -25,7 +25,7 @@ from exotrio.manager.web.assets import serve_asset
 from exotrio.manager.web.export import report
 from exotrio.manager.web.guard import (
     HEADERS,
-    SIGN_IN_FORM,
+    MAX_SIGN_IN_FORM,
     check_origin,
     cookie_name,
     field,
@@ -68,11 +68,11 @@ class Dashboard:
             Route("/static/{version}/{name}", serve_asset),
         ]
         for page in PAGES:
-            routes.append(Route(page.path, self._signed_in(self._showing(page))))
-            routes.append(Route(f"/live{page.path}", self._signed_in(self._listening(page))))
+            routes.append(Route(page.path, self._signed_in(self._show(page))))
+            routes.append(Route(f"/live{page.path}", self._signed_in(self._listen(page))))
         routes.append(Route("/ns/{namespace}/runs/{run_id}/export", self._signed_in(self._export)))
         for path, action in actions.ACTIONS.items():
-            routes.append(Route(path, self._signed_in(self._doing(action), changes=True), methods=["POST"]))
+            routes.append(Route(path, self._signed_in(self._act(action), changes=True), methods=["POST"]))
         self._app = Starlette(
             routes=routes,
             exception_handlers={
@@ -88,7 +88,7 @@ class Dashboard:
         request = Request(scope)
         session_id = request.cookies.get(cookie_name(request))
         if session_id is not None and self._sessions.find(session_id, used=False) is not None:
-            # Here, since a browser loads style sheets with its session too, and needs no new connection.
+            # For every request with a session, style sheets included, so that its connection is kept open.
             mark_authenticated(scope)
         await self._app(scope, receive, send)
 
@@ -97,14 +97,14 @@ class Dashboard:
         return path.startswith("/") and path.split("/", 2)[1] in FIRST_PARTS
 
     def sign_in_link(self, url: str, to: str = "/") -> str:
-        """Return an address that signs one browser in, once, within ten minutes.
+        """Return a link that signs one browser in, once, within ten minutes.
 
         Args:
             url: Where the state manager listens, such as ``http://127.0.0.1:8000``.
-            to: Path of the page that it leads to. Defaults to the first one.
+            to: Path of the page that the link leads to. Defaults to the start page.
         """
-        there = "" if to == "/" else f"&to={quote(to, safe='')}"
-        return f"{url}/sign-in?link={self._sessions.make_link()}{there}"
+        target = "" if to == "/" else f"&to={quote(to, safe='')}"
+        return f"{url}/sign-in?link={self._sessions.make_link()}{target}"
 
     # -- sessions
 
@@ -112,7 +112,7 @@ class Dashboard:
         session_id = request.cookies.get(cookie_name(request))
         if session_id is None:
             return None
-        return self._sessions.find(session_id, used=not _is_by_itself(request))
+        return self._sessions.find(session_id, used=not _is_automatic(request))
 
     async def _sign_in(self, request: Request) -> Response:
         if request.method == "POST":
@@ -123,28 +123,28 @@ class Dashboard:
             session_id = self._sessions.redeem(token)
             if session_id is None and self._session(request) is None:
                 return self._form(to, problem="This link was used before, or is too old.", status=401)
-            # Not a redirect: browsers leave a strict cookie out of one that began on another site.
+            # Not a redirect: after a link on another site, browsers would leave the strict cookie out of it.
             response = _html(render("welcome.html", to=to))
             if session_id is not None:
                 self._set_cookie(request, response, session_id)
             return response
-        return _see(to) if self._session(request) else self._form(to)
+        return _redirect(to) if self._session(request) else self._form(to)
 
     async def _try_key(self, request: Request) -> Response:
         check_origin(request)
-        form = await read_form(request, most=SIGN_IN_FORM)
+        form = await read_form(request, max_bytes=MAX_SIGN_IN_FORM)
         to = local_path(field(form, "to") or "/")
         key = field(form, "key").strip()
         session_id = self._sessions.sign_in(key)
         if session_id is None:
             problem = "That is not the key."
             if await self._tries.failed(client_address(request.scope), key):
-                problem += " Many wrong keys came from your address, so the answer took some seconds."
+                problem += " Many wrong keys came from your address, so the response was delayed."
             return self._form(to, problem=problem, status=401)
         mark_authenticated(request.scope)
-        answer = _see(to)
-        self._set_cookie(request, answer, session_id)
-        return answer
+        response = _redirect(to)
+        self._set_cookie(request, response, session_id)
+        return response
 
     def _form(self, to: str, *, problem: str | None = None, status: int = 200) -> Response:
         return _html(render("sign_in.html", to=to, problem=problem), status)
@@ -163,7 +163,7 @@ class Dashboard:
         check_origin(request)
         name = cookie_name(request)
         self._sessions.end(request.cookies.get(name, ""))
-        response = _see("/sign-in")
+        response = _redirect("/sign-in")
         response.delete_cookie(name, httponly=True, samesite="strict", secure=is_secure(request))
         return response
 
@@ -183,16 +183,16 @@ class Dashboard:
         return checked
 
     def _to_sign_in(self, request: Request) -> Response:
-        if _is_by_itself(request):
+        if _is_automatic(request):
             return PlainTextResponse("signed out", 401, headers=HEADERS)
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        return _see("/sign-in" if path == "/" else f"/sign-in?to={quote(path, safe='')}")
+        return _redirect("/sign-in" if path == "/" else f"/sign-in?to={quote(path, safe='')}")
 
     # -- pages
 
     async def _start(self, request: Request, session: Session) -> Response:
         namespace = await self._service.store.look(first_namespace)
-        return _see(link(namespace if namespace is not None else "default"))
+        return _redirect(link(namespace if namespace is not None else "default"))
 
     def _page_request(self, request: Request) -> PageRequest:
         params = dict(request.path_params)
@@ -201,14 +201,14 @@ class Dashboard:
             service=self._service, namespace=namespace, params=params, query=dict(request.query_params)
         ).now()
 
-    def _showing(self, page: Page) -> SignedInEndpoint:
+    def _show(self, page: Page) -> SignedInEndpoint:
         async def show(request: Request, session: Session) -> Response:
             page_request = self._page_request(request)
-            named = request.headers.get(FRAGMENTS_HEADER)
-            wanted = page.fragments if named is None else named.split()
+            fragment_names = request.headers.get(FRAGMENTS_HEADER)
+            wanted = page.fragments if fragment_names is None else fragment_names.split()
 
             def load(view: View) -> tuple[dict[str, Data], list[str], int]:
-                names = [] if named is not None else all_namespaces(view)
+                names = [] if fragment_names is not None else all_namespaces(view)
                 return page.load(view, page_request, wanted), names, view.now_ms
 
             data, namespaces, now = await self._service.store.look(load)
@@ -219,7 +219,7 @@ class Dashboard:
                 **data["page"],
             }
             fragments = render_fragments(page, data, common)
-            if named is not None:
+            if fragment_names is not None:
                 return _html("".join(fragments.values()))
             flashes, session.flashes = session.flashes, []
             return _html(
@@ -236,17 +236,17 @@ class Dashboard:
 
         return show
 
-    def _listening(self, page: Page) -> SignedInEndpoint:
+    def _listen(self, page: Page) -> SignedInEndpoint:
         async def listen(request: Request, session: Session) -> Response:
             if self._streams.is_full:
-                return PlainTextResponse("too many listen", 503, headers=HEADERS)
+                return PlainTextResponse("too many pages are open", 503, headers=HEADERS)
             page_request = self._page_request(request)
             session_id = request.cookies[cookie_name(request)]
 
             def is_signed_in() -> bool:
                 return self._sessions.find(session_id, used=False) is not None
 
-            return LiveResponse(page, page_request, self._streams, is_signed_in)  # type: ignore[return-value]
+            return LiveResponse(page, page_request, streams=self._streams, is_signed_in=is_signed_in)  # type: ignore[return-value]
 
         return listen
 
@@ -257,11 +257,11 @@ class Dashboard:
 
     # -- actions
 
-    def _doing(self, action: actions.Action) -> SignedInEndpoint:
+    def _act(self, action: actions.Action) -> SignedInEndpoint:
         async def act(request: Request, session: Session) -> Response:
             done = await action(self._page_request(request), await read_form(request))
             session.flashes.append(done.flash)
-            return _see(done.to)
+            return _redirect(done.to)
 
         return act
 
@@ -280,11 +280,13 @@ class Dashboard:
     async def _on_database_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, DatabaseError)
         logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, error.what)
-        return self._problem(request, 503, "The state manager cannot use its database now. Try again later.")
+        text = "The state manager cannot use its database now. Try again later; its log has the details."
+        return self._problem(request, 503, text)
 
     async def _on_defect(self, request: Request, error: Exception) -> Response:
-        # Starlette raises the error again after this reply, and the server logs it.
-        return self._problem(request, 500, "An unexpected error occurred; the log of the server has it.")
+        # Starlette raises the error again after this response, and the server logs it.
+        text = "An unexpected error occurred. The log of the state manager has the details."
+        return self._problem(request, 500, text)
 
     def _problem(self, request: Request, status: int, text: str) -> Response:
         if self._session(request) is None and status == 404:
@@ -293,8 +295,8 @@ class Dashboard:
         return _html(render("problem.html", status=status, text=text), status)
 
 
-def _is_by_itself(request: Request) -> bool:
-    """Whether the script asks, and not somebody who looks."""
+def _is_automatic(request: Request) -> bool:
+    """Whether the script sent the request, and not a person."""
     return FRAGMENTS_HEADER in request.headers or request.url.path.startswith("/live/")
 
 
@@ -302,5 +304,5 @@ def _html(content: str, status: int = 200) -> Response:
     return HTMLResponse(content, status, headers=HEADERS)
 
 
-def _see(path: str) -> Response:
+def _redirect(path: str) -> Response:
     return RedirectResponse(path, 303, headers=HEADERS)

@@ -1,7 +1,7 @@
-"""Which requests are let in, and the headers that every answer carries.
+"""Which requests are let in, and the headers of every response.
 
-The session's cookie is SameSite=Strict, but to a browser every port of this machine is the same site;
-so whatever changes something must also name our very own origin.
+The session's cookie is SameSite=Strict, but for a browser every port of this machine is the same site. So a
+request that changes something must also name our own origin.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ POLICY = (
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
-    # Not no-referrer: browsers then send "Origin: null" with our own forms too. No other host learns
-    # where somebody came from either way.
+    # Not no-referrer: browsers would then send "Origin: null" with our own forms, too. Either way no other
+    # host learns the address.
     "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
 
-LARGEST_FORM = 1024 * 1024
-SIGN_IN_FORM = 16 * 1024
-"""Bytes of the form that anybody may send."""
+MAX_FORM = 1024 * 1024
+MAX_SIGN_IN_FORM = 16 * 1024
+"""Bytes of the form that strangers may send."""
 FORM_TIME = 10.0
 """Seconds in which a form must have arrived."""
-MOST_FIELDS = 2_000
+MAX_FIELDS = 2_000
 
 
 def check_origin(request: Request) -> None:
-    """Refuse what does not come from a page of our own.
+    """Refuse a request that does not come from one of our own pages.
 
     Raises:
         Refused: 403.
@@ -48,8 +48,8 @@ def check_origin(request: Request) -> None:
     if not host or _origin_host(origin).lower() != host.lower():
         raise Refused(
             403,
-            "this did not come from a page of this dashboard. A proxy in front of it has to pass the Host"
-            " header on as it was",
+            "this request did not come from a page of this dashboard. A proxy in front of it has to pass on"
+            " the Host header unchanged",
         )
 
 
@@ -57,12 +57,12 @@ def _origin_host(origin: str) -> str:
     """Return host and port of an origin, or an empty string."""
     try:
         return urlsplit(origin).netloc
-    except ValueError:  # a bracket without its other half, say
+    except ValueError:  # an unmatched bracket, say
         return ""
 
 
 def cookie_name(request: Request) -> str:
-    """Return the name of the session's cookie: browsers share cookies among all ports of a host."""
+    """Return the name of the session's cookie. It has the port, as browsers share cookies among all ports."""
     port = request.headers.get("host", "").rpartition(":")[2]
     return f"exotrio_{port}" if port.isascii() and port.isdigit() else "exotrio"
 
@@ -73,7 +73,7 @@ def is_secure(request: Request) -> bool:
 
 
 def local_path(path: str) -> str:
-    """Return where to go after the sign-in: ``path`` if it leads nowhere else, the start otherwise."""
+    """Return where to go after the sign-in: ``path`` if it is a path of this site, else the start page."""
     try:
         parts = urlsplit(path)
     except ValueError:
@@ -85,25 +85,25 @@ def local_path(path: str) -> str:
     return path
 
 
-async def read_form(request: Request, *, most: int = LARGEST_FORM) -> dict[str, list[str]]:
+async def read_form(request: Request, *, max_bytes: int = MAX_FORM) -> dict[str, list[str]]:
     """Return the fields of a form; each may occur several times.
 
     Args:
-        most: Bytes it may have. No more than that is read.
+        max_bytes: No more than that is read.
 
     Raises:
-        Refused: it is too large, too slow, or no form.
+        Refused: it is too large, too slow, or not a form.
     """
     length = request.headers.get("content-length", "")
-    too_large = Refused(413, f"the form is longer than {most:,} bytes")
-    if length.isascii() and length.isdigit() and len(length) < 20 and int(length) > most:
+    too_large = Refused(413, f"the form is longer than {max_bytes:,} bytes")
+    if length.isascii() and length.isdigit() and len(length) < 20 and int(length) > max_bytes:
         raise too_large
     body = bytearray()
     with trio.move_on_after(FORM_TIME) as reading:
         async with aclosing(request.stream()) as chunks:
             async for chunk in chunks:
                 body += chunk
-                if len(body) > most:
+                if len(body) > max_bytes:
                     raise too_large
     if reading.cancelled_caught:
         raise Refused(408, f"the form did not arrive within {FORM_TIME:g} s")
@@ -113,13 +113,13 @@ async def read_form(request: Request, *, most: int = LARGEST_FORM) -> dict[str, 
         raise Refused(415, "a form is required")
     try:
         pairs = parse_qsl(
-            body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS
+            body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
         )
     except ValueError:
         raise Refused(400, "the form cannot be read") from None
     form: dict[str, list[str]] = {}
     for name, value in pairs:
-        # Browsers end lines of a text area with CR LF; what was typed had LF.
+        # Browsers send the line ends of a text area as CR LF.
         form.setdefault(name, []).append(value.replace("\r\n", "\n"))
     return form
 

@@ -1,4 +1,4 @@
-"""Server-sent events: which fragments of a page changed. What is in them, the script asks for itself."""
+"""Server-sent events that name the fragments of a page that changed; the script then requests these."""
 
 from __future__ import annotations
 
@@ -15,35 +15,38 @@ from exotrio.manager.web.guard import HEADERS
 from exotrio.manager.web.page import Page, PageRequest
 
 INTERVAL = 0.25
-"""Seconds between two looks, so that no page is asked for more than four times a second."""
-LOOK_ANYWAY = 5.0
-"""Seconds after which a page is looked at though nothing was written: ages grow."""
-SILENCE = 15.0
-"""Seconds after which something is sent anyway: a client that is gone is noticed by it."""
-MOST_STREAMS = 64
-"""Each holds a connection; who gets none asks every two seconds instead."""
+"""Seconds between two checks, so that no page is refreshed more than four times a second."""
+RECHECK = 5.0
+"""Seconds after which a page is checked although nothing was written, since it shows ages."""
+KEEP_ALIVE = 15.0
+"""Seconds without an event after which a comment is sent, so that a disconnect is noticed."""
+MAX_STREAMS = 64
+"""Each takes a connection; pages that get none poll every two seconds instead."""
 
 
 class Streams:
-    """How many streams are open."""
+    """Counts the open streams."""
 
     def __init__(self) -> None:
         self.open = 0
 
     @property
     def is_full(self) -> bool:
-        return self.open >= MOST_STREAMS
+        return self.open >= MAX_STREAMS
 
 
 class LiveResponse:
-    """An endless answer that ends at once when the client goes, the server stops or the session ends.
+    """A response that lasts until the client disconnects, the server stops, or the session ends.
 
     Args:
-        is_signed_in: Asked at every look.
+        page: The page that is followed.
+        request: How it was requested.
+        streams: Counts this one while it is open.
+        is_signed_in: Called at every check.
     """
 
     def __init__(
-        self, page: Page, request: PageRequest, streams: Streams, is_signed_in: Callable[[], bool]
+        self, page: Page, request: PageRequest, *, streams: Streams, is_signed_in: Callable[[], bool]
     ) -> None:
         self._page = page
         self._request = request
@@ -79,9 +82,9 @@ class LiveResponse:
                 nursery.start_soon(end_when_disconnected)
                 if stopping is not None:
                     nursery.start_soon(end_when_stopping, stopping)
-                # A client that is gone shows as an OSError of send.
+                # After a disconnect, send raises an OSError.
                 with suppress(OSError):
-                    await self._tell(send)
+                    await self._send_changes(send)
                 nursery.cancel_scope.cancel()
         finally:
             self._streams.open -= 1
@@ -89,37 +92,37 @@ class LiveResponse:
             with suppress(OSError):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _tell(self, send: Send) -> None:
+    async def _send_changes(self, send: Send) -> None:
         service = self._request.service
-        point: tuple[int, int] | None = None
-        looked_at = sent_at = trio.current_time()
+        seen: tuple[int, int] | None = None
+        checked_at = sent_at = trio.current_time()
         waiting = False
         await _send(send, b"retry: 2000\n\n")
         while self._is_signed_in():
             now = trio.current_time()
-            found = (service.store.written, service.workers.heard)
-            if waiting or found != point or now - looked_at >= LOOK_ANYWAY:
-                point, looked_at = found, now
+            latest = (service.store.written, service.workers.heard)
+            if waiting or latest != seen or now - checked_at >= RECHECK:
+                seen, checked_at = latest, now
                 try:
-                    changed, waiting = await self._look(now)
+                    changed, waiting = await self._changes(now)
                 except Refused as refusal:
                     if refusal.status != 404:
-                        return  # it takes too long just now
-                    # What the page is about is gone; asking for it says so.
+                        return  # the query takes too long now
+                    # What the page shows is gone; the script learns that when it requests the fragments.
                     changed, waiting = list(self._page.fragments), False
                 except DatabaseError:
-                    # The browser comes again, and asks by itself meanwhile.
+                    # The browser connects again, and polls meanwhile.
                     return
                 if changed:
                     sent_at = now
                     await _send(send, f"event: changed\ndata: {' '.join(changed)}\n\n".encode())
-            if now - sent_at >= SILENCE:
+            if now - sent_at >= KEEP_ALIVE:
                 sent_at = now
                 await _send(send, b": still here\n\n")
             await trio.sleep(INTERVAL)
 
-    async def _look(self, now: float) -> tuple[list[str], bool]:
-        """Return the fragments that changed, and whether there are more whose pace makes them wait."""
+    async def _changes(self, now: float) -> tuple[list[str], bool]:
+        """Return the fragments that changed, and whether others did whose pace holds them back."""
         versions = await self._request.service.store.look(self._page.versions, self._request.now())
         changed, waiting = [], False
         for name, fragment in self._page.fragments.items():

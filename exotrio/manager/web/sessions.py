@@ -1,7 +1,8 @@
-"""Who is signed in to the dashboard.
+"""The sessions of the dashboard: who is signed in.
 
-A session is opened by the API key, or by a link that works once. Browsers hold its random id, we only
-its hash; it ends when it was not used for a while, and with this process. Times are Trio's.
+The API key opens a session, and so does a link, once. The browser has the random id of its session; we keep
+only the hash of the id. A session ends when it is not used for a while, and with this process. Times are
+Trio's.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from hashlib import sha256
 import trio
 
 IDLE = 12 * 3600.0
-"""Seconds a session lasts without being used."""
-LONGEST = 7 * 24 * 3600.0
-"""Seconds a session lasts at most."""
+"""Seconds after which an unused session ends."""
+MAX_AGE = 7 * 24 * 3600.0
+"""Seconds after which any session ends."""
 LINK_LASTS = 600.0
-MOST_SESSIONS = 1_000
-MOST_LINKS = 100
+MAX_SESSIONS = 1_000
+MAX_LINKS = 100
 
 
 @dataclass(slots=True)
@@ -37,7 +38,7 @@ class Session:
     @property
     def is_over(self) -> bool:
         now = trio.current_time()
-        return now - self.used_at > IDLE or now - self.opened_at > LONGEST
+        return now - self.used_at > IDLE or now - self.opened_at > MAX_AGE
 
 
 class Sessions:
@@ -54,13 +55,13 @@ class Sessions:
 
     def sign_in(self, key: str) -> str | None:
         """Return the id of a new session, or None if the key is wrong."""
-        # Of hashes, so that neither content nor length of the key shows in the time it takes.
+        # Hashes are compared, so that the time it takes depends on neither content nor length of the key.
         return self._open() if hmac.compare_digest(_hash(key), self._key) else None
 
     def make_link(self) -> str:
         """Return a token that opens one session within the next minutes."""
         token = secrets.token_urlsafe(24)
-        _forget_oldest(self._links, MOST_LINKS)
+        _forget_oldest(self._links, MAX_LINKS)
         self._links[_hash(token)] = trio.current_time() + LINK_LASTS
         return token
 
@@ -70,11 +71,12 @@ class Sessions:
         return self._open() if until is not None and trio.current_time() <= until else None
 
     def find(self, session_id: str, *, used: bool = True) -> Session | None:
-        """Return the session with this id, if it lasts.
+        """Return the session with this id, unless it ended.
 
         Args:
             session_id: As the browser sent it.
-            used: Whether somebody asked; a page that refreshes itself does not keep its session alive.
+            used: Whether a person sent the request; a page that refreshes itself does not keep its session
+                alive.
         """
         hashed = _hash(session_id)
         session = self._sessions.get(hashed)
@@ -93,7 +95,7 @@ class Sessions:
 
     def _open(self) -> str:
         session_id = secrets.token_urlsafe(32)
-        _forget_oldest(self._sessions, MOST_SESSIONS)
+        _forget_oldest(self._sessions, MAX_SESSIONS)
         now = trio.current_time()
         self._sessions[_hash(session_id)] = Session(now, now)
         return session_id

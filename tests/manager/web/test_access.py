@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from exotrio.manager.security.access import MAX_DELAY, TRIES
-from exotrio.manager.web.guard import FORM_TIME, SIGN_IN_FORM, local_path
-from exotrio.manager.web.sessions import IDLE, LINK_LASTS, LONGEST, Sessions
+from exotrio.manager.web.guard import FORM_TIME, MAX_SIGN_IN_FORM, local_path
+from exotrio.manager.web.sessions import IDLE, LINK_LASTS, MAX_AGE, Sessions
 from tests.support.web import HOST, KEY, ORIGIN, failed_run, open_desk
 
 FORM = {"origin": ORIGIN, "content-type": "application/x-www-form-urlencoded"}
@@ -132,7 +132,7 @@ async def test_a_session_ends_when_it_is_not_used_and_after_a_week_anyway(autoju
     assert used
     assert unused
     began = trio.current_time()
-    while trio.current_time() - began < LONGEST:
+    while trio.current_time() - began < MAX_AGE:
         assert sessions.find(used)
         await trio.sleep(IDLE / 2)
         if trio.current_time() - began <= IDLE:
@@ -199,7 +199,7 @@ async def test_of_a_stranger_s_form_no_more_is_read_than_a_key_needs(announced: 
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await desk.app({**scope, "headers": raw}, receive, send)
     assert statuses[0] == 413
-    assert read <= (0 if announced else SIGN_IN_FORM + 1_000)
+    assert read <= (0 if announced else MAX_SIGN_IN_FORM + 1_000)
 
 
 async def test_a_form_that_trickles_is_refused(autojump_clock: Any) -> None:

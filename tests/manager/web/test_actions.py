@@ -20,10 +20,10 @@ async def test_a_failed_state_is_retried_and_its_new_attempt_shown() -> None:
     async with open_desk() as desk:
         flow, state = await failed_run(desk.api)
         html = await desk.browser.do(f"/ns/shop/states/{state}/retry")
-        assert "this is its new attempt" in html
+        assert "This is its new attempt" in html
         assert "waiting" in html
         assert await flow.status(state) == "RETRY_CREATED"
-        assert "this is its new attempt" not in await desk.browser.page("/ns/shop"), "said once"
+        assert "This is its new attempt" not in await desk.browser.page("/ns/shop"), "said once"
 
 
 async def test_all_failed_states_of_a_run_are_retried() -> None:
@@ -52,7 +52,7 @@ async def test_ticked_runs_are_changed_as_far_as_each_can_be() -> None:
         waiting = [await flow.trigger() for _ in range(2)]
         chosen = {"run": [failed.run_id, *waiting], "do": "cancel", "graph": "", "status": "running"}
         html = text_of(await desk.browser.do("/ns/shop/runs/change", chosen))
-        assert "2 runs cancelled. 1 not: the run" in html
+        assert "2 runs cancelled. 1 could not be: the run" in html
         assert "<option selected>running</option>" in html, "the filters stay"
         said = await desk.browser.do("/ns/shop/runs/change", {"run": [failed.run_id], "do": "retry"})
         assert "1 run retried." in said
@@ -122,7 +122,7 @@ async def test_a_runtime_is_asked_to_drain_with_its_next_heartbeat() -> None:
     async with open_desk() as desk:
         beat = {"worker_id": "a/b", "runtime": "R", "phase": "running"}
         ok(await desk.api.native("POST", "heartbeat", json=beat))
-        assert "will drain" in await desk.browser.do("/ns/shop/runtimes/drain", {"worker": "a/b"})
+        assert "asked to drain" in await desk.browser.do("/ns/shop/runtimes/drain", {"worker": "a/b"})
         assert "asked to drain" in await desk.browser.page("/ns/shop/runtimes")
         assert ok(await desk.api.native("POST", "heartbeat", json=beat))["commands"] == ["drain"]
         assert (await desk.browser.post("/ns/shop/runtimes/drain", {"worker": "x"})).status_code == 404
@@ -163,7 +163,7 @@ async def test_the_task_tree_of_a_runtime_is_asked_for_and_shown() -> None:
         assert "--health-tasks" in refused.text
         beat["shows_tasks"] = True  # type: ignore[assignment]
         ok(await desk.api.native("POST", "heartbeat", json=beat))
-        assert "Asked for" in await desk.browser.do("/ns/shop/runtimes/tasks", {"worker": "w"})
+        assert "Requested" in await desk.browser.do("/ns/shop/runtimes/tasks", {"worker": "w"})
         assert ok(await desk.api.native("POST", "heartbeat", json=beat))["commands"] == ["tasks"]
         ok(await desk.api.native("POST", "heartbeat", json={**beat, "tasks": f"main\n  {SCRIPT}"}))
         html = await desk.browser.page("/ns/shop/runtimes")

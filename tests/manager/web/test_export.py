@@ -70,7 +70,7 @@ async def test_a_page_shows_the_run_with_values_tracebacks_store_and_events() ->
             "ValueError: row 2",
             "color",
             "greenish",
-            "Nothing out of the ordinary",
+            "No events: no lost lease",
         ):
             assert part in html, part
         assert "left out" not in html
@@ -156,7 +156,7 @@ async def test_secrets_that_cannot_be_decrypted_are_named(tmp_path: Path) -> Non
     (tmp_path / "state.db.secrets-key").unlink()
     async with open_manager(db) as manager:
         html = await export(manager.api, flow.run_id)
-    assert "Not masked, since the server cannot decrypt it: token." in html
+    assert "Not masked, because the state manager cannot decrypt it: token." in html
 
 
 async def test_values_can_be_left_out_and_errors_stay() -> None:
@@ -183,7 +183,7 @@ async def test_a_large_run_shows_what_failed_first_and_says_what_is_left_out(
         f"row {n}" for n in range(34, 40)
     ]
     assert html.count('<details class="state"') == 3 + 6 + 3
-    assert "Shown are <strong>12</strong> of 80 states" in html
+    assert "This page shows <strong>12</strong> of 80 states" in html
     assert "<strong>68 are left out.</strong>" in html
     assert "9 of 40" in html
     faults = html[html.index(">What failed<") : html.index(">Timeline<")]
@@ -221,7 +221,7 @@ async def test_values_end_where_the_page_would_get_too_long(monkeypatch: pytest.
     async with open_manager() as manager:
         flow = await fanned(manager.api, 5)
         html = await export(manager.api, flow.run_id)
-    assert "4 of them are without their values" in html
+    assert "4 of them are shown without their values" in html
     assert "number 0" in html
     assert "done 4" not in html
 
@@ -238,9 +238,9 @@ async def test_a_huge_value_is_cut_unparsed() -> None:
 async def test_a_run_that_goes_on_says_so() -> None:
     async with open_manager() as manager:
         flow = await Flow.start(manager.api, place("a"))
-        assert "still going when this page was made" in await export(manager.api, flow.run_id)
+        assert "still running when this page was created" in await export(manager.api, flow.run_id)
         await flow.run("a")
-        assert "still going" not in await export(manager.api, flow.run_id)
+        assert "still running" not in await export(manager.api, flow.run_id)
 
 
 async def test_what_was_cancelled_is_no_failure() -> None:

@@ -135,7 +135,7 @@ async def test_who_asks_for_the_head_only_holds_no_stream(tmp_path: Path) -> Non
 async def test_streams_of_browsers_that_went_away_are_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "MOST_STREAMS", 2)
+    monkeypatch.setattr(live, "MAX_STREAMS", 2)
     async with open_office(tmp_path / "state.db") as (office, _):
         async with (
             office.listening("/ns/shop"),

@@ -181,7 +181,7 @@ async def test_the_overview_counts_what_waits_runs_and_failed() -> None:
         clock.advance(90_000)
         now = text_of(await desk.browser.fragments("/ns/shop", "now"))
         assert re.findall(r'class="figure">(\d+)', now) == ["1", "1", "1"]
-        assert "the oldest could run since 1 min" in now
+        assert "the oldest is due for 1 min" in now
         hour = await desk.browser.fragments("/ns/shop", "hour")
         assert "<strong>2</strong> states ended" in hour
         assert "(50.0 %)" in hour
@@ -253,7 +253,7 @@ async def test_states_of_a_run_are_filtered_by_node_and_status_and_come_in_pages
             following = text_of(found[1]) if found else None
         assert len(seen) == len(set(seen)) == 120
         for query in ("node=absent", "status=absent", "node=fan&status=errored"):
-            assert "No state matches" in await desk.browser.page(f"{path}?{query}")
+            assert "No states match" in await desk.browser.page(f"{path}?{query}")
 
 
 async def test_the_picture_of_a_run_has_one_box_for_each_place_whatever_the_fan_out() -> None:
@@ -278,7 +278,7 @@ async def test_a_state_shows_its_attempts_and_what_happened_to_its_leases() -> N
         flow = await Flow.start(desk.api, place("work", inputs={"v": "x"}))
         state = await claim_one(desk.api, limits={"Node_work": 1})
         path = f"/ns/shop/states/{state['state_id']}"
-        assert "does not end by itself" in await desk.browser.page(path)
+        assert "has no end" in await desk.browser.page(path)
         ok(await desk.api.release(states=[{"state_id": state["state_id"], "token": state["lease"]["token"]}]))
         assert "released" in await desk.browser.page(path)
         again = await claim_one(desk.api, limits={"Node_work": 1})
@@ -313,7 +313,7 @@ async def test_a_graph_that_cannot_run_says_why_at_the_node_concerned() -> None:
 async def test_a_node_that_nobody_offers_stands_out_until_somebody_does() -> None:
     async with open_desk() as desk:
         await Flow.start(desk.api, place("work"))
-        assert "no runtime offers this" in await desk.browser.page("/ns/shop/nodes")
+        assert "no runtime offers it" in await desk.browser.page("/ns/shop/nodes")
         assert "no runtime offers this" in await desk.browser.page("/ns/shop/nodes/Node_work")
         ok(await desk.api.native_claim({"Node_work": 0}, worker_id="w-1"))
         assert "no runtime offers this" not in await desk.browser.page("/ns/shop/nodes")
@@ -362,14 +362,14 @@ async def test_a_runtime_shows_what_it_runs() -> None:
         assert "40 %" in html
         assert "12 of 30" in html
         assert 'class="grow">running ' in html
-        assert "asked for work" in html
+        assert "last poll" in html
         for path in (f"/ns/shop/runs/{flow.run_id}", f"/ns/shop/states/{state['state_id']}"):
             shown = text_of(await desk.browser.page(path))
             assert '<span class="num">40 %</span> 12 of 30' in shown
         item = {"state_id": state["state_id"], "token": state["lease"]["token"]}
         await report(desk.api, {**item, "outcome": "executed", "outputs": [{"v": "", "w": ""}]})
         idle = await desk.browser.page("/ns/shop/runtimes")
-        assert "It holds no state now" in idle, "whatever its last heartbeat said"
+        assert "It holds no states now" in idle, "whatever its last heartbeat said"
         assert "different inputs" not in idle
         for worker_id, fields in (("new", f"(a, {SCRIPT}=) -> ()"), ("old", "(a) -> ()")):
             ok(await desk.api.heartbeat(worker_id, runtime="r", nodes={"Mixed": fields}))
@@ -448,7 +448,7 @@ async def test_a_graph_lists_its_own_runs_only() -> None:
         flow, _ = await failed_run(desk.api)
         await Flow.deploy(desk.api, place("other"), graph="other")
         runs = await desk.browser.fragments("/ns/shop/graphs/other", "runs")
-        assert "It did not run yet." in runs
+        assert "This graph has no runs yet." in runs
         runs = await desk.browser.fragments("/ns/shop/graphs/orders", "runs")
         assert flow.run_id in runs
         assert 'href="/ns/shop/runs?graph=orders"' in runs
@@ -465,10 +465,10 @@ async def test_a_runtime_that_fell_silent_is_still_seen() -> None:
         assert worker is not None
         assert "silent" not in await desk.browser.fragments("/ns/shop", "runtimes")
         worker.seen_at -= 90_000
-        assert "heard 1 min ago" in await desk.browser.fragments("/ns/shop", "runtimes")
+        assert "last seen 1 min ago" in await desk.browser.fragments("/ns/shop", "runtimes")
         html = await desk.browser.page("/ns/shop/runtimes")
         assert '<span class="chip c-errored">silent</span>' in html
-        assert "its states went to others" in html
+        assert "other runtimes got its states" in html
         assert "Drain this runtime" not in html
 
 
@@ -486,6 +486,6 @@ async def test_in_a_large_run_what_began_and_what_ended_it_is_drawn() -> None:
             if fan is not None:
                 ok(await desk.api.executed(fan["state_id"], *({"v": "", "w": ""} for _ in range(6_000))))
         timeline = await desk.browser.fragments(f"/ns/shop/runs/{flow.run_id}", "timeline")
-        assert "drawn from one state in 2" in timeline
+        assert "one state in 2 is drawn" in timeline
         begin = timeline.partition(">begin<")[2].partition(">fan<")[0]
         assert begin.count("<title>") == 1

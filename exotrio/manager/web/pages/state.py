@@ -51,7 +51,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     waited, ran = spent(state, view.now_ms)
     heard = next(
         (
-            f"{worker.last.runtime}, heard {(request.monotonic - worker.seen_at) / 1000:.0f} s ago"
+            f"{worker.last.runtime}, last seen {(request.monotonic - worker.seen_at) / 1000:.0f} s ago"
             for worker in request.workers
             if worker.last.worker_id == state["worker"]
         ),

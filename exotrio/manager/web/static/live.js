@@ -1,10 +1,10 @@
-// Keeps a page current: the server says which fragments changed, and they are asked for again.
+// Keeps a page current: the server says which fragments changed, and this requests them again.
 // Everything works without this script; a reload then shows what is new.
 "use strict";
 (() => {
-  const LEAST_MS = 250; // between two requests: at most four a second
+  const MIN_MS = 250; // between two requests: at most four a second
   const POLL_MS = 2000; // without events
-  const AGAIN_MS = 30000; // until events are tried again after they were refused
+  const RETRY_MS = 30000; // until events are tried again after they were refused
 
   const address = document.body.dataset.live;
   const line = document.getElementById("live");
@@ -14,48 +14,48 @@
 
   let source = null;
   let polling = null;
-  let again = null;
+  let retry = null;
   let timer = null;
   let paused = false;
-  let asking = false;
-  let askedAt = 0;
+  let requesting = false;
+  let requestedAt = 0;
   let ended = false;
   const wanted = new Set();
 
   const fragments = () => [...document.querySelectorAll("[data-fragment]")];
-  const say = (text, state = "live") => {
+  const report = (text, state = "live") => {
     line.dataset.state = state;
     if (line.textContent !== text) line.textContent = text;
   };
 
-  // -- asking for fragments
+  // -- requesting fragments
 
   function want(names) {
     for (const name of names) wanted.add(name);
-    if (timer === null && !asking) {
-      timer = setTimeout(ask, Math.max(0, askedAt + LEAST_MS - Date.now()));
+    if (timer === null && !requesting) {
+      timer = setTimeout(request, Math.max(0, requestedAt + MIN_MS - Date.now()));
     }
   }
 
-  async function ask() {
+  async function request() {
     timer = null;
     if (paused || ended || document.hidden || wanted.size === 0) return;
-    asking = true;
+    requesting = true;
     const names = [...wanted].join(" ");
     wanted.clear();
     try {
-      const answer = await fetch(location.pathname + location.search, {
+      const response = await fetch(location.pathname + location.search, {
         headers: { "X-Fragments": names },
         cache: "no-store",
       });
-      if (answer.status === 401) return location.reload();
-      if (answer.status === 404) return end("Gone");
-      if (answer.ok) show(await answer.text());
+      if (response.status === 401) return location.reload();
+      if (response.status === 404) return end("Gone");
+      if (response.ok) show(await response.text());
     } catch {
-      say("Not reached", "lost");
+      report("Not reached", "lost");
     } finally {
-      asking = false;
-      askedAt = Date.now();
+      requesting = false;
+      requestedAt = Date.now();
       if (wanted.size && !ended) want([]);
     }
   }
@@ -69,7 +69,7 @@
       const old = document.querySelector(`[data-fragment="${CSS.escape(fresh.dataset.fragment)}"]`);
       if (!old) continue;
       const before = announced(old);
-      mend(old, fresh);
+      update(old, fresh);
       if (before !== undefined && before !== announced(old)) aside.textContent = announced(old);
     }
     if (focused && focused.isConnected && document.activeElement !== focused) focused.focus({ preventScroll: true });
@@ -78,8 +78,8 @@
 
   const announced = (part) => part.querySelector("[data-announce]")?.dataset.announce;
 
-  // Changes only what differs, so that whatever somebody focused, marked, ticked, opened or scrolled to stays.
-  function mend(old, fresh) {
+  // Changes only what differs, so that what is focused, selected, ticked, opened or scrolled to stays so.
+  function update(old, fresh) {
     if (old.isEqualNode(fresh)) return;
     if (old.nodeType !== Node.ELEMENT_NODE) {
       old.nodeValue = fresh.nodeValue;
@@ -96,7 +96,7 @@
     let next = old.firstChild;
     for (const child of children) {
       let found = next;
-      // Not past what comes later: what is new may stand before it.
+      // Not past a child that comes later: the new one may be inserted before it.
       while (found && !isSame(found, child)) found = keyOf(found) && staying.has(keyOf(found)) ? null : found.nextSibling;
       if (!found) {
         old.insertBefore(child, next);
@@ -104,7 +104,7 @@
       }
       while (next !== found) next = removed(next);
       next = found.nextSibling;
-      mend(found, child);
+      update(found, child);
     }
     while (next) next = removed(next);
   }
@@ -117,14 +117,14 @@
 
   const keyOf = (node) => (node.nodeType === Node.ELEMENT_NODE && (node.id || node.dataset.key)) || "";
 
-  // What somebody is about to press never becomes another thing under their hand.
+  // What a user is about to click never becomes something else under the pointer.
   const NAMES = ["id", "data-key", "href", "action", "type", "name", "value"];
   const isSame = (one, other) =>
     one.nodeName === other.nodeName &&
     (one.nodeType !== Node.ELEMENT_NODE ||
       NAMES.every((name) => one.getAttribute(name) === other.getAttribute(name)));
 
-  // -- hearing of changes
+  // -- events
 
   function connect() {
     disconnect();
@@ -133,28 +133,28 @@
     source = new EventSource(address);
     source.addEventListener("open", () => {
       stopPolling();
-      say("Live");
+      report("Live");
     });
     source.addEventListener("changed", (event) => {
-      if (line.textContent === "Not reached") say("Live");
+      if (line.textContent === "Not reached") report("Live");
       want(event.data.split(" "));
     });
     source.addEventListener("error", () => {
       poll();
-      if (source && source.readyState === EventSource.CLOSED) again = setTimeout(connect, AGAIN_MS);
+      if (source && source.readyState === EventSource.CLOSED) retry = setTimeout(connect, RETRY_MS);
     });
   }
 
   function disconnect() {
     if (source) source.close();
     source = null;
-    clearTimeout(again);
+    clearTimeout(retry);
     stopPolling();
   }
 
   function poll() {
     if (polling !== null || paused || ended) return;
-    say("Every 2 s", "polling");
+    report("Every 2 s", "polling");
     const all = () => want(fragments().map((each) => each.dataset.fragment));
     polling = setInterval(all, POLL_MS);
     all();
@@ -169,7 +169,7 @@
     ended = true;
     disconnect();
     button.hidden = true;
-    say(text, "lost");
+    report(text, "lost");
   }
 
   // -- the rest of the page
@@ -189,9 +189,9 @@
     button.textContent = paused ? "Resume" : "Pause";
     if (paused) {
       disconnect();
-      say("Paused", "paused");
+      report("Paused", "paused");
     } else {
-      say("");
+      report("");
       connect();
     }
   });
