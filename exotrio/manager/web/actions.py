@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from exotrio._util.words import plural
 from exotrio.manager.engine import retries, runs
-from exotrio.manager.rules.errors import Refused
+from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.web.guard import field
 from exotrio.manager.web.page import PageRequest
 
@@ -113,9 +113,7 @@ async def drain(request: PageRequest, form: dict[str, list[str]]) -> Done:
     """Ask a runtime to drain: to claim nothing more, finish what runs, and stop."""
     worker_id = field(form, "worker")
     if not request.service.workers.ask(request.namespace, worker_id, "drain"):
-        raise Refused(
-            404, f"no runtime {worker_id!r} has sent a heartbeat in namespace {request.namespace!r}"
-        )
+        raise _no_runtime(request, worker_id)
     return Done("The runtime will be asked to drain with its next heartbeat.", request.link("runtimes"))
 
 
@@ -124,13 +122,15 @@ async def ask_tasks(request: PageRequest, form: dict[str, list[str]]) -> Done:
     worker_id = field(form, "worker")
     worker = request.service.workers.find(request.namespace, worker_id)
     if worker is None:
-        raise Refused(
-            404, f"no runtime {worker_id!r} has sent a heartbeat in namespace {request.namespace!r}"
-        )
+        raise _no_runtime(request, worker_id)
     if not worker.last.shows_tasks:
         raise Refused(409, f"the runtime {worker_id!r} does not show its tasks; start it with --health-tasks")
     request.service.workers.ask(request.namespace, worker_id, "tasks")
     return Done("The task tree will come with the next heartbeat of the runtime.", request.link("runtimes"))
+
+
+def _no_runtime(request: PageRequest, worker_id: str) -> Refused:
+    return not_found(f"no runtime {worker_id!r} is known in namespace {request.namespace!r}")
 
 
 def _filled_in(form: dict[str, list[str]]) -> tuple[dict[str, str], dict[str, str], int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from pydantic_core import from_json
 
@@ -12,6 +12,7 @@ from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.queries.graph_detail import next_firings, secret_names
 from exotrio.manager.queries.node_detail import input_fields
 from exotrio.manager.queries.runs import search
+from exotrio.manager.rules.problems import Problem
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
@@ -26,6 +27,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     graph = find_graph(view, request.namespace, name)
     template = view.template(graph["template"])
     problems = from_json(graph["validation_errors"])
+    notes = {problem.node: problem.text for problem in map(Problem.read, reversed(problems))}
     store = template.body.store_config
 
     def href(place: Place) -> str | None:
@@ -33,7 +35,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         return request.link("nodes", place.node_name) if place.namespace == request.namespace else None
 
     def note(place: Place) -> str | None:
-        return _problem_of(place.identifier, problems)
+        return notes.get(place.identifier)
 
     data: dict[str, Data] = {
         "page": {
@@ -56,12 +58,6 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         found = search(view, request.namespace, graph=name)
         data["runs"] = {"runs": found.runs[:RUNS_SHOWN], "searched": found.searched, "of_graph": name}
     return data
-
-
-def _problem_of(identifier: str, problems: Sequence[str]) -> str | None:
-    """Return the first problem of a node of the graph, without its name."""
-    about = (f"node {identifier!r}:", f"node {identifier!r},")
-    return next((text.partition(": ")[2] for text in problems if text.startswith(about)), None)
 
 
 def _crons(firings: dict[str, int], template: Template) -> list[tuple[str, list[int]]]:
