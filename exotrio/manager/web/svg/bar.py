@@ -1,4 +1,4 @@
-"""A bar of statuses. Pure."""
+"""A bar of the states of a run, by class. Pure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from exotrio.manager.web.format import CANCELLED
 from exotrio.manager.web.svg.elements import element, join, share
 
 HEIGHT = 6
-LEAST = 0.012
-"""Share of the bar that even one state of thousands gets: a failure must not be too thin to see."""
+MIN_SHARE = 0.012
+"""Share of the bar that even one state of thousands gets, so that a failure is never too thin to see."""
 
 
 def bar(counts: Mapping[str, int]) -> Markup:
-    """Return a bar that is as wide as its place.
+    """Return a bar that is as wide as its container.
 
     Args:
-        counts: Class of statuses to how many, in the order in which they are shown.
+        counts: Class of statuses to number of states, in the order in which they are shown.
     """
     return _bar(counts, summary(counts))
 
@@ -58,11 +58,11 @@ def _bar(parts: Mapping[str, int], label: str) -> Markup:
 
 
 def pieces(counts: Mapping[str, int]) -> Markup:
-    """Return the rectangles of a bar over the whole width of the picture they stand in."""
+    """Return the rectangles of a bar, over the whole width of the picture that contains them."""
     total = sum(counts.values())
     if not total:
         return Markup("")
-    widths = [max(LEAST, count / total) for count in counts.values()]
+    widths = [max(MIN_SHARE, count / total) for count in counts.values()]
     scale = 1 / sum(widths)
     parts, x = [], 0.0
     for name, width in zip(counts, widths, strict=True):

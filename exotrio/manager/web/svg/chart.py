@@ -1,4 +1,4 @@
-"""The chart of what ended when. Pure."""
+"""The chart of the states that ended in the last hour. Pure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from exotrio.manager.web.format import minute
 from exotrio.manager.web.svg.elements import element, join, share
 
 HEAD, UP, DOWN, FOOT = 14, 92, 22, 16
-"""Pixels from the top: the scale, what ended, below the axis what failed, the times."""
+"""Heights in pixels, from the top: the scale, bars of ended states, bars of failed ones, the times."""
 HEIGHT = HEAD + UP + DOWN + FOOT
 
 
 def draw_throughput(ended: Sequence[int], failed: Sequence[int], *, last_minute_ms: int) -> Markup:
-    """Return bars per minute: up what ended, and down, to a scale of its own, how much of it failed.
-
-    One failure among thousands is as tall as it is alone, and is told by where it stands too.
+    """Return two bars a minute: upwards the states that ended, and downwards, with a scale of its own, how
+    many of them failed. So one failure among thousands is as tall as a failure alone.
 
     Args:
         ended: How many states ended in each minute, the present one last.
@@ -35,14 +34,14 @@ def draw_throughput(ended: Sequence[int], failed: Sequence[int], *, last_minute_
     if worst:
         text = f"at worst {worst:,} failed"
         parts.append(element("text", text, class_="tick bad", x="100%", y=10, text_anchor="end"))
-    for index, (all_of_them, bad) in enumerate(zip(ended, failed, strict=True)):
+    for index, (total, bad) in enumerate(zip(ended, failed, strict=True)):
         at = last_minute_ms - (count - 1 - index) * 60_000
         x, width = share((index + 0.12) / count), share(0.76 / count)
-        if all_of_them:
-            up = max(2.0, UP * all_of_them / highest)
+        if total:
+            up = max(2.0, UP * total / highest)
             drawn = [
-                element("title", f"{minute(at)} UTC: {all_of_them:,} ended, {bad:,} of them failed"),
-                # All of the minute answers to the mouse.
+                element("title", f"{minute(at)} UTC: {total:,} ended, {bad:,} of them failed"),
+                # The title shows wherever the pointer is within the minute.
                 element("rect", class_="whole", x=x, width=width, y=HEAD, height=UP + DOWN),
                 _bar("success", x, width, axis - up, up),
             ]

@@ -1,4 +1,4 @@
-"""Writing SVG: every attribute and text goes through here, escaped. Pure."""
+"""SVG elements; every attribute and text is escaped here. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def element(tag: str, *children: str | Markup, **attributes: Value) -> Markup:
 
     Args:
         tag: Its name.
-        children: Markup as it is; plain text is escaped.
+        children: Markup is kept; plain text is escaped.
         attributes: ``_`` in a name stands for ``-``, one at its end is dropped (``class_``); None leaves
             the attribute out.
     """
@@ -28,12 +28,12 @@ def element(tag: str, *children: str | Markup, **attributes: Value) -> Markup:
 
 
 def join(parts: list[Markup]) -> Markup:
-    """Return markup in a row."""
+    """Return the parts, joined."""
     return Markup("").join(parts)
 
 
 def share(part: float) -> str:
-    """Return a length as a share of the picture's width, which the page decides."""
+    """Return a length as a percentage of the picture's width, which the page decides."""
     return f"{100 * part:.2f}%"
 
 

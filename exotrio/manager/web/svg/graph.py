@@ -1,4 +1,4 @@
-"""The picture of a graph: one box for each place, whatever the number of its states. Pure."""
+"""The picture of a graph: one box for each node of the graph, whatever the number of its states. Pure."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from exotrio.manager.web.svg.graph_layout import Layout, lay_out
 
 WIDTH = 184
 LOW, HIGH = 52, 78
-"""How high boxes are without counts, and with them."""
+"""Heights of a box without counts, and with them."""
 GAP_X, GAP_Y = 44, 18
 EDGE = 8
-"""Left free around the picture, for lines and focus rings."""
+"""Margin of the picture, for lines and focus rings."""
 MAX_NAME = 24
 URGENT = ("errored", "cancelled", "running", "waiting", "retried", "pruned", "success")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Box:
-    """One place of a graph.
+    """One node of a graph.
 
     Attributes:
         name: Its identifier.
-        node: Name of the node that runs there.
-        followers: Identifiers of what comes next.
-        unites: Identifier of what it unites, if it does.
-        counts: Class of statuses to how many states, in the order of the bar; None for no bar at all.
-        href: Where a click leads, if anywhere.
-        chosen: Whether its states are the ones listed now.
+        node: Name of the registered node.
+        followers: Identifiers of its next nodes.
+        unites: Identifier of the node that it unites, if any.
+        counts: Class of statuses to number of states, in the order of the bar; None for no bar.
+        href: Link of the box, if any.
+        chosen: Whether its states are listed now.
         note: Shown in place of the counts, such as a problem.
     """
 
@@ -59,10 +59,10 @@ def boxes_of(
     """Return the boxes of a graph.
 
     Args:
-        href: Returns where a click on a place leads, if anywhere.
-        note: Returns what to say about a place, if anything.
-        counts: Class of statuses to how many states, for each place; None for no bars.
-        chosen: Identifier of the place whose states are listed.
+        href: Returns the link of a box, if any.
+        note: Returns the note of a box, if any.
+        counts: Class of statuses to number of states, for each node of the graph; None for no bars.
+        chosen: Identifier of the node whose states are listed.
     """
     return [
         Box(
@@ -83,8 +83,8 @@ def draw_graph(boxes: Sequence[Box], *, title: str) -> Markup:
     """Return the picture of a graph.
 
     Args:
-        boxes: Its places; edges to names that are not among them are left out.
-        title: Says what it is to who cannot see it.
+        boxes: Its nodes; edges to names that are not among them are left out.
+        title: Description for screen readers.
     """
     names = {box.name for box in boxes}
     united = {box.name for box in boxes if box.unites}
@@ -118,7 +118,7 @@ def draw_graph(boxes: Sequence[Box], *, title: str) -> Markup:
 
 @lru_cache(maxsize=128)
 def _layout(shape: tuple[tuple[str, tuple[str, ...]], ...]) -> Layout:
-    """Lay a graph out once: its counts change four times a second, its shape never."""
+    """Lay out a graph once: its counts may change four times a second, its shape does not."""
     return lay_out(dict(shape))
 
 
@@ -130,7 +130,7 @@ def _corner(place: tuple[int, float], high: int) -> tuple[float, float]:
 def _path(
     start: tuple[int, float], points: Sequence[tuple[int, float]], end: tuple[int, float], high: int
 ) -> str:
-    """Return a line that leaves and enters boxes, and passes points, horizontally."""
+    """Return a line that is horizontal where it leaves and enters boxes and where it passes points."""
     x, y = _corner(start, high)
     x, y = x + WIDTH, y + high / 2
     path = f"M{x:g} {y:g}"
@@ -161,7 +161,7 @@ def _draw(box: Box, x: float, y: float, high: int) -> Markup:
     if box.counts is not None:
         track = element("rect", class_="track", width="100%", height=HEIGHT)
         parts.append(element("svg", track, pieces(counts), x=12, y=47, width=WIDTH - 24, height=HEIGHT))
-        parts.append(_line(box.note, "bad", 68) if box.note else _standing(counts))
+        parts.append(_line(box.note, "bad", 68) if box.note else _urgent_counts(counts))
     if total:
         parts.append(element("text", f"{total:,}", class_="count", x=WIDTH - 12, y=22, text_anchor="end"))
     if box.unites:
@@ -183,8 +183,8 @@ def _draw(box: Box, x: float, y: float, high: int) -> Markup:
     return element("g", drawn, class_=" ".join(classes), transform=f"translate({x:g} {y:g})")
 
 
-def _standing(counts: Mapping[str, int]) -> Markup:
-    """Return the line below the bar: what matters most about these states, as far as it fits."""
+def _urgent_counts(counts: Mapping[str, int]) -> Markup:
+    """Return the line below the bar: the most urgent counts, as far as they fit."""
     facts = [f"{counts[name]:,} {name}" for name in URGENT if counts.get(name)]
     two = " · ".join(facts[:2])
     text = (two if len(two) <= MAX_NAME + 2 else facts[0]) or "not reached"

@@ -1,9 +1,9 @@
-"""Where the boxes of a graph go: layers from left to right, few crossings. Pure.
+"""Positions of the boxes of a graph: layers from left to right, with few crossings. Pure.
 
-The usual three steps: each box goes one layer behind the last one that leads to it; an edge over several
-layers passes through a point in each between; within a layer, boxes and points are ordered by the
-average place of their neighbours, forth and back a few times. Every step is linear in what it looks at,
-so a graph of the largest size (1,000 boxes) is drawn in well under a second.
+The usual three steps of layered drawing: each box goes one layer behind the last box that leads to it; an
+edge over several layers passes through a point in each layer between; within a layer, boxes and points are
+ordered by the average position of their neighbours, in a few sweeps forward and back. Every step takes
+linear time, so a graph of the largest size (1,000 boxes) is drawn in well under a second.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from itertools import pairwise
 
 SWEEPS = 6
 MAX_POINTS = 20_000
-"""Points of edges that are ordered; beyond them long edges run straight."""
+"""Points of edges that are ordered; beyond that, long edges run straight."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Places in the units of one box: column (from 0) and row (from 0, in halves and thirds too).
+    """Positions in units of one box: column (from 0) and row (from 0, may be a fraction).
 
     Attributes:
         boxes: Name to (column, row).
-        edges: (from, to) to the points (column, row) it passes between the two.
+        edges: (from, to) to the points (column, row) that the edge passes.
         columns: How many.
-        rows: Height of the highest column.
+        rows: Height of the tallest column.
     """
 
     boxes: dict[str, tuple[int, float]]
@@ -35,10 +35,10 @@ class Layout:
 
 
 def lay_out(followers: Mapping[str, Sequence[str]]) -> Layout:
-    """Return where to draw a graph without cycles.
+    """Return the layout of a graph without cycles.
 
     Args:
-        followers: Name to what follows it, in the order of their declaration.
+        followers: Name to the names that follow it, in the order of declaration.
     """
     layer = _layers(followers)
     columns: list[list[str]] = [[] for _ in range(max(layer.values(), default=-1) + 1)]
@@ -61,7 +61,7 @@ def lay_out(followers: Mapping[str, Sequence[str]]) -> Layout:
 
 
 def _layers(followers: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """Return the length of the longest way to each box."""
+    """Return the length of the longest path to each box."""
     leading = dict.fromkeys(followers, 0)
     for name in followers:
         for child in followers[name]:
@@ -80,7 +80,7 @@ def _layers(followers: Mapping[str, Sequence[str]]) -> dict[str, int]:
 def _chains(
     followers: Mapping[str, Sequence[str]], layer: Mapping[str, int], columns: list[list[str]]
 ) -> dict[tuple[str, str], list[str]]:
-    """Return each edge as the names it runs through, and enter points of its own into the columns."""
+    """Return each edge as the names that it passes, and add its points to the columns."""
     chains = {}
     points = 0
     for name in followers:
@@ -89,7 +89,7 @@ def _chains(
             if points < MAX_POINTS:
                 for column in range(layer[name] + 1, layer[child]):
                     points += 1
-                    # No name of a node holds a control character.
+                    # A control character cannot occur in a name.
                     chain.append(f"\0{points}")
                     columns[column].append(chain[-1])
             chains[name, child] = [*chain, child]
@@ -104,10 +104,10 @@ def _order(columns: list[list[str]], chains: Mapping[tuple[str, str], list[str]]
             after.setdefault(left, []).append(right)
             before.setdefault(right, []).append(left)
     for sweep in range(SWEEPS):
-        forth = sweep % 2 == 0
-        neighbours = before if forth else after
-        for index in range(1, len(columns)) if forth else range(len(columns) - 2, -1, -1):
-            beside = columns[index - 1 if forth else index + 1]
+        forward = sweep % 2 == 0
+        neighbours = before if forward else after
+        for index in range(1, len(columns)) if forward else range(len(columns) - 2, -1, -1):
+            beside = columns[index - 1 if forward else index + 1]
             rank, own = _ranks(beside), _ranks(columns[index])
             middles = {}
             for name in columns[index]:
@@ -117,5 +117,5 @@ def _order(columns: list[list[str]], chains: Mapping[tuple[str, str], list[str]]
 
 
 def _ranks(column: Sequence[str]) -> dict[str, float]:
-    """Return where each name stands in its column, from 0 to 1."""
+    """Return the position of each name in its column, from 0 to 1."""
     return {name: row / max(1, len(column) - 1) for row, name in enumerate(column)}

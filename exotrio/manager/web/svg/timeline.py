@@ -1,7 +1,7 @@
-"""The timeline of a run: a lane for each place, waiting and running told apart. Pure.
+"""The timeline of a run: a lane for each node of its graph, with waiting apart from running. Pure.
 
-Up to ``MAX_BARS`` states each is a bar: thin while it waits, thick while it runs. Beyond, a lane shows
-how many waited and ran at a time. Lengths along time are shares of the width, so that the picture is as
+In a run of up to ``MAX_BARS`` states each is a bar: thin while it waits, thick while it runs. In a larger one
+a lane shows how many waited and ran at a time. Times are shares of the width, so that the picture is as
 wide as its page and its text stays legible.
 """
 
@@ -18,9 +18,9 @@ from exotrio.manager.web.format import status_class
 from exotrio.manager.web.svg.elements import element, join, share
 
 MAX_IN_LANE = 14
-"""States of one lane that are bars though the run has more than ``MAX_BARS``."""
+"""States of one lane that are bars even if the run has more than ``MAX_BARS``."""
 MAX_ROWS = 14
-"""Of one lane; further bars that overlap lie on the last row."""
+"""Rows of one lane; further overlapping bars lie on the last row."""
 SLICES = 160
 HEAD = 22
 LABEL = 18
@@ -35,9 +35,9 @@ def draw_timeline(
     """Return the picture of a run.
 
     Args:
-        lanes: The places, from the top: name, and how many states there are.
+        lanes: The nodes of the graph, from the top: identifier, and number of states.
         spans: The states, in the order in which they were created.
-        href: Returns where a click on a state leads, by its id.
+        href: Returns the link of a state, by its id.
     """
     until, each = max(spans.until, 1), spans.each
     by_lane: list[list[Span]] = [[] for _ in lanes]
@@ -47,8 +47,8 @@ def draw_timeline(
     parts: list[Markup] = []
     y = HEAD
     for (name, count), members in zip(lanes, by_lane, strict=True):
-        # Siblings that came out of one fan-out never waited nor ran. One state among thousands is best
-        # seen as itself.
+        # Siblings from one fan-out neither waited nor ran. A few states among thousands are shown as
+        # themselves.
         seen = [span for span in members if span.runs is not None or span.ends != span.waits]
         as_bars = few or (
             len(seen) <= MAX_IN_LANE and (len(members) == count or 10 * len(seen) < len(members))
@@ -94,7 +94,7 @@ def _axis(until: int, height: int) -> list[Markup]:
 
 
 def nice_step(at_least: float) -> int:
-    """Return the next round span in milliseconds."""
+    """Return the next round duration in milliseconds."""
     seconds = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
     steps = [1, 2, 5, 10, 20, 50, 100, 200, 500, *(each * 1000 for each in seconds)]
     for step in steps:
@@ -134,7 +134,7 @@ def _bars(
         row = min(row, MAX_ROWS - 1)
         free[row] = max(free[row], ends)
         bar = _bar(lane, span, until, row * ROW)
-        # Out of the order of tabs: the table below has the same links, and nobody tabs through 500.
+        # Not in the tab order: the table below has the same links, and nobody tabs through 500.
         to = href(span.state_id) if href and span.state_id else None
         parts.append(element("a", bar, href=to, tabindex="-1") if to else element("g", bar))
     return join(parts), max(1, len(free)) * ROW
@@ -160,7 +160,7 @@ def _bar(lane: str, span: Span, until: int, y: int) -> Markup:
             )
         )
     if span.runs is not None:
-        # At least as wide as can be seen and hit.
+        # At least as wide as can be seen and clicked.
         width = max((ends - begins) / until, 0.003)
         x = min(begins / until, 1 - width)
         parts.append(
@@ -170,7 +170,7 @@ def _bar(lane: str, span: Span, until: int, y: int) -> Markup:
 
 
 def _running(span: Span, until: int) -> tuple[int, int]:
-    """Return from when to when a state ran; twice its end if it never did."""
+    """Return start and end of the time that a state ran; its end twice if it never did."""
     ends = until if span.ends is None else span.ends
     return ends if span.runs is None else min(max(span.runs, span.waits), ends), ends
 
@@ -213,7 +213,7 @@ def _slice(at: int, until: int) -> int:
 
 
 def _spread(slices: list[float], begin: float, end: float) -> None:
-    """Add 1 over a span, and to the slices at its ends as much as it covers of them."""
+    """Add 1 to the slices within a span, and to those at its ends the part that it covers."""
     first, last = min(SLICES - 1, int(begin)), min(SLICES - 1, int(end))
     if first == last:
         slices[first] += max(end - begin, 0.001)
