@@ -28,6 +28,7 @@ import trio
 from exotrio._execution.stuck import StuckNodes
 from exotrio._execution.threads import DaemonExecutor
 from exotrio._util import deadlines
+from exotrio._util.crossing import call_in_loop
 
 Ts = TypeVarTuple("Ts")
 
@@ -114,8 +115,7 @@ class AsyncioThread:
 
     def call_back(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         """Call ``function`` in the Trio thread, unless Trio's loop is over."""
-        with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(function, *args)
+        call_in_loop(self._token, function, *args)
 
     # -- in the Trio thread
 

@@ -10,7 +10,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -19,6 +18,7 @@ import anyio.to_thread
 import trio
 
 from exotrio._execution.stuck import StuckNodes
+from exotrio._util.crossing import call_in_loop
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,14 +76,10 @@ class _ThreadCall:
         """Have ``ended`` called in the loop when the call is over; False if it is over now."""
         token = trio.lowlevel.current_trio_token()
 
-        def report() -> None:
-            with suppress(trio.RunFinishedError):  # then nobody counts any more
-                token.run_sync_soon(ended, self._did)
-
         with self._lock:
             if self._did:
                 return False
-            self._report = report
+            self._report = lambda: call_in_loop(token, ended, self._did)
             return True
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import TypeVarTuple
@@ -14,6 +13,7 @@ import trio
 
 from exotrio._runtime.stop import Stop
 from exotrio._util import deadlines
+from exotrio._util.crossing import call_in_loop
 
 Ts = TypeVarTuple("Ts")
 
@@ -52,16 +52,13 @@ class HeartbeatThread:
             await trio.sleep_forever()
         finally:
             self._ending = True
-            if self._loop is not None:
-                with suppress(trio.RunFinishedError):
-                    self._loop.run_sync_soon(end)
+            call_in_loop(self._loop, end)
             with trio.move_on_after(deadlines.CLOSE, shield=True):
                 await self._over.wait()
 
     def call_back(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         """Call ``function`` in the runtime's loop, when that gets to it. From the thread."""
-        with suppress(trio.RunFinishedError):  # then nothing is held any more
-            self._runtime_loop.run_sync_soon(self._guarded, function, *args)
+        call_in_loop(self._runtime_loop, self._guarded, function, *args)
 
     def _guarded(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         try:

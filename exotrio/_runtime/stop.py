@@ -14,10 +14,11 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import trio
 
+from exotrio._util.crossing import call_in_loop
 from exotrio._util.exceptions import without_cancelled
 from exotrio.errors import ExotrioError
 
@@ -57,9 +58,7 @@ class Stop:
             why: Who asks, for the log.
         """
         self._requests.append((grace, why))
-        if self._token is not None:
-            with suppress(trio.RunFinishedError):  # then nothing is left to stop
-                self._token.run_sync_soon(self._take, idempotent=True)
+        call_in_loop(self._token, self._take, once=True)
 
     def enter_loop(self) -> None:
         """Handle requests in this loop from now on, those made before included."""

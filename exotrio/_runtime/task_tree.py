@@ -13,11 +13,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from types import FrameType
 
 import trio
 
+from exotrio._util.crossing import call_in_loop
 from exotrio._wire.vocabulary import MAX_TASK_TREE
 
 log = logging.getLogger("exotrio.runtime")
@@ -66,11 +66,9 @@ class TaskView:
 
         def inside() -> None:
             taken.append(self._tree())
-            with suppress(trio.RunFinishedError):  # the task that asked has ended
-                ours.run_sync_soon(done.set)
+            call_in_loop(ours, done.set)
 
-        with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(inside)
+        call_in_loop(self._token, inside)
         with trio.move_on_after(BLOCKED_AFTER):
             await done.wait()
         return taken[0] if taken else self._blocked_in()

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVarTuple
 
 import trio
+
+Ts = TypeVarTuple("Ts")
+
+
+def call_in_loop(
+    token: trio.lowlevel.TrioToken | None, function: Callable[[*Ts], object], *args: *Ts, once: bool = False
+) -> None:
+    """Call ``function`` in a Trio loop, soon. From any thread, and from a signal handler.
+
+    Args:
+        token: Of that loop. With None, or once the loop is over, nothing happens.
+        function: Called there. An error that it raises would end the loop.
+        once: Several calls before the loop gets to it are one. Defaults to not.
+    """
+    if token is not None:
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(function, *args, idempotent=once)
 
 
 class ThreadsafeEvent:
@@ -21,9 +40,7 @@ class ThreadsafeEvent:
 
     def set(self) -> None:
         """Wake the task that waits, or that waits next. From any thread; does nothing before ``attach``."""
-        if self._token is not None:
-            with suppress(trio.RunFinishedError):  # then nobody waits any more
-                self._token.run_sync_soon(self._set, idempotent=True)
+        call_in_loop(self._token, self._set, once=True)
 
     async def wait(self) -> None:
         """Wait until it was set since the last wait.
