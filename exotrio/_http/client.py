@@ -169,7 +169,7 @@ class HttpClient:
                 finally:
                     if self._events:
                         code = None if response is None or answered is None else response.status_code
-                        self._events.tell(Requested(_op(path), code, loop.current_time() - began))
+                        self._events.emit(Requested(_op(path), code, loop.current_time() - began))
         if response is None:
             raise self._too_late(asked, sent=sending.sent)
         if answered is None:

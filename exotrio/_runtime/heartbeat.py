@@ -187,7 +187,7 @@ class HeartbeatHandler:
         if why is Stopping.RUN_CANCELLED:
             what = f"its run {held.claim.run_id} was cancelled"
         elif self.ledger.events:
-            self.ledger.events.tell(LeaseLost(held.claim.node_name))
+            self.ledger.events.emit(LeaseLost(held.claim.node_name))
         held.forfeited = why
         if held.execution is None:
             log.warning("%s is dropped before it was begun: %s", held, what)

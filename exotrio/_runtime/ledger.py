@@ -277,7 +277,7 @@ class Ledger:
         if ending.is_left_behind:
             self._left_behind.append(held.claim.state_id)
         if self.events:
-            self.events.tell(StateEnded(held.claim.node_name, ending.value, held.duration))
+            self.events.emit(StateEnded(held.claim.node_name, ending.value, held.duration))
         self.notify()
 
     # -- what is held

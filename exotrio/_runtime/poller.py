@@ -175,7 +175,7 @@ class _Poller:
             self.ledger.notify()
         log.debug("claimed %d of up to %d states", len(claims), limit)
         if self.ledger.events:
-            self.ledger.events.tell(Polled("states" if claims else "empty"))
+            self.ledger.events.emit(Polled("states" if claims else "empty"))
         self._outage.worked()
         self.max_claimed = min(self.options.batch_size, self.max_claimed + (len(claims) == self.max_claimed))
         # What repeats a state that is held here is no sign that there are more.
@@ -254,7 +254,7 @@ class _Poller:
                 self.max_claimed,
             )
         if self.ledger.events:
-            self.ledger.events.tell(Polled(result))
+            self.ledger.events.emit(Polled(result))
         self._outage.failed(error, self._pause, level=level)
 
     def _longest_wait(self) -> float:

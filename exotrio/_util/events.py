@@ -1,9 +1,9 @@
-"""What a runtime tells whoever listens: the port that metrics, or a user's own counters, hang on.
+"""Events of a runtime, for metrics and for observers of a user's own (``exotrio.monitoring``).
 
-Without a listener no event is even made::
+Below everything that emits them. Without an observer no event is even made::
 
     if events:
-        events.tell(Polled("empty"))
+        events.emit(Polled("empty"))
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ Observer = Callable[[Event], None]
 
 
 class Events:
-    """Passes events on. True if somebody listens."""
+    """Passes events on to observers. True if there are any."""
 
     def __init__(self) -> None:
         self._observers: tuple[Observer, ...] = ()
@@ -83,14 +83,14 @@ class Events:
         return bool(self._observers)
 
     def add(self, observer: Observer) -> None:
-        """Tell ``observer`` too, from now on."""
+        """Pass later events to ``observer``, too."""
         self._observers += (observer,)
 
-    def tell(self, event: Event) -> None:
-        """Tell everybody. One that fails is told nothing more: it must not cost a state its outcome."""
+    def emit(self, event: Event) -> None:
+        """Call every observer. One that fails is removed: it must not cost a state its outcome."""
         for observer in self._observers:
             try:
                 observer(event)
             except Exception:
-                log.exception("an observer failed at %r; it is told nothing more", event)
+                log.exception("an observer failed at %r and is not called again", event)
                 self._observers = tuple(each for each in self._observers if each is not observer)
