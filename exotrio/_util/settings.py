@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exotrio.errors import ConfigurationError
 
@@ -38,7 +37,7 @@ PREFIX = "EXOSPHERE_"
 ENV_FILE = ".env"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """What the environment says. Empty values count as absent.
 
@@ -51,16 +50,17 @@ class Settings:
         namespace: ``EXOSPHERE_NAMESPACE``, the command line's default.
     """
 
-    state_manager_uri: str | None
-    api_key: str | None = field(repr=False)
-    state_manager_secret: str | None = field(repr=False)
-    secrets_encryption_key: str | None = field(repr=False)
-    cors_origins: str | None
+    state_manager_uri: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    state_manager_secret: str | None = field(default=None, repr=False)
+    secrets_encryption_key: str | None = field(default=None, repr=False)
+    cors_origins: str | None = None
     namespace: str | None = None
 
 
 @cache
-def _model() -> type[BaseSettings]:
+def environment_model() -> type[BaseSettings]:
+    """Return the model that reads the variables from the environment, then from ``.env``."""
     from pydantic import Field
     from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -85,8 +85,8 @@ def read_settings() -> Settings:
     Raises:
         ConfigurationError: ``.env`` exists and cannot be read.
     """
-    with _readable():
-        values = _model()().model_dump()
+    with readable():
+        values = environment_model()().model_dump()
     return Settings(**values)
 
 
@@ -101,7 +101,8 @@ def source_of(variable: str) -> str:
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def readable() -> Iterator[None]:
+    """Raise ConfigurationError if ``.env`` cannot be read."""
     try:
         yield
     except (OSError, UnicodeDecodeError) as error:
@@ -110,69 +111,3 @@ def _readable() -> Iterator[None]:
             where="looked up in the working directory for the settings EXOSPHERE_*",
             fix="make it a readable UTF-8 text file, or move it away",
         ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """What the environment and ``.env`` say, each by itself. Empty values are left out.
-
-    Attributes:
-        environment, file: Variable to value.
-        path: Where ``.env`` is looked up.
-        exists: It is there.
-        problem: Why it cannot be read; None if it can.
-        unparsed: Lines of it that are no settings.
-        unread: Names in either that begin like ours and are none.
-    """
-
-    environment: dict[str, str] = field(repr=False)
-    file: dict[str, str] = field(repr=False)
-    path: Path
-    exists: bool
-    problem: ConfigurationError | None = None
-    unparsed: list[int] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
-
-
-def read_sources() -> Sources:
-    """Return where each setting comes from: the environment counts, then ``.env``."""
-    from pydantic_settings import EnvSettingsSource
-
-    path = Path(ENV_FILE).absolute()
-    known = {name.upper() for name in VARIABLES}
-    named = [name for name in os.environ if name.upper().startswith(PREFIX)]
-    values: dict[str, str] = {}
-    problem, unparsed = None, list[int]()
-    try:
-        with _readable():
-            values, names, unparsed = _read_file()
-            named += [name for name in names if name.upper().startswith(PREFIX)]
-    except ConfigurationError as error:
-        problem = error
-    return Sources(
-        environment=_ours(EnvSettingsSource(_model())()),
-        file=values,
-        path=path,
-        exists=os.path.lexists(path),
-        problem=problem,
-        unparsed=unparsed,
-        unread=sorted({name for name in named if name.upper() not in known}),
-    )
-
-
-def _read_file() -> tuple[dict[str, str], list[str], list[int]]:
-    """Return the values of ours, all names, and the lines that cannot be read."""
-    from dotenv.parser import parse_stream
-    from pydantic_settings import DotEnvSettingsSource
-
-    values = _ours(DotEnvSettingsSource(_model())())
-    if not os.path.isfile(ENV_FILE):
-        return values, [], []
-    with open(ENV_FILE, encoding="utf-8") as stream:
-        bindings = list(parse_stream(stream))
-    names = [binding.key for binding in bindings if binding.key is not None]
-    return values, names, [binding.original.line for binding in bindings if binding.error]
-
-
-def _ours(found: dict[str, Any]) -> dict[str, str]:
-    return {name: found[name] for name in VARIABLES if name in found}

@@ -26,7 +26,7 @@ from exotrio.manager.store.port import Store
 from exotrio.manager.store.sqlite.store import MemoryStore, open_store
 
 KEY = "chaos-points-key-5512"
-SETTINGS = Settings(None, None, None, b64encode(bytes(32)).decode(), None)
+SETTINGS = Settings(secrets_encryption_key=b64encode(bytes(32)).decode())
 TERMS = Terms(lease_ttl_ms=6_000, claim_timeout_ms=15_000, poison_limit=1_000)
 DOWN = 1.5
 """Seconds a restart takes."""

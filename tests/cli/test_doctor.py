@@ -16,9 +16,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from exotrio._util.settings import read_sources
 from exotrio.cli.doctor import probe
 from exotrio.cli.doctor import server as server_doctor
+from exotrio.cli.doctor.sources import read_sources
 from tests.support import stock as stocks
 from tests.support.commands import NODES, Cli, with_worker
 from tests.support.processes import KEY, Ended, Server, ended, server

@@ -19,13 +19,7 @@ EVERYWHERE = "0.0.0.0"
 
 
 def settings(secret: str | None = None, key: str | None = None) -> Settings:
-    return Settings(
-        state_manager_uri=None,
-        api_key=key,
-        state_manager_secret=secret,
-        secrets_encryption_key=None,
-        cors_origins=None,
-    )
+    return Settings(api_key=key, state_manager_secret=secret)
 
 
 @pytest.mark.parametrize(

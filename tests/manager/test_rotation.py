@@ -276,7 +276,7 @@ def encrypt_three(self, value, **place):
 Cipher.encrypt = encrypt_three
 
 async def main():
-    settings = Settings(None, None, None, "{keys}", None)
+    settings = Settings(secrets_encryption_key="{keys}")
     async with open_service(sys.argv[1], settings=settings):
         print("all the way")
 

@@ -25,7 +25,7 @@ from tests.contract.flow import Flow
 from tests.support.helpers import SettableClock, node_name, ok, open_client, place
 
 KEY = "manager-suite-key-77d1"
-NO_SETTINGS = Settings(None, None, None, None, None)
+NO_SETTINGS = Settings()
 WAITS_FOR_THREAD = 20.0
 CHECKOUT = Path(__file__).parents[2]
 

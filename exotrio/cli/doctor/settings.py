@@ -22,11 +22,10 @@ from exotrio._util.settings import (
     SERVER_KEY_VARIABLE,
     URI_VARIABLE,
     VARIABLES,
-    Sources,
-    read_sources,
 )
 from exotrio.cli.connection import how_to_give_a_key, read_key
 from exotrio.cli.doctor.findings import Finding, info
+from exotrio.cli.doctor.sources import Sources, read_sources
 from exotrio.cli.terminal.words import meant
 from exotrio.errors import ConfigurationError
 
