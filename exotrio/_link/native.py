@@ -35,10 +35,10 @@ from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode
 from exotrio._wire.native import (
     MAX_FIELDS,
-    Beat,
-    BeatProgress,
+    HeartbeatProgress,
     HeartbeatReply,
     HeartbeatRequest,
+    HeartbeatState,
     HeldState,
     NativeClaimRequest,
     NativeState,
@@ -48,7 +48,7 @@ from exotrio._wire.v0 import NodeDeclaration
 from exotrio._wire.vocabulary import (
     MAX_BATCH,
     MAX_WAIT_MS,
-    BeatResult,
+    HeartbeatResult,
     from_ms,
     native_path,
     to_ms,
@@ -154,7 +154,7 @@ class NativeLink:
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer:
         """Renew leases, as ``Link.heartbeat`` says."""
-        results: list[BeatResult] = []
+        results: list[HeartbeatResult] = []
         ttls: list[int] = []
         commands: set[str] = set()
         for start in range(0, max(len(heartbeat.states), 1), MAX_BATCH):
@@ -319,7 +319,7 @@ def _claim(state: NativeState, asked_after: float) -> Claim:
     )
 
 
-def _beat(held: HeartbeatItem, token: str) -> Beat:
+def _beat(held: HeartbeatItem, token: str) -> HeartbeatState:
     said = held.progress
-    progress = None if said is None else BeatProgress(fraction=said.fraction, text=said.text)
-    return Beat(state_id=held.claim.state_id, token=token, running=held.running, progress=progress)
+    progress = None if said is None else HeartbeatProgress(fraction=said.fraction, text=said.text)
+    return HeartbeatState(state_id=held.claim.state_id, token=token, running=held.running, progress=progress)

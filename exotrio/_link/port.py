@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from exotrio._nodes.outcome import Outcome
 from exotrio._nodes.progress import Progress
-from exotrio._wire.vocabulary import BeatResult
+from exotrio._wire.vocabulary import HeartbeatResult
 
 if TYPE_CHECKING:
     from exotrio._wire.v0 import NodeDeclaration
@@ -154,7 +154,7 @@ class HeartbeatAnswer:
         commands: What an operator asks of this runtime.
     """
 
-    results: tuple[BeatResult, ...]
+    results: tuple[HeartbeatResult, ...]
     ttl: float | None
     commands: frozenset[str]
 

@@ -42,7 +42,7 @@ from exotrio._runtime.task_tree import TaskView
 from exotrio._util import deadlines
 from exotrio._util.backoff import Backoff
 from exotrio._util.events import LeaseLost
-from exotrio._wire.vocabulary import BeatResult
+from exotrio._wire.vocabulary import HeartbeatResult
 from exotrio.errors import ManagerError, ManagerUnavailable
 
 log = logging.getLogger("exotrio.heartbeat")
@@ -56,7 +56,7 @@ INTERVAL_IN_PROCESS = 1.0
 MIN_TIMEOUT = 1.0
 MAX_TIMEOUT = 10.0
 
-_WHY = {BeatResult.LOST: Stopping.LEASE_LOST, BeatResult.CANCELLED: Stopping.RUN_CANCELLED}
+_WHY = {HeartbeatResult.LOST: Stopping.LEASE_LOST, HeartbeatResult.CANCELLED: Stopping.RUN_CANCELLED}
 
 
 async def heartbeat(
@@ -168,7 +168,7 @@ class HeartbeatHandler:
         for (held, claim), result in zip(heartbeat.held, answer.results, strict=True):
             if held.claim is not claim:
                 continue  # it was claimed again meanwhile: this is about the lease before
-            if result is not BeatResult.OK:
+            if result is not HeartbeatResult.OK:
                 self._lose(held, _WHY[result])
             elif answer.ttl is None:
                 held.lease_until = math.inf

@@ -13,7 +13,7 @@ from exotrio._wire.vocabulary import (
     MAX_BATCH,
     MAX_TASK_TREE,
     MAX_WAIT_MS,
-    BeatResult,
+    HeartbeatResult,
     ItemResult,
     StateStatus,
 )
@@ -154,7 +154,7 @@ class ReleaseRequest(Body):
     delay_ms: DelayMs = 0
 
 
-class BeatProgress(Body):
+class HeartbeatProgress(Body):
     """How far a running node says it is.
 
     Fields:
@@ -166,7 +166,7 @@ class BeatProgress(Body):
     text: Annotated[str, Field(max_length=200)] = ""
 
 
-class Beat(HeldState):
+class HeartbeatState(HeldState):
     """A held state in a heartbeat.
 
     Fields:
@@ -175,7 +175,7 @@ class Beat(HeldState):
     """
 
     running: bool = False
-    progress: BeatProgress | None = None
+    progress: HeartbeatProgress | None = None
 
 
 class HeartbeatRequest(Body):
@@ -200,7 +200,7 @@ class HeartbeatRequest(Body):
     phase: Annotated[str, Field(max_length=32)] = ""
     busy: Annotated[int, Field(ge=0)] = 0
     buffered: Annotated[int, Field(ge=0)] = 0
-    states: Annotated[list[Beat], Field(max_length=MAX_BATCH)] = Field(default_factory=list)
+    states: Annotated[list[HeartbeatState], Field(max_length=MAX_BATCH)] = Field(default_factory=list)
     workers: Annotated[int, Field(ge=0)] = 0
     shows_tasks: bool = False
     tasks: Annotated[str, Field(max_length=MAX_TASK_TREE)] | None = None
@@ -210,9 +210,9 @@ class HeartbeatRequest(Body):
     ] = Field(default_factory=dict)
 
 
-class BeatReply(Body):
+class HeartbeatStateReply(Body):
     state_id: str
-    result: BeatResult
+    result: HeartbeatResult
 
 
 class HeartbeatReply(Body):
@@ -224,7 +224,7 @@ class HeartbeatReply(Body):
         commands: What an operator asks of the worker: ``drain``, ``tasks``.
     """
 
-    items: list[BeatReply]
+    items: list[HeartbeatStateReply]
     ttl_ms: Annotated[int, Field(ge=1)] | None = None
     commands: list[str] = Field(default_factory=list)
 

@@ -78,7 +78,7 @@ class ItemResult(StrEnum):
     """The item itself cannot be accepted, now or later."""
 
 
-class BeatResult(StrEnum):
+class HeartbeatResult(StrEnum):
     """What a heartbeat learns of a state."""
 
     OK = "ok"

@@ -48,9 +48,9 @@ MUTATIONS = {
     ),
     "heartbeats": Mutation(
         "_link/native.py",
-        "        results: list[BeatResult] = []\n",
-        "        return HeartbeatAnswer((BeatResult.OK,) * len(heartbeat.states), 60.0, frozenset())\n"
-        "        results: list[BeatResult] = []\n",
+        "        results: list[HeartbeatResult] = []\n",
+        "        return HeartbeatAnswer((HeartbeatResult.OK,) * len(heartbeat.states), 60.0, frozenset())\n"
+        "        results: list[HeartbeatResult] = []\n",
         ("every fault", "SIGTERM only"),
     ),
     "release on drain": Mutation(

@@ -33,7 +33,7 @@ from exotrio._link.port import Capabilities, Claim, Heartbeat, HeartbeatAnswer
 from exotrio._runtime.heartbeat import heartbeat
 from exotrio._runtime.ledger import Ledger, seconds_asleep
 from exotrio._runtime.stop import Stop
-from exotrio._wire.vocabulary import BeatResult, RunStatus, StateStatus
+from exotrio._wire.vocabulary import HeartbeatResult, RunStatus, StateStatus
 from exotrio.manager import embedded
 from tests.support.doubles import Call, Fails, NativeServer, V0Server, hang, reply, runtime
 
@@ -713,9 +713,11 @@ async def test_the_thread_sends_while_the_loop_is_blocked_and_answers_are_handle
 
     def answer(heartbeat: Heartbeat) -> HeartbeatAnswer:
         if not blocked.is_set():
-            return HeartbeatAnswer((BeatResult.OK,) * 2, 0.05, frozenset())
+            return HeartbeatAnswer((HeartbeatResult.OK,) * 2, 0.05, frozenset())
         heard.release()
-        return HeartbeatAnswer((BeatResult.OK, BeatResult.LOST)[: len(heartbeat.states)], 0.05, frozenset())
+        return HeartbeatAnswer(
+            (HeartbeatResult.OK, HeartbeatResult.LOST)[: len(heartbeat.states)], 0.05, frozenset()
+        )
 
     link, ledger = Apart(answer), Ledger()
     kept, lost = [
@@ -745,7 +747,7 @@ async def test_a_suspend_while_the_thread_waits_for_an_answer_counts_as_age() ->
         nonlocal asleep
         asleep = 100.0 if len(told) == 0 else asleep
         told.append(heartbeat)
-        return HeartbeatAnswer((BeatResult.OK,), 60.0, frozenset())
+        return HeartbeatAnswer((HeartbeatResult.OK,), 60.0, frozenset())
 
     told: list[Heartbeat] = []
     link, ledger = Apart(answer), Ledger(asleep=lambda: asleep)

@@ -21,8 +21,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from exotrio._wire.native import Beat, BeatReply
-from exotrio._wire.vocabulary import BeatResult, from_ms
+from exotrio._wire.native import HeartbeatState, HeartbeatStateReply
+from exotrio._wire.vocabulary import HeartbeatResult, from_ms
 from exotrio.manager.engine.states import CREATED, ERRORED, QUEUED, Changes, RunScope, add_event, find_state
 from exotrio.manager.engine.unites import decide
 from exotrio.manager.store.driver import Row
@@ -70,7 +70,9 @@ class Terms:
         return min(MAX_SWEEP_INTERVAL, from_ms(shortest) / SWEEPS_PER_TERM)
 
 
-def renew(tx: Transaction, namespace: str, beats: Sequence[Beat], now: int, terms: Terms) -> list[BeatReply]:
+def renew(
+    tx: Transaction, namespace: str, beats: Sequence[HeartbeatState], now: int, terms: Terms
+) -> list[HeartbeatStateReply]:
     """Give each state's lease a fresh term, if it is still its holder's.
 
     Args:
@@ -82,7 +84,7 @@ def renew(tx: Transaction, namespace: str, beats: Sequence[Beat], now: int, term
     for beat in beats:
         state = find_state(tx, namespace, beat.state_id)
         if state is None or state["token"] != beat.token:
-            result = BeatResult.LOST
+            result = HeartbeatResult.LOST
         elif state["status"] == QUEUED or _lapsed(state):
             begun = state["begun"] or beat.running
             if not state["local"]:
@@ -100,12 +102,12 @@ def renew(tx: Transaction, namespace: str, beats: Sequence[Beat], now: int, term
                 )
                 changes.transition_uncounted(state["run"], state["place"], CREATED, QUEUED)
                 add_event(tx, state["seq"], "lease regained", state["worker"])
-            result = BeatResult.OK
+            result = HeartbeatResult.OK
         else:
             run = tx.row("SELECT cancelled_at FROM runs WHERE id = ?", (state["run"],))
             cancelled = run is not None and run["cancelled_at"] is not None
-            result = BeatResult.CANCELLED if cancelled else BeatResult.LOST
-        replies.append(BeatReply(state_id=beat.state_id, result=result))
+            result = HeartbeatResult.CANCELLED if cancelled else HeartbeatResult.LOST
+        replies.append(HeartbeatStateReply(state_id=beat.state_id, result=result))
     changes.apply()
     return replies
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from exotrio._wire.native import BeatProgress
+from exotrio._wire.native import HeartbeatProgress
 from exotrio._wire.runtimes import ListedWorker, V0Asker, WorkersReply
 from exotrio.manager.engine.workers import SILENT_AFTER_MS, Worker
 from exotrio.manager.queries.load import held_by_worker
@@ -82,7 +82,7 @@ def _shown(worker: Worker, now: int) -> dict[str, Any]:
     }
 
 
-def progress_of(workers: Iterable[Worker]) -> dict[str, BeatProgress]:
+def progress_of(workers: Iterable[Worker]) -> dict[str, HeartbeatProgress]:
     """Return what running nodes said last of their progress, by state."""
     return {
         beat.state_id: beat.progress
