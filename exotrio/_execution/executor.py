@@ -26,7 +26,7 @@ from exotrio._nodes.signals import Signal
 from exotrio._util.backoff import OUTAGE
 from exotrio._util.exceptions import leaves, single_leaf
 from exotrio._util.redaction import Redactor
-from exotrio._util.validation import readable_errors
+from exotrio._util.words import readable_errors
 from exotrio.errors import FieldsInvalid, ManagerError, ManagerUnavailable
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from exotrio._util.json import NotJson, decode
 from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
-from exotrio._util.validation import readable_errors
+from exotrio._util.words import readable_errors
 from exotrio.errors import (
     InvalidResponse,
     KeyRefused,

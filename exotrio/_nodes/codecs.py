@@ -23,7 +23,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, NaiveDatetime, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
-from exotrio._util.validation import readable_errors
+from exotrio._util.words import readable_errors
 
 SCALARS = (bool, int, float, Decimal, UUID, datetime, AwareDatetime, NaiveDatetime, date, time, timedelta)
 

@@ -27,7 +27,7 @@ from exotrio._nodes.codecs import (
     resolved,
     text_of,
 )
-from exotrio._util.validation import readable_errors
+from exotrio._util.words import readable_errors
 from exotrio.errors import ConfigurationError, FieldsInvalid
 
 M = TypeVar("M", bound=BaseModel)

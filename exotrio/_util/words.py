@@ -1,6 +1,8 @@
-"""How counts and shares read in a sentence. Pure."""
+"""How counts, shares and what pydantic found wrong read in a sentence. Pure."""
 
 from __future__ import annotations
+
+from pydantic import ValidationError
 
 
 def plural(count: int, noun: str) -> str:
@@ -18,3 +20,15 @@ def percent(part: int, whole: int) -> str:
     if 99.9 < share < 100:
         return "> 99.9 %"
     return f"{share:.1f} %" if part and part != whole else f"{share:.0f} %"
+
+
+def readable_errors(error: ValidationError) -> list[str]:
+    """Return each problem in one line, ``field.0: what is wrong``.
+
+    Never ``str(error)`` instead: that quotes the values, which may be secret.
+    """
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    return [
+        ": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, "))))
+        for each in found
+    ]

@@ -116,31 +116,14 @@ class GraphRequest(GraphBody):
         return self
 
 
-class GraphReply(Body):
-    """A graph as the state manager shows it: secrets by name only."""
-
-    nodes: list[GraphNodeModel]
-    secrets: dict[str, bool]
-    retry_policy: RetryPolicyModel
-    store_config: StoreConfigModel
-    triggers: list[TriggerModel]
-    created_at: str
-    updated_at: str
-    validation_status: ValidationStatus
-    validation_errors: list[str]
-
-
 def _names_only(secrets: Any) -> Any:
     # The stock state manager sends ciphertexts along; nobody needs them.
     return dict.fromkeys(secrets, True) if isinstance(secrets, dict) else secrets
 
 
-class ListedGraph(Body):
-    """A graph in the list of them: secrets by name only."""
+class GraphReply(Body):
+    """A graph as the state manager shows it: secrets by name only."""
 
-    id: str = Field("", alias="_id")
-    name: str
-    namespace: str
     nodes: list[GraphNodeModel]
     secrets: Annotated[dict[str, bool], BeforeValidator(_names_only)]
     retry_policy: RetryPolicyModel
@@ -150,6 +133,14 @@ class ListedGraph(Body):
     updated_at: str
     validation_status: ValidationStatus
     validation_errors: list[str]
+
+
+class ListedGraph(GraphReply):
+    """A graph in the list of them."""
+
+    id: str = Field("", alias="_id")
+    name: str
+    namespace: str
 
 
 class GraphsReply(Body):

@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, Field
 
 from exotrio._wire.body import Body
 from exotrio._wire.native import NativeRunSummary, Uuid
-from exotrio._wire.v0 import StateDetail
+from exotrio._wire.v0 import StateDetail, StateNode
 from exotrio._wire.vocabulary import NATIVE_ROOT, RunStatus, StateStatus
 
 MAX_PAGE = 1_000
@@ -46,7 +46,7 @@ class StatesQuery(Body):
     before: Cursor | None = None
 
 
-class ListedState(Body):
+class ListedState(StateNode):
     """A state in a list.
 
     Fields:
@@ -57,13 +57,8 @@ class ListedState(Body):
         worker: Who claimed it last, natively.
     """
 
-    id: str
-    node_name: str
-    identifier: str
     graph_name: str
     run_id: str
-    status: StateStatus
-    error: str | None
     retry_count: int | None = None
     created_at: str = ""
     finished_at: str | None = None

@@ -86,21 +86,6 @@ class ClaimRequest(Body):
     batch_size: int
 
 
-class ClaimedState(Body):
-    state_id: str
-    node_name: str
-    identifier: str
-    inputs: dict[str, Any]
-    created_at: str
-
-
-class ClaimReply(Body):
-    count: int
-    namespace: str
-    status: StateStatus
-    states: list[ClaimedState]
-
-
 class OutcomeReply(Body):
     """What the replies to all outcomes have in common."""
 
@@ -181,18 +166,13 @@ class RunGraphReply(Body):
     execution_summary: dict[str, int]
 
 
-class StateDetail(Body):
+class StateDetail(StateNode):
     """One state in full."""
 
-    id: str
-    node_name: str
-    identifier: str
     graph_name: str
     run_id: str
-    status: StateStatus
     inputs: dict[str, Any]
     outputs: dict[str, Any]
-    error: str | None
     parents: dict[str, str]
     created_at: str
     updated_at: str

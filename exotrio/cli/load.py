@@ -21,8 +21,7 @@ import exotrio
 from exotrio._http.endpoint import ambient_endpoint
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.exceptions import first_leaf
-from exotrio._util.validation import readable_errors
-from exotrio._util.words import plural
+from exotrio._util.words import plural, readable_errors
 from exotrio.cli.exit_codes import ModuleInvalid
 from exotrio.cli.program import python_line
 from exotrio.cli.terminal.words import closest, meant

@@ -11,7 +11,7 @@ import anyio
 from pydantic import BaseModel, ValidationError
 
 from exotrio._http.response import Answer, invalid_response, problems_in
-from exotrio._util.validation import readable_errors
+from exotrio._util.words import readable_errors
 from exotrio._wire.graphs import GraphBody
 from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import ValidationStatus

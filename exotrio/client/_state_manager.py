@@ -11,7 +11,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ValidationError
 
 from exotrio._http.endpoint import resolve_endpoint, version_problems
-from exotrio._util.validation import readable_errors
+from exotrio._util.words import readable_errors
 from exotrio._wire.checkup import Checkup
 from exotrio._wire.graphs import GraphBody, GraphsReply, ListedGraph
 from exotrio._wire.native import NativeRun

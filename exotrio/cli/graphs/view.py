@@ -7,7 +7,7 @@ from typing import Any
 
 from exotrio._util.cron import next_occurrence_ms
 from exotrio._util.times import timestamp
-from exotrio._wire.graphs import GraphReply, ListedGraph
+from exotrio._wire.graphs import GraphReply
 from exotrio.cli.terminal.output import pairs
 from exotrio.graph import GraphNodeModel, RetryPolicyModel
 
@@ -15,7 +15,7 @@ NEXT_RUNS = 3
 """Coming occurrences shown for each cron trigger."""
 
 
-def graph_as_json(name: str, namespace: str, graph: GraphReply | ListedGraph) -> dict[str, Any]:
+def graph_as_json(name: str, namespace: str, graph: GraphReply) -> dict[str, Any]:
     """Return a graph as v0 shows it, with its name and when its triggers come due."""
     return {
         "name": name,
@@ -67,7 +67,7 @@ def next_runs(expression: str) -> list[str]:
     return found
 
 
-def _expressions(graph: GraphReply | ListedGraph) -> list[str]:
+def _expressions(graph: GraphReply) -> list[str]:
     return list(dict.fromkeys(trigger.value.expression for trigger in graph.triggers))
 
 

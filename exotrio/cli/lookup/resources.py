@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from exotrio._util.validation import readable_errors
+from exotrio._util.words import readable_errors
 from exotrio._wire.graphs import GraphReply
 from exotrio._wire.native import NativeRun
 from exotrio._wire.vocabulary import is_state_id

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from exotrio._httpd import is_crowded, stopping_event
-from exotrio._util.validation import readable_errors
+from exotrio._util.words import readable_errors
 from exotrio._wire.native import (
     HeartbeatRequest,
     ItemReply,
