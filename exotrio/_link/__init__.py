@@ -1,0 +1,37 @@
+"""The link: how a runtime works with a state manager.
+
+::
+
+    poller ---- claim ---->                  +-- v0 ------ any state manager
+    worker ---- secrets -->  port -- auto ---+
+    reporter -- report,      (Link)          +-- native -- ours: leases, batches, long poll
+                release -->                        |
+    heartbeat ------------>                        +-- batches
+
+- ``port``: the protocol ``Link``, and the values that pass through it. Everything above ``_link``
+  knows these only, and ``auto.open_link``, which the engine calls.
+- ``auto``: ``AutoLink``, which finds out what the server is (``_http/discovery`` knows how) and uses the
+  adapter that fits, also after the server was replaced.
+- ``v0`` and ``native``: the two adapters; ``batches`` sends the batches of the native one.
+- ``outcomes``: the one form of an outcome outside this process; the outbox of the runtime uses it, too.
+- ``shields``: cancel scopes with a deadline that the stop path moves (``Link.settle_by``).
+
+A link does not know workers, channels or phases. It repeats nothing that its callers can repeat: it
+returns what is known of each item (``Fate``), and the poller and the reporter decide.
+
+Rules
+-----
+
+1. A claim is settled before ``trio.Cancelled`` leaves it: what it took is released, or logged. On v0 the
+   answer alone names the states, so the request is shielded until it is there; a native claim has an id
+   under which it is released without its answer.
+2. A lost answer to a v0 claim is counted (``lost_claims``) and logged: the states stay QUEUED unknown to us.
+3. On v0, ``re-enqueue-after`` acts on any state, also on one that ended. So a release or a requeue is sent
+   once, and never after a report whose fate is unknown (``Fate.UNKNOWN`` otherwise). Reports may be repeated.
+4. On the native API, tokens guard reports and releases: both may be repeated.
+5. A refusal that would end a report or a release is believed only if the server repeats it after it has said
+   again what it is: a gateway without a route, or another application on the port, refuses everything.
+6. One item that cannot be delivered must not cost others their delivery: a batch that is refused as a whole
+   is halved down to the item at fault, and one request of an outage is enough.
+7. Every shield has a deadline, which only becomes earlier.
+"""
