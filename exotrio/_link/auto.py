@@ -16,7 +16,7 @@ import trio
 
 from exotrio._http.client import HttpClient
 from exotrio._http.discovery import discover, find_native, require_v0
-from exotrio._http.endpoint import Endpoint, resolve_endpoint, version_problems
+from exotrio._http.endpoint import Endpoint, version_problems
 from exotrio._http.response import one_line
 from exotrio._link.native import NativeLink
 from exotrio._link.port import Capabilities, Claim, ClaimLost, Fate, Heartbeat, HeartbeatAnswer, Settlement
@@ -33,15 +33,6 @@ from exotrio.errors import (
     NotFound,
     RequestRefused,
 )
-
-__all__ = [
-    "AutoLink",
-    "Endpoint",
-    "LinkKind",
-    "open_link",
-    "resolve_endpoint",
-    "version_problems",
-]
 
 log = logging.getLogger("exotrio")
 
@@ -75,7 +66,7 @@ def open_link(
         worker_id: Names this process in leases.
         workers: Tasks that run nodes; up to twice as many v0 reports are in flight at once.
         run_id: Claim states of this run only, where leases are; v0 cannot. Defaults to None: of any.
-        events: Told of each request.
+        events: Gets an event for each request.
 
     Raises:
         ConfigurationError: ``state_manager_version`` or ``kind`` does not exist.
@@ -93,13 +84,13 @@ def open_link(
 
 
 class AutoLink:
-    """The link of a runtime: v0 or native, whichever the server speaks, also after it was replaced.
+    """The link of a runtime: v0 or native, whichever the server speaks, also after the server was replaced.
 
-    Whenever the server may have become another (an outage ended, something was refused), the next call
-    first asks it what it is, and registers the nodes again in case it does not know them. During an outage
-    that question fails in place of the call. So a v0 claim, whose lost answer would strand states, is not
-    risked on a server that is away. Nor is a v0 release or requeue, which can be sent only once, after any
-    answer 500: the server may be there and its database away.
+    When the server may be another one (an outage ended, something was refused), the next call first asks
+    it what it is, and registers the nodes again in case it does not know them. During an outage that
+    question fails in place of the call. So no v0 claim, whose lost answer would leave states claimed, is
+    sent to a server that is away. After an answer 500, no v0 release or requeue, which can be sent only
+    once, is sent before the server was asked: it may answer while its database is away.
 
     A refusal that would end a report or a release is believed only if a server that has just said what it is
     repeats it: a gateway without a route, or another application on the port, refuses everything.
@@ -139,7 +130,7 @@ class AutoLink:
 
     @property
     def lost_claims(self) -> int:
-        """States that may be claimed with nobody knowing, at most: their number. 0 if all is well."""
+        """As ``Link.lost_claims`` says."""
         return self._v0.lost_claims
 
     def settle_by(self, deadline: float) -> None:
@@ -152,7 +143,7 @@ class AutoLink:
 
     async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
         """Find out what the server is and register node classes, as ``Link.register`` says."""
-        link = await self._fitting()
+        link = await self._adapter()
         await self._watch(link.register(runtime_name, nodes))
         self._registration = (runtime_name, nodes)
 
@@ -164,11 +155,11 @@ class AutoLink:
         """
         if self._current is self._v0 and trio.current_time() >= self._find_native_at:
             await self._find_native()
-        link = await self._fitting()
+        link = await self._adapter()
         try:
             return await self._watch(link.claim(limits, limit, wait=wait))
         except NotFound:
-            replacement = await self._fitting()
+            replacement = await self._adapter()
             if replacement is link:
                 raise
             return await self._watch(replacement.claim(limits, limit, wait=wait))
@@ -179,7 +170,7 @@ class AutoLink:
         return await self._deliver(lambda link, some: link.report(some), items, once=once)
 
     async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
-        """Hand claims back, as ``Link.release`` says."""
+        """Release claims, as ``Link.release`` says."""
         return await self._deliver(lambda link, some: link.release(some), claims, once=True)
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer | None:
@@ -191,18 +182,18 @@ class AutoLink:
 
     async def secrets(self, claim: Claim) -> dict[str, str]:
         """Fetch the secrets of the claim's node, as ``Link.secrets`` says."""
-        link = await self._fitting()
+        link = await self._adapter()
         return await self._watch(link.secrets(claim))
 
     async def aclose(self) -> None:
         """Close connections. Safe to call twice."""
         await self._http.aclose()
 
-    async def _fitting(self, *, once: bool = False) -> V0Link | NativeLink:
+    async def _adapter(self, *, once: bool = False) -> V0Link | NativeLink:
         """Return the adapter that fits the server, asking it first if that is in doubt.
 
         Args:
-            once: It is for something that v0 lets be sent only once.
+            once: The call may send something that v0 allows to be sent only once.
         """
         failures = self._failures
         if self._is_sure(once):
@@ -277,14 +268,14 @@ class AutoLink:
         *,
         once: bool,
     ) -> list[Settlement]:
-        link = await self._fitting_or_settlement(once=once)
+        link = await self._adapter_or_settlement(once=once)
         if isinstance(link, Settlement):
             return [link] * len(items)
         settlements = self._noted(await send(link, items))
         refused = [place for place, settlement in enumerate(settlements) if _is_refusal(settlement)]
         if refused:
             self._sure = False
-            link = await self._fitting_or_settlement(once=once)
+            link = await self._adapter_or_settlement(once=once)
             if isinstance(link, Settlement):
                 repeated = [link] * len(refused)
             else:
@@ -296,9 +287,9 @@ class AutoLink:
                     settlements[place] = settlement
         return settlements
 
-    async def _fitting_or_settlement(self, *, once: bool) -> V0Link | NativeLink | Settlement:
+    async def _adapter_or_settlement(self, *, once: bool) -> V0Link | NativeLink | Settlement:
         try:
-            return await self._fitting(once=once)
+            return await self._adapter(once=once)
         except KeyRefused as error:
             return Settlement(Fate.KEY_REFUSED, one_line(error), status=error.status)
         except ManagerUnavailable as error:

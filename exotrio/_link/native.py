@@ -60,7 +60,7 @@ T = TypeVar("T")
 
 CLAIM_TRIES = 3
 RELEASE_TIMEOUT = 3.0
-"""Bound of releasing a claim that was given up; after it the leases run out by themselves."""
+"""Bound of releasing a claim that was given up; after it the leases expire."""
 
 
 class NativeLink:
@@ -117,8 +117,8 @@ class NativeLink:
                 try:
                     claims = await self._claim_once(request, called)
                     if unanswered and not claims:
-                        # The request whose answer was lost may wait there still, or arrive late, and take
-                        # states for nobody.
+                        # The request whose answer was lost may still wait there, or arrive late, and take
+                        # states that nobody would run.
                         await self._void(request.claim_id)
                     return claims
                 except ManagerError as error:
@@ -127,13 +127,13 @@ class NativeLink:
                     if not unanswered:
                         raise
                     attempt += 1
-                    # One that was too slow would bring just as much, just as slowly.
+                    # A claim whose answer was too slow would bring as much again, as slowly.
                     last = attempt == CLAIM_TRIES or isinstance(error, ResponseTooSlow)
                     if last or not isinstance(error, ManagerUnavailable):
                         await self._void(request.claim_id)
                         raise
                     pause = WITHIN_CALL.pause(attempt, min(error.retry_after or 0.0, 5.0))
-                # What is held under the id comes back at once; a longer wait would hide what was lost.
+                # What is held under the id comes back at once; waiting longer would delay it.
                 request = request.model_copy(update={"wait_ms": 0})
                 await trio.sleep(pause)
         except (trio.Cancelled, BaseExceptionGroup):  # older Trio groups it when it comes out of connecting
@@ -149,7 +149,7 @@ class NativeLink:
         return await _by_lease(items, lambda item: item[0], self._report, self._v0.report)
 
     async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
-        """Hand claims back, as ``Link.release`` says."""
+        """Release claims, as ``Link.release`` says."""
         return await _by_lease(claims, lambda claim: claim, self._release, self._v0.release)
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer:
@@ -159,7 +159,7 @@ class NativeLink:
         commands: set[str] = set()
         for start in range(0, max(len(heartbeat.states), 1), MAX_BATCH):
             states = [
-                _beat(held, held.claim.token)
+                _heartbeat_state(held, held.claim.token)
                 for held in heartbeat.states[start : start + MAX_BATCH]
                 if held.claim.token is not None
             ]
@@ -218,17 +218,17 @@ class NativeLink:
             except ValidationError:
                 unusable.append(state)
         if unusable:
-            await self._return_unusable(unusable)
+            await self._release_unusable(unusable)
         return claims
 
-    async def _return_unusable(self, states: Sequence[object]) -> None:
-        """Hand back states of an answer that make no sense to this client; log each."""
+    async def _release_unusable(self, states: Sequence[object]) -> None:
+        """Release states of an answer that this client cannot use; log each."""
         held: list[HeldState] = []
         for state in states:
             lease = state.get("lease") if isinstance(state, dict) else None
             token = lease.get("token") if isinstance(lease, dict) else None
             state_id = state.get("state_id") if isinstance(state, dict) else None
-            log.error("state %r came in a form this client cannot use; it is handed back", state_id)
+            log.error("releasing state %r: it came in a form this client cannot use", state_id)
             if isinstance(state_id, str) and isinstance(token, str):
                 held.append(HeldState(state_id=state_id, token=token))
         if held:
@@ -236,10 +236,13 @@ class NativeLink:
             try:
                 await self._http.ask("POST", native_path(self._namespace, "release"), body=request)
             except ManagerError as error:
-                log.warning("their release failed, so their leases have to run out: %s", error)
+                log.warning(
+                    "these states could not be released, and their leases have to expire: %s",
+                    error,
+                )
 
     async def _void(self, claim_id: str) -> None:
-        """Release whatever a claim took, or will take when it arrives late, whatever is cancelled around."""
+        """Release whatever a claim took, or will take when it arrives late, even if cancelled."""
         path, body = native_path(self._namespace, "release"), ReleaseRequest(claim_id=claim_id)
         why, attempt = "no time was left", 0
         with self._shields.shield(RELEASE_TIMEOUT) as shield, shield:
@@ -252,7 +255,7 @@ class NativeLink:
                     attempt += 1
                 else:
                     return
-        log.warning("a claim was given up and could not be released; its leases have to run out: %s", why)
+        log.warning("a claim that was given up could not be released, and its leases have to expire: %s", why)
 
     # -- reporting
 
@@ -319,7 +322,7 @@ def _claim(state: NativeState, asked_after: float) -> Claim:
     )
 
 
-def _beat(held: HeartbeatItem, token: str) -> HeartbeatState:
-    said = held.progress
-    progress = None if said is None else HeartbeatProgress(fraction=said.fraction, text=said.text)
+def _heartbeat_state(held: HeartbeatItem, token: str) -> HeartbeatState:
+    last = held.progress
+    progress = None if last is None else HeartbeatProgress(fraction=last.fraction, text=last.text)
     return HeartbeatState(state_id=held.claim.state_id, token=token, running=held.running, progress=progress)

@@ -1,9 +1,4 @@
-"""The port through which a runtime works with a state manager.
-
-Two adapters implement it: ``_link_v0`` for every v0 server, ``_link_native`` for ours. A link
-knows HTTP; it does not know workers, channels or phases. It never retries a report or a claim by
-itself: it says what is known, and the poller and the reporter decide.
-"""
+"""The port through which a runtime works with a state manager: the protocol and its values."""
 
 from __future__ import annotations
 
@@ -54,25 +49,25 @@ class Claim:
 
 
 class Fate(Enum):
-    """What is known of one report or release after it was tried."""
+    """What is known of one report or release after an attempt."""
 
     SETTLED = "settled"
     """The state manager has it (now, or already had it)."""
     DROPPED = "dropped"
-    """The state is no longer ours, or unknown there: nothing is left to do (404, 409, stale)."""
+    """The state is no longer ours, or the state manager does not know it (404, 409, stale)."""
     REFUSED = "refused"
     """This body will never be accepted (413, 422, invalid)."""
     RETRY = "retry"
-    """It may be tried again: repeating it does no harm."""
+    """It is not delivered; repeating it does no harm."""
     UNKNOWN = "unknown"
     """It may have arrived, and repeating it could do harm (a v0 release or requeue)."""
     KEY_REFUSED = "key refused"
-    """401 or 403: keep it, stop claiming."""
+    """401 or 403: it is not delivered, and nothing more should be claimed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The fate of one item, with what to log and when to try again.
+    """The fate of one item, what to log, and when to repeat it.
 
     Attributes:
         fate: What is known.
@@ -104,7 +99,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a heartbeat says. Immutable, so that it may be made in one loop and sent in another.
+    """The content of a heartbeat. Immutable: it is made in one loop and sent in another.
 
     Attributes:
         runtime: Name of the runtime.
@@ -112,10 +107,10 @@ class Heartbeat:
         busy: States whose node runs.
         buffered: States that wait for a worker.
         states: What is held under leases.
-        shows_tasks: Whether the command ``tasks`` is obeyed.
-        tasks: The task tree that was asked for.
-        workers: How many it has; 0 if that is not known.
-        nodes: Those it has, each with its inputs and outputs in one line.
+        shows_tasks: Whether this runtime answers the command ``tasks``.
+        tasks: The task tree, if that command asked for it.
+        workers: Number of its workers; 0 if that is not known.
+        nodes: Names of its nodes, each with its inputs and outputs in one line.
     """
 
     runtime: str
@@ -136,7 +131,7 @@ class HeartbeatItem:
     Attributes:
         claim: What is held.
         running: Whether its node runs.
-        progress: What its node said last, if anything.
+        progress: The last progress of its node, if any.
     """
 
     claim: Claim
@@ -151,7 +146,7 @@ class HeartbeatAnswer:
     Attributes:
         results: One per state of the heartbeat, in order.
         ttl: Seconds the renewed leases last from when the heartbeat was sent; None: for ever.
-        commands: What an operator asks of this runtime.
+        commands: Commands of an operator to this runtime: ``drain``, ``tasks``.
     """
 
     results: tuple[HeartbeatResult, ...]
@@ -165,7 +160,7 @@ class ClaimLost(Exception):
     Only a v0 link raises it; a native link releases by claim id instead.
 
     Attributes:
-        limit: How many.
+        limit: Number of states that the claim asked for.
         too_slow: The answer had begun to arrive.
     """
 
@@ -183,7 +178,7 @@ class Link(Protocol):
 
     @property
     def lost_claims(self) -> int:
-        """States that may be claimed with nobody knowing, at most: their number. 0 if all is well."""
+        """Largest number of states that may be claimed unknown to us, since answers to claims were lost."""
         ...
 
     def settle_by(self, deadline: float) -> None:
@@ -221,21 +216,21 @@ class Link(Protocol):
         ...
 
     async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
-        """Hand claims back so that others can run them at once, no attempt counted.
+        """Release claims, so that others can run them at once and no attempt is counted.
 
         One settlement per claim, in order. Never raises ManagerError.
         """
         ...
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer | None:
-        """Say that this runtime lives, and renew the leases of what it holds. May be repeated.
+        """Announce that this runtime lives, and renew the leases of what it holds. May be repeated.
 
         Args:
-            heartbeat: What to say.
+            heartbeat: What to send.
             timeout: Seconds for each request; there are several only for very many states.
 
         Returns:
-            What the state manager says; None if it has no leases (v0).
+            The answer; None if the state manager has no leases (v0).
 
         Raises:
             ManagerError: as its subclasses say; some leases may be renewed all the same.

@@ -3,7 +3,7 @@
 Two routes of v0 need care, because nothing guards them: their answers must not be lost.
 
 - A **claim** whose answer is lost leaves states claimed that nobody knows. So a claim in flight
-  is shielded from cancellation until its answer is there, and what it brought is handed back.
+  is shielded from cancellation until its answer is there, and what it brought is released.
 - **re-enqueue-after** works on any state, also on one that already ended. So it is never sent
   twice, and never after a report whose fate is unknown: that would run a finished state again.
 
@@ -44,9 +44,9 @@ log = logging.getLogger("exotrio")
 CLAIM_TIMEOUT = 60.0
 """Long, since giving up on a v0 claim may strand states."""
 RELEASE_TIMEOUT = 5.0
-"""Bound of handing back what a cancelled claim brought."""
+"""Bound of releasing what a cancelled claim brought."""
 UNUSABLE_DELAY_MS = 60_000
-"""A state this client cannot run goes back this late, or it would return with every poll."""
+"""Delay of a state this client cannot run, which would otherwise come back with every poll."""
 MAX_REMEMBERED = 100_000
 _ROUTES = {"executed": "executed", "errored": "errored", "pruned": "prune"}
 
@@ -60,7 +60,7 @@ class V0Link:
         concurrency: Most reports, and most releases, in flight at once.
 
     Attributes:
-        lost_claims: States that may be claimed with nobody knowing, at most: their number.
+        lost_claims: As ``Link.lost_claims`` says.
     """
 
     capabilities = Capabilities(leases=False, batch=False, long_poll=False)
@@ -69,11 +69,11 @@ class V0Link:
         self._http = http
         self._namespace = namespace
         self._reports = trio.CapacityLimiter(concurrency)
-        # Apart from the reports: a release with a deadline must not wait behind slow reports.
+        # Apart from the reports: a release has a deadline, and must not wait behind slow reports.
         self._releases = trio.CapacityLimiter(concurrency)
         self._turn = 0
         self._shields = Shields()
-        # Reports sent without a usable answer, oldest first: what a later "not queued" means hangs on it.
+        # Reports sent without a usable answer, oldest first: they decide what a later "not queued" means.
         self._unanswered: dict[str, None] = {}
         self.lost_claims = 0
 
@@ -114,7 +114,7 @@ class V0Link:
                     break
             await trio.lowlevel.checkpoint_if_cancelled()
         except trio.Cancelled:
-            await self._give_back(claims)
+            await self._release_all(claims)
             raise
         return claims
 
@@ -127,7 +127,7 @@ class V0Link:
         return await _each(items, lambda item: self._report(*item))
 
     async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
-        """Hand claims back with the smallest delay there is, as ``Link.release`` says."""
+        """Release claims with the smallest delay that v0 allows, as ``Link.release`` says."""
         return await _each(claims, lambda claim: self._requeue(claim, 1, self._releases))
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer | None:
@@ -153,14 +153,14 @@ class V0Link:
         free = [name for name, most in limits.items() if most >= limit]
         tight = [([name], most) for name, most in limits.items() if 0 < most < limit]
         portions = [(free, limit), *tight] if free else tight
-        # Another goes first each time, or a busy first portion would starve the others.
+        # They take turns at going first: a busy first portion would starve the others.
         self._turn += 1
         first = self._turn % len(portions) if portions else 0
         return portions[first:] + portions[:first]
 
     async def _claim_once(self, nodes: list[str], most: int) -> list[Claim]:
-        # Every exit of this call knows what the request took, or says that nobody does.
-        # Up to the last moment: an answer that leaves no time to hand its states back still names them.
+        # Every exit of this call knows what the request took, or counts and logs that it does not.
+        # Up to the last moment: an answer that leaves no time to release its states still names them.
         try:
             with self._shields.shield() as shield:
                 answer = await self._http.ask(
@@ -180,10 +180,10 @@ class V0Link:
             raise self._lost(most, f"answered {answer.status} without a list of states")
         claims = [claim for claim in map(_usable, states) if claim is not None]
         for claim in claims:
-            # It is ours anew (a requeue arrived after all): what was unknown of it is settled by that.
+            # A requeue of unknown fate arrived after all, since the state was claimed again.
             self._forget(claim.state_id)
         if len(claims) < len(states):
-            await self._return_unusable([state for state in states if _usable(state) is None])
+            await self._release_unusable([state for state in states if _usable(state) is None])
         return claims
 
     def _lost(self, most: int, why: str, *, too_slow: bool = False) -> ClaimLost:
@@ -191,27 +191,27 @@ class V0Link:
         log.error("a claim of up to %d states was sent and its answer is lost: %s", most, why)
         return ClaimLost(most, too_slow=too_slow)
 
-    async def _return_unusable(self, states: Iterable[object]) -> None:
-        """Hand back states of an answer that make no sense to this client; log each."""
+    async def _release_unusable(self, states: Iterable[object]) -> None:
+        """Release states of an answer that this client cannot use; log each."""
         known: list[Claim] = []
         for state in states:
             state_id = state.get("state_id") if isinstance(state, dict) else None
             if isinstance(state_id, str) and state_id:
-                log.error("state %s came without a usable node_name or inputs; it is handed back", state_id)
+                log.error("releasing state %s: it came without a usable node_name or inputs", state_id)
                 known.append(Claim(state_id, "", "", {}))
             else:
                 self.lost_claims += 1
-                log.error("a state came without a usable state_id; it stays claimed: %.200r", state)
-        await self._give_back(known, UNUSABLE_DELAY_MS)
+                log.error("a state without a usable state_id stays claimed: %.200r", state)
+        await self._release_all(known, UNUSABLE_DELAY_MS)
 
-    async def _give_back(self, claims: Sequence[Claim], delay_ms: int = 1) -> None:
-        """Release what is never going to run here, whatever is cancelled around; log what stays behind."""
+    async def _release_all(self, claims: Sequence[Claim], delay_ms: int = 1) -> None:
+        """Release what will never run here, even if cancelled; log what could not be released."""
         left = {claim.state_id: claim for claim in claims}
 
-        async def give_back(claim: Claim) -> None:
+        async def release_one(claim: Claim) -> None:
             settlement = await self._requeue(claim, delay_ms, self._releases)
             if settlement.fate is Fate.SETTLED or (
-                settlement.fate is Fate.DROPPED and await self._is_there()
+                settlement.fate is Fate.DROPPED and await self._answers_as_v0()
             ):
                 left.pop(claim.state_id, None)
             elif settlement.fate in (Fate.RETRY, Fate.DROPPED):
@@ -221,7 +221,7 @@ class V0Link:
         with self._shields.shield(RELEASE_TIMEOUT) as shield, shield:
             while retry:
                 batch, retry = retry, []
-                await _each(batch, give_back)
+                await _each(batch, release_one)
                 if retry:
                     await trio.sleep(WITHIN_CALL.pause(attempt))
                     attempt += 1
@@ -229,8 +229,8 @@ class V0Link:
             self.lost_claims += len(left)
             log.error("claimed states could not be released: %s", ", ".join(left))
 
-    async def _is_there(self) -> bool:
-        """Whether it was a state manager that refused, and not something in front of it."""
+    async def _answers_as_v0(self) -> bool:
+        """Whether a state manager refused, and not something in front of it."""
         try:
             await require_v0(self._http, self._namespace)
         except ManagerError:
@@ -266,7 +266,7 @@ class V0Link:
                     meaning = (
                         "no longer queued: probably recorded by an earlier report whose answer was lost"
                         if earlier
-                        else "no longer queued: it was ended, or handed to somebody else, without us"
+                        else "no longer queued: it ended, or another runtime has it"
                     )
                     return Settlement(settlement.fate, meaning, status=400)
                 return settlement
@@ -313,7 +313,7 @@ def settle_refusal(error: ManagerError) -> Settlement:
     elif error.status in {413, 422}:
         fate = Fate.REFUSED
     else:
-        # A redirect, a 405: about the route, not the state. It may be mended while we keep the outcome.
+        # A redirect, a 405: about the route, not the state. It may be fixed while we keep the outcome.
         fate = Fate.RETRY
     return Settlement(fate, one_line(error), status=error.status)
 

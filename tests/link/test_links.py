@@ -727,7 +727,7 @@ async def test_native_a_cancelled_claim_leaves_in_bounded_time_with_the_server_a
     link, _ = native_link(handler)
     await cancelled(lambda: link.claim({"A": 2}, 5), 1)
     assert trio.current_time() == pytest.approx(4)
-    assert "leases have to run out" in caplog.text
+    assert "leases have to expire" in caplog.text
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cancelled, lambda: link.claim({"A": 2}, 5), 1)
         await trio.sleep(2)

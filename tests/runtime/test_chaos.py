@@ -93,7 +93,7 @@ async def test_every_state_ends_is_free_again_or_is_named(
     held = {state.id for state in server.states.values() if state.status == "QUEUED"}
     unnamed = held - set(summary.left_behind)
     # A claim that could not even be given up is logged as such; its leases run out.
-    assert len(unnamed) <= summary.lost_claims or "leases have to run out" in caplog.text
+    assert len(unnamed) <= summary.lost_claims or "leases have to expire" in caplog.text
     assert not server.routes("errored")
     if badness == 0:
         assert not held
