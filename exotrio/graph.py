@@ -36,11 +36,11 @@ __all__ = [
 ]
 
 MAX_NAME = 256
-"""Longest name of anything that stands in a path, in characters."""
+"""Characters of a name that can stand in a URL path, at most."""
 MAX_NODES = 1_000
-"""Most places of one graph: what the checks remember grows with its square."""
+"""Places of one graph, at most: the memory of the checks grows with its square."""
 PART = 100
-"""Entries of an object that are checked at once, and so the most of which problems are told."""
+"""Entries of an object that are checked at once, and so the most whose problems are reported."""
 
 
 def check_name(name: str) -> str:
@@ -161,7 +161,7 @@ class GraphNodeModel(Declaration):
     node_name: Name
     namespace: Annotated[str, AfterValidator(check_name)]
     identifier: Identifier
-    # Any, not str: a value that is no string is a whole-graph error (400), not a field error (422).
+    # Any, not str: a value that is not a string is an error of the graph (400), not of a field (422).
     inputs: dict[str, Any] = Field(default_factory=dict)
     next_nodes: (
         Annotated[list[Name], Field(fail_fast=True, max_length=MAX_NODES), AfterValidator(_no_repeats)] | None

@@ -1,4 +1,4 @@
-"""What happened to one claimed state. Data only: who makes an outcome sends nothing."""
+"""Outcomes: what happened to one claimed state. Data only; the reporter sends them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a running node says it is: checked, and left where others look when they want to know."""
+"""The progress that a running node reports: checked, and kept where heartbeats and logs read it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from exotrio._util.redaction import NO_SECRETS, Redactor
 
 MAX_TEXT = 200
-"""Characters kept of a text: it goes on one line, and travels with every heartbeat."""
+"""Characters kept of a text: it is shown in one line, and sent with every heartbeat."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a node said last.
+    """The last progress of a node.
 
     Attributes:
         fraction: From 0 to 1; None if the node cannot tell.
@@ -28,11 +28,11 @@ class Progress:
 
 
 class ProgressView:
-    """Where one execution leaves its progress. Any thread may write or read it: it is one attribute.
+    """The progress of one execution. Any thread may write or read it: it is one attribute.
 
     Attributes:
-        last: What was said last.
-        redactor: Masks the state's secrets in what is said.
+        last: The last progress, if any.
+        redactor: Masks the state's secrets in its text.
     """
 
     __slots__ = ("last", "redactor")
@@ -42,21 +42,21 @@ class ProgressView:
         self.redactor = NO_SECRETS
 
     def say(self, fraction: object, text: object) -> None:
-        """Leave it here, as ``checked_progress`` makes it."""
+        """Keep a progress, checked by ``checked_progress``."""
         self.last = checked_progress(fraction, text, self.redactor)
 
 
 def checked_progress(fraction: object, text: object, redactor: Redactor = NO_SECRETS) -> Progress:
-    """Return the progress that these say.
+    """Return these as a progress.
 
     Args:
         fraction: A number from 0 to 1, or None.
-        text: What cannot be printed in it becomes a blank; what is beyond 200 characters is cut off.
+        text: Characters that cannot be printed become blanks; those beyond 200 are left out.
         redactor: Masks secrets in it.
 
     Raises:
         ValueError: ``fraction`` is out of range.
-        TypeError: one of them is of another kind.
+        TypeError: one of them has another type.
     """
     if fraction is not None:
         if isinstance(fraction, bool) or not isinstance(fraction, int | float):

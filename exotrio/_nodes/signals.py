@@ -1,5 +1,5 @@
-"""Signals a node raises to end its state in another way than with outputs. Data only: raising
-one sends nothing; the runtime reports it like any other outcome."""
+"""Signals that a node raises to end its state in another way than with outputs. Data only: the runtime
+reports the outcome like any other."""
 
 from __future__ import annotations
 

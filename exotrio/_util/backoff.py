@@ -40,6 +40,6 @@ class Backoff:
 WITHIN_CALL = Backoff(0.25, 2.0)
 """For attempts that somebody waits for."""
 OUTAGE = Backoff(0.25, 10.0)
-"""For what goes on until it works: it notices soon that a server is back, and does not crowd it."""
+"""For attempts that go on until one succeeds: they find a server that is back soon, and do not flood it."""
 REFUSED = Backoff(2.0, 30.0)
-"""For what was understood and refused: it will not be otherwise soon."""
+"""For what a server understood and refused: it will hardly accept it soon."""

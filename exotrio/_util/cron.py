@@ -1,4 +1,4 @@
-"""When a cron expression comes due. Pure; the grammar is croniter's, times are UTC."""
+"""When a cron expression is due. Pure; the grammar is croniter's, times are UTC."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 
 def next_occurrence_ms(expression: str, after_ms: int) -> int | None:
-    """Return the first time after ``after_ms`` that ``expression`` names, in Unix ms; None if it names none.
+    """Return the first time after ``after_ms`` that matches ``expression``, in Unix ms; None without one.
 
     Raises:
         ValueError: the expression cannot be read; the text says why.

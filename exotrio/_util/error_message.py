@@ -1,15 +1,15 @@
-"""What an error says, in one line, found in the text that was reported of it. Pure."""
+"""The line that says what happened, found in the reported text of an error. Pure."""
 
 from __future__ import annotations
 
 import re
 
 MAX_ERROR_BYTES = 64 * 1024
-"""Bytes that our runtimes report of an error at most."""
+"""Bytes of an error that our runtimes report, at most."""
 MAX_LINE = 500
 """Characters of the line that names an error."""
 MAX_DEPTH = 10
-"""Groups in groups that are shown as such."""
+"""Depth to which groups in groups are read as such."""
 
 _TRACEBACK = "Traceback (most recent call last):"
 _CHAINED = {
@@ -18,15 +18,15 @@ _CHAINED = {
 }
 _MARGINS = ("  |", "  + Exception Group")
 _RULE = re.compile(r"  \+-\+-{16} |    \+-{16}")
-"""What stands between the parts of a group."""
+"""The line between the parts of a group."""
 _VALIDATION = re.compile(r"\b\d+ validation errors? for ")
 
 
 def message_line(text: str | None, most: int = MAX_LINE) -> str:
     """Return the line of an error's text that says what happened; of a group, with the messages in it.
 
-    For where only the reported text is left, of whatever runtime: a traceback, or a message alone. What
-    a message goes on with, notes and frames are left out; so is what is beyond ``most`` characters.
+    For places that have only the reported text, of any runtime: a traceback, or a message alone. Further
+    lines of a message, notes and frames are left out, and what is beyond ``most`` characters.
     """
     lines = [line.rstrip() for line in (text or "").splitlines()]
     head, messages = _read(lines)
@@ -34,7 +34,7 @@ def message_line(text: str | None, most: int = MAX_LINE) -> str:
 
 
 def begin(text: str, most: int) -> str:
-    """Return the first ``most`` characters of ``text``; whether it was longer can be seen."""
+    """Return at most ``most`` characters of ``text``, with `` ...`` at the end if it is longer."""
     return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 
@@ -80,7 +80,7 @@ def _read_plain(lines: list[str]) -> str:
 
 
 def joined(lines: list[str], place: int) -> str:
-    """Return the message that begins there; one that only announces what follows, with that."""
+    """Return the message that begins at ``place``, with the next lines if it only announces them."""
     line = lines[place].strip()
     more = 1 if line.endswith(":") else 2 if _VALIDATION.search(line) else 0
     following = [other.strip() for other in lines[place + 1 : place + 1 + more]]

@@ -1,4 +1,4 @@
-"""JSON as the wire has it: what cannot be said in JSON is an error, never something near it."""
+"""JSON for the wire: a value without a JSON form is an error, never replaced by a similar one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def encode(value: Any) -> bytes:
     """
     try:
         text = to_json(value)
-        # to_json writes NaN and Infinity as such, which no other JSON reader accepts.
+        # to_json writes NaN and Infinity, which other JSON readers refuse.
         if b"NaN" in text or b"Infinity" in text:
             from_json(text, allow_inf_nan=False)
     except Exception as error:  # the value is a user's: its own serializers may raise anything

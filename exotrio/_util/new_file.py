@@ -1,4 +1,4 @@
-"""A file that appears under its name whole or not at all, readable by its owner only. Blocking."""
+"""A file that appears under its name complete or not at all, readable by its owner only. Blocking."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 def require_place(path: Path, *, overwrite: bool) -> None:
-    """Refuse a place that a file cannot or must not get.
+    """Check that a new file can be put at ``path``.
 
     Raises:
-        ConfigurationError: it is taken, or by no ordinary file.
+        ConfigurationError: something is there, or what is to be overwritten is not a regular file.
     """
     if os.path.lexists(path) and not overwrite:
         raise _exists(path)
     if os.path.lexists(path) and not path.is_file():
         # A folder, or a device such as /dev/null, which root would replace for everybody.
-        raise ConfigurationError(f"{path} is no ordinary file", fix="name another file")
+        raise ConfigurationError(f"{path} is not a regular file", fix="choose another name")
 
 
 def _exists(path: Path) -> ConfigurationError:
     return ConfigurationError(
-        f"{path} exists already", fix="choose another name, or overwrite it: overwrite=True, --overwrite"
+        f"{path} already exists", fix="choose another name, or overwrite it: overwrite=True, --overwrite"
     )
 
 
 class NewFile:
-    """A file in the making, beside its place.
+    """A file that is being written under another name, and renamed when it is complete.
 
     Args:
-        path: Where it will be.
+        path: The final name.
         what: What it is, for errors: ``the backup``.
-        error: What to raise if it cannot be made, written or put in its place.
+        error: Raised if it cannot be created, written or renamed.
 
     Attributes:
-        aside: Where it is meanwhile.
+        aside: The name meanwhile, in the same folder.
     """
 
     def __init__(self, path: Path, what: str, error: type[ExotrioError]) -> None:
@@ -53,31 +53,31 @@ class NewFile:
         self._fd: int | None = None
 
     def open(self) -> None:
-        """Make it."""
-        with self._told_as_ours("made"):
+        """Create it."""
+        with self._translate_errors("created"):
             self._fd = os.open(self.aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
     def write(self, piece: bytes) -> None:
         """Append to it."""
         assert self._fd is not None
         left = memoryview(piece)
-        with self._told_as_ours("written"):
+        with self._translate_errors("written"):
             while left:
                 left = left[os.write(self._fd, left) :]
 
     def sync(self) -> None:
-        """Have it on disk."""
+        """Write it through to the disk."""
         assert self._fd is not None
-        with self._told_as_ours("written"):
+        with self._translate_errors("written"):
             os.fsync(self._fd)
 
     def put_in_place(self, *, overwrite: bool) -> None:
-        """Give it its name. Nobody ever sees half of it under that.
+        """Rename it to its final name.
 
         Raises:
-            ConfigurationError: somebody else has that name by now.
+            ConfigurationError: that name was taken meanwhile.
         """
-        with self._told_as_ours("put in its place"):
+        with self._translate_errors("renamed"):
             if overwrite:
                 os.replace(self.aside, self._path)
             else:
@@ -89,7 +89,7 @@ class NewFile:
                 os.close(folder)
 
     def _link(self) -> None:
-        # Not a look first and a rename then: somebody may make the file in between.
+        # A check followed by a rename would overwrite a file that was created in between.
         try:
             os.link(self.aside, self._path)
         except FileExistsError:
@@ -104,7 +104,7 @@ class NewFile:
             os.replace(self.aside, self._path)
 
     def remove(self) -> None:
-        """Close it, and remove what was not put in its place."""
+        """Close it, and remove it if it was not renamed."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -112,7 +112,7 @@ class NewFile:
             self.aside.unlink(missing_ok=True)
 
     @contextmanager
-    def _told_as_ours(self, what: str) -> Iterator[None]:
+    def _translate_errors(self, what: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -123,10 +123,10 @@ class NewFile:
 
 
 def write_new(path: Path, content: bytes, what: str, *, overwrite: bool) -> None:
-    """Write a file at once.
+    """Write a whole file.
 
     Raises:
-        ConfigurationError: it cannot be written, or its place is taken.
+        ConfigurationError: it cannot be written, or its name is taken.
     """
     file = NewFile(path, what, ConfigurationError)
     try:

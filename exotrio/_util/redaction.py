@@ -3,8 +3,8 @@
 A value is masked in the forms in which it usually gets into a text: as it is and line by line, escaped as
 Python or JSON escape it (twice, since texts travel within texts), percent-encoded, and in Base64 at each of
 its three alignments. A part of a text (the beginning that a listing shows, the end that a query read) may
-begin or end within a secret, where no form of it matches any more: whoever has only a part says so, and what
-could belong to such a secret is dropped with the edge.
+begin or end within a secret, where no form of it matches. A caller that has only a part says so, and the
+characters at its edges that could belong to such a secret are dropped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import cached_property
 from urllib.parse import quote, quote_plus
 
 MIN_SECRET = 6
-"""Characters. Shorter values occur in any text by chance: hiding them would garble it and point at them."""
+"""Characters. Shorter values occur in any text by chance: masking them would garble it and reveal them."""
 
 MASK = "***"
 
@@ -46,9 +46,9 @@ class Redactor:
 
         Args:
             text: A whole text, or a part of one.
-            cut_before: It began earlier: up to 511 characters at the begin are dropped, since they may be
-                the rest of a secret.
-            cut_after: It goes on, and loses as much at the end.
+            cut_before: The whole text began earlier: up to 511 characters at the beginning are dropped, since
+                they may be the rest of a secret.
+            cut_after: The whole text goes on: as many are dropped at the end.
         """
         if not self._forms:
             return text
@@ -60,7 +60,7 @@ class Redactor:
         return text[edge if cut_before else 0 : max(0, len(text) - edge) if cut_after else None]
 
     def _redact_shortened(self, text: str) -> str:
-        """Mask what others left of a secret that they shortened: pydantic shows 50 characters of a value."""
+        """Mask the parts of secrets beside an ellipsis: pydantic shows 50 characters of a value."""
         if not any(part in text for part in self._ends):
             return text
         parts = _ELLIPSIS.split(text, MAX_ELLIPSES)
@@ -77,7 +77,7 @@ class Redactor:
     @cached_property
     def _forms(self) -> list[str]:
         """What is masked, the longest first: one secret may be part of another."""
-        # When they are first needed: most states end without a text that has to be searched.
+        # Made when first needed: most states end without a text that has to be searched.
         forms = {form for secret in self._secrets for form in _forms_of(secret)}
         forms |= {piece for form in forms for piece in _pieces_of(form)}
         return sorted(forms, key=len, reverse=True)

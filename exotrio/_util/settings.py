@@ -39,7 +39,7 @@ ENV_FILE = ".env"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What the environment says. Empty values count as absent.
+    """The settings. Empty values count as absent.
 
     Attributes:
         state_manager_uri: ``EXOSPHERE_STATE_MANAGER_URI``.
@@ -94,7 +94,7 @@ FROM_FILE = f" in {ENV_FILE} of the working directory"
 
 
 def source_of(variable: str) -> str:
-    """Return where a setting that is there comes from, to be told, ending in ``FROM_FILE`` if from there."""
+    """Return where a setting comes from, for messages; it ends in ``FROM_FILE`` if from there."""
     # As pydantic-settings looks it up: in any case, and empty values are absent.
     named = any(value for name, value in os.environ.items() if name.upper() == variable)
     return f"variable {variable}{'' if named else FROM_FILE}"

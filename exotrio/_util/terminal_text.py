@@ -1,16 +1,16 @@
-"""Texts from anybody as a terminal, a log or a page may show them: nothing in them is obeyed."""
+"""Texts of any origin made safe for a terminal, a log or a page: control characters are escaped."""
 
 from __future__ import annotations
 
 import re
 
-# C0, C1 and DEL; what turns the direction of the text behind it; what some take for a line end.
-# Tabs and line ends stay: whoever needs one line uses one_line.
+# C0, C1 and DEL; what changes the direction of text; what some programs take for a line end.
+# Tabs and line ends stay; one_line escapes them, too.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def harmless(text: str) -> str:
-    """Return ``text`` with what a terminal would obey instead of show as ``\\xNN`` or ``\\uNNNN``."""
+    """Return ``text`` with each control character that a terminal would obey as ``\\xNN`` or ``\\uNNNN``."""
     return _OBEYED.sub(_escape, text)
 
 

@@ -1,5 +1,4 @@
-"""Body of the native route by which a state manager says how it is itself. As in ``_wire``, both sides
-use it."""
+"""Body of the native route that shows the condition of a state manager and its database."""
 
 from __future__ import annotations
 
@@ -12,13 +11,13 @@ class HeldClaims(Body):
     """The QUEUED states of one node.
 
     Fields:
-        leased: Under a lease, which ends by itself if its holder is not heard of.
+        leased: Held under a lease, which expires without heartbeats of the holder.
         local: Held by a runtime in the process of the state manager.
-        timed: Claimed through v0, and given away again once the claim timeout is over.
-        leaseless: Claimed through v0 for ever: only their holder can end them, and nobody knows who that is.
-        oldest_leaseless_ms: Since the first of those was claimed; 0 without any.
-        overdue: Of all, those whose lease or timeout is over, and which were not given away yet.
-        overdue_ms: Since the first of those should have been.
+        timed: Claimed through v0 until the claim timeout.
+        leaseless: Claimed through v0 without a timeout: only their holder can end them, and it is unknown.
+        oldest_leaseless_ms: Time since the first of those was claimed; 0 without any.
+        overdue: Those whose lease or timeout expired, and which did not become claimable yet.
+        overdue_ms: Time since the first of those expired.
     """
 
     node: str
@@ -32,11 +31,11 @@ class HeldClaims(Body):
 
 
 class LostLeases(Body):
-    """What happened to leases in the last hour.
+    """Lost leases of the last hour.
 
     Fields:
-        lost: Leases that ended without an outcome.
-        poison: States that lost too many and became errors.
+        lost: Leases that expired without an outcome.
+        poison: States that lost too many leases and became errors.
     """
 
     lost: int
@@ -44,11 +43,11 @@ class LostLeases(Body):
 
 
 class Version(Body):
-    """One form in which live runtimes have a node.
+    """One version of a node among live runtimes.
 
     Fields:
         fields: The names of its inputs, a ``=`` behind those with a default, and of its outputs.
-        runtimes: Name and id of those that have it.
+        runtimes: Name and id of the runtimes with this version.
     """
 
     fields: str
@@ -56,21 +55,21 @@ class Version(Body):
 
 
 class Disagreement(Body):
-    """A node that live runtimes have with different inputs or outputs."""
+    """A node whose inputs or outputs differ between live runtimes."""
 
     node: str
     versions: list[Version]
 
 
 class DatabaseState(Body):
-    """The database, with all namespaces.
+    """The database, of all namespaces.
 
     Fields:
-        in_memory: It ends with the process.
+        in_memory: Whether it is lost when the process ends.
         size: Bytes, those that are free for reuse included.
         log_size: Bytes of the write-ahead log.
-        schema_version: Of its tables.
-        free_disk: Bytes that are left on its disk; None in memory.
+        schema_version: Version of its tables.
+        free_disk: Free bytes on its disk; None in memory.
     """
 
     in_memory: bool
@@ -81,16 +80,16 @@ class DatabaseState(Body):
 
 
 class Checkup(Body):
-    """How a state manager is.
+    """The condition of a state manager.
 
     Fields:
         at_ms: Its clock, in Unix milliseconds.
-        version: Of exotrio.
-        lease_ttl_ms: How long a lease holds without a heartbeat.
-        claim_timeout_ms: How long a claim through v0 holds; None for ever.
-        claims: By node of the namespace, those of which any state is QUEUED.
-        leases: Of states of the namespace.
-        disagreements: Of live runtimes of the namespace.
+        version: Its version of exotrio.
+        lease_ttl_ms: How long a lease lasts without a heartbeat.
+        claim_timeout_ms: How long a claim through v0 lasts; None: for ever.
+        claims: The QUEUED states of the namespace, by node.
+        leases: Lost leases of the namespace.
+        disagreements: Nodes that differ between live runtimes of the namespace.
     """
 
     at_ms: int

@@ -1,4 +1,4 @@
-"""Bodies of the native API. As in ``_wire_v0``, server and client share them."""
+"""Bodies of what runtimes ask of our state manager through the native API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from exotrio._wire.vocabulary import (
 from exotrio.graph import PartByPart
 
 MAX_FIELDS = 1_000
-"""Characters that a heartbeat says of the inputs and outputs of one node."""
+"""Characters that a heartbeat sends of the inputs and outputs of one node, at most."""
 
 
 def _uuid(text: str) -> str:
@@ -33,7 +33,7 @@ Uuid = Annotated[str, AfterValidator(_uuid)]
 
 
 class Discovery(Body):
-    """Reply of ``GET /exotrio/v1``: says that this server is ours, and what it can do."""
+    """Reply of ``GET /exotrio/v1``, by which clients recognise our server."""
 
     version: str
     capabilities: list[str]
@@ -43,14 +43,14 @@ class NativeClaimRequest(Body):
     """Claim states under a lease.
 
     Fields:
-        worker_id: Who claims; names the process for operators.
+        worker_id: Id of the process that claims, shown to operators.
         limits: Node name to the most states of it.
         limit: Most states in all.
         wait_ms: How long to wait for a first state.
         claim_id: Chosen by the client. The same id again returns the states still held under it.
-        run_id: Only states of this run, also if it is still to be triggered. None: of any.
-        announces: Whether its heartbeats say of each state if it runs, and do so before one begins whose
-            lease has ``announce``. Of a worker that does not, every claimed state counts as running.
+        run_id: Only states of this run, which may be triggered later. None: of any run.
+        announces: Whether the heartbeats of the process say which states run, and say so before a state
+            begins whose lease has ``announce``. Otherwise every claimed state counts as running.
     """
 
     worker_id: Annotated[str, Field(min_length=1, max_length=256)]
@@ -67,12 +67,12 @@ class Lease(Body):
 
     Fields:
         token: Sent back with the outcome; only the state's last token is accepted.
-        ttl_ms: Time left before the state is given to somebody else, or None if it never is.
+        ttl_ms: Time left before others can claim the state; None: never.
         attempt: 1 for the first attempt, then one more for each retry.
-        deliveries: How many workers in a row ended, or lost their lease, while they ran the state.
-        announce: Its last worker was lost. A heartbeat has to say that it runs before it begins.
-        alone: One more such end makes it an error. It is to run while nothing else runs beside it, so
-            that what ends the process then is this state.
+        deliveries: How many processes in a row ended, or lost their lease, while they ran the state.
+        announce: Its last process was lost. A heartbeat has to say that the state runs before it begins.
+        alone: One more such end makes it an error. It has to run while nothing else runs in the process,
+            so that it alone can be what ends the process.
     """
 
     token: str
@@ -155,10 +155,10 @@ class ReleaseRequest(Body):
 
 
 class HeartbeatProgress(Body):
-    """How far a running node says it is.
+    """The progress of a running node.
 
     Fields:
-        fraction: From 0 to 1; None if it does not say.
+        fraction: From 0 to 1; None if the node does not know.
         text: One line.
     """
 
@@ -170,8 +170,8 @@ class HeartbeatState(HeldState):
     """A held state in a heartbeat.
 
     Fields:
-        running: Whether its node runs; else it waits for a worker.
-        progress: What its node said last, if anything.
+        running: Whether its node runs; otherwise it waits for a worker.
+        progress: The last progress of its node, if any.
     """
 
     running: bool = False
@@ -179,7 +179,7 @@ class HeartbeatState(HeldState):
 
 
 class HeartbeatRequest(Body):
-    """A sign of life of a worker process, which renews the leases of all it holds.
+    """A sign of life of a runtime, which renews the leases of all states it holds.
 
     Fields:
         worker_id: As in its claims.
@@ -187,12 +187,12 @@ class HeartbeatRequest(Body):
         phase: Phase of the runtime.
         busy: Workers that run a node.
         buffered: States that wait for a worker.
-        states: All it holds.
-        workers: How many it has; 0 if it does not say.
-        shows_tasks: Whether it obeys the command ``tasks``.
+        states: All states it holds.
+        workers: Number of its workers; 0 if it does not say.
+        shows_tasks: Whether it answers the command ``tasks``.
         tasks: Its task tree, in the heartbeat after that command.
-        nodes: Those it has, with the names of their inputs and outputs as ``NodeDeclaration.fields`` gives
-            them: the beginning, if that is long.
+        nodes: Its nodes, with the names of their inputs and outputs as ``NodeDeclaration.fields`` gives
+            them, cut to ``MAX_FIELDS`` characters.
     """
 
     worker_id: Annotated[str, Field(min_length=1, max_length=256)]
@@ -221,7 +221,7 @@ class HeartbeatReply(Body):
     Fields:
         items: One per state, in the order of the request.
         ttl_ms: How long the renewed leases last, or None if they never end.
-        commands: What an operator asks of the worker: ``drain``, ``tasks``.
+        commands: What an operator asks of the runtime: ``drain``, ``tasks``.
     """
 
     items: list[HeartbeatStateReply]
@@ -236,10 +236,10 @@ class NativeTriggerRequest(TriggerRequest):
 
 
 class RunQuery(Body):
-    """Behind the ``?`` of a look at one run.
+    """Query of the route that shows a run.
 
     Fields:
-        wait_ms: How long to wait for its end.
+        wait_ms: How long to wait for the end of the run.
     """
 
     wait_ms: Annotated[int, Field(ge=0, le=MAX_WAIT_MS)] = 0
@@ -254,10 +254,10 @@ class NodeCounts(Body):
 
 
 class NativeRunSummary(RunSummary):
-    """A run with what v0 does not tell of it.
+    """A run, with fields that v0 lacks.
 
     Fields:
-        finished_at: When nothing of it was pending any more; None while something is.
+        finished_at: When the last of its states ended; None while any is pending.
         cancelled_at: When it was cancelled, if it was.
     """
 

@@ -1,5 +1,4 @@
-"""Bodies of the calls that operators make: the lists of both APIs, and the native routes that
-retry runs and look into them. As in ``_wire``, both sides use them."""
+"""Bodies of what operators ask of our state manager: lists, the history of a state, retries of a run."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ class StatesQuery(Body):
         run: Of this run.
         graph: Of this graph.
         node: Of this registered node.
-        identifier: Of this place; needs ``run`` or ``graph``.
+        identifier: Of the place with this identifier; needs ``run`` or ``graph``.
         status: In any of these statuses.
         limit: Most states of the page.
         before: ``next`` of the page before.
@@ -50,11 +49,11 @@ class ListedState(StateNode):
     """A state in a list.
 
     Fields:
-        error: What its error says, in one line of at most 500 characters.
+        error: One line of its error, of at most 500 characters.
         retry_count: Automatic retries before it.
         created_at: Empty if a v0 server was asked.
         finished_at: When it ended; None while it has not, or if a v0 server was asked.
-        worker: Who claimed it last, natively.
+        worker: Id of the process that claimed it last, through the native API.
     """
 
     graph_name: str
@@ -78,7 +77,7 @@ class RunsQuery(Body):
     Fields:
         graph: Of this graph.
         status: With this status.
-        since: Begun then or later; with an offset to UTC.
+        since: Created then or later; with an offset to UTC.
         limit: Most runs of the page.
         before: ``next`` of the page before.
     """
@@ -101,12 +100,12 @@ class RunsFound(Body):
 
 
 class StateEvent(Body):
-    """Something that happened to a state beside being claimed and finished.
+    """An event of a state, other than its last claim and its end.
 
     Fields:
         kind: ``released``, ``lease lost``, ``lease regained``, ``poison``, ``cancelled``,
             ``retried by hand``.
-        worker: Who held it then, if anybody.
+        worker: Id of the process that held it then, if any.
     """
 
     at: str
@@ -115,11 +114,11 @@ class StateEvent(Body):
 
 
 class Attempt(Body):
-    """One of the states that took each other's place.
+    """One of the states that replaced each other by retries.
 
     Fields:
         retry_count: Automatic retries before it.
-        by_hand: Whether somebody asked for it, and not the retry policy.
+        by_hand: Whether an operator asked for it, not the retry policy.
     """
 
     id: str
@@ -130,13 +129,13 @@ class Attempt(Body):
 
 
 class Holder(Body):
-    """Who has a QUEUED state.
+    """The process that holds a QUEUED state.
 
     Fields:
-        native: Under a lease; else through v0.
-        worker: Names it, natively.
-        local: It lives in the process of the state manager.
-        ttl_ms: Time left unless it is renewed, or None for ever.
+        native: Whether it claimed under a lease; otherwise through v0.
+        worker: Its id, if it claimed under a lease.
+        local: Whether it is the process of the state manager.
+        ttl_ms: Time left unless the lease is renewed; None: for ever.
     """
 
     native: bool
@@ -146,18 +145,18 @@ class Holder(Body):
 
 
 class StateHistory(StateDetail):
-    """One state in full, with all that happened to it.
+    """One state in full, with its history.
 
     Fields:
-        data: What its node pruned it with.
+        data: The data of the signal that pruned it.
         retry_count: Automatic retries before it.
-        deliveries: How many workers in a row ended, or lost their lease, while they ran it.
-        requeued: Waits because its node asked for it.
+        deliveries: How many processes in a row ended, or lost their lease, while they ran it.
+        requeued: Whether it waits because its node asked for it.
         enqueue_after: When it may be claimed.
-        claimed_at, worker: The last claim, and who made it (natively).
-        holder: Who has it now, if it is QUEUED.
-        events: What happened beside, oldest first.
-        attempts: It and the states that it took, or that took its, place; oldest first.
+        claimed_at, worker: The last claim, and the process that made it (if under a lease).
+        holder: The process that holds it, if it is QUEUED.
+        events: Further events, oldest first.
+        attempts: It, and the states that it replaced or that replaced it, oldest first.
     """
 
     data: dict[str, Any] | None
@@ -183,7 +182,7 @@ class RetryRunRequest(Body):
 
 
 class RetriedState(Body):
-    """A failed state, the one in its place, and that one's status."""
+    """A failed state, the state that replaces it, and the status of that one."""
 
     state_id: str
     new_state_id: str

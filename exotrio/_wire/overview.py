@@ -1,5 +1,4 @@
-"""Bodies of the native routes that show how a namespace and its state manager are. As in ``_wire``, both
-sides use them."""
+"""Bodies of the native routes that show what happens in a namespace, and that export a run."""
 
 from __future__ import annotations
 
@@ -14,11 +13,11 @@ from exotrio._wire.runtimes import ListedWorker
 EXPORT_TYPE = "text/html; charset=utf-8"
 MAX_RUNS = 100
 MAX_RUNTIMES = 100
-"""Runtimes that an overview names."""
+"""Runtimes in an overview, at most."""
 
 
 class OverviewQuery(Body):
-    """Behind the ``?`` of an overview.
+    """Query of the route that shows an overview.
 
     Fields:
         runs: How many of the newest runs to show.
@@ -28,21 +27,21 @@ class OverviewQuery(Body):
 
 
 class ExportQuery(Body):
-    """Behind the ``?`` of the export of a run.
+    """Query of the route that exports a run.
 
     Fields:
-        values: With inputs, outputs and values of the store.
+        values: Whether to include inputs, outputs and values of the store.
     """
 
     values: bool = True
 
 
 class OldestState(Body):
-    """The state that has waited longest of those that could run.
+    """The state that has been due longest.
 
     Fields:
         node: Its node.
-        waits_ms: Since it could run.
+        waits_ms: How long it has been due.
     """
 
     node: str
@@ -50,7 +49,7 @@ class OldestState(Body):
 
 
 class Throughput(Body):
-    """What ended in the last hour, by minute; the last minute is the present one.
+    """Attempts that ended in the last hour, by minute; the last minute is the present one.
 
     Fields:
         first_minute: When the first of these minutes began, in minutes of Unix time.
@@ -67,13 +66,13 @@ class NodeNow(Body):
     """A registered node.
 
     Fields:
-        waiting: States that wait, those whose time has not come included; counted up to 100,000.
-        eligible: Of those, what a runtime could claim now.
-        oldest_ms: Since the first of them could be claimed; 0 without any.
+        waiting: Waiting states, those that are due later included; counted up to 100,000.
+        eligible: Those of them that are due.
+        oldest_ms: How long the first of those has been due; 0 without any.
         running: States that a runtime holds.
         ended, failed: Attempts of the last hour.
         p50_ms, p95_ms: How long those ran; None without any.
-        offered_by: Names of the live runtimes that ask for it.
+        offered_by: Names of the live runtimes that claim its states.
     """
 
     name: str
@@ -95,12 +94,12 @@ class Overview(Body):
         at: When, by the clock of the state manager.
         running: States that runtimes hold.
         waiting: States that wait.
-        waiting_is_more: There are more than were counted.
+        waiting_is_more: Whether there are more than were counted.
         errored: States that failed within 24 h and were not retried.
-        oldest: What has waited longest, if anything could run.
+        oldest: The state that has been due longest, if any is due.
         nodes: By name.
         runtimes: The live ones first; ``MAX_RUNTIMES`` of ``runtime_count``.
-        v0_runtimes: Kinds of runtimes that ask through v0, which does not say who they are.
+        v0_runtimes: Kinds of clients that claim through v0, which does not identify them.
         runs: The newest ones.
     """
 

@@ -1,5 +1,4 @@
-"""Bodies of the native routes about workers, the processes in which runtimes work. As in ``_wire``, both
-sides use them."""
+"""Bodies of the native routes about runtimes, which the API calls workers."""
 
 from __future__ import annotations
 
@@ -7,20 +6,20 @@ from exotrio._wire.body import Body
 
 
 class ListedWorker(Body):
-    """A worker in the list of them.
+    """A runtime in the list of them.
 
     Fields:
-        worker_id: Names the process.
-        runtime: Name of its Runtime; empty before its first heartbeat.
-        phase: As it said last; ``starting`` before that.
-        live: It was heard of within the last minute, and did not say that it stopped.
-        asked_to_drain: It was, and has not begun yet.
+        worker_id: Id of the process.
+        runtime: Name of the Runtime; empty before its first heartbeat.
+        phase: Its phase at the last heartbeat; ``starting`` before the first.
+        live: Whether it sent something within the last minute, and did not announce its end.
+        asked_to_drain: Whether it was asked to drain and has not begun.
         workers: How many states it runs at once; 0 if it does not say.
         busy, buffered: States that ran, and that waited in it, at its last heartbeat.
-        holds: States that it holds, as the database knows.
-        heard_ms: Since it was heard of.
-        polled_ms: Since it last asked for states; None if it has not yet.
-        nodes: Those it asks for.
+        holds: States that it holds, by the database.
+        heard_ms: Time since it sent something.
+        polled_ms: Time since its last claim; None before the first.
+        nodes: Names of the nodes that it claims states of.
         shows_tasks: Whether its task tree can be asked for.
     """
 
@@ -40,11 +39,11 @@ class ListedWorker(Body):
 
 
 class V0Asker(Body):
-    """Somebody who asks for states through v0, which does not say who.
+    """Clients that claim the same nodes through v0, which does not identify them.
 
     Fields:
-        nodes: What is asked for.
-        polled_ms: Since it was asked for last.
+        nodes: Names of the nodes.
+        polled_ms: Time since the last such claim.
     """
 
     nodes: list[str]
@@ -52,11 +51,11 @@ class V0Asker(Body):
 
 
 class WorkersReply(Body):
-    """Who was heard of in the last ten minutes, or stopped in the last one.
+    """Runtimes that sent something in the last ten minutes, or stopped in the last one.
 
     Fields:
         workers: The live ones first, by runtime and id.
-        v0: Those whose last question was latest first.
+        v0: Clients of v0, those with the latest claim first.
     """
 
     workers: list[ListedWorker]
@@ -64,19 +63,19 @@ class WorkersReply(Body):
 
 
 class CommandReply(Body):
-    """A worker was asked for something, and hears of it with its next heartbeat."""
+    """A command for a runtime was accepted; its next heartbeat fetches it."""
 
     worker_id: str
     command: str
 
 
 class TasksReply(Body):
-    """The task tree that a worker sent last.
+    """The last task tree of a runtime.
 
     Fields:
-        asked: It was asked for another one, which has not come yet.
+        asked: Whether another one was asked for and has not come yet.
         tasks: None before the first one.
-        age_ms: Since it came.
+        age_ms: Time since it came.
     """
 
     worker_id: str

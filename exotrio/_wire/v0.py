@@ -81,7 +81,7 @@ class TriggerReply(Body):
 
 
 class ClaimRequest(Body):
-    # As many as a runtime can register: each costs a look.
+    # As many as a runtime can register: each costs a query.
     nodes: Annotated[list[str], Field(fail_fast=True, max_length=MAX_BATCH)]
     batch_size: int
 

@@ -1,8 +1,7 @@
 """Vocabulary of the two HTTP APIs, v0 and native (``/exotrio/v1``): paths, headers, limits, statuses.
 
-The one place with milliseconds, together with the bodies (``_wire_v0``, ``_wire_native``): everything
-else in exotrio counts float seconds. Apart from the bodies, since most of exotrio needs only these, and
-the bodies' classes cost every program that loads them 10 ms.
+Without the classes of the bodies: most of exotrio needs only these, and the classes cost every program
+that loads them 10 ms.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ NATIVE_VERSION = "1"
 KEY_HEADER = "x-api-key"
 REQUEST_ID_HEADER = "X-Exosphere-Request-ID"
 LEASE_HEADER = "x-exotrio-lease"
-"""Token of the lease a secrets request is made under."""
+"""Token of the lease under which secrets are fetched."""
 MAX_WAIT_MS = 15_000
-"""Longest long poll; also what every client adds to its timeout when it asks to wait."""
+"""Longest long poll. A client that asks to wait adds the time to its timeout."""
 MAX_BATCH = 1_000
-"""Most states one claim returns, and most items of one native batch."""
+"""States in the answer to a claim, and items of a native batch, at most."""
 
 MAX_TASK_TREE = 64 * 1024
-"""Most characters of a task tree."""
+"""Characters of a task tree, at most."""
 
 
 class StateStatus(StrEnum):
@@ -64,22 +63,22 @@ class ValidationStatus(StrEnum):
 
 
 class ItemResult(StrEnum):
-    """What became of one item of a native batch."""
+    """The result of one item of a native batch."""
 
     OK = "ok"
-    """Done now."""
+    """Recorded."""
     DUPLICATE = "duplicate"
-    """The same was already done under this token; nothing changed."""
+    """The same was recorded before under this token; nothing changed."""
     STALE = "stale"
-    """The token is no longer the state's, or the state already ended otherwise."""
+    """The token is no longer the state's, or the state ended with another outcome."""
     UNKNOWN = "unknown"
     """There is no such state in this namespace."""
     INVALID = "invalid"
-    """The item itself cannot be accepted, now or later."""
+    """The item cannot be accepted, now or later."""
 
 
 class HeartbeatResult(StrEnum):
-    """What a heartbeat learns of a state."""
+    """What the answer to a heartbeat says of a state."""
 
     OK = "ok"
     """Its lease is renewed."""

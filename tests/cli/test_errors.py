@@ -318,7 +318,7 @@ def test_a_backup_is_written_and_never_over_a_file_that_is_there(folder: Path, r
     assert end.code == 0, end
     assert end.out == f"copy.db: {(folder / 'copy.db').stat().st_size:,} bytes\n"
     again = ended("backup", "copy.db", cwd=folder, env=running.env)
-    told(again, 2, "copy.db exists already", "--overwrite")
+    told(again, 2, "copy.db already exists", "--overwrite")
     live = ended("backup", "busy.db", "--overwrite", cwd=folder, env=running.env)
     told(live, 2, "busy.db is the database of a state manager")
 

@@ -47,12 +47,12 @@ def test_a_run_is_written_to_a_file_that_only_its_owner_reads(cli: Cli, run: str
 
 def test_without_a_name_the_file_is_named_by_the_run(cli: Cli, run: str) -> None:
     assert cli("export", run[:6]).out.startswith(f"run-{run[:8]}.html: ")
-    told(cli("export", run), 2, f"run-{run[:8]}.html exists already", "--overwrite")
+    told(cli("export", run), 2, f"run-{run[:8]}.html already exists", "--overwrite")
 
 
 def test_a_file_that_exists_is_left_alone_unless_it_may_be_overwritten(cli: Cli, run: str) -> None:
     (cli.folder / "run.html").write_text("mine")
-    told(cli("export", run, "-o", "run.html"), 2, "run.html exists already", "--overwrite")
+    told(cli("export", run, "-o", "run.html"), 2, "run.html already exists", "--overwrite")
     assert (cli.folder / "run.html").read_text() == "mine"
     assert cli("export", run, "-o", "run.html", "--overwrite").code == 0
     assert run in (cli.folder / "run.html").read_text("utf-8")
@@ -60,7 +60,7 @@ def test_a_file_that_exists_is_left_alone_unless_it_may_be_overwritten(cli: Cli,
 
 def test_a_place_that_cannot_be_written_is_named(cli: Cli, run: str) -> None:
     told(cli("export", run, "-o", "absent/run.html"), 2, "absent/run.html cannot be made", "No such file")
-    told(cli("export", run, "-o", ".", "--overwrite"), 2, ". is no ordinary file")
+    told(cli("export", run, "-o", ".", "--overwrite"), 2, ". is not a regular file")
     assert os.listdir(cli.folder) == ["nodes.py"]
 
 

@@ -241,7 +241,7 @@ async def manager() -> AsyncIterator[StateManager]:
 async def test_a_file_that_exists_is_replaced_only_if_asked_to(manager: StateManager, tmp_path: Path) -> None:
     path = tmp_path / "copy.db"
     path.write_bytes(b"mine")
-    with pytest.raises(ConfigurationError, match="exists already"):
+    with pytest.raises(ConfigurationError, match="already exists"):
         await manager.backup(path)
     assert path.read_bytes() == b"mine"
     await manager.backup(str(path), overwrite=True)
@@ -272,7 +272,7 @@ async def test_a_file_made_meanwhile_is_not_replaced(
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", meanwhile)
-    with pytest.raises(ConfigurationError, match="exists already"):
+    with pytest.raises(ConfigurationError, match="already exists"):
         await manager.backup(path)
     assert path.read_bytes() == b"theirs"
     assert names(tmp_path) == [path.name]
