@@ -9,6 +9,7 @@ from typing import Any
 
 from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio.manager.engine.states import ERRORED, STATUSES
+from exotrio.manager.queries.runs import Found
 from exotrio.manager.queries.state_detail import summarize, times
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
@@ -43,20 +44,6 @@ def store_of(view: View, run: Row, template: Template) -> list[tuple[str, str]]:
     return sorted({**template.body.store_config.default_values, **given}.items())
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A page of states.
-
-    Attributes:
-        next: After which state to go on, if there may be more.
-        searched: How many states were searched, if the search ended before its page was full.
-    """
-
-    states: list[dict[str, Any]]
-    next: str | None
-    searched: int | None
-
-
 def list_states(
     view: View,
     run: Row,
@@ -65,7 +52,7 @@ def list_states(
     place: int | None,
     statuses: Sequence[str],
     after: str,
-) -> Listed:
+) -> Found:
     """Return a page of a run's states in the order in which they were made.
 
     Args:
@@ -102,14 +89,14 @@ def list_states(
         for row in page
     ]
     if len(rows) > PAGE_SIZE:
-        return Listed(states, view.state_id(page[-1]["seq"]), None)
+        return Found(states, view.state_id(page[-1]["seq"]), None)
     beyond = view.row(
         "SELECT seq FROM states WHERE run = ? AND seq > ? ORDER BY seq LIMIT 1 OFFSET ?",
         (run["id"], seq, MAX_SEARCHED - 1),
     )
     if beyond is None:
-        return Listed(states, None, None)
-    return Listed(states, view.state_id(beyond["seq"]), MAX_SEARCHED)
+        return Found(states, None, None)
+    return Found(states, view.state_id(beyond["seq"]), MAX_SEARCHED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,15 +61,15 @@ def run_row(run: Row, now_ms: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One page of a search.
+    """One page of a search through runs, or through the states of one.
 
     Attributes:
-        runs: What matches, newest first.
-        next: Where to go on, if there may be more.
-        searched: How many runs were looked at, if the search ended before its page was full.
+        rows: What matches, in the order of the search.
+        next: Cursor of the next page, if there may be one.
+        searched: How many were searched, if the search ended before its page was full.
     """
 
-    runs: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
     next: str | None
     searched: int | None
 

@@ -56,7 +56,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     }
     if "runs" in wanted:
         found = search(view, request.namespace, graph=name)
-        data["runs"] = {"runs": found.runs[:RUNS_SHOWN], "searched": found.searched, "of_graph": name}
+        data["runs"] = {"runs": found.rows[:RUNS_SHOWN], "searched": found.searched, "of_graph": name}
     return data
 
 

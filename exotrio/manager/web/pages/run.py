@@ -110,7 +110,7 @@ def _states(
         return request.link("runs", run["run_id"], **query) + "#states"
 
     return {
-        "states": listed.states if listed else [],
+        "states": listed.rows if listed else [],
         "progress": progress_of(request.workers) if run["pending"] else {},
         "searched": listed.searched if listed else None,
         "next": here(node=node, status=status, after=listed.next) if listed and listed.next else None,

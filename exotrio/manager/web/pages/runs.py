@@ -40,7 +40,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             before=query.get("before", ""),
         )
         data["list"] = {
-            "runs": found.runs,
+            "runs": found.rows,
             "searched": found.searched,
             "next": found.next and request.link("runs", **filters, before=found.next),
             "back": request.link("runs", **filters) if query.get("before") else None,

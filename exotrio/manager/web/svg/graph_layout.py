@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from itertools import pairwise
 
 SWEEPS = 6
@@ -62,18 +63,11 @@ def lay_out(followers: Mapping[str, Sequence[str]]) -> Layout:
 
 def _layers(followers: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Return the length of the longest path to each box."""
-    leading = dict.fromkeys(followers, 0)
-    for name in followers:
-        for child in followers[name]:
-            leading[child] += 1
-    ready = [name for name, count in leading.items() if not count]
     layer = dict.fromkeys(followers, 0)
-    for name in ready:
+    # The sorter puts followers first, as it takes them for what has to come before.
+    for name in reversed([*TopologicalSorter(followers).static_order()]):
         for child in followers[name]:
             layer[child] = max(layer[child], layer[name] + 1)
-            leading[child] -= 1
-            if not leading[child]:
-                ready.append(child)
     return layer
 
 
