@@ -113,15 +113,15 @@ class Executor:
                 await self._asyncio.aclose()
 
     async def run(
-        self, claim: Claim, execution: Execution, *, ours: Callable[[], Awaitable[None]] = _at_once
+        self, claim: Claim, execution: Execution, *, confirm: Callable[[], Awaitable[None]] = _at_once
     ) -> Outcome | None:
         """Run the node of ``claim``.
 
         Args:
             claim: What to run.
             execution: The handle by which others see and end this run.
-            ours: Awaited last before the node begins, to be sure that the state is still ours after
-                the time its secrets took.
+            confirm: Awaited last before the node begins, to be sure that the state is still held after
+                the time its secrets took. Defaults to nothing.
 
         Returns:
             The outcome; None if the state is to be released.
@@ -144,7 +144,7 @@ class Executor:
             # does to the nursery around it, end with its state.
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(
-                    self._in_task, node, claim, execution, ours, ending, nursery, name=claim.node_name
+                    self._in_task, node, claim, execution, confirm, ending, nursery, name=claim.node_name
                 )
         except BaseException as error:
             # Raised by another task of the node, or by Trio about scopes that it left open.
@@ -164,7 +164,7 @@ class Executor:
         node: type[BaseNode],
         claim: Claim,
         execution: Execution,
-        ours: Callable[[], Awaitable[None]],
+        confirm: Callable[[], Awaitable[None]],
         ending: _Ending,
         nursery: trio.Nursery,
     ) -> None:
@@ -172,7 +172,7 @@ class Executor:
             with execution.scope:
                 secrets = await self._prepare(node, claim, execution)
                 if secrets is not None:
-                    await ours()
+                    await confirm()
                     # It may have been cancelled before this task came to its first line.
                     await trio.lowlevel.checkpoint_if_cancelled()
                     execution.begin(node.timeout)

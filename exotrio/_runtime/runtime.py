@@ -17,13 +17,13 @@ from exotrio._http.endpoint import Ambient, Endpoint, ambient
 from exotrio._nodes.base import BaseNode
 from exotrio._runtime.engine import Engine
 from exotrio._runtime.entry import only_nodes_interrupt, run_blocking
-from exotrio._runtime.ledger import Ledger
+from exotrio._runtime.ledger import Ledger, Stage
 from exotrio._runtime.lifecycle import Phase, advance
 from exotrio._runtime.options import LinkKind, check_options, seconds_problems
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.summary import Summary
 from exotrio._runtime.task_tree import TaskView
-from exotrio._runtime.vitals import LoopLag, Vitals, vitals_of
+from exotrio._runtime.vitals import LoopLag, Vitals, running_of
 from exotrio._util import deadlines
 from exotrio._util.events import Observer
 from exotrio._util.exceptions import without_cancelled
@@ -151,14 +151,16 @@ class Runtime:
     @property
     def vitals(self) -> Vitals:
         """What the runtime does and holds at this moment. From any thread, also while the loop is blocked."""
-        return vitals_of(
-            self._ledger.snapshot(),
+        held = self._ledger.snapshot()
+        return Vitals(
             phase=self._phase,
             stopping=self._stop.was_requested,
             workers=self._options.workers,
-            loop_lag=self._lag.seconds,
-            now=self._now(),
+            running=running_of(held, self._now()),
+            buffered=sum(each.stage is Stage.BUFFERED for each in held),
+            undelivered=sum(each.stage is Stage.DONE and each.outcome is not None for each in held),
             stuck="" if self._engine is None else self._engine.stuck,
+            loop_lag=self._lag.seconds,
         )
 
     def observe(self, observer: Observer) -> None:

@@ -62,31 +62,14 @@ class Vitals:
     loop_lag: float
 
 
-def vitals_of(
-    held: Sequence[HeldClaim],
-    *,
-    phase: Phase,
-    stopping: bool,
-    workers: int,
-    loop_lag: float,
-    now: float,
-    stuck: str,
-) -> Vitals:
-    """Return the vitals of a runtime that holds this at that moment, which is on Trio's clock."""
-    return Vitals(
-        phase=phase,
-        stopping=stopping,
-        workers=workers,
-        running=_running(held, now),
-        buffered=sum(each.stage is Stage.BUFFERED for each in held),
-        undelivered=sum(each.stage is Stage.DONE and each.outcome is not None for each in held),
-        stuck=stuck,
-        loop_lag=loop_lag,
-    )
+def running_of(held: Sequence[HeldClaim], now: float) -> tuple[Running, ...]:
+    """Return what runs of that, the longest running first.
 
-
-def _running(held: Sequence[HeldClaim], now: float) -> tuple[Running, ...]:
-    taken = [each for each in held if each.stage is Stage.RUNNING]
+    Args:
+        held: From ``Ledger.snapshot``.
+        now: On Trio's clock.
+    """
+    running = [each for each in held if each.stage is Stage.RUNNING]
     return tuple(
         Running(
             state_id=each.claim.state_id,
@@ -96,7 +79,7 @@ def _running(held: Sequence[HeldClaim], now: float) -> tuple[Running, ...]:
             duration=max(0.0, now - each.taken_at),
             progress=each.progress,
         )
-        for each in sorted(taken, key=lambda each: each.taken_at)
+        for each in sorted(running, key=lambda each: each.taken_at)
     )
 
 

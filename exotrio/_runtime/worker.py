@@ -98,7 +98,7 @@ class _Worker:
         ledger.run(held, execution)
         try:
             log.debug("%s begins", held)
-            outcome = await self.executor.run(held.claim, execution, ours=partial(self._until_held, held))
+            outcome = await self.executor.run(held.claim, execution, confirm=partial(self._until_held, held))
         except trio.Cancelled:
             raise
         except BaseException:

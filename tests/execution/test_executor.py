@@ -438,13 +438,13 @@ async def test_whether_a_state_is_still_ours_is_asked_last_before_its_node_begin
         order.append("secrets")
         return {"token": "t"}
 
-    async def ours() -> None:
-        order.append("ours")
+    async def confirm() -> None:
+        order.append("confirm")
 
     executor = Executor(nodes={"Secretive": Secretive}, fetch_secrets=fetch)
     claim = Claim(state_id="s", node_name="Secretive", identifier="s", inputs={})
-    assert await executor.run(claim, Execution(), ours=ours) == Executed([])
-    assert order == ["secrets", "ours", "node"]
+    assert await executor.run(claim, Execution(), confirm=confirm) == Executed([])
+    assert order == ["secrets", "confirm", "node"]
 
 
 async def test_a_node_that_was_cancelled_before_its_task_began_is_not_begun() -> None:
