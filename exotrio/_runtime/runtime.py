@@ -238,7 +238,7 @@ class Runtime:
             ConfigurationError: the outbox cannot be used, or belongs to another state manager.
         """
         self._check_startable()
-        return run_blocking(self._run, lambda grace, why: self.stop(grace, why=why))
+        return run_blocking(self.run, lambda grace, why: self.stop(grace, why=why))
 
     async def run(self, *, task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED) -> Summary:
         """Run until stopped, inside a Trio application: ``await nursery.start(runtime.run)``.
@@ -260,22 +260,6 @@ class Runtime:
             outcomes are reported and the rest is released within 3 s, then Cancelled goes on. A node
             that shields itself for longer is waited for: Trio cannot end it.
         """
-        return await self._run(task_status=task_status)
-
-    def work_on(self, run_id: str) -> None:
-        """Claim only states of this run, which need not have begun. For the command line.
-
-        A state manager that speaks only v0 cannot tell them from others: there, any are claimed.
-
-        Raises:
-            LifecycleError: the runtime was started before.
-        """
-        self._refuse_if_started("cannot change which runs it works on")
-        self._run_id = run_id
-
-    # -- inside the loop
-
-    async def _run(self, *, task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED) -> Summary:
         endpoint = self._check_startable()
         self._enter(Phase.STARTING)
         self._stop.enter_loop()
@@ -313,6 +297,19 @@ class Runtime:
                 # Bare, whatever the nurseries wrapped it in; and rather than a Cancelled.
                 raise self._stop.failure
         return self.summary
+
+    def work_on(self, run_id: str) -> None:
+        """Claim only states of this run, which need not have begun. For the command line.
+
+        A state manager that speaks only v0 cannot tell them from others: there, any are claimed.
+
+        Raises:
+            LifecycleError: the runtime was started before.
+        """
+        self._refuse_if_started("cannot change which runs it works on")
+        self._run_id = run_id
+
+    # -- inside the loop
 
     # As for the engine: a Ctrl-C in here would tear down the nursery around it.
     @trio.lowlevel.enable_ki_protection
