@@ -19,12 +19,12 @@ from exotrio._runtime.ledger import HeldClaim, Ledger
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.options import LinkKind, Options
 from exotrio._runtime.outage import Outage
-from exotrio._runtime.poller import poll
+from exotrio._runtime.poller import Poller, poll
 from exotrio._runtime.reporter import Reporter, report
 from exotrio._runtime.shutdown import run_shutdown
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
-from exotrio._runtime.worker import work
+from exotrio._runtime.worker import Worker, work
 from exotrio._util import deadlines
 from exotrio._util.backoff import OUTAGE
 from exotrio.errors import ManagerUnavailable
@@ -169,29 +169,21 @@ class Engine:
 
                 # Between the workers and the reporter: what waits for its delivery is safe by then.
                 spawn(partial(keep, finished, outbox=outbox, deliver=reporter.add), "keep")
+            worker = Worker(
+                finished=finished_in, release=reporter.release, executor=executor, ledger=ledger, stop=stop
+            )
             for _ in range(o.workers):
-                worker = partial(
-                    work,
-                    claimed.clone(),
-                    finished_in.clone(),
-                    release=reporter.release,
-                    executor=executor,
-                    ledger=ledger,
-                    stop=stop,
-                )
-                spawn(worker, "work")
-            poller = partial(
-                poll,
-                claimed_in,
+                spawn(partial(work, claimed.clone(), worker=worker), "work")
+            poller = Poller(
+                claimed=claimed_in,
                 options=o,
                 link=link,
                 ledger=ledger,
                 stop=stop,
                 reporter=reporter,
                 executor=executor,
-                replayed=replayed,
             )
-            spawn(poller, "poll")
+            spawn(partial(poll, poller, replayed=replayed), "poll")
             with claimed, finished_in:
                 await run_shutdown(stop=stop, ledger=ledger, link=link, reporter=reporter, enter=self._enter)
             nursery.cancel_scope.cancel()
@@ -230,7 +222,7 @@ class Engine:
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
         self.enter(phase)
-        self.ledger.beat_now.set()
+        self.ledger.heartbeat_wanted.set()
 
     def _open_link(self, kind: LinkKind, workers: int) -> Link:
         # Here, since it imports httpx: whoever only imports exotrio need not wait for that.

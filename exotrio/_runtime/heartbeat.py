@@ -235,12 +235,12 @@ class HeartbeatSender:
         Cancellation:
             None: what was sent is not cut off, and ``end`` sets a deadline for that.
         """
-        self.ledger.beat_now.attach()
+        self.ledger.heartbeat_wanted.attach()
         with self._scope:
             while not self._ending:
                 pause = await self._send()
                 with trio.move_on_after(pause):
-                    await self.ledger.beat_now.wait()
+                    await self.ledger.heartbeat_wanted.wait()
             if self._answered and self.runtime_link.capabilities.leases:
                 stopped = Heartbeat(
                     runtime=self.runtime,
@@ -257,7 +257,7 @@ class HeartbeatSender:
         """Come to an end; at once if the state manager did not answer the last time. In this loop."""
         self._ending = True
         self._scope.deadline = trio.current_time() + (deadlines.LAST_HEARTBEAT if self._answered else 0.0)
-        self.ledger.beat_now.set()
+        self.ledger.heartbeat_wanted.set()
 
     @property
     def _interval(self) -> float:

@@ -151,10 +151,9 @@ class Ledger:
         claiming: A claim is in flight: it may bring states.
         reported: Outcomes delivered so far; each may have made states claimable.
         ttl: Seconds a lease lasts; None while that is not known, or if leases last for ever.
-        beat_now: Set to send a heartbeat at once: here when a claim comes whose lease needs it, and when
-            a state is to be announced.
+        heartbeat_wanted: Set to have a heartbeat sent at once: for a claim whose lease needs it, and for a
+            state that is to be announced.
         alone: States that are to run while nothing else does, the one whose turn it is first.
-        runs_alone: A worker takes them, one after the other.
         events: Told of each state that is no longer held.
         asleep: Returns for how many seconds this machine was suspended so far.
     """
@@ -162,11 +161,10 @@ class Ledger:
     claiming: bool = False
     reported: int = 0
     ttl: float | None = None
-    beat_now: ThreadsafeEvent = field(default_factory=ThreadsafeEvent)
+    heartbeat_wanted: ThreadsafeEvent = field(default_factory=ThreadsafeEvent)
     events: Events = field(default_factory=Events)
     asleep: Callable[[], float] = seconds_asleep
     alone: list[HeldClaim] = field(default_factory=list)
-    runs_alone: bool = False
     _held: dict[HeldClaim, None] = field(default_factory=dict)
     _by_state: dict[str, HeldClaim] = field(default_factory=dict)
     _stages: Counter[Stage] = field(default_factory=Counter)
@@ -218,7 +216,7 @@ class Ledger:
             self.ttl = self.ttl or claim.lease
         self.notify()
         if late:
-            self.beat_now.set()
+            self.heartbeat_wanted.set()
         return None if held is known else held
 
     def holds(self, claim: Claim) -> bool:
@@ -239,7 +237,7 @@ class Ledger:
         held.taken_at = trio.current_time()
         self._move(held, Stage.RUNNING)
         if held.claim.announce:
-            self.beat_now.set()
+            self.heartbeat_wanted.set()
 
     def finish(self, held: HeldClaim, outcome: Outcome | None) -> bool:
         """Enter what came of it; None releases it. Return whether that is to be delivered.

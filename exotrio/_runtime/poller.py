@@ -24,59 +24,33 @@ from exotrio.errors import ManagerError, ManagerUnavailable
 
 log = logging.getLogger("exotrio.poller")
 
-LONGEST_WAIT = from_ms(MAX_WAIT_MS)
+MAX_WAIT = from_ms(MAX_WAIT_MS)
 PATIENCE = 8
-"""Tries of an outcome of an earlier process for which claims wait."""
+"""Failed deliveries of an outcome of an earlier process for which claims wait."""
 AFTER_OUTCOME = (0.02, 0.06, 0.15, 0.4)
 """Seconds after a delivered outcome at which a server without long polls is asked again. The stock server
-creates next states in the background: they are not there yet when the outcome is answered."""
+creates next states in the background: they are not there yet when it responds to the outcome."""
 
 
-async def poll(
-    claimed: trio.MemorySendChannel[HeldClaim],
-    *,
-    options: Options,
-    link: Link,
-    ledger: Ledger,
-    stop: Stop,
-    reporter: Reporter,
-    executor: Executor,
-    replayed: Sequence[HeldClaim] = (),
-) -> None:
-    """Claim states until a stop is asked for. Closes the channel end.
+async def poll(poller: Poller, *, replayed: Sequence[HeldClaim] = ()) -> None:
+    """Claim states until a stop is requested. Closes the channel to the workers.
 
     Args:
-        claimed: Takes the states; it has room for ``batch_size`` of them.
-        options: What to claim for, how much, and how often.
-        link: Where from.
-        ledger: Tells how much fits; takes what was claimed.
-        stop: Tells when to end.
-        reporter: Takes what came too late to be run, and what nobody asked for. Nothing is claimed while
-            its deliveries fail.
-        executor: Nodes that it does not accept are not claimed.
-        replayed: Outcomes of an earlier process. They come first: their states may be claimable
-            again, and would be run a second time.
+        poller: Knows how much to claim, and when.
+        replayed: Outcomes of an earlier process. They are delivered first: their states may be
+            claimable again, and would be run a second time.
 
     Cancellation:
         Settles the claim in flight, as the link does it.
     """
-    poller = _Poller(
-        claimed=claimed,
-        options=options,
-        link=link,
-        ledger=ledger,
-        stop=stop,
-        reporter=reporter,
-        executor=executor,
-        max_claimed=options.batch_size,
-    )
+    stop, ledger = poller.stop, poller.ledger
 
     def is_over(held: HeldClaim) -> bool:
         # Not for ever: an outcome that the server fails at is only found out while others get through.
-        return held not in ledger or reporter.tries(held) >= PATIENCE
+        return held not in ledger or poller.reporter.failures(held) >= PATIENCE
 
-    # The outer scope ends with the grace: only that cancels a v0 claim in flight.
-    async with claimed:
+    async with poller.claimed:
+        # The outer scope ends with the grace: only that cancels a v0 claim in flight.
         with stop.polling:
             with stop.interrupted():
                 await ledger.until(lambda: all(map(is_over, replayed)))
@@ -92,8 +66,18 @@ async def poll(
 
 
 @dataclass(slots=True, kw_only=True)
-class _Poller:
-    """How much to claim, and what to do when that fails."""
+class Poller:
+    """How much to claim, and when to claim again.
+
+    Attributes:
+        claimed: Takes the states; it has room for ``batch_size`` of them.
+        options: Which nodes there are, and how much of each may be held.
+        link: Where states are claimed.
+        ledger: Knows how much is held; takes what was claimed.
+        stop: Interrupts the waiting.
+        reporter: Takes what is to be released: what came too late to be run, and what nobody asked for.
+        executor: Nodes that it does not accept are not claimed.
+    """
 
     claimed: trio.MemorySendChannel[HeldClaim]
     options: Options
@@ -102,41 +86,45 @@ class _Poller:
     stop: Stop
     reporter: Reporter
     executor: Executor
-    max_claimed: int
-    """Most states to ask for at once; less than a batch after an answer that came too slowly."""
+    _concurrency: dict[str, int | None] = field(init=False)
+    _max_limit: int = field(init=False)
+    """Most states to ask for; less than a batch after a response that came too slowly."""
     _short: bool = False
+    """The last claim brought fewer new states than it asked for."""
     _pause: float = 0.0
     _wakeable: bool = False
+    """A report, or room for nodes that were left out, ends the pause."""
     _reported: int = 0
     _soon: list[float] = field(default_factory=list)
     _left_out: Set[str] = frozenset()
+    """Nodes there was no room for when states were claimed last."""
     _outage: Outage = field(default_factory=lambda: Outage(log, "claiming states"))
-    # As it was checked: node code can change its class at any time.
-    _concurrency: dict[str, int | None] = field(init=False)
 
     def __post_init__(self) -> None:
+        # As it was checked: node code can change its class at any time.
         self._concurrency = {name: node.concurrency for name, node in self.options.nodes.items()}
+        self._max_limit = self.options.batch_size
 
     def may_claim(self) -> bool:
-        """Whether there is room, and what was claimed before is getting through.
+        """Whether there is room, and what was claimed before is being delivered.
 
-        Deliveries in their first try do not count against claiming, up to a full load of them:
-        claims overlap reports. Deliveries that fail do: what they hold must not pile up.
+        Deliveries in their first attempt do not prevent a claim, up to a full load of them: claims
+        overlap reports. Deliveries that fail do: what they hold must not pile up.
         """
         room = self.options.batch_size + self.options.workers - self.ledger.count(Stage.DONE)
         return room >= 0 and not self.reporter.stuck and bool(self.limits())
 
     def limit(self) -> int:
         """Return how many states to ask for."""
-        room = min(self._room(), self.max_claimed)
+        room = min(self._room(), self._max_limit)
         if self._short and not self.link.capabilities.long_poll:
-            # The stock server runs one query per state asked for, whether or not there is one. If there are
-            # more than these few, the next claim follows at once.
+            # The stock server runs one query for each state asked for, whether or not there is one. If
+            # there are more than these few, the next claim follows at once.
             return min(room, self.options.workers)
         return room
 
     def limits(self) -> dict[str, int]:
-        """Return how many states of each node to ask for at most; nodes without room are left out."""
+        """Return how many states of each node to ask for at most. Nodes without room are not in it."""
         limit, limits = self.limit(), {}
         for name, node in self.options.nodes.items():
             most = limit
@@ -147,7 +135,7 @@ class _Poller:
         return limits
 
     async def claim(self) -> None:
-        """Claim what fits and pass it on. Sets how long to pause afterwards."""
+        """Claim what fits and pass it to the workers. Sets how long to pause afterwards."""
         limits = self.limits()
         limit = min(self.limit(), sum(limits.values()))
         self._left_out = self.options.nodes.keys() - limits.keys()
@@ -162,10 +150,10 @@ class _Poller:
         try:
             if long or self._outage.failures:
                 with self.stop.interrupted():
-                    claims = await self.link.claim(limits, limit, wait=self._longest_wait())
+                    claims = await self.link.claim(limits, limit, wait=self._max_wait())
             else:
-                # Where the server was there a moment ago, a stop waits for the answer: what it brings
-                # then goes back through the reporter, who tries longer than a cancelled link does.
+                # If the server was there a moment ago, a stop waits for its response: what that brings is
+                # then released by the reporter, which tries longer than a cancelled link does.
                 claims = await self.link.claim(limits, limit)
         except (ManagerError, ClaimLost) as error:
             self._failed(error, limit)
@@ -177,16 +165,16 @@ class _Poller:
         if self.ledger.events:
             self.ledger.events.emit(Polled("states" if claims else "empty"))
         self._outage.worked()
-        self.max_claimed = min(self.options.batch_size, self.max_claimed + (len(claims) == self.max_claimed))
-        # What repeats a state that is held here is no sign that there are more.
+        self._max_limit = min(self.options.batch_size, self._max_limit + (len(claims) == self._max_limit))
+        # A claim that repeats a state held here does not show that there are more.
         new = sum(not self.ledger.holds(claim) for claim in claims)
         self._short = new < limit
         self._wakeable = True
         if new >= limit or (long and new):
-            # The next long poll waits at the server, which answers it in the commit that creates a state.
+            # The next long poll waits at the server, which responds once a state is created.
             self._pause = 0.0
         else:
-            # A long poll has waited already; a hasty empty answer to one is paced all the same.
+            # A long poll has waited already; after one that came back empty at once there is a pause, too.
             waited = trio.current_time() - began if long else 0.0
             self._pause = max(0.0, self.options.poll_interval - waited)
             if not long:
@@ -194,7 +182,7 @@ class _Poller:
         self._take(claims, asked, limit)
 
     def _take(self, claims: Sequence[Claim], asked: float, limit: int) -> None:
-        """Enter what was claimed and pass it to the workers; release what came too late or was too much."""
+        """Pass what was claimed to the workers; release what came too late or was not asked for."""
         # All of them into the ledger first, so that whatever comes now finds them there.
         taken: list[HeldClaim] = []
         for claim in claims:
@@ -217,7 +205,7 @@ class _Poller:
                 self.claimed.send_nowait(held)
 
     def _until_next_states(self) -> float:
-        """Return the seconds until what follows the last outcome may be there; inf after the last try."""
+        """Return the seconds until what follows the last outcome may be there; inf after the last time."""
         now = trio.current_time()
         while self._soon:
             moment = self._soon.pop(0)  # each once, also where the clock stands still
@@ -235,42 +223,39 @@ class _Poller:
                 await trio.sleep_forever()
 
     def _may_have_more(self) -> bool:
-        # What was just reported may have made other states claimable.
+        # A report may have made other states claimable.
         return self.ledger.reported != self._reported or not self._left_out.isdisjoint(self.limits())
 
     def _failed(self, error: ManagerError | ClaimLost, limit: int) -> None:
         level, backoff, result = logging.WARNING, OUTAGE, "failed"
         if isinstance(error, ManagerError) and not isinstance(error, ManagerUnavailable):
-            # The server understood and said no; it will not be of another mind soon.
+            # The server understood and refused; that will not change soon.
             level, backoff, result = logging.ERROR, REFUSED, "refused"
         at_least = error.retry_after if isinstance(error, ManagerUnavailable) else None
         self._pause = backoff.pause(self._outage.failures, at_least)
         self._wakeable = False
         if isinstance(error, ResponseTooSlow) or (isinstance(error, ClaimLost) and error.too_slow):
-            self.max_claimed = max(1, limit // 2)
+            self._max_limit = max(1, limit // 2)
             log.warning(
-                "the answer to a claim of up to %d states arrived too slowly; the next one is of up to %d",
+                "a claim of up to %d states arrived too slowly; the next claim is of up to %d",
                 limit,
-                self.max_claimed,
+                self._max_limit,
             )
         if self.ledger.events:
             self.ledger.events.emit(Polled(result))
         self._outage.failed(error, self._pause, level=level)
 
-    def _longest_wait(self) -> float:
+    def _max_wait(self) -> float:
         # Leases are counted from when the claim was sent: one that waited for long would bring states
         # whose leases are half over.
         if self._left_out:
             return 0.0  # a long poll for the others would not notice that there is room for these again
         ttl = self.ledger.ttl
-        return LONGEST_WAIT if ttl is None else min(LONGEST_WAIT, ttl / 3)
+        return MAX_WAIT if ttl is None else min(MAX_WAIT, ttl / 3)
 
     def _room(self) -> int:
-        # A state that was taken from us stays in the channel until a worker passes it over.
-        waiting = max(self._waiting(), self.claimed.statistics().current_buffer_used)
-        return self.options.batch_size - waiting
-
-    def _waiting(self) -> int:
         # Some of what waits to run alone does not count: it may do so for hours.
         alone = sum(held.stage is Stage.BUFFERED for held in self.ledger.alone)
-        return self.ledger.count(Stage.BUFFERED) - min(alone, self.options.workers)
+        waiting = self.ledger.count(Stage.BUFFERED) - min(alone, self.options.workers)
+        # A state whose lease was lost stays in the channel until a worker takes it, and drops it.
+        return self.options.batch_size - max(waiting, self.claimed.statistics().current_buffer_used)

@@ -1,17 +1,5 @@
-"""Outcome -> link. The reporter delivers outcomes and releases, and repeats what may be repeated.
-
-How it works:
-
-- Outcomes come through the channel from the workers (through the outbox, if there is one); releases come
-  by ``Reporter.release``. Both end in one queue, which always has room: who finishes a state never waits.
-- One dispatcher takes from the queue and starts one delivery after the other, up to a limit. On a link with
-  batches it waits for the batch on its way, so that what finishes meanwhile goes along in the next one; but
-  only for ``OVERTAKING`` seconds, since that batch may hang.
-- A delivery that failed and may be repeated waits outside of the queue, without a place under the limit. A
-  state is in the queue, waiting or in flight, never in two of these: its deliveries never overlap.
-- What fails while everything else gets through is the fault of what is sent: it is reported as an error once.
-  What fails together with everything else is an outage, and is repeated for as long as the runtime lives.
-"""
+"""The reporter delivers outcomes and releases through the link, and repeats what may be repeated. See
+``_runtime`` for the rules that hold."""
 
 from __future__ import annotations
 
@@ -39,12 +27,12 @@ log = logging.getLogger("exotrio.reporter")
 MAX_BATCH = 100
 """Items of one request where the link can batch."""
 OVERTAKING = 0.2
-"""Seconds after which the next batch no longer waits for the one on its way, which may hang. Before, it
-does: what finishes meanwhile goes along. Two at once, each half as large, cost a fifth of the throughput."""
+"""Seconds after which the next batch no longer waits for the last one, which may hang. Until then it waits,
+and what finishes meanwhile goes along: two at once, each half as large, cost a fifth of the throughput."""
 PATIENCE = 8
-"""Answers 500 in a row to one item, while others get through, after which it is the item's fault."""
+"""Responses 500 in a row to one item, while others get through, after which the item is to blame."""
 FLUSH_DELAY = 0.5
-"""Longest wait between tries, in seconds, while flushing."""
+"""Most seconds between two attempts while flushing."""
 
 
 async def report(finished: trio.MemoryReceiveChannel[HeldClaim], *, reporter: Reporter) -> None:
@@ -52,25 +40,25 @@ async def report(finished: trio.MemoryReceiveChannel[HeldClaim], *, reporter: Re
     async with finished:
         async for held in finished:
             reporter.add(held)
-            # What finished together goes along at once, instead of one state in each step of the loop.
-            with suppress(trio.WouldBlock):
+            # All that finished together, instead of one state in each step of the loop.
+            with suppress(trio.WouldBlock, trio.EndOfChannel):
                 while True:
                     reporter.add(finished.receive_nowait())
 
 
 @dataclass(slots=True)
 class _Failures:
-    """What is known of a delivery that did not succeed at once.
+    """What is known of a state whose delivery failed.
 
     Attributes:
-        tries: How many failed.
-        key_refused: The last one was answered 401 or 403.
-        server_errors: Answers 500 in a row.
-        answered_before: ``Reporter.answered`` when the first of those came.
+        count: How often.
+        key_refused: The response to the last attempt was 401 or 403.
+        server_errors: Responses 500 in a row.
+        answered_before: ``Reporter.answered`` before the first of those.
         alone: Not to be sent in one batch with others.
     """
 
-    tries: int = 0
+    count: int = 0
     key_refused: bool = False
     server_errors: int = 0
     answered_before: int = 0
@@ -79,15 +67,15 @@ class _Failures:
 
 @dataclass(slots=True, kw_only=True)
 class Reporter:
-    """What is to be delivered, and the one who delivers it.
+    """Holds what is to be delivered, and delivers it.
 
     Attributes:
-        link: Where to.
-        ledger: Where each delivery that is settled is entered.
-        flushing: Set when the last phase begins.
+        link: Takes the deliveries.
+        ledger: Where the end of each delivery is entered.
+        flushing: Is set when the last phase begins.
         workers: Up to twice as many deliveries are in flight at once.
-        outbox: Told before something is sent that must not be repeated, and what is settled.
-        answered: Requests the server handled so far; tells a refusal of one body from an outage.
+        outbox: Marks what must not be sent twice, and forgets what is delivered.
+        answered: Deliveries the server has accepted or dropped; tells a refusal of one body from an outage.
     """
 
     link: Link
@@ -99,7 +87,7 @@ class Reporter:
     _nursery: trio.Nursery = field(init=False)
     _queue: deque[HeldClaim] = field(default_factory=deque)
     _queued: trio.Event = field(default_factory=trio.Event)
-    _failures: dict[HeldClaim, _Failures] = field(default_factory=dict)
+    _failed: dict[HeldClaim, _Failures] = field(default_factory=dict)
     _outage: Outage = field(default_factory=lambda: Outage(log, "reporting"))
 
     # -- from the other tasks of the runtime
@@ -110,21 +98,23 @@ class Reporter:
         self._queued.set()
 
     def release(self, held: HeldClaim) -> None:
-        """Hand a state back, unless it was taken from us or is done."""
+        """Release a state, unless its lease was lost, its run was cancelled, or it is done."""
         if self.ledger.finish(held, None):
             self.add(held)
 
-    def tries(self, held: HeldClaim) -> int:
+    def failures(self, held: HeldClaim) -> int:
         """Return how many deliveries of it failed."""
-        return self._failures[held].tries if held in self._failures else 0
+        return self._failed[held].count if held in self._failed else 0
 
     @property
     def stuck(self) -> str:
         """Why nothing is claimed while deliveries fail; empty if they do not. From any thread."""
-        failures = list(self._failures.values())
+        if not self._failed:
+            return ""
+        failures = list(self._failed.values())
         if any(each.key_refused for each in failures):
             return "the state manager refuses the key"
-        failing = sum(each.tries > 0 for each in failures)
+        failing = sum(each.count > 0 for each in failures)
         return f"{failing} deliveries fail and are being repeated" if failing > self.workers else ""
 
     def write_off(self) -> None:
@@ -146,8 +136,8 @@ class Reporter:
         """Deliver what is queued. Never returns unless cancelled.
 
         Cancellation:
-            What is not delivered stays in the ledger; ``HeldClaim.in_flight`` tells whether its last try
-            was cut off.
+            What is not delivered stays in the ledger; ``HeldClaim.in_flight`` says whether an attempt
+            was cancelled.
         """
         limiter = trio.Semaphore(2 * self.workers)
         latest = trio.Event()
@@ -164,21 +154,21 @@ class Reporter:
                 self._nursery.start_soon(self._deliver, self._take_batch(), limiter, latest)
 
     def _take_batch(self) -> list[HeldClaim]:
-        """Take the first of the queue, and of what follows all that goes along in one request."""
+        """Take the first of the queue, and what follows it as far as it fits into one request."""
         queue, first = self._queue, self._queue.popleft()
         batch = [first]
         if self._can_batch(first):
             while queue and len(batch) < MAX_BATCH and self._can_batch(queue[0]):
                 if (queue[0].outcome is None) is not (first.outcome is None):
-                    break  # it goes to the other route
+                    break  # outcomes and releases go to different routes
                 batch.append(queue.popleft())
         if not queue:
             self._queued = trio.Event()
         return batch
 
     def _can_batch(self, held: HeldClaim) -> bool:
-        # Asked anew for each batch: the server may have been replaced by one of another kind.
-        alone = held in self._failures and self._failures[held].alone
+        # Checked for each batch: the server may have been replaced by one of another kind.
+        alone = held in self._failed and self._failed[held].alone
         return self.link.capabilities.batch and not alone
 
     # -- one delivery
@@ -207,9 +197,9 @@ class Reporter:
             held.in_flight = True
         claims = [held.claim for held in batch]
         try:
-            settlements = await self._ask(batch)
+            settlements = await self._request(batch)
         except Exception as error:
-            # A defect of the link, or content it cannot digest: neither may end the runtime.
+            # A defect of the link, or content it cannot send: neither may end the runtime.
             log.exception("sending %s failed", ", ".join(map(str, batch)))
             for held in batch:
                 held.in_flight = False
@@ -222,12 +212,12 @@ class Reporter:
         for held, claim, settlement in zip(batch, claims, settlements, strict=True):
             held.in_flight = False
             if settlement.fate is Fate.DROPPED and held.claim is not claim:
-                # It was no longer ours, and then claimed again: under that claim it may be taken.
+                # The lease was lost, and the state then claimed again: under that claim it may be accepted.
                 self.add(held)
             else:
                 self._settled(held, settlement)
 
-    async def _ask(self, batch: list[HeldClaim]) -> list[Settlement]:
+    async def _request(self, batch: list[HeldClaim]) -> list[Settlement]:
         if batch[0].outcome is None:
             return await self.link.release([held.claim for held in batch])
         return await self.link.report([(held.claim, held.outcome) for held in batch if held.outcome])
@@ -240,11 +230,12 @@ class Reporter:
                 self.answered += 1
                 self._end(held, held.delivered_ending)
             case Fate.DROPPED:
-                log.warning("%s is no longer ours, its %s is dropped: %s", held, held.what, settlement.detail)
+                why = f"it is no longer claimed by this runtime: {settlement.detail}"
+                log.warning("dropping the %s of %s: %s", held.what, held, why)
                 self.answered += 1
                 self._end(held, Ending.DROPPED)
             case Fate.UNKNOWN:
-                log.error("%s: whether this arrived is unknown: %s", held, settlement.detail)
+                log.error("%s: whether its %s arrived is unknown: %s", held, held.what, settlement.detail)
                 self._end(held, Ending.UNKNOWN)
             case Fate.REFUSED:
                 self._refused(held, settlement.detail)
@@ -257,7 +248,7 @@ class Reporter:
                     self._repeat_later(held, settlement)
 
     def _end(self, held: HeldClaim, ending: Ending) -> None:
-        self._failures.pop(held, None)
+        self._failed.pop(held, None)
         if self.outbox is not None:
             self.outbox.forget(held)
         self.ledger.end(held, ending)
@@ -265,10 +256,10 @@ class Reporter:
     # -- failures
 
     def _failures_of(self, held: HeldClaim) -> _Failures:
-        return self._failures.setdefault(held, _Failures())
+        return self._failed.setdefault(held, _Failures())
 
     def _is_hopeless(self, failures: _Failures, settlement: Settlement) -> bool:
-        """Whether the server fails at this item, and at nothing else."""
+        """Whether the server fails with this item only."""
         if settlement.status != 500:
             failures.server_errors = 0
             return False
@@ -279,25 +270,24 @@ class Reporter:
 
     def _refused(self, held: HeldClaim, why: str) -> None:
         if held.outcome is None or isinstance(held.outcome, Errored):
-            log.error("%s is abandoned, it stays claimed: it was refused: %s", held, why)
+            log.error("%s is abandoned, it stays claimed: its %s was refused: %s", held, held.what, why)
             self._end(held, Ending.ABANDONED)
             return
-        # The work was done, but nobody will ever take its result: say so, once, instead of nothing.
-        log.error("%s: what it returned was refused, it is reported as an error: %s", held, why)
+        # The work was done, but its result will never be accepted: report that, once.
+        log.error("%s: its outcome was refused and is reported as an error instead: %s", held, why)
         held.outcome = Errored(bounded(f"the state manager refused what the node returned: {why}"))
-        self._failures.pop(held, None)
+        self._failed.pop(held, None)
         self.add(held)
 
     def _repeat_later(self, held: HeldClaim, settlement: Settlement) -> None:
         failures = self._failures_of(held)
         backoff, level = (REFUSED, logging.ERROR) if failures.key_refused else (OUTAGE, logging.WARNING)
-        delay = backoff.pause(failures.tries, settlement.retry_after)
-        failures.tries += 1
+        delay = backoff.pause(failures.count, settlement.retry_after)
+        failures.count += 1
         if self.outbox is not None and self.outbox.must_mark(held):
             self.outbox.unmark([held])
         self._outage.failed(settlement.detail or settlement.fate.value, delay, level=level)
-        # Both how many fail and a refused key hold the poller back.
-        self.ledger.notify()
+        self.ledger.notify()  # the poller claims less, or nothing
         self._nursery.start_soon(self._repeat, held, delay)
 
     async def _repeat(self, held: HeldClaim, delay: float) -> None:

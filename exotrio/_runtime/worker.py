@@ -1,5 +1,4 @@
-"""Channel -> node -> outcome. A worker takes what is held, runs it, and passes it on; the reporter
-does the reporting."""
+"""Workers take what was claimed, run its nodes, and pass the outcomes on to the reporter."""
 
 from __future__ import annotations
 
@@ -21,71 +20,65 @@ from exotrio._runtime.stop import Stop
 log = logging.getLogger("exotrio.worker")
 
 ALONE_PATIENCE = 60.0
-"""Seconds that a state which is to run alone waits for what runs, and that others wait for it."""
+"""Seconds that a state which is to run alone waits for those that run, and that others wait for it."""
 
 
-async def work(
-    claimed: trio.MemoryReceiveChannel[HeldClaim],
-    finished: trio.MemorySendChannel[HeldClaim],
-    *,
-    release: Callable[[HeldClaim], None],
-    executor: Executor,
-    ledger: Ledger,
-    stop: Stop,
-) -> None:
-    """Run one state after another until ``claimed`` is closed and empty. Closes both channel ends.
-
-    Args:
-        claimed: States to run.
-        finished: Takes each of them once its outcome is known.
-        release: Takes each that is to be handed back.
-        executor: Runs a node.
-        ledger: Keeps the stages and the outcomes.
-        stop: Once it was asked for, nothing new is begun.
+async def work(claimed: trio.MemoryReceiveChannel[HeldClaim], *, worker: Worker) -> None:
+    """Run one state after another until ``claimed`` is closed and empty. Closes that.
 
     Cancellation:
-        Leaves what it was running in stage RUNNING, for the stop path to give up.
+        Leaves what it was running in stage RUNNING, for the shutdown to give up.
     """
-    worker = _Worker(finished=finished, release=release, executor=executor, ledger=ledger, stop=stop)
-    async with claimed, finished:
+    async with claimed:
         async for held in claimed:
             if held.claim.alone and held.stage is Stage.BUFFERED:
-                ledger.alone.append(held)
+                worker.ledger.alone.append(held)
                 await worker.run_alone()
             else:
                 await worker.run(held)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Worker:
+@dataclass(slots=True, kw_only=True)
+class Worker:
+    """Runs states. All workers of a runtime share it.
+
+    Attributes:
+        finished: Takes each state whose outcome is known.
+        release: Takes each that is to be released.
+        executor: Runs nodes.
+        ledger: Keeps the stages and the outcomes.
+        stop: Once it was requested, nothing is begun.
+    """
+
     finished: trio.MemorySendChannel[HeldClaim]
     release: Callable[[HeldClaim], None]
     executor: Executor
     ledger: Ledger
     stop: Stop
+    _runs_alone: bool = False
 
     async def run_alone(self) -> None:
-        """Run what is to run alone, one after the other, unless another worker does: one is enough."""
-        if self.ledger.runs_alone:
+        """Run what is to run alone, one after the other, unless another task does: one is enough."""
+        if self._runs_alone:
             return
-        self.ledger.runs_alone = True
+        self._runs_alone = True
         try:
             while self.ledger.alone:
                 await self.run(self.ledger.alone[0])
         finally:
-            self.ledger.runs_alone = False
+            self._runs_alone = False
 
     async def run(self, held: HeldClaim) -> None:
         """Run a state, if it is still to be run, and pass it on."""
         ledger = self.ledger
         if held.stage is not Stage.BUFFERED:
-            # It was handed back, or taken from us, meanwhile. Its place in the channel is free now.
+            # It was released meanwhile, or its lease was lost. Its place in the channel is free now.
             ledger.notify()
             return
         if ledger.lapsed(held):
-            # Somebody else may have it by now, and run it. The next heartbeat tells.
-            log.warning("%s has to wait: its lease is over unless the state manager renews it", held)
-            ledger.beat_now.set()
+            # Another runtime may have it by now, and run it. The response to a heartbeat tells.
+            log.warning("%s waits for a heartbeat: its lease ended before it was begun", held)
+            ledger.heartbeat_wanted.set()
             await ledger.until(lambda: held.stage is not Stage.BUFFERED or not ledger.lapsed(held))
         await self._wait_for_turn(held)
         if held.stage is not Stage.BUFFERED:
@@ -102,7 +95,7 @@ class _Worker:
         except trio.Cancelled:
             raise
         except BaseException:
-            # A defect, or Ctrl-C for the application: whichever, this state must not be lost with it.
+            # A defect, or a Ctrl-C for the application: this state must not be lost with it.
             self.release(held)
             raise
         if outcome is None:
@@ -112,7 +105,7 @@ class _Worker:
         state_context.set(None)
 
     async def _pass_on(self, held: HeldClaim, outcome: Outcome) -> None:
-        # In the ledger first: whatever is cancelled from here on, the outcome is not lost unnoticed.
+        # Into the ledger first: if this is cancelled from there on, the outcome is not lost unnoticed.
         if self.ledger.finish(held, outcome):
             try:
                 self.finished.send_nowait(held)
@@ -122,9 +115,9 @@ class _Worker:
             log.warning("%s ended after it was given up; its outcome is not reported", held)
 
     async def _wait_for_turn(self, held: HeldClaim) -> None:
-        """Wait until a state may run beside what runs, or until it is not to be run any more.
+        """Wait until a state may run together with those that run, or is not to be run any more.
 
-        One that is to run alone waits until nothing runs, and what comes after it waits for its end. Neither
+        One that is to run alone waits until nothing runs, and the others wait until it has ended. Neither
         waits for ever: a node that runs for hours must not hold up all others.
         """
         ledger = self.ledger
@@ -140,6 +133,6 @@ class _Worker:
                 await ledger.until(lambda: is_gone() or not ledger.alone)
 
     async def _until_held(self, held: HeldClaim) -> None:
-        # A lease that ran out meanwhile is either renewed, or found lost, which cancels the execution. What
-        # is to be announced waits for the answer to the heartbeat that announces it.
+        # A lease that ended meanwhile is either renewed, or lost, which cancels the execution. A state that
+        # is to be announced waits for the response to the heartbeat that announces it.
         await self.ledger.until(lambda: self.ledger.may_begin(held))

@@ -220,7 +220,7 @@ def test_a_worker_whose_requeue_got_no_answer_names_the_state_and_ends_with_75(w
     world.stock.proxy = lambda method, path: "lost" if path.endswith("after") else ""
     (state,) = world.stock.add("Shout", text="later")
     with world.worker() as worker:
-        worker.line(f"{state.id}.*whether this arrived is unknown")
+        worker.line(f"{state.id}.*whether its .* arrived is unknown")
         worker.signal(signal.SIGTERM)
         end = worker.wait()
     assert end.code == 75, end

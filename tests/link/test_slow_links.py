@@ -87,7 +87,7 @@ async def test_a_native_claim_that_comes_too_slowly_is_followed_by_smaller_ones(
         rt.stop()
     assert (rt.summary.completed, rt.summary.exit_code) == (14, 0)
     assert all(state.deliveries <= 2 for state in server.states.values())
-    assert "a claim of up to 16 states arrived too slowly; the next one is of up to 8" in caplog.text
+    assert "a claim of up to 16 states arrived too slowly; the next claim is of up to 8" in caplog.text
     # It recovers slowly, or every second claim would be in vain.
     assert [call.body["limit"] for call in server.routes("claim")][:3] == [16, 8, 9]
 
@@ -132,7 +132,7 @@ async def test_after_a_v0_claim_that_stopped_arriving_less_is_asked_for(
         nursery.start_soon(rt.run)
         await server.until(lambda: server.statuses()["EXECUTED"] == 4)
         rt.stop()
-    assert "a claim of up to 16 states arrived too slowly; the next one is of up to 8" in caplog.text
+    assert "a claim of up to 16 states arrived too slowly; the next claim is of up to 8" in caplog.text
     assert rt.summary.lost_claims == 16
 
 

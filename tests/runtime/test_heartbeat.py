@@ -342,7 +342,7 @@ async def test_a_buffered_state_whose_lease_is_over_waits_for_the_state_manager_
         await server.until(lambda: server.states[first].status == "EXECUTED")
         await trio.sleep(10)
         assert Waits.ended == ["returned"], "the one that ran went on; the others were not begun"
-        assert f"state {second} (Waits as it) has to wait" in caplog.text
+        assert f"state {second} (Waits as it) waits for a heartbeat" in caplog.text
         server.lost = {second}
         server.before = None
         await server.until(lambda: server.states[third].status == "EXECUTED")
@@ -759,7 +759,7 @@ async def test_a_suspend_while_the_thread_waits_for_an_answer_counts_as_age() ->
             nursery.start_soon(beating(link, ledger, Stop()))
             await ledger.until(lambda: held.lease_until != before)
             assert ledger.lapsed(held), "it was renewed for 60 s, 100 s ago"
-            ledger.beat_now.set()
+            ledger.heartbeat_wanted.set()
             await ledger.until(lambda: not ledger.lapsed(held))
             nursery.cancel_scope.cancel()
 
