@@ -1,7 +1,6 @@
-"""One HTTP exchange with a state manager: either a JSON answer or an error of our own tree.
+"""One HTTP exchange with a state manager: its result is a JSON answer or an error of ``exotrio.errors``.
 
-Nothing is repeated here and no redirect is followed; whoever asks knows what may be repeated. The
-facts about httpx that shape this module are in the comments beside their consequence.
+Nothing is repeated here and no redirect is followed: the caller knows what may be repeated.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import aclosing, contextmanager, nullcontext
 from functools import lru_cache
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 from uuid import uuid4
 
 from pydantic import BaseModel
@@ -25,10 +24,7 @@ from exotrio._util.events import Events, Requested
 from exotrio._util.json import NotJson, encode
 from exotrio._util.settings import URI_VARIABLE
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
-from exotrio.errors import (
-    ConfigurationError,
-    ManagerUnavailable,
-)
+from exotrio.errors import ConfigurationError, ManagerUnavailable
 
 if TYPE_CHECKING:
     import httpx
@@ -40,11 +36,23 @@ M = TypeVar("M", bound=BaseModel)
 
 REQUEST_TIMEOUT = 30.0
 MIN_BANDWIDTH = 32 * 1024
-"""Bytes a second for which a request with a large body is given time beside ``REQUEST_TIMEOUT``."""
+"""Bytes a second at which a large request body travels at least: its exchange has that much more time."""
 CONNECT_TIMEOUT = 5.0
 """Below REQUEST_TIMEOUT, so that a host that swallows packets is known to have received nothing."""
-# The scope in ask bounds the exchange; httpx's read timeout starts anew with every read.
+# The scope in ask limits the whole exchange; httpx's read timeout starts anew with every read.
 _TIMEOUT = {"connect": CONNECT_TIMEOUT, "pool": CONNECT_TIMEOUT, "read": None, "write": None}
+
+
+class Options(TypedDict, total=False):
+    """Arguments of ``HttpClient.ask``, which says what they mean."""
+
+    body: bytes | BaseModel | Mapping[str, Any] | None
+    headers: Mapping[str, str] | None
+    timeout: float
+    scope: trio.CancelScope | None
+    accept: Collection[int]
+    close_after: bool
+    extend: bool
 
 
 class _Sending:
@@ -53,29 +61,29 @@ class _Sending:
     def __init__(self) -> None:
         self.sent = False
 
-    async def note(self, event: str, _: Mapping[str, Any]) -> None:
-        """Be httpx's trace."""
+    async def trace(self, event: str, _: Mapping[str, Any]) -> None:
+        """Take an event of httpcore."""
         if event.endswith("send_request_headers.started"):
             self.sent = True
 
 
 class HttpClient:
-    """A pool of connections to one state manager.
-
-    Args:
-        endpoint: The state manager.
-        tasks: Most exchanges at once; more wait here, not in the pool.
-        events: Told of each exchange.
+    """Exchanges requests and responses with one state manager.
 
     It can be used from Trio and from asyncio, also from several event loops: each has connections of its own,
     which open when first used. A client that was closed opens new ones when used again.
+
+    Args:
+        endpoint: The state manager.
+        tasks: Exchanges at once, in each event loop; more of them wait.
+        events: Told of each exchange.
     """
 
     def __init__(self, endpoint: Endpoint, *, tasks: int = 16, events: Events | None = None) -> None:
         self._endpoint = endpoint
         self._shown = "" if endpoint.uri == EMBEDDED_URI else endpoint.shown
         self._at = endpoint.name
-        # Not `or`: nobody may listen yet.
+        # Not `or`: without a listener it is false.
         self._events = Events() if events is None else events
         self._connections = Connections(endpoint, tasks)
         # Made once: asking the kernel for randomness for each request was 8 % of the time of short ones.
@@ -85,7 +93,7 @@ class HttpClient:
     def endpoint(self) -> Endpoint:
         return self._endpoint
 
-    async def fetch(self, model: type[M], method: str, path: str, **options: Any) -> M:
+    async def fetch(self, model: type[M], method: str, path: str, **options: Unpack[Options]) -> M:
         """Ask, as ``ask`` does, and return the answer as ``model``."""
         return (await self.ask(method, path, **options)).parse(model)
 
@@ -99,8 +107,8 @@ class HttpClient:
         timeout: float = REQUEST_TIMEOUT,
         scope: trio.CancelScope | None = None,
         accept: Collection[int] = (),
-        last: bool = False,
-        patient: bool = False,
+        close_after: bool = False,
+        extend: bool = False,
     ) -> Answer:
         """Send one request and return its JSON answer.
 
@@ -113,9 +121,9 @@ class HttpClient:
             scope: A fresh scope to bound the exchange with, for callers who move its deadline
                 meanwhile or shield it.
             accept: Statuses other than 2xx to return instead of raising.
-            last: Close the connection after the answer. For requests behind which a stock server works on:
+            close_after: Close the connection after the answer. For requests behind which a stock server works on:
                 if that work fails, it closes the connection under the next request, which it has executed.
-            patient: Begin ``timeout`` anew with each piece of the answer, if giving up would lose something.
+            extend: Begin ``timeout`` anew with each piece of the answer, if giving up would lose something.
 
         Raises:
             ManagerUnavailable: no usable answer; ``sent`` says whether the request may have arrived.
@@ -153,7 +161,7 @@ class HttpClient:
                 try:
                     with self._translate_errors(asked, sending):
                         all_headers = self._headers(content, headers)
-                        if last:
+                        if close_after:
                             all_headers["connection"] = "close"
                         response = await send(
                             pool, self._request(method, path, content, all_headers, sending)
@@ -163,7 +171,7 @@ class HttpClient:
                             async for piece in arriving:
                                 pieces.append(piece)
                                 received += len(piece)
-                                if patient:
+                                if extend:
                                     limit.deadline = loop.current_time() + timeout
                         answered = b"".join(pieces)
                 finally:
@@ -179,7 +187,7 @@ class HttpClient:
                 where=f"asked: {asked}",
                 fix="is the network to it slow, or overloaded?",
             )
-        return self._parse(response, answered, asked, accept)
+        return parse_response(response, answered, at=self._at, asked=asked, accept=accept)
 
     async def download(
         self, path: str, sink: Callable[[bytes], Awaitable[None]], *, patience: float, media_type: str
@@ -219,7 +227,7 @@ class HttpClient:
                     if not fits:
                         with self._translate_errors(asked, sending):
                             answered = b"".join([piece async for piece in pieces])
-                        self._parse(response, answered, asked, ())
+                        parse_response(response, answered, at=self._at, asked=asked)
                         raise invalid_response(f"{self._at} answered without {media_type}", asked)
                     while True:
                         scope.deadline = loop.current_time() + REQUEST_TIMEOUT
@@ -251,17 +259,14 @@ class HttpClient:
             _url(f"{self._endpoint.uri}{path}"),
             content=content,
             headers=headers,
-            extensions={"trace": sending.note, "timeout": _TIMEOUT},
+            extensions={"trace": sending.trace, "timeout": _TIMEOUT},
         )
         request.stream = OnePiece(content or b"")
         return request
 
-    def _parse(self, response: httpx.Response, content: bytes, asked: str, accept: Collection[int]) -> Answer:
-        return parse_response(response, content, at=self._at, asked=asked, accept=accept)
-
     @contextmanager
     def _translate_errors(self, asked: str, sending: _Sending) -> Iterator[None]:
-        """Turn errors of httpx into ours."""
+        """Raise errors of httpx as errors of ``exotrio.errors``."""
         import httpx
 
         # Transports in process report no progress: whatever they were given may have arrived.

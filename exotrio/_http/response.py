@@ -81,7 +81,7 @@ class Answer:
 
 
 def parse_response(
-    response: httpx.Response, content: bytes, *, at: str, asked: str, accept: Collection[int]
+    response: httpx.Response, content: bytes, *, at: str, asked: str, accept: Collection[int] = ()
 ) -> Answer:
     """Return the answer in a response, or raise what it means.
 

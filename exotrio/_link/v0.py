@@ -169,7 +169,7 @@ class V0Link:
                     body=ClaimRequest(nodes=nodes, batch_size=most),
                     timeout=CLAIM_TIMEOUT,
                     scope=shield,
-                    patient=True,
+                    extend=True,
                 )
         except ManagerUnavailable as error:
             if not error.sent or isinstance(error, NotAccepted):
@@ -252,7 +252,7 @@ class V0Link:
             self._remember(claim.state_id)
             try:
                 path = v0_path(self._namespace, "state", claim.state_id, _ROUTES[name])
-                answer = await self._http.ask("POST", path, body=content, last=True)
+                answer = await self._http.ask("POST", path, body=content, close_after=True)
                 answer.parse(OutcomeReply)
             except ManagerUnavailable as error:
                 if not earlier and (not error.sent or isinstance(error, NotAccepted)):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Never, TypeVar
+from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack
 from urllib.parse import urlencode
 
 import anyio
 from pydantic import BaseModel
 
-from exotrio._http.client import HttpClient
+from exotrio._http.client import HttpClient, Options
 from exotrio._http.discovery import discover, not_a_manager
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._wire.vocabulary import native_path, v0_path
@@ -51,7 +51,7 @@ class Calls:
         path = native_path(self.namespace, *segments)
         return f"{path}?{urlencode(query, doseq=True)}" if query else path
 
-    async def fetch(self, model: type[M], method: str, path: str, **options: Any) -> M:
+    async def fetch(self, model: type[M], method: str, path: str, **options: Unpack[Options]) -> M:
         """Ask for something that may be asked for repeatedly."""
         return await self.repeat(lambda: self.http.fetch(model, method, path, **options))
 

@@ -101,7 +101,9 @@ async def _put(
     """Put a graph and return it once it is no longer PENDING."""
     path = calls.v0("graph", name)
     content = body.model_dump(mode="json", include=body.model_fields_set)  # the server has its own defaults
-    answer = await calls.repeat(lambda: calls.http.ask("PUT", path, body=content, accept=REFUSED, last=True))
+    answer = await calls.repeat(
+        lambda: calls.http.ask("PUT", path, body=content, accept=REFUSED, close_after=True)
+    )
     if answer.status in REFUSED and (problems := _branch_references(body)) and not await calls.is_native():
         raise GraphInvalid(f"graph {name!r} needs exotrio's own state manager", problems)
     graph = _as_graph(answer, name)

@@ -151,7 +151,7 @@ async def test_an_answer_that_arrives_too_slowly_says_how_much_of_it_did(autojum
     http = slow_client(double)
     with pytest.raises(ResponseTooSlow, match="did not arrive as a whole within 30 s: 7250000 bytes did"):
         await http.ask("GET", "/ping")
-    assert (await http.ask("GET", "/ping", patient=True)).status == 200
+    assert (await http.ask("GET", "/ping", extend=True)).status == 200
 
 
 async def test_an_answer_that_only_begins_too_late_is_not_said_to_be_too_large(
