@@ -45,7 +45,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 }
 DRIVERS = {
     # The settings of ``doctor`` show the version of SQLite.
-    "sqlite3": ("manager.store.sqlite", "_runtime.outbox_store", "cli.doctor.settings"),
+    "sqlite3": ("manager.store.sqlite", "_runtime.outbox_store", "cli.doctor.settings", "client._backup"),
     "psycopg": ("manager.store.postgres",),
     "h11": ("_httpd",),
 }

@@ -1,0 +1,25 @@
+"""HTTP requests to a state manager, for the links of runtimes and for the client.
+
+=============  ===========================================================================================
+endpoint       which state manager, with which key: from arguments, a command, the environment, ``.env``
+client         ``HttpClient``: one exchange, its time limit, its errors
+connections    the connections of each event loop, and when they are closed
+event_loop     the functions of Trio or asyncio that an exchange needs
+lookups        name lookups that do not wait for threads of nodes
+body           bodies of requests and responses
+response       what a response means: a JSON answer or an error
+discovery      what a state manager is: ours or another that speaks v0
+=============  ===========================================================================================
+
+Rules:
+
+- A failed exchange raises a ``ManagerError``. ``ManagerUnavailable.sent`` is False only if nothing of the
+  request left, and only then may the caller repeat everything.
+- Nothing is repeated and no redirect is followed here.
+- httpx is imported within functions: it takes 50 ms, which a file of nodes must not wait for. For the same
+  reason ``body``, which needs its classes, is imported late.
+- Each exchange has a time limit; closing connections is shielded, for ``event_loop.CLOSE_TIMEOUT``.
+- No request waits inside httpcore's pool, but before it (``connections.Pool.limiter``): httpcore loses connections
+  for good when waiting requests are cancelled.
+- No text shows a key or a password: they are neither in ``Endpoint.shown`` nor in its ``repr``.
+"""

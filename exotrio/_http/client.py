@@ -121,9 +121,10 @@ class HttpClient:
             scope: A fresh scope to bound the exchange with, for callers who move its deadline
                 meanwhile or shield it.
             accept: Statuses other than 2xx to return instead of raising.
-            close_after: Close the connection after the answer. For requests behind which a stock server works on:
-                if that work fails, it closes the connection under the next request, which it has executed.
-            extend: Begin ``timeout`` anew with each piece of the answer, if giving up would lose something.
+            close_after: Close the connection after the answer. For requests that a stock server works on
+                after it has answered: if that work fails, it closes the connection under the next request,
+                which it has executed.
+            extend: Begin ``timeout`` anew with each piece of the answer: giving up would lose something.
 
         Raises:
             ManagerUnavailable: no usable answer; ``sent`` says whether the request may have arrived.
