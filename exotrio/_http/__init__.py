@@ -19,7 +19,7 @@ Rules:
 - httpx is imported within functions: it takes 50 ms, which a file of nodes must not wait for. For the same
   reason ``body``, which needs its classes, is imported late.
 - Each exchange has a time limit; closing connections is shielded, for ``event_loop.CLOSE_TIMEOUT``.
-- No request waits inside httpcore's pool, but before it (``connections.Pool.limiter``): httpcore loses connections
-  for good when waiting requests are cancelled.
+- Requests wait before httpcore's pool (``connections.Pool.limiter``), never in it: it loses connections for
+  good when waiting requests are cancelled.
 - No text shows a key or a password: they are neither in ``Endpoint.shown`` nor in its ``repr``.
 """

@@ -625,7 +625,9 @@ POINTS = (
         "A client warns once of a key that travels in clear off this machine.",
         ["http/test_client::test_a_key_sent_in_clear_off_this_machine_is_warned_of_once"],
         Change(
-            "_http/client.py", '    log.warning("the API key travels', '    log.debug("the API key travels'
+            "_http/connections.py",
+            '    log.warning("the API key travels',
+            '    log.debug("the API key travels',
         ),
     ),
     Point(
