@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -17,6 +17,8 @@ from exotrio._http.lookups import own_lookups
 from exotrio.errors import LifecycleError
 
 if TYPE_CHECKING:
+    from types import AsyncGeneratorType
+
     import httpx
 
 log = logging.getLogger("exotrio")
@@ -34,13 +36,18 @@ class Pool:
         limiter: Admits as many exchanges at once as the pool has connections for. httpcore loses connections
             for good when requests are cancelled while more than ``max_connections`` are queued in it.
         lookups: To be entered around a request that may have to connect.
-        closer: Closes the connections when it is closed, which the event loop does at its end.
+        closer: Closes the connections when it is closed, which the event loop does at its end. It refers to
+            nothing else here, so that a client is collected as garbage before its connections are.
     """
 
     transport: httpx.AsyncBaseTransport
     limiter: AbstractAsyncContextManager[None]
     lookups: Callable[[], AbstractContextManager[None]]
-    closer: AsyncGenerator[None] | None = None
+    closer: AsyncGeneratorType[None] | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        return self.closer is not None and self.closer.ag_frame is None
 
 
 class Connections:
@@ -79,8 +86,11 @@ class Connections:
         return self._pools.get(loop) or await self._open(loop)
 
     async def _open(self, loop: Hashable) -> Pool:
+        for other, pool in list(self._pools.items()):
+            if pool.is_closed:
+                self._pools.pop(other, None)
         transport = open_transport(self._endpoint, self._tasks)
-        closer = self._closer(loop, transport)
+        closer = cast("AsyncGeneratorType[None]", _close_at_the_end(transport))
         await anext(closer)
         pool = self._pools[loop] = Pool(
             transport=transport,
@@ -90,23 +100,24 @@ class Connections:
         )
         return pool
 
-    async def _closer(self, loop: Hashable, transport: httpx.AsyncBaseTransport) -> AsyncGenerator[None]:
-        """Wait to be closed, then close the connections.
-
-        Trio and asyncio close their async generators when they end, so that nothing stays open of a client
-        that was not closed itself.
-        """
-        try:
-            yield
-        finally:
-            self._pools.pop(loop, None)
-            with closing_scope():
-                await transport.aclose()
-
     async def aclose(self) -> None:
         """Close the connections of the caller's event loop. Safe to call twice."""
-        if self._pools and (pool := self._pools.get(running_loop())) and pool.closer is not None:
+        pool = self._pools.pop(running_loop(), None) if self._pools else None
+        if pool is not None and pool.closer is not None:
             await pool.closer.aclose()
+
+
+async def _close_at_the_end(transport: httpx.AsyncBaseTransport) -> AsyncGenerator[None]:
+    """Wait to be closed, then close the connections.
+
+    Trio and asyncio close their async generators when they end, and asyncio those that are collected as
+    garbage. So nothing stays open of a client that was not closed itself.
+    """
+    try:
+        yield
+    finally:
+        with closing_scope():
+            await transport.aclose()
 
 
 def open_transport(endpoint: Endpoint, tasks: int) -> httpx.AsyncBaseTransport:

@@ -177,6 +177,7 @@ def test_one_client_serves_several_event_loops_and_leaves_no_connection_open() -
         trio.run(twice_and_close)
         server.join()
     assert closed == [True] * 4, "one connection for each event loop"
+    assert not manager._calls.http._connections._pools, "nothing is kept of event loops that have ended"
 
 
 async def test_a_state_manager_inside_a_trio_loop_cannot_be_called_from_asyncio() -> None:
