@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from exotrio import Runtime, StateManager
-from exotrio._wire.native import NativeRun
+from exotrio._wire.native import Run
 from exotrio.manager import serve
 from tests.support.gated import APP, BATCH, ITEMS, NAMESPACE, NODES, RESULT, WORKERS, Log, graph, until
 from tests.support.helpers import eventually
@@ -79,7 +79,7 @@ async def trigger(manager: StateManager) -> str:
     return run_id
 
 
-def counts(run: NativeRun) -> Counter[str]:
+def counts(run: Run) -> Counter[str]:
     """Return how many states of ``work`` have which status."""
     return Counter({str(status): number for status, number in run.nodes[2].counts.items() if number})
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import exotrio
+import exotrio.client
 import exotrio.monitoring
 
 NAMES = """
@@ -19,6 +22,13 @@ ManagerUnavailable NotFound Phase
 ProblemsError PruneSignal ReQueueAfterSignal RequestRefused RetryPolicyModel RetryStrategyEnum
 Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrategyEnum VERSION
 from_text to_text
+"""
+CLIENT = """
+Checkup DatabaseState Disagreement GraphInfo HeldClaims LostLeases NodeCounts NodeLoad NodeVersion
+OldestState Overview RefusedState RegisteredNode RetriedState Run RunGraph RunList RunPage RunRetry
+RunStatus RunSummary RuntimeInfo RuntimeList StateAttempt StateDetail StateEdge StateEvent StateHistory
+StateHolder StateManager StateNode StatePage StateRetry StateStatus StateSummary Throughput V0Runtime
+ValidationStatus
 """
 MONITORING = """
 Event Health LeaseLost Observer Polled Progress Requested Running RuntimeMetrics StateEnded Vitals
@@ -35,6 +45,17 @@ def test_the_public_names_for_monitoring_are_these() -> None:
     assert sorted(exotrio.monitoring.__all__) == sorted(MONITORING.split())
     for name in exotrio.monitoring.__all__:
         assert getattr(exotrio.monitoring, name)
+
+
+def test_the_public_names_of_the_client_are_these() -> None:
+    assert sorted(exotrio.client.__all__) == sorted(CLIENT.split())
+
+
+@pytest.mark.parametrize("call", [name for name in vars(exotrio.StateManager) if not name.startswith("_")])
+def test_what_the_client_returns_has_a_public_name(call: str) -> None:
+    returned = str(inspect.signature(getattr(exotrio.StateManager, call)).return_annotation)
+    named = set(re.findall(r"[A-Z]\w+", returned)) - {"Any", "None"}
+    assert named <= set(exotrio.client.__all__)
 
 
 def test_dir_and_a_star_import_show_every_name_before_its_first_use() -> None:

@@ -1,12 +1,19 @@
-"""What the bodies of both APIs are made of."""
+"""What the bodies of both APIs are made of.
+
+On the wire a time is ISO text in UTC (``2024-01-31T12:00:00.123Z``) and a duration whole milliseconds, in a
+field that ends with ``_ms``. What the public client returns has a time as an aware ``datetime`` in UTC and a
+duration as float seconds, in a field without the suffix.
+"""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from exotrio._util.backoff import MAX_DELAY_MS
+from exotrio._util.times import iso_time, moment_ms
 from exotrio.graph import PartByPart
 
 
@@ -14,8 +21,34 @@ class Body(BaseModel):
     """Base of the bodies. Their validators are built at first use: all of them together would cost
     every ``import exotrio`` 20 ms."""
 
-    model_config = ConfigDict(defer_build=True)
+    model_config = ConfigDict(defer_build=True, serialize_by_alias=True)
 
 
 DelayMs = Annotated[int, Field(ge=0, le=MAX_DELAY_MS)]
 Texts = Annotated[dict[str, str], PartByPart]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    # The stock state manager sends its local time and leaves the offset out; its image runs in UTC.
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _from_unix_ms(ms: object) -> object:
+    return datetime.fromtimestamp(ms / 1000, UTC) if isinstance(ms, int | float) else ms
+
+
+def _from_ms(ms: object) -> object:
+    return ms / 1000 if isinstance(ms, int | float) else ms
+
+
+def _to_ms(seconds: float) -> float:
+    ms = round(seconds * 1000, 3)
+    return int(ms) if ms.is_integer() else ms
+
+
+Moment = Annotated[datetime, AfterValidator(_in_utc), PlainSerializer(iso_time, when_used="json")]
+"""A time: ISO text on the wire."""
+UnixMs = Annotated[datetime, BeforeValidator(_from_unix_ms), PlainSerializer(moment_ms, when_used="json")]
+"""A time: Unix milliseconds on the wire. Its field has an alias that ends with ``_ms``."""
+Seconds = Annotated[float, BeforeValidator(_from_ms), PlainSerializer(_to_ms, when_used="json")]
+"""A duration: milliseconds on the wire. Its field has an alias that ends with ``_ms``."""

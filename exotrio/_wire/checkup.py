@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from exotrio._wire.body import Body
+from exotrio._wire.body import Body, Seconds, UnixMs
 
 
 class HeldClaims(Body):
@@ -15,9 +15,9 @@ class HeldClaims(Body):
         local: Held by a runtime in the process of the state manager.
         timed: Claimed through v0 until the claim timeout.
         leaseless: Claimed through v0 without a timeout: only their holder can end them, and it is unknown.
-        oldest_leaseless_ms: Time since the first of those was claimed; 0 without any.
+        oldest_leaseless: Seconds since the first of those was claimed; 0 without any.
         overdue: Those whose lease or timeout expired, and which did not become claimable yet.
-        overdue_ms: Time since the first of those expired.
+        overdue_for: Seconds since the first of those expired.
     """
 
     node: str
@@ -25,9 +25,9 @@ class HeldClaims(Body):
     local: int
     timed: int
     leaseless: int
-    oldest_leaseless_ms: int
+    oldest_leaseless: Seconds = Field(alias="oldest_leaseless_ms")
     overdue: int
-    overdue_ms: int
+    overdue_for: Seconds = Field(alias="overdue_ms")
 
 
 class LostLeases(Body):
@@ -42,7 +42,7 @@ class LostLeases(Body):
     poison: int
 
 
-class Version(Body):
+class NodeVersion(Body):
     """One version of a node among live runtimes.
 
     Fields:
@@ -58,7 +58,7 @@ class Disagreement(Body):
     """A node whose inputs or outputs differ between live runtimes."""
 
     node: str
-    versions: list[Version]
+    versions: list[NodeVersion]
 
 
 class DatabaseState(Body):
@@ -83,19 +83,19 @@ class Checkup(Body):
     """The condition of a state manager.
 
     Fields:
-        at_ms: Its clock, in Unix milliseconds.
+        at: Its clock.
         version: Its version of exotrio.
-        lease_ttl_ms: How long a lease lasts without a heartbeat.
-        claim_timeout_ms: How long a claim through v0 lasts; None: for ever.
+        lease_ttl: Seconds that a lease lasts without a heartbeat.
+        claim_timeout: Seconds that a claim through v0 lasts; None: for ever.
         claims: The QUEUED states of the namespace, by node.
         leases: Lost leases of the namespace.
         disagreements: Nodes that differ between live runtimes of the namespace.
     """
 
-    at_ms: int
+    at: UnixMs = Field(alias="at_ms")
     version: str
-    lease_ttl_ms: int
-    claim_timeout_ms: int | None
+    lease_ttl: Seconds = Field(alias="lease_ttl_ms")
+    claim_timeout: Seconds | None = Field(alias="claim_timeout_ms")
     claims: list[HeldClaims]
     leases: LostLeases
     disagreements: list[Disagreement] = Field(default_factory=list)

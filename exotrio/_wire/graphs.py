@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from exotrio._util.cron import check_expression
-from exotrio._wire.body import Body, Texts
+from exotrio._wire.body import Body, Moment, Texts
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.graph import (
     MAX_NAME,
@@ -129,13 +129,13 @@ class GraphReply(Body):
     retry_policy: RetryPolicyModel
     store_config: StoreConfigModel
     triggers: list[TriggerModel]
-    created_at: str
-    updated_at: str
+    created_at: Moment
+    updated_at: Moment
     validation_status: ValidationStatus
     validation_errors: list[str]
 
 
-class ListedGraph(GraphReply):
+class GraphInfo(GraphReply):
     """A graph in the list of them."""
 
     id: str = Field("", alias="_id")
@@ -144,4 +144,4 @@ class ListedGraph(GraphReply):
 
 
 class GraphsReply(Body):
-    templates: list[ListedGraph]
+    templates: list[GraphInfo]

@@ -253,19 +253,7 @@ class NodeCounts(Body):
     counts: dict[StateStatus, int]
 
 
-class NativeRunSummary(RunSummary):
-    """A run, with fields that v0 lacks.
-
-    Fields:
-        finished_at: When the last of its states ended; None while any is pending.
-        cancelled_at: When it was cancelled, if it was.
-    """
-
-    finished_at: str | None = None
-    cancelled_at: str | None = None
-
-
-class NativeRun(NativeRunSummary):
-    """One run with its counts per place, in the order of the template."""
+class Run(RunSummary):
+    """One run with its counts per place, in the order of the graph's nodes."""
 
     nodes: list[NodeCounts]

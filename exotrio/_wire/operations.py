@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field
 
-from exotrio._wire.body import Body
-from exotrio._wire.native import NativeRunSummary, Uuid
-from exotrio._wire.v0 import StateDetail, StateNode
+from exotrio._wire.body import Body, Moment, Seconds
+from exotrio._wire.native import Uuid
+from exotrio._wire.v0 import RunSummary, StateDetail, StateNode
 from exotrio._wire.vocabulary import NATIVE_ROOT, RunStatus, StateStatus
 
 MAX_PAGE = 1_000
@@ -45,13 +45,13 @@ class StatesQuery(Body):
     before: Cursor | None = None
 
 
-class ListedState(StateNode):
+class StateSummary(StateNode):
     """A state in a list.
 
     Fields:
         error: One line of its error, of at most 500 characters.
         retry_count: Automatic retries before it.
-        created_at: Empty if a v0 server was asked.
+        created_at: None if a v0 server was asked.
         finished_at: When it ended; None while it has not, or if a v0 server was asked.
         worker: Id of the process that claimed it last, through the native API.
     """
@@ -59,15 +59,15 @@ class ListedState(StateNode):
     graph_name: str
     run_id: str
     retry_count: int | None = None
-    created_at: str = ""
-    finished_at: str | None = None
+    created_at: Moment | None = None
+    finished_at: Moment | None = None
     worker: str | None = None
 
 
-class StatesReply(Body):
+class StatePage(Body):
     """A page of states; ``next`` is None on the last one. One before that may be short, or empty."""
 
-    states: list[ListedState]
+    states: list[StateSummary]
     next: str | None
 
 
@@ -89,10 +89,10 @@ class RunsQuery(Body):
     before: Cursor | None = None
 
 
-class RunsFound(Body):
+class RunPage(Body):
     """A page of runs; ``next`` is None on the last one."""
 
-    runs: list[NativeRunSummary]
+    runs: list[RunSummary]
     next: str | None
 
 
@@ -108,12 +108,12 @@ class StateEvent(Body):
         worker: Id of the process that held it then, if any.
     """
 
-    at: str
+    at: Moment
     kind: str
     worker: str | None
 
 
-class Attempt(Body):
+class StateAttempt(Body):
     """One of the states that replaced each other by retries.
 
     Fields:
@@ -125,23 +125,23 @@ class Attempt(Body):
     status: StateStatus
     retry_count: int
     by_hand: bool
-    created_at: str
+    created_at: Moment
 
 
-class Holder(Body):
+class StateHolder(Body):
     """The process that holds a QUEUED state.
 
     Fields:
         native: Whether it claimed under a lease; otherwise through v0.
         worker: Its id, if it claimed under a lease.
         local: Whether it is the process of the state manager.
-        ttl_ms: Time left unless the lease is renewed; None: for ever.
+        ttl: Seconds left unless the lease is renewed; None: for ever.
     """
 
     native: bool
     worker: str | None
     local: bool
-    ttl_ms: int | None
+    ttl: Seconds | None = Field(alias="ttl_ms")
 
 
 class StateHistory(StateDetail):
@@ -163,13 +163,13 @@ class StateHistory(StateDetail):
     retry_count: int
     deliveries: int
     requeued: bool
-    enqueue_after: str
-    claimed_at: str | None
-    finished_at: str | None
+    enqueue_after: Moment
+    claimed_at: Moment | None
+    finished_at: Moment | None
     worker: str | None
-    holder: Holder | None
+    holder: StateHolder | None
     events: list[StateEvent]
-    attempts: list[Attempt]
+    attempts: list[StateAttempt]
 
 
 # -- native: retrying a run
@@ -196,6 +196,8 @@ class RefusedState(Body):
     reason: str
 
 
-class RetryRunReply(Body):
+class RunRetry(Body):
+    """What became of the failed states of a run that was retried."""
+
     retried: list[RetriedState]
     refused: list[RefusedState]

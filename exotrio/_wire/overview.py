@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from exotrio._wire.body import Body
-from exotrio._wire.native import NativeRunSummary
-from exotrio._wire.runtimes import ListedWorker
+from exotrio._wire.body import Body, Moment, Seconds
+from exotrio._wire.runtimes import RuntimeInfo
+from exotrio._wire.v0 import RunSummary
 
 EXPORT_TYPE = "text/html; charset=utf-8"
 MAX_RUNS = 100
@@ -41,11 +41,11 @@ class OldestState(Body):
 
     Fields:
         node: Its node.
-        waits_ms: How long it has been due.
+        due: Seconds that it has been due.
     """
 
     node: str
-    waits_ms: int
+    due: Seconds = Field(alias="waits_ms")
 
 
 class Throughput(Body):
@@ -62,28 +62,28 @@ class Throughput(Body):
     failed: list[int]
 
 
-class NodeNow(Body):
+class NodeLoad(Body):
     """A registered node.
 
     Fields:
         waiting: Waiting states, those that are due later included; counted up to 100,000.
         eligible: Those of them that are due.
-        oldest_ms: How long the first of those has been due; 0 without any.
+        oldest_due: Seconds that the first of those has been due; 0 without any.
         running: States that a runtime holds.
         ended, failed: Attempts of the last hour.
-        p50_ms, p95_ms: How long those ran; None without any.
+        p50, p95: Seconds that those ran; None without any.
         offered_by: Names of the live runtimes that claim its states.
     """
 
     name: str
     waiting: int
     eligible: int
-    oldest_ms: int
+    oldest_due: Seconds = Field(alias="oldest_ms")
     running: int
     ended: int
     failed: int
-    p50_ms: float | None
-    p95_ms: float | None
+    p50: Seconds | None = Field(alias="p50_ms")
+    p95: Seconds | None = Field(alias="p95_ms")
     offered_by: list[str]
 
 
@@ -104,15 +104,15 @@ class Overview(Body):
     """
 
     namespace: str
-    at: str
+    at: Moment
     running: int
     waiting: int
     waiting_is_more: bool
     errored: int
     oldest: OldestState | None
     throughput: Throughput
-    nodes: list[NodeNow]
-    runtimes: list[ListedWorker]
+    nodes: list[NodeLoad]
+    runtimes: list[RuntimeInfo]
     runtime_count: int
     v0_runtimes: int
-    runs: list[NativeRunSummary]
+    runs: list[RunSummary]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from exotrio._wire.body import Body
+from pydantic import Field
+
+from exotrio._wire.body import Body, Seconds
 
 
-class ListedWorker(Body):
+class RuntimeInfo(Body):
     """A runtime in the list of them.
 
     Fields:
@@ -17,8 +19,8 @@ class ListedWorker(Body):
         workers: How many states it runs at once; 0 if it does not say.
         busy, buffered: States that ran, and that waited in it, at its last heartbeat.
         holds: States that it holds, by the database.
-        heard_ms: Time since it sent something.
-        polled_ms: Time since its last claim; None before the first.
+        heard_ago: Seconds since it sent something.
+        polled_ago: Seconds since its last claim; None before the first.
         nodes: Names of the nodes that it claims states of.
         shows_tasks: Whether its task tree can be asked for.
     """
@@ -32,25 +34,25 @@ class ListedWorker(Body):
     busy: int
     buffered: int
     holds: int
-    heard_ms: int
-    polled_ms: int | None
+    heard_ago: Seconds = Field(alias="heard_ms")
+    polled_ago: Seconds | None = Field(alias="polled_ms")
     nodes: list[str]
     shows_tasks: bool
 
 
-class V0Asker(Body):
+class V0Runtime(Body):
     """Clients that claim the same nodes through v0, which does not identify them.
 
     Fields:
         nodes: Names of the nodes.
-        polled_ms: Time since the last such claim.
+        polled_ago: Seconds since the last such claim.
     """
 
     nodes: list[str]
-    polled_ms: int
+    polled_ago: Seconds = Field(alias="polled_ms")
 
 
-class WorkersReply(Body):
+class RuntimeList(Body):
     """Runtimes that sent something in the last ten minutes, or stopped in the last one.
 
     Fields:
@@ -58,8 +60,8 @@ class WorkersReply(Body):
         v0: Clients of v0, those with the latest claim first.
     """
 
-    workers: list[ListedWorker]
-    v0: list[V0Asker]
+    workers: list[RuntimeInfo]
+    v0: list[V0Runtime]
 
 
 class CommandReply(Body):

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from exotrio._util.backoff import MAX_DELAY_MS
-from exotrio._wire.body import Body, DelayMs, Texts
+from exotrio._wire.body import Body, DelayMs, Moment, Texts
 from exotrio._wire.vocabulary import MAX_BATCH, RunStatus, StateStatus
 from exotrio.graph import Name
 
@@ -58,8 +58,8 @@ class RegisteredNode(Body):
     inputs_schema: dict[str, Any]
     outputs_schema: dict[str, Any]
     secrets: list[str]
-    created_at: str
-    updated_at: str
+    created_at: Moment
+    updated_at: Moment
 
 
 class NodesReply(Body):
@@ -112,7 +112,9 @@ class ManualRetryRequest(Body):
     fanout_id: str = Field(max_length=256)
 
 
-class ManualRetryReply(Body):
+class StateRetry(Body):
+    """The new state that takes the place of one retried by hand."""
+
     id: str
     status: StateStatus
 
@@ -122,6 +124,18 @@ class SecretsReply(Body):
 
 
 class RunSummary(Body):
+    """A run in a list.
+
+    Fields:
+        success_count: States that ended as SUCCESS or PRUNED.
+        pending_count: CREATED, QUEUED and EXECUTED.
+        errored_count: ERRORED and NEXT_CREATED_ERROR.
+        retried_count: RETRY_CREATED.
+        created_at: None if a v0 server was asked for this run alone.
+        finished_at: When nothing of it was pending any more; None while something is, and from v0.
+        cancelled_at: When it was cancelled, if it was; None from v0.
+    """
+
     run_id: str
     graph_name: str
     success_count: int
@@ -130,10 +144,14 @@ class RunSummary(Body):
     retried_count: int
     total_count: int
     status: RunStatus
-    created_at: str
+    created_at: Moment | None
+    finished_at: Moment | None = None
+    cancelled_at: Moment | None = None
 
 
-class RunsReply(Body):
+class RunList(Body):
+    """A page of runs, found by its number."""
+
     namespace: str
     total: int
     page: int
@@ -151,16 +169,20 @@ class StateNode(Body):
     error: str | None
 
 
-class Edge(Body):
+class StateEdge(Body):
+    """One state follows another; ``source`` and ``target`` are their ids."""
+
     source: str
     target: str
 
 
-class RunGraphReply(Body):
+class RunGraph(Body):
+    """The states of a run, in the order in which they were made, and how they follow each other."""
+
     root_states: list[StateNode]
     graph_name: str
     nodes: list[StateNode]
-    edges: list[Edge]
+    edges: list[StateEdge]
     node_count: int
     edge_count: int
     execution_summary: dict[str, int]
@@ -174,5 +196,5 @@ class StateDetail(StateNode):
     inputs: dict[str, Any]
     outputs: dict[str, Any]
     parents: dict[str, str]
-    created_at: str
-    updated_at: str
+    created_at: Moment
+    updated_at: Moment

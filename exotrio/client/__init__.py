@@ -1,0 +1,88 @@
+"""``StateManager``, the client of a state manager, and the types that its calls return.
+
+From outside, import only what ``__all__`` lists; ``exotrio.StateManager`` is the same class. Times are aware
+``datetime`` in UTC and durations float seconds. Three calls return dicts, as in the stock SDK: ``trigger``,
+``get_graph`` and ``upsert_graph``.
+
+- ``_state_manager``: the class: signatures, documentation, checks of arguments;
+- ``_calls``: which API a call goes to, and how often it is tried;
+- ``_graphs``, ``_runs``, ``_operations``, ``_backup``: what the calls do, as functions of a ``Calls``.
+"""
+
+from exotrio._wire.checkup import (
+    Checkup,
+    DatabaseState,
+    Disagreement,
+    HeldClaims,
+    LostLeases,
+    NodeVersion,
+)
+from exotrio._wire.graphs import GraphInfo
+from exotrio._wire.native import NodeCounts, Run
+from exotrio._wire.operations import (
+    RefusedState,
+    RetriedState,
+    RunPage,
+    RunRetry,
+    StateAttempt,
+    StateEvent,
+    StateHistory,
+    StateHolder,
+    StatePage,
+    StateSummary,
+)
+from exotrio._wire.overview import NodeLoad, OldestState, Overview, Throughput
+from exotrio._wire.runtimes import RuntimeInfo, RuntimeList, V0Runtime
+from exotrio._wire.v0 import (
+    RegisteredNode,
+    RunGraph,
+    RunList,
+    RunSummary,
+    StateDetail,
+    StateEdge,
+    StateNode,
+    StateRetry,
+)
+from exotrio._wire.vocabulary import RunStatus, StateStatus, ValidationStatus
+from exotrio.client._state_manager import StateManager
+
+__all__ = [
+    "Checkup",
+    "DatabaseState",
+    "Disagreement",
+    "GraphInfo",
+    "HeldClaims",
+    "LostLeases",
+    "NodeCounts",
+    "NodeLoad",
+    "NodeVersion",
+    "OldestState",
+    "Overview",
+    "RefusedState",
+    "RegisteredNode",
+    "RetriedState",
+    "Run",
+    "RunGraph",
+    "RunList",
+    "RunPage",
+    "RunRetry",
+    "RunStatus",
+    "RunSummary",
+    "RuntimeInfo",
+    "RuntimeList",
+    "StateAttempt",
+    "StateDetail",
+    "StateEdge",
+    "StateEvent",
+    "StateHistory",
+    "StateHolder",
+    "StateManager",
+    "StateNode",
+    "StatePage",
+    "StateRetry",
+    "StateStatus",
+    "StateSummary",
+    "Throughput",
+    "V0Runtime",
+    "ValidationStatus",
+]

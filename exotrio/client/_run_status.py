@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 
-from exotrio._wire.native import NativeRun, NodeCounts
-from exotrio._wire.v0 import RunGraphReply
+from exotrio._wire.native import NodeCounts, Run
+from exotrio._wire.v0 import RunGraph
 from exotrio._wire.vocabulary import ERRORED, PENDING, RETRIED, SUCCESS, RunStatus, StateStatus
 
 
-def summarize(run_id: str, graph: RunGraphReply) -> NativeRun:
+def summarize(run_id: str, graph: RunGraph) -> Run:
     """Return the counts of a run and its status, by the rules v0 servers use for their list of runs.
 
-    Places come in the order their first states do; ``created_at`` is not known and empty.
+    Places come in the order their first states do; ``created_at`` is not known and None.
     """
     places: dict[str, NodeCounts] = {}
     totals: Counter[StateStatus] = Counter()
@@ -32,7 +32,7 @@ def summarize(run_id: str, graph: RunGraphReply) -> NativeRun:
         status = RunStatus.FAILED
     else:
         status = RunStatus.SUCCESS
-    return NativeRun(
+    return Run(
         run_id=run_id,
         graph_name=graph.graph_name,
         success_count=count(SUCCESS),
@@ -41,6 +41,6 @@ def summarize(run_id: str, graph: RunGraphReply) -> NativeRun:
         retried_count=count(RETRIED),
         total_count=totals.total(),
         status=status,
-        created_at="",
+        created_at=None,
         nodes=list(places.values()),
     )

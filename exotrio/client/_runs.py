@@ -12,20 +12,20 @@ import anyio
 from exotrio._http.client import REQUEST_TIMEOUT
 from exotrio._http.event_loop import event_loop
 from exotrio._util.error_message import message_line
-from exotrio._wire.native import NativeRun
+from exotrio._wire.native import Run
 from exotrio._wire.operations import (
-    ListedState,
     RefusedState,
     RetriedState,
-    RetryRunReply,
     RetryRunRequest,
-    RunsFound,
+    RunPage,
+    RunRetry,
     RunsQuery,
     StateHistory,
+    StatePage,
     StatesQuery,
-    StatesReply,
+    StateSummary,
 )
-from exotrio._wire.v0 import ManualRetryReply, ManualRetryRequest, RunGraphReply, StateDetail
+from exotrio._wire.v0 import ManualRetryRequest, RunGraph, StateDetail, StateRetry
 from exotrio._wire.vocabulary import ERRORED, MAX_WAIT_MS, RunStatus, from_ms, is_state_id, to_ms
 from exotrio.client._calls import Calls
 from exotrio.client._run_status import summarize
@@ -39,29 +39,29 @@ OUTAGE_TOLERANCE = 60.0
 OURS = "use exotrio's server (python -m exotrio server)"
 
 
-async def run(calls: Calls, run_id: str) -> RunGraphReply:
+async def run(calls: Calls, run_id: str) -> RunGraph:
     """Return the states of a run and how they follow each other."""
-    reply = await calls.fetch(RunGraphReply, "GET", calls.v0("states", "run", run_id, "graph"))
+    reply = await calls.fetch(RunGraph, "GET", calls.v0("states", "run", run_id, "graph"))
     if not reply.nodes:  # what v0 answers for a run it does not know
         raise NotFound(f"there is no run {run_id} in namespace {calls.namespace!r}")
     return reply
 
 
-async def status(calls: Calls, run_id: str, wait: float = 0.0, pause: float = 0.0) -> NativeRun:
+async def status(calls: Calls, run_id: str, wait: float = 0.0, pause: float = 0.0) -> Run:
     """Return how far a run is: after ``wait`` seconds, or as soon as it has ended.
 
     Args:
         pause: Seconds to sleep first instead, if the server cannot be waited at.
     """
 
-    async def derived() -> NativeRun:
+    async def derived() -> Run:
         await anyio.sleep(pause)
         return summarize(run_id, await run(calls, run_id))
 
     return await calls.prefer_native(lambda: _native_status(calls, run_id, wait, pause), derived)
 
 
-async def _native_status(calls: Calls, run_id: str, wait: float, pause: float) -> NativeRun:
+async def _native_status(calls: Calls, run_id: str, wait: float, pause: float) -> Run:
     if calls.long_polls == MOST_LONG_POLLS:
         await anyio.sleep(pause)
         wait = 0.0
@@ -70,7 +70,7 @@ async def _native_status(calls: Calls, run_id: str, wait: float, pause: float) -
     began = anyio.current_time()
     calls.long_polls += wait > 0
     try:
-        found = await calls.fetch(NativeRun, "GET", path, timeout=REQUEST_TIMEOUT + wait)
+        found = await calls.fetch(Run, "GET", path, timeout=REQUEST_TIMEOUT + wait)
     finally:
         calls.long_polls -= wait > 0
     if found.status is RunStatus.PENDING:
@@ -85,13 +85,13 @@ async def wait(
     *,
     timeout: float | None,
     poll_interval: float,
-    on_progress: Callable[[NativeRun], None] | None,
-) -> NativeRun:
+    on_progress: Callable[[Run], None] | None,
+) -> Run:
     """Wait until a run is no longer PENDING."""
-    shown: NativeRun | None = None
+    shown: Run | None = None
     # Whoever is not told of the first status does not ask for it: the first look waits for the end already.
     pause, held = 0.0, FIRST_POLL if on_progress is None else 0.0
-    found: NativeRun | None = None
+    found: Run | None = None
     with _time_limit(timeout):
         while True:
             found = await _status_after_outages(calls, run_id, held, pause, known=found is not None)
@@ -103,9 +103,7 @@ async def wait(
             held = pause = min(max(pause * 1.5, FIRST_POLL), poll_interval)
 
 
-async def _status_after_outages(
-    calls: Calls, run_id: str, wait: float, pause: float, *, known: bool
-) -> NativeRun:
+async def _status_after_outages(calls: Calls, run_id: str, wait: float, pause: float, *, known: bool) -> Run:
     """Return how far a run is, also if that cannot be asked for a while.
 
     Args:
@@ -126,23 +124,23 @@ def _time_limit(seconds: float | None) -> AbstractContextManager[object]:
     return nullcontext() if seconds is None else event_loop().fail_after(seconds)
 
 
-async def cancel(calls: Calls, run_id: str) -> NativeRun:
+async def cancel(calls: Calls, run_id: str) -> Run:
     """End a run."""
     return await calls.prefer_native(
-        lambda: calls.fetch(NativeRun, "POST", calls.native("run", run_id, "cancel")),
+        lambda: calls.fetch(Run, "POST", calls.native("run", run_id, "cancel")),
         lambda: calls.refuse_v0(
             f"the run {run_id} cannot be cancelled", f"stop the runtimes that run its nodes; or {OURS}"
         ),
     )
 
 
-async def manual_retry(calls: Calls, state_id: str, fanout_id: str) -> ManualRetryReply:
+async def manual_retry(calls: Calls, state_id: str, fanout_id: str) -> StateRetry:
     """Run a state once more, as a new state."""
     path = calls.v0("state", state_id, "manual-retry")
     request = ManualRetryRequest(fanout_id=fanout_id)
     with _not_found_if_no_id(state_id):
         return await calls.repeat(
-            lambda: calls.http.fetch(ManualRetryReply, "POST", path, body=request), sent=False
+            lambda: calls.http.fetch(StateRetry, "POST", path, body=request), sent=False
         )
 
 
@@ -169,22 +167,22 @@ def _not_found_if_no_id(state_id: str) -> Iterator[None]:
         ) from error
 
 
-async def retry_run(calls: Calls, run_id: str) -> RetryRunReply:
+async def retry_run(calls: Calls, run_id: str) -> RunRetry:
     """Retry all failed states of a run."""
     # Chosen once, so that repeating the request retries nothing twice.
     request_id = str(uuid4())
     path = calls.native("run", run_id, "retry")
     return await calls.prefer_native(
-        lambda: calls.fetch(RetryRunReply, "POST", path, body=RetryRunRequest(request_id=request_id)),
+        lambda: calls.fetch(RunRetry, "POST", path, body=RetryRunRequest(request_id=request_id)),
         lambda: _retry_each(calls, run_id, request_id),
     )
 
 
-async def _retry_each(calls: Calls, run_id: str, request_id: str) -> RetryRunReply:
+async def _retry_each(calls: Calls, run_id: str, request_id: str) -> RunRetry:
     failed = [state for state in (await run(calls, run_id)).nodes if state.status in ERRORED]
     if not failed:
         raise RequestRefused(f"the run {run_id} has no failed states", status=409)
-    reply = RetryRunReply(retried=[], refused=[])
+    reply = RunRetry(retried=[], refused=[])
     for state in failed:
         try:
             # The state in the id: a stock server takes one id once for all states of a node.
@@ -196,39 +194,39 @@ async def _retry_each(calls: Calls, run_id: str, request_id: str) -> RetryRunRep
     return reply
 
 
-async def find_runs(calls: Calls, query: RunsQuery) -> RunsFound:
+async def find_runs(calls: Calls, query: RunsQuery) -> RunPage:
     """Return one page of runs."""
     path = calls.native("runs", query=_parameters(query))
     return await calls.prefer_native(
-        lambda: calls.fetch(RunsFound, "GET", path),
+        lambda: calls.fetch(RunPage, "GET", path),
         lambda: calls.refuse_v0("runs cannot be searched", f"page through runs(); or {OURS}"),
     )
 
 
-async def states(calls: Calls, query: StatesQuery) -> StatesReply:
+async def states(calls: Calls, query: StatesQuery) -> StatePage:
     """Return one page of states."""
     return await calls.prefer_native(lambda: _filled_page(calls, query), lambda: _states_of_run(calls, query))
 
 
-async def _filled_page(calls: Calls, query: StatesQuery) -> StatesReply:
+async def _filled_page(calls: Calls, query: StatesQuery) -> StatePage:
     """Ask on while the page is not full: one request looks through so many states only."""
-    found: list[ListedState] = []
+    found: list[StateSummary] = []
     while True:
-        page = await calls.fetch(StatesReply, "GET", calls.native("states", query=_parameters(query)))
+        page = await calls.fetch(StatePage, "GET", calls.native("states", query=_parameters(query)))
         found += page.states
         left = query.limit - len(found)
         # The same place again would be asked for for ever.
         if left <= 0 or page.next in (None, query.before):
-            return StatesReply(states=found, next=page.next)
+            return StatePage(states=found, next=page.next)
         query = query.model_copy(update={"before": page.next, "limit": left})
 
 
-async def _states_of_run(calls: Calls, query: StatesQuery) -> StatesReply:
+async def _states_of_run(calls: Calls, query: StatesQuery) -> StatePage:
     if query.run is None:
         calls.refuse_v0("states cannot be listed across runs", f"name one run; or {OURS}")
     graph = await run(calls, query.run)
     found = [
-        ListedState(
+        StateSummary(
             id=state.id,
             node_name=state.node_name,
             identifier=state.identifier,
@@ -246,7 +244,7 @@ async def _states_of_run(calls: Calls, query: StatesQuery) -> StatesReply:
     ids = [state.id for state in found]
     begin = ids.index(query.before) + 1 if query.before in ids else 0
     page = found[begin : begin + query.limit]
-    return StatesReply(states=page, next=page[-1].id if found[begin + query.limit :] else None)
+    return StatePage(states=page, next=page[-1].id if found[begin + query.limit :] else None)
 
 
 async def history(calls: Calls, state_id: str) -> StateHistory:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 
 from exotrio._http.event_loop import event_loop
-from exotrio._wire.runtimes import CommandReply, TasksReply, WorkersReply
+from exotrio._wire.runtimes import CommandReply, RuntimeList, TasksReply
 from exotrio.client._calls import Calls
 from exotrio.client._runs import OURS
 
@@ -13,10 +13,10 @@ LOOK = 0.25
 """Seconds between two looks for a task tree that was asked for."""
 
 
-async def workers(calls: Calls) -> WorkersReply:
+async def workers(calls: Calls) -> RuntimeList:
     """Return who works in the namespace."""
     return await calls.prefer_native(
-        lambda: calls.fetch(WorkersReply, "GET", calls.native("workers")),
+        lambda: calls.fetch(RuntimeList, "GET", calls.native("workers")),
         lambda: calls.refuse_v0("runtimes cannot be listed", OURS),
     )
 

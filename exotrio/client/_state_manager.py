@@ -13,25 +13,25 @@ from pydantic import BaseModel, ValidationError
 from exotrio._http.endpoint import resolve_endpoint, version_problems
 from exotrio._util.words import readable_errors
 from exotrio._wire.checkup import Checkup
-from exotrio._wire.graphs import GraphBody, GraphsReply, ListedGraph
-from exotrio._wire.native import NativeRun
+from exotrio._wire.graphs import GraphBody, GraphInfo, GraphsReply
+from exotrio._wire.native import Run
 from exotrio._wire.operations import (
-    RetryRunReply,
-    RunsFound,
+    RunPage,
+    RunRetry,
     RunsQuery,
     StateHistory,
+    StatePage,
     StatesQuery,
-    StatesReply,
 )
 from exotrio._wire.overview import ExportQuery, Overview, OverviewQuery
-from exotrio._wire.runtimes import WorkersReply
+from exotrio._wire.runtimes import RuntimeList
 from exotrio._wire.v0 import (
-    ManualRetryReply,
     NodesReply,
     RegisteredNode,
-    RunGraphReply,
-    RunsReply,
+    RunGraph,
+    RunList,
     StateDetail,
+    StateRetry,
 )
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.client import _backup, _graphs, _operations, _runs, _runtimes
@@ -243,7 +243,7 @@ class StateManager:
         """
         return (await self._calls.fetch_list(NodesReply, "nodes", "")).nodes
 
-    async def graphs(self) -> list[ListedGraph]:
+    async def graphs(self) -> list[GraphInfo]:
         """Return the graphs of the namespace, each as its next runs will use it; secrets by name only.
 
         Raises:
@@ -286,7 +286,7 @@ class StateManager:
 
     # -- ours: runs
 
-    async def runs(self, page: int = 1, size: int = 20) -> RunsReply:
+    async def runs(self, page: int = 1, size: int = 20) -> RunList:
         """Return one page of the namespace's runs, newest first.
 
         Args:
@@ -299,9 +299,9 @@ class StateManager:
         Cancellation:
             Safe; nothing changes at the server.
         """
-        return await self._calls.fetch_list(RunsReply, "runs", page, size)
+        return await self._calls.fetch_list(RunList, "runs", page, size)
 
-    async def run(self, run_id: str) -> RunGraphReply:
+    async def run(self, run_id: str) -> RunGraph:
         """Return the states of a run and how they follow each other.
 
         Raises:
@@ -325,10 +325,10 @@ class StateManager:
         """
         return await _runs.state(self._calls, graph, run_id, state_id)
 
-    async def status(self, run_id: str) -> NativeRun:
+    async def status(self, run_id: str) -> Run:
         """Return how far a run is, with counts per place of the graph.
 
-        On a v0 server it is derived from the run's states; ``created_at`` is empty then.
+        On a v0 server it is derived from the run's states; ``created_at`` is None then.
 
         Raises:
             NotFound: there is no such run.
@@ -345,8 +345,8 @@ class StateManager:
         *,
         timeout: float | None = None,
         poll_interval: float = 1.0,
-        on_progress: Callable[[NativeRun], None] | None = None,
-    ) -> NativeRun:
+        on_progress: Callable[[Run], None] | None = None,
+    ) -> Run:
         """Wait until a run is no longer PENDING. A state manager that is away is waited for up to 60 s.
 
         Our own server answers the moment the run ends; any other one is asked again and again.
@@ -372,7 +372,7 @@ class StateManager:
             self._calls, run_id, timeout=timeout, poll_interval=poll_interval, on_progress=on_progress
         )
 
-    async def cancel(self, run_id: str) -> NativeRun:
+    async def cancel(self, run_id: str) -> Run:
         """End a run: what waits is ended at once, running nodes are cancelled, nothing follows.
 
         Workers hear of it with their next heartbeat, within 20 s by default. Cancelling a run again
@@ -395,7 +395,7 @@ class StateManager:
         """
         return await _runs.cancel(self._calls, run_id)
 
-    async def manual_retry(self, state_id: str, fanout_id: str | None = None) -> ManualRetryReply:
+    async def manual_retry(self, state_id: str, fanout_id: str | None = None) -> StateRetry:
         """Run a state that failed or was pruned once more, as a new state.
 
         Args:
@@ -418,7 +418,7 @@ class StateManager:
         chosen = str(uuid4()) if fanout_id is None else fanout_id
         return await _runs.manual_retry(self._calls, state_id, chosen)
 
-    async def retry_run(self, run_id: str) -> RetryRunReply:
+    async def retry_run(self, run_id: str) -> RunRetry:
         """Retry every failed state of a run (ERRORED, NEXT_CREATED_ERROR), each as ``manual_retry`` does.
 
         On our server all of them in one step, and no state twice, however often the request has to
@@ -449,7 +449,7 @@ class StateManager:
         since: datetime | None = None,
         limit: int = 100,
         before: str | None = None,
-    ) -> RunsFound:
+    ) -> RunPage:
         """Return runs that match, newest first. Needs our server; ``runs`` works on every one.
 
         Args:
@@ -507,7 +507,7 @@ class StateManager:
         status: StateStatus | Sequence[StateStatus] = (),
         limit: int = 100,
         before: str | None = None,
-    ) -> StatesReply:
+    ) -> StatePage:
         """Return states that match, newest first. Without ``run`` it needs our server.
 
         Args:
@@ -559,7 +559,7 @@ class StateManager:
 
     # -- ours: workers
 
-    async def workers(self) -> WorkersReply:
+    async def workers(self) -> RuntimeList:
         """Return who works in the namespace: each process with a runtime, and who asks through v0.
 
         Those heard of in the last ten minutes are listed, and those that stopped in the last one.

@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 from exotrio import StateManager
-from exotrio._wire.native import NativeRun
+from exotrio._wire.native import Run
 from tests.bench.figures import Plan, Sample
 from tests.bench.places import ROOT, Where, apart, python, until
 from tests.bench.work import FAN, NAMESPACE
@@ -74,7 +74,7 @@ async def _keep_busy(where: Where, states: int) -> None:
         run = await manager.trigger(FAN.name, inputs={"n": str(states)})
         with trio.CancelScope() as busy:
 
-            def look(run: NativeRun) -> None:
+            def look(run: Run) -> None:
                 if run.success_count >= 10:
                     busy.cancel()
 

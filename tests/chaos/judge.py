@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exotrio._wire.v0 import RunGraphReply, RunSummary
+from exotrio._wire.v0 import RunGraph, RunSummary
 from exotrio._wire.vocabulary import RunStatus
 from tests.chaos.graph import EDGES, STATES
 from tests.chaos.journal import Execution, Reading, key_of
@@ -30,7 +30,7 @@ class Shown:
     """What the HTTP API showed in the end."""
 
     runs: list[RunSummary]
-    graphs: dict[str, RunGraphReply]
+    graphs: dict[str, RunGraph]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class _Judge:
 
     # -- every state ended, and nothing is missing or double
 
-    def _check_run(self, run: RunSummary, shown: RunGraphReply) -> None:
+    def _check_run(self, run: RunSummary, shown: RunGraph) -> None:
         if run.status is not RunStatus.SUCCESS:
             self._problem(f"run {run.run_id} is {run.status}: {shown.execution_summary}")
         open_states = [node for node in shown.nodes if node.status in OPEN]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import trio
 
 from exotrio import Graph, GraphNodeModel, ManagerError, StateManager
-from exotrio._wire.v0 import RunGraphReply
+from exotrio._wire.v0 import RunGraph
 from tests.chaos.cluster import Child, Cluster
 from tests.chaos.journal import Reading
 from tests.chaos.proxy import Proxy
@@ -101,7 +101,7 @@ class Scene:
     reading: Reading
     run_id: str = ""
 
-    async def ask(self) -> RunGraphReply:
+    async def ask(self) -> RunGraph:
         """Return the run as the state manager shows it, when that is back."""
         while True:
             try:

@@ -18,16 +18,17 @@ from exotrio._link.port import Claim
 from exotrio._nodes.outcome import Executed, Outcome
 from exotrio._runtime.outbox_store import OutboxStore
 from exotrio._wire.checkup import Checkup
-from exotrio._wire.graphs import ListedGraph
+from exotrio._wire.graphs import GraphInfo
 from exotrio.cli.doctor.findings import Finding, bytes_text, clock_text, of_clock, of_graphs, of_speed
-from exotrio.cli.doctor.native import LONG_DUE_MS, MAX_LOG, MIN_FREE_DISK, of_checkup, of_overview
+from exotrio.cli.doctor.native import LONG_DUE, MAX_LOG, MIN_FREE_DISK, of_checkup, of_overview
 from exotrio.cli.doctor.outbox import examine_outbox
 from exotrio.cli.doctor.probe import Reply
 from exotrio.cli.doctor.server import Clock, read_clock
 from exotrio.cli.doctor.v0 import V0Claims, of_v0
 from tests.support.overviews import node, overview, runtime
 
-TTL = 60_000
+TTL = 60.0
+MOMENT = "2026-01-31T12:00:00.123Z"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -72,7 +73,7 @@ def test_work_that_no_runtime_offers_is_stuck() -> None:
 def test_work_that_waits_long_though_it_is_offered_has_a_reason(
     runtimes: list[dict[str, object]], why: str
 ) -> None:
-    waits = node("A", waiting=9, eligible=9, oldest_ms=LONG_DUE_MS)
+    waits = node("A", waiting=9, eligible=9, oldest_ms=LONG_DUE * 1000)
     (finding, *_) = of_nodes(waits, runtimes=runtimes)
     assert finding.attention
     assert f"though r offers it: {why}" in finding.what
@@ -107,7 +108,7 @@ def test_failures_are_good_to_know() -> None:
 
 def checkup(**fields: object) -> Checkup:
     disk = {"in_memory": False, "size": 1, "log_size": 0, "schema_version": 3, "free_disk": 10**12}
-    usual = {"at_ms": 0, "version": "1", "lease_ttl_ms": TTL, "claim_timeout_ms": None, "claims": []}
+    usual = {"at_ms": 0, "version": "1", "lease_ttl_ms": TTL * 1000, "claim_timeout_ms": None, "claims": []}
     return Checkup.model_validate({**usual, "leases": {"lost": 0, "poison": 0}, "database": disk, **fields})
 
 
@@ -163,11 +164,11 @@ def test_what_stands_out_in_a_state_manager_is_said(
     one(of_checkup(checkup(**fields), "1", 900), said, attention=attention)
 
 
-def listed(status: str, *errors: str) -> ListedGraph:
+def listed(status: str, *errors: str) -> GraphInfo:
     stored = {"name": "g", "namespace": "n", "nodes": [], "secrets": {}, "triggers": [], "retry_policy": {}}
-    times = {"created_at": "", "updated_at": "", "store_config": {}}
+    times = {"created_at": MOMENT, "updated_at": MOMENT, "store_config": {}}
     checked = {"validation_status": status, "validation_errors": errors}
-    return ListedGraph.model_validate({**stored, **times, **checked})
+    return GraphInfo.model_validate({**stored, **times, **checked})
 
 
 def test_a_graph_that_cannot_be_triggered_is_named_with_its_problems() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
-from exotrio._wire.runtimes import ListedWorker
+from exotrio._wire.runtimes import RuntimeInfo
 from exotrio.cli.runs.drain import Fate, wait_until_gone
 from exotrio.client._state_manager import StateManager
 from tests.support import gated
@@ -210,7 +210,7 @@ ASKED = worker(asked_to_drain=True)
 
 
 async def fate(manager: StateManager) -> Fate:
-    return (await wait_until_gone(manager, [ListedWorker.model_validate(ASKED)], 60.0))["w"]
+    return (await wait_until_gone(manager, [RuntimeInfo.model_validate(ASKED)], 60.0))["w"]
 
 
 async def test_a_runtime_that_falls_silent_has_not_stopped(

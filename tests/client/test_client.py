@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -10,7 +11,7 @@ import pytest
 import trio
 
 from exotrio._wire.graphs import GraphBody
-from exotrio._wire.native import NativeRun, NativeTriggerRequest
+from exotrio._wire.native import NativeTriggerRequest, Run
 from exotrio._wire.v0 import TriggerRequest
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.client._state_manager import StateManager
@@ -28,7 +29,7 @@ from exotrio.graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel, 
 from exotrio.manager import embedded
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.support.client_double import GRAPH, Server, node, run_graph
+from tests.support.client_double import GRAPH, MOMENT, Server, node, run_graph
 from tests.support.helpers import open_client, place
 from tests.support.http_doubles import answer
 
@@ -304,19 +305,34 @@ async def test_an_answer_that_no_state_manager_gives_is_not_asked_for_again(resp
 
 def native_run(status: str, pending: int = 0) -> httpx.Response:
     counts = {"success_count": 0, "pending_count": pending, "errored_count": 0, "retried_count": 0}
-    run = {"run_id": "r", "graph_name": "g", "total_count": 3, "created_at": "t", "nodes": []}
+    run = {"run_id": "r", "graph_name": "g", "total_count": 3, "created_at": MOMENT, "nodes": []}
     return answer(200, {**counts, **run, "status": status})
 
 
 async def test_runs_and_states_come_as_typed_replies() -> None:
     page = {"namespace": "ns", "total": 0, "page": 2, "size": 5, "runs": []}
     detail = {**node("s", "SUCCESS"), "graph_name": "g", "run_id": "r", "inputs": {}, "outputs": {}}
-    detail |= {"parents": {}, "created_at": "", "updated_at": ""}
+    detail |= {"parents": {}, "created_at": MOMENT, "updated_at": MOMENT}
     server = Server().on("GET 5", answer(200, page)).on("GET s", answer(200, detail))
     assert (await server.client.runs(page=2, size=5)).page == 2
     assert server.double.requests[-1].url.path == "/v0/namespace/ns/runs/2/5"
     assert (await server.client.state("g", "r", "s")).status is StateStatus.SUCCESS
     assert server.double.requests[-1].url.path == "/v0/namespace/ns/graph/g/run/r/node/s"
+
+
+async def test_times_are_in_utc_and_durations_in_seconds_and_both_are_written_as_they_came() -> None:
+    holder = {"native": True, "worker": "w", "local": False, "ttl_ms": 1_500}
+    detail = {**node("s", "QUEUED"), "graph_name": "g", "run_id": "r", "inputs": {}, "outputs": {}}
+    detail |= {"parents": {}, "created_at": MOMENT, "updated_at": MOMENT, "data": None, "retry_count": 0}
+    detail |= {"deliveries": 0, "requeued": False, "claimed_at": MOMENT, "finished_at": None, "events": []}
+    detail |= {"worker": None, "attempts": [], "holder": holder, "enqueue_after": "2026-01-31T12:00:00"}
+    server = Server(native=True).on("GET s", answer(200, detail))
+    state = await server.client.history("s")
+    assert state.created_at == datetime(2026, 1, 31, 12, microsecond=123_000, tzinfo=UTC)
+    assert state.enqueue_after == datetime(2026, 1, 31, 12, tzinfo=UTC), "a stock server leaves out the zone"
+    assert state.holder is not None
+    assert state.holder.ttl == 1.5
+    assert state.model_dump(mode="json") == {**detail, "enqueue_after": "2026-01-31T12:00:00.000Z"}
 
 
 async def test_a_run_without_states_is_an_unknown_run() -> None:
@@ -365,7 +381,7 @@ async def test_wait_returns_when_the_run_ended_and_tells_each_change_once(
         *[native_run("PENDING", pending=1)] * 10,
         native_run("FAILED"),
     )
-    seen: list[NativeRun] = []
+    seen: list[Run] = []
     run = await server.client.wait("r", on_progress=seen.append)
     assert run.status is RunStatus.FAILED
     assert [one.pending_count for one in seen] == [2, 1, 0]

@@ -12,7 +12,7 @@ import trio.testing
 
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.errors import ConfigurationError, ManagerUnavailable, NotFound, RequestRefused
-from tests.support.client_double import GRAPH, Server, node, run_graph, worker
+from tests.support.client_double import GRAPH, MOMENT, Server, node, run_graph, worker
 from tests.support.http_doubles import answer
 
 ERRORED, SUCCESS = StateStatus.ERRORED, StateStatus.SUCCESS
@@ -33,7 +33,8 @@ def failed_graph() -> httpx.Response:
 async def test_nodes_and_graphs_come_as_typed_lists_from_any_server() -> None:
     registered = {
         "_id": "64a", "name": "D", "namespace": "ns", "runtime_name": "r", "runtime_namespace": "ns",
-        "inputs_schema": {}, "outputs_schema": {}, "secrets": ["token"], "created_at": "", "updated_at": "",
+        "inputs_schema": {}, "outputs_schema": {}, "secrets": ["token"],
+        "created_at": MOMENT, "updated_at": MOMENT,
     }  # fmt: skip
     # As the stock state manager answers: ciphertexts in place of true.
     listed = {**GRAPH, "_id": "64b", "name": "g", "namespace": "ns", "secrets": {"token": "c1ph3r"}}

@@ -77,8 +77,8 @@ async def test_a_state_manager_started_on_a_backup_goes_on_with_its_runs(tmp_pat
         assert (await manager.runs()).total == 2
         holder = (await manager.history(held["state_id"])).holder
         assert holder is not None
-        assert holder.ttl_ms is not None
-        assert 50_000 < holder.ttl_ms <= 60_000, "its holder has a whole term to be heard of again"
+        assert holder.ttl is not None
+        assert 50 < holder.ttl <= 60, "its holder has a whole term to be heard of again"
         secrets = ok(await api.secrets(held["state_id"], held["lease"]["token"]))
         assert secrets == {"secrets": {"token": "still a secret"}}
         assert await report(api, executed_item(held)) == ["ok"]

@@ -9,14 +9,15 @@ import httpx
 from exotrio.client._state_manager import StateManager
 from tests.support.http_doubles import Double, answer, no_nodes
 
+MOMENT = "2026-01-31T12:00:00.123Z"
 GRAPH: dict[str, Any] = {
     "nodes": [],
     "secrets": {},
     "retry_policy": {},
     "store_config": {},
     "triggers": [],
-    "created_at": "",
-    "updated_at": "",
+    "created_at": MOMENT,
+    "updated_at": MOMENT,
     "validation_status": "VALID",
     "validation_errors": [],
 }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from exotrio._util.times import iso_time
 from exotrio._util.words import plural
-from exotrio._wire.graphs import GraphReply, ListedGraph
+from exotrio._wire.graphs import GraphInfo, GraphReply
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import INVALID, SUCCESS
@@ -139,7 +140,7 @@ def check(targets: tuple[str, ...], secrets: tuple[str, ...], output: str) -> in
     return SUCCESS if report.valid else INVALID
 
 
-def _row(graph: ListedGraph) -> tuple[str, ...]:
+def _row(graph: GraphInfo) -> tuple[str, ...]:
     counts = (len(graph.nodes), len(graph.validation_errors))
     cron = ", ".join(trigger.value.expression for trigger in graph.triggers)
-    return (graph.name, graph.validation_status.value, *map(str, counts), cron, graph.updated_at)
+    return (graph.name, graph.validation_status.value, *map(str, counts), cron, iso_time(graph.updated_at))

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from exotrio._util.times import iso_time
 from exotrio._util.words import plural
 from exotrio._wire.v0 import RegisteredNode
 from exotrio.cli import options
@@ -52,7 +53,7 @@ def _row(node: RegisteredNode) -> tuple[str, ...]:
         _fields(node.inputs_schema),
         _fields(node.outputs_schema),
         ", ".join(node.secrets),
-        node.updated_at,
+        iso_time(node.updated_at),
     )
 
 

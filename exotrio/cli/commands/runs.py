@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from exotrio._util.times import iso_time
 from exotrio._util.words import plural
-from exotrio._wire.native import NativeRun, NativeRunSummary
-from exotrio._wire.operations import ListedState
+from exotrio._wire.native import Run
+from exotrio._wire.operations import StateSummary
+from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import ERRORED, RunStatus, StateStatus
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection, connection_or_db
@@ -71,7 +73,7 @@ def show(run_id: str, output: str, connection: Connection) -> int:
     status), failed (the newest failed states: id, identifier, status, error).
     """
 
-    async def ask(manager: StateManager) -> tuple[NativeRun, list[ListedState]]:
+    async def ask(manager: StateManager) -> tuple[Run, list[StateSummary]]:
         run = await find_run(manager, run_id)
         if not run.errored_count:
             return run, []
@@ -148,14 +150,14 @@ def retry(run_id: str, output: str, connection: Connection) -> int:
     return FAILED if reply.refused else SUCCESS
 
 
-def _as_lines(run: NativeRun) -> list[str]:
+def _as_lines(run: Run) -> list[str]:
     used = [status for status in StateStatus if any(node.counts.get(status) for node in run.nodes)]
     rows = [
         (node.identifier, node.node_name, *(str(node.counts.get(status, 0)) for status in used))
         for node in run.nodes
     ]
     times = [
-        f"{what} {at}"
+        f"{what} {iso_time(at)}"
         for what, at in (
             ("created", run.created_at),
             ("cancelled", run.cancelled_at),
@@ -167,7 +169,7 @@ def _as_lines(run: NativeRun) -> list[str]:
     return [head, *table(("place", "node", *used), rows)]
 
 
-def _failures(run: NativeRun, failed: list[ListedState]) -> list[str]:
+def _failures(run: Run, failed: list[StateSummary]) -> list[str]:
     lines = [f"failed: {state.identifier} ({state.id}): {error_message(state.error)}" for state in failed]
     if run.errored_count > len(failed):
         left = run.errored_count - len(failed)
@@ -175,7 +177,8 @@ def _failures(run: NativeRun, failed: list[ListedState]) -> list[str]:
     return lines
 
 
-def _row(run: NativeRunSummary) -> tuple[str, ...]:
+def _row(run: RunSummary) -> tuple[str, ...]:
     status = f"{run.status.value} (cancelled)" if run.cancelled_at else run.status.value
     counts = (run.success_count, run.errored_count, run.pending_count)
-    return (run.run_id, run.graph_name, status, *map(str, counts), run.created_at)
+    created = iso_time(run.created_at) if run.created_at else ""
+    return (run.run_id, run.graph_name, status, *map(str, counts), created)

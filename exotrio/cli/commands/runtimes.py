@@ -8,7 +8,7 @@ import trio
 from exotrio._util.durations import format_coarse
 from exotrio._util.terminal_text import one_line
 from exotrio._util.words import plural
-from exotrio._wire.runtimes import ListedWorker, WorkersReply
+from exotrio._wire.runtimes import RuntimeInfo, RuntimeList
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import ABANDONED, SUCCESS
@@ -81,7 +81,7 @@ def drain(
     if every == bool(runtimes):
         raise click.UsageError("name the runtimes to drain, or give --all")
 
-    async def ask(manager: StateManager) -> tuple[list[ListedWorker], dict[str, Fate]]:
+    async def ask(manager: StateManager) -> tuple[list[RuntimeInfo], dict[str, Fate]]:
         known = (await manager.workers()).workers
         wanted = [worker for worker in known if worker.live] if every else []
         for given in runtimes:
@@ -136,7 +136,7 @@ def tasks(runtime: str, timeout: float, output: str, connection: Connection) -> 
     JSON: worker_id, runtime, tasks (the tree as text).
     """
 
-    async def ask(manager: StateManager) -> tuple[ListedWorker, str]:
+    async def ask(manager: StateManager) -> tuple[RuntimeInfo, str]:
         worker = find_worker((await manager.workers()).workers, runtime)
         if not worker.shows_tasks:
             raise RequestRefused(
@@ -149,7 +149,7 @@ def tasks(runtime: str, timeout: float, output: str, connection: Connection) -> 
         except trio.TooSlowError as error:
             raise ExotrioError(
                 f"no task tree came from {worker.worker_id} within {timeout:g} s",
-                where=f"it was last heard of {format_coarse(worker.heard_ms / 1000)} before that",
+                where=f"it was last heard of {format_coarse(worker.heard_ago)} before that",
                 fix="wait longer with --timeout; see whether it lives with `runtimes ls`",
             ) from error
 
@@ -161,19 +161,18 @@ def tasks(runtime: str, timeout: float, output: str, connection: Connection) -> 
     return SUCCESS
 
 
-def _as_lines(found: WorkersReply, namespace: str) -> list[str]:
+def _as_lines(found: RuntimeList, namespace: str) -> list[str]:
     heads = ("runtime", "worker", "phase", "busy", "free", "buffered", "held", "heard", "nodes")
     lines = table(heads, [_row(worker) for worker in found.workers]) if found.workers else []
     lines += [
-        f"through v0, by whoever it is: {', '.join(asker.nodes)}, "
-        f"last {format_coarse(asker.polled_ms / 1000)} ago"
+        f"through v0, by whoever it is: {', '.join(asker.nodes)}, last {format_coarse(asker.polled_ago)} ago"
         for asker in found.v0
     ]
     lines.append(f"{plural(len(found.workers), 'runtime')} in namespace {namespace}")
     return lines
 
 
-def _row(worker: ListedWorker) -> tuple[str, ...]:
+def _row(worker: RuntimeInfo) -> tuple[str, ...]:
     phase = worker.phase
     if worker.asked_to_drain:
         phase = f"{phase}, asked to drain"
@@ -188,6 +187,6 @@ def _row(worker: ListedWorker) -> tuple[str, ...]:
         free,
         str(worker.buffered),
         str(worker.holds),
-        f"{format_coarse(worker.heard_ms / 1000)} ago",
+        f"{format_coarse(worker.heard_ago)} ago",
         ", ".join(worker.nodes),
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from exotrio._util.times import iso_time
 from exotrio._util.words import plural
-from exotrio._wire.operations import ListedState
+from exotrio._wire.operations import StateSummary
 from exotrio._wire.v0 import StateDetail
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.cli import options
@@ -66,7 +67,7 @@ def ls(
     if place is not None and run_id is None and graph is None:
         raise click.UsageError("--place needs --run or --graph: it is the place of a graph")
 
-    async def ask(manager: StateManager) -> tuple[list[ListedState], bool]:
+    async def ask(manager: StateManager) -> tuple[list[StateSummary], bool]:
         run = None if run_id is None else (await find_run(manager, run_id)).run_id
         wanted = [StateStatus(status) for status in statuses]
         try:
@@ -171,7 +172,7 @@ async def _which(manager: StateManager, graph: str | None, node: str | None, err
     return error
 
 
-def _row(state: ListedState) -> tuple[str, ...]:
+def _row(state: StateSummary) -> tuple[str, ...]:
     retries = "" if state.retry_count is None else str(state.retry_count)
     error = error_message(state.error) if state.error else ""
     return (
@@ -180,6 +181,6 @@ def _row(state: ListedState) -> tuple[str, ...]:
         state.node_name,
         state.status.value,
         retries,
-        state.created_at,
+        iso_time(state.created_at) if state.created_at else "",
         error,
     )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
 
 import trio
 
 from exotrio._util.words import plural
-from exotrio._wire.native import NativeRunSummary
+from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.cli.terminal.output import print_message
 from exotrio.client._state_manager import StateManager
@@ -54,7 +53,7 @@ async def print_run_events(
         await trio.sleep(POLL_INTERVAL)
 
 
-async def _fetch(manager: StateManager, known: Mapping[str, RunStatus]) -> list[NativeRunSummary]:
+async def _fetch(manager: StateManager, known: Mapping[str, RunStatus]) -> list[RunSummary]:
     """Return the newest runs, and some older ones that are not finished."""
     runs = (await manager.find_runs(limit=NEWEST)).runs
     listed = {run.run_id for run in runs}
@@ -65,15 +64,15 @@ async def _fetch(manager: StateManager, known: Mapping[str, RunStatus]) -> list[
     return runs
 
 
-def _ended(run: NativeRunSummary) -> str:
+def _ended(run: RunSummary) -> str:
     status = f"{run.status.value} (cancelled)" if run.cancelled_at else run.status.value
     failed = f", {run.errored_count} of them failed" if run.errored_count else ""
     count = plural(run.total_count, "state")
     return f"run {run.run_id} of graph {run.graph_name!r}: {status}, {count}{failed}{_duration(run)}"
 
 
-def _duration(run: NativeRunSummary) -> str:
-    if run.finished_at is None:
+def _duration(run: RunSummary) -> str:
+    if run.finished_at is None or run.created_at is None:
         return ""
-    took = datetime.fromisoformat(run.finished_at) - datetime.fromisoformat(run.created_at)
+    took = run.finished_at - run.created_at
     return f" in {took.total_seconds():.1f} s"

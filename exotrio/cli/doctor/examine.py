@@ -118,12 +118,12 @@ async def _look_natively(report: Report, manager: StateManager, stale: float) ->
     received = time.time()
     # Closer than a Date, which has whole seconds only.
     half = (received - sent) / 2
-    report.server.clock = Clock(checkup.at_ms / 1000 - sent - half, half, "what it says itself")
+    report.server.clock = Clock(checkup.at.timestamp() - sent - half, half, "what it says itself")
     if report.namespace is None:
         checkup = checkup.model_copy(update={"claims": []})
     else:
         report.overview = await manager.overview(runs=0)
-        report.findings += of_overview(report.overview, checkup.lease_ttl_ms)
+        report.findings += of_overview(report.overview, checkup.lease_ttl)
     report.checkup = checkup
     report.findings += of_checkup(checkup, VERSION, stale)
 

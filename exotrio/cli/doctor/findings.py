@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from exotrio._util.durations import format_duration
 from exotrio._util.terminal_text import one_line
-from exotrio._wire.graphs import ListedGraph
+from exotrio._wire.graphs import GraphInfo
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.cli.doctor.server import Clock
 
@@ -60,7 +60,7 @@ def bytes_text(count: int) -> str:
     return f"{size:,.1f} GB"
 
 
-def of_graphs(graphs: Sequence[ListedGraph]) -> list[Finding]:
+def of_graphs(graphs: Sequence[GraphInfo]) -> list[Finding]:
     """Return which graphs cannot be triggered."""
     findings = []
     for graph in graphs:

@@ -8,29 +8,29 @@ from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.terminal_text import one_line
 from exotrio._util.words import plural
 from exotrio._wire.checkup import Checkup, DatabaseState, Disagreement, HeldClaims, LostLeases
-from exotrio._wire.overview import NodeNow, Overview
-from exotrio._wire.runtimes import ListedWorker
+from exotrio._wire.overview import NodeLoad, Overview
+from exotrio._wire.runtimes import RuntimeInfo
 from exotrio.cli.doctor.findings import Finding, are, bytes_text, first_of, info
 
-LONG_DUE_MS = 300_000
-"""What is due for longer is asked why."""
+LONG_DUE = 300.0
+"""Seconds; what is due for longer is asked why."""
 LATE = 2 / 3
 """Share of a lease after which a heartbeat is late: two are missing."""
-OVERDUE_MS = 30_000
-"""A lease that ended longer ago should have been given away."""
+OVERDUE = 30.0
+"""Seconds; a lease that ended longer ago should have been given away."""
 MIN_FREE_DISK = 512 * 1024 * 1024
 MAX_LOG = 1024 * 1024 * 1024
 _WORKER = "python -m exotrio worker FILE"
 
 
-def of_overview(overview: Overview, lease_ttl_ms: int) -> list[Finding]:
+def of_overview(overview: Overview, lease_ttl: float) -> list[Finding]:
     """Return what stands out among nodes and runtimes.
 
     Args:
-        lease_ttl_ms: How long a lease holds without a heartbeat.
+        lease_ttl: Seconds that a lease holds without a heartbeat.
     """
     found = [_of_node(node, overview.runtimes) for node in overview.nodes]
-    found += [_of_runtime(runtime, lease_ttl_ms) for runtime in overview.runtimes]
+    found += [_of_runtime(runtime, lease_ttl) for runtime in overview.runtimes]
     findings = [finding for finding in found if finding is not None]
     if failed := overview.errored:
         what = f"{plural(failed, 'state')} failed within 24 h and {are(failed, past=True)} not retried"
@@ -39,23 +39,23 @@ def of_overview(overview: Overview, lease_ttl_ms: int) -> list[Finding]:
     return findings
 
 
-def _of_node(node: NodeNow, runtimes: Sequence[ListedWorker]) -> Finding | None:
+def _of_node(node: NodeLoad, runtimes: Sequence[RuntimeInfo]) -> Finding | None:
     name = one_line(node.name)
-    oldest = format_duration(node.oldest_ms / 1000)
+    oldest = format_duration(node.oldest_due)
     due = f"{plural(node.eligible, 'state')} of {name} could run, the first for {oldest}"
     if node.eligible and not node.offered_by:
         return Finding(f"{due}: no live runtime offers {name}", f"start a runtime that has it: {_WORKER}")
     if node.waiting and not node.offered_by:
         what = f"{plural(node.waiting, 'state')} of {name} will be due later: no live runtime offers {name}"
         return info(what, f"start a runtime that has it until then: {_WORKER}")
-    if node.eligible and node.oldest_ms >= LONG_DUE_MS:
+    if node.eligible and node.oldest_due >= LONG_DUE:
         offers = first_of([one_line(each) for each in node.offered_by])
         what = f"{due}, though {offers} offers it: {_why(runtimes)}"
         return Finding(what, "start more runtimes, or give them more workers; watch `top`")
     return None
 
 
-def _why(runtimes: Sequence[ListedWorker]) -> str:
+def _why(runtimes: Sequence[RuntimeInfo]) -> str:
     running = [runtime for runtime in runtimes if runtime.live and runtime.phase == "running"]
     free = sum(max(0, runtime.workers - runtime.busy) for runtime in running)
     if not running:
@@ -65,17 +65,17 @@ def _why(runtimes: Sequence[ListedWorker]) -> str:
     return "all workers are busy"
 
 
-def _of_runtime(runtime: ListedWorker, lease_ttl_ms: int) -> Finding | None:
+def _of_runtime(runtime: RuntimeInfo, lease_ttl: float) -> Finding | None:
     name = f"runtime {one_line(runtime.runtime)} ({one_line(runtime.worker_id)})"
-    heard = f"was last heard of {format_coarse(runtime.heard_ms / 1000)} ago"
+    heard = f"was last heard of {format_coarse(runtime.heard_ago)} ago"
     holds = f" and holds {plural(runtime.holds, 'state')}" if runtime.holds else ""
-    later = f"what it holds runs elsewhere once its lease, of {format_duration(lease_ttl_ms / 1000)}, is over"
+    later = f"what it holds runs elsewhere once its lease, of {format_duration(lease_ttl)}, is over"
     if runtime.phase == "stopped":
         return Finding(f"{name} stopped{holds}", later) if holds else None
     if not runtime.live:
         fix = f"was its process killed, suspended or cut off? {later}"
         return Finding(f"{name} {heard}{holds}", fix, attention=bool(holds))
-    if runtime.heard_ms > lease_ttl_ms * LATE:
+    if runtime.heard_ago > lease_ttl * LATE:
         fix = "its heartbeats are late: look at the load of its machine, and at the network in between"
         return Finding(f"{name} {heard}{holds}", fix)
     if runtime.phase not in ("running", "starting"):
@@ -105,18 +105,18 @@ def _of_claims(claims: HeldClaims, stale: float) -> list[Finding]:
     if count := claims.leaseless:
         what = (
             f"{plural(count, 'state')} of {name} {are(count)} QUEUED without a lease, claimed through v0;"
-            f" the first {format_coarse(claims.oldest_leaseless_ms / 1000)} ago"
+            f" the first {format_coarse(claims.oldest_leaseless)} ago"
         )
         fix = (
             "nobody knows who holds them. If their runtime is gone they stay so: restart the server with"
             " --claim-timeout SECONDS, longer than any node runs, and they run elsewhere"
         )
-        if claims.oldest_leaseless_ms >= stale * 1000:
+        if claims.oldest_leaseless >= stale:
             findings.append(Finding(what, fix))
         else:
             findings.append(info(what, "fine while their runtime runs them"))
-    if claims.overdue_ms > OVERDUE_MS:
-        ago = format_coarse(claims.overdue_ms / 1000)
+    if claims.overdue_for > OVERDUE:
+        ago = format_coarse(claims.overdue_for)
         what = f"{plural(claims.overdue, 'lease')} of {name} ended {ago} ago or less,"
         fix = "the state manager is behind: look at its log, its load and its disk"
         findings.append(Finding(f"{what} and nobody else got the states", fix))

@@ -97,9 +97,9 @@ def _database(checkup: Checkup) -> Iterator[str]:
     free = "" if database.free_disk is None else f", {bytes_text(database.free_disk)} free on its disk"
     where = ", in memory" if database.in_memory else f", write-ahead log {bytes_text(database.log_size)}"
     yield f"database: {bytes_text(database.size)}{where}, schema {database.schema_version}{free}"
-    timeout = checkup.claim_timeout_ms
-    ends = "never end by themselves" if timeout is None else f"end after {format_duration(timeout / 1000)}"
-    lease_ttl = format_duration(checkup.lease_ttl_ms / 1000)
+    timeout = checkup.claim_timeout
+    ends = "never end by themselves" if timeout is None else f"end after {format_duration(timeout)}"
+    lease_ttl = format_duration(checkup.lease_ttl)
     yield f"leases: {lease_ttl} without a heartbeat; claims through v0 {ends}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from exotrio._util.durations import format_coarse
 from exotrio._util.terminal_text import one_line
@@ -64,22 +64,19 @@ async def find_v0_claims(manager: StateManager) -> V0Claims:
             elif state.status is StateStatus.CREATED:
                 found.waiting[state.node_name] += 1
     for graph, run_id, state in claimed[:MAX_DATED]:
-        created = _creation(state.id, (await manager.state(graph, run_id, state.id)).created_at)
-        if created is not None:
-            found.created[state.id] = created
+        created = (await manager.state(graph, run_id, state.id)).created_at
+        found.created[state.id] = _creation(state.id, created)
     return found
 
 
-def _creation(state_id: str, text: str) -> datetime | None:
+def _creation(state_id: str, created_at: datetime) -> datetime:
+    # Exosphere's own state manager sends its local time without a zone, which was read as UTC. Its ids, from
+    # MongoDB, begin with four bytes of Unix seconds.
     try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is not None:
-            return moment
-        # Exosphere's own state manager writes its local time and does not say in which zone. Its ids, from
-        # MongoDB, begin with four bytes of Unix seconds.
-        return datetime.fromtimestamp(int(state_id[:8], 16), UTC)
+        begin_of_id = datetime.fromtimestamp(int(state_id[:8], 16), UTC)
     except ValueError:
-        return None
+        return created_at
+    return begin_of_id if abs(begin_of_id - created_at) < timedelta(hours=15) else created_at
 
 
 def of_v0(claims: V0Claims, now: datetime, stale: float, *, ours: bool) -> list[Finding]:

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from exotrio._util.cron import next_occurrence_ms
-from exotrio._util.times import timestamp
+from exotrio._util.times import iso_time, timestamp
 from exotrio._wire.graphs import GraphReply
 from exotrio.cli.terminal.output import pairs
 from exotrio.graph import GraphNodeModel, RetryPolicyModel
@@ -27,7 +27,7 @@ def graph_as_json(name: str, namespace: str, graph: GraphReply) -> dict[str, Any
 
 def graph_as_lines(name: str, namespace: str, graph: GraphReply) -> list[str]:
     """Return a graph for people: what runs where, what follows, and every problem."""
-    lines = [headline(name, namespace, graph), f"updated: {graph.updated_at}", "nodes:"]
+    lines = [headline(name, namespace, graph), f"updated: {iso_time(graph.updated_at)}", "nodes:"]
     for node in graph.nodes:
         lines += _node(node, namespace)
     lines.append(f"secrets: {', '.join(graph.secrets) or 'none'}")

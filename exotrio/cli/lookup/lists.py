@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypedDict, TypeVar, Unpack
 
-from exotrio._wire.native import NativeRunSummary
-from exotrio._wire.operations import ListedState
+from exotrio._wire.operations import StateSummary
+from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.cli.lookup.resources import is_v0_only, no_graph
 from exotrio.cli.terminal.output import print_message
@@ -32,7 +32,7 @@ class StateFilter(TypedDict, total=False):
 
 async def list_states(
     manager: StateManager, limit: int, **wanted: Unpack[StateFilter]
-) -> tuple[list[ListedState], bool]:
+) -> tuple[list[StateSummary], bool]:
     """Return the newest states that match, and whether there may be more.
 
     Raises:
@@ -40,7 +40,7 @@ async def list_states(
         ManagerError: as its other subclasses say.
     """
 
-    async def fetch(size: int, before: str | None) -> tuple[list[ListedState], str | None]:
+    async def fetch(size: int, before: str | None) -> tuple[list[StateSummary], str | None]:
         page = await manager.states(limit=size, before=before, **wanted)
         return page.states, page.next
 
@@ -49,7 +49,7 @@ async def list_states(
 
 async def list_runs(
     manager: StateManager, graph: str | None, status: RunStatus | None, limit: int
-) -> tuple[list[NativeRunSummary], bool]:
+) -> tuple[list[RunSummary], bool]:
     """Return the newest runs that match, and whether there are more.
 
     Raises:
@@ -57,7 +57,7 @@ async def list_runs(
         ManagerError: as its other subclasses say.
     """
 
-    async def fetch(size: int, before: str | None) -> tuple[list[NativeRunSummary], str | None]:
+    async def fetch(size: int, before: str | None) -> tuple[list[RunSummary], str | None]:
         page = await manager.find_runs(graph=graph, status=status, limit=size, before=before)
         return page.runs, page.next
 
@@ -96,8 +96,8 @@ async def _pages(
 
 async def _search(
     manager: StateManager, graph: str | None, status: RunStatus | None, limit: int
-) -> tuple[list[NativeRunSummary], bool]:
-    runs: list[NativeRunSummary] = []
+) -> tuple[list[RunSummary], bool]:
+    runs: list[RunSummary] = []
     searched = 0
     while searched < MAX_SEARCHED:
         reply = await manager.runs(searched // PAGE + 1, PAGE)
@@ -106,7 +106,7 @@ async def _search(
             if graph in (None, run.graph_name) and status in (None, run.status):
                 if len(runs) == limit:
                     return runs, True
-                runs.append(NativeRunSummary.model_validate(run.model_dump()))
+                runs.append(run)
         if not reply.runs or searched >= reply.total:
             return runs, False
     print_message(f"only the newest {searched} runs were searched: this state manager speaks only v0")

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from exotrio._util.words import readable_errors
 from exotrio._wire.graphs import GraphReply
-from exotrio._wire.native import NativeRun
+from exotrio._wire.native import Run
 from exotrio._wire.vocabulary import is_state_id
 from exotrio.cli.terminal.words import closest, listed, meant
 from exotrio.client._state_manager import StateManager
@@ -75,7 +75,7 @@ async def no_graph(manager: StateManager, name: str, error: NotFound) -> NotFoun
     )
 
 
-async def find_run(manager: StateManager, given: str) -> NativeRun:
+async def find_run(manager: StateManager, given: str) -> Run:
     """Return a run by its id, or by the beginning of it.
 
     Raises:

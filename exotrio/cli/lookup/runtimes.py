@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from exotrio._wire.runtimes import ListedWorker
+from exotrio._wire.runtimes import RuntimeInfo
 from exotrio.cli.lookup.resources import MIN_PREFIX
 from exotrio.cli.terminal.words import closest, listed
 from exotrio.errors import NotFound
@@ -16,7 +16,7 @@ from exotrio.errors import NotFound
 STOPPED = "stopped"
 
 
-def find_workers(workers: Sequence[ListedWorker], given: str) -> list[ListedWorker]:
+def find_workers(workers: Sequence[RuntimeInfo], given: str) -> list[RuntimeInfo]:
     """Return the one worker with this id or last part, or all live ones of the Runtime with this name.
 
     Raises:
@@ -34,7 +34,7 @@ def find_workers(workers: Sequence[ListedWorker], given: str) -> list[ListedWork
     raise _none(workers, given)
 
 
-def find_worker(workers: Sequence[ListedWorker], given: str) -> ListedWorker:
+def find_worker(workers: Sequence[RuntimeInfo], given: str) -> RuntimeInfo:
     """Return one worker, also by the beginning of its id or last part.
 
     Raises:
@@ -51,16 +51,16 @@ def find_worker(workers: Sequence[ListedWorker], given: str) -> ListedWorker:
     return found[0]
 
 
-def _last_part(worker: ListedWorker) -> str:
+def _last_part(worker: RuntimeInfo) -> str:
     return worker.worker_id.rpartition(":")[2]
 
 
-def _called(workers: Sequence[ListedWorker], given: str) -> list[ListedWorker]:
+def _called(workers: Sequence[RuntimeInfo], given: str) -> list[RuntimeInfo]:
     by_id = [worker for worker in workers if given in (worker.worker_id, _last_part(worker))]
     return by_id or [worker for worker in workers if worker.live and worker.runtime == given]
 
 
-def _begun(workers: Sequence[ListedWorker], given: str) -> list[ListedWorker]:
+def _begun(workers: Sequence[RuntimeInfo], given: str) -> list[RuntimeInfo]:
     if len(given) < MIN_PREFIX:
         return []
     return [
@@ -70,7 +70,7 @@ def _begun(workers: Sequence[ListedWorker], given: str) -> list[ListedWorker]:
     ]
 
 
-def _none(workers: Sequence[ListedWorker], given: str) -> NotFound:
+def _none(workers: Sequence[RuntimeInfo], given: str) -> NotFound:
     names = sorted({worker.runtime for worker in workers if worker.live and worker.runtime})
     near = closest(given, [*names, *(worker.worker_id for worker in workers)])
     return NotFound(

@@ -9,7 +9,7 @@ import trio
 
 from exotrio._util.durations import format_coarse
 from exotrio._util.terminal_text import one_line
-from exotrio._wire.runtimes import ListedWorker
+from exotrio._wire.runtimes import RuntimeInfo
 from exotrio.cli.lookup.runtimes import STOPPED
 from exotrio.cli.terminal.output import print_message
 from exotrio.client._state_manager import StateManager
@@ -34,7 +34,7 @@ class Fate(StrEnum):
 
 
 async def wait_until_gone(
-    manager: StateManager, asked: Sequence[ListedWorker], timeout: float
+    manager: StateManager, asked: Sequence[RuntimeInfo], timeout: float
 ) -> dict[str, Fate]:
     """Wait until workers are gone, and tell how far they are; return what became of each, by its id.
 
@@ -72,10 +72,10 @@ async def wait_until_gone(
     return fates
 
 
-def _standing(worker: ListedWorker) -> str:
+def _standing(worker: RuntimeInfo) -> str:
     """Return how a worker that is asked to drain stands, in a few words."""
     if not worker.live:
-        silent = format_coarse(worker.heard_ms / 1000)
+        silent = format_coarse(worker.heard_ago)
         return f"silent for {silent}, and it holds {worker.holds} until their leases are over"
     if worker.asked_to_drain:
         return "asked; it hears of it with its next heartbeat"

@@ -8,7 +8,7 @@ from contextlib import suppress
 import trio
 
 from exotrio._runtime.entry import run_blocking
-from exotrio._wire.native import NativeRun
+from exotrio._wire.native import Run
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.cli.connection import Connection
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS
@@ -58,7 +58,7 @@ class _Follower:
         if self._stopped:  # before there was a loop to tell
             self._following.cancel()
         run_id: str | None = None
-        run: NativeRun | None = None
+        run: Run | None = None
         with self._connection.readable_errors():
             async with self._connection.open() as manager:
                 with self._following:

@@ -16,7 +16,8 @@ from exotrio._http.endpoint import EMBEDDED_URI, Endpoint, ambient_endpoint
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.settings import read_settings
 from exotrio._util.terminal_text import harmless
-from exotrio._wire.native import NativeRun, NativeRunSummary
+from exotrio._wire.native import Run
+from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS, bare_errors
 from exotrio.cli.lookup.lists import list_runs
@@ -87,7 +88,7 @@ class Request:
                 fix="add them to its nodes=[...], or change the graph",
             )
 
-    def require_nodes_of(self, run: NativeRun) -> None:
+    def require_nodes_of(self, run: Run) -> None:
         """Refuse to continue a run that waits for nodes this Runtime lacks.
 
         Raises:
@@ -120,7 +121,7 @@ class Request:
         command += ["--serve", str(self.port)] if self.port is not None else []
         return command_line([*command, "--resume", run_id])
 
-    def about_leftovers(self, runs: Sequence[NativeRunSummary], more: bool, db: str) -> str:
+    def about_leftovers(self, runs: Sequence[RunSummary], more: bool, db: str) -> str:
         """Return what to say of earlier runs that did not end, and that this command leaves alone."""
         assert self.graph is not None
         named = ", ".join(f"{run.run_id} of {run.graph_name!r}" for run in runs) + (", ..." if more else "")
@@ -244,7 +245,7 @@ class LocalRun:
 
     async def _follow(self, client: StateManager) -> int:
         following = trio.CancelScope()
-        run: NativeRun | None = None
+        run: Run | None = None
 
         async def work(task_status: trio.TaskStatus[Runtime]) -> None:
             try:

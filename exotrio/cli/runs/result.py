@@ -8,7 +8,7 @@ from typing import Any
 from exotrio._util.error_message import message_line
 from exotrio._util.words import plural
 from exotrio._wire.graphs import GraphReply
-from exotrio._wire.native import NativeRun
+from exotrio._wire.native import Run
 from exotrio._wire.vocabulary import ERRORED, StateStatus
 from exotrio.cli.terminal.output import error_message, pairs, print_json, print_lines
 from exotrio.client._state_manager import StateManager
@@ -30,14 +30,14 @@ class Result:
         errors_left: How many more there are.
     """
 
-    run: NativeRun
+    run: Run
     outputs: list[tuple[str, dict[str, Any]]]
     outputs_left: int
     errors: list[tuple[str, str, str]]
     errors_left: int
 
 
-async def collect(client: StateManager, run: NativeRun) -> Result:
+async def collect(client: StateManager, run: Run) -> Result:
     """Read what is to be printed of a run."""
     graph = await client.run(run.run_id)
     template = GraphReply.model_validate(await client.get_graph(run.graph_name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from exotrio._util.times import iso_time
 from exotrio._wire.operations import StateHistory
 from exotrio._wire.v0 import StateDetail
 from exotrio.cli.terminal.output import pairs
@@ -31,14 +32,14 @@ def state_as_lines(state: StateDetail) -> list[str]:
 
 def _times(state: StateDetail) -> list[str]:
     if not isinstance(state, StateHistory):
-        return [f"created: {state.created_at}", f"updated: {state.updated_at}"]
+        return [f"created: {iso_time(state.created_at)}", f"updated: {iso_time(state.updated_at)}"]
     by = f" by {state.worker}" if state.worker else ""
     times = [
-        ("created", state.created_at),
-        ("claimed", state.claimed_at and f"{state.claimed_at}{by}"),
-        ("finished", state.finished_at),
+        ("created", state.created_at, ""),
+        ("claimed", state.claimed_at, by),
+        ("finished", state.finished_at, ""),
     ]
-    return [f"{what}: {at}" for what, at in times if at]
+    return [f"{what}: {iso_time(at)}{by}" for what, at, by in times if at]
 
 
 def _values(what: str, values: Mapping[str, Any]) -> list[str]:
@@ -50,7 +51,7 @@ def _values(what: str, values: Mapping[str, Any]) -> list[str]:
 def _history(state: StateHistory) -> list[str]:
     lines = _values("pruned with", state.data or {})
     if state.holder:
-        ttl = "" if state.holder.ttl_ms is None else f", lease for {state.holder.ttl_ms / 1000:.0f} s"
+        ttl = "" if state.holder.ttl is None else f", lease for {state.holder.ttl:.0f} s"
         lines.append(f"held by: {state.holder.worker or 'a v0 runtime'}{ttl}")
     if state.deliveries:
         lines.append(f"workers in a row that ended while they ran it: {state.deliveries}")
@@ -65,11 +66,12 @@ def _history(state: StateHistory) -> list[str]:
                 else "first"
             )
             this = "  <- this one" if attempt.id == state.id else ""
-            lines.append(f"  {attempt.id} {attempt.status.value}, {how}, {attempt.created_at}{this}")
+            created = iso_time(attempt.created_at)
+            lines.append(f"  {attempt.id} {attempt.status.value}, {how}, {created}{this}")
     if state.events:
         lines.append("events:")
         lines += [
-            f"  {event.at} {event.kind}" + (f" ({event.worker})" if event.worker else "")
+            f"  {iso_time(event.at)} {event.kind}" + (f" ({event.worker})" if event.worker else "")
             for event in state.events
         ]
     return lines

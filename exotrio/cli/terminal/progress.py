@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from exotrio._util.terminal_text import harmless, one_line
-from exotrio._wire.native import NativeRun, NodeCounts
+from exotrio._wire.native import NodeCounts, Run
 from exotrio._wire.vocabulary import ERRORED, RETRIED, SUCCESS, StateStatus
 from exotrio.cli.terminal.output import print_message
 
@@ -49,7 +49,7 @@ class Progress(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def show(self, run: NativeRun) -> None:
+    def show(self, run: Run) -> None:
         """Show the run's counts."""
 
     def refresh(self) -> None:
@@ -77,7 +77,7 @@ def progress_for(runtime: Runtime | None = None, *, verbose: bool = False, logge
     return Lines(runtime)
 
 
-def said(runtime: Runtime | None, run: NativeRun) -> dict[str, str]:
+def said(runtime: Runtime | None, run: Run) -> dict[str, str]:
     """Return what nodes of a run say of their progress, by their place in the graph.
 
     Of several the longest running speaks, so that the text does not jump between them.
@@ -96,7 +96,7 @@ class Lines:
         self.elapsed = 0.0
         self._runtime = runtime
         self._say = say
-        self._run: NativeRun | None = None
+        self._run: Run | None = None
         self._said: dict[str, str] = {}
         self._started = 0.0
         self._last = -LINE_INTERVAL
@@ -110,7 +110,7 @@ class Lines:
     ) -> None:
         self.elapsed = time.monotonic() - self._started
 
-    def show(self, run: NativeRun) -> None:
+    def show(self, run: Run) -> None:
         self._run = run
         now = time.monotonic()
         if now - self._last < LINE_INTERVAL and run.pending_count:
@@ -148,7 +148,7 @@ class Bars:
         self.elapsed = 0.0
         self._runtime = runtime
         self._started = 0.0
-        self._run: NativeRun | None = None
+        self._run: Run | None = None
         self._bars: dict[str, TaskID] = {}
         self._progress = Progress(
             # Not as markup: names, and what a node says, may look like it.
@@ -172,7 +172,7 @@ class Bars:
         with suppress(OSError):
             self._progress.stop()
 
-    def show(self, run: NativeRun) -> None:
+    def show(self, run: Run) -> None:
         self._run = run
         progress = said(self._runtime, run)
         for node in run.nodes:

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.terminal_text import one_line
-from exotrio._wire.native import NativeRunSummary
-from exotrio._wire.overview import NodeNow, Overview
-from exotrio._wire.runtimes import ListedWorker
+from exotrio._wire.overview import NodeLoad, Overview
+from exotrio._wire.runtimes import RuntimeInfo
+from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus
 
 BAR = 16
@@ -89,13 +89,13 @@ def node_lines(overview: Overview, width: int) -> list[Text]:
     return table_lines(columns, rows, width) + _none_if(not rows, "no node is registered")
 
 
-def _urgency(node: NodeNow) -> tuple[bool, bool, bool, str]:
+def _urgency(node: NodeLoad) -> tuple[bool, bool, bool, str]:
     # By what a node is, not by how much it has: rows that change places cannot be read.
     stuck = bool(node.waiting) and not node.offered_by
     return not stuck, not (node.waiting or node.running), not node.ended, node.name
 
 
-def _node(node: NodeNow) -> tuple[Text, ...]:
+def _node(node: NodeLoad) -> tuple[Text, ...]:
     stuck = bool(node.waiting) and not node.offered_by
     offers = Text(str(len(node.offered_by)) if node.offered_by else NOBODY, style="bold red" if stuck else "")
     return (
@@ -103,14 +103,14 @@ def _node(node: NodeNow) -> tuple[Text, ...]:
         _count(node.waiting),
         _count(node.eligible),
         Text(
-            format_coarse(node.oldest_ms / 1000) if node.eligible else "",
-            style="yellow" * (node.oldest_ms >= 60_000),
+            format_coarse(node.oldest_due) if node.eligible else "",
+            style="yellow" * (node.oldest_due >= 60),
         ),
         _count(node.running, "blue"),
         _count(node.ended),
         _count(node.failed, "red"),
-        Text("" if node.p50_ms is None else format_duration(node.p50_ms / 1000)),
-        Text("" if node.p95_ms is None else format_duration(node.p95_ms / 1000)),
+        Text("" if node.p50 is None else format_duration(node.p50)),
+        Text("" if node.p95 is None else format_duration(node.p95)),
         offers,
     )
 
@@ -141,7 +141,7 @@ def runtime_lines(overview: Overview, width: int) -> list[Text]:
     )
 
 
-def _runtime(runtime: ListedWorker) -> tuple[Text, ...]:
+def _runtime(runtime: RuntimeInfo) -> tuple[Text, ...]:
     silent = not runtime.live and runtime.phase != "stopped"
     phase = "silent" if silent else f"{runtime.phase}, drains" if runtime.asked_to_drain else runtime.phase
     known = runtime.workers > 0
@@ -153,7 +153,7 @@ def _runtime(runtime: ListedWorker) -> tuple[Text, ...]:
         Text(f"{runtime.busy}/{runtime.workers}" if known else str(runtime.busy)),
         Text(str(max(0, runtime.workers - runtime.busy)) if known else ""),
         _count(runtime.holds),
-        Text(format_coarse(runtime.heard_ms / 1000), style="red" * silent),
+        Text(format_coarse(runtime.heard_ago), style="red" * silent),
     )
 
 
@@ -173,14 +173,12 @@ def run_lines(overview: Overview, width: int, *, plain: bool) -> list[Text]:
         Column("BEGAN", missing=3),
         Column("TOOK", missing=4),
     )
-    now = _moment(overview.at)
-    rows = [_run(run, now, plain=plain) for run in overview.runs]
+    rows = [_run(run, overview.at, plain=plain) for run in overview.runs]
     return table_lines(columns, rows, width) + _none_if(not rows, "nothing ran yet")
 
 
-def _run(run: NativeRunSummary, now: datetime, *, plain: bool) -> tuple[Text, ...]:
-    began = _moment(run.created_at)
-    over = None if run.finished_at is None else _moment(run.finished_at)
+def _run(run: RunSummary, now: datetime, *, plain: bool) -> tuple[Text, ...]:
+    began = run.created_at or now
     total = run.total_count - run.retried_count
     status, style = _status(run)
     return (
@@ -191,11 +189,11 @@ def _run(run: NativeRunSummary, now: datetime, *, plain: bool) -> tuple[Text, ..
         Text(f"{run.success_count + run.errored_count:,}/{total:,}"),
         _count(run.errored_count, "red"),
         Text(f"{format_coarse((now - began).total_seconds())} ago"),
-        Text(format_duration(((over or now) - began).total_seconds())),
+        Text(format_duration(((run.finished_at or now) - began).total_seconds())),
     )
 
 
-def _status(run: NativeRunSummary) -> tuple[str, str]:
+def _status(run: RunSummary) -> tuple[str, str]:
     if run.cancelled_at is not None:
         return "cancelled", "magenta"
     return {
@@ -224,7 +222,3 @@ def _count(number: int, style: str = "") -> Text:
 
 def _none_if(condition: bool, text: str) -> list[Text]:
     return [Text(text, style="dim")] if condition else []
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)

@@ -93,7 +93,7 @@ def _cut(table: Sequence[Text], room: int) -> list[Text]:
 
 
 def _title(screen: Screen, width: int) -> Text:
-    right = f"{one_line(screen.overview.at[11:19])} UTC"
+    right = f"{screen.overview.at:%H:%M:%S} UTC"
     if screen.live:
         right += "  q quits"
     left = Text(no_wrap=True)
@@ -113,9 +113,9 @@ def _now(overview: Overview) -> Text:
         (f"{overview.errored:,}", "errored within 24 h", "red" if overview.errored else ""),
     )
     if overview.oldest is not None:
-        style = "yellow" if overview.oldest.waits_ms >= 60_000 else ""
+        style = "yellow" if overview.oldest.due >= 60 else ""
         line.append("   oldest due for ")
-        line.append(format_duration(overview.oldest.waits_ms / 1000), style=f"bold {style}")
+        line.append(format_duration(overview.oldest.due), style=f"bold {style}")
         line.append(f" ({one_line(overview.oldest.node)})")
     return line
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic_core import from_json
 
-from exotrio._wire.operations import RefusedState, RetriedState, RetryRunReply
+from exotrio._wire.operations import RefusedState, RetriedState, RunRetry
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.outcomes import Follow, copy_of
 from exotrio.manager.engine.runs import find_run
@@ -61,7 +61,7 @@ def retry_anywhere(tx: Transaction, state_id: str, fanout_id: str) -> str:
     return retry_by_hand(tx, row["namespace"], state_id, fanout_id)
 
 
-def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> RetryRunReply:
+def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> RunRetry:
     """Retry every failed state of a run, each as ``retry_by_hand`` does.
 
     Args:
@@ -74,7 +74,7 @@ def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> 
     failed = _failed(tx, run.id)
     changes = Changes(tx)
     if earlier := _retried_before(tx, run.id, request_id):
-        return RetryRunReply(retried=earlier, refused=_refusals(changes, run, failed))
+        return RunRetry(retried=earlier, refused=_refusals(changes, run, failed))
     if not failed:
         raise Refused(409, f"the run {run_id} has no failed states")
     retried: list[RetriedState] = []
@@ -91,7 +91,7 @@ def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> 
         else:
             retried.append(RetriedState(state_id=state_id, new_state_id=tx.state_id(seq), status=status))
     decide(changes)
-    return RetryRunReply(retried=retried, refused=refused)
+    return RunRetry(retried=retried, refused=refused)
 
 
 def _failed(view: View, run: int) -> list[Row]:

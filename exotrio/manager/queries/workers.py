@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from exotrio._wire.native import HeartbeatProgress
-from exotrio._wire.runtimes import ListedWorker, V0Asker, WorkersReply
+from exotrio._wire.runtimes import RuntimeInfo, RuntimeList, V0Runtime
 from exotrio.manager.engine.workers import SILENT_AFTER_MS, Worker
 from exotrio.manager.queries.load import held_by_worker
 from exotrio.manager.store.port import View
@@ -14,7 +14,7 @@ from exotrio.manager.store.port import View
 
 def list_workers(
     view: View, namespace: str, workers: Iterable[Worker], anonymous: Mapping[frozenset[str], int], now: int
-) -> WorkersReply:
+) -> RuntimeList:
     """Return who works, the live ones first.
 
     Args:
@@ -24,7 +24,7 @@ def list_workers(
     """
     held = held_by_worker(view, namespace)
     listed = [
-        ListedWorker(
+        RuntimeInfo(
             worker_id=worker.last.worker_id,
             runtime=worker.last.runtime,
             phase=worker.last.phase or "starting",
@@ -41,10 +41,10 @@ def list_workers(
         )
         for worker in workers
     ]
-    return WorkersReply(
+    return RuntimeList(
         workers=sorted(listed, key=lambda worker: not worker.live),
         v0=[
-            V0Asker(nodes=sorted(nodes), polled_ms=now - at)
+            V0Runtime(nodes=sorted(nodes), polled_ms=now - at)
             for nodes, at in sorted(anonymous.items(), key=lambda item: -item[1])
         ],
     )
