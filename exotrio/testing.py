@@ -23,7 +23,8 @@ import trio
 from exotrio._execution.executor import Executor
 from exotrio._execution.handle import Execution
 from exotrio._link.port import Claim
-from exotrio._nodes.base import BaseNode, node_problems
+from exotrio._nodes.base import BaseNode
+from exotrio._nodes.checks import node_problems
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.exceptions import without_cancelled

@@ -1,22 +1,17 @@
-"""``BaseNode``, the checks on node classes, and how a class is declared to the state manager."""
+"""``BaseNode``, which every node class inherits from, and what a running node sees of its runtime."""
 
 from __future__ import annotations
 
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, overload
 
 from pydantic import BaseModel
 
-from exotrio._nodes.fields import field_problems, fields_of
 from exotrio._nodes.progress import ProgressView, checked_progress
-from exotrio.graph import check_name
-
-if TYPE_CHECKING:
-    from exotrio._wire.v0 import NodeDeclaration
 
 
 class Stopping(StrEnum):
@@ -67,6 +62,47 @@ class StopView:
 _NEVER = StopView()
 
 
+Model = TypeVar("Model", bound=BaseModel, covariant=True)
+
+
+class _HasInputs(Protocol[Model]):
+    @property
+    def Inputs(self) -> type[Model]: ...
+
+
+class _HasSecrets(Protocol[Model]):
+    @property
+    def Secrets(self) -> type[Model]: ...
+
+
+class _InputsOfTheClass:
+    """For type checkers: ``self.inputs`` is an instance of the class's own ``Inputs``."""
+
+    @overload
+    def __get__(self, node: _HasInputs[Model], owner: object) -> Model: ...
+    @overload
+    def __get__(self, node: object, owner: object) -> BaseModel: ...
+    def __get__(self, node: object, owner: object) -> BaseModel:
+        raise NotImplementedError
+
+    def __set__(self, node: object, value: BaseModel) -> None:
+        raise NotImplementedError
+
+
+class _SecretsOfTheClass:
+    """For type checkers: ``self.secrets`` is an instance of the class's own ``Secrets``."""
+
+    @overload
+    def __get__(self, node: _HasSecrets[Model], owner: object) -> Model: ...
+    @overload
+    def __get__(self, node: object, owner: object) -> BaseModel: ...
+    def __get__(self, node: object, owner: object) -> BaseModel:
+        raise NotImplementedError
+
+    def __set__(self, node: object, value: BaseModel) -> None:
+        raise NotImplementedError
+
+
 class BaseNode(ABC):
     """Base of every node class: name the fields, write ``execute``.
 
@@ -97,23 +133,32 @@ class BaseNode(ABC):
         secrets: The node's ``Secrets``.
     """
 
-    class Inputs(BaseModel):
-        """No inputs."""
+    if TYPE_CHECKING:
+        # Variables, since pyright takes a nested class that replaces another one for an error; and what an
+        # instance has is typed by the classes of its own class.
+        Inputs: ClassVar[type[BaseModel]]
+        Outputs: ClassVar[type[BaseModel]]
+        Secrets: ClassVar[type[BaseModel]]
+        inputs: _InputsOfTheClass = _InputsOfTheClass()
+        secrets: _SecretsOfTheClass = _SecretsOfTheClass()
+    else:
 
-    class Outputs(BaseModel):
-        """No outputs."""
+        class Inputs(BaseModel):
+            """No inputs."""
 
-    class Secrets(BaseModel):
-        """No secrets."""
+        class Outputs(BaseModel):
+            """No outputs."""
+
+        class Secrets(BaseModel):
+            """No secrets."""
+
+        inputs = None
+        secrets = None
 
     event_loop: ClassVar[Literal["trio", "asyncio"]] = "trio"
     timeout: ClassVar[float | None] = None
     concurrency: ClassVar[int | None] = None
 
-    # Any, since pydantic models nested in subclasses are unrelated types to a type checker: with
-    # the base's empty models as type, every self.inputs.field of a user would be an error.
-    inputs: Any = None
-    secrets: Any = None
     _stop_view: StopView = _NEVER
     _progress_view: ProgressView | None = None
 
@@ -153,28 +198,6 @@ class BaseNode(ABC):
             checked_progress(fraction, text)  # the same errors, where nobody looks
 
 
-def node_problems(nodes: Sequence[Any]) -> list[str]:
-    """Return everything that is wrong with these node classes, one line each."""
-    problems: list[str] = []
-    seen: dict[str, int] = {}
-    for position, node in enumerate(nodes):
-        if not isinstance(node, type):
-            hint = "pass the class itself, not an instance" if isinstance(node, BaseNode) else "pass classes"
-            problems.append(f"nodes[{position}] is {_short(node)}, not a class: {hint}")
-            continue
-        seen[node.__name__] = seen.get(node.__name__, 0) + 1
-        if not issubclass(node, BaseNode):
-            problems.append(f"{node.__name__} does not inherit from exotrio.BaseNode")
-            continue
-        problems += _class_problems(node)
-    problems += [
-        f"{count} node classes are named {name}: a state names its class, so names must differ"
-        for name, count in seen.items()
-        if count > 1
-    ]
-    return problems
-
-
 def is_plain(node: type[BaseNode]) -> bool:
     """Whether ``execute`` is run in a thread."""
     return not needs_asyncio(node) and not inspect.iscoroutinefunction(node.execute)
@@ -183,135 +206,3 @@ def is_plain(node: type[BaseNode]) -> bool:
 def needs_asyncio(node: type[BaseNode]) -> bool:
     """Whether ``execute`` is run in the asyncio loop."""
     return node.event_loop == "asyncio"
-
-
-def declare(node: type[BaseNode]) -> NodeDeclaration:
-    """Return the declaration under which a checked node class is registered."""
-    # Here: the classes of the bodies cost 10 ms, which a file that only declares nodes need not pay.
-    from exotrio._wire.v0 import NodeDeclaration
-
-    return NodeDeclaration(
-        name=node.__name__,
-        inputs_schema=_schema(node.Inputs),
-        outputs_schema=_schema(node.Outputs),
-        secrets=list(node.Secrets.model_fields),
-    )
-
-
-def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    fields = fields_of(model)
-    return model.model_json_schema() if fields is None else fields.schema()
-
-
-def _class_problems(node: type[BaseNode]) -> list[str]:
-    problems = []
-    try:
-        check_name(node.__name__)
-    except ValueError as error:
-        problems.append(f"the class name {node.__name__!r} {error}")
-    missing = sorted(getattr(node, "__abstractmethods__", ()))
-    if "execute" in missing:
-        problems.append(f"{node.__name__} has no execute method: write async def execute(self)")
-        missing.remove("execute")
-    else:
-        problems += _execute_problems(node)
-    if missing:
-        problems.append(f"{node.__name__} leaves abstract: {', '.join(missing)}")
-    if not _callable_with(node, 0):
-        problems.append(f"{node.__name__} cannot be made without arguments: give those of __init__ defaults")
-    problems += _loop_problems(node)
-    problems += _limit_problems(node)
-    for part in ("Inputs", "Outputs", "Secrets"):
-        problems += _model_problems(f"{node.__name__}.{part}", getattr(node, part, None))
-    return problems
-
-
-def _loop_problems(node: type[BaseNode]) -> list[str]:
-    loop: Any = node.event_loop
-    if loop not in ("trio", "asyncio"):
-        return [f'{node.__name__}.event_loop is {_short(loop)}: it must be "trio" or "asyncio"']
-    # A decorator may have made a plain function of a coroutine function.
-    if loop == "asyncio" and not inspect.iscoroutinefunction(inspect.unwrap(node.execute)):
-        return [
-            f'{node.__name__}.event_loop is "asyncio", but its execute is a plain def: '
-            "write async def execute(self), or leave event_loop out to have it run in a thread"
-        ]
-    return []
-
-
-def _limit_problems(node: type[BaseNode]) -> list[str]:
-    problems = []
-    timeout: Any = node.timeout
-    if timeout is not None:
-        number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-        if not number or not math.isfinite(timeout) or timeout <= 0:
-            problems.append(
-                f"{node.__name__}.timeout is {_short(timeout)}: "
-                "it must be a finite number of seconds above zero, or None"
-            )
-    concurrency: Any = node.concurrency
-    if concurrency is not None:
-        number = isinstance(concurrency, int) and not isinstance(concurrency, bool)
-        if not number or concurrency < 1:
-            problems.append(
-                f"{node.__name__}.concurrency is {_short(concurrency)}: "
-                "it must be a whole number, at least 1, or None"
-            )
-    return problems
-
-
-def _execute_problems(node: type[BaseNode]) -> list[str]:
-    execute: Any = inspect.getattr_static(node, "execute")
-    if isinstance(execute, staticmethod | classmethod):
-        return [f"{node.__name__}.execute must be a plain method, not a {type(execute).__name__}"]
-    if not callable(execute):
-        return [f"{node.__name__}.execute is {_short(execute)}, not a method: write async def execute(self)"]
-    if inspect.isasyncgenfunction(execute) or inspect.isgeneratorfunction(execute):
-        return [f"{node.__name__}.execute is a generator (it has a yield): return a list of Outputs instead"]
-    if not _callable_with(execute, 1):
-        return [
-            f"{node.__name__}.execute must take no argument but self: "
-            "inputs are in self.inputs, secrets in self.secrets"
-        ]
-    return []
-
-
-def _model_problems(title: str, model: Any) -> list[str]:
-    if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        return [f"{title} must be a class that inherits from pydantic.BaseModel, not {_short(model)}"]
-    if title.endswith(".Secrets"):
-        problems = [
-            f"{title}.{field}: must be of type str, not {_type_name(info.annotation)}: secrets are text"
-            for field, info in model.model_fields.items()
-            if info.annotation is not str
-        ]
-    else:
-        problems = [f"{title}.{problem}" for problem in field_problems(model)]
-    if not problems:
-        try:
-            _schema(model)
-        except Exception as error:
-            problems.append(f"{title} has no JSON schema: {error}")
-    return problems
-
-
-def _callable_with(function: Any, count: int) -> bool:
-    try:
-        inspect.signature(function).bind(*[None] * count)
-    except TypeError:
-        return False
-    except ValueError:
-        return True  # no signature is known (C code): the call itself will tell
-    return True
-
-
-def _type_name(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
-
-
-def _short(value: Any) -> str:
-    try:
-        text = repr(value)
-    except Exception:
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."

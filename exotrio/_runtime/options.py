@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 from exotrio._http.endpoint import Endpoint, resolve_endpoint, version_problems
-from exotrio._nodes.base import BaseNode, declare, node_problems
+from exotrio._nodes.base import BaseNode
+from exotrio._nodes.checks import declare, node_problems
 from exotrio.errors import ConfigurationError
 from exotrio.graph import MAX_NAME, check_name
 

@@ -16,7 +16,7 @@ import httpx
 import trio
 
 from exotrio import StateManager
-from exotrio._nodes.base import declare
+from exotrio._nodes.checks import declare
 from exotrio._runtime import heartbeat
 from exotrio._wire.native import ErroredItem, RequeuedItem
 from exotrio._wire.vocabulary import ItemResult

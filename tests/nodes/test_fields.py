@@ -25,7 +25,7 @@ from exotrio import (
     from_text,
     to_text,
 )
-from exotrio._nodes.base import declare
+from exotrio._nodes.checks import declare
 from exotrio._nodes.fields import fields_of
 from exotrio.manager import embedded
 from exotrio.testing import Errored, Executed, run_node

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from exotrio import BaseNode, ConfigurationError, LifecycleError, Runtime
 from exotrio._http.endpoint import Endpoint, ambient_endpoint, resolve_endpoint
-from exotrio._nodes.base import declare, node_problems
+from exotrio._nodes.checks import declare, node_problems
 from tests.support.doubles import V0Server
 
 

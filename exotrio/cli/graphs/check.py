@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from exotrio._nodes.base import declare
+from exotrio._nodes.checks import declare
 from exotrio._runtime.runtime import Runtime
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.graphs.file import Draft
