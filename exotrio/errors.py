@@ -55,7 +55,7 @@ class ProblemsError(ExotrioError):
 
     def __init__(self, what: str, problems: Sequence[str] = (), *, where: str = "", fix: str = "") -> None:
         super().__init__(what, where=where, fix=fix)
-        self.problems = tuple(problems)
+        self.problems: tuple[str, ...] = tuple(problems)
 
     def __str__(self) -> str:
         head = self.what

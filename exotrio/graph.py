@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -95,7 +95,7 @@ def _part_by_part(values: Any, check: Callable[[Any], Any]) -> Any:
     return checked
 
 
-PartByPart = WrapValidator(_part_by_part)
+PartByPart: WrapValidator = WrapValidator(_part_by_part)
 """For an object of a request. Its lists have ``fail_fast``, or a largest length, for the same reason."""
 
 
@@ -114,7 +114,7 @@ StoreKey = Annotated[str, AfterValidator(_store_key), AfterValidator(check_name)
 
 class Declaration(BaseModel):
     # Validators are built at first use, so that importing exotrio stays light.
-    model_config = ConfigDict(defer_build=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(defer_build=True)
 
 
 class UnitesStrategyEnum(StrEnum):
@@ -243,7 +243,7 @@ class Graph(BaseModel):
         pydantic.ValidationError: a field breaks its rule; every problem is named.
     """
 
-    model_config = ConfigDict(defer_build=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(defer_build=True)
 
     name: Name
     nodes: list[GraphNodeModel]

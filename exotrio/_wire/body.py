@@ -8,7 +8,7 @@ duration as float seconds, in a field without the suffix.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -21,7 +21,7 @@ class Body(BaseModel):
     """Base of the bodies. Their validators are built at first use: all of them together would cost
     every ``import exotrio`` 20 ms."""
 
-    model_config = ConfigDict(defer_build=True, serialize_by_alias=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(defer_build=True, serialize_by_alias=True)
 
 
 DelayMs = Annotated[int, Field(ge=0, le=MAX_DELAY_MS)]

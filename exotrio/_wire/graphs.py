@@ -6,7 +6,7 @@ The rules of the fields are those of ``exotrio.graph``, which users declare grap
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -38,7 +38,7 @@ class PlaceModel(GraphNodeModel):
 class CronTriggerValue(Body):
     """The ``value`` of a cron trigger on the wire; keys beside ``expression`` are kept."""
 
-    model_config = ConfigDict(extra="allow", defer_build=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", defer_build=True)
 
     expression: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_expression)]
 

@@ -48,7 +48,7 @@ class RuntimeMetrics:
         from prometheus_client import CollectorRegistry, Counter, Histogram
 
         self._runtime = runtime
-        self.registry = CollectorRegistry() if registry is None else registry
+        self.registry: CollectorRegistry = CollectorRegistry() if registry is None else registry
         counter = partial(Counter, registry=self.registry)
         histogram = partial(Histogram, registry=self.registry)
         try:
