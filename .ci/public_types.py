@@ -1,7 +1,7 @@
 """Check with pyright that every public name has a type, and that all type checkers infer the same one.
 
-Public is what ``__all__`` of ``PUBLIC`` lists. Beside these names, everything that they refer to counts, except
-within the state manager and the command line, whose modules are private and have no underscore.
+Public is what ``__all__`` of ``PUBLIC`` lists. Everything that these names refer to counts too, but for
+the modules of the state manager and the command line: they are private, though they have no underscore.
 """
 
 import json

@@ -1,8 +1,38 @@
-"""exotrio: a worker runtime for Exosphere workflow nodes on Trio.
+"""exotrio: a worker runtime for Exosphere workflow nodes on Trio, with a state manager of its own.
 
-What is exported here is all that is public, together with ``exotrio.testing``, ``exotrio.monitoring``
-and ``exotrio.manager``. Each name is loaded when it is first used: a file of nodes does not wait for
+The names below are public, and so is what ``exotrio.errors``, ``.client``, ``.testing``, ``.monitoring`` and
+``.manager`` list in ``__all__``. Each name is loaded when it is first used: a file of nodes does not wait for
 the client, nor a script that only triggers runs for the runtime.
+
+The rooms, from the ground up; each imports only from those above it (``tests/test_architecture.py``)::
+
+    errors        every exception, drawn as a tree
+    _util         time, durations, backoff, redaction, settings: helpers that know nothing of exotrio
+    graph         what users declare: Graph, GraphNodeModel, RetryPolicyModel, ...
+    _wire         the bodies and words of both HTTP APIs, v0 and native; client and server share them
+    _nodes        what users write: BaseNode, its typed fields, its signals; and the checks on it
+    _http         the HTTP client: requests, responses, and which kind of server answers
+    client        StateManager and the types that it returns
+    _link         the port that a runtime works through, with an adapter for each API
+    _execution    runs one node: on Trio, on asyncio or in a thread; makes its outcome
+    _runtime      claims, buffers, runs, reports, renews leases, stops
+    monitoring    health and metrics of a runtime
+    testing       run_node and run_graph, for tests of users
+    _httpd        an HTTP/1.1 server for one ASGI app
+    manager       the state manager: rules, store, engine, queries, security, API, dashboard
+    cli           the command line, one module for each command
+
+The way of one state::
+
+    manager.engine.claims     a runtime asks for work; the state becomes QUEUED under a lease
+    _runtime.poller           claims as many states as there is room for; the ledger holds each from here on
+    _runtime.worker           takes the next one from the buffer
+    _execution.executor       parses its inputs, runs the node and turns what happens into an outcome
+    _runtime.reporter         sends the outcome until it is accepted (else it goes to the outbox)
+    _link, _http              encode it for the API that the server speaks, and send it
+    manager.engine.outcomes   records it, and creates the states that follow in the same commit
+
+Meanwhile ``_runtime.heartbeat`` renews the lease, and ``_runtime.stop`` decides what a signal cuts short.
 """
 
 from __future__ import annotations
@@ -12,117 +42,55 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from exotrio._nodes.base import BaseNode, Stopping
-    from exotrio._nodes.fields import from_text, to_text
-    from exotrio._nodes.signals import PruneSignal, ReQueueAfterSignal
-    from exotrio._runtime.lifecycle import Phase
-    from exotrio._runtime.runtime import Runtime
-    from exotrio._runtime.summary import Summary
-    from exotrio._version import VERSION
-    from exotrio.client._state_manager import StateManager
-    from exotrio.errors import (
-        ConfigurationError,
-        DatabaseBusy,
-        DatabaseError,
-        DatabaseTooNew,
-        ExotrioError,
-        FieldsInvalid,
-        GraphInvalid,
-        InvalidResponse,
-        KeyRefused,
-        LifecycleError,
-        ManagerError,
-        ManagerUnavailable,
-        NotFound,
-        ProblemsError,
-        RequestRefused,
-    )
-    from exotrio.graph import (
-        CronTrigger,
-        Graph,
-        GraphNodeModel,
-        RetryPolicyModel,
-        RetryStrategyEnum,
-        StoreConfigModel,
-        UnitesModel,
-        UnitesStrategyEnum,
-    )
+    from exotrio._nodes.base import BaseNode as BaseNode
+    from exotrio._nodes.base import Stopping as Stopping
+    from exotrio._nodes.fields import from_text as from_text
+    from exotrio._nodes.fields import to_text as to_text
+    from exotrio._nodes.signals import PruneSignal as PruneSignal
+    from exotrio._nodes.signals import ReQueueAfterSignal as ReQueueAfterSignal
+    from exotrio._runtime.lifecycle import Phase as Phase
+    from exotrio._runtime.runtime import Runtime as Runtime
+    from exotrio._runtime.summary import Summary as Summary
+    from exotrio._version import VERSION as VERSION
+    from exotrio._version import __version__ as __version__
+    from exotrio.client._state_manager import StateManager as StateManager
+    from exotrio.errors import *  # noqa: F403
+    from exotrio.graph import *  # noqa: F403
+else:
+    # Hidden from type checkers, to which a name that is not above is an error.
+    _HOMES = {
+        "_nodes.base": "BaseNode Stopping",
+        "_nodes.fields": "from_text to_text",
+        "_nodes.signals": "PruneSignal ReQueueAfterSignal",
+        "_runtime.lifecycle": "Phase",
+        "_runtime.runtime": "Runtime",
+        "_runtime.summary": "Summary",
+        "_version": "VERSION __version__",
+        "client._state_manager": "StateManager",
+        "errors": (
+            "ConfigurationError DatabaseBusy DatabaseError DatabaseTooNew ExotrioError FieldsInvalid"
+            " GraphInvalid InvalidResponse KeyRefused LifecycleError ManagerError ManagerUnavailable NotFound"
+            " PortBusy ProblemsError RequestRefused"
+        ),
+        "graph": (
+            "CronTrigger Graph GraphNodeModel RetryPolicyModel RetryStrategyEnum StoreConfigModel UnitesModel"
+            " UnitesStrategyEnum"
+        ),
+    }
+    _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+    # Without __version__: a star import would set it in the module that imports.
+    __all__ = sorted(_HOME_OF.keys() - {"__version__"})
 
-    __version__: str
+    def __getattr__(name: str) -> object:
+        if name not in _HOME_OF:
+            raise AttributeError(f"module 'exotrio' has no attribute {name!r}")
+        value: object = getattr(import_module(f"exotrio.{_HOME_OF[name]}"), name)
+        globals()[name] = value  # so that this is asked once for each name
+        return value
 
-_HOMES = {
-    "client._state_manager": "StateManager",
-    "errors": (
-        "ConfigurationError DatabaseBusy DatabaseError DatabaseTooNew ExotrioError FieldsInvalid "
-        "GraphInvalid InvalidResponse KeyRefused LifecycleError ManagerError ManagerUnavailable NotFound "
-        "ProblemsError RequestRefused"
-    ),
-    "_nodes.fields": "from_text to_text",
-    "graph": (
-        "CronTrigger Graph GraphNodeModel RetryPolicyModel RetryStrategyEnum StoreConfigModel UnitesModel "
-        "UnitesStrategyEnum"
-    ),
-    "_runtime.summary": "Summary",
-    "_runtime.lifecycle": "Phase",
-    "_nodes.base": "BaseNode Stopping",
-    "_runtime.runtime": "Runtime",
-    "_nodes.signals": "PruneSignal ReQueueAfterSignal",
-    "_version": "VERSION",
-}
-"""Module to the names it gives: the imports above, for those who do not check types."""
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
 
-__all__ = [
-    "VERSION",
-    "BaseNode",
-    "ConfigurationError",
-    "CronTrigger",
-    "DatabaseBusy",
-    "DatabaseError",
-    "DatabaseTooNew",
-    "ExotrioError",
-    "FieldsInvalid",
-    "Graph",
-    "GraphInvalid",
-    "GraphNodeModel",
-    "InvalidResponse",
-    "KeyRefused",
-    "LifecycleError",
-    "ManagerError",
-    "ManagerUnavailable",
-    "NotFound",
-    "Phase",
-    "ProblemsError",
-    "PruneSignal",
-    "ReQueueAfterSignal",
-    "RequestRefused",
-    "RetryPolicyModel",
-    "RetryStrategyEnum",
-    "Runtime",
-    "StateManager",
-    "Stopping",
-    "StoreConfigModel",
-    "Summary",
-    "UnitesModel",
-    "UnitesStrategyEnum",
-    "from_text",
-    "to_text",
-]
 
 # A library logs nothing by itself: without this, Python prints warnings of programs that set up no logging.
 logging.getLogger("exotrio").addHandler(logging.NullHandler())
-
-
-def __getattr__(name: str) -> object:
-    if name == "__version__":
-        # As in the stock SDK. Not in __all__: a star import would set it in the module that imports.
-        return __getattr__("VERSION")
-    for home, names in _HOMES.items():
-        if name in names.split():
-            value: object = getattr(import_module(f"exotrio.{home}"), name)
-            globals()[name] = value  # so that this is asked once for each name
-            return value
-    raise AttributeError(f"module 'exotrio' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

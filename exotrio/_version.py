@@ -3,3 +3,5 @@
 from __future__ import annotations
 
 VERSION = "0.1.0"
+__version__ = VERSION
+"""As in the stock SDK."""

@@ -19,12 +19,31 @@
         └── RequestRefused       any other 4xx
 
 Every message has up to three parts: what happened, where the offending value came from, and how
-to mend it. ``str(error)`` joins them with newlines; the command line prints just that.
+to fix it. ``str(error)`` joins them with newlines; the command line prints just that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+__all__ = [
+    "ConfigurationError",
+    "DatabaseBusy",
+    "DatabaseError",
+    "DatabaseTooNew",
+    "ExotrioError",
+    "FieldsInvalid",
+    "GraphInvalid",
+    "InvalidResponse",
+    "KeyRefused",
+    "LifecycleError",
+    "ManagerError",
+    "ManagerUnavailable",
+    "NotFound",
+    "PortBusy",
+    "ProblemsError",
+    "RequestRefused",
+]
 
 
 class ExotrioError(Exception):

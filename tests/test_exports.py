@@ -7,18 +7,20 @@ import inspect
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import exotrio
 import exotrio.client
+import exotrio.errors
 import exotrio.monitoring
 
 NAMES = """
 BaseNode ConfigurationError CronTrigger DatabaseBusy DatabaseError DatabaseTooNew ExotrioError
 FieldsInvalid Graph GraphInvalid GraphNodeModel InvalidResponse KeyRefused LifecycleError ManagerError
-ManagerUnavailable NotFound Phase
+ManagerUnavailable NotFound Phase PortBusy
 ProblemsError PruneSignal ReQueueAfterSignal RequestRefused RetryPolicyModel RetryStrategyEnum
 Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrategyEnum VERSION
 from_text to_text
@@ -79,13 +81,33 @@ def test_a_name_that_is_not_there_is_an_ordinary_error() -> None:
 def test_the_type_checker_sees_the_names_where_they_come_from() -> None:
     tree = ast.parse(Path(exotrio.__file__).read_text("utf-8"))
     checked = next(node for node in tree.body if isinstance(node, ast.If))
-    seen = {
-        str(node.module): sorted(alias.name for alias in node.names)
-        for node in checked.body
-        if isinstance(node, ast.ImportFrom)
+    seen: dict[str, set[str]] = {}
+    for node in checked.body:
+        assert isinstance(node, ast.ImportFrom)
+        home = str(node.module).removeprefix("exotrio.")
+        names = {alias.name for alias in node.names}
+        seen.setdefault(home, set()).update(
+            import_module(str(node.module)).__all__ if "*" in names else names
+        )
+    assert seen == {home: set(names.split()) for home, names in vars(exotrio)["_HOMES"].items()}
+    assert set().union(*seen.values()) == {*exotrio.__all__, "__version__"}
+
+
+def test_the_tree_of_exceptions_is_drawn_as_it_is() -> None:
+    drawn = [line for line in (exotrio.errors.__doc__ or "").splitlines() if "── " in line]
+    parents = {}
+    above: list[str] = []
+    for line in drawn:
+        bars, _, rest = line.partition("── ")
+        name = rest.split()[0]
+        depth = (len(bars) - 5) // 4
+        above = [*above[:depth], name]
+        parents[name] = above[depth - 1] if depth else "ExotrioError"
+    real = {name: getattr(exotrio.errors, name).__bases__[0].__name__ for name in exotrio.errors.__all__}
+    del real["ExotrioError"], real["ProblemsError"]  # its subclasses are drawn where they belong
+    assert parents == {
+        name: "ExotrioError" if base == "ProblemsError" else base for name, base in real.items()
     }
-    assert seen == {f"exotrio.{home}": sorted(names.split()) for home, names in exotrio._HOMES.items()}
-    assert sorted(name for names in seen.values() for name in names) == sorted(exotrio.__all__)
 
 
 def loaded_by(statement: str) -> set[str]:

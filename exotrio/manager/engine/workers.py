@@ -59,7 +59,7 @@ class Workers:
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], Worker] = {}
         self._anonymous: dict[tuple[str, frozenset[str]], int] = {}
-        self.heard = 0
+        self.heard: int = 0
 
     def seen(self, namespace: str, beat: HeartbeatRequest, now: int) -> list[str]:
         """Note a heartbeat and return the commands for the worker."""

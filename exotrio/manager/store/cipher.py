@@ -50,8 +50,8 @@ class Cipher:
         if not keys or any(len(key) != KEY_BYTES for key in keys):
             raise ValueError(f"keys have {KEY_BYTES} bytes, not {[len(key) for key in keys]}")
         self._keys = {_key_id(key): key for key in reversed(keys)}
-        self.newest = _key_id(keys[0])
-        self.key_ids = tuple(dict.fromkeys(map(_key_id, keys)))
+        self.newest: str = _key_id(keys[0])
+        self.key_ids: tuple[str, ...] = tuple(dict.fromkeys(map(_key_id, keys)))
         self.source = source
 
     def is_newest(self, text: str) -> bool:

@@ -118,7 +118,7 @@ class Transaction(View):
         next_seq: int,
     ) -> None:
         super().__init__(connection=connection, catalog=catalog, stamp=stamp, now_ms=now_ms)
-        self.next_seq = next_seq
+        self.next_seq: int = next_seq
         self.ready: set[Topic] = set()
         self.ended: Counter[tuple[str, str, str]] = Counter()
         self.tally: Counter[tuple[int, str, int]] = Counter()

@@ -92,7 +92,7 @@ class Committer:
         self._trouble: Exception | None = None
         self._written_at = -math.inf
         self._watched = WatchedClock(connection, clock)
-        self.written = 0
+        self.written: int = 0
         self._waiting = Waiting()
         self._repeated: list[Write] = []
         self._retry_at = math.inf
