@@ -1,0 +1,64 @@
+"""What type checkers say of node classes: read by mypy and pyright, never run.
+
+A comment that silences an error is a test that there is one: else both checkers complain of the comment.
+"""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+from pydantic import BaseModel
+
+import exotrio
+from exotrio import BaseNode
+
+print(exotrio.Runtme)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class Shared(BaseModel):
+    count: int
+
+
+class Greet(BaseNode):
+    class Inputs(BaseModel):
+        name: str
+
+    class Outputs(BaseModel):
+        text: str
+
+    class Secrets(BaseModel):
+        token: str
+
+    async def execute(self) -> Outputs:
+        assert_type(self.inputs, Greet.Inputs)
+        assert_type(self.secrets.token, str)
+        print(self.inputs.nam)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+        return self.Outputs(text=self.inputs.name)
+
+
+class WithoutSecrets(BaseNode):
+    Inputs = Shared
+
+    def execute(self) -> None:
+        assert_type(self.inputs.count, int)
+        assert_type(self.secrets, BaseModel)
+
+
+class GreetMore(Greet):
+    class Inputs(Greet.Inputs):
+        times: int
+
+    async def execute(self) -> Greet.Outputs:
+        assert_type(self.inputs.times, int)
+        assert_type(self.secrets.token, str)
+        return self.Outputs(text=self.inputs.name * self.inputs.times)
+
+
+def set_up() -> None:
+    node = Greet()
+    node.inputs = Greet.Inputs(name="Ada")
+    node.secrets = Greet.Secrets(token="t")
+
+
+def fields_of(node: type[BaseNode]) -> list[str]:
+    return list(node.Inputs.model_fields)
