@@ -91,7 +91,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the sweeper off",
-        "manager/engine/leases.py",
+        "manager/background.py",
         "await store.write(expire, clock(), terms)",
         "0",
         "a kill of the worker in execute",

@@ -15,7 +15,7 @@ import trio
 from trio.testing import MockClock
 
 from exotrio.manager import create_app, open_service
-from exotrio.manager.engine.leases import Terms, cut_short, expire, monotonic_clock
+from exotrio.manager.engine.leases import Terms, end_leases, expire, monotonic_clock
 from exotrio.manager.security.access import local
 from exotrio.manager.store.clock import wall_clock
 from tests.contract.api import Api
@@ -190,7 +190,7 @@ async def test_what_loses_its_lease_again_and_again_is_poison_and_can_be_retried
             await trio.sleep(TTL + SWEEP)
         shown = await flow.detail(state["state_id"])
         assert shown["status"] == "ERRORED"
-        assert "poison: 3 workers in a row" in shown["error"]
+        assert "poison: 3 runtimes in a row" in shown["error"]
         assert await claim(api) == []
         assert await told(api, state) == ["lost"]
         assert (await flow.run_summary())["status"] == "FAILED"
@@ -284,7 +284,7 @@ async def test_what_ends_a_process_with_its_state_manager_inside_is_poison_and_n
                 killed = Flow(api, first.graph)
                 killed.run_id = first.run_id
                 shown = await killed.detail(killer["state_id"])
-                assert "poison: 3 workers in a row" in shown["error"]
+                assert "poison: 3 runtimes in a row" in shown["error"]
                 assert second.run_id != first.run_id
 
 
@@ -375,8 +375,8 @@ async def test_what_a_worker_held_whose_process_has_ended_need_not_wait_for_its_
         dead = await claim_one(api, worker_id="dead")
         await flow.trigger()
         alive = await claim_one(api, worker_id="alive")
-        assert await service.store.write(cut_short, "other", "dead", service.monotonic()) == 0
-        assert await service.store.write(cut_short, "tests", "dead", service.monotonic()) == 1
+        assert await service.store.write(end_leases, "other", "dead", service.monotonic()) == 0
+        assert await service.store.write(end_leases, "tests", "dead", service.monotonic()) == 1
         await trio.sleep(0.1 + SWEEP)
         again = await claim(api)
         assert [(state["state_id"], state["lease"]["deliveries"]) for state in again] == [

@@ -84,7 +84,7 @@ def check(end: Ended, died: int) -> None:
     assert end.code == 1, end
     result = json.loads(end.out)
     assert result["nodes"]["work"] == {"SUCCESS": STATES - 1, "ERRORED": 1}
-    assert f"poison: {LIMIT} workers in a row" in result["errors"][0]["error"]
+    assert f"poison: {LIMIT} runtimes in a row" in result["errors"][0]["error"]
     assert LIMIT <= died <= LIMIT + 1, "its first end may come before anybody knew that it ran"
 
 

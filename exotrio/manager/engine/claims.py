@@ -1,7 +1,7 @@
 """Taking states and handing them back.
 
-A v0 claim is anonymous: only an outcome ends it. A native claim has an id chosen by its client and
-gives each state a token; whoever holds the state's last token may report or release it.
+A v0 claim is anonymous: only an outcome ends it. A native claim has an id that its client chose, and gives
+each state a token. Whoever has the last token of a state may report or release it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from exotrio.manager.store.driver import Row, Rows
 from exotrio.manager.store.port import Transaction
 
 CLAIMS_KEPT_MS = 600_000
-"""How long a claim's id is remembered: a request that is repeated comes much sooner."""
+"""How long the id of a claim is kept: a repeated request comes much sooner."""
 
 
 MAX_CLAIM_BYTES = 2 * 1024 * 1024
-"""Of the inputs of one claim, unless it is a single state. A slow link must bring them within the time of a
-request, and a fraction of their leases."""
+"""Maximum of the inputs of one claim, unless it is a single state: a slow connection must transfer them
+within the time of a request, and within a fraction of their leases."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,14 +38,14 @@ class Claimer:
     """Who claims.
 
     Attributes:
-        local: Lives in the process of the state manager, and so ends with it.
-        worker: Names the process, natively.
-        claim_id: Natively; None through v0.
+        local: Whether it runs in the process of the state manager, and so ends with it.
+        worker: Id of the runtime; None through v0.
+        claim_id: Chosen by the client; None through v0.
         now: On the monotonic clock, ms.
         ttl_ms: How long the claim holds unless it is renewed, or None for ever.
         run_id: See ``NativeClaimRequest``.
-        announces: Likewise.
-        alone_from: A state that was running when this many workers ended is to run alone.
+        announces: See ``NativeClaimRequest``.
+        alone_from: A state that was running when this many runtimes were lost is to run alone.
     """
 
     local: bool
@@ -69,7 +69,7 @@ class Taken:
 
     Attributes:
         v0: The state as v0 shows it.
-        native: What the native API shows beside that.
+        native: What the native API adds to that.
     """
 
     v0: dict[str, Any]
@@ -82,8 +82,8 @@ class Claimed:
 
     Attributes:
         states: Oldest first.
-        spent: Whether the claim id takes no more, so that waiting is in vain.
-        undo: To be run if nobody will hear of these states.
+        spent: Whether the claim id takes no more, so that there is nothing to wait for.
+        undo: To be run if the reply does not arrive.
     """
 
     states: list[Taken]
@@ -96,9 +96,9 @@ def claim(
 ) -> Claimed:
     """Take up to ``limit`` states, oldest first, and of each node no more than its entry in ``limits``.
 
-    Of one run only if the claimer says so; it may wait for that to be triggered. It takes less if the inputs
-    are large, and at least one. A claim id that took states before, or was voided, takes no more: it returns
-    what is still held under it.
+    With ``claimer.run_id`` only states of that run, which may not be triggered yet. Large inputs make the
+    claim smaller, but never empty. A claim id that took states before, or was voided, takes no more: it
+    returns what is still held under it.
     """
     if claimer.claim_id is not None and (known := _known(tx, claimer.claim_id)) is not None:
         return _taken_before(tx, namespace, claimer, claimer.claim_id, known)
@@ -171,9 +171,9 @@ def _taken_before(tx: Transaction, namespace: str, claimer: Claimer, claim_id: s
     """Return what is still held under a claim id that takes no more."""
     held = _rows(tx, _held(tx, namespace, claim_id))
     if tx.waited or not held:
-        # If it waited: its client has asked again since, and what that brought is not for this request.
+        # If it waited, its client has sent another request since, and the states are in the reply to that.
         return Claimed([], spent=True)
-    # Not the time itself but one that differs: by it an earlier reply that fails leaves these alone.
+    # A different value, so that the undo of an earlier reply that fails does not touch these states.
     tx.execute("UPDATE claims SET at = ? WHERE id = ?", (known + 1, claim_id))
     tx.undo = partial(undo_claim, namespace=namespace, claim_id=claim_id, handed_out=known + 1)
     taken = [_taken(tx, state, claimer, state["token"], state["lease_until"]) for state in held]
@@ -187,10 +187,10 @@ def claim_once_ready(
     limit: int,
     claimer: Callable[[], Claimer],
 ) -> Claimed | None:
-    """Claim for somebody who may wait: None as long as there is nothing.
+    """Claim, for a client that waits: None as long as there is nothing.
 
     Args:
-        claimer: Gives who claims, as of now: the term of a claim begins when it takes something.
+        claimer: Returns who claims, as of now: the term of a claim begins when it takes something.
     """
     claimed = claim(tx, namespace, limits, limit, claimer())
     return claimed if claimed.states or claimed.spent else None
@@ -254,7 +254,7 @@ def _rows(tx: Transaction, seqs: Sequence[int]) -> list[Row]:
 def _first_rows(tx: Transaction, seqs: Sequence[int], most_bytes: int) -> list[Row]:
     """Return the rows of as many of these states as have that many bytes of inputs, and at least one.
 
-    One by one, since all of them together may be more than there is memory.
+    It reads them one by one: all together may not fit into memory.
     """
     rows: list[Row] = []
     size = 0
@@ -279,7 +279,7 @@ def _due_in(tx: Transaction, node_id: int, of_run: str, run: tuple[int, ...]) ->
 def release(
     tx: Transaction, namespace: str, states: Sequence[HeldState], delay_ms: int = 0
 ) -> list[ItemReply]:
-    """Make held states claimable again, as if they had never been taken."""
+    """Make held states claimable again, as if they had not been claimed."""
     changes = Changes(tx)
     replies = []
     for held in states:
@@ -289,7 +289,7 @@ def release(
         elif state["token"] != held.token:
             result = ItemResult.STALE
         elif state["status"] == QUEUED:
-            _hand_back(changes, state, delay_ms)
+            _release(changes, state, delay_ms)
             result = ItemResult.OK
         else:
             result = ItemResult.DUPLICATE if state["status"] == CREATED else ItemResult.STALE
@@ -301,8 +301,8 @@ def release(
 def release_claim(
     tx: Transaction, namespace: str, claim_id: str, now: int, delay_ms: int = 0
 ) -> list[ItemReply]:
-    """Release all that is held under a claim id and void it, so that a request which is still on
-    its way takes nothing any more.
+    """Release all that is held under a claim id, and void the id: a request that is still on its way then
+    takes nothing.
 
     Args:
         now: On the monotonic clock, ms.
@@ -311,34 +311,34 @@ def release_claim(
     changes = Changes(tx)
     states = _rows(tx, _held(tx, namespace, claim_id))
     for state in states:
-        _hand_back(changes, state, delay_ms)
+        _release(changes, state, delay_ms)
     changes.apply()
     return [ItemReply(state_id=tx.state_id(state["seq"]), result=ItemResult.OK) for state in states]
 
 
 def undo_claim(tx: Transaction, namespace: str, claim_id: str, handed_out: int) -> None:
-    """Hand back what a native claim took whose reply could not be written.
+    """Release what a native claim took whose reply could not be written.
 
     Args:
-        handed_out: When that reply was made, on the monotonic clock. If the claim was repeated since, its
-            client has another.
+        handed_out: When that reply was made, on the monotonic clock. If the claim was repeated since, the
+            states are in a later reply.
     """
     if _known(tx, claim_id) == handed_out:
         release_claim(tx, namespace, claim_id, handed_out)
 
 
 def undo_v0_claim(tx: Transaction, seqs: Sequence[int], claimed_at: int) -> None:
-    """Hand back what a v0 claim took at that time whose reply could not be written."""
+    """Release what a v0 claim took at that time whose reply could not be written."""
     changes = Changes(tx)
     for state in _rows(tx, list(seqs)):
         if state["status"] == QUEUED and state["token"] is None and state["claimed_at"] == claimed_at:
-            _hand_back(changes, state, 0)
+            _release(changes, state, 0)
     changes.apply()
 
 
-def _hand_back(changes: Changes, state: Row, delay_ms: int) -> None:
+def _release(changes: Changes, state: Row, delay_ms: int) -> None:
     tx = changes.tx
-    # Without a delay the state keeps its time, and so its turn.
+    # Without a delay the state keeps its time, and so its place in the order.
     due = tx.now_ms + delay_ms if delay_ms else state["enqueue_after"]
     tx.execute(
         "UPDATE states SET status = 'CREATED', enqueue_after = ?, lease_until = NULL WHERE seq = ?",

@@ -48,7 +48,7 @@ def register(tx: Transaction, namespace: str, request: RegisterRequest) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A graph that is to be stored: all that can be found out without the database, and may take a second.
+    """A graph that is to be stored: all that can be computed without the database, which may take a second.
 
     Attributes:
         ciphertexts: Secret name to its value, encrypted.
@@ -82,9 +82,9 @@ def prepare(namespace: str, name: str, graph: GraphRequest, cipher: Cipher, now_
 
 
 def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[str, Any]:
-    """Make ``new`` the graph's version for later runs, and its secrets the graph's.
+    """Make ``new`` the version of the graph for later runs, and replace the graph's secrets.
 
-    The reply is valid or not at once. Runs in flight keep the version they began with.
+    The reply says at once whether the graph is valid. Runs that exist keep the version they began with.
     """
     template = new.template
     nodes = {
@@ -104,7 +104,7 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[st
     )
     graph = current["id"] if current else _insert_graph(tx, namespace, name)
     if current and version == (current["body"], current["validation_status"], current["validation_errors"]):
-        # Nothing new: a script that upserts before each run does not pile up versions.
+        # The same: a script that upserts before each run must not add versions.
         template_id = current["template"]
     else:
         template_id = tx.execute(
@@ -124,7 +124,7 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[st
 
 
 def _replace_schedules(tx: Transaction, graph: int, wanted: Mapping[str, int | None]) -> None:
-    """Make these the schedules of a graph. One that it had before keeps its next occurrence."""
+    """Replace the schedules of a graph. One that it had before keeps its next occurrence."""
     known = {row[0] for row in tx.execute("SELECT expression FROM schedules WHERE graph = ?", (graph,))}
     tx.executemany(
         "DELETE FROM schedules WHERE graph = ? AND expression = ?",

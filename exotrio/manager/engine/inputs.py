@@ -1,6 +1,6 @@
 """Building the inputs of a state from the placeholders of its place.
 
-Values are inserted as they are and never looked at for placeholders again.
+Values are inserted as they are; placeholders in them are not replaced.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Sources:
 
     def ancestor(self, identifier: str) -> Outputs:
         """Return the outputs of the ancestor with this identifier."""
-        # Read no further up than asked: outputs may be large, and chains long.
+        # Read only as far up as needed: outputs may be large, and chains long.
         while identifier not in self._ancestors:
             row = next(self._unread, None)
             if row is None:
@@ -77,13 +77,13 @@ def build_for(
 ) -> dict[str, str]:
     """Return the inputs of a new state of a registered node; arguments and errors as of ``build``.
 
-    They are what the graph of the run names, whatever is registered by now: runtimes of several versions may
-    run the node. An input that was added since is left to the node if that has a default for it. One that is
-    not registered (any more) and cannot be built is left out, as the stock server does with all of these.
+    They are those that the run's graph names, whatever is registered by now: runtimes of several versions may
+    run the node. An input that was registered since is left out if the node has a default for it. One that is
+    not registered (any more) is left out if it cannot be built; the stock server leaves all of these out.
     """
     names = (*place.inputs, *(name for name in node.required if name not in place.inputs))
-    spare = place.inputs.keys() - node.inputs.keys()
-    return build(place, names, sources, current, outputs, lists, spare)
+    optional = place.inputs.keys() - node.inputs.keys()
+    return build(place, names, sources, current, outputs, lists, optional)
 
 
 def build(
@@ -93,19 +93,19 @@ def build(
     current: str,
     outputs: Outputs,
     lists: Mapping[str, Lister] | None = None,
-    spare: Collection[str] = (),
+    optional: Collection[str] = (),
 ) -> dict[str, str]:
     """Return the inputs of a new state.
 
     Args:
-        place: Where it will stand.
+        place: Its place in the graph.
         names: Inputs to build.
         sources: Store and ancestors.
-        current: Identifier of the state it hangs below.
+        current: Identifier of the state that it follows.
         outputs: Outputs of that state.
         lists: Identifier to a function that returns a field's values over a group, for the
             references of a united node into its group.
-        spare: Those that are left out if they cannot be built.
+        optional: Inputs that are left out if they cannot be built.
 
     Raises:
         InputsError: an input is not given, a value is missing or not a string, or they are too large.
@@ -125,7 +125,7 @@ def build(
     left = sources.max_inputs
 
     def joined(pieces: Iterable[Piece]) -> str:
-        # What is inserted often is one text until it is joined: only the sum says what it would take.
+        # Sizes are summed before joining: a value that is inserted often takes memory only then.
         nonlocal left
         texts = []
         for piece in pieces:
@@ -144,7 +144,7 @@ def build(
             inputs[name] = joined(pieces)
         except InputsError as error:
             left = before
-            if name not in spare:
+            if name not in optional:
                 raise InputsError(f"input {name!r} of {place.identifier!r}: {error}") from None
     return inputs
 
@@ -162,7 +162,7 @@ Lister = Callable[[str], str]
 
 
 def field_of(outputs: Outputs, ref: OutputRef) -> str:
-    """Return the field that ``ref`` names; raise InputsError if it is missing or no string."""
+    """Return the field that ``ref`` names; raise InputsError if it is missing or not a string."""
     try:
         value = outputs[ref.field]
     except KeyError:
@@ -183,7 +183,7 @@ def group_lists(view: View, run: RunScope, target_state: int, unite: Unite) -> d
         def values(field: str) -> str:
             ref = OutputRef(run.template.places[place].identifier, field)
             texts, left = [], view.max_inputs
-            # One by one, since all of them together may be more than there is memory.
+            # One by one: all of them together may not fit into memory.
             with closing(
                 view.execute(
                     "SELECT outputs FROM unite_members JOIN states ON states.seq = state"

@@ -1,18 +1,19 @@
 """Leases: how long a claim holds, what renews it, and what happens when nothing does.
 
-Deadlines are kept on the monotonic clock of this process, so that a clock that is set changes no
-lease; a restart gives each a fresh term. A state whose lease ends is claimable again, no retry
-used. Its last holder may still report it, or renew, for as long as nobody else has claimed it.
+Deadlines are on the monotonic clock of this process, so that setting the wall clock changes no lease; a
+restart gives each a fresh term. A state whose lease ends is claimable again, without a retry used. Its last
+holder may still report or renew it as long as nobody else has claimed it.
 
-A state that ends its worker again and again is poison. Which one it is nobody sees: a worker holds many
-states, and runs several. So it is found in steps, and none of them costs a worker anything while all is well:
+A state that ends its runtime again and again is poison. Which state it is nobody can see directly, since a
+runtime holds many states and runs several. So it is found in steps, which cost nothing while no runtime is
+lost:
 
-1. A worker is lost. What its heartbeats never called running counts nothing: it was not begun, or only
-   just. All that it held is suspect.
+1. A runtime is lost. A state that its heartbeats never called running does not count: it was not begun, or
+   just now. All that it held is suspect.
 2. A suspect is announced: a heartbeat says that it runs before its node begins. From now on it counts
-   (``deliveries``) each time a worker is lost that runs it, however soon that is.
-3. Those which were run beside it have counted, too. So what would become an error the next time is run
-   alone in its process: if that is lost once more, it was this state. Any other one just completes.
+   (``deliveries``) each time a runtime is lost that runs it, however soon that is.
+3. States that ran beside it have counted, too. So one that would become an error the next time runs alone in
+   its process. If that is lost once more, it was this state; any other state just completes.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction
 
 MonotonicClock = Callable[[], int]
-"""Returns milliseconds that only ever grow."""
+"""Returns milliseconds that never decrease."""
 
 SWEEPS_PER_TERM = 12
 MAX_SWEEP_INTERVAL = 5.0
 MAX_STATES_PER_SWEEP = 1_000
-"""States of one sweep's transaction, so that a large loss does not hold up others' commits."""
+"""States of one sweep's transaction: a larger one would delay other commits."""
 
 
 def monotonic_clock() -> int:
@@ -50,7 +51,7 @@ class Terms:
     Attributes:
         lease_ttl_ms: Of a native claim, from its last heartbeat. Defaults to 60 s.
         claim_timeout_ms: Of a v0 claim, whose holder cannot renew it. Defaults to None, for ever.
-        poison_limit: A state is ERRORED once this many workers in a row ended while they ran it.
+        poison_limit: A state is ERRORED once this many runtimes in a row were lost while they ran it.
             Defaults to 5.
     """
 
@@ -60,12 +61,12 @@ class Terms:
 
     @property
     def alone_from(self) -> int:
-        """How many lost workers make a state run alone: one less than make it an error."""
+        """How many lost runtimes make a state run alone: one less than make it an error."""
         return max(1, self.poison_limit - 1)
 
     @property
     def sweep_interval(self) -> float:
-        """Seconds between two looks for leases that ended."""
+        """Seconds between two sweeps."""
         shortest = min(self.lease_ttl_ms, self.claim_timeout_ms or self.lease_ttl_ms)
         return min(MAX_SWEEP_INTERVAL, from_ms(shortest) / SWEEPS_PER_TERM)
 
@@ -73,10 +74,10 @@ class Terms:
 def renew(
     tx: Transaction, namespace: str, beats: Sequence[HeartbeatState], now: int, terms: Terms
 ) -> list[HeartbeatStateReply]:
-    """Give each state's lease a fresh term, if it is still its holder's.
+    """Give the lease of each state a fresh term, if the runtime still holds it.
 
     Args:
-        beats: What the worker holds.
+        beats: What the runtime holds.
         now: On the monotonic clock, ms.
     """
     changes = Changes(tx)
@@ -95,7 +96,7 @@ def renew(
             elif begun and not state["begun"]:
                 tx.execute("UPDATE states SET begun = 1 WHERE seq = ?", (state["seq"],))
             if state["status"] == CREATED:
-                # Its worker did not end after all.
+                # Its runtime was not lost after all.
                 tx.execute(
                     "UPDATE states SET deliveries = deliveries - ? WHERE seq = ?",
                     (state["begun"], state["seq"]),
@@ -113,17 +114,17 @@ def renew(
 
 
 def _lapsed(state: Row) -> bool:
-    """Whether the state waits because its lease ended: released and requeued ones have no deadline."""
+    """Whether the state waits because its lease ended. Released and requeued states have no deadline."""
     return state["status"] == CREATED and state["lease_until"] is not None
 
 
 def expire(tx: Transaction, now: int, terms: Terms) -> int:
-    """End the leases whose deadline is over and return how many that were."""
+    """End the leases whose deadline has passed; return how many those were."""
     return _lose(tx, "lease_until <= ? ORDER BY lease_until LIMIT ?", (now, MAX_STATES_PER_SWEEP), terms)
 
 
 def recover(tx: Transaction, terms: Terms) -> int:
-    """Take back what workers inside the last process of this database held: they ended with it.
+    """Take back what runtimes inside the former process of this database held: they ended with it.
 
     Returns:
         How many states that were.
@@ -132,7 +133,7 @@ def recover(tx: Transaction, terms: Terms) -> int:
 
 
 def _lose(tx: Transaction, which: str, parameters: tuple[int, ...], terms: Terms) -> int:
-    """Take states back from workers that are lost; return how many that were."""
+    """Take states back from lost runtimes; return how many those were."""
     changes = Changes(tx)
     states = tx.execute(
         "SELECT states.*, runs.template FROM states JOIN runs ON runs.id = states.run"
@@ -143,7 +144,7 @@ def _lose(tx: Transaction, which: str, parameters: tuple[int, ...], terms: Terms
         lost = state["deliveries"] + bool(state["begun"])
         if state["begun"] and lost >= terms.poison_limit:
             text = (
-                f"poison: {lost} workers in a row ended, or lost their lease, while they ran this state, "
+                f"poison: {lost} runtimes in a row ended, or lost their lease, while they ran this state, "
                 "without an outcome; find out what ends the process, then retry it by hand"
             )
             tx.execute(
@@ -166,10 +167,10 @@ def _lose(tx: Transaction, which: str, parameters: tuple[int, ...], terms: Terms
     return len(states)
 
 
-def cut_short(tx: Transaction, namespace: str, worker: str, now: int) -> int:
-    """Let the leases of a worker whose process has ended be over now; return how many that were.
+def end_leases(tx: Transaction, namespace: str, worker: str, now: int) -> int:
+    """End the leases of a runtime whose process has ended; return how many those were.
 
-    The next look for leases that ended takes them back.
+    The next sweep takes the states back.
 
     Args:
         now: On the monotonic clock, ms.
@@ -182,7 +183,7 @@ def cut_short(tx: Transaction, namespace: str, worker: str, now: int) -> int:
 
 
 def extend(tx: Transaction, by_ms: int) -> None:
-    """Move every deadline: for ``by_ms`` this process did not run, and nobody could renew."""
+    """Move every deadline by ``by_ms``, in which this process did not run and nobody could renew."""
     tx.execute(
         "UPDATE states SET lease_until = lease_until + ? WHERE status = 'QUEUED' AND lease_until IS NOT NULL",
         (by_ms,),
@@ -190,7 +191,7 @@ def extend(tx: Transaction, by_ms: int) -> None:
 
 
 def restart(tx: Transaction, now: int, terms: Terms) -> None:
-    """Give every claim a fresh term on the clock of this process, and remember the ids of claims from now."""
+    """Give every claim a fresh term on the clock of this process, and keep claim ids from now on."""
     timeout = None if terms.claim_timeout_ms is None else now + terms.claim_timeout_ms
     tx.execute(
         "UPDATE states SET lease_until = CASE WHEN token IS NULL THEN ? ELSE ? END WHERE status = 'QUEUED'",

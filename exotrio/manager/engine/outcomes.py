@@ -1,8 +1,8 @@
 """Outcomes of states: what each does to the state, and which states follow.
 
-Outcomes come through v0 one by one (``record_v0``) and natively in batches (``record_batch``),
-each a use case of its own. An outcome for a state that ended otherwise changes nothing. Secrets of the
-graph are masked in errors before they are stored: stock runtimes report them as they are.
+Outcomes come through v0 one by one (``record_v0``) and natively in batches (``record_batch``). An outcome for
+a state that ended otherwise changes nothing. Secrets of the graph are masked in errors before those are
+stored: stock runtimes report errors as they are.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
 
 MAX_FOLLOWING = 16
-"""Times what one state may be given: as much may be given to all that follow one outcome, however many.
+"""The inputs of all states that follow one outcome may take as many times the limit of one state.
 
 A fan-out can give each of its siblings the same large value, all in one transaction.
 """
@@ -48,12 +48,12 @@ A fan-out can give each of its siblings the same large value, all in one transac
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """What became of an outcome.
+    """The result of recording an outcome.
 
     Attributes:
         result: As in the native API.
         detail: Why it was not accepted.
-        retry_created: Whether a retry waits (errored).
+        retry_created: Whether a retry was created (errored).
         enqueue_after: When the state may be claimed, Unix ms (prune, re-enqueue).
     """
 
@@ -74,7 +74,7 @@ def record_v0(tx: Transaction, namespace: str, state_id: str, item: OutcomeItem,
 def record_batch(
     tx: Transaction, namespace: str, items: Sequence[OutcomeItem], cipher: Cipher
 ) -> list[ItemReply]:
-    """Record outcomes together; each stands for itself."""
+    """Record outcomes together; one that is refused does not affect the others."""
     changes = Changes(tx)
     redactors = Redactors(tx, cipher)
     replies = []
@@ -86,7 +86,7 @@ def record_batch(
 
 
 class Redactors:
-    """The redactor of each graph whose states fail in one request."""
+    """The redactors of the graphs whose states fail in one request."""
 
     def __init__(self, view: View, cipher: Cipher) -> None:
         self._view = view
@@ -94,7 +94,7 @@ class Redactors:
         self._made: dict[int, Redactor] = {}
 
     def of(self, graph: int) -> Redactor:
-        """Return what masks the secrets of a graph, as far as they can be decrypted."""
+        """Return what masks the secrets of a graph that can be decrypted."""
         if graph not in self._made:
             values, _ = open_secrets(self._view, graph, self._cipher)
             self._made[graph] = Redactor(values)
@@ -137,10 +137,10 @@ def _record(
 
 
 def _is_open(state: Row, token: str | None) -> bool:
-    """Whether an outcome is still awaited from whoever holds ``token``.
+    """Whether an outcome of the holder of ``token`` still counts.
 
-    A holder whose lease ended may still report as long as nobody has claimed the state since: its
-    token is then still the state's last one.
+    A holder whose lease ended may report as long as nobody has claimed the state since: its token is then
+    still the last one of the state.
     """
     if state["token"] != token:
         return False
@@ -170,7 +170,7 @@ def _why_closed(state: Row, token: str | None) -> str:
 
 
 def _executed(changes: Changes, run: RunScope, state: Row, outputs: list[dict[str, Any]]) -> Recorded:
-    """Give the state its first output and make a sibling for each further one; all are followed."""
+    """Give the state its first output and create a sibling for each further one; states follow each."""
     tx = changes.tx
     follow = Follow(changes, run, state)
     status = SUCCESS
@@ -209,7 +209,7 @@ def _executed(changes: Changes, run: RunScope, state: Row, outputs: list[dict[st
 
 
 class Follow:
-    """Creates the plain next states of one state and its siblings, which share a chain."""
+    """Creates the next states, united ones excepted, of one state and its siblings, which share a chain."""
 
     def __init__(self, changes: Changes, run: RunScope, state: Row) -> None:
         self._changes = changes
@@ -220,7 +220,7 @@ class Follow:
         self._left = MAX_FOLLOWING * changes.tx.max_inputs
 
     def create(self, seq: int, output: dict[str, Any], path: bytes) -> str | None:
-        """Create what follows one output: all of it or nothing.
+        """Create all states that follow one output, or none.
 
         Args:
             seq: The finished state.

@@ -21,11 +21,11 @@ from exotrio.manager.store.clock import set_ahead_ms
 from exotrio.manager.store.port import Transaction
 
 BATCH = 500
-"""Most rows that one step deletes of each table."""
+"""Maximum of rows that one step deletes of each table."""
 RUNS = 100
-"""Most runs that one step takes."""
+"""Maximum of runs of one step."""
 MAX_BATCH = 0.01
-"""Seconds after which a transaction takes no further step and no further state: each may hold megabytes."""
+"""Seconds after which a transaction begins no further step or state: each may hold megabytes."""
 
 
 def discard(tx: Transaction, keep_ms: int) -> int:
@@ -47,7 +47,7 @@ def discard(tx: Transaction, keep_ms: int) -> int:
 
 
 def clear(tx: Transaction) -> int:
-    """Clear away some of what deleted runs left behind; return 0 if none left anything."""
+    """Delete some of the rows of discarded runs; return 0 if there are none."""
     end = time.monotonic() + MAX_BATCH
     steps = 0
     while _clear_step(tx, end):
@@ -58,7 +58,7 @@ def clear(tx: Transaction) -> int:
 
 
 def _clear_step(tx: Transaction, end: float) -> bool:
-    """Clear away at most ``BATCH`` states of some runs; return False if there is nothing to do.
+    """Delete at most ``BATCH`` states of some runs; return False if there is nothing to do.
 
     Args:
         end: When to stop, on the monotonic clock.
@@ -86,7 +86,7 @@ def _clear_step(tx: Transaction, end: float) -> bool:
 
 
 def _clear_hanging(tx: Transaction, states: str) -> bool:
-    """Delete what belongs to states in other tables; return whether that was all: only they lead to it.
+    """Delete what belongs to states in other tables; return whether that was all of it.
 
     Args:
         states: Their numbers, as JSON.
@@ -109,7 +109,7 @@ def _clear_hanging(tx: Transaction, states: str) -> bool:
 def drop_templates(tx: Transaction) -> int:
     """Delete versions of graphs that are not the current one and that no run has; return how many."""
     return tx.execute(
-        # Graph by graph (CROSS JOIN keeps the order), since there are few graphs and may be many versions.
+        # CROSS JOIN keeps the order: by graph, of which there are few, not by version.
         "DELETE FROM templates WHERE id IN (SELECT templates.id FROM graphs CROSS JOIN templates"
         " ON templates.graph = graphs.id WHERE templates.id != graphs.template"
         " AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.template = templates.id) LIMIT ?)",

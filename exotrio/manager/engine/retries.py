@@ -79,7 +79,7 @@ def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> 
         raise Refused(409, f"the run {run_id} has no failed states")
     retried: list[RetriedState] = []
     refused: list[RefusedState] = []
-    # United states that could not be built come last: what the others bring about is then there to be read.
+    # United states that could not be built come last: they may read what the others bring about.
     for state in sorted(failed, key=_is_unbuilt):
         if _is_unbuilt(state):
             decide(changes)
@@ -119,7 +119,7 @@ def _retried_before(view: View, run: int, request_id: str) -> list[RetriedState]
 
 
 def _refusals(changes: Changes, run: RunScope, failed: list[Row]) -> list[RefusedState]:
-    """Return which states would be refused, and why; change nothing."""
+    """Return which states would be refused, and why. Nothing is changed."""
     refused = []
     for state in filter(_is_unbuilt, failed):
         try:
@@ -131,7 +131,7 @@ def _refusals(changes: Changes, run: RunScope, failed: list[Row]) -> list[Refuse
 
 
 def _fanout_id(view: View, request_id: str, seq: int) -> str:
-    """Return an id that is the request's and the state's own: several states of one place may fail."""
+    """Return an id of the request and the state: several states of one place may fail."""
     return f"{request_id}:{view.state_id(seq)}"
 
 
@@ -141,7 +141,7 @@ def _is_unbuilt(state: Row) -> bool:
 
 
 def _replace(changes: Changes, run: RunScope, state: Row, fanout_id: str) -> tuple[int, StateStatus]:
-    """Put a new attempt in the place of a state; return its number and status.
+    """Replace a state by a new attempt; return its number and status.
 
     Raises:
         Refused: it still cannot be built; nothing was changed.
@@ -165,7 +165,7 @@ def _replace(changes: Changes, run: RunScope, state: Row, fanout_id: str) -> tup
 
 
 def _rebuilt(changes: Changes, run: RunScope, state: Row) -> NewState:
-    """Return the united state built anew; refuse if its inputs still cannot be built."""
+    """Return a united state that is built anew; refuse if its inputs still cannot be built."""
     target_state = state["parent"]
     unite = next(
         unite for unites in run.template.uniters.values() for unite in unites if unite.place == state["place"]

@@ -1,4 +1,4 @@
-"""What callers do to runs: trigger and cancel them; and what they may see of secrets."""
+"""Runs: trigger, cancel and find them; and the secrets that the holder of a state may see."""
 
 from __future__ import annotations
 
@@ -113,9 +113,9 @@ def trigger_again(tx: Transaction, namespace: str, run_id: str, new_run_id: str)
 
 
 def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
-    """End a run: what waits or runs is ERRORED with the error ``cancelled``, and nothing follows.
+    """End a run: waiting and running states are ERRORED with the error ``cancelled``; nothing follows.
 
-    Workers that run one of its states hear of it with their next heartbeat. Asking again changes nothing.
+    Runtimes that run one of its states are told with their next heartbeat. Asking again changes nothing.
     """
     run = find_run(tx, namespace, run_id)
     if run["cancelled_at"] is not None:
@@ -127,7 +127,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
         "SELECT seq, place, status, worker FROM states WHERE run = ? AND status IN ('CREATED', 'QUEUED')",
         (run["id"],),
     ).fetchall():
-        # Groups are not asked: no united node of this run will run any more.
+        # Without groups: no united node of this run will run any more.
         changes.transition_uncounted(run["id"], state["place"], state["status"], ERRORED)
         changes.announce_final(tx.template(run["template"]), state["place"], ERRORED)
         add_event(tx, state["seq"], "cancelled", state["worker"] if state["status"] == QUEUED else None)
@@ -154,7 +154,7 @@ def secrets_of(
     """Return (namespace, graph, name to ciphertext) for the secrets that a QUEUED state's node declares.
 
     Args:
-        token: The lease token the caller shows. Needed if the state is held under a lease.
+        token: The lease token of the caller. Needed if the state is held under a lease.
     """
     state = find_state(view, namespace, state_id)
     if state is None:

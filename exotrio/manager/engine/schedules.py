@@ -1,8 +1,8 @@
 """Cron schedules: which graphs are to be triggered when.
 
-A schedule knows its next occurrence. Triggering it and moving on to the following one happen in one
-transaction, so an occurrence fires exactly once, whatever crashes. After a time in which nothing
-ran, the one missed occurrence that is due fires, and the next one lies in the future.
+A schedule has its next occurrence. One transaction triggers the graph and sets the following occurrence, so
+each fires exactly once, whatever crashes. After a time in which nothing ran, one missed occurrence fires, and
+the next one is in the future.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from exotrio.manager.store.port import Transaction, View
 
 
 def fire(tx: Transaction) -> list[str]:
-    """Trigger what is due and move it on; return a line for the log about each."""
+    """Trigger what is due and set its next occurrence; return a line for the log about each."""
     lines = []
     for row in tx.execute(
         "SELECT graph, expression, namespace, name FROM schedules JOIN graphs ON graphs.id = graph"

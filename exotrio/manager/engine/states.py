@@ -1,8 +1,8 @@
-"""Writing states, and the counters that every transition moves.
+"""Writing states, and the counters that every transition changes.
 
-Each use case that changes states makes one ``Changes``, tells it every insertion and every move
-from status to status, and lets ``_unites.decide`` apply it. Rows and counters are gathered first
-and written together, so that a fan-out of n costs n inserted rows and a handful of updates.
+Each use case that changes states makes one ``Changes``, tells it every new state and every transition, and
+lets ``unites.decide`` apply it. Rows and counters are gathered first and written together, so that a fan-out
+of n costs n inserted rows and a handful of updates.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _RUN_COLUMN = {
     ERRORED: 2, NEXT_CREATED_ERROR: 2,
     RETRY_CREATED: 3,
 }  # fmt: skip
-# Column of unite_counters (pending, failed, succeeded); a pruned or replaced member is in none.
+# Column of unite_counters (pending, failed, succeeded); a pruned or replaced member counts in none.
 _UNITE_COLUMN = {CREATED: 0, QUEUED: 0, EXECUTED: 0, ERRORED: 1, NEXT_CREATED_ERROR: 1, SUCCESS: 2}
 
 
@@ -104,14 +104,14 @@ def chain(view: View, seq: int | None) -> Iterator[Row]:
 
 
 def add_event(tx: Transaction, seq: int, kind: str, worker: str | None = None) -> None:
-    """Enter something exceptional into a state's history. Claims and outcomes are columns of the state."""
+    """Add something exceptional to a state's history. Claims and outcomes are columns of the state."""
     tx.execute(
         "INSERT INTO events (state, at, kind, worker) VALUES (?, ?, ?, ?)", (seq, tx.now_ms, kind, worker)
     )
 
 
 class Changes:
-    """What one use case does to states, gathered and written by ``apply``."""
+    """What one use case does to states: gathered first, written by ``apply``."""
 
     def __init__(self, tx: Transaction) -> None:
         self.tx = tx
@@ -143,7 +143,7 @@ class Changes:
         return seq
 
     def transition(self, run: RunScope, place: int, groups: str, old: str | None, new: str) -> None:
-        """Count a state of ``place`` that went from ``old`` (None: it is new) to ``new``."""
+        """Count the transition of a state of ``place`` from ``old`` (None: it is new) to ``new``."""
         self.transition_uncounted(run.id, place, old, new)
         if new in ENDED and new != old:
             self.announce_final(run.template, place, new)
@@ -156,13 +156,13 @@ class Changes:
             self._touched[target_state] = (run, target)
 
     def finish(self, run: RunScope, state: Row, status: str) -> None:
-        """As ``transition``, for a state whose node has had its say: it is tallied too."""
+        """Count a transition that the state's own node caused: it is tallied, too."""
         self.transition(run, state["place"], state["groups"], state["status"], status)
         ran_ms = self.tx.now_ms - (state["claimed_at"] or self.tx.now_ms)
         self.tx.tally[state["node_id"], status, bucket_of(ran_ms)] += 1
 
     def transition_uncounted(self, run_id: int, place: int, old: str | None, new: str) -> None:
-        """As ``transition``, for a move that groups do not see: between claimable and claimed."""
+        """Count a transition that is none for groups: between claimable and claimed."""
         counts = self._counts[run_id, place]
         counts[_COLUMN[new]] += 1
         runs = self._runs[run_id]
@@ -172,18 +172,18 @@ class Changes:
             runs[_RUN_COLUMN[old]] -= 1
 
     def announce_final(self, template: Template, place: int, status: str) -> None:
-        """Announce a state that got a status in which it stays."""
+        """Announce that a state got a status in which it stays, for the metrics."""
         node = template.places[place]
         self.tx.ended[node.namespace, node.node_name, status] += 1
 
     def succeeded(self, run: RunScope, seq: int, place: int, groups: str, path: bytes) -> None:
-        """Note a success where a united node will ask for it."""
+        """Keep a success for the united nodes that read it as a member of their group."""
         for target_state, target in split_groups(groups):
             if place in run.template.aggregated[target]:
                 self._unite_members.append((target_state, place, path, seq))
 
     def apply(self) -> dict[int, tuple[RunScope, int]]:
-        """Write everything gathered so far; return the touched groups: target state to its run and place."""
+        """Write everything gathered so far; return the groups that changed: target state to (run, place)."""
         tx = self.tx
         tx.executemany(
             "INSERT INTO states (seq, run, place, node_id, status, inputs, outputs, error, parent, united,"

@@ -1,8 +1,8 @@
 """Deciding groups: when does a united node run?
 
 Counters tell how many members of each place are pending, failed and succeeded for each state of
-a united target. Every use case that moves states ends in ``decide``, in the same transaction, so
-there is no moment at which a finished group is not noticed, and no cost that grows with its size.
+a united target. Every use case that changes states ends in ``decide``, in the same transaction. So a complete
+group is never missed, and the cost does not grow with its size.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def decide(changes: Changes) -> None:
 
 
 def _fire(changes: Changes, run: RunScope, target_state: int, unite: Unite) -> bool:
-    """Insert the united state if its group is complete and it has not run yet; say whether."""
+    """Insert the united state if its group is complete and it does not exist yet; return whether."""
     tx = changes.tx
     pending = failed = 0
     reached = False

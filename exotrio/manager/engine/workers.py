@@ -1,5 +1,7 @@
-"""Worker processes as their heartbeats show them, and what operators ask of them. In memory: a
-worker that lives is heard of again within seconds of a restart."""
+"""Runtimes as their heartbeats show them (the wire calls them workers), and what operators ask of them.
+
+In memory: after a restart a live runtime is heard of again within seconds.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +14,25 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 SILENT_AFTER_MS = 60_000
-"""Without a sign of life for this long a worker is not called live: three heartbeats are missing."""
+"""Without a request for this long a runtime is not called live: three heartbeats are missing."""
 FORGOTTEN_AFTER_MS = 600_000
-"""One that fell silent is worth a look for a while."""
+"""After this a silent runtime is no longer shown."""
 STOPPED_FORGOTTEN_AFTER_MS = 60_000
-"""One that stopped is not."""
+"""After this a stopped runtime is no longer shown."""
 MAX_WORKERS = 10_000
-"""Of which something is kept: who claims under ever new names must not fill the memory."""
+"""Maximum that is kept: a client that claims under ever new names must not fill the memory."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Worker:
-    """One worker process.
+    """One runtime.
 
     Attributes:
         last: Its last heartbeat; an empty one as long as it only claimed.
         seen_at: When it was last heard of, on the monotonic clock, ms.
         polled_at: When it last asked for states, likewise.
-        nodes: Those it asked for. One that runs as often as its limit allows is left out of a claim.
-        commands: What is asked of it; handed over with every heartbeat until it obeys.
+        nodes: Those it asked for so far. A node at its limit is left out of a claim.
+        commands: What is asked of it, sent with every heartbeat until it is done.
         tasks: The task tree it sent last, if it was asked for one.
         tasks_at: When that came.
     """
@@ -45,15 +47,15 @@ class Worker:
     tasks_at: int | None = None
 
     def is_live(self, now: int) -> bool:
-        """Whether it was heard of lately, and did not say that it stopped."""
+        """Whether it was heard of lately and has not stopped."""
         return now - self.seen_at < SILENT_AFTER_MS and self.last.phase != "stopped"
 
 
 class Workers:
-    """The workers heard of lately.
+    """The runtimes heard of lately.
 
     Attributes:
-        heard: Grows with everything that is heard of them.
+        heard: Grows with everything that is heard of them, so that pages know when to change.
     """
 
     def __init__(self) -> None:
@@ -62,7 +64,7 @@ class Workers:
         self.heard: int = 0
 
     def seen(self, namespace: str, beat: HeartbeatRequest, now: int) -> list[str]:
-        """Note a heartbeat and return the commands for the worker."""
+        """Keep a heartbeat and return the commands for the runtime."""
         worker = self._worker(namespace, beat.worker_id, now)
         worker.last = beat
         self.heard += 1
@@ -74,7 +76,7 @@ class Workers:
         return sorted(worker.commands)
 
     def find(self, namespace: str, worker_id: str) -> Worker | None:
-        """Return a worker, or None if it was not heard of."""
+        """Return a runtime, or None if it was not heard of."""
         return self._known.get((namespace, worker_id))
 
     def has_polled(self, namespace: str, worker_id: str | None, nodes: frozenset[str]) -> bool:
@@ -85,10 +87,11 @@ class Workers:
         return worker is not None and nodes <= worker.nodes
 
     def polled(self, namespace: str, worker_id: str | None, nodes: frozenset[str], now: int) -> None:
-        """Note that somebody asked for states of these nodes; through v0 nobody says who.
+        """Keep that a runtime asked for states of these nodes.
 
         Args:
-            nodes: Those that are registered. Names that nobody knows are not kept.
+            worker_id: None through v0, where a runtime has no id.
+        nodes: Only those that are registered.
         """
         if worker_id is None:
             if not nodes:
@@ -125,7 +128,7 @@ class Workers:
                 del self._anonymous[asked]
 
     def of(self, namespace: str, now: int) -> list[Worker]:
-        """Return the workers of a namespace, by runtime and id."""
+        """Return the runtimes of a namespace, by name and id."""
         self._forget(now)
         found = [worker for worker in self._known.values() if worker.namespace == namespace]
         return sorted(found, key=lambda worker: (worker.last.runtime, worker.last.worker_id))
@@ -135,12 +138,12 @@ class Workers:
         return {nodes: at for (where, nodes), at in self._anonymous.items() if where == namespace}
 
     def forget(self, namespace: str, worker_id: str) -> None:
-        """Show a worker no more: its process has ended."""
+        """Forget a runtime whose process has ended."""
         if self._known.pop((namespace, worker_id), None) is not None:
             self.heard += 1
 
     def ask(self, namespace: str, worker_id: str, command: str) -> bool:
-        """Ask something of a worker; return False if it is not known."""
+        """Ask something of a runtime; return False if it is not known."""
         worker = self.find(namespace, worker_id)
         if worker is None:
             return False
