@@ -1,16 +1,18 @@
 """Use cases that read: plain functions of a ``View``, each an answer to one question.
 
-===============  ==================================================================================
+================ ==================================================================================
 ``runs``         runs in lists, searched, with their counts, with their states
 ``run_detail``   what the pages of one run show
+``export``       the states and errors that the report of a run shows
 ``states``       states in lists, and one as v0 shows it
+``state_detail`` what the pages of one state show
 ``history``      one state with all that happened to it
-``graphs``       registered nodes, graphs, namespaces
+``graphs``       registered nodes, graphs and namespaces, in lists and as pages show them
 ``load``         how much waits, runs and failed of each node, who holds what, how long it took
 ``workers``      the runtimes that were heard of
 ``overview``     a namespace at a glance, put together of the former
 ``checkup``      the state manager itself: leases, claims, database
-===============  ==================================================================================
+================ ==================================================================================
 
 They change nothing and know nothing of HTML. ``Store.read`` runs the short ones that runtimes wait for;
 ``Store.look`` runs those that people wait for, with a deadline. A query must cost the same beside any

@@ -1,14 +1,26 @@
-"""Registered nodes, graphs and namespaces, as the API lists them."""
+"""Registered nodes, graphs and namespaces: as the API lists them, and as the dashboard shows them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json
 
+from exotrio._util.error_message import message_line
 from exotrio._util.times import timestamp
 from exotrio.manager.engine.graphs import GRAPHS, shown_graph
+from exotrio.manager.queries.load import FAILED
+from exotrio.manager.queries.runs import newest_runs, run_row
+from exotrio.manager.rules.errors import not_found
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
+
+MAX_RUNS_SEARCHED = 1_000
+"""Newest runs that are searched for the last one of each graph."""
+
+
+# -- for the API
 
 
 def all_namespaces(view: View) -> list[str]:
@@ -60,4 +72,113 @@ def list_graphs(view: View, namespace: str) -> list[dict[str, Any]]:
     return [
         {"_id": object_id(row["id"]), "name": row["name"], "namespace": namespace, **shown_graph(view, row)}
         for row in view.execute(GRAPHS + " ORDER BY name", (namespace,)).fetchall()
+    ]
+
+
+# -- for the dashboard
+
+
+def graph_names(view: View, namespace: str) -> list[str]:
+    """Return the names of the graphs of a namespace, sorted."""
+    rows = view.execute("SELECT name FROM graphs WHERE namespace = ? ORDER BY name", (namespace,))
+    return [row["name"] for row in rows]
+
+
+def show_graphs(view: View, namespace: str) -> list[dict[str, Any]]:
+    """Return the graphs of a namespace, by name, each with its last run and its next scheduled one."""
+    last: dict[str, dict[str, Any]] = {}
+    for row in newest_runs(view, namespace, MAX_RUNS_SEARCHED):
+        last.setdefault(row["graph_name"], run_row(row, view.now_ms))
+    return [
+        {
+            "name": row["name"],
+            "valid": row["validation_status"] == "VALID",
+            "problems": from_json(row["validation_errors"]),
+            "nodes": len(view.template(row["template"]).places),
+            "updated_at": row["updated_at"],
+            "next_at": row["next_at"],
+            "last": last.get(row["name"]),
+        }
+        for row in view.execute(
+            "SELECT name, template, graphs.updated_at, validation_status, validation_errors,"
+            " (SELECT min(next_at) FROM schedules WHERE graph = graphs.id) AS next_at"
+            " FROM graphs JOIN templates ON templates.id = template WHERE namespace = ? ORDER BY name",
+            (namespace,),
+        )
+    ]
+
+
+def graphs_using(view: View, namespace: str, node: str) -> list[str]:
+    """Return the graphs of a namespace that use a node. Templates are kept parsed, so this is cheap."""
+    return [
+        row["name"]
+        for row in view.execute(
+            "SELECT name, template FROM graphs WHERE namespace = ? ORDER BY name", (namespace,)
+        ).fetchall()
+        if any(
+            place.node_name == node and place.namespace == namespace
+            for place in view.template(row["template"]).places
+        )
+    ]
+
+
+def secret_names(view: View, graph: Row) -> list[str]:
+    """Return the names of a graph's secrets, sorted."""
+    rows = view.execute("SELECT name FROM secrets WHERE graph = ? ORDER BY name", (graph["id"],))
+    return [row["name"] for row in rows]
+
+
+def next_firings(view: View, graph: Row) -> dict[str, int]:
+    """Return when each cron expression of a graph fires next, in Unix milliseconds."""
+    rows = view.execute("SELECT expression, next_at FROM schedules WHERE graph = ?", (graph["id"],))
+    return {row["expression"]: row["next_at"] for row in rows}
+
+
+def find_node(view: View, namespace: str, name: str) -> Row:
+    """Return a registered node.
+
+    Raises:
+        Refused: 404, there is none.
+    """
+    row = view.row("SELECT * FROM nodes WHERE namespace = ? AND name = ?", (namespace, name))
+    if row is None:
+        raise not_found(f"there is no node {name!r} in namespace {namespace!r}")
+    return row
+
+
+def input_fields(view: View, namespace: str, name: str) -> dict[str, Field]:
+    """Return the inputs of a node by name; none if it is not registered."""
+    row = view.row("SELECT inputs_schema FROM nodes WHERE namespace = ? AND name = ?", (namespace, name))
+    return {} if row is None else {field.name: field for field in fields_of(row["inputs_schema"])}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a node's inputs or outputs, as far as its schema describes it."""
+
+    name: str
+    type: str
+    description: str
+
+
+def fields_of(schema: str) -> list[Field]:
+    """Return the fields that a JSON schema declares."""
+    properties = from_json(schema).get("properties")
+    found = []
+    for name, given in (properties if isinstance(properties, dict) else {}).items():
+        declared: dict[str, Any] = given if isinstance(given, dict) else {}
+        found.append(Field(name, str(declared.get("type", "any")), str(declared.get("description", ""))))
+    return found
+
+
+def last_failures(view: View, node_id: int, limit: int) -> list[dict[str, Any]]:
+    """Return the states of a node that failed and were not retried, newest first."""
+    rows = view.execute(
+        f"SELECT seq, error, finished_at FROM states WHERE node_id = ? AND {FAILED}"
+        " ORDER BY finished_at DESC LIMIT ?",
+        (node_id, limit),
+    )
+    return [
+        {"id": view.state_id(row["seq"]), "at": row["finished_at"], "error": message_line(row["error"])}
+        for row in rows
     ]

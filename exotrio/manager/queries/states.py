@@ -17,6 +17,7 @@ from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import chain, find_state
+from exotrio.manager.queries.graphs import find_node
 from exotrio.manager.queries.runs import Where
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.store.driver import Row
@@ -43,7 +44,7 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
         where.add("states.run = ?", run)
     if query.node is not None:
         # By number, not by name: the index has the number.
-        where.add("states.node_id = ?", _find_node(view, namespace, query.node))
+        where.add("states.node_id = ?", find_node(view, namespace, query.node)["id"])
     if query.identifier is not None:
         places = _places(view, query.identifier, graph, run)
         where.add(
@@ -115,14 +116,6 @@ def _find_run_with_states(view: View, namespace: str, run_id: str) -> int:
         raise not_found(f"there is no run {run_id!r} in namespace {namespace!r}")
     number: int = row["id"]
     return number
-
-
-def _find_node(view: View, namespace: str, name: str) -> int:
-    row = view.row("SELECT id FROM nodes WHERE namespace = ? AND name = ?", (namespace, name))
-    if row is None:
-        raise not_found(f"there is no node {name!r} in namespace {namespace!r}")
-    node_id: int = row["id"]
-    return node_id
 
 
 def _places(view: View, identifier: str, graph: int | None, run: int | None) -> list[tuple[int, int]]:

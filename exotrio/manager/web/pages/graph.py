@@ -9,8 +9,7 @@ from pydantic_core import from_json
 
 from exotrio._util.cron import next_occurrence_ms
 from exotrio.manager.engine.graphs import find_graph
-from exotrio.manager.queries.graph_detail import next_firings, secret_names
-from exotrio.manager.queries.node_detail import input_fields
+from exotrio.manager.queries.graphs import input_fields, next_firings, secret_names
 from exotrio.manager.queries.runs import search
 from exotrio.manager.rules.problems import Problem
 from exotrio.manager.rules.template import Place, Template

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from exotrio.manager.queries.graph_detail import show_graphs
+from exotrio.manager.queries.graphs import show_graphs
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 

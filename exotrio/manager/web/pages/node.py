@@ -6,9 +6,8 @@ from collections.abc import Collection
 
 from pydantic_core import from_json
 
-from exotrio.manager.queries.graph_detail import graphs_using
+from exotrio.manager.queries.graphs import fields_of, find_node, graphs_using, last_failures
 from exotrio.manager.queries.load import DAY, HOUR, backlog, performance
-from exotrio.manager.queries.node_detail import fields_of, find_node, last_failures
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from exotrio.manager.queries.graphs import last_failures
 from exotrio.manager.queries.load import HOUR, backlog, failures, held_by_worker, nodes_of
-from exotrio.manager.queries.node_detail import last_failures
 from exotrio.manager.queries.overview import current, last_hour
 from exotrio.manager.queries.runs import newest_runs, run_row
 from exotrio.manager.queries.workers import live_anonymous, shown_workers

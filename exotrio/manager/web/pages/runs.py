@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 
 from exotrio._util.times import moment_ms
-from exotrio.manager.queries.graph_detail import graph_names
+from exotrio.manager.queries.graphs import graph_names
 from exotrio.manager.queries.runs import RUN_STATUSES, search
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
