@@ -271,5 +271,5 @@ def test_a_third_ctrl_c_typed_at_a_terminal_leaves_it_as_it_was_too(folder: Path
         assert terminal.wait() == 130
         assert_given_back(terminal.screen)
         # On a line that was cleared for it: written past the bars, it would stand behind one of them.
-        assert re.search(r"\x1b\[2K\d{4}-\S+Z WARNING exotrio: the grace", terminal.screen)
+        assert re.search(r"\x1b\[2K\d{4}-\S+Z WARNING exotrio.runtime: the grace", terminal.screen)
         assert "Continue with:\r\n" in terminal.screen

@@ -114,7 +114,7 @@ def test_every_problem_of_a_file_is_named_with_its_place(cli: Cli) -> None:
         ("[]", "g.json:1: a graph is a JSON object"),
         ("{}", "g.json:1: nodes: Field required"),
         ('{"nodes": []}', "g.json: a graph has one root"),
-        ('{"nodes": [], "nodes": []}', "g.json:1: nodes: stands twice"),
+        ('{"nodes": [], "nodes": []}', "g.json:1: nodes: is given twice"),
         ('{\n"name": 5,\n "nodes": []}', "g.json:2: name: must be a name in quotes"),
         ('{"nodes":\n[{"identifier": "a"}]}', "g.json:2: node 'a', node_name: Field required"),
         ('{"nodes":\n[{"identifier": 1}]}', "g.json:2: nodes[0], identifier: Input should be a valid string"),
@@ -159,10 +159,10 @@ def test_a_mistyped_field_is_a_warning(cli: Cli) -> None:
     end = cli("graph", "check", cli.write("g.json", graph))
     assert end.code == 0, end
     assert (
-        "warning: node 'a', next_node: there is no such field, so it is ignored; did you mean 'next_nodes'?"
+        "warning: node 'a', next_node: unknown field, ignored; did you mean 'next_nodes'?"
         in (end.out)
     )
-    assert "warning: retry_polcy: there is no such field" in end.out
+    assert "warning: retry_polcy: unknown field" in end.out
     assert "validation_status" not in end.out
 
 

@@ -1,4 +1,4 @@
-"""What ``graph apply`` sends: a declaration, its name, and its secrets."""
+"""Declares the graph in a file: what ``graph apply`` does."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from exotrio.cli.terminal.output import print_message
 from exotrio.client._state_manager import StateManager
 from exotrio.errors import GraphInvalid
 from exotrio.graph import CronTrigger
+from exotrio.manager.rules.problems import Problem
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """A graph that is ready to be sent."""
+    """A graph that is ready to be declared."""
 
     name: str
     body: GraphBody
@@ -30,12 +31,12 @@ class Application:
         """Create or replace the graph and wait until it is validated.
 
         Raises:
-            GraphInvalid: it breaks rules; each problem is told with its place in the file.
+            GraphInvalid: it breaks rules; each problem has its place in the file.
             ManagerError: as its subclasses say.
         """
         body, given = self.body, self.body.model_fields_set
         try:
-            # What the file leaves out is left out: the defaults are the state manager's.
+            # What the file leaves out is not sent: the defaults are the state manager's.
             await manager.upsert_graph(
                 self.name,
                 graph_nodes=body.nodes,
@@ -46,7 +47,7 @@ class Application:
                 validation_timeout=timeout,
             )
         except GraphInvalid as error:
-            problems = [str(self.locator.told(text, body.nodes)) for text in error.problems]
+            problems = [str(self.locator.locate(Problem.read(text), body.nodes)) for text in error.problems]
             raise GraphInvalid(error.what, problems, where=error.where, fix=error.fix) from error
 
 
@@ -60,7 +61,7 @@ def read_application(target: str, name: str | None, secrets: Mapping[str, str]) 
 
     Raises:
         GraphInvalid: its fields break rules; every problem is named with its place.
-        ModuleInvalid: the Python file cannot be used, or has not this Graph.
+        ModuleInvalid: the Python file cannot be used, or lacks this Graph.
         UsageError: the name or a secret is not given.
     """
     draft = read_draft(target) if is_json(target) else _of_module(target, name)
@@ -75,7 +76,7 @@ def read_application(target: str, name: str | None, secrets: Mapping[str, str]) 
         raise click.UsageError(
             f'{draft.file} does not name its graph: give --name NAME, or write "name": "..." into it'
         )
-    missing = sorted(draft.promised - secrets.keys())
+    missing = sorted(draft.named_secrets - secrets.keys())
     if missing:
         wanted = " ".join(f"--secret {each}" for each in missing)
         raise click.UsageError(f"{draft.file} names secrets without their values: give {wanted}")

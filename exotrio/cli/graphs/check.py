@@ -1,23 +1,23 @@
-"""The rules of the state manager, applied to a file: its own modules, without a database.
+"""Checks a graph by the rules of the state manager, with its own modules and without a database.
 
-Nodes are known from the Runtimes of the Python files that were given. A namespace that none of them
-is in may be served by anybody, so its nodes are taken to be whatever the graph needs.
+Nodes are known from the Runtimes in the Python files that were given. The nodes of a namespace that none of
+these Runtimes is in are not known: they are assumed to be whatever the graph needs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from exotrio._nodes.checks import declare
 from exotrio._runtime.runtime import Runtime
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.graphs.file import Draft
-from exotrio.cli.graphs.problems import Problem
+from exotrio.cli.graphs.problems import FileProblem
 from exotrio.cli.terminal.words import meant
-from exotrio.errors import GraphInvalid
 from exotrio.manager.rules.placeholders import PlaceholderError, parse_placeholders
+from exotrio.manager.rules.problems import Problem, RulesBroken
 from exotrio.manager.rules.registered import Registered, check_registered
 from exotrio.manager.rules.template import Template
 
@@ -30,11 +30,11 @@ class Checked:
 
     Attributes:
         problems: Errors and warnings, in the order of their lines.
-        unknown: Namespaces whose nodes could not be looked up.
+        unknown: Namespaces whose nodes are not known.
     """
 
     draft: Draft
-    problems: list[Problem]
+    problems: list[FileProblem]
     unknown: frozenset[str]
 
     @property
@@ -43,7 +43,7 @@ class Checked:
 
 
 def nodes_of(runtimes: Iterable[Runtime]) -> dict[tuple[str, str], Registered]:
-    """Return what would be registered by these Runtimes, by namespace and name."""
+    """Return the nodes that these Runtimes would register, by namespace and name."""
     found: dict[tuple[str, str], Registered] = {}
     for runtime in runtimes:
         for node in map(declare, runtime.nodes):
@@ -73,44 +73,43 @@ def check_draft(draft: Draft, nodes: Nodes, secrets: Iterable[str] = ()) -> Chec
         body = draft.body.model_copy(update={"secrets": given})
         known = {namespace for namespace, _ in nodes}
         unknown = frozenset(node.namespace for node in body.nodes) - known
-        told = dict.fromkeys(_broken_rules(body, nodes, unknown))
-        problems += [draft.locator.told(text, body.nodes) for text in told]
+        broken = dict.fromkeys(_broken_rules(body, nodes, unknown))
+        problems += [draft.locator.locate(problem, body.nodes) for problem in broken]
     # Those without a line keep their order, at the end.
     problems.sort(key=lambda problem: (problem.line is None, problem.line or 0))
     return Checked(draft, problems, unknown)
 
 
-def _broken_rules(body: GraphBody, nodes: Nodes, unknown: frozenset[str]) -> Iterator[str]:
-    yield from body.excess()
+def _broken_rules(body: GraphBody, nodes: Nodes, unknown: frozenset[str]) -> Iterator[Problem]:
+    yield from map(Problem, body.excess())
     try:
         template = Template(body)
-    except GraphInvalid as error:
-        yield from error.problems
-        # Placeholders come last there; that one cannot be read does not depend on the edges.
+    except RulesBroken as error:
+        yield from error.found
+        # Template checks placeholders last; but whether they can be read does not depend on the edges.
         yield from _unreadable_placeholders(body)
         return
-    used = {(place.namespace, place.node_name) for place in template.places}
-    unseen = {key: _unseen(*key) for key in used if key[0] in unknown}
-    hints = {}
-    for place in template.places:
-        near = [name for namespace, name in nodes if namespace == place.namespace]
-        missing = f"{place.node_name!r} is not registered in namespace {place.namespace!r}"
-        hints[f"node {place.identifier!r}: {missing}"] = meant(place.node_name, near)
-    for text in map(str, check_registered(template, {**nodes, **unseen})):
-        yield text + hints.get(text, "")
+    names = {place.identifier: (place.namespace, place.node_name) for place in template.places}
+    unseen = {key: _unseen(*key) for key in names.values() if key[0] in unknown}
+    for problem in check_registered(template, {**nodes, **unseen}):
+        if problem.node is not None and problem.field is None:  # it is not registered
+            wanted, name = names[problem.node]
+            hint = meant(name, [each for namespace, each in nodes if namespace == wanted])
+            problem = replace(problem, text=problem.text + hint)
+        yield problem
 
 
-def _unreadable_placeholders(body: GraphBody) -> Iterator[str]:
+def _unreadable_placeholders(body: GraphBody) -> Iterator[Problem]:
     for node in body.nodes:
         for name, text in node.inputs.items():
             try:
                 parse_placeholders(text) if isinstance(text, str) else None
             except PlaceholderError as error:
-                yield f"node {node.identifier!r}, input {name!r}: {error}"
+                yield Problem(str(error), node.identifier, f"inputs.{name}")
 
 
 class _AnyOutputs(dict[str, Any]):
-    """Stands for the outputs of a node that was not seen: whatever is asked for is there, as text."""
+    """The outputs of a node that is not known: every name is one, and a string."""
 
     def __contains__(self, name: object) -> bool:
         return True

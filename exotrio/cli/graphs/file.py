@@ -2,7 +2,7 @@
 
 A JSON file holds the body of v0's upsert: ``nodes``, and if need be ``secrets``, ``retry_policy``,
 ``store_config`` and ``triggers``; also ``name`` (or ``graph_name``). A secret whose value is ``true``,
-as the state manager shows it, is named there only: its value has to be given beside the file.
+as the state manager shows it, is only named there: its value has to be given beside the file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from exotrio._wire.graphs import GraphBody, TriggerModel
 from exotrio.cli.graphs.json_source import Place, Source, read_json
-from exotrio.cli.graphs.problems import Locator, Problem
+from exotrio.cli.graphs.problems import FileProblem, Locator
 from exotrio.cli.load import Loaded
 from exotrio.cli.terminal.words import meant
 from exotrio.cli.values import STANDARD_INPUT, Unreadable, read_text, shown
@@ -27,7 +27,7 @@ _SHOWN = frozenset(
     {"name", "graph_name", "namespace", "$schema", "created_at", "updated_at", "validation_status"}
     | {"validation_errors", "next_runs"}
 )
-"""Further fields of a graph as the state manager and ``graph show`` give it: no mistakes."""
+"""Further fields of a graph as the state manager and ``graph show`` print it; they are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,19 @@ class Draft:
 
     Attributes:
         file: The file or module, as it was given.
-        name: Its name, if the file says one.
-        body: The declaration, or None if it cannot be read as one.
+        name: Its name, if the file has one.
+        body: The declaration, or None if the file cannot be read as one.
         problems: What is wrong with its fields, and what is ignored.
-        promised: Secrets that the file only names.
-        locator: Finds the place of further problems.
+        named_secrets: Secrets that the file only names.
+        locator: Finds the lines of further problems.
     """
 
     file: str
     name: str | None
     body: GraphBody | None
     locator: Locator
-    problems: list[Problem] = field(default_factory=list)
-    promised: frozenset[str] = frozenset()
+    problems: list[FileProblem] = field(default_factory=list)
+    named_secrets: frozenset[str] = frozenset()
 
 
 def is_json(target: str) -> bool:
@@ -90,7 +90,7 @@ def _text(file: str) -> str:
 
 def _nothing(file: str, why: str, line: int | None = None) -> Draft:
     name = shown(file)
-    return Draft(name, None, None, Locator(name), [Problem(name, why, line)])
+    return Draft(name, None, None, Locator(name), [FileProblem(name, why, line)])
 
 
 class _Reader:
@@ -103,31 +103,33 @@ class _Reader:
 
     def draft(self) -> Draft:
         at = self._locator.at
-        problems = [at(place, "stands twice; the last one counts") for place in self._source.repeated]
+        problems = [at(place, "is given twice; the last one is used") for place in self._source.repeated]
         problems += [
             at((key,), "must be a name in quotes")
             for key in ("name", "graph_name")
             if key in self._raw and not (isinstance(self._raw[key], str) and self._raw[key].strip())
         ]
         secrets = self._raw.get("secrets", {})
-        promised = [name for name, value in secrets.items() if value is True] if _is_object(secrets) else []
+        named_secrets = (
+            [name for name, value in secrets.items() if value is True] if _is_object(secrets) else []
+        )
         body = None
         try:
             fields = {**self._raw, "secrets": secrets}
-            if promised:
-                fields["secrets"] = {**secrets, **dict.fromkeys(promised, "")}
+            if named_secrets:
+                fields["secrets"] = {**secrets, **dict.fromkeys(named_secrets, "")}
             body = GraphBody.model_validate(fields)
         except ValidationError as error:
             problems += self._locator.invalid(error)
         problems += self._unknown()
-        return Draft(self._locator.file, self._name, body, self._locator, problems, frozenset(promised))
+        return Draft(self._locator.file, self._name, body, self._locator, problems, frozenset(named_secrets))
 
-    def _unknown(self) -> list[Problem]:
-        """Return a warning for every field that nobody reads; most often it is mistyped."""
+    def _unknown(self) -> list[FileProblem]:
+        """Return a warning for every unknown field; most often it is mistyped."""
         return [
             self._locator.at(
                 (*place, name),
-                f"there is no such field, so it is ignored{meant(name, known)}",
+                f"unknown field, ignored{meant(name, known)}",
                 severity="warning",
             )
             for place, found, known in self._objects()

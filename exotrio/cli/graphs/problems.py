@@ -1,28 +1,27 @@
-"""What is wrong with a graph, and where it stands in the file that declares it. Pure."""
+"""What is wrong with a graph, and where that is in the file that declares it. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
 
 from exotrio._util.terminal_text import one_line
 from exotrio.cli.graphs.json_source import Place, Source
 from exotrio.graph import GraphNodeModel
-from exotrio.manager.rules import problems as rules
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
+from exotrio.manager.rules.problems import Problem
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong.
+class FileProblem:
+    """One thing that is wrong in a file.
 
     Attributes:
         file: The file or module, as it was given.
         message: What is wrong, in one line; it names node and input.
-        line: The line it stands in, or None where that cannot be told.
+        line: The line, or None if it is not known.
         graph: Name of the graph, if that is known.
         node: Identifier of the node, if it is about one.
         field: Field of the node or the graph; of an input, ``inputs.NAME``.
@@ -42,10 +41,6 @@ class Problem:
         warning = "warning: " if self.severity == "warning" else ""
         return f"{place}: {warning}{one_line(self.message)}"
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it as ``-o json`` shows it."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Locator:
@@ -63,8 +58,8 @@ class Locator:
     source: Source | None = None
     raw: Any = None
 
-    def at(self, place: Place, message: str, *, severity: str = "error") -> Problem:
-        """Return a problem of what stands at ``place`` in the graph."""
+    def at(self, place: Place, message: str, *, severity: str = "error") -> FileProblem:
+        """Return a problem with what is at ``place`` in the graph."""
         node, field = None, ".".join(map(str, place)) or None
         if place[:1] == ("nodes",) and len(place) > 1:
             node = self._identifier(place[1])
@@ -74,22 +69,28 @@ class Locator:
         elif field:
             message = f"{field}: {message}"
         line = self.source.line(place) if self.source else None
-        return Problem(self.file, message, line, self.graph, node, field, severity)
+        return FileProblem(
+            self.file, message, line, graph=self.graph, node=node, field=field, severity=severity
+        )
 
-    def told(self, text: str, nodes: Sequence[GraphNodeModel]) -> Problem:
-        """Return a problem that the rules of the state manager name, such as ``node 'a', input 'x': ...``."""
-        rule = rules.Problem.read(text)
-        place: Place = () if rule.node or not rule.field else (rule.field,)
+    def locate(self, problem: Problem, nodes: Sequence[GraphNodeModel]) -> FileProblem:
+        """Return a problem that the rules of the state manager name."""
+        place: Place = ()
+        if problem.node is None and problem.field is not None:
+            place = (problem.field,)
         for index, declared in enumerate(nodes):
             # The last of several nodes with one identifier: the one that is too many.
-            if declared.identifier == rule.node:
-                place = ("nodes", index, *(rule.field.split(".", 1) if rule.field else ()))
-        line = self.source.line(place) if self.source and rule.node else None
-        if self.source and place and not rule.node:
-            line = self.source.lines.get(place)
-        return Problem(self.file, text, line, self.graph, rule.node, rule.field)
+            if declared.identifier == problem.node:
+                place = ("nodes", index, *(problem.field.split(".", 1) if problem.field else ()))
+        line = None
+        if self.source is not None and place:
+            # A field of the graph that is not in the file has no line, not the one of the graph.
+            line = self.source.lines.get(place) if len(place) == 1 else self.source.line(place)
+        return FileProblem(
+            self.file, str(problem), line, graph=self.graph, node=problem.node, field=problem.field
+        )
 
-    def invalid(self, error: ValidationError) -> list[Problem]:
+    def invalid(self, error: ValidationError) -> list[FileProblem]:
         """Return every problem that pydantic found, without the values: they may be secret."""
         return [
             self.at(_place_of(found["loc"]), found["msg"].removeprefix("Value error, "))
@@ -105,5 +106,5 @@ class Locator:
 
 
 def _place_of(loc: tuple[int | str, ...]) -> Place:
-    """Return where pydantic found something; of the name of an entry it says ``[key]`` below the entry."""
+    """Return the place of an error of pydantic, which adds ``[key]`` for the name of an entry."""
     return loc[:-1] if loc[-1:] == ("[key]",) else loc

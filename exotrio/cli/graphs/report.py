@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from exotrio._runtime.runtime import Runtime
 from exotrio.cli.graphs.check import Checked, check_draft, nodes_of
 from exotrio.cli.graphs.file import Draft, drafts_of, is_json, read_draft
-from exotrio.cli.graphs.problems import Problem
+from exotrio.cli.graphs.problems import FileProblem
 from exotrio.cli.load import load, users_line
 from exotrio.errors import ExotrioError, ProblemsError
 
@@ -19,7 +19,7 @@ class Report:
     """The graphs of several files, and the files that could not be read."""
 
     checked: list[Checked]
-    broken: list[Problem]
+    broken: list[FileProblem]
     without_graphs: list[str] = field(default_factory=list)
 
     @property
@@ -33,7 +33,7 @@ class Report:
                 {"file": each.draft.file, "graph": each.draft.name, "valid": each.valid}
                 for each in self.checked
             ],
-            "problems": [problem.as_json() for problem in self._problems()],
+            "problems": [asdict(problem) for problem in self._problems()],
         }
 
     def as_lines(self) -> list[str]:
@@ -45,7 +45,7 @@ class Report:
         return lines
 
     def not_checked(self) -> Iterator[str]:
-        """Yield what was not looked at."""
+        """Yield a message about what was not checked."""
         unknown = sorted(frozenset().union(*(each.unknown for each in self.checked)))
         if unknown:
             yield (
@@ -53,7 +53,7 @@ class Report:
                 "name the Python file of their Runtime too"
             )
 
-    def _problems(self) -> Iterator[Problem]:
+    def _problems(self) -> Iterator[FileProblem]:
         yield from self.broken
         for each in self.checked:
             yield from each.problems
@@ -92,11 +92,11 @@ def check_files(targets: Sequence[str], secrets: Sequence[str] = ()) -> Report:
     return report
 
 
-def _broken(target: str, error: ExotrioError) -> list[Problem]:
+def _broken(target: str, error: ExotrioError) -> list[FileProblem]:
     place = users_line(error.__cause__) if error.__cause__ else None
     line = place[1] if place and place[0].endswith(target.rpartition(":")[0] or target) else None
     what = error.what.removeprefix(f"{target} ")
     problems = error.problems if isinstance(error, ProblemsError) else ()
-    return [Problem(target, f"{what}: {problem}", line) for problem in problems] or [
-        Problem(target, what, line)
+    return [FileProblem(target, f"{what}: {problem}", line) for problem in problems] or [
+        FileProblem(target, what, line)
     ]
