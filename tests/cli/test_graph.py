@@ -158,10 +158,7 @@ def test_a_mistyped_field_is_a_warning(cli: Cli) -> None:
     )
     end = cli("graph", "check", cli.write("g.json", graph))
     assert end.code == 0, end
-    assert (
-        "warning: node 'a', next_node: unknown field, ignored; did you mean 'next_nodes'?"
-        in (end.out)
-    )
+    assert "warning: node 'a', next_node: unknown field, ignored; did you mean 'next_nodes'?" in (end.out)
     assert "warning: retry_polcy: unknown field" in end.out
     assert "validation_status" not in end.out
 
