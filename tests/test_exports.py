@@ -132,7 +132,7 @@ def test_declaring_nodes_and_a_runtime_loads_neither_bodies_nor_the_client_nor_a
         "from exotrio import BaseNode, Graph, GraphNodeModel, Runtime\n"
         "import exotrio.monitoring, exotrio.testing"
     )
-    heavy = {"httpx", "cryptography", "pydantic_settings", "click", "rich", "starlette", "asyncio", "sqlite3"}
+    heavy = {"httpx", "cryptography", "dotenv", "click", "rich", "starlette", "asyncio", "sqlite3"}
     heavy.add("prometheus_client")
     assert not loaded & heavy
     assert not {name for name in loaded if name.startswith(("exotrio.manager", "exotrio.cli"))}

@@ -1,21 +1,12 @@
-"""Settings from the environment and a ``.env`` file: the only reader of either.
-
-pydantic-settings is imported where it is first used, since it costs 100 ms.
-"""
+"""Settings from the environment and a ``.env`` file in the working directory: the only reader of either."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING
 
 from exotrio.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from pydantic_settings import BaseSettings
 
 URI_VARIABLE = "EXOSPHERE_STATE_MANAGER_URI"
 KEY_VARIABLE = "EXOSPHERE_API_KEY"
@@ -35,6 +26,7 @@ SECRET_VARIABLES = frozenset({KEY_VARIABLE, SERVER_KEY_VARIABLE, SECRETS_KEY_VAR
 PREFIX = "EXOSPHERE_"
 """Of variables that are meant for us, or for the stock SDK, which has the first two."""
 ENV_FILE = ".env"
+FROM_FILE = f" in {ENV_FILE} of the working directory"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,56 +50,55 @@ class Settings:
     namespace: str | None = None
 
 
-@cache
-def environment_model() -> type[BaseSettings]:
-    """Return the model that reads the variables from the environment, then from ``.env``."""
-    from pydantic import Field
-    from pydantic_settings import BaseSettings, SettingsConfigDict
-
-    class Environment(BaseSettings):
-        model_config = SettingsConfigDict(
-            env_file=ENV_FILE, env_file_encoding="utf-8", extra="ignore", env_ignore_empty=True
-        )
-
-        state_manager_uri: str | None = Field(default=None, validation_alias=URI_VARIABLE)
-        api_key: str | None = Field(default=None, validation_alias=KEY_VARIABLE)
-        state_manager_secret: str | None = Field(default=None, validation_alias=SERVER_KEY_VARIABLE)
-        secrets_encryption_key: str | None = Field(default=None, validation_alias=SECRETS_KEY_VARIABLE)
-        cors_origins: str | None = Field(default=None, validation_alias=CORS_VARIABLE)
-        namespace: str | None = Field(default=None, validation_alias=NAMESPACE_VARIABLE)
-
-    return Environment
-
-
 def read_settings() -> Settings:
     """Read the environment, then ``.env`` in the working directory for what it lacks.
 
     Raises:
         ConfigurationError: ``.env`` exists and cannot be read.
     """
-    with readable():
-        values = environment_model()().model_dump()
-    return Settings(**values)
-
-
-FROM_FILE = f" in {ENV_FILE} of the working directory"
+    found = {**from_file(), **from_environment()}
+    return Settings(
+        state_manager_uri=found.get(URI_VARIABLE),
+        api_key=found.get(KEY_VARIABLE),
+        state_manager_secret=found.get(SERVER_KEY_VARIABLE),
+        secrets_encryption_key=found.get(SECRETS_KEY_VARIABLE),
+        cors_origins=found.get(CORS_VARIABLE),
+        namespace=found.get(NAMESPACE_VARIABLE),
+    )
 
 
 def source_of(variable: str) -> str:
     """Return where a setting comes from, for messages; it ends in ``FROM_FILE`` if from there."""
-    # As pydantic-settings looks it up: in any case, and empty values are absent.
-    named = any(value for name, value in os.environ.items() if name.upper() == variable)
-    return f"variable {variable}{'' if named else FROM_FILE}"
+    return f"variable {variable}{'' if variable in from_environment() else FROM_FILE}"
 
 
-@contextmanager
-def readable() -> Iterator[None]:
-    """Raise ConfigurationError if ``.env`` cannot be read."""
+def from_environment() -> dict[str, str]:
+    """Return our variables in the environment, by name. Empty ones are left out."""
+    return _ours(os.environ)
+
+
+def from_file() -> dict[str, str]:
+    """Return our variables in ``.env``, by name. Empty ones are left out.
+
+    Raises:
+        ConfigurationError: the file exists and cannot be read.
+    """
+    if not os.path.isfile(ENV_FILE):
+        return {}
+    # Here, since most programs have no such file.
+    from dotenv import dotenv_values
+
     try:
-        yield
+        return _ours(dotenv_values(ENV_FILE, encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"the file {ENV_FILE} cannot be read: {error}",
             where="looked up in the working directory for the settings EXOSPHERE_*",
             fix="make it a readable UTF-8 text file, or move it away",
         ) from error
+
+
+def _ours(found: Mapping[str, str | None]) -> dict[str, str]:
+    # Names may be written in lower case, as the stock SDK reads them.
+    given = {name.upper(): value for name, value in found.items() if value}
+    return {name: given[name] for name in VARIABLES if name in given}

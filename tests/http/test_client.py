@@ -271,7 +271,7 @@ async def test_an_argument_without_a_json_form_is_named_as_such() -> None:
 def test_importing_the_modules_loads_no_httpx() -> None:
     code = (
         "import sys, exotrio.client._state_manager, exotrio._link.auto; "
-        "sys.exit(any(m in sys.modules for m in ('httpx', 'pydantic_settings')))"
+        "sys.exit(any(m in sys.modules for m in ('httpx', 'dotenv')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from dotenv.parser import parse_stream
-from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
 
-from exotrio._util.settings import ENV_FILE, PREFIX, VARIABLES, environment_model, readable
+from exotrio._util.settings import ENV_FILE, PREFIX, VARIABLES, from_environment, from_file
 from exotrio.errors import ConfigurationError
 
 
@@ -38,38 +36,29 @@ class Sources:
 
 def read_sources() -> Sources:
     """Return where each setting comes from: the environment counts, then ``.env``."""
-    path = Path(ENV_FILE).absolute()
-    known = {name.upper() for name in VARIABLES}
-    named = [name for name in os.environ if name.upper().startswith(PREFIX)]
+    named = list(os.environ)
     values: dict[str, str] = {}
     problem, unparsed = None, list[int]()
     try:
-        with readable():
-            values, names, unparsed = _read_file()
-            named += [name for name in names if name.upper().startswith(PREFIX)]
+        values = from_file()
     except ConfigurationError as error:
         problem = error
+    else:
+        if os.path.isfile(ENV_FILE):
+            with open(ENV_FILE, encoding="utf-8") as stream:
+                bindings = list(parse_stream(stream))
+            named += [binding.key for binding in bindings if binding.key is not None]
+            unparsed = [binding.original.line for binding in bindings if binding.error]
     return Sources(
-        environment=_ours(EnvSettingsSource(environment_model())()),
+        environment=from_environment(),
         file=values,
-        path=path,
-        exists=os.path.lexists(path),
+        path=Path(ENV_FILE).absolute(),
+        exists=os.path.lexists(ENV_FILE),
         problem=problem,
         unparsed=unparsed,
-        unread=sorted({name for name in named if name.upper() not in known}),
+        unread=sorted({name for name in named if _is_unread(name.upper())}),
     )
 
 
-def _read_file() -> tuple[dict[str, str], list[str], list[int]]:
-    """Return the values of ours, all names, and the lines that cannot be read."""
-    values = _ours(DotEnvSettingsSource(environment_model())())
-    if not os.path.isfile(ENV_FILE):
-        return values, [], []
-    with open(ENV_FILE, encoding="utf-8") as stream:
-        bindings = list(parse_stream(stream))
-    names = [binding.key for binding in bindings if binding.key is not None]
-    return values, names, [binding.original.line for binding in bindings if binding.error]
-
-
-def _ours(found: dict[str, Any]) -> dict[str, str]:
-    return {name: found[name] for name in VARIABLES if name in found}
+def _is_unread(name: str) -> bool:
+    return name.startswith(PREFIX) and name not in VARIABLES
