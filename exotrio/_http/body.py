@@ -1,10 +1,10 @@
 """The bodies of requests and of responses, in place of httpx's own classes for them.
 
-That of a request comes in one piece. httpx's is an async generator: a request that is cancelled between
-its piece and its end leaves that behind, to be collected as garbage, of which Trio warns.
+httpx's body of a request is an async generator: a request that is cancelled between its chunk and its end
+leaves the generator to be collected as garbage, of which Trio warns.
 
-That of a response is bounded, and never decoded: of a coding that nobody asked for, a few bytes could
-become more than there is memory.
+The body of a response has a limit, and is never decoded: a few bytes of a content coding that was not asked
+for could become more than there is memory.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ MAX_ANSWER = 128 * 1024 * 1024
 """Bytes of an answer that are read into memory."""
 
 
-class OnePiece(httpx.AsyncByteStream):
+class RequestBody(httpx.AsyncByteStream):
     """A body that can be sent again from its beginning, and needs no closing."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return _Once(self._content)
+        return _OneChunk(self._content)
 
 
-class _Once:
+class _OneChunk:
     def __init__(self, content: bytes) -> None:
         self._left = [content] if content else []
 
-    def __aiter__(self) -> _Once:
+    def __aiter__(self) -> _OneChunk:
         return self
 
     async def __anext__(self) -> bytes:
@@ -45,10 +45,10 @@ class _Once:
         return self._left.pop()
 
 
-async def pieces_of(
+async def body_chunks(
     response: httpx.Response, *, at: str, asked: str, max_size: float | None = None
 ) -> AsyncGenerator[bytes]:
-    """Yield the body of a response piece by piece, and close it.
+    """Yield the body of a response chunk by chunk, and close the response.
 
     Args:
         response: The response, of which only the head was read.
@@ -61,23 +61,23 @@ async def pieces_of(
     """
     size = 0
     max_size = MAX_ANSWER if max_size is None else max_size
-    pieces: AsyncGenerator[bytes] | None = None
+    chunks: AsyncGenerator[bytes] | None = None
     try:
         coding = response.headers.get("content-encoding", "identity")[:50]
         if coding.lower() != "identity":
             raise invalid_response(f"{at} answered in the coding {coding!r}, which was not asked for", asked)
-        pieces = cast("AsyncGenerator[bytes]", aiter(cast("httpx.AsyncByteStream", response.stream)))
-        async for piece in pieces:
-            size += len(piece)
+        chunks = cast("AsyncGenerator[bytes]", aiter(cast("httpx.AsyncByteStream", response.stream)))
+        async for chunk in chunks:
+            size += len(chunk)
             if size > max_size:
                 raise invalid_response(f"{at} answered with more than {max_size} bytes", asked)
-            yield piece
+            yield chunk
     finally:
         with closing_scope():
             await response.aclose()
-            if pieces is not None:
+            if chunks is not None:
                 # One step more, which is an error now. Else httpcore's generators, each within another, are
                 # left where they are until they are collected as garbage, of which Trio warns.
                 with suppress(Exception):
-                    await anext(pieces, None)
-                await pieces.aclose()
+                    await anext(chunks, None)
+                await chunks.aclose()

@@ -124,7 +124,7 @@ class HttpClient:
             close_after: Close the connection after the answer. For requests that a stock server works on
                 after it has answered: if that work fails, it closes the connection under the next request,
                 which it has executed.
-            extend: Begin ``timeout`` anew with each piece of the answer: giving up would lose something.
+            extend: Begin ``timeout`` anew with each chunk of the answer: giving up would lose something.
 
         Raises:
             ManagerUnavailable: no usable answer; ``sent`` says whether the request may have arrived.
@@ -140,7 +140,7 @@ class HttpClient:
         Cancellation:
             Safe for the connections. The request may have arrived all the same.
         """
-        from exotrio._http.body import pieces_of  # here, since it imports httpx
+        from exotrio._http.body import body_chunks  # here, since it imports httpx
 
         loop = event_loop()
         pool = await self._connections.pool()
@@ -167,14 +167,14 @@ class HttpClient:
                         response = await send(
                             pool, self._request(method, path, content, all_headers, sending)
                         )
-                        pieces: list[bytes] = []
-                        async with aclosing(pieces_of(response, at=self._at, asked=asked)) as arriving:
-                            async for piece in arriving:
-                                pieces.append(piece)
-                                received += len(piece)
+                        chunks: list[bytes] = []
+                        async with aclosing(body_chunks(response, at=self._at, asked=asked)) as arriving:
+                            async for chunk in arriving:
+                                chunks.append(chunk)
+                                received += len(chunk)
                                 if extend:
                                     limit.deadline = loop.current_time() + timeout
-                        answered = b"".join(pieces)
+                        answered = b"".join(chunks)
                 finally:
                     if self._events:
                         code = None if response is None or answered is None else response.status_code
@@ -191,14 +191,14 @@ class HttpClient:
         return parse_response(response, answered, at=self._at, asked=asked, accept=accept)
 
     async def download(
-        self, path: str, sink: Callable[[bytes], Awaitable[None]], *, patience: float, media_type: str
+        self, path: str, sink: Callable[[bytes], Awaitable[None]], *, timeout: float, media_type: str
     ) -> int:
-        """Fetch something large and hand it to ``sink`` piece by piece; return its length.
+        """Fetch something large and hand it to ``sink`` chunk by chunk; return its length.
 
         Args:
             path: Encoded path below the base URI.
-            sink: Takes each piece. What it raises comes out as it is.
-            patience: Seconds until the answer begins. Between two pieces it is ``REQUEST_TIMEOUT``.
+            sink: Takes each chunk. What it raises comes out as it is.
+            timeout: Seconds until the answer begins. Between two chunks it is ``REQUEST_TIMEOUT``.
             media_type: What has to come; anything else is no usable answer.
 
         Raises:
@@ -208,7 +208,7 @@ class HttpClient:
         Cancellation:
             Safe.
         """
-        from exotrio._http.body import pieces_of
+        from exotrio._http.body import body_chunks
 
         loop = event_loop()
         pool = await self._connections.pool()
@@ -216,30 +216,30 @@ class HttpClient:
         headers = self._headers(None, {"accept": media_type})
         sending = _Sending()
         received = 0
-        with loop.CancelScope(deadline=loop.current_time() + patience) as scope:
+        with loop.CancelScope(deadline=loop.current_time() + timeout) as scope:
             async with pool.limiter:
                 with self._translate_errors(asked, sending):
                     response = await send(pool, self._request("GET", path, None, headers, sending))
                 fits = response.headers.get("content-type") == media_type
                 max_size = math.inf if fits else None
                 async with aclosing(
-                    pieces_of(response, at=self._at, asked=asked, max_size=max_size)
-                ) as pieces:
+                    body_chunks(response, at=self._at, asked=asked, max_size=max_size)
+                ) as chunks:
                     if not fits:
                         with self._translate_errors(asked, sending):
-                            answered = b"".join([piece async for piece in pieces])
+                            answered = b"".join([chunk async for chunk in chunks])
                         parse_response(response, answered, at=self._at, asked=asked)
                         raise invalid_response(f"{self._at} answered without {media_type}", asked)
                     while True:
                         scope.deadline = loop.current_time() + REQUEST_TIMEOUT
                         with self._translate_errors(asked, sending):
-                            piece = await anext(pieces, None)
-                        if piece is None:
+                            chunk = await anext(chunks, None)
+                        if chunk is None:
                             break
-                        received += len(piece)
+                        received += len(chunk)
                         # However long the disk takes: it is the network that is waited for here.
                         scope.deadline = math.inf
-                        await sink(piece)
+                        await sink(chunk)
         if scope.cancelled_caught:
             raise self._too_late(asked, sent=sending.sent)
         if response.headers.get("content-length") != str(received):
@@ -253,7 +253,7 @@ class HttpClient:
     ) -> httpx.Request:
         import httpx  # here: it costs 50 ms, and `import exotrio` must not pay them
 
-        from exotrio._http.body import OnePiece
+        from exotrio._http.body import RequestBody
 
         request = httpx.Request(
             method,
@@ -262,7 +262,7 @@ class HttpClient:
             headers=headers,
             extensions={"trace": sending.trace, "timeout": _TIMEOUT},
         )
-        request.stream = OnePiece(content or b"")
+        request.stream = RequestBody(content or b"")
         return request
 
     @contextmanager

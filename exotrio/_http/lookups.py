@@ -1,7 +1,7 @@
-"""Name lookups of our own, in threads of their own.
+"""Name lookups for requests to a state manager, in threads of their own.
 
 Trio looks names up in threads of its default limiter. Nodes may keep all of those busy, and a runtime
-that waited behind them could reach no state manager.
+that waited for one of them could not reach its state manager.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _installed: trio.lowlevel.RunVar[bool] = trio.lowlevel.RunVar("exotrio lookups",
 
 @contextmanager
 def own_lookups() -> Iterator[None]:
-    """Have names that the body looks up not wait for other threads, in this task and those below it.
+    """Let name lookups within the body, in this task and its children, not wait for other threads.
 
     An application that has set a resolver of its own keeps it, for us too.
     """

@@ -1,4 +1,4 @@
-"""What an HTTP response means: a JSON answer, or an error of our own tree. Pure: sends nothing."""
+"""What an HTTP response means: a JSON answer, or an error of ``exotrio.errors``. Sends nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ M = TypeVar("M", bound=BaseModel)
 
 MAX_DETAIL = 2_000
 MAX_RETRY_AFTER = 120.0
-"""Seconds; a bogus header must not stop everything for a day."""
+"""Seconds; a wrong header must not stop everything for a day."""
 
 CHECK_URI = "check that the URI leads to a state manager, and what stands in between"
 

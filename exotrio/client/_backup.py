@@ -15,7 +15,7 @@ from exotrio._wire.operations import BACKUP_PATH, BACKUP_TYPE
 from exotrio.client._calls import Calls
 from exotrio.errors import ConfigurationError, DatabaseError
 
-MAKING = 900.0
+COPY_TIMEOUT = 900.0
 """Seconds the state manager may take to copy its database before it begins to send."""
 CLEANUP = 5.0
 _INSTRUCTIONS = 10_000
@@ -28,11 +28,11 @@ async def backup(calls: Calls, path: Path, *, overwrite: bool) -> int:
     try:
         await anyio.to_thread.run_sync(file.open)
 
-        async def write(piece: bytes) -> None:
-            await anyio.to_thread.run_sync(file.write, piece)
+        async def write(chunk: bytes) -> None:
+            await anyio.to_thread.run_sync(file.write, chunk)
 
         async def fetch() -> int:
-            return await calls.http.download(BACKUP_PATH, write, patience=MAKING, media_type=BACKUP_TYPE)
+            return await calls.http.download(BACKUP_PATH, write, timeout=COPY_TIMEOUT, media_type=BACKUP_TYPE)
 
         size = await calls.prefer_native(
             lambda: calls.repeat(fetch, sent=False),
@@ -58,15 +58,15 @@ def _require_place(path: Path, overwrite: bool) -> None:
 
 
 async def _check(file: NewFile) -> None:
-    """Sync what arrived and let SQLite look through it."""
+    """Sync what arrived and let SQLite check it."""
     given_up = threading.Event()
     try:
-        await anyio.to_thread.run_sync(_look_through, file, given_up.is_set, abandon_on_cancel=True)
+        await anyio.to_thread.run_sync(_quick_check, file, given_up.is_set, abandon_on_cancel=True)
     finally:
         given_up.set()
 
 
-def _look_through(file: NewFile, given_up: Callable[[], bool]) -> None:
+def _quick_check(file: NewFile, given_up: Callable[[], bool]) -> None:
     import sqlite3
 
     file.sync()
@@ -82,6 +82,6 @@ def _look_through(file: NewFile, given_up: Callable[[], bool]) -> None:
         found = ["it is empty"]  # which SQLite takes for a new one
     if found != ["ok"]:
         raise DatabaseError(
-            f"what arrived is no sound database: {'; '.join(found)}",
+            f"what arrived is not a sound database: {'; '.join(found)}",
             fix="try again; if it stays like this, the state manager's disk may be failing",
         )

@@ -21,10 +21,10 @@ from exotrio.graph import CronTrigger, GraphNodeModel, RetryPolicyModel, StoreCo
 
 REFUSED = frozenset({400, 422})
 """Statuses by which a state manager says that the graph breaks rules."""
-VALIDATION_PATIENCE = 60.0
+VALIDATION_TIMEOUT = 60.0
 """Seconds for which a trigger waits until a graph is validated."""
 _REFERENCE = re.compile(r"\$\{\{\s*([^.}]*?)\s*\.\s*outputs\s*\.")
-FIRST_LOOK, MAX_PAUSE = 0.05, 1.0
+FIRST_PAUSE, MAX_PAUSE = 0.05, 1.0
 
 
 async def trigger(
@@ -60,8 +60,8 @@ async def _is_valid_by_now(calls: Calls, name: str) -> bool:
 
     A stock server validates in the background, and refuses a trigger meanwhile as if the graph were invalid.
     """
-    pause = FIRST_LOOK
-    with anyio.move_on_after(VALIDATION_PATIENCE):
+    pause = FIRST_PAUSE
+    with anyio.move_on_after(VALIDATION_TIMEOUT):
         while True:
             try:
                 status = (await get_graph(calls, name))["validation_status"]

@@ -37,13 +37,13 @@ async def export(calls: Calls, run_id: str, query: ExportQuery) -> bytes:
     path = calls.native("run", run_id, "export", query={"values": str(query.values).lower()})
 
     async def fetch() -> bytes:
-        pieces: list[bytes] = []
+        chunks: list[bytes] = []
 
-        async def keep(piece: bytes) -> None:
-            pieces.append(piece)
+        async def keep(chunk: bytes) -> None:
+            chunks.append(chunk)
 
-        await calls.http.download(path, keep, patience=DRAWING, media_type=EXPORT_TYPE)
-        return b"".join(pieces)
+        await calls.http.download(path, keep, timeout=DRAWING, media_type=EXPORT_TYPE)
+        return b"".join(chunks)
 
     return await _look(calls, lambda: calls.repeat(fetch), f"the run {run_id} cannot be exported")
 

@@ -222,7 +222,7 @@ def test_a_port_where_nobody_listens_is_told_from_a_name_that_does_not_exist(cli
 def test_what_speaks_no_http_or_no_tls_is_told(cli: Cli) -> None:
     with answering(b"something else\r\n\r\n") as address:
         says(at(cli, f"http://{address}")("doctor"), 4, "what answered is not HTTP")
-        says(at(cli, f"https://{address}")("doctor"), 4, "TLS cannot be agreed on", "else write http://")
+        says(at(cli, f"https://{address}")("doctor"), 4, "the TLS handshake failed", "else write http://")
     for answer in (b"", b"220 mail.example ESMTP\r\n"):
         with answering(answer) as address:
             says(at(cli, f"http://{address}")("doctor"), 4, "was closed before an answer in HTTP")
@@ -253,7 +253,7 @@ def test_what_is_no_state_manager_is_told_with_what_it_answers(
     cli: Cli, path: str, answer: Answer, said: str
 ) -> None:
     with doctored({path: answer}) as (_, uri):
-        says(at(cli, uri, stocks.KEY)("doctor"), 4, "what answers is no state manager", said)
+        says(at(cli, uri, stocks.KEY)("doctor"), 4, "what answers is not a state manager", said)
 
 
 def test_a_refused_key_is_an_exit_code_of_its_own(cli: Cli, running: Server) -> None:

@@ -333,7 +333,7 @@ async def test_a_download_that_is_given_up_hangs_up_and_gives_its_connection_bac
         with trio.fail_after(10):
             for _ in range(3):
                 with trio.CancelScope() as scope, suppress(OSError, ManagerUnavailable):
-                    await http.download("/large", full, patience=10, media_type="application/x-test")
+                    await http.download("/large", full, timeout=10, media_type="application/x-test")
             if how != "another type":
                 for _ in range(3):
                     await hung_up.acquire()

@@ -84,7 +84,7 @@ async def _examine(report: Report, endpoint: Endpoint, stale: float) -> None:
         return
     if server.kind is Kind.OTHER:
         fix = "check that the URI leads to a state manager, and what stands in between"
-        report.findings.append(Finding(f"what answers is no state manager: {server.about}", fix))
+        report.findings.append(Finding(f"what answers is not a state manager: {server.about}", fix))
         return
     if server.kind is not None:
         await _look_into(report, endpoint, stale)

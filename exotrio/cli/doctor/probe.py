@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import trio
 
-from exotrio._http.body import pieces_of
+from exotrio._http.body import body_chunks
 from exotrio._http.client import send
 from exotrio._http.connections import Connections
 from exotrio._http.endpoint import Endpoint
@@ -124,9 +124,9 @@ class Probe:
         with trio.CancelScope() as self._limit:
             try:
                 response = await send(await self._connections.pool(), request)
-                pieces = pieces_of(response, at="it", asked=path, max_size=MAX_BODY)
-                async with aclosing(pieces):
-                    body = b"".join([piece async for piece in pieces])
+                chunks = body_chunks(response, at="it", asked=path, max_size=MAX_BODY)
+                async with aclosing(chunks):
+                    body = b"".join([chunk async for chunk in chunks])
             except InvalidResponse as error:
                 raise StepFailed("answer", error.what, error.fix) from error
             except httpx.TransportError as error:
@@ -167,7 +167,7 @@ class Probe:
             fix = "a firewall or network policy may drop packets; or the address is wrong"
             return StepFailed(self._step, f"{self._where} does not answer at all", fix)
         if self._step == "TLS":
-            return StepFailed(self._step, f"TLS cannot be agreed on: no answer within {STEP:g} s", NO_TLS)
+            return StepFailed(self._step, f"the TLS handshake failed: no answer within {STEP:g} s", NO_TLS)
         what = f"nothing was answered within {STEP:g} s"
         return StepFailed(self._step, what, "is it overloaded, or stopped?")
 
@@ -187,7 +187,7 @@ class Probe:
                 if isinstance(each, ssl.SSLCertVerificationError):
                     what = each.verify_message
                     fix = "the certificate has to be trusted by this system, and be for that name"
-            return StepFailed(self._step, f"TLS cannot be agreed on: {what}", fix)
+            return StepFailed(self._step, f"the TLS handshake failed: {what}", fix)
         what, fix = "the connection was closed before an answer in HTTP", "check the port, and whether "
         if any(type(each).__module__.startswith("h11") for each in causes):
             what = f"what answered is not HTTP ({causes[-1]})"
