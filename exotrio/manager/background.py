@@ -50,7 +50,7 @@ async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
         try:
             if late > max(interval * 500, MIN_LATENESS_MS):
                 logger.warning(
-                    "this process did not run for %.1f s; leases are extended by that", late / 1000
+                    "this process did not run for %.1f s; leases are extended by as much", late / 1000
                 )
                 await store.write(extend, late)
             ended = await store.write(expire, clock(), terms)
@@ -123,7 +123,7 @@ async def _run_to_end(store: Store, step: Callable[Concatenate[Transaction, ...]
 
 @asynccontextmanager
 async def in_background(*tasks: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Run tasks for as long as the body takes. An error of the body comes out bare, in no group."""
+    """Run tasks as long as the body takes. An error of the body comes out bare, not in a group."""
     error: BaseException | None = None
     async with trio.open_nursery() as nursery:
         for task in tasks:

@@ -1,4 +1,4 @@
-"""What the routes share: the store, the cipher, and what runs beside them."""
+"""What the routes share: the store, the cipher, the runtimes heard of; and the tasks that run beside them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Service:
     computing: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, 1))
 
     async def polled(self, namespace: str, worker_id: str | None, names: Iterable[str]) -> None:
-        """Note that somebody asks for states of these nodes, those among them that are registered.
+        """Keep that a runtime asks for states of these nodes, as far as they are registered.
 
         Raises:
             DatabaseError: what is registered cannot be read.
@@ -56,11 +56,11 @@ class Service:
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what a pure function that may take seconds returns, or raise what it raises.
 
-        It runs in a thread, one at a time, so that it holds nobody up. With a database in memory it runs
-        at once, without a thread, so that virtual time works.
+        It runs in a thread, one at a time, so that it delays nobody. With a database in memory it runs at
+        once, without a thread, so that virtual time works.
 
         Cancellation:
-            Safe: the thread goes on, and the next one waits for it.
+            Safe: the thread goes on, and the next call waits for it.
         """
         if self.store.path is None:
             await trio.lowlevel.checkpoint()
@@ -77,7 +77,7 @@ class Service:
         run_id: str | None = None,
         announces: bool = False,
     ) -> Claimer:
-        """Return who claims, with the term that goes with it. Claims inside the process end with it."""
+        """Return who claims, with the term of the claim: None inside the process, with which it ends."""
         term = self.terms.claim_timeout_ms if claim_id is None else self.terms.lease_ttl_ms
         return Claimer(
             local=local,
@@ -105,8 +105,8 @@ async def open_service(
 ) -> AsyncIterator[Service]:
     """Open a state manager's database and make it ready to serve.
 
-    What workers inside the last process of this database held is claimable again at once; claims
-    of other processes get a fresh term.
+    What runtimes inside the former process of this database held is claimable again at once; claims of
+    other processes get a fresh term.
 
     Args:
         db: Database file, or ``":memory:"``.

@@ -83,19 +83,19 @@ async def embedded(
     _require_seconds(keep=keep)
     keep_ms = None if keep is None else to_ms(keep)
     async with open_service(db, clock=clock, keep_ms=keep_ms, schedules=schedules) as service:
-        # The key is never asked for in process; a random one would only cost time.
+        # Nobody is asked for the key in process; a random one would only take time.
         app = local(create_app(service, key="in process"))
         yield httpx.ASGITransport(app, raise_app_exceptions=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """An embedded state manager that is served too.
+    """An embedded state manager that is also served on a port.
 
     Attributes:
         transport: For ``Runtime``, ``StateManager`` or ``httpx.AsyncClient``. It needs no key.
         url: Where it listens.
-        key: What the API on the port asks for.
+        key: The key that the API on the port asks for.
     """
 
     transport: httpx.AsyncBaseTransport
@@ -113,7 +113,7 @@ class Served:
         return self._dashboard.sign_in_link(self.url, to)
 
     async def forget(self, namespace: str, worker_id: str) -> None:
-        """Take back at once what a worker held. Call it only when its process has ended.
+        """Take back at once what a runtime held. Call it only when its process has ended.
 
         Raises:
             DatabaseError: it cannot be written.
@@ -150,7 +150,7 @@ async def embedded_and_served(
         DatabaseError: the file cannot be used.
 
     Cancellation:
-        At the end of the block connections are cut; then as ``embedded``.
+        At the end of the block connections are closed; then as ``embedded``.
     """
     import httpx
 
@@ -203,12 +203,12 @@ async def serve(
         limits: What a client may take. Defaults to ``Limits()``.
         grace: Seconds that requests in flight get once ``stopping`` is set. Defaults to 5.
         lease_ttl: Seconds a native claim holds without a heartbeat. Defaults to 60.
-        poison_limit: A state is ERRORED once this many workers in a row ended while they ran it.
+        poison_limit: A state is ERRORED once this many runtimes in a row were lost while they ran it.
             Defaults to 5.
         claim_timeout: Seconds a v0 claim holds; its holder cannot renew it, so this must be longer
             than any node runs. Defaults to None: for ever.
-        keep: Seconds after which finished runs are deleted with all that is theirs. The file does not
-            shrink; what becomes free in it is used again. Defaults to None: kept for ever.
+        keep: Seconds after which finished runs are deleted with all that belongs to them. The file does not
+            shrink; its free space is used again. Defaults to None: kept for ever.
         native: Serve the native API beside v0. Defaults to True.
         open_metrics: Serve ``/metrics`` without the key. Defaults to False.
         metrics_port: Serve ``/metrics`` and the probes, and nothing else, on this port too, without the key.
@@ -223,7 +223,7 @@ async def serve(
         DatabaseError: the database cannot be used.
 
     Cancellation:
-        Connections are cut; the last writes are committed, shielded for at most ten seconds.
+        Connections are closed; the last writes are committed, shielded for at most ten seconds.
     """
     settings = read_settings()
     _require_seconds(lease_ttl=lease_ttl, claim_timeout=claim_timeout, grace=grace, keep=keep)
@@ -247,7 +247,7 @@ async def serve(
         hosts = {*loopback_names(host), *allowed_hosts} if is_loopback(host) else allowed_hosts or None
         limiter = ConnectionLimiter(limits.max_connections)
         origins = [origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip()]
-        # Here: whoever embeds a state manager without a port does not wait for templates to be loaded.
+        # Here: an embedded state manager without a port does not load templates.
         from exotrio.manager.web import Dashboard
 
         metrics = ManagerMetrics(service.store, lambda: limiter.open)
@@ -294,8 +294,8 @@ async def _listen(ports: Sequence[int]) -> list[trio.SocketListener]:
 def _key(db: str | Path, settings: Settings) -> Key:
     file = _file(db)
     if file is None and settings.state_manager_secret is None and settings.api_key is None:
-        # Nobody who is not told a sign-in link needs to come in, and nothing outlives the process.
-        return Key(secrets.token_urlsafe(32), "nowhere: it is made up")
+        # In memory nothing outlives the process, and a sign-in link is enough to come in.
+        return Key(secrets.token_urlsafe(32), "nowhere: it is random")
     return choose_key(key=None, key_file=None, settings=settings, host=HOST, db=file)
 
 

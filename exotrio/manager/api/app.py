@@ -9,7 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
-from exotrio.manager.api.inspection import look_routes
+from exotrio.manager.api.inspection import inspection_routes
 from exotrio.manager.api.json import EXCEPTION_HANDLERS
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.api.native import native_routes
@@ -49,8 +49,8 @@ def create_app(
     """
     routes = v0_routes(service) + operation_routes(service.store, metrics)
     if native:
-        routes += native_routes(service) + look_routes(service) + worker_routes(service)
-    # Starlette tries one route after the other: behind all others, that was 17 us of an empty claim's 122.
+        routes += native_routes(service) + inspection_routes(service) + worker_routes(service)
+    # Starlette tries one route after the other: as the last one, that was 17 us of an empty claim's 122.
     routes.sort(key=lambda route: not route.path.endswith(BUSIEST))
     app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
     # Both slash forms are routes of their own; a redirect would lose the body of a PUT.
@@ -66,8 +66,8 @@ def create_app(
     is_page = dashboard.serves
 
     async def either(scope: Scope, receive: Receive, send: Send) -> None:
-        # Pages of other origins may call the API, with a key; they must not read the dashboard, which a
-        # browser would send its cookie to. And its streams, which last for hours, are no API requests.
+        # Pages of other origins may call the API, with a key. They must not read the dashboard, to which a
+        # browser sends its cookie. And its streams, which last for hours, are not API requests.
         await (guarded if is_page(scope["path"]) else api)(scope, receive, send)
 
     return either

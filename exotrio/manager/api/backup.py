@@ -29,7 +29,7 @@ class BackupReply(Response):
 
     Args:
         store: Where the database is.
-        busy: Held meanwhile.
+        busy: Held while a backup is made.
     """
 
     def __init__(self, store: Store, busy: trio.Lock) -> None:
@@ -41,7 +41,7 @@ class BackupReply(Response):
         try:
             self._busy.acquire_nowait()
         except trio.WouldBlock:
-            # Each takes as much room on the disk as the database does.
+            # Each takes as much space on the disk as the database.
             raise Refused(409, "a backup is being made already; try again when that is done") from None
         try:
             async with _opened(self._store) as (size, read):

@@ -1,5 +1,4 @@
-"""Routes of the native API for those who look: what happens in a namespace, how the state manager is, and
-runs as pages."""
+"""Native routes for those who look: a namespace, the state manager itself, and runs as pages of their own."""
 
 from __future__ import annotations
 
@@ -16,25 +15,25 @@ from exotrio.manager.queries.overview import show_overview
 from exotrio.manager.service import Service
 
 
-def look_routes(service: Service) -> list[Route]:
+def inspection_routes(service: Service) -> list[Route]:
     """Return the routes."""
-    look = _Look(service)
+    inspection = _Inspection(service)
     table: list[tuple[str, str, Endpoint]] = [
-        ("GET", f"{NAMESPACE}/overview", look.overview),
-        ("GET", f"{NAMESPACE}/checkup", look.checkup),
-        ("GET", f"{NAMESPACE}/run/{{run_id}}/export", look.export),
+        ("GET", f"{NAMESPACE}/overview", inspection.overview),
+        ("GET", f"{NAMESPACE}/checkup", inspection.checkup),
+        ("GET", f"{NAMESPACE}/run/{{run_id}}/export", inspection.export),
     ]
     return routes_of(table)
 
 
-class _Look:
+class _Inspection:
     def __init__(self, service: Service) -> None:
         self._service = service
 
     async def overview(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         query = read_query(request, OverviewQuery)
-        # Here: queries run in threads, where the registry may change under them.
+        # Here and not in the query: that runs in a thread, where the registry may change meanwhile.
         now, workers = self._service.monotonic(), self._service.workers
         shown = await self._service.store.look(
             show_overview,

@@ -31,15 +31,15 @@ T = TypeVar("T")
 logger = logging.getLogger("exotrio.manager.http")
 
 CLAIM_LIMIT = 10.0
-"""Seconds that writing a claim may take, cancelled or not."""
+"""Seconds that the write of a claim may take, even if it is cancelled."""
 _MAX_ECHO = 200
 _MAX_PROBLEMS = 100
-"""Of one request that a refusal names, which otherwise could be far longer than the request. That pydantic
-collects no more than a few thousand is up to the models: see ``PartByPart``."""
+"""Problems of one request that a refusal names: all of them could be far longer than the request. The models
+see to it that pydantic collects no more than a few thousand: see ``PartByPart``."""
 _MAX_INTEGER = 2**63 - 1
-"""The database's."""
+"""The maximum of the database."""
 _WHOLE = TypeAdapter(int)
-"""As lax as the integers of bodies: ``2.0`` is one."""
+"""As lax as integers in bodies: ``2.0`` is one."""
 
 
 class Unprocessable(Exception):
@@ -56,7 +56,7 @@ def reply(content: object, status: int = 200) -> Response:
 
 
 class ClaimReply(Response):
-    """A reply that may hand out states. If it cannot be written, ``undo`` hands them back."""
+    """A reply that may contain claimed states. If it cannot be written, ``undo`` releases them."""
 
     def __init__(self, content: object, undo: Callable[[], object] | None) -> None:
         super().__init__(to_json(content, inf_nan_mode="null"), media_type="application/json")
@@ -67,25 +67,24 @@ class ClaimReply(Response):
             await super().__call__(scope, receive, send)
         except BaseException as error:
             if self._undo is not None:
-                # Whatever ended it, cancellation included: nobody will run these states.
-                logger.info("the reply to a claim could not be written (%r); the claim is undone", error)
+                # Cancellation included: nobody will run these states.
+                logger.info("releasing claimed states: the reply could not be written (%r)", error)
                 self._undo()
             raise
 
 
 async def settled(claim: Awaitable[T]) -> T:
-    """Await the write of a claim even if cancelled: what it took can be handed back only if it is known.
+    """Await the write of a claim even if cancelled: only what is known to be claimed can be released.
 
     Raises:
-        Refused: it was not written in time. 504, since whether it will be is unknown; the store then
-            undoes it.
+        Refused: it was not written in time (504). It may still be; the store then undoes it.
 
     Cancellation:
         Delayed until the claim is written, for at most ``CLAIM_LIMIT`` seconds.
     """
     with trio.CancelScope(shield=True, deadline=trio.current_time() + CLAIM_LIMIT):
         return await claim
-    raise Refused(504, f"the claim was not written within {CLAIM_LIMIT:g} s; look at the server's disk")
+    raise Refused(504, f"the claim was not written within {CLAIM_LIMIT:g} s; check the server's disk")
 
 
 async def read_model(request: Request, model: type[M]) -> M:
@@ -110,10 +109,10 @@ def parse_model(body: bytes, model: type[M]) -> M:
 
 
 def read_query(request: Request, model: type[M], *, lists: Collection[str] = ()) -> M:
-    """Parse what stands behind the ``?`` as ``model``. The last one counts of a parameter that is repeated.
+    """Parse the query parameters as ``model``. Of a repeated parameter the last value counts.
 
     Args:
-        lists: Parameters of which all count.
+        lists: Parameters of which all values count.
 
     Raises:
         Unprocessable: it is not of that form.
@@ -130,8 +129,8 @@ async def read_body(request: Request) -> bytes:
     """Return the body.
 
     Raises:
-        Refused: it is longer than the app takes. The server has the same limit, but a request from
-            inside the process does not come through it.
+        Refused: it is longer than the app accepts. The server has the same limit, but requests from inside
+            the process do not pass through it.
     """
     most: int = request.app.state.max_body
     body = await request.body()
@@ -141,7 +140,7 @@ async def read_body(request: Request) -> bytes:
 
 
 def describe(error: ValidationError, body: bytes) -> list[dict[str, Any]]:
-    """Return the problems in the shape of v0, without echoing long or secret input."""
+    """Return the problems in the shape of v0, without long or secret input."""
     if not body:
         return [{"type": "missing", "loc": ["body"], "msg": "a JSON body is required", "input": None}]
     return _items(error, "body", body)
@@ -165,10 +164,10 @@ def _items(error: ValidationError, part: str, body: bytes = b"") -> list[dict[st
 
 
 def json_offset(message: str, body: bytes) -> int:
-    """Return how many characters come before the place at which ``body`` stops being JSON.
+    """Return how many characters precede the place at which ``body`` stops being JSON.
 
     Args:
-        message: The parser's, which alone tells it: "... at line 1 column 2", counted in bytes.
+        message: The parser's: "... at line 1 column 2", counted in bytes.
         body: What was parsed.
     """
     place = re.search(r" at line (\d+) column (\d+)$", message)
@@ -196,7 +195,7 @@ def path_name(request: Request, parameter: str) -> str:
     """Return a name from the path.
 
     Raises:
-        Unprocessable: it cannot be a name.
+        Unprocessable: it is not a valid name.
     """
     name: str = request.path_params[parameter]
     try:
@@ -209,7 +208,7 @@ def path_int(request: Request, parameter: str, *, least: int) -> int:
     """Return a whole number from the path.
 
     Raises:
-        Unprocessable: it is none, or below ``least``.
+        Unprocessable: it is not one, or below ``least``.
     """
     text: str = request.path_params[parameter]
     try:
@@ -227,7 +226,7 @@ def _bad_path(parameter: str, message: str, value: str, kind: str = "value_error
     return Unprocessable([{"type": kind, "loc": ["path", parameter], "msg": message, "input": _echo(value)}])
 
 
-# -- exceptions to responses; Starlette calls these, and would run them in a thread were they not async
+# -- exceptions to responses. They are async because Starlette runs other handlers in a thread.
 
 
 async def on_refused(request: Request, error: Exception) -> Response:
@@ -260,8 +259,8 @@ async def on_database_error(request: Request, error: Exception) -> Response:
 
 
 async def on_defect(request: Request, error: Exception) -> Response:
-    # Starlette raises the error again after this reply, and the server logs it.
-    return reply({"success": False, "detail": "an unexpected error occurred; the server's log has it"}, 500)
+    # Starlette raises the error again after this reply; the server logs it.
+    return reply({"success": False, "detail": "an unexpected error occurred; it is in the server's log"}, 500)
 
 
 EXCEPTION_HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {

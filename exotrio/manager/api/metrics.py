@@ -1,7 +1,7 @@
 """What Prometheus scrapes of a state manager.
 
-prometheus_client is imported here only when metrics are made: a state manager inside somebody else's
-process has none. Labels are routes, nodes and words of ours, never the id of a run or a state.
+prometheus_client is imported only when metrics are made: an embedded state manager has none. Labels are
+routes, nodes and words of ours, never the id of a run or a state.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""Of the text format that every Prometheus reads; our names need nothing newer."""
+"""The text format that every Prometheus reads."""
 CACHED = 5.0
-"""Seconds a look into the database counts: however many scrape, it is taken once."""
+"""Seconds for which a look into the database counts, however many scrape."""
 MAX_LOOK = 3.0
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
@@ -49,7 +49,7 @@ class ManagerMetrics:
         self._backlog: list[Backlog] = []
         self.registry: Any = CollectorRegistry()
         self.registry.register(self)
-        # Typed as anything: a type checker would want to see prometheus_client imported above.
+        # Any: the types would need prometheus_client to be imported above.
         self._requests: Any = Histogram(
             "exotrio_manager_http_request_duration_seconds",
             "From the head of a request to the head of its answer; a claim may wait for a first state.",
@@ -80,7 +80,7 @@ class ManagerMetrics:
 
     def timed(self, app: ASGIApp, routes: Iterable[Route]) -> ASGIApp:
         """Return ``app`` with every request counted under the pattern of its route."""
-        # A template's braces are the only ids that a label may have.
+        # The label is the pattern of the route, so ids in the path do not become labels.
         patterns: dict[Any, str] = {route.endpoint: route.path.rstrip("/") or "/" for route in routes}
 
         async def timing(scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,7 +95,7 @@ class ManagerMetrics:
                 await send(message)
 
             def note() -> None:
-                # Starlette leaves the endpoint in the scope. Who was refused before has none.
+                # Starlette leaves the endpoint in the scope. A request that was refused before has none.
                 pattern = patterns.get(scope.get("endpoint"), "none")
                 method = scope["method"] if scope["method"] in METHODS else "other"
                 self._requests.labels(pattern, method, code).observe(time.monotonic() - began)
@@ -147,13 +147,13 @@ class ManagerMetrics:
             now = trio.current_time()
             if self._looked_at is not None and now - self._looked_at < CACHED:
                 return
-            # Rather no numbers than old ones: an alarm would trust them.
+            # No numbers are better than old ones, which an alarm would trust.
             self._backlog, self._looked_at = [], None
             with trio.move_on_after(MAX_LOOK):
                 try:
                     self._backlog = await self._store.read(backlog)
                 except DatabaseError:
-                    return  # the log has it from whoever needed an answer, and the other numbers still help
+                    return  # logged by whoever needed an answer; the other numbers still help
                 self._looked_at = now
 
     def _committed(self, committed: Committed) -> None:

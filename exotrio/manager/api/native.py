@@ -105,7 +105,7 @@ class _Native:
             undo=claimed.undo and partial(self._store.write_later, claimed.undo),
         )
         if body.wait_ms and not claimed.states and is_crowded(request.scope):
-            # Who asks again in a second would keep it for ever: that is no time for which it counts as idle.
+            # A client that asks again each second would keep its connection: it never counts as idle.
             answer.headers["connection"] = "close"
         return answer
 
@@ -115,7 +115,7 @@ class _Native:
         """Claim; while there is nothing, wait for something until ``wait_ms`` is over, the client
         goes away or the server stops."""
         limit = min(body.limit, MAX_BATCH)
-        # Who works on one run is no help to the states of others that wait for a runtime.
+        # A runtime that works on one run does not count as one that offers these nodes.
         await self._service.polled(namespace, body.worker_id, () if body.run_id else body.limits)
         asked = (namespace, body.limits, limit)
         claimer = partial(
@@ -126,12 +126,12 @@ class _Native:
             run_id=body.run_id,
             announces=body.announces,
         )
-        longest = _patience(request, body.wait_ms)
+        longest = _longest_wait(request, body.wait_ms)
         if longest == 0 or limit == 0:
             return await settled(self._store.write(claims.claim, *asked, claimer()))
-        # Not woken to ask again, but served in the very commit that has something for it: otherwise there
-        # would be two commits between the end of a node and the begin of the next.
-        claimed = await _unless_gone(
+        # It is served in the commit that has something for it. Woken to ask again, it would need a second
+        # commit between the end of a node and the begin of the next.
+        claimed = await _while_connected(
             request,
             longest + CLAIM_LIMIT,
             partial(self._store.write_once_ready, longest, claims.claim_once_ready, *asked, claimer),
@@ -187,10 +187,10 @@ class _Native:
     async def run(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
         run_id = request.path_params["run_id"]
-        longest = _patience(request, read_query(request, RunQuery).wait_ms)
+        longest = _longest_wait(request, read_query(request, RunQuery).wait_ms)
         run = None
         if longest > 0:
-            run = await _unless_gone(
+            run = await _while_connected(
                 request,
                 longest + CLAIM_LIMIT,
                 partial(
@@ -239,12 +239,12 @@ class _Native:
         return reply({"items": items, "ttl_ms": ttl_ms, "commands": commands})
 
 
-def _patience(request: Request, wait_ms: int) -> float:
+def _longest_wait(request: Request, wait_ms: int) -> float:
     """Return the seconds for which a client may wait here."""
     return 0.0 if is_crowded(request.scope) else from_ms(wait_ms)
 
 
-async def _unless_gone(
+async def _while_connected(
     request: Request, longest: float, something: Callable[[], Awaitable[T | None]]
 ) -> T | None:
     """Wait for something; None if the client goes away, the server stops, or ``longest`` seconds pass."""
@@ -261,21 +261,21 @@ async def _unless_gone(
         scope.cancel()
 
     watchers = [] if stopping is None else [give_up_when_stopping]
-    if LOCAL not in request.scope:  # who asks from inside and goes away cancels this
+    if LOCAL not in request.scope:  # a caller inside this process cancels this call
         watchers.append(give_up_when_disconnected)
     value: T | None = None
     with trio.move_on_after(longest) as scope:
-        # Without watchers without a nursery: a twentieth of the way from one node to the next.
+        # No nursery without watchers: it takes a twentieth of the time from one node to the next.
         async with in_background(*watchers) if watchers else nullcontext():
             value = await something()
-            # Or a cancellation from outside, on the way out of here, would lose it: nobody would know what
-            # a claim took. Whoever gets the value meets that cancellation next.
+            # A cancellation on the way out of here would lose the value: nobody would know what a claim took.
+            # The caller is cancelled at its next checkpoint instead.
             scope.shield = True
     return value
 
 
 def _read_outcomes(body: bytes) -> list[OutcomeItem | ItemReply]:
-    """Parse a batch; an item that cannot be read becomes its own reply, so that it harms no other."""
+    """Parse a batch. An item that cannot be read becomes its own reply and does not affect the others."""
     try:
         raw = from_json(body)
     except ValueError as error:

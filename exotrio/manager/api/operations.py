@@ -1,4 +1,4 @@
-"""Routes for those who operate a state manager: probes, and metrics."""
+"""Routes for operators: probes, metrics, and what is asked of runtimes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from exotrio.manager.store.port import Store
 from exotrio.manager.store.sqlite.database import FileReplaced
 
 PROBES = frozenset({"/health", "/livez", "/readyz"})
-"""Paths that ask for no key: whoever probes has none, and learns nothing."""
+"""Paths without a key: probes have none, and the replies reveal nothing."""
 METRICS = "/metrics"
 
 MAX_WRITE = 2.0
 CACHED = 1.0
-"""Seconds a look at the writer counts, so that strangers cannot keep it busy."""
+"""Seconds for which a check of the writer counts, so that strangers cannot keep it busy."""
 
 
 def operation_routes(store: Store, metrics: ManagerMetrics | None) -> list[Route]:
@@ -50,7 +50,7 @@ class _Operations:
         self._problem = ""
 
     async def livez(self, request: Request) -> Response:
-        # This loop serves every request: that it answers is all there is to know.
+        # This loop serves every request: an answer shows that it runs.
         return PlainTextResponse("ok\n")
 
     async def readyz(self, request: Request) -> Response:
@@ -64,7 +64,7 @@ class _Operations:
         return Response(body, headers={"content-type": content_type, "cache-control": "no-store"})
 
     async def _look(self) -> str:
-        """Return why nothing can be written; empty if something can."""
+        """Return why nothing can be written; an empty text if something can."""
         async with self._looking:
             if trio.current_time() - self._looked_at >= CACHED:
                 self._problem = f"a write did not end within {MAX_WRITE:g} s"
@@ -81,7 +81,7 @@ class _Operations:
 
 
 WORKER = f"{NAMESPACE}/worker/{{worker_id:path}}"
-"""Any text names a worker, slashes too."""
+"""The id of a runtime may be any text, also with slashes."""
 
 
 def worker_routes(service: Service) -> list[Route]:
@@ -102,7 +102,7 @@ class _Workers:
 
     async def show(self, request: Request) -> Response:
         namespace = path_name(request, "namespace")
-        # Here: queries run in threads, where the registry may change under them.
+        # Here and not in the query: that runs in a thread, where the registry may change meanwhile.
         now, workers = self._service.monotonic(), self._service.workers
         return reply(
             await self._service.store.look(
@@ -114,15 +114,15 @@ class _Workers:
         return self._ask(self._worker(request), "drain")
 
     async def ask_tasks(self, request: Request) -> Response:
-        """Ask a worker for its task tree, which comes with its next heartbeat."""
+        """Ask a runtime for its task tree, which comes with its next heartbeat."""
         worker = self._worker(request)
         if not worker.last.shows_tasks:
             worker_id = worker.last.worker_id
-            raise Refused(409, f"worker {worker_id!r} shows no tasks; start it with --health-tasks")
+            raise Refused(409, f"runtime {worker_id!r} shows no tasks; start it with --health-tasks")
         return self._ask(worker, "tasks")
 
     async def show_tasks(self, request: Request) -> Response:
-        """Show the task tree that a worker sent last; none before it answered for the first time."""
+        """Show the task tree that a runtime sent last; None before the first one."""
         worker = self._worker(request)
         return reply(
             {
@@ -137,7 +137,7 @@ class _Workers:
         namespace, worker_id = path_name(request, "namespace"), request.path_params["worker_id"]
         worker = self._service.workers.find(namespace, worker_id)
         if worker is None:
-            raise not_found(f"no worker {worker_id!r} was heard of in namespace {namespace!r}")
+            raise not_found(f"no runtime {worker_id!r} was heard of in namespace {namespace!r}")
         return worker
 
     def _ask(self, worker: Worker, command: str) -> Response:

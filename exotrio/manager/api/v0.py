@@ -188,7 +188,7 @@ class _V0:
     async def _record(self, request: Request, item: OutcomeItem, *, repeatable: bool = False) -> Recorded:
         """Record an outcome; a repeated one is refused unless ``repeatable``.
 
-        A stock runtime dies of a refused prune or re-enqueue, and it repeats them when a reply is lost.
+        A stock runtime ends if a prune or re-enqueue is refused, and repeats them when a reply is lost.
         """
         namespace = path_name(request, "namespace")
         recorded = await self._store.write(outcomes.record_v0, namespace, item.state_id, item, self._cipher)

@@ -1,5 +1,4 @@
-"""How a state manager is: who holds what on which terms, and its database. Costs the same beside any
-history."""
+"""The condition of a state manager: claims, leases, disagreements of runtimes, and its database."""
 
 from __future__ import annotations
 
@@ -16,13 +15,13 @@ from exotrio.manager.store.port import View
 
 HOUR_MS = 3_600_000
 MAX_EVENTS = 20_000
-"""Of the newest events, which are looked at."""
+"""Events that are read, the newest ones."""
 
 
 def show_checkup(
     view: View, namespace: str, terms: Terms, now: int, path: Path | None, workers: Sequence[Worker]
 ) -> dict[str, Any]:
-    """Return how the state manager is, as ``Checkup``.
+    """Return the condition of the state manager, as ``Checkup``.
 
     Args:
         workers: Those of the namespace.

@@ -15,7 +15,7 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 
 MAX_ATTEMPTS = 1_000
-"""Shown of those before a state, and of those after it."""
+"""Maximum that is shown before a state, and after it."""
 
 
 def show_history(view: View, namespace: str, state_id: str, now: int) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def _moment(at: int | None) -> str | None:
 
 
 def holder_of(state: Row, now: int) -> dict[str, Any]:
-    """Return who has a QUEUED state, and for how long."""
+    """Return who holds a QUEUED state, and for how long."""
     until = state["lease_until"]
     return {
         "native": state["token"] is not None,
@@ -64,7 +64,7 @@ def holder_of(state: Row, now: int) -> dict[str, Any]:
 
 
 def attempts_of(view: View, state: Row) -> list[dict[str, Any]]:
-    """Return a state with those whose place it took, and those that took its, oldest first."""
+    """Return a state with the attempts that it replaced and those that replaced it, oldest first."""
     before = list(_follow(view, "seq = ?", "retry_of", state["retry_of"]))
     after = list(_follow(view, "retry_of = ?", "seq", state["seq"]))
     attempts = [*reversed(before), state, *after]
@@ -73,7 +73,7 @@ def attempts_of(view: View, state: Row) -> list[dict[str, Any]]:
             "id": view.state_id(attempt["seq"]),
             "status": attempt["status"],
             "retry_count": attempt["retry_count"],
-            # Automatic retries of it carry the same id on.
+            # Automatic retries of it have the same id.
             "by_hand": attempt["manual_fanout_id"] is not None and attempt["retry_count"] == 0,
             "created_at": timestamp(attempt["created_at"]),
         }
@@ -82,7 +82,7 @@ def attempts_of(view: View, state: Row) -> list[dict[str, Any]]:
 
 
 def _follow(view: View, condition: str, column: str, seq: int | None) -> Iterator[Row]:
-    """Yield the attempts that lead on from one, nearest first."""
+    """Yield the attempts before or after one, nearest first."""
     for _ in range(MAX_ATTEMPTS):
         row = None
         if seq is not None:

@@ -24,9 +24,9 @@ class Backlog:
     """One node's states that have not ended.
 
     Attributes:
-        waiting: CREATED, those that may not run yet included; at most ``MAX_COUNTED``.
+        waiting: CREATED, also those that are not due yet; at most ``MAX_COUNTED``.
         eligible: Of those, what a runtime could claim now; at most ``MAX_COUNTED``.
-        oldest: Seconds since the first of them could be claimed; 0 without any.
+        oldest: Seconds for which the first of them is due; 0 without any.
         held: QUEUED.
     """
 

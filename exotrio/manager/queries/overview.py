@@ -1,5 +1,4 @@
-"""What happens in a namespace now, and what happened in the last hour: queries that cost the same beside
-any history, for the dashboard and the native API."""
+"""A namespace at a glance: what waits and runs now, and what happened within the last hour."""
 
 from __future__ import annotations
 
@@ -33,8 +32,8 @@ class Current:
     """How much waits, runs and failed.
 
     Attributes:
-        waiting_is_more: There are more than were counted.
-        oldest: The node whose first state has waited longest, if anything could run.
+        waiting_is_more: Whether there are more than were counted.
+        oldest: The node whose first claimable state is due longest; None if nothing is claimable.
         errored: States that failed within 24 h and were not retried.
     """
 
@@ -46,11 +45,11 @@ class Current:
 
 
 def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) -> Current:
-    """Return how a namespace is.
+    """Return how much waits, runs and failed in a namespace.
 
     Args:
         node_ids: Its nodes.
-        backlogs: Of these.
+        backlogs: Their backlogs.
     """
     return Current(
         running=sum(each.held for each in backlogs),

@@ -15,7 +15,7 @@ from exotrio.manager.store.port import View
 def list_workers(
     view: View, namespace: str, workers: Iterable[Worker], anonymous: Mapping[frozenset[str], int], now: int
 ) -> RuntimeList:
-    """Return who works, the live ones first.
+    """Return the runtimes of a namespace, the live ones first.
 
     Args:
         workers: Those heard of lately.
@@ -83,7 +83,7 @@ def _shown(worker: Worker, now: int) -> dict[str, Any]:
 
 
 def progress_of(workers: Iterable[Worker]) -> dict[str, HeartbeatProgress]:
-    """Return what running nodes said last of their progress, by state."""
+    """Return the last progress of running nodes, by state."""
     return {
         beat.state_id: beat.progress
         for worker in workers

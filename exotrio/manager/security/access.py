@@ -1,4 +1,4 @@
-"""Who may come in: the API key, the Host header, and the request id that every reply carries."""
+"""Who may come in: the Host header and the API key; and the request id of every reply."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
 LOCAL = "exotrio.local"
 """Key in an ASGI scope: the request comes from inside this process. No header can set it."""
 TRIES = 10
-"""Different wrong keys from one address that are refused at once."""
+"""Different wrong keys from one address that are refused without a delay."""
 FORGET_AFTER = 10.0
 """Seconds after which one of them is forgotten."""
 MAX_DELAY = 5.0
@@ -44,24 +44,24 @@ class SelfAuthenticatedApp(Protocol):
 
 @dataclass(slots=True)
 class _Failures:
-    """Wrong keys from one address: when all will be forgotten, and hashes of the first of them."""
+    """Wrong keys from one address: when all of them are forgotten, and hashes of the first ones."""
 
     until: float
     keys: set[bytes] = field(default_factory=set)
 
 
 class Tries:
-    """Counts wrong keys by the address they came from, and holds their refusals back if they are many.
+    """Counts wrong keys by the address they came from, and delays their refusals if they are many.
 
-    Only refusals: the right key is answered at once, wherever somebody guesses. And only different keys
-    count, so that a runtime with an old key, which tries it again and again, is told so at once too.
+    Only refusals: the right key is accepted at once, also from that address. And only different keys count,
+    so that a runtime that tries an old key again and again is refused without a delay.
     """
 
     def __init__(self) -> None:
         self._failures: dict[str, _Failures] = {}
 
     async def failed(self, address: str, key: str) -> float:
-        """Count a wrong key; wait, if many came from there. Return the seconds it waited."""
+        """Count a wrong key and wait if many came from there; return the seconds waited."""
         network, now = _network(address), trio.current_time()
         hashed = sha256(key.encode("utf-8", "replace")).digest()
         failures = self._failures.pop(network, None)
@@ -82,7 +82,7 @@ class Tries:
 
 
 def _network(address: str) -> str:
-    """Return what an address is counted under: one subscriber has 2**64 addresses of IPv6."""
+    """Return what an address is counted as: one subscriber has 2**64 addresses of IPv6."""
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:
@@ -101,7 +101,7 @@ def client_address(scope: Scope) -> str:
 class Access:
     """ASGI middleware that lets only holders of the key in.
 
-    It answers before the body is read, so that strangers cannot make the server hold theirs.
+    It refuses before the body is read, so that strangers cannot make the server keep theirs in memory.
 
     Args:
         app: What is protected.
@@ -169,7 +169,7 @@ class Access:
 def _request_id(given: str | None) -> str:
     """Return the caller's id as it is if it is a UUID, or a new one."""
     if given and len(given) <= _MAX_UUID and given.isascii() and given.isprintable():
-        # UUID() takes any number of prefixes, and blanks: what it accepts is not yet fit to be echoed.
+        # UUID() accepts more than UUIDs, such as braces: hence the limits before it.
         with suppress(ValueError):
             uuid.UUID(given)
             return given
@@ -177,7 +177,7 @@ def _request_id(given: str | None) -> str:
 
 
 def local(app: ASGIApp) -> ASGIApp:
-    """Return ``app`` for callers inside this process, who need no key."""
+    """Return ``app`` for callers inside this process, which need no key."""
 
     async def from_inside(scope: Scope, receive: Receive, send: Send) -> None:
         await app({**scope, LOCAL: True}, receive, send)

@@ -12,15 +12,15 @@ from exotrio.errors import ConfigurationError
 from exotrio.manager.security.secret_files import kept_secret, read_secret_file, secret_path
 
 PUBLISHED_KEYS = frozenset({"exosphere@123"})
-"""Keys that stand in public documentation: everybody knows them."""
+"""Keys of public documentation: everybody knows them."""
 MIN_LENGTH = 16
-"""Characters of a key that others may guess at."""
+"""Characters that a key needs where others can guess it."""
 MAKE_ONE = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
 """How to make a good one."""
 
 
 class Key(NamedTuple):
-    """An API key, and where it came from, to be told to whoever has to find it; the file, if it is in one."""
+    """An API key, where it came from (for messages), and its file, if it is in one."""
 
     text: str
     source: str
@@ -30,21 +30,21 @@ class Key(NamedTuple):
 def choose_key(
     *, key: str | None, key_file: Path | None, settings: Settings, host: str, db: Path | None
 ) -> Key:
-    """Return the API key a server asks for.
+    """Return the API key that a server asks for.
 
     The first of: ``key``, the text of ``key_file``, ``STATE_MANAGER_SECRET``, ``EXOSPHERE_API_KEY``,
     and, on loopback, a generated key that is kept beside a database file.
 
     Args:
-        key: Given outright.
+        key: The key itself.
         key_file: File that holds it.
         settings: The environment.
         host: Address the server binds.
         db: Database file, or None in memory.
 
     Raises:
-        ConfigurationError: there is none; or the server is reachable from elsewhere, and the key is one
-            that everybody knows, or has fewer than 16 characters.
+        ConfigurationError: there is none; or the server is reachable from elsewhere, and everybody knows the
+            key, or it has fewer than 16 characters.
     """
     source, file = "the argument", None
     if key is None and key_file is not None:
@@ -70,7 +70,7 @@ def choose_key(
         )
     if key in PUBLISHED_KEYS and not local:
         raise ConfigurationError(
-            "the key is one that stands in public documentation, so it protects nothing",
+            "the key is one of public documentation, so it protects nothing",
             where=f"it came from {source}, and the server is to bind {host}",
             fix="choose another key, or bind 127.0.0.1",
         )
@@ -85,5 +85,5 @@ def choose_key(
 
 def _why_needed(host: str, db: Path | None) -> str:
     if db is None:
-        return "its database is in memory, so there is no place to keep a generated one where you find it"
+        return "its database is in memory, so there is no file beside it to keep a generated key in"
     return f"it is to bind {host}, where others reach it"

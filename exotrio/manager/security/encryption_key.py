@@ -33,7 +33,7 @@ def find_cipher(db: Path | None, settings: Settings) -> Cipher:
         settings: The environment.
 
     Raises:
-        ConfigurationError: what stands there is no key.
+        ConfigurationError: what is given is not a key.
     """
     if settings.secrets_encryption_key:
         return cipher_from_text(settings.secrets_encryption_key, source=SECRETS_KEY_VARIABLE)
@@ -43,7 +43,7 @@ def find_cipher(db: Path | None, settings: Settings) -> Cipher:
 
 
 def key_file_of(db: Path) -> str:
-    """Return how the key file beside a database is called in messages."""
+    """Return the name of the key file beside a database, for messages."""
     return f"the file {secret_path(db, KEY_FILE)}"
 
 
@@ -65,7 +65,7 @@ def cipher_from_text(text: str, *, source: str) -> Cipher:
         source: Where they came from, for the error.
 
     Raises:
-        ConfigurationError: one of them is no such key. It is not shown.
+        ConfigurationError: one of them is not such a key. It is not shown.
     """
     words = re.split(r"[\s,]+", text.strip(" \t\r\n,"))
     keys = []

@@ -1,12 +1,11 @@
 """Exchanging the keys for secrets at rest.
 
-A new key is put in front of the others. What they encrypted is then encrypted anew in one transaction,
-when a state manager starts and by ``rotate_secrets``: whole or not at all, whatever happens meanwhile.
-At the start, since the process that learns of a new key has to start anyway: no step of its own that
-could be forgotten before the old key is taken away. Secrets that no given key can read stay as they are,
-and can be read again once theirs is given.
+A new key is put in front of the others. What they encrypted is then encrypted anew in one transaction, when a
+state manager starts and by ``rotate_secrets``. At the start, because a process has to start anyway to learn
+of a new key: a step of its own could be forgotten before the old key is removed. Secrets that no given key
+can read stay as they are, and can be read again once their key is given.
 
-What a backup holds stays encrypted with the keys of its time, so those must be kept as long as it.
+A backup stays encrypted with the keys of its time, so those must be kept as long as the backup.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ logger = logging.getLogger("exotrio.manager")
 
 
 async def renew_at_start(store: Store, cipher: Cipher) -> None:
-    """Encrypt with the newest key what is not, and say in the log what cannot be read.
+    """Encrypt with the newest key what is not, and log what cannot be read.
 
-    That is not refused, since giving the right key mends it, and an upsert. But it is said at the start:
-    every node that needs such a secret will be claimed and handed back for ever.
+    The start is not refused, since the right key, or an upsert of the graph, fixes it. Until then every state
+    that needs such a secret is claimed and released again and again.
     """
     found = await store.write(encrypt_anew, cipher)
     if found.renewed:
@@ -51,7 +50,7 @@ async def renew_at_start(store: Store, cipher: Cipher) -> None:
 
 
 async def _forget_log(store: Store) -> None:
-    # What was replaced still stands in the write-ahead log, for whoever has the old key.
+    # What was replaced is still in the write-ahead log, readable for whoever has the old key.
     if store.path is not None:
         await trio.to_thread.run_sync(truncate_log, store.path)
 
@@ -62,9 +61,9 @@ class Rotation:
 
     Attributes:
         total: How many secrets are stored, all of them now encrypted with the newest key.
-        renewed: Those that were not before.
-        key_id: What the newest key is called.
-        source: Where it is.
+        renewed: How many of them were not before.
+        key_id: The id of the newest key.
+        source: Where the keys are.
         dropped: How many older keys were removed from there.
     """
 
@@ -80,9 +79,9 @@ async def rotate_secrets(
 ) -> Rotation:
     """Encrypt all secrets of a database that is not in use with a new key.
 
-    The new key is the first in ``SECRETS_ENCRYPTION_KEY``; without that variable it is made, and put in
-    front of the others in the file beside the database before anything is encrypted with it. Killed at
-    any moment, all secrets can be read with the keys that stand there then; running it again goes on.
+    The new key is the first in ``SECRETS_ENCRYPTION_KEY``. Without that variable it is made, and put in front
+    of the others in the file beside the database before anything is encrypted with it. If it is killed at any
+    moment, all secrets can be read with the keys that are there then, and it can be run again.
 
     Args:
         db: Database file.
@@ -93,7 +92,7 @@ async def rotate_secrets(
         DatabaseBusy: a state manager uses the database.
         DatabaseError: the database cannot be used, or a secret cannot be read with the keys that are
             given; then nothing was changed.
-        ConfigurationError: a key is none, or the file beside the database cannot be read or written.
+        ConfigurationError: a key is not valid, or the file beside the database cannot be read or written.
 
     Cancellation:
         As if killed.

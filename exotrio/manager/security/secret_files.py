@@ -14,7 +14,7 @@ logger = logging.getLogger("exotrio.manager")
 
 
 def secret_path(db: Path, name: str) -> Path:
-    """Return where ``kept_secret`` keeps it."""
+    """Return the file of a secret beside a database."""
     return db.with_name(f"{db.name}.{name}")
 
 
@@ -44,9 +44,9 @@ def write_secret_file(path: Path, text: str) -> None:
     """
     temporary = path.with_name(path.name + ".new")
     try:
-        # Made anew: the mode of a file that was left there would stay what it is.
+        # Removed first: the mode of a file that a former process left would stay.
         temporary.unlink(missing_ok=True)
-        # Renamed when complete: a crash in between leaves no empty key behind.
+        # Renamed when complete: a crash in between leaves no empty key.
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text + "\n")
             file.flush()
@@ -62,14 +62,14 @@ def write_secret_file(path: Path, text: str) -> None:
 
 
 def _give_to_owner_of(path: Path, temporary: Path) -> None:
-    # An administrator may write it for a server that runs as somebody else.
+    # An administrator may write it for a server that runs as another user.
     owner = path.stat()
     if os.geteuid() == 0:
         os.chown(temporary, owner.st_uid, owner.st_gid)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put the names in a folder on disk: a file whose name got lost with the power is lost too."""
+    """Sync the names in a folder to disk: a file whose name is lost is lost."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -78,16 +78,16 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_secret_file(path: Path, *, own: bool = False) -> str:
-    """Return a file's text without the blanks around it.
+    """Return a file's text without the white space around it.
 
     Args:
         path: The file.
-        own: It is one that we made, so no link, and nobody else's. Else it may be a link, as the secrets
-            of Kubernetes are; its target must not be a file that somebody put into a shared folder.
+        own: Whether we made it: then it is not a link, and ours. Else it may be a link, as the secrets of
+            Kubernetes are; its target must not be a file that another user put into a shared folder.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ConfigurationError: it cannot be read, is empty, or may have been put there by somebody else.
+        ConfigurationError: it cannot be read, is empty, or may have been put there by another user.
     """
     try:
         fd = open_own(path if own else path.resolve(), os.O_RDONLY)
