@@ -2,6 +2,22 @@
 
 ``embedded`` gives a transport for ``Runtime`` and ``StateManager`` in the same process, without a
 socket. ``serve`` listens on a port. ``create_app`` is the ASGI application behind both.
+
+==============  ===================================================================================
+``rules``       what graphs must obey; pure
+``store``       the database: transactions, commits, the engine for SQLite
+``engine``      use cases that write
+``queries``     use cases that read
+``security``    who may come in; keys
+``api``         the HTTP API: v0, native, probes, metrics
+``web``         the dashboard
+``service``     what API and dashboard share: ``open_service``
+``background``  what happens without being asked: leases end, schedules fire, old runs go
+``serving``     ``embedded``, ``serve``
+==============  ===================================================================================
+
+Each may import what stands above it, and ``exotrio._wire``, ``exotrio.graph``, ``exotrio._httpd``; nothing
+here imports ``exotrio._runtime``. From outside import the names below.
 """
 
 from __future__ import annotations

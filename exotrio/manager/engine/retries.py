@@ -18,7 +18,7 @@ from exotrio.manager.engine.states import (
     NewState,
     RunScope,
     add_event,
-    find_state,
+    get_state,
 )
 from exotrio.manager.engine.unites import decide, united_state
 from exotrio.manager.rules.errors import Refused, not_found
@@ -32,9 +32,7 @@ def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str
     A state whose next states could not be created is not run again: the creation is redone from
     its outputs. A united state that could not be built is built anew.
     """
-    state = find_state(tx, namespace, state_id)
-    if state is None:
-        raise not_found(f"there is no state {state_id!r} in namespace {namespace!r}")
+    state = get_state(tx, namespace, state_id)
     if state["status"] not in (ERRORED, NEXT_CREATED_ERROR, PRUNED):
         raise Refused(409, f"only a state that ended badly can be retried; this one is {state['status']}")
     if tx.row(

@@ -18,7 +18,7 @@ from exotrio.manager.engine.states import (
     NewState,
     RunScope,
     add_event,
-    find_state,
+    get_state,
 )
 from exotrio.manager.engine.unites import decide
 from exotrio.manager.rules.errors import Refused, not_found
@@ -156,9 +156,7 @@ def secrets_of(
     Args:
         token: The lease token of the caller. Needed if the state is held under a lease.
     """
-    state = find_state(view, namespace, state_id)
-    if state is None:
-        raise not_found(f"there is no state {state_id!r} in namespace {namespace!r}")
+    state = get_state(view, namespace, state_id)
     if state["status"] != QUEUED:
         raise Refused(400, f"secrets are given only while a state is QUEUED; this one is {state['status']}")
     if state["token"] is not None and token != state["token"]:

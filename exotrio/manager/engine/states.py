@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from exotrio._wire.vocabulary import StateStatus
+from exotrio.manager.rules.errors import not_found
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
@@ -234,3 +235,11 @@ def find_state(view: View, namespace: str, state_id: str) -> Row | None:
         " WHERE states.seq = ? AND nodes.namespace = ?",
         (seq, namespace),
     )
+
+
+def get_state(view: View, namespace: str, state_id: str) -> Row:
+    """Return a state as ``find_state`` does; refuse with 404 if there is none."""
+    state = find_state(view, namespace, state_id)
+    if state is None:
+        raise not_found(f"there is no state {state_id!r} in namespace {namespace!r}")
+    return state

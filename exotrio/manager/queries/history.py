@@ -8,9 +8,8 @@ from typing import Any
 from pydantic_core import from_json
 
 from exotrio._util.times import timestamp
-from exotrio.manager.engine.states import QUEUED, find_state
+from exotrio.manager.engine.states import QUEUED, get_state
 from exotrio.manager.queries.states import detail
-from exotrio.manager.rules.errors import not_found
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 
@@ -24,9 +23,7 @@ def show_history(view: View, namespace: str, state_id: str, now: int) -> dict[st
     Args:
         now: On the monotonic clock, ms: leases end on that.
     """
-    state = find_state(view, namespace, state_id)
-    if state is None:
-        raise not_found(f"there is no state {state_id!r} in namespace {namespace!r}")
+    state = get_state(view, namespace, state_id)
     return {
         **detail(view, state),
         "data": None if state["data"] is None else from_json(state["data"]),

@@ -98,7 +98,7 @@ def _range(view: View, query: StatesQuery, *, bounded: bool) -> tuple[int, int]:
     else:
         given = view.seq(query.before)
         if given is None:
-            raise Refused(422, f"before is {query.before!r}, which is no id of a state here")
+            raise Refused(422, f"before is {query.before!r}, which is not the id of a state here")
         before = given
     floor = max(0, before - WINDOW) if bounded else 0
     # Below the first state there is nothing to look for.
