@@ -66,7 +66,7 @@ class Browser:
 
 
 @dataclass(frozen=True)
-class Announcer:
+class Site:
     """A state manager with its dashboard.
 
     Attributes:
@@ -85,9 +85,9 @@ class Announcer:
 
 
 @asynccontextmanager
-async def open_desk(
+async def open_site(
     *, clock: Callable[[], int] = wall_clock, cors_origins: tuple[str, ...] = ()
-) -> AsyncIterator[Announcer]:
+) -> AsyncIterator[Site]:
     async with open_service(":memory:", clock=clock, settings=NO_SETTINGS) as service:
         dashboard = Dashboard(service, key=KEY)
         app = create_app(
@@ -106,7 +106,7 @@ async def open_desk(
         ):
             browser = Browser(signed_in)
             assert (await browser.sign_in()).status_code == 303
-            yield Announcer(service, dashboard, app, Api(client, NAMESPACE), browser, Browser(other))
+            yield Site(service, dashboard, app, Api(client, NAMESPACE), browser, Browser(other))
 
 
 async def failed_run(api: Api, error: str = "it broke") -> tuple[Flow, str]:

@@ -11,7 +11,7 @@ import trio
 from exotrio.manager.security.access import MAX_DELAY, TRIES
 from exotrio.manager.web.guard import FORM_TIME, MAX_SIGN_IN_FORM, local_path
 from exotrio.manager.web.sessions import IDLE, LINK_LASTS, MAX_AGE, Sessions
-from tests.support.web import HOST, KEY, ORIGIN, failed_run, open_desk
+from tests.support.web import HOST, KEY, ORIGIN, failed_run, open_site
 
 FORM = {"origin": ORIGIN, "content-type": "application/x-www-form-urlencoded"}
 PAGES = ("/", "/ns/shop", "/ns/shop/runs", "/ns/shop/graphs", "/ns/shop/nodes", "/ns/shop/runtimes")
@@ -21,78 +21,78 @@ PAGES = ("/", "/ns/shop", "/ns/shop/runs", "/ns/shop/graphs", "/ns/shop/nodes", 
 
 
 async def test_the_key_opens_a_session_whose_cookie_is_not_the_key() -> None:
-    async with open_desk() as desk:
-        answer = await desk.stranger.sign_in()
+    async with open_site() as site:
+        answer = await site.stranger.sign_in()
         cookie = answer.headers["set-cookie"]
         assert answer.headers["location"] == "/"
         assert KEY not in cookie
         for attribute in ("HttpOnly", "SameSite=strict", "Path=/", "Max-Age=43200"):
             assert attribute in cookie
         assert "Secure" not in cookie
-        await desk.stranger.page("/ns/shop")
+        await site.stranger.page("/ns/shop")
 
 
 async def test_over_https_the_cookie_is_secure() -> None:
-    async with open_desk() as desk:
-        answer = await desk.stranger.post("/sign-in", {"key": KEY}, origin=f"https://{HOST}")
+    async with open_site() as site:
+        answer = await site.stranger.post("/sign-in", {"key": KEY}, origin=f"https://{HOST}")
         assert "Secure" in answer.headers["set-cookie"]
 
 
 @pytest.mark.parametrize("key", ["", KEY[:-1], KEY + "x", KEY.upper(), "ümläut\ud7ff"])
 async def test_a_wrong_key_opens_nothing(key: str) -> None:
-    async with open_desk() as desk:
-        answer = await desk.stranger.sign_in(key)
+    async with open_site() as site:
+        answer = await site.stranger.sign_in(key)
         assert answer.status_code == 401
         assert "set-cookie" not in answer.headers
         assert "That is not the key." in answer.text
 
 
 async def test_who_is_not_signed_in_is_asked_to_and_comes_back_to_where_they_wanted() -> None:
-    async with open_desk() as desk:
+    async with open_site() as site:
         for path in PAGES:
-            answer = await desk.stranger.get(path)
+            answer = await site.stranger.get(path)
             assert (answer.status_code, answer.text) == (303, "")
             assert answer.headers["location"].startswith("/sign-in")
         wanted = "/ns/shop/runs?status=failed&text=a%26b"
-        answer = await desk.stranger.get(wanted)
-        form = await desk.stranger.page(answer.headers["location"])
+        answer = await site.stranger.get(wanted)
+        form = await site.stranger.page(answer.headers["location"])
         assert 'name="to" value="/ns/shop/runs?status=failed&amp;text=a%26b"' in form
-        assert (await desk.stranger.sign_in(to=wanted)).headers["location"] == wanted
+        assert (await site.stranger.sign_in(to=wanted)).headers["location"] == wanted
 
 
 async def test_strangers_do_not_learn_what_exists() -> None:
-    async with open_desk() as desk:
-        flow, state = await failed_run(desk.api)
-        known = await desk.stranger.get(f"/ns/shop/runs/{flow.run_id}")
-        unknown = await desk.stranger.get("/ns/shop/nothing")
+    async with open_site() as site:
+        flow, state = await failed_run(site.api)
+        known = await site.stranger.get(f"/ns/shop/runs/{flow.run_id}")
+        unknown = await site.stranger.get("/ns/shop/nothing")
         assert known.status_code == unknown.status_code == 303
         for path in (f"/live/ns/shop/runs/{flow.run_id}", "/live/ns/shop"):
-            assert (await desk.stranger.get(path)).status_code == 401
-        asked = await desk.stranger.get(f"/ns/shop/states/{state}", headers={"x-fragments": "state"})
+            assert (await site.stranger.get(path)).status_code == 401
+        asked = await site.stranger.get(f"/ns/shop/states/{state}", headers={"x-fragments": "state"})
         assert (asked.status_code, asked.text) == (401, "signed out")
         assert asked.headers["content-type"] == "text/plain; charset=utf-8"
 
 
 async def test_signing_out_ends_the_session_on_the_server() -> None:
-    async with open_desk() as desk:
-        kept = "; ".join(f"{name}={value}" for name, value in desk.browser.client.cookies.items())
-        answer = await desk.browser.post("/sign-out")
+    async with open_site() as site:
+        kept = "; ".join(f"{name}={value}" for name, value in site.browser.client.cookies.items())
+        answer = await site.browser.post("/sign-out")
         assert answer.headers["location"] == "/sign-in"
-        again = await desk.browser.get("/ns/shop", headers={"cookie": kept})
+        again = await site.browser.get("/ns/shop", headers={"cookie": kept})
         assert again.status_code == 303
 
 
 async def test_the_cookie_opens_the_dashboard_only_and_the_key_the_api_only() -> None:
-    async with open_desk() as desk:
+    async with open_site() as site:
         for path in ("/v0/namespaces", "/exotrio/v1"):
-            assert (await desk.browser.get(path)).status_code == 401
-        answer = await desk.stranger.get("/ns/shop", headers={"x-api-key": KEY})
+            assert (await site.browser.get(path)).status_code == 401
+        answer = await site.stranger.get("/ns/shop", headers={"x-api-key": KEY})
         assert answer.status_code == 303
 
 
 async def test_two_state_managers_on_one_machine_do_not_share_a_cookie() -> None:
-    async with open_desk() as desk:
-        answer = await desk.stranger.client.post(
+    async with open_site() as site:
+        answer = await site.stranger.client.post(
             "/sign-in",
             data={"key": KEY},
             headers={"origin": "http://localhost:9000", "host": "localhost:9000"},
@@ -155,29 +155,29 @@ async def test_a_link_works_once_and_for_some_minutes(autojump_clock: Any) -> No
 
 
 async def test_a_link_signs_a_browser_in() -> None:
-    async with open_desk() as desk:
-        link = desk.dashboard.sign_in_link(ORIGIN)
+    async with open_site() as site:
+        link = site.dashboard.sign_in_link(ORIGIN)
         path = link.removeprefix(ORIGIN)
-        looked = await desk.stranger.client.head(path)
+        looked = await site.stranger.client.head(path)
         assert "set-cookie" not in looked.headers, "who only looks at a link does not use it up"
-        answer = await desk.stranger.get(path)
+        answer = await site.stranger.get(path)
         assert 'http-equiv="refresh" content="0; url=/"' in answer.text
-        await desk.stranger.page("/ns/shop")
-        desk.stranger.client.cookies.clear()
-        assert (await desk.stranger.get(path)).status_code == 401
+        await site.stranger.page("/ns/shop")
+        site.stranger.client.cookies.clear()
+        assert (await site.stranger.get(path)).status_code == 401
 
 
 async def test_who_guesses_is_slowed_down_and_the_right_key_is_not(autojump_clock: Any) -> None:
-    async with open_desk() as desk:
+    async with open_site() as site:
         for number in range(TRIES):
-            assert (await desk.stranger.sign_in(f"guess {number}")).status_code == 401
+            assert (await site.stranger.sign_in(f"guess {number}")).status_code == 401
         began = trio.current_time()
-        answer = await desk.stranger.sign_in("guess")
+        answer = await site.stranger.sign_in("guess")
         assert trio.current_time() - began == pytest.approx(MAX_DELAY)
         assert answer.status_code == 401
         assert "Many wrong keys came from your address" in answer.text
         began = trio.current_time()
-        assert (await desk.stranger.sign_in(KEY)).status_code == 303
+        assert (await site.stranger.sign_in(KEY)).status_code == 303
         assert trio.current_time() == began
 
 
@@ -195,22 +195,22 @@ async def test_of_a_stranger_s_form_no_more_is_read_than_a_key_needs(announced: 
 
     headers = {**FORM, "host": HOST, **({"content-length": "1000000"} if announced else {})}
     scope = {"type": "http", "method": "POST", "path": "/sign-in", "query_string": b"", "root_path": ""}
-    async with open_desk() as desk:
+    async with open_site() as site:
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await desk.app({**scope, "headers": raw}, receive, send)
+        await site.app({**scope, "headers": raw}, receive, send)
     assert statuses[0] == 413
     assert read <= (0 if announced else MAX_SIGN_IN_FORM + 1_000)
 
 
 async def test_a_form_that_trickles_is_refused(autojump_clock: Any) -> None:
-    async with open_desk() as desk:
+    async with open_site() as site:
 
         async def trickling() -> AsyncIterator[bytes]:
             while True:
                 yield b"x"
                 await trio.sleep(1)
 
-        for browser, path in ((desk.stranger, "/sign-in"), (desk.browser, "/ns/shop/runs/change")):
+        for browser, path in ((site.stranger, "/sign-in"), (site.browser, "/ns/shop/runs/change")):
             began = trio.current_time()
             answer = await browser.client.post(path, content=trickling(), headers=FORM)
             assert answer.status_code == 408
@@ -233,8 +233,8 @@ async def test_a_form_that_trickles_is_refused(autojump_clock: Any) -> None:
     ],
 )
 async def test_a_form_from_elsewhere_changes_nothing(origin: str | None) -> None:
-    async with open_desk() as desk:
-        flow, state = await failed_run(desk.api)
+    async with open_site() as site:
+        flow, state = await failed_run(site.api)
         for path in (
             f"/ns/shop/runs/{flow.run_id}/retry",
             f"/ns/shop/runs/{flow.run_id}/again",
@@ -245,46 +245,46 @@ async def test_a_form_from_elsewhere_changes_nothing(origin: str | None) -> None
             "/sign-out",
             "/sign-in",
         ):
-            answer = await desk.browser.post(path, {"key": KEY}, origin=origin)
+            answer = await site.browser.post(path, {"key": KEY}, origin=origin)
             assert answer.status_code == 403, path
-        await desk.browser.page("/ns/shop")
+        await site.browser.page("/ns/shop")
         assert await flow.status(state) == "ERRORED"
 
 
 async def test_a_form_of_somebody_who_is_signed_out_changes_nothing() -> None:
-    async with open_desk() as desk:
-        _, state = await failed_run(desk.api)
-        answer = await desk.stranger.post(f"/ns/shop/states/{state}/retry")
+    async with open_site() as site:
+        _, state = await failed_run(site.api)
+        answer = await site.stranger.post(f"/ns/shop/states/{state}/retry")
         assert answer.headers["location"].startswith("/sign-in")
 
 
 @pytest.mark.parametrize("path", ["/", "/sign-in", "/ns/shop", "/live/ns/shop", "/static/x/style.css"])
 async def test_a_host_that_is_not_served_gets_nothing(path: str) -> None:
-    async with open_desk() as desk:
-        assert (await desk.browser.get(path, headers={"host": "evil.example"})).status_code == 421
+    async with open_site() as site:
+        assert (await site.browser.get(path, headers={"host": "evil.example"})).status_code == 421
 
 
 async def test_links_change_nothing() -> None:
-    async with open_desk() as desk:
-        flow, _ = await failed_run(desk.api)
-        assert (await desk.browser.get(f"/ns/shop/runs/{flow.run_id}/retry")).status_code == 405
-        assert (await desk.browser.get("/sign-out")).status_code == 405
+    async with open_site() as site:
+        flow, _ = await failed_run(site.api)
+        assert (await site.browser.get(f"/ns/shop/runs/{flow.run_id}/retry")).status_code == 405
+        assert (await site.browser.get("/sign-out")).status_code == 405
 
 
 async def test_origins_that_may_call_the_api_cannot_read_the_dashboard() -> None:
     other = "http://localhost:3000"
-    async with open_desk(cors_origins=(other,)) as desk:
-        api = await desk.browser.get("/health", headers={"origin": other})
+    async with open_site(cors_origins=(other,)) as site:
+        api = await site.browser.get("/health", headers={"origin": other})
         assert api.headers["access-control-allow-origin"] == other
-        page = await desk.browser.get("/ns/shop", headers={"origin": other})
+        page = await site.browser.get("/ns/shop", headers={"origin": other})
         assert page.status_code == 200
         assert "access-control-allow-origin" not in page.headers
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/sign-in", "/ns/shop/absent", "/sign-out"])
 async def test_every_answer_has_the_strict_policy_and_is_not_kept(path: str) -> None:
-    async with open_desk() as desk:
-        headers = (await desk.browser.get(path)).headers
+    async with open_site() as site:
+        headers = (await site.browser.get(path)).headers
         policy = headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
         assert "unsafe" not in policy
@@ -294,14 +294,14 @@ async def test_every_answer_has_the_strict_policy_and_is_not_kept(path: str) -> 
 
 
 async def test_files_need_no_session_and_are_kept_for_good_under_their_names() -> None:
-    async with open_desk() as desk:
-        form = await desk.stranger.page("/sign-in")
+    async with open_site() as site:
+        form = await site.stranger.page("/sign-in")
         path = form.partition('rel="stylesheet" href="')[2].partition('"')[0]
-        answer = await desk.stranger.get(path)
+        answer = await site.stranger.get(path)
         assert answer.headers["content-type"] == "text/css; charset=utf-8"
         assert "immutable" in answer.headers["cache-control"]
-        old = await desk.stranger.get("/static/0/live.js")
+        old = await site.stranger.get("/static/0/live.js")
         assert old.headers["cache-control"] == "no-cache"
         assert KEY not in old.text + answer.text
         for name in ("absent.css", "..%2f_guard.py", ".."):
-            assert (await desk.stranger.get(f"/static/0/{name}")).status_code in (303, 404)
+            assert (await site.stranger.get(f"/static/0/{name}")).status_code in (303, 404)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, ok, place
-from tests.support.web import SCRIPT, Browser, failed_run, open_desk, text_of
+from tests.support.web import SCRIPT, Browser, failed_run, open_site, text_of
 
 
 def runs_in(html: str) -> list[str]:
@@ -17,115 +17,115 @@ def runs_in(html: str) -> list[str]:
 
 
 async def test_a_failed_state_is_retried_and_its_new_attempt_shown() -> None:
-    async with open_desk() as desk:
-        flow, state = await failed_run(desk.api)
-        html = await desk.browser.do(f"/ns/shop/states/{state}/retry")
+    async with open_site() as site:
+        flow, state = await failed_run(site.api)
+        html = await site.browser.do(f"/ns/shop/states/{state}/retry")
         assert "This is its new attempt" in html
         assert "waiting" in html
         assert await flow.status(state) == "RETRY_CREATED"
-        assert "This is its new attempt" not in await desk.browser.page("/ns/shop"), "said once"
+        assert "This is its new attempt" not in await site.browser.page("/ns/shop"), "said once"
 
 
 async def test_all_failed_states_of_a_run_are_retried() -> None:
-    async with open_desk() as desk:
-        flow, state = await failed_run(desk.api)
-        assert "1 failed state will run again." in await desk.browser.do(f"/ns/shop/runs/{flow.run_id}/retry")
+    async with open_site() as site:
+        flow, state = await failed_run(site.api)
+        assert "1 failed state will run again." in await site.browser.do(f"/ns/shop/runs/{flow.run_id}/retry")
         assert await flow.status(state) == "RETRY_CREATED"
-        again = await desk.browser.post(f"/ns/shop/runs/{flow.run_id}/retry")
+        again = await site.browser.post(f"/ns/shop/runs/{flow.run_id}/retry")
         assert again.status_code == 409
         assert "has no failed states" in again.text
 
 
 async def test_a_run_is_cancelled() -> None:
-    async with open_desk() as desk:
-        flow = await Flow.start(desk.api, place("work"))
-        html = await desk.browser.do(f"/ns/shop/runs/{flow.run_id}/cancel")
+    async with open_site() as site:
+        flow = await Flow.start(site.api, place("work"))
+        html = await site.browser.do(f"/ns/shop/runs/{flow.run_id}/cancel")
         assert "The run was cancelled." in html
         assert "cancelled</span>" in html
         await flow.none_ready("work")
 
 
 async def test_ticked_runs_are_changed_as_far_as_each_can_be() -> None:
-    async with open_desk() as desk:
-        failed, _ = await failed_run(desk.api)
-        flow = await Flow.deploy(desk.api, place("work"))
+    async with open_site() as site:
+        failed, _ = await failed_run(site.api)
+        flow = await Flow.deploy(site.api, place("work"))
         waiting = [await flow.trigger() for _ in range(2)]
         chosen = {"run": [failed.run_id, *waiting], "do": "cancel", "graph": "", "status": "running"}
-        html = text_of(await desk.browser.do("/ns/shop/runs/change", chosen))
+        html = text_of(await site.browser.do("/ns/shop/runs/change", chosen))
         assert "2 runs cancelled. 1 could not be: the run" in html
         assert "<option selected>running</option>" in html, "the filters stay"
-        said = await desk.browser.do("/ns/shop/runs/change", {"run": [failed.run_id], "do": "retry"})
+        said = await site.browser.do("/ns/shop/runs/change", {"run": [failed.run_id], "do": "retry"})
         assert "1 run retried." in said
-        assert "No run was ticked" in await desk.browser.do("/ns/shop/runs/change", {"do": "retry"})
-        assert (await desk.browser.post("/ns/shop/runs/change", {"do": "delete"})).status_code == 400
+        assert "No run was ticked" in await site.browser.do("/ns/shop/runs/change", {"do": "retry"})
+        assert (await site.browser.post("/ns/shop/runs/change", {"do": "delete"})).status_code == 400
 
 
 async def test_a_run_is_started_from_the_form_of_its_graph() -> None:
-    async with open_desk() as desk:
+    async with open_site() as site:
         flow = await Flow.deploy(
-            desk.api,
+            site.api,
             place("root", inputs={"a": "from the graph", "b": "${{ store.key }}"}),
             store_config={"required_keys": ["must"], "default_values": {"key": "default"}},
             retry_policy=NO_RETRY,
         )
-        form = text_of(await desk.browser.page("/ns/shop/graphs/graph"))
+        form = text_of(await site.browser.page("/ns/shop/graphs/graph"))
         for name in ("input.a", "input.b", "store.must", "store.key", "request_id"):
             assert f'name="{name}"' in form
         given = {"request_id": str(uuid4()), "input.a": SCRIPT, "store.must": "1", "store.key": "x\r\ny"}
-        html = await desk.browser.do("/ns/shop/graphs/graph/trigger", given)
+        html = await site.browser.do("/ns/shop/graphs/graph/trigger", given)
         assert "The run was started." in html
         assert SCRIPT not in html
-        await desk.browser.do("/ns/shop/graphs/graph/trigger", given)
-        assert len(runs_in(await desk.browser.page("/ns/shop/runs"))) == 1, "sent twice, it starts once"
+        await site.browser.do("/ns/shop/graphs/graph/trigger", given)
+        assert len(runs_in(await site.browser.page("/ns/shop/runs"))) == 1, "sent twice, it starts once"
         (state,) = await flow.take("root")
         assert state["inputs"] == {"a": SCRIPT, "b": "x\ny"}
 
 
 async def test_an_empty_text_can_be_given_and_what_is_left_empty_stays() -> None:
-    async with open_desk() as desk:
-        flow = await Flow.deploy(desk.api, place("root", inputs={"a": "kept", "b": "replaced"}))
+    async with open_site() as site:
+        flow = await Flow.deploy(site.api, place("root", inputs={"a": "kept", "b": "replaced"}))
         fields = {"input.a": "", "input.b": "", "empty.input.b": "on"}
-        await desk.browser.do("/ns/shop/graphs/graph/trigger", fields)
+        await site.browser.do("/ns/shop/graphs/graph/trigger", fields)
         (state,) = await flow.take("root")
         assert state["inputs"] == {"a": "kept", "b": ""}
 
 
 async def test_what_the_form_lacks_is_said() -> None:
-    async with open_desk() as desk:
-        await Flow.deploy(desk.api, place("root"), store_config={"required_keys": ["must"]})
-        answer = await desk.browser.post("/ns/shop/graphs/graph/trigger")
+    async with open_site() as site:
+        await Flow.deploy(site.api, place("root"), store_config={"required_keys": ["must"]})
+        answer = await site.browser.post("/ns/shop/graphs/graph/trigger")
         assert answer.status_code == 400
         assert "The store lacks required keys: must." in answer.text
         for delay in ("soon", "-1", "nan", "1e99"):
-            answer = await desk.browser.post("/ns/shop/graphs/graph/trigger", {"delay": delay})
+            answer = await site.browser.post("/ns/shop/graphs/graph/trigger", {"delay": delay})
             assert answer.status_code == 400
             assert "The delay is" in answer.text
-        assert (await desk.browser.post("/ns/shop/graphs/absent/trigger")).status_code == 404
+        assert (await site.browser.post("/ns/shop/graphs/absent/trigger")).status_code == 404
 
 
 async def test_a_run_is_started_again_with_the_same_inputs_and_store() -> None:
-    async with open_desk() as desk:
+    async with open_site() as site:
         flow = await Flow.deploy(
-            desk.api,
+            site.api,
             place("root", inputs={"a": "x", "b": "${{ store.key }}"}),
             store_config={"default_values": {"key": "default"}},
         )
         await flow.trigger(inputs={"a": SCRIPT}, store={"key": "given"})
         (first,) = await flow.take("root")
-        html = await desk.browser.do(f"/ns/shop/runs/{flow.run_id}/again")
+        html = await site.browser.do(f"/ns/shop/runs/{flow.run_id}/again")
         assert "A new run with the same inputs and store was started." in html
         (second,) = await flow.take("root")
         assert second["inputs"] == first["inputs"] == {"a": SCRIPT, "b": "given"}
 
 
 async def test_a_runtime_is_asked_to_drain_with_its_next_heartbeat() -> None:
-    async with open_desk() as desk:
+    async with open_site() as site:
         beat = {"worker_id": "a/b", "runtime": "R", "phase": "running"}
-        ok(await desk.api.native("POST", "heartbeat", json=beat))
-        assert "asked to drain" in await desk.browser.do("/ns/shop/runtimes/drain", {"worker": "a/b"})
-        assert "asked to drain" in await desk.browser.page("/ns/shop/runtimes")
-        assert ok(await desk.api.native("POST", "heartbeat", json=beat))["commands"] == ["drain"]
-        assert (await desk.browser.post("/ns/shop/runtimes/drain", {"worker": "x"})).status_code == 404
+        ok(await site.api.native("POST", "heartbeat", json=beat))
+        assert "asked to drain" in await site.browser.do("/ns/shop/runtimes/drain", {"worker": "a/b"})
+        assert "asked to drain" in await site.browser.page("/ns/shop/runtimes")
+        assert ok(await site.api.native("POST", "heartbeat", json=beat))["commands"] == ["drain"]
+        assert (await site.browser.post("/ns/shop/runtimes/drain", {"worker": "x"})).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -133,13 +133,13 @@ async def test_a_runtime_is_asked_to_drain_with_its_next_heartbeat() -> None:
     [f"/ns/shop/states/{UNKNOWN_ID}/retry", f"/ns/shop/runs/{UNKNOWN_RUN}/cancel", "/ns/shop/runs/x/again"],
 )
 async def test_what_is_not_there_cannot_be_changed(path: str) -> None:
-    async with open_desk() as desk:
-        await failed_run(desk.api)
-        assert (await desk.browser.post(path)).status_code == 404
+    async with open_site() as site:
+        await failed_run(site.api)
+        assert (await site.browser.post(path)).status_code == 404
 
 
 async def test_what_is_no_form_or_too_large_is_refused() -> None:
-    async with open_desk() as desk:
+    async with open_site() as site:
         path = "/ns/shop/runs/change"
 
         async def send(browser: Browser, content: bytes, kind: str) -> int:
@@ -147,26 +147,26 @@ async def test_what_is_no_form_or_too_large_is_refused() -> None:
             return (await browser.client.post(path, content=content, headers=headers)).status_code
 
         form = "application/x-www-form-urlencoded"
-        assert await send(desk.browser, b"{}", "application/json") == 415
-        assert await send(desk.browser, b"a=%FF", form) == 400
-        assert await send(desk.browser, b"\xff", form) == 400
-        assert await send(desk.browser, b"a=1&" * 3_000, form) == 400
-        assert await send(desk.browser, b"a" * (1024 * 1024 + 1), form) == 413
+        assert await send(site.browser, b"{}", "application/json") == 415
+        assert await send(site.browser, b"a=%FF", form) == 400
+        assert await send(site.browser, b"\xff", form) == 400
+        assert await send(site.browser, b"a=1&" * 3_000, form) == 400
+        assert await send(site.browser, b"a" * (1024 * 1024 + 1), form) == 413
 
 
 async def test_the_task_tree_of_a_runtime_is_asked_for_and_shown() -> None:
-    async with open_desk() as desk:
+    async with open_site() as site:
         beat = {"worker_id": "w", "runtime": "R", "phase": "running"}
-        ok(await desk.api.native("POST", "heartbeat", json=beat))
-        refused = await desk.browser.post("/ns/shop/runtimes/tasks", {"worker": "w"})
+        ok(await site.api.native("POST", "heartbeat", json=beat))
+        refused = await site.browser.post("/ns/shop/runtimes/tasks", {"worker": "w"})
         assert refused.status_code == 409
         assert "--health-tasks" in refused.text
         beat["shows_tasks"] = True  # type: ignore[assignment]
-        ok(await desk.api.native("POST", "heartbeat", json=beat))
-        assert "Requested" in await desk.browser.do("/ns/shop/runtimes/tasks", {"worker": "w"})
-        assert ok(await desk.api.native("POST", "heartbeat", json=beat))["commands"] == ["tasks"]
-        ok(await desk.api.native("POST", "heartbeat", json={**beat, "tasks": f"main\n  {SCRIPT}"}))
-        html = await desk.browser.page("/ns/shop/runtimes")
+        ok(await site.api.native("POST", "heartbeat", json=beat))
+        assert "Requested" in await site.browser.do("/ns/shop/runtimes/tasks", {"worker": "w"})
+        assert ok(await site.api.native("POST", "heartbeat", json=beat))["commands"] == ["tasks"]
+        ok(await site.api.native("POST", "heartbeat", json={**beat, "tasks": f"main\n  {SCRIPT}"}))
+        html = await site.browser.page("/ns/shop/runtimes")
         assert f"main\n  {SCRIPT}" in text_of(html)
         assert "<script>alert" not in html
-        assert (await desk.browser.post("/ns/shop/runtimes/tasks", {"worker": "x"})).status_code == 404
+        assert (await site.browser.post("/ns/shop/runtimes/tasks", {"worker": "x"})).status_code == 404

@@ -19,7 +19,7 @@ from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, UNKNOWN_RUN, SettableClock, ok, place, refused
 from tests.support.manager import open_manager
-from tests.support.web import NAMESPACE, SCRIPT, failed_run, open_desk, text_of
+from tests.support.web import NAMESPACE, SCRIPT, failed_run, open_site, text_of
 
 SECRET = 'pass"word\\of-nobody'
 TRACE = """Traceback (most recent call last):
@@ -268,17 +268,17 @@ async def test_what_is_not_there_is_not_exported() -> None:
 
 
 async def test_the_page_of_a_run_offers_the_file() -> None:
-    async with open_desk() as desk:
-        flow, _ = await failed_run(desk.api)
+    async with open_site() as site:
+        flow, _ = await failed_run(site.api)
         path = f"/ns/{NAMESPACE}/runs/{flow.run_id}/export"
-        assert f'href="{path}" download' in await desk.browser.page(f"/ns/{NAMESPACE}/runs/{flow.run_id}")
-        response = await desk.browser.get(path)
+        assert f'href="{path}" download' in await site.browser.page(f"/ns/{NAMESPACE}/runs/{flow.run_id}")
+        response = await site.browser.get(path)
         assert response.status_code == 200
         assert response.headers["content-disposition"] == f'attachment; filename="run-{flow.run_id[:8]}.html"'
         assert "What failed" in response.text
-        stranger = await desk.stranger.get(path)
+        stranger = await site.stranger.get(path)
         assert (stranger.status_code, stranger.headers["location"].partition("?")[0]) == (303, "/sign-in")
-        await desk.browser.page(f"/ns/{NAMESPACE}/runs/{UNKNOWN_RUN}/export", 404)
+        await site.browser.page(f"/ns/{NAMESPACE}/runs/{UNKNOWN_RUN}/export", 404)
 
 
 # -- which errors are alike

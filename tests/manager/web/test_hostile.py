@@ -13,7 +13,7 @@ from exotrio.manager.web.page import templates
 from tests.contract.api import Api
 from tests.support.helpers import NO_RETRY, UNKNOWN_RUN, SettableClock, declare, ok
 from tests.support.manager import tallied
-from tests.support.web import Announcer, open_desk
+from tests.support.web import Site, open_site
 
 TEMPLATES = Path(exotrio.manager.web.__file__).parent / "templates"
 
@@ -35,9 +35,9 @@ def schema(name: str, kind: str) -> dict[str, object]:
     return {"type": "object", "title": hostile("schema"), "properties": {name: about}}
 
 
-async def fill(desk: Announcer, clock: SettableClock) -> dict[str, str]:
+async def fill(site: Site, clock: SettableClock) -> dict[str, str]:
     """Fill in all there is; return path to HTML of every page about it."""
-    api = Api(desk.api.client, NAMESPACE)
+    api = Api(site.api.client, NAMESPACE)
     nodes = [
         {
             **declare(name, secrets=[SECRET]),
@@ -113,8 +113,8 @@ async def fill(desk: Announcer, clock: SettableClock) -> dict[str, str]:
     waiting = ok(await api.trigger("alone", store={KEY: ""}))["run_id"]
     (unoffered,) = (node["id"] for node in ok(await api.run_graph(waiting))["nodes"])
     ok(await api.claim([hostile("asked")], 1))
-    await tallied(desk.service, clock)
-    browser, here = desk.browser, f"/ns/{quote(NAMESPACE, safe='')}"
+    await tallied(site.service, clock)
+    browser, here = site.browser, f"/ns/{quote(NAMESPACE, safe='')}"
     pages = {
         "": 200,
         "/runs": 200,
@@ -144,7 +144,7 @@ async def fill(desk: Announcer, clock: SettableClock) -> dict[str, str]:
     found["without values"] = (
         await api.native("GET", f"run/{failed}/export", params={"values": "false"})
     ).text
-    await desk.service.store.write(lambda tx: tx.execute("UPDATE secrets SET value = 'unreadable'"))
+    await site.service.store.write(lambda tx: tx.execute("UPDATE secrets SET value = 'unreadable'"))
     found["unreadable secrets"] = (await api.native("GET", f"run/{failed}/export")).text
     # What a form says is shown by the page that follows it.
     form = {"worker": WORKER}
@@ -152,7 +152,7 @@ async def fill(desk: Announcer, clock: SettableClock) -> dict[str, str]:
     found["retry"] = await browser.do(f"{here}/runs/{failed}/retry")
     found["change"] = await browser.do(f"{here}/runs/change", {"run": hostile("run"), "do": "retry"})
     to = quote(f"/x{hostile('to')}".replace(" ", ""), safe="")
-    found["sign in"] = (await desk.stranger.get(f"/sign-in?to={to}")).text
+    found["sign in"] = (await site.stranger.get(f"/sign-in?to={to}")).text
     found["welcome"] = (await browser.get(f"/sign-in?link=x&to={to}")).text
     return found
 
@@ -178,8 +178,8 @@ SHOWN = (
 
 async def test_whatever_users_and_workers_fill_in_is_text_on_every_page() -> None:
     clock = SettableClock()
-    async with open_desk(clock=clock) as desk:
-        pages = await fill(desk, clock)
+    async with open_site(clock=clock) as site:
+        pages = await fill(site, clock)
     for path, html in pages.items():
         assert not re.search("<hostile", html), f"{path}: {html[html.index('<hostile') - 200 :][:500]}"
         assert not re.search(r"&amp;amp;amp;", html), f"{path}: escaped twice"

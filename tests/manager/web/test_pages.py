@@ -14,14 +14,14 @@ from tests.contract.flow import Flow
 from tests.contract.native import claim_one, report
 from tests.support.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, SettableClock, declare, ok, place
 from tests.support.manager import tallied
-from tests.support.web import KEY, SCRIPT, Announcer, failed_run, open_desk, text_of
+from tests.support.web import KEY, SCRIPT, Site, failed_run, open_site, text_of
 
 LISTS = ("", "/runs", "/graphs", "/nodes", "/runtimes")
 
 
-async def every_page(desk: Announcer) -> dict[str, str]:
+async def every_page(site: Site) -> dict[str, str]:
     """Return path to HTML of all pages about a failed run."""
-    flow, state = await failed_run(desk.api, error=f"Traceback\nValueError: {SCRIPT}")
+    flow, state = await failed_run(site.api, error=f"Traceback\nValueError: {SCRIPT}")
     paths = [
         *(f"/ns/shop{path}" for path in LISTS),
         f"/ns/shop/runs/{flow.run_id}",
@@ -30,29 +30,29 @@ async def every_page(desk: Announcer) -> dict[str, str]:
         "/ns/shop/graphs/orders",
         "/ns/shop/nodes/Node_second",
     ]
-    return {path: await desk.browser.page(path) for path in paths}
+    return {path: await site.browser.page(path) for path in paths}
 
 
 @pytest.mark.parametrize("path", LISTS)
 async def test_a_page_with_nothing_to_show_says_what_to_do(path: str) -> None:
-    async with open_desk() as desk:
-        html = await desk.browser.page(f"/ns/nobody-has-this{path}")
+    async with open_site() as site:
+        html = await site.browser.page(f"/ns/nobody-has-this{path}")
         assert 'class="quiet empty"' in html
 
 
 async def test_the_start_leads_to_the_namespace_of_the_newest_run() -> None:
-    async with open_desk() as desk:
-        assert (await desk.browser.get("/")).headers["location"] == "/ns/default"
-        ok(await desk.api.elsewhere("a/b?c".replace("/", "-")).register([declare("N")]))
-        assert (await desk.browser.get("/")).headers["location"] == "/ns/a-b%3Fc"
-        await failed_run(desk.api)
-        assert (await desk.browser.get("/")).headers["location"] == "/ns/shop"
-        assert 'href="/ns/a-b%3Fc"' in await desk.browser.page("/ns/shop")
+    async with open_site() as site:
+        assert (await site.browser.get("/")).headers["location"] == "/ns/default"
+        ok(await site.api.elsewhere("a/b?c".replace("/", "-")).register([declare("N")]))
+        assert (await site.browser.get("/")).headers["location"] == "/ns/a-b%3Fc"
+        await failed_run(site.api)
+        assert (await site.browser.get("/")).headers["location"] == "/ns/shop"
+        assert 'href="/ns/a-b%3Fc"' in await site.browser.page("/ns/shop")
 
 
 async def test_nothing_of_users_becomes_markup_and_no_page_holds_the_key() -> None:
-    async with open_desk() as desk:
-        for path, html in (await every_page(desk)).items():
+    async with open_site() as site:
+        for path, html in (await every_page(site)).items():
             assert "<script>alert" not in html, path
             assert not re.search(r"\son\w+=|\sstyle=|<style|javascript:", html), (
                 f"{path}: inline code or style"
@@ -64,8 +64,8 @@ async def test_nothing_of_users_becomes_markup_and_no_page_holds_the_key() -> No
 
 
 async def test_every_page_can_be_used_by_keyboard_and_read_aloud() -> None:
-    async with open_desk() as desk:
-        for path, html in (await every_page(desk)).items():
+    async with open_site() as site:
+        for path, html in (await every_page(site)).items():
             assert '<html lang="en">' in html
             assert '<a class="skip" href="#main">' in html
             assert '<main id="main"' in html
@@ -99,52 +99,52 @@ def _is_within_label(html: str, control: str) -> bool:
     ],
 )
 async def test_what_is_not_there_is_a_page_that_says_so(path: str) -> None:
-    async with open_desk() as desk:
-        await failed_run(desk.api)
-        html = await desk.browser.page(f"/ns/shop{path}", 404)
+    async with open_site() as site:
+        await failed_run(site.api)
+        html = await site.browser.page(f"/ns/shop{path}", 404)
         assert "Not found" in html
-        live = await desk.browser.get(f"/ns/shop{path}", headers={"x-fragments": "list"})
+        live = await site.browser.get(f"/ns/shop{path}", headers={"x-fragments": "list"})
         assert live.status_code == 404
 
 
 async def test_what_is_of_another_namespace_is_not_there() -> None:
-    async with open_desk() as desk:
-        flow, state = await failed_run(desk.api)
-        ok(await desk.api.elsewhere("other").register([declare("N")]))
-        await desk.browser.page(f"/ns/other/runs/{flow.run_id}", 404)
-        await desk.browser.page(f"/ns/other/states/{state}", 404)
+    async with open_site() as site:
+        flow, state = await failed_run(site.api)
+        ok(await site.api.elsewhere("other").register([declare("N")]))
+        await site.browser.page(f"/ns/other/runs/{flow.run_id}", 404)
+        await site.browser.page(f"/ns/other/states/{state}", 404)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.folder)
 async def test_a_fragment_alone_is_the_fragment_of_the_page(page: object) -> None:
     clock = SettableClock()
-    async with open_desk(clock=clock) as desk:
-        flow, state = await failed_run(desk.api)
+    async with open_site(clock=clock) as site:
+        flow, state = await failed_run(site.api)
         path = page.path.format(  # type: ignore[attr-defined]
             namespace="shop", run_id=flow.run_id, state_id=state, graph="orders", node="Node_first"
         )
-        html = await desk.browser.page(path)
+        html = await site.browser.page(path)
         for name in page.fragments:  # type: ignore[attr-defined]
-            alone = await desk.browser.fragments(path, name, "no-such-fragment")
+            alone = await site.browser.fragments(path, name, "no-such-fragment")
             assert alone.startswith(f'<div data-fragment="{name}">')
             assert alone in html
 
 
 async def test_what_happens_to_one_run_concerns_the_page_of_no_other() -> None:
     clock = SettableClock()
-    async with open_desk(clock=clock) as desk:
-        flow, _ = await failed_run(desk.api)
-        asked = PageRequest(service=desk.service, namespace="shop", params={"run_id": flow.run_id}, query={})
+    async with open_site(clock=clock) as site:
+        flow, _ = await failed_run(site.api)
+        asked = PageRequest(service=site.service, namespace="shop", params={"run_id": flow.run_id}, query={})
 
         async def versions() -> dict[str, Hashable]:
-            return await desk.service.store.read(run_pages.PAGE.versions, asked.now())
+            return await site.service.store.read(run_pages.PAGE.versions, asked.now())
 
         before = await versions()
-        other = await Flow.start(desk.api, place("other"), graph="other")
+        other = await Flow.start(site.api, place("other"), graph="other")
         await other.run("other")
         clock.advance(10_000)
         assert await versions() == before
-        await desk.browser.do(f"/ns/shop/runs/{flow.run_id}/retry")
+        await site.browser.do(f"/ns/shop/runs/{flow.run_id}/retry")
         after = await versions()
         assert all(after[name] != before[name] for name in before)
 
@@ -154,45 +154,45 @@ async def test_what_happens_to_one_run_concerns_the_page_of_no_other() -> None:
 
 async def test_a_failure_is_three_clicks_away_from_the_start() -> None:
     clock = SettableClock()
-    async with open_desk(clock=clock) as desk:
+    async with open_site(clock=clock) as site:
         error = "Traceback (most recent call last):\n  File x\nValueError: no items\na note at its end"
-        flow, state = await failed_run(desk.api, error=error)
-        await tallied(desk.service, clock)
-        overview = await desk.browser.page("/ns/shop")
+        flow, state = await failed_run(site.api, error=error)
+        await tallied(site.service, clock)
+        overview = await site.browser.page("/ns/shop")
         assert f'href="/ns/shop/states/{state}"' in overview, "one click, from the failing node"
         assert f'href="/ns/shop/runs/{flow.run_id}"' in overview
-        run = await desk.browser.page(f"/ns/shop/runs/{flow.run_id}?status=errored")
+        run = await site.browser.page(f"/ns/shop/runs/{flow.run_id}?status=errored")
         assert f'href="/ns/shop/states/{state}"' in run
         assert "ValueError: no items" in overview
         assert "ValueError: no items" in run
         assert "a note at its end" not in run
-        shown = await desk.browser.page(f"/ns/shop/states/{state}")
+        shown = await site.browser.page(f"/ns/shop/states/{state}")
         assert error in shown
 
 
 async def test_the_overview_counts_what_waits_runs_and_failed() -> None:
     clock = SettableClock()
-    async with open_desk(clock=clock) as desk:
-        await failed_run(desk.api)
-        flow = await Flow.start(desk.api, place("slow"), graph="slow")
+    async with open_site(clock=clock) as site:
+        await failed_run(site.api)
+        flow = await Flow.start(site.api, place("slow"), graph="slow")
         await flow.trigger()
-        await tallied(desk.service, clock)
-        ok(await desk.api.claim(["Node_slow"], 1))
+        await tallied(site.service, clock)
+        ok(await site.api.claim(["Node_slow"], 1))
         clock.advance(90_000)
-        now = text_of(await desk.browser.fragments("/ns/shop", "now"))
+        now = text_of(await site.browser.fragments("/ns/shop", "now"))
         assert re.findall(r'class="figure">(\d+)', now) == ["1", "1", "1"]
         assert "the oldest is due for 1 min" in now
-        hour = await desk.browser.fragments("/ns/shop", "hour")
+        hour = await site.browser.fragments("/ns/shop", "hour")
         assert "<strong>2</strong> states ended" in hour
         assert "(50.0 %)" in hour
         clock.advance(3_700_000)
-        assert "nothing ended" in await desk.browser.fragments("/ns/shop", "hour")
+        assert "nothing ended" in await site.browser.fragments("/ns/shop", "hour")
 
 
 async def test_filters_of_runs_are_kept_in_the_address_and_in_the_form() -> None:
-    async with open_desk() as desk:
-        flow, _ = await failed_run(desk.api)
-        other = await Flow.start(desk.api, place("only"), graph="fine")
+    async with open_site() as site:
+        flow, _ = await failed_run(site.api)
+        other = await Flow.start(site.api, place("only"), graph="fine")
         for query, found in (
             ("", {flow.run_id, other.run_id}),
             ("graph=orders", {flow.run_id}),
@@ -204,22 +204,22 @@ async def test_filters_of_runs_are_kept_in_the_address_and_in_the_form() -> None
             ("text=" + "alert('x')".replace("'", "%27"), {flow.run_id}),
             ("graph=absent", set()),
         ):
-            html = await desk.browser.page(f"/ns/shop/runs?{query}")
+            html = await site.browser.page(f"/ns/shop/runs?{query}")
             shown = set(re.findall(r'name="run" value="([^"]+)"', html))
             assert shown == found, query
-        html = await desk.browser.page("/ns/shop/runs?graph=orders&text=%22%3E")
+        html = await site.browser.page("/ns/shop/runs?graph=orders&text=%22%3E")
         assert "<option selected>orders</option>" in html
         assert 'name="text" value="&#34;&gt;"' in html
 
 
 async def test_runs_come_in_pages_that_lead_on() -> None:
-    async with open_desk() as desk:
-        flow = await Flow.deploy(desk.api, place("only"))
+    async with open_site() as site:
+        flow = await Flow.deploy(site.api, place("only"))
         ids = [await flow.trigger() for _ in range(120)]
         seen: list[str] = []
         path = "/ns/shop/runs?graph=graph"
         while path:
-            html = await desk.browser.page(path)
+            html = await site.browser.page(path)
             seen += re.findall(r'name="run" value="([^"]+)"', html)
             following = re.search(r'href="([^"]+)" rel="next"', html)
             path = text_of(following[1]) if following else ""
@@ -228,15 +228,15 @@ async def test_runs_come_in_pages_that_lead_on() -> None:
 
 
 async def test_states_of_a_run_are_filtered_by_node_and_status_and_come_in_pages() -> None:
-    async with open_desk() as desk:
+    async with open_site() as site:
         flow = await Flow.start(
-            desk.api, place("fan", "leaf"), place("leaf", inputs={"v": "${{ fan.outputs.v }}"})
+            site.api, place("fan", "leaf"), place("leaf", inputs={"v": "${{ fan.outputs.v }}"})
         )
         await flow.run("fan", *({"v": str(index), "w": ""} for index in range(120)))
-        (leaf,) = ok(await desk.api.claim(["Node_leaf"], 1))["states"]
-        ok(await desk.api.errored(leaf["state_id"]))
+        (leaf,) = ok(await site.api.claim(["Node_leaf"], 1))["states"]
+        ok(await site.api.errored(leaf["state_id"]))
         path = f"/ns/shop/runs/{flow.run_id}"
-        html = await desk.browser.fragments(path, "states")
+        html = await site.browser.fragments(path, "states")
         assert [text_of(each) for each in re.findall(r'class="c-(\w+)"', html)] == [
             "success",
             "waiting",
@@ -245,7 +245,7 @@ async def test_states_of_a_run_are_filtered_by_node_and_status_and_come_in_pages
         seen: list[str] = []
         following: str | None = f"{path}?node=leaf&status=waiting"
         while following:
-            html = await desk.browser.page(following.partition("#")[0])
+            html = await site.browser.page(following.partition("#")[0])
             part = html.partition('data-fragment="states"')[2].partition("data-fragment")[0]
             rows = re.findall(r'scope="row"><a href="/ns/shop/states/([^"]+)"', part)
             seen += rows
@@ -253,92 +253,92 @@ async def test_states_of_a_run_are_filtered_by_node_and_status_and_come_in_pages
             following = text_of(found[1]) if found else None
         assert len(seen) == len(set(seen)) == 120
         for query in ("node=absent", "status=absent", "node=fan&status=errored"):
-            assert "No states match" in await desk.browser.page(f"{path}?{query}")
+            assert "No states match" in await site.browser.page(f"{path}?{query}")
 
 
 async def test_the_picture_of_a_run_has_one_box_for_each_place_whatever_the_fan_out() -> None:
-    async with open_desk() as desk:
+    async with open_site() as site:
         flow = await Flow.start(
-            desk.api, place("fan", "leaf"), place("leaf", inputs={"v": "${{ fan.outputs.v }}"})
+            site.api, place("fan", "leaf"), place("leaf", inputs={"v": "${{ fan.outputs.v }}"})
         )
         await flow.run("fan", *({"v": "1", "w": ""} for _ in range(3_000)))
         path = f"/ns/shop/runs/{flow.run_id}"
-        picture = await desk.browser.fragments(path, "graph")
+        picture = await site.browser.fragments(path, "graph")
         assert picture.count('class="face"') == 2
         assert "3,000" in picture
         assert f'href="{path}?node=leaf#states"' in picture
-        timeline = await desk.browser.fragments(path, "timeline")
+        timeline = await site.browser.fragments(path, "timeline")
         assert len(timeline) < 60_000
-        chosen = await desk.browser.fragments(f"{path}?node=leaf", "graph")
+        chosen = await site.browser.fragments(f"{path}?node=leaf", "graph")
         assert chosen.count('aria-current="true"') == 1
 
 
 async def test_a_state_shows_its_attempts_and_what_happened_to_its_leases() -> None:
-    async with open_desk() as desk:
-        flow = await Flow.start(desk.api, place("work", inputs={"v": "x"}))
-        state = await claim_one(desk.api, limits={"Node_work": 1})
+    async with open_site() as site:
+        flow = await Flow.start(site.api, place("work", inputs={"v": "x"}))
+        state = await claim_one(site.api, limits={"Node_work": 1})
         path = f"/ns/shop/states/{state['state_id']}"
-        assert "has no end" in await desk.browser.page(path)
-        ok(await desk.api.release(states=[{"state_id": state["state_id"], "token": state["lease"]["token"]}]))
-        assert "released" in await desk.browser.page(path)
-        again = await claim_one(desk.api, limits={"Node_work": 1})
+        assert "has no end" in await site.browser.page(path)
+        ok(await site.api.release(states=[{"state_id": state["state_id"], "token": state["lease"]["token"]}]))
+        assert "released" in await site.browser.page(path)
+        again = await claim_one(site.api, limits={"Node_work": 1})
         item = {"state_id": again["state_id"], "token": again["lease"]["token"]}
-        await report(desk.api, {**item, "outcome": "errored", "error": "first"})
-        html = await desk.browser.page(path)
+        await report(site.api, {**item, "outcome": "errored", "error": "first"})
+        html = await site.browser.page(path)
         attempts = re.findall(r'href="/ns/shop/states/([0-9a-f]{24})"', html)
         assert len(set(attempts)) == 1
         assert "retry 1" in html
-        assert "first" in await desk.browser.page(f"/ns/shop/states/{attempts[0]}")
+        assert "first" in await site.browser.page(f"/ns/shop/states/{attempts[0]}")
         assert flow.run_id in html
 
 
 async def test_a_graph_that_cannot_run_says_why_at_the_node_concerned() -> None:
-    async with open_desk() as desk:
-        ok(await desk.api.register([declare("Node_a")]))
-        body = desk.api.body(
+    async with open_site() as site:
+        ok(await site.api.register([declare("Node_a")]))
+        body = site.api.body(
             [place("a", "b"), place("b")],
             secrets={"token": "hidden-value"},
             triggers=[{"type": "CRON", "value": {"expression": "*/5 * * * *"}}],
         )
-        ok(await desk.api.put_graph("broken", body), 201)
-        html = text_of(await desk.browser.page("/ns/shop/graphs/broken"))
+        ok(await site.api.put_graph("broken", body), 201)
+        html = text_of(await site.browser.page("/ns/shop/graphs/broken"))
         assert "invalid: it cannot be triggered" in html
         assert html.count("is not registered in namespace") >= 2
         assert "<code>token</code>" in html
         assert "hidden-value" not in html
         assert html.count("<li>20") == 5, "the next five times of its schedule"
-        assert "invalid" in await desk.browser.page("/ns/shop/graphs")
+        assert "invalid" in await site.browser.page("/ns/shop/graphs")
 
 
 async def test_a_node_that_nobody_offers_stands_out_until_somebody_does() -> None:
-    async with open_desk() as desk:
-        await Flow.start(desk.api, place("work"))
-        assert "no runtime offers it" in await desk.browser.page("/ns/shop/nodes")
-        assert "no runtime offers this" in await desk.browser.page("/ns/shop/nodes/Node_work")
-        ok(await desk.api.native_claim({"Node_work": 0}, worker_id="w-1"))
-        assert "no runtime offers this" not in await desk.browser.page("/ns/shop/nodes")
-        assert "w-1" in await desk.browser.page("/ns/shop/nodes")
+    async with open_site() as site:
+        await Flow.start(site.api, place("work"))
+        assert "no runtime offers it" in await site.browser.page("/ns/shop/nodes")
+        assert "no runtime offers this" in await site.browser.page("/ns/shop/nodes/Node_work")
+        ok(await site.api.native_claim({"Node_work": 0}, worker_id="w-1"))
+        assert "no runtime offers this" not in await site.browser.page("/ns/shop/nodes")
+        assert "w-1" in await site.browser.page("/ns/shop/nodes")
 
 
 async def test_nodes_show_how_long_they_take_and_how_often_they_fail() -> None:
     clock = SettableClock()
-    async with open_desk(clock=clock) as desk:
-        flow = await Flow.start(desk.api, place("work"))
+    async with open_site(clock=clock) as site:
+        flow = await Flow.start(site.api, place("work"))
         (claimed,) = await flow.take("work")
         clock.advance(4_000)
-        ok(await desk.api.errored(claimed["state_id"]))
-        await tallied(desk.service, clock)
-        html = await desk.browser.page("/ns/shop/nodes/Node_work")
+        ok(await site.api.errored(claimed["state_id"]))
+        await tallied(site.service, clock)
+        html = await site.browser.page("/ns/shop/nodes/Node_work")
         assert html.count("100 %") == 2
         assert html.count("3.8 s") + html.count("4.1 s") + html.count("3.6 s") == 6
         clock.advance(2 * 3_600_000)
-        assert (await desk.browser.page("/ns/shop/nodes/Node_work")).count("100 %") == 1
+        assert (await site.browser.page("/ns/shop/nodes/Node_work")).count("100 %") == 1
 
 
 async def test_a_runtime_shows_what_it_runs() -> None:
-    async with open_desk() as desk:
-        flow = await Flow.start(desk.api, place("work"))
-        state = await claim_one(desk.api, limits={"Node_work": 1}, worker_id="w-1")
+    async with open_site() as site:
+        flow = await Flow.start(site.api, place("work"))
+        state = await claim_one(site.api, limits={"Node_work": 1}, worker_id="w-1")
         beat = {
             "worker_id": "w-1",
             "runtime": SCRIPT,
@@ -354,8 +354,8 @@ async def test_a_runtime_shows_what_it_runs() -> None:
                 }
             ],
         }
-        ok(await desk.api.native("POST", "heartbeat", json=beat))
-        html = await desk.browser.page("/ns/shop/runtimes")
+        ok(await site.api.native("POST", "heartbeat", json=beat))
+        html = await site.browser.page("/ns/shop/runtimes")
         assert f'href="/ns/shop/states/{state["state_id"]}"' in html
         assert "<strong>1</strong> held" in html
         assert '<strong>1<span class="quiet">/4</span></strong> busy' in html
@@ -364,128 +364,128 @@ async def test_a_runtime_shows_what_it_runs() -> None:
         assert 'class="grow">running ' in html
         assert "last poll" in html
         for path in (f"/ns/shop/runs/{flow.run_id}", f"/ns/shop/states/{state['state_id']}"):
-            shown = text_of(await desk.browser.page(path))
+            shown = text_of(await site.browser.page(path))
             assert '<span class="num">40 %</span> 12 of 30' in shown
         item = {"state_id": state["state_id"], "token": state["lease"]["token"]}
-        await report(desk.api, {**item, "outcome": "executed", "outputs": [{"v": "", "w": ""}]})
-        idle = await desk.browser.page("/ns/shop/runtimes")
+        await report(site.api, {**item, "outcome": "executed", "outputs": [{"v": "", "w": ""}]})
+        idle = await site.browser.page("/ns/shop/runtimes")
         assert "It holds no states now" in idle, "whatever its last heartbeat said"
         assert "different inputs" not in idle
         for worker_id, fields in (("new", f"(a, {SCRIPT}=) -> ()"), ("old", "(a) -> ()")):
-            ok(await desk.api.heartbeat(worker_id, runtime="r", nodes={"Mixed": fields}))
-        mixed = text_of(await desk.browser.page("/ns/shop/runtimes"))
+            ok(await site.api.heartbeat(worker_id, runtime="r", nodes={"Mixed": fields}))
+        mixed = text_of(await site.browser.page("/ns/shop/runtimes"))
         assert '<code>(a) -> ()</code> <span class="quiet">r (old)</span>' in mixed
         assert "r (new)" in mixed
         assert "<script>alert" not in html
 
 
 async def test_what_waits_for_a_runtime_that_nobody_runs_says_so_wherever_it_is_looked_at() -> None:
-    async with open_desk() as desk:
-        flow = await Flow.start(desk.api, place("work"))
+    async with open_site() as site:
+        flow = await Flow.start(site.api, place("work"))
         run = f"/ns/shop/runs/{flow.run_id}"
-        state = re.findall(r"/ns/shop/states/([0-9a-f]{24})", await desk.browser.fragments(run, "states"))[0]
+        state = re.findall(r"/ns/shop/states/([0-9a-f]{24})", await site.browser.fragments(run, "states"))[0]
         looks = {run: "graph", f"/ns/shop/states/{state}": "state", "/ns/shop": "now"}
         for path, fragment in looks.items():
-            assert "no runtime offers" in await desk.browser.fragments(path, fragment), path
-        asked = PageRequest(service=desk.service, namespace="shop", params={"run_id": flow.run_id}, query={})
-        before = (await desk.service.store.read(run_pages.PAGE.versions, asked.now()))["graph"]
-        ok(await desk.api.native_claim({"Node_work": 0}, worker_id="w-1"))
-        after = (await desk.service.store.read(run_pages.PAGE.versions, asked.now()))["graph"]
+            assert "no runtime offers" in await site.browser.fragments(path, fragment), path
+        asked = PageRequest(service=site.service, namespace="shop", params={"run_id": flow.run_id}, query={})
+        before = (await site.service.store.read(run_pages.PAGE.versions, asked.now()))["graph"]
+        ok(await site.api.native_claim({"Node_work": 0}, worker_id="w-1"))
+        after = (await site.service.store.read(run_pages.PAGE.versions, asked.now()))["graph"]
         assert before != after, "an open page hears of it"
         for path, fragment in looks.items():
-            assert "no runtime offers" not in await desk.browser.fragments(path, fragment), path
+            assert "no runtime offers" not in await site.browser.fragments(path, fragment), path
 
 
 async def test_what_was_cancelled_does_not_look_like_an_error() -> None:
     clock = SettableClock()
-    async with open_desk(clock=clock) as desk:
+    async with open_site(clock=clock) as site:
         flow = await Flow.start(
-            desk.api,
+            site.api,
             place("fan", "leaf"),
             place("leaf", inputs={"v": "${{ fan.outputs.v }}"}),
             retry_policy=NO_RETRY,
         )
         await flow.run("fan", *({"v": str(index), "w": ""} for index in range(30)))
-        (leaf,) = ok(await desk.api.claim(["Node_leaf"], 1))["states"]
-        ok(await desk.api.errored(leaf["state_id"], "it broke"))
+        (leaf,) = ok(await site.api.claim(["Node_leaf"], 1))["states"]
+        ok(await site.api.errored(leaf["state_id"], "it broke"))
         clock.advance(1_000)
         path = f"/ns/shop/runs/{flow.run_id}"
-        html = await desk.browser.do(f"{path}/cancel")
+        html = await site.browser.do(f"{path}/cancel")
         assert "30 errored or cancelled" in html
-        listed = await desk.browser.fragments(f"{path}?status=errored", "states")
+        listed = await site.browser.fragments(f"{path}?status=errored", "states")
         following = re.search(r'href="([^"#]+)[^"]*" rel="next"', listed)
         assert following is not None
-        listed += await desk.browser.fragments(text_of(following[1]), "states")
+        listed += await site.browser.fragments(text_of(following[1]), "states")
         assert listed.count('<span class="chip c-pruned">cancelled</span>') == 29
         assert listed.count('<span class="chip c-errored">errored</span>') == 1
-        timeline = await desk.browser.fragments(path, "timeline")
+        timeline = await site.browser.fragments(path, "timeline")
         assert timeline.count(": cancelled, ") == 29
         assert timeline.count(": errored, ") == 1
-        assert "s-errored" not in await desk.browser.fragments(path, "graph")
-        assert "s-errored" not in await desk.browser.fragments("/ns/shop/runs", "list")
+        assert "s-errored" not in await site.browser.fragments(path, "graph")
+        assert "s-errored" not in await site.browser.fragments("/ns/shop/runs", "list")
         cancelled = re.findall(r'states/([0-9a-f]{24})" title', listed)[-1]
-        state = await desk.browser.page(f"/ns/shop/states/{cancelled}")
+        state = await site.browser.page(f"/ns/shop/states/{cancelled}")
         assert '<span class="chip c-pruned">cancelled</span>' in state
         assert 'class="trace"' not in state
-        events = await desk.browser.fragments(path, "events")
+        events = await site.browser.fragments(path, "events")
         assert events.count("<li ") == 1, "what happened to many at once is one line"
         assert "and 28 more" in events
 
 
 async def test_a_run_shows_what_its_store_holds_defaults_included() -> None:
-    async with open_desk() as desk:
+    async with open_site() as site:
         flow = await Flow.deploy(
-            desk.api, place("work"), store_config={"default_values": {"a": "default", "b": "replaced"}}
+            site.api, place("work"), store_config={"default_values": {"a": "default", "b": "replaced"}}
         )
         await flow.trigger(store={"b": "given"})
-        html = await desk.browser.page(f"/ns/shop/runs/{flow.run_id}")
+        html = await site.browser.page(f"/ns/shop/runs/{flow.run_id}")
         store = html.partition('id="h-store"')[2].partition("</section>")[0]
         assert re.findall(r"<pre>([^<]*)</pre>", store) == ["default", "given"]
 
 
 async def test_a_graph_lists_its_own_runs_only() -> None:
-    async with open_desk() as desk:
-        flow, _ = await failed_run(desk.api)
-        await Flow.deploy(desk.api, place("other"), graph="other")
-        runs = await desk.browser.fragments("/ns/shop/graphs/other", "runs")
+    async with open_site() as site:
+        flow, _ = await failed_run(site.api)
+        await Flow.deploy(site.api, place("other"), graph="other")
+        runs = await site.browser.fragments("/ns/shop/graphs/other", "runs")
         assert "This graph has no runs yet." in runs
-        runs = await desk.browser.fragments("/ns/shop/graphs/orders", "runs")
+        runs = await site.browser.fragments("/ns/shop/graphs/orders", "runs")
         assert flow.run_id in runs
         assert 'href="/ns/shop/runs?graph=orders"' in runs
 
 
 async def test_a_runtime_that_fell_silent_is_still_seen() -> None:
-    async with open_desk() as desk:
+    async with open_site() as site:
         ok(
-            await desk.api.native(
+            await site.api.native(
                 "POST", "heartbeat", json={"worker_id": "w-1", "runtime": "R", "phase": "running"}
             )
         )
-        worker = desk.service.workers.find("shop", "w-1")
+        worker = site.service.workers.find("shop", "w-1")
         assert worker is not None
-        assert "silent" not in await desk.browser.fragments("/ns/shop", "runtimes")
+        assert "silent" not in await site.browser.fragments("/ns/shop", "runtimes")
         worker.seen_at -= 90_000
-        assert "last seen 1 min ago" in await desk.browser.fragments("/ns/shop", "runtimes")
-        html = await desk.browser.page("/ns/shop/runtimes")
+        assert "last seen 1 min ago" in await site.browser.fragments("/ns/shop", "runtimes")
+        html = await site.browser.page("/ns/shop/runtimes")
         assert '<span class="chip c-errored">silent</span>' in html
         assert "other runtimes got its states" in html
         assert "Drain this runtime" not in html
 
 
 async def test_in_a_large_run_what_began_and_what_ended_it_is_drawn() -> None:
-    async with open_desk() as desk:
+    async with open_site() as site:
         flow = await Flow.start(
-            desk.api,
+            site.api,
             place("begin", "fan"),
             place("fan", "leaf", inputs={"v": "${{ begin.outputs.v }}"}),
             place("leaf", inputs={"v": "${{ fan.outputs.v }}"}),
         )
         await flow.run("begin")
         for _ in range(2):
-            (fan,) = ok(await desk.api.claim(["Node_fan"], 1))["states"] or [None]
+            (fan,) = ok(await site.api.claim(["Node_fan"], 1))["states"] or [None]
             if fan is not None:
-                ok(await desk.api.executed(fan["state_id"], *({"v": "", "w": ""} for _ in range(6_000))))
-        timeline = await desk.browser.fragments(f"/ns/shop/runs/{flow.run_id}", "timeline")
+                ok(await site.api.executed(fan["state_id"], *({"v": "", "w": ""} for _ in range(6_000))))
+        timeline = await site.browser.fragments(f"/ns/shop/runs/{flow.run_id}", "timeline")
         assert "one state in 2 is drawn" in timeline
         begin = timeline.partition(">begin<")[2].partition(">fan<")[0]
         assert begin.count("<title>") == 1
