@@ -18,9 +18,9 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 
 MIN_SHOWN = 5
-"""States of each node of a larger run, if the run has very many nodes."""
+"""States of each node of a larger run that are shown even if it has very many nodes."""
 SLOWEST = 20
-"""States of each node of a larger run that neither failed nor are still open."""
+"""States of each node of a larger run that are shown although they neither failed nor are still open."""
 MAX_FAILURES = 10_000
 """Failed states that are compared."""
 
@@ -55,7 +55,7 @@ def choose_states(view: View, run: Row, totals: Sequence[int]) -> list[list[int]
     quota = max(MIN_SHOWN, MAX_BARS // max(1, sum(map(bool, totals)))) if many else total
     ranked: list[list[tuple[int, int, int]]] = [[] for _ in totals]
     seen = set()
-    # In a query of their own, since an index finds all of them, however many others there are.
+    # Failed states have their own query, since an index finds all of them among any number of others.
     for seq, place in view.execute(
         f"SELECT seq, place FROM states WHERE run = ? AND {FAILED} ORDER BY seq LIMIT ?",
         (run["id"], MAX_FAILURES),
@@ -77,8 +77,8 @@ def choose_states(view: View, run: Row, totals: Sequence[int]) -> list[list[int]
     chosen = []
     for each in ranked:
         best = heapq.nsmallest(quota, each)
-        pressing = sum(rank < 2 for rank, _, _ in best)
-        chosen.append([seq for _, _, seq in (best[: pressing + SLOWEST] if many else best)])
+        urgent = sum(rank < 2 for rank, _, _ in best)
+        chosen.append([seq for _, _, seq in (best[: urgent + SLOWEST] if many else best)])
     return chosen
 
 

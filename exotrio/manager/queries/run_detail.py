@@ -1,4 +1,4 @@
-"""The states of one run as its page needs them: a page of a list, spans for the timeline, events."""
+"""What the pages of one run show: its counts, its store, a list of its states, its timeline, its events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE_SIZE = 25
 MAX_SEARCHED = 100_000
 """States of a run that one page of a filtered list searches."""
 MAX_SPANS = 10_000
-"""States that a timeline is drawn from; of a larger run it takes one in two, or in three..."""
+"""States that a timeline is drawn from; of a larger run it takes every second one, or every third..."""
 MAX_BARS = 500
 """States of a run that are each shown by themselves: as a bar of the timeline, or in a report."""
 ALWAYS_SHOWN = 10
@@ -30,7 +30,7 @@ EVENTS_SHOWN = 50
 
 
 def counts_of(view: View, run: int) -> dict[int, dict[str, int]]:
-    """Return place to status to how many states of a run there are; costs the same for any run."""
+    """Return the number of states of a run by place and status. Costs the same for any run."""
     return {
         row["place"]: {status: row[status.lower()] for status in STATUSES if row[status.lower()]}
         for row in view.execute("SELECT * FROM counts WHERE run = ?", (run,))
@@ -38,7 +38,7 @@ def counts_of(view: View, run: int) -> dict[int, dict[str, int]]:
 
 
 def store_of(view: View, run: Row, template: Template) -> list[tuple[str, str]]:
-    """Return the store of a run, with what its graph has for keys that were not given."""
+    """Return the store of a run, with the defaults of its graph."""
     rows = view.execute("SELECT key, value FROM store WHERE run = ?", (run["id"],))
     given = {row["key"]: row["value"] for row in rows}
     return sorted({**template.body.store_config.default_values, **given}.items())
@@ -53,12 +53,12 @@ def list_states(
     statuses: Sequence[str],
     after: str,
 ) -> Found:
-    """Return a page of a run's states in the order in which they were made.
+    """Return a page of a run's states in the order in which they were created.
 
     Args:
-        place: Only of this place.
-        statuses: Only in one of these; any if empty.
-        after: Only behind the state with this id.
+        place: Only states of this place.
+        statuses: Only states with one of these; any if empty.
+        after: Only states behind the one with this id.
     """
     seq = view.seq(after) or 0
     conditions, parameters = ["TRUE"], list[Any]()
@@ -68,7 +68,7 @@ def list_states(
     if statuses:
         conditions.append(f"status IN ({', '.join('?' * len(statuses))})")
         parameters += statuses
-    # The inner query bounds what is looked at; the outer one ends it as soon as the page is full.
+    # The inner query bounds the search; the outer one ends it as soon as the page is full.
     rows = view.execute(
         "SELECT * FROM (SELECT seq, place, status, retry_count, enqueue_after, created_at, claimed_at,"
         f" finished_at, worker, substr(error, 1, {MAX_ERROR_BYTES}) AS error,"
@@ -104,7 +104,7 @@ class Span:
     """One state in time, in milliseconds since its run began.
 
     Attributes:
-        place: Its number in the graph.
+        place: Index of its place in the graph.
         status: Its status.
         cancelled: Whether it ended because its run was cancelled.
         waits: Since when it waited.
@@ -127,7 +127,7 @@ class Spans:
     """What a timeline is drawn from.
 
     Attributes:
-        each: 1 if all states are here, 2 if about every second one is...
+        each: 1 if all states are included, 2 if about every second one is...
         until: Milliseconds from the start of the run to its end, or to now.
     """
 
@@ -143,9 +143,9 @@ def spans_of(view: View, run: Row) -> Spans:
     begin = run["created_at"]
     spans = []
     latest = begin
-    # Which states are left out is decided by their number alone, which the index has, so that nothing of
-    # them is read. Its digits are mixed, since every second state of a fan-out may be of the same place.
-    # States that stand alone in a large run mostly begin or end it, and are never left out.
+    # Which states are left out depends on their number alone, which the index has, so that they are not
+    # read. The number is hashed, since every second state of a fan-out may be of the same place. The first
+    # and last states are never left out: the only state of its place mostly begins or ends a large run.
     first, last = _ends(view, run["id"])
     for row in view.execute(
         "SELECT seq, place, status, enqueue_after, created_at, claimed_at, finished_at FROM states"
@@ -159,7 +159,7 @@ def spans_of(view: View, run: Row) -> Spans:
             Span(
                 place=row["place"],
                 status=row["status"],
-                # By its time, since its error may lie far behind large values.
+                # By its time: its error may be stored far behind large values, and would have to be read.
                 cancelled=row["status"] == ERRORED and ends == run["cancelled_at"],
                 waits=waits - begin,
                 runs=None if runs is None else runs - begin,
@@ -172,7 +172,7 @@ def spans_of(view: View, run: Row) -> Spans:
 
 
 def _ends(view: View, run: int) -> tuple[int, int]:
-    """Return the last of a run's first states, and the first of its last ones."""
+    """Return the numbers of the last of a run's first states and of the first of its last ones."""
     ends = []
     for order in ("ASC", "DESC"):
         rows = view.execute(
@@ -183,11 +183,11 @@ def _ends(view: View, run: int) -> tuple[int, int]:
 
 
 def events_of(
-    view: View, run: Row, template: Template, most: int = EVENTS_SHOWN
+    view: View, run: Row, template: Template, limit: int = EVENTS_SHOWN
 ) -> tuple[list[dict[str, Any]], bool]:
     """Return the newest events of a run's states, newest first, and whether there may be older ones.
 
-    What happened to many states of one place one after the other is one entry.
+    Equal events of several states of one place in a row are one entry.
     """
     rows = view.execute(
         "SELECT at, events.kind, events.worker, seq, place FROM"
@@ -197,7 +197,7 @@ def events_of(
     )
     shown: list[dict[str, Any]] = []
     for (kind, worker, place), group in groupby(rows, lambda row: (row["kind"], row["worker"], row["place"])):
-        if len(shown) == most:
+        if len(shown) == limit:
             return shown, True
         alike = list(group)
         shown.append(

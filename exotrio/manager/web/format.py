@@ -1,4 +1,4 @@
-"""How times, numbers and values read on a page. Pure."""
+"""Statuses, times, numbers and values as a page shows them. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exotrio._util.durations import format_coarse
 from exotrio._util.times import timestamp
 
 MAX_VALUE = 20_000
-"""Characters of one value that a page shows."""
+"""Characters of one value on a page."""
 
 _STATUSES = {
     "CREATED": ("waiting", "waiting"),
@@ -29,9 +29,9 @@ SHOWN_STATUS = {status: shown for status, (shown, _) in _STATUSES.items()}
 STATUS_CLASS = {status: kind for status, (_, kind) in _STATUSES.items()}
 """The class that it counts a status under, and colours it by."""
 CLASSES = ("success", "pruned", "running", "waiting", "retried", "errored")
-"""In the order in which a bar shows them."""
+"""The classes of statuses, in the order of a bar."""
 CANCELLED = "cancelled"
-"""In place of ``errored`` where a run was cancelled: its counts do not tell the two apart."""
+"""Replaces ``errored`` where a run was cancelled, since its counts do not tell the two apart."""
 
 
 def status_class(status: str, cancelled: bool = False) -> str:
@@ -64,7 +64,7 @@ def run_counts(run: Mapping[str, Any]) -> dict[str, int]:
 
 
 def ago(then_ms: int | None, now_ms: int) -> str:
-    """Return how long ago a time was, coarsely: ``12 s ago``."""
+    """Return a time relative to now, rounded: ``12 s ago``, ``in 3 min``."""
     if then_ms is None:
         return "—"
     past = now_ms - then_ms
@@ -109,5 +109,5 @@ def shorten(text: str, longest: int) -> str:
 
 
 def short(identifier: str) -> str:
-    """Return the part of an id that tells it apart at a glance."""
+    """Return the part of an id that identifies it at a glance."""
     return identifier[:8] if "-" in identifier else identifier[-8:].lstrip("0").rjust(4, "0")

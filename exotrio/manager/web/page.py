@@ -34,8 +34,8 @@ class PageRequest:
         namespace: Of the page.
         params: Values from the path.
         query: Values from the query string; of several with one name the last.
-        workers: The runtimes heard of lately.
-        anonymous: Which nodes were asked for through v0, and when last, on the monotonic clock, ms.
+        workers: The runtimes that sent something lately.
+        anonymous: Sets of nodes that were claimed through v0, and when last, on the monotonic clock, ms.
         monotonic: Now, on that clock.
     """
 
@@ -62,7 +62,7 @@ class PageRequest:
         )
 
     def offers(self) -> dict[str, list[str]]:
-        """Return which live runtimes ask for each node."""
+        """Return the live runtimes that offer each node."""
         return offered(self.workers, self.anonymous, self.monotonic)
 
     def link(self, *parts: str, **query: object) -> str:

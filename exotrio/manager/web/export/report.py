@@ -1,8 +1,7 @@
 """A run as one page that stands alone: for a mail, a ticket, or an archive.
 
-It has no script and asks nobody for anything: its policy forbids both. What it shows is bounded, however
-many states the run has; what is left out it says. Secrets of the graph are masked, whatever text they got
-into.
+It has no script and loads nothing: its policy forbids both. Its size is bounded, however many states the run
+has, and it says what is left out. Secrets of the graph are masked in every text.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from exotrio.manager.web.export.faults import faults_of
 from exotrio.manager.web.export.states import pick_states
 from exotrio.manager.web.export.texts import ReportTexts
 from exotrio.manager.web.format import CANCELLED, CLASSES, classed
-from exotrio.manager.web.page import Data, render
+from exotrio.manager.web.page import render
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 from exotrio.manager.web.svg.timeline import draw_timeline
 
@@ -41,8 +40,8 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
     """Return the page of a run.
 
     Args:
-        cipher: Opens the secrets of its graph, which are masked.
-        values: With inputs, outputs and values of the store; names and errors it has anyway.
+        cipher: Decrypts the secrets of its graph, to mask them.
+        values: With inputs, outputs and values of the store. Names and errors are always included.
 
     Raises:
         Refused: there is no such run.
@@ -62,16 +61,6 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
         template, counts=counts, href=lambda place: f"#n{place.index}" if totals[place.index] else None
     )
     lanes = [(place.identifier, total) for place, total in zip(template.places, totals, strict=True)]
-    places: list[Data] = [
-        {
-            "identifier": place.identifier,
-            "node": place.node_name,
-            "anchor": f"n{place.index}",
-            "total": totals[place.index],
-            "counts": counts[place.index],
-        }
-        for place in template.places
-    ]
     events, more_events = events_of(view, run, template, MAX_EVENTS)
     store = store_of(view, run, template)
     policy = f"default-src 'none'; style-src '{_digest(sheet())}'; base-uri 'none'; form-action 'none'"
@@ -87,7 +76,9 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
         finished_at=run["finished_at"],
         cancelled_at=run["cancelled_at"],
         graph=draw_graph(boxes, title=f"Graph {run['graph_name']}"),
-        places=places,
+        places=template.places,
+        totals=totals,
+        counts=counts,
         classes=[name for name in (*CLASSES, CANCELLED) if any(name in each for each in counts)],
         timeline={
             "picture": draw_timeline(lanes, spans, lambda state_id: f"#s{state_id}"),
@@ -107,7 +98,7 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
 
 
 def headers(run_id: str) -> dict[str, str]:
-    """Return the headers of a reply with such a page: to be kept, not to be shown from here."""
+    """Return the headers of a response with such a page: browsers save it and do not show it."""
     return {
         "content-type": EXPORT_TYPE,
         "content-disposition": f'attachment; filename="run-{run_id[:8]}.html"',

@@ -1,4 +1,4 @@
-"""The overview: what happens now, and what happened in the last hour."""
+"""The overview of a namespace: now, and in the last hour."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
 
 
 def _failing(view: View, nodes: dict[int, str]) -> list[Data]:
-    """Return the nodes of which attempts failed in the last hour, worst first."""
+    """Return the nodes with failed attempts in the last hour, most first."""
     found = []
     for node_id, name in nodes.items():
         statuses, _ = tallies.of_node(view, node_id, HOUR)

@@ -1,4 +1,4 @@
-"""One run: its graph, its timeline, its states, its store and what happened to it."""
+"""One run: its graph, its timeline, its states, its store and its events."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         data["summary"] = {}
     node, status = request.query.get("node", ""), request.query.get("status", "")
     if "graph" in wanted:
-        lacking = _not_offered(request, template)
+        not_offered = _not_offered(request, template)
 
         def href(place: Place) -> str:
-            # A second click on what is chosen shows all again.
+            # A click on the chosen node shows all states again.
             chosen = None if place.identifier == node else place.identifier
             return request.link("runs", run_id, node=chosen) + "#states"
 
         def note(place: Place) -> str | None:
             waits = CREATED in counts.get(place.index, {})
-            return "no runtime offers this" if waits and place.index in lacking else None
+            return "no runtime offers this" if waits and place.index in not_offered else None
 
         shown = [classed(counts.get(place.index, {}), cancelled=cancelled) for place in template.places]
         boxes = boxes_of(template, counts=shown, href=href, note=note, chosen=node)
@@ -73,7 +73,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
 
 
 def _not_offered(request: PageRequest, template: Template) -> frozenset[int]:
-    """Return the places whose node no live runtime asks for. Of other namespaces nobody knows here."""
+    """Return the places whose node no live runtime offers. For nodes of other namespaces this is unknown."""
     offers = request.offers()
     return frozenset(
         place.index
@@ -136,11 +136,11 @@ def _states(
 
 def versions(view: View, request: PageRequest) -> dict[str, object]:
     run = find_run(view, request.namespace, request.params["run_id"])
-    # What has an age looks different as time passes, until the run is over.
+    # Ages and durations change as time passes, until the run is over.
     moment = view.now_ms // 2_000 if run["pending"] else None
     state = (counts_of(view, run["id"]), run["cancelled_at"])
     size = run["pending"] + run["success"] + run["errored"] + run["retried"]
-    # Of a run that large even a part takes a while to draw.
+    # In a run that large even a sample takes a while to draw.
     slow = run["pending"] and size > MAX_SPANS
     return {
         "summary": (state, moment),

@@ -1,4 +1,4 @@
-"""The list of runs: filters in the address, progress of each, and what can be done to several at once."""
+"""The list of runs: filters, the progress of each run, and a form that changes several at once."""
 
 from __future__ import annotations
 

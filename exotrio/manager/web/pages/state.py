@@ -49,7 +49,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     status = state["status"]
     cancelled = was_cancelled(state)
     waited, ran = spent(state, view.now_ms)
-    heard = next(
+    last_seen = next(
         (
             f"{worker.last.runtime}, last seen {(request.monotonic - worker.seen_at) / 1000:.0f} s ago"
             for worker in request.workers
@@ -81,7 +81,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "requeued": bool(state["requeued"]),
             "deliveries": state["deliveries"],
             "worker": state["worker"],
-            "heard": heard,
+            "last_seen": last_seen,
             "local": bool(state["local"]),
             "holder": holder_of(state, request.monotonic) if status == QUEUED else None,
             "attempts": [
@@ -96,7 +96,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
 
 
 def _is_not_offered(request: PageRequest, state: Row, now_ms: int) -> bool:
-    """Whether a state waits for a node that no live runtime asks for. Of other namespaces nobody knows."""
+    """Whether a state waits for a node that no live runtime offers. For other namespaces this is unknown."""
     is_due = state["status"] == CREATED and state["enqueue_after"] <= now_ms
     return is_due and state["node_namespace"] == request.namespace and state["name"] not in request.offers()
 
