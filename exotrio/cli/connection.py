@@ -16,7 +16,7 @@ from exotrio._http.endpoint import resolve_endpoint
 from exotrio._util.settings import KEY_VARIABLE, NAMESPACE_VARIABLE, URI_VARIABLE, read_settings, source_of
 from exotrio.cli.exit_codes import bare_errors
 from exotrio.cli.terminal.logs import show_warnings
-from exotrio.client._state_manager import StateManager
+from exotrio.client import StateManager
 from exotrio.errors import ConfigurationError, KeyRefused
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.lookup.resources import find_run
 from exotrio.cli.terminal.output import print_bytes, print_text
-from exotrio.client._state_manager import StateManager
+from exotrio.client import StateManager
 
 STANDARD_OUTPUT = "-"
 

@@ -6,7 +6,7 @@ import click
 
 from exotrio._util.times import iso_time
 from exotrio._util.words import plural
-from exotrio._wire.graphs import GraphInfo, GraphReply
+from exotrio._wire.graphs import GraphReply
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import INVALID, SUCCESS
@@ -17,7 +17,7 @@ from exotrio.cli.groups import Commands
 from exotrio.cli.lookup.resources import find_graph
 from exotrio.cli.terminal.output import print_json, print_lines, print_message, table
 from exotrio.cli.values import merged
-from exotrio.client._state_manager import StateManager
+from exotrio.client import GraphInfo, StateManager
 
 
 @click.group(name="graph", cls=Commands)

@@ -9,13 +9,12 @@ import click
 
 from exotrio._util.times import iso_time
 from exotrio._util.words import plural
-from exotrio._wire.v0 import RegisteredNode
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.groups import Commands
 from exotrio.cli.terminal.output import print_json, print_lines, print_message, table
-from exotrio.client._state_manager import StateManager
+from exotrio.client import RegisteredNode, StateManager
 
 
 @click.group(name="nodes", cls=Commands)

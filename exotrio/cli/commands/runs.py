@@ -6,10 +6,7 @@ import click
 
 from exotrio._util.times import iso_time
 from exotrio._util.words import plural
-from exotrio._wire.native import Run
-from exotrio._wire.operations import StateSummary
-from exotrio._wire.v0 import RunSummary
-from exotrio._wire.vocabulary import ERRORED, RunStatus, StateStatus
+from exotrio._wire.vocabulary import ERRORED
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection, connection_or_db
 from exotrio.cli.exit_codes import FAILED, SUCCESS
@@ -18,7 +15,7 @@ from exotrio.cli.lookup.lists import list_runs, list_states
 from exotrio.cli.lookup.resources import find_run, whole_run
 from exotrio.cli.runs.follow import follow
 from exotrio.cli.terminal.output import error_message, print_json, print_lines, table
-from exotrio.client._state_manager import StateManager
+from exotrio.client import Run, RunStatus, RunSummary, StateManager, StateStatus, StateSummary
 
 MAX_FAILED = 20
 """Failed states that `runs show` names."""

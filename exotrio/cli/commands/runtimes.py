@@ -8,7 +8,6 @@ import trio
 from exotrio._util.durations import format_coarse
 from exotrio._util.terminal_text import one_line
 from exotrio._util.words import plural
-from exotrio._wire.runtimes import RuntimeInfo, RuntimeList
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import ABANDONED, SUCCESS
@@ -16,7 +15,7 @@ from exotrio.cli.groups import Commands
 from exotrio.cli.lookup.runtimes import STOPPED, find_worker, find_workers
 from exotrio.cli.runs.drain import Fate, wait_until_gone
 from exotrio.cli.terminal.output import print_json, print_lines, print_message, print_text, table
-from exotrio.client._state_manager import StateManager
+from exotrio.client import RuntimeInfo, RuntimeList, StateManager
 from exotrio.errors import ExotrioError, RequestRefused
 
 

@@ -6,9 +6,6 @@ import click
 
 from exotrio._util.times import iso_time
 from exotrio._util.words import plural
-from exotrio._wire.operations import StateSummary
-from exotrio._wire.v0 import StateDetail
-from exotrio._wire.vocabulary import StateStatus
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
@@ -17,7 +14,7 @@ from exotrio.cli.lookup.lists import list_states
 from exotrio.cli.lookup.resources import find_run, is_v0_only, no_graph, no_node, no_state, require_place
 from exotrio.cli.runs.state_view import state_as_lines
 from exotrio.cli.terminal.output import error_message, print_json, print_lines, print_text, table
-from exotrio.client._state_manager import StateManager
+from exotrio.client import StateDetail, StateManager, StateStatus, StateSummary
 from exotrio.errors import NotFound, RequestRefused
 
 

@@ -10,7 +10,7 @@ from exotrio.cli.runs.follow import follow
 from exotrio.cli.runs.start import start_run
 from exotrio.cli.terminal.output import print_json, print_message, print_text
 from exotrio.cli.values import merged
-from exotrio.client._state_manager import StateManager
+from exotrio.client import StateManager
 
 
 @click.command(name="trigger")

@@ -10,7 +10,6 @@ import click
 import trio
 
 from exotrio._wire.graphs import GraphBody
-from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.cli.dev import messages
 from exotrio.cli.dev.protocol import DeclaredGraph, Loaded
 from exotrio.cli.dev.run_events import print_run_events, unfinished
@@ -20,7 +19,7 @@ from exotrio.cli.runs.start import check_run_values, start_run
 from exotrio.cli.terminal.browser import open_in_browser, write_redirect
 from exotrio.cli.terminal.output import print_message
 from exotrio.cli.terminal.words import listed, meant
-from exotrio.client._state_manager import StateManager
+from exotrio.client import StateManager, ValidationStatus
 from exotrio.errors import ConfigurationError, ExotrioError, GraphInvalid, NotFound
 from exotrio.manager.serving import Served
 

@@ -8,10 +8,8 @@ from contextlib import suppress
 import trio
 
 from exotrio._util.words import plural
-from exotrio._wire.v0 import RunSummary
-from exotrio._wire.vocabulary import RunStatus
 from exotrio.cli.terminal.output import print_message
-from exotrio.client._state_manager import StateManager
+from exotrio.client import RunStatus, RunSummary, StateManager
 from exotrio.errors import ManagerError, NotFound
 
 POLL_INTERVAL = 0.5

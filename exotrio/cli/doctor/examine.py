@@ -20,7 +20,7 @@ from exotrio.cli.doctor.server import Clock, Kind, examine_server
 from exotrio.cli.doctor.settings import Settings, missing, versions
 from exotrio.cli.doctor.v0 import find_v0_claims, of_v0
 from exotrio.cli.exit_codes import bare_errors
-from exotrio.client._state_manager import StateManager
+from exotrio.client import StateManager
 from exotrio.errors import ManagerError
 from exotrio.graph import check_name
 

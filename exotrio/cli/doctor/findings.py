@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from exotrio._util.durations import format_duration
 from exotrio._util.terminal_text import one_line
-from exotrio._wire.graphs import GraphInfo
-from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.cli.doctor.server import Clock
+from exotrio.client import GraphInfo, ValidationStatus
 
 SLOW = 1.0
 """Seconds; of the median answer."""

@@ -7,10 +7,17 @@ from collections.abc import Sequence
 from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.terminal_text import one_line
 from exotrio._util.words import plural
-from exotrio._wire.checkup import Checkup, DatabaseState, Disagreement, HeldClaims, LostLeases
-from exotrio._wire.overview import NodeLoad, Overview
-from exotrio._wire.runtimes import RuntimeInfo
 from exotrio.cli.doctor.findings import Finding, are, bytes_text, first_of, info
+from exotrio.client import (
+    Checkup,
+    DatabaseState,
+    Disagreement,
+    HeldClaims,
+    LostLeases,
+    NodeLoad,
+    Overview,
+    RuntimeInfo,
+)
 
 LONG_DUE = 300.0
 """Seconds; what is due for longer is asked why."""

@@ -9,13 +9,12 @@ from typing import Any
 from exotrio._util.durations import format_duration
 from exotrio._util.terminal_text import one_line
 from exotrio._util.words import plural
-from exotrio._wire.checkup import Checkup
-from exotrio._wire.overview import Overview
 from exotrio.cli.doctor.findings import Finding, bytes_text, clock_text, first_of
 from exotrio.cli.doctor.server import Kind, Server
 from exotrio.cli.doctor.settings import Setting
 from exotrio.cli.doctor.v0 import V0Claims
 from exotrio.cli.terminal.output import table
+from exotrio.client import Checkup, Overview
 
 
 @dataclass(slots=True)

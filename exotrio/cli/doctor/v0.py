@@ -9,10 +9,8 @@ from datetime import UTC, datetime, timedelta
 from exotrio._util.durations import format_coarse
 from exotrio._util.terminal_text import one_line
 from exotrio._util.words import plural
-from exotrio._wire.v0 import StateNode
-from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.cli.doctor.findings import Finding, are, first_of, info
-from exotrio.client._state_manager import StateManager
+from exotrio.client import RunStatus, StateManager, StateNode, StateStatus
 
 MAX_RUNS = 1_000
 """Newest runs among which those that go on are looked for."""

@@ -12,7 +12,7 @@ from exotrio.cli.graphs.file import Draft, draft_of, is_json, read_draft
 from exotrio.cli.graphs.problems import Locator
 from exotrio.cli.load import load
 from exotrio.cli.terminal.output import print_message
-from exotrio.client._state_manager import StateManager
+from exotrio.client import StateManager
 from exotrio.errors import GraphInvalid
 from exotrio.graph import CronTrigger
 from exotrio.manager.rules.problems import Problem

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypedDict, TypeVar, Unpack
 
-from exotrio._wire.operations import StateSummary
-from exotrio._wire.v0 import RunSummary
-from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.cli.lookup.resources import is_v0_only, no_graph
 from exotrio.cli.terminal.output import print_message
-from exotrio.client._state_manager import StateManager
+from exotrio.client import RunStatus, RunSummary, StateManager, StateStatus, StateSummary
 from exotrio.errors import NotFound, RequestRefused
 
 T = TypeVar("T")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from exotrio._wire.runtimes import RuntimeInfo
 from exotrio.cli.lookup.resources import MIN_PREFIX
 from exotrio.cli.terminal.words import closest, listed
+from exotrio.client import RuntimeInfo
 from exotrio.errors import NotFound
 
 STOPPED = "stopped"

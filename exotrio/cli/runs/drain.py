@@ -9,10 +9,9 @@ import trio
 
 from exotrio._util.durations import format_coarse
 from exotrio._util.terminal_text import one_line
-from exotrio._wire.runtimes import RuntimeInfo
 from exotrio.cli.lookup.runtimes import STOPPED
 from exotrio.cli.terminal.output import print_message
-from exotrio.client._state_manager import StateManager
+from exotrio.client import RuntimeInfo, StateManager
 
 LOOK = 0.5
 """Seconds between two looks."""

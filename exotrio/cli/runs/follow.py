@@ -8,14 +8,12 @@ from contextlib import suppress
 import trio
 
 from exotrio._runtime.entry import run_blocking
-from exotrio._wire.native import Run
-from exotrio._wire.vocabulary import RunStatus
 from exotrio.cli.connection import Connection
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS
 from exotrio.cli.program import command_line
 from exotrio.cli.runs.result import collect, print_result
 from exotrio.cli.terminal.progress import progress_for
-from exotrio.client._state_manager import StateManager
+from exotrio.client import Run, RunStatus, StateManager
 
 Start = Callable[[StateManager], Awaitable[str]]
 

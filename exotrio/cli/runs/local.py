@@ -16,16 +16,13 @@ from exotrio._http.endpoint import EMBEDDED_URI, Endpoint, ambient_endpoint
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.settings import read_settings
 from exotrio._util.terminal_text import harmless
-from exotrio._wire.native import Run
-from exotrio._wire.v0 import RunSummary
-from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS, bare_errors
 from exotrio.cli.lookup.lists import list_runs
 from exotrio.cli.program import command_line
 from exotrio.cli.runs.result import collect, print_result
 from exotrio.cli.runs.start import check_run_values
 from exotrio.cli.terminal.progress import Progress
-from exotrio.client._state_manager import StateManager
+from exotrio.client import Run, RunStatus, RunSummary, StateManager, StateStatus
 from exotrio.errors import GraphInvalid, NotFound
 from exotrio.graph import Graph
 

@@ -8,10 +8,9 @@ from typing import Any
 from exotrio._util.error_message import message_line
 from exotrio._util.words import plural
 from exotrio._wire.graphs import GraphReply
-from exotrio._wire.native import Run
-from exotrio._wire.vocabulary import ERRORED, StateStatus
+from exotrio._wire.vocabulary import ERRORED
 from exotrio.cli.terminal.output import error_message, pairs, print_json, print_lines
-from exotrio.client._state_manager import StateManager
+from exotrio.client import Run, StateManager, StateStatus
 
 MAX_SHOWN = 20
 """States whose outputs or errors are shown in full; of more, the number is."""

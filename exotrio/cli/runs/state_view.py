@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from exotrio._util.times import iso_time
-from exotrio._wire.operations import StateHistory
-from exotrio._wire.v0 import StateDetail
 from exotrio.cli.terminal.output import pairs
+from exotrio.client import StateDetail, StateHistory
 
 
 def state_as_lines(state: StateDetail) -> list[str]:

@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from exotrio._util.terminal_text import harmless, one_line
-from exotrio._wire.native import NodeCounts, Run
-from exotrio._wire.vocabulary import ERRORED, RETRIED, SUCCESS, StateStatus
+from exotrio._wire.vocabulary import ERRORED, RETRIED, SUCCESS
 from exotrio.cli.terminal.output import print_message
+from exotrio.client import NodeCounts, Run, StateStatus
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

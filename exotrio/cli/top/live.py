@@ -17,9 +17,9 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from exotrio._util.durations import format_coarse
-from exotrio._wire.overview import MAX_RUNS, Overview
+from exotrio._wire.overview import MAX_RUNS
 from exotrio.cli.top.view import Screen, screen_lines
-from exotrio.client._state_manager import StateManager
+from exotrio.client import Overview, StateManager
 from exotrio.errors import ManagerError, ManagerUnavailable
 
 PATIENCE = 5.0

@@ -12,10 +12,7 @@ from rich.text import Text
 
 from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.terminal_text import one_line
-from exotrio._wire.overview import NodeLoad, Overview
-from exotrio._wire.runtimes import RuntimeInfo
-from exotrio._wire.v0 import RunSummary
-from exotrio._wire.vocabulary import RunStatus
+from exotrio.client import NodeLoad, Overview, RunStatus, RunSummary, RuntimeInfo
 
 BAR = 16
 NOBODY = "nobody"

@@ -10,8 +10,8 @@ from rich.text import Text
 from exotrio._util.durations import format_duration
 from exotrio._util.terminal_text import one_line
 from exotrio._util.words import percent
-from exotrio._wire.overview import Overview
 from exotrio.cli.top.tables import node_lines, run_lines, runtime_lines
+from exotrio.client import Overview
 
 MIN_ROWS = 3
 """Of each table, as long as there is room for that."""
