@@ -109,7 +109,7 @@ def test_runtimes_of_v0_are_shown_as_far_as_they_are_known(cli: Cli, place: Plac
         with urllib.request.urlopen(urllib.request.Request(url, body, headers, method=method)):
             pass
     end = cli("runtimes", "ls")
-    assert re.match(r"through v0, by whoever it is: A, B, last \d+ s ago\n", end.out)
+    assert re.match(r"unnamed, through v0: A, B, last \d+ s ago\n", end.out)
     assert cli.json("runtimes", "ls")["v0"][0]["nodes"] == ["A", "B"]
 
 

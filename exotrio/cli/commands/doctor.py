@@ -14,7 +14,7 @@ from exotrio.cli.doctor.report import Report, as_json, as_text
 from exotrio.cli.doctor.server import Kind
 from exotrio.cli.doctor.settings import examine_settings
 from exotrio.cli.exit_codes import FAILED, KEY_REFUSED, SUCCESS, UNREACHABLE, USAGE
-from exotrio.cli.terminal.output import print_json, print_text
+from exotrio.cli.terminal.output import print_as
 
 STALE: float = 900
 
@@ -64,10 +64,7 @@ def command(
     logging.getLogger("dotenv").propagate = False
     settings = examine_settings(namespace, uri, key_file)
     report = examine(settings, outboxes, stale=stale)
-    if output == "json":
-        print_json(as_json(report))
-    else:
-        print_text(as_text(report))
+    print_as(output, as_json(report), as_text(report).split("\n"))
     return _exit_code(report)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import click
 
 from exotrio._util.times import iso_time
@@ -15,7 +17,7 @@ from exotrio.cli.graphs.report import check_files
 from exotrio.cli.graphs.view import cron_lines, graph_as_json, graph_as_lines, headline
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup.resources import find_graph
-from exotrio.cli.terminal.output import print_json, print_lines, print_message, table
+from exotrio.cli.terminal.output import print_as, print_message, table
 from exotrio.cli.values import merged
 from exotrio.client import GraphInfo, StateManager
 
@@ -67,10 +69,8 @@ def apply(
         return await find_graph(manager, application.name)
 
     graph = connection.ask(upsert)
-    if output == "json":
-        print_json(graph_as_json(application.name, connection.namespace, graph))
-    else:
-        print_lines([headline(application.name, connection.namespace, graph), *cron_lines(graph)])
+    named = (application.name, connection.namespace, graph)
+    print_as(output, graph_as_json(*named), [headline(*named), *cron_lines(graph)])
     return SUCCESS
 
 
@@ -83,15 +83,13 @@ def ls(output: str, connection: Connection) -> int:
     JSON: namespace and graphs, each as of `graph show`.
     """
     graphs = connection.ask(StateManager.graphs)
-    if output == "json":
-        shown = [graph_as_json(graph.name, connection.namespace, graph) for graph in graphs]
-        print_json({"namespace": connection.namespace, "graphs": shown})
-        return SUCCESS
+    namespace = connection.namespace
+    shown = [graph_as_json(graph.name, namespace, graph) for graph in graphs]
     heads = ("graph", "status", "nodes", "problems", "cron", "updated")
-    lines = table(heads, [_row(graph) for graph in graphs]) if graphs else []
-    lines.append(f"{plural(len(graphs), 'graph')} in namespace {connection.namespace}")
-    print_lines(lines)
-    if not graphs:
+    count = f"{plural(len(graphs), 'graph')} in namespace {namespace}"
+    body = {"namespace": namespace, "graphs": shown}
+    print_as(output, body, chain(table(heads, map(_row, graphs)), [count]))
+    if not graphs and output != "json":
         print_message("declare one with: python -m exotrio graph apply FILE")
     return SUCCESS
 
@@ -107,10 +105,8 @@ def show(graph: str, output: str, connection: Connection) -> int:
     `graph apply` takes it back: secrets, which stand in it by name, are then given with --secret.
     """
     found = connection.ask(lambda manager: find_graph(manager, graph))
-    if output == "json":
-        print_json(graph_as_json(graph, connection.namespace, found))
-    else:
-        print_lines(graph_as_lines(graph, connection.namespace, found))
+    named = (graph, connection.namespace, found)
+    print_as(output, graph_as_json(*named), graph_as_lines(*named))
     return SUCCESS
 
 
@@ -131,10 +127,7 @@ def check(targets: tuple[str, ...], secrets: tuple[str, ...], output: str) -> in
     message).
     """
     report = check_files(targets, [secret.partition("=")[0] for secret in secrets])
-    if output == "json":
-        print_json(report.as_json())
-    else:
-        print_lines(report.as_lines())
+    print_as(output, report.as_json(), report.as_lines())
     for text in report.not_checked():
         print_message(text)
     return SUCCESS if report.valid else INVALID

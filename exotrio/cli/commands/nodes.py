@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import click
@@ -13,7 +14,7 @@ from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.groups import Commands
-from exotrio.cli.terminal.output import print_json, print_lines, print_message, table
+from exotrio.cli.terminal.output import print_as, print_message, table
 from exotrio.client import RegisteredNode, StateManager
 
 
@@ -32,15 +33,12 @@ def ls(output: str, connection: Connection) -> int:
     updated_at).
     """
     nodes = connection.ask(StateManager.nodes)
-    if output == "json":
-        shown = [node.model_dump(mode="json", exclude={"id", "namespace"}) for node in nodes]
-        print_json({"namespace": connection.namespace, "nodes": shown})
-        return SUCCESS
+    shown = [node.model_dump(mode="json", exclude={"id", "namespace"}) for node in nodes]
     heads = ("node", "runtime", "inputs", "outputs", "secrets", "registered")
-    lines = table(heads, [_row(node) for node in nodes]) if nodes else []
-    lines.append(f"{plural(len(nodes), 'node')} in namespace {connection.namespace}")
-    print_lines(lines)
-    if not nodes:
+    count = f"{plural(len(nodes), 'node')} in namespace {connection.namespace}"
+    body = {"namespace": connection.namespace, "nodes": shown}
+    print_as(output, body, chain(table(heads, map(_row, nodes)), [count]))
+    if not nodes and output != "json":
         print_message("workers register them: python -m exotrio worker FILE")
     return SUCCESS
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
+
 import click
 
 from exotrio._util.times import iso_time
@@ -14,7 +17,7 @@ from exotrio.cli.groups import Commands
 from exotrio.cli.lookup.lists import list_runs, list_states
 from exotrio.cli.lookup.resources import find_run, whole_run
 from exotrio.cli.runs.follow import follow
-from exotrio.cli.terminal.output import error_message, print_json, print_lines, table
+from exotrio.cli.terminal.output import error_message, print_as, table
 from exotrio.client import Run, RunStatus, RunSummary, StateManager, StateStatus, StateSummary
 
 MAX_FAILED = 20
@@ -47,15 +50,12 @@ def ls(graph: str | None, status: str | None, limit: int, output: str, connectio
     """
     wanted = None if status is None else RunStatus(status)
     runs, more = connection.ask(lambda manager: list_runs(manager, graph, wanted, limit))
-    if output == "json":
-        shown = [run.model_dump(mode="json") for run in runs]
-        print_json({"namespace": connection.namespace, "runs": shown, "more": more})
-        return SUCCESS
+    shown = [run.model_dump(mode="json") for run in runs]
     heads = ("run", "graph", "status", "done", "failed", "open", "created")
-    lines = table(heads, [_row(run) for run in runs]) if runs else []
     count = plural(len(runs), "run" if graph is None and wanted is None else "matching run")
-    lines.append(f"{count} in namespace {connection.namespace}" + ("; more with --limit" if more else ""))
-    print_lines(lines)
+    count += f" in namespace {connection.namespace}" + ("; more with --limit" if more else "")
+    body = {"namespace": connection.namespace, "runs": shown, "more": more}
+    print_as(output, body, chain(table(heads, map(_row, runs)), [count]))
     return SUCCESS
 
 
@@ -77,11 +77,9 @@ def show(run_id: str, output: str, connection: Connection) -> int:
         return run, (await list_states(manager, MAX_FAILED, run=run.run_id, status=ERRORED))[0]
 
     run, failed = connection.ask(ask)
-    if output == "json":
-        shown = [state.model_dump(mode="json", include=_OF_FAILED) for state in failed]
-        print_json({**run.model_dump(mode="json"), "failed": shown})
-    else:
-        print_lines([*_as_lines(run), *_failures(run, failed)])
+    shown = [state.model_dump(mode="json", include=_OF_FAILED) for state in failed]
+    body = {**run.model_dump(mode="json"), "failed": shown}
+    print_as(output, body, chain(_as_lines(run), _failures(run, failed)))
     return SUCCESS
 
 
@@ -119,10 +117,7 @@ def cancel(run_id: str, output: str, connection: Connection) -> int:
     JSON: as of `runs show`, without failed.
     """
     run = connection.ask(lambda manager: whole_run(manager, run_id, manager.cancel))
-    if output == "json":
-        print_json(run.model_dump(mode="json"))
-    else:
-        print_lines(_as_lines(run))
+    print_as(output, run.model_dump(mode="json"), _as_lines(run))
     return SUCCESS
 
 
@@ -138,32 +133,22 @@ def retry(run_id: str, output: str, connection: Connection) -> int:
     JSON: run_id, retried (state_id, new_state_id, status) and refused (state_id, reason).
     """
     reply = connection.ask(lambda manager: whole_run(manager, run_id, manager.retry_run))
-    if output == "json":
-        print_json({"run_id": run_id, **reply.model_dump(mode="json")})
-    else:
-        lines = [f"{plural(len(reply.retried), 'state')} of run {run_id} will run again"]
-        lines += [f"not retried: {state.state_id}: {state.reason}" for state in reply.refused]
-        print_lines(lines)
+    lines = [f"{plural(len(reply.retried), 'state')} of run {run_id} will run again"]
+    lines += [f"not retried: {state.state_id}: {state.reason}" for state in reply.refused]
+    print_as(output, {"run_id": run_id, **reply.model_dump(mode="json")}, lines)
     return FAILED if reply.refused else SUCCESS
 
 
-def _as_lines(run: Run) -> list[str]:
+def _as_lines(run: Run) -> Iterator[str]:
     used = [status for status in StateStatus if any(node.counts.get(status) for node in run.nodes)]
     rows = [
         (node.identifier, node.node_name, *(str(node.counts.get(status, 0)) for status in used))
         for node in run.nodes
     ]
-    times = [
-        f"{what} {iso_time(at)}"
-        for what, at in (
-            ("created", run.created_at),
-            ("cancelled", run.cancelled_at),
-            ("finished", run.finished_at),
-        )
-        if at
-    ]
-    head = f"run {run.run_id} of graph {run.graph_name}: {', '.join([run.status.value, *times])}"
-    return [head, *table(("place", "node", *used), rows)]
+    moments = (("created", run.created_at), ("cancelled", run.cancelled_at), ("finished", run.finished_at))
+    times = [f"{what} {iso_time(at)}" for what, at in moments if at]
+    yield f"run {run.run_id} of graph {run.graph_name}: {', '.join([run.status.value, *times])}"
+    yield from table(("place", "node", *used), rows)
 
 
 def _failures(run: Run, failed: list[StateSummary]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 import trio
 
@@ -14,7 +16,7 @@ from exotrio.cli.exit_codes import ABANDONED, SUCCESS
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup.runtimes import STOPPED, find_worker, find_workers
 from exotrio.cli.runs.drain import Fate, wait_until_gone
-from exotrio.cli.terminal.output import print_json, print_lines, print_message, print_text, table
+from exotrio.cli.terminal.output import print_as, print_message, table
 from exotrio.client import RuntimeInfo, RuntimeList, StateManager
 from exotrio.errors import ExotrioError, RequestRefused
 
@@ -41,12 +43,10 @@ def ls(output: str, connection: Connection) -> int:
     holds, heard_ms, polled_ms, nodes, shows_tasks) and v0 (nodes, polled_ms).
     """
     found = connection.ask(StateManager.workers)
-    if output == "json":
-        shown = found.model_dump(mode="json")
-        print_json({"namespace": connection.namespace, "runtimes": shown["workers"], "v0": shown["v0"]})
-        return SUCCESS
-    print_lines(_as_lines(found, connection.namespace))
-    if not found.workers and not found.v0:
+    shown = found.model_dump(mode="json")
+    body = {"namespace": connection.namespace, "runtimes": shown["workers"], "v0": shown["v0"]}
+    print_as(output, body, _as_lines(found, connection.namespace))
+    if not found.workers and not found.v0 and output != "json":
         print_message("start one with: python -m exotrio worker FILE")
     return SUCCESS
 
@@ -93,14 +93,13 @@ def drain(
         return chosen, {worker.worker_id: Fate.ASKED for worker in chosen}
 
     asked, fates = connection.ask(ask)
-    if output == "json":
-        shown = [
-            {"worker_id": each.worker_id, "runtime": each.runtime, "result": fates[each.worker_id].value}
-            for each in asked
-        ]
-        print_json({"namespace": connection.namespace, "runtimes": shown})
-    elif asked:
-        print_lines(f"{_FATES[fates[each.worker_id]]}: {each.worker_id}" for each in asked)
+    shown = [
+        {"worker_id": each.worker_id, "runtime": each.runtime, "result": fates[each.worker_id].value}
+        for each in asked
+    ]
+    if asked or output == "json":
+        lines = (f"{_FATES[fates[each.worker_id]]}: {each.worker_id}" for each in asked)
+        print_as(output, {"namespace": connection.namespace, "runtimes": shown}, lines)
     if not asked:
         print_message("there is nothing to drain: no such runtime lives")
     return SUCCESS if {*fates.values()} <= {Fate.ASKED, Fate.STOPPED} else ABANDONED
@@ -153,22 +152,17 @@ def tasks(runtime: str, timeout: float, output: str, connection: Connection) -> 
             ) from error
 
     worker, tree = connection.ask(ask)
-    if output == "json":
-        print_json({"worker_id": worker.worker_id, "runtime": worker.runtime, "tasks": tree})
-    else:
-        print_text(tree)
+    body = {"worker_id": worker.worker_id, "runtime": worker.runtime, "tasks": tree}
+    print_as(output, body, tree.split("\n"))
     return SUCCESS
 
 
-def _as_lines(found: RuntimeList, namespace: str) -> list[str]:
+def _as_lines(found: RuntimeList, namespace: str) -> Iterator[str]:
     heads = ("runtime", "worker", "phase", "busy", "free", "buffered", "held", "heard", "nodes")
-    lines = table(heads, [_row(worker) for worker in found.workers]) if found.workers else []
-    lines += [
-        f"through v0, by whoever it is: {', '.join(asker.nodes)}, last {format_coarse(asker.polled_ago)} ago"
-        for asker in found.v0
-    ]
-    lines.append(f"{plural(len(found.workers), 'runtime')} in namespace {namespace}")
-    return lines
+    yield from table(heads, map(_row, found.workers))
+    for asker in found.v0:
+        yield f"unnamed, through v0: {', '.join(asker.nodes)}, last {format_coarse(asker.polled_ago)} ago"
+    yield f"{plural(len(found.workers), 'runtime')} in namespace {namespace}"
 
 
 def _row(worker: RuntimeInfo) -> tuple[str, ...]:

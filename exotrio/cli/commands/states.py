@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import click
 
 from exotrio._util.times import iso_time
@@ -13,7 +15,7 @@ from exotrio.cli.groups import Commands
 from exotrio.cli.lookup.lists import list_states
 from exotrio.cli.lookup.resources import find_run, is_v0_only, no_graph, no_node, no_state, require_place
 from exotrio.cli.runs.state_view import state_as_lines
-from exotrio.cli.terminal.output import error_message, print_json, print_lines, print_text, table
+from exotrio.cli.terminal.output import error_message, print_as, table
 from exotrio.client import StateDetail, StateManager, StateStatus, StateSummary
 from exotrio.errors import NotFound, RequestRefused
 
@@ -82,14 +84,11 @@ def ls(
         return found
 
     states, more = connection.ask(ask)
-    if output == "json":
-        shown = [state.model_dump(mode="json") for state in states]
-        print_json({"namespace": connection.namespace, "states": shown, "more": more})
-        return SUCCESS
+    shown = [state.model_dump(mode="json") for state in states]
     heads = ("state", "place", "node", "status", "retries", "created", "error")
-    lines = table(heads, [_row(state) for state in states]) if states else []
-    lines.append(plural(len(states), "state") + ("; more with --limit" if more else ""))
-    print_lines(lines)
+    count = plural(len(states), "state") + ("; more with --limit" if more else "")
+    body = {"namespace": connection.namespace, "states": shown, "more": more}
+    print_as(output, body, chain(table(heads, map(_row, states)), [count]))
     return SUCCESS
 
 
@@ -104,10 +103,7 @@ def show(state_id: str, run_id: str | None, output: str, connection: Connection)
     JSON: what is shown; with --run at a state manager that speaks only v0, without attempts and events.
     """
     state = connection.ask(lambda manager: _find(manager, state_id, run_id))
-    if output == "json":
-        print_json(state.model_dump(mode="json"))
-    else:
-        print_lines(state_as_lines(state))
+    print_as(output, state.model_dump(mode="json"), state_as_lines(state))
     return SUCCESS
 
 
@@ -132,10 +128,7 @@ def retry(state_id: str, fanout_id: str | None, output: str, connection: Connect
         return reply.id, reply.status.value
 
     new, status = connection.ask(ask)
-    if output == "json":
-        print_json({"state_id": state_id, "new_state_id": new, "status": status})
-    else:
-        print_text(new)
+    print_as(output, {"state_id": state_id, "new_state_id": new, "status": status}, [new])
     return SUCCESS
 
 

@@ -51,7 +51,7 @@ def as_text(report: Report) -> str:
         (setting.name, "not set" if setting.value is None else setting.value, setting.source)
         for setting in report.settings
     ]
-    parts = [_section("settings", table(("", "", ""), rows)[1:])]
+    parts = [_section("settings", list(table(("", "", ""), rows))[1:])]
     names = list(report.versions.items())
     width = max(len(name) for name, _ in names)
     parts.append(_section("versions", [f"{name:{width}}  {text}" for name, text in names]))

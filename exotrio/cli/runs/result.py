@@ -9,7 +9,7 @@ from exotrio._util.error_message import message_line
 from exotrio._util.words import plural
 from exotrio._wire.graphs import GraphReply
 from exotrio._wire.vocabulary import ERRORED
-from exotrio.cli.terminal.output import error_message, pairs, print_json, print_lines
+from exotrio.cli.terminal.output import error_message, pairs, print_as
 from exotrio.client import Run, StateManager, StateStatus
 
 MAX_SHOWN = 20
@@ -68,10 +68,7 @@ def print_result(result: Result, form: str, elapsed: float) -> None:
         ExotrioError: it cannot be written.
     """
     fix = "the run itself is kept: `run --resume RUN`, or `runs watch RUN`, prints its result again"
-    if form == "json":
-        print_json(_as_json(result, elapsed), fix=fix)
-    else:
-        print_lines(_as_lines(result, elapsed), fix=fix)
+    print_as(form, _as_json(result, elapsed), _as_lines(result, elapsed), fix=fix)
 
 
 def _beside_the_message(error: str) -> list[str]:

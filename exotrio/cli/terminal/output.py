@@ -47,6 +47,24 @@ def print_json(body: Any, *, fix: str = "") -> None:
     print_text(json.dumps(body, indent=2), fix=fix)  # ASCII, without control characters
 
 
+def print_as(form: str, body: Any, lines: Iterable[str], *, fix: str = "") -> None:
+    """Print a result in the form that ``--output`` names.
+
+    Args:
+        form: ``json`` or ``table``.
+        body: The result for programs.
+        lines: The result for people; not iterated for JSON.
+        fix: What to do if it cannot be written.
+
+    Raises:
+        ExotrioError: it cannot be written.
+    """
+    if form == "json":
+        print_json(body, fix=fix)
+    else:
+        print_lines(lines, fix=fix)
+
+
 def print_text(text: str, *, fix: str = "") -> None:
     """Print a result to standard output. A reader that went away is not an error.
 
@@ -95,8 +113,8 @@ def _result_errors(fix: str = "") -> Iterator[None]:
         ) from error
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table, as wide as its cells need: a truncated id would be useless in a pipe."""
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table, none without rows; as wide as its cells need, since ids must not be cut."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -106,10 +124,11 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         shown.add_column(head, no_wrap=True)
     for row in rows:
         shown.add_row(*(Text(one_line(cell)) for cell in row))  # a name may look like rich's markup
-    console = Console(file=io.StringIO(), width=10_000, color_system=None)
-    with console.capture() as captured:
-        console.print(shown)
-    return [line.rstrip() for line in captured.get().splitlines()]
+    if shown.row_count:
+        console = Console(file=io.StringIO(), width=10_000, color_system=None)
+        with console.capture() as captured:
+            console.print(shown)
+        yield from (line.rstrip() for line in captured.get().splitlines())
 
 
 def error_message(error: str | None) -> str:
