@@ -151,7 +151,7 @@ def test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for(cli: Cli
     process = place.worker()
     both = heard(cli, 2)
     (other,) = [each for each in both if not each["shows_tasks"]]
-    told(cli("runtimes", "tasks", other["worker_id"]), 3, "shows its tasks to nobody", "--health-tasks")
+    told(cli("runtimes", "tasks", other["worker_id"]), 3, "does not show its tasks", "--health-tasks")
     told(cli("runtimes", "tasks", "r"), 6, "2 runtimes are called 'r'", "name one of them")
 
     unique = other["worker_id"].rpartition(":")[2]
@@ -185,7 +185,7 @@ def test_a_drain_goes_on_though_nobody_waits_for_it_any_longer(cli: Cli, place: 
     assert "Traceback" not in interrupted.err
     end = cli("runtimes", "drain", "--all", "--wait", "--timeout", "0.2")
     assert end.code == 75, end
-    assert re.fullmatch(r"still there: w@\S+\n", end.out)
+    assert re.fullmatch(r"still running: w@\S+\n", end.out)
     assert cli.json("runtimes", "ls")["runtimes"][0]["phase"] == "draining"
     (place.folder / "open-w").touch()
     assert process.wait().code == 0

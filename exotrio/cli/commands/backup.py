@@ -1,4 +1,4 @@
-"""``python -m exotrio backup``: fetch a backup of a state manager's database while it works."""
+"""``python -m exotrio backup``: fetch a backup of the database of a running state manager."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from exotrio.cli.terminal.output import print_text
 def command(file: Path, overwrite: bool, connection: Connection) -> int:
     """Write a backup of a state manager's database, all namespaces in it, to FILE.
 
-    The state manager goes on working meanwhile. `server --db FILE` goes on with what is in the
-    backup. Secrets are encrypted in it, and the key for them is not part of it: keep the file
-    ending in .secrets-key (or SECRETS_ENCRYPTION_KEY) too, in another place.
+    The state manager keeps working meanwhile. `server --db FILE` starts one from the backup.
+    Secrets in it are encrypted, and their key is not part of it: keep the file ending in
+    .secrets-key (or SECRETS_ENCRYPTION_KEY) too, in another place.
     """
     size = connection.ask(lambda manager: manager.backup(file, overwrite=overwrite))
     print_text(f"{file}: {size:,} bytes")

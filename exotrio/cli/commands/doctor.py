@@ -1,4 +1,4 @@
-"""``python -m exotrio doctor``: whether all is well, and if not, what is wrong and what to do."""
+"""``python -m exotrio doctor``: what is wrong, why, and what to do."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ STALE: float = 900
     multiple=True,
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Outbox of a Runtime, to look whether something is left in it; repeatable.",
+    help="Outbox of a Runtime, to check whether outcomes are left in it; repeatable.",
 )
 @click.option(
     "--stale",
     type=options.Seconds(),
     default=STALE,
     show_default=True,
-    help="A claim that does not end by itself counts as stuck after that; more than any node runs.",
+    help="Seconds after which a claim without a lease counts as stuck; longer than any node runs.",
 )
 @options.output
 def command(
@@ -46,20 +46,19 @@ def command(
     stale: float,
     output: str,
 ) -> int:
-    """Say whether all is well; if not, what is stuck, why, and what to do.
+    """Diagnose settings, the state manager and stuck work; print what is wrong, why, and what to do.
 
-    It prints every setting with where it came from, versions, whether and how the state manager can be
-    reached, what kind it is, how its clock stands, and what stands out in it: work that no runtime takes,
-    claims that nobody can take back, silent runtimes, invalid graphs, a full disk. It changes nothing, and
-    shows no key.
+    It prints every setting with its source, versions, each step of the connection to the state manager, what
+    kind that is, its clock, and problems in it: states that no runtime takes, claims without a lease, silent
+    runtimes, invalid graphs, a full disk. It changes nothing, and prints no key.
 
     Exits 0 if nothing needs attention and 1 if something does; 2 if a setting is missing or wrong, 4 if the
-    state manager cannot be reached or is none, 5 if it refuses the key.
+    state manager cannot be reached or is something else, 5 if it refuses the key.
 
     JSON: ok, settings, versions, state_manager, namespace, overview (as of `top`), checkup, v0_claims,
     findings (what, fix, attention).
     """
-    # What it says of .env is said below, with the file it means.
+    # Its warnings about .env are among the findings, with the name of the file.
     logging.getLogger("dotenv").addHandler(logging.NullHandler())
     logging.getLogger("dotenv").propagate = False
     settings = examine_settings(namespace, uri, key_file)

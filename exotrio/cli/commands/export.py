@@ -1,4 +1,4 @@
-"""``python -m exotrio export``: a run as one HTML page that stands alone."""
+"""``python -m exotrio export``: a run as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def command(run_id: str, output: str | None, overwrite: bool, no_values: bool, c
     """Save a run as one HTML page: its graph, timeline, counts, errors with tracebacks, states with their
     values, events and store.
 
-    The page needs no other file, has no script and loads nothing, so it can be mailed or put into a
-    ticket. Of a large run it shows a part of the states, those that failed first, and says what is
-    left out. Secrets of the graph are masked; what else the values and errors hold is in it.
+    The page needs no other file, has no script and loads nothing, so it can be mailed or attached to
+    a ticket. Of a large run it shows some of the states, failed ones first, and says what is left
+    out. Secrets of the graph are masked; all other content of values and errors is in it.
 
-    RUN is the id of a run, or its first 6 characters or more. It may still be going on.
+    RUN is the id of a run, or its first 6 characters or more. The run need not be finished.
     """
     if output is not None and output != STANDARD_OUTPUT:
         require_place(Path(output), overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""``python -m exotrio graph``: declare graphs, look at them, and check files offline."""
+"""``python -m exotrio graph``: declare, show and check graphs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from exotrio.client import GraphInfo, StateManager
 
 @click.group(name="graph", cls=Commands)
 def command() -> None:
-    """Declare graphs, look at them, and check files offline.
+    """Declare, show and check graphs.
 
     A FILE is a JSON file with the graph as in Exosphere's documentation, or Python with a Graph.
     """
@@ -32,7 +32,7 @@ def command() -> None:
 
 @command.command(name="apply")
 @click.argument("target", metavar="FILE_OR_MODULE")
-@click.option("--name", metavar="NAME", help="Name of the graph; of several in a Python file, which.")
+@click.option("--name", metavar="NAME", help="Name of the graph, or which one of several in a Python file.")
 @options.secrets
 @options.secrets_file
 @click.option(
@@ -56,7 +56,7 @@ def apply(
     """Create or replace a graph, and wait until it is validated.
 
     FILE_OR_MODULE is a JSON file (- for standard input) or Python with a Graph. Secrets given here
-    go before those in the file; the graph keeps no others. Runs that have begun keep the graph they
+    override those in the file; the graph keeps no others. Runs that have begun keep the graph they
     began with.
 
     JSON: as `graph show`.
@@ -99,10 +99,10 @@ def ls(output: str, connection: Connection) -> int:
 @options.output
 @connection
 def show(graph: str, output: str, connection: Connection) -> int:
-    """Show a graph: its nodes and what follows them, secrets by name, cron times, and problems.
+    """Show a graph: its nodes and their next nodes, secrets by name, cron times, and problems.
 
     JSON: the graph as the API shows it, with name, namespace, and next_runs by cron expression.
-    `graph apply` takes it back: secrets, which stand in it by name, are then given with --secret.
+    `graph apply` accepts it; give the secrets, of which it has only the names, with --secret.
     """
     found = connection.ask(lambda manager: find_graph(manager, graph))
     named = (graph, connection.namespace, found)
@@ -113,14 +113,18 @@ def show(graph: str, output: str, connection: Connection) -> int:
 @command.command(name="check")
 @click.argument("targets", metavar="FILE_OR_MODULE...", nargs=-1, required=True)
 @click.option(
-    "--secret", "secrets", multiple=True, metavar="NAME", help="Secret that will be given; repeatable."
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="NAME",
+    help="A secret that `apply` will get; repeatable.",
 )
 @options.output
 def check(targets: tuple[str, ...], secrets: tuple[str, ...], output: str) -> int:
-    """Check graphs without a state manager, by the same rules, and name every problem.
+    """Check graphs by the rules of the state manager, without one, and print every problem.
 
     Each FILE_OR_MODULE is a JSON file (- for standard input) or Python, which is imported. Nodes are
-    known from the Runtimes in the Python files, for the graphs of all files; those of other namespaces
+    known from the Runtimes in the Python files, for the graphs of all files; nodes of other namespaces
     are not checked. Exits 3 if a graph is invalid.
 
     JSON: valid, graphs (file, graph, valid) and problems (file, line, graph, node, field, severity,

@@ -39,7 +39,7 @@ def ls(output: str, connection: Connection) -> int:
     body = {"namespace": connection.namespace, "nodes": shown}
     print_as(output, body, chain(table(heads, map(_row, nodes)), [count]))
     if not nodes and output != "json":
-        print_message("workers register them: python -m exotrio worker FILE")
+        print_message("runtimes register them: python -m exotrio worker FILE")
     return SUCCESS
 
 
@@ -55,7 +55,7 @@ def _row(node: RegisteredNode) -> tuple[str, ...]:
 
 
 def _fields(schema: Mapping[str, Any]) -> str:
-    """Return the fields of a schema; the type too where it is not text."""
+    """Return the fields of a schema, with the type if it is not a string."""
     properties = schema.get("properties")
     if not isinstance(properties, Mapping):
         return ""

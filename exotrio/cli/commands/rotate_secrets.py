@@ -1,4 +1,4 @@
-"""``python -m exotrio rotate-secrets``: encrypt what is secret in a database with a new key."""
+"""``python -m exotrio rotate-secrets``: encrypt the secrets in a database with a new key."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from exotrio.manager.serving import DEFAULT_DB
     "--drop-old-keys",
     "drop_old",
     is_flag=True,
-    help="In the end remove the older keys from the file beside the database; backups made before need them.",
+    help="Remove the older keys from the file beside the database at the end; earlier backups need them.",
 )
 def command(db: str, drop_old: bool) -> int:
     """Encrypt all secrets in the database of a stopped state manager with a new key.
 
     The new key is the first one in SECRETS_ENCRYPTION_KEY (32 bytes in base64; several are separated by
-    commas or blanks, newest first). Without that variable a key is made, and put in front of the others
+    commas or blanks, newest first). Without that variable a key is generated, and put before the others
     in the file ending in .secrets-key beside the database.
 
-    It happens wholly or not at all; interrupted, it can be run again. A secret that no given key can
-    read stops it before anything is changed. Backups made before stay encrypted with the keys of their
-    time: keep those as long.
+    All secrets are encrypted anew, or none; if it is interrupted, run it again. A secret that no given
+    key can read stops it before anything is changed. Earlier backups need the older keys: keep those as
+    long as the backups.
 
-    A state manager does the same when it starts, so to exchange the keys in SECRETS_ENCRYPTION_KEY put
-    the new one in front and restart it; remove the old one when its log says that it is not needed.
+    A state manager does the same when it starts: to replace the key in SECRETS_ENCRYPTION_KEY, put the
+    new one first and restart it; remove the old one when its log says that it is no longer needed.
     """
 
     async def run() -> Rotation:

@@ -16,7 +16,7 @@ from exotrio.cli.terminal.progress import progress_for
 
 @click.command(name="run")
 @click.argument("target", metavar="FILE_OR_MODULE[:ATTR]")
-@click.option("--graph", "graph_name", metavar="NAME", help="Which Graph, if the module has several.")
+@click.option("--graph", "graph_name", metavar="NAME", help="The Graph to run, if the module has several.")
 @options.inputs
 @options.store
 @click.option(
@@ -32,8 +32,8 @@ from exotrio.cli.terminal.progress import progress_for
     flag_value=0,
     type=options.Port(),
     metavar="[PORT]",
-    help="Serve the embedded state manager, and its dashboard, on 127.0.0.1 while the run lasts; without "
-    "PORT on any free one. Put it behind FILE.",
+    help="Serve the embedded state manager, and its dashboard, on 127.0.0.1 during the run; without PORT on "
+    "any free port. Give it after FILE.",
 )
 @options.output
 @log_format_option
@@ -52,9 +52,9 @@ def command(
 ) -> int:
     """Run the Graph in FILE_OR_MODULE with the Runtime in it, and print its result.
 
-    The state manager is embedded and keeps everything in a SQLite file; with
-    EXOSPHERE_STATE_MANAGER_URI set and no --db it is that one. Only the states of this run are worked on.
-    A state manager that speaks only v0 cannot tell them from others: there, any are worked on.
+    The state manager is embedded and keeps everything in a SQLite file; if
+    EXOSPHERE_STATE_MANAGER_URI is set and --db is not given, that state manager is used. Only states of
+    this run are executed; through v0, which cannot select them, states of other runs are executed too.
     Progress goes to standard error, the result to standard output.
 
     Ctrl-C drains: running nodes may finish, nothing is lost, and the command that continues is
@@ -65,7 +65,7 @@ def command(
     if db == "":
         raise click.UsageError("--db is empty: name a file, or leave it out")
     as_json = log_format == JSON
-    # As JSON the log has what is shown elsewhere, so it must not be silent.
+    # The JSON log has the progress and the messages, so it must not be silent.
     configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0 and not as_json, form=log_format)
     loaded = load(target)
     request = Request(

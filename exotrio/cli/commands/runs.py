@@ -1,4 +1,4 @@
-"""``python -m exotrio runs``: look at the runs of a namespace, cancel one, retry what failed in one."""
+"""``python -m exotrio runs``: list and show runs; watch, cancel or retry one."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from exotrio.cli.terminal.output import error_message, print_as, table
 from exotrio.client import Run, RunStatus, RunSummary, StateManager, StateStatus, StateSummary
 
 MAX_FAILED = 20
-"""Failed states that `runs show` names."""
+"""Failed states that `runs show` lists."""
 
 
 @click.group(name="runs", cls=Commands)
 def command() -> None:
-    """Look at the runs of a namespace; cancel one, or retry what failed in one.
+    """List and show runs; watch, cancel or retry one.
 
-    RUN is the id of a run. To look at one, the first 6 characters are enough if no other begins so.
+    RUN is the id of a run. To show or watch one, its first 6 characters are enough, if they are unique.
     """
 
 
@@ -64,7 +64,7 @@ def ls(graph: str | None, status: str | None, limit: int, output: str, connectio
 @options.output
 @connection
 def show(run_id: str, output: str, connection: Connection) -> int:
-    """Show how far a run is, place by place, and what failed.
+    """Show the progress of a run by node, and what failed.
 
     JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, counts, nodes (counts by
     status), failed (the newest failed states: id, identifier, status, error).
@@ -109,10 +109,10 @@ def watch(run_id: str, output: str, connection: Connection) -> int:
 @options.output
 @connection_or_db
 def cancel(run_id: str, output: str, connection: Connection) -> int:
-    """Cancel a run: what waits is ended, running nodes are cancelled, nothing follows.
+    """Cancel a run: waiting and running states end as errored; nothing follows.
 
-    Workers hear of it with their next heartbeat. Cancelling a run again changes nothing. A state
-    manager that speaks only v0 cannot do it.
+    Runtimes are told with their next heartbeat, and cancel its nodes. Cancelling a run again changes
+    nothing. A state manager that speaks only v0 cannot do it.
 
     JSON: as of `runs show`, without failed.
     """

@@ -1,4 +1,4 @@
-"""``python -m exotrio runtimes``: which runtimes live and what they hold; drain them; see their tasks."""
+"""``python -m exotrio runtimes``: list runtimes, drain them, show their tasks."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from exotrio.errors import ExotrioError, RequestRefused
 
 @click.group(name="runtimes", cls=Commands)
 def command() -> None:
-    """Show which runtimes live, drain them, and see where their tasks wait.
+    """List runtimes, drain them, and show where their tasks wait.
 
-    RUNTIME is the id of one as `runtimes ls` shows it, the part of that behind the last colon, or the
-    name of a Runtime. Only exotrio's own state manager knows its runtimes.
+    RUNTIME is the id of one as `runtimes ls` shows it, the part of it after the last colon, or the name
+    of a Runtime. Only exotrio's own state manager knows its runtimes.
     """
 
 
@@ -34,9 +34,9 @@ def command() -> None:
 @options.output
 @connection
 def ls(output: str, connection: Connection) -> int:
-    """List the runtimes of a namespace: what they do and hold, and when they were last heard of.
+    """List the runtimes of a namespace: their phase, workers and claims, and their last heartbeat.
 
-    Busy, free and buffered are as of a runtime's last heartbeat; held is what the database knows.
+    Busy, free and buffered are as of a runtime's last heartbeat; held is counted in the database.
     Stopped ones are listed for a minute, silent ones for ten.
 
     JSON: namespace, runtimes (worker_id, runtime, phase, live, asked_to_drain, workers, busy, buffered,
@@ -53,8 +53,8 @@ def ls(output: str, connection: Connection) -> int:
 
 @command.command(name="drain")
 @click.argument("runtimes", metavar="[RUNTIME]...", nargs=-1)
-@click.option("--all", "every", is_flag=True, help="Every runtime of the namespace that lives.")
-@click.option("--wait", "waits", is_flag=True, help="Wait until they are gone.")
+@click.option("--all", "every", is_flag=True, help="Every live runtime of the namespace.")
+@click.option("--wait", "waits", is_flag=True, help="Wait until they have stopped.")
 @click.option(
     "--timeout",
     default=120,
@@ -67,13 +67,13 @@ def ls(output: str, connection: Connection) -> int:
 def drain(
     runtimes: tuple[str, ...], every: bool, waits: bool, timeout: float, output: str, connection: Connection
 ) -> int:
-    """Ask runtimes to claim nothing more, let running nodes end, hand the rest back, and stop.
+    """Drain runtimes: they claim nothing more, finish running nodes, release other claims, and stop.
 
-    A name stands for all runtimes that have it. Each hears of it with its next heartbeat, within 20 s
-    as a rule.
+    A name stands for all runtimes that have it. Each is told with its next heartbeat, usually within
+    20 s.
 
-    With --wait it exits 0 once all have stopped, and 75 if one is still there after the timeout, or
-    fell silent; the drain goes on.
+    With --wait it exits 0 once all have stopped, and 75 if one is still running after the
+    timeout, or fell silent; the drain continues.
 
     JSON: namespace, runtimes (worker_id, runtime, result: asked; with --wait stopped, silent or present).
     """
@@ -101,7 +101,7 @@ def drain(
         lines = (f"{_FATES[fates[each.worker_id]]}: {each.worker_id}" for each in asked)
         print_as(output, {"namespace": connection.namespace, "runtimes": shown}, lines)
     if not asked:
-        print_message("there is nothing to drain: no such runtime lives")
+        print_message("nothing to drain: no such runtime is live")
     return SUCCESS if {*fates.values()} <= {Fate.ASKED, Fate.STOPPED} else ABANDONED
 
 
@@ -109,7 +109,7 @@ _FATES = {
     Fate.ASKED: "asked to drain",
     Fate.STOPPED: "stopped",
     Fate.SILENT: "fell silent",
-    Fate.PRESENT: "still there",
+    Fate.PRESENT: "still running",
 }
 
 
@@ -127,9 +127,9 @@ _FATES = {
 def tasks(runtime: str, timeout: float, output: str, connection: Connection) -> int:
     """Print the tree of a runtime's tasks, and where each waits: lines of code, no values.
 
-    It comes with the runtime's next heartbeat, within 20 s as a rule, if that was started with
-    `worker --health-tasks`; `dev` always shows it. To look at one the first 6 characters of its id,
-    or of the part behind the last colon, are enough.
+    The runtime sends it with its next heartbeat, usually within 20 s, if it was started with
+    `worker --health-tasks` or by `dev`. The first 6 characters of its id, or of the part after the last
+    colon, are enough.
 
     JSON: worker_id, runtime, tasks (the tree as text).
     """
@@ -138,7 +138,7 @@ def tasks(runtime: str, timeout: float, output: str, connection: Connection) -> 
         worker = find_worker((await manager.workers()).workers, runtime)
         if not worker.shows_tasks:
             raise RequestRefused(
-                f"the runtime {worker.worker_id} shows its tasks to nobody",
+                f"the runtime {worker.worker_id} does not show its tasks",
                 fix="start it with: worker FILE --health-tasks",
             )
         print_message(f"{one_line(worker.worker_id)} sends it with its next heartbeat")
@@ -148,7 +148,7 @@ def tasks(runtime: str, timeout: float, output: str, connection: Connection) -> 
             raise ExotrioError(
                 f"no task tree came from {worker.worker_id} within {timeout:g} s",
                 where=f"it was last heard of {format_coarse(worker.heard_ago)} before that",
-                fix="wait longer with --timeout; see whether it lives with `runtimes ls`",
+                fix="wait longer with --timeout; check whether it is live with `runtimes ls`",
             ) from error
 
     worker, tree = connection.ask(ask)

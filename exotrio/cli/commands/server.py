@@ -22,7 +22,7 @@ from exotrio.manager.serving import DEFAULT_DB
 logger = logging.getLogger("exotrio.cli")
 
 MAX_CONNECTIONS = 4_000
-"""One that waits at the server costs up to 40 kB."""
+"""An open connection needs up to 40 kB."""
 
 
 def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
@@ -80,7 +80,7 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
     default=60,
     show_default=True,
     type=options.Seconds(),
-    help="How long a claim holds without a heartbeat.",
+    help="How long a claim is valid without a heartbeat.",
 )
 @click.option(
     "--poison-limit",
@@ -88,12 +88,12 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
     show_default=True,
     type=click.IntRange(1),
     metavar="N",
-    help="A state is ERRORED once this many workers in a row ended while they ran it.",
+    help="A state is ERRORED once this many runtimes in a row ended while they ran it.",
 )
 @click.option(
     "--claim-timeout",
     type=options.Seconds(),
-    help="How long a v0 claim holds; longer than any node runs.  [default: for ever]",
+    help="How long a v0 claim is valid; longer than any node runs.  [default: for ever]",
 )
 @click.option(
     "--keep",
@@ -106,7 +106,7 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
 @click.option(
     "--metrics-port",
     type=options.Port(),
-    help="Serve /metrics and the probes, and nothing else, on this port too, without the key.",
+    help="Also serve /metrics and the probes, and nothing else, on this port, without the key.",
 )
 @log_format_option
 @click.option("-v", "--verbose", count=True, help="Log more.")
@@ -132,16 +132,17 @@ def command(
     """Run a state manager: v0 for Exosphere runtimes and dashboards, and exotrio's native API.
 
     Secrets of graphs are encrypted with the key in SECRETS_ENCRYPTION_KEY (32 bytes in base64), or with
-    one that is made and kept beside the database. To exchange it, put a new one in front of it, with a
-    comma between them: at the start everything is encrypted anew with the first, in one transaction, and
-    the log says so; then remove the old one, but keep it for backups made before. See rotate-secrets.
+    a key that is generated and kept beside the database. To replace the key, put a new one before it,
+    separated by a comma: at the next start all secrets are encrypted with the first key, in one
+    transaction, and the log says so. Then remove the old key, but keep it for earlier backups. See
+    rotate-secrets.
 
-    It takes half as many connections as the hard limit on open files allows, at most 4,000; a runtime
-    keeps two. Half of them is for clients that have not shown the key, each for 30 s and one answer.
+    It accepts half as many connections as the hard limit on open files allows, at most 4,000; a runtime
+    keeps two. Half of them are for clients that have not sent the key, each for 30 s and one response.
     When three quarters are open, polls no longer wait at the server.
 
     SIGTERM or Ctrl-C stops it: requests in flight are answered, then it exits 0. A second signal
-    cuts them.
+    aborts them.
     """
     configure_logs(verbose=verbose, form=log_format)
     limits = Limits(max_body=max_body_mib * 1024 * 1024, max_connections=max_connections())
@@ -182,7 +183,7 @@ async def _stop_on_signals(stopping: trio.Event, everything: trio.CancelScope) -
             if not requests.add(number):
                 continue
             if requests.count > 1:
-                logger.info("%s again: cutting what is in flight", signal.Signals(number).name)
+                logger.info("%s again: aborting requests in flight", signal.Signals(number).name)
                 everything.cancel()
             else:
                 logger.info("%s: stopping", signal.Signals(number).name)
@@ -190,7 +191,7 @@ async def _stop_on_signals(stopping: trio.Event, everything: trio.CancelScope) -
 
 
 def max_connections() -> int:
-    """Raise the limit on this process's open files as far as that helps, and return what it allows.
+    """Raise the limit on open files of this process as far as useful, and return the connections it allows.
 
     A runtime keeps one connection for its polls and one for its heartbeats.
     """

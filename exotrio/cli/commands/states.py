@@ -1,4 +1,4 @@
-"""``python -m exotrio states``: look at the states of runs, and retry one."""
+"""``python -m exotrio states``: list and show states; retry one."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ from exotrio.errors import NotFound, RequestRefused
 
 @click.group(name="states", cls=Commands)
 def command() -> None:
-    """Look at states, the executions of nodes in runs, and retry one.
+    """List and show states, which are the executions of nodes in runs; retry one.
 
-    STATE is the whole id of a state, as `states ls` and `runs show` name it.
+    STATE is the whole id of a state, as `states ls` and `runs show` print it.
     """
 
 
 @command.command(name="ls")
-@click.option("--run", "run_id", metavar="RUN", help="Only of this run; the first 6 characters are enough.")
-@click.option("--graph", metavar="NAME", help="Only of this graph.")
-@click.option("--node", metavar="NAME", help="Only of this node class.")
+@click.option("--run", "run_id", metavar="RUN", help="Only states of this run; 6 characters are enough.")
+@click.option("--graph", metavar="NAME", help="Only states of this graph.")
+@click.option("--node", metavar="NAME", help="Only states of this node class.")
 @click.option(
-    "--place", metavar="NAME", help="Only of the place with this identifier; needs --run or --graph."
+    "--place",
+    metavar="NAME",
+    help="Only states of the node with this identifier; needs --run or --graph.",
 )
 @click.option(
     "--status",
@@ -41,7 +43,7 @@ def command() -> None:
     multiple=True,
     metavar="STATUS",
     type=click.Choice([status.value for status in StateStatus], case_sensitive=False),
-    help=f"Only with this status, one of {', '.join(StateStatus)}; repeatable.",
+    help=f"Only states with this status, one of {', '.join(StateStatus)}; repeatable.",
 )
 @options.limit(50, "Most states to list.")
 @options.output
@@ -64,7 +66,7 @@ def ls(
     created_at, finished_at, worker), more (whether there are).
     """
     if place is not None and run_id is None and graph is None:
-        raise click.UsageError("--place needs --run or --graph: it is the place of a graph")
+        raise click.UsageError("--place needs --run or --graph: identifiers are those of one graph")
 
     async def ask(manager: StateManager) -> tuple[list[StateSummary], bool]:
         run = None if run_id is None else (await find_run(manager, run_id)).run_id
@@ -74,7 +76,7 @@ def ls(
                 manager, limit, run=run, graph=graph, node=node, identifier=place, status=wanted
             )
         except NotFound as error:
-            raise await _which(manager, graph, node, error) from error
+            raise await _not_found(manager, graph, node, error) from error
         except RequestRefused as refusal:
             if run is None and is_v0_only(refusal):
                 raise _needs_run(refusal) from refusal
@@ -94,11 +96,11 @@ def ls(
 
 @command.command(name="show")
 @click.argument("state_id", metavar="STATE")
-@click.option("--run", "run_id", metavar="RUN", help="Its run; where only v0 is spoken it is needed.")
+@click.option("--run", "run_id", metavar="RUN", help="Its run; needed where only v0 is spoken.")
 @options.output
 @connection
 def show(state_id: str, run_id: str | None, output: str, connection: Connection) -> int:
-    """Show a state: inputs, outputs, its error with the traceback, attempts, and what happened to it.
+    """Show a state: inputs, outputs, its error with the traceback, attempts and events.
 
     JSON: what is shown; with --run at a state manager that speaks only v0, without attempts and events.
     """
@@ -110,12 +112,14 @@ def show(state_id: str, run_id: str | None, output: str, connection: Connection)
 @command.command(name="retry")
 @click.argument("state_id", metavar="STATE")
 @click.option(
-    "--fanout-id", metavar="ID", help="Makes a repeated request the same one.  [default: a new one]"
+    "--fanout-id",
+    metavar="ID",
+    help="Makes a repeated request the same one.  [default: a new id]",
 )
 @options.output
 @connection
 def retry(state_id: str, fanout_id: str | None, output: str, connection: Connection) -> int:
-    """Run a state that failed or was pruned once more, as a new state; print its id.
+    """Run a failed or pruned state once more, as a new state, and print its id.
 
     JSON: state_id, new_state_id, status.
     """
@@ -153,8 +157,8 @@ def _needs_run(refusal: RequestRefused) -> RequestRefused:
     return RequestRefused(refusal.what, fix="give the run too: --run RUN")
 
 
-async def _which(manager: StateManager, graph: str | None, node: str | None, error: NotFound) -> NotFound:
-    """Return what to say of the graph or the node that is not there."""
+async def _not_found(manager: StateManager, graph: str | None, node: str | None, error: NotFound) -> NotFound:
+    """Return the error for the graph or node that does not exist."""
     if graph is not None and f"graph {graph!r}" in error.what:
         return await no_graph(manager, graph, error)
     if node is not None:

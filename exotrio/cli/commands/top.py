@@ -1,4 +1,4 @@
-"""``python -m exotrio top``: what happens in a namespace, live."""
+"""``python -m exotrio top``: a live view of a namespace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.terminal.output import print_json, print_text
 
 WIDTH = 120
-"""Of what is no terminal."""
+"""Columns where the output is not a terminal."""
 RUNS_ONCE = 10
 
 
@@ -23,7 +23,7 @@ class _Interval(options.Seconds):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         seconds: float = super().convert(value, param, ctx)
         if seconds < 0.1:
-            self.fail("the state manager is not asked more often than every 0.1 s", param, ctx)
+            self.fail("the interval is at least 0.1 s", param, ctx)
         return seconds
 
 
@@ -33,22 +33,22 @@ class _Interval(options.Seconds):
     type=_Interval(),
     default=2,
     show_default=True,
-    help="Between two looks.",
+    help="Seconds between two updates.",
 )
-@click.option("--once", is_flag=True, help="Print what there is now, and exit.")
+@click.option("--once", is_flag=True, help="Print the current state once, and exit.")
 @options.output
 @connection
 def command(interval: float, once: bool, output: str, connection: Connection) -> int:
-    """Show what happens in a namespace: what runs, waits and failed, throughput, nodes, runtimes, runs.
+    """Show running, waiting and failed states of a namespace, throughput, nodes, runtimes and runs.
 
-    It goes on until q or Ctrl-C is pressed, also while the state manager is away. Where standard output
-    is no terminal it prints what there is now, and exits.
+    It updates until q or Ctrl-C is pressed, also while the state manager is not reachable. If standard
+    output is not a terminal it prints the current state once, and exits.
 
     \b
-    DUE      waiting states that could run now; OLDEST says for how long the first of them has been due
-    ENDED/H  attempts that ended in the last hour, FAILED of them; P50 and P95 say how long they ran
-    OFFERED  runtimes that ask for the node
-    HOLDS    states a runtime has; BUSY and FREE, its workers, are as of its last heartbeat
+    DUE      waiting states that may run now; OLDEST: how long the first of them has been due
+    ENDED/H  attempts that ended in the last hour, FAILED of them; P50 and P95: how long they ran
+    OFFERED  live runtimes that have the node
+    HOLDS    states a runtime has claimed; BUSY and FREE: its workers, as of its last heartbeat
 
     JSON: namespace, at, running, waiting, errored, oldest, throughput (by minute), nodes, runtimes,
     runs.

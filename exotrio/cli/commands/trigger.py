@@ -22,7 +22,7 @@ from exotrio.client import StateManager
     "--start-delay",
     default=0.0,
     type=options.Seconds(),
-    help="Before the run's first node may run.  [default: 0]",
+    help="Seconds until the first node may run.  [default: 0]",
 )
 @click.option("--follow", "following", is_flag=True, help="Show the run's progress, then its result.")
 @options.output
@@ -39,7 +39,7 @@ def command(
 ) -> int:
     """Start a run of GRAPH and print its id.
 
-    Values that are private belong in a file or on standard input: others can read arguments.
+    Give private values in a file or on standard input: other users can read arguments.
 
     With --follow it exits 0 if the run succeeded and 1 if it failed; Ctrl-C leaves the run alone.
 

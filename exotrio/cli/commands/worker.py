@@ -1,4 +1,4 @@
-"""``python -m exotrio worker``: the nodes of one Runtime against a state manager."""
+"""``python -m exotrio worker``: run a Runtime at a state manager."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from exotrio.cli.terminal.logs import configure_logs, log_format_option
 @click.option(
     "--health-port",
     type=options.Port(),
-    help="Serve /livez, /readyz and /metrics here; 0: any free port.  [default: not]",
+    help="Serve /livez, /readyz and /metrics on this port; 0: any free one.  [default: do not]",
 )
 @click.option(
     "--health-host",
@@ -28,7 +28,7 @@ from exotrio.cli.terminal.logs import configure_logs, log_format_option
 @click.option(
     "--health-tasks",
     is_flag=True,
-    help="Show where each task waits (code, no values): at /tasks, and to the state manager when it asks.",
+    help="Show where each task waits (lines of code, no values): at /tasks, and to the state manager.",
 )
 @log_format_option
 @click.option("-v", "--verbose", count=True, help="Log every poll and state.")
@@ -40,9 +40,9 @@ def command(
     The state manager is the one the Runtime names, or EXOSPHERE_STATE_MANAGER_URI and
     EXOSPHERE_API_KEY from the environment or .env.
 
-    SIGTERM or Ctrl-C drains: running nodes may finish within the grace, everything else is handed
-    back. A second one cancels running nodes, a third one exits at once. Exits 0 if everything was
-    delivered or handed back, 75 if something is left behind.
+    SIGTERM or Ctrl-C drains: running nodes may finish within the grace, other claims are released. A
+    second one cancels running nodes, a third one exits at once. Exits 0 if everything was delivered or
+    released, 75 if something was abandoned.
     """
     configure_logs(verbose=verbose, form=log_format)
     runtime = load(target).runtime()

@@ -157,7 +157,7 @@ class LocalRun:
 
     def exiting(self) -> None:
         """Called from the signal handler just before the process exits."""
-        self._progress.give_back()
+        self._progress.restore_terminal()
         with suppress(OSError):
             os.write(
                 2, f"\n{harmless(self._how_to_continue())}\n".encode()

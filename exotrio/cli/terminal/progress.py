@@ -1,4 +1,4 @@
-"""What ``run`` shows while it waits, on standard error: bars on a terminal, plain lines elsewhere."""
+"""The progress of a run that is followed, on standard error: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import logging
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Self
 
 from exotrio._util.terminal_text import harmless, one_line
 from exotrio._wire.vocabulary import ERRORED, RETRIED, SUCCESS
@@ -28,7 +29,7 @@ RUNNING = (StateStatus.QUEUED, StateStatus.EXECUTED)
 
 _SHOW_CURSOR = b"\x1b[?25h"
 MAX_PROGRESS_TEXT = 40
-"""Characters beside a bar of what a node says of its progress."""
+"""Characters of a node's progress beside its bar."""
 LINE_INTERVAL = 2.0
 """Seconds between two plain lines about the same run."""
 
@@ -38,35 +39,64 @@ def count(node: NodeCounts, statuses: tuple[StateStatus, ...]) -> int:
     return sum(node.counts.get(status, 0) for status in statuses)
 
 
-class Progress(Protocol):
-    """Shows a run. Enter it while the run is followed."""
+class Progress(ABC):
+    """Shows a run. Enter it while the run is followed.
 
-    elapsed: float
+    Args:
+        runtime: Gives the progress that its nodes report; None if they run elsewhere.
 
-    def __enter__(self) -> Progress: ...
+    Attributes:
+        elapsed: Seconds the run was followed, once that is over.
+    """
+
+    def __init__(self, runtime: Runtime | None) -> None:
+        self.elapsed = 0.0
+        self._runtime = runtime
+        self._run: Run | None = None
+        self._started = 0.0
+
+    def __enter__(self) -> Self:
+        self._started = time.monotonic()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.elapsed = time.monotonic() - self._started
 
+    @abstractmethod
     def show(self, run: Run) -> None:
         """Show the run's counts."""
 
+    @abstractmethod
     def refresh(self) -> None:
-        """Show what nodes say of their progress by now."""
+        """Show the progress that nodes have reported since."""
 
+    @abstractmethod
     def print_message(self, text: str) -> None:
         """Print a line that stays."""
 
-    def give_back(self) -> None:
+    @abstractmethod
+    def restore_terminal(self) -> None:
         """Leave the terminal as it was, from the signal handler that ends the process."""
+
+    def _reported(self, run: Run) -> dict[str, str]:
+        """Return what nodes of a run report of their progress, by identifier.
+
+        Of several states of one node the oldest one counts, so that the text does not alternate.
+        """
+        reported: dict[str, str] = {}
+        for state in self._runtime.vitals.running if self._runtime is not None else ():
+            if state.progress is not None and state.run_id == run.run_id:
+                reported.setdefault(state.identifier, one_line(str(state.progress)))
+        return reported
 
 
 def progress_for(runtime: Runtime | None = None, *, verbose: bool = False, logged: bool = False) -> Progress:
     """Return bars for a terminal; lines elsewhere, and beside a log, which bars would tear.
 
     Args:
-        runtime: Asked what its nodes say of their progress; None if they run elsewhere.
+        runtime: As for ``Progress``.
         verbose: There is a log.
         logged: Everything goes to the log.
     """
@@ -77,38 +107,14 @@ def progress_for(runtime: Runtime | None = None, *, verbose: bool = False, logge
     return Lines(runtime)
 
 
-def said(runtime: Runtime | None, run: Run) -> dict[str, str]:
-    """Return what nodes of a run say of their progress, by their place in the graph.
+class Lines(Progress):
+    """A line every few seconds, and one at the end."""
 
-    Of several the longest running speaks, so that the text does not jump between them.
-    """
-    latest: dict[str, str] = {}
-    for state in runtime.vitals.running if runtime is not None else ():
-        if state.progress is not None and state.run_id == run.run_id:
-            latest.setdefault(state.identifier, one_line(str(state.progress)))
-    return latest
-
-
-class Lines:
-    """One line now and then, and one whenever a place is done."""
-
-    def __init__(self, runtime: Runtime | None, say: Callable[[str], None] = print_message) -> None:
-        self.elapsed = 0.0
-        self._runtime = runtime
-        self._say = say
-        self._run: Run | None = None
-        self._said: dict[str, str] = {}
-        self._started = 0.0
+    def __init__(self, runtime: Runtime | None, write: Callable[[str], None] = print_message) -> None:
+        super().__init__(runtime)
+        self._write = write
+        self._last_reported: dict[str, str] = {}
         self._last = -LINE_INTERVAL
-
-    def __enter__(self) -> Lines:
-        self._started = time.monotonic()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.elapsed = time.monotonic() - self._started
 
     def show(self, run: Run) -> None:
         self._run = run
@@ -116,18 +122,19 @@ class Lines:
         if now - self._last < LINE_INTERVAL and run.pending_count:
             return
         self._last = now
-        self._said = said(self._runtime, run)
-        self.print_message("  ".join(_summary(node, self._said) for node in run.nodes if node.counts))
+        self._last_reported = reported = self._reported(run)
+        self.print_message("  ".join(_summary(node, reported) for node in run.nodes if node.counts))
 
     def refresh(self) -> None:
-        if self._run is not None and self._run.pending_count and said(self._runtime, self._run) != self._said:
-            self.show(self._run)
+        run = self._run
+        if run is not None and run.pending_count and self._reported(run) != self._last_reported:
+            self.show(run)
 
     def print_message(self, text: str) -> None:
-        self._say(text)
+        self._write(text)
 
-    def give_back(self) -> None:
-        """There is nothing to give back."""
+    def restore_terminal(self) -> None:
+        """Do nothing: lines change nothing."""
 
 
 def _summary(node: NodeCounts, progress: Mapping[str, str]) -> str:
@@ -138,43 +145,39 @@ def _summary(node: NodeCounts, progress: Mapping[str, str]) -> str:
     return f"{one_line(node.identifier)} {done}/{total}" + (f" ({', '.join(more)})" if more else "")
 
 
-class Bars:
-    """A bar per place of the graph."""
+class Bars(Progress):
+    """A bar per node of the graph."""
 
     def __init__(self, runtime: Runtime | None) -> None:
+        from rich import progress
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        self.elapsed = 0.0
-        self._runtime = runtime
-        self._started = 0.0
-        self._run: Run | None = None
+        super().__init__(runtime)
         self._bars: dict[str, TaskID] = {}
-        self._progress = Progress(
-            # Not as markup: names, and what a node says, may look like it.
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=40),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[details]}", markup=False),
-            TimeElapsedColumn(),
+        self._progress = progress.Progress(
+            # Not as markup: names and reported progress may look like it.
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(bar_width=40),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[details]}", markup=False),
+            progress.TimeElapsedColumn(),
             console=Console(stderr=True),
         )
 
-    def __enter__(self) -> Bars:
-        self._started = time.monotonic()
+    def __enter__(self) -> Self:
         self._progress.start()
-        return self
+        return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.elapsed = time.monotonic() - self._started
+        super().__exit__(kind, error, trace)
         with suppress(OSError):
             self._progress.stop()
 
     def show(self, run: Run) -> None:
         self._run = run
-        progress = said(self._runtime, run)
+        reported = self._reported(run)
         for node in run.nodes:
             done, failed, waiting = count(node, SUCCESS), count(node, ERRORED), count(node, WAITING + RUNNING)
             if node.identifier not in self._bars:
@@ -186,7 +189,7 @@ class Bars:
                 self._progress.start_task(bar)
                 total = done + failed + waiting
                 self._progress.update(
-                    bar, completed=done + failed, total=total, details=_details(node, progress)
+                    bar, completed=done + failed, total=total, details=_details(node, reported)
                 )
                 if not waiting:
                     self._progress.stop_task(bar)
@@ -200,8 +203,8 @@ class Bars:
         with suppress(OSError):
             self._progress.console.print(harmless(text), highlight=False, markup=False, soft_wrap=True)
 
-    def give_back(self) -> None:
-        # Past the stream's buffer: the handler may have interrupted a write to it, which takes no other then.
+    def restore_terminal(self) -> None:
+        # Not through the stream's buffer: the handler may have interrupted a write to it.
         console = self._progress.console
         if not (console.is_dumb_terminal or console.legacy_windows):
             with suppress(OSError):
@@ -216,6 +219,6 @@ def _details(node: NodeCounts, progress: Mapping[str, str]) -> str:
     ]
     texts = [f"{number} {word}" for number, word in parts if number]
     text = progress.get(node.identifier, "")
-    # A bar has one line, and few terminals are as wide as what a node may say.
+    # A bar has one line, and the text of a node may be wider than a terminal.
     brief = text if len(text) <= MAX_PROGRESS_TEXT else f"{text[: MAX_PROGRESS_TEXT - 3]}..."
     return ", ".join(texts + ([brief] if brief else []))
