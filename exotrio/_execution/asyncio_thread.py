@@ -93,12 +93,12 @@ class AsyncioThread:
         """Cancel whatever nodes left in the loop, and end it. Takes no longer than ``deadlines.CLOSE``.
 
         Cancellation:
-            Leaves the thread running.
+            None.
         """
         self._closing = True
         with suppress(RuntimeError):  # it is closed
             self.call_soon(self._loop.stop)
-        with trio.move_on_after(deadlines.CLOSE):
+        with trio.move_on_after(deadlines.CLOSE, shield=True):
             await self._thread_over.wait()
         if self._thread_over.is_set():
             self._thread.join()

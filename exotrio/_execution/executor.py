@@ -103,14 +103,13 @@ class Executor:
         return self._stuck_in_threads.why if is_plain(node) else ""
 
     async def aclose(self) -> None:
-        """End the asyncio loop, in bounded time.
+        """End the asyncio loop, within ``deadlines.CLOSE``.
 
         Cancellation:
             None.
         """
         if self._asyncio is not None:
-            with trio.CancelScope(shield=True):  # it has a deadline of its own
-                await self._asyncio.aclose()
+            await self._asyncio.aclose()
 
     async def run(
         self, claim: Claim, execution: Execution, *, confirm: Callable[[], Awaitable[None]] = _at_once
