@@ -14,7 +14,7 @@
   adapter that fits, also after the server was replaced.
 - ``v0`` and ``native``: the two adapters; ``batches`` sends the batches of the native one.
 - ``outcomes``: the one form of an outcome outside this process; the outbox of the runtime uses it, too.
-- ``shields``: cancel scopes with a deadline that the stop path moves (``Link.settle_by``).
+- ``shields``: cancel scopes with a deadline that the shutdown moves (``Link.settle_by``).
 
 A link does not know workers, channels or phases. It repeats nothing that its callers can repeat: it
 returns what is known of each item (``Fate``), and the poller and the reporter decide.

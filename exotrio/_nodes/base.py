@@ -35,8 +35,8 @@ class Stopping(StrEnum):
 class StopView:
     """What a node can see of the runtime that runs it. The runtime writes it; threads may read it.
 
-    The timeout is no flag that somebody sets: whoever asks compares the clock with the deadline. So
-    the node, its thread and the stop path never differ on whether it is over.
+    The timeout is not a flag that is set: whoever asks compares the clock with the deadline. So
+    the node, its thread and the shutdown never differ on whether it is over.
 
     Attributes:
         told: What the runtime said.
@@ -122,10 +122,11 @@ class BaseNode(ABC):
         event_loop: Class attribute: ``"asyncio"`` for an ``execute`` that awaits what needs asyncio. The
             runtime has one asyncio loop for all such nodes, in a thread of its own. A node is cancelled
             as asyncio does it, by one CancelledError, and has 5 seconds for its clean-up; then it is
-            left behind. ``__init__`` runs on the Trio loop. Defaults to ``"trio"``.
+            stuck: it goes on, and nothing waits for it. ``__init__`` runs on the Trio loop.
+            Defaults to ``"trio"``.
         timeout: Class attribute: most seconds that one ``execute`` may take. Then it is cancelled,
             and the state is an error that says so; only a value that it returns all the same still
-            counts. A plain ``def`` is left behind in its thread. None, the default: no limit.
+            counts. A plain ``def`` goes on in its thread, where it is stuck. None, the default: no limit.
         concurrency: Class attribute: most states of this class that one runtime holds at once, running
             or waiting for a worker. A plain ``def`` that timed out counts no more, though its thread may
             go on. None, the default: no limit but the runtime's own.

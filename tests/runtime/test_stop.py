@@ -1,4 +1,4 @@
-"""The stop path: every way into it, in which order it goes, and that it ends whatever happens."""
+"""The stop: every way to request it, in which order its steps come, and that it ends whatever happens."""
 
 from __future__ import annotations
 
