@@ -1,5 +1,4 @@
-"""The inside of a running runtime: register, then one nursery with the poller, the workers and the
-reporter, until the stop path has been walked."""
+"""The inside of a running runtime: it registers the nodes and holds the nursery in which all loops run."""
 
 from __future__ import annotations
 
@@ -37,18 +36,22 @@ log = logging.getLogger("exotrio.runtime")
 
 @dataclass(slots=True, kw_only=True)
 class Engine:
-    """One run of a runtime. It ends by the stop path only: nothing outside its shield reaches it.
+    """One run of a runtime. It ends by the shutdown only: no cancellation from outside reaches it.
 
     Attributes:
+        options: What the runtime was built with.
+        endpoint: The state manager.
+        stop: The requests to stop.
+        ledger: What is held.
         enter: Called with each phase.
-        tasks: Its task tree.
-        shows_tasks: Whether the state manager may see that.
-        phase: The last of them.
         owns_signals: See ``Executor``.
-        run_id: The only run whose states are claimed; None: of any.
-        lost_claims: See ``Summary``.
+        tasks: The task tree of the runtime.
+        shows_tasks: Whether operators of the state manager may see that tree.
+        run_id: The only run whose states are claimed; None for any.
+        phase: The last phase that was entered.
+        lost_claims: See ``Summary``; known at the end.
         executor: Runs nodes.
-        reporter: Delivers what came of the states.
+        reporter: Delivers outcomes and releases.
     """
 
     options: Options
@@ -67,7 +70,7 @@ class Engine:
 
     @property
     def stuck(self) -> str:
-        """Why states, or those of some nodes, are not claimed; empty if all are. From any thread."""
+        """Why no states, or none of some nodes, are claimed; empty if all are. From any thread."""
         if self.reporter is None or self.executor is None:
             return ""
         return self.reporter.stuck or self.executor.stuck
@@ -98,21 +101,22 @@ class Engine:
             link=link, ledger=ledger, flushing=self.stop.flushing, workers=o.workers, outbox=outbox
         )
         try:
-            # Around all else, since it ends after the last delivery: what is delivered is held until then.
+            # The heartbeat is in a nursery around all else: it ends after the last delivery, since what is
+            # being delivered is held until then.
             async with trio.open_nursery() as around:
                 try:
-                    # Into the ledger before anything else, so that a stop at any moment counts what is left.
+                    # Into the ledger before anything else, so that a stop at any moment counts them.
                     replayed = [] if outbox is None else outbox.restore(ledger)
                     registered = await self._register(link)
                     if registered:
                         self._enter(Phase.RUNNING)
                     started()
                     if registered:
-                        self._begin_heartbeat(around, link)
+                        self._start_heartbeat(around, link)
                         await self._work(link, outbox, executor, reporter, replayed)
                 finally:
                     reporter.write_off()
-                    # All at the same time, the last heartbeat too: they share what time is left.
+                    # All at the same time, the last heartbeat too: they share the time that is left.
                     around.cancel_scope.cancel()
                     with trio.move_on_after(deadlines.CLOSE, shield=True):
                         async with trio.open_nursery() as closing:
@@ -122,11 +126,11 @@ class Engine:
         finally:
             self.lost_claims = link.lost_claims
 
-    def _begin_heartbeat(self, nursery: trio.Nursery, link: Link) -> None:
+    def _start_heartbeat(self, nursery: trio.Nursery, link: Link) -> None:
         o = self.options
         # Native without asking: it is used only while the other link says so.
         open_own_link = partial(self._open_link, "native", 1)
-        beat = partial(
+        loop = partial(
             heartbeat,
             link=link,
             open_own_link=open_own_link if self.endpoint.transport is None else None,
@@ -139,7 +143,7 @@ class Engine:
             nodes={node.name: node.fields for node in o.declarations},
             tasks=self.tasks if self.shows_tasks else None,
         )
-        self._spawn(nursery, beat, "heartbeat")
+        self._spawn(nursery, loop, "heartbeat")
 
     def _spawn(self, nursery: trio.Nursery, loop: Callable[[], Awaitable[None]], name: str) -> None:
         # Guarded: a defect in one loop starts the shutdown instead of cancelling the others.
@@ -167,7 +171,7 @@ class Engine:
             else:
                 from exotrio._runtime.outbox import keep  # here, since it imports sqlite3
 
-                # Between the workers and the reporter: what waits for its delivery is safe by then.
+                # Between the workers and the reporter: what is to be delivered is safe on disk by then.
                 spawn(partial(keep, finished, outbox=outbox, deliver=reporter.add), "keep")
             worker = Worker(
                 finished=finished_in, release=reporter.release, executor=executor, ledger=ledger, stop=stop

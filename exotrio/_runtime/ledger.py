@@ -1,12 +1,10 @@
 """What a runtime holds: every claimed state from its claim until its report or release is settled.
 
-Pure bookkeeping in the loop's thread. The poller asks it for room, the stop path waits on it, and what is
-left in it at the end was not delivered. A held claim only moves forward::
+Pure bookkeeping, in the loop's thread. The poller reads how much room there is, the shutdown waits until
+nothing is held, and what is held at the end was not delivered. A held claim only moves forward::
 
-    BUFFERED -> RUNNING -> DONE -> (gone, by an Ending)
-        \\_____________________/^
-
-How often its delivery was tried is the reporter's business; here it is only known that it is being sent.
+    BUFFERED -> RUNNING -> DONE -> (removed, with an Ending)
+        \\__________________^
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 
 
 STEPS_TO_END = 3
-"""Steps of the loop from the end of a node to that of its task, and to the next state of its worker."""
+"""Steps of the loop from the end of a node to the end of its task, and to the next state of its worker."""
 
 _DELIVERED: dict[type[Outcome], Ending] = {
     Executed: Ending.COMPLETED,
@@ -57,23 +55,24 @@ class Stage(Enum):
 
 @dataclass(eq=False, slots=True)
 class HeldClaim:
-    """One claimed state. Compared by identity: a state handed back and claimed again is held anew.
+    """One claimed state. Compared by identity: a state that is released and claimed again is a new one.
 
     Attributes:
         claim: What was claimed.
         stage: How far it is.
-        lease_until: When its lease ends as far as this side knows, on the clock of ``Ledger.now``. After
+        lease_until: When its lease ends as far as is known here, on the clock of ``Ledger.now``. After
             that its node is not begun; one that runs goes on, since perhaps nobody else has it yet.
-        forfeited: LEASE_LOST or RUN_CANCELLED once the state manager said so.
+        forfeited: LEASE_LOST or RUN_CANCELLED once the state manager says so.
         execution: The run of its node, while and after there is one.
         taken_at: When a worker took it, on Trio's clock.
         duration: Seconds from then until its node ended, once it did.
         outcome: What to report once DONE; None means: release it.
         in_flight: Its outcome or its release is being sent.
-        announced: The state manager knows that it runs.
+        announced: The state manager knows that its node runs.
     """
 
     claim: Claim
+    _: KW_ONLY
     stage: Stage = Stage.BUFFERED
     lease_until: float = math.inf
     forfeited: Stopping = Stopping.NO
@@ -96,8 +95,8 @@ class HeldClaim:
         return isinstance(self.outcome, Requeued) and self.claim.token is None
 
     @property
-    def is_handed_back(self) -> bool:
-        """Whether it is being handed back, so that a claim may bring it again before that is answered."""
+    def is_being_released(self) -> bool:
+        """Whether it is being released, so that a claim may bring it again before the response comes."""
         returns = self.outcome is None or isinstance(self.outcome, Requeued)
         return self.stage is Stage.DONE and self.in_flight and returns
 
@@ -108,7 +107,7 @@ class HeldClaim:
 
     @property
     def delivered_ending(self) -> Ending:
-        """How it ends if what is to be delivered arrives."""
+        """How it ends if its outcome or its release is delivered."""
         if self.outcome is not None:
             return _DELIVERED[type(self.outcome)]
         ran = self.execution is not None and self.execution.began
@@ -121,7 +120,7 @@ class HeldClaim:
 
     @property
     def standing(self) -> str:
-        """How a running one stands, to be put behind its name."""
+        """For how long it has been running, and its progress, to be put behind its name."""
         parts = [f" running {trio.current_time() - self.taken_at:.0f} s"]
         if self.progress is not None:
             parts.append(str(self.progress))
@@ -132,20 +131,20 @@ class HeldClaim:
 
 
 def seconds_asleep() -> float:
-    """Return the seconds for which this machine was suspended since it was started; 0 if it does not tell."""
+    """Return the seconds for which this machine was suspended since it was started; 0 if that is unknown."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return 0.0 if boottime is None else time.clock_gettime(boottime) - time.monotonic()
 
 
 async def let_others_finish() -> None:
-    """Let what ends at this very moment reach the ledger, so that one request is about all of it."""
+    """Let what ends at this very moment reach the ledger, so that one request covers all of it."""
     for _ in range(STEPS_TO_END):
         await trio.lowlevel.checkpoint()
 
 
 @dataclass(slots=True, kw_only=True)
 class Ledger:
-    """Everything held, and the counts of what is no longer held.
+    """Everything that is held, and the counts of what was held.
 
     Attributes:
         claiming: A claim is in flight: it may bring states.
@@ -154,7 +153,7 @@ class Ledger:
         heartbeat_wanted: Set to have a heartbeat sent at once: for a claim whose lease needs it, and for a
             state that is to be announced.
         alone: States that are to run while nothing else does, the one whose turn it is first.
-        events: Told of each state that is no longer held.
+        events: Receives a ``StateEnded`` for each state that is no longer held.
         asleep: Returns for how many seconds this machine was suspended so far.
     """
 
@@ -176,11 +175,11 @@ class Ledger:
     # -- time
 
     def now(self) -> float:
-        """Return Trio's time and that of all suspends, which pass for leases and not for Trio."""
+        """Return Trio's time plus that of all suspends: Trio's clock stands still then, leases go on."""
         return trio.current_time() + self.asleep()
 
     def lapsed(self, held: HeldClaim) -> bool:
-        """Whether its lease has ended as far as this side knows."""
+        """Whether its lease has ended as far as is known here."""
         return self.now() >= held.lease_until
 
     def may_begin(self, held: HeldClaim) -> bool:
@@ -194,7 +193,7 @@ class Ledger:
 
         Returns:
             What is held now; None if the state was held here already (its lease was lost, or a v0 claim
-            repeated it). Then that takes over the claim, so that nothing is begun a second time.
+            repeated it). Then that one takes over the claim, so that nothing is begun a second time.
         """
         known = self._by_state.get(claim.state_id)
         if known is None or not self.holds(claim):
@@ -205,13 +204,13 @@ class Ledger:
             held = known
             held.claim = replace(claim, node_name=held.claim.node_name)
             held.announced = False
-            # If its execution was cancelled for the old lease, it is handed back under the new one.
+            # If its execution was cancelled for the old lease, it is released under the new one.
             held.forfeited = Stopping.NO
         held.lease_until = math.inf
         late = known is not None and claim.announce
         if claim.lease is not None:
             held.lease_until = asked + claim.lease
-            # The first time, too: until then it is not known how often to beat.
+            # The first time, too: until then it is not known how often to send heartbeats.
             late = late or self.ttl is None or held.lease_until - self.now() < self.ttl * 2 / 3
             self.ttl = self.ttl or claim.lease
         self.notify()
@@ -220,13 +219,13 @@ class Ledger:
         return None if held is known else held
 
     def holds(self, claim: Claim) -> bool:
-        """Whether the state of ``claim`` is held here, so that ``add`` would have that take it over."""
+        """Whether the state of ``claim`` is held here, so that ``add`` would return None."""
         known = self._by_state.get(claim.state_id)
-        return known is not None and not known.is_handed_back
+        return known is not None and not known.is_being_released
 
     def restore(self, claim: Claim, outcome: Outcome) -> HeldClaim:
-        """Enter an outcome of an earlier process, which only has to be delivered."""
-        held = HeldClaim(claim, Stage.DONE, outcome=outcome)
+        """Enter an outcome of an earlier process, which is only to be delivered."""
+        held = HeldClaim(claim, stage=Stage.DONE, outcome=outcome)
         self._hold(held)
         self.notify()
         return held
@@ -242,8 +241,8 @@ class Ledger:
     def finish(self, held: HeldClaim, outcome: Outcome | None) -> bool:
         """Enter what came of it; None releases it. Return whether that is to be delivered.
 
-        A state that was taken from us is not released. What its node returned all the same is sent, since
-        perhaps nobody else has begun it; but nobody wants that if its run was cancelled.
+        A state whose lease was lost is not released; if its node returned a value all the same, that is
+        sent, since perhaps nobody else has begun it. Of a state whose run was cancelled nothing is sent.
         """
         if held.forfeited and (outcome is None or held.forfeited is Stopping.RUN_CANCELLED):
             self.forfeit(held)
@@ -255,12 +254,12 @@ class Ledger:
         return True
 
     def forfeit(self, held: HeldClaim) -> None:
-        """Remove one that was taken from us, and of which nothing is to be reported."""
+        """Remove one whose lease was lost or whose run was cancelled, and of which nothing is to be sent."""
         cancelled = held.forfeited is Stopping.RUN_CANCELLED
         self.end(held, Ending.RUN_CANCELLED if cancelled else Ending.LOST_LEASES)
 
     def end(self, held: HeldClaim, ending: Ending) -> None:
-        """Remove it. For what was removed before, at the end of the flush, that changes nothing."""
+        """Remove it. Does nothing if it was removed before, as by ``Reporter.write_off``."""
         if held not in self._held:
             return
         del self._held[held]
@@ -269,7 +268,7 @@ class Ledger:
         self._leave_stage(held)
         if held in self.alone:
             self.alone.remove(held)
-        held.stage = Stage.DONE  # it may still be in the channel to the workers, who have to pass it over
+        held.stage = Stage.DONE  # it may still be in the channel to the workers, which drop it then
         self._endings[ending] += 1
         self.reported += ending in _DELIVERED.values()
         if ending.is_left_behind:
@@ -285,12 +284,12 @@ class Ledger:
         return [held for held in self._held if held.stage in stages]
 
     def leased(self) -> list[HeldClaim]:
-        """Return what is held under leases, oldest first, but for what is being released.
+        """Return what is held under leases and not being released, oldest first.
 
         From any thread, also while this one is in the middle of a change.
         """
-        # list() of a dict is atomic: no other thread can change the dict meanwhile. So every change of
-        # the ledger does without a lock for a reader who comes every 20 s.
+        # list() of a dict is atomic: no other thread can change the dict meanwhile. So no change of the
+        # ledger takes a lock, for a reader that comes every 20 s.
         return [held for held in list(self._held) if held.is_leased]
 
     def snapshot(self) -> list[HeldClaim]:
@@ -310,7 +309,7 @@ class Ledger:
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing can produce an outcome or a claim any more."""
+        """Whether nothing can bring an outcome or a claim any more."""
         return not self.claiming and self.count(Stage.BUFFERED, Stage.RUNNING) == 0
 
     @property

@@ -43,8 +43,8 @@ NEXT: dict[Phase, frozenset[Phase]] = {
     Phase.FLUSHING: frozenset({Phase.STOPPED}),
     Phase.STOPPED: frozenset(),
 }
-"""The moves that exist; any other is a defect of the runtime. STOPPED can follow any phase of a runtime that
-was started: a failure of its own, of the stop path too, may end it there."""
+"""The moves that exist; any other is a defect of the runtime. STOPPED can follow every phase of a runtime
+that was started, since a defect can end it in each."""
 
 
 def advance(current: Phase, target: Phase) -> Phase:

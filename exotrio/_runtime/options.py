@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 LinkKind = Literal["auto", "v0", "native"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What a runtime was built with. See ``Runtime`` for the meanings.
 
     Attributes:
-        endpoint: The state manager; None if there is none but that a command supplies later.
+        endpoint: The state manager; None if a command has to supply it later.
         endpoint_problems: Why there is none.
         nodes: Registered name to node class.
         declarations: The nodes as they are registered.
@@ -73,7 +73,7 @@ def check_options(
     """Return the options if all of them are usable.
 
     Args:
-        endpoint_may_come: A command may supply the state manager later: do without URI and key.
+        endpoint_may_come: A command may supply the state manager later: neither URI nor key is needed.
 
     Raises:
         ConfigurationError: Some are not; ``problems`` names each.
@@ -87,7 +87,7 @@ def check_options(
         problems.append(f"nodes must be a list of node classes, not {_kind(nodes)}")
     problems += _count_problems("batch_size", batch_size)
     problems += _count_problems("workers", workers)
-    problems += _seconds_problems("poll_interval", poll_interval, zero=False)
+    problems += seconds_problems("poll_interval", poll_interval, zero=False)
     problems += seconds_problems("shutdown_grace", shutdown_grace)
     problems += version_problems(state_manager_version)
     if link not in ("auto", "v0", "native"):
@@ -124,12 +124,8 @@ def check_options(
     )
 
 
-def seconds_problems(title: str, value: Any) -> list[str]:
-    """Return what is wrong with a number of seconds that may be zero."""
-    return _seconds_problems(title, value, zero=True)
-
-
-def _seconds_problems(title: str, value: Any, *, zero: bool) -> list[str]:
+def seconds_problems(title: str, value: Any, *, zero: bool = True) -> list[str]:
+    """Return what is wrong with a number of seconds, which may be zero or not."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return [f"{title} must be a number of seconds, not {_kind(value)}"]
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):

@@ -1,4 +1,4 @@
-"""One warning when something begins to fail, one line when it works again, and silence between."""
+"""One line in the log when something begins to fail, one when it works again, and none between."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Outage:
 
     Args:
         log: Where to.
-        doing: What fails, as in "claiming".
+        doing: What fails, as in "claiming states".
     """
 
     def __init__(self, log: logging.Logger, doing: str) -> None:
@@ -19,15 +19,21 @@ class Outage:
         self._last: type[object] | None = None
         self.failures = 0
 
-    def failed(self, error: object, delay: float, *, level: int = logging.WARNING) -> None:
-        """Log the first failure, and those of another kind, at ``level``; the others at DEBUG."""
+    def failed(self, error: object, then: float | str, *, level: int = logging.WARNING) -> None:
+        """Log the first failure, and those of another kind, at ``level``; the others at DEBUG.
+
+        Args:
+            error: Why it failed.
+            then: Seconds until the next attempt, or what is done instead of one.
+            level: Of the log.
+        """
         self.failures += 1
         if self.failures > 1 and type(error) is self._last:
             level = logging.DEBUG
         self._last = type(error)
-        # One record, one line: errors of ours have up to three.
-        text = str(error).replace("\n", "; ")
-        self._log.log(level, "%s fails; it is tried again in %.1f s: %s", self._doing, delay, text)
+        what = then if isinstance(then, str) else f"next attempt in {then:.1f} s"
+        # One record, one line: our errors have up to three.
+        self._log.log(level, "%s fails; %s: %s", self._doing, what, str(error).replace("\n", "; "))
 
     def worked(self) -> None:
         """Log that it works again, if it did not."""

@@ -1,22 +1,22 @@
-"""A file that keeps finished outcomes until the state manager has them, also over a ``kill -9``.
+"""A file that keeps finished outcomes until the state manager has them, even after a ``kill -9``.
 
-The way of an outcome, and what is lost if the process dies at each step::
+The steps of an outcome, and what is lost if the process dies after each::
 
-    node returns             the outcome: the state is run again (by its lease; never, on plain v0)
+    the node returns         the outcome. The state is run again once its lease ends; on plain v0 never
       v  waits for the sync of the outcomes before it
     written and synced       nothing from here on: the next process sends it
-      v                      (a requeue without a lease token, which nothing guards: is marked, synced)
+      v                      (a requeue without a lease token, which nothing guards, is marked and synced)
     sent                     nothing: the next process sends it again, which v0 and native allow. But a
       v                      requeue that is marked is not sent again; it is logged as unknown
-    acknowledged
-      v  waits for the next sync; nobody waits for it
-    removed                  nothing
+    acknowledged             nothing
+      v  waits for the next sync
+    removed
 
 Outcomes that finish while a sync runs share the next one. Syncs run in a thread, one at a time, and the
 reporter gets nothing before its sync is done. If the file cannot be written (the disk is full), outcomes
-are sent all the same: then only a crash before they are delivered loses them. A requeue that is in the
-file and cannot be marked waits instead, since a crash could repeat it. Such an outage is logged once, and
-once when it is over.
+are sent without it: then only a crash before they are delivered loses them. A requeue that is in the file
+and cannot be marked waits instead, since a crash could repeat it. Such an outage is logged once, and once
+when it is over.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from exotrio._runtime.ledger import HeldClaim, Ledger
+from exotrio._runtime.outage import Outage
 from exotrio._runtime.outbox_store import OutboxStore, WriteFailed
 from exotrio._runtime.summary import Ending
 
@@ -38,6 +39,8 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 log = logging.getLogger("exotrio.outbox")
+
+WITHOUT = "outcomes are sent without it, and a crash now would lose those that are not delivered yet"
 
 
 async def open_outbox(path: Path, uri: str, namespace: str) -> Outbox:
@@ -47,7 +50,7 @@ async def open_outbox(path: Path, uri: str, namespace: str) -> Outbox:
         DatabaseBusy, ConfigurationError: it cannot be used.
 
     Cancellation:
-        Leaves the opening to its thread, which gives the file up again.
+        Leaves the opening to its thread, which closes the file again.
     """
     lock = threading.Lock()
     opened: list[OutboxStore] = []
@@ -66,7 +69,7 @@ async def open_outbox(path: Path, uri: str, namespace: str) -> Outbox:
     except trio.Cancelled:
         with lock:
             given_up = True
-        # Done in the moment of the cancellation: the thread has looked already.
+        # It was opened just before the cancellation: the thread does not close it any more.
         for store in opened:
             store.close({}, ())
         raise
@@ -74,7 +77,7 @@ async def open_outbox(path: Path, uri: str, namespace: str) -> Outbox:
 
 
 async def _in_thread(function: Callable[[*Ts], T], *args: *Ts) -> T:
-    # With a limiter of its own: nodes may keep every thread of the default one busy.
+    # With a limiter of its own: nodes may use up all threads of the default one.
     return await trio.to_thread.run_sync(
         function, *args, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
     )
@@ -100,9 +103,9 @@ async def keep(
             outbox.add(held)
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, kw_only=True)
 class _Mark:
-    """A request to note that entries are about to be sent, or (nobody waits then) that they are not."""
+    """A request to note that entries are about to be sent, or that they were not (nobody waits for that)."""
 
     entries: list[int]
     begun: bool
@@ -124,10 +127,10 @@ class Outbox:
         self._marks: list[_Mark] = []
         self._gone: list[int] = []
         self._wake = trio.Event()
-        self._broken = False
+        self._outage = Outage(log, f"writing the outbox {store.path}")
 
     def restore(self, ledger: Ledger) -> list[HeldClaim]:
-        """Enter what an earlier process left into the ledger; return what is to be sent now."""
+        """Enter the outcomes of an earlier process into the ledger; return those to be sent now."""
         held: list[HeldClaim] = []
         for entry in self._store.left:
             known = ledger.restore(entry.claim, entry.outcome)
@@ -148,7 +151,7 @@ class Outbox:
         return held
 
     def must_mark(self, held: HeldClaim) -> bool:
-        """Whether the file has to know that it is about to be sent."""
+        """Whether it has to be marked before it is sent."""
         return held.is_unrepeatable and held in self._entries
 
     def keeps(self, held: HeldClaim) -> bool:
@@ -156,18 +159,18 @@ class Outbox:
         return held in self._entries and not (held.in_flight and held.is_unrepeatable)
 
     def add(self, held: HeldClaim) -> None:
-        """Write its outcome some time soon."""
+        """Have its outcome written soon."""
         self._new.append(held)
         self._wake.set()
 
     def forget(self, held: HeldClaim) -> None:
-        """Remove an outcome some time soon, if it is there: it is delivered, or never will be."""
+        """Have its outcome removed soon, if it is there: it is delivered, or never will be."""
         if (entry := self._entries.pop(held, None)) is not None:
             self._gone.append(entry)
             self._wake.set()
 
     async def write(self, deliver: Callable[[HeldClaim], None]) -> None:
-        """Write what is queued, as much as there is with one sync. Never returns unless cancelled."""
+        """Write all that is queued, with one sync each time. Never returns unless cancelled."""
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
@@ -179,10 +182,10 @@ class Outbox:
             try:
                 ids = await _in_thread(self._store.write, outcomes, _begun(marks), gone)
             except WriteFailed as error:
-                self._failed(error)
+                self._outage.failed(error, WITHOUT, level=logging.ERROR)
                 self._marks = [mark for mark in self._marks if mark not in marks or not mark.begun]
             else:
-                self._worked()
+                self._outage.worked()
                 del self._marks[: len(marks)], self._gone[: len(gone)]
                 for held, entry in zip(new, ids, strict=True):
                     if entry is not None:
@@ -210,11 +213,11 @@ class Outbox:
         return mark.written
 
     def unmark(self, batch: Sequence[HeldClaim]) -> None:
-        """Note some time soon that these were not sent after all."""
+        """Have it noted soon that these were not sent after all."""
         self._add_mark(batch, begun=False)
 
     async def aclose(self) -> None:
-        """Write what is queued and give the file up.
+        """Write what is queued and close the file.
 
         Cancellation:
             Leaves that to a thread.
@@ -222,26 +225,10 @@ class Outbox:
         await _in_thread(self._store.close, _begun(self._marks), self._gone)
 
     def _add_mark(self, batch: Sequence[HeldClaim], *, begun: bool) -> _Mark:
-        mark = _Mark([self._entries[held] for held in batch if held in self._entries], begun)
+        mark = _Mark(entries=[self._entries[held] for held in batch if held in self._entries], begun=begun)
         self._marks.append(mark)
         self._wake.set()
         return mark
-
-    def _failed(self, error: WriteFailed) -> None:
-        level = logging.DEBUG if self._broken else logging.ERROR
-        log.log(
-            level,
-            "the outbox %s cannot be written: %s; outcomes are sent without it, "
-            "and a crash now would lose those that are not delivered yet",
-            self._store.path,
-            error,
-        )
-        self._broken = True
-
-    def _worked(self) -> None:
-        if self._broken:
-            log.info("the outbox %s is written again", self._store.path)
-        self._broken = False
 
 
 def _begun(marks: Sequence[_Mark]) -> dict[int, bool]:

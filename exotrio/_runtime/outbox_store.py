@@ -29,7 +29,8 @@ APPLICATION_ID = 0x65786F6F  # "exoo"
 VERSION = 1
 WriteFailed = sqlite3.Error
 LOCK_TIMEOUT = 1.0
-"""Seconds for a process that is just ending to give the file up."""
+"""Seconds that a process which is just ending has to release the file."""
+_WHERE = "argument outbox of Runtime"
 _FIX = "pass another file as outbox=..."
 
 _SCHEMA = """
@@ -108,7 +109,7 @@ class OutboxStore:
     """The open file. Blocking; may be used from several threads.
 
     Args:
-        path: The file; made if it is not there, readable by its owner only.
+        path: The file; created if it is not there, readable by its owner only.
         uri: The state manager that outcomes are for, without credentials.
         namespace: The namespace they are for.
 
@@ -117,7 +118,8 @@ class OutboxStore:
 
     Raises:
         DatabaseBusy: another process, or another runtime of this one, uses it.
-        ConfigurationError: it is damaged, no outbox, or for somebody else; or it cannot be used.
+        ConfigurationError: it is damaged, not an outbox, or for another state manager or namespace; or
+            it cannot be used.
     """
 
     def __init__(self, path: Path, uri: str, namespace: str) -> None:
@@ -125,8 +127,8 @@ class OutboxStore:
         self._lock = threading.Lock()
         with _explained(path):
             with suppress(FileExistsError):
-                # Only a new file is opened here: closing a descriptor of one that SQLite has locked, in
-                # this very process, would drop that lock.
+                # Only a new file is opened here: closing a descriptor of one that SQLite has locked in
+                # this process would drop that lock.
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             self._db = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, timeout=LOCK_TIMEOUT
@@ -150,7 +152,7 @@ class OutboxStore:
             gone: Entries to remove.
 
         Returns:
-            The rows of ``new``; None for what has no JSON form, or none that can be read back.
+            The rows of ``new``; None for what cannot be written as JSON that can be read back.
 
         Raises:
             WriteFailed: it could not be written.
@@ -195,9 +197,9 @@ class OutboxStore:
 
     def _prepare(self, uri: str, namespace: str) -> None:
         db = self._db
-        # Before the first read, so that WAL needs no shared memory, and the lock is kept until the end.
+        # Before the first read, so that WAL needs no shared memory and the lock is kept until the end.
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        with self._transaction():  # a file that is not ours stays as it is
+        with self._transaction():  # a file that is not an outbox stays as it is
             if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
                 for statement in _SCHEMA.split(";"):
                     db.execute(statement)
@@ -205,12 +207,12 @@ class OutboxStore:
                 db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 db.execute(f"PRAGMA user_version = {VERSION}")
             if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-                raise ConfigurationError(f"{self.path} is no outbox of exotrio", where=_where(), fix=_FIX)
+                raise ConfigurationError(f"{self.path} is not an outbox of exotrio", where=_WHERE, fix=_FIX)
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version != VERSION:
                 raise ConfigurationError(
                     f"the outbox {self.path} is of version {version}; this exotrio knows {VERSION}",
-                    where=_where(),
+                    where=_WHERE,
                     fix=f"start the exotrio that wrote it until it is empty, or {_FIX}",
                 )
             problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -233,7 +235,7 @@ class OutboxStore:
             raise ConfigurationError(
                 f"the outbox {self.path} holds {count} outcomes for namespace {owner[1]} at {owner[0]}, "
                 f"and this runtime works for namespace {namespace} at {uri}",
-                where=_where(),
+                where=_WHERE,
                 fix=f"start the runtime of the former until they are sent, or {_FIX}",
             )
 
@@ -261,32 +263,28 @@ def _explained(path: Path) -> Iterator[None]:
         if error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise DatabaseBusy(
                 f"the outbox {path} is in use by another process, or by another runtime of this one",
-                where=_where(),
+                where=_WHERE,
                 fix="give every runtime an outbox of its own, or end the other one first",
             ) from error
         if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise _damaged(path, str(error)) from error
         raise ConfigurationError(
             f"the outbox {path} cannot be used: {error}",
-            where=_where(),
+            where=_WHERE,
             fix=f"check the file and the free space of its disk, or {_FIX}",
         ) from error
     except OSError as error:
         raise ConfigurationError(
-            f"the outbox {path} cannot be opened: {error.strerror}", where=_where(), fix=_FIX
+            f"the outbox {path} cannot be opened: {error.strerror}", where=_WHERE, fix=_FIX
         ) from error
 
 
 def _damaged(path: Path, why: str) -> ConfigurationError:
     return ConfigurationError(
-        f"the outbox {path} is damaged, or no outbox at all: {why}",
-        where=_where(),
+        f"the outbox {path} is damaged, or not an outbox: {why}",
+        where=_WHERE,
         fix=f"move it away, since outcomes in it may be lost otherwise, or {_FIX}",
     )
-
-
-def _where() -> str:
-    return "argument outbox of Runtime"
 
 
 _CLAIM = ("state_id", "node_name", "identifier", "graph_name", "run_id", "token", "attempt", "deliveries")

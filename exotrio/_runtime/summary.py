@@ -28,7 +28,7 @@ class Ending(Enum):
         return self in (Ending.UNKNOWN, Ending.ABANDONED, Ending.KEPT)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """How a run of a runtime went, in states.
 
@@ -37,15 +37,15 @@ class Summary:
         pruned: Branches ended by ``PruneSignal``, delivered.
         requeued: Sent back by ``ReQueueAfterSignal``, delivered.
         errored: Errors delivered.
-        released: Handed back without having been run.
-        cancelled: Cancelled while running, then handed back.
-        dropped: Finished, but the state was no longer ours when it was reported.
-        lost_leases: Given to another worker before they were finished here.
+        released: Released without having been run.
+        cancelled: Cancelled while running, then released.
+        dropped: Finished, but no longer claimed by this runtime when that was reported.
+        lost_leases: Given to another runtime before they were finished here.
         run_cancelled: Ended because their run was cancelled.
-        unknown: Perhaps delivered: the answer never came, and asking again could do harm.
-        abandoned: Not delivered: still held at the state manager.
+        unknown: Perhaps delivered: no response came, and sending it again could do harm.
+        abandoned: Not delivered: still claimed at the state manager.
         kept: Not delivered yet, but in the outbox: sent at the next start.
-        lost_claims: Most states that claims may have taken whose answers never came.
+        lost_claims: Most states that claims may have taken to which no response came.
         left_behind: Ids of the states counted under ``unknown``, ``abandoned`` and ``kept``.
     """
 
@@ -66,7 +66,7 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 if everything was delivered or handed back; 75 if something is left behind or unknown."""
+        """0 if everything was delivered or released; 75 if something is abandoned, kept or unknown."""
         return 75 if self.unknown or self.abandoned or self.kept or self.lost_claims else 0
 
     def __str__(self) -> str:

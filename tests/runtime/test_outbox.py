@@ -390,7 +390,7 @@ async def test_a_foreign_file_is_refused_and_stays_as_it_is(
     before = content(outbox)
     server = V0Server()
     error = await refused(runtime(server, Says, outbox=outbox))
-    assert "no outbox" in str(error)
+    assert "not an outbox" in str(error)
     assert str(outbox) in str(error)
     assert (content(outbox), os.stat(outbox).st_mode & 0o777) == (before, 0o644)
     assert not server.calls
@@ -605,8 +605,8 @@ async def test_with_a_full_disk_outcomes_are_sent_all_the_same_and_it_is_said_on
     assert (rt.summary.completed, rt.summary.exit_code) == (6, 0)
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 1
-    assert "cannot be written: database or disk is full" in errors[0].getMessage()
-    assert "is written again" in caplog.text
+    assert "not delivered yet: database or disk is full" in errors[0].getMessage()
+    assert "works again" in caplog.text
 
 
 async def test_a_v0_requeue_waits_until_it_can_be_marked(
