@@ -383,8 +383,8 @@ async def test_a_server_that_speaks_only_v0_is_told_to_have_no_backups(tmp_path:
 
 
 @pytest.mark.parametrize("content", [b"", b"SQLite format 3\0" + b"x" * 5_000, b"<html>"])
-async def test_what_is_no_sound_database_is_not_kept(tmp_path: Path, content: bytes) -> None:
+async def test_what_is_not_a_sound_database_is_not_kept(tmp_path: Path, content: bytes) -> None:
     manager = answering(backup_of(len(content), *([content] if content else [])))
-    with pytest.raises(DatabaseError, match="no sound database"):
+    with pytest.raises(DatabaseError, match="not a sound database"):
         await manager.backup(tmp_path / "copy.db")
     assert not names(tmp_path)
