@@ -9,7 +9,7 @@ for could become more than there is memory.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import cast
 
@@ -23,26 +23,19 @@ MAX_ANSWER = 128 * 1024 * 1024
 
 
 class RequestBody(httpx.AsyncByteStream):
-    """A body that can be sent again from its beginning, and needs no closing."""
+    """A body in one chunk, which can be sent again from its beginning and needs no closing."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return _OneChunk(self._content)
-
-
-class _OneChunk:
-    def __init__(self, content: bytes) -> None:
-        self._left = [content] if content else []
-
-    def __aiter__(self) -> _OneChunk:
-        return self
+    def __aiter__(self) -> RequestBody:
+        return RequestBody(self._content)
 
     async def __anext__(self) -> bytes:
-        if not self._left:
+        chunk, self._content = self._content, b""
+        if not chunk:
             raise StopAsyncIteration
-        return self._left.pop()
+        return chunk
 
 
 async def body_chunks(

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import trio
@@ -40,41 +41,20 @@ def own_lookups() -> Iterator[None]:
 
 
 class _Resolver(trio.abc.HostnameResolver):
-    """Does what Trio does without a resolver, except that our own lookups have threads of their own."""
+    """Does what Trio does without a resolver, except that our own lookups have threads of their own.
+
+    A cancelled lookup is left to its thread.
+    """
 
     def __init__(self) -> None:
         self._limiter = trio.CapacityLimiter(MAX_LOOKUPS)
 
-    async def getaddrinfo(
-        self,
-        host: bytes | None,
-        port: bytes | str | int | None,
-        family: int = 0,
-        type: int = 0,
-        proto: int = 0,
-        flags: int = 0,
-    ) -> Any:
-        """Look an address up.
-
-        Cancellation:
-            Leaves the lookup to its thread.
-        """
+    async def getaddrinfo(self, *args: Any, **options: Any) -> Any:
         return await trio.to_thread.run_sync(
-            socket.getaddrinfo,
-            host,
-            port,
-            family,
-            type,
-            proto,
-            flags,
+            partial(socket.getaddrinfo, *args, **options),
             limiter=self._limiter if _ours.get() else None,
             abandon_on_cancel=True,
         )
 
     async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
-        """Look a name up; nothing of ours does.
-
-        Cancellation:
-            Leaves the lookup to its thread.
-        """
         return await trio.to_thread.run_sync(socket.getnameinfo, sockaddr, flags, abandon_on_cancel=True)

@@ -25,7 +25,6 @@ MAX_BODY = 256 * 1024
 """Bytes of an answer that are read."""
 _STEPS = {"connect_tcp": "connection", "start_tls": "TLS", "send_request_headers": "answer"}
 """What httpcore traces, and the step that it begins."""
-NO_TLS = "is it TLS that is spoken there? else write http://"
 
 
 class StepFailed(Exception):
@@ -89,7 +88,7 @@ class Probe:
             StepFailed: it has no address.
         """
         began = trio.current_time()
-        reason = f"no answer within {STEP:g} s"
+        reason = f"nothing was answered within {STEP:g} s"
         with trio.move_on_after(STEP):
             try:
                 found = await trio.socket.getaddrinfo(self._host, self._port, type=trio.socket.SOCK_STREAM)
@@ -139,7 +138,7 @@ class Probe:
                 received=self._received,
                 took=self._took,
             )
-        raise self._too_late()
+        raise self._failure(None)
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -162,36 +161,38 @@ class Probe:
         if self._step not in (step for step, _, _ in self.steps):  # else it was connected again
             self.steps.append((self._step, what, trio.current_time() - self._began))
 
-    def _too_late(self) -> StepFailed:
-        if self._step == "connection":
-            fix = "a firewall or network policy may drop packets; or the address is wrong"
-            return StepFailed(self._step, f"{self._where} does not answer at all", fix)
-        if self._step == "TLS":
-            return StepFailed(self._step, f"the TLS handshake failed: no answer within {STEP:g} s", NO_TLS)
-        what = f"nothing was answered within {STEP:g} s"
-        return StepFailed(self._step, what, "is it overloaded, or stopped?")
-
-    def _failure(self, error: httpx.TransportError) -> StepFailed:
-        causes = list(_causes(error))
+    def _failure(self, error: httpx.TransportError | None) -> StepFailed:
+        """Return how the present step failed; with None because its time was up."""
+        causes = list(_causes(error)) if error is not None else []
+        reasons = [str(each) for each in causes if str(each)]
+        late = f"nothing was answered within {STEP:g} s"
         if self._step == "connection":
             if any(isinstance(each, ConnectionRefusedError) for each in causes):
                 what = f"nobody listens on {self._where}"
                 fix = "is it started? a local one: python -m exotrio server; else check host and port"
-                return StepFailed(self._step, what, fix)
-            reasons = [each.strerror for each in causes if isinstance(each, OSError) and each.strerror]
-            what = f"{self._where} cannot be connected to: {reasons[-1] if reasons else error}"
-            return StepFailed(self._step, what, "check the network between here and there")
-        if self._step == "TLS":
-            what, fix = str(causes[-1]) or "the connection was closed", NO_TLS
+            elif error is not None:
+                texts = [each.strerror for each in causes if isinstance(each, OSError) and each.strerror]
+                what = f"{self._where} cannot be connected to: {texts[-1] if texts else error}"
+                fix = "check the network between here and there"
+            else:
+                what = f"{self._where} does not answer at all"
+                fix = "a firewall or network policy may drop packets; or the address is wrong"
+        elif self._step == "TLS":
+            why = reasons[-1] if reasons else "the connection was closed"
+            fix = "is it TLS that is spoken there? else write http://"
             for each in causes:
                 if isinstance(each, ssl.SSLCertVerificationError):
-                    what = each.verify_message
+                    why = each.verify_message
                     fix = "the certificate has to be trusted by this system, and be for that name"
-            return StepFailed(self._step, f"the TLS handshake failed: {what}", fix)
-        what, fix = "the connection was closed before an answer in HTTP", "check the port, and whether "
-        if any(type(each).__module__.startswith("h11") for each in causes):
-            what = f"what answered is not HTTP ({causes[-1]})"
-        return StepFailed(self._step, what, f"{fix}https:// or http:// is spoken there")
+            what = f"the TLS handshake failed: {why if error is not None else late}"
+        elif error is None:
+            what, fix = late, "is it overloaded, or stopped?"
+        else:
+            what = "the connection was closed before an answer in HTTP"
+            fix = "check the port, and whether https:// or http:// is spoken there"
+            if any(type(each).__module__.startswith("h11") for each in causes):
+                what = f"what answered is not HTTP ({reasons[-1]})"
+        return StepFailed(self._step, what, fix)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
