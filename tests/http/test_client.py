@@ -1,17 +1,13 @@
 from __future__ import annotations
 
 import gc
-import logging
 import subprocess
 import sys
 import threading
-import time
 from base64 import b64encode
 from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from types import SimpleNamespace
 from uuid import UUID
 
 import httpx
@@ -20,11 +16,8 @@ import trio
 import trio.testing
 from pydantic import BaseModel
 
-from exotrio._http import endpoint as endpoint_http
 from exotrio._http.client import HttpClient
-from exotrio._http.connections import open_transport
-from exotrio._http.discovery import discover
-from exotrio._http.endpoint import Endpoint, resolve_endpoint
+from exotrio._http.endpoint import Endpoint
 from exotrio._http.response import NotAccepted, retry_after
 from exotrio._util import deadlines
 from exotrio.errors import (
@@ -37,16 +30,11 @@ from exotrio.errors import (
     NotFound,
     RequestRefused,
 )
-from tests.support.http_doubles import Double, Handler, answer, no_nodes, tcp_server
+from tests.support.http_doubles import Double, answer, client_for, tcp_server
 
 
 class Pong(BaseModel):
     pong: str
-
-
-def client_for(handler) -> tuple[HttpClient, Double]:
-    double = Double(handler)
-    return HttpClient(double.endpoint), double
 
 
 async def failure_of(handler) -> ManagerError:
@@ -420,217 +408,3 @@ async def test_more_requests_than_tasks_wait_outside_the_pool_also_after_many_we
                     nursery.start_soon(http.ask, "GET", "/quick")
         await http.aclose()
     assert most == 3
-
-
-# -- where the state manager is
-
-
-@pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path) -> pytest.MonkeyPatch:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("EXOSPHERE_STATE_MANAGER_URI", raising=False)
-    monkeypatch.delenv("EXOSPHERE_API_KEY", raising=False)
-    return monkeypatch
-
-
-def test_missing_uri_and_key_are_told_together(bare: pytest.MonkeyPatch) -> None:
-    endpoint, problems = resolve_endpoint(None, None, None)
-    assert endpoint is None
-    assert "EXOSPHERE_STATE_MANAGER_URI" in problems[0]
-    assert "EXOSPHERE_API_KEY" in problems[1]
-
-
-def test_arguments_come_before_the_environment_and_a_trailing_slash_goes(bare: pytest.MonkeyPatch) -> None:
-    bare.setenv("EXOSPHERE_STATE_MANAGER_URI", "http://from-environment")
-    bare.setenv("EXOSPHERE_API_KEY", "key-from-environment")
-    assert resolve_endpoint(None, None) == (Endpoint("http://from-environment", "key-from-environment"), [])
-    assert resolve_endpoint("http://mine/", "k") == (Endpoint("http://mine", "k"), [])
-
-
-@pytest.mark.parametrize(
-    ("uri_from", "key_from", "warned"),
-    [
-        ("environment", "environment", False),
-        ("file", "file", False),
-        ("file", "environment", True),
-        ("environment", "file", True),
-        ("file", "argument", True),
-        ("argument", "environment", False),
-        ("argument", "file", False),
-        ("environment", "argument", False),
-    ],
-)
-def test_a_key_is_not_sent_unasked_to_an_address_from_another_source(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    uri_from: str,
-    key_from: str,
-    warned: bool,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    endpoint_http._warn_of_sources.cache_clear()
-    found = {"EXOSPHERE_STATE_MANAGER_URI": (uri_from, "http://there"), "EXOSPHERE_API_KEY": (key_from, "k")}
-    lines = []
-    for name, (source, value) in found.items():
-        monkeypatch.delenv(name, raising=False)
-        if source == "environment":
-            monkeypatch.setenv(name, value)
-        elif source == "file":
-            lines.append(f"{name}={value}")
-    (tmp_path / ".env").write_text("\n".join(lines))
-    for _ in range(2):
-        endpoint, problems = resolve_endpoint(
-            "http://there" if uri_from == "argument" else None, "k" if key_from == "argument" else None
-        )
-        assert (endpoint, problems) == (Endpoint("http://there", "k"), [])
-    names = {
-        "argument": ("argument state_manager_uri", "argument key"),
-        "environment": tuple(f"variable {name}" for name in found),
-        "file": tuple(f"variable {name} in .env of the working directory" for name in found),
-    }
-    said = (
-        f"the API key ({names[key_from][1]}) is sent to http://there ({names[uri_from][0]}): if they do not"
-        " belong together, name both in one place"
-    )
-    assert caplog.messages == ([said] if warned else [])
-
-
-@pytest.mark.parametrize("uri", ["localhost:8000", "ftp://x", "http://", "http://x:99999", "http://x/?a=1"])
-def test_a_uri_that_cannot_be_used_is_a_problem_that_names_its_source(
-    bare: pytest.MonkeyPatch, uri: str
-) -> None:
-    endpoint, problems = resolve_endpoint(uri, "k")
-    assert endpoint is None
-    assert "argument state_manager_uri" in problems[0]
-
-
-@pytest.mark.parametrize("key", ["secret\n", " my-secret", "sécret"])
-def test_a_key_no_header_can_carry_is_a_problem_that_does_not_show_it(
-    bare: pytest.MonkeyPatch, key: str
-) -> None:
-    endpoint, problems = resolve_endpoint("http://x", key)
-    assert endpoint is None
-    assert key not in problems[0]
-
-
-def test_with_a_transport_neither_uri_nor_key_is_needed(bare: pytest.MonkeyPatch) -> None:
-    transport = httpx.MockTransport(lambda _: answer(200))
-    endpoint, problems = resolve_endpoint(None, None, transport)
-    assert endpoint is not None
-    assert endpoint.transport is transport
-    assert problems == []
-
-
-def test_neither_key_nor_password_appears_in_texts() -> None:
-    endpoint = Endpoint("http://user:password@host:1", "the-key")
-    assert endpoint.shown == "http://host:1"
-    assert "the-key" not in repr(endpoint)
-
-
-@pytest.mark.parametrize(
-    ("uri", "warned"),
-    [
-        ("http://manager.invalid", 1),
-        ("http://192.0.2.1:8000", 1),
-        ("https://manager.invalid", 0),
-        ("http://127.0.0.1:1", 0),
-        ("http://[::1]:1", 0),
-        ("http://localhost:1", 0),
-    ],
-)
-async def test_a_key_sent_in_clear_off_this_machine_is_warned_of_once(
-    caplog: pytest.LogCaptureFixture, uri: str, warned: int
-) -> None:
-    with caplog.at_level(logging.WARNING, "exotrio"):
-        for _ in range(2):
-            # What the first request does; sending one would leave this machine.
-            await open_transport(Endpoint(uri, "the-key"), tasks=1).aclose()
-    assert sum("unencrypted" in record.message for record in caplog.records) == warned
-
-
-async def test_a_connection_is_not_used_again_when_a_server_may_be_about_to_close_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Common servers close after 5 s: a request must not cross the close on the wire."""
-    used: list[trio.SocketStream] = []
-    passed = 0.0
-
-    async def respond(stream: trio.SocketStream, _: bytes) -> None:
-        used.append(stream)
-        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
-
-    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
-    monkeypatch.setattr("httpcore._async.http11.time", clock)
-    async with tcp_server(respond) as (uri, _):
-        http = HttpClient(Endpoint(uri, "the-key"))
-        await http.ask("GET", "/ping")
-        passed = 1.0
-        await http.ask("GET", "/ping")
-        passed = 5.9
-        await http.ask("GET", "/ping")
-        await http.aclose()
-    assert used[0] is used[1]
-    assert used[1] is not used[2], "it was idle for 4.9 s"
-
-
-# -- discovery
-
-
-def by_route(root: httpx.Response, nodes: httpx.Response) -> Handler:
-    return lambda request: root if request.url.path == "/exotrio/v1" else nodes
-
-
-NOT_HERE = answer(404, {"detail": "Not Found"})
-OURS = answer(200, {"version": "1", "capabilities": []})
-NEWER = answer(200, {"version": "2", "capabilities": []})
-
-
-@pytest.mark.parametrize(
-    ("root", "nodes", "version"),
-    [(OURS, NOT_HERE, "1"), (NOT_HERE, no_nodes(), None), (NEWER, no_nodes(), "2")],
-)
-async def test_ours_is_known_by_its_native_root_and_another_by_its_list_of_nodes(
-    root: httpx.Response, nodes: httpx.Response, version: str | None
-) -> None:
-    http, _ = client_for(by_route(root, nodes))
-    found = await discover(http, "ns")
-    assert (found.version, found.native) == (version, version == "1")
-
-
-@pytest.mark.parametrize("root", [NOT_HERE, NEWER])
-@pytest.mark.parametrize(
-    "nodes",
-    [
-        NOT_HERE,
-        answer(200, {}),
-        answer(200, {"namespace": "ns", "count": 0}),
-        answer(200, []),
-        answer(405, {"detail": "?"}),
-        answer(500, {"detail": "?"}),
-        no_nodes("another"),
-    ],
-)
-async def test_a_json_404_does_not_say_that_a_v0_server_is_there(
-    root: httpx.Response, nodes: httpx.Response
-) -> None:
-    http, _ = client_for(by_route(root, nodes))
-    with pytest.raises(ManagerUnavailable):
-        await discover(http, "ns")
-
-
-@pytest.mark.parametrize(
-    "response",
-    [
-        httpx.Response(404, text="default backend - 404"),
-        httpx.Response(200, text="<html>"),
-        answer(200, {"hello": "world"}),
-        answer(400, {"detail": "?"}),
-        answer(500, {"detail": "?"}),
-        httpx.Response(302, headers={"location": "/login"}),
-    ],
-)
-async def test_any_other_answer_of_the_root_is_to_be_asked_again(response: httpx.Response) -> None:
-    http, _ = client_for(by_route(response, no_nodes()))
-    with pytest.raises(ManagerUnavailable):
-        await discover(http, "ns")

@@ -115,7 +115,7 @@ POINTS = (
         [
             "manager/test_access::test_the_key_is_in_no_log",
             "httpd/test_server::test_a_refusal_repeats_nothing_of_the_request",
-            "http/test_client::test_neither_key_nor_password_appears_in_texts",
+            "http/test_endpoint::test_neither_key_nor_password_appears_in_texts",
         ],
         Change(HTTP, "_QUOTED.sub('', str(error))", "str(error)"),
     ),
@@ -188,7 +188,7 @@ POINTS = (
     ),
     Point(
         "A key is not sent without a warning to an address that another source names.",
-        ["http/test_client::test_a_key_is_not_sent_unasked_to_an_address_from_another_source"],
+        ["http/test_endpoint::test_a_key_is_not_sent_unasked_to_an_address_from_another_source"],
         Change("_http/endpoint.py", "if uri_in_file != key_in_file and", "if False and"),
     ),
     Point(
@@ -623,7 +623,7 @@ POINTS = (
     # -- clients
     Point(
         "A client warns once of a key that travels in clear off this machine.",
-        ["http/test_client::test_a_key_sent_in_clear_off_this_machine_is_warned_of_once"],
+        ["http/test_connections::test_a_key_sent_in_clear_off_this_machine_is_warned_of_once"],
         Change(
             "_http/connections.py",
             '    log.warning("the API key travels',

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import trio
 
+from exotrio._http.client import HttpClient
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
 
 Handler = Callable[[httpx.Request], Any]
@@ -89,3 +90,9 @@ async def tcp_server(
         port = listeners[0].socket.getsockname()[1]
         yield f"http://127.0.0.1:{port}", seen
         nursery.cancel_scope.cancel()
+
+
+def client_for(handler: Handler) -> tuple[HttpClient, Double]:
+    """Return a client whose requests a handler answers, and what keeps them."""
+    double = Double(handler)
+    return HttpClient(double.endpoint), double

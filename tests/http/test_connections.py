@@ -1,0 +1,62 @@
+"""How long connections are kept, and what is said of those that others can read."""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import SimpleNamespace
+
+import pytest
+import trio
+import trio.testing
+
+from exotrio._http.client import HttpClient
+from exotrio._http.connections import open_transport
+from exotrio._http.endpoint import Endpoint
+from tests.support.http_doubles import tcp_server
+
+
+@pytest.mark.parametrize(
+    ("uri", "warned"),
+    [
+        ("http://manager.invalid", 1),
+        ("http://192.0.2.1:8000", 1),
+        ("https://manager.invalid", 0),
+        ("http://127.0.0.1:1", 0),
+        ("http://[::1]:1", 0),
+        ("http://localhost:1", 0),
+    ],
+)
+async def test_a_key_sent_in_clear_off_this_machine_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture, uri: str, warned: int
+) -> None:
+    with caplog.at_level(logging.WARNING, "exotrio"):
+        for _ in range(2):
+            # What the first request does; sending one would leave this machine.
+            await open_transport(Endpoint(uri, "the-key"), tasks=1).aclose()
+    assert sum("unencrypted" in record.message for record in caplog.records) == warned
+
+
+async def test_a_connection_is_not_used_again_when_a_server_may_be_about_to_close_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Common servers close after 5 s: a request must not cross the close on the wire."""
+    used: list[trio.SocketStream] = []
+    passed = 0.0
+
+    async def respond(stream: trio.SocketStream, _: bytes) -> None:
+        used.append(stream)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
+    monkeypatch.setattr("httpcore._async.http11.time", clock)
+    async with tcp_server(respond) as (uri, _):
+        http = HttpClient(Endpoint(uri, "the-key"))
+        await http.ask("GET", "/ping")
+        passed = 1.0
+        await http.ask("GET", "/ping")
+        passed = 5.9
+        await http.ask("GET", "/ping")
+        await http.aclose()
+    assert used[0] is used[1]
+    assert used[1] is not used[2], "it was idle for 4.9 s"
