@@ -25,13 +25,13 @@ from exotrio.manager.store.port import Store, Transaction, log_level
 logger = logging.getLogger("exotrio.manager")
 
 MIN_LATENESS_MS = 1_000
-"""A busy machine is this late now and then; it cost nobody a lease."""
+"""A busy machine is as late as this at times, and no lease ended by it."""
 MAX_SLEEP = 60.0
 """Seconds; wall clocks are set now and then, and a sleep does not notice."""
 RETRY_AFTER = 5.0
 """Seconds after which schedules are read again when the database failed."""
 DELETE_PAUSE = 0.02
-"""Seconds between two transactions that delete, for those who wait to write."""
+"""Seconds between two transactions that delete, so that others can write."""
 MAX_DELETE_INTERVAL = 600.0
 MIN_DELETE_INTERVAL = 1.0
 

@@ -301,7 +301,7 @@ def _key(db: str | Path, settings: Settings) -> Key:
 
 def _metrics_app(service: Service, metrics: ManagerMetrics, *, key: str, host: str) -> ASGIApp:
     app = Starlette(routes=operation_routes(service.store, metrics), exception_handlers=EXCEPTION_HANDLERS)
-    # Off loopback by any name: who scrapes and probes calls a pod by its address.
+    # Off loopback under any name: scrapers and probes call a pod by its address.
     hosts = loopback_names(host) if is_loopback(host) else None
     return Access(app, key=key, allowed_hosts=hosts, open_paths=PROBES | {METRICS})
 

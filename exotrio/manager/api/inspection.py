@@ -1,4 +1,4 @@
-"""Native routes for those who look: a namespace, the state manager itself, and runs as pages of their own."""
+"""Native routes that show a namespace, the state manager itself, and runs as pages of their own."""
 
 from __future__ import annotations
 

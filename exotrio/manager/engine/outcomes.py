@@ -180,12 +180,7 @@ def _executed(changes: Changes, run: RunScope, state: Row, outputs: list[dict[st
         error = follow.create(seq, output, path)
         status = NEXT_CREATED_ERROR if error else SUCCESS
         if index == 0:
-            tx.execute(
-                "UPDATE states SET status = ?, outputs = ?, error = ?, path = ?, updated_at = ?,"
-                " finished_at = ? WHERE seq = ?",
-                (status, to_json(output).decode(), error, path, tx.now_ms, tx.now_ms, seq),
-            )
-            changes.finish(run, state, status)
+            _finish(changes, run, state, status, error=error, outputs=to_json(output).decode(), path=path)
             if not error:
                 changes.succeeded(run, seq, state["place"], state["groups"], path)
         else:
@@ -206,6 +201,26 @@ def _executed(changes: Changes, run: RunScope, state: Row, outputs: list[dict[st
                 seq=seq,
             )
     return Recorded(result=ItemResult.OK)
+
+
+def _finish(
+    changes: Changes,
+    run: RunScope,
+    state: Row,
+    status: str,
+    *,
+    outputs: str = "{}",
+    data: str | None = None,
+    error: str | None = None,
+    path: bytes | None = None,
+) -> None:
+    """End a state by an outcome of its node."""
+    changes.tx.execute(
+        "UPDATE states SET status = ?1, outputs = ?2, data = ?3, error = ?4, path = ?5, updated_at = ?6,"
+        " finished_at = ?6 WHERE seq = ?7",
+        (status, outputs, data, error, path or state["path"], changes.tx.now_ms, state["seq"]),
+    )
+    changes.finish(run, state, status)
 
 
 class Follow:
@@ -276,11 +291,7 @@ def _errored(changes: Changes, run: RunScope, state: Row, error: str) -> Recorde
         copy.retry_count = retry
         copy.manual_fanout_id = state["manual_fanout_id"]
         changes.insert(run, copy)
-    tx.execute(
-        "UPDATE states SET status = ?, error = ?, updated_at = ?, finished_at = ? WHERE seq = ?",
-        (status, error, tx.now_ms, tx.now_ms, state["seq"]),
-    )
-    changes.finish(run, state, status)
+    _finish(changes, run, state, status, error=error)
     return Recorded(result=ItemResult.OK, retry_created=status == RETRY_CREATED)
 
 
@@ -301,12 +312,7 @@ def copy_of(state: Row, *, enqueue_after: int) -> NewState:
 
 
 def _pruned(changes: Changes, run: RunScope, state: Row, data: dict[str, Any]) -> Recorded:
-    tx = changes.tx
-    tx.execute(
-        "UPDATE states SET status = ?, data = ?, updated_at = ?, finished_at = ? WHERE seq = ?",
-        (PRUNED, to_json(data).decode(), tx.now_ms, tx.now_ms, state["seq"]),
-    )
-    changes.finish(run, state, PRUNED)
+    _finish(changes, run, state, PRUNED, data=to_json(data).decode())
     return Recorded(result=ItemResult.OK, enqueue_after=state["enqueue_after"])
 
 

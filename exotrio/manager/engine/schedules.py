@@ -27,7 +27,7 @@ def fire(tx: Transaction) -> list[str]:
                 run_id = runs.trigger(tx, row["namespace"], row["name"], inputs={}, store={})
             lines.append(f"{what} started run {run_id}")
         except Refused as refusal:
-            # Invalid just now, or a store key that only a caller can give: the schedule goes on.
+            # The graph is invalid just now, or needs a store key of its caller: it stays scheduled.
             lines.append(f"{what} could not start a run: {refusal.detail}")
         following = next_occurrence_ms(row["expression"], tx.now_ms)
         if following is None:

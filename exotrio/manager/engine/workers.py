@@ -16,9 +16,9 @@ V = TypeVar("V")
 SILENT_AFTER_MS = 60_000
 """Without a request for this long a runtime is not called live: three heartbeats are missing."""
 FORGOTTEN_AFTER_MS = 600_000
-"""After this a silent runtime is no longer shown."""
+"""After this a silent runtime is forgotten."""
 STOPPED_FORGOTTEN_AFTER_MS = 60_000
-"""After this a stopped runtime is no longer shown."""
+"""After this a stopped runtime is forgotten."""
 MAX_WORKERS = 10_000
 """Maximum that is kept: a client that claims under ever new names must not fill the memory."""
 

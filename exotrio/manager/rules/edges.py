@@ -1,9 +1,11 @@
-"""The edges of a graph: the rules they must obey, and who comes before and after whom. Pure."""
+"""The edges of a graph: the rules for them, and which nodes come before and after which. Pure."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from graphlib import CycleError, TopologicalSorter
 
 from exotrio.graph import GraphNodeModel
 from exotrio.manager.rules.problems import Problem, refuse
@@ -154,21 +156,17 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def _topological(names: Iterable[str], before: Callable[[str], list[str]]) -> tuple[list[str], set[str]]:
+def _topological(names: Collection[str], before: Callable[[str], list[str]]) -> tuple[list[str], set[str]]:
     """Return the names in an order that respects ``before``, and those left on cycles."""
-    waiting = {name: set(before(name)) for name in names}
-    after: dict[str, list[str]] = {name: [] for name in waiting}
-    for name, parents in waiting.items():
-        for parent in parents:
-            after[parent].append(name)
-    ready = deque(name for name, parents in waiting.items() if not parents)
+    sorter = TopologicalSorter[str]()
+    for name in names:  # first, so that equals keep their order
+        sorter.add(name)
+    for name in names:
+        sorter.add(name, *before(name))
     order: list[str] = []
-    while ready:
-        name = ready.popleft()
-        order.append(name)
-        del waiting[name]
-        for child in after[name]:
-            waiting[child].discard(name)
-            if not waiting[child]:
-                ready.append(child)
-    return order, set(waiting)
+    with suppress(CycleError):  # what is not on a cycle is sorted all the same
+        sorter.prepare()
+    while ready := sorter.get_ready():
+        order += ready
+        sorter.done(*ready)
+    return order, set(names).difference(order)

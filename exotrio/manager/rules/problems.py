@@ -44,7 +44,7 @@ class Problem:
 
     @classmethod
     def read(cls, line: str) -> Problem:
-        """Return the problem that a line tells; one without node and field if it is not of that form."""
+        """Return the problem that ``str`` wrote as this line; of any other line, one of the whole graph."""
         if line.startswith(f"{SECRETS}: "):
             return cls(line.removeprefix(f"{SECRETS}: "), field=SECRETS)
         if (found := _LINE.fullmatch(line)) is None:

@@ -33,7 +33,7 @@ _MAX_UUID = len("urn:uuid:12345678-1234-5678-1234-567812345678")
 
 
 class SelfAuthenticatedApp(Protocol):
-    """An app beside the API that asks for no key with each request, but finds out itself who may come in."""
+    """An app beside the API that checks by itself who may come in, not by a key in each request."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 

@@ -100,7 +100,7 @@ class FileReplaced(Exception):
 
 
 class SameFiles:
-    """Tells whether the files of a database are still those that were opened.
+    """Checks whether the files of a database are still those that were opened.
 
     What is written into a file that was removed or replaced is lost with the process. Make it once the
     database is open for writing: then its write-ahead log exists.
@@ -223,7 +223,7 @@ def _prepare_schema(connection: sqlite3.Connection, where: str) -> None:
             fix="upgrade exotrio, or choose another file with --db FILE",
         )
     while 0 < version < VERSION:
-        # One transaction for each step: after a kill the next process goes on with the step that is missing.
+        # One transaction for each step: after a kill the next process continues with the missing one.
         connection.executescript(
             f"BEGIN IMMEDIATE; {MIGRATIONS[version]} PRAGMA user_version = {version + 1}; COMMIT"
         )

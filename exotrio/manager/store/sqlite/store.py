@@ -48,7 +48,7 @@ def _closed() -> DatabaseError:
 
 
 def _answer(write: Write) -> None:
-    """Give a write's result to whoever still waits for it."""
+    """Give a write's result to its task, if that still waits."""
     if not write.abandoned and write.task is not None:
         trio.lowlevel.reschedule(write.task, write.result)
 

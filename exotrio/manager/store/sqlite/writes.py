@@ -87,7 +87,7 @@ class Write:
 
     @property
     def is_lost(self) -> bool:
-        """Whether it was committed for a caller who had gone."""
+        """Whether it was committed although no task waits for its result."""
         return self.abandoned and isinstance(self.result, outcome.Value)
 
 
@@ -151,14 +151,14 @@ class Waiting:
         return expired
 
     def due(self, now: float) -> set[Topic]:
-        """Return the topics that something came due of and that somebody waits for."""
+        """Return the topics of which something came due, if a write waits for them."""
         due = {topic for topic, at in self._due.items() if at <= now}
         awaited = {topic for topic in due if topic in self._by_topic}
         self.done(due - awaited)
         return awaited
 
     def done(self, topics: Collection[Topic]) -> None:
-        """Forget when something of these topics comes due: it was looked for, or nobody waits for it."""
+        """Forget when something of these topics comes due: that was looked for, or no write waits for it."""
         for topic in topics:
             del self._due[topic]
 
