@@ -148,7 +148,10 @@ def _environment() -> Environment:
     environment.filters["percent"] = percent
     environment.filters["bar"] = bar
     environment.globals.update(
-        asset=asset, shown_status=format.SHOWN_STATUS, status_class=format.status_class, int=int
+        asset=asset,
+        page_link=link,
+        shown_status=format.SHOWN_STATUS,
+        status_class=format.status_class,
     )
     return environment
 

@@ -42,7 +42,6 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         "identifier": identifier,
         "graph": state["graph_name"],
         "run_id": state["run_id"],
-        "run_namespace": state["run_namespace"],
     }
     if "state" not in wanted:
         return {"page": page}
