@@ -278,7 +278,7 @@ def test_ctrl_c_ends_a_run_whose_state_manager_never_answers(place: Place) -> No
                 process.signal(signal.SIGINT)
                 end = process.wait()
     assert end.code == 130, end
-    assert end.err == "interrupted before the run began; nothing was started\n"
+    assert end.err == "interrupted before the run began: nothing was started\n"
 
 
 def test_ctrl_c_ends_a_run_whose_state_manager_went_away(place: Place) -> None:

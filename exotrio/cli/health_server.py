@@ -1,8 +1,8 @@
-"""The port of ``worker --health-port``: a Trio loop in a thread of its own.
+"""The port of ``worker --health-port``: HTTP in a thread with its own Trio loop.
 
-A thread, since it has to answer just when node code blocks the runtime's loop. It reads the runtime
-only where that may be read from any thread, and it ends after the runtime did, so that the drain can
-be watched.
+It has to answer while node code blocks the runtime's loop. It reads from the runtime only what any thread may
+read, and it ends after the runtime, so that the drain can be observed.
+It is here since ``monitoring`` does not serve HTTP.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from exotrio.monitoring import Health, RuntimeMetrics
 log = logging.getLogger("exotrio.cli")
 
 LIMITS = Limits(max_connections=32, max_body=1024, keyless=10.0)
-LAST = 1.0
-"""Seconds for an answer on its way when the process ends."""
+GRACE = 1.0
+"""Seconds for requests in flight when the process ends."""
 PLAIN = "text/plain; charset=utf-8"
 
 Answer = tuple[int, bytes, str]
-Page = Callable[[], Awaitable[Answer]]
+Handler = Callable[[], Awaitable[Answer]]
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def health_server(runtime: Runtime, host: str, port: int, *, tasks: bool) -> Ite
     """Serve the health of a runtime for as long as the block lasts. Enter it before the runtime starts.
 
     Args:
-        runtime: What is looked at.
+        runtime: The runtime whose health is served.
         host: Address to bind.
         port: 0 for any free one.
         tasks: Serve the task tree too.
@@ -54,7 +54,7 @@ def health_server(runtime: Runtime, host: str, port: int, *, tasks: bool) -> Ite
         thread.end()
 
 
-def _pages(runtime: Runtime, *, tasks: bool) -> Mapping[str, Page]:
+def _pages(runtime: Runtime, *, tasks: bool) -> Mapping[str, Handler]:
     health, metrics = Health(runtime), RuntimeMetrics(runtime)
 
     async def livez() -> Answer:
@@ -70,7 +70,7 @@ def _pages(runtime: Runtime, *, tasks: bool) -> Mapping[str, Page]:
     async def tree() -> Answer:
         return 200, f"{await runtime.tasks()}\n".encode(), PLAIN
 
-    pages: dict[str, Page] = {"/livez": livez, "/readyz": readyz, "/metrics": measured}
+    pages: dict[str, Handler] = {"/livez": livez, "/readyz": readyz, "/metrics": measured}
     return {**pages, "/tasks": tree} if tasks else pages
 
 
@@ -79,15 +79,15 @@ def _verdict(problem: str) -> Answer:
 
 
 class _Thread:
-    """The thread. Made and ended in another one."""
+    """The thread of the port. Created and ended in another thread."""
 
-    def __init__(self, pages: Mapping[str, Page], host: str, port: int) -> None:
+    def __init__(self, pages: Mapping[str, Handler], host: str, port: int) -> None:
         self._pages = pages
         self._hosts = LOOPBACK_HOSTS | {host} if is_loopback(host) else None
         self._token: trio.lowlevel.TrioToken | None = None
         self._stopping: trio.Event | None = None
         begun: queue.SimpleQueue[list[str] | BaseException] = queue.SimpleQueue()
-        # A daemon: whatever holds it up, it does not hold up the end of the process.
+        # A daemon: it must not hold up the end of the process.
         self._thread = threading.Thread(
             target=self._body, args=(host, port, begun), name="exotrio health", daemon=True
         )
@@ -98,11 +98,11 @@ class _Thread:
         self.bound = first
 
     def end(self) -> None:
-        """Answer what is on its way, and end."""
+        """Answer requests in flight, and end."""
         if self._token is not None and self._stopping is not None:
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._stopping.set)
-        self._thread.join(2 * LAST)
+        self._thread.join(2 * GRACE)
 
     def _body(self, host: str, port: int, begun: queue.SimpleQueue[list[str] | BaseException]) -> None:
         try:
@@ -110,7 +110,7 @@ class _Thread:
         except ExotrioError as error:
             begun.put(error)
         except BaseException as error:
-            log.critical("the health port fails", exc_info=error)
+            log.critical("the health port failed", exc_info=error)
             begun.put(error)
 
     async def _main(self, host: str, port: int, begun: queue.SimpleQueue[list[str] | BaseException]) -> None:
@@ -118,7 +118,7 @@ class _Thread:
         self._stopping = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
         begun.put(urls(listeners))
-        await serve_http(self._app, listeners, limits=LIMITS, grace=LAST, stopping=self._stopping)
+        await serve_http(self._app, listeners, limits=LIMITS, grace=GRACE, stopping=self._stopping)
 
     async def _app(self, scope: MutableMapping[str, Any], receive: object, send: Any) -> None:
         status, body, content_type = await self._answer(scope)
@@ -138,11 +138,11 @@ class _Thread:
     async def _answer(self, scope: Mapping[str, Any]) -> Answer:
         host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
         if self._hosts is not None and host_name(host) not in self._hosts:
-            # On loopback this keeps a web page from reading here through a name of its own.
+            # On loopback: a web page must not read this through a host name of its own (DNS rebinding).
             return 421, b"this Host is not served here\n", PLAIN
         page = self._pages.get(scope["path"])
         if page is None:
-            return 404, f"here are {', '.join(self._pages)}\n".encode(), PLAIN
+            return 404, f"not found; there are {', '.join(self._pages)}\n".encode(), PLAIN
         if scope["method"] not in ("GET", "HEAD"):
             return 405, b"only GET\n", PLAIN
         return await page()

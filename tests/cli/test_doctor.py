@@ -90,7 +90,7 @@ def source(report: dict[str, Any], name: str) -> tuple[str | None, str]:
 
 def test_with_nothing_set_it_says_what_is_missing_and_how_to_set_it(cli: Cli) -> None:
     end = cli("doctor")
-    says(end, 2, "! no state manager is named", "! no API key is given", "2 things need attention")
+    says(end, 2, "! no state manager is given", "! no API key is given", "2 things need attention")
     says(end, 2, "EXOSPHERE_NAMESPACE", "sqlite", "trio ", f"{cli.folder / '.env'}")
     assert "state manager http" not in end.out
 
@@ -121,7 +121,7 @@ def test_each_setting_is_shown_with_where_it_came_from_and_no_secret_is(cli: Cli
     assert source(report, "STATE_MANAGER_SECRET") == ("set, 13 characters", "environment")
     assert source(report, "CORS_ORIGINS")[0] is None
     assert [f["what"] for f in report["findings"] if not f["attention"]] == [
-        "EXOSPHERE_NAMESPACE is in .env too, with another value: the environment counts"
+        "EXOSPHERE_NAMESPACE is in .env too, with another value: the one in the environment is used"
     ]
     cli.write("key", "key-of-the-option")
     report = json.loads(
@@ -137,8 +137,8 @@ def test_what_is_wrong_in_env_is_said_with_its_line(cli: Cli) -> None:
     says(
         cli("doctor"),
         2,
-        "! .env, line 2, is no setting and was skipped",
-        "- EXOSPHERE_API_KY is set, and nobody reads it; did you mean 'EXOSPHERE_API_KEY'?",
+        "! .env, line 2, is not a setting and was skipped",
+        "- EXOSPHERE_API_KY is set and not used; did you mean 'EXOSPHERE_API_KEY'?",
     )
 
 
@@ -148,7 +148,7 @@ def test_an_env_file_that_cannot_be_read_is_a_problem_of_its_own(cli: Cli) -> No
     says(cli("doctor"), 4, "! the file .env cannot be read: ", "cannot be read\n", "127.0.0.1:8000")
     (cli.folder / ".env").unlink()
     (cli.folder / ".env").mkdir()
-    says(cli("doctor"), 4, "is no file, so it is not read")
+    says(cli("doctor"), 4, "is a folder, not read")
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_what_is_no_state_manager_is_told_with_what_it_answers(
     cli: Cli, path: str, answer: Answer, said: str
 ) -> None:
     with doctored({path: answer}) as (_, uri):
-        says(at(cli, uri, stocks.KEY)("doctor"), 4, "what answers is not a state manager", said)
+        says(at(cli, uri, stocks.KEY)("doctor"), 4, "the server is not a state manager", said)
 
 
 def test_a_refused_key_is_an_exit_code_of_its_own(cli: Cli, running: Server) -> None:
@@ -274,16 +274,14 @@ def test_without_a_key_it_is_said_whether_anybody_is_there(cli: Cli, running: Se
 
 def test_where_all_is_well_it_exits_0(cli: Cli, running: Server) -> None:
     end = at(cli, running.uri)("doctor")
-    says(
-        end, 0, "kind: exotrio, native 0.", "clock: ", "by what it says itself", "schema ", "free on its disk"
-    )
+    says(end, 0, "kind: exotrio, native 0.", "clock: ", "by its own time", "schema ", "free on its disk")
     says(end, 0, "1 live runtime; 3 nodes", "\nall is well\n")
     assert "! " not in end.out
 
 
 def test_without_a_namespace_it_names_those_there_are(cli: Cli, running: Server) -> None:
     cli.set(EXOSPHERE_STATE_MANAGER_URI=running.uri, EXOSPHERE_API_KEY=KEY)
-    says(cli("doctor"), 0, "namespaces: n\n", "- no namespace is named", "database: ")
+    says(cli("doctor"), 0, "namespaces: n\n", "- no namespace is given", "database: ")
 
 
 def test_what_is_stuck_is_found_and_why(cli: Cli, tmp_path: Path) -> None:
@@ -317,7 +315,7 @@ def test_a_state_manager_that_is_killed_meanwhile_is_a_finding(
             await original(self)
 
         monkeypatch.setattr(server_doctor.Probe, "aclose", then_killed)
-        says(at(cli, running.uri)("doctor"), 1, "! it could not be looked into further", "cannot be reached")
+        says(at(cli, running.uri)("doctor"), 1, "! it could not be examined further", "cannot be reached")
 
 
 def declared(name: str) -> dict[str, Any]:
@@ -343,7 +341,7 @@ def post(running: Server, method: str, path: str, body: dict[str, Any]) -> None:
 
 def test_ours_is_told_from_others_also_where_it_speaks_only_v0(cli: Cli, tmp_path: Path) -> None:
     with server(tmp_path, "--v0-only") as running:
-        says(at(cli, running.uri)("doctor"), 0, "kind: exotrio, v0 only", "0 runs going on", "all is well")
+        says(at(cli, running.uri)("doctor"), 0, "kind: exotrio, v0 only", "0 runs unfinished", "all is well")
 
 
 OPENAPI = {"/openapi.json": Answer(200, {"info": {"title": "Exosphere State Manager", "version": "0.1"}})}
@@ -403,4 +401,4 @@ def test_an_outbox_is_looked_at_only_if_it_is_named(cli: Cli, running: Server) -
 
 def test_it_works_as_a_process_of_its_own_with_warnings_as_errors(tmp_path: Path) -> None:
     end = ended("doctor", cwd=tmp_path)
-    says(end, 2, "no state manager is named")
+    says(end, 2, "no state manager is given")

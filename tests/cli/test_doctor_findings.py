@@ -56,9 +56,7 @@ def test_where_work_is_done_there_is_nothing_to_say() -> None:
 
 def test_work_that_no_runtime_offers_is_stuck() -> None:
     waits = node("A\x1b", waiting=3, eligible=2, oldest_ms=240_000, offered_by=[])
-    one(
-        of_nodes(waits), "2 states of A\\x1b could run, the first for 4 min", "no live runtime", "worker FILE"
-    )
+    one(of_nodes(waits), "2 states of A\\x1b are due, the first for 4 min", "no live runtime", "worker FILE")
     one(of_nodes(node("A", waiting=1, offered_by=[])), "1 state of A will be due later", attention=False)
 
 
@@ -66,8 +64,11 @@ def test_work_that_no_runtime_offers_is_stuck() -> None:
     ("runtimes", "why"),
     [
         ([runtime(busy=4), runtime(busy=4)], "all workers are busy"),
-        ([runtime(busy=3), runtime(busy=4, live=False)], "1 worker is free, so a limit of its class"),
-        ([runtime(phase="draining")], "no runtime takes new work"),
+        (
+            [runtime(busy=3), runtime(busy=4, live=False)],
+            "1 worker is free, so it waits for a limit of its class",
+        ),
+        ([runtime(phase="draining")], "no runtime claims new states"),
     ],
 )
 def test_work_that_waits_long_though_it_is_offered_has_a_reason(
@@ -76,7 +77,7 @@ def test_work_that_waits_long_though_it_is_offered_has_a_reason(
     waits = node("A", waiting=9, eligible=9, oldest_ms=LONG_DUE * 1000)
     (finding, *_) = of_nodes(waits, runtimes=runtimes)
     assert finding.attention
-    assert f"though r offers it: {why}" in finding.what
+    assert f"although r has it: {why}" in finding.what
 
 
 @pytest.mark.parametrize(
@@ -192,7 +193,12 @@ def test_v0_claims_that_are_old_are_stuck_and_the_way_out_fits_the_server() -> N
 
 
 def test_what_was_not_looked_into_is_said() -> None:
-    one(of_v0(V0Claims(pending_runs=60, opened=50), NOW, 1, ours=True), "60 runs", "50", attention=False)
+    one(
+        of_v0(V0Claims(pending_runs=60, opened=50), NOW, 1, ours=True),
+        "60 unfinished runs",
+        "50",
+        attention=False,
+    )
 
 
 # -- clocks
@@ -235,7 +241,7 @@ def test_clocks_count_as_different_only_where_that_is_certain() -> None:
 
 def test_slow_answers_are_good_to_know() -> None:
     assert of_speed(0.5) == []
-    one(of_speed(1.5), "answers take 1.5 s", attention=False)
+    one(of_speed(1.5), "responses take 1.5 s", attention=False)
 
 
 @pytest.mark.parametrize(

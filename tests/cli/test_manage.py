@@ -259,7 +259,7 @@ def test_ctrl_c_while_following_leaves_the_run_alone_and_says_so(cli: Cli, place
         end = process.wait()
     assert end.code == 130, end
     run_id = end.out.strip()
-    assert "no longer following; the run goes on" in end.err
+    assert "no longer following; the run continues" in end.err
     assert f"-m exotrio runs watch {run_id} --namespace n\n" in end.err
     assert cli.json("runs", "show", run_id)["status"] == "PENDING"
 

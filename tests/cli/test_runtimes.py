@@ -152,7 +152,7 @@ def test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for(cli: Cli
     both = heard(cli, 2)
     (other,) = [each for each in both if not each["shows_tasks"]]
     told(cli("runtimes", "tasks", other["worker_id"]), 3, "does not show its tasks", "--health-tasks")
-    told(cli("runtimes", "tasks", "r"), 6, "2 runtimes are called 'r'", "name one of them")
+    told(cli("runtimes", "tasks", "r"), 6, "2 runtimes match 'r'", "name one of them")
 
     unique = other["worker_id"].rpartition(":")[2]
     told(cli("runtimes", "drain", unique[:8]), 6, f"did you mean {other['worker_id']}?", "its whole id")
@@ -219,7 +219,7 @@ async def test_a_runtime_that_falls_silent_has_not_stopped(
     silent = worker(live=False, heard_ms=61_000, holds=3)
     server = Double(native=True).on("GET workers", listed(ASKED), listed(silent))
     assert await fate(server.client) is Fate.SILENT
-    assert "silent for 1 min, and it holds 3 until their leases are over" in capsys.readouterr().err
+    assert "silent for 1 min, and it holds 3 states until their leases end" in capsys.readouterr().err
 
 
 async def test_a_runtime_has_stopped_when_it_says_so_or_is_unknown_for_long(

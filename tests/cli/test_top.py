@@ -60,14 +60,14 @@ def test_what_is_out_of_the_ordinary_stands_out() -> None:
     assert "1,200+ waiting" in text
     assert re.search(r"^Lonely .* nobody$", text, re.MULTILINE)
     assert text.index("Lonely") < text.index("\nA ")
-    for part in ("silent", "running, drains", "stopped", "and 4 more", "cancelled", "failed"):
+    for part in ("silent", "running, draining", "stopped", "and 4 more", "cancelled", "failed"):
         assert part in text, part
-    assert "2 kinds of runtimes ask through v0" in text
+    assert "2 kinds of runtimes claim through v0" in text
 
 
 def test_where_there_is_nothing_it_says_so() -> None:
     text = shown(overview(nodes=[], runtimes=[], runtime_count=0, runs=[], oldest=None))
-    for part in ("no node is registered", "no runtime was heard of", "nothing ran yet"):
+    for part in ("no node is registered", "no runtime is known", "no run yet"):
         assert part in text
 
 

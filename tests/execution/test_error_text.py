@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from exotrio._execution.error_text import error_line, error_text
 from exotrio._util.error_message import MAX_LINE, message_line
-from exotrio.cli.runs.result import _beside_the_message
+from exotrio.cli.runs.result import _traceback_lines
 from exotrio.cli.terminal.output import error_message
 
 
@@ -135,13 +135,12 @@ def test_commands_show_the_message_in_one_line_and_then_what_stands_beside_it() 
     )
     assert error_message(text) == "ValueError: wrong"
     assert error_message("") == "no text"
-    beside = _beside_the_message(text)
+    beside = _traceback_lines(text)
     assert beside[0] == "Traceback (most recent call last):", "what is long keeps its beginning"
     assert beside[-1] == "a note"
     assert len(beside) < 50
     assert (
-        _beside_the_message("Traceback (most recent call last):\n  File x\nValueError: wrong")[-1]
-        == "  File x"
+        _traceback_lines("Traceback (most recent call last):\n  File x\nValueError: wrong")[-1] == "  File x"
     )
 
 

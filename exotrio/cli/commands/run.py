@@ -9,7 +9,7 @@ import click
 from exotrio._runtime.entry import run_blocking
 from exotrio.cli import options
 from exotrio.cli.load import load
-from exotrio.cli.runs.local import LocalRun, Request
+from exotrio.cli.runs.local import LocalRun, RunRequest
 from exotrio.cli.terminal.logs import JSON, configure_logs, log_format_option
 from exotrio.cli.terminal.progress import progress_for
 
@@ -68,7 +68,7 @@ def command(
     # The JSON log has the progress and the messages, so it must not be silent.
     configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0 and not as_json, form=log_format)
     loaded = load(target)
-    request = Request(
+    request = RunRequest(
         target=target,
         runtime=loaded.runtime(),
         graph=None if resume else loaded.graph(graph_name),

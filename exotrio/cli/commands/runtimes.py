@@ -173,7 +173,7 @@ def _row(worker: RuntimeInfo) -> tuple[str, ...]:
         phase = f"silent, was {phase}"
     free = str(max(0, worker.workers - worker.busy)) if worker.workers else ""
     return (
-        worker.runtime or "(not heard yet)",
+        worker.runtime or "(no heartbeat yet)",
         worker.worker_id,
         phase,
         str(worker.busy),

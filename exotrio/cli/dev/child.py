@@ -97,7 +97,7 @@ class Child:
         """Wait until it has ended and return its exit code; below zero, the signal that killed it.
 
         Cancellation:
-            Safe; it goes on.
+            Safe; the process continues.
         """
         with trio.CancelScope(deadline=self._ends_by) as self._waiting:
             return await self._ended()

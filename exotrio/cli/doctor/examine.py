@@ -1,4 +1,4 @@
-"""The examination of ``doctor``: settings, the state manager, what stands out in it, outboxes."""
+"""The examination of ``doctor``: settings, the state manager and its problems, outboxes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from exotrio.graph import check_name
 
 
 def examine(settings: Settings, outboxes: Sequence[Path], *, stale: float) -> Report:
-    """Ask everything that can be asked with these settings.
+    """Examine what can be examined with these settings.
 
     Args:
         settings: As ``examine_settings`` returns them.
-        outboxes: Outboxes to look into.
-        stale: Seconds after which a claim that does not end by itself counts as stuck.
+        outboxes: Outboxes to read.
+        stale: Seconds after which a claim without a lease counts as stuck.
     """
     report = Report(settings.shown, versions(), namespace=settings.namespace, findings=settings.findings)
     endpoint, wrong = _endpoint(settings, report)
@@ -45,7 +45,7 @@ def examine(settings: Settings, outboxes: Sequence[Path], *, stale: float) -> Re
 
 
 def _endpoint(settings: Settings, report: Report) -> tuple[Endpoint | None, list[Finding]]:
-    """Return what to ask, and what keeps us from asking it, or from asking more than whether it is there."""
+    """Return the endpoint if there is one, and findings about settings that are wrong or missing."""
     wrong = [*settings.problems, *missing(settings)]
     try:
         if settings.namespace is not None:
@@ -76,49 +76,47 @@ async def _examine(report: Report, endpoint: Endpoint, stale: float) -> None:
         report.findings.append(Finding(f"the state manager cannot be reached: {what}", fix))
         return
     if endpoint.plaintext:
-        what = f"the API key travels unencrypted to {endpoint.shown}"
-        report.findings.append(info(what, "use https:// off this machine"))
+        what = f"the API key is sent unencrypted to {endpoint.shown}"
+        report.findings.append(info(what, "use https:// to other machines"))
     if server.key_refused is not None:
         fix = "give the server's key with --key-file FILE, or set EXOSPHERE_API_KEY"
         report.findings.append(Finding(f"the key is refused: it {server.key_refused}", fix))
         return
     if server.kind is Kind.OTHER:
-        fix = "check that the URI leads to a state manager, and what stands in between"
-        report.findings.append(Finding(f"what answers is not a state manager: {server.about}", fix))
+        fix = "check the URI, and proxies in between"
+        report.findings.append(Finding(f"the server is not a state manager: {server.about}", fix))
         return
     if server.kind is not None:
-        await _look_into(report, endpoint, stale)
+        await _examine_further(report, endpoint, stale)
     report.findings += of_speed(server.median)
     report.findings += [] if server.clock is None else of_clock(server.clock)
 
 
-async def _look_into(report: Report, endpoint: Endpoint, stale: float) -> None:
+async def _examine_further(report: Report, endpoint: Endpoint, stale: float) -> None:
     assert report.server is not None, "it was reached"
     try:
         async with StateManager(report.namespace or "default", endpoint.uri, endpoint.key) as manager:
             if report.server.kind is Kind.NATIVE:
-                await _look_natively(report, manager, stale)
+                await _examine_native(report, manager, stale)
             elif report.namespace is not None:
-                await _look_through_v0(report, manager, stale)
+                await _examine_v0(report, manager, stale)
             if report.namespace is not None:
                 report.findings += of_graphs(await manager.graphs())
     except ManagerError as error:
-        report.findings.append(Finding(f"it could not be looked into further: {error.what}", error.fix))
+        report.findings.append(Finding(f"it could not be examined further: {error.what}", error.fix))
     if report.namespace is None:
-        report.findings.append(
-            info("no namespace is named, so none was looked into", "give --namespace NAME")
-        )
+        report.findings.append(info("no namespace is given, so none was examined", "give --namespace NAME"))
 
 
-async def _look_natively(report: Report, manager: StateManager, stale: float) -> None:
+async def _examine_native(report: Report, manager: StateManager, stale: float) -> None:
     assert report.server is not None, "it was reached"
-    await manager.checkup()  # which connects first, and would blur the times of the next one
+    await manager.checkup()  # it connects, which would distort the times of the next one
     sent = time.time()
     checkup = await manager.checkup()
     received = time.time()
-    # Closer than a Date, which has whole seconds only.
+    # More precise than a Date header, which has whole seconds.
     half = (received - sent) / 2
-    report.server.clock = Clock(checkup.at.timestamp() - sent - half, half, "what it says itself")
+    report.server.clock = Clock(checkup.at.timestamp() - sent - half, half, "its own time")
     if report.namespace is None:
         checkup = checkup.model_copy(update={"claims": []})
     else:
@@ -128,7 +126,7 @@ async def _look_natively(report: Report, manager: StateManager, stale: float) ->
     report.findings += of_checkup(checkup, VERSION, stale)
 
 
-async def _look_through_v0(report: Report, manager: StateManager, stale: float) -> None:
+async def _examine_v0(report: Report, manager: StateManager, stale: float) -> None:
     assert report.server is not None, "it was reached"
     report.v0_claims = await find_v0_claims(manager)
     clock = report.server.clock

@@ -1,4 +1,4 @@
-"""What stands out at any state manager: graphs, claims through v0, clocks. Pure."""
+"""What ``doctor`` reports, and its checks that fit any state manager: graphs, clocks, speed. Pure."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from exotrio.cli.doctor.server import Clock
 from exotrio.client import GraphInfo, ValidationStatus
 
 SLOW = 1.0
-"""Seconds; of the median answer."""
+"""Seconds of the median response."""
 CLOCK_OFF = 2.0
-"""Seconds that clocks may differ."""
+"""Seconds by which clocks may differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing worth saying.
+    """One thing that ``doctor`` reports.
 
     Attributes:
-        what: In one line.
-        fix: What can be done about it.
-        attention: It needs attention; else it is only good to know.
+        what: What was found, in one line.
+        fix: What to do about it.
+        attention: It needs attention; else it is information.
     """
 
     what: str
@@ -32,25 +32,25 @@ class Finding:
 
 
 def info(what: str, fix: str = "") -> Finding:
-    """Return something that is only good to know."""
+    """Return a finding that needs no attention."""
     return Finding(what, fix, attention=False)
 
 
 def first_of(names: list[str], most: int = 5) -> str:
-    """Return names in a row, the first ones of many."""
+    """Return the first of many names, separated by commas."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def are(count: int, *, past: bool = False) -> str:
-    """Return the verb for so many things."""
+    """Return ``is`` or ``are``, or ``was`` or ``were``."""
     if past:
         return "was" if count == 1 else "were"
     return "is" if count == 1 else "are"
 
 
 def bytes_text(count: int) -> str:
-    """Return a number of bytes in the unit that fits."""
+    """Return a number of bytes such as ``1.5 MB``."""
     size = float(count)
     for unit in ("bytes", "KB", "MB"):
         if size < 1000:
@@ -66,31 +66,31 @@ def of_graphs(graphs: Sequence[GraphInfo]) -> list[Finding]:
         if graph.validation_status is ValidationStatus.PENDING:
             findings.append(info(f"graph {one_line(graph.name)} is still being validated"))
         if graph.validation_status is ValidationStatus.INVALID:
-            said = first_of([one_line(error) for error in graph.validation_errors], 3)
+            errors = first_of([one_line(error) for error in graph.validation_errors], 3)
             what = f"graph {one_line(graph.name)} is INVALID"
-            fix = "mend it and `graph apply` it; if nodes are missing, start the runtime that has them first"
-            findings.append(Finding(f"{what}: {said}" if said else what, fix))
+            fix = "fix it and `graph apply` it; if nodes are missing, start the runtime that has them first"
+            findings.append(Finding(f"{what}: {errors}" if errors else what, fix))
     return findings
 
 
 def of_clock(clock: Clock) -> list[Finding]:
-    """Return whether clocks differ by more than they may."""
+    """Return a finding if the clocks differ too much."""
     if abs(clock.ahead) - clock.uncertain <= CLOCK_OFF:
         return []
-    fix = "set the clocks by NTP. Leases do not depend on them; cron triggers, delays and shown ages do"
+    fix = "synchronize the clocks by NTP: cron triggers, delays and ages depend on them; leases do not"
     return [Finding(f"the clock of the state manager is {clock_text(clock)}", fix)]
 
 
 def of_speed(median: float) -> list[Finding]:
-    """Return whether answers take long."""
+    """Return a finding if responses are slow."""
     if median <= SLOW:
         return []
-    fix = "look at the network, and at the load of the state manager"
-    return [info(f"answers take {format_duration(median)}", fix)]
+    fix = "check the network, and the load of the state manager"
+    return [info(f"responses take {format_duration(median)}", fix)]
 
 
 def clock_text(clock: Clock) -> str:
-    """Return how a clock compares with the one here."""
+    """Return how the clock of a state manager compares with the local one."""
     uncertain = format_duration(clock.uncertain)
     if abs(clock.ahead) <= clock.uncertain:
         return f"that of this machine, give or take {uncertain}"

@@ -1,4 +1,4 @@
-"""What stands out at our state manager: what is stuck, why, and what can be done about it. Pure."""
+"""Findings about exotrio's own state manager: what is stuck, why, and what to do. Pure."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from exotrio.client import (
 )
 
 LONG_DUE = 300.0
-"""Seconds; what is due for longer is asked why."""
+"""Seconds after which a due state needs an explanation."""
 LATE = 2 / 3
-"""Share of a lease after which a heartbeat is late: two are missing."""
+"""Part of a lease after which a heartbeat is late: two are missing."""
 OVERDUE = 30.0
-"""Seconds; a lease that ended longer ago should have been given away."""
+"""Seconds after its end by which another runtime should have got a lease."""
 MIN_FREE_DISK = 512 * 1024 * 1024
 MAX_LOG = 1024 * 1024 * 1024
 _WORKER = "python -m exotrio worker FILE"
 
 
 def of_overview(overview: Overview, lease_ttl: float) -> list[Finding]:
-    """Return what stands out among nodes and runtimes.
+    """Return findings about nodes and runtimes.
 
     Args:
         lease_ttl: Seconds that a lease holds without a heartbeat.
@@ -49,15 +49,15 @@ def of_overview(overview: Overview, lease_ttl: float) -> list[Finding]:
 def _of_node(node: NodeLoad, runtimes: Sequence[RuntimeInfo]) -> Finding | None:
     name = one_line(node.name)
     oldest = format_duration(node.oldest_due)
-    due = f"{plural(node.eligible, 'state')} of {name} could run, the first for {oldest}"
+    due = f"{plural(node.eligible, 'state')} of {name} are due, the first for {oldest}"
     if node.eligible and not node.offered_by:
-        return Finding(f"{due}: no live runtime offers {name}", f"start a runtime that has it: {_WORKER}")
+        return Finding(f"{due}: no live runtime has {name}", f"start a runtime that has it: {_WORKER}")
     if node.waiting and not node.offered_by:
-        what = f"{plural(node.waiting, 'state')} of {name} will be due later: no live runtime offers {name}"
-        return info(what, f"start a runtime that has it until then: {_WORKER}")
+        what = f"{plural(node.waiting, 'state')} of {name} will be due later: no live runtime has {name}"
+        return info(what, f"start a runtime that has it before: {_WORKER}")
     if node.eligible and node.oldest_due >= LONG_DUE:
         offers = first_of([one_line(each) for each in node.offered_by])
-        what = f"{due}, though {offers} offers it: {_why(runtimes)}"
+        what = f"{due}, although {offers} has it: {_why(runtimes)}"
         return Finding(what, "start more runtimes, or give them more workers; watch `top`")
     return None
 
@@ -66,9 +66,9 @@ def _why(runtimes: Sequence[RuntimeInfo]) -> str:
     running = [runtime for runtime in runtimes if runtime.live and runtime.phase == "running"]
     free = sum(max(0, runtime.workers - runtime.busy) for runtime in running)
     if not running:
-        return "no runtime takes new work"
+        return "no runtime claims new states"
     if free:
-        return f"{plural(free, 'worker')} {are(free)} free, so a limit of its class holds it up"
+        return f"{plural(free, 'worker')} {are(free)} free, so it waits for a limit of its class"
     return "all workers are busy"
 
 
@@ -76,14 +76,14 @@ def _of_runtime(runtime: RuntimeInfo, lease_ttl: float) -> Finding | None:
     name = f"runtime {one_line(runtime.runtime)} ({one_line(runtime.worker_id)})"
     heard = f"was last heard of {format_coarse(runtime.heard_ago)} ago"
     holds = f" and holds {plural(runtime.holds, 'state')}" if runtime.holds else ""
-    later = f"what it holds runs elsewhere once its lease, of {format_duration(lease_ttl)}, is over"
+    later = f"its states run elsewhere after its lease of {format_duration(lease_ttl)}, is over"
     if runtime.phase == "stopped":
         return Finding(f"{name} stopped{holds}", later) if holds else None
     if not runtime.live:
-        fix = f"was its process killed, suspended or cut off? {later}"
+        fix = f"was its process killed, suspended or disconnected? {later}"
         return Finding(f"{name} {heard}{holds}", fix, attention=bool(holds))
     if runtime.heard_ago > lease_ttl * LATE:
-        fix = "its heartbeats are late: look at the load of its machine, and at the network in between"
+        fix = "its heartbeats are late: check the load of its machine, and the network"
         return Finding(f"{name} {heard}{holds}", fix)
     if runtime.phase not in ("running", "starting"):
         return info(f"{name} is {one_line(runtime.phase)}{holds}")
@@ -91,11 +91,11 @@ def _of_runtime(runtime: RuntimeInfo, lease_ttl: float) -> Finding | None:
 
 
 def of_checkup(checkup: Checkup, version: str, stale: float) -> list[Finding]:
-    """Return what stands out in what the state manager says of itself.
+    """Return findings about the checkup of the state manager.
 
     Args:
         version: Of exotrio here.
-        stale: Seconds after which a claim that does not end by itself counts as stuck.
+        stale: Seconds after which a claim without a lease counts as stuck.
     """
     findings = [finding for claims in checkup.claims for finding in _of_claims(claims, stale)]
     findings += _of_leases(checkup.leases)
@@ -115,7 +115,7 @@ def _of_claims(claims: HeldClaims, stale: float) -> list[Finding]:
             f" the first {format_coarse(claims.oldest_leaseless)} ago"
         )
         fix = (
-            "nobody knows who holds them. If their runtime is gone they stay so: restart the server with"
+            "v0 does not tell which runtime claimed them. If it is gone, restart the server with"
             " --claim-timeout SECONDS, longer than any node runs, and they run elsewhere"
         )
         if claims.oldest_leaseless >= stale:
@@ -125,8 +125,8 @@ def _of_claims(claims: HeldClaims, stale: float) -> list[Finding]:
     if claims.overdue_for > OVERDUE:
         ago = format_coarse(claims.overdue_for)
         what = f"{plural(claims.overdue, 'lease')} of {name} ended {ago} ago or less,"
-        fix = "the state manager is behind: look at its log, its load and its disk"
-        findings.append(Finding(f"{what} and nobody else got the states", fix))
+        fix = "the state manager is late: check its log, its load and its disk"
+        findings.append(Finding(f"{what} and no other runtime got the states", fix))
     return findings
 
 
@@ -136,20 +136,18 @@ def _of_disagreement(disagreement: Disagreement) -> Finding:
         for version in disagreement.versions
     )
     what = f"live runtimes have different versions of {one_line(disagreement.node)}: {versions}"
-    fix = "runs get what their graphs name, and any of these runtimes; stop the old one when it is not needed"
+    fix = "each state runs in any of them; stop the old one when it is no longer needed"
     return info(what, fix)
 
 
 def _of_leases(leases: LostLeases) -> list[Finding]:
     findings = []
     if leases.poison:
-        what = (
-            f"{plural(leases.poison, 'state')} became errors within the hour: each ended worker after worker"
-        )
-        findings.append(Finding(what, "look at what kills them (memory?), then `runs retry RUN`"))
+        what = f"{plural(leases.poison, 'state')} became errors within the hour: each ended several runtimes"
+        findings.append(Finding(what, "find out what kills the runtimes (memory?), then `runs retry RUN`"))
     if lost := leases.lost - leases.poison:
         what = f"{plural(lost, 'lease')} ended without an outcome within the hour; the states ran again"
-        fix = "runtimes were killed, suspended or cut off for longer than a lease; `states show` says whose"
+        fix = "runtimes were killed, suspended or disconnected for longer than a lease; see `states show`"
         findings.append(info(what, fix))
     return findings
 
@@ -157,13 +155,13 @@ def _of_leases(leases: LostLeases) -> list[Finding]:
 def _of_database(database: DatabaseState) -> list[Finding]:
     findings = []
     if database.in_memory:
-        what = "the database is in memory: it ends with the state manager"
+        what = "the database is in memory: it is lost when the state manager ends"
         findings.append(info(what, "keep it in a file with --db FILE"))
     if database.free_disk is not None and database.free_disk < MIN_FREE_DISK:
         what = f"the disk of the database has only {bytes_text(database.free_disk)} left"
-        fix = "make room: on a full disk nothing is claimed or recorded. `server --keep 30d` deletes old runs"
+        fix = "free space: a full disk stops claims and outcomes. `server --keep 30d` deletes old runs"
         findings.append(Finding(what, fix))
     if database.log_size > MAX_LOG:
         what = f"the write-ahead log of the database has {bytes_text(database.log_size)}"
-        findings.append(info(what, "its room is used again, and given back when the server is restarted"))
+        findings.append(info(what, "its space is reused, and freed when the server is restarted"))
     return findings

@@ -1,4 +1,4 @@
-"""What ``doctor`` found out, as text and as JSON."""
+"""The report of ``doctor`` as text and as JSON."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from exotrio.client import Checkup, Overview
 
 @dataclass(slots=True)
 class Report:
-    """All of it.
+    """Everything that ``doctor`` found out.
 
     Attributes:
-        uri: As it may be shown; None if there is no valid one.
-        namespace: Into which it was looked; None if none was named.
-        server, overview, checkup, v0_claims: What was learned, as far as it was.
+        uri: As it may be printed; None without a valid one.
+        namespace: The one that was examined; None if none was given.
+        server, overview, checkup, v0_claims: What was found, None if it was not asked for.
         badly_set: A setting that every command needs is missing or wrong.
     """
 
@@ -110,12 +110,12 @@ def _namespace(report: Report) -> Iterator[str]:
         through_v0 = f", and {overview.v0_runtimes} through v0" if overview.v0_runtimes else ""
         yield f"{plural(live, 'live runtime')}{through_v0}; {plural(len(overview.nodes), 'node')}"
     if (claims := report.v0_claims) is not None:
-        yield f"{plural(claims.pending_runs, 'run')} going on; in {claims.opened:,} of them "
+        yield f"{plural(claims.pending_runs, 'run')} unfinished; in {claims.opened:,} of them "
         yield f"{claims.claimed.total():,} claimed, {claims.waiting.total():,} waiting"
 
 
 def _findings(report: Report) -> Iterator[str]:
-    # What is urgent last: there a terminal is.
+    # Urgent ones last, where a terminal shows them.
     for finding in sorted(report.findings, key=lambda finding: finding.attention):
         yield f"{'! ' if finding.attention else '- '}{one_line(finding.what)}"
         if finding.fix:

@@ -1,4 +1,4 @@
-"""Every setting with where it came from, and the versions of what runs here."""
+"""Every setting with its source, and the versions of Python, exotrio and libraries."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from exotrio.errors import ConfigurationError
 
 PACKAGES = ("trio", "anyio", "httpx", "httpcore", "h11", "pydantic", "pydantic-core", "starlette", "rich")
 _UNSET = {
-    SERVER_KEY_VARIABLE: "`server` takes EXOSPHERE_API_KEY, or makes one beside its database",
-    SECRETS_KEY_VARIABLE: "`server` keeps one beside its database",
-    CORS_VARIABLE: "`server` lets no other origin in",
+    SERVER_KEY_VARIABLE: "`server` uses EXOSPHERE_API_KEY, or generates a key beside its database",
+    SECRETS_KEY_VARIABLE: "`server` keeps a key beside its database",
+    CORS_VARIABLE: "`server` allows no other origin",
 }
 
 
@@ -42,8 +42,8 @@ class Setting:
     """One setting.
 
     Attributes:
-        value: As it may be shown; None if it is not set.
-        source: Where it came from; or, of one that is not set, what happens then.
+        value: As it may be printed; None if it is not set.
+        source: Where it came from; if it is not set, what happens then.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Setting:
 
 @dataclass(slots=True)
 class Settings:
-    """All settings, and what they come to.
+    """All settings, and what follows from them.
 
     Attributes:
-        uri, key, namespace: As they count; None if they are not set.
-        problems: What keeps every command from working.
-        findings: What else stands out.
+        uri, key, namespace: The values that are used; None if they are not set.
+        problems: What stops every command.
+        findings: Further findings.
     """
 
     shown: list[Setting]
@@ -86,7 +86,7 @@ def examine_settings(namespace: str | None, uri: str | None, key_file: Path | No
             given[KEY_VARIABLE] = (read_key(key_file), f"--key-file {key_file}")
         except ConfigurationError as error:
             problems.append(Finding(error.what, error.fix))
-            # Not the key of the environment: it was not meant.
+            # Do not use the key of the environment instead.
             given[KEY_VARIABLE] = ("", f"--key-file {key_file}, which cannot be read")
     found: dict[str, str | None] = {}
     shown = []
@@ -96,11 +96,11 @@ def examine_settings(namespace: str | None, uri: str | None, key_file: Path | No
         shown.append(Setting(name, _as_shown(name, value), source))
         both = name in sources.environment and name in sources.file and source == "environment"
         if both and sources.environment[name] != sources.file[name]:
-            what = f"{name} is in {ENV_FILE} too, with another value: the environment counts"
+            what = f"{name} is in {ENV_FILE} too, with another value: the one in the environment is used"
             findings.append(info(what))
-    state = "is not there"
+    state = "does not exist"
     if sources.exists:
-        state = "is no file, so it is not read" if sources.path.is_dir() else "was read"
+        state = "is a folder, not read" if sources.path.is_dir() else "was read"
     if sources.problem:
         state = "cannot be read"
     shown.append(Setting(ENV_FILE, str(sources.path), state))
@@ -110,12 +110,12 @@ def examine_settings(namespace: str | None, uri: str | None, key_file: Path | No
 
 
 def missing(settings: Settings) -> list[Finding]:
-    """Return what is needed to ask a state manager and is not set."""
+    """Return findings about settings that are needed and not set."""
     findings = []
     if settings.uri is None:
         findings.append(
             Finding(
-                "no state manager is named",
+                "no state manager is given",
                 f"give --uri http://127.0.0.1:8000, or set {URI_VARIABLE}; "
                 "a local one: python -m exotrio server",
             )
@@ -128,11 +128,11 @@ def missing(settings: Settings) -> list[Finding]:
 def _of_file(sources: Sources) -> list[Finding]:
     findings = []
     for line in sources.unparsed:
-        what = f"{ENV_FILE}, line {line}, is no setting and was skipped"
+        what = f"{ENV_FILE}, line {line}, is not a setting and was skipped"
         findings.append(Finding(what, "write NAME=value in it, or # before it"))
     for name in sources.unread:
         hint = meant(name, VARIABLES)
-        findings.append(info(f"{name} is set, and nobody reads it{hint}", "rename or remove it"))
+        findings.append(info(f"{name} is set and not used{hint}", "rename or remove it"))
     return findings
 
 
@@ -150,13 +150,13 @@ def _as_shown(name: str, value: str | None) -> str | None:
     if not value:
         return None
     if name in SECRET_VARIABLES:
-        # Not a part of it: a key of few characters could be guessed from that.
+        # Not even a part of it, from which a short key could be guessed.
         return f"set, {len(value)} characters"
     return Endpoint(value, None).shown if name == URI_VARIABLE else value
 
 
 def versions() -> dict[str, str]:
-    """Return name to version of what runs here."""
+    """Return the version of each component by its name."""
     found = {
         "exotrio": f"{version('exotrio')} in {Path(exotrio.__file__).parent}",
         "python": f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}",

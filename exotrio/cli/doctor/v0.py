@@ -1,4 +1,4 @@
-"""What is claimed at a state manager that speaks only v0: found run by run, since nothing else tells."""
+"""Claims at a state manager that speaks only v0, read run by run, and findings about them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from exotrio.cli.doctor.findings import Finding, are, first_of, info
 from exotrio.client import RunStatus, StateManager, StateNode, StateStatus
 
 MAX_RUNS = 1_000
-"""Newest runs among which those that go on are looked for."""
+"""Newest runs among which unfinished ones are searched."""
 MAX_OPENED = 50
 MAX_STATES = 50_000
-"""Of all runs that are opened."""
+"""States of all runs that are read."""
 MAX_DATED = 20
-"""Claimed states that are asked when they were created."""
+"""Claimed states whose time of creation is asked for."""
 
 
 @dataclass(slots=True)
 class V0Claims:
-    """What is claimed and what waits, by node.
+    """Claimed and waiting states, by node.
 
     Attributes:
-        pending_runs: Runs that go on, of the newest.
-        opened: Those of them that were looked into.
-        created: Claimed states that were asked, each with when it was created; a v0 server does not say
-            when it was claimed.
+        pending_runs: Unfinished runs, of the newest.
+        opened: Those of them that were read.
+        created: Claimed states with the time of their creation; v0 does not tell when they were claimed.
     """
 
     claimed: Counter[str] = field(default_factory=Counter)
@@ -40,7 +39,7 @@ class V0Claims:
 
 
 async def find_v0_claims(manager: StateManager) -> V0Claims:
-    """Return what is claimed in a namespace, as far as a bounded look tells.
+    """Return what is claimed in a namespace, within the limits above.
 
     Raises:
         ManagerError: as its subclasses say.
@@ -50,7 +49,7 @@ async def find_v0_claims(manager: StateManager) -> V0Claims:
     found.pending_runs = len(pending)
     claimed: list[tuple[str, str, StateNode]] = []
     left = MAX_STATES
-    for run in pending[::-1]:  # the oldest first: what is stuck is there
+    for run in pending[::-1]:  # the oldest first: they have the stuck states
         left -= run.total_count
         if found.opened == MAX_OPENED or left < 0:
             break
@@ -78,12 +77,12 @@ def _creation(state_id: str, created_at: datetime) -> datetime:
 
 
 def of_v0(claims: V0Claims, now: datetime, stale: float, *, ours: bool) -> list[Finding]:
-    """Return what stands out at a state manager that speaks only v0.
+    """Return findings about a state manager that speaks only v0.
 
     Args:
         now: By the clock of the state manager.
         stale: Seconds after which a claimed state counts as stuck.
-        ours: It is exotrio's.
+        ours: It is an exotrio server.
     """
     findings = []
     if count := claims.claimed.total():
@@ -102,8 +101,8 @@ def of_v0(claims: V0Claims, now: datetime, stale: float, *, ours: bool) -> list[
                 if ours
                 else f"`states retry` each of {', '.join(map(one_line, stuck))}"
             )
-            findings.append(Finding(what, f"{unknown}. If their runtime is gone they stay so: {way}"))
+            findings.append(Finding(what, f"{unknown}. If their runtime is gone: {way}"))
     if claims.opened < claims.pending_runs:
-        what = f"of {claims.pending_runs:,} runs that go on the oldest {claims.opened:,} were looked into"
+        what = f"of {claims.pending_runs:,} unfinished runs the oldest {claims.opened:,} were read"
         findings.append(info(what))
     return findings

@@ -1,4 +1,4 @@
-"""How a graph is shown: as a text for people, and as JSON."""
+"""A graph as text and as JSON."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from exotrio.cli.terminal.output import pairs
 from exotrio.graph import GraphNodeModel, RetryPolicyModel
 
 NEXT_RUNS = 3
-"""Coming occurrences shown for each cron trigger."""
+"""Next occurrences that are printed for each cron trigger."""
 
 
 def graph_as_json(name: str, namespace: str, graph: GraphReply) -> dict[str, Any]:
-    """Return a graph as v0 shows it, with its name and when its triggers come due."""
+    """Return a graph as v0 returns it, with its name and the next times of its triggers."""
     return {
         "name": name,
         "namespace": namespace,
@@ -26,7 +26,7 @@ def graph_as_json(name: str, namespace: str, graph: GraphReply) -> dict[str, Any
 
 
 def graph_as_lines(name: str, namespace: str, graph: GraphReply) -> list[str]:
-    """Return a graph for people: what runs where, what follows, and every problem."""
+    """Return the lines for a graph: nodes with their next nodes, settings, and every problem."""
     lines = [headline(name, namespace, graph), f"updated: {iso_time(graph.updated_at)}", "nodes:"]
     for node in graph.nodes:
         lines += _node(node, namespace)
@@ -52,12 +52,12 @@ def headline(name: str, namespace: str, graph: GraphReply) -> str:
 
 
 def cron_lines(graph: GraphReply) -> list[str]:
-    """Return a line for each cron trigger: when it comes due."""
+    """Return a line for each cron trigger, with its next times."""
     return [f"cron: {each}  next {', '.join(next_runs(each)) or 'never'}" for each in _expressions(graph)]
 
 
 def next_runs(expression: str) -> list[str]:
-    """Return the next times a cron expression names, in UTC; fewer if there are no more."""
+    """Return the next times of a cron expression, in UTC; fewer if there are no more."""
     found: list[str] = []
     after: int | None = int(time.time() * 1000)
     while after is not None and len(found) < NEXT_RUNS:

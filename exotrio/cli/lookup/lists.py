@@ -1,4 +1,4 @@
-"""Lists of runs and states, page by page, at our state manager and at any other."""
+"""Lists of runs and states, read page by page."""
 
 from __future__ import annotations
 
@@ -106,5 +106,5 @@ async def _search(
                 runs.append(run)
         if not reply.runs or searched >= reply.total:
             return runs, False
-    print_message(f"only the newest {searched} runs were searched: this state manager speaks only v0")
+    print_message(f"only the newest {searched:,} runs were searched: this state manager speaks only v0")
     return runs, True

@@ -1,7 +1,7 @@
-"""Finding what a command is for by its name or id, and saying what was meant if there is no such thing.
+"""Finds graphs, runs, nodes and states by name or id; errors suggest what was meant.
 
-A run may be named by the beginning of its id, 6 characters or more, where nothing is changed by it.
-Ids of states all begin alike, so these are given whole.
+A command that changes nothing accepts the first characters of a run's id, 6 or more. Ids of states all begin
+alike, so these are given whole.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ T = TypeVar("T")
 
 MIN_PREFIX = 6
 RECENT = 1_000
-"""Newest runs that a beginning is looked for in."""
+"""Newest runs that are searched for a prefix."""
 _WHOLE = "to change a run, give its whole id"
 
 
 def is_v0_only(refusal: RequestRefused) -> bool:
-    """Whether a call was refused here, since the state manager lacks it, and not by the state manager."""
+    """Whether the client refused a call that the state manager lacks, and not the state manager."""
     return refusal.status is None
 
 
@@ -49,7 +49,7 @@ async def find_graph(manager: StateManager, name: str) -> GraphReply:
         problems = "; ".join(readable_errors(error))
         raise ManagerUnavailable(f"the state manager's graph {name!r} cannot be read: {problems}") from error
     if _has_defaults(found):
-        # The stock state manager shows them here whatever is stored. Its list of graphs shows what is.
+        # The stock state manager returns defaults here, whatever is stored; its list of graphs is right.
         for stored in await manager.graphs():
             if stored.name == name.strip():
                 return GraphReply.model_validate(stored.model_dump())
@@ -65,7 +65,7 @@ def _has_defaults(graph: GraphReply) -> bool:
 
 
 async def no_graph(manager: StateManager, name: str, error: NotFound) -> NotFound:
-    """Return what to say when there is no graph of this name."""
+    """Return the error for a graph that does not exist."""
     known = sorted(graph.name for graph in await manager.graphs())
     return NotFound(
         f"there is no graph {name!r}{meant(name, known)}",
@@ -75,10 +75,10 @@ async def no_graph(manager: StateManager, name: str, error: NotFound) -> NotFoun
 
 
 async def find_run(manager: StateManager, given: str) -> Run:
-    """Return a run by its id, or by the beginning of it.
+    """Return a run by its id or a prefix of it.
 
     Raises:
-        NotFound: there is none, or several begin like that.
+        NotFound: there is none, or several have this prefix.
         ManagerError: as its other subclasses say.
     """
     try:
@@ -91,7 +91,7 @@ async def find_run(manager: StateManager, given: str) -> Run:
 
 
 async def whole_run(manager: StateManager, given: str, change: Callable[[str], Awaitable[T]]) -> T:
-    """Change a run by its whole id; if there is none, say which run may have been meant."""
+    """Change a run by its whole id; if there is none, the error suggests one."""
     try:
         return await change(given)
     except NotFound as error:
@@ -99,13 +99,13 @@ async def whole_run(manager: StateManager, given: str, change: Callable[[str], A
 
 
 async def _runs_like(manager: StateManager, given: str) -> list[str]:
-    """Return the ids of recent runs that begin as given; or the one that is the same but for a slip."""
+    """Return the ids of recent runs with this prefix, or the one that is a typing error away."""
     if len(given) < MIN_PREFIX:
         return []
     recent = [run.run_id for run in (await manager.runs(1, RECENT)).runs]
     found = [run_id for run_id in recent if run_id.startswith(given.lower())]
-    slip = None if found else closest(given, recent, cutoff=0.9)
-    return found if slip is None else [slip]
+    similar = None if found else closest(given, recent, cutoff=0.9)
+    return found if similar is None else [similar]
 
 
 def _no_run(given: str, found: list[str], error: NotFound) -> NotFound:
@@ -124,7 +124,7 @@ def _no_run(given: str, found: list[str], error: NotFound) -> NotFound:
 
 
 async def no_node(manager: StateManager, name: str, error: NotFound) -> NotFound:
-    """Return what to say when no node of this name is registered."""
+    """Return the error for a node that is not registered."""
     known = sorted(node.name for node in await manager.nodes())
     return NotFound(
         f"there is no node {name!r}{meant(name, known)}",
@@ -134,7 +134,7 @@ async def no_node(manager: StateManager, name: str, error: NotFound) -> NotFound
 
 
 async def require_place(manager: StateManager, place: str, run: str | None, graph: str | None) -> None:
-    """Refuse a place that the run, or the graph, does not have."""
+    """Refuse a node identifier that the run, or the graph, does not have."""
     if run is not None:
         known = [node.identifier for node in (await manager.status(run)).nodes]
     elif graph is not None:
@@ -147,7 +147,7 @@ async def require_place(manager: StateManager, place: str, run: str | None, grap
 
 
 def no_state(given: str, error: NotFound) -> NotFound:
-    """Return what to say when there is no state with this id."""
+    """Return the error for a state that does not exist."""
     hint = "see `states ls` for what there is"
     if "-" in given:
         hint = "an id with dashes is a run's: see `runs show`"

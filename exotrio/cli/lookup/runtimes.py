@@ -1,7 +1,7 @@
-"""Finding workers by what people call them: their id, its last part, or the name of their Runtime.
+"""Finds runtimes by their id, the last part of it, or the name of their Runtime.
 
-The last part is 12 digits that no two workers share. Where nothing is changed, the first 6 of these, or
-of the id, are enough.
+The last part is 12 digits, unique for each runtime. A command that changes nothing accepts the first 6
+characters of it, or of the id.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ STOPPED = "stopped"
 
 
 def find_workers(workers: Sequence[RuntimeInfo], given: str) -> list[RuntimeInfo]:
-    """Return the one worker with this id or last part, or all live ones of the Runtime with this name.
+    """Return the runtime with this id or last part, or all live ones of the Runtime with this name.
 
     Raises:
-        NotFound: there is none; the error says which may have been meant.
+        NotFound: there is none; the error suggests one.
     """
-    found = _called(workers, given)
+    found = _named(workers, given)
     if found:
         return found
-    begun = _begun(workers, given)
-    if len(begun) == 1:
+    similar = _with_prefix(workers, given)
+    if len(similar) == 1:
         raise NotFound(
-            f"there is no runtime {given!r}; did you mean {begun[0].worker_id}?",
-            fix="to drain one, give its whole id, or all that is behind the last colon",
+            f"there is no runtime {given!r}; did you mean {similar[0].worker_id}?",
+            fix="to drain it, give its whole id, or the part after the last colon",
         )
-    raise _none(workers, given)
+    raise _not_found(workers, given)
 
 
 def find_worker(workers: Sequence[RuntimeInfo], given: str) -> RuntimeInfo:
-    """Return one worker, also by the beginning of its id or last part.
+    """Return one runtime, also by a prefix of its id or last part.
 
     Raises:
-        NotFound: there is none, or several are called like that.
+        NotFound: there is none, or there are several.
     """
-    found = _called(workers, given) or _begun(workers, given)
+    found = _named(workers, given) or _with_prefix(workers, given)
     if not found:
-        raise _none(workers, given)
+        raise _not_found(workers, given)
     if len(found) > 1:
         raise NotFound(
-            f"{len(found)} runtimes are called {given!r}",
+            f"{len(found)} runtimes match {given!r}",
             fix=f"name one of them: {listed(map(_last_part, found))}",
         )
     return found[0]
@@ -55,12 +55,12 @@ def _last_part(worker: RuntimeInfo) -> str:
     return worker.worker_id.rpartition(":")[2]
 
 
-def _called(workers: Sequence[RuntimeInfo], given: str) -> list[RuntimeInfo]:
+def _named(workers: Sequence[RuntimeInfo], given: str) -> list[RuntimeInfo]:
     by_id = [worker for worker in workers if given in (worker.worker_id, _last_part(worker))]
     return by_id or [worker for worker in workers if worker.live and worker.runtime == given]
 
 
-def _begun(workers: Sequence[RuntimeInfo], given: str) -> list[RuntimeInfo]:
+def _with_prefix(workers: Sequence[RuntimeInfo], given: str) -> list[RuntimeInfo]:
     if len(given) < MIN_PREFIX:
         return []
     return [
@@ -70,7 +70,7 @@ def _begun(workers: Sequence[RuntimeInfo], given: str) -> list[RuntimeInfo]:
     ]
 
 
-def _none(workers: Sequence[RuntimeInfo], given: str) -> NotFound:
+def _not_found(workers: Sequence[RuntimeInfo], given: str) -> NotFound:
     names = sorted({worker.runtime for worker in workers if worker.live and worker.runtime})
     near = closest(given, [*names, *(worker.worker_id for worker in workers)])
     return NotFound(

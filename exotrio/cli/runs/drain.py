@@ -1,4 +1,4 @@
-"""Following runtimes that were asked to drain until they are gone."""
+"""Follows runtimes that were asked to drain, until they have stopped."""
 
 from __future__ import annotations
 
@@ -13,35 +13,34 @@ from exotrio.cli.lookup.runtimes import STOPPED
 from exotrio.cli.terminal.output import print_message
 from exotrio.client import RuntimeInfo, StateManager
 
-LOOK = 0.5
-"""Seconds between two looks."""
+POLL_INTERVAL = 0.5
 UNKNOWN = 30.0
-"""Seconds after which a runtime that the state manager does not know is taken to have ended. If it lives,
-and the state manager was restarted, it is heard of sooner: heartbeats come every 20 s."""
+"""Seconds after which a runtime that the state manager does not know counts as stopped. If the state manager
+was restarted, the next heartbeat of a live runtime comes within 20 s."""
 
 
 class Fate(StrEnum):
     """What became of a runtime that was asked to drain."""
 
     ASKED = "asked"
-    """It hears of that with its next heartbeat."""
+    """It is told with its next heartbeat."""
     STOPPED = "stopped"
     SILENT = "silent"
-    """It is not heard of any more, and did not say that it stopped."""
+    """Its heartbeats ended, and it did not report that it stopped."""
     PRESENT = "present"
-    """It was still there when the time was up."""
+    """It was still running at the timeout."""
 
 
 async def wait_until_gone(
     manager: StateManager, asked: Sequence[RuntimeInfo], timeout: float
 ) -> dict[str, Fate]:
-    """Wait until workers are gone, and tell how far they are; return what became of each, by its id.
+    """Wait until runtimes have stopped, and print their progress; return what became of each, by its id.
 
     Args:
         timeout: Seconds to wait at most.
     """
     fates = {worker.worker_id: Fate.PRESENT for worker in asked}
-    told: dict[str, str] = {}
+    printed: dict[str, str] = {}
     missed: dict[str, float] = {}
     with trio.move_on_after(timeout):
         while Fate.PRESENT in fates.values():
@@ -61,21 +60,21 @@ async def wait_until_gone(
                 if not worker.live:
                     fates[worker_id] = Fate.SILENT
                 elif worker.phase == "running" and not worker.asked_to_drain:
-                    # The state manager was restarted, and does not know any more that it was asked.
+                    # The state manager was restarted, and does not know that the runtime was asked.
                     await manager.drain(worker_id)
-                line = _standing(worker)
-                if told.get(worker_id) != line:
-                    told[worker_id] = line
+                line = _drain_progress(worker)
+                if printed.get(worker_id) != line:
+                    printed[worker_id] = line
                     print_message(f"{one_line(worker_id)}: {one_line(line)}")
-            await trio.sleep(LOOK)
+            await trio.sleep(POLL_INTERVAL)
     return fates
 
 
-def _standing(worker: RuntimeInfo) -> str:
-    """Return how a worker that is asked to drain stands, in a few words."""
+def _drain_progress(worker: RuntimeInfo) -> str:
+    """Return the progress of a runtime that was asked to drain, in a few words."""
     if not worker.live:
         silent = format_coarse(worker.heard_ago)
-        return f"silent for {silent}, and it holds {worker.holds} until their leases are over"
+        return f"silent for {silent}, and it holds {worker.holds} states until their leases end"
     if worker.asked_to_drain:
-        return "asked; it hears of it with its next heartbeat"
+        return "asked; it is told with its next heartbeat"
     return f"{worker.phase}; {worker.busy} running, {worker.holds} held"

@@ -1,4 +1,4 @@
-"""Following a run that goes on elsewhere, until it ends or somebody has seen enough."""
+"""Follows a run that runtimes elsewhere execute, until it ends or the user interrupts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from exotrio.client import Run, RunStatus, StateManager
 Start = Callable[[StateManager], Awaitable[str]]
 
 MAX_POLL_INTERVAL = 1.0
-"""Seconds between two looks at a run whose workers are elsewhere."""
+"""Seconds between two polls of the run."""
 
 
 def follow(connection: Connection, start: Start, output: str) -> int:
@@ -53,7 +53,7 @@ class _Follower:
 
     async def main(self) -> int:
         self._token = trio.lowlevel.current_trio_token()
-        if self._stopped:  # before there was a loop to tell
+        if self._stopped:  # a signal came before the loop ran
             self._following.cancel()
         run_id: str | None = None
         run: Run | None = None
@@ -67,12 +67,12 @@ class _Follower:
                         )
                     print_result(await collect(manager, run), self._output, self._progress.elapsed)
         if run is None or self._following.cancelled_caught:
-            self._progress.print_message(self._how_to_go_on(run_id))
+            self._progress.print_message(self._how_to_continue(run_id))
             return INTERRUPTED
         return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
 
-    def _how_to_go_on(self, run_id: str | None) -> str:
+    def _how_to_continue(self, run_id: str | None) -> str:
         if run_id is None:
-            return "interrupted; whether a run was started is not known: see the newest of `runs ls`"
+            return "interrupted; a run may have been started: see `runs ls`"
         command = command_line(["runs", "watch", run_id, *self._connection.arguments])
-        return f"no longer following; the run goes on. Follow it again with:\n  {command}"
+        return f"no longer following; the run continues. Follow it again with:\n  {command}"

@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     import httpx
 
 MAX_POLL_INTERVAL = 0.1
-"""Seconds between two looks at the run's counts; a look costs the same for a run of any size."""
+"""Seconds between two polls of the run's counts, which cost the same for a run of any size."""
 
 MAX_LEFTOVERS = 5
-"""Earlier runs that are named at most."""
+"""Earlier unfinished runs that are named."""
 
 REFRESH = 0.5
-"""Seconds between two looks at what nodes say of their progress."""
+"""Seconds between two updates of the progress that nodes report."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class RunRequest:
     """What to run, and where."""
 
     target: str
@@ -64,9 +64,9 @@ class Request:
             check_run_values(graph.name, graph.nodes, graph.store_config, self.inputs, self.store)
 
     def require_nodes(self, graph: Graph) -> None:
-        """Refuse nodes that nobody would run: beside an embedded state manager there is no other worker.
+        """Refuse nodes that this Runtime lacks: an embedded state manager has no other runtime.
 
-        It accepts them if an earlier Runtime of this database had them.
+        The state manager itself accepts them if an earlier Runtime of this database had them.
 
         Raises:
             GraphInvalid: there are such.
@@ -107,7 +107,7 @@ class Request:
             )
 
     def command_to_resume(self, run_id: str, target: str | None = None) -> str:
-        """Return the command that continues a run; it works as it stands, in the same folder.
+        """Return the command that continues a run; it can be copied, and works in the same folder.
 
         Args:
             target: The file, if it is another one. Defaults to None: the one that runs.
@@ -119,7 +119,7 @@ class Request:
         return command_line([*command, "--resume", run_id])
 
     def about_leftovers(self, runs: Sequence[RunSummary], more: bool, db: str) -> str:
-        """Return what to say of earlier runs that did not end, and that this command leaves alone."""
+        """Return a message about earlier unfinished runs, which this command does not continue."""
         assert self.graph is not None
         named = ", ".join(f"{run.run_id} of {run.graph_name!r}" for run in runs) + (", ..." if more else "")
         run_id = runs[0].run_id if len(runs) == 1 else "RUN"
@@ -130,13 +130,13 @@ class Request:
 
 
 class LocalRun:
-    """One run, as the command sees it.
+    """One run of the command ``run``.
 
     Args:
-        private: What is shown is seen by whoever gave the command, and kept nowhere.
+        private: Only the user sees the messages, and no log keeps them.
     """
 
-    def __init__(self, request: Request, progress: Progress, *, private: bool) -> None:
+    def __init__(self, request: RunRequest, progress: Progress, *, private: bool) -> None:
         self._request = request
         self._progress = progress
         self._private = private
@@ -161,7 +161,7 @@ class LocalRun:
         with suppress(OSError):
             os.write(
                 2, f"\n{harmless(self._how_to_continue())}\n".encode()
-            )  # not buffered: it may be in a write now
+            )  # unbuffered: a buffered write may be interrupted
 
     def _stopping(self, first: bool) -> None:
         self._asking.cancel()
@@ -184,22 +184,22 @@ class LocalRun:
                 elif request.port is not None:
                     raise click.UsageError(
                         f"--serve serves the embedded state manager, and this run's is {asked}, from "
-                        "EXOSPHERE_STATE_MANAGER_URI; give --db FILE with it, or look at that one"
+                        "EXOSPHERE_STATE_MANAGER_URI; give --db FILE too, or use the dashboard of that one"
                     )
                 if transport is not None:
                     stack.enter_context(ambient_endpoint(Endpoint(EMBEDDED_URI, None, transport)))
                 request.runtime.work_on(self._own_id)
                 client = await stack.enter_async_context(StateManager(request.runtime.namespace))
-                # Before the runtime, which waits for a state manager that is away, as a worker should.
+                # Before the runtime, which waits for a state manager that is not reachable.
                 with self._asking:
                     await self._ask_first(client, asked or "")
                 return await self._follow(client)
 
     @asynccontextmanager
     async def _embed(self, db: str) -> AsyncIterator[httpx.AsyncBaseTransport]:
-        """Run the embedded state manager, and serve it if that was asked for.
+        """Run the embedded state manager, and serve it with --serve.
 
-        Without schedules: nobody would work on what they begin.
+        Without schedules: their runs would not be executed.
         """
         if self._request.port is None:
             from exotrio.manager import embedded
@@ -214,14 +214,14 @@ class LocalRun:
             with sign_in_page(db) as page:
                 link = served.sign_in_link()
                 if not self._private:
-                    # A log is read by more people than may sign in.
+                    # A log has readers who must not sign in.
                     write_redirect(page, link)
                     link = f"{page} (it leads to {served.url})"
                 self._progress.print_message(f"dashboard, to be opened once within 10 minutes: {link}")
                 yield served.transport
 
     async def _ask_first(self, client: StateManager, asked: str) -> None:
-        """Fail early if the state manager is away, refuses us, or does not know the run."""
+        """Fail early if the state manager is not reachable, refuses the key, or does not know the run."""
         if self._run_id is not None:
             try:
                 run = await client.status(self._run_id)
@@ -234,7 +234,7 @@ class LocalRun:
             self._request.require_nodes_of(run)
             return
         if not self._embedded:
-            await client.runs(1, 1)  # what goes on there is not ours to tell
+            await client.runs(1, 1)  # other runs there are not ours to report
             return
         runs, more = await list_runs(client, None, RunStatus.PENDING, MAX_LEFTOVERS)
         if runs:
@@ -248,7 +248,7 @@ class LocalRun:
             try:
                 await self._request.runtime.run(task_status=task_status)
             finally:
-                # A drained runtime does nothing more for the run: there is nothing to wait for.
+                # A drained runtime executes nothing more of the run.
                 following.cancel()
 
         async with trio.open_nursery() as nursery:
@@ -265,7 +265,7 @@ class LocalRun:
                         looking.cancel_scope.cancel()
                 self._request.runtime.stop(why="the end of the run")
                 if run is not None:
-                    # Before the drain: at a state manager that speaks only v0, nodes of other runs may go on.
+                    # Before the drain, in which nodes of other runs may still finish (through v0).
                     print_result(await collect(client, run), self._request.output, self._progress.elapsed)
         if run is None:
             self._progress.print_message(self._how_to_continue())
@@ -273,7 +273,7 @@ class LocalRun:
         return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
 
     async def _refresh(self) -> None:
-        # What nodes say of their progress changes while the run's counts do not.
+        # The progress of nodes changes without the counts of the run.
         while True:
             await trio.sleep(REFRESH)
             self._progress.refresh()
@@ -293,7 +293,7 @@ class LocalRun:
 
     def _how_to_continue(self) -> str:
         if self._run_id is None:
-            return "interrupted before the run began; nothing was started"
+            return "interrupted before the run began: nothing was started"
         if self._request.db == ":memory:":
             return "interrupted; the run was kept in memory only, so it is gone"
         command = self._request.command_to_resume(self._run_id)

@@ -1,4 +1,4 @@
-"""The result of a run: what its last places gave, and what failed."""
+"""The result of a run: the outputs of its last nodes, and what failed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from exotrio.cli.terminal.output import error_message, pairs, print_as
 from exotrio.client import Run, StateManager, StateStatus
 
 MAX_SHOWN = 20
-"""States whose outputs or errors are shown in full; of more, the number is."""
+"""States whose outputs or errors are printed; of more states only the number is."""
 MAX_TRACEBACK = 30
-"""Lines of one that are printed."""
+"""Lines of a traceback that are printed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class Result:
     """What is printed of a finished run.
 
     Attributes:
-        outputs: (identifier, outputs) of successes that nothing follows, the first ones.
+        outputs: (identifier, outputs) of the first successes of nodes without next nodes.
         outputs_left: How many more there are.
-        errors: (identifier, state id, error) of failed states, the first ones.
+        errors: (identifier, state id, error) of the first failed states.
         errors_left: How many more there are.
     """
 
@@ -37,7 +37,7 @@ class Result:
 
 
 async def collect(client: StateManager, run: Run) -> Result:
-    """Read what is to be printed of a run."""
+    """Read what is printed of a run."""
     graph = await client.run(run.run_id)
     template = GraphReply.model_validate(await client.get_graph(run.graph_name))
     last = {node.identifier for node in template.nodes if not node.next_nodes}
@@ -71,8 +71,8 @@ def print_result(result: Result, form: str, elapsed: float) -> None:
     print_as(form, _as_json(result, elapsed), _as_lines(result, elapsed), fix=fix)
 
 
-def _beside_the_message(error: str) -> list[str]:
-    """Return how a node came to its error: the lines of its traceback, of many the first and the last."""
+def _traceback_lines(error: str) -> list[str]:
+    """Return the lines of an error beside its message: the first and last ones of a long traceback."""
     lines = error.strip().splitlines()
     if lines and lines[-1] == message_line(error):
         lines.pop()
@@ -109,8 +109,8 @@ def _as_lines(result: Result, elapsed: float) -> list[str]:
     for number, (name, state, text) in enumerate(result.errors):
         lines.append(f"failed: {name} ({state}): {error_message(text)}")
         if number == 0:
-            # One is what a person reads next; where many failed, most did so in the same way.
-            lines += [f"  {line}" for line in _beside_the_message(text)]
+            # One traceback only: where many states failed, most failed in the same way.
+            lines += [f"  {line}" for line in _traceback_lines(text)]
     if result.errors_left:
         lines.append(f"... and {result.errors_left} more failed states")
     return lines

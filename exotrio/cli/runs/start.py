@@ -1,4 +1,4 @@
-"""Starting a run of a graph with values that were checked first."""
+"""Starts runs, after checking that the values fit the graph."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def start_run(
         raise GraphInvalid(
             f"graph {graph!r} is invalid, so it cannot be triggered",
             known.validation_errors,
-            fix="mend it and apply it again; or start the runtime that has its nodes, and apply it again",
+            fix="fix it, or start the runtime that has its nodes; then apply it again",
         )
     check_run_values(graph, known.nodes, known.store_config, inputs, store)
     return await manager.trigger(
@@ -54,14 +54,14 @@ def check_run_values(
     inputs: Mapping[str, str],
     store: Mapping[str, str],
 ) -> None:
-    """Refuse inputs that the root lacks, and store keys that nothing can read: both would be ignored.
+    """Refuse inputs that the root lacks, and store keys that the graph lacks: both would be ignored.
 
     Raises:
         UsageError: there are such, or a required key of the store is not given.
     """
     followers = {name for node in nodes for name in node.next_nodes or ()}
     roots = [node for node in nodes if node.identifier not in followers and node.unites is None]
-    for root in roots[:1]:  # of several, the state manager will complain
+    for root in roots[:1]:  # several roots are refused by the state manager
         for name in inputs:
             if name not in root.inputs:
                 raise click.UsageError(

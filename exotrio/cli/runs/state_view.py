@@ -1,4 +1,4 @@
-"""How one state is shown to people."""
+"""One state as text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exotrio.client import StateDetail, StateHistory
 
 
 def state_as_lines(state: StateDetail) -> list[str]:
-    """Return a state for people: where it belongs, its values, its error, and what happened to it."""
+    """Return the lines for a state: run and node, values, error, attempts and events."""
     lines = [
         f"state {state.id}: {state.status.value}",
         f"place: {state.identifier} ({state.node_name})",
@@ -53,7 +53,7 @@ def _history(state: StateHistory) -> list[str]:
         ttl = "" if state.holder.ttl is None else f", lease for {state.holder.ttl:.0f} s"
         lines.append(f"held by: {state.holder.worker or 'a v0 runtime'}{ttl}")
     if state.deliveries:
-        lines.append(f"workers in a row that ended while they ran it: {state.deliveries}")
+        lines.append(f"runtimes in a row that ended while they ran it: {state.deliveries}")
     if len(state.attempts) > 1:
         lines.append("attempts:")
         for attempt in state.attempts:

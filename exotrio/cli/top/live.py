@@ -1,4 +1,4 @@
-"""The live view of ``top``: asks again and again, draws, and goes on while the state manager is away."""
+"""The live view of ``top``: polls, draws, and continues while the state manager is not reachable."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from exotrio.cli.top.view import Screen, screen_lines
 from exotrio.client import Overview, StateManager
 from exotrio.errors import ManagerError, ManagerUnavailable
 
-PATIENCE = 5.0
-"""Seconds until a state manager that does not answer is called away."""
+ANSWER_TIMEOUT = 5.0
+"""Seconds after which a state manager that does not answer counts as not reachable."""
 RATE_OVER = 10.0
-"""Seconds over which what ended is averaged: the counts come once a second."""
+"""Seconds over which the rate is averaged; the counts are updated every second."""
 QUIT = frozenset("qQ")
 
 
 async def show_live(manager: StateManager, where: str, interval: float) -> None:
-    """Show a namespace until somebody quits, by key or signal.
+    """Show a namespace until the user quits, by key or signal.
 
     Args:
         manager: Its client.
         where: The state manager, as it is shown.
-        interval: Seconds between two looks.
+        interval: Seconds between two updates.
 
     Raises:
-        ManagerError: the first look failed. Later ones are shown, and repeated.
+        ManagerError: the first update failed. Later errors are shown, and the update is repeated.
 
     Cancellation:
-        The terminal is as it was.
+        The terminal is restored.
     """
     top = _Top(manager, where, interval)
     ours = (signal.SIGINT, signal.SIGTERM, signal.SIGWINCH, signal.SIGTSTP)
     with trio.open_signal_receiver(*ours) as signals:
         async with trio.open_nursery() as nursery:
 
-            async def heed() -> None:
+            async def handle_signals() -> None:
                 async for number in signals:
                     if number == signal.SIGWINCH:
                         top.draw()
@@ -63,24 +63,24 @@ async def show_live(manager: StateManager, where: str, interval: float) -> None:
                         if key in QUIT:
                             nursery.cancel_scope.cancel()
 
-            nursery.start_soon(heed)
-            await top.look_first()
+            nursery.start_soon(handle_signals)
+            await top.update_first()
             with top.screen():
                 nursery.start_soon(read_keys)
                 await top.run()
 
 
 class Rate:
-    """How many states end per second, lately."""
+    """How many states ended per second in the last seconds."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, Overview]] = deque()
 
     def add(self, overview: Overview, now: float) -> float | None:
-        """Return the rate by now, None before there is one.
+        """Add an overview and return the rate, None before there is one.
 
         Args:
-            now: In seconds, on any clock that only grows.
+            now: Seconds of a monotonic clock.
         """
         self._seen.append((now, overview))
         while len(self._seen) > 2 and now - self._seen[1][0] >= RATE_OVER:
@@ -88,7 +88,7 @@ class Rate:
         began, first = self._seen[0]
         if now <= began:
             return None
-        # Only minutes that both know: others have left the hour meanwhile.
+        # Only minutes that both contain: others have left the hour meanwhile.
         return max(0, _ended(overview, first) - _ended(first, first)) / (now - began)
 
 
@@ -106,39 +106,39 @@ class _Top:
         self._live: Live | None = None
         self._rate = Rate()
         self._shown: Screen | None = None
-        self._away_since: datetime | None = None
+        self._unreachable_since: datetime | None = None
 
-    async def look_first(self) -> None:
+    async def update_first(self) -> None:
         self._take(await self._manager.overview(runs=MAX_RUNS))
 
     async def run(self) -> None:
-        """Draw and look, for ever."""
+        """Draw and update, for ever."""
         while True:
             self.draw()
             await trio.sleep(self._interval)
-            await self._look()
+            await self._update()
 
-    async def _look(self) -> None:
+    async def _update(self) -> None:
         began = datetime.now(UTC)
-        state, problem = "not reachable", f"it did not answer within {PATIENCE:g} s"
-        with trio.move_on_after(PATIENCE):
+        state, problem = "not reachable", f"it did not answer within {ANSWER_TIMEOUT:g} s"
+        with trio.move_on_after(ANSWER_TIMEOUT):
             try:
                 self._take(await self._manager.overview(runs=MAX_RUNS))
                 return
             except ManagerError as error:
                 state = "not reachable" if isinstance(error, ManagerUnavailable) else "refused"
-                # Where it is stands above already, and the line has to say why.
+                # The title has the address already.
                 problem = error.what.removeprefix(f"the state manager at {self._where} ")
-        assert self._shown is not None, "the first look succeeded"
-        self._away_since = self._away_since or began
-        ago = format_coarse((datetime.now(UTC) - self._away_since).total_seconds())
-        text = f"{state} since {self._away_since:%H:%M:%S} UTC ({ago}): {problem}"
+        assert self._shown is not None, "the first update succeeded"
+        self._unreachable_since = self._unreachable_since or began
+        ago = format_coarse((datetime.now(UTC) - self._unreachable_since).total_seconds())
+        text = f"{state} since {self._unreachable_since:%H:%M:%S} UTC ({ago}): {problem}"
         self._shown = Screen(self._shown.overview, self._where, None, text, live=True)
 
     def _take(self, overview: Overview) -> None:
-        if self._away_since is not None:
-            # What ended meanwhile ended at no rate that anybody saw.
-            self._rate, self._away_since = Rate(), None
+        if self._unreachable_since is not None:
+            # What ended meanwhile would distort the rate.
+            self._rate, self._unreachable_since = Rate(), None
         rate = self._rate.add(overview, trio.current_time())
         self._shown = Screen(overview, self._where, rate, live=True)
 
@@ -158,7 +158,7 @@ class _Top:
                 self._end()
 
     def pause(self) -> None:
-        """Leave the terminal to the shell until this process is continued."""
+        """Give the terminal to the shell until this process is continued."""
         if self._live is None:
             os.kill(os.getpid(), signal.SIGSTOP)
             return
@@ -179,7 +179,7 @@ class _Top:
 
 @contextmanager
 def single_keys() -> Iterator[None]:
-    """Let a terminal give keys at once and unseen, until the block ends. Ctrl-C stays a signal."""
+    """Read keys without Enter and without echo until the block ends. Ctrl-C stays a signal."""
     if not sys.stdin.isatty():
         yield
         return
@@ -193,7 +193,7 @@ def single_keys() -> Iterator[None]:
 
 
 async def keys() -> AsyncGenerator[str]:
-    """Yield each key that is pressed. Ends with the terminal; at once if standard input is none."""
+    """Yield each pressed key. Ends with the terminal; at once if standard input is not a terminal."""
     number = sys.stdin.fileno()
     while sys.stdin.isatty():
         await trio.lowlevel.wait_readable(number)

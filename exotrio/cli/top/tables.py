@@ -18,7 +18,7 @@ BAR = 16
 NOBODY = "nobody"
 GAP = 2
 MIN_NAME = 12
-"""Width that a name keeps as long as other columns can be left out."""
+"""Width of a name below which other columns are left out first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class Column:
     """One column.
 
     Attributes:
-        right: Its cells stand at its right end.
-        flexible: It is made narrower if the table is too wide. Others are made so last.
-        missing: It may be left out; of several the one with the highest number first.
+        right: Its cells are aligned to the right.
+        flexible: It is made narrower first if the table is too wide.
+        missing: 0, or it may be left out: the column with the highest number first.
     """
 
     head: str
@@ -54,7 +54,7 @@ def table_lines(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width
         table.add_column(
             column.head,
             justify="right" if column.right else "left",
-            no_wrap=not column.flexible,  # which to rich means: of fixed width, as long as there is room
+            no_wrap=not column.flexible,  # in rich: of fixed width, if there is room
             overflow="ellipsis",
         )
     for row in rows:
@@ -69,7 +69,7 @@ def table_lines(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width
 
 
 def node_lines(overview: Overview, width: int) -> list[Text]:
-    """Return the registered nodes, those that are stuck or have something to do first."""
+    """Return the registered nodes: stuck ones first, then those with work."""
     columns = (
         Column("NODE", right=False, flexible=True),
         Column("WAITING"),
@@ -87,7 +87,7 @@ def node_lines(overview: Overview, width: int) -> list[Text]:
 
 
 def _urgency(node: NodeLoad) -> tuple[bool, bool, bool, str]:
-    # By what a node is, not by how much it has: rows that change places cannot be read.
+    # Not by counts: rows that keep moving cannot be read.
     stuck = bool(node.waiting) and not node.offered_by
     return not stuck, not (node.waiting or node.running), not node.ended, node.name
 
@@ -126,21 +126,21 @@ def runtime_lines(overview: Overview, width: int) -> list[Text]:
     lines = table_lines(columns, [_runtime(runtime) for runtime in overview.runtimes], width)
     if overview.v0_runtimes:
         many = overview.v0_runtimes > 1
-        kinds = "kinds of runtimes ask" if many else "runtime asks"
-        text = f"{overview.v0_runtimes} {kinds} through v0, which does not say who"
+        kinds = "kinds of runtimes claim" if many else "runtime claims"
+        text = f"{overview.v0_runtimes} {kinds} through v0, which does not name them"
         lines.append(Text(text, style="dim"))
     left = overview.runtime_count - len(overview.runtimes)
     if left > 0:
         lines.append(Text(f"and {left} more", style="dim"))
     return lines + _none_if(
         not overview.runtimes and not overview.v0_runtimes,
-        "no runtime was heard of; start one: python -m exotrio worker FILE",
+        "no runtime is known; start one: python -m exotrio worker FILE",
     )
 
 
 def _runtime(runtime: RuntimeInfo) -> tuple[Text, ...]:
     silent = not runtime.live and runtime.phase != "stopped"
-    phase = "silent" if silent else f"{runtime.phase}, drains" if runtime.asked_to_drain else runtime.phase
+    phase = "silent" if silent else f"{runtime.phase}, draining" if runtime.asked_to_drain else runtime.phase
     known = runtime.workers > 0
     style = "red" if silent else "" if phase == "running" else "yellow" if runtime.live else "dim"
     return (
@@ -171,7 +171,7 @@ def run_lines(overview: Overview, width: int, *, plain: bool) -> list[Text]:
         Column("TOOK", missing=4),
     )
     rows = [_run(run, overview.at, plain=plain) for run in overview.runs]
-    return table_lines(columns, rows, width) + _none_if(not rows, "nothing ran yet")
+    return table_lines(columns, rows, width) + _none_if(not rows, "no run yet")
 
 
 def _run(run: RunSummary, now: datetime, *, plain: bool) -> tuple[Text, ...]:
@@ -204,7 +204,7 @@ def _bar(good: int, bad: int, total: int, *, plain: bool) -> Text:
     full, empty = ("#", "-") if plain else ("█", "░")
     bar = Text()
     ended = BAR * (good + bad) // total if total else 0
-    # A failure among thousands is still seen.
+    # A single failure among thousands is visible.
     failed = -(-BAR * bad // total) if total else 0
     ended = max(ended, failed)
     bar.append(full * (ended - failed), style="green")

@@ -1,4 +1,4 @@
-"""What ``top`` shows, as lines of text that fit a terminal. Pure."""
+"""The screen of ``top`` as lines of text that fit a terminal. Pure."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from exotrio.cli.top.tables import node_lines, run_lines, runtime_lines
 from exotrio.client import Overview
 
 MIN_ROWS = 3
-"""Of each table, as long as there is room for that."""
+"""Rows of each table, if the terminal is high enough."""
 MINUTES, MIN_MINUTES = 30, 10
-"""Of the small chart, which is left out where it would be shorter."""
+"""Width of the small chart, which is left out if it would be narrower."""
 
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """What there is to show.
+    """What the screen shows.
 
     Attributes:
-        overview: The last one that was fetched.
-        where: The state manager.
-        rate: States that ended per second, lately; None if that is not known.
-        problem: Why nothing newer could be fetched; empty if it could.
-        live: It is shown again and again, until a key is pressed.
+        overview: The newest one.
+        where: The address of the state manager.
+        rate: States that ended per second, None if that is not known.
+        problem: Why there is no newer overview; empty if there is none.
+        live: The screen is updated until a key is pressed.
     """
 
     overview: Overview
@@ -42,7 +42,7 @@ def screen_lines(screen: Screen, width: int, height: int | None, *, plain: bool 
     """Return the lines, none wider than ``width``.
 
     Args:
-        height: Most lines; None for no limit.
+        height: Maximal number of lines; None for no limit.
         plain: Only ASCII.
     """
     lines = [
@@ -56,32 +56,32 @@ def screen_lines(screen: Screen, width: int, height: int | None, *, plain: bool 
         runtime_lines(screen.overview, width),
         run_lines(screen.overview, width, plain=plain),
     ]
-    rooms = _rooms([len(table) - 1 for table in tables], height, used=len(lines))
+    rooms = _row_counts([len(table) - 1 for table in tables], height, used=len(lines))
     for table, room in zip(tables, rooms, strict=True):
         if room:
-            lines += [Text(), *_cut(table, room)]
+            lines += [Text(), *_shorten(table, room)]
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return lines if height is None else lines[:height]
 
 
-def _rooms(needed: Sequence[int], height: int | None, *, used: int) -> list[int]:
-    """Return how many rows each table gets. Each needs a head and an empty line before that too."""
+def _row_counts(needed: Sequence[int], height: int | None, *, used: int) -> list[int]:
+    """Return how many rows each table gets. Each also has a head and an empty line before it."""
     if height is None:
         return list(needed)
     left = height - used - 2 * len(needed)
     if left < len(needed) * MIN_ROWS:
-        # Too low for all of them: rather one that says something.
+        # Not enough rows for all of them: only the first one.
         return [max(0, height - used - 2), *(0 for _ in needed[1:])]
     rooms = dict.fromkeys(range(len(needed)), 0)
-    # Those that need little first: what they leave is the others'.
+    # The shortest first: the others get the rest.
     for count, index in enumerate(sorted(rooms, key=lambda index: needed[index])):
         rooms[index] = min(needed[index], left // (len(needed) - count))
         left -= rooms[index]
     return [rooms[index] for index in range(len(needed))]
 
 
-def _cut(table: Sequence[Text], room: int) -> list[Text]:
+def _shorten(table: Sequence[Text], room: int) -> list[Text]:
     head, *rows = table
     if len(rows) > room:
         head = head.copy()
@@ -154,5 +154,5 @@ def _rate(rate: float) -> str:
 
 def _sparks(values: Sequence[int]) -> str:
     highest = max(values)
-    # What is not nothing is never shown as nothing.
+    # Only zero is shown as a blank.
     return "".join(" ▁▂▃▄▅▆▇█"[-(-value * 8 // highest)] for value in values)
