@@ -127,20 +127,16 @@ class Engine:
             self.lost_claims = link.lost_claims
 
     def _start_heartbeat(self, nursery: trio.Nursery, link: Link) -> None:
-        o = self.options
         # Native without asking: it is used only while the other link says so.
         open_own_link = partial(self._open_link, "native", 1)
         loop = partial(
             heartbeat,
             link=link,
             open_own_link=open_own_link if self.endpoint.transport is None else None,
+            options=self.options,
             ledger=self.ledger,
             stop=self.stop,
-            runtime=o.name,
             phase=lambda: self.phase,
-            grace=o.shutdown_grace,
-            workers=o.workers,
-            nodes={node.name: node.fields for node in o.declarations},
             tasks=self.tasks if self.shows_tasks else None,
         )
         self._spawn(nursery, loop, "heartbeat")

@@ -24,7 +24,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,6 +36,7 @@ from exotrio._nodes.base import Stopping
 from exotrio._runtime.heartbeat_thread import HeartbeatThread
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
 from exotrio._runtime.lifecycle import Phase
+from exotrio._runtime.options import Options
 from exotrio._runtime.outage import Outage
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
@@ -63,13 +64,10 @@ async def heartbeat(
     *,
     link: Link,
     open_own_link: Callable[[], Link] | None,
+    options: Options,
     ledger: Ledger,
     stop: Stop,
-    runtime: str,
     phase: Callable[[], Phase],
-    grace: float,
-    workers: int = 0,
-    nodes: Mapping[str, str] | None = None,
     tasks: TaskView | None = None,
 ) -> None:
     """Send heartbeats while the link has leases. Never returns unless cancelled.
@@ -77,28 +75,18 @@ async def heartbeat(
     Args:
         link: The runtime's link.
         open_own_link: Opens a native link with connections of its own, for the thread; None in process.
+        options: What the runtime was built with.
         ledger: What is held. Leases that are renewed or lost are entered there.
         stop: A drain is requested there if the state manager asks for one.
-        runtime: Name of the runtime.
         phase: Returns the runtime's phase; called from any thread.
-        grace: Seconds that such a drain may take.
-        workers: How many the runtime has.
-        nodes: Those the runtime has, each with its inputs and outputs in one line.
         tasks: Shown to the state manager when it asks; None: nobody may see them.
 
     Cancellation:
         Sends a last heartbeat; that is over within ``deadlines.CLOSE``.
     """
-    handler = HeartbeatHandler(ledger=ledger, stop=stop, grace=grace)
+    handler = HeartbeatHandler(ledger=ledger, stop=stop, grace=options.shutdown_grace)
     new_sender = partial(
-        HeartbeatSender,
-        runtime_link=link,
-        ledger=ledger,
-        runtime=runtime,
-        phase=phase,
-        tasks=tasks,
-        workers=workers,
-        nodes=nodes or {},
+        HeartbeatSender, runtime_link=link, options=options, ledger=ledger, phase=phase, tasks=tasks
     )
     if open_own_link is None:
         sender = new_sender(
@@ -208,7 +196,7 @@ class HeartbeatSender:
         deliver: Takes each answered heartbeat to the runtime's loop.
         clock: In seconds. What ``age`` is taken from in the runtime's loop.
         max_interval: Seconds between two heartbeats at most.
-        runtime: As in ``heartbeat``, as are the others.
+        options: As in ``heartbeat``, as are ``phase`` and ``tasks``.
     """
 
     runtime_link: Link
@@ -217,11 +205,9 @@ class HeartbeatSender:
     deliver: Callable[[AnsweredHeartbeat], None]
     clock: Callable[[], float]
     max_interval: float = DEFAULT_TTL
-    runtime: str
+    options: Options
     phase: Callable[[], Phase]
     tasks: TaskView | None
-    workers: int
-    nodes: Mapping[str, str]
     _ending: bool = field(default=False, init=False)
     _scope: trio.CancelScope = field(default_factory=lambda: trio.CancelScope(shield=True), init=False)
     _answered: bool = field(default=False, init=False)
@@ -243,12 +229,12 @@ class HeartbeatSender:
                     await self.ledger.heartbeat_wanted.wait()
             if self._answered and self.runtime_link.capabilities.leases:
                 stopped = Heartbeat(
-                    runtime=self.runtime,
+                    runtime=self.options.name,
                     phase=Phase.STOPPED.value,
                     busy=0,
                     buffered=0,
                     states=(),
-                    workers=self.workers,
+                    workers=self.options.workers,
                 )
                 with suppress(ManagerError):
                     await self.link.heartbeat(stopped, timeout=deadlines.LAST_HEARTBEAT)
@@ -273,7 +259,7 @@ class HeartbeatSender:
         held = [(each, claim) for each, claim in claimed if claim.token is not None]
         running = [each.stage is Stage.RUNNING for each, _ in held]
         heartbeat = Heartbeat(
-            runtime=self.runtime,
+            runtime=self.options.name,
             phase=self.phase().value,
             busy=sum(running),
             buffered=sum(each.stage is Stage.BUFFERED for each, _ in held),
@@ -283,8 +269,8 @@ class HeartbeatSender:
             ),
             shows_tasks=self.tasks is not None,
             tasks=self._task_tree,
-            workers=self.workers,
-            nodes=self.nodes,
+            workers=self.options.workers,
+            nodes={node.name: node.fields for node in self.options.declarations},
         )
         sent = self.clock()
         timeout = min(max(interval, MIN_TIMEOUT), MAX_TIMEOUT)

@@ -700,11 +700,10 @@ def beating(link: Any, ledger: Ledger, stop: Stop) -> Callable[[], Awaitable[Non
         heartbeat,
         link=link,
         open_own_link=lambda: link,
+        options=runtime(V0Server(), Waits, shutdown_grace=7)._options,
         ledger=ledger,
         stop=stop,
-        runtime="test",
         phase=lambda: Phase.RUNNING,
-        grace=7.0,
     )
 
 
