@@ -7,7 +7,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -169,7 +169,7 @@ class Executor:
     ) -> None:
         try:
             with execution.scope:
-                secrets = await self._prepare(node, claim, execution)
+                secrets = await self._secrets(node, claim, execution)
                 if secrets is not None:
                     await confirm()
                     # It may have been cancelled before this task came to its first line.
@@ -185,17 +185,33 @@ class Executor:
             if len(nursery.child_tasks) > 1:
                 nursery.cancel_scope.cancel()
 
-    async def _prepare(
+    async def _secrets(
         self, node: type[BaseNode], claim: Claim, execution: Execution
     ) -> Mapping[str, str] | None:
-        """Return the secrets that the node needs, masked from now on; None if they cannot be fetched."""
+        """Return the secrets that the node needs, masked from now on.
+
+        None if they cannot be fetched, several times: that is not an error of the state.
+        """
         if not node.Secrets.model_fields:
             return {}
-        fetched = await self._secrets(claim, execution)
-        if fetched is not None:
-            execution.progress.redactor = Redactor(fetched.values())
-            hide(execution.progress.redactor)
-        return fetched
+        for attempt in range(SECRETS_TRIES):
+            try:
+                secrets = await self._fetch_secrets(claim)
+            except ManagerError as error:
+                if execution.draining or attempt == SECRETS_TRIES - 1:
+                    log.warning(
+                        "releasing state %s: its secrets cannot be fetched: %s", claim.state_id, error
+                    )
+                    return None
+                at_least = error.retry_after if isinstance(error, ManagerUnavailable) else None
+                delay = min(OUTAGE.pause(attempt, at_least), OUTAGE.cap)
+                log.debug("state %s: fetching its secrets again in %.2f s: %s", claim.state_id, delay, error)
+            else:
+                execution.progress.redactor = Redactor(secrets.values())
+                hide(execution.progress.redactor)
+                return secrets
+            await trio.sleep(delay)
+        raise AssertionError("unreachable")
 
     async def _call(
         self, node: type[BaseNode], claim: Claim, secrets: Mapping[str, str], execution: Execution
@@ -212,12 +228,12 @@ class Executor:
                 else fields.decode(claim.inputs)
             )
         except FieldsInvalid as error:
-            text = "\n  ".join([f"the inputs do not fit {node.__name__}.Inputs:", *error.problems])
-            return Errored(bounded(redactor.redact(text)))
+            return _misfit(f"the inputs do not fit {node.__name__}.Inputs:", error.problems, redactor)
         try:
             instance.secrets = node.Secrets.model_validate(dict(secrets))
         except ValidationError as error:
-            return Errored(bounded(redactor.redact(_secret_problems(node, error))))
+            head = f"the graph's secrets do not fit {node.__name__}.Secrets:"
+            return _misfit(head, readable_errors(error), redactor)
         if needs_asyncio(node):
             execution.elsewhere = True
             value = await self._in_asyncio(instance.execute, _shown(claim))
@@ -272,23 +288,6 @@ class Executor:
         log.error("state %s: %s %s", claim.state_id, claim.node_name, text)
         return Errored(text)
 
-    async def _secrets(self, claim: Claim, execution: Execution) -> Mapping[str, str] | None:
-        """Fetch the secrets; None if that fails several times, which is not an error of the state."""
-        for attempt in range(SECRETS_TRIES):
-            try:
-                return await self._fetch_secrets(claim)
-            except ManagerError as error:
-                if execution.draining or attempt == SECRETS_TRIES - 1:
-                    log.warning(
-                        "releasing state %s: its secrets cannot be fetched: %s", claim.state_id, error
-                    )
-                    return None
-                at_least = error.retry_after if isinstance(error, ManagerUnavailable) else None
-                delay = min(OUTAGE.pause(attempt, at_least), OUTAGE.cap)
-                log.debug("state %s: fetching its secrets again in %.2f s: %s", claim.state_id, delay, error)
-            await trio.sleep(delay)
-        raise AssertionError("unreachable")
-
     def _passing(self, error: BaseException, execution: Execution) -> BaseException | None:
         """Return the part of ``error`` that is meant for the runtime or the application, if any."""
         # Only then is a Cancelled ours to pass on; else a node kept one and raised it again.
@@ -307,5 +306,5 @@ def _shown(claim: Claim) -> str:
     return f"state {claim.state_id} ({claim.node_name})"
 
 
-def _secret_problems(node: type[BaseNode], error: ValidationError) -> str:
-    return "\n  ".join([f"the graph's secrets do not fit {node.__name__}.Secrets:", *readable_errors(error)])
+def _misfit(head: str, problems: Iterable[str], redactor: Redactor) -> Errored:
+    return Errored(bounded(redactor.redact("\n  ".join([head, *problems]))))
