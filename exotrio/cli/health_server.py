@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import trio
@@ -19,6 +19,7 @@ import trio
 from exotrio._httpd import Limits, open_listeners, serve_http, urls
 from exotrio._httpd.hosts import LOOPBACK_HOSTS, host_name, is_loopback
 from exotrio._runtime.runtime import Runtime
+from exotrio._util.crossing import call_in_loop
 from exotrio.errors import ExotrioError
 from exotrio.monitoring import Health, RuntimeMetrics
 
@@ -99,9 +100,8 @@ class _Thread:
 
     def end(self) -> None:
         """Answer requests in flight, and end."""
-        if self._token is not None and self._stopping is not None:
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._stopping.set)
+        if self._stopping is not None:
+            call_in_loop(self._token, self._stopping.set)
         self._thread.join(2 * GRACE)
 
     def _body(self, host: str, port: int, begun: queue.SimpleQueue[list[str] | BaseException]) -> None:

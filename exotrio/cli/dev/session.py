@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import trio
 
+from exotrio._util.crossing import call_in_loop
 from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE, read_settings
 from exotrio.cli.dev import messages
 from exotrio.cli.dev.announcer import Announcer, FirstRun
@@ -96,9 +97,7 @@ class Session:
     def stop(self, grace: float | None, why: str) -> None:
         """Called from the signal handler, first with None, then with 0."""
         self._orders.append(Order.DRAIN if grace is None else Order.CANCEL)
-        if self._token is not None:
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._forward_order)
+        call_in_loop(self._token, self._forward_order)
 
     def exiting(self) -> None:
         """Called from the signal handler just before this process exits: no process may outlive it."""

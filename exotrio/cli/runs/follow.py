@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 import trio
 
 from exotrio._runtime.entry import run_blocking
+from exotrio._util.crossing import call_in_loop
 from exotrio.cli.connection import Connection
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS
 from exotrio.cli.program import command_line
@@ -47,9 +47,7 @@ class _Follower:
     def stop(self, grace: float | None, reason: str) -> None:
         """Called from the signal handler."""
         self._stopped = True
-        if self._token is not None:
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._following.cancel)
+        call_in_loop(self._token, self._following.cancel)
 
     async def main(self) -> int:
         self._token = trio.lowlevel.current_trio_token()

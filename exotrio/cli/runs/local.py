@@ -14,6 +14,7 @@ import trio
 
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint, ambient_endpoint
 from exotrio._runtime.runtime import Runtime
+from exotrio._util.crossing import call_in_loop
 from exotrio._util.settings import read_settings
 from exotrio._util.terminal_text import harmless
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS, bare_errors
@@ -151,9 +152,7 @@ class LocalRun:
         """Called from the signal handler."""
         self._interrupted = True
         self._request.runtime.stop(grace, why=why)
-        if self._token is not None:
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._stopping, grace is None)
+        call_in_loop(self._token, self._stopping, grace is None)
 
     def exiting(self) -> None:
         """Called from the signal handler just before the process exits."""
