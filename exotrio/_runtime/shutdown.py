@@ -16,7 +16,7 @@ from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.reporter import Reporter
 from exotrio._runtime.stop import Stop
 from exotrio._util import deadlines
-from exotrio._util.words import plural
+from exotrio._util.words import listed, plural
 
 log = logging.getLogger("exotrio.runtime")
 
@@ -105,8 +105,7 @@ def waiting_for(ledger: Ledger) -> str:
     running = ledger.all(Stage.RUNNING)
     if running:
         named = [f"{held}{held.standing}" for held in sorted(running, key=lambda held: held.taken_at)]
-        more = [f"and {len(named) - MAX_NAMED} more"] if len(named) > MAX_NAMED else []
-        return f"waiting for {plural(len(running), 'node')}: {'; '.join(named[:MAX_NAMED] + more)}"
+        return f"waiting for {plural(len(running), 'node')}: {listed(named, MAX_NAMED, '; ')}"
     if left := ledger.count(Stage.DONE):
         return f"waiting for {left} deliveries"
     return "waiting for a claim in flight" if ledger.claiming else ""

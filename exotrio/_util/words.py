@@ -1,6 +1,8 @@
-"""How counts, shares and what pydantic found wrong read in a sentence. Pure."""
+"""How counts, lists and what pydantic found wrong read in a sentence. Pure."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from pydantic import ValidationError
 
@@ -8,6 +10,18 @@ from pydantic import ValidationError
 def plural(count: int, noun: str) -> str:
     """Return ``1 state``, ``2 states``, ``1,000 states``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(names: Iterable[str], most: int = 10, separator: str = ", ") -> str:
+    """Return names in a row, the first ones of many: ``a, b and 3 more``; ``none`` without any."""
+    known = list(names)
+    more = f" and {len(known) - most:,} more" if len(known) > most else ""
+    return (separator.join(known[:most]) + more) or "none"
+
+
+def shortened(text: str, most: int) -> str:
+    """Return at most ``most`` characters of ``text``, with ``...`` behind them if there are more."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def percent(part: int, whole: int) -> str:

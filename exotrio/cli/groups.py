@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from exotrio.cli.terminal.words import closest, listed
+from exotrio._util.words import listed
+from exotrio.cli.terminal.words import closest
 
 _MAX_HELP = 200
 """Characters of the help beside a command."""

@@ -359,7 +359,7 @@ POINTS = (
     Point(
         "A refusal does not repeat a long key.",
         ["manager/test_access::test_a_refusal_is_short_however_long_what_it_refuses_is"],
-        Change("manager/api/json.py", 'f"{step[:_MAX_ECHO]}..."', "step"),
+        Change("manager/api/json.py", "shortened(step, _MAX_ECHO)", "step"),
     ),
     Point(
         "The error that a node reports has secret values masked.",

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import trio
 
+from exotrio._util.words import listed
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.dev import messages
 from exotrio.cli.dev.protocol import DeclaredGraph, Loaded
@@ -18,7 +19,7 @@ from exotrio.cli.graphs.problems import Locator
 from exotrio.cli.runs.start import check_run_values, start_run
 from exotrio.cli.terminal.browser import open_in_browser, write_redirect
 from exotrio.cli.terminal.output import print_message
-from exotrio.cli.terminal.words import listed, meant
+from exotrio.cli.terminal.words import meant
 from exotrio.client import StateManager, ValidationStatus
 from exotrio.errors import ConfigurationError, ExotrioError, GraphInvalid, NotFound
 from exotrio.manager.serving import Served

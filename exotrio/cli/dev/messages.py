@@ -10,10 +10,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from exotrio._util.settings import KEY_VARIABLE
+from exotrio._util.words import listed
 from exotrio.cli.dev.protocol import DeclaredGraph, Loaded
 from exotrio.cli.exit_codes import ABANDONED, SUCCESS
 from exotrio.cli.program import command_line
-from exotrio.cli.terminal.words import listed
 
 CONTINUES = "the runtime continues with the code as it was"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from exotrio._util.durations import format_duration
 from exotrio._util.terminal_text import one_line
+from exotrio._util.words import listed
 from exotrio.cli.doctor.server import Clock
 from exotrio.client import GraphInfo, ValidationStatus
 
@@ -36,12 +37,6 @@ def info(what: str, fix: str = "") -> Finding:
     return Finding(what, fix, attention=False)
 
 
-def first_of(names: list[str], most: int = 5) -> str:
-    """Return the first of many names, separated by commas."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 def are(count: int, *, past: bool = False) -> str:
     """Return ``is`` or ``are``, or ``was`` or ``were``."""
     if past:
@@ -66,7 +61,7 @@ def of_graphs(graphs: Sequence[GraphInfo]) -> list[Finding]:
         if graph.validation_status is ValidationStatus.PENDING:
             findings.append(info(f"graph {one_line(graph.name)} is still being validated"))
         if graph.validation_status is ValidationStatus.INVALID:
-            errors = first_of([one_line(error) for error in graph.validation_errors], 3)
+            errors = listed(map(one_line, graph.validation_errors), 3)
             what = f"graph {one_line(graph.name)} is INVALID"
             fix = "fix it and `graph apply` it; if nodes are missing, start the runtime that has them first"
             findings.append(Finding(f"{what}: {errors}" if errors else what, fix))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.terminal_text import one_line
-from exotrio._util.words import plural
-from exotrio.cli.doctor.findings import Finding, are, bytes_text, first_of, info
+from exotrio._util.words import listed, plural
+from exotrio.cli.doctor.findings import Finding, are, bytes_text, info
 from exotrio.client import (
     Checkup,
     DatabaseState,
@@ -56,7 +56,7 @@ def _of_node(node: NodeLoad, runtimes: Sequence[RuntimeInfo]) -> Finding | None:
         what = f"{plural(node.waiting, 'state')} of {name} will be due later: no live runtime has {name}"
         return info(what, f"start a runtime that has it before: {_WORKER}")
     if node.eligible and node.oldest_due >= LONG_DUE:
-        offers = first_of([one_line(each) for each in node.offered_by])
+        offers = listed(map(one_line, node.offered_by), 5)
         what = f"{due}, although {offers} has it: {_why(runtimes)}"
         return Finding(what, "start more runtimes, or give them more workers; watch `top`")
     return None
@@ -132,7 +132,7 @@ def _of_claims(claims: HeldClaims, stale: float) -> list[Finding]:
 
 def _of_disagreement(disagreement: Disagreement) -> Finding:
     versions = "; ".join(
-        f"{first_of([one_line(each) for each in version.runtimes])}: {one_line(version.fields)}"
+        f"{listed(map(one_line, version.runtimes), 5)}: {one_line(version.fields)}"
         for version in disagreement.versions
     )
     what = f"live runtimes have different versions of {one_line(disagreement.node)}: {versions}"

@@ -8,8 +8,8 @@ from typing import Any
 
 from exotrio._util.durations import format_duration
 from exotrio._util.terminal_text import one_line
-from exotrio._util.words import plural
-from exotrio.cli.doctor.findings import Finding, bytes_text, clock_text, first_of
+from exotrio._util.words import listed, plural
+from exotrio.cli.doctor.findings import Finding, bytes_text, clock_text
 from exotrio.cli.doctor.server import Kind, Server
 from exotrio.cli.doctor.settings import Setting
 from exotrio.cli.doctor.v0 import V0Claims
@@ -87,7 +87,7 @@ def _server(report: Report, server: Server) -> list[str]:
     if report.checkup is not None:
         lines += _database(report.checkup)
     if server.namespaces is not None:
-        lines.append(f"namespaces: {first_of([one_line(name) for name in server.namespaces], 10) or 'none'}")
+        lines.append(f"namespaces: {listed(map(one_line, server.namespaces))}")
     return lines
 
 

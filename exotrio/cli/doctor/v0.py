@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 from exotrio._util.durations import format_coarse
 from exotrio._util.terminal_text import one_line
-from exotrio._util.words import plural
-from exotrio.cli.doctor.findings import Finding, are, first_of, info
+from exotrio._util.words import listed, plural
+from exotrio.cli.doctor.findings import Finding, are, info
 from exotrio.client import RunStatus, StateManager, StateNode, StateStatus
 
 MAX_RUNS = 1_000
@@ -86,7 +86,7 @@ def of_v0(claims: V0Claims, now: datetime, stale: float, *, ours: bool) -> list[
     """
     findings = []
     if count := claims.claimed.total():
-        nodes = first_of([f"{one_line(name)} {n:,}" for name, n in claims.claimed.most_common()])
+        nodes = listed((f"{one_line(name)} {n:,}" for name, n in claims.claimed.most_common()), 5)
         ages = {state_id: (now - created).total_seconds() for state_id, created in claims.created.items()}
         what = f"{plural(count, 'state')} {are(count)} QUEUED ({nodes})"
         if ages:

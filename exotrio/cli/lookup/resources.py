@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from exotrio._util.words import readable_errors
+from exotrio._util.words import listed, readable_errors
 from exotrio._wire.graphs import GraphReply
 from exotrio._wire.vocabulary import is_state_id
-from exotrio.cli.terminal.words import closest, listed, meant
+from exotrio.cli.terminal.words import closest, meant
 from exotrio.client import Run, StateManager
 from exotrio.errors import ManagerUnavailable, NotFound, RequestRefused
 from exotrio.graph import RetryPolicyModel, StoreConfigModel

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from exotrio._util.words import listed
 from exotrio.cli.lookup.resources import MIN_PREFIX
-from exotrio.cli.terminal.words import closest, listed
+from exotrio.cli.terminal.words import closest
 from exotrio.client import RuntimeInfo
 from exotrio.errors import NotFound
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from exotrio._util.words import listed
 from exotrio._wire.vocabulary import to_ms
 from exotrio.cli.lookup.resources import find_graph
-from exotrio.cli.terminal.words import listed, meant
+from exotrio.cli.terminal.words import meant
 from exotrio.client import StateManager, ValidationStatus
 from exotrio.errors import GraphInvalid
 from exotrio.graph import GraphNodeModel, StoreConfigModel

@@ -24,10 +24,3 @@ def meant(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` for the end of a message, or nothing."""
     close = closest(name, known)
     return "" if close is None else f"; did you mean {close!r}?"
-
-
-def listed(names: Iterable[str], most: int = 10) -> str:
-    """Return names for a message, the first ones of many: ``a, b, c`` or ``none``."""
-    known = list(names)
-    more = f" and {len(known) - most} more" if len(known) > most else ""
-    return (", ".join(known[:most]) + more) or "none"

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from exotrio._util.words import shortened
 from exotrio.errors import DatabaseError, GraphInvalid
 from exotrio.graph import check_name
 from exotrio.manager.rules.errors import Refused
@@ -180,7 +181,7 @@ def json_offset(message: str, body: bytes) -> int:
 
 def _shortened(step: str | int) -> str | int:
     """Return a step of a location: an index, a field, or the client's own key of an object, of any length."""
-    return step if isinstance(step, int) or len(step) <= _MAX_ECHO else f"{step[:_MAX_ECHO]}..."
+    return step if isinstance(step, int) else shortened(step, _MAX_ECHO)
 
 
 def _echo(value: object) -> object:

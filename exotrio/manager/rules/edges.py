@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
 
+from exotrio._util.words import listed
 from exotrio.graph import GraphNodeModel
 from exotrio.manager.rules.problems import Problem, refuse
 
-MAX_NAMES = 10
 """Names in one problem."""
 
 
@@ -42,7 +42,7 @@ class Shape:
         self.order, waiting = _topological(self.nodes, self._dependencies)
         refuse(
             "the graph is not connected",
-            [Problem(f"united nodes wait for each other, so none is ever reached: {_some(sorted(waiting))}")]
+            [Problem(f"united nodes wait for each other, so none is ever reached: {listed(sorted(waiting))}")]
             if waiting
             else [],
         )
@@ -104,7 +104,7 @@ class Shape:
     def _unconnected(self) -> list[Problem]:
         roots = [name for name, node in self.nodes.items() if not self.predecessors[name] and not node.unites]
         if len(roots) != 1:
-            named = f": {_some(roots)}" if roots else ""
+            named = f": {listed(roots)}" if roots else ""
             text = "a graph has one root, a node that nothing leads to; this one has"
             return [Problem(f"{text} {len(roots)}{named}")]
         self.root = roots[0]
@@ -149,11 +149,6 @@ class Shape:
             for parent in self.predecessors[name]
             if node.unites.identifier not in self.ancestors[parent]
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - MAX_NAMES
-    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _topological(names: Collection[str], before: Callable[[str], list[str]]) -> tuple[list[str], set[str]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from exotrio._util.words import shortened
+
 
 @dataclass(frozen=True, slots=True)
 class OutputRef:
@@ -56,7 +58,7 @@ def _reference(content: str) -> OutputRef | StoreRef:
         return StoreRef(parts[-1])
     if len(parts) == 3 and parts[1] == "outputs":
         return OutputRef(parts[0], parts[2])
-    shown = content if len(content) <= MAX_ECHO else f"{content[:MAX_ECHO]}..."
+    shown = shortened(content, MAX_ECHO)
     raise PlaceholderError(
         f"'${{{{{shown}}}}}' is neither '${{{{ identifier.outputs.field }}}}' nor '${{{{ store.key }}}}'"
     )

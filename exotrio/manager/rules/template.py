@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from exotrio._util.words import shortened
 from exotrio._wire.graphs import GraphBody
 from exotrio.graph import MAX_NAME, UnitesStrategyEnum
 from exotrio.manager.rules.edges import Shape
@@ -166,7 +167,7 @@ def _parse_inputs(
         )
         parsed[node.identifier] = {}
         for name, text in node.inputs.items():
-            place = (node.identifier, f"inputs.{_short(name)}")
+            place = (node.identifier, f"inputs.{shortened(name, MAX_NAME)}")
             if not isinstance(text, str):
                 yield Problem(f"must be a string, not {type(text).__name__}", *place)
                 continue
@@ -178,15 +179,10 @@ def _parse_inputs(
             parsed[node.identifier][name] = pieces
             for piece in pieces:
                 if isinstance(piece, OutputRef) and piece.identifier not in allowed:
-                    named = _short(piece.identifier)
+                    named = shortened(piece.identifier, MAX_NAME)
                     yield Problem(f"{named!r} is not before {node.identifier!r} on every path", *place)
                 elif isinstance(piece, StoreRef) and piece.key not in store_keys:
-                    key = _short(piece.key)
+                    key = shortened(piece.key, MAX_NAME)
                     yield Problem(
                         f"store key {key!r} is neither in required_keys nor in default_values", *place
                     )
-
-
-def _short(text: str) -> str:
-    """Return what a problem shows of a text of any length."""
-    return text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}..."
