@@ -58,7 +58,7 @@ class Requested:
 
 @dataclass(frozen=True, slots=True)
 class LeaseLost:
-    """The state manager gave a state to somebody else.
+    """The lease of a state expired, and others may claim it.
 
     Attributes:
         node: Name of its node class.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 
-def iso_time(moment: datetime) -> str:
+def iso_time(moment: datetime, timespec: str = "milliseconds") -> str:
     """Return an aware moment as ISO 8601 in UTC: ``2026-01-31T12:00:00.000Z``."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment.astimezone(UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def timestamp(ms: float, timespec: str = "milliseconds") -> str:
-    """Return a moment in Unix milliseconds as ISO 8601 in UTC: ``2026-01-31T12:00:00.000Z``."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
+    """Return a moment in Unix milliseconds as ``iso_time`` writes it."""
+    return iso_time(datetime.fromtimestamp(ms / 1000, UTC), timespec)
 
 
 def moment_ms(moment: datetime | str) -> int:

@@ -3,7 +3,7 @@ agree by construction.
 
 - ``vocabulary``: paths, headers, limits and statuses. Without pydantic models, since most of exotrio needs
   only these, and the classes of all bodies cost every program that loads them 10 ms.
-- ``body``: what the models are made of.
+- ``body``: what the models are made of, with the types of times and durations.
 - ``v0``, ``graphs``: bodies of the stock state manager's API. Unknown fields are ignored, strings are strict
   and integers lax, as there.
 - ``native``: bodies of what runtimes ask of ours: claims, outcomes, heartbeats, runs.
@@ -13,9 +13,9 @@ agree by construction.
 Rules
 -----
 
-1. Durations are milliseconds here, in fields that end in ``_ms``, and in ``backoff_factor``, ``max_delay``,
-   ``start_delay`` and ``enqueue_after`` of v0. Everywhere else exotrio counts float seconds: ``to_ms`` and
-   ``from_ms`` stand between the two.
+1. On the wire a duration is whole milliseconds, in a field that ends in ``_ms`` (on v0 also
+   ``backoff_factor``, ``max_delay``, ``start_delay`` and ``enqueue_after``). Everywhere else exotrio counts
+   float seconds: ``to_ms``, ``from_ms`` and the types in ``body`` convert.
 2. Every list and object of a request has a largest size, or fails at the first problem: the problems of a
    body of 2 MB must not take 2 GB.
 3. A field is added with a default, so that an older server and a newer client understand each other.
