@@ -16,7 +16,7 @@ import trio
 from pydantic import BaseModel, ValidationError
 
 from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
-from exotrio._http.response import NotAccepted, ResponseTooSlow
+from exotrio._http.response import NotAccepted, ResponseTooSlow, invalid_response
 from exotrio._link.batches import Batches, BatchItem
 from exotrio._link.outcomes import name_and_fields
 from exotrio._link.port import (
@@ -182,11 +182,8 @@ class NativeLink:
             )
             reply = answer.parse(HeartbeatReply)
             if [item.state_id for item in reply.items] != [state.state_id for state in states]:
-                raise ManagerUnavailable(
-                    "the answer to a heartbeat is not about the same states",
-                    status=answer.status,
-                    where=f"asked: {answer.asked}",
-                )
+                what = "the answer to a heartbeat is not about the same states"
+                raise invalid_response(what, answer.asked, status=answer.status)
             results += [item.result for item in reply.items]
             ttls += [] if reply.ttl_ms is None else [reply.ttl_ms]
             commands.update(reply.commands)
