@@ -156,7 +156,8 @@ class HttpClient:
         response: httpx.Response | None = None
         answered: bytes | None = None
         received = 0
-        with scope or nullcontext(), loop.CancelScope(deadline=loop.current_time() + timeout) as limit:
+        since = loop.current_time()
+        with scope or nullcontext(), loop.CancelScope(deadline=since + timeout) as limit:
             async with pool.limiter:
                 began = loop.current_time()
                 try:
@@ -180,7 +181,7 @@ class HttpClient:
                         code = None if response is None or answered is None else response.status_code
                         self._events.emit(Requested(_op(path), code, loop.current_time() - began))
         if response is None:
-            raise self._too_late(asked, sent=sending.sent)
+            raise self._too_late(asked, loop.current_time() - since, sent=sending.sent)
         if answered is None:
             raise ResponseTooSlow(
                 f"the answer of {self._at} did not arrive as a whole within "
@@ -216,7 +217,8 @@ class HttpClient:
         headers = self._headers(None, {"accept": media_type})
         sending = _Sending()
         received = 0
-        with loop.CancelScope(deadline=loop.current_time() + timeout) as scope:
+        since = loop.current_time()
+        with loop.CancelScope(deadline=since + timeout) as scope:
             async with pool.limiter:
                 with self._translate_errors(asked, sending):
                     response = await send(pool, self._request("GET", path, None, headers, sending))
@@ -231,7 +233,8 @@ class HttpClient:
                         parse_response(response, answered, at=self._at, asked=asked)
                         raise invalid_response(f"{self._at} answered without {media_type}", asked)
                     while True:
-                        scope.deadline = loop.current_time() + REQUEST_TIMEOUT
+                        since = loop.current_time()
+                        scope.deadline = since + REQUEST_TIMEOUT
                         with self._translate_errors(asked, sending):
                             chunk = await anext(chunks, None)
                         if chunk is None:
@@ -241,7 +244,7 @@ class HttpClient:
                         scope.deadline = math.inf
                         await sink(chunk)
         if scope.cancelled_caught:
-            raise self._too_late(asked, sent=sending.sent)
+            raise self._too_late(asked, loop.current_time() - since, sent=sending.sent)
         if response.headers.get("content-length") != str(received):
             raise invalid_response(
                 f"{self._at} answered with {received} bytes, which is not the length it had said", asked
@@ -304,9 +307,9 @@ class HttpClient:
         headers.update(more or {})
         return headers
 
-    def _too_late(self, asked: str, *, sent: bool) -> ManagerUnavailable:
+    def _too_late(self, asked: str, waited: float, *, sent: bool) -> ManagerUnavailable:
         return ManagerUnavailable(
-            f"{self._at} did not answer in time",
+            f"{self._at} did not answer within {waited:.3g} s",
             sent=sent,
             where=f"asked: {asked}",
             fix="is it overloaded, or is the network to it down?",

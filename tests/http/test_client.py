@@ -172,6 +172,7 @@ async def test_an_answer_that_does_not_come_in_time_is_given_up(
     error = await failure_of(handler)
     assert isinstance(error, ManagerUnavailable)
     assert error.sent
+    assert "did not answer within 30 s" in error.what
     assert trio.current_time() == pytest.approx(30)
 
 
