@@ -16,7 +16,7 @@ from exotrio._wire.graphs import GraphReply
 from exotrio._wire.vocabulary import is_state_id
 from exotrio.cli.terminal.words import closest, meant
 from exotrio.client import Run, StateManager
-from exotrio.errors import ManagerUnavailable, NotFound, RequestRefused
+from exotrio.errors import InvalidResponse, NotFound, RequestRefused
 from exotrio.graph import RetryPolicyModel, StoreConfigModel
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ async def find_graph(manager: StateManager, name: str) -> GraphReply:
         found = GraphReply.model_validate(graph)
     except ValidationError as error:
         problems = "; ".join(readable_errors(error))
-        raise ManagerUnavailable(f"the state manager's graph {name!r} cannot be read: {problems}") from error
+        raise InvalidResponse(f"the state manager's graph {name!r} cannot be read: {problems}") from error
     if _has_defaults(found):
         # The stock state manager returns defaults here, whatever is stored; its list of graphs is right.
         for stored in await manager.graphs():
