@@ -133,8 +133,8 @@ class HttpClient:
             KeyRefused: 401 or 403.
             NotFound: 404.
             RequestRefused: any other 4xx, and redirects.
-            LifecycleError: called outside of an event loop, or in one that an embedded state manager does not
-                live in.
+            LifecycleError: called outside of an event loop, or in another one than that of an embedded
+                state manager.
             ConfigurationError: ``body`` has no JSON form, or httpx cannot use the URI.
 
         Cancellation:

@@ -78,7 +78,7 @@ class Connections:
         if self._embedded is not None:
             if not trio.lowlevel.in_trio_task():
                 raise LifecycleError(
-                    "an embedded state manager lives in a Trio loop and was called outside of it",
+                    "an embedded state manager runs in a Trio loop, and was called outside of it",
                     fix="call it from that loop; or serve it on a port, with python -m exotrio server",
                 )
             return self._embedded

@@ -32,7 +32,7 @@ MAX_DETAIL = 2_000
 MAX_RETRY_AFTER = 120.0
 """Seconds; a wrong header must not stop everything for a day."""
 
-CHECK_URI = "check that the URI leads to a state manager, and what stands in between"
+CHECK_URI = "check that the URI is one of a state manager, and which proxies are in between"
 
 _NOT_ACCEPTED = frozenset({408, 425, 429, 503})
 _TOO_LARGE = frozenset({413, 414, 431})

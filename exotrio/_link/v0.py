@@ -90,7 +90,7 @@ class V0Link:
         except NotFound as error:
             # Every state manager has this route: whatever answers is not one.
             raise ManagerUnavailable(
-                error.what, status=error.status, where=error.where, fix="check what stands in between"
+                error.what, status=error.status, where=error.where, fix="check the proxies in between"
             ) from error
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:

@@ -1,4 +1,4 @@
-"""How the public client's calls are made: to which API, and how often."""
+"""How the public client's calls are made: to which API, and repeated in which case."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ async def test_a_state_manager_inside_a_trio_loop_cannot_be_called_from_asyncio(
         manager = StateManager("n", transport=transport)
 
         def elsewhere() -> None:
-            with pytest.raises(LifecycleError, match="lives in a Trio loop and was called outside of it"):
+            with pytest.raises(LifecycleError, match="runs in a Trio loop, and was called outside of it"):
                 asyncio.run(manager.trigger("g"))
 
         await trio.to_thread.run_sync(elsewhere)

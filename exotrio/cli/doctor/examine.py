@@ -72,8 +72,8 @@ def _endpoint(settings: Settings, report: Report) -> tuple[Endpoint | None, list
 async def _examine(report: Report, endpoint: Endpoint, stale: float) -> None:
     server = report.server = await examine_server(endpoint.uri, endpoint.key, report.namespace)
     if server.failed is not None:
-        _, what, fix = server.failed
-        report.findings.append(Finding(f"the state manager cannot be reached: {what}", fix))
+        what = f"the state manager cannot be reached: {server.failed}"
+        report.findings.append(Finding(what, server.failed.fix))
         return
     if endpoint.plaintext:
         what = f"the API key is sent unencrypted to {endpoint.shown}"

@@ -70,7 +70,7 @@ def _section(title: str, lines: list[str]) -> str:
 def _server(report: Report, server: Server) -> list[str]:
     lines = [f"{step}: {what} ({format_duration(took)})" for step, what, took in server.steps]
     if server.failed is not None:
-        return [*lines, f"{server.failed[0]}: fails"]
+        return [*lines, f"{server.failed.step}: fails"]
     if server.times:
         least, most = server.times[0], server.times[-1]
         lines.append(
@@ -151,7 +151,7 @@ def _server_json(report: Report, server: Server) -> dict[str, Any]:
     return {
         "uri": report.uri,
         "reachable": server.failed is None,
-        "failed_step": None if server.failed is None else server.failed[0],
+        "failed_step": None if server.failed is None else server.failed.step,
         "steps": [{"step": step, "result": what, "ms": took * 1000} for step, what, took in server.steps],
         "key_refused": server.key_refused,
         "kind": None if server.kind is None else server.kind.name.lower(),

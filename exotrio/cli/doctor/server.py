@@ -1,4 +1,4 @@
-"""What a URI leads to: whether it can be reached, what it is, how fast it answers and what time it has."""
+"""What is at a URI: whether it can be reached, what it is, how fast it answers and what its clock shows."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from exotrio._wire.vocabulary import NATIVE_ROOT, NATIVE_VERSION, v0_path
 from exotrio.cli.doctor.probe import Probe, Reply, StepFailed
 
 SAMPLES = 5
-"""Answers whose times are compared."""
+"""Requests that are timed."""
 STALE_DATE = 1.0
-"""Seconds by which a Date may be old: servers (uvicorn, nginx) make one a second, not one for each answer."""
+"""Seconds by which a Date header may be old: servers (uvicorn, nginx) renew it once a second."""
 
 
 class Kind(StrEnum):
-    """What a URI leads to."""
+    """What can be at a URI."""
 
     NATIVE = "exotrio, native"
     OURS_V0 = "exotrio, v0 only"
@@ -34,8 +34,8 @@ class Clock:
 
     Attributes:
         ahead: Seconds; negative if it is behind.
-        uncertain: By how many seconds this may be wrong, in either direction.
-        source: What tells.
+        uncertain: Seconds by which this may be wrong, in either direction.
+        source: Where the other time comes from.
     """
 
     ahead: float
@@ -43,20 +43,20 @@ class Clock:
     source: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Server:
-    """What was learned of a state manager.
+    """What was found out about a state manager.
 
     Attributes:
         steps: The steps that succeeded, each with its result and the seconds it took.
-        failed: The step at which it could not be reached, what happened, and what can be done about it.
-        key_refused: What it said to the key; None if it took it.
+        failed: Why it could not be reached.
+        key_refused: How it refused the key; None if it did not.
         times: Seconds of the answers that were timed, sorted.
         namespaces: Those that it has; None if they were not asked for.
     """
 
     steps: list[tuple[str, str, float]] = field(default_factory=list)
-    failed: tuple[str, str, str] | None = None
+    failed: StepFailed | None = None
     kind: Kind | None = None
     about: str = ""
     key_refused: str | None = None
@@ -71,12 +71,12 @@ class Server:
 
 
 async def examine_server(uri: str, key: str | None, namespace: str | None) -> Server:
-    """Find out what a URI leads to.
+    """Find out what is at a URI.
 
     Args:
         uri: A valid one.
-        key: Without one only that is found out which takes none.
-        namespace: To look into, or None.
+        key: API key. Without one, only what needs none is asked.
+        namespace: Namespace to ask about, or None.
 
     Cancellation:
         Safe; nothing changes at the server.
@@ -95,7 +95,7 @@ async def examine_server(uri: str, key: str | None, namespace: str | None) -> Se
         if server.kind not in (None, Kind.OTHER) and namespace is None:
             server.namespaces = _namespaces(await probe.get("/v0/namespaces"))
     except StepFailed as error:
-        server.failed = (error.step, str(error), error.fix)
+        server.failed = error
     finally:
         await probe.aclose()
     return server
