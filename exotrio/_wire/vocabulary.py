@@ -54,6 +54,19 @@ class RunStatus(StrEnum):
     FAILED = "FAILED"
 
 
+def run_status(*, pending: int, errored: int, ended: int) -> RunStatus:
+    """Return the status of a run with so many states.
+
+    Args:
+        pending: States that count as ``PENDING``.
+        errored: States that count as ``ERRORED``.
+        ended: All others.
+    """
+    if pending:
+        return RunStatus.PENDING
+    return RunStatus.FAILED if errored or not ended else RunStatus.SUCCESS
+
+
 class ValidationStatus(StrEnum):
     """Whether a graph can be triggered."""
 

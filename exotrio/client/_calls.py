@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
+OURS = "use exotrio's server (python -m exotrio server)"
 TRIES = 4
 MAX_PAUSE = 5.0
 
@@ -83,11 +84,11 @@ class Calls:
                     raise
         return await otherwise()
 
-    def refuse_v0(self, what: str, fix: str) -> Never:
+    def refuse_v0(self, what: str, instead: str = "") -> Never:
         """Say what cannot be done at a server that speaks only v0."""
         raise RequestRefused(
             f"{what}: {self.http.endpoint.name} speaks only v0, which cannot do that",
-            fix=fix,
+            fix=f"{instead}; or {OURS}" if instead else OURS,
         )
 
     async def repeat(self, call: Callable[[], Awaitable[T]], *, sent: bool = True) -> T:

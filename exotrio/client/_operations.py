@@ -1,22 +1,26 @@
-"""What the public client asks of a state manager as a whole: how a namespace is,
-how it is itself, and runs as pages."""
+"""What only exotrio's own state manager can do for the public client: overviews, pages of runs, runtimes."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import anyio
+
+from exotrio._http.event_loop import event_loop
 from exotrio._wire.checkup import Checkup
 from exotrio._wire.overview import EXPORT_TYPE, ExportQuery, Overview, OverviewQuery
+from exotrio._wire.runtimes import CommandReply, RuntimeList, TasksReply
 from exotrio.client._calls import Calls
-from exotrio.client._runs import OURS
 from exotrio.errors import NotFound, RequestRefused
 
 T = TypeVar("T")
 
+TASKS_POLL = 0.25
+"""Seconds between two looks for a task tree that was asked for."""
 UNKNOWN_ROUTE = "answered 404: Not Found"
 """How a server answers that has no such route at all."""
-DRAWING = 120.0
+EXPORT_TIMEOUT = 120.0
 """Seconds the state manager may take for the page of a large run before it begins to send."""
 
 
@@ -42,16 +46,52 @@ async def export(calls: Calls, run_id: str, query: ExportQuery) -> bytes:
         async def keep(chunk: bytes) -> None:
             chunks.append(chunk)
 
-        await calls.http.download(path, keep, timeout=DRAWING, media_type=EXPORT_TYPE)
+        await calls.http.download(path, keep, timeout=EXPORT_TIMEOUT, media_type=EXPORT_TYPE)
         return b"".join(chunks)
 
     return await _look(calls, lambda: calls.repeat(fetch), f"the run {run_id} cannot be exported")
 
 
+async def workers(calls: Calls) -> RuntimeList:
+    """Return who works in the namespace."""
+    return await calls.prefer_native(
+        lambda: calls.fetch(RuntimeList, "GET", calls.native("workers")),
+        lambda: calls.refuse_v0("runtimes cannot be listed"),
+    )
+
+
+async def drain(calls: Calls, worker_id: str) -> None:
+    """Ask a worker to drain."""
+    path = calls.native("worker", worker_id, "drain")
+    await calls.prefer_native(
+        lambda: calls.fetch(CommandReply, "POST", path),
+        lambda: calls.refuse_v0(
+            f"the runtime {worker_id} cannot be drained from here", "send its process SIGTERM"
+        ),
+    )
+
+
+async def tasks(calls: Calls, worker_id: str, timeout: float) -> str:
+    """Ask a worker for its task tree and wait until it comes."""
+    path = calls.native("worker", worker_id, "tasks")
+    with event_loop().fail_after(timeout):
+        await calls.prefer_native(
+            lambda: calls.fetch(CommandReply, "POST", path),
+            lambda: calls.refuse_v0(
+                f"the tasks of runtime {worker_id} cannot be seen", "see its --health-port"
+            ),
+        )
+        while True:
+            found = await calls.fetch(TasksReply, "GET", path)
+            if not found.asked and found.tasks is not None:
+                return found.tasks
+            await anyio.sleep(TASKS_POLL)
+
+
 async def _look(calls: Calls, native: Callable[[], Awaitable[T]], what: str) -> T:
     """Ask our server, one that knows the question; say of any other that it cannot be asked that."""
     try:
-        return await calls.prefer_native(native, lambda: calls.refuse_v0(what, OURS))
+        return await calls.prefer_native(native, lambda: calls.refuse_v0(what))
     except NotFound as error:
         if not error.what.endswith(UNKNOWN_ROUTE):
             raise

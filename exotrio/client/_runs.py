@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -12,7 +13,7 @@ import anyio
 from exotrio._http.client import REQUEST_TIMEOUT
 from exotrio._http.event_loop import event_loop
 from exotrio._util.error_message import message_line
-from exotrio._wire.native import Run
+from exotrio._wire.native import NodeCounts, Run
 from exotrio._wire.operations import (
     RefusedState,
     RetriedState,
@@ -26,17 +27,27 @@ from exotrio._wire.operations import (
     StateSummary,
 )
 from exotrio._wire.v0 import ManualRetryRequest, RunGraph, StateDetail, StateRetry
-from exotrio._wire.vocabulary import ERRORED, MAX_WAIT_MS, RunStatus, from_ms, is_state_id, to_ms
+from exotrio._wire.vocabulary import (
+    ERRORED,
+    MAX_WAIT_MS,
+    PENDING,
+    RETRIED,
+    SUCCESS,
+    RunStatus,
+    StateStatus,
+    from_ms,
+    is_state_id,
+    run_status,
+    to_ms,
+)
 from exotrio.client._calls import Calls
-from exotrio.client._run_status import summarize
 from exotrio.errors import InvalidResponse, ManagerUnavailable, NotFound, RequestRefused
 
 FIRST_POLL = 0.05
-MOST_LONG_POLLS = 8
+MAX_LONG_POLLS = 8
 """Half the connections of a client, so that its other calls find one; further waits ask now and then."""
 OUTAGE_TOLERANCE = 60.0
 """How long ``wait`` goes on asking a state manager that does not answer."""
-OURS = "use exotrio's server (python -m exotrio server)"
 
 
 async def run(calls: Calls, run_id: str) -> RunGraph:
@@ -56,13 +67,46 @@ async def status(calls: Calls, run_id: str, wait: float = 0.0, pause: float = 0.
 
     async def derived() -> Run:
         await anyio.sleep(pause)
-        return summarize(run_id, await run(calls, run_id))
+        return _summarize(run_id, await run(calls, run_id))
 
     return await calls.prefer_native(lambda: _native_status(calls, run_id, wait, pause), derived)
 
 
+def _summarize(run_id: str, graph: RunGraph) -> Run:
+    """Return the counts of a run and its status, derived from its states as v0 does not give them.
+
+    Nodes of the graph come in the order of their first states.
+    """
+    places: dict[str, NodeCounts] = {}
+    totals: Counter[StateStatus] = Counter()
+    for state in graph.nodes:
+        place = places.setdefault(
+            state.identifier, NodeCounts(identifier=state.identifier, node_name=state.node_name, counts={})
+        )
+        place.counts[state.status] = place.counts.get(state.status, 0) + 1
+        totals[state.status] += 1
+
+    def count(statuses: tuple[StateStatus, ...]) -> int:
+        return sum(totals[status] for status in statuses)
+
+    return Run(
+        run_id=run_id,
+        graph_name=graph.graph_name,
+        success_count=count(SUCCESS),
+        pending_count=count(PENDING),
+        errored_count=count(ERRORED),
+        retried_count=count(RETRIED),
+        total_count=totals.total(),
+        status=run_status(
+            pending=count(PENDING), errored=count(ERRORED), ended=count(SUCCESS) + count(RETRIED)
+        ),
+        created_at=None,
+        nodes=list(places.values()),
+    )
+
+
 async def _native_status(calls: Calls, run_id: str, wait: float, pause: float) -> Run:
-    if calls.long_polls == MOST_LONG_POLLS:
+    if calls.long_polls == MAX_LONG_POLLS:
         await anyio.sleep(pause)
         wait = 0.0
     wait = min(wait, from_ms(MAX_WAIT_MS))
@@ -129,7 +173,7 @@ async def cancel(calls: Calls, run_id: str) -> Run:
     return await calls.prefer_native(
         lambda: calls.fetch(Run, "POST", calls.native("run", run_id, "cancel")),
         lambda: calls.refuse_v0(
-            f"the run {run_id} cannot be cancelled", f"stop the runtimes that run its nodes; or {OURS}"
+            f"the run {run_id} cannot be cancelled", "stop the runtimes that run its nodes"
         ),
     )
 
@@ -199,7 +243,7 @@ async def find_runs(calls: Calls, query: RunsQuery) -> RunPage:
     path = calls.native("runs", query=_parameters(query))
     return await calls.prefer_native(
         lambda: calls.fetch(RunPage, "GET", path),
-        lambda: calls.refuse_v0("runs cannot be searched", f"page through runs(); or {OURS}"),
+        lambda: calls.refuse_v0("runs cannot be searched", "page through runs()"),
     )
 
 
@@ -223,7 +267,7 @@ async def _filled_page(calls: Calls, query: StatesQuery) -> StatePage:
 
 async def _states_of_run(calls: Calls, query: StatesQuery) -> StatePage:
     if query.run is None:
-        calls.refuse_v0("states cannot be listed across runs", f"name one run; or {OURS}")
+        calls.refuse_v0("states cannot be listed across runs", "name one run")
     graph = await run(calls, query.run)
     found = [
         StateSummary(
@@ -253,7 +297,7 @@ async def history(calls: Calls, state_id: str) -> StateHistory:
         lambda: calls.fetch(StateHistory, "GET", calls.native("state", state_id)),
         lambda: calls.refuse_v0(
             f"the state {state_id} cannot be found by its id alone",
-            f"ask state() with its graph and run; or {OURS}",
+            "ask state() with its graph and run",
         ),
     )
 

@@ -34,7 +34,7 @@ from exotrio._wire.v0 import (
     StateRetry,
 )
 from exotrio._wire.vocabulary import RunStatus, StateStatus
-from exotrio.client import _backup, _graphs, _operations, _runs, _runtimes
+from exotrio.client import _backup, _graphs, _operations, _runs
 from exotrio.client._calls import Calls
 from exotrio.errors import ConfigurationError
 from exotrio.graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel, StoreConfigModel, check_name
@@ -572,7 +572,7 @@ class StateManager:
         Cancellation:
             Safe; nothing changes at the server.
         """
-        return await _runtimes.workers(self._calls)
+        return await _operations.workers(self._calls)
 
     async def drain(self, worker_id: str) -> None:
         """Ask a worker to drain: to claim nothing more, let running nodes end, hand the rest back, and stop.
@@ -591,7 +591,7 @@ class StateManager:
         Cancellation:
             It may have been asked all the same.
         """
-        await _runtimes.drain(self._calls, worker_id)
+        await _operations.drain(self._calls, worker_id)
 
     async def tasks(self, worker_id: str, *, timeout: float = 60.0) -> str:
         """Return the tree of a worker's tasks, with the lines of code where each waits, as text.
@@ -612,7 +612,7 @@ class StateManager:
         Cancellation:
             Safe; the worker may still send it.
         """
-        return await _runtimes.tasks(self._calls, worker_id, timeout)
+        return await _operations.tasks(self._calls, worker_id, timeout)
 
     # -- ours: the database
 

@@ -14,7 +14,7 @@ from pydantic_core import to_json
 
 from exotrio._util.times import moment_ms, timestamp
 from exotrio._wire.operations import MAX_PAGE, RunsQuery
-from exotrio._wire.vocabulary import RunStatus
+from exotrio._wire.vocabulary import RunStatus, run_status
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.runs import RUNS, find_run
 from exotrio.manager.engine.states import STATUSES
@@ -158,6 +158,7 @@ def _like(text: str) -> str:
     return f"%{text}%"
 
 
+# As ``run_status`` derives it.
 _STATUS = {
     RunStatus.PENDING: "pending > 0",
     RunStatus.FAILED: "pending = 0 AND (errored > 0 OR success + retried = 0)",
@@ -224,12 +225,8 @@ def run_summary(run: Row) -> dict[str, Any]:
 
 
 def _v0_summary(run: Row) -> dict[str, Any]:
-    if run["pending"]:
-        status = RunStatus.PENDING
-    elif run["errored"] or not run["success"] + run["retried"]:
-        status = RunStatus.FAILED
-    else:
-        status = RunStatus.SUCCESS
+    ended = run["success"] + run["retried"]
+    status = run_status(pending=run["pending"], errored=run["errored"], ended=ended)
     return {
         "run_id": run["run_id"],
         "graph_name": run["graph_name"],
