@@ -53,7 +53,7 @@ def test_the_public_names_of_the_client_are_these() -> None:
     assert sorted(exotrio.client.__all__) == sorted(CLIENT.split())
 
 
-@pytest.mark.parametrize("call", [name for name in vars(exotrio.StateManager) if not name.startswith("_")])
+@pytest.mark.parametrize("call", [name for name in dir(exotrio.StateManager) if not name.startswith("_")])
 def test_what_the_client_returns_has_a_public_name(call: str) -> None:
     returned = str(inspect.signature(getattr(exotrio.StateManager, call)).return_annotation)
     named = set(re.findall(r"[A-Z]\w+", returned)) - {"Any", "None"}

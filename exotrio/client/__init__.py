@@ -4,9 +4,13 @@ From outside, import only what ``__all__`` lists; ``exotrio.StateManager`` is th
 ``datetime`` in UTC and durations float seconds. Three calls return dicts, as in the stock SDK: ``trigger``,
 ``get_graph`` and ``upsert_graph``.
 
-- ``_state_manager``: the class: signatures, documentation, checks of arguments;
+- ``_stock_calls``, ``_state_manager``: the class in two layers: signatures, documentation, checked arguments;
 - ``_calls``: which API a call goes to, and how often it is tried;
 - ``_graphs``, ``_runs``, ``_operations``, ``_backup``: what the calls do, as functions of a ``Calls``.
+
+Nothing here depends on the event loop that runs it: ``exotrio._http`` does. While the server is unavailable,
+a call that only reads is repeated; one that changes something only if it is idempotent, or provably never
+left.
 """
 
 from exotrio._wire.checkup import (

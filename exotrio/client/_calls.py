@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack
 from urllib.parse import urlencode
 
 import anyio
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from exotrio._http.client import HttpClient, Options
 from exotrio._http.discovery import discover, not_a_manager
 from exotrio._util.backoff import WITHIN_CALL
+from exotrio._util.words import readable_errors
 from exotrio._wire.vocabulary import native_path, v0_path
-from exotrio.errors import InvalidResponse, ManagerUnavailable, NotFound, RequestRefused
+from exotrio.errors import ConfigurationError, InvalidResponse, ManagerUnavailable, NotFound, RequestRefused
 
 if TYPE_CHECKING:
     from exotrio._http.endpoint import Endpoint
@@ -113,3 +114,11 @@ class Calls:
         if self._native is None:
             self._native = (await self.repeat(lambda: discover(self.http, self.namespace))).native
         return self._native
+
+
+def checked_query(model: type[M], **fields: Any) -> M:
+    """Return a query, checked, so that a mistake is an error without a request."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigurationError("the query is invalid", readable_errors(error)) from error

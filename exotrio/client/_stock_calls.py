@@ -1,0 +1,183 @@
+"""The calls of the stock SDK's ``StateManager``, with its names, arguments and results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+from exotrio._http.endpoint import resolve_endpoint, version_problems
+from exotrio._wire.graphs import GraphBody
+from exotrio.client import _graphs
+from exotrio.client._calls import Calls
+from exotrio.errors import ConfigurationError
+from exotrio.graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel, StoreConfigModel, check_name
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    import httpx
+
+
+class StockCalls:
+    """A client of one namespace of a state manager, with what the stock SDK's class has."""
+
+    def __init__(
+        self,
+        namespace: str,
+        state_manager_uri: str | None = None,
+        key: str | None = None,
+        state_manager_version: str = "v0",
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        endpoint, problems = resolve_endpoint(state_manager_uri, key, transport)
+        problems += version_problems(state_manager_version)
+        try:
+            if not check_name(namespace):
+                problems.append("the namespace is empty")
+        except ValueError as error:
+            problems.append(f"the namespace {error}")
+        if problems or endpoint is None:
+            raise ConfigurationError("the state manager cannot be addressed", problems)
+        self._calls = Calls(endpoint, namespace)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections of the event loop it is called in. Safe to call twice.
+
+        A later call opens new ones. What is not closed is closed when its event loop ends.
+        """
+        await self._calls.http.aclose()
+
+    async def trigger(
+        self,
+        graph_name: str,
+        inputs: dict[str, str] | None = None,
+        store: dict[str, str] | None = None,
+        start_delay: int = 0,
+        *,
+        run_id: str | None = None,
+    ) -> dict[str, Any]:
+        """Start a run of a graph.
+
+        While a stock server still validates the graph, this waits, up to 60 s.
+
+        Args:
+            graph_name: The graph.
+            inputs: Inputs of its first node, in place of those in the graph.
+            store: The run's store.
+            start_delay: Milliseconds before the run starts (milliseconds as in the stock SDK).
+            run_id: A UUID for the run: asking again with the same one starts no second run. A state manager
+                that speaks only v0 gives it another. Defaults to None: a new one is made.
+
+        Returns:
+            The reply: ``{"status": "CREATED", "run_id": ...}``.
+
+        Raises:
+            NotFound: there is no such graph.
+            RequestRefused: the graph is not valid, or inputs or store do not fit it.
+            ManagerUnavailable: no usable answer. Not repeated on a v0 server once it was sent, since
+                that could start a second run: look at ``runs`` before trying again.
+            KeyRefused: the key is wrong.
+
+        Cancellation:
+            The run may have been started all the same.
+        """
+        # Unchecked: the server says what is wrong with the values, and where.
+        request = {"start_delay": start_delay, "inputs": inputs or {}, "store": store or {}}
+        return await _graphs.trigger(self._calls, graph_name, request, run_id)
+
+    async def get_graph(self, graph_name: str) -> dict[str, Any]:
+        """Return a graph as the state manager has it, with its ``validation_status``.
+
+        Raises:
+            NotFound: there is no such graph.
+            ManagerUnavailable: no usable answer, after some tries.
+            KeyRefused, RequestRefused: as they say.
+
+        Cancellation:
+            Safe; nothing changes at the server.
+        """
+        return await _graphs.get_graph(self._calls, graph_name)
+
+    @overload
+    async def upsert_graph(
+        self,
+        graph_name: Graph,
+        *,
+        validation_timeout: float = 60,
+        polling_interval: float = 1,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    async def upsert_graph(
+        self,
+        graph_name: str,
+        graph_nodes: Sequence[GraphNodeModel],
+        secrets: dict[str, str],
+        retry_policy: RetryPolicyModel | None = None,
+        store_config: StoreConfigModel | None = None,
+        triggers: Sequence[CronTrigger] | None = None,
+        validation_timeout: float = 60,
+        polling_interval: float = 1,
+    ) -> dict[str, Any]: ...
+
+    async def upsert_graph(
+        self,
+        graph_name: str | Graph,
+        graph_nodes: Sequence[GraphNodeModel] | None = None,
+        secrets: dict[str, str] | None = None,
+        retry_policy: RetryPolicyModel | None = None,
+        store_config: StoreConfigModel | None = None,
+        triggers: Sequence[CronTrigger] | None = None,
+        validation_timeout: float = 60,
+        polling_interval: float = 1,
+    ) -> dict[str, Any]:
+        """Create or replace a graph and wait until it is validated.
+
+        Args:
+            graph_name: Name of the graph; or a ``Graph``, which holds all but the last two.
+            graph_nodes: Its nodes.
+            secrets: Secret name to value; replaces all secrets of the graph.
+            retry_policy: Defaults to the state manager's.
+            store_config: Defaults to an empty store.
+            triggers: Cron triggers. Defaults to none.
+            validation_timeout: Seconds to wait for the validation.
+            polling_interval: Seconds between two looks at it.
+
+        Returns:
+            The validated graph as the state manager shows it.
+
+        Raises:
+            GraphInvalid: the graph breaks rules; ``problems`` names each.
+            ManagerUnavailable: no usable answer, or no result of the validation in time.
+            KeyRefused, NotFound, RequestRefused: as they say.
+
+        Cancellation:
+            The graph may have been replaced all the same.
+        """
+        if isinstance(graph_name, Graph):
+            parts = (graph_nodes, secrets, retry_policy, store_config, triggers)
+            if any(part is not None for part in parts):
+                raise TypeError("a Graph holds its nodes, secrets, policy, store and triggers: pass it alone")
+            name, body = graph_name.name, GraphBody.of(graph_name)
+        elif graph_nodes is None or secrets is None:
+            raise TypeError("upsert_graph needs a Graph, or a name with graph_nodes and secrets")
+        else:
+            name = graph_name
+            body = _graphs.graph_body(name, graph_nodes, secrets, retry_policy, store_config, triggers)
+        return await _graphs.upsert_graph(
+            self._calls,
+            name,
+            body,
+            validation_timeout=validation_timeout,
+            polling_interval=polling_interval,
+        )
