@@ -38,8 +38,8 @@ class Execution:
 
     def drain(self) -> None:
         """Tell the node that the runtime stops."""
-        if not self.view.told:
-            self.view.told = Stopping.DRAINING
+        if not self.view.reason:
+            self.view.reason = Stopping.DRAINING
 
     def begin(self, timeout: float | None) -> None:
         """Node code is entered: its time begins.
@@ -63,7 +63,7 @@ class Execution:
             return  # by the scope's own deadline
         self.view.deadline = self.scope.deadline = math.inf
         if not self.cancelled:
-            self.view.told = why
+            self.view.reason = why
         if not self._in_thread:
             self.scope.cancel()
 
@@ -75,12 +75,12 @@ class Execution:
     @property
     def draining(self) -> bool:
         """Whether the node was told to stop, for whatever reason."""
-        return bool(self.view.told)
+        return bool(self.view.reason)
 
     @property
     def cancelled(self) -> bool:
         """Whether ``cancel`` was called before the timeout was over."""
-        return self.view.told not in (Stopping.NO, Stopping.DRAINING)
+        return self.view.reason not in (Stopping.NO, Stopping.DRAINING)
 
     @property
     def timed_out(self) -> bool:

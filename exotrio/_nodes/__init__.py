@@ -1,0 +1,14 @@
+"""What users write: node classes and their typed fields; and how an execution ends. Nothing here runs a node.
+
+- ``base``: ``BaseNode``, and what a running node sees of its runtime (``stopping``, ``progress``);
+- ``checks``: what makes a class unusable as a node, and the declaration of a usable one;
+- ``fields``, ``codecs``: typed fields. The state manager keeps texts; ``fields`` checks which types can be
+  restored from a text and converts models, ``codecs`` converts one value;
+- ``signals``: what a node raises to end in another way than with outputs;
+- ``outcome``: how an execution ended, as data; ``_execution`` makes it, ``_link`` encodes it;
+- ``progress``: how far a running node says that it is.
+
+Rules: all problems of all classes are found at once, before anything is claimed; no message contains the
+value of a field, which may be secret; ``base`` imports neither trio nor anyio, so that a file of nodes loads
+fast.
+"""

@@ -1,4 +1,4 @@
-"""What can be wrong with a node class, and how a class that is right is declared to the state manager."""
+"""The checks on node classes, and the declaration under which a checked class is registered."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def node_problems(nodes: Sequence[Any]) -> list[str]:
-    """Return everything that is wrong with these node classes, one line each."""
+    """Return all problems of these node classes, one line each."""
     problems: list[str] = []
     seen: dict[str, int] = {}
     for position, node in enumerate(nodes):
@@ -41,7 +41,7 @@ def node_problems(nodes: Sequence[Any]) -> list[str]:
 
 def declare(node: type[BaseNode]) -> NodeDeclaration:
     """Return the declaration under which a checked node class is registered."""
-    # Here: the classes of the bodies cost 10 ms, which a file that only declares nodes need not pay.
+    # Here, since importing the bodies takes 10 ms, which a file that only declares nodes does not need.
     from exotrio._wire.v0 import NodeDeclaration
 
     return NodeDeclaration(
@@ -70,9 +70,11 @@ def _class_problems(node: type[BaseNode]) -> list[str]:
     else:
         problems += _execute_problems(node)
     if missing:
-        problems.append(f"{node.__name__} leaves abstract: {', '.join(missing)}")
+        problems.append(f"{node.__name__} does not define the abstract {', '.join(missing)}")
     if not _callable_with(node, 0):
-        problems.append(f"{node.__name__} cannot be made without arguments: give those of __init__ defaults")
+        problems.append(
+            f"{node.__name__} cannot be created without arguments: give those of __init__ defaults"
+        )
     problems += _loop_problems(node)
     problems += _limit_problems(node)
     for part in ("Inputs", "Outputs", "Secrets"):
@@ -155,7 +157,7 @@ def _callable_with(function: Any, count: int) -> bool:
     except TypeError:
         return False
     except ValueError:
-        return True  # no signature is known (C code): the call itself will tell
+        return True  # it has no signature (C code): the call itself fails, if it does
     return True
 
 

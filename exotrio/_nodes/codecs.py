@@ -1,13 +1,13 @@
-"""The text of a value, and the value of a text, for one type after the other.
+"""Codecs between the values of typed fields and the texts that the state manager keeps: one for each type.
 
-What JSON says as a string, a number or a truth value travels as that text without quotes (``2024-01-31``,
-``5``, ``true``), lists, dicts and models as JSON. None is ``null``. NaN and the infinities are ``NaN``,
-``Infinity`` and ``-Infinity``, within JSON as strings, since JSON has no other form for them.
+A value that is a string, a number or a truth value in JSON becomes that text without quotes (``2024-01-31``,
+``5``, ``true``); lists, dicts and models become JSON, and None becomes ``null``. NaN and the infinities
+become ``NaN``, ``Infinity`` and ``-Infinity``; within JSON they are strings, since JSON has no form for them.
 
-Two texts could be mistaken and are not. A text in a field that may also be None is put into JSON quotes
+Two cases would be ambiguous without a rule. A text in a field that may also be None is put into JSON quotes
 if it is ``null`` (or ``null`` in such quotes already); any other text stays as it is. And a list arrives
-in two forms: as its own JSON, or as what an aggregated reference makes, a JSON array of the texts of its
-elements. Each element that is a JSON string is therefore taken as the text of a value, in both.
+in two forms: as its own JSON, or as a JSON array of the texts of its elements, which is what an aggregated
+reference makes. So an element that is a JSON string is decoded as the text of a value in both forms.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from exotrio._util.words import readable_errors
 SCALARS = (bool, int, float, Decimal, UUID, datetime, AwareDatetime, NaiveDatetime, date, time, timedelta)
 
 
-class Kind:
-    """Values of one type. The base is ``str``, whose text is the value."""
+class Codec:
+    """Values of one type. The base is ``str``, whose text is the value itself.
+
+    Plain data is what ``model_dump(mode="json")`` makes of a value.
+    """
 
     def to_text(self, plain: Any) -> str:
-        """Return a value, given as plain data, as it travels."""
+        """Return the text of a value, given as plain data."""
         text: str = plain
         return text
 
@@ -43,7 +46,7 @@ class Kind:
         return text
 
     def to_element(self, plain: Any) -> Any:
-        """Return a value, given as plain data, as it stands in the JSON of a list."""
+        """Return the element for the JSON of a list, of a value given as plain data."""
         return self.to_text(plain) if isinstance(plain, str) else plain
 
     def from_element(self, plain: Any) -> Any:
@@ -55,23 +58,33 @@ class Kind:
         return self.from_text(plain)
 
 
-class _Scalar(Kind):
-    """Numbers, dates and the like."""
+class _JsonCodec(Codec):
+    """Models, dicts, tuples and sets."""
 
     def __init__(self, annotation: Any) -> None:
         self._adapter: TypeAdapter[Any] = TypeAdapter(annotation)
 
     def to_text(self, plain: Any) -> str:
-        return text_of(plain)
+        return _json(plain)
 
     def from_text(self, text: Any) -> Any:
-        return self._adapter.validate_strings(super().from_text(text))
+        return self._adapter.validate_json(super().from_text(text))
 
     def from_plain(self, plain: Any) -> Any:
         return self._adapter.validate_json(to_json(plain))
 
 
-class _Choice(Kind):
+class _ScalarCodec(_JsonCodec):
+    """Numbers, dates and the like."""
+
+    def to_text(self, plain: Any) -> str:
+        return text_of(plain)
+
+    def from_text(self, text: Any) -> Any:
+        return self._adapter.validate_strings(Codec.from_text(self, text))
+
+
+class _ChoiceCodec(Codec):
     """The members of an Enum or a Literal."""
 
     def __init__(self, choices: Iterable[Any]) -> None:
@@ -90,26 +103,10 @@ class _Choice(Kind):
         return self.from_text(text_of(plain))
 
 
-class _Json(Kind):
-    """Models, dicts, tuples and sets."""
-
-    def __init__(self, annotation: Any) -> None:
-        self._adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-
-    def to_text(self, plain: Any) -> str:
-        return _json(plain)
-
-    def from_text(self, text: Any) -> Any:
-        return self._adapter.validate_json(super().from_text(text))
-
-    def from_plain(self, plain: Any) -> Any:
-        return self._adapter.validate_json(to_json(plain))
-
-
-class _Many(Kind):
+class _ListCodec(Codec):
     """Lists."""
 
-    def __init__(self, inner: Kind) -> None:
+    def __init__(self, inner: Codec) -> None:
         self._inner = inner
 
     def to_text(self, plain: Any) -> str:
@@ -133,10 +130,10 @@ class _Many(Kind):
         return values
 
 
-class _Maybe(Kind):
+class _OptionalCodec(Codec):
     """A value or None."""
 
-    def __init__(self, inner: Kind) -> None:
+    def __init__(self, inner: Codec) -> None:
         self._inner = inner
 
     def to_text(self, plain: Any) -> str:
@@ -163,30 +160,30 @@ class _Maybe(Kind):
 _NONE = "null"
 
 
-def kind_of(annotation: Any) -> Kind:
-    """Return how values of this type travel."""
+def codec_of(annotation: Any) -> Codec:
+    """Return the codec of a type."""
     plain = resolved(annotation)
     if (inner := optional(plain)) is not None:
-        return _Maybe(kind_of(inner))
+        return _OptionalCodec(codec_of(inner))
     if plain is str:
-        return Kind()
+        return Codec()
     if plain in SCALARS:
-        return _Scalar(annotation)
+        return _ScalarCodec(annotation)
     if choices := choices_of(plain):
-        return _Choice(choices)
+        return _ChoiceCodec(choices)
     if get_origin(plain) is list:
-        return _Many(kind_of(get_args(plain)[0]))
-    return _Json(annotation)
+        return _ListCodec(codec_of(get_args(plain)[0]))
+    return _JsonCodec(annotation)
 
 
 def _looks_like_none(text: str) -> bool:
-    """Whether ``text`` is ``null``, or that in any number of JSON quotes."""
+    """Whether ``text`` is ``null``, perhaps within JSON quotes, once or several times."""
     while text.startswith('"'):
         try:
             inner = from_json(text)
         except ValueError:
             return False
-        text = inner  # what begins with a quote is a string
+        text = inner  # a string, since it began with a quote
     return text == _NONE
 
 
@@ -195,7 +192,7 @@ def _json(plain: Any) -> str:
 
 
 def text_of(plain: Any) -> str:
-    """Return plain data as it travels: a string without its quotes, anything else as JSON."""
+    """Return the text of plain data: a string without its quotes, anything else as JSON."""
     if isinstance(plain, str):
         return plain
     text = _json(plain)
@@ -203,11 +200,11 @@ def text_of(plain: Any) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """Return what is wrong, without the value that is."""
+    """Return what is wrong, without the value."""
     return "; ".join(readable_errors(error)) if isinstance(error, ValidationError) else str(error)
 
 
-# -- looking at types
+# -- types
 
 
 def resolved(annotation: Any) -> Any:
@@ -244,5 +241,5 @@ def plain_of(choice: Any) -> Any:
 
 
 def name_of(annotation: Any) -> str:
-    """Return how a type is called in messages."""
+    """Return the name of a type for messages."""
     return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")

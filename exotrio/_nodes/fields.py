@@ -1,8 +1,8 @@
-"""The typed fields of a node's models: which types may be, and from inputs to values to outputs.
+"""The typed fields of a node's models: which types are allowed, and how models become texts and back.
 
-The state manager keeps strings, and the stock one checks that each field is declared as a plain string.
-So a typed field is declared as one, and travels as the text that ``_field_text`` makes of it. Nothing is
-done here for a model whose fields are all ``str``: ``fields_of`` has nothing for it.
+The state manager keeps strings, and the stock one requires that each field is declared as a plain string.
+So a typed field is declared as one, and its values are encoded as texts by ``codecs``. A model whose fields
+are all ``str`` needs none of this: ``fields_of`` returns None for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 from exotrio._nodes.codecs import (
     SCALARS,
     choices_of,
-    kind_of,
+    codec_of,
     name_of,
     optional,
     plain_of,
@@ -40,31 +40,31 @@ _ALLOWED = (
 
 
 class Fields:
-    """The fields of a model of which some are typed; ``field_problems`` has none for it."""
+    """The fields of a model without ``field_problems``, of which some are typed."""
 
     def __init__(self, model: type[BaseModel]) -> None:
         self._model = model
-        self._kinds = {
-            name: kind_of(info.annotation) for name, info in model.model_fields.items() if _is_typed(info)
+        self._codecs = {
+            name: codec_of(info.annotation) for name, info in model.model_fields.items() if _is_typed(info)
         }
-        self._names = {name: name_of(model.model_fields[name].annotation) for name in self._kinds}
+        self._names = {name: name_of(model.model_fields[name].annotation) for name in self._codecs}
 
     def decode(self, texts: Mapping[str, Any]) -> BaseModel:
-        """Return the model with these values.
+        """Return the model with the values of these texts.
 
         Raises:
-            FieldsInvalid: a text is not one of its field's type, or the model does not take the values.
+            FieldsInvalid: a text is not a value of its field, or the model rejects the values.
         """
         values, problems = dict(texts), []
-        for name, kind in self._kinds.items():
+        for name, codec in self._codecs.items():
             if name not in texts:
                 continue  # the field's default, if it has one
             text = texts[name]
             try:
-                values[name] = kind.from_text(text)
+                values[name] = codec.from_text(text)
             except (ValueError, TypeError, RecursionError) as error:
                 length = f"a text of {len(text)} characters" if isinstance(text, str) else type(text).__name__
-                problems.append(f"{name}: {length} is no {self._names[name]}: {reason_of(error)}")
+                problems.append(f"{name}: {length} is not a valid {self._names[name]}: {reason_of(error)}")
         if not problems:
             try:
                 return self._model.model_validate(values)
@@ -73,29 +73,29 @@ class Fields:
         raise FieldsInvalid(f"the texts do not fit {self._model.__qualname__}", problems)
 
     def encode(self, value: BaseModel) -> dict[str, Any]:
-        """Return the fields of ``value`` as they travel.
+        """Return the fields of ``value`` as texts.
 
         Raises:
-            FieldsInvalid: a field holds something that is not of its type.
+            FieldsInvalid: a value is not of the type of its field.
         """
         try:
-            # By the model, so that serializers of its own are heeded. round_trip leaves out what is computed.
+            # By the model, so that its own serializers run. round_trip leaves out computed fields.
             plain = value.model_dump(mode="json", round_trip=True, warnings="error")
             return {
-                name: self._kinds[name].to_text(each) if name in self._kinds else each
+                name: self._codecs[name].to_text(each) if name in self._codecs else each
                 for name, each in plain.items()
             }
-        except Exception as error:  # serializers are a user's
+        except Exception as error:  # a serializer may be the user's
             wrong = list(self._wrong(value)) or [f"it has no JSON form ({type(error).__name__})"]
             raise FieldsInvalid(
-                f"this {self._model.__qualname__} does not hold what its fields say", wrong
+                f"this {self._model.__qualname__} has values that are not of the types of its fields", wrong
             ) from None
 
     def schema(self) -> dict[str, Any]:
         """Return the model's JSON schema with plain strings in place of the typed fields."""
         schema = self._model.model_json_schema()
-        schema.pop("$defs", None)  # only typed fields refer to them
-        for name in self._kinds:
+        schema.pop("$defs", None)  # only the typed fields refer to them
+        for name in self._codecs:
             given = schema["properties"][name]
             plain = {"title": given.get("title", name), "type": "string"}
             if "description" in given:
@@ -113,28 +113,28 @@ class Fields:
 
 
 def to_text(values: BaseModel) -> dict[str, str]:
-    """Return the fields of an ``Inputs`` or ``Outputs`` as they travel: to trigger a run with them, say.
+    """Return the fields of an ``Inputs`` or ``Outputs`` as texts, for example to trigger a run.
 
     Args:
         values: The model.
 
     Raises:
-        ConfigurationError: a field is of a type that cannot travel.
-        FieldsInvalid: a field holds something that is not of its type.
+        ConfigurationError: a field has a type that cannot be a text.
+        FieldsInvalid: a value is not of the type of its field.
     """
     return _checked(type(values)).encode(values)
 
 
 def from_text(model: type[M], texts: Mapping[str, str]) -> M:
-    """Return the ``Inputs`` or ``Outputs`` that texts stand for: the outputs of a state, say.
+    """Return the ``Inputs`` or ``Outputs`` of texts, for example of the outputs of a state.
 
     Args:
         model: Its class.
         texts: Field name to text.
 
     Raises:
-        ConfigurationError: a field is of a type that cannot travel.
-        FieldsInvalid: a text is missing, or is none of its field's type.
+        ConfigurationError: a field has a type that cannot be a text.
+        FieldsInvalid: a text is missing, or is not a value of its field.
     """
     values = _checked(model).decode(texts)
     assert isinstance(values, model), "a model validates to itself"
@@ -143,7 +143,7 @@ def from_text(model: type[M], texts: Mapping[str, str]) -> M:
 
 def _checked(model: type[BaseModel]) -> Fields:
     if problems := field_problems(model):
-        raise ConfigurationError(f"{model.__qualname__} cannot travel as text", problems)
+        raise ConfigurationError(f"{model.__qualname__} cannot be encoded as texts", problems)
     return fields_of(model) or Fields(model)
 
 
@@ -154,23 +154,23 @@ def fields_of(model: type[BaseModel]) -> Fields | None:
 
 
 def field_problems(model: type[BaseModel]) -> list[str]:
-    """Return what cannot make the round trip through text, one line each."""
+    """Return why fields could not be restored from their texts, one line each."""
     _complete(model)
     problems = []
     for name, info in model.model_fields.items():
         if not _is_typed(info):
             continue
         if (info.alias, info.validation_alias, info.serialization_alias) != (None, None, None):
-            problems.append(f"{name}: a typed field travels under its own name: take its alias away")
+            problems.append(f"{name}: a typed field has to keep its own name: remove its alias")
         elif info.exclude:
-            problems.append(f"{name}: a typed field that is excluded does not travel: take exclude away")
+            problems.append(f"{name}: the value of an excluded field would be lost: remove exclude")
         else:
-            problems += [f"{name}: {why}" for why in _why_not(info.annotation, ())]
+            problems += [f"{name}: {why}" for why in _obstacles(info.annotation, ())]
     return problems
 
 
 def _complete(model: type[BaseModel]) -> None:
-    """Look names up again that were not known yet when the class was defined."""
+    """Resolve names that did not exist yet when the class was defined."""
     model.model_rebuild(raise_errors=False)
 
 
@@ -178,39 +178,39 @@ def _is_typed(info: Any) -> bool:
     return info.annotation is not str
 
 
-# -- what may travel
+# -- which types are allowed
 
 
-def _why_not(annotation: Any, within: tuple[type, ...]) -> list[str]:
-    """Return why a value of this type would not come back as it was; nothing if it would."""
+def _obstacles(annotation: Any, within: tuple[type, ...]) -> list[str]:
+    """Return why values of this type could not be restored from their texts; nothing if they can."""
     plain = resolved(annotation)
     origin, arguments = get_origin(plain), get_args(plain)
     if (inner := optional(plain)) is not None:
-        return _why_not(inner, within)
+        return _obstacles(inner, within)
     if origin is Literal or (isinstance(plain, type) and issubclass(plain, Enum)):
-        return _why_no_choice(plain)
+        return _obstacles_of_choice(plain)
     if plain is str or plain in SCALARS:
         return []
     if origin in (list, set, frozenset) or (origin is tuple and arguments):
-        return [why for each in arguments if each is not ... for why in _why_not(each, within)]
+        return [why for each in arguments if each is not ... for why in _obstacles(each, within)]
     if origin is dict:
         key = resolved(arguments[0])
         names = choices_of(key)
         if key in _KEYS or (names and all(isinstance(plain_of(name), str) for name in names)):
-            return _why_not(arguments[1], within)
-        return [f"{name_of(plain)}: keys of type {name_of(key)} do not come back from JSON: use str or int"]
+            return _obstacles(arguments[1], within)
+        return [f"{name_of(plain)}: keys of type {name_of(key)} cannot be restored from JSON: use str or int"]
     if isinstance(plain, type) and issubclass(plain, BaseModel) and not issubclass(plain, RootModel):
         if plain in within:
             return []
-        return _why_no_model(plain, (*within, plain))
+        return _obstacles_of_model(plain, (*within, plain))
     if isinstance(plain, ForwardRef):
         return [
-            f"{plain.__forward_arg__} is not known where the model is defined: define it in the module itself"
+            f"{plain.__forward_arg__} is not defined where the model is: define it at the top of the module"
         ]
-    return [f"{name_of(plain)} cannot travel as text and come back as it was: use {_ALLOWED}"]
+    return [f"{name_of(plain)} cannot be restored from a text: use {_ALLOWED}"]
 
 
-def _why_no_model(model: type[BaseModel], within: tuple[type, ...]) -> list[str]:
+def _obstacles_of_model(model: type[BaseModel], within: tuple[type, ...]) -> list[str]:
     _complete(model)
     problems = []
     for name, info in model.model_fields.items():
@@ -218,17 +218,17 @@ def _why_no_model(model: type[BaseModel], within: tuple[type, ...]) -> list[str]
         if info.exclude:
             problems.append(f"{where} is excluded and would be lost")
         elif info.validation_alias != info.serialization_alias or info.alias != info.validation_alias:
-            problems.append(f"{where} is read under another name than it is written")
+            problems.append(f"{where} has different names for reading and writing")
         elif info.alias is not None and not model.model_config.get("serialize_by_alias"):
             problems.append(
                 f"{where} has an alias: set serialize_by_alias=True in {model.__name__}'s model_config"
             )
         else:
-            problems += [f"{where}: {why}" for why in _why_not(info.annotation, within)]
+            problems += [f"{where}: {why}" for why in _obstacles(info.annotation, within)]
     return problems
 
 
-def _why_no_choice(choice: Any) -> list[str]:
+def _obstacles_of_choice(choice: Any) -> list[str]:
     values = [plain_of(each) for each in choices_of(choice)]
     if isinstance(choice, type) and issubclass(choice, Flag):
         return [f"{name_of(choice)} is a Flag, whose combinations have no name: use int or a list of an Enum"]

@@ -100,7 +100,7 @@ def test_texts_and_values_can_be_had_of_each_other_outside_of_nodes() -> None:
         from_text(Inputs, {"plain": "a", "count": "two"})
     with pytest.raises(FieldsInvalid, match="count: its type is int, but it holds a float"):
         to_text(Inputs.model_construct(plain="a", count=2.5))
-    with pytest.raises(ConfigurationError, match="secret: SecretStr cannot travel"):
+    with pytest.raises(ConfigurationError, match="secret: SecretStr cannot be restored"):
         to_text(Deep())
 
 
@@ -159,10 +159,10 @@ async def test_inputs_that_do_not_fit_are_all_named_without_their_values() -> No
     error = await errors(Echo, plain="x", count="canary-1", day="canary-2", size="canary", items="[1, canary")
     assert error.splitlines()[0] == "the inputs do not fit Echo.Inputs:"
     for part in (
-        "  count: a text of 8 characters is no int: Input should be a valid integer",
-        "  day: a text of 8 characters is no datetime.date | None: ",
-        "  size: a text of 6 characters is no Size: it must be one of s, l",
-        "  items: a text of 10 characters is no list[",
+        "  count: a text of 8 characters is not a valid int: Input should be a valid integer",
+        "  day: a text of 8 characters is not a valid datetime.date | None: ",
+        "  size: a text of 6 characters is not a valid Size: it must be one of s, l",
+        "  items: a text of 10 characters is not a valid list[",
     ):
         assert part in error
     assert "canary" not in error
@@ -307,29 +307,29 @@ class Deep(BaseModel):
 @pytest.mark.parametrize(
     ("annotation", "problem"),
     [
-        (Any, "Any cannot travel as text and come back as it was: use str, int"),
-        (bytes, "bytes cannot travel"),
-        (object, "object cannot travel"),
-        (list, "list cannot travel"),
-        (dict, "dict cannot travel"),
-        (None, "NoneType cannot travel"),
-        ("Nowhere", "Nowhere is not known where the model is defined"),
-        (int | str, r"int \| str cannot travel"),
-        (int | str | None, "cannot travel"),
-        (list[dict[str, bytes]], "bytes cannot travel"),
-        (dict[float, str], "keys of type float do not come back from JSON"),
+        (Any, "Any cannot be restored from a text: use str, int"),
+        (bytes, "bytes cannot be restored"),
+        (object, "object cannot be restored"),
+        (list, "list cannot be restored"),
+        (dict, "dict cannot be restored"),
+        (None, "NoneType cannot be restored"),
+        ("Nowhere", "Nowhere is not defined where the model is"),
+        (int | str, r"int \| str cannot be restored"),
+        (int | str | None, "cannot be restored"),
+        (list[dict[str, bytes]], "bytes cannot be restored"),
+        (dict[float, str], "keys of type float cannot be restored from JSON"),
         (dict[bool, str], "keys of type bool"),
         (Permission, "Permission is a Flag"),
         (Twins, "Twins: two of its values are the same text"),
         (Literal[1, "1"], "two of its values are the same text"),
         (Odd, "Odd: its values must be text, numbers or truth values"),
         (Hides, "Hides.lost is excluded and would be lost"),
-        (list[Renames], "Renames.one is read under another name than it is written"),
+        (list[Renames], "Renames.one has different names for reading and writing"),
         (Aliased, "Aliased.one has an alias: set serialize_by_alias=True"),
-        (Rooted, "Rooted cannot travel"),
-        (Deep, "Deep.secret: SecretStr cannot travel"),
-        (Annotated[int, Field(alias="other")], "field: a typed field travels under its own name"),
-        (Annotated[int, Field(exclude=True)], "field: a typed field that is excluded does not travel"),
+        (Rooted, "Rooted cannot be restored"),
+        (Deep, "Deep.secret: SecretStr cannot be restored"),
+        (Annotated[int, Field(alias="other")], "field: a typed field has to keep its own name"),
+        (Annotated[int, Field(exclude=True)], "field: the value of an excluded field would be lost"),
     ],
 )
 def test_a_field_that_cannot_make_the_round_trip_is_refused(annotation: Any, problem: str) -> None:

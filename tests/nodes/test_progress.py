@@ -1,4 +1,4 @@
-"""What a node says of how far it is: checked, and shown wherever somebody waits for it."""
+"""The progress that a node reports: checked, and shown where operators look."""
 
 from __future__ import annotations
 
@@ -183,6 +183,10 @@ async def test_the_state_manager_knows_the_progress_of_what_runs_and_forgets_it_
         return progress_of(service.workers.of(namespace, service.monotonic()))
 
     async with open_service(":memory:", settings=NO_SETTINGS) as service:
+
+        def known(namespace: str) -> dict[str, HeartbeatProgress]:
+            return progress_of(service.workers.of(namespace, service.monotonic()))
+
         transport = embedded_in(service)
         rt = runtime(transport, Pages)  # type: ignore[arg-type]
         async with trio.open_nursery() as nursery, StateManager("ns", transport=transport) as manager:

@@ -174,4 +174,4 @@ def test_any_text_is_a_value_or_an_error_that_names_the_field(text: str, data: s
         (problem,) = error.problems
     else:
         return
-    assert problem.startswith(f"field: a text of {len(text)} characters is no ")
+    assert problem.startswith(f"field: a text of {len(text)} characters is not a valid ")
