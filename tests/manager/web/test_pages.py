@@ -186,7 +186,7 @@ async def test_the_overview_counts_what_waits_runs_and_failed() -> None:
         assert "<strong>2</strong> states ended" in hour
         assert "(50.0 %)" in hour
         clock.advance(3_700_000)
-        assert "nothing ended" in await site.browser.fragments("/ns/shop", "hour")
+        assert "no states ended" in await site.browser.fragments("/ns/shop", "hour")
 
 
 async def test_filters_of_runs_are_kept_in_the_address_and_in_the_form() -> None:

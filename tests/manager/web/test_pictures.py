@@ -243,11 +243,11 @@ def test_the_chart_of_an_hour_shows_failures_however_few_they_are() -> None:
     down = [float(high) for high in re.findall(r's-errored"[^>]* height="([\d.]+)"', drawn)]
     assert len(down) == 2
     assert min(down) >= 3
-    assert "at worst 5 failed" in drawn
+    assert "at most 5 failed a minute" in drawn
     assert "9,999 ended, 1 of them failed" in drawn
     quiet = draw_throughput([0] * 60, [0] * 60, last_minute_ms=0)
-    assert "nothing ended" in quiet
-    assert "at worst" not in quiet
+    assert "no states ended" in quiet
+    assert "failed a minute" not in quiet
 
 
 # -- colours

@@ -44,7 +44,7 @@ class PickedStates:
     Attributes:
         total: How many there are.
         bare: How many are shown without values, since the report was long already.
-        searched: How many were looked at to pick them.
+        searched: How many were searched to pick them.
         ids: Of those that are shown.
     """
 

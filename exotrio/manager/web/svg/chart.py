@@ -26,13 +26,14 @@ def draw_throughput(ended: Sequence[int], failed: Sequence[int], *, last_minute_
     highest, worst = max([1, *ended]), max([0, *failed])
     count = len(ended)
     axis = HEAD + UP
+    scale = f"at most {highest:,} a minute" if any(ended) else "no states ended"
     parts = [
         element("line", class_="grid", x1="0", x2="100%", y1=HEAD + 0.5, y2=HEAD + 0.5),
         element("line", class_="axis", x1="0", x2="100%", y1=axis + 0.5, y2=axis + 0.5),
-        element("text", f"{highest:,} a minute" if any(ended) else "nothing ended", class_="tick", y=10),
+        element("text", scale, class_="tick", y=10),
     ]
     if worst:
-        text = f"at worst {worst:,} failed"
+        text = f"at most {worst:,} failed a minute"
         parts.append(element("text", text, class_="tick bad", x="100%", y=10, text_anchor="end"))
     for index, (total, bad) in enumerate(zip(ended, failed, strict=True)):
         at = last_minute_ms - (count - 1 - index) * 60_000

@@ -101,8 +101,8 @@ def _order(columns: list[list[str]], chains: Mapping[tuple[str, str], list[str]]
         forward = sweep % 2 == 0
         neighbours = before if forward else after
         for index in range(1, len(columns)) if forward else range(len(columns) - 2, -1, -1):
-            beside = columns[index - 1 if forward else index + 1]
-            rank, own = _ranks(beside), _ranks(columns[index])
+            neighbour_column = columns[index - 1 if forward else index + 1]
+            rank, own = _ranks(neighbour_column), _ranks(columns[index])
             middles = {}
             for name in columns[index]:
                 near = [rank[other] for other in neighbours.get(name, ()) if other in rank]
