@@ -9,6 +9,7 @@ Import from here; the modules inside are private. They use ``errors`` and ``_uti
 - ``exchange``: one request and its response, the ASGI ``receive`` and ``send``.
 - ``extensions``: what the app and the server tell each other about a request.
 - ``peer``: the bytes in and out.
+- ``hosts``: names in Host headers, and which hosts only this machine can reach. Pure.
 - ``messages``: limits, request heads, and the responses that the server makes itself. Pure.
 
 Rules that hold:
@@ -30,6 +31,7 @@ Not served: TLS, WebSocket (an upgrade request is answered as a plain one), HTTP
 
 from exotrio._httpd.exchange import App
 from exotrio._httpd.extensions import is_crowded, mark_authenticated, stopping_event
+from exotrio._httpd.hosts import LOOPBACK_HOSTS, host_name, is_loopback, loopback_names
 from exotrio._httpd.limiter import ConnectionLimiter
 from exotrio._httpd.listeners import open_listeners, urls
 from exotrio._httpd.messages import Limits
@@ -37,11 +39,15 @@ from exotrio._httpd.peer import ClientDisconnected
 from exotrio._httpd.server import serve_http
 
 __all__ = [
+    "LOOPBACK_HOSTS",
     "App",
     "ClientDisconnected",
     "ConnectionLimiter",
     "Limits",
+    "host_name",
     "is_crowded",
+    "is_loopback",
+    "loopback_names",
     "mark_authenticated",
     "open_listeners",
     "serve_http",

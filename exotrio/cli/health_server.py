@@ -16,8 +16,7 @@ from typing import Any
 
 import trio
 
-from exotrio._httpd import Limits, open_listeners, serve_http, urls
-from exotrio._httpd.hosts import LOOPBACK_HOSTS, host_name, is_loopback
+from exotrio._httpd import LOOPBACK_HOSTS, Limits, host_name, is_loopback, open_listeners, serve_http, urls
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.crossing import call_in_loop
 from exotrio.errors import ExotrioError

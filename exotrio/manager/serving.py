@@ -16,8 +16,15 @@ import trio
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
-from exotrio._httpd import ConnectionLimiter, Limits, open_listeners, serve_http, urls
-from exotrio._httpd.hosts import is_loopback, loopback_names
+from exotrio._httpd import (
+    ConnectionLimiter,
+    Limits,
+    is_loopback,
+    loopback_names,
+    open_listeners,
+    serve_http,
+    urls,
+)
 from exotrio._util.settings import Settings, read_settings
 from exotrio._wire.vocabulary import to_ms
 from exotrio.errors import ConfigurationError, PortBusy

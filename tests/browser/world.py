@@ -20,8 +20,7 @@ from uuid import UUID
 import httpx
 import trio
 
-from exotrio._httpd import open_listeners, serve_http, urls
-from exotrio._httpd.hosts import loopback_names
+from exotrio._httpd import loopback_names, open_listeners, serve_http, urls
 from exotrio.manager import Service, create_app, open_service
 from exotrio.manager.engine import runs as runs_engine
 from exotrio.manager.engine.leases import Terms, expire

@@ -17,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 
-from exotrio._httpd.hosts import LOOPBACK_HOSTS
+from exotrio._httpd import LOOPBACK_HOSTS
 from exotrio.cli.commands.server import command as server_command
 from exotrio.manager import create_app, open_service, serve
 from exotrio.manager.queries import graphs

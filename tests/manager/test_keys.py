@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from exotrio import ConfigurationError
-from exotrio._httpd.hosts import is_loopback
+from exotrio._httpd import is_loopback
 from exotrio._util.settings import Settings
 from exotrio.manager.security.api_key import PUBLISHED_KEYS, choose_key
 from exotrio.manager.security.secret_files import kept_secret, read_secret_file, write_secret_file

@@ -16,8 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from exotrio._httpd import mark_authenticated
-from exotrio._httpd.hosts import host_name
+from exotrio._httpd import host_name, mark_authenticated
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
 
 LOCAL = "exotrio.local"

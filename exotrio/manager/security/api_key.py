@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 from typing import NamedTuple
 
-from exotrio._httpd.hosts import is_loopback
+from exotrio._httpd import is_loopback
 from exotrio._util.settings import KEY_VARIABLE, Settings
 from exotrio.errors import ConfigurationError
 from exotrio.manager.security.secret_files import kept_secret, read_secret_file, secret_path
