@@ -294,7 +294,7 @@ class AutoLink:
             return Settlement(Fate.KEY_REFUSED, one_line(error), status=error.status)
         except ManagerUnavailable as error:
             # No status: the reporter counts statuses against an item, and none was sent.
-            return Settlement(Fate.RETRY, one_line(error), error.retry_after)
+            return Settlement(Fate.RETRY, one_line(error), retry_after=error.retry_after)
 
     async def _watch(self, call: Awaitable[T]) -> T:
         try:

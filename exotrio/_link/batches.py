@@ -77,7 +77,10 @@ class Batches:
             answer = await self._http.ask("POST", native_path(self._namespace, route), body=content)
             replies = answer.parse(ItemsReply).items
         except ManagerUnavailable as error:
-            return [Settlement(Fate.RETRY, one_line(error), error.retry_after, error.status)] * len(batch)
+            settlement = Settlement(
+                Fate.RETRY, one_line(error), retry_after=error.retry_after, status=error.status
+            )
+            return [settlement] * len(batch)
         except ManagerError as error:
             if isinstance(error, KeyRefused):
                 fate = Fate.KEY_REFUSED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,6 +38,7 @@ class Claim:
     node_name: str
     identifier: str
     inputs: Mapping[str, object]
+    _: KW_ONLY
     graph_name: str | None = None
     run_id: str | None = None
     token: str | None = None
@@ -78,6 +79,7 @@ class Settlement:
 
     fate: Fate
     detail: str = ""
+    _: KW_ONLY
     retry_after: float | None = None
     status: int | None = None
 
@@ -97,7 +99,7 @@ class Capabilities:
     long_poll: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Heartbeat:
     """The content of a heartbeat. Immutable: it is made in one loop and sent in another.
 
@@ -124,7 +126,7 @@ class Heartbeat:
     nodes: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HeartbeatItem:
     """One held state in a heartbeat.
 

@@ -257,7 +257,9 @@ class V0Link:
             except ManagerUnavailable as error:
                 if not earlier and (not error.sent or isinstance(error, NotAccepted)):
                     self._forget(claim.state_id)
-                return Settlement(Fate.RETRY, one_line(error), error.retry_after, error.status)
+                return Settlement(
+                    Fate.RETRY, one_line(error), retry_after=error.retry_after, status=error.status
+                )
             except ManagerError as error:
                 settlement = settle_refusal(error)
                 if settlement.fate is not Fate.RETRY:
@@ -288,7 +290,7 @@ class V0Link:
                 if error.sent:
                     return Settlement(Fate.UNKNOWN, one_line(error), status=error.status)
                 self._forget(claim.state_id)
-                return Settlement(Fate.RETRY, one_line(error), error.retry_after)
+                return Settlement(Fate.RETRY, one_line(error), retry_after=error.retry_after)
             except ManagerError as error:
                 self._forget(claim.state_id)
                 return settle_refusal(error)

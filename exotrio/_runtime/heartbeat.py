@@ -264,7 +264,7 @@ class HeartbeatSender:
             busy=sum(running),
             buffered=sum(each.stage is Stage.BUFFERED for each, _ in held),
             states=tuple(
-                HeartbeatItem(claim, runs, each.progress if runs else None)
+                HeartbeatItem(claim=claim, running=runs, progress=each.progress if runs else None)
                 for (each, claim), runs in zip(held, running, strict=True)
             ),
             shows_tasks=self.tasks is not None,

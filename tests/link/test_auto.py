@@ -434,7 +434,7 @@ async def test_a_heartbeat_does_not_wait_until_it_is_known_what_the_server_is(ki
     server = Server("native")
     link = server.link(kind)
     await link.register("rt", [NODE])
-    heartbeat = Heartbeat("rt", "running", 0, 0, ())
+    heartbeat = Heartbeat(runtime="rt", phase="running", busy=0, buffered=0, states=())
     server.away = answer(404)
     with pytest.raises(NotFound):
         await link.heartbeat(heartbeat, timeout=1)
