@@ -84,7 +84,7 @@ class ProblemsError(ExotrioError):
 
 
 def _joined(*parts: str) -> str:
-    # Further lines of a part are moved in: what a state manager says must not pass for a line of ours.
+    # Further lines of a part are indented, so that the text of a state manager cannot look like ours.
     return "\n".join(part.replace("\n", "\n  ") for part in parts if part)
 
 

@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 _EPOCH_MS = 1_700_000_000_000
-"""Where the state manager's clock stands when a test begins."""
+"""The state manager's clock at the start of a run."""
 
 
 async def run_node(
@@ -60,7 +60,7 @@ async def run_node(
 
     Args:
         node: The node class.
-        inputs: Its inputs as they travel, as text; ``to_text`` makes it of typed ones. Defaults to none.
+        inputs: Its inputs as text; ``to_text`` encodes typed ones. Defaults to none.
         secrets: Its secrets. Defaults to none.
 
     Returns:
@@ -71,10 +71,10 @@ async def run_node(
         ConfigurationError: the class is not usable as a node; ``problems`` says why.
 
     Cancellation:
-        Cancels the node and goes on as Cancelled: there is no outcome then.
+        Cancels the node; there is no outcome then.
     """
     if problems := node_problems([node]):
-        raise ConfigurationError("this is not usable as a node", problems)
+        raise ConfigurationError("the class cannot be used as a node", problems)
 
     async def fetch_secrets(claim: Claim) -> Mapping[str, str]:
         return secrets or {}
@@ -82,7 +82,7 @@ async def run_node(
     claim = Claim(state_id="test", node_name=node.__name__, identifier=node.__name__, inputs=inputs or {})
     async with aclosing(Executor(nodes={node.__name__: node}, fetch_secrets=fetch_secrets)) as executor:
         outcome = await executor.run(claim, Execution())
-    assert outcome is not None, "only the runtime's own cancel hands a state back, and nobody called it"
+    assert outcome is not None, "only a runtime that stops releases a state"
     return outcome
 
 
@@ -92,13 +92,13 @@ class TestedState:
 
     Attributes:
         identifier: Of the graph's node.
-        status: Where it ended.
+        status: Its status at the end of the run.
         inputs: Field to text.
         outputs: Field to text; empty without any.
         error: The text of its error, with the traceback; None without one.
     """
 
-    __test__ = False  # pytest takes every class that begins with Test for one of its own
+    __test__ = False  # else pytest collects it, as every class that begins with Test
 
     identifier: str
     status: StateStatus
@@ -109,11 +109,11 @@ class TestedState:
 
 @dataclass(frozen=True, slots=True)
 class GraphRun:
-    """What became of a run.
+    """The result of a run.
 
     Attributes:
         status: SUCCESS or FAILED.
-        states: All states, in the order in which they were made; retries are states of their own.
+        states: All states, in order of creation; a retry is a state of its own.
     """
 
     status: RunStatus
@@ -144,19 +144,19 @@ async def run_graph(
     """Run a graph from its trigger to its end, by a real state manager in memory and a real runtime.
 
     The state manager's clock is Trio's: under ``trio.testing.MockClock`` (``autojump_clock`` of
-    pytest-trio) delays of retries and of ``ReQueueAfterSignal`` take no time. That does not go with
-    nodes that run in threads, a plain ``def execute`` or one with ``event_loop = "asyncio"``: Trio's mock
-    clock does not wait for them.
+    pytest-trio) delays of retries and of ``ReQueueAfterSignal`` take no time. It cannot be used with
+    nodes that run in threads (a plain ``def execute``, or ``event_loop = "asyncio"``): Trio's mock clock
+    does not wait for them.
 
     Args:
         graph: The graph. All its nodes are in one namespace.
         nodes: The node classes it names.
-        inputs: Inputs of its first node, as text. Defaults to none beside those of the graph.
+        inputs: Inputs of its first node, as text, in place of those in the graph. Defaults to none.
         store: The run's store. Defaults to nothing.
         timeout: Seconds it may take, on Trio's clock. Defaults to an hour.
 
     Returns:
-        What became of it. A node that raises makes a FAILED run, not an exception here.
+        The result. A node that raises makes a FAILED run, not an exception here.
 
     Raises:
         ConfigurationError: node classes that are not usable, or nodes of several namespaces.
@@ -167,7 +167,7 @@ async def run_graph(
     Cancellation:
         Cancels running nodes, which have 5 s to clean up; then nothing is left.
     """
-    # Here: who runs single nodes need not wait for any of these.
+    # Here, since run_node needs none of these, and they are slow to import.
     from exotrio.client._state_manager import StateManager
     from exotrio.manager import embedded
 
@@ -190,7 +190,7 @@ async def run_graph(
         async with _running(Runtime(namespace, "test", nodes, transport=transport)):
             await manager.upsert_graph(graph)
             triggered = await manager.trigger(graph.name, inputs=dict(inputs or {}), store=dict(store or {}))
-            # Seldom: under a mock clock each look is work, and the end is told without one.
+            # Seldom, since under a mock clock each request costs time, and the end needs none.
             run = await manager.wait(triggered["run_id"], timeout=timeout, poll_interval=from_ms(MAX_WAIT_MS))
         found = [
             await manager.state(graph.name, run.run_id, node.id)
@@ -207,7 +207,7 @@ async def run_graph(
 
 @asynccontextmanager
 async def _running(runtime: Runtime) -> AsyncIterator[None]:
-    """Run a runtime for as long as the body takes. Errors come out bare, in no group."""
+    """Run a runtime while the body runs. An error is raised without an exception group around it."""
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(runtime.run)

@@ -32,10 +32,10 @@ class Calls:
 
     Args:
         endpoint: The state manager.
-        namespace: Where every call goes.
+        namespace: The namespace of every call.
 
     Attributes:
-        long_polls: How many calls wait at the server; each takes one of the connections.
+        long_polls: Calls that wait at the server; each takes one of the connections.
     """
 
     def __init__(self, endpoint: Endpoint, namespace: str) -> None:
@@ -54,11 +54,11 @@ class Calls:
         return f"{path}?{urlencode(query, doseq=True)}" if query else path
 
     async def fetch(self, model: type[M], method: str, path: str, **options: Unpack[Options]) -> M:
-        """Ask for something that may be asked for repeatedly."""
+        """Make an idempotent request, and again while the state manager is unavailable."""
         return await self.repeat(lambda: self.http.fetch(model, method, path, **options))
 
     async def fetch_list(self, model: type[M], what: str, *segments: str | int) -> M:
-        """Ask for a list of v0. Every state manager has these, so whatever answers 404 is not one."""
+        """Ask for a list of v0. Every state manager has these, so a server that answers 404 is not one."""
 
         async def ask() -> M:
             try:
@@ -73,20 +73,25 @@ class Calls:
     ) -> T:
         """Make the native call if the server is ours, the other one if it is not.
 
-        A 404 from a native route may mean that the server was replaced since: then it is asked again
-        what it is.
+        A 404 from a native route may mean that the server was replaced since: then its APIs are
+        discovered again.
         """
         if await self.is_native():
             try:
                 return await native()
             except NotFound:
                 self._native = None
-                if await self.is_native():  # it is the thing asked for that is not known
+                if await self.is_native():  # the server is the same: what was asked for does not exist
                     raise
         return await otherwise()
 
     def refuse_v0(self, what: str, instead: str = "") -> Never:
-        """Say what cannot be done at a server that speaks only v0."""
+        """Raise the error of a call that needs the native API, at a server that speaks only v0.
+
+        Args:
+            what: What cannot be done.
+            instead: What the reader can do there instead, if anything.
+        """
         raise RequestRefused(
             f"{what}: {self.http.endpoint.name} speaks only v0, which cannot do that",
             fix=f"{instead}; or {OURS}" if instead else OURS,
@@ -96,8 +101,8 @@ class Calls:
         """Make a call, and again a few times while the state manager is not available.
 
         Args:
-            call: Makes it.
-            sent: Also if the request may have arrived.
+            call: Makes one attempt.
+            sent: Also repeat it if the request may have arrived.
         """
         for attempt in range(TRIES - 1):
             try:
@@ -117,7 +122,7 @@ class Calls:
 
 
 def checked_query(model: type[M], **fields: Any) -> M:
-    """Return a query, checked, so that a mistake is an error without a request."""
+    """Return a checked query, so that a mistake is an error without a request."""
     try:
         return model.model_validate(fields)
     except ValidationError as error:

@@ -17,9 +17,9 @@ from exotrio.errors import NotFound, RequestRefused
 T = TypeVar("T")
 
 TASKS_POLL = 0.25
-"""Seconds between two looks for a task tree that was asked for."""
+"""Seconds between two requests for a task tree that is to come."""
 UNKNOWN_ROUTE = "answered 404: Not Found"
-"""How a server answers that has no such route at all."""
+"""The error of a server without such a route."""
 EXPORT_TIMEOUT = 120.0
 """Seconds the state manager may take for the page of a large run before it begins to send."""
 
@@ -27,13 +27,13 @@ EXPORT_TIMEOUT = 120.0
 async def overview(calls: Calls, query: OverviewQuery) -> Overview:
     """Return what happens in the namespace."""
     path = calls.native("overview", query=query.model_dump())
-    return await _look(calls, lambda: calls.fetch(Overview, "GET", path), "no overview can be shown")
+    return await _native_only(calls, lambda: calls.fetch(Overview, "GET", path), "no overview can be shown")
 
 
 async def checkup(calls: Calls) -> Checkup:
-    """Return how the state manager is."""
+    """Return the condition of the state manager."""
     path = calls.native("checkup")
-    return await _look(calls, lambda: calls.fetch(Checkup, "GET", path), "it says nothing of itself")
+    return await _native_only(calls, lambda: calls.fetch(Checkup, "GET", path), "no checkup can be made")
 
 
 async def export(calls: Calls, run_id: str, query: ExportQuery) -> bytes:
@@ -49,11 +49,11 @@ async def export(calls: Calls, run_id: str, query: ExportQuery) -> bytes:
         await calls.http.download(path, keep, timeout=EXPORT_TIMEOUT, media_type=EXPORT_TYPE)
         return b"".join(chunks)
 
-    return await _look(calls, lambda: calls.repeat(fetch), f"the run {run_id} cannot be exported")
+    return await _native_only(calls, lambda: calls.repeat(fetch), f"the run {run_id} cannot be exported")
 
 
 async def workers(calls: Calls) -> RuntimeList:
-    """Return who works in the namespace."""
+    """Return the runtimes of the namespace."""
     return await calls.prefer_native(
         lambda: calls.fetch(RuntimeList, "GET", calls.native("workers")),
         lambda: calls.refuse_v0("runtimes cannot be listed"),
@@ -61,7 +61,7 @@ async def workers(calls: Calls) -> RuntimeList:
 
 
 async def drain(calls: Calls, worker_id: str) -> None:
-    """Ask a worker to drain."""
+    """Ask a runtime to drain."""
     path = calls.native("worker", worker_id, "drain")
     await calls.prefer_native(
         lambda: calls.fetch(CommandReply, "POST", path),
@@ -72,7 +72,7 @@ async def drain(calls: Calls, worker_id: str) -> None:
 
 
 async def tasks(calls: Calls, worker_id: str, timeout: float) -> str:
-    """Ask a worker for its task tree and wait until it comes."""
+    """Ask a runtime for its task tree and wait until it comes."""
     path = calls.native("worker", worker_id, "tasks")
     with event_loop().fail_after(timeout):
         await calls.prefer_native(
@@ -88,8 +88,8 @@ async def tasks(calls: Calls, worker_id: str, timeout: float) -> str:
             await anyio.sleep(TASKS_POLL)
 
 
-async def _look(calls: Calls, native: Callable[[], Awaitable[T]], what: str) -> T:
-    """Ask our server, one that knows the question; say of any other that it cannot be asked that."""
+async def _native_only(calls: Calls, native: Callable[[], Awaitable[T]], what: str) -> T:
+    """Make a native call; raise RequestRefused at a server that lacks it."""
     try:
         return await calls.prefer_native(native, lambda: calls.refuse_v0(what))
     except NotFound as error:

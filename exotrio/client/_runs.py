@@ -1,4 +1,4 @@
-"""What the public client does with runs and states: follow, cancel, retry, look into."""
+"""The calls of the public client about runs and states: read, wait, cancel, retry."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ from exotrio.errors import InvalidResponse, ManagerUnavailable, NotFound, Reques
 
 FIRST_POLL = 0.05
 MAX_LONG_POLLS = 8
-"""Half the connections of a client, so that its other calls find one; further waits ask now and then."""
+"""Half the connections of a client, so that its other calls find one; further waits poll instead."""
 OUTAGE_TOLERANCE = 60.0
-"""How long ``wait`` goes on asking a state manager that does not answer."""
+"""Seconds for which ``wait`` goes on asking a state manager that does not answer."""
 
 
 async def run(calls: Calls, run_id: str) -> RunGraph:
@@ -59,10 +59,10 @@ async def run(calls: Calls, run_id: str) -> RunGraph:
 
 
 async def status(calls: Calls, run_id: str, wait: float = 0.0, pause: float = 0.0) -> Run:
-    """Return how far a run is: after ``wait`` seconds, or as soon as it has ended.
+    """Return the status of a run: after ``wait`` seconds, or as soon as it has ended.
 
     Args:
-        pause: Seconds to sleep first instead, if the server cannot be waited at.
+        pause: Seconds to sleep first instead, at a server without long polls.
     """
 
     async def derived() -> Run:
@@ -133,7 +133,7 @@ async def wait(
 ) -> Run:
     """Wait until a run is no longer PENDING."""
     shown: Run | None = None
-    # Whoever is not told of the first status does not ask for it: the first look waits for the end already.
+    # Without on_progress, nobody needs the first status: the first request already waits for the end.
     pause, held = 0.0, FIRST_POLL if on_progress is None else 0.0
     found: Run | None = None
     with _time_limit(timeout):
@@ -148,11 +148,11 @@ async def wait(
 
 
 async def _status_after_outages(calls: Calls, run_id: str, wait: float, pause: float, *, known: bool) -> Run:
-    """Return how far a run is, also if that cannot be asked for a while.
+    """Return the status of a run, asking again during an outage.
 
     Args:
-        known: The state manager has answered before. Then an invalid response comes from what stands in
-            between while it is away.
+        known: The state manager has answered before. Then an invalid response comes from a proxy in between,
+            and counts as an outage.
     """
     give_up = anyio.current_time() + wait + OUTAGE_TOLERANCE
     while True:
@@ -169,7 +169,7 @@ def _time_limit(seconds: float | None) -> AbstractContextManager[object]:
 
 
 async def cancel(calls: Calls, run_id: str) -> Run:
-    """End a run."""
+    """Cancel a run."""
     return await calls.prefer_native(
         lambda: calls.fetch(Run, "POST", calls.native("run", run_id, "cancel")),
         lambda: calls.refuse_v0(
@@ -182,7 +182,7 @@ async def manual_retry(calls: Calls, state_id: str, fanout_id: str) -> StateRetr
     """Run a state once more, as a new state."""
     path = calls.v0("state", state_id, "manual-retry")
     request = ManualRetryRequest(fanout_id=fanout_id)
-    with _not_found_if_no_id(state_id):
+    with _not_found_if_malformed(state_id):
         return await calls.repeat(
             lambda: calls.http.fetch(StateRetry, "POST", path, body=request), sent=False
         )
@@ -190,15 +190,15 @@ async def manual_retry(calls: Calls, state_id: str, fanout_id: str) -> StateRetr
 
 async def state(calls: Calls, graph: str, run_id: str, state_id: str) -> StateDetail:
     """Return one state in full."""
-    with _not_found_if_no_id(state_id):
+    with _not_found_if_malformed(state_id):
         return await calls.fetch(
             StateDetail, "GET", calls.v0("graph", graph, "run", run_id, "node", state_id)
         )
 
 
 @contextmanager
-def _not_found_if_no_id(state_id: str) -> Iterator[None]:
-    """Say that there is no such state, where a stock server answers 400 or 500 to an id that is none."""
+def _not_found_if_malformed(state_id: str) -> Iterator[None]:
+    """Raise NotFound for a malformed id, which a stock server answers with 400 or 500."""
     try:
         yield
     except (RequestRefused, ManagerUnavailable) as error:
@@ -229,7 +229,7 @@ async def _retry_each(calls: Calls, run_id: str, request_id: str) -> RunRetry:
     reply = RunRetry(retried=[], refused=[])
     for state in failed:
         try:
-            # The state in the id: a stock server takes one id once for all states of a node.
+            # With the id of the state: a stock server accepts one id only once for all states of a node.
             new = await manual_retry(calls, state.id, f"{request_id}:{state.id}")
         except (NotFound, RequestRefused) as refusal:
             reply.refused.append(RefusedState(state_id=state.id, reason=refusal.what))
@@ -253,13 +253,13 @@ async def states(calls: Calls, query: StatesQuery) -> StatePage:
 
 
 async def _filled_page(calls: Calls, query: StatesQuery) -> StatePage:
-    """Ask on while the page is not full: one request looks through so many states only."""
+    """Ask again until the page is full, since one request searches a limited number of states."""
     found: list[StateSummary] = []
     while True:
         page = await calls.fetch(StatePage, "GET", calls.native("states", query=_parameters(query)))
         found += page.states
         left = query.limit - len(found)
-        # The same place again would be asked for for ever.
+        # The same cursor twice would be asked for without end.
         if left <= 0 or page.next in (None, query.before):
             return StatePage(states=found, next=page.next)
         query = query.model_copy(update={"before": page.next, "limit": left})
@@ -292,7 +292,7 @@ async def _states_of_run(calls: Calls, query: StatesQuery) -> StatePage:
 
 
 async def history(calls: Calls, state_id: str) -> StateHistory:
-    """Return one state with all that happened to it."""
+    """Return one state with its history."""
     return await calls.prefer_native(
         lambda: calls.fetch(StateHistory, "GET", calls.native("state", state_id)),
         lambda: calls.refuse_v0(
