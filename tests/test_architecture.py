@@ -67,10 +67,14 @@ def room_of(module: str) -> str:
     return max(fits, key=len, default=name or "exotrio")
 
 
-def tree_of(module: str) -> ast.Module:
+def text_of(module: str) -> str:
     path = ROOT.joinpath(*module.split(".")[1:])
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return ast.parse(path.read_text("utf-8"), str(path))
+    return path.read_text("utf-8")
+
+
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(text_of(module), module)
 
 
 def imports(module: str, *, late: bool) -> set[str]:
@@ -113,6 +117,19 @@ def test_a_room_imports_only_from_the_rooms_below_it(module: str) -> None:
         if not any(room_of(name) == each or room_of(name).startswith(f"{each}.") for each in allowed)
     }
     assert not above, f"{room} may import from {sorted(allowed)}"
+
+
+@pytest.mark.parametrize("module", INSIDE)
+def test_an_import_within_a_function_has_its_reason_in_a_comment(module: str) -> None:
+    lines = text_of(module).splitlines()
+    nodes = list(ast.walk(tree_of(module)))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    for node in (each for function in functions for each in ast.walk(function)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "exotrio":
+            first = node.lineno - 1
+            while lines[first - 1].strip().startswith(("#", "from ", "import ")):
+                first -= 1
+            assert any("#" in line for line in lines[first : node.lineno]), f"{module}, line {node.lineno}"
 
 
 @pytest.mark.xfail(reason="the rooms are being built", strict=False)

@@ -209,7 +209,7 @@ class HttpClient:
         Cancellation:
             Safe.
         """
-        from exotrio._http.body import body_chunks
+        from exotrio._http.body import body_chunks  # here, since it imports httpx
 
         loop = event_loop()
         pool = await self._connections.pool()
@@ -256,7 +256,7 @@ class HttpClient:
     ) -> httpx.Request:
         import httpx  # here: it costs 50 ms, and `import exotrio` must not pay them
 
-        from exotrio._http.body import RequestBody
+        from exotrio._http.body import RequestBody  # which imports httpx
 
         request = httpx.Request(
             method,

@@ -70,7 +70,7 @@ class Connection:
             async with StateManager(self.namespace, self.uri, self.key) as manager:
                 yield manager
             return
-        from exotrio.manager import embedded
+        from exotrio.manager import embedded  # here, since a command that is given a URI needs no manager
 
         async with (
             embedded(self.db, schedules=False) as transport,

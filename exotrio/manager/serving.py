@@ -161,7 +161,7 @@ async def embedded_and_served(
     """
     import httpx
 
-    from exotrio.manager.web import Dashboard
+    from exotrio.manager.web import Dashboard  # here, since only who serves the dashboard loads templates
 
     settings = settings or read_settings()
     async with open_service(db, clock=clock, terms=terms, schedules=schedules, settings=settings) as service:

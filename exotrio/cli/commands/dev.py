@@ -62,6 +62,7 @@ def command(
     if db == "":
         raise click.UsageError("--db is empty: name a file, or leave it out")
     configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0)
+    # Here, since --help needs neither the runtime nor the state manager.
     from exotrio._runtime.entry import run_blocking
     from exotrio.cli.dev.announcer import FirstRun
     from exotrio.cli.dev.session import Request, Session

@@ -58,6 +58,7 @@ def command(interval: float, once: bool, output: str, connection: Connection) ->
         overview = connection.ask(lambda manager: manager.overview(runs=RUNS_ONCE))
         print_json(overview.model_dump(mode="json"))
         return SUCCESS
+    # Here, since --help and -o json do not draw.
     from exotrio.cli.top.view import Screen, screen_lines
 
     if once or not sys.stdout.isatty():
@@ -69,7 +70,7 @@ def command(interval: float, once: bool, output: str, connection: Connection) ->
         return SUCCESS
 
     async def main() -> None:
-        from exotrio.cli.top.live import show_live
+        from exotrio.cli.top.live import show_live  # here, since only a terminal needs it
 
         async with connection.open() as manager:
             await show_live(manager, where, interval)

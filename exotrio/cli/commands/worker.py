@@ -50,7 +50,7 @@ def command(
         runtime.show_tasks()
     with ExitStack() as stack:
         if health_port is not None:
-            from exotrio.cli.health_server import health_server
+            from exotrio.cli.health_server import health_server  # here, since it imports prometheus_client
 
             stack.enter_context(health_server(runtime, health_host, health_port, tasks=health_tasks))
         return runtime.start().exit_code

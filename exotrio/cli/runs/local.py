@@ -175,6 +175,7 @@ class LocalRun:
             async with AsyncExitStack() as stack:
                 transport, asked = None, settings.state_manager_uri
                 if request.db is not None or settings.state_manager_uri is None:
+                    # Here, since a run at a URI needs no state manager of its own.
                     from exotrio.manager.serving import DEFAULT_DB
 
                     asked = request.db or str(DEFAULT_DB)
@@ -201,11 +202,12 @@ class LocalRun:
         Without schedules: their runs would not be executed.
         """
         if self._request.port is None:
-            from exotrio.manager import embedded
+            from exotrio.manager import embedded  # here, as above
 
             async with embedded(db, schedules=False) as transport:
                 yield transport
             return
+        # Here, since only --serve needs them.
         from exotrio.cli.terminal.browser import sign_in_page, write_redirect
         from exotrio.manager.serving import embedded_and_served
 

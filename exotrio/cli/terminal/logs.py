@@ -50,7 +50,7 @@ def configure_logs(*, verbose: int, quiet: bool = False, form: str = TEXT) -> No
     ours = logging.getLogger("exotrio")
     ours.setLevel(level)
     if form == JSON:
-        from exotrio.cli.terminal.json_logs import JsonFormatter
+        from exotrio.cli.terminal.json_logs import JsonFormatter  # here, since it imports the runtime
 
         handler.setFormatter(JsonFormatter())
         root = logging.getLogger()
