@@ -139,6 +139,11 @@ def test_declaring_nodes_and_a_runtime_loads_neither_bodies_nor_the_client_nor_a
     assert not loaded & {"exotrio._wire.v0", "exotrio._wire.native", "exotrio.client._state_manager"}
 
 
+def test_a_file_of_nodes_waits_for_pydantic_only() -> None:
+    loaded = loaded_by("from exotrio import BaseNode, Graph, PruneSignal")
+    assert not loaded & {"trio", "anyio", "httpx", "exotrio._wire.v0", "exotrio._runtime.runtime"}
+
+
 def test_nobody_but_the_program_sets_up_logging() -> None:
     code = (
         "import logging, exotrio\n"
