@@ -25,19 +25,11 @@ def list_workers(
     held = held_by_worker(view, namespace)
     listed = [
         RuntimeInfo(
+            **_facts(worker, now),
             worker_id=worker.last.worker_id,
             runtime=worker.last.runtime,
-            phase=worker.last.phase or "starting",
-            live=worker.is_live(now),
-            asked_to_drain="drain" in worker.commands,
-            workers=worker.last.workers,
-            busy=worker.last.busy,
-            buffered=worker.last.buffered,
             holds=held[worker.last.worker_id],
             heard_ms=now - worker.seen_at,
-            polled_ms=None if worker.polled_at is None else now - worker.polled_at,
-            nodes=sorted(worker.nodes),
-            shows_tasks=worker.last.shows_tasks,
         )
         for worker in workers
     ]
@@ -63,22 +55,29 @@ def shown_workers(workers: Iterable[Worker], now: int) -> list[dict[str, Any]]:
 def _shown(worker: Worker, now: int) -> dict[str, Any]:
     beat = worker.last
     return {
+        **_facts(worker, now),
         "id": beat.worker_id,
         "runtime": beat.runtime or "(not heard yet)",
-        "phase": beat.phase or "starting",
-        "live": worker.is_live(now),
-        "busy": beat.busy,
-        "workers": beat.workers,
-        "shows_tasks": beat.shows_tasks,
         "tasks": worker.tasks,
         "tasks_ms": None if worker.tasks_at is None else now - worker.tasks_at,
         "asked_for_tasks": "tasks" in worker.commands,
-        "buffered": beat.buffered,
         "seen_ms": now - worker.seen_at,
+        "draining": beat.phase not in ("", "running") or "drain" in worker.commands,
+    }
+
+
+def _facts(worker: Worker, now: int) -> dict[str, Any]:
+    """Return what the API and the pages both show of a runtime."""
+    return {
+        "phase": worker.last.phase or "starting",
+        "live": worker.is_live(now),
+        "asked_to_drain": "drain" in worker.commands,
+        "workers": worker.last.workers,
+        "busy": worker.last.busy,
+        "buffered": worker.last.buffered,
         "polled_ms": None if worker.polled_at is None else now - worker.polled_at,
         "nodes": sorted(worker.nodes),
-        "draining": beat.phase not in ("", "running") or "drain" in worker.commands,
-        "asked_to_drain": "drain" in worker.commands,
+        "shows_tasks": worker.last.shows_tasks,
     }
 
 
