@@ -23,10 +23,11 @@ from exotrio.manager.store.sqlite.database import FileReplaced
 PROBES = frozenset({"/health", "/livez", "/readyz"})
 """Paths without a key: probes have none, and the replies reveal nothing."""
 METRICS = "/metrics"
-
 MAX_WRITE = 2.0
 CACHED = 1.0
 """Seconds for which a check of the writer counts, so that strangers cannot keep it busy."""
+WORKER = f"{NAMESPACE}/worker/{{worker_id:path}}"
+"""The id of a runtime may be any text, also with slashes."""
 
 
 def operation_routes(store: Store, metrics: ManagerMetrics | None) -> list[Route]:
@@ -78,10 +79,6 @@ class _Operations:
                         self._problem = f"the database cannot be written ({why})"
                 self._looked_at = trio.current_time()
             return self._problem
-
-
-WORKER = f"{NAMESPACE}/worker/{{worker_id:path}}"
-"""The id of a runtime may be any text, also with slashes."""
 
 
 def worker_routes(service: Service) -> list[Route]:

@@ -17,6 +17,14 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 
 MAX_COUNTED = 100_000
+FAILED = "status IN ('ERRORED', 'NEXT_CREATED_ERROR') AND error <> 'cancelled'"
+"""The same text as in the index states_failed_by_time: otherwise SQLite would not use that."""
+MAX_HELD = 20_000
+"""States that are read."""
+HOUR, DAY = 60, 24 * 60
+"""In minutes."""
+FAILURES = (ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED)
+"""How failed attempts end; one that was retried failed, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +82,6 @@ def backlog(view: View, *, namespace: str | None = None, node: str | None = None
     return found
 
 
-FAILED = "status IN ('ERRORED', 'NEXT_CREATED_ERROR') AND error <> 'cancelled'"
-"""As in the index states_failed_by_time, letter for letter: SQLite recognizes it by that."""
-
-
 def failed_since(view: View, node_ids: Iterable[int], since: int) -> int:
     """Return how many states of these nodes failed since then; at most ``MAX_COUNTED`` of each."""
     count = 0
@@ -90,17 +94,13 @@ def failed_since(view: View, node_ids: Iterable[int], since: int) -> int:
     return count
 
 
-MAX_HELD = 20_000
-"""States that are looked at."""
-
-
 def held_by_worker(view: View, namespace: str) -> Counter[str]:
-    """Return how many states each worker holds, as far as they say who they are."""
+    """Return how many states each runtime holds, by its id."""
     return Counter({worker: len(states) for worker, states in states_held(view, namespace).items()})
 
 
 def states_held(view: View, namespace: str) -> Mapping[str, list[Row]]:
-    """Return what each worker holds (seq, worker, claimed_at), longest first; nothing for one unknown."""
+    """Return what each runtime holds, by its id: rows (seq, worker, claimed_at), longest held first."""
     found: defaultdict[str, list[Row]] = defaultdict(list)
     for row in view.execute(
         "SELECT seq, worker, claimed_at FROM"
@@ -115,21 +115,13 @@ def states_held(view: View, namespace: str) -> Mapping[str, list[Row]]:
     return found
 
 
-HOUR, DAY = 60, 24 * 60
-"""In minutes."""
-
-
-FAILURES = (ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED)
-"""How attempts end that went wrong; a retried one did too."""
-
-
 def failures(statuses: Counter[str]) -> int:
     """Return how many of these went wrong."""
     return sum(statuses[status] for status in FAILURES)
 
 
 def performance(view: View, node_id: int, minutes: int) -> dict[str, Any]:
-    """Return how many states of a node ended of late, how many of them failed, and how long they took."""
+    """Return how many states of a node ended lately, how many of them failed, and how long they took."""
     statuses, buckets = tallies.of_node(view, node_id, minutes)
     return {
         "ended": statuses.total(),

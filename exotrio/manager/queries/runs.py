@@ -207,6 +207,20 @@ def list_runs(view: View, namespace: str, query: RunsQuery) -> dict[str, Any]:
     }
 
 
+def list_runs_v0(view: View, namespace: str, page: int, size: int) -> dict[str, Any]:
+    """Return one page of a namespace's runs, newest first. ``page`` counts from 1."""
+    size = min(size, MAX_PAGE)
+    total = view.execute("SELECT count(*) FROM runs WHERE namespace = ?", (namespace,)).fetchone()[0]
+    rows = newest_runs(view, namespace, size, min((page - 1) * size, 2**62))
+    return {
+        "namespace": namespace,
+        "total": total,
+        "page": page,
+        "size": size,
+        "runs": [_v0_summary(row) for row in rows],
+    }
+
+
 def newest_runs(view: View, namespace: str, limit: int, offset: int = 0) -> list[Row]:
     """Return runs of a namespace, newest first."""
     return view.execute(
@@ -302,18 +316,4 @@ def show_run_graph(view: View, namespace: str, run_id: str) -> dict[str, Any]:
         "node_count": len(nodes),
         "edge_count": len(edges),
         "execution_summary": summary,
-    }
-
-
-def list_runs_v0(view: View, namespace: str, page: int, size: int) -> dict[str, Any]:
-    """Return one page of a namespace's runs, newest first. ``page`` counts from 1."""
-    size = min(size, MAX_PAGE)
-    total = view.execute("SELECT count(*) FROM runs WHERE namespace = ?", (namespace,)).fetchone()[0]
-    rows = newest_runs(view, namespace, size, min((page - 1) * size, 2**62))
-    return {
-        "namespace": namespace,
-        "total": total,
-        "page": page,
-        "size": size,
-        "runs": [_v0_summary(row) for row in rows],
     }

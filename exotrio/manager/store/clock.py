@@ -42,6 +42,11 @@ STORE_AFTER_IDLE_MS = 30_000
 """Between two times that are stored, while nothing else is written."""
 
 
+def wall_clock() -> int:
+    """Return the time in Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
 class WatchedClock:
     """The clock that use cases are given. For the writing connection only.
 
@@ -157,8 +162,3 @@ def _put(connection: Connection, key: str, value: str) -> None:
     connection.execute(
         "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
     )
-
-
-def wall_clock() -> int:
-    """Return the time in Unix milliseconds."""
-    return time.time_ns() // 1_000_000
