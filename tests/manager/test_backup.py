@@ -279,7 +279,7 @@ async def test_a_file_made_meanwhile_is_not_replaced(
 
 
 async def test_a_folder_that_is_not_there_is_told(manager: StateManager, tmp_path: Path) -> None:
-    with pytest.raises(DatabaseError, match="cannot be made"):
+    with pytest.raises(DatabaseError, match="cannot be created"):
         await manager.backup(tmp_path / "missing" / "copy.db")
 
 
