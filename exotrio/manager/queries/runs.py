@@ -28,15 +28,18 @@ MAX_STATES_READ = 50_000
 RUN_STATUSES = ("running", "failed", "success", "cancelled")
 
 
-def status_of(run: Row) -> str:
-    """Return the status of a run in one word."""
+def status_of(run: Row) -> RunStatus:
+    """Return the status of a run."""
+    ended = run["success"] + run["retried"]
+    return run_status(pending=run["pending"], errored=run["errored"], ended=ended)
+
+
+def shown_status(run: Row) -> str:
+    """Return the status of a run as pages name it: one of ``RUN_STATUSES``."""
     if run["cancelled_at"] is not None:
         return "cancelled"
-    if run["pending"]:
-        return "running"
-    if run["errored"] or not run["success"] + run["retried"]:
-        return "failed"
-    return "success"
+    status = status_of(run)
+    return "running" if status is RunStatus.PENDING else status.value.lower()
 
 
 def run_row(run: Row, now_ms: int) -> dict[str, Any]:
@@ -46,7 +49,7 @@ def run_row(run: Row, now_ms: int) -> dict[str, Any]:
     return {
         "id": run["run_id"],
         "graph": run["graph_name"],
-        "status": status_of(run),
+        "status": shown_status(run),
         "success": run["success"],
         "pending": run["pending"],
         "errored": run["errored"],
@@ -105,7 +108,7 @@ def search(
             assert last is not None
             return Found(found, _cursor(last), None if full else searched)
         last = row
-        fits = (not graph or row["graph_name"] == graph) and (not status or status_of(row) == status)
+        fits = (not graph or row["graph_name"] == graph) and (not status or shown_status(row) == status)
         if fits and reader.finds(row):
             found.append(run_row(row, view.now_ms))
     return Found(found, None, None)
@@ -239,8 +242,6 @@ def run_summary(run: Row) -> dict[str, Any]:
 
 
 def _v0_summary(run: Row) -> dict[str, Any]:
-    ended = run["success"] + run["retried"]
-    status = run_status(pending=run["pending"], errored=run["errored"], ended=ended)
     return {
         "run_id": run["run_id"],
         "graph_name": run["graph_name"],
@@ -249,7 +250,7 @@ def _v0_summary(run: Row) -> dict[str, Any]:
         "errored_count": run["errored"],
         "retried_count": run["retried"],
         "total_count": run["success"] + run["pending"] + run["errored"] + run["retried"],
-        "status": status.value,
+        "status": status_of(run).value,
         "created_at": timestamp(run["created_at"]),
     }
 
