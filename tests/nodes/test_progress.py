@@ -224,7 +224,7 @@ async def test_the_drain_tells_who_asked_and_what_it_waits_for(
         f"waiting for 7 nodes: state {first} (Pages as it) running 12 s, 0.4 12 of 30 pages; " in caplog.text
     )
     waiting = [message for message in caplog.messages if message.startswith("waiting for 7 nodes")]
-    assert all(message.count("(Pages as it)") == 5 and "; and 2 more" in message for message in waiting)
+    assert all(message.count("(Pages as it)") == 5 and " and 2 more" in message for message in waiting)
     assert 4 <= len(waiting) <= 5, "one now and then, for as long as it takes"
     assert f"the grace is over; waiting for 7 nodes: state {first} (Pages as it) running 32 s" in caplog.text
 
