@@ -114,11 +114,11 @@ def connection_or_db(function: F) -> F:
     return namespace_option(server_options(_DB(_connected(function))))
 
 
-def _connected(function: F) -> F:
+def _connected(function: F, default_namespace: str | None = None) -> F:
     @functools.wraps(function)
     def connected(
         *args: Any,
-        namespace: str | None,
+        namespace: str | None = default_namespace,
         uri: str | None,
         key_file: Path | None,
         db: Path | None = None,
@@ -139,13 +139,8 @@ def _connected(function: F) -> F:
 
 def server_connection(function: F) -> F:
     """As ``connection``, for calls that concern a state manager with all its namespaces."""
-
-    @functools.wraps(function)
-    def connected(*args: Any, uri: str | None, key_file: Path | None, **options: Any) -> Any:
-        # A client always has a namespace, even if its calls do not use it.
-        return function(*args, connection=_resolve("default", uri, key_file, []), **options)
-
-    return server_options(connected)  # type: ignore[return-value]
+    # A client always has a namespace, even if its calls do not use it.
+    return server_options(_connected(function, "default"))
 
 
 def server_options(function: F) -> F:

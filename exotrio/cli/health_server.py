@@ -8,9 +8,9 @@ It is here since ``monitoring`` does not serve HTTP.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,16 +86,13 @@ class _Thread:
         self._hosts = LOOPBACK_HOSTS | {host} if is_loopback(host) else None
         self._token: trio.lowlevel.TrioToken | None = None
         self._stopping: trio.Event | None = None
-        begun: queue.SimpleQueue[list[str] | BaseException] = queue.SimpleQueue()
+        bound: Future[list[str]] = Future()
         # A daemon: it must not hold up the end of the process.
         self._thread = threading.Thread(
-            target=self._body, args=(host, port, begun), name="exotrio health", daemon=True
+            target=self._body, args=(host, port, bound), name="exotrio health", daemon=True
         )
         self._thread.start()
-        first = begun.get()
-        if isinstance(first, BaseException):
-            raise first
-        self.bound = first
+        self.bound = bound.result()
 
     def end(self) -> None:
         """Answer requests in flight, and end."""
@@ -103,20 +100,20 @@ class _Thread:
             call_in_loop(self._token, self._stopping.set)
         self._thread.join(2 * GRACE)
 
-    def _body(self, host: str, port: int, begun: queue.SimpleQueue[list[str] | BaseException]) -> None:
+    def _body(self, host: str, port: int, bound: Future[list[str]]) -> None:
         try:
-            trio.run(self._main, host, port, begun)
-        except ExotrioError as error:
-            begun.put(error)
+            trio.run(self._main, host, port, bound)
         except BaseException as error:
-            log.critical("the health port failed", exc_info=error)
-            begun.put(error)
+            if not isinstance(error, ExotrioError):
+                log.critical("the health port failed", exc_info=error)
+            if not bound.done():
+                bound.set_exception(error)
 
-    async def _main(self, host: str, port: int, begun: queue.SimpleQueue[list[str] | BaseException]) -> None:
+    async def _main(self, host: str, port: int, bound: Future[list[str]]) -> None:
         listeners = await open_listeners(host, port)
         self._stopping = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
-        begun.put(urls(listeners))
+        bound.set_result(urls(listeners))
         await serve_http(self._app, listeners, limits=LIMITS, grace=GRACE, stopping=self._stopping)
 
     async def _app(self, scope: MutableMapping[str, Any], receive: object, send: Any) -> None:

@@ -20,12 +20,12 @@ def pairs(ctx: click.Context, parameter: click.Parameter, values: Sequence[str])
     """Return the values of a repeatable ``NAME=VALUE`` option."""
     found: dict[str, str] = {}
     for value in values:
-        name, equals, text = _decoded(value, ctx, parameter).partition("=")
+        name, equals, text = _decoded(value).partition("=")
         if not equals or not name:
-            raise click.BadParameter(f"{value!r} is not of the form NAME=VALUE", ctx, parameter)
+            raise click.BadParameter(f"{value!r} is not of the form NAME=VALUE")
         if name in found:
-            raise click.BadParameter(f"{name!r} is given twice", ctx, parameter)
-        found[name] = _value(text, ctx, parameter)
+            raise click.BadParameter(f"{name!r} is given twice")
+        found[name] = _value(text)
     return found
 
 
@@ -35,18 +35,16 @@ def values_file(ctx: click.Context, parameter: click.Parameter, value: str | Non
         return {}
     name = shown(value)
     try:
-        found = json.loads(_read(value, ctx, parameter))
+        found = json.loads(_read(value))
     except (ValueError, RecursionError) as error:
         # Only the line: the text of the error could quote a secret.
         place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise click.BadParameter(f"{name} is not JSON{place}", ctx, parameter) from None
+        raise click.BadParameter(f"{name} is not JSON{place}") from None
     if not isinstance(found, dict):
-        raise click.BadParameter(f'{name} is not a JSON object such as {{"name": "value"}}', ctx, parameter)
+        raise click.BadParameter(f'{name} is not a JSON object such as {{"name": "value"}}')
     wrong = [key for key, text in found.items() if not isinstance(text, str)]
     if wrong:
-        raise click.BadParameter(
-            f"{name}: the value of {wrong[0]!r} is not text; write it in quotes", ctx, parameter
-        )
+        raise click.BadParameter(f"{name}: the value of {wrong[0]!r} is not text; write it in quotes")
     return found
 
 
@@ -54,28 +52,24 @@ def secrets(ctx: click.Context, parameter: click.Parameter, values: Sequence[str
     """Return the values of ``--secret NAME`` (from the environment) and ``--secret NAME=@FILE``."""
     found: dict[str, str] = {}
     for value in values:
-        name, equals, text = _decoded(value, ctx, parameter).partition("=")
+        name, equals, text = _decoded(value).partition("=")
         if not name:
-            raise click.BadParameter("a secret needs a name", ctx, parameter)
+            raise click.BadParameter("a secret needs a name")
         if equals and (not text.startswith("@") or text.startswith("@@")):
             # The value is not repeated: it is in the process list already, and must not get into logs too.
             raise click.BadParameter(
                 f"the value of {name!r} is in the arguments, where other users can read it; "
-                f"use {name} (the environment variable), {name}=@FILE or {name}=@-",
-                ctx,
-                parameter,
+                f"use {name} (the environment variable), {name}=@FILE or {name}=@-"
             )
         if name in found:
-            raise click.BadParameter(f"{name!r} is given twice", ctx, parameter)
+            raise click.BadParameter(f"{name!r} is given twice")
         if equals:
-            found[name] = _value(text, ctx, parameter)
+            found[name] = _value(text)
         elif (set_to := os.environ.get(name)) is not None:
             found[name] = set_to
         else:
             raise click.BadParameter(
-                f"there is no environment variable {name!r}; set it, or use {name}=@FILE or {name}=@-",
-                ctx,
-                parameter,
+                f"there is no environment variable {name!r}; set it, or use {name}=@FILE or {name}=@-"
             )
     return found
 
@@ -90,30 +84,28 @@ def merged(
     return {**from_file, **given}
 
 
-def _decoded(value: str, ctx: click.Context, parameter: click.Parameter) -> str:
+def _decoded(value: str) -> str:
     try:
         # Bytes that the locale cannot decode arrive as surrogates, which no state can hold.
         return os.fsencode(value).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise click.BadParameter(f"{value!r} is not UTF-8", ctx, parameter) from error
+        raise click.BadParameter(f"{value!r} is not UTF-8") from error
 
 
-def _value(text: str, ctx: click.Context, parameter: click.Parameter) -> str:
+def _value(text: str) -> str:
     if text.startswith("@@"):
         return text[1:]
     if not text.startswith("@"):
         return text
-    content = _read(text[1:], ctx, parameter)
+    content = _read(text[1:])
     return content.removesuffix("\n").removesuffix("\r")
 
 
-def _read(path: str, ctx: click.Context, parameter: click.Parameter) -> str:
+def _read(path: str) -> str:
     try:
         return read_text(path)
     except Unreadable as error:
-        raise click.BadParameter(
-            f"{shown(path) or 'a file without a name'} {error}", ctx, parameter
-        ) from error
+        raise click.BadParameter(f"{shown(path) or 'a file without a name'} {error}") from error
 
 
 STANDARD_INPUT = "-"

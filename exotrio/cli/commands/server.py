@@ -29,7 +29,7 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
     try:
         return None if text is None else parse_duration(text)
     except ValueError as error:
-        raise click.BadParameter(str(error), context, option) from None
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command(name="server")

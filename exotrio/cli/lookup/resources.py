@@ -66,12 +66,7 @@ def _has_defaults(graph: GraphReply) -> bool:
 
 async def no_graph(manager: StateManager, name: str, error: NotFound) -> NotFound:
     """Return the error for a graph that does not exist."""
-    known = sorted(graph.name for graph in await manager.graphs())
-    return NotFound(
-        f"there is no graph {name!r}{meant(name, known)}",
-        where=error.where,
-        fix=f"the namespace has: {listed(known)}",
-    )
+    return _missing("graph", name, [graph.name for graph in await manager.graphs()], error)
 
 
 async def find_run(manager: StateManager, given: str) -> Run:
@@ -125,12 +120,12 @@ def _no_run(given: str, found: list[str], error: NotFound) -> NotFound:
 
 async def no_node(manager: StateManager, name: str, error: NotFound) -> NotFound:
     """Return the error for a node that is not registered."""
-    known = sorted(node.name for node in await manager.nodes())
-    return NotFound(
-        f"there is no node {name!r}{meant(name, known)}",
-        where=error.where,
-        fix=f"the namespace has: {listed(known)}",
-    )
+    return _missing("node", name, [node.name for node in await manager.nodes()], error)
+
+
+def _missing(kind: str, name: str, known: list[str], error: NotFound) -> NotFound:
+    fix = f"the namespace has: {listed(sorted(known))}"
+    return NotFound(f"there is no {kind} {name!r}{meant(name, sorted(known))}", where=error.where, fix=fix)
 
 
 async def require_place(manager: StateManager, place: str, run: str | None, graph: str | None) -> None:
