@@ -216,7 +216,7 @@ def test_every_problem_of_nodes_and_runtime_is_named(folder: Path) -> None:
 
 def test_every_problem_of_a_graph_is_named(folder: Path) -> None:
     end = ended("run", "bad_graph.py", cwd=folder)
-    told(end, 3, "graph 'bad' is invalid", "'Greed' is not registered", "input 'name' is missing")
+    told(end, 3, "graph 'bad' is invalid", "'Greed' is not registered", "input 'name': it is missing")
 
 
 def test_a_node_that_only_an_earlier_runtime_had_is_named_instead_of_waited_for(folder: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_file_that_exists_is_left_alone_unless_it_may_be_overwritten(cli: Cli,
 
 
 def test_a_place_that_cannot_be_written_is_named(cli: Cli, run: str) -> None:
-    told(cli("export", run, "-o", "absent/run.html"), 2, "absent/run.html cannot be made", "No such file")
+    told(cli("export", run, "-o", "absent/run.html"), 2, "absent/run.html cannot be created", "No such file")
     told(cli("export", run, "-o", ".", "--overwrite"), 2, ". is not a regular file")
     assert os.listdir(cli.folder) == ["nodes.py"]
 
