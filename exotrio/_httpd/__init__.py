@@ -2,14 +2,12 @@
 
 Import from here; the modules inside are private. They use ``errors`` and ``_util`` only:
 
-- ``listeners``: binds sockets, and closes them in forked children.
+- ``listeners``: binds sockets, and closes them in forked children; names in Host headers.
 - ``server``: accepts connections, and stops.
 - ``limiter``: counts connections, and closes some to make room for new ones.
-- ``connection``: the requests of one connection, one after the other.
+- ``connection``: the requests of one connection, and what the app and the server tell each other.
 - ``exchange``: one request and its response, the ASGI ``receive`` and ``send``.
-- ``extensions``: what the app and the server tell each other about a request.
 - ``peer``: the bytes in and out.
-- ``hosts``: names in Host headers, and which hosts only this machine can reach. Pure.
 - ``messages``: limits, request heads, and the responses that the server makes itself. Pure.
 
 Rules that hold:
@@ -29,11 +27,17 @@ Rules that hold:
 Not served: TLS, WebSocket (an upgrade request is answered as a plain one), HTTP/2, ASGI lifespan.
 """
 
+from exotrio._httpd.connection import is_crowded, mark_authenticated, stopping_event
 from exotrio._httpd.exchange import App
-from exotrio._httpd.extensions import is_crowded, mark_authenticated, stopping_event
-from exotrio._httpd.hosts import LOOPBACK_HOSTS, host_name, is_loopback, loopback_names
 from exotrio._httpd.limiter import ConnectionLimiter
-from exotrio._httpd.listeners import open_listeners, urls
+from exotrio._httpd.listeners import (
+    LOOPBACK_HOSTS,
+    host_name,
+    is_loopback,
+    loopback_names,
+    open_listeners,
+    urls,
+)
 from exotrio._httpd.messages import Limits
 from exotrio._httpd.peer import ClientDisconnected
 from exotrio._httpd.server import serve_http

@@ -1,11 +1,14 @@
-"""One HTTP/1.1 connection: its requests, one after the other.
+"""One HTTP/1.1 connection: its requests, one after the other, and what app and server tell each other.
 
 A connection has two tasks. One reads ahead (``Peer.read_ahead``). The other waits for a request head, runs
 the app, and starts over if both sides are done and neither wants to close; only this one uses h11.
+
+The functions that the app calls with a scope do nothing under another server, or in a test without one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import h11
@@ -17,6 +20,7 @@ from exotrio._httpd.messages import Limits, Refusal
 from exotrio._httpd.peer import Peer
 
 Address = tuple[str, int]
+_EXTENSION = "exotrio"
 
 
 async def serve_connection(
@@ -47,6 +51,7 @@ async def serve_connection(
         "root_path": "",
         "client": client,
         "server": server,
+        "extensions": {_EXTENSION: {"stopping": stopping, "connection": connection}},
     }
     async with trio.open_nursery() as nursery:
         nursery.start_soon(peer.read_ahead)
@@ -86,7 +91,7 @@ async def _next_request(
     if event is h11.NEED_DATA and not http.trailing_data[0]:
         chunk = b""
         if not stopping.is_set():
-            with connection.idle(timeout):
+            with connection.limiter.idle(timeout):
                 chunk = await peer.more()
         if not chunk:
             return None
@@ -104,3 +109,33 @@ async def _next_request(
             raise Refusal(408, f"the request head was not complete within {limits.head:g} s")
     assert isinstance(event, h11.Request), event
     return event
+
+
+def stopping_event(scope: Mapping[str, Any]) -> trio.Event | None:
+    """Return the event that is set when the server begins to stop.
+
+    A long poll or an endless response should then end; it is cancelled when the grace is over.
+    """
+    event: trio.Event | None = _extension(scope).get("stopping")
+    return event
+
+
+def is_crowded(scope: Mapping[str, Any]) -> bool:
+    """Return whether connections are so scarce that no request should wait at the server."""
+    connection: OpenConnection | None = _extension(scope).get("connection")
+    return connection is not None and connection.limiter.crowded
+
+
+def mark_authenticated(scope: Mapping[str, Any]) -> None:
+    """Tell the server that a request comes from a client with the key or a session.
+
+    Its connection may then stay open for more, and does not count among those of strangers.
+    """
+    connection: OpenConnection | None = _extension(scope).get("connection")
+    if connection is not None:
+        connection.mark_authenticated()
+
+
+def _extension(scope: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = scope.get("extensions", {}).get(_EXTENSION, {})
+    return found

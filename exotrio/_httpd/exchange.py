@@ -14,15 +14,14 @@ from typing import Any
 import h11
 import trio
 
-from exotrio._httpd.extensions import extensions
 from exotrio._httpd.limiter import OpenConnection
 from exotrio._httpd.messages import (
+    PHRASES,
     PRIVATE,
     Limits,
     Refusal,
     http_date,
     json_response,
-    phrase,
     read_head,
     refusal_of,
     too_large,
@@ -111,11 +110,6 @@ class Exchange:
         except Refusal as refusal:
             await self._refuse(refusal)
             return False
-        scope["extensions"] = extensions(
-            stopping=self._stopping,
-            is_crowded=lambda: self._connection.limiter.crowded,
-            mark_authenticated=self._connection.mark_authenticated,
-        )
         failed = False
         try:
             await app(scope, self.receive, self.send)
@@ -281,7 +275,7 @@ class Exchange:
             # connection gets one response only, or a stranger could hold it for ever.
             headers.append((b"connection", b"close"))
         status = message["status"]
-        return h11.Response(status_code=status, headers=headers, reason=phrase(status))
+        return h11.Response(status_code=status, headers=headers, reason=PHRASES.get(status, b""))
 
     def _read_ready_body(self) -> None:
         with suppress(Refusal):

@@ -34,15 +34,7 @@ logger = logging.getLogger("exotrio.manager.http")
 
 
 class OpenConnection:
-    """One connection that the limiter counts.
-
-    Args:
-        limiter: Counts it.
-        scope: The connection is served in it; the limiter cancels it to close the connection.
-
-    Attributes:
-        is_authenticated: Whether one of its requests came with the key or a session.
-    """
+    """One connection that the limiter counts. It is served in ``scope``, which is cancelled to close it."""
 
     def __init__(self, limiter: ConnectionLimiter, scope: trio.CancelScope) -> None:
         self.limiter = limiter
@@ -55,16 +47,6 @@ class OpenConnection:
             self.is_authenticated = True
             self.scope.deadline = math.inf
             self.limiter.count_authenticated(self)
-
-    @contextmanager
-    def idle(self, limit: float) -> Iterator[None]:
-        """Mark it idle in the block, which is cancelled to close the connection.
-
-        Args:
-            limit: Seconds after which the block is cancelled anyway.
-        """
-        with trio.CancelScope(deadline=trio.current_time() + limit) as scope, self.limiter.marked_idle(scope):
-            yield
 
 
 class ConnectionLimiter:
@@ -107,11 +89,7 @@ class ConnectionLimiter:
                 await self._changed.park()
 
     def enter(self, limit: float) -> OpenConnection:
-        """Count a new connection; above the limits, close another one for it.
-
-        Args:
-            limit: Seconds that it may last while it is keyless.
-        """
+        """Count a new connection, keyless for ``limit`` s at most; above the limits, close another one."""
         if self._is_full:
             # If only the share of keyless ones is full, as another acceptor may have filled it meanwhile, no
             # idle connection has to go.
@@ -147,21 +125,19 @@ class ConnectionLimiter:
             )
 
     @contextmanager
-    def marked_idle(self, scope: trio.CancelScope) -> Iterator[None]:
-        """Let ``scope``, in which a connection waits for a request, be cancelled to make room."""
-        self._idle[scope] = trio.current_time()
-        self._changed.unpark_all()
-        try:
-            yield
-        finally:
-            self._idle.pop(scope, None)
+    def idle(self, limit: float) -> Iterator[None]:
+        """Cancel the block, in which a connection waits for a request, to make room, or after ``limit`` s."""
+        now = trio.current_time()
+        with trio.CancelScope(deadline=now + limit) as scope:
+            self._idle[scope] = now
+            self._changed.unpark_all()
+            try:
+                yield
+            finally:
+                self._idle.pop(scope, None)
 
     def close_one(self, *, also_idle: bool = True) -> None:
-        """Close the oldest keyless connection, or else the longest idle one, if it has settled.
-
-        Args:
-            also_idle: False to close only a keyless one.
-        """
+        """Close the oldest keyless connection, or else (``also_idle``) the longest idle one, once settled."""
         now = trio.current_time()
         for connection, since in self._keyless.items():
             if since + KEYLESS_SETTLING <= now:

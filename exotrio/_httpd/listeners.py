@@ -1,4 +1,4 @@
-"""Listening sockets of the HTTP server: bound to every address of a host, closed in forked children."""
+"""Listening sockets, bound to every address of a host and closed in forked children; and names of hosts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from weakref import WeakSet
 import trio
 
 from exotrio.errors import ConfigurationError, PortBusy
+
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 _listeners: WeakSet[trio.SocketListener] = WeakSet()
 
@@ -110,3 +112,26 @@ def _url(host: str, port: int) -> str:
         # The % before a zone must itself be escaped in a URL (RFC 6874).
         host = f"[{host.replace('%', '%25')}]"
     return f"http://{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach a server that binds ``host``."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def host_name(host: str) -> str:
+    """Return the name in a Host header, in lower case and without its port."""
+    name, colon, port = host.rpartition(":")
+    # A colon inside brackets belongs to an IPv6 address, not to a port.
+    if not colon or not (port.isdigit() or port == "") or host.endswith("]"):
+        name = host
+    return name.lower()
+
+
+def loopback_names(host: str) -> set[str]:
+    """Return the Host header values under which a server on a loopback address is called."""
+    # One that is bound to 127.0.0.2, say, is called by that address.
+    return {*LOOPBACK_HOSTS, f"[{host}]" if ":" in host else host}

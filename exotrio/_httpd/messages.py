@@ -64,7 +64,7 @@ PRIVATE = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosnif
 """Headers of every response that does not set them itself: no cache keeps it, and no browser takes text of
 users for a page or a script."""
 _PRIVATE_LINES = b"".join(b"%s: %s\r\n" % header for header in PRIVATE)
-_PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
+PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _QUOTED = re.compile(r":? (?:bytearray\()?b['\"].*", re.DOTALL)
 """What h11 quotes of a request. It may hold a key, and responses end up in logs."""
@@ -141,11 +141,6 @@ def _read_target(request: h11.Request) -> tuple[str, bytes, bytes]:
         raise Refusal(400, "malformed request: the path is not UTF-8") from None
 
 
-def phrase(status: int) -> bytes:
-    """Return the reason phrase of a status, empty for unusual ones."""
-    return _PHRASES.get(status, b"")
-
-
 def json_response(status: int, content: Mapping[str, object], *, with_body: bool = True) -> bytes:
     """Return a whole response that closes the connection.
 
@@ -159,7 +154,7 @@ def json_response(status: int, content: Mapping[str, object], *, with_body: bool
     head = (
         b"HTTP/1.1 %d %s\r\ndate: %s\r\ncontent-type: application/json\r\n%s"
         b"content-length: %d\r\nconnection: close\r\n\r\n"
-    ) % (status, phrase(status), http_date(), _PRIVATE_LINES, len(body))
+    ) % (status, PHRASES.get(status, b""), http_date(), _PRIVATE_LINES, len(body))
     return head + body if with_body else head
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import trio
 
@@ -50,7 +51,12 @@ async def serve_http(
         At once: connections are closed, requests in flight cancelled. An app that shields itself delays it.
     """
     limits = limits or Limits()
-    server = _Server(app, limits, stopping, limiter or ConnectionLimiter(limits.max_connections))
+    server = _Server(
+        app=app,
+        limits=limits,
+        stopping=stopping,
+        limiter=limiter or ConnectionLimiter(limits.max_connections),
+    )
     async with trio.open_nursery() as nursery:
         try:
             async with trio.open_nursery() as accepting:
@@ -66,12 +72,12 @@ async def serve_http(
         nursery.cancel_scope.deadline = trio.current_time() + grace
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Server:
-    def __init__(self, app: App, limits: Limits, stopping: trio.Event, limiter: ConnectionLimiter) -> None:
-        self.limiter = limiter
-        self._app = app
-        self._limits = limits
-        self._stopping = stopping
+    app: App
+    limits: Limits
+    stopping: trio.Event
+    limiter: ConnectionLimiter
 
     async def accept(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
         failing = False
@@ -89,17 +95,17 @@ class _Server:
                 await trio.sleep(ACCEPT_PAUSE)
                 continue
             failing = False
-            connections.start_soon(self._serve, stream, self.limiter.enter(self._limits.keyless))
+            connections.start_soon(self._serve, stream, self.limiter.enter(self.limits.keyless))
 
     async def _serve(self, stream: trio.SocketStream, connection: OpenConnection) -> None:
         try:
             with connection.scope:
                 await serve_connection(
-                    self._app,
+                    self.app,
                     stream,
                     connection,
-                    limits=self._limits,
-                    stopping=self._stopping,
+                    limits=self.limits,
+                    stopping=self.stopping,
                     client=_address(stream, "getpeername"),
                     server=_address(stream, "getsockname"),
                 )

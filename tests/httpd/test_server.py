@@ -1254,7 +1254,7 @@ async def test_an_idle_connection_is_closed_for_another_only_after_it_settled(
     connection.mark_authenticated()
 
     async def idle() -> None:
-        with connection.idle(math.inf):
+        with connection.limiter.idle(math.inf):
             await trio.sleep_forever()
         connections.leave(connection)
 
@@ -1294,7 +1294,7 @@ async def test_a_stranger_above_the_share_closes_no_idle_connection_of_others(
     connections = ConnectionLimiter(1_000)
     known = connections.enter(math.inf)
     known.mark_authenticated()
-    with known.idle(math.inf):
+    with known.limiter.idle(math.inf):
         await trio.sleep(2 * limiter.SETTLING)
         # As several acceptors do, each of which found room before.
         for _ in range(510):
