@@ -21,7 +21,6 @@ from exotrio.manager.security.access import Tries, client_address
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import View, log_level
 from exotrio.manager.web import actions
-from exotrio.manager.web.assets import serve_asset
 from exotrio.manager.web.export import report
 from exotrio.manager.web.guard import (
     HEADERS,
@@ -34,7 +33,7 @@ from exotrio.manager.web.guard import (
     read_form,
 )
 from exotrio.manager.web.live import LiveResponse, Streams
-from exotrio.manager.web.page import Data, Page, PageRequest, link, render, render_fragments
+from exotrio.manager.web.page import Data, Page, PageRequest, link, render, render_fragments, serve_asset
 from exotrio.manager.web.pages import PAGES
 from exotrio.manager.web.sessions import IDLE, Session, Sessions
 

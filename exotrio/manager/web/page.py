@@ -1,29 +1,39 @@
-"""A page of the dashboard: a template, and fragments that are rendered again alone when they changed."""
+"""A page: a template, files, and fragments that are rendered again alone when they changed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import Response
 
 from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.words import percent
 from exotrio.manager.engine.workers import Worker
 from exotrio.manager.queries.workers import offered
+from exotrio.manager.rules.errors import not_found
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import View
 from exotrio.manager.web import format
-from exotrio.manager.web.assets import asset
-from exotrio.manager.web.svg.bar import bar
+from exotrio.manager.web.svg.bars import bar
 
 Data = dict[str, Any]
 """Variables of a template."""
 HERE = Path(__file__).parent
+TYPES = {
+    "style.css": "text/css; charset=utf-8",
+    "live.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+"""Files that pages refer to, under names that change with their content, so that browsers may keep them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +138,32 @@ def link(namespace: str, *parts: str, **query: object) -> str:
     path = "/" + "/".join(quote(part, safe="") for part in ("ns", namespace, *parts))
     given = {name: value for name, value in query.items() if value not in (None, "")}
     return path + (f"?{urlencode(given)}" if given else "")
+
+
+@cache
+def _content(name: str) -> tuple[bytes, str]:
+    content = (HERE / "static" / name).read_bytes()
+    return content, sha256(content).hexdigest()[:12]
+
+
+def asset(name: str) -> str:
+    """Return the path of a file."""
+    return f"/static/{_content(name)[1]}/{name}"
+
+
+def style(name: str = "style.css") -> str:
+    """Return a style sheet, for a page that stands alone."""
+    return _content(name)[0].decode()
+
+
+async def serve_asset(request: Request) -> Response:
+    """Serve one of the files."""
+    name = request.path_params["name"]
+    if name not in TYPES:
+        raise not_found(f"there is no file {name!r}")
+    content, version = _content(name)
+    kept = "public, max-age=31536000, immutable" if request.path_params["version"] == version else "no-cache"
+    return Response(content, headers={"content-type": TYPES[name], "cache-control": kept})
 
 
 def _environment() -> Environment:

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from exotrio.manager.queries.run_detail import MAX_BARS, Span, Spans
 from exotrio.manager.store import tallies
-from exotrio.manager.web.assets import style
 from exotrio.manager.web.format import ago, shorten
-from exotrio.manager.web.svg.bar import bar, split
-from exotrio.manager.web.svg.chart import draw_throughput
+from exotrio.manager.web.page import style
+from exotrio.manager.web.svg.bars import bar, draw_throughput, split
 from exotrio.manager.web.svg.elements import element
 from exotrio.manager.web.svg.graph import Box, draw_graph
 from exotrio.manager.web.svg.graph_layout import lay_out

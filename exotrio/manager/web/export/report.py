@@ -24,12 +24,11 @@ from exotrio.manager.queries.run_detail import (
 from exotrio.manager.queries.runs import run_row
 from exotrio.manager.store.cipher import Cipher, open_secrets
 from exotrio.manager.store.port import View
-from exotrio.manager.web.assets import style
 from exotrio.manager.web.export.faults import faults_of
 from exotrio.manager.web.export.states import pick_states
 from exotrio.manager.web.export.texts import ReportTexts
 from exotrio.manager.web.format import CANCELLED, CLASSES, classed
-from exotrio.manager.web.page import render
+from exotrio.manager.web.page import render, style
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 from exotrio.manager.web.svg.timeline import draw_timeline
 

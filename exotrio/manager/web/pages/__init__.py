@@ -1,16 +1,16 @@
-"""The pages of the dashboard, a module each: which queries it needs, and what its templates get of them."""
+"""The pages of the dashboard: which queries each needs, and what its templates get of them."""
 
 from exotrio.manager.web.page import Page
-from exotrio.manager.web.pages import graph, graphs, node, nodes, overview, run, runs, runtimes, state
+from exotrio.manager.web.pages import graphs, nodes, overview, run, runs, runtimes, state
 
 PAGES: tuple[Page, ...] = (
     overview.PAGE,
     runs.PAGE,
     run.PAGE,
     state.PAGE,
+    graphs.LIST,
     graphs.PAGE,
-    graph.PAGE,
+    nodes.LIST,
     nodes.PAGE,
-    node.PAGE,
     runtimes.PAGE,
 )

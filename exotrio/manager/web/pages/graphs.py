@@ -1,19 +1,103 @@
-"""The graphs of a namespace: whether each can run, and when its schedule runs it next."""
+"""The graphs of a namespace: whether each can run, and when its schedule runs it next. One of them: its
+picture, its problems, its policy, its schedule, and a form that starts a run of it."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Collection
 
-from exotrio.manager.queries.graphs import show_graphs
+from pydantic_core import from_json
+
+from exotrio._util.cron import next_occurrence_ms
+from exotrio.manager.engine.graphs import find_graph
+from exotrio.manager.queries.graphs import input_fields, next_firings, secret_names, show_graphs
+from exotrio.manager.queries.runs import search
+from exotrio.manager.rules.problems import Problem
+from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
+from exotrio.manager.web.svg.graph import boxes_of, draw_graph
+
+FIRINGS = 5
+RUNS_SHOWN = 10
 
 
-def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+def load_list(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
     data: dict[str, Data] = {"page": {"title": "Graphs"}}
     if "list" in wanted:
         data["list"] = {"graphs": show_graphs(view, request.namespace)}
     return data
 
 
-PAGE = Page(path="/ns/{namespace}/graphs", folder="graphs", fragments={"list": Fragment(pace=1.0)}, load=load)
+LIST = Page(
+    path="/ns/{namespace}/graphs", folder="graphs", fragments={"list": Fragment(pace=1.0)}, load=load_list
+)
+
+
+def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+    name = request.params["graph"]
+    graph = find_graph(view, request.namespace, name)
+    template = view.template(graph["template"])
+    problems = from_json(graph["validation_errors"])
+    notes = {problem.node: problem.text for problem in map(Problem.read, reversed(problems))}
+    store = template.body.store_config
+
+    def href(place: Place) -> str | None:
+        # Other namespaces have pages of their own.
+        return request.link("nodes", place.node_name) if place.namespace == request.namespace else None
+
+    def note(place: Place) -> str | None:
+        return notes.get(place.identifier)
+
+    data: dict[str, Data] = {
+        "page": {
+            "title": f"Graph {name}",
+            "graph": name,
+            "valid": graph["validation_status"] == "VALID",
+            "problems": problems,
+            "picture": draw_graph(boxes_of(template, href=href, note=note), title=f"Graph {name}"),
+            "policy": template.body.retry_policy,
+            "store": [*((key, None) for key in store.required_keys), *store.default_values.items()],
+            "secrets": secret_names(view, graph),
+            "crons": _crons(next_firings(view, graph), template),
+            "fields": _fields(view, template),
+            "root": template.root.identifier,
+            "request_id": str(uuid.uuid4()),
+            "updated_at": graph["updated_at"],
+        }
+    }
+    if "runs" in wanted:
+        found = search(view, request.namespace, graph=name)
+        data["runs"] = {"runs": found.rows[:RUNS_SHOWN], "searched": found.searched, "of_graph": name}
+    return data
+
+
+def _crons(firings: dict[str, int], template: Template) -> list[tuple[str, list[int]]]:
+    """Return each cron expression with its next times, in Unix milliseconds."""
+    found = []
+    for expression in dict.fromkeys(trigger.value.expression for trigger in template.body.triggers):
+        at: int | None = firings.get(expression)
+        times: list[int] = []
+        while at is not None and len(times) < FIRINGS:
+            times.append(at)
+            at = next_occurrence_ms(expression, at)
+        found.append((expression, times))
+    return found
+
+
+def _fields(view: View, template: Template) -> list[dict[str, str | None]]:
+    """Return the inputs of the root: name, value in the graph, and description by the node."""
+    root = template.root
+    declared = input_fields(view, root.namespace, root.node_name)
+    return [
+        {"name": name, "default": text, "about": declared[name].description if name in declared else None}
+        for name, text in root.raw_inputs.items()
+    ]
+
+
+PAGE = Page(
+    path="/ns/{namespace}/graphs/{graph}",
+    folder="graph",
+    fragments={"runs": Fragment(pace=1.0)},
+    load=load,
+)

@@ -1,15 +1,21 @@
-"""The registered nodes: who offers them, how long they take, how often they fail."""
+"""The registered nodes: who offers them, how long they take, how often they fail. One of them: also its last
+failures and its fields."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from exotrio.manager.queries.load import HOUR, backlog, nodes_of, performance
+from pydantic_core import from_json
+
+from exotrio.manager.queries.graphs import fields_of, find_node, graphs_using, last_failures
+from exotrio.manager.queries.load import DAY, HOUR, backlog, nodes_of, performance
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 
+FAILURES_SHOWN = 10
 
-def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+
+def load_list(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
     data: dict[str, Data] = {"page": {"title": "Nodes"}}
     if "list" in wanted:
         backlogs = {each.node: each for each in backlog(view, namespace=request.namespace)}
@@ -28,9 +34,49 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     return data
 
 
-PAGE = Page(
+LIST = Page(
     path="/ns/{namespace}/nodes",
     folder="nodes",
     fragments={"list": Fragment(heartbeats=True, pace=2.0)},
+    load=load_list,
+)
+
+
+def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+    node = find_node(view, request.namespace, request.params["node"])
+    name: str = node["name"]
+    data: dict[str, Data] = {
+        "page": {
+            "title": f"Node {name}",
+            "node": name,
+            "runtime_name": node["runtime_name"],
+            "schemas": [
+                (title, fields_of(node[column]), from_json(node[column]))
+                for title, column in (("Inputs", "inputs_schema"), ("Outputs", "outputs_schema"))
+            ],
+            "secrets": from_json(node["secrets"]),
+            "updated_at": node["updated_at"],
+            "graphs": graphs_using(view, request.namespace, name),
+        }
+    }
+    if "now" in wanted:
+        (waiting,) = backlog(view, namespace=request.namespace, node=name)
+        data["now"] = {
+            "offered": request.offers().get(name, ()),
+            "backlog": waiting,
+            "spans": [
+                ("last hour", performance(view, node["id"], HOUR)),
+                ("last day", performance(view, node["id"], DAY)),
+            ],
+        }
+    if "failures" in wanted:
+        data["failures"] = {"failures": last_failures(view, node["id"], FAILURES_SHOWN)}
+    return data
+
+
+PAGE = Page(
+    path="/ns/{namespace}/nodes/{node}",
+    folder="node",
+    fragments={"now": Fragment(heartbeats=True, pace=2.0), "failures": Fragment(pace=2.0)},
     load=load,
 )

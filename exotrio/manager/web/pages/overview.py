@@ -12,7 +12,7 @@ from exotrio.manager.queries.workers import live_anonymous, shown_workers
 from exotrio.manager.store import tallies
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
-from exotrio.manager.web.svg.chart import draw_throughput
+from exotrio.manager.web.svg.bars import draw_throughput
 
 RUNS_SHOWN = 12
 

@@ -21,7 +21,7 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 from exotrio.manager.web.format import status_class
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
-from exotrio.manager.web.svg.bar import split
+from exotrio.manager.web.svg.bars import split
 
 MAX_EVENTS = 200
 MAX_ANCESTORS = 200

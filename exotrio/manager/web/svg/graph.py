@@ -9,7 +9,7 @@ from functools import lru_cache
 from markupsafe import Markup
 
 from exotrio.manager.rules.template import Place, Template
-from exotrio.manager.web.svg.bar import HEIGHT, pieces, summary
+from exotrio.manager.web.svg.bars import HEIGHT, pieces, summary
 from exotrio.manager.web.svg.elements import element, join
 from exotrio.manager.web.svg.graph_layout import Layout, lay_out
 
