@@ -6,9 +6,9 @@
     handle          Execution: what the rest of the runtime sees of one run, and may do to it
     results         from what a node returned, or a signal that it raised, to the outcome
     error_text      the text of its error: own frames, bounded, without secrets
-    threads         threads for plain ``def`` nodes, and for the default executor of asyncio
+    threads         threads for plain ``def`` nodes, and for the default executor of asyncio; the number
+                    of stuck nodes, which go on though nothing waits for them any more, and its limit
     asyncio_thread  one asyncio loop in a thread, for nodes with ``event_loop = "asyncio"``
-    stuck           nodes that go on though nothing waits for them any more: counted and bounded
     log_context     which state a log line belongs to
 
 ``_runtime`` uses ``Executor``, ``Execution`` and ``log_context``; ``testing`` runs single nodes with the same

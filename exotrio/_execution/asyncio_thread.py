@@ -25,8 +25,7 @@ from typing import TypeVarTuple
 
 import trio
 
-from exotrio._execution.stuck import StuckNodes
-from exotrio._execution.threads import DaemonExecutor
+from exotrio._execution.threads import DaemonExecutor, StuckNodes
 from exotrio._util import deadlines
 from exotrio._util.crossing import call_in_loop
 
@@ -38,12 +37,7 @@ log = logging.getLogger("exotrio.worker")
 class AsyncioThread:
     """One asyncio loop in one daemon thread. Made, used and closed in the Trio thread.
 
-    Args:
-        stuck: Told of stuck nodes, and of their ends.
-        changed: Called when ``blocked`` changed.
-
-    Attributes:
-        ended: The loop is over.
+    ``changed`` is called when ``blocked`` changed.
     """
 
     def __init__(self, stuck: StuckNodes, changed: Callable[[], None]) -> None:
@@ -69,9 +63,7 @@ class AsyncioThread:
     async def call(self, function: Callable[[], object], what: str) -> object:
         """Return what ``function`` returns in the loop; if that is awaitable, its result.
 
-        Args:
-            function: What to call. It sees the context variables of the caller.
-            what: Names it in the log.
+        ``function`` sees the context variables of the caller; ``what`` names it in the log.
 
         Cancellation:
             Cancels the asyncio task, and waits up to 5 s for it to end. If it returns or raises
@@ -90,11 +82,7 @@ class AsyncioThread:
         return call.result()
 
     async def aclose(self) -> None:
-        """Cancel whatever nodes left in the loop, and end it. Takes no longer than ``deadlines.CLOSE``.
-
-        Cancellation:
-            None.
-        """
+        """Cancel whatever nodes left in the loop, and end it. Shielded, for up to ``deadlines.CLOSE``."""
         self._closing = True
         with suppress(RuntimeError):  # it is closed
             self.call_soon(self._loop.stop)
@@ -106,11 +94,7 @@ class AsyncioThread:
             log.error("the asyncio loop does not end, since a node blocks it: its thread is left running")
 
     def call_soon(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
-        """Call ``function`` in the asyncio thread.
-
-        Raises:
-            RuntimeError: the loop is closed.
-        """
+        """Call ``function`` in the asyncio thread. Raises RuntimeError once the loop is closed."""
         self._loop.call_soon_threadsafe(function, *args)
 
     def call_back(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
@@ -133,7 +117,7 @@ class AsyncioThread:
         with trio.move_on_after(deadlines.CLEAN_UP, shield=True):
             await call.over.wait()
         if call.over.is_set():
-            return not call.was_cancelled
+            return not isinstance(call.error, asyncio.CancelledError)
         if not call.reached:
             self._unreached.add(call)
             log.error(
@@ -195,9 +179,7 @@ class AsyncioThread:
 class _Call:
     """One call. It is either begun or revoked; a lock decides which.
 
-    Attributes:
-        over: Set once it has ended.
-        reached: The loop was told to cancel it.
+    ``reached``: the loop was told to cancel it.
     """
 
     def __init__(self, function: Callable[[], object], what: str, thread: AsyncioThread) -> None:
@@ -213,7 +195,7 @@ class _Call:
         self._begun = self._revoked = False
         self._task: asyncio.Task[None] | None = None
         self._value: object = None
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
         self._stuck: StuckNodes | None = None
         self.over = trio.Event()
         self.reached = False
@@ -242,13 +224,13 @@ class _Call:
             self._value = await value if inspect.isawaitable(value) else value
         except BaseException as error:
             # Whatever it is: a SystemExit that left a task would stop the loop for every node.
-            self._error = error
+            self.error = error
 
     def _done(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():  # before its first step
-            self._error = asyncio.CancelledError()
+            self.error = asyncio.CancelledError()
         # The kind only: the text may hold the node's secrets.
-        did = "returned" if self._error is None else f"raised {type(self._error).__name__}"
+        did = "returned" if self.error is None else f"raised {type(self.error).__name__}"
         self._asyncio.call_back(self._end, did)
 
     # -- in the Trio thread
@@ -266,21 +248,16 @@ class _Call:
 
     def end_with_loop(self) -> None:
         """The loop has ended, and so has this call."""
-        self._error = RuntimeError("the asyncio loop ended while the node ran")
+        self.error = RuntimeError("the asyncio loop ended while the node ran")
         self._end("was ended with its loop")
-
-    @property
-    def was_cancelled(self) -> bool:
-        """Whether it ended by a CancelledError."""
-        return isinstance(self._error, asyncio.CancelledError)
 
     def result(self) -> object:
         """Return what it returned, or raise what it raised."""
-        if self._error is not None:
+        if self.error is not None:
             try:
-                raise self._error
+                raise self.error
             finally:
-                self._error = None  # its traceback refers to this frame: a cycle
+                self.error = None  # its traceback refers to this frame: a cycle
         return self._value
 
     def _end(self, did: str) -> None:

@@ -6,10 +6,14 @@ import inspect
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from typing import TypeVar
 
 from exotrio._util.error_message import MAX_DEPTH, MAX_ERROR_BYTES, MAX_LINE, begin, joined, of_group
 from exotrio._util.exceptions import leaves, unfold
 from exotrio._util.redaction import NO_SECRETS, Redactor
+
+T = TypeVar("T")
 
 MAX_PIECE = 6 * 1024
 """Characters of one message, or of one frame, in a traceback: in any script less than half of all."""
@@ -70,18 +74,24 @@ def _shortened(piece: str) -> str:
 
 def _is_endless(error: BaseException) -> bool:
     """Whether ``traceback`` might never end with it: that asks groups for their parts."""
-    pending, seen = [error], set()
-    while pending:
-        part = pending.pop()
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
+    pending = [error]
+    for part in _each_once(pending):
         if issubclass(type(part), BaseExceptionGroup):
             if inspect.getattr_static(type(part), "exceptions") is not BaseExceptionGroup.exceptions:
                 return True
             pending += _PARTS(part)
         pending += [other for other in (_CAUSE(part), _CONTEXT(part)) if other is not None]
     return False
+
+
+def _each_once(pending: list[T]) -> Iterator[T]:
+    """Take what is pending, and what is added meanwhile, each object once."""
+    seen = set()
+    while pending:
+        part = pending.pop()
+        if id(part) not in seen:
+            seen.add(id(part))
+            yield part
 
 
 def _message(error: BaseException, redactor: Redactor) -> str:
@@ -105,12 +115,7 @@ def _name_of(error: BaseException) -> str:
 def _strip(report: traceback.TracebackException) -> None:
     skipped = (_PACKAGE, *_folders("trio", "anyio", "outcome", "asyncio"))
     pending = [report]
-    seen: set[int] = set()
-    while pending:
-        part = pending.pop()
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
+    for part in _each_once(pending):
         part.stack[:] = [
             frame for frame in part.stack if not os.path.abspath(frame.filename).startswith(skipped)
         ]
@@ -120,9 +125,5 @@ def _strip(report: traceback.TracebackException) -> None:
 
 def _folders(*packages: str) -> list[str]:
     """Return the folders of these packages: their frames say how a node was run, not what it did."""
-    found = []
-    for name in packages:
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file:
-            found.append(os.path.dirname(os.path.abspath(file)) + os.sep)
-    return found
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in packages]
+    return [os.path.dirname(os.path.abspath(file)) + os.sep for file in files if file]

@@ -17,8 +17,7 @@ from exotrio._execution.error_text import bounded, error_line, error_text
 from exotrio._execution.handle import Execution
 from exotrio._execution.log_context import hide
 from exotrio._execution.results import hint_at_asyncio, returned, signalled
-from exotrio._execution.stuck import MAX_STUCK_PER_WORKER, StuckNodes
-from exotrio._execution.threads import call_in_thread
+from exotrio._execution.threads import MAX_STUCK_PER_WORKER, StuckNodes, call_in_thread
 from exotrio._nodes.base import BaseNode, is_plain, needs_asyncio
 from exotrio._nodes.fields import fields_of
 from exotrio._nodes.outcome import Errored, Outcome
@@ -39,17 +38,8 @@ SECRETS_TRIES = 5
 """Within about two seconds; then another runtime may try."""
 
 
-async def _at_once() -> None:
-    """Wait for nothing."""
-
-
 class _Ending:
-    """How the task of a node ended.
-
-    Attributes:
-        outcome: None without one.
-        error: What was raised instead. It is set until the task ends in the usual way.
-    """
+    """How the task of a node ended. ``error`` is set until it ends in the usual way."""
 
     def __init__(self) -> None:
         self.outcome: Outcome | None = None
@@ -60,9 +50,7 @@ class Executor:
     """Runs claims: on the Trio loop, in threads, and in an asyncio loop in a thread.
 
     Args:
-        nodes: Registered name to node class.
-        fetch_secrets: Asks the state manager for the secrets of a claim.
-        workers: Tasks that run nodes: how many nodes may be stuck grows with them. Defaults to 1.
+        workers: Tasks that run nodes: how many nodes may be stuck grows with them.
         changed: Called in the Trio loop when what ``accepts`` returns may have changed.
         owns_signals: True if a KeyboardInterrupt can only come from node code; otherwise Trio may
             raise the application's Ctrl-C inside a node, and it has to pass.
@@ -103,27 +91,23 @@ class Executor:
         return self._stuck_in_threads.why if is_plain(node) else ""
 
     async def aclose(self) -> None:
-        """End the asyncio loop, within ``deadlines.CLOSE``.
-
-        Cancellation:
-            None.
-        """
+        """End the asyncio loop. Shielded, for up to ``deadlines.CLOSE``."""
         if self._asyncio is not None:
             await self._asyncio.aclose()
 
     async def run(
-        self, claim: Claim, execution: Execution, *, confirm: Callable[[], Awaitable[None]] = _at_once
+        self,
+        claim: Claim,
+        execution: Execution,
+        *,
+        confirm: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> Outcome | None:
-        """Run the node of ``claim``.
+        """Run the node of ``claim``, and return its outcome; None if the state is to be released.
 
         Args:
-            claim: What to run.
             execution: The handle by which others see and end this run.
             confirm: Awaited last before the node begins, to be sure that the state is still held after
-                the time its secrets took. Defaults to nothing.
-
-        Returns:
-            The outcome; None if the state is to be released.
+                the time its secrets took.
 
         Cancellation:
             Passes through: the caller then knows no outcome. ``execution.cancel()`` instead ends

@@ -20,8 +20,6 @@ class Execution:
 
     Attributes:
         view: What the node sees of why it should stop.
-        progress: What the node reports of its progress.
-        scope: Cancels the node.
         began: Node code was entered: a release from then on counts as cancelled.
         elsewhere: Node code runs in another thread, where no Ctrl-C can arrive.
         timeout: Seconds that the node may take.
@@ -42,11 +40,7 @@ class Execution:
             self.view.reason = Stopping.DRAINING
 
     def begin(self, timeout: float | None) -> None:
-        """Node code is entered: its time begins.
-
-        Args:
-            timeout: Seconds; None for no limit.
-        """
+        """Node code is entered: its time begins. Without a limit if ``timeout`` is None."""
         self.began = True
         if timeout is not None and not self.cancelled:
             self.timeout = timeout

@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class StateContext:
-    """The state whose node runs.
-
-    Attributes:
-        claim: The state.
-        redactor: Masks the secrets that the state was given.
-    """
+    """The state whose node runs, and what masks the secrets that it was given."""
 
     claim: Claim
     redactor: Redactor = NO_SECRETS
@@ -45,10 +40,5 @@ def hide(redactor: Redactor) -> None:
 
 def claim_fields(claim: Claim) -> dict[str, object]:
     """Return what a log says of a state; what v0 does not tell is left out."""
-    fields = {
-        "run": claim.run_id,
-        "state": claim.state_id,
-        "node": claim.node_name,
-        "attempt": claim.attempt,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
+    names = {"run": claim.run_id, "state": claim.state_id, "node": claim.node_name, "attempt": claim.attempt}
+    return {name: value for name, value in names.items() if value is not None}

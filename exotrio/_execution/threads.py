@@ -1,11 +1,12 @@
-"""Threads that nodes run in, none of which keeps the interpreter from exiting.
+"""Threads that nodes run in, none of which keeps the interpreter from exiting; and nodes that are stuck.
 
 A thread cannot be interrupted: one whose node timed out, or was given up by the shutdown, runs on, and
-its worker no longer waits for it.
+its worker no longer waits for it. That node is stuck.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -17,70 +18,101 @@ import anyio
 import anyio.to_thread
 import trio
 
-from exotrio._execution.stuck import StuckNodes
 from exotrio._util.crossing import call_in_loop
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+log = logging.getLogger("exotrio.worker")
 
-async def call_in_thread(function: Callable[[], object], what: str, stuck: StuckNodes) -> object:
-    """Return what ``function`` returns in a thread.
+MAX_STUCK_PER_WORKER = 4
+
+
+class StuckNodes:
+    """Counts and logs stuck nodes of one kind. Used in the Trio thread only, but for ``why``.
+
+    They take no place from the workers, so a node that hangs does not stop the others. But they hold
+    memory, and perhaps a connection; so their number is bounded.
 
     Args:
-        function: What to call.
-        what: Names it in the log.
-        stuck: Told of a thread that nothing waits for any more, and of its end.
+        max_stuck: From this number on ``full`` is true.
+        kind: Names the kind in the log.
+        where: Says in the log where they go on.
+        changed: Called when ``full`` may have changed.
+    """
+
+    def __init__(self, max_stuck: int, kind: str, where: str, changed: Callable[[], None]) -> None:
+        self._max_stuck = max_stuck
+        self._kind = kind
+        self._where = where
+        self._changed = changed
+        self._count = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether so many are stuck that no other node of the kind should be begun."""
+        return self._count >= self._max_stuck
+
+    @property
+    def why(self) -> str:
+        """Why no other node of the kind is begun; empty if they are. From any thread."""
+        return f"{self._count} {self._kind} are stuck" if self.full else ""
+
+    def add(self, what: str) -> None:
+        """``what`` is stuck."""
+        self._count += 1
+        log.warning("%s is stuck: it goes on %s, and nothing waits for it any more", what, self._where)
+        if self._count == self._max_stuck:
+            log.error("%s: no such node is begun until one of them ends", self.why)
+        self._changed()
+
+    def ended(self, what: str, did: str) -> None:
+        """``what``, stuck until now, has ended."""
+        was_full = self.full
+        self._count -= 1
+        log.warning("%s, stuck until now, %s %s; what came of it is dropped", what, did, self._where)
+        if was_full and not self.full:
+            log.info("%s are begun again", self._kind)
+        self._changed()
+
+
+async def call_in_thread(function: Callable[[], object], what: str, stuck: StuckNodes) -> object:
+    """Return what ``function`` returns in a thread. ``what`` names it in the log.
 
     Cancellation:
         The thread is stuck. What it returns or raises later is logged and dropped.
     """
-    call = _ThreadCall(function)
+    # It has either ended or been given up first; the lock decides which.
+    lock = threading.Lock()
+    did = ""
+    given_up_in: trio.lowlevel.TrioToken | None = None
+
+    def run() -> list[object]:
+        nonlocal did
+        end = "returned"
+        try:
+            # In a list, since Trio refuses a thread that returns a coroutine, as decorated methods may.
+            return [function()]
+        except BaseException as error:
+            # The kind only: the text may hold the node's secrets.
+            end = f"raised {type(error).__name__}"
+            raise
+        finally:
+            with lock:
+                did = end
+            call_in_loop(given_up_in, stuck.ended, what, did)
+
     # A limiter of its own: in a shared one, a stuck thread would keep a worker's place.
     limiter = anyio.CapacityLimiter(1)
     try:
-        # In a list, since Trio refuses a thread that returns a coroutine, as decorated methods may.
-        box = await anyio.to_thread.run_sync(call.run, abandon_on_cancel=True, limiter=limiter)
-        return box[0]
+        return (await anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=limiter))[0]
     finally:
         began = limiter.borrowed_tokens > 0
-        if began and call.give_up(lambda did: stuck.ended(what, did)):
+        with lock:
+            if began and not did:
+                given_up_in = trio.lowlevel.current_trio_token()
+        if given_up_in is not None:
             stuck.add(what)
-
-
-class _ThreadCall:
-    """One call. It has either ended or been given up first; a lock decides which."""
-
-    def __init__(self, function: Callable[[], object]) -> None:
-        self._function = function
-        self._lock = threading.Lock()
-        self._did = ""
-        self._report: Callable[[], None] | None = None
-
-    def run(self) -> list[object]:
-        did = "returned"
-        try:
-            return [self._function()]
-        except BaseException as error:
-            # The kind only: the text may hold the node's secrets.
-            did = f"raised {type(error).__name__}"
-            raise
-        finally:
-            with self._lock:
-                self._did = did
-                report = self._report
-            if report is not None:
-                report()
-
-    def give_up(self, ended: Callable[[str], None]) -> bool:
-        """Have ``ended`` called in the loop when the call is over; False if it is over now."""
-        token = trio.lowlevel.current_trio_token()
-
-        with self._lock:
-            if self._did:
-                return False
-            self._report = lambda: call_in_loop(token, ended, self._did)
-            return True
 
 
 class DaemonExecutor(ThreadPoolExecutor):
