@@ -39,19 +39,12 @@ class Engine:
     """One run of a runtime. It ends by the shutdown only: no cancellation from outside reaches it.
 
     Attributes:
-        options: What the runtime was built with.
-        endpoint: The state manager.
-        stop: The requests to stop.
-        ledger: What is held.
         enter: Called with each phase.
+        phase: Returns the last phase that was entered.
         owns_signals: See ``Executor``.
-        tasks: The task tree of the runtime.
-        shows_tasks: Whether operators of the state manager may see that tree.
+        shows_tasks: Whether operators of the state manager may see the task tree.
         run_id: The only run whose states are claimed; None for any.
-        phase: The last phase that was entered.
         lost_claims: See ``Summary``; known at the end.
-        executor: Runs nodes.
-        reporter: Delivers outcomes and releases.
     """
 
     options: Options
@@ -59,11 +52,11 @@ class Engine:
     stop: Stop
     ledger: Ledger
     enter: Callable[[Phase], None]
+    phase: Callable[[], Phase]
     owns_signals: bool
-    tasks: TaskView = field(default_factory=TaskView)
-    shows_tasks: bool = False
-    run_id: str | None = None
-    phase: Phase = field(default=Phase.STARTING, init=False)
+    tasks: TaskView
+    shows_tasks: bool
+    run_id: str | None
     lost_claims: int = field(default=0, init=False)
     executor: Executor | None = field(default=None, init=False)
     reporter: Reporter | None = field(default=None, init=False)
@@ -80,8 +73,7 @@ class Engine:
     async def run(self, started: Callable[[], None]) -> None:
         """Register and work until stopped.
 
-        Args:
-            started: Called once the nodes are registered, or a stop came first.
+        ``started`` is called once the nodes are registered, or a stop came first.
 
         Raises:
             ManagerError: the state manager refused the registration.
@@ -109,7 +101,7 @@ class Engine:
                     replayed = [] if outbox is None else outbox.restore(ledger)
                     registered = await self._register(link)
                     if registered:
-                        self._enter(Phase.RUNNING)
+                        self.enter(Phase.RUNNING)
                     started()
                     if registered:
                         self._start_heartbeat(around, link)
@@ -136,7 +128,7 @@ class Engine:
             options=self.options,
             ledger=self.ledger,
             stop=self.stop,
-            phase=lambda: self.phase,
+            phase=self.phase,
             tasks=self.tasks if self.shows_tasks else None,
         )
         self._spawn(nursery, loop, "heartbeat")
@@ -185,7 +177,7 @@ class Engine:
             )
             spawn(partial(poll, poller, replayed=replayed), "poll")
             with claimed, finished_in:
-                await run_shutdown(stop=stop, ledger=ledger, link=link, reporter=reporter, enter=self._enter)
+                await run_shutdown(stop=stop, ledger=ledger, link=link, reporter=reporter, enter=self.enter)
             nursery.cancel_scope.cancel()
 
     async def _open_outbox(self) -> Outbox | None:
@@ -218,11 +210,6 @@ class Engine:
         nodes = ", ".join(o.nodes)
         log.info("%s is registered in %s at %s with %s", o.name, o.namespace, self.endpoint.shown, nodes)
         return True
-
-    def _enter(self, phase: Phase) -> None:
-        self.phase = phase
-        self.enter(phase)
-        self.ledger.heartbeat_wanted.set()
 
     def _open_link(self, kind: LinkKind, workers: int) -> Link:
         # Here, since it imports httpx: whoever only imports exotrio need not wait for that.

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn, TypeVar
 
@@ -28,10 +28,8 @@ T = TypeVar("T")
 
 SAME_REQUEST = 1.0
 """Seconds within which different signals are one request: a terminal or a service manager sends several."""
-_owned = False
-"""Whether the signals of this process have handlers of ours."""
-_previous: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
-"""The handlers that were there before ours, while ours are set."""
+_previous: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
+"""The handlers that were there before ours, while ours are set; else empty."""
 _RECIPE = (
     "inside Trio: await nursery.start(runtime.run); elsewhere (a notebook, asyncio): "
     "threading.Thread(target=runtime.start).start(), and later runtime.stop()"
@@ -69,7 +67,7 @@ def only_nodes_interrupt() -> bool:
 
     A Ctrl-C does not become one if its signal has a handler of ours, or goes to another thread.
     """
-    return _owned or threading.current_thread() is not threading.main_thread()
+    return bool(_previous) or threading.current_thread() is not threading.main_thread()
 
 
 def refuse_inside_loop() -> None:
@@ -93,11 +91,7 @@ def stop_signals() -> list[signal.Signals]:
 
 
 class StopRequests:
-    """Counts how many requests to stop the signals so far make.
-
-    Attributes:
-        count: How many there were.
-    """
+    """Counts how many requests to stop the signals so far make."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -121,7 +115,6 @@ class StopRequests:
 
 @contextmanager
 def _owned_signals(stop: Callable[[float | None, str], None], exiting: Callable[[], None]) -> Iterator[None]:
-    global _owned
     requests = StopRequests()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -135,19 +128,13 @@ def _owned_signals(stop: Callable[[float | None, str], None], exiting: Callable[
 
     for each in stop_signals():
         _previous[each] = signal.signal(each, handle)
-    _owned = True
     try:
         yield
     finally:
-        _owned = False
-        _restore()
-
-
-def _restore() -> None:
-    while _previous:
-        number, handler = _previous.popitem()
-        # None: a handler that Python did not set and cannot restore.
-        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        while _previous:
+            each, handler = _previous.popitem()
+            # None: a handler that Python did not set and cannot restore.
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
 
 
 def _restore_in_child() -> None:
@@ -175,10 +162,7 @@ def _exit_now(number: int) -> NoReturn:
 
 def _flush_logging() -> None:
     for reference in list(logging._handlerList):  # type: ignore[attr-defined]
-        handler = reference()
-        if handler is not None:
-            try:
+        # One broken handler must not keep the others from being flushed.
+        with suppress(Exception):
+            if handler := reference():
                 handler.flush()
-            except Exception:
-                # One broken handler must not keep the others from being flushed.
-                continue

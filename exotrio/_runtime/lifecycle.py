@@ -1,12 +1,5 @@
-"""Phases of a runtime and the moves between them.
-
-::
-
-    NEW -> STARTING -> RUNNING -> DRAINING -> CANCELLING -> FLUSHING -> STOPPED
-
-A runtime only moves forward. It may skip phases it has no need of (a cancelled scope goes from
-RUNNING straight to CANCELLING; a failed registration from STARTING to STOPPED).
-"""
+"""Phases of a runtime and the moves between them. It only moves forward, and may skip phases: a cancelled
+scope goes from RUNNING straight to CANCELLING, a failed registration from STARTING to STOPPED."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ import math
 import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from uuid import uuid4
 
 from exotrio._http.endpoint import Endpoint, resolve_endpoint, version_problems
@@ -23,105 +23,86 @@ if TYPE_CHECKING:
     from exotrio._wire.v0 import NodeDeclaration
 
 LinkKind = Literal["auto", "v0", "native"]
+_NO_NODES = "nodes is empty: pass at least one node class"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Options:
-    """What a runtime was built with. See ``Runtime`` for the meanings.
+    """What a runtime was built with, checked. See ``Runtime`` for the meanings. Nothing changes it later.
 
     Attributes:
-        endpoint: The state manager; None if a command has to supply it later.
-        endpoint_problems: Why there is none.
+        endpoint_may_come: A command may supply the state manager later: neither URI nor key is needed.
         nodes: Registered name to node class.
         declarations: The nodes as they are registered.
+        endpoint: The state manager; None if a command has to supply it later.
+        endpoint_problems: Why there is none.
         worker_id: Names this runtime to a state manager with leases.
+
+    Raises:
+        ConfigurationError: Something cannot be used; ``problems`` names each.
     """
 
     namespace: str
     name: str
-    nodes: Mapping[str, type[BaseNode]]
-    declarations: tuple[NodeDeclaration, ...]
-    endpoint: Endpoint | None
-    endpoint_problems: Sequence[str]
+    classes: InitVar[Sequence[type[BaseNode]]]
+    state_manager_uri: InitVar[str | None]
+    key: InitVar[str | None]
     batch_size: int
     workers: int
     state_manager_version: str
     poll_interval: float
     shutdown_grace: float
+    transport: InitVar[httpx.AsyncBaseTransport | None]
     link: LinkKind
-    outbox: Path | None
-    worker_id: str
+    outbox_file: InitVar[str | os.PathLike[str] | None]
+    endpoint_may_come: InitVar[bool]
+    nodes: Mapping[str, type[BaseNode]] = field(init=False)
+    declarations: tuple[NodeDeclaration, ...] = field(init=False)
+    endpoint: Endpoint | None = field(init=False, default=None)
+    endpoint_problems: Sequence[str] = field(init=False, default=())
+    outbox: Path | None = field(init=False)
+    worker_id: str = field(init=False)
 
-
-def check_options(
-    *,
-    namespace: Any,
-    name: Any,
-    nodes: Any,
-    state_manager_uri: Any,
-    key: Any,
-    batch_size: Any,
-    workers: Any,
-    state_manager_version: Any,
-    poll_interval: Any,
-    shutdown_grace: Any,
-    transport: httpx.AsyncBaseTransport | None,
-    link: Any,
-    outbox: Any,
-    endpoint_may_come: bool,
-) -> Options:
-    """Return the options if all of them are usable.
-
-    Args:
-        endpoint_may_come: A command may supply the state manager later: neither URI nor key is needed.
-
-    Raises:
-        ConfigurationError: Some are not; ``problems`` names each.
-    """
-    problems = [*_name_problems("namespace", namespace), *_name_problems("name", name)]
-    classes: tuple[Any, ...] = ()
-    if isinstance(nodes, Iterable) and not isinstance(nodes, str | bytes | type):
-        classes = tuple(nodes)
-        problems += node_problems(classes) if classes else ["nodes is empty: pass at least one node class"]
-    else:
-        problems.append(f"nodes must be a list of node classes, not {_kind(nodes)}")
-    problems += _count_problems("batch_size", batch_size)
-    problems += _count_problems("workers", workers)
-    problems += seconds_problems("poll_interval", poll_interval, zero=False)
-    problems += seconds_problems("shutdown_grace", shutdown_grace)
-    problems += version_problems(state_manager_version)
-    if link not in ("auto", "v0", "native"):
-        problems.append(f"link is {link!r}: use 'auto', 'v0' or 'native'")
-    if outbox is not None and not (isinstance(outbox, str | os.PathLike) and os.fspath(outbox)):
-        problems.append(f"outbox must be the path of a file, not {_kind(outbox)}")
-    endpoint: Endpoint | None = None
-    endpoint_problems: list[str] = []
-    for title, value in (("state_manager_uri", state_manager_uri), ("key", key)):
-        if not isinstance(value, str | None):
-            problems.append(f"{title} must be text, not {_kind(value)}")
-    if isinstance(state_manager_uri, str | None) and isinstance(key, str | None):
-        endpoint, endpoint_problems = resolve_endpoint(state_manager_uri, key, transport)
-        if not endpoint_may_come or transport is not None:
-            problems += endpoint_problems
-    if problems:
-        raise ConfigurationError("the runtime cannot be built", problems)
-    return Options(
-        namespace=namespace,
-        name=name,
-        nodes={node.__name__: node for node in classes},
-        declarations=tuple(declare(node) for node in classes),
-        endpoint=endpoint,
-        endpoint_problems=endpoint_problems,
-        batch_size=batch_size,
-        workers=workers,
-        state_manager_version=state_manager_version,
-        poll_interval=float(poll_interval),
-        shutdown_grace=float(shutdown_grace),
-        link=link,
+    def __post_init__(
+        self,
+        classes: Any,
+        state_manager_uri: Any,
+        key: Any,
+        transport: httpx.AsyncBaseTransport | None,
+        outbox_file: Any,
+        endpoint_may_come: bool,
+    ) -> None:
+        problems = [*_name_problems("namespace", self.namespace), *_name_problems("name", self.name)]
+        if isinstance(classes, Iterable) and not isinstance(classes, str | bytes | type):
+            classes = tuple(classes)
+            problems += node_problems(classes) or ([] if classes else [_NO_NODES])
+        else:
+            problems.append(f"nodes must be a list of node classes, not {_kind(classes)}")
+        problems += _count_problems("batch_size", self.batch_size)
+        problems += _count_problems("workers", self.workers)
+        problems += seconds_problems("poll_interval", self.poll_interval, zero=False)
+        problems += seconds_problems("shutdown_grace", self.shutdown_grace)
+        problems += version_problems(self.state_manager_version)
+        if self.link not in get_args(LinkKind):
+            problems.append(f"link is {self.link!r}: use 'auto', 'v0' or 'native'")
+        if outbox_file is not None and not (
+            isinstance(outbox_file, str | os.PathLike) and os.fspath(outbox_file)
+        ):
+            problems.append(f"outbox must be the path of a file, not {_kind(outbox_file)}")
+        for title, value in (("state_manager_uri", state_manager_uri), ("key", key)):
+            if not isinstance(value, str | None):
+                problems.append(f"{title} must be text, not {_kind(value)}")
+        if isinstance(state_manager_uri, str | None) and isinstance(key, str | None):
+            self.endpoint, self.endpoint_problems = resolve_endpoint(state_manager_uri, key, transport)
+            if not endpoint_may_come or transport is not None:
+                problems += self.endpoint_problems
+        if problems:
+            raise ConfigurationError("the runtime cannot be built", problems)
+        self.nodes = {node.__name__: node for node in classes}
+        self.declarations = tuple(map(declare, classes))
         # Absolute, or a program that changes its directory would start with another file.
-        outbox=None if outbox is None else Path(os.path.abspath(outbox)),
-        worker_id=f"{name[:60]}@{socket.gethostname()[:100]}:{os.getpid()}:{uuid4().hex[:12]}",
-    )
+        self.outbox = None if outbox_file is None else Path(os.path.abspath(outbox_file))
+        self.worker_id = f"{self.name[:60]}@{socket.gethostname()[:100]}:{os.getpid()}:{uuid4().hex[:12]}"
 
 
 def seconds_problems(title: str, value: Any, *, zero: bool = True) -> list[str]:

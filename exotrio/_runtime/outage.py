@@ -6,12 +6,7 @@ import logging
 
 
 class Outage:
-    """Logs the beginning and the end of one kind of failure.
-
-    Args:
-        log: Where to.
-        doing: What fails, as in "claiming states".
-    """
+    """Logs the beginning and the end of one kind of failure: of ``doing``, as in "claiming states"."""
 
     def __init__(self, log: logging.Logger, doing: str) -> None:
         self._log = log
@@ -22,10 +17,7 @@ class Outage:
     def failed(self, error: object, then: float | str, *, level: int = logging.WARNING) -> None:
         """Log the first failure, and those of another kind, at ``level``; the others at DEBUG.
 
-        Args:
-            error: Why it failed.
-            then: Seconds until the next attempt, or what is done instead of one.
-            level: Of the log.
+        ``then``: seconds until the next attempt, or what is done instead of one.
         """
         self.failures += 1
         if self.failures > 1 and type(error) is self._last:

@@ -19,7 +19,7 @@ from exotrio._runtime.engine import Engine
 from exotrio._runtime.entry import only_nodes_interrupt, run_blocking
 from exotrio._runtime.ledger import Ledger, Stage
 from exotrio._runtime.lifecycle import Phase, advance
-from exotrio._runtime.options import LinkKind, check_options, seconds_problems
+from exotrio._runtime.options import LinkKind, Options, seconds_problems
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.summary import Summary
 from exotrio._runtime.task_tree import TaskView
@@ -85,10 +85,10 @@ class Runtime:
         outbox: str | os.PathLike[str] | None = None,
         state_manage_version: str | None = None,
     ) -> None:
-        options = check_options(
+        self._options = Options(
             namespace=namespace,
             name=name,
-            nodes=nodes,
+            classes=nodes,
             state_manager_uri=state_manager_uri,
             key=key,
             batch_size=batch_size,
@@ -98,10 +98,9 @@ class Runtime:
             shutdown_grace=shutdown_grace,
             transport=transport,
             link=link,
-            outbox=outbox,
+            outbox_file=outbox,
             endpoint_may_come=ambient() is not None,
         )
-        self._options = options
         self._phase = Phase.NEW
         self._stop = Stop()
         self._ledger = Ledger()
@@ -270,6 +269,7 @@ class Runtime:
             stop=self._stop,
             ledger=self._ledger,
             enter=self._enter,
+            phase=lambda: self._phase,
             owns_signals=only_nodes_interrupt(),
             tasks=self._tasks,
             shows_tasks=self._shows_tasks,
@@ -351,3 +351,4 @@ class Runtime:
     def _enter(self, phase: Phase) -> None:
         self._phase = advance(self._phase, phase)
         log.info("%s: %s", self._options.name, phase.value)
+        self._ledger.heartbeat_wanted.set()

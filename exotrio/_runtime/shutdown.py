@@ -1,5 +1,4 @@
-"""The way of a runtime from a request to stop to its end. One task, ``run_shutdown``, goes through the
-phases and bounds each of them; nothing else decides what is cancelled when."""
+"""The way of a runtime from a request to stop to its end; see ``_runtime``."""
 
 from __future__ import annotations
 
@@ -31,12 +30,8 @@ async def run_shutdown(
 ) -> None:
     """Wait for a request to stop, then lead the runtime through its phases, each in its time.
 
-    Args:
-        stop: Where a stop is requested.
-        ledger: What is held. In the end all of it is delivered, or written off and logged.
-        link: Is told until when a claim in flight has to be settled.
-        reporter: Is told what to release, and in the end that the time is over.
-        enter: Called with each phase.
+    In the end all that the ledger holds is delivered, or written off and logged. ``enter`` is called with
+    each phase.
 
     Cancellation:
         Not meant to be cancelled: it runs behind the runtime's shield.

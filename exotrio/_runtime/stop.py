@@ -53,9 +53,7 @@ class Stop:
     def request(self, grace: float, why: str) -> None:
         """Ask for a drain of at most ``grace`` seconds. From any thread, task or signal handler.
 
-        Args:
-            grace: Seconds.
-            why: Who asks, for the log.
+        ``why`` says who asks, for the log.
         """
         self._requests.append((grace, why))
         call_in_loop(self._token, self._take, once=True)
@@ -76,14 +74,14 @@ class Stop:
         return self.requested or bool(self._requests)
 
     @contextmanager
-    def interrupted(self) -> Iterator[trio.CancelScope]:
+    def interrupted(self) -> Iterator[None]:
         """Cancel the body as soon as a stop is requested."""
         with trio.CancelScope() as scope:
             if self.requested:
                 scope.cancel()
             self._interrupted.add(scope)
             try:
-                yield scope
+                yield
             finally:
                 self._interrupted.discard(scope)
 
