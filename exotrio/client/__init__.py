@@ -4,9 +4,10 @@ From outside, import only what ``__all__`` lists; ``exotrio.StateManager`` is th
 ``datetime`` in UTC and durations float seconds. Three calls return dicts, as in the stock SDK: ``trigger``,
 ``get_graph`` and ``upsert_graph``.
 
-- ``_stock_calls``, ``_state_manager``: the class in two layers: signatures, documentation, checked arguments;
-- ``_calls``: which API a call goes to, and how often it is tried;
-- ``_graphs``, ``_runs``, ``_operations``, ``_backup``: what the calls do, as functions of a ``Calls``.
+- ``_stock_calls``, ``_runs``, ``_states``, ``_state_manager``: the class, each a layer on the one before: the
+  calls of the stock SDK, about runs, about states, and about the namespace and its runtimes;
+- ``_graphs``, ``_backup``: what its longer calls do, as functions of a ``Calls``;
+- ``_calls``: which API a call goes to, and how often it is tried.
 
 Nothing here depends on the event loop that runs it: ``exotrio._http`` does. While the server is unavailable,
 a call that only reads is repeated; one that changes something only if it is idempotent, or provably never

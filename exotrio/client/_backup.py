@@ -21,7 +21,7 @@ CLEANUP = 5.0
 _INSTRUCTIONS = 10_000
 
 
-async def backup(calls: Calls, path: Path, *, overwrite: bool) -> int:
+async def fetch_backup(calls: Calls, path: Path, *, overwrite: bool) -> int:
     """Fetch a backup into a file and return its size."""
     await anyio.to_thread.run_sync(_require_place, path, overwrite)
     file = NewFile(path, "the backup", DatabaseError)
@@ -34,9 +34,10 @@ async def backup(calls: Calls, path: Path, *, overwrite: bool) -> int:
         async def fetch() -> int:
             return await calls.http.download(BACKUP_PATH, write, timeout=COPY_TIMEOUT, media_type=BACKUP_TYPE)
 
-        size = await calls.prefer_native(
+        size = await calls.native_only(
             lambda: calls.repeat(fetch, sent=False),
-            lambda: calls.refuse_v0("no backup can be fetched", "back up the database it uses"),
+            "no backup can be fetched",
+            "back up the database it uses",
         )
         await _check(file)
         await anyio.to_thread.run_sync(partial(file.put_in_place, overwrite=overwrite))

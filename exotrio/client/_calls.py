@@ -23,6 +23,8 @@ T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 OURS = "use exotrio's server (python -m exotrio server)"
+UNKNOWN_ROUTE = "answered 404: Not Found"
+"""The error of a server without such a route."""
 TRIES = 4
 MAX_PAUSE = 5.0
 
@@ -48,8 +50,10 @@ class Calls:
         """Return a path of v0 below the namespace."""
         return v0_path(self.namespace, *segments)
 
-    def native(self, *segments: str | int, query: Mapping[str, Any] | None = None) -> str:
+    def native(self, *segments: str | int, query: BaseModel | Mapping[str, Any] | None = None) -> str:
         """Return a path of the native API below the namespace."""
+        if isinstance(query, BaseModel):
+            query = query.model_dump(mode="json", exclude_defaults=True)
         path = native_path(self.namespace, *segments)
         return f"{path}?{urlencode(query, doseq=True)}" if query else path
 
@@ -84,6 +88,28 @@ class Calls:
                 if await self.is_native():  # the server is the same: what was asked for does not exist
                     raise
         return await otherwise()
+
+    async def fetch_native(self, model: type[M], method: str, path: str, what: str, instead: str = "") -> M:
+        """Make an idempotent request to the native API; ``what`` and ``instead`` are those of ``refuse_v0``."""
+        return await self.native_only(lambda: self.fetch(model, method, path), what, instead)
+
+    async def native_only(self, native: Callable[[], Awaitable[T]], what: str, instead: str = "") -> T:
+        """Make a native call; raise RequestRefused at a server that lacks it, as ``refuse_v0`` says."""
+
+        async def otherwise() -> Never:
+            self.refuse_v0(what, instead)
+
+        try:
+            return await self.prefer_native(native, otherwise)
+        except NotFound as error:
+            if not error.what.endswith(UNKNOWN_ROUTE):
+                raise
+            raise RequestRefused(
+                f"{what}: {self.http.endpoint.name} is an exotrio too old for that",
+                status=error.status,
+                where=error.where,
+                fix="upgrade it",
+            ) from error
 
     def refuse_v0(self, what: str, instead: str = "") -> Never:
         """Raise the error of a call that needs the native API, at a server that speaks only v0.

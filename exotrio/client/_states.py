@@ -1,0 +1,201 @@
+"""The calls of the public client about states: list, read, retry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from uuid import uuid4
+
+from exotrio._util.error_message import message_line
+from exotrio._wire.operations import (
+    RefusedState,
+    RetriedState,
+    RetryRunRequest,
+    RunRetry,
+    StateHistory,
+    StatePage,
+    StatesQuery,
+    StateSummary,
+)
+from exotrio._wire.v0 import ManualRetryRequest, StateDetail, StateRetry
+from exotrio._wire.vocabulary import ERRORED, StateStatus, is_state_id
+from exotrio.client._calls import checked_query
+from exotrio.client._runs import RunCalls
+from exotrio.errors import ManagerUnavailable, NotFound, RequestRefused
+
+
+class StateCalls(RunCalls):
+    """The calls about states."""
+
+    async def states(
+        self,
+        *,
+        run: str | None = None,
+        graph: str | None = None,
+        node: str | None = None,
+        identifier: str | None = None,
+        status: StateStatus | Sequence[StateStatus] = (),
+        limit: int = 100,
+        before: str | None = None,
+    ) -> StatePage:
+        """Return states that match, newest first. Without ``run`` it needs our server.
+
+        Args:
+            run: Only of this run.
+            graph: Only of this graph.
+            node: Only of this registered node.
+            identifier: Only of this place of the graph; needs ``run`` or ``graph``.
+            status: Only with this status, or with one of these.
+            limit: Most states of the page, up to 1,000.
+            before: ``next`` of the page before, for the following one.
+        """
+        query = checked_query(
+            StatesQuery,
+            run=run,
+            graph=graph,
+            node=node,
+            identifier=identifier,
+            status=[status] if isinstance(status, str) else list(status),
+            limit=limit,
+            before=before,
+        )
+        return await self._calls.prefer_native(
+            lambda: self._filled_page(query), lambda: self._states_of_run(query)
+        )
+
+    async def state(self, graph: str, run_id: str, state_id: str) -> StateDetail:
+        """Return one state in full: inputs, outputs, error, parents."""
+        path = self._calls.v0("graph", graph, "run", run_id, "node", state_id)
+        with _not_found_if_malformed(state_id):
+            return await self._calls.fetch(StateDetail, "GET", path)
+
+    async def history(self, state_id: str) -> StateHistory:
+        """Return one state, found by its id alone, with its history. Needs our server.
+
+        The history has the last claim and who holds the state now; lost leases, releases and other events;
+        and all attempts.
+        """
+        return await self._calls.fetch_native(
+            StateHistory,
+            "GET",
+            self._calls.native("state", state_id),
+            f"the state {state_id} cannot be found by its id alone",
+            "ask state() with its graph and run",
+        )
+
+    async def manual_retry(self, state_id: str, fanout_id: str | None = None) -> StateRetry:
+        """Run a state that failed or was pruned once more, as a new state.
+
+        Args:
+            state_id: The state.
+            fanout_id: Makes the request unique: with the same id it is refused the second time.
+                Defaults to a new UUID.
+
+        Returns:
+            The new state's id and status.
+
+        Raises:
+            RequestRefused: it cannot be retried, or was already (409).
+            ManagerUnavailable: no usable answer; repeat it with the same ``fanout_id``.
+
+        Cancellation:
+            The retry may have been created all the same.
+        """
+        path = self._calls.v0("state", state_id, "manual-retry")
+        request = ManualRetryRequest(fanout_id=str(uuid4()) if fanout_id is None else fanout_id)
+        with _not_found_if_malformed(state_id):
+            return await self._calls.repeat(
+                lambda: self._calls.http.fetch(StateRetry, "POST", path, body=request), sent=False
+            )
+
+    async def retry_run(self, run_id: str) -> RunRetry:
+        """Retry every failed state of a run (ERRORED, NEXT_CREATED_ERROR), each as ``manual_retry`` does.
+
+        At our server all of them in one step, and no state twice, even if the request has to be repeated.
+        At any other one after the other.
+
+        Returns:
+            The states that were retried, each with its new state; and those that were refused (for
+            example a united node whose inputs still cannot be built), each with the reason.
+
+        Raises:
+            RequestRefused: it was cancelled, or has no failed states (409).
+
+        Cancellation:
+            States may have been retried all the same.
+        """
+        # Chosen once, so that repeating the request retries nothing twice.
+        request = RetryRunRequest(request_id=str(uuid4()))
+        path = self._calls.native("run", run_id, "retry")
+        return await self._calls.prefer_native(
+            lambda: self._calls.fetch(RunRetry, "POST", path, body=request),
+            lambda: self._retry_each(run_id, request.request_id),
+        )
+
+    async def _retry_each(self, run_id: str, request_id: str) -> RunRetry:
+        failed = [state for state in (await self.run(run_id)).nodes if state.status in ERRORED]
+        if not failed:
+            raise RequestRefused(f"the run {run_id} has no failed states", status=409)
+        reply = RunRetry(retried=[], refused=[])
+        for state in failed:
+            try:
+                # With the id of the state: a stock server accepts one id only once for all states of a node.
+                new = await self.manual_retry(state.id, f"{request_id}:{state.id}")
+            except (NotFound, RequestRefused) as refusal:
+                reply.refused.append(RefusedState(state_id=state.id, reason=refusal.what))
+            else:
+                reply.retried.append(RetriedState(state_id=state.id, new_state_id=new.id, status=new.status))
+        return reply
+
+    async def _filled_page(self, query: StatesQuery) -> StatePage:
+        """Ask again until the page is full, since one request searches a limited number of states."""
+        found: list[StateSummary] = []
+        while True:
+            path = self._calls.native("states", query=query)
+            page = await self._calls.fetch(StatePage, "GET", path)
+            found += page.states
+            left = query.limit - len(found)
+            # The same cursor twice would be asked for without end.
+            if left <= 0 or page.next in (None, query.before):
+                return StatePage(states=found, next=page.next)
+            query = query.model_copy(update={"before": page.next, "limit": left})
+
+    async def _states_of_run(self, query: StatesQuery) -> StatePage:
+        if query.run is None:
+            self._calls.refuse_v0("states cannot be listed across runs", "name one run")
+        graph = await self.run(query.run)
+        found = [
+            StateSummary(
+                id=state.id,
+                node_name=state.node_name,
+                identifier=state.identifier,
+                graph_name=graph.graph_name,
+                run_id=query.run,
+                status=state.status,
+                error=state.error and message_line(state.error),
+            )
+            for state in reversed(graph.nodes)
+            if query.graph in (None, graph.graph_name)
+            and query.node in (None, state.node_name)
+            and query.identifier in (None, state.identifier)
+            and (not query.status or state.status in query.status)
+        ]
+        ids = [state.id for state in found]
+        begin = ids.index(query.before) + 1 if query.before in ids else 0
+        page = found[begin : begin + query.limit]
+        return StatePage(states=page, next=page[-1].id if found[begin + query.limit :] else None)
+
+
+@contextmanager
+def _not_found_if_malformed(state_id: str) -> Iterator[None]:
+    """Raise NotFound for a malformed id, which a stock server answers with 400 or 500."""
+    try:
+        yield
+    except (RequestRefused, ManagerUnavailable) as error:
+        if error.status not in {400, 500} or is_state_id(state_id):
+            raise
+        raise NotFound(
+            f"there is no state {state_id!r}: the id of a state has 24 hex digits",
+            status=error.status,
+            where=error.where,
+        ) from error
