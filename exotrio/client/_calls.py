@@ -90,7 +90,7 @@ class Calls:
         return await otherwise()
 
     async def fetch_native(self, model: type[M], method: str, path: str, what: str, instead: str = "") -> M:
-        """Make an idempotent request to the native API; ``what`` and ``instead`` are those of ``refuse_v0``."""
+        """Make an idempotent request to the native API; ``what`` and ``instead`` are as in ``refuse_v0``."""
         return await self.native_only(lambda: self.fetch(model, method, path), what, instead)
 
     async def native_only(self, native: Callable[[], Awaitable[T]], what: str, instead: str = "") -> T:

@@ -8,7 +8,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 import anyio
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from exotrio._http.response import Answer, invalid_response, problems_in
 from exotrio._util.words import readable_errors
@@ -33,7 +33,9 @@ async def trigger(
     """Start a run and return the reply as it came."""
 
     async def ask(path: str, body: dict[str, Any]) -> dict[str, Any]:
-        return await _checked(calls, TriggerReply, "POST", path, body)
+        answer = await calls.http.ask("POST", path, body=body)
+        answer.parse(TriggerReply)
+        return cast("dict[str, Any]", answer.body)
 
     async def native() -> dict[str, Any]:
         # The id is chosen once, so that repeating the request cannot start a second run.
@@ -117,15 +119,6 @@ async def _put(
         await anyio.sleep(polling_interval)
         graph = await get_graph(calls, name)
     return graph
-
-
-async def _checked(
-    calls: Calls, model: type[BaseModel], method: str, path: str, body: dict[str, Any]
-) -> dict[str, Any]:
-    """Return an answer as it came, once it is known to be what was asked for."""
-    answer = await calls.http.ask(method, path, body=body)
-    answer.parse(model)
-    return cast("dict[str, Any]", answer.body)
 
 
 # -- what is sent, and what answers mean

@@ -42,10 +42,11 @@ class StateManager(StateCalls):
     "Our server" is exotrio's own (``python -m exotrio server``). What all calls share, their documentation
     does not repeat:
 
-    - ``KeyRefused``: the key is wrong. ``NotFound``: what a name or an id stands for does not exist, or not in
-      the namespace. ``ManagerUnavailable``: no usable answer, after some tries. ``RequestRefused``: the server
-      refuses; a call that needs our server raises it at one that speaks only v0. ``ConfigurationError``: an
-      argument is out of range; nothing was sent. A call lists those that mean something of their own there.
+    - They raise ``KeyRefused``: the key is wrong; ``NotFound``: what a name or an id stands for does not
+      exist, or not in the namespace; ``ManagerUnavailable``: no usable answer, after some tries;
+      ``RequestRefused``: the server refuses, or speaks only v0 and the call needs ours;
+      ``ConfigurationError``: an argument is out of range, and nothing was sent. A call lists those that mean
+      something of their own there.
     - A call whose documentation has no section on cancellation only reads: cancelling it changes nothing.
     """
 

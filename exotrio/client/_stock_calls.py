@@ -82,11 +82,9 @@ class StockCalls:
             The reply: ``{"status": "CREATED", "run_id": ...}``.
 
         Raises:
-            NotFound: there is no such graph.
             RequestRefused: the graph is not valid, or inputs or store do not fit it.
             ManagerUnavailable: no usable answer. Not repeated on a v0 server once it was sent, since
                 that could start a second run: look at ``runs`` before trying again.
-            KeyRefused: the key is wrong.
 
         Cancellation:
             The run may have been started all the same.
@@ -96,16 +94,7 @@ class StockCalls:
         return await _graphs.trigger(self._calls, graph_name, request, run_id)
 
     async def get_graph(self, graph_name: str) -> dict[str, Any]:
-        """Return a graph as the state manager has it, with its ``validation_status``.
-
-        Raises:
-            NotFound: there is no such graph.
-            ManagerUnavailable: no usable answer, after some tries.
-            KeyRefused, RequestRefused: as they say.
-
-        Cancellation:
-            Safe; nothing changes at the server.
-        """
+        """Return a graph as the state manager has it, with its ``validation_status``."""
         return await _graphs.get_graph(self._calls, graph_name)
 
     @overload
@@ -159,7 +148,6 @@ class StockCalls:
         Raises:
             GraphInvalid: the graph breaks rules; ``problems`` names each.
             ManagerUnavailable: no usable answer, or no result of the validation in time.
-            KeyRefused, NotFound, RequestRefused: as they say.
 
         Cancellation:
             The graph may have been replaced all the same.
