@@ -8,7 +8,7 @@ agree by construction.
   and integers lax, as there.
 - ``native``: bodies of what runtimes ask of ours: claims, outcomes, heartbeats, runs.
 - ``operations``: bodies of what operators ask of ours: lists, the history of a state, retries of a run.
-- ``overview``, ``checkup``, ``runtimes``: how a namespace, the state manager and its runtimes are.
+- ``overview``: how a namespace, its runtimes and the state manager are.
 
 Rules
 -----

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._wire.body import Body, DelayMs
-from exotrio._wire.v0 import RunSummary, TriggerRequest
+from exotrio._wire.v0 import ErroredRequest, ExecutedRequest, PruneRequest, RunSummary, TriggerRequest
 from exotrio._wire.vocabulary import (
     MAX_BATCH,
     MAX_TASK_TREE,
@@ -94,27 +94,26 @@ class NativeState(Body):
     lease: Lease
 
 
-class _ReportItem(Body):
+class HeldState(Body):
+    """A state and the token it is held under."""
+
     state_id: str
     token: str
 
 
-class ExecutedItem(_ReportItem):
+class ExecutedItem(HeldState, ExecutedRequest):
     outcome: Literal["executed"] = "executed"
-    outputs: Annotated[list[dict[str, Any]], Field(fail_fast=True)]
 
 
-class ErroredItem(_ReportItem):
+class ErroredItem(HeldState, ErroredRequest):
     outcome: Literal["errored"] = "errored"
-    error: str
 
 
-class PrunedItem(_ReportItem):
+class PrunedItem(HeldState, PruneRequest):
     outcome: Literal["pruned"] = "pruned"
-    data: dict[str, Any]
 
 
-class RequeuedItem(_ReportItem):
+class RequeuedItem(HeldState):
     outcome: Literal["requeued"] = "requeued"
     delay_ms: Annotated[int, Field(gt=0, le=MAX_DELAY_MS)]
 
@@ -139,13 +138,6 @@ class ItemsReply(Body):
     items: list[ItemReply]
 
 
-class HeldState(Body):
-    """A state and the token it is held under."""
-
-    state_id: str
-    token: str
-
-
 class ReleaseRequest(Body):
     """Hand states back: either ``states``, or all that is held under ``claim_id``, which voids it."""
 
@@ -155,12 +147,7 @@ class ReleaseRequest(Body):
 
 
 class HeartbeatProgress(Body):
-    """The progress of a running node.
-
-    Fields:
-        fraction: From 0 to 1; None if the node does not know.
-        text: One line.
-    """
+    """The progress of a running node; ``fraction`` is None if the node does not know."""
 
     fraction: Annotated[float, Field(ge=0, le=1)] | None = None
     text: Annotated[str, Field(max_length=200)] = ""
@@ -236,11 +223,7 @@ class NativeTriggerRequest(TriggerRequest):
 
 
 class RunQuery(Body):
-    """Query of the route that shows a run.
-
-    Fields:
-        wait_ms: How long to wait for the end of the run.
-    """
+    """Query of the route that shows a run: how long to wait for its end."""
 
     wait_ms: Annotated[int, Field(ge=0, le=MAX_WAIT_MS)] = 0
 

@@ -20,29 +20,24 @@ Limit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
 Cursor = Annotated[str, Field(max_length=64)]
 
 
-# -- native: lists
+# -- lists
 
 
-class StatesQuery(Body):
-    """Which states to list, newest first.
+class PageQuery(Body):
+    """Which page of a list; ``before`` is ``next`` of the page before."""
 
-    Fields:
-        run: Of this run.
-        graph: Of this graph.
-        node: Of this registered node.
-        identifier: Of the place with this identifier; needs ``run`` or ``graph``.
-        status: In any of these statuses.
-        limit: Most states of the page.
-        before: ``next`` of the page before.
-    """
+    limit: Limit = 100
+    before: Cursor | None = None
+
+
+class StatesQuery(PageQuery):
+    """Which states to list, newest first, as ``StateManager.states`` says."""
 
     run: str | None = None
     graph: str | None = None
     node: str | None = None
     identifier: str | None = None
     status: list[StateStatus] = Field(default_factory=list)
-    limit: Limit = 100
-    before: Cursor | None = None
 
 
 class StateSummary(StateNode):
@@ -71,22 +66,12 @@ class StatePage(Body):
     next: str | None
 
 
-class RunsQuery(Body):
-    """Which runs to list, newest first.
-
-    Fields:
-        graph: Of this graph.
-        status: With this status.
-        since: Created then or later; with an offset to UTC.
-        limit: Most runs of the page.
-        before: ``next`` of the page before.
-    """
+class RunsQuery(PageQuery):
+    """Which runs to list, newest first, as ``StateManager.find_runs`` says."""
 
     graph: str | None = None
     status: RunStatus | None = None
     since: AwareDatetime | None = None
-    limit: Limit = 100
-    before: Cursor | None = None
 
 
 class RunPage(Body):
@@ -96,7 +81,7 @@ class RunPage(Body):
     next: str | None
 
 
-# -- native: one state
+# -- one state
 
 
 class StateEvent(Body):
@@ -172,7 +157,7 @@ class StateHistory(StateDetail):
     attempts: list[StateAttempt]
 
 
-# -- native: retrying a run
+# -- retrying a run
 
 
 class RetryRunRequest(Body):

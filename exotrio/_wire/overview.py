@@ -1,4 +1,7 @@
-"""Bodies of the native routes that show what happens in a namespace, and that export a run."""
+"""Bodies of the native routes that show how a namespace, its runtimes and the state manager are.
+
+The API calls runtimes workers.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from exotrio._wire.body import Body, Moment, Seconds
-from exotrio._wire.runtimes import RuntimeInfo
+from exotrio._wire.body import Body, Moment, Seconds, UnixMs
 from exotrio._wire.v0 import RunSummary
 
 EXPORT_TYPE = "text/html; charset=utf-8"
@@ -16,22 +18,99 @@ MAX_RUNTIMES = 100
 """Runtimes in an overview, at most."""
 
 
-class OverviewQuery(Body):
-    """Query of the route that shows an overview.
+# -- runtimes
+
+
+class RuntimeInfo(Body):
+    """A runtime in the list of them.
 
     Fields:
-        runs: How many of the newest runs to show.
+        worker_id: Id of the process.
+        runtime: Name of the Runtime; empty before its first heartbeat.
+        phase: Its phase at the last heartbeat; ``starting`` before the first.
+        live: Whether it sent something within the last minute, and did not announce its end.
+        asked_to_drain: Whether it was asked to drain and has not begun.
+        workers: How many states it runs at once; 0 if it does not say.
+        busy, buffered: States that ran, and that waited in it, at its last heartbeat.
+        holds: States that it holds, by the database.
+        heard_ago: Seconds since it sent something.
+        polled_ago: Seconds since its last claim; None before the first.
+        nodes: Names of the nodes that it claims states of.
+        shows_tasks: Whether its task tree can be asked for.
     """
+
+    worker_id: str
+    runtime: str
+    phase: str
+    live: bool
+    asked_to_drain: bool
+    workers: int
+    busy: int
+    buffered: int
+    holds: int
+    heard_ago: Seconds = Field(alias="heard_ms")
+    polled_ago: Seconds | None = Field(alias="polled_ms")
+    nodes: list[str]
+    shows_tasks: bool
+
+
+class V0Runtime(Body):
+    """Clients that claim the same nodes through v0, which does not identify them.
+
+    Fields:
+        nodes: Names of the nodes.
+        polled_ago: Seconds since the last such claim.
+    """
+
+    nodes: list[str]
+    polled_ago: Seconds = Field(alias="polled_ms")
+
+
+class RuntimeList(Body):
+    """Runtimes that sent something in the last ten minutes, or stopped in the last one.
+
+    Fields:
+        workers: The live ones first, by runtime and id.
+        v0: Clients of v0, those with the latest claim first.
+    """
+
+    workers: list[RuntimeInfo]
+    v0: list[V0Runtime]
+
+
+class CommandReply(Body):
+    """A command for a runtime was accepted; its next heartbeat fetches it."""
+
+    worker_id: str
+    command: str
+
+
+class TasksReply(Body):
+    """The last task tree of a runtime.
+
+    Fields:
+        asked: Whether another one was asked for and has not come yet.
+        tasks: None before the first one.
+        age_ms: Time since it came.
+    """
+
+    worker_id: str
+    asked: bool
+    tasks: str | None
+    age_ms: int | None
+
+
+# -- the namespace
+
+
+class OverviewQuery(Body):
+    """Query of the route that shows an overview, with that many of the newest runs."""
 
     runs: Annotated[int, Field(ge=0, le=MAX_RUNS)] = 10
 
 
 class ExportQuery(Body):
-    """Query of the route that exports a run.
-
-    Fields:
-        values: Whether to include inputs, outputs and values of the store.
-    """
+    """Query of the route that exports a run, with inputs, outputs and values of the store or without."""
 
     values: bool = True
 
@@ -116,3 +195,101 @@ class Overview(Body):
     runtime_count: int
     v0_runtimes: int
     runs: list[RunSummary]
+
+
+# -- the state manager and its database
+
+
+class HeldClaims(Body):
+    """The QUEUED states of one node.
+
+    Fields:
+        leased: Held under a lease, which expires without heartbeats of the holder.
+        local: Held by a runtime in the process of the state manager.
+        timed: Claimed through v0 until the claim timeout.
+        leaseless: Claimed through v0 without a timeout: only their holder can end them, and it is unknown.
+        oldest_leaseless: Seconds since the first of those was claimed; 0 without any.
+        overdue: Those whose lease or timeout expired, and which did not become claimable yet.
+        overdue_for: Seconds since the first of those expired.
+    """
+
+    node: str
+    leased: int
+    local: int
+    timed: int
+    leaseless: int
+    oldest_leaseless: Seconds = Field(alias="oldest_leaseless_ms")
+    overdue: int
+    overdue_for: Seconds = Field(alias="overdue_ms")
+
+
+class LostLeases(Body):
+    """Lost leases of the last hour.
+
+    Fields:
+        lost: Leases that expired without an outcome.
+        poison: States that lost too many leases and became errors.
+    """
+
+    lost: int
+    poison: int
+
+
+class NodeVersion(Body):
+    """One version of a node among live runtimes.
+
+    Fields:
+        fields: The names of its inputs, a ``=`` behind those with a default, and of its outputs.
+        runtimes: Name and id of the runtimes with this version.
+    """
+
+    fields: str
+    runtimes: list[str]
+
+
+class Disagreement(Body):
+    """A node whose inputs or outputs differ between live runtimes."""
+
+    node: str
+    versions: list[NodeVersion]
+
+
+class DatabaseState(Body):
+    """The database, of all namespaces.
+
+    Fields:
+        in_memory: Whether it is lost when the process ends.
+        size: Bytes, those that are free for reuse included.
+        log_size: Bytes of the write-ahead log.
+        schema_version: Version of its tables.
+        free_disk: Free bytes on its disk; None in memory.
+    """
+
+    in_memory: bool
+    size: int
+    log_size: int
+    schema_version: int
+    free_disk: int | None
+
+
+class Checkup(Body):
+    """The condition of a state manager.
+
+    Fields:
+        at: Its clock.
+        version: Its version of exotrio.
+        lease_ttl: Seconds that a lease lasts without a heartbeat.
+        claim_timeout: Seconds that a claim through v0 lasts; None: for ever.
+        claims: The QUEUED states of the namespace, by node.
+        leases: Lost leases of the namespace.
+        disagreements: Nodes that differ between live runtimes of the namespace.
+    """
+
+    at: UnixMs = Field(alias="at_ms")
+    version: str
+    lease_ttl: Seconds = Field(alias="lease_ttl_ms")
+    claim_timeout: Seconds | None = Field(alias="claim_timeout_ms")
+    claims: list[HeldClaims]
+    leases: LostLeases
+    disagreements: list[Disagreement] = Field(default_factory=list)
+    database: DatabaseState

@@ -14,14 +14,6 @@ a call that only reads is repeated; one that changes something only if it is ide
 left.
 """
 
-from exotrio._wire.checkup import (
-    Checkup,
-    DatabaseState,
-    Disagreement,
-    HeldClaims,
-    LostLeases,
-    NodeVersion,
-)
 from exotrio._wire.graphs import GraphInfo
 from exotrio._wire.native import NodeCounts, Run
 from exotrio._wire.operations import (
@@ -36,8 +28,21 @@ from exotrio._wire.operations import (
     StatePage,
     StateSummary,
 )
-from exotrio._wire.overview import NodeLoad, OldestState, Overview, Throughput
-from exotrio._wire.runtimes import RuntimeInfo, RuntimeList, V0Runtime
+from exotrio._wire.overview import (
+    Checkup,
+    DatabaseState,
+    Disagreement,
+    HeldClaims,
+    LostLeases,
+    NodeLoad,
+    NodeVersion,
+    OldestState,
+    Overview,
+    RuntimeInfo,
+    RuntimeList,
+    Throughput,
+    V0Runtime,
+)
 from exotrio._wire.v0 import (
     RegisteredNode,
     RunGraph,

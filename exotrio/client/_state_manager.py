@@ -7,10 +7,8 @@ from pathlib import Path
 import anyio
 
 from exotrio._http.event_loop import event_loop
-from exotrio._wire.checkup import Checkup
 from exotrio._wire.graphs import GraphInfo, GraphsReply
-from exotrio._wire.overview import Overview, OverviewQuery
-from exotrio._wire.runtimes import CommandReply, RuntimeList, TasksReply
+from exotrio._wire.overview import Checkup, CommandReply, Overview, OverviewQuery, RuntimeList, TasksReply
 from exotrio._wire.v0 import NodesReply, RegisteredNode
 from exotrio.client._backup import fetch_backup
 from exotrio.client._calls import checked_query

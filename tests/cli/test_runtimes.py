@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
-from exotrio._wire.runtimes import RuntimeInfo
+from exotrio._wire.overview import RuntimeInfo
 from exotrio.cli.runs.drain import Fate, wait_until_gone
 from exotrio.client._state_manager import StateManager
 from tests.support import gated

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from exotrio._wire.runtimes import CommandReply, RuntimeList, TasksReply
+from exotrio._wire.overview import CommandReply, RuntimeList, TasksReply
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, item_for

@@ -6,8 +6,7 @@ import re
 
 import httpx
 
-from exotrio._wire.checkup import Checkup
-from exotrio._wire.overview import Overview
+from exotrio._wire.overview import Checkup, Overview
 from exotrio.manager import create_app, open_service
 from exotrio.manager.engine.leases import Terms, expire
 from tests.contract.api import Api

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from exotrio._wire.native import HeartbeatProgress
-from exotrio._wire.runtimes import RuntimeInfo, RuntimeList, V0Runtime
+from exotrio._wire.overview import RuntimeInfo, RuntimeList, V0Runtime
 from exotrio.manager.engine.workers import SILENT_AFTER_MS, Worker
 from exotrio.manager.queries.load import held_by_worker
 from exotrio.manager.store.port import View
