@@ -479,7 +479,7 @@ POINTS = (
             "contract/test_conventions::test_a_wrong_method_is_a_json_405",
             "manager/test_access::test_other_methods_are_405_in_json",
         ],
-        Change("manager/api/json.py", "    HTTPException: on_http_exception,\n", ""),
+        Change("manager/api/json.py", "        case HTTPException():\n", "        case int():\n"),
     ),
     Point(
         "A defect is told to nobody but the log.",
@@ -487,7 +487,7 @@ POINTS = (
             "manager/test_access::test_a_defect_is_a_500_in_json_that_tells_nothing_and_has_its_request_id",
             "httpd/test_server::test_an_app_that_fails_before_it_answers_gives_a_500_and_the_server_lives",
         ],
-        Change("manager/api/json.py", "    Exception: on_defect,\n", ""),
+        Change("manager/api/json.py", "DatabaseError, Exception), on_error", "DatabaseError), on_error"),
     ),
     Point(
         "Whatever is sent is answered without a 5xx, a hang or a word of our own code, and a refusal changes"

@@ -13,7 +13,7 @@ from exotrio.manager.api.inspection import inspection_routes
 from exotrio.manager.api.json import EXCEPTION_HANDLERS
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.api.native import native_routes
-from exotrio.manager.api.operations import METRICS, PROBES, operation_routes, worker_routes
+from exotrio.manager.api.operations import METRICS, PROBES, operation_routes
 from exotrio.manager.api.v0 import v0_routes
 from exotrio.manager.security.access import Access, SelfAuthenticatedApp
 from exotrio.manager.service import Service
@@ -49,7 +49,7 @@ def create_app(
     """
     routes = v0_routes(service) + operation_routes(service.store, metrics)
     if native:
-        routes += native_routes(service) + inspection_routes(service) + worker_routes(service)
+        routes += native_routes(service) + inspection_routes(service)
     # Starlette tries one route after the other: as the last one, that was 17 us of an empty claim's 122.
     routes.sort(key=lambda route: not route.path.endswith(BUSIEST))
     app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)

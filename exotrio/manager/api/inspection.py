@@ -1,4 +1,4 @@
-"""Native routes that show a namespace, the state manager itself, and runs as pages of their own."""
+"""Native routes for people: overview, checkup and export; the runtimes, and what is asked of them."""
 
 from __future__ import annotations
 
@@ -7,66 +7,102 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from exotrio._wire.overview import ExportQuery, OverviewQuery
-from exotrio.manager.api.json import path_name, read_query, reply
-from exotrio.manager.api.native import NAMESPACE
-from exotrio.manager.api.routing import Endpoint, routes_of
+from exotrio._wire.vocabulary import NATIVE_ROOT
+from exotrio.manager.api.json import read_query, reply
+from exotrio.manager.api.routing import namespace_routes
+from exotrio.manager.engine.workers import Worker
 from exotrio.manager.queries.checkup import show_checkup
 from exotrio.manager.queries.overview import show_overview
+from exotrio.manager.queries.workers import list_workers
+from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.service import Service
+
+WORKER = "/worker/{worker_id:path}"
+"""The id of a runtime may be any text, also with slashes."""
 
 
 def inspection_routes(service: Service) -> list[Route]:
     """Return the routes."""
     inspection = _Inspection(service)
-    table: list[tuple[str, str, Endpoint]] = [
-        ("GET", f"{NAMESPACE}/overview", inspection.overview),
-        ("GET", f"{NAMESPACE}/checkup", inspection.checkup),
-        ("GET", f"{NAMESPACE}/run/{{run_id}}/export", inspection.export),
-    ]
-    return routes_of(table)
+    return namespace_routes(
+        NATIVE_ROOT,
+        [
+            ("GET", "/overview", inspection.overview),
+            ("GET", "/checkup", inspection.checkup),
+            ("GET", "/run/{run_id}/export", inspection.export),
+            ("GET", "/workers", inspection.workers),
+            ("POST", f"{WORKER}/drain", inspection.drain),
+            ("GET", f"{WORKER}/tasks", inspection.show_tasks),
+            ("POST", f"{WORKER}/tasks", inspection.ask_tasks),
+        ],
+    )
 
 
 class _Inspection:
+    """The endpoints. The registry of runtimes is read here: a query runs in a thread, where it may change."""
+
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._store = service.store
+        self._workers = service.workers
 
-    async def overview(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def overview(self, request: Request, namespace: str) -> Response:
         query = read_query(request, OverviewQuery)
-        # Here and not in the query: that runs in a thread, where the registry may change meanwhile.
-        now, workers = self._service.monotonic(), self._service.workers
-        shown = await self._service.store.look(
-            show_overview,
-            namespace,
-            workers.of(namespace, now),
-            workers.anonymous(namespace),
-            now,
-            query.runs,
-        )
-        return reply(shown)
+        now = self._service.monotonic()
+        workers, anonymous = self._workers.of(namespace, now), self._workers.anonymous(namespace)
+        return reply(await self._store.look(show_overview, namespace, workers, anonymous, now, query.runs))
 
-    async def checkup(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
-        service = self._service
-        now = service.monotonic()
-        shown = await service.store.look(
-            show_checkup,
-            namespace,
-            service.terms,
-            now,
-            service.store.path,
-            service.workers.of(namespace, now),
-        )
-        return reply(shown)
+    async def checkup(self, request: Request, namespace: str) -> Response:
+        now = self._service.monotonic()
+        workers = self._workers.of(namespace, now)
+        terms = self._service.terms
+        return reply(await self._store.look(show_checkup, namespace, terms, now, self._store.path, workers))
 
-    async def export(self, request: Request) -> Response:
+    async def export(self, request: Request, namespace: str) -> Response:
         # Here: whoever embeds a state manager does not wait for templates to be loaded.
         from exotrio.manager.web.export import report
 
-        namespace = path_name(request, "namespace")
         values = read_query(request, ExportQuery).values
         run_id = request.path_params["run_id"]
-        page = await self._service.store.look(
-            report.export, namespace, run_id, self._service.cipher, values=values
-        )
+        page = await self._store.look(report.export, namespace, run_id, self._service.cipher, values=values)
         return Response(page, headers=report.headers(run_id))
+
+    async def workers(self, request: Request, namespace: str) -> Response:
+        now = self._service.monotonic()
+        workers, anonymous = self._workers.of(namespace, now), self._workers.anonymous(namespace)
+        return reply(await self._store.look(list_workers, namespace, workers, anonymous, now))
+
+    async def drain(self, request: Request, namespace: str) -> Response:
+        return self._ask(self._worker(request, namespace), "drain")
+
+    async def ask_tasks(self, request: Request, namespace: str) -> Response:
+        """Ask a runtime for its task tree, which comes with its next heartbeat."""
+        worker = self._worker(request, namespace)
+        if not worker.last.shows_tasks:
+            worker_id = worker.last.worker_id
+            raise Refused(409, f"runtime {worker_id!r} shows no tasks; start it with --health-tasks")
+        return self._ask(worker, "tasks")
+
+    async def show_tasks(self, request: Request, namespace: str) -> Response:
+        """Show the task tree that a runtime sent last; None before the first one."""
+        worker = self._worker(request, namespace)
+        return reply(
+            {
+                "worker_id": worker.last.worker_id,
+                "asked": "tasks" in worker.commands,
+                "tasks": worker.tasks,
+                "age_ms": None if worker.tasks_at is None else self._service.monotonic() - worker.tasks_at,
+            }
+        )
+
+    def _worker(self, request: Request, namespace: str) -> Worker:
+        worker_id = request.path_params["worker_id"]
+        worker = self._workers.find(namespace, worker_id)
+        if worker is None:
+            raise not_found(f"no runtime {worker_id!r} was heard of in namespace {namespace!r}")
+        return worker
+
+    def _ask(self, worker: Worker, command: str) -> Response:
+        worker_id = worker.last.worker_id
+        self._workers.ask(worker.namespace, worker_id, command)
+        return reply({"worker_id": worker_id, "command": command})

@@ -51,6 +51,11 @@ class Unprocessable(Exception):
         self.items = items
 
 
+def unprocessable(kind: str, location: list[str | int], message: str, value: object = None) -> Unprocessable:
+    """Return the refusal for one problem."""
+    return Unprocessable([{"type": kind, "loc": location, "msg": message, "input": _echo(value)}])
+
+
 def reply(content: object, status: int = 200) -> Response:
     """Return a JSON response. NaN and infinity, which JSON lacks, become null."""
     return Response(to_json(content, inf_nan_mode="null"), status, media_type="application/json")
@@ -89,34 +94,24 @@ async def settled(claim: Awaitable[T]) -> T:
 
 
 async def read_model(request: Request, model: type[M]) -> M:
-    """Parse the body as ``model``.
-
-    Raises:
-        Unprocessable: it is not JSON, or not of that form.
-    """
+    """Parse the body as ``model``; errors as of ``read_body`` and ``parse_model``."""
     return parse_model(await read_body(request), model)
 
 
 def parse_model(body: bytes, model: type[M]) -> M:
-    """Parse a body as ``model``.
-
-    Raises:
-        Unprocessable: it is not JSON, or not of that form.
-    """
+    """Parse a body as ``model``; raise Unprocessable if it is not JSON, or not of that form."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        raise Unprocessable(describe(error, body)) from None
+        if not body:
+            raise unprocessable("missing", ["body"], "a JSON body is required") from None
+        raise Unprocessable(_items(error, "body", body)) from None
 
 
 def read_query(request: Request, model: type[M], *, lists: Collection[str] = ()) -> M:
-    """Parse the query parameters as ``model``. Of a repeated parameter the last value counts.
+    """Parse the query parameters as ``model``; raise Unprocessable if they are not of that form.
 
-    Args:
-        lists: Parameters of which all values count.
-
-    Raises:
-        Unprocessable: it is not of that form.
+    Of a repeated parameter the last value counts, unless it is one of ``lists``.
     """
     given = request.query_params
     fields = {name: given.getlist(name) if name in lists else value for name, value in given.items()}
@@ -140,17 +135,13 @@ async def read_body(request: Request) -> bytes:
     return body
 
 
-def describe(error: ValidationError, body: bytes) -> list[dict[str, Any]]:
-    """Return the problems in the shape of v0, without long or secret input."""
-    if not body:
-        return [{"type": "missing", "loc": ["body"], "msg": "a JSON body is required", "input": None}]
-    return _items(error, "body", body)
-
-
 def _items(error: ValidationError, part: str, body: bytes = b"") -> list[dict[str, Any]]:
+    """Return the problems in the shape of v0, without long or secret input."""
     items = []
     for problem in error.errors(include_url=False, include_context=False)[:_MAX_PROBLEMS]:
-        location: list[str | int] = [part, *(_shortened(step) for step in problem["loc"])]
+        # A step is an index, a field, or the client's own key of an object, of any length.
+        steps = (step if isinstance(step, int) else shortened(step, _MAX_ECHO) for step in problem["loc"])
+        location: list[str | int] = [part, *steps]
         if problem["type"] == "json_invalid":
             location = [part, json_offset(problem["msg"], body)]
         items.append(
@@ -179,11 +170,6 @@ def json_offset(message: str, body: bytes) -> int:
     return len(body[: begin + column - 1].decode("utf-8", "replace"))
 
 
-def _shortened(step: str | int) -> str | int:
-    """Return a step of a location: an index, a field, or the client's own key of an object, of any length."""
-    return step if isinstance(step, int) else shortened(step, _MAX_ECHO)
-
-
 def _echo(value: object) -> object:
     if value is None or isinstance(value, bool | int | float):
         return value
@@ -193,82 +179,50 @@ def _echo(value: object) -> object:
 
 
 def path_name(request: Request, parameter: str) -> str:
-    """Return a name from the path.
-
-    Raises:
-        Unprocessable: it is not a valid name.
-    """
+    """Return a name from the path; raise Unprocessable if it is not a valid one."""
     name: str = request.path_params[parameter]
     try:
         return check_name(name)
     except ValueError as error:
-        raise _bad_path(parameter, str(error), name) from None
+        raise unprocessable("value_error", ["path", parameter], str(error), name) from None
 
 
 def path_int(request: Request, parameter: str, *, least: int) -> int:
-    """Return a whole number from the path.
-
-    Raises:
-        Unprocessable: it is not one, or below ``least``.
-    """
+    """Return a whole number from the path; raise Unprocessable if it is not one, or below ``least``."""
     text: str = request.path_params[parameter]
+    where: list[str | int] = ["path", parameter]
     try:
         number = _WHOLE.validate_python(text)
     except ValidationError:
-        raise _bad_path(parameter, "must be a whole number", text, kind="int_parsing") from None
+        raise unprocessable("int_parsing", where, "must be a whole number", text) from None
     if number < least:
-        raise _bad_path(parameter, f"must be {least} or more", text, kind="greater_than_equal")
+        raise unprocessable("greater_than_equal", where, f"must be {least} or more", text)
     if number > _MAX_INTEGER:
-        raise _bad_path(parameter, f"must be at most {_MAX_INTEGER}", text, kind="less_than_equal")
+        raise unprocessable("less_than_equal", where, f"must be at most {_MAX_INTEGER}", text)
     return number
 
 
-def _bad_path(parameter: str, message: str, value: str, kind: str = "value_error") -> Unprocessable:
-    return Unprocessable([{"type": kind, "loc": ["path", parameter], "msg": message, "input": _echo(value)}])
-
-
-# -- exceptions to responses. They are async because Starlette runs other handlers in a thread.
-
-
-async def on_refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
-    return reply({"detail": error.detail}, error.status)
-
-
-async def on_unprocessable(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Unprocessable)
-    return reply({"detail": error.items}, 422)
-
-
-async def on_graph_invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, GraphInvalid)
-    return reply({"detail": "\n".join(error.problems)}, 400)
-
-
-async def on_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    response = reply({"detail": error.detail}, error.status_code)
-    response.headers.update(error.headers or {})
-    return response
-
-
-async def on_database_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, DatabaseError)
-    logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, error)
-    again = "" if isinstance(error, SecretUnreadable) else "; try again later"
-    return reply({"detail": f"{error.what}{again}"}, 503)
-
-
-async def on_defect(request: Request, error: Exception) -> Response:
+async def on_error(request: Request, error: Exception) -> Response:
+    """Return the reply for an exception. Async because Starlette runs other handlers in a thread."""
+    match error:
+        case Refused():
+            return reply({"detail": error.detail}, error.status)
+        case Unprocessable():
+            return reply({"detail": error.items}, 422)
+        case GraphInvalid():
+            return reply({"detail": "\n".join(error.problems)}, 400)
+        case HTTPException():
+            response = reply({"detail": error.detail}, error.status_code)
+            response.headers.update(error.headers or {})
+            return response
+        case DatabaseError():
+            logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, error)
+            again = "" if isinstance(error, SecretUnreadable) else "; try again later"
+            return reply({"detail": f"{error.what}{again}"}, 503)
     # Starlette raises the error again after this reply; the server logs it.
     return reply({"success": False, "detail": "an unexpected error occurred; it is in the server's log"}, 500)
 
 
-EXCEPTION_HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
-    Refused: on_refused,
-    Unprocessable: on_unprocessable,
-    GraphInvalid: on_graph_invalid,
-    HTTPException: on_http_exception,
-    DatabaseError: on_database_error,
-    Exception: on_defect,
-}
+EXCEPTION_HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = dict.fromkeys(
+    (Refused, Unprocessable, GraphInvalid, HTTPException, DatabaseError, Exception), on_error
+)

@@ -39,7 +39,6 @@ from exotrio.manager.api.backup import BackupReply
 from exotrio.manager.api.json import (
     CLAIM_LIMIT,
     ClaimReply,
-    Unprocessable,
     json_offset,
     path_name,
     read_body,
@@ -47,8 +46,9 @@ from exotrio.manager.api.json import (
     read_query,
     reply,
     settled,
+    unprocessable,
 )
-from exotrio.manager.api.routing import Endpoint, routes_of
+from exotrio.manager.api.routing import namespace_routes, routes_of
 from exotrio.manager.background import in_background
 from exotrio.manager.engine import claims, leases, outcomes, retries
 from exotrio.manager.engine import runs as runs_engine
@@ -60,29 +60,29 @@ from exotrio.manager.service import Service
 
 T = TypeVar("T")
 
-NAMESPACE = f"{NATIVE_ROOT}/namespace/{{namespace}}"
 CAPABILITIES = ("leases", "batch", "long_poll", "heartbeat")
 
 
 def native_routes(service: Service) -> list[Route]:
     """Return the routes of the native API."""
     native = _Native(service)
-    table: list[tuple[str, str, Endpoint]] = [
-        ("GET", NATIVE_ROOT, native.discover),
-        ("GET", BACKUP_PATH, native.backup),
-        ("POST", f"{NAMESPACE}/claim", native.claim),
-        ("POST", f"{NAMESPACE}/outcomes", native.record),
-        ("POST", f"{NAMESPACE}/release", native.release),
-        ("POST", f"{NAMESPACE}/graph/{{graph}}/trigger", native.trigger),
-        ("GET", f"{NAMESPACE}/run/{{run_id}}", native.run),
-        ("POST", f"{NAMESPACE}/run/{{run_id}}/cancel", native.cancel),
-        ("POST", f"{NAMESPACE}/run/{{run_id}}/retry", native.retry),
-        ("GET", f"{NAMESPACE}/runs", native.runs),
-        ("GET", f"{NAMESPACE}/states", native.states),
-        ("GET", f"{NAMESPACE}/state/{{state_id}}", native.state),
-        ("POST", f"{NAMESPACE}/heartbeat", native.heartbeat),
-    ]
-    return routes_of(table)
+    everywhere = routes_of([("GET", NATIVE_ROOT, native.discover), ("GET", BACKUP_PATH, native.backup)])
+    return everywhere + namespace_routes(
+        NATIVE_ROOT,
+        [
+            ("POST", "/claim", native.claim),
+            ("POST", "/outcomes", native.record),
+            ("POST", "/release", native.release),
+            ("POST", "/graph/{graph}/trigger", native.trigger),
+            ("GET", "/run/{run_id}", native.run),
+            ("POST", "/run/{run_id}/cancel", native.cancel),
+            ("POST", "/run/{run_id}/retry", native.retry),
+            ("GET", "/runs", native.runs),
+            ("GET", "/states", native.states),
+            ("GET", "/state/{state_id}", native.state),
+            ("POST", "/heartbeat", native.heartbeat),
+        ],
+    )
 
 
 class _Native:
@@ -96,8 +96,7 @@ class _Native:
     async def backup(self, request: Request) -> Response:
         return BackupReply(self._store, self._service.backing_up)
 
-    async def claim(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def claim(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, NativeClaimRequest)
         claimed = await self._claim_or_wait(request, namespace, body)
         answer = ClaimReply(
@@ -138,40 +137,27 @@ class _Native:
         )
         return claimed or claims.Claimed([])
 
-    async def record(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def record(self, request: Request, namespace: str) -> Response:
         items = _read_outcomes(await read_body(request))
         good = [item for item in items if not isinstance(item, ItemReply)]
-        recorded = iter(
-            await self._store.write(outcomes.record_batch, namespace, good, self._service.cipher)
-            if good
-            else ()
-        )
+        record = partial(outcomes.record_batch, namespace=namespace, items=good, cipher=self._service.cipher)
+        recorded = iter(await self._store.write(record) if good else ())
         return reply({"items": [item if isinstance(item, ItemReply) else next(recorded) for item in items]})
 
-    async def release(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def release(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, ReleaseRequest)
         if (body.states is None) == (body.claim_id is None):
-            raise Unprocessable(
-                [{"type": "value_error", "loc": ["body"], "msg": "give states or claim_id", "input": None}]
-            )
+            raise unprocessable("value_error", ["body"], "give states or claim_id")
         if body.claim_id is not None:
+            now = self._service.monotonic()
             items = await self._store.write(
-                claims.release_claim,
-                namespace,
-                body.claim_id,
-                self._service.monotonic(),
-                delay_ms=body.delay_ms,
+                claims.release_claim, namespace, body.claim_id, now, body.delay_ms
             )
         else:
-            items = await self._store.write(
-                claims.release, namespace, body.states or [], delay_ms=body.delay_ms
-            )
+            items = await self._store.write(claims.release, namespace, body.states or [], body.delay_ms)
         return reply({"items": items})
 
-    async def trigger(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def trigger(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, NativeTriggerRequest)
         run_id = await self._store.write(
             runs_engine.trigger,
@@ -184,58 +170,43 @@ class _Native:
         )
         return reply({"status": StateStatus.CREATED, "run_id": run_id})
 
-    async def run(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def run(self, request: Request, namespace: str) -> Response:
         run_id = request.path_params["run_id"]
         longest = _longest_wait(request, read_query(request, RunQuery).wait_ms)
         run = None
         if longest > 0:
-            run = await _while_connected(
-                request,
-                longest + CLAIM_LIMIT,
-                partial(
-                    self._store.write_once_ready, longest, run_queries.show_run_once_ended, namespace, run_id
-                ),
-            )
+            ended = partial(run_queries.show_run_once_ended, namespace=namespace, run_id=run_id)
+            wait = partial(self._store.write_once_ready, longest, ended)
+            run = await _while_connected(request, longest + CLAIM_LIMIT, wait)
         return reply(run or await self._store.read(run_queries.show_run, namespace, run_id))
 
-    async def cancel(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def cancel(self, request: Request, namespace: str) -> Response:
         run_id = request.path_params["run_id"]
         await self._store.write(runs_engine.cancel, namespace, run_id)
         return reply(await self._store.read(run_queries.show_run, namespace, run_id))
 
-    async def retry(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def retry(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, RetryRunRequest)
         run_id = request.path_params["run_id"]
         return reply(await self._store.write(retries.retry_run, namespace, run_id, body.request_id))
 
-    async def runs(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
-        query = read_query(request, RunsQuery)
-        return reply(await self._store.look(run_queries.list_runs, namespace, query))
+    async def runs(self, request: Request, namespace: str) -> Response:
+        return reply(await self._store.look(run_queries.list_runs, namespace, read_query(request, RunsQuery)))
 
-    async def states(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def states(self, request: Request, namespace: str) -> Response:
         query = read_query(request, StatesQuery, lists={"status"})
         return reply(await self._store.look(state_queries.list_states, namespace, query))
 
-    async def state(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def state(self, request: Request, namespace: str) -> Response:
         state_id, now = request.path_params["state_id"], self._service.monotonic()
         return reply(await self._store.look(history.show_history, namespace, state_id, now))
 
-    async def heartbeat(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def heartbeat(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, HeartbeatRequest)
-        service = self._service
-        local = LOCAL in request.scope
-        items = await self._store.write(
-            leases.renew, namespace, body.states, service.monotonic(), service.terms
-        )
+        service, terms = self._service, self._service.terms
+        items = await self._store.write(leases.renew, namespace, body.states, service.monotonic(), terms)
         commands = service.workers.seen(namespace, body, service.monotonic())
-        ttl_ms = None if local else service.terms.lease_ttl_ms
+        ttl_ms = None if LOCAL in request.scope else terms.lease_ttl_ms
         return reply({"items": items, "ttl_ms": ttl_ms, "commands": commands})
 
 
@@ -279,13 +250,9 @@ def _read_outcomes(body: bytes) -> list[OutcomeItem | ItemReply]:
     try:
         raw = from_json(body)
     except ValueError as error:
-        place = ["body", json_offset(str(error), body)]
-        raise Unprocessable(
-            [{"type": "json_invalid", "loc": place, "msg": str(error), "input": None}]
-        ) from None
+        raise unprocessable("json_invalid", ["body", json_offset(str(error), body)], str(error)) from None
     if not isinstance(raw, list) or len(raw) > MAX_BATCH:
-        text = f"a list of at most {MAX_BATCH} outcomes is required"
-        raise Unprocessable([{"type": "list_type", "loc": ["body"], "msg": text, "input": None}])
+        raise unprocessable("list_type", ["body"], f"a list of at most {MAX_BATCH} outcomes is required")
     return [_read_outcome(item) for item in raw]
 
 

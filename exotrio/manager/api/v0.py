@@ -32,7 +32,7 @@ from exotrio.manager.api.json import (
     reply,
     settled,
 )
-from exotrio.manager.api.routing import Endpoint, routes_of
+from exotrio.manager.api.routing import namespace_routes, routes_of
 from exotrio.manager.engine import claims, outcomes, retries, runs
 from exotrio.manager.engine import graphs as graphs_engine
 from exotrio.manager.engine.outcomes import Recorded
@@ -43,33 +43,32 @@ from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.security.access import LOCAL
 from exotrio.manager.service import Service
 
-NAMESPACE = "/v0/namespace/{namespace}"
-
 
 def v0_routes(service: Service) -> list[Route]:
     """Return the routes of v0. Each path is served with and without a slash at its end."""
     v0 = _V0(service)
-    table: list[tuple[str, str, Endpoint]] = [
-        ("GET", "/health", v0.health),
-        ("GET", "/v0/namespaces", v0.list_namespaces),
-        ("PUT", f"{NAMESPACE}/nodes", v0.register),
-        ("GET", f"{NAMESPACE}/nodes", v0.list_nodes),
-        ("GET", f"{NAMESPACE}/graphs", v0.list_graphs),
-        ("PUT", f"{NAMESPACE}/graph/{{graph}}", v0.upsert_graph),
-        ("GET", f"{NAMESPACE}/graph/{{graph}}", v0.get_graph),
-        ("POST", f"{NAMESPACE}/graph/{{graph}}/trigger", v0.trigger),
-        ("POST", f"{NAMESPACE}/states/enqueue", v0.claim),
-        ("POST", f"{NAMESPACE}/state/{{state_id}}/executed", v0.executed),
-        ("POST", f"{NAMESPACE}/state/{{state_id}}/errored", v0.errored),
-        ("POST", f"{NAMESPACE}/state/{{state_id}}/prune", v0.prune),
-        ("POST", f"{NAMESPACE}/state/{{state_id}}/re-enqueue-after", v0.requeue),
-        ("POST", f"{NAMESPACE}/state/{{state_id}}/manual-retry", v0.manual_retry),
-        ("GET", f"{NAMESPACE}/state/{{state_id}}/secrets", v0.secrets),
-        ("GET", f"{NAMESPACE}/runs/{{page}}/{{size}}", v0.list_runs),
-        ("GET", f"{NAMESPACE}/states/run/{{run_id}}/graph", v0.run_graph),
-        ("GET", f"{NAMESPACE}/graph/{{graph}}/run/{{run_id}}/node/{{state_id}}", v0.state),
-    ]
-    return routes_of(table)
+    everywhere = routes_of([("GET", "/health", v0.health), ("GET", "/v0/namespaces", v0.list_namespaces)])
+    return everywhere + namespace_routes(
+        "/v0",
+        [
+            ("PUT", "/nodes", v0.register),
+            ("GET", "/nodes", v0.list_nodes),
+            ("GET", "/graphs", v0.list_graphs),
+            ("PUT", "/graph/{graph}", v0.upsert_graph),
+            ("GET", "/graph/{graph}", v0.get_graph),
+            ("POST", "/graph/{graph}/trigger", v0.trigger),
+            ("POST", "/states/enqueue", v0.claim),
+            ("POST", "/state/{state_id}/executed", v0.executed),
+            ("POST", "/state/{state_id}/errored", v0.errored),
+            ("POST", "/state/{state_id}/prune", v0.prune),
+            ("POST", "/state/{state_id}/re-enqueue-after", v0.requeue),
+            ("POST", "/state/{state_id}/manual-retry", v0.manual_retry),
+            ("GET", "/state/{state_id}/secrets", v0.secrets),
+            ("GET", "/runs/{page}/{size}", v0.list_runs),
+            ("GET", "/states/run/{run_id}/graph", v0.run_graph),
+            ("GET", "/graph/{graph}/run/{run_id}/node/{state_id}", v0.state),
+        ],
+    )
 
 
 class _V0:
@@ -85,16 +84,14 @@ class _V0:
 
     # -- nodes and graphs
 
-    async def register(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def register(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, RegisterRequest)
         await self._store.write(graphs_engine.register, namespace, body)
         # As plain data: before pydantic 2.14 a nested model whose build is deferred has no serializer yet.
         shown = RegisterReply(runtime_name=body.runtime_name, registered_nodes=body.nodes)
         return reply(shown.model_dump())
 
-    async def list_nodes(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def list_nodes(self, request: Request, namespace: str) -> Response:
         nodes = await self._store.look(graph_queries.list_nodes, namespace)
         return reply({"namespace": namespace, "count": len(nodes), "nodes": nodes})
 
@@ -102,31 +99,27 @@ class _V0:
         namespaces = await self._store.look(graph_queries.list_namespaces)
         return reply({"namespaces": namespaces, "count": len(namespaces)})
 
-    async def upsert_graph(self, request: Request) -> Response:
-        namespace, graph = path_name(request, "namespace"), _graph_name(request)
+    async def upsert_graph(self, request: Request, namespace: str) -> Response:
+        graph = _graph_name(request)
         body = await read_body(request)
         now_ms = await self._store.read(lambda view: view.now_ms)
-
-        def prepare() -> graphs_engine.Prepared:
-            declared = parse_model(body, GraphRequest)
-            return graphs_engine.prepare(namespace, graph, declared, self._cipher, now_ms)
-
-        new = await self._service.compute(prepare)
+        new = await self._service.compute(
+            lambda: graphs_engine.prepare(
+                namespace, graph, parse_model(body, GraphRequest), self._cipher, now_ms
+            )
+        )
         shown = await self._store.write(graphs_engine.upsert, namespace, graph, new)
         self._service.scheduler.notify()
         return reply(shown, 201)
 
-    async def get_graph(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def get_graph(self, request: Request, namespace: str) -> Response:
         return reply(await self._store.read(graphs_engine.get_graph, namespace, _graph_name(request)))
 
-    async def list_graphs(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def list_graphs(self, request: Request, namespace: str) -> Response:
         graphs = await self._store.look(graph_queries.list_graphs, namespace)
         return reply({"namespace": namespace, "count": len(graphs), "templates": graphs})
 
-    async def trigger(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def trigger(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, TriggerRequest)
         run_id = await self._store.write(
             runs.trigger,
@@ -140,8 +133,7 @@ class _V0:
 
     # -- states
 
-    async def claim(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def claim(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, ClaimRequest)
         limit = min(body.batch_size, MAX_BATCH)
         await self._service.polled(namespace, None, body.nodes)
@@ -158,39 +150,36 @@ class _V0:
             undo=claimed.undo and partial(self._store.write_later, claimed.undo),
         )
 
-    async def executed(self, request: Request) -> Response:
+    async def executed(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, ExecutedRequest)
-        state_id = request.path_params["state_id"]
-        await self._record(request, ExecutedItem(state_id=state_id, token="", outputs=body.outputs))
+        item = ExecutedItem(state_id=request.path_params["state_id"], token="", outputs=body.outputs)
+        await self._record(namespace, item)
         return reply({"status": StateStatus.EXECUTED})
 
-    async def errored(self, request: Request) -> Response:
+    async def errored(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, ErroredRequest)
-        state_id = request.path_params["state_id"]
-        recorded = await self._record(request, ErroredItem(state_id=state_id, token="", error=body.error))
+        item = ErroredItem(state_id=request.path_params["state_id"], token="", error=body.error)
+        recorded = await self._record(namespace, item)
         return reply({"status": StateStatus.ERRORED, "retry_created": recorded.retry_created})
 
-    async def prune(self, request: Request) -> Response:
+    async def prune(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, PruneRequest)
-        state_id = request.path_params["state_id"]
-        recorded = await self._record(
-            request, PrunedItem(state_id=state_id, token="", data=body.data), repeatable=True
-        )
+        item = PrunedItem(state_id=request.path_params["state_id"], token="", data=body.data)
+        recorded = await self._record(namespace, item, repeatable=True)
         return reply({"status": StateStatus.PRUNED, "enqueue_after": recorded.enqueue_after})
 
-    async def requeue(self, request: Request) -> Response:
+    async def requeue(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, RequeueRequest)
         state_id = request.path_params["state_id"]
         item = RequeuedItem(state_id=state_id, token="", delay_ms=body.enqueue_after)
-        recorded = await self._record(request, item, repeatable=True)
+        recorded = await self._record(namespace, item, repeatable=True)
         return reply({"status": StateStatus.CREATED, "enqueue_after": recorded.enqueue_after})
 
-    async def _record(self, request: Request, item: OutcomeItem, *, repeatable: bool = False) -> Recorded:
+    async def _record(self, namespace: str, item: OutcomeItem, *, repeatable: bool = False) -> Recorded:
         """Record an outcome; a repeated one is refused unless ``repeatable``.
 
         A stock runtime ends if a prune or re-enqueue is refused, and repeats them when a reply is lost.
         """
-        namespace = path_name(request, "namespace")
         recorded = await self._store.write(outcomes.record_v0, namespace, item.state_id, item, self._cipher)
         if recorded.result is ItemResult.UNKNOWN:
             raise not_found(recorded.detail or "there is no such state")
@@ -198,49 +187,35 @@ class _V0:
             return recorded
         raise Refused(400, recorded.detail or "this outcome was already recorded")
 
-    async def manual_retry(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def manual_retry(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, ManualRetryRequest)
         state_id = request.path_params["state_id"]
         new_id = await self._store.write(retries.retry_by_hand, namespace, state_id, body.fanout_id)
         return reply({"id": new_id, "status": StateStatus.CREATED})
 
-    async def secrets(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def secrets(self, request: Request, namespace: str) -> Response:
         token = request.headers.get(LEASE_HEADER)
-        owner, graph, ciphertexts = await self._store.read(
-            runs.secrets_of, namespace, request.path_params["state_id"], token
-        )
-        return reply(
-            {
-                "secrets": {
-                    name: self._cipher.decrypt(text, namespace=owner, graph=graph, name=name)
-                    for name, text in ciphertexts.items()
-                }
-            }
-        )
+        state_id = request.path_params["state_id"]
+        owner, graph, ciphertexts = await self._store.read(runs.secrets_of, namespace, state_id, token)
+        secrets = {
+            name: self._cipher.decrypt(text, namespace=owner, graph=graph, name=name)
+            for name, text in ciphertexts.items()
+        }
+        return reply({"secrets": secrets})
 
     # -- runs
 
-    async def list_runs(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
+    async def list_runs(self, request: Request, namespace: str) -> Response:
         page, size = path_int(request, "page", least=1), path_int(request, "size", least=1)
         return reply(await self._store.look(run_queries.list_runs_v0, namespace, page, size))
 
-    async def run_graph(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
-        return reply(
-            await self._store.look(run_queries.show_run_graph, namespace, request.path_params["run_id"])
-        )
+    async def run_graph(self, request: Request, namespace: str) -> Response:
+        run_id = request.path_params["run_id"]
+        return reply(await self._store.look(run_queries.show_run_graph, namespace, run_id))
 
-    async def state(self, request: Request) -> Response:
-        namespace = path_name(request, "namespace")
-        run_id, state_id = request.path_params["run_id"], request.path_params["state_id"]
-        return reply(
-            await self._store.look(
-                state_queries.show_state, namespace, _graph_name(request), run_id, state_id
-            )
-        )
+    async def state(self, request: Request, namespace: str) -> Response:
+        names = (_graph_name(request), request.path_params["run_id"], request.path_params["state_id"])
+        return reply(await self._store.look(state_queries.show_state, namespace, *names))
 
 
 def _graph_name(request: Request) -> str:
