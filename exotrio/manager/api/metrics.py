@@ -7,6 +7,7 @@ routes, nodes and words of ours, never the id of a run or a state.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exotrio.errors import DatabaseError
 from exotrio.manager.queries.load import Backlog, backlog
-from exotrio.manager.store.port import Committed, Store
+from exotrio.manager.store.port import Store
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -40,7 +41,8 @@ class ManagerMetrics:
     """
 
     def __init__(self, store: Store, connections: Callable[[], int] = lambda: 0) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Histogram
+        from prometheus_client import CollectorRegistry, Histogram
+        from prometheus_client import Counter as Total
 
         self._store = store
         self._connections = connections
@@ -57,7 +59,7 @@ class ManagerMetrics:
             buckets=REQUEST_BUCKETS,
             registry=self.registry,
         )
-        self._ended: Any = Counter(
+        self._ended: Any = Total(
             "exotrio_manager_states_ended_total",
             "States that got a status in which they stay, since this process began.",
             ["namespace", "node", "status"],
@@ -156,8 +158,8 @@ class ManagerMetrics:
                     return  # logged by whoever needed an answer; the other numbers still help
                 self._looked_at = now
 
-    def _committed(self, committed: Committed) -> None:
-        if not committed.failed:
-            self._groups.observe(len(committed.writes))
-        for (namespace, node, status), count in committed.ended.items():
+    def _committed(self, writes: int, ended: Counter[tuple[str, str, str]]) -> None:
+        if writes:
+            self._groups.observe(writes)
+        for (namespace, node, status), count in ended.items():
             self._ended.labels(namespace, node, status).inc(count)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -175,8 +175,9 @@ class Transaction(View):
 class Store(Protocol):
     """Where use cases run."""
 
-    on_commit: Callable[[Committed], None]
-    """Called in the Trio thread after every commit."""
+    on_commit: Callable[[int, Counter[tuple[str, str, str]]], None]
+    """Called in the Trio thread after every commit, with the number of use cases that have their results now
+    (0 if it failed) and how many states got a status in which they stay, by (namespace, node, status)."""
 
     @property
     def path(self) -> Path | None:
@@ -267,25 +268,6 @@ class Store(Protocol):
         Cancellation:
             Safe: a query changes nothing.
         """
-        ...
-
-
-class Committed(Protocol):
-    """What one commit did, as far as others may know."""
-
-    @property
-    def writes(self) -> Sized:
-        """The use cases that have their results now."""
-        ...
-
-    @property
-    def failed(self) -> bool:
-        """Whether nothing of it happened."""
-        ...
-
-    @property
-    def ended(self) -> Counter[tuple[str, str, str]]:
-        """How many states got a status in which they stay, by (namespace, node, status)."""
         ...
 
 

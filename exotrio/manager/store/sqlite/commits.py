@@ -44,16 +44,8 @@ _FIX = "check its file and the free space of its disk"
 
 @dataclass(slots=True, kw_only=True)
 class Commit:
-    """What one commit did: the ``Committed`` of SQLite.
-
-    Attributes:
-        writes: The writes that have their results now.
-        waits: Those that found nothing and go on waiting.
-        failed: Whether nothing of it happened.
-        ready: The topics that were announced.
-        ended: How many states got a status in which they stay, by (namespace, node, status).
-        tally: How many of them were finished by their node, by (node_id, status, bucket of time).
-    """
+    """What one commit did: ``writes`` have their results now, ``waits`` found nothing and go on waiting. The
+    others are as in ``Transaction``."""
 
     writes: list[Write] = field(default_factory=list)
     waits: list[Write] = field(default_factory=list)

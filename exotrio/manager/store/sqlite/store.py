@@ -13,6 +13,7 @@ import queue
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -23,7 +24,7 @@ import trio
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
 from exotrio.manager.store.clock import Clock, wall_clock
-from exotrio.manager.store.port import Committed, Store, Transaction, View
+from exotrio.manager.store.port import Store, Transaction, View
 from exotrio.manager.store.sqlite.commits import MAX_GROUP, Commit, Committer
 from exotrio.manager.store.sqlite.copy import remove_leftovers
 from exotrio.manager.store.sqlite.database import MEMORY, Ownership, SameFiles, open_writer
@@ -60,7 +61,7 @@ class _CommittingStore:
         self._committer = committer
         self._closed = False
         self.path = path
-        self.on_commit: Callable[[Committed], None] = lambda committed: None
+        self.on_commit: Callable[[int, Counter[tuple[str, str, str]]], None] = lambda writes, ended: None
 
     @property
     def written(self) -> int:
@@ -80,13 +81,16 @@ class _CommittingStore:
         **kwargs: P.kwargs,
     ) -> T | None:
         deadline = self._committer.now() + longest
-        value: T | None = await self._settle(
-            Write(lambda tx: use_case(tx, *args, **kwargs), deadline=deadline)
-        )
+        write = Write(lambda tx: use_case(tx, *args, **kwargs), deadline=deadline)
+        value: T | None = await self._settle(write)
         return value
 
     async def check_writable(self) -> None:
         await self.write(self._committer.check_writable)
+
+    def _report(self, committed: Commit) -> None:
+        if committed.writes:
+            self.on_commit(0 if committed.failed else len(committed.writes), committed.ended)
 
     async def _settle(self, write: Write) -> Any:
         """Return the result of a write once it is committed."""
@@ -162,8 +166,7 @@ class MemoryStore(_CommittingStore):
         for each in committed.writes:
             _answer(each)
         self._appoint()
-        if committed.writes:
-            self.on_commit(committed)
+        self._report(committed)
         return committed.writes
 
 
@@ -227,11 +230,8 @@ class FileStore(_CommittingStore):
         # First those that wait: what is undone below must not be claimed by one of them.
         for given_up in self._committer.give_up(_closed):
             _answer(given_up)
-        undos = []
-        while not self._writes.empty():
-            if (write := self._writes.get()) is not None:
-                undos.append(write)
-        self._committer.commit(undos, last=True)
+        undos = [self._writes.get() for _ in range(self._writes.qsize())]
+        self._committer.commit([write for write in undos if write is not None], last=True)
         self._committer.connection.close()
         return True
 
@@ -268,7 +268,7 @@ class FileStore(_CommittingStore):
                 self.write_later(write.undo)
             else:
                 _answer(write)
-        self.on_commit(committed)
+        self._report(committed)
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import count
 from typing import Any
 
@@ -18,67 +19,42 @@ import trio
 from exotrio.manager.store.port import Topic, Transaction
 
 
+@dataclass(slots=True, eq=False)
 class Write:
-    """A use case on its way to its commit. Only ``abandoned`` is set from other threads.
+    """A use case on its way to its commit. Only ``abandoned`` is set from other threads."""
 
-    Args:
-        use_case: What to run.
-        task: The task that waits for its result, if any.
-        deadline: Until when, on the committer's clock, it waits as long as it returns None: for a commit
-            that announces one of its topics, or for what comes due. Defaults to None: it does not wait.
-        repeat: Whether it is handed in again until it is committed. Defaults to False.
-
-    Attributes:
-        found: Whether it returned something when it ran last, or does not wait.
-        is_open: Whether it found nothing then and goes on waiting.
-        awaited: Topics it waits for since then, and when something of each comes due.
-        topics: The topics under which ``Waiting`` keeps it.
-        turn: Its place among all that wait.
-        result: Its result, once it is committed.
-        undo: See ``Transaction.undo``.
-        abandoned: Whether no task waits for it any more; in memory: at this moment.
-        missed: Whether one of its topics was announced meanwhile.
-    """
-
-    __slots__ = (
-        "_use_case",
-        "abandoned",
-        "awaited",
-        "deadline",
-        "found",
-        "is_open",
-        "missed",
-        "repeat",
-        "result",
-        "task",
-        "topics",
-        "turn",
-        "undo",
-    )
-
-    def __init__(
-        self,
-        use_case: Callable[[Transaction], Any],
-        task: trio.lowlevel.Task | None = None,
-        *,
-        deadline: float | None = None,
-        repeat: bool = False,
-    ) -> None:
-        self._use_case = use_case
-        self.task = task
-        self.deadline = deadline
-        self.repeat = repeat
-        self.found = self.is_open = self.abandoned = self.missed = False
-        self.awaited: dict[Topic, float] = {}
-        self.topics: frozenset[Topic] = frozenset()
-        self.turn = -1
-        self.result: outcome.Outcome[Any]
-        self.undo: Callable[[Transaction], object] | None = None
+    use_case: Callable[[Transaction], Any]
+    _: KW_ONLY
+    deadline: float | None = None
+    """Until when, on the committer's clock, it waits as long as it returns None: for a commit that announces
+    one of its topics, or for what comes due. None: it does not wait."""
+    repeat: bool = False
+    """Whether it is handed in again until it is committed."""
+    task: trio.lowlevel.Task | None = None
+    """The task that waits for its result, if any."""
+    result: outcome.Outcome[Any] = field(init=False)
+    """Once it is committed."""
+    undo: Callable[[Transaction], object] | None = None
+    """See ``Transaction.undo``."""
+    found: bool = False
+    """Whether it returned something when it ran last, or does not wait."""
+    is_open: bool = False
+    """Whether it found nothing then and goes on waiting."""
+    awaited: dict[Topic, float] = field(default_factory=dict)
+    """Topics it waits for since then, and when something of each comes due."""
+    topics: frozenset[Topic] = frozenset()
+    """The topics under which ``Waiting`` keeps it."""
+    turn: int = -1
+    """Its place among all that wait."""
+    abandoned: bool = False
+    """Whether no task waits for it any more; in memory: at this moment."""
+    missed: bool = False
+    """Whether one of its topics was announced meanwhile."""
 
     def run(self, tx: Transaction, now: float) -> Any:
         """Run the use case."""
         self.found, self.is_open = True, False
-        value = self._use_case(tx)
+        value = self.use_case(tx)
         self.undo = tx.undo
         if value is None and self.deadline is not None:
             self.found, self.is_open = False, now < self.deadline
