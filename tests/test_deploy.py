@@ -155,7 +155,7 @@ def test_a_manifest_is_what_kubernetes_takes(body: dict[str, Any]) -> None:
 
 def test_the_runtime_has_longer_to_stop_than_its_drain_may_take() -> None:
     assert drain_total() == 28.5
-    assert pod("runtime")["terminationGracePeriodSeconds"] >= drain_total() + health_server.LAST
+    assert pod("runtime")["terminationGracePeriodSeconds"] >= drain_total() + health_server.GRACE
     assert "lifecycle" not in container("runtime"), "a preStop hook would take its time from the drain"
 
 
