@@ -52,9 +52,9 @@ from exotrio.manager.api.routing import namespace_routes, routes_of
 from exotrio.manager.background import in_background
 from exotrio.manager.engine import claims, leases, outcomes, retries
 from exotrio.manager.engine import runs as runs_engine
-from exotrio.manager.queries import history
 from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries import states as state_queries
+from exotrio.manager.queries.state_detail import show_history
 from exotrio.manager.security.access import LOCAL
 from exotrio.manager.service import Service
 
@@ -199,7 +199,7 @@ class _Native:
 
     async def state(self, request: Request, namespace: str) -> Response:
         state_id, now = request.path_params["state_id"], self._service.monotonic()
-        return reply(await self._store.look(history.show_history, namespace, state_id, now))
+        return reply(await self._store.look(show_history, namespace, state_id, now))
 
     async def heartbeat(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, HeartbeatRequest)

@@ -5,8 +5,7 @@
 ``run_detail``   what the pages of one run show
 ``export``       the states and errors that the report of a run shows
 ``states``       states in lists, and one as v0 shows it
-``state_detail`` what the pages of one state show
-``history``      one state with all that happened to it
+``state_detail`` one state with all that happened to it, for the native API and for pages
 ``graphs``       registered nodes, graphs and namespaces, in lists and as pages show them
 ``load``         how much waits, runs and failed of each node, who holds what, how long it took
 ``workers``      the runtimes that were heard of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from exotrio._util.times import timestamp
@@ -27,57 +26,35 @@ from exotrio.manager.store.port import View
 DAY_MS = 86_400_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Current:
-    """How much waits, runs and failed.
+def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) -> dict[str, Any]:
+    """Return how much waits, runs and failed of these nodes.
 
-    Attributes:
-        waiting_is_more: Whether there are more than were counted.
-        oldest: The node whose first claimable state is due longest; None if nothing is claimable.
-        errored: States that failed within 24 h and were not retried.
+    ``waiting_is_more`` says that not all were counted. ``oldest`` is the backlog whose first claimable state
+    is due longest. ``errored`` counts states that failed within 24 h and were not retried.
     """
+    return {
+        "running": sum(each.held for each in backlogs),
+        "waiting": sum(each.waiting for each in backlogs),
+        "waiting_is_more": any(each.waiting == MAX_COUNTED for each in backlogs),
+        "oldest": max(
+            (each for each in backlogs if each.eligible), key=lambda each: each.oldest, default=None
+        ),
+        "errored": failed_since(view, node_ids, view.now_ms - DAY_MS),
+    }
 
-    running: int
-    waiting: int
-    waiting_is_more: bool
-    oldest: Backlog | None
-    errored: int
 
+def last_hour(view: View, node_ids: Iterable[int]) -> dict[str, Any]:
+    """Return how many attempts ended in each minute, the present one last, and how many of them failed.
 
-def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) -> Current:
-    """Return how much waits, runs and failed in a namespace.
-
-    Args:
-        node_ids: Its nodes.
-        backlogs: Their backlogs.
+    ``first_minute`` is in minutes of Unix time.
     """
-    return Current(
-        running=sum(each.held for each in backlogs),
-        waiting=sum(each.waiting for each in backlogs),
-        waiting_is_more=any(each.waiting == MAX_COUNTED for each in backlogs),
-        oldest=max((each for each in backlogs if each.eligible), key=lambda each: each.oldest, default=None),
-        errored=failed_since(view, node_ids, view.now_ms - DAY_MS),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class LastHour:
-    """How many attempts ended in each minute, the present one last, and how many of them failed.
-
-    Attributes:
-        first_minute: Of Unix time.
-    """
-
-    first_minute: int
-    ended: list[int]
-    failed: list[int]
-
-
-def last_hour(view: View, node_ids: Iterable[int]) -> LastHour:
-    """Return what ended of some nodes."""
     minutes = tallies.by_minute(view, node_ids, HOUR)
     each = [minutes[minute] for minute in sorted(minutes)]
-    return LastHour(min(minutes), [one.total() for one in each], [failures(one) for one in each])
+    return {
+        "first_minute": min(minutes),
+        "ended": [one.total() for one in each],
+        "failed": [failures(one) for one in each],
+    }
 
 
 def show_overview(
@@ -99,22 +76,14 @@ def show_overview(
     node_ids = nodes_of(view, namespace)
     backlogs = {each.node: each for each in backlog(view, namespace=namespace)}
     present = current(view, node_ids, list(backlogs.values()))
-    hour = last_hour(view, node_ids)
+    oldest: Backlog | None = present.pop("oldest")
     offers = offered(workers, anonymous, now)
     return {
         "namespace": namespace,
         "at": timestamp(view.now_ms),
-        "running": present.running,
-        "waiting": present.waiting,
-        "waiting_is_more": present.waiting_is_more,
-        "errored": present.errored,
-        "oldest": present.oldest
-        and {"node": present.oldest.node, "waits_ms": round(present.oldest.oldest * 1000)},
-        "throughput": {
-            "first_minute": hour.first_minute,
-            "ended": hour.ended,
-            "failed": hour.failed,
-        },
+        **present,
+        "oldest": oldest and {"node": oldest.node, "waits_ms": round(oldest.oldest * 1000)},
+        "throughput": last_hour(view, node_ids),
         "nodes": [
             _node(view, node_id, backlogs[name], offers.get(name, [])) for node_id, name in node_ids.items()
         ],

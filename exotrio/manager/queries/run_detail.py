@@ -8,8 +8,8 @@ from itertools import groupby
 from typing import Any
 
 from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
-from exotrio.manager.engine.states import ERRORED, STATUSES
-from exotrio.manager.queries.runs import Found
+from exotrio.manager.engine.states import ERRORED
+from exotrio.manager.queries.runs import Found, Where
 from exotrio.manager.queries.state_detail import summarize, times
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
@@ -27,14 +27,6 @@ ALWAYS_SHOWN = 10
 MAX_EVENTS = 20_000
 """The newest events of all runs that are searched for those of one."""
 EVENTS_SHOWN = 50
-
-
-def counts_of(view: View, run: int) -> dict[int, dict[str, int]]:
-    """Return the number of states of a run by place and status. Costs the same for any run."""
-    return {
-        row["place"]: {status: row[status.lower()] for status in STATUSES if row[status.lower()]}
-        for row in view.execute("SELECT * FROM counts WHERE run = ?", (run,))
-    }
 
 
 def store_of(view: View, run: Row, template: Template) -> list[tuple[str, str]]:
@@ -61,21 +53,19 @@ def list_states(
         after: Only states behind the one with this id.
     """
     seq = view.seq(after) or 0
-    conditions, parameters = ["TRUE"], list[Any]()
+    where = Where()
     if place is not None:
-        conditions.append("place = ?")
-        parameters.append(place)
+        where.add("place = ?", place)
     if statuses:
-        conditions.append(f"status IN ({', '.join('?' * len(statuses))})")
-        parameters += statuses
+        where.add(f"status IN ({', '.join('?' * len(statuses))})", *statuses)
     # The inner query bounds the search; the outer one ends it as soon as the page is full.
     rows = view.execute(
         "SELECT * FROM (SELECT seq, place, status, retry_count, enqueue_after, created_at, claimed_at,"
         f" finished_at, worker, substr(error, 1, {MAX_ERROR_BYTES}) AS error,"
         " substr(inputs, 1, 160) AS inputs, substr(outputs, 1, 160) AS outputs"
         " FROM states WHERE run = ? AND seq > ? ORDER BY seq LIMIT ?)"
-        f" WHERE {' AND '.join(conditions)} LIMIT ?",
-        (run["id"], seq, MAX_SEARCHED, *parameters, PAGE_SIZE + 1),
+        f" WHERE {where} LIMIT ?",
+        (run["id"], seq, MAX_SEARCHED, *where.parameters, PAGE_SIZE + 1),
     ).fetchall()
     page = rows[:PAGE_SIZE]
     states = [

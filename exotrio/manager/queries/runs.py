@@ -181,7 +181,7 @@ class Where:
         self.parameters += parameters
 
     def __str__(self) -> str:
-        return " AND ".join(self._conditions)
+        return " AND ".join(self._conditions) or "TRUE"
 
 
 def list_runs(view: View, namespace: str, query: RunsQuery) -> dict[str, Any]:
@@ -255,21 +255,23 @@ def _v0_summary(run: Row) -> dict[str, Any]:
     }
 
 
+def counts_of(view: View, run: int) -> dict[int, dict[str, int]]:
+    """Return the number of states of a run by place and status. Costs the same for any run."""
+    return {
+        row["place"]: {status: row[status.lower()] for status in STATUSES if row[status.lower()]}
+        for row in view.execute("SELECT * FROM counts WHERE run = ?", (run,))
+    }
+
+
 def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
     """Return one run with its counts per place, in the order of the template. Costs the same for
     a run of any size."""
     run = find_run(view, namespace, run_id)
-    counts = {row["place"]: row for row in view.execute("SELECT * FROM counts WHERE run = ?", (run["id"],))}
-    nodes = []
-    for place in view.template(run["template"]).places:
-        row = counts.get(place.index)
-        nodes.append(
-            {
-                "identifier": place.identifier,
-                "node_name": place.node_name,
-                "counts": {status: row[status.lower()] for status in STATUSES if row and row[status.lower()]},
-            }
-        )
+    counts = counts_of(view, run["id"])
+    nodes = [
+        {"identifier": place.identifier, "node_name": place.node_name, "counts": counts.get(place.index, {})}
+        for place in view.template(run["template"]).places
+    ]
     return {**run_summary(run), "nodes": nodes}
 
 

@@ -16,12 +16,11 @@ from exotrio._wire.overview import EXPORT_TYPE
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.queries.run_detail import (
     MAX_BARS,
-    counts_of,
     events_of,
     spans_of,
     store_of,
 )
-from exotrio.manager.queries.runs import run_row
+from exotrio.manager.queries.runs import counts_of, run_row
 from exotrio.manager.store.cipher import Cipher, open_secrets
 from exotrio.manager.store.port import View
 from exotrio.manager.web.export.faults import faults_of

@@ -22,15 +22,17 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     data: dict[str, Data] = {"page": {"title": "Overview"}}
     if "now" in wanted:
         present = current(view, nodes, backlog(view, namespace=request.namespace))
-        is_offered = present.oldest is None or present.oldest.node in request.offers()
+        oldest = present["oldest"]
+        is_offered = oldest is None or oldest.node in request.offers()
         data["now"] = {"current": present, "oldest_offered": is_offered}
     if "hour" in wanted:
         hour = last_hour(view, nodes)
-        last_minute = hour.first_minute + len(hour.ended) - 1
+        ended, failed = hour["ended"], hour["failed"]
+        last_minute = hour["first_minute"] + len(ended) - 1
         data["hour"] = {
-            "ended": sum(hour.ended),
-            "failed": sum(hour.failed),
-            "chart": draw_throughput(hour.ended, hour.failed, last_minute_ms=last_minute * tallies.MINUTE_MS),
+            "ended": sum(ended),
+            "failed": sum(failed),
+            "chart": draw_throughput(ended, failed, last_minute_ms=last_minute * tallies.MINUTE_MS),
         }
     if "failing" in wanted:
         data["failing"] = {"nodes": _failing(view, nodes)}

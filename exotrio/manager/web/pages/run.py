@@ -9,13 +9,12 @@ from exotrio.manager.engine.states import CREATED, STATUSES
 from exotrio.manager.queries.run_detail import (
     MAX_BARS,
     MAX_SPANS,
-    counts_of,
     events_of,
     list_states,
     spans_of,
     store_of,
 )
-from exotrio.manager.queries.runs import run_row
+from exotrio.manager.queries.runs import counts_of, run_row
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.queries.workers import progress_of
 from exotrio.manager.rules.template import Place, Template

@@ -8,10 +8,11 @@ from pydantic_core import from_json
 
 from exotrio._util.times import moment_ms
 from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, PRUNED, QUEUED, chain
-from exotrio.manager.queries.history import attempts_of, holder_of
 from exotrio.manager.queries.state_detail import (
+    attempts_of,
     events_of_state,
     find_state,
+    holder_of,
     newest_event,
     spent,
     was_cancelled,
