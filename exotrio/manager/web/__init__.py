@@ -4,12 +4,12 @@ From outside only ``Dashboard`` is used, an ASGI app that authenticates its requ
 
 - ``app``: the routes, signing in and out, and errors.
 - ``sessions``, ``guard``: who is signed in; which requests are let in, and the headers of every response.
-- ``page``: what a page is: a template, and fragments that can be rendered alone.
+- ``page``: what a page is: a template, fragments that can be rendered alone, and the files it refers to.
 - ``pages/``: the pages, a module each. ``actions``: what their forms do.
 - ``live``: tells the script which fragments changed; the script then requests these.
 - ``export/``: a run as one HTML file, for people without access to the dashboard.
 - ``svg/``: the pictures. ``format``: statuses, times and values as text. Both are pure.
-- ``assets``, ``static/``, ``templates/``: the files.
+- ``static/``, ``templates/``: the files.
 
 Rules that hold:
 

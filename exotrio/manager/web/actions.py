@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 
 from exotrio._util.words import plural
 from exotrio.manager.engine import retries, runs
@@ -12,7 +11,7 @@ from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.web.guard import field
 from exotrio.manager.web.page import PageRequest
 
-Form = Mapping[str, list[str]]
+Form = dict[str, list[str]]
 
 MAX_AT_ONCE = 100
 """Runs that one form may retry or cancel."""
@@ -22,35 +21,29 @@ INPUT, STORE = "input.", "store."
 """Prefixes of the names of a form's fields; the rest is the name of the input or the key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What was done: the message for the next page, and the address of that page."""
-
-    flash: str
-    to: str
+Done = tuple[str, str]
+"""What was done: the message for the next page, and the address of that page."""
+Action = Callable[[PageRequest, Form], Awaitable[Done]]
 
 
-Action = Callable[[PageRequest, dict[str, list[str]]], Awaitable[Done]]
-
-
-async def retry_run(request: PageRequest, form: dict[str, list[str]]) -> Done:
+async def retry_run(request: PageRequest, form: Form) -> Done:
     """Retry the failed states of a run."""
     run_id = request.params["run_id"]
     reply = await request.service.store.write(retries.retry_run, request.namespace, run_id, _request_id(form))
     flash = f"{plural(len(reply.retried), 'failed state')} will run again."
     if reply.refused:
         flash += f" {len(reply.refused):,} could not be retried: {reply.refused[0].reason}."
-    return Done(flash, request.link("runs", run_id))
+    return (flash, request.link("runs", run_id))
 
 
-async def cancel_run(request: PageRequest, form: dict[str, list[str]]) -> Done:
+async def cancel_run(request: PageRequest, form: Form) -> Done:
     """Cancel a run."""
     run_id = request.params["run_id"]
     await request.service.store.write(runs.cancel, request.namespace, run_id)
-    return Done("The run was cancelled.", request.link("runs", run_id))
+    return ("The run was cancelled.", request.link("runs", run_id))
 
 
-async def change_runs(request: PageRequest, form: dict[str, list[str]]) -> Done:
+async def change_runs(request: PageRequest, form: Form) -> Done:
     """Retry or cancel the ticked runs, as far as possible."""
     wanted = field(form, "do")
     if wanted not in ("retry", "cancel"):
@@ -58,7 +51,7 @@ async def change_runs(request: PageRequest, form: dict[str, list[str]]) -> Done:
     back = request.link("runs", **{name: field(form, name) for name in ("graph", "status", "since", "text")})
     chosen = list(dict.fromkeys(form.get("run", [])))
     if not chosen:
-        return Done("No run was ticked, so nothing changed.", back)
+        return ("No run was ticked, so nothing changed.", back)
     if len(chosen) > MAX_AT_ONCE:
         raise Refused(400, f"at most {MAX_AT_ONCE} runs can be changed at once, and {len(chosen)} are ticked")
     done, refused = 0, []
@@ -75,26 +68,26 @@ async def change_runs(request: PageRequest, form: dict[str, list[str]]) -> Done:
     flash = f"{plural(done, 'run')} {'cancelled' if wanted == 'cancel' else 'retried'}."
     if refused:
         flash += f" {len(refused):,} could not be: {refused[0]}."
-    return Done(flash, back)
+    return (flash, back)
 
 
-async def retry_state(request: PageRequest, form: dict[str, list[str]]) -> Done:
+async def retry_state(request: PageRequest, form: Form) -> Done:
     """Retry one state, and lead to the new attempt."""
     new_id = await request.service.store.write(
         retries.retry_anywhere, request.params["state_id"], _request_id(form)
     )
-    return Done("The state will run again. This is its new attempt.", request.link("states", new_id))
+    return ("The state will run again. This is its new attempt.", request.link("states", new_id))
 
 
-async def trigger_again(request: PageRequest, form: dict[str, list[str]]) -> Done:
+async def trigger_again(request: PageRequest, form: Form) -> Done:
     """Start a run with the inputs and the store of another one."""
     run_id = await request.service.store.write(
         runs.trigger_again, request.namespace, request.params["run_id"], _request_id(form)
     )
-    return Done("A new run with the same inputs and store was started.", request.link("runs", run_id))
+    return ("A new run with the same inputs and store was started.", request.link("runs", run_id))
 
 
-async def trigger(request: PageRequest, form: dict[str, list[str]]) -> Done:
+async def trigger(request: PageRequest, form: Form) -> Done:
     """Start a run with the inputs and the store of the form."""
     inputs, store, delay_ms = _filled_in(form)
     run_id = await request.service.store.write(
@@ -106,18 +99,18 @@ async def trigger(request: PageRequest, form: dict[str, list[str]]) -> Done:
         start_delay_ms=delay_ms,
         run_id=_request_id(form),
     )
-    return Done("The run was started.", request.link("runs", run_id))
+    return ("The run was started.", request.link("runs", run_id))
 
 
-async def drain(request: PageRequest, form: dict[str, list[str]]) -> Done:
+async def drain(request: PageRequest, form: Form) -> Done:
     """Ask a runtime to drain: to claim nothing more, finish what runs, and stop."""
     worker_id = field(form, "worker")
     if not request.service.workers.ask(request.namespace, worker_id, "drain"):
         raise _no_runtime(request, worker_id)
-    return Done("The runtime will be asked to drain with its next heartbeat.", request.link("runtimes"))
+    return ("The runtime will be asked to drain with its next heartbeat.", request.link("runtimes"))
 
 
-async def ask_tasks(request: PageRequest, form: dict[str, list[str]]) -> Done:
+async def ask_tasks(request: PageRequest, form: Form) -> Done:
     """Ask a runtime for its task tree."""
     worker_id = field(form, "worker")
     worker = request.service.workers.find(request.namespace, worker_id)
@@ -126,14 +119,14 @@ async def ask_tasks(request: PageRequest, form: dict[str, list[str]]) -> Done:
     if not worker.last.shows_tasks:
         raise Refused(409, f"the runtime {worker_id!r} does not show its tasks; start it with --health-tasks")
     request.service.workers.ask(request.namespace, worker_id, "tasks")
-    return Done("The task tree will come with the next heartbeat of the runtime.", request.link("runtimes"))
+    return ("The task tree will come with the next heartbeat of the runtime.", request.link("runtimes"))
 
 
 def _no_runtime(request: PageRequest, worker_id: str) -> Refused:
     return not_found(f"no runtime {worker_id!r} is known in namespace {request.namespace!r}")
 
 
-def _filled_in(form: dict[str, list[str]]) -> tuple[dict[str, str], dict[str, str], int]:
+def _filled_in(form: Form) -> tuple[dict[str, str], dict[str, str], int]:
     """Return the inputs, the store and the delay in milliseconds that a form was filled in with.
 
     An empty field keeps the value of the graph, unless its box for an empty text is ticked.

@@ -20,7 +20,7 @@ from exotrio.manager.rules.errors import Refused
 from exotrio.manager.security.access import Tries, client_address
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import View, log_level
-from exotrio.manager.web import actions
+from exotrio.manager.web import actions, live
 from exotrio.manager.web.export import report
 from exotrio.manager.web.guard import (
     HEADERS,
@@ -32,7 +32,6 @@ from exotrio.manager.web.guard import (
     local_path,
     read_form,
 )
-from exotrio.manager.web.live import LiveResponse, Streams
 from exotrio.manager.web.page import Data, Page, PageRequest, link, render, render_fragments, serve_asset
 from exotrio.manager.web.pages import PAGES
 from exotrio.manager.web.sessions import IDLE, Session, Sessions
@@ -58,7 +57,7 @@ class Dashboard:
     def __init__(self, service: Service, *, key: str) -> None:
         self._service = service
         self._sessions = Sessions(key)
-        self._streams = Streams()
+        self._streams: set[live.LiveResponse] = set()
         self._tries = Tries()
         routes = [
             Route("/", self._signed_in(self._start)),
@@ -237,7 +236,7 @@ class Dashboard:
 
     def _listen(self, page: Page) -> SignedInEndpoint:
         async def listen(request: Request, session: Session) -> Response:
-            if self._streams.is_full:
+            if len(self._streams) >= live.MAX_STREAMS:
                 return PlainTextResponse("too many pages are open", 503, headers=HEADERS)
             page_request = self._page_request(request)
             session_id = request.cookies[cookie_name(request)]
@@ -245,7 +244,7 @@ class Dashboard:
             def is_signed_in() -> bool:
                 return self._sessions.find(session_id, used=False) is not None
 
-            return LiveResponse(page, page_request, streams=self._streams, is_signed_in=is_signed_in)  # type: ignore[return-value]
+            return live.LiveResponse(page, page_request, streams=self._streams, is_signed_in=is_signed_in)  # type: ignore[return-value]
 
         return listen
 
@@ -258,9 +257,9 @@ class Dashboard:
 
     def _act(self, action: actions.Action) -> SignedInEndpoint:
         async def act(request: Request, session: Session) -> Response:
-            done = await action(self._page_request(request), await read_form(request))
-            session.flashes.append(done.flash)
-            return _redirect(done.to)
+            flash, to = await action(self._page_request(request), await read_form(request))
+            session.flashes.append(flash)
+            return _redirect(to)
 
         return act
 

@@ -24,29 +24,23 @@ MAX_STREAMS = 64
 """Each takes a connection; pages that get none poll every two seconds instead."""
 
 
-class Streams:
-    """Counts the open streams."""
-
-    def __init__(self) -> None:
-        self.open = 0
-
-    @property
-    def is_full(self) -> bool:
-        return self.open >= MAX_STREAMS
-
-
 class LiveResponse:
     """A response that lasts until the client disconnects, the server stops, or the session ends.
 
     Args:
         page: The page that is followed.
         request: How it was requested.
-        streams: Counts this one while it is open.
+        streams: The open ones; this one is among them while it is open.
         is_signed_in: Called at every check.
     """
 
     def __init__(
-        self, page: Page, request: PageRequest, *, streams: Streams, is_signed_in: Callable[[], bool]
+        self,
+        page: Page,
+        request: PageRequest,
+        *,
+        streams: set[LiveResponse],
+        is_signed_in: Callable[[], bool],
     ) -> None:
         self._page = page
         self._request = request
@@ -64,7 +58,7 @@ class LiveResponse:
             return
         stopping = stopping_event(scope)
         gone = False
-        self._streams.open += 1
+        self._streams.add(self)
 
         async def end_when_disconnected() -> None:
             nonlocal gone
@@ -87,7 +81,7 @@ class LiveResponse:
                     await self._send_changes(send)
                 nursery.cancel_scope.cancel()
         finally:
-            self._streams.open -= 1
+            self._streams.discard(self)
         if not gone:
             with suppress(OSError):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})

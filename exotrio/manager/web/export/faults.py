@@ -13,6 +13,7 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 from exotrio.manager.web.export.texts import ReportTexts
 from exotrio.manager.web.format import short
+from exotrio.manager.web.page import Data
 
 MAX_FAULTS = 30
 MAX_MESSAGES = 5
@@ -32,11 +33,8 @@ class Fault:
     """States of one node that failed in the same way.
 
     Attributes:
-        first: Number of the first of them.
-        message: Message of that one.
-        others: Other messages among them.
-        states: The first of them: id, and the id in short.
-        trace: The first one's error in full.
+        first: Number of the first of them; ``message`` and ``trace`` are of that one.
+        states: Some of them: id, and the id in short.
     """
 
     identifier: str
@@ -48,24 +46,11 @@ class Fault:
     trace: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Faults:
-    """What failed in a run, the most frequent first.
+def faults_of(view: View, run: Row, places: Sequence[Place], texts: ReportTexts) -> Data:
+    """Return the ways in which states of a run failed, the most frequent first.
 
-    Attributes:
-        compared: Failed states that were compared.
-        is_part: There may be more.
-        left_out: Number of faults that are not shown.
+    ``compared`` counts the failed states that were compared; with ``is_part`` there may be more.
     """
-
-    shown: list[Fault]
-    compared: int
-    is_part: bool
-    left_out: int
-
-
-def faults_of(view: View, run: Row, places: Sequence[Place], texts: ReportTexts) -> Faults:
-    """Return the ways in which states of a run failed."""
     found: dict[tuple[int, int], Fault] = {}
     compared, last = 0, ((0, 0), "")
     for row in failures_of(view, run, MAX_COMPARED):
@@ -90,12 +75,12 @@ def faults_of(view: View, run: Row, places: Sequence[Place], texts: ReportTexts)
     shown = faults[:MAX_FAULTS]
     for fault in shown:
         fault.trace = end_of(*end_of_error(view, fault.first, 2 * MAX_TRACE), MAX_TRACE, texts)
-    return Faults(
-        shown=shown,
-        compared=compared,
-        is_part=compared == MAX_FAILURES,
-        left_out=len(faults) - len(shown),
-    )
+    return {
+        "shown": shown,
+        "compared": compared,
+        "is_part": compared == MAX_FAILURES,
+        "left_out": len(faults) - len(shown),
+    }
 
 
 def signature(error: str) -> str:

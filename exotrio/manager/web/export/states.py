@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from exotrio.manager.queries.export import choose_states, read_states
 from exotrio.manager.queries.run_detail import MAX_SEARCHED
@@ -15,49 +13,13 @@ from exotrio.manager.store.port import View
 from exotrio.manager.web.export.faults import end_of, message_of
 from exotrio.manager.web.export.texts import MAX_PARSED, MAX_VALUE, ReportTexts
 from exotrio.manager.web.format import short
+from exotrio.manager.web.page import Data
 
 MAX_ERROR = 4_000
 """Characters of a state's error; states that failed alike have one traceback in full."""
 MAX_BRIEF = 160
 MAX_TEXT = 8_000_000
 """Characters of values and errors in a report."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The states of one node of the graph.
-
-    Attributes:
-        total: How many there are.
-        states: Those that are shown.
-    """
-
-    place: Place
-    total: int
-    states: list[dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PickedStates:
-    """States of a run.
-
-    Attributes:
-        total: How many there are.
-        bare: How many are shown without values, since the report was long already.
-        searched: How many were searched to pick them.
-        ids: Of those that are shown.
-    """
-
-    groups: list[Group]
-    total: int
-    bare: int
-    searched: int
-    ids: frozenset[str]
-
-    @property
-    def shown(self) -> int:
-        """How many are shown."""
-        return len(self.ids)
 
 
 def pick_states(
@@ -68,16 +30,15 @@ def pick_states(
     texts: ReportTexts,
     *,
     values: bool,
-) -> PickedStates:
-    """Return the states that a report shows.
+) -> Data:
+    """Return the states that a report shows, by node, and how many there are of each (``totals``).
 
-    Args:
-        places: Of the run's template.
-        totals: How many states each of them has.
-        values: With inputs and outputs.
+    ``bare`` counts those that are shown without values, since the report was long already; ``searched``
+    those that were searched to pick the ones that are shown.
     """
     chosen = choose_states(view, run, totals)
-    groups, bare = [], 0
+    groups: list[Data] = []
+    bare = 0
     for place in places:
         states = []
         # Of what is long more is read than is shown: secrets are looked for in the rest, too.
@@ -88,18 +49,20 @@ def pick_states(
             bare += values and not with_values
             states.append(_shown(view, row, texts, values=with_values))
         if totals[place.index]:
-            groups.append(Group(place, totals[place.index], states))
+            groups.append({"place": place, "total": totals[place.index], "states": states})
     total = sum(totals)
-    return PickedStates(
-        groups=groups,
-        total=total,
-        bare=bare,
-        searched=min(total, MAX_SEARCHED),
-        ids=frozenset(state["id"] for group in groups for state in group.states),
-    )
+    ids = frozenset(state["id"] for group in groups for state in group["states"])
+    return {
+        "groups": groups,
+        "total": total,
+        "shown": len(ids),
+        "bare": bare,
+        "searched": min(total, MAX_SEARCHED),
+        "ids": ids,
+    }
 
 
-def _shown(view: View, row: Row, texts: ReportTexts, *, values: bool) -> dict[str, Any]:
+def _shown(view: View, row: Row, texts: ReportTexts, *, values: bool) -> Data:
     state = summarize(view, row)
     error = "" if state["cancelled"] else row["error"] or ""
     inputs: str = row["inputs"]
