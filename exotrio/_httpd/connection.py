@@ -33,11 +33,7 @@ async def serve_connection(
     client: Address | None = None,
     server: Address | None = None,
 ) -> None:
-    """Serve the requests of one connection; return when it is to be closed.
-
-    Args:
-        stream: The connection; the caller closes it, forcefully, after this returns.
-        connection: The limiter's side of it, which closes it while it is idle.
+    """Serve the requests of one connection; return when the caller is to close it, forcefully.
 
     Cancellation:
         At once. The client sees a response in flight as incomplete.

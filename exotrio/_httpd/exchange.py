@@ -40,11 +40,7 @@ logger = logging.getLogger("exotrio.manager.http")
 
 
 def parse(http: h11.Connection) -> object:
-    """Return h11's next event.
-
-    Raises:
-        Refusal: the client's bytes are not HTTP.
-    """
+    """Return h11's next event; raise a Refusal if the client's bytes are not HTTP."""
     try:
         return http.next_event()
     except h11.RemoteProtocolError as error:
@@ -97,13 +93,9 @@ class Exchange:
         self._knows_gone = False
 
     async def run(self, app: App, connection_scope: Mapping[str, Any]) -> bool:
-        """Run the app on this request.
+        """Run the app on this request, and return whether another one may follow on the connection.
 
-        Args:
-            connection_scope: The keys that all requests of this connection share.
-
-        Returns:
-            Whether another request may follow on the connection.
+        All requests of a connection share the keys of ``connection_scope``.
         """
         try:
             scope = {**connection_scope, **read_head(self._request, self._limits)}

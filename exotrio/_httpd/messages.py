@@ -79,11 +79,7 @@ def refusal_of(error: h11.RemoteProtocolError) -> Refusal:
 
 
 def read_head(request: h11.Request, limits: Limits) -> dict[str, Any]:
-    """Return the parts of an ASGI scope that come from the request head.
-
-    Raises:
-        Refusal: the head is not acceptable.
-    """
+    """Return the parts of an ASGI scope that come from the request head; raise a Refusal of a bad one."""
     if request.http_version not in (b"1.0", b"1.1"):
         raise Refusal(505, "this server speaks HTTP/1.1 and HTTP/1.0")
     headers = list(request.headers)
@@ -142,13 +138,10 @@ def _read_target(request: h11.Request) -> tuple[str, bytes, bytes]:
 
 
 def json_response(status: int, content: Mapping[str, object], *, with_body: bool = True) -> bytes:
-    """Return a whole response that closes the connection.
+    """Return a whole response that closes the connection, without its body for HEAD.
 
     Not made by h11: after a malformed request or a failed app its state machine is in an error state and
     writes nothing more.
-
-    Args:
-        with_body: False for the response to HEAD.
     """
     body = json.dumps(content).encode("ascii")
     head = (

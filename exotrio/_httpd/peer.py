@@ -25,11 +25,7 @@ class ClientDisconnected(OSError):
 
 
 class Peer:
-    """The client of one connection.
-
-    Args:
-        stream: The connection; closed by whoever opened it.
-        write: Seconds the client may take for a piece of 64 KiB.
+    """The client of one connection, which has ``write`` seconds for a piece of 64 KiB.
 
     Attributes:
         gone: Whether nothing more can be exchanged. A client that closed only its sending side counts as

@@ -23,10 +23,8 @@ def show_checkup(
 ) -> dict[str, Any]:
     """Return the condition of the state manager, as ``Checkup``.
 
-    Args:
-        workers: Those of the namespace.
-        now: On the monotonic clock, ms: leases end on that.
-        path: The file of the database, or None in memory.
+    ``workers`` are those of the namespace, ``now`` is in ms on the monotonic clock, on which leases end, and
+    ``path`` is the file of the database, or None in memory.
     """
     return {
         "at_ms": view.now_ms,

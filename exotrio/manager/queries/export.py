@@ -47,8 +47,7 @@ def end_of_error(view: View, seq: int, characters: int) -> tuple[str, int]:
 def choose_states(view: View, run: Row, totals: Sequence[int]) -> list[list[int]]:
     """Return the numbers of the states to show, in their order, for each node of the graph.
 
-    Args:
-        totals: How many states each of them has.
+    ``totals`` counts the states of each.
     """
     total = sum(totals)
     many = total > MAX_BARS
@@ -85,10 +84,8 @@ def choose_states(view: View, run: Row, totals: Sequence[int]) -> list[list[int]
 def read_states(view: View, chosen: Sequence[int], *, parsed: int, value: int, error: int) -> list[Row]:
     """Return states by their numbers, in that order.
 
-    Args:
-        parsed: Characters of JSON up to which inputs, outputs and data are returned whole.
-        value: Characters that are returned of longer ones; ``..._size`` has their length.
-        error: Characters that are returned of the end of an error.
+    JSON of more than ``parsed`` characters is cut to its first ``value``, and ``..._size`` has its length; of
+    an error the last ``error`` characters are returned.
     """
     begin = f"CASE WHEN length({{0}}) > {parsed} THEN substr({{0}}, 1, {value}) ELSE {{0}} END"
     found = {

@@ -135,11 +135,7 @@ def next_firings(view: View, graph: Row) -> dict[str, int]:
 
 
 def find_node(view: View, namespace: str, name: str) -> Row:
-    """Return a registered node.
-
-    Raises:
-        Refused: 404, there is none.
-    """
+    """Return a registered node; refuse with 404 if there is none."""
     row = view.row("SELECT * FROM nodes WHERE namespace = ? AND name = ?", (namespace, name))
     if row is None:
         raise not_found(f"there is no node {name!r} in namespace {namespace!r}")

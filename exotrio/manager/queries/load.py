@@ -33,7 +33,7 @@ class Backlog:
 
     Attributes:
         waiting: CREATED, also those that are not due yet; at most ``MAX_COUNTED``.
-        eligible: Of those, what a runtime could claim now; at most ``MAX_COUNTED``.
+        eligible: Of those, what a runtime could claim now.
         oldest: Seconds for which the first of them is due; 0 without any.
         held: QUEUED.
     """

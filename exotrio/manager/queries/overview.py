@@ -65,13 +65,9 @@ def show_overview(
     now: int,
     runs: int,
 ) -> dict[str, Any]:
-    """Return the overview of a namespace, as ``Overview``.
+    """Return the overview of a namespace, as ``Overview``, with its newest ``runs``.
 
-    Args:
-        workers: Those heard of lately.
-        anonymous: Which nodes were asked for through v0, and when last.
-        now: On the monotonic clock, ms, as are the times of the former.
-        runs: How many of the newest to show.
+    Of the runtimes it gets what ``workers.list_workers`` does.
     """
     node_ids = nodes_of(view, namespace)
     backlogs = {each.node: each for each in backlog(view, namespace=namespace)}

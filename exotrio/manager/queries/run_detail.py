@@ -47,10 +47,7 @@ def list_states(
 ) -> Found:
     """Return a page of a run's states in the order in which they were created.
 
-    Args:
-        place: Only states of this place.
-        statuses: Only states with one of these; any if empty.
-        after: Only states behind the one with this id.
+    Any status matches if no ``statuses`` are given. The page begins behind the state with the id ``after``.
     """
     seq = view.seq(after) or 0
     where = Where()
@@ -94,13 +91,10 @@ class Span:
     """One state in time, in milliseconds since its run began.
 
     Attributes:
-        place: Index of its place in the graph.
-        status: Its status.
         cancelled: Whether it ended because its run was cancelled.
         waits: Since when it waited.
         runs: Since when it was held by a runtime, if it was.
-        ends: When it ended, if it did.
-        state_id: Its id; None in a run of more than ``MAX_BARS`` states.
+        state_id: None in a run of more than ``MAX_BARS`` states.
     """
 
     place: int
@@ -114,11 +108,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """What a timeline is drawn from.
+    """What a timeline is drawn from: all states, or about one in ``each``.
 
-    Attributes:
-        each: 1 if all states are included, 2 if about every second one is...
-        until: Milliseconds from the start of the run to its end, or to now.
+    ``until`` is in milliseconds, from the start of the run to its end, or to now.
     """
 
     spans: list[Span]

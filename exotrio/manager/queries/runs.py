@@ -64,12 +64,10 @@ def run_row(run: Row, now_ms: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One page of a search through runs, or through the states of one.
+    """One page of a search through runs, or through the states of one, in the order of the search.
 
-    Attributes:
-        rows: What matches, in the order of the search.
-        next: Cursor of the next page, if there may be one.
-        searched: How many were searched, if the search ended before its page was full.
+    ``next`` is the cursor of the next page, if there may be one; ``searched`` says how many were searched, if
+    the search ended before its page was full.
     """
 
     rows: list[dict[str, Any]]
@@ -87,11 +85,9 @@ def search(
     text: str = "",
     before: str = "",
 ) -> Found:
-    """Return one page of the runs that match everything given.
+    """Return one page of the runs that match everything given, behind ``before``, a cursor.
 
-    Args:
-        text: Occurs in an input, an output or an error of one of the run's states.
-        before: ``next`` of the page before.
+    ``text`` occurs in an input, an output or an error of one of the run's states.
     """
     cursor = _read_cursor(before) or (2**62, 2**62)
     rows = view.execute(

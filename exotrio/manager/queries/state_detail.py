@@ -19,11 +19,7 @@ MAX_ATTEMPTS = 1_000
 
 
 def find_state(view: View, namespace: str, state_id: str) -> Row:
-    """Return a state whose run or whose node is of a namespace.
-
-    Raises:
-        Refused: 404, there is none.
-    """
+    """Return a state whose run or whose node is of a namespace; refuse with 404 if there is none."""
     row = view.row(
         "SELECT states.*, nodes.name, nodes.namespace AS node_namespace, nodes.runtime_name, runs.run_id,"
         " runs.template, runs.cancelled_at, runs.namespace AS run_namespace, graphs.name AS graph_name"
@@ -106,11 +102,7 @@ def was_cancelled(state: Row) -> bool:
 
 
 def show_history(view: View, namespace: str, state_id: str, now: int) -> dict[str, Any]:
-    """Return a state, found by its id alone.
-
-    Args:
-        now: On the monotonic clock, ms: leases end on that.
-    """
+    """Return a state, found by its id alone. ``now`` is on the monotonic clock of leases, in ms."""
     state = get_state(view, namespace, state_id)
     return {
         **detail(view, state),

@@ -17,10 +17,8 @@ def list_workers(
 ) -> RuntimeList:
     """Return the runtimes of a namespace, the live ones first.
 
-    Args:
-        workers: Those heard of lately.
-        anonymous: Which nodes were asked for through v0, and when last.
-        now: On the monotonic clock, ms, as are the times of the former.
+    ``workers`` are those heard of lately; ``anonymous`` says which nodes were claimed through v0, and when
+    last. Times are in ms on the monotonic clock.
     """
     held = held_by_worker(view, namespace)
     listed = [
@@ -43,11 +41,7 @@ def list_workers(
 
 
 def shown_workers(workers: Iterable[Worker], now: int) -> list[dict[str, Any]]:
-    """Return runtimes heard of lately, the live ones first.
-
-    Args:
-        now: On the monotonic clock, ms.
-    """
+    """Return runtimes heard of lately, the live ones first. Times are in ms on the monotonic clock."""
     found = [_shown(worker, now) for worker in workers]
     return sorted(found, key=lambda worker: not worker["live"])
 
@@ -94,12 +88,7 @@ def progress_of(workers: Iterable[Worker]) -> dict[str, HeartbeatProgress]:
 def offered(
     workers: Iterable[Worker], anonymous: Mapping[frozenset[str], int], now: int
 ) -> dict[str, list[str]]:
-    """Return which live runtimes ask for each node.
-
-    Args:
-        anonymous: Which nodes were asked for through v0, and when last.
-        now: On the monotonic clock, ms, as are the times in ``anonymous``.
-    """
+    """Return which live runtimes ask for each node. Takes what ``list_workers`` does."""
     found: dict[str, list[str]] = {}
     for worker in workers:
         if worker.is_live(now):

@@ -45,13 +45,9 @@ FIRST_PARTS = frozenset({"", "ns", "live", "static", "sign-in", "sign-out"})
 
 
 class Dashboard:
-    """The dashboard of one state manager, an ASGI application.
+    """The dashboard of one state manager, an ASGI application. ``key``, the API key, opens a session.
 
     The Host header must have been checked before it is called.
-
-    Args:
-        service: From ``open_service``.
-        key: The API key, which opens a session.
     """
 
     def __init__(self, service: Service, *, key: str) -> None:
@@ -166,11 +162,7 @@ class Dashboard:
         return response
 
     def _signed_in(self, endpoint: SignedInEndpoint, *, changes: bool = False) -> Endpoint:
-        """Return an endpoint that sends strangers to the sign-in.
-
-        Args:
-            changes: Whether it changes something, and so takes requests from our own pages only.
-        """
+        """Return an endpoint that sends strangers to the sign-in; ``changes`` must come from our own pages."""
 
         async def checked(request: Request) -> Response:
             if changes:

@@ -35,21 +35,13 @@ CANCELLED = "cancelled"
 
 
 def status_class(status: str, cancelled: bool = False) -> str:
-    """Return the class of a status, such as ``errored``.
-
-    Args:
-        cancelled: Whether what failed counts as cancelled.
-    """
+    """Return the class of a status, such as ``errored``; ``cancelled`` instead if that was its cause."""
     name = STATUS_CLASS[status]
     return CANCELLED if cancelled and name == "errored" else name
 
 
 def classed(counts: Mapping[str, int], *, cancelled: bool = False) -> dict[str, int]:
-    """Return counts by status as counts by class, in the order of a bar.
-
-    Args:
-        cancelled: Whether the run was.
-    """
+    """Return counts by status as counts by class, in the order of a bar."""
     found = dict.fromkeys((*CLASSES, CANCELLED), 0)
     for status, count in counts.items():
         found[status_class(status, cancelled)] += count

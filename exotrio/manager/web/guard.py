@@ -38,11 +38,7 @@ MAX_FIELDS = 2_000
 
 
 def check_origin(request: Request) -> None:
-    """Refuse a request that does not come from one of our own pages.
-
-    Raises:
-        Refused: 403.
-    """
+    """Refuse, with 403, a request that does not come from one of our own pages."""
     origin = request.headers.get("origin", "")
     host = request.headers.get("host", "")
     if not host or _origin_host(origin).lower() != host.lower():
@@ -86,13 +82,10 @@ def local_path(path: str) -> str:
 
 
 async def read_form(request: Request, *, max_bytes: int = MAX_FORM) -> dict[str, list[str]]:
-    """Return the fields of a form; each may occur several times.
-
-    Args:
-        max_bytes: No more than that is read.
+    """Return the fields of a form, each of which may occur several times.
 
     Raises:
-        Refused: it is too large, too slow, or not a form.
+        Refused: it is longer than ``max_bytes``, too slow, or not a form.
     """
     length = request.headers.get("content-length", "")
     too_large = Refused(413, f"the form is longer than {max_bytes:,} bytes")

@@ -27,11 +27,7 @@ MAX_STREAMS = 64
 class LiveResponse:
     """A response that lasts until the client disconnects, the server stops, or the session ends.
 
-    Args:
-        page: The page that is followed.
-        request: How it was requested.
-        streams: The open ones; this one is among them while it is open.
-        is_signed_in: Called at every check.
+    While it is open it is one of ``streams``. ``is_signed_in`` is called at every check.
     """
 
     def __init__(

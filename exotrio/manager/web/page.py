@@ -41,9 +41,7 @@ class PageRequest:
     """A request for a page, with what is known of the runtimes at that moment.
 
     Attributes:
-        namespace: Of the page.
-        params: Values from the path.
-        query: Values from the query string; of several with one name the last.
+        query: Of several values with one name the last.
         workers: The runtimes that sent something lately.
         anonymous: Sets of nodes that were claimed through v0, and when last, on the monotonic clock, ms.
         monotonic: Now, on that clock.
@@ -104,9 +102,7 @@ class Page:
     """One page.
 
     Attributes:
-        path: Its route.
         folder: Of its templates: ``page.html``, and one for each fragment.
-        fragments: Name to part.
         load: Returns the variables of ``page`` and of the fragments asked for. Raises Refused.
         own_versions: For a page that knows better than ``Fragment`` when its fragments change: returns for
             each fragment a value that changes when it does. Must be cheap.

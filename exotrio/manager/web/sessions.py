@@ -25,11 +25,7 @@ MAX_LINKS = 100
 
 @dataclass(slots=True)
 class Session:
-    """One signed-in browser.
-
-    Attributes:
-        flashes: Messages about what its forms did, shown once, by the next page it loads.
-    """
+    """One signed-in browser. Its next page shows ``flashes`` once: messages about what its forms did."""
 
     opened_at: float
     used_at: float
@@ -42,11 +38,7 @@ class Session:
 
 
 class Sessions:
-    """The sessions of one state manager.
-
-    Args:
-        key: The API key.
-    """
+    """The sessions of one state manager."""
 
     def __init__(self, key: str) -> None:
         self._key = _hash(key)
@@ -73,10 +65,7 @@ class Sessions:
     def find(self, session_id: str, *, used: bool = True) -> Session | None:
         """Return the session with this id, unless it ended.
 
-        Args:
-            session_id: As the browser sent it.
-            used: Whether a person sent the request; a page that refreshes itself does not keep its session
-                alive.
+        ``used`` says that a person sent the request: a page that refreshes itself keeps no session alive.
         """
         hashed = _hash(session_id)
         session = self._sessions.get(hashed)

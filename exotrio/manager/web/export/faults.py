@@ -106,10 +106,6 @@ def message_of(error: str, window: int, texts: ReportTexts) -> str:
 
 
 def end_of(error: str, size: int, longest: int, texts: ReportTexts) -> str:
-    """Return the end of an error, from its last ``2 * longest`` characters.
-
-    Args:
-        size: Its characters as SQLite counts them: up to the first NUL.
-    """
+    """Return the end of an error of ``size`` characters (up to a NUL), from its last ``2 * longest``."""
     before = max(size - len(error), 1) if len(error) == 2 * longest else 0
     return texts.end(error, longest, before=before)

@@ -35,11 +35,7 @@ MAX_EVENTS = 200
 
 
 def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: bool = True) -> str:
-    """Return the page of a run.
-
-    Args:
-        cipher: Decrypts the secrets of its graph, to mask them.
-        values: With inputs, outputs and values of the store. Names and errors are always included.
+    """Return the page of a run; without ``values`` only names and errors are shown.
 
     Raises:
         Refused: there is no such run.

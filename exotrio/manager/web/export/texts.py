@@ -21,13 +21,9 @@ Pair = tuple[str, str]
 
 
 class ReportTexts:
-    """Masks, cleans and shortens the texts of one report, and counts their characters.
+    """Masks, cleans and shortens the texts of one report, and counts their characters in ``spent``.
 
-    Args:
-        secrets: Values that are masked wherever they occur, if they have six characters or more.
-
-    Attributes:
-        spent: Characters of all texts so far.
+    Of ``secrets`` those with six characters or more are masked wherever they occur.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
@@ -37,20 +33,14 @@ class ReportTexts:
     def masked(self, text: str, *, cut_before: bool = False, cut_after: bool = False) -> str:
         """Return a text, or a part of a longer one, with its secrets masked.
 
-        Args:
-            cut_before: It began earlier. Some of its begin is dropped: it may be the rest of a secret.
-            cut_after: It goes on, and loses as much at its end.
+        Where it was cut some more is dropped: it may be a part of a secret.
         """
         # Masked before it is shortened, since half a secret is not recognized.
         text = self._redactor.redact(text, cut_before=cut_before, cut_after=cut_after)
         return harmless(text.encode("utf-8", "backslashreplace").decode())
 
     def begin(self, text: str, longest: int = MAX_VALUE, *, cut_after: bool = False) -> str:
-        """Return a text, or its beginning and how much is left out.
-
-        Args:
-            cut_after: It goes on behind what is given.
-        """
+        """Return a text, or its beginning and how much is left out. With ``cut_after`` more followed."""
         text = shorten(self.masked(text, cut_after=cut_after), longest)
         self.spent += len(text)
         return text
@@ -58,8 +48,7 @@ class ReportTexts:
     def end(self, text: str, longest: int, *, before: int = 0) -> str:
         """Return a text, or its end, where an error says most, and how much is left out.
 
-        Args:
-            before: Characters that stood before and are left out already.
+        ``before`` counts characters that are left out already.
         """
         given = len(text)
         text = self.masked(text, cut_before=before > 0)
@@ -72,12 +61,7 @@ class ReportTexts:
         return text
 
     def values(self, text: str, size: int) -> list[Pair]:
-        """Return name and text of each value in a JSON object.
-
-        Args:
-            text: The JSON, or its beginning.
-            size: Characters of all of it.
-        """
+        """Return name and text of each value in a JSON object, of whose ``size`` characters ``text`` has some."""
         if size > len(text):
             shown = self.begin(text, cut_after=True)
             return [("", f"{shown} ({size:,} characters of JSON in all)")]

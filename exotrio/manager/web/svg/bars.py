@@ -19,11 +19,7 @@ CHART_HEIGHT = HEAD + UP + DOWN + FOOT
 
 
 def bar(counts: Mapping[str, int]) -> Markup:
-    """Return a bar that is as wide as its container.
-
-    Args:
-        counts: Class of statuses to number of states, in the order in which they are shown.
-    """
+    """Return a bar of counts by class, in their order, that is as wide as its container."""
     return _bar(counts, summary(counts))
 
 
@@ -36,13 +32,7 @@ def summary(counts: Mapping[str, int]) -> str:
 
 
 def split(waited: int, ran: int, kind: str) -> Markup:
-    """Return a bar of the time that one state waited and ran.
-
-    Args:
-        waited: In milliseconds.
-        ran: Likewise.
-        kind: Class of its status.
-    """
+    """Return a bar of the milliseconds that one state waited and ran; ``kind`` is the class of its status."""
     parts = {name: ms for name, ms in (("waiting", waited), (kind, ran)) if ms}
     return _bar(parts, f"waited {format_duration(waited / 1000)}, ran {format_duration(ran / 1000)}")
 
@@ -80,10 +70,7 @@ def draw_throughput(ended: Sequence[int], failed: Sequence[int], *, last_minute_
     """Return two bars a minute: upwards the states that ended, and downwards, with a scale of its own, how
     many of them failed. So one failure among thousands is as tall as a failure alone.
 
-    Args:
-        ended: How many states ended in each minute, the present one last.
-        failed: How many of these failed.
-        last_minute_ms: When the present minute began, in Unix milliseconds.
+    The present minute is the last, and began at ``last_minute_ms`` of Unix time.
     """
     highest, worst = max([1, *ended]), max([0, *failed])
     count = len(ended)

@@ -8,13 +8,10 @@ Value = str | int | float | None
 
 
 def element(tag: str, *children: str | Markup, **attributes: Value) -> Markup:
-    """Return an element.
+    """Return an element. Children that are markup are kept; plain text is escaped.
 
-    Args:
-        tag: Its name.
-        children: Markup is kept; plain text is escaped.
-        attributes: ``_`` in a name stands for ``-``, one at its end is dropped (``class_``); None leaves
-            the attribute out.
+    In the name of an attribute ``_`` stands for ``-``, and one at its end is dropped (``class_``). One that
+    is None is left out.
     """
     written = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{_text(value)}"'

@@ -28,12 +28,9 @@ class Box:
     """One node of a graph.
 
     Attributes:
-        name: Its identifier.
-        node: Name of the registered node.
         followers: Identifiers of its next nodes.
         unites: Identifier of the node that it unites, if any.
         counts: Class of statuses to number of states, in the order of the bar; None for no bar.
-        href: Link of the box, if any.
         chosen: Whether its states are listed now.
         note: Shown in place of the counts, such as a problem.
     """
@@ -56,14 +53,7 @@ def boxes_of(
     counts: Sequence[Mapping[str, int]] | None = None,
     chosen: str = "",
 ) -> list[Box]:
-    """Return the boxes of a graph.
-
-    Args:
-        href: Returns the link of a box, if any.
-        note: Returns the note of a box, if any.
-        counts: Class of statuses to number of states, for each node of the graph; None for no bars.
-        chosen: Identifier of the node whose states are listed.
-    """
+    """Return the boxes of a graph. ``counts`` are by place and class; ``chosen`` is an identifier."""
     return [
         Box(
             name=place.identifier,
@@ -80,12 +70,7 @@ def boxes_of(
 
 
 def draw_graph(boxes: Sequence[Box], *, title: str) -> Markup:
-    """Return the picture of a graph.
-
-    Args:
-        boxes: Its nodes; edges to names that are not among them are left out.
-        title: Description for screen readers.
-    """
+    """Return the picture of a graph. Edges to names that are not among its boxes are left out."""
     names = {box.name for box in boxes}
     united = {box.name for box in boxes if box.unites}
     layout = _layout(

@@ -22,11 +22,7 @@ MAX_POINTS = 20_000
 class Layout:
     """Positions in units of one box: column (from 0) and row (from 0, may be a fraction).
 
-    Attributes:
-        boxes: Name to (column, row).
-        edges: (from, to) to the points (column, row) that the edge passes.
-        columns: How many.
-        rows: Height of the tallest column.
+    ``edges`` has the points that each edge, (from, to), passes; ``rows`` is the height of the tallest column.
     """
 
     boxes: dict[str, tuple[int, float]]
@@ -36,11 +32,7 @@ class Layout:
 
 
 def lay_out(followers: Mapping[str, Sequence[str]]) -> Layout:
-    """Return the layout of a graph without cycles.
-
-    Args:
-        followers: Name to the names that follow it, in the order of declaration.
-    """
+    """Return the layout of a graph without cycles: name to followers, in the order of declaration."""
     layer = _layers(followers)
     columns: list[list[str]] = [[] for _ in range(max(layer.values(), default=-1) + 1)]
     for name in followers:

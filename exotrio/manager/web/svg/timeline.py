@@ -32,12 +32,9 @@ TICKS = 6
 def draw_timeline(
     lanes: Sequence[tuple[str, int]], spans: Spans, href: Callable[[str], str] | None = None
 ) -> Markup:
-    """Return the picture of a run.
+    """Return the picture of a run; ``href`` returns the link of a state, by its id.
 
-    Args:
-        lanes: The nodes of the graph, from the top: identifier, and number of states.
-        spans: The states, in the order in which they were created.
-        href: Returns the link of a state, by its id.
+    The lanes are the nodes of the graph, from the top: identifier, and number of states.
     """
     until, each = max(spans.until, 1), spans.each
     by_lane: list[list[Span]] = [[] for _ in lanes]
