@@ -80,8 +80,7 @@ class Dashboard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
-        session_id = request.cookies.get(cookie_name(request))
-        if session_id is not None and self._sessions.find(session_id, used=False) is not None:
+        if self._session(request, used=False) is not None:
             # For every request with a session, style sheets included, so that its connection is kept open.
             mark_authenticated(scope)
         await self._app(scope, receive, send)
@@ -102,11 +101,9 @@ class Dashboard:
 
     # -- sessions
 
-    def _session(self, request: Request) -> Session | None:
-        session_id = request.cookies.get(cookie_name(request))
-        if session_id is None:
-            return None
-        return self._sessions.find(session_id, used=not _is_automatic(request))
+    def _session(self, request: Request, *, used: bool = True) -> Session | None:
+        session_id = request.cookies.get(cookie_name(request), "")
+        return self._sessions.find(session_id, used=used and not _is_automatic(request))
 
     async def _sign_in(self, request: Request) -> Response:
         if request.method == "POST":
@@ -162,7 +159,7 @@ class Dashboard:
         return response
 
     def _signed_in(self, endpoint: SignedInEndpoint, *, changes: bool = False) -> Endpoint:
-        """Return an endpoint that sends strangers to the sign-in; ``changes`` must come from our own pages."""
+        """Return an endpoint that sends strangers to the sign-in; ``changes`` come from our own pages."""
 
         async def checked(request: Request) -> Response:
             if changes:
@@ -175,7 +172,7 @@ class Dashboard:
     def _to_sign_in(self, request: Request) -> Response:
         if _is_automatic(request):
             return PlainTextResponse("signed out", 401, headers=HEADERS)
-        path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        path = _path_and_query(request)
         return _redirect("/sign-in" if path == "/" else f"/sign-in?to={quote(path, safe='')}")
 
     # -- pages
@@ -220,7 +217,7 @@ class Dashboard:
                     namespaces=namespaces,
                     flashes=flashes,
                     folder=page.folder,
-                    live=f"/live{request.url.path}" + (f"?{request.url.query}" if request.url.query else ""),
+                    live=f"/live{_path_and_query(request)}",
                 )
             )
 
@@ -231,10 +228,9 @@ class Dashboard:
             if len(self._streams) >= live.MAX_STREAMS:
                 return PlainTextResponse("too many pages are open", 503, headers=HEADERS)
             page_request = self._page_request(request)
-            session_id = request.cookies[cookie_name(request)]
 
             def is_signed_in() -> bool:
-                return self._sessions.find(session_id, used=False) is not None
+                return self._session(request, used=False) is not None
 
             return live.LiveResponse(page, page_request, streams=self._streams, is_signed_in=is_signed_in)  # type: ignore[return-value]
 
@@ -288,6 +284,10 @@ class Dashboard:
 def _is_automatic(request: Request) -> bool:
     """Whether the script sent the request, and not a person."""
     return FRAGMENTS_HEADER in request.headers or request.url.path.startswith("/live/")
+
+
+def _path_and_query(request: Request) -> str:
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
 
 
 def _html(content: str, status: int = 200) -> Response:

@@ -78,11 +78,6 @@ def minute(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%H:%M")
 
 
-def number(value: int) -> str:
-    """Return a whole number with separators."""
-    return f"{value:,}"
-
-
 def value(data: object) -> str:
     """Return a value of a state as text, shortened if it is very long."""
     return shorten(text_of(data), MAX_VALUE)

@@ -172,11 +172,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    for name in ("ago", "moment", "number", "run_counts", "short", "shorten", "value"):
+    for name in ("ago", "moment", "run_counts", "short", "shorten", "value"):
         environment.filters[name] = getattr(format, name)
     # The database counts milliseconds, and so does a page.
     environment.filters["coarse"] = lambda ms: format_coarse(ms / 1000)
     environment.filters["duration"] = lambda ms: format_duration(None if ms is None else ms / 1000)
+    environment.filters["number"] = "{:,}".format
     environment.filters["percent"] = percent
     environment.filters["bar"] = bar
     environment.globals.update(

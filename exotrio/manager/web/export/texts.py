@@ -61,7 +61,7 @@ class ReportTexts:
         return text
 
     def values(self, text: str, size: int) -> list[Pair]:
-        """Return name and text of each value in a JSON object, of whose ``size`` characters ``text`` has some."""
+        """Return name and text of each value in a JSON object of ``size`` characters; ``text`` may be cut."""
         if size > len(text):
             shown = self.begin(text, cut_after=True)
             return [("", f"{shown} ({size:,} characters of JSON in all)")]

@@ -1,12 +1,12 @@
 """The pages of the dashboard: which queries each needs, and what its templates get of them."""
 
 from exotrio.manager.web.page import Page
-from exotrio.manager.web.pages import graphs, nodes, overview, run, runs, runtimes, state
+from exotrio.manager.web.pages import graphs, nodes, overview, runs, runtimes, state
 
 PAGES: tuple[Page, ...] = (
     overview.PAGE,
+    runs.LIST,
     runs.PAGE,
-    run.PAGE,
     state.PAGE,
     graphs.LIST,
     graphs.PAGE,

@@ -1,21 +1,39 @@
-"""The list of runs: filters, the progress of each run, and a form that changes several at once."""
+"""The list of runs: filters, the progress of each run, and a form that changes several at once. One run: its
+graph, its timeline, its states, its store and its events."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 
 from exotrio._util.times import moment_ms
+from exotrio.manager.engine.runs import find_run
+from exotrio.manager.engine.states import CREATED, STATUSES
 from exotrio.manager.queries.graphs import graph_names
-from exotrio.manager.queries.runs import RUN_STATUSES, search
+from exotrio.manager.queries.run_detail import (
+    MAX_BARS,
+    MAX_SPANS,
+    events_of,
+    list_states,
+    spans_of,
+    store_of,
+)
+from exotrio.manager.queries.runs import RUN_STATUSES, counts_of, run_row, search
+from exotrio.manager.queries.state_detail import newest_event
+from exotrio.manager.queries.workers import progress_of
+from exotrio.manager.rules.template import Place, Template
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
+from exotrio.manager.web.format import CLASSES, SHOWN_STATUS, STATUS_CLASS, classed
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
+from exotrio.manager.web.svg.graph import boxes_of, draw_graph
+from exotrio.manager.web.svg.timeline import draw_timeline
 
 SPANS = {"15m": 900_000, "1h": 3_600_000, "24h": 86_400_000, "7d": 604_800_000}
 MAX_TEXT = 200
 
 
-def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+def load_list(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
     query = request.query
     graph, status, since = query.get("graph", ""), query.get("status", ""), query.get("since", "")
     text = query.get("text", "")[:MAX_TEXT]
@@ -62,17 +80,156 @@ def _since_ms(text: str, now_ms: int) -> int | None:
         return None
 
 
-def versions(view: View, request: PageRequest) -> dict[str, object]:
+def list_versions(view: View, request: PageRequest) -> dict[str, object]:
     if request.query.get("text"):
         # A search costs too much to be repeated with every write.
         return {"list": None}
     return {"list": (request.service.store.written, view.now_ms // 5_000)}
 
 
-PAGE = Page(
+LIST = Page(
     path="/ns/{namespace}/runs",
     folder="runs",
     fragments={"list": Fragment(pace=0.5)},
+    load=load_list,
+    own_versions=list_versions,
+)
+
+
+def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
+    run_id = request.params["run_id"]
+    run = find_run(view, request.namespace, run_id)
+    template = view.template(run["template"])
+    counts = counts_of(view, run["id"])
+    cancelled = run["cancelled_at"] is not None
+    row = run_row(run, view.now_ms)
+    data: dict[str, Data] = {
+        "page": {
+            "title": f"Run {run_id[:8]}",
+            "run": row,
+            "store": store_of(view, run, template),
+        },
+    }
+    if "summary" in wanted:
+        data["summary"] = {}
+    node, status = request.query.get("node", ""), request.query.get("status", "")
+    if "graph" in wanted:
+        not_offered = _not_offered(request, template)
+
+        def href(place: Place) -> str:
+            # A click on the chosen node shows all states again.
+            chosen = None if place.identifier == node else place.identifier
+            return request.link("runs", run_id, node=chosen) + "#states"
+
+        def note(place: Place) -> str | None:
+            waits = CREATED in counts.get(place.index, {})
+            return "no runtime offers this" if waits and place.index in not_offered else None
+
+        shown = [classed(counts.get(place.index, {}), cancelled=cancelled) for place in template.places]
+        boxes = boxes_of(template, counts=shown, href=href, note=note, chosen=node)
+        data["graph"] = {"picture": draw_graph(boxes, title=f"Graph {run['graph_name']}")}
+    if "timeline" in wanted:
+        spans = spans_of(view, run)
+        lanes = [(place.identifier, sum(counts.get(place.index, {}).values())) for place in template.places]
+        drawn = draw_timeline(lanes, spans, lambda state_id: request.link("states", state_id))
+        data["timeline"] = {"picture": drawn, "each": spans.each, "many": len(spans.spans) > MAX_BARS}
+    if "states" in wanted:
+        data["states"] = _states(view, request, run, template, counts, node, status)
+    if "events" in wanted:
+        events, more = events_of(view, run, template)
+        data["events"] = {"events": events, "more": more}
+    return data
+
+
+def _not_offered(request: PageRequest, template: Template) -> frozenset[int]:
+    """Return the places whose node no live runtime offers. For nodes of other namespaces this is unknown."""
+    offers = request.offers()
+    return frozenset(
+        place.index
+        for place in template.places
+        if place.namespace == request.namespace and place.node_name not in offers
+    )
+
+
+def _states(
+    view: View,
+    request: PageRequest,
+    run: Row,
+    template: Template,
+    counts: Mapping[int, Mapping[str, int]],
+    node: str,
+    status: str,
+) -> Data:
+    place = next((place.index for place in template.places if place.identifier == node), None)
+    # A status is named by itself, by the word that pages show for it, or by the class of several.
+    statuses = [name for name in STATUSES if status in (name, SHOWN_STATUS[name], STATUS_CLASS[name])]
+    after = request.query.get("after", "")
+    of_place = [counts.get(place, {})] if place is not None else [] if node else list(counts.values())
+    totals = dict.fromkeys(CLASSES, 0)
+    for each in of_place:
+        for name, count in classed(each).items():
+            totals[name] += count
+    unknown = (node and place is None) or (status and not statuses)
+    listed = (
+        None if unknown else list_states(view, run, template, place=place, statuses=statuses, after=after)
+    )
+    cancelled = run["cancelled_at"] is not None
+
+    def here(**query: str) -> str:
+        return request.link("runs", run["run_id"], **query) + "#states"
+
+    return {
+        "states": listed.rows if listed else [],
+        "progress": progress_of(request.workers) if run["pending"] else {},
+        "searched": listed.searched if listed else None,
+        "next": here(node=node, status=status, after=listed.next) if listed and listed.next else None,
+        "back": here(node=node, status=status) if after else None,
+        "node": node,
+        "status": status,
+        "total": sum(totals.values()),
+        "filters": [
+            (
+                "pruned" if cancelled and name == "errored" else name,
+                "errored or cancelled" if cancelled and name == "errored" else name,
+                name == status,
+                count,
+                here(node=node, status=name),
+            )
+            for name, count in totals.items()
+            if count or name == status
+        ],
+        "all": here(node=node),
+        "any_node": here(status=status),
+    }
+
+
+def versions(view: View, request: PageRequest) -> dict[str, object]:
+    run = find_run(view, request.namespace, request.params["run_id"])
+    # Ages and durations change as time passes, until the run is over.
+    moment = view.now_ms // 2_000 if run["pending"] else None
+    state = (counts_of(view, run["id"]), run["cancelled_at"])
+    size = run["pending"] + run["success"] + run["errored"] + run["retried"]
+    # In a run that large even a sample takes a while to draw.
+    slow = run["pending"] and size > MAX_SPANS
+    return {
+        "summary": (state, moment),
+        "graph": (state, _not_offered(request, view.template(run["template"])) if run["pending"] else None),
+        "timeline": view.now_ms // 10_000 if slow else (state, moment),
+        "states": (state, moment),
+        "events": newest_event(view),
+    }
+
+
+PAGE = Page(
+    path="/ns/{namespace}/runs/{run_id}",
+    folder="run",
+    fragments={
+        "summary": Fragment(),
+        "graph": Fragment(),
+        "timeline": Fragment(pace=1.0),
+        "states": Fragment(pace=0.5),
+        "events": Fragment(pace=2.0),
+    },
     load=load,
     own_versions=versions,
 )
