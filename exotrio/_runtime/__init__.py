@@ -11,7 +11,7 @@ What lives here
     poller            claims            ledger        what is held, from claim to delivery
     worker            executes          reporter      delivers
     outbox            outcomes on disk  outbox_store  its file
-    heartbeat         renews leases     heartbeat_thread   while the loop is blocked
+    heartbeat         renews leases, also while the loop is blocked
     stop              requests to stop  shutdown      what follows them
     vitals, task_tree how it is and where its tasks wait, from any thread
     outage            one log line when something begins to fail, one when it works again

@@ -126,9 +126,9 @@ def _owned_signals(stop: Callable[[float | None, str], None], exiting: Callable[
             exiting()
             _exit_now(number)
 
-    for each in stop_signals():
-        _previous[each] = signal.signal(each, handle)
     try:
+        for each in stop_signals():
+            _previous[each] = signal.signal(each, handle)
         yield
     finally:
         while _previous:

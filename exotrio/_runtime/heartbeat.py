@@ -23,17 +23,19 @@ from __future__ import annotations
 import logging
 import math
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVarTuple
 
 import trio
 
 from exotrio._link.port import Claim, Heartbeat, HeartbeatAnswer, HeartbeatItem, Link
 from exotrio._nodes.base import Stopping
-from exotrio._runtime.heartbeat_thread import HeartbeatThread
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.options import Options
@@ -42,9 +44,12 @@ from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
 from exotrio._util import deadlines
 from exotrio._util.backoff import Backoff
+from exotrio._util.crossing import call_in_loop
 from exotrio._util.events import LeaseLost
 from exotrio._wire.vocabulary import HeartbeatResult
 from exotrio.errors import ManagerError, ManagerUnavailable
+
+Ts = TypeVarTuple("Ts")
 
 log = logging.getLogger("exotrio.heartbeat")
 
@@ -73,11 +78,7 @@ async def heartbeat(
     """Send heartbeats while the link has leases. Never returns unless cancelled.
 
     Args:
-        link: The runtime's link.
         open_own_link: Opens a native link with connections of its own, for the thread; None in process.
-        options: What the runtime was built with.
-        ledger: What is held. Leases that are renewed or lost are entered there.
-        stop: A drain is requested there if the state manager asks for one.
         phase: Returns the runtime's phase; called from any thread.
         tasks: Shown to the state manager when it asks; None: nobody may see them.
 
@@ -119,14 +120,12 @@ class AnsweredHeartbeat:
     """A heartbeat that was answered.
 
     Attributes:
-        held: What it was about, and under which claim it was held then.
-        running: Which of that it called running.
+        held: What it was about, under which claim it was held then, and whether it was called running.
         answer: None if the state manager has no leases any more.
         age: Returns how many seconds ago it was sent.
     """
 
-    held: list[tuple[HeldClaim, Claim]]
-    running: list[bool]
+    held: list[tuple[HeldClaim, Claim, bool]]
     answer: HeartbeatAnswer | None
     age: Callable[[], float]
 
@@ -142,18 +141,18 @@ class HeartbeatHandler:
     def handle(self, heartbeat: AnsweredHeartbeat) -> None:
         """Enter what was renewed, end what was lost or cancelled, obey commands."""
         answer, ledger = heartbeat.answer, self.ledger
-        for (held, claim), runs in zip(heartbeat.held, heartbeat.running, strict=True):
+        for held, claim, runs in heartbeat.held:
             held.announced = held.announced or (runs and held.claim is claim)
         if answer is None:
             # Replaced by one that speaks v0 only. Nobody there renews what workers would wait for.
-            for held, _ in heartbeat.held:
+            for held, _, _ in heartbeat.held:
                 begun = held.execution is not None and held.execution.began
                 if ledger.lapsed(held) and not begun:
                     self._lose(held, Stopping.LEASE_LOST)
             ledger.notify()
             return
         ledger.ttl = answer.ttl
-        for (held, claim), result in zip(heartbeat.held, answer.results, strict=True):
+        for (held, claim, _), result in zip(heartbeat.held, answer.results, strict=True):
             if held.claim is not claim:
                 continue  # it was claimed again meanwhile: this is about the lease before
             if result is not HeartbeatResult.OK:
@@ -194,9 +193,7 @@ class HeartbeatSender:
         link: The link to send through.
         ledger: Only read.
         deliver: Takes each answered heartbeat to the runtime's loop.
-        clock: In seconds. What ``age`` is taken from in the runtime's loop.
-        max_interval: Seconds between two heartbeats at most.
-        options: As in ``heartbeat``, as are ``phase`` and ``tasks``.
+        clock: In seconds. ``age`` reads it in the runtime's loop.
     """
 
     runtime_link: Link
@@ -256,16 +253,17 @@ class HeartbeatSender:
         interval = self._interval
         # With its claim as it is now: a state that is claimed again gets another one, in the other loop.
         claimed = [(each, each.claim) for each in self.ledger.leased()]
-        held = [(each, claim) for each, claim in claimed if claim.token is not None]
-        running = [each.stage is Stage.RUNNING for each, _ in held]
+        held = [
+            (each, claim, each.stage is Stage.RUNNING) for each, claim in claimed if claim.token is not None
+        ]
         heartbeat = Heartbeat(
             runtime=self.options.name,
             phase=self.phase().value,
-            busy=sum(running),
-            buffered=sum(each.stage is Stage.BUFFERED for each, _ in held),
+            busy=sum(runs for _, _, runs in held),
+            buffered=sum(each.stage is Stage.BUFFERED for each, _, _ in held),
             states=tuple(
                 HeartbeatItem(claim=claim, running=runs, progress=each.progress if runs else None)
-                for (each, claim), runs in zip(held, running, strict=True)
+                for each, claim, runs in held
             ),
             shows_tasks=self.tasks is not None,
             tasks=self._task_tree,
@@ -288,16 +286,68 @@ class HeartbeatSender:
         if answer is not None:
             self._answered = True
             self._last_ttl = answer.ttl
-        self.deliver(
-            AnsweredHeartbeat(held=held, running=running, answer=answer, age=lambda: self.clock() - sent)
-        )
+        self.deliver(AnsweredHeartbeat(held=held, answer=answer, age=lambda: self.clock() - sent))
         self._task_tree = None
-        if (
-            answer is not None
-            and "tasks" in answer.commands
-            and heartbeat.tasks is None
-            and self.tasks is not None
-        ):
+        asked = answer is not None and "tasks" in answer.commands
+        if asked and heartbeat.tasks is None and self.tasks is not None:
             self._task_tree = await self.tasks.take()
             return 0.0  # at once: somebody waits for it
         return self._interval * random.uniform(1 - JITTER, 1 + JITTER)
+
+
+class HeartbeatThread:
+    """A thread with a Trio loop of its own. Made and ended by the runtime's loop; a defect stops that."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+        self._runtime_loop = trio.lowlevel.current_trio_token()
+        self._over = trio.Event()
+        self._ending = False
+        self._loop: trio.lowlevel.TrioToken | None = None
+
+    async def run(self, body: Callable[[], Awaitable[None]], end: Callable[[], None]) -> None:
+        """Run ``body`` in the thread. Never returns unless cancelled.
+
+        Cancellation:
+            Calls ``end`` in the thread, after which ``body`` should return soon. Waits until the thread
+            has ended, for ``deadlines.CLOSE`` at most; then it is left to itself.
+        """
+        # A daemon: one that hangs in spite of all must not keep the process from ending.
+        # In this context, so that its log lines have the phase too.
+        target = partial(copy_context().run, self._run, body)
+        threading.Thread(target=target, name="exotrio heartbeat", daemon=True).start()
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._ending = True
+            call_in_loop(self._loop, end)
+            with trio.move_on_after(deadlines.CLOSE, shield=True):
+                await self._over.wait()
+
+    def call_back(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
+        """Call ``function`` in the runtime's loop, when that gets to it. From the thread."""
+        call_in_loop(self._runtime_loop, self._guarded, function, *args)
+
+    def _guarded(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
+        try:
+            function(*args)
+        except Exception as error:  # out of here it would tear down the loop, whosever it is
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        log.critical("the heartbeat failed; the runtime stops", exc_info=error)
+        self._stop.fail(error)
+
+    def _run(self, body: Callable[[], Awaitable[None]]) -> None:
+        try:
+            trio.run(self._main, body)
+        except BaseException as error:
+            self.call_back(self._fail, error)
+        finally:
+            self.call_back(self._over.set)
+
+    async def _main(self, body: Callable[[], Awaitable[None]]) -> None:
+        # First it makes its loop known, then it looks whether it came too late: so no end is missed.
+        self._loop = trio.lowlevel.current_trio_token()
+        if not self._ending:
+            await body()
