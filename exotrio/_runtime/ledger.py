@@ -1,7 +1,6 @@
 """What a runtime holds: every claimed state from its claim until its report or release is settled.
 
-Pure bookkeeping, in the loop's thread. The poller reads how much room there is, the shutdown waits until
-nothing is held, and what is held at the end was not delivered. A held claim only moves forward::
+Pure bookkeeping, in the loop's thread. A held claim only moves forward::
 
     BUFFERED -> RUNNING -> DONE -> (removed, with an Ending)
         \\__________________^
@@ -58,8 +57,6 @@ class HeldClaim:
     """One claimed state. Compared by identity: a state that is released and claimed again is a new one.
 
     Attributes:
-        claim: What was claimed.
-        stage: How far it is.
         lease_until: When its lease ends as far as is known here, on the clock of ``Ledger.now``. After
             that its node is not begun; one that runs goes on, since perhaps nobody else has it yet.
         forfeited: LEASE_LOST or RUN_CANCELLED once the state manager says so.
@@ -189,14 +186,13 @@ class Ledger:
     # -- what comes, moves and goes
 
     def add(self, claim: Claim, asked: float = math.inf) -> HeldClaim | None:
-        """Enter a claim that was asked for at that time on the clock of ``now``.
+        """Enter a claim that was asked for at that time on the clock of ``now``, and return what is held.
 
-        Returns:
-            What is held now; None if the state was held here already (its lease was lost, or a v0 claim
-            repeated it). Then that one takes over the claim, so that nothing is begun a second time.
+        None if the state was held here already (its lease was lost, or a v0 claim repeated it). Then that
+        one takes over the claim, so that nothing is begun a second time.
         """
         known = self._by_state.get(claim.state_id)
-        if known is None or not self.holds(claim):
+        if known is None or known.is_being_released:
             held = HeldClaim(claim)
             self._hold(held)
             self._active[claim.node_name] += 1

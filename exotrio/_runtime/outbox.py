@@ -88,10 +88,7 @@ async def keep(
 ) -> None:
     """Write outcomes down and pass them on. Closes the channel end. Never returns unless cancelled.
 
-    Args:
-        finished: States with their outcomes.
-        outbox: Where they are written to.
-        deliver: Takes each of them once it is written, or cannot be.
+    ``deliver`` takes each of them once it is written, or cannot be.
 
     Cancellation:
         A sync that runs is left to its thread. What it writes is sent by the next process, whether
@@ -114,11 +111,7 @@ class _Mark:
 
 
 class Outbox:
-    """The outbox as the loop sees it.
-
-    Args:
-        store: The open file.
-    """
+    """The outbox as the loop sees it."""
 
     def __init__(self, store: OutboxStore) -> None:
         self._store = store

@@ -45,14 +45,7 @@ CREATE TABLE entries (
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One outcome that an earlier process left.
-
-    Attributes:
-        id: Its row.
-        begun: It was marked before it was sent.
-        claim: Whose outcome it is; without inputs.
-        outcome: The outcome.
-    """
+    """One outcome that an earlier process left. ``begun``: it was marked before it was sent."""
 
     id: int
     begun: bool
@@ -62,11 +55,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What a file holds, and for whom.
-
-    Attributes:
-        begun: Outcomes that may have arrived already.
-    """
+    """What a file holds, and for whom; ``begun`` of the outcomes may have arrived already."""
 
     uri: str
     namespace: str
@@ -85,13 +74,7 @@ def read_totals(path: Path) -> Totals:
         # Writable, though nothing is written: else a log that was left beside it would not be read.
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=0)) as db:
             db.execute("BEGIN")
-            if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-                raise ConfigurationError(f"{path} is not an outbox of exotrio", fix="check the path")
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version != VERSION:
-                raise ConfigurationError(
-                    f"the outbox {path} is of version {version}; this exotrio knows {VERSION}"
-                )
+            _check_format(db, path, where="", fix="check the path")
             uri, namespace = db.execute("SELECT uri, namespace FROM owner").fetchone() or ("?", "?")
             outcomes, begun = db.execute("SELECT count(*), total(begun) FROM entries").fetchone()
             return Totals(uri, namespace, outcomes, int(begun))
@@ -143,7 +126,7 @@ class OutboxStore:
     def write(
         self, new: Sequence[tuple[Claim, Outcome]], begun: Mapping[int, bool], gone: Sequence[int]
     ) -> list[int | None]:
-        """Write all of it, durably, or nothing.
+        """Write all of it, durably, or nothing; raise WriteFailed.
 
         Args:
             new: Outcomes to add.
@@ -153,9 +136,6 @@ class OutboxStore:
 
         Returns:
             The rows of ``new``; None for what cannot be written as JSON that can be read back.
-
-        Raises:
-            WriteFailed: it could not be written.
         """
         bodies = [_body(claim, outcome) for claim, outcome in new]
         with self._lock, self._transaction():
@@ -206,15 +186,7 @@ class OutboxStore:
                 db.execute("INSERT INTO owner VALUES (?, ?)", (uri, namespace))
                 db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 db.execute(f"PRAGMA user_version = {VERSION}")
-            if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-                raise ConfigurationError(f"{self.path} is not an outbox of exotrio", where=_WHERE, fix=_FIX)
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version != VERSION:
-                raise ConfigurationError(
-                    f"the outbox {self.path} is of version {version}; this exotrio knows {VERSION}",
-                    where=_WHERE,
-                    fix=f"start the exotrio that wrote it until it is empty, or {_FIX}",
-                )
+            _check_format(db, self.path, where=_WHERE, fix=_FIX)
             problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if problem != "ok":
                 raise _damaged(self.path, problem)
@@ -253,6 +225,18 @@ class OutboxStore:
                     type(error).__name__,
                 )
         return found
+
+
+def _check_format(db: sqlite3.Connection, path: Path, *, where: str, fix: str) -> None:
+    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise ConfigurationError(f"{path} is not an outbox of exotrio", where=where, fix=fix)
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version != VERSION:
+        raise ConfigurationError(
+            f"the outbox {path} is of version {version}; this exotrio knows {VERSION}",
+            where=where,
+            fix=f"start the exotrio that wrote it until it is empty, or {fix}",
+        )
 
 
 @contextmanager

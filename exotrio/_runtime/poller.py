@@ -35,10 +35,8 @@ creates next states in the background: they are not there yet when it responds t
 async def poll(poller: Poller, *, replayed: Sequence[HeldClaim] = ()) -> None:
     """Claim states until a stop is requested. Closes the channel to the workers.
 
-    Args:
-        poller: Knows how much to claim, and when.
-        replayed: Outcomes of an earlier process. They are delivered first: their states may be
-            claimable again, and would be run a second time.
+    ``replayed``, the outcomes of an earlier process, are delivered first: their states may be claimable
+    again, and would be run a second time.
 
     Cancellation:
         Settles the claim in flight, as the link does it.
@@ -71,11 +69,7 @@ class Poller:
 
     Attributes:
         claimed: Takes the states; it has room for ``batch_size`` of them.
-        options: Which nodes there are, and how much of each may be held.
-        link: Where states are claimed.
-        ledger: Knows how much is held; takes what was claimed.
-        stop: Interrupts the waiting.
-        reporter: Takes what is to be released: what came too late to be run, and what nobody asked for.
+        reporter: Releases what came too late to be run, and what nobody asked for.
         executor: Nodes that it does not accept are not claimed.
     """
 
@@ -106,11 +100,9 @@ class Poller:
         self._max_limit = self.options.batch_size
 
     def may_claim(self) -> bool:
-        """Whether there is room, and what was claimed before is being delivered.
-
-        Deliveries in their first attempt do not prevent a claim, up to a full load of them: claims
-        overlap reports. Deliveries that fail do: what they hold must not pile up.
-        """
+        """Whether there is room, and what was claimed before is being delivered."""
+        # Deliveries in their first attempt do not prevent a claim, up to a full load of them: claims
+        # overlap reports. Deliveries that fail do: what they hold must not pile up.
         room = self.options.batch_size + self.options.workers - self.ledger.count(Stage.DONE)
         return room >= 0 and not self.reporter.stuck and bool(self.limits())
 

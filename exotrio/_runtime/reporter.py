@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -48,21 +48,17 @@ async def report(finished: trio.MemoryReceiveChannel[HeldClaim], *, reporter: Re
 
 @dataclass(slots=True)
 class _Failures:
-    """What is known of a state whose delivery failed.
-
-    Attributes:
-        count: How often.
-        key_refused: The response to the last attempt was 401 or 403.
-        server_errors: Responses 500 in a row.
-        answered_before: ``Reporter.answered`` before the first of those.
-        alone: Not to be sent in one batch with others.
-    """
+    """What is known of a state whose delivery failed."""
 
     count: int = 0
     key_refused: bool = False
+    """The response to the last attempt was 401 or 403."""
     server_errors: int = 0
+    """Responses 500 in a row."""
     answered_before: int = 0
+    """``Reporter.answered`` before the first of those."""
     alone: bool = False
+    """It is not to be sent in one batch with others."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,11 +66,8 @@ class Reporter:
     """Holds what is to be delivered, and delivers it.
 
     Attributes:
-        link: Takes the deliveries.
-        ledger: Where the end of each delivery is entered.
         flushing: Is set when the last phase begins.
         workers: Up to twice as many deliveries are in flight at once.
-        outbox: Marks what must not be sent twice, and forgets what is delivered.
         answered: Deliveries the server has accepted or dropped; tells a refusal of one body from an outage.
     """
 
@@ -87,7 +80,7 @@ class Reporter:
     _nursery: trio.Nursery = field(init=False)
     _queue: deque[HeldClaim] = field(default_factory=deque)
     _queued: trio.Event = field(default_factory=trio.Event)
-    _failed: dict[HeldClaim, _Failures] = field(default_factory=dict)
+    _failed: dict[HeldClaim, _Failures] = field(default_factory=lambda: defaultdict(_Failures))
     _outage: Outage = field(default_factory=lambda: Outage(log, "reporting"))
 
     # -- from the other tasks of the runtime
@@ -206,7 +199,7 @@ class Reporter:
                 if len(batch) == 1:
                     self._refused(held, f"{type(error).__name__}: {error}")
                 else:
-                    self._failures_of(held).alone = True
+                    self._failed[held].alone = True
                     self.add(held)
             return
         for held, claim, settlement in zip(batch, claims, settlements, strict=True):
@@ -240,7 +233,7 @@ class Reporter:
             case Fate.REFUSED:
                 self._refused(held, settlement.detail)
             case Fate.RETRY | Fate.KEY_REFUSED:
-                failures = self._failures_of(held)
+                failures = self._failed[held]
                 failures.key_refused = settlement.fate is Fate.KEY_REFUSED
                 if self._is_hopeless(failures, settlement):
                     self._refused(held, f"{failures.server_errors} times 500 in a row: {settlement.detail}")
@@ -254,9 +247,6 @@ class Reporter:
         self.ledger.end(held, ending)
 
     # -- failures
-
-    def _failures_of(self, held: HeldClaim) -> _Failures:
-        return self._failed.setdefault(held, _Failures())
 
     def _is_hopeless(self, failures: _Failures, settlement: Settlement) -> bool:
         """Whether the server fails with this item only."""
@@ -280,7 +270,7 @@ class Reporter:
         self.add(held)
 
     def _repeat_later(self, held: HeldClaim, settlement: Settlement) -> None:
-        failures = self._failures_of(held)
+        failures = self._failed[held]
         backoff, level = (REFUSED, logging.ERROR) if failures.key_refused else (OUTAGE, logging.WARNING)
         delay = backoff.pause(failures.count, settlement.retry_after)
         failures.count += 1

@@ -50,11 +50,7 @@ class TaskView:
         self._root = self._token = None
 
     async def take(self) -> str:
-        """Return the tree. From any Trio loop.
-
-        Cancellation:
-            Safe.
-        """
+        """Return the tree. From any Trio loop."""
         if self._token is None:
             return "the runtime does not run"
         if threading.get_ident() == self._thread:

@@ -63,12 +63,7 @@ class Vitals:
 
 
 def running_of(held: Sequence[HeldClaim], now: float) -> tuple[Running, ...]:
-    """Return what runs of that, the longest running first.
-
-    Args:
-        held: From ``Ledger.snapshot``.
-        now: On Trio's clock.
-    """
+    """Return what runs of that, the longest running first. ``now`` is on Trio's clock."""
     running = [each for each in held if each.stage is Stage.RUNNING]
     return tuple(
         Running(

@@ -45,9 +45,6 @@ class Worker:
     Attributes:
         finished: Takes each state whose outcome is known.
         release: Takes each that is to be released.
-        executor: Runs nodes.
-        ledger: Keeps the stages and the outcomes.
-        stop: Once it was requested, nothing is begun.
     """
 
     finished: trio.MemorySendChannel[HeldClaim]
