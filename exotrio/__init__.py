@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from exotrio._nodes.signals import PruneSignal as PruneSignal
     from exotrio._nodes.signals import ReQueueAfterSignal as ReQueueAfterSignal
     from exotrio._runtime.lifecycle import Phase as Phase
+    from exotrio._runtime.lifecycle import Summary as Summary
     from exotrio._runtime.runtime import Runtime as Runtime
-    from exotrio._runtime.summary import Summary as Summary
     from exotrio._version import VERSION as VERSION
     from exotrio._version import __version__ as __version__
     from exotrio.client._state_manager import StateManager as StateManager
@@ -62,9 +62,8 @@ else:
         "_nodes.base": "BaseNode Stopping",
         "_nodes.fields": "from_text to_text",
         "_nodes.signals": "PruneSignal ReQueueAfterSignal",
-        "_runtime.lifecycle": "Phase",
+        "_runtime.lifecycle": "Phase Summary",
         "_runtime.runtime": "Runtime",
-        "_runtime.summary": "Summary",
         "_version": "VERSION __version__",
         "client._state_manager": "StateManager",
         "errors": (

@@ -14,8 +14,7 @@ import trio
 from pydantic import ValidationError
 
 from exotrio._execution.error_text import bounded, error_line, error_text
-from exotrio._execution.handle import Execution
-from exotrio._execution.log_context import hide
+from exotrio._execution.handle import Execution, hide
 from exotrio._execution.results import hint_at_asyncio, returned, signalled
 from exotrio._execution.threads import MAX_STUCK_PER_WORKER, StuckNodes, call_in_thread
 from exotrio._nodes.base import BaseNode, is_plain, needs_asyncio
@@ -70,8 +69,12 @@ class Executor:
         self._changed = changed
         self._owns_signals = owns_signals
         max_stuck = MAX_STUCK_PER_WORKER * workers
-        self._stuck_in_threads = StuckNodes(max_stuck, "plain def nodes", "in its thread", changed)
-        self._stuck_in_asyncio = StuckNodes(max_stuck, "asyncio nodes", "in the asyncio loop", changed)
+        self._stuck_in_threads = StuckNodes(
+            max_stuck=max_stuck, kind="plain def nodes", where="in its thread", changed=changed
+        )
+        self._stuck_in_asyncio = StuckNodes(
+            max_stuck=max_stuck, kind="asyncio nodes", where="in the asyncio loop", changed=changed
+        )
         self._asyncio: AsyncioThread | None = None
 
     def accepts(self, node: type[BaseNode]) -> bool:

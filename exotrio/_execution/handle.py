@@ -1,16 +1,21 @@
-"""The handle of one run of a node: what the rest of the runtime may see of it, and do to it."""
+"""The handle of one run of a node: what the rest of the runtime may see of it, and do to it. And which
+state a log line belongs to, whoever writes it: node code, or a library that it calls."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 import anyio
 import trio
 
+from exotrio._link.port import Claim
 from exotrio._nodes.base import Stopping, StopView
 from exotrio._nodes.progress import ProgressView
+from exotrio._util.redaction import NO_SECRETS, Redactor
 
 
 class Execution:
@@ -92,3 +97,30 @@ class Execution:
             if self.cancelled:
                 # Only the thread could not be cancelled. Whatever follows it on the loop can.
                 self.scope.cancel()
+
+
+@dataclass(slots=True)
+class StateContext:
+    """The state whose node runs, and what masks the secrets that it was given."""
+
+    claim: Claim
+    redactor: Redactor = NO_SECRETS
+
+
+# Tasks and threads that a node starts inherit these.
+state_context: ContextVar[StateContext | None] = ContextVar("exotrio_state", default=None)
+phase_context: ContextVar[Callable[[], str] | None] = ContextVar("exotrio_phase", default=None)
+"""Returns the phase of the runtime that the line comes from."""
+
+
+def hide(redactor: Redactor) -> None:
+    """Keep the secrets that ``redactor`` masks out of log lines about the state whose node runs."""
+    context = state_context.get()
+    if context is not None:
+        context.redactor = redactor
+
+
+def claim_fields(claim: Claim) -> dict[str, object]:
+    """Return what a log says of a state; what v0 does not tell is left out."""
+    names = {"run": claim.run_id, "state": claim.state_id, "node": claim.node_name, "attempt": claim.attempt}
+    return {name: value for name, value in names.items() if value is not None}

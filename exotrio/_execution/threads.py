@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -28,52 +29,46 @@ log = logging.getLogger("exotrio.worker")
 MAX_STUCK_PER_WORKER = 4
 
 
+@dataclass(slots=True, kw_only=True)
 class StuckNodes:
     """Counts and logs stuck nodes of one kind. Used in the Trio thread only, but for ``why``.
 
     They take no place from the workers, so a node that hangs does not stop the others. But they hold
     memory, and perhaps a connection; so their number is bounded.
 
-    Args:
-        max_stuck: From this number on ``full`` is true.
+    Attributes:
+        max_stuck: From this number on no other node of the kind is begun.
         kind: Names the kind in the log.
         where: Says in the log where they go on.
-        changed: Called when ``full`` may have changed.
+        changed: Called when ``why`` may have changed.
     """
 
-    def __init__(self, max_stuck: int, kind: str, where: str, changed: Callable[[], None]) -> None:
-        self._max_stuck = max_stuck
-        self._kind = kind
-        self._where = where
-        self._changed = changed
-        self._count = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether so many are stuck that no other node of the kind should be begun."""
-        return self._count >= self._max_stuck
+    max_stuck: int
+    kind: str
+    where: str
+    changed: Callable[[], None]
+    _count: int = 0
 
     @property
     def why(self) -> str:
         """Why no other node of the kind is begun; empty if they are. From any thread."""
-        return f"{self._count} {self._kind} are stuck" if self.full else ""
+        return f"{self._count} {self.kind} are stuck" if self._count >= self.max_stuck else ""
 
     def add(self, what: str) -> None:
         """``what`` is stuck."""
         self._count += 1
-        log.warning("%s is stuck: it goes on %s, and nothing waits for it any more", what, self._where)
-        if self._count == self._max_stuck:
+        log.warning("%s is stuck: it goes on %s, and nothing waits for it any more", what, self.where)
+        if self._count == self.max_stuck:
             log.error("%s: no such node is begun until one of them ends", self.why)
-        self._changed()
+        self.changed()
 
     def ended(self, what: str, did: str) -> None:
         """``what``, stuck until now, has ended."""
-        was_full = self.full
         self._count -= 1
-        log.warning("%s, stuck until now, %s %s; what came of it is dropped", what, did, self._where)
-        if was_full and not self.full:
-            log.info("%s are begun again", self._kind)
-        self._changed()
+        log.warning("%s, stuck until now, %s %s; what came of it is dropped", what, did, self.where)
+        if self._count == self.max_stuck - 1:
+            log.info("%s are begun again", self.kind)
+        self.changed()
 
 
 async def call_in_thread(function: Callable[[], object], what: str, stuck: StuckNodes) -> object:

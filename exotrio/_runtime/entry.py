@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn, TypeVar
 
@@ -90,13 +91,13 @@ def stop_signals() -> list[signal.Signals]:
     return numbers
 
 
+@dataclass(slots=True)
 class StopRequests:
     """Counts how many requests to stop the signals so far make."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._last = 0
-        self._at = -math.inf
+    count: int = 0
+    _last: int = 0
+    _at: float = -math.inf
 
     def add(self, number: int) -> bool:
         """Count a signal; False if it belongs to the request before it.

@@ -14,21 +14,17 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING
 
 import trio
 
+from exotrio._execution.handle import Execution
+from exotrio._link.port import Claim
 from exotrio._nodes.base import Stopping
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._nodes.progress import Progress
-from exotrio._runtime.summary import Ending, Summary
+from exotrio._runtime.lifecycle import Ending, Summary
 from exotrio._util.crossing import ThreadsafeEvent
 from exotrio._util.events import Events, StateEnded
-
-if TYPE_CHECKING:
-    from exotrio._execution.handle import Execution
-    from exotrio._link.port import Claim
-
 
 STEPS_TO_END = 3
 """Steps of the loop from the end of a node to the end of its task, and to the next state of its worker."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 
 
+@dataclass(slots=True)
 class Outage:
     """Logs the beginning and the end of one kind of failure: of ``doing``, as in "claiming states"."""
 
-    def __init__(self, log: logging.Logger, doing: str) -> None:
-        self._log = log
-        self._doing = doing
-        self._last: type[object] | None = None
-        self.failures = 0
+    log: logging.Logger
+    doing: str
+    failures: int = field(default=0, init=False)
+    _last: type[object] | None = field(default=None, init=False)
 
     def failed(self, error: object, then: float | str, *, level: int = logging.WARNING) -> None:
         """Log the first failure, and those of another kind, at ``level``; the others at DEBUG.
@@ -25,11 +26,11 @@ class Outage:
         self._last = type(error)
         what = then if isinstance(then, str) else f"next attempt in {then:.1f} s"
         # One record, one line: our errors have up to three.
-        self._log.log(level, "%s fails; %s: %s", self._doing, what, str(error).replace("\n", "; "))
+        self.log.log(level, "%s fails; %s: %s", self.doing, what, str(error).replace("\n", "; "))
 
     def worked(self) -> None:
         """Log that it works again, if it did not."""
         if self.failures:
-            self._log.info("%s works again after %d failures", self._doing, self.failures)
+            self.log.info("%s works again after %d failures", self.doing, self.failures)
         self.failures = 0
         self._last = None

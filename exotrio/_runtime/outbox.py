@@ -31,9 +31,9 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from exotrio._runtime.ledger import HeldClaim, Ledger
+from exotrio._runtime.lifecycle import Ending
 from exotrio._runtime.outage import Outage
 from exotrio._runtime.outbox_store import OutboxStore, WriteFailed
-from exotrio._runtime.summary import Ending
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

@@ -15,8 +15,8 @@ from exotrio._execution.error_text import bounded
 from exotrio._link.port import Fate, Link, Settlement
 from exotrio._nodes.outcome import Errored
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage, let_others_finish
+from exotrio._runtime.lifecycle import Ending
 from exotrio._runtime.outage import Outage
-from exotrio._runtime.summary import Ending
 from exotrio._util.backoff import OUTAGE, REFUSED
 
 if TYPE_CHECKING:

@@ -78,12 +78,12 @@ def running_of(held: Sequence[HeldClaim], now: float) -> tuple[Running, ...]:
     )
 
 
+@dataclass(slots=True)
 class LoopLag:
     """How late a loop is. Measured in the loop, and read in any thread while the loop is blocked."""
 
-    def __init__(self) -> None:
-        self._late = 0.0
-        self._due: float | None = None
+    _late: float = 0.0
+    _due: float | None = None
 
     @property
     def seconds(self) -> float:

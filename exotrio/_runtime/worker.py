@@ -10,8 +10,7 @@ from functools import partial
 import trio
 
 from exotrio._execution.executor import Executor
-from exotrio._execution.handle import Execution
-from exotrio._execution.log_context import StateContext, state_context
+from exotrio._execution.handle import Execution, StateContext, state_context
 from exotrio._nodes.base import Stopping
 from exotrio._nodes.outcome import Outcome
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage

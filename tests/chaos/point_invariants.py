@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from exotrio._runtime.summary import Summary
+from exotrio._runtime.lifecycle import Summary
 from exotrio.manager.store.port import View
 from tests.chaos.point_nodes import (
     EXPECTED_RESULT,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from exotrio import Runtime
-from exotrio._runtime.summary import Summary
+from exotrio._runtime.lifecycle import Summary
 from tests.chaos.point_nodes import HANDS, NAMESPACE, NODES, Key
 from tests.chaos.point_server import KEY
 from tests.chaos.point_wire import Call, Wire

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from exotrio._execution.log_context import StateContext, hide, state_context
+from exotrio._execution.handle import StateContext, hide, state_context
 from exotrio._link.port import Claim
 from exotrio._runtime.ledger import HeldClaim
 from exotrio._util.redaction import Redactor

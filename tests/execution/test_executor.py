@@ -18,8 +18,7 @@ from pydantic import BaseModel
 from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal
 from exotrio._execution.error_text import error_text
 from exotrio._execution.executor import Executor
-from exotrio._execution.handle import Execution
-from exotrio._execution.log_context import StateContext, state_context
+from exotrio._execution.handle import Execution, StateContext, state_context
 from exotrio._link.port import Claim
 from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio.cli.terminal.json_logs import JsonFormatter

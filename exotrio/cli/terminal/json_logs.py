@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from exotrio._execution.log_context import claim_fields, phase_context, state_context
+from exotrio._execution.handle import claim_fields, phase_context, state_context
 from exotrio._runtime.ledger import HeldClaim
 from exotrio._util.json import encode, sendable
 from exotrio._util.redaction import NO_SECRETS, Redactor
