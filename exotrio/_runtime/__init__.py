@@ -1,36 +1,29 @@
 """A runtime: it claims states, runs their nodes, delivers the outcomes, and stops without losing any.
 
-What lives here
-===============
-
 ::
 
-    runtime           Runtime, as users meet it             options     its arguments, checked
-    entry             start() from plain code, signals      lifecycle   the phases
-    engine            registers; holds the nursery          summary     what became of the states
-    poller            claims            ledger        what is held, from claim to delivery
-    worker            executes          reporter      delivers
-    outbox            outcomes on disk  outbox_store  its file
-    heartbeat         renews leases, also while the loop is blocked
-    stop              requests to stop  shutdown      what follows them
-    vitals, task_tree how it is and where its tasks wait, from any thread
-    outage            one log line when something begins to fail, one when it works again
+    runtime      Runtime, as users meet it          options       its arguments, checked
+    entry        start() from plain code, signals   lifecycle     the phases; what became of the states
+    engine       registers; holds the nursery       ledger        what is held, from claim to delivery
+    poller       claims                             worker        executes
+    reporter     delivers                           heartbeat     renews leases, even if the loop is blocked
+    outbox       outcomes on disk                   outbox_store  its file
+    stop         requests to stop                   shutdown      what follows them
+    vitals       how it is, from any thread         task_tree     where its tasks wait, from any thread
+    outage       one log line when something begins to fail, one when it works again
 
 ``Runtime``, ``Phase`` and ``Summary`` are public through ``exotrio``, ``Vitals`` through
-``exotrio.monitoring``. The command line also uses ``entry``, whose signals it shares. ``_runtime`` and
-``manager`` never import each other.
+``exotrio.monitoring``. The command line also uses ``entry``, whose signals it shares.
 
 How holding and reporting work
 ==============================
 
-The way of one claimed state. ``claimed`` and ``finished`` are channels with room for ``batch_size`` states;
-releases (of what nobody runs any more) and replayed outcomes go into the reporter's queue directly::
+``claimed`` and ``finished`` are channels with room for ``batch_size`` states; releases (of what nobody runs
+any more) and replayed outcomes go into the reporter's queue directly::
 
     poller --claimed--> worker --finished--> (outbox) --> reporter: queue --> dispatcher --> link
        |                  |                                  ^
        +---- release -----+---- release by the shutdown -----+
-
-Rules that hold:
 
 1. The ledger comes first. A claim is entered before it is passed to a worker, an outcome before it is
    passed to the reporter. So nothing is lost unnoticed, whatever is cancelled: what the ledger still holds
@@ -39,29 +32,25 @@ Rules that hold:
    takes one which is no longer BUFFERED drops it: so a state can be released, lost or cancelled while it is
    in a channel.
 3. Running nodes does not wait for deliveries. The ``finished`` channel is emptied at once, and the queue
-   always has room. What bounds it is the poller: it claims nothing while more than ``batch_size + workers``
-   states are undelivered, more than ``workers`` deliveries fail, or the key is refused.
+   always has room. What bounds it is the poller (``may_claim``).
 4. There is one dispatcher, and at most twice as many deliveries as workers are in flight. On v0 each is one
-   state. On a native link each is a batch, and the next batch waits a moment for the last one: what finishes
-   meanwhile goes along.
-5. A delivery that failed waits outside of the queue, and not under the limit, until its next attempt; the
-   flush ends the wait. A state is queued, in flight or waiting, so its deliveries never overlap.
-6. A requeue without a lease token could run a finished state again if it is sent twice. It is marked in the
+   state, on a native link a batch. One that failed waits outside of the queue, and not under the limit,
+   until its next attempt; the flush ends the wait. So the deliveries of a state never overlap.
+5. A requeue without a lease token could run a finished state again if it is sent twice. It is marked in the
    outbox before it is sent; if its answer is lost, its fate is unknown and it is not sent again. Everything
    else may be repeated.
-7. An outcome is replaced in one case: the state manager refuses this body, or answers 500 to it eight times
+6. An outcome is replaced in one case: the state manager refuses this body, or answers 500 to it eight times
    in a row while others get through. Then the state is reported as errored, with that reason.
 
 How a stop works
 ================
 
-A stop has two sides. Requests (``stop``) come from anywhere and at any time: ``Runtime.stop()`` in
-another thread, a signal handler in the middle of node code, a command of the state manager, the
-cancellation of the scope around ``Runtime.run()``, a defect in one of the loops. Each of them moves one
-deadline, the end of the drain, and only ever to an earlier moment: the first SIGTERM to ``shutdown_grace``
-seconds from now, the second to now. (The third ends the process: ``entry``.) The shutdown
-(``shutdown.run_shutdown``) is one task that waits for the first request and then goes through the phases.
-Nothing else decides what is cancelled when.
+Requests (``stop``) come from anywhere and at any time: ``Runtime.stop()`` in another thread, a signal handler
+in the middle of node code, a command of the state manager, the cancellation of the scope around
+``Runtime.run()``, a defect in one of the loops. Each moves one deadline, the end of the drain, and only to an
+earlier moment: the first SIGTERM to ``shutdown_grace`` seconds from now, the second to now. (The third ends
+the process: ``entry``.) One task, ``shutdown.run_shutdown``, waits for the first request and then goes
+through the phases. Nothing else decides what is cancelled when.
 
 ::
 
@@ -84,8 +73,6 @@ a drain (a cancelled scope, a defect) goes from RUNNING to CANCELLING; a drain a
 skips CANCELLING. What is still held after FLUSHING is written off: each state is logged by its id as in
 the outbox, of unknown fate, or abandoned, and counts for exit code 75.
 
-Rules that hold:
-
 1. Everything of the engine runs behind one shield (``Runtime._shielded``), so that a cancellation from
    outside reaches only the watcher, which turns it into a request. That shield is the only one without a
    deadline of its own: the shutdown bounds every step behind it.
@@ -98,9 +85,7 @@ Rules that hold:
    in the asyncio loop is given up at the end of CLEAN_UP: its state is released, its code goes on and is
    stuck.
 4. The loops (poller, workers, reporter, heartbeat) run under ``Stop.guard``: one that fails starts a stop
-   instead of cancelling the others, and its error is raised at the end.
-5. Side tasks outlive the work they protect: the heartbeat ends after the last delivery, since what is
-   being delivered is held until then.
-6. A Ctrl-C is never raised in a loop of the runtime (``enable_ki_protection``): between the answer to a
-   claim and the ledger it would lose the claim.
+   instead of cancelling the others, and its error is raised at the end. A Ctrl-C is never raised in one
+   (``enable_ki_protection``): between the answer to a claim and the ledger it would lose the claim.
+5. The heartbeat ends after the last delivery, since what is being delivered is held until then.
 """

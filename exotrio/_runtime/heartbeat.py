@@ -1,5 +1,5 @@
-"""Heartbeats: they renew the leases of all that is held, and bring back what the state manager has to
-say: which leases are lost, which runs were cancelled, what an operator asks for.
+"""Heartbeats renew the leases of all that is held. Their answers say which leases are lost, which runs were
+cancelled, and what an operator asks for.
 
 Over a network they are sent from a thread with a Trio loop and connections of its own, so that node
 code which blocks the runtime's loop keeps its leases. (Code that never releases the interpreter's

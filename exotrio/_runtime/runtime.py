@@ -1,6 +1,4 @@
-"""``Runtime``, as users meet it. What runs inside is the nursery in ``engine``; requests to stop are in
-``stop`` and what follows in ``shutdown``, the entry from plain code in ``entry``, the checks of the
-arguments in ``options``."""
+"""``Runtime``, as users meet it. What runs inside is the nursery in ``engine``."""
 
 from __future__ import annotations
 

@@ -1,9 +1,5 @@
 """The request side of a stop: it may be made anywhere, at any time, and as often as one likes.
 
-Every request moves a deadline: ``request(grace)`` moves the end of the drain to ``grace`` seconds from
-now, if that is earlier than it was; a second signal moves it to now. A cancelled surrounding scope and
-a defect do the same and skip the drain. What then happens is in ``shutdown``.
-
 Requests only append to a queue and wake the loop. Both are atomic, so a request needs no lock, and
 can be made in a signal handler, where taking one may deadlock. None is missed: the requester appends,
 then looks for a loop; the loop makes itself known, then looks for requests.
@@ -100,8 +96,7 @@ class Stop:
             log.error("another failure while stopping", exc_info=error)
         self._without_drain("a failure")
 
-    # A Ctrl-C may go to any line of the loop's thread. Between a claim's answer and the ledger, say, it
-    # would lose the claim; so it goes to the application's main task instead.
+    # A Ctrl-C may go to any line of the loop's thread; it goes to the application's main task instead.
     @trio.lowlevel.enable_ki_protection
     async def guard(self, loop: Callable[[], Awaitable[object]], name: str) -> None:
         """Run one of the runtime's loops. If it fails, the others go on until the shutdown ends them."""
