@@ -86,7 +86,7 @@ async def run_node(
     return outcome
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TestedState:
     """One execution of a node.
 
@@ -199,7 +199,13 @@ async def run_graph(
     return GraphRun(
         run.status,
         tuple(
-            TestedState(state.identifier, state.status, state.inputs, state.outputs, state.error)
+            TestedState(
+                identifier=state.identifier,
+                status=state.status,
+                inputs=state.inputs,
+                outputs=state.outputs,
+                error=state.error,
+            )
             for state in found
         ),
     )

@@ -37,8 +37,8 @@ SECRETS_TRIES = 5
 """Within about two seconds; then another runtime may try."""
 
 
-class _Ending:
-    """How the task of a node ended. ``error`` is set until it ends in the usual way."""
+class _NodeResult:
+    """What the task of a node brought. ``error`` is set until the task ends in the usual way."""
 
     def __init__(self) -> None:
         self.outcome: Outcome | None = None
@@ -124,24 +124,24 @@ class Executor:
         if why := self._why_not(node):
             log.warning("releasing state %s: %s", claim.state_id, why)
             return None
-        ending = _Ending()
+        result = _NodeResult()
         try:
             # A task and a nursery of its own: scopes and nurseries that a node leaves open, and whatever it
             # does to the nursery around it, end with its state.
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(
-                    self._in_task, node, claim, execution, confirm, ending, nursery, name=claim.node_name
+                    self._in_task, node, claim, execution, confirm, result, nursery, name=claim.node_name
                 )
         except BaseException as error:
             # Raised by another task of the node, or by Trio about scopes that it left open.
-            ending.error = error
-        if ending.error is not None:
-            if passing := self._passing(ending.error, execution):
+            result.error = error
+        if result.error is not None:
+            if passing := self._passing(result.error, execution):
                 raise passing
-            return self._failed(ending.error, claim, execution)
-        if ending.outcome is None and execution.timed_out:
+            return self._failed(result.error, claim, execution)
+        if result.outcome is None and execution.timed_out:
             return self._timed_out(claim, execution)
-        return ending.outcome
+        return result.outcome
 
     # A Ctrl-C may go to any line of the loop's thread; it is meant for the application.
     @trio.lowlevel.enable_ki_protection
@@ -151,7 +151,7 @@ class Executor:
         claim: Claim,
         execution: Execution,
         confirm: Callable[[], Awaitable[None]],
-        ending: _Ending,
+        result: _NodeResult,
         nursery: trio.Nursery,
     ) -> None:
         try:
@@ -162,11 +162,11 @@ class Executor:
                     # It may have been cancelled before this task came to its first line.
                     await trio.lowlevel.checkpoint_if_cancelled()
                     execution.begin(node.timeout)
-                    ending.outcome = await self._call(node, claim, secrets, execution)
+                    result.outcome = await self._call(node, claim, secrets, execution)
             # If the scope caught a Cancelled, the runtime ended the node.
-            ending.error = None
+            result.error = None
         except BaseException as error:
-            ending.error = error
+            result.error = error
         finally:
             # The node started tasks in it. Cancelling it without any would cost 10 us.
             if len(nursery.child_tasks) > 1:

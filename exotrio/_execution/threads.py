@@ -65,7 +65,7 @@ class StuckNodes:
     def ended(self, what: str, did: str) -> None:
         """``what``, stuck until now, has ended."""
         self._count -= 1
-        log.warning("%s, stuck until now, %s %s; what came of it is dropped", what, did, self.where)
+        log.warning("%s, stuck until now, %s %s; its result is dropped", what, did, self.where)
         if self._count == self.max_stuck - 1:
             log.info("%s are begun again", self.kind)
         self.changed()

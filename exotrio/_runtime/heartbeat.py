@@ -167,7 +167,7 @@ class HeartbeatHandler:
             self.stop.request(self.grace, "the state manager")
 
     def _lose(self, held: HeldClaim, why: Stopping) -> None:
-        """End what is not ours any more. What is finished is sent all the same."""
+        """End what this runtime no longer holds. What is finished is sent all the same."""
         if held.forfeited or held.stage is Stage.DONE:
             return
         what = "its lease is lost"

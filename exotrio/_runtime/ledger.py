@@ -231,7 +231,7 @@ class Ledger:
             self.heartbeat_wanted.set()
 
     def finish(self, held: HeldClaim, outcome: Outcome | None) -> bool:
-        """Enter what came of it; None releases it. Return whether that is to be delivered.
+        """Enter its outcome; None releases it. Return whether that is to be delivered.
 
         A state whose lease was lost is not released; if its node returned a value all the same, that is
         sent, since perhaps nobody else has begun it. Of a state whose run was cancelled nothing is sent.

@@ -43,7 +43,7 @@ CREATE TABLE entries (
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One outcome that an earlier process left. ``begun``: it was marked before it was sent."""
 
@@ -53,7 +53,7 @@ class Entry:
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
     """What a file holds, and for whom; ``begun`` of the outcomes may have arrived already."""
 
@@ -77,7 +77,7 @@ def read_totals(path: Path) -> Totals:
             _check_format(db, path, where="", fix="check the path")
             uri, namespace = db.execute("SELECT uri, namespace FROM owner").fetchone() or ("?", "?")
             outcomes, begun = db.execute("SELECT count(*), total(begun) FROM entries").fetchone()
-            return Totals(uri, namespace, outcomes, int(begun))
+            return Totals(uri=uri, namespace=namespace, outcomes=outcomes, begun=int(begun))
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise DatabaseBusy(
@@ -215,7 +215,8 @@ class OutboxStore:
         found = []
         for entry, begun, body in self._db.execute("SELECT id, begun, body FROM entries ORDER BY id"):
             try:
-                found.append(Entry(entry, bool(begun), *_parsed(body)))
+                claim, outcome = _parsed(body)
+                found.append(Entry(id=entry, begun=bool(begun), claim=claim, outcome=outcome))
             except (NotJson, KeyError, TypeError, ValueError) as error:
                 log.error(
                     "entry %s of the outbox %s cannot be read (%s) and stays in it; the others are sent. "

@@ -1,4 +1,4 @@
-"""Link -> channel. The poller claims what fits, when it makes sense to ask."""
+"""The poller claims states, as many as there is room for, and passes them to the workers."""
 
 from __future__ import annotations
 

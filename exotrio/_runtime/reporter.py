@@ -285,6 +285,6 @@ class Reporter:
             await trio.sleep(min(delay, FLUSH_DELAY))
         else:
             with trio.move_on_after(delay):
-                # The flush is the last chance: it does not wait for anybody's Retry-After.
+                # The flush is the last chance: it does not wait for a Retry-After.
                 await self.flushing.wait()
         self.add(held)

@@ -291,7 +291,7 @@ class Runtime:
             self._phase = advance(self._phase, Phase.STOPPED)
             log.info("%s stopped: %s", self._options.name, self.summary)
             if self._stop.failure is not None:
-                # Bare, whatever the nurseries wrapped it in; and rather than a Cancelled.
+                # Without the groups that the nurseries put around it, and instead of a Cancelled.
                 raise self._stop.failure
         return self.summary
 

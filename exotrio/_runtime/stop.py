@@ -1,4 +1,4 @@
-"""The request side of a stop: it may be made anywhere, at any time, and as often as one likes.
+"""The request side of a stop: it may be made anywhere, at any time, and more than once.
 
 Requests only append to a queue and wake the loop. Both are atomic, so a request needs no lock, and
 can be made in a signal handler, where taking one may deadlock. None is missed: the requester appends,

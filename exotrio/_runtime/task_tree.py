@@ -74,7 +74,7 @@ class TaskView:
             return "the runtime does not run"
         try:
             return _bounded(_lines_of(self._root, 0))
-        except Exception as error:  # somebody's odd awaitable; out of a callback it would end the loop
+        except Exception as error:  # of an unusual awaitable; out of a callback it would end the loop
             log.exception("the task tree could not be taken")
             return f"the task tree could not be taken: {type(error).__name__}"
 

@@ -1,5 +1,5 @@
 """What probes ask: whether a runtime is alive, and whether it is ready. Answers from any thread, and never
-asks the state manager: one that is away is no reason to restart every runtime."""
+asks the state manager: while that is away, restarting every runtime would not help."""
 
 from __future__ import annotations
 

@@ -517,7 +517,7 @@ async def test_a_node_that_swallows_its_cancellation_is_stuck_and_the_loop_goes_
     swallowing = Swallowing(jump)
 
     async def heard_of_the_late_end() -> None:
-        assert "(Node), stuck until now, returned in the asyncio loop; what came of it" in caplog.text
+        assert "(Node), stuck until now, returned in the asyncio loop; its result" in caplog.text
 
     async def quick(self: BaseNode) -> None: ...
 
@@ -675,7 +675,7 @@ async def test_nodes_are_begun_again_once_the_loop_goes_on(
             rt.stop()
     assert not ran
     assert "the asyncio loop runs again" in caplog.text
-    assert "raised CancelledError in the asyncio loop; what came of it" in caplog.text
+    assert "raised CancelledError in the asyncio loop; its result" in caplog.text
 
 
 # -- the end of the loops

@@ -247,7 +247,7 @@ async def test_a_plain_node_is_told_at_its_timeout_and_stuck(caplog: pytest.LogC
     rt = runtime(server, hanging.node)
 
     async def heard_of_the_late_end() -> None:
-        assert "(Digest), stuck until now, returned in its thread; what came of it is dropped" in caplog.text
+        assert "(Digest), stuck until now, returned in its thread; its result is dropped" in caplog.text
 
     with caplog.at_level(logging.WARNING), trio.fail_after(20):
         async with trio.open_nursery() as nursery:
