@@ -91,10 +91,7 @@ class Scheduler:
 async def retain(store: Store, keep_ms: int | None) -> None:
     """Delete runs once they have been finished for longer than ``keep_ms``. Never returns.
 
-    Args:
-        store: Where the runs are.
-        keep_ms: None keeps them for ever; then only what an earlier process was deleting is cleared
-            away, and this returns.
+    None keeps them for ever; then it clears away what an earlier process was deleting, and returns.
     """
     while True:
         try:

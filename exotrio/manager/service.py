@@ -17,8 +17,7 @@ from exotrio.manager.engine.claims import Claimer
 from exotrio.manager.engine.leases import MonotonicClock, Terms, monotonic_clock, recover, restart
 from exotrio.manager.engine.workers import Workers
 from exotrio.manager.queries.load import nodes_of
-from exotrio.manager.security.encryption_key import find_cipher
-from exotrio.manager.security.rotation import renew_at_start
+from exotrio.manager.security.encryption import find_cipher, renew_at_start
 from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.clock import Clock, wall_clock

@@ -201,7 +201,7 @@ class World:
                         self._accept(item, item.token)
             case "record_v0":
                 if result.result is ItemResult.OK:
-                    self._accept(args[2], None)
+                    self._accept(args[1], None)
             case "renew" | "release":
                 for held, reply in zip(args[1], result, strict=True):
                     if reply.result == "ok" and held.token != self.tokens[held.state_id]:

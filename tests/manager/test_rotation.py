@@ -17,9 +17,8 @@ import trio
 
 from exotrio import ConfigurationError, DatabaseBusy, DatabaseError
 from exotrio._util.settings import Settings
-from exotrio.manager.security import rotation
-from exotrio.manager.security.encryption_key import cipher_from_text
-from exotrio.manager.security.rotation import rotate_secrets
+from exotrio.manager.security import encryption
+from exotrio.manager.security.encryption import cipher_from_text, rotate_secrets
 from exotrio.manager.store import cipher as store_cipher
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.sqlite.database import open_writer
@@ -259,9 +258,7 @@ import sys
 import threading
 from exotrio._util.settings import Settings
 from exotrio.manager import open_service
-from exotrio.manager.security import rotation
-from exotrio.manager.security import encryption_key
-from exotrio.manager.security.encryption_key import Cipher
+from exotrio.manager.security.encryption import Cipher
 import trio
 
 encrypt, done = Cipher.encrypt, []
@@ -358,7 +355,7 @@ async def test_the_new_key_is_on_disk_before_anything_is_encrypted_with_it(
     def fail(*_: Any) -> None:
         raise RuntimeError("the power went")
 
-    monkeypatch.setattr(rotation, "encrypt_anew", fail)
+    monkeypatch.setattr(encryption, "encrypt_anew", fail)
     with pytest.raises(RuntimeError, match="the power went"):
         await rotate_secrets(db, drop_old=True, settings=NO_SETTINGS)
     monkeypatch.undo()

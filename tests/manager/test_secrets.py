@@ -11,7 +11,7 @@ import pytest
 
 from exotrio import ConfigurationError, DatabaseError, GraphInvalid, GraphNodeModel, StateManager
 from exotrio.manager import embedded
-from exotrio.manager.security.encryption_key import cipher_from_text, random_cipher
+from exotrio.manager.security.encryption import cipher_from_text, find_cipher
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.port import Transaction
 from tests.contract.flow import Flow
@@ -111,7 +111,7 @@ async def test_a_ciphertext_that_was_moved_in_the_database_is_worth_nothing(move
 
 @pytest.mark.parametrize("changed", list(PLACE))
 def test_a_ciphertext_is_bound_to_its_namespace_graph_and_name(changed: str) -> None:
-    cipher = random_cipher()
+    cipher = find_cipher(None, NO_SETTINGS)
     text = cipher.encrypt(VALUE, **PLACE)
     assert cipher.decrypt(text, **PLACE) == VALUE
     with pytest.raises(DatabaseError, match="cannot be decrypted"):
@@ -119,14 +119,14 @@ def test_a_ciphertext_is_bound_to_its_namespace_graph_and_name(changed: str) -> 
 
 
 def test_where_one_name_ends_and_the_next_begins_counts() -> None:
-    cipher = random_cipher()
+    cipher = find_cipher(None, NO_SETTINGS)
     text = cipher.encrypt(VALUE, namespace="a", graph="bc", name="d")
     with pytest.raises(DatabaseError):
         cipher.decrypt(text, namespace="ab", graph="c", name="d")
 
 
 def test_a_changed_ciphertext_is_refused() -> None:
-    cipher = random_cipher()
+    cipher = find_cipher(None, NO_SETTINGS)
     raw = bytearray(base64.urlsafe_b64decode(cipher.encrypt(VALUE, **PLACE)))
     raw[-1] ^= 1
     with pytest.raises(DatabaseError):
@@ -134,13 +134,13 @@ def test_a_changed_ciphertext_is_refused() -> None:
 
 
 def test_equal_values_have_different_ciphertexts() -> None:
-    cipher = random_cipher()
+    cipher = find_cipher(None, NO_SETTINGS)
     assert cipher.encrypt(VALUE, **PLACE) != cipher.encrypt(VALUE, **PLACE)
 
 
 @pytest.mark.parametrize("value", ["", "ü🙂\x00\n", "x" * 100_000])
 def test_any_text_can_be_a_secret(value: str) -> None:
-    cipher = random_cipher()
+    cipher = find_cipher(None, NO_SETTINGS)
     assert cipher.decrypt(cipher.encrypt(value, **PLACE), **PLACE) == value
 
 

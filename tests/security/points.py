@@ -276,7 +276,7 @@ POINTS = (
             "manager/test_rotation::test_no_file_keeps_what_the_old_key_could_read",
         ],
         Change(
-            "manager/security/rotation.py",
+            "manager/security/encryption.py",
             "        await _forget_log(store)\n        logger",
             "        logger",
         ),
@@ -379,7 +379,7 @@ POINTS = (
     Point(
         "Errors that were reported unmasked, as stock runtimes do, are stored with secret values masked.",
         ["contract/test_secrets::test_secrets_are_masked_in_errors_before_they_are_stored"],
-        Change("manager/engine/outcomes.py", 'redactors.of(state["graph"]).redact(item.error)', "item.error"),
+        Change("manager/engine/outcomes.py", 'redactor_of(state["graph"]).redact(item.error)', "item.error"),
     ),
     Point(
         "A link that signs in is in no arguments of a process, which every user of the machine can list.",

@@ -7,7 +7,7 @@ import trio
 
 from exotrio.cli.exit_codes import SUCCESS, bare_errors
 from exotrio.cli.terminal.output import print_text
-from exotrio.manager.security.rotation import Rotation, rotate_secrets
+from exotrio.manager.security.encryption import Rotation, rotate_secrets
 from exotrio.manager.serving import DEFAULT_DB
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 from starlette.responses import Response
@@ -21,15 +22,11 @@ from exotrio.manager.store.sqlite.copy import copied
 
 PIECE = 256 * 1024
 
-Read = Callable[[], Awaitable[bytes]]
-
 
 class BackupReply(Response):
     """A copy of the database, made when the reply is sent, and removed however that ends.
 
-    Args:
-        store: Where the database is.
-        busy: Held while a backup is made.
+    ``busy`` is held meanwhile.
     """
 
     def __init__(self, store: Store, busy: trio.Lock) -> None:
@@ -56,7 +53,7 @@ class BackupReply(Response):
 
 
 @asynccontextmanager
-async def _opened(store: Store) -> AsyncIterator[tuple[int, Read]]:
+async def _opened(store: Store) -> AsyncIterator[tuple[int, Callable[[], Awaitable[bytes]]]]:
     """Make a copy; give its size, and what reads the next piece of it."""
     if store.path is None:
         content = io.BytesIO(await store.read(lambda view: view.serialize()))
@@ -67,8 +64,4 @@ async def _opened(store: Store) -> AsyncIterator[tuple[int, Read]]:
         yield len(content.getbuffer()), from_memory
         return
     async with copied(store.path) as path, await trio.open_file(path, "rb") as file:
-
-        async def from_file() -> bytes:
-            return await file.read(PIECE)
-
-        yield path.stat().st_size, from_file
+        yield path.stat().st_size, partial(file.read, PIECE)

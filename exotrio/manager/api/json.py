@@ -122,11 +122,9 @@ def read_query(request: Request, model: type[M], *, lists: Collection[str] = ())
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the body.
+    """Return the body; raise Refused if it is longer than the app accepts.
 
-    Raises:
-        Refused: it is longer than the app accepts. The server has the same limit, but requests from inside
-            the process do not pass through it.
+    The server has the same limit, but requests from inside the process do not pass through it.
     """
     most: int = request.app.state.max_body
     body = await request.body()
@@ -158,9 +156,7 @@ def _items(error: ValidationError, part: str, body: bytes = b"") -> list[dict[st
 def json_offset(message: str, body: bytes) -> int:
     """Return how many characters precede the place at which ``body`` stops being JSON.
 
-    Args:
-        message: The parser's: "... at line 1 column 2", counted in bytes.
-        body: What was parsed.
+    The message is the parser's: "... at line 1 column 2", counted in bytes.
     """
     place = re.search(r" at line (\d+) column (\d+)$", message)
     if place is None:

@@ -33,11 +33,9 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
 
 
 class ManagerMetrics:
-    """The metrics of one state manager, in a registry of their own.
+    """The metrics of one state manager, in a registry of their own. Commits are counted from now on.
 
-    Args:
-        store: Its store. Its commits are counted from now on.
-        connections: Returns how many are open.
+    ``connections`` returns how many are open.
     """
 
     def __init__(self, store: Store, connections: Callable[[], int] = lambda: 0) -> None:

@@ -140,8 +140,10 @@ class _Native:
     async def record(self, request: Request, namespace: str) -> Response:
         items = _read_outcomes(await read_body(request))
         good = [item for item in items if not isinstance(item, ItemReply)]
-        record = partial(outcomes.record_batch, namespace=namespace, items=good, cipher=self._service.cipher)
-        recorded = iter(await self._store.write(record) if good else ())
+        replies: list[ItemReply] = []
+        if good:
+            replies = await self._store.write(outcomes.record_batch, namespace, good, self._service.cipher)
+        recorded = iter(replies)
         return reply({"items": [item if isinstance(item, ItemReply) else next(recorded) for item in items]})
 
     async def release(self, request: Request, namespace: str) -> Response:
@@ -175,9 +177,12 @@ class _Native:
         longest = _longest_wait(request, read_query(request, RunQuery).wait_ms)
         run = None
         if longest > 0:
-            ended = partial(run_queries.show_run_once_ended, namespace=namespace, run_id=run_id)
-            wait = partial(self._store.write_once_ready, longest, ended)
-            run = await _while_connected(request, longest + CLAIM_LIMIT, wait)
+            show = run_queries.show_run_once_ended
+            run = await _while_connected(
+                request,
+                longest + CLAIM_LIMIT,
+                lambda: self._store.write_once_ready(longest, show, namespace, run_id),
+            )
         return reply(run or await self._store.read(run_queries.show_run, namespace, run_id))
 
     async def cancel(self, request: Request, namespace: str) -> Response:

@@ -180,7 +180,7 @@ class _V0:
 
         A stock runtime ends if a prune or re-enqueue is refused, and repeats them when a reply is lost.
         """
-        recorded = await self._store.write(outcomes.record_v0, namespace, item.state_id, item, self._cipher)
+        recorded = await self._store.write(outcomes.record_v0, namespace, item, self._cipher)
         if recorded.result is ItemResult.UNKNOWN:
             raise not_found(recorded.detail or "there is no such state")
         if recorded.result is ItemResult.OK or (repeatable and recorded.result is ItemResult.DUPLICATE):

@@ -26,8 +26,6 @@ from exotrio.manager.store.port import Transaction
 
 CLAIMS_KEPT_MS = 600_000
 """How long the id of a claim is kept: a repeated request comes much sooner."""
-
-
 MAX_CLAIM_BYTES = 2 * 1024 * 1024
 """Maximum of the inputs of one claim, unless it is a single state: a slow connection must transfer them
 within the time of a request, and within a fraction of their leases."""
@@ -35,16 +33,12 @@ within the time of a request, and within a fraction of their leases."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimer:
-    """Who claims.
+    """Who claims; ``worker``, ``claim_id``, ``run_id`` and ``announces`` as in ``NativeClaimRequest``.
 
     Attributes:
         local: Whether it runs in the process of the state manager, and so ends with it.
-        worker: Id of the runtime; None through v0.
-        claim_id: Chosen by the client; None through v0.
         now: On the monotonic clock, ms.
         ttl_ms: How long the claim holds unless it is renewed, or None for ever.
-        run_id: See ``NativeClaimRequest``.
-        announces: See ``NativeClaimRequest``.
         alone_from: A state that was running when this many runtimes were lost is to run alone.
     """
 
@@ -65,12 +59,7 @@ class Claimer:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """One claimed state.
-
-    Attributes:
-        v0: The state as v0 shows it.
-        native: What the native API adds to that.
-    """
+    """One claimed state: as v0 shows it, and what the native API adds to that."""
 
     v0: dict[str, Any]
     native: dict[str, Any]
@@ -78,16 +67,11 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What a claim took.
-
-    Attributes:
-        states: Oldest first.
-        spent: Whether the claim id takes no more, so that there is nothing to wait for.
-        undo: To be run if the reply does not arrive.
-    """
+    """What a claim took, oldest first, and what to run if the reply does not arrive."""
 
     states: list[Taken]
     spent: bool = False
+    """Whether the claim id takes no more, so that there is nothing to wait for."""
     undo: Callable[[Transaction], object] | None = None
 
 
@@ -169,7 +153,7 @@ def _known(tx: Transaction, claim_id: str) -> int | None:
 
 def _taken_before(tx: Transaction, namespace: str, claimer: Claimer, claim_id: str, known: int) -> Claimed:
     """Return what is still held under a claim id that takes no more."""
-    held = _rows(tx, _held(tx, namespace, claim_id))
+    held = _held(tx, namespace, claim_id)
     if tx.waited or not held:
         # If it waited, its client has sent another request since, and the states are in the reply to that.
         return Claimed([], spent=True)
@@ -181,16 +165,11 @@ def _taken_before(tx: Transaction, namespace: str, claimer: Claimer, claim_id: s
 
 
 def claim_once_ready(
-    tx: Transaction,
-    namespace: str,
-    limits: Mapping[str, int],
-    limit: int,
-    claimer: Callable[[], Claimer],
+    tx: Transaction, namespace: str, limits: Mapping[str, int], limit: int, claimer: Callable[[], Claimer]
 ) -> Claimed | None:
     """Claim, for a client that waits: None as long as there is nothing.
 
-    Args:
-        claimer: Returns who claims, as of now: the term of a claim begins when it takes something.
+    ``claimer`` returns who claims, as of now: the term of a claim begins when it takes something.
     """
     claimed = claim(tx, namespace, limits, limit, claimer())
     return claimed if claimed.states or claimed.spent else None
@@ -212,7 +191,7 @@ def _taken(
             "run_id": state["run_id"],
             "lease": {
                 "token": token,
-                "ttl_ms": _left(lease_until, claimer.now),
+                "ttl_ms": None if lease_until is None else max(0, lease_until - claimer.now),
                 "attempt": state["retry_count"] + 1,
                 "deliveries": state["deliveries"],
                 "announce": bool(state["suspect"]),
@@ -222,19 +201,13 @@ def _taken(
     )
 
 
-def _left(until: int | None, now: int) -> int | None:
-    return None if until is None else max(0, until - now)
-
-
-def _held(tx: Transaction, namespace: str, claim_id: str) -> list[int]:
-    return [
-        row["seq"]
-        for row in tx.execute(
-            "SELECT seq FROM states JOIN nodes ON nodes.id = states.node_id"
-            " WHERE status = 'QUEUED' AND claim = ? AND nodes.namespace = ?",
-            (claim_id, namespace),
-        )
-    ]
+def _held(tx: Transaction, namespace: str, claim_id: str) -> list[Row]:
+    seqs = tx.execute(
+        "SELECT seq FROM states JOIN nodes ON nodes.id = states.node_id"
+        " WHERE status = 'QUEUED' AND claim = ? AND nodes.namespace = ?",
+        (claim_id, namespace),
+    )
+    return _select(tx, [seq for (seq,) in seqs]).fetchall()
 
 
 def _select(tx: Transaction, seqs: Sequence[int]) -> Rows:
@@ -245,10 +218,6 @@ def _select(tx: Transaction, seqs: Sequence[int]) -> Rows:
         " JOIN runs ON runs.id = states.run JOIN graphs ON graphs.id = runs.graph ORDER BY json_each.rowid",
         (to_json(seqs).decode(),),
     )
-
-
-def _rows(tx: Transaction, seqs: Sequence[int]) -> list[Row]:
-    return _select(tx, seqs).fetchall()
 
 
 def _first_rows(tx: Transaction, seqs: Sequence[int], most_bytes: int) -> list[Row]:
@@ -302,14 +271,10 @@ def release_claim(
     tx: Transaction, namespace: str, claim_id: str, now: int, delay_ms: int = 0
 ) -> list[ItemReply]:
     """Release all that is held under a claim id, and void the id: a request that is still on its way then
-    takes nothing.
-
-    Args:
-        now: On the monotonic clock, ms.
-    """
+    takes nothing. ``now`` is on the monotonic clock, ms."""
     tx.execute("INSERT OR REPLACE INTO claims VALUES (?, ?)", (claim_id, now))
     changes = Changes(tx)
-    states = _rows(tx, _held(tx, namespace, claim_id))
+    states = _held(tx, namespace, claim_id)
     for state in states:
         _release(changes, state, delay_ms)
     changes.apply()
@@ -317,11 +282,9 @@ def release_claim(
 
 
 def undo_claim(tx: Transaction, namespace: str, claim_id: str, handed_out: int) -> None:
-    """Release what a native claim took whose reply could not be written.
+    """Release what a native claim took whose reply, made at ``handed_out``, could not be written.
 
-    Args:
-        handed_out: When that reply was made, on the monotonic clock. If the claim was repeated since, the
-            states are in a later reply.
+    If the claim was repeated since, the states are in a later reply.
     """
     if _known(tx, claim_id) == handed_out:
         release_claim(tx, namespace, claim_id, handed_out)
@@ -330,7 +293,7 @@ def undo_claim(tx: Transaction, namespace: str, claim_id: str, handed_out: int) 
 def undo_v0_claim(tx: Transaction, seqs: Sequence[int], claimed_at: int) -> None:
     """Release what a v0 claim took at that time whose reply could not be written."""
     changes = Changes(tx)
-    for state in _rows(tx, list(seqs)):
+    for state in _select(tx, seqs).fetchall():
         if state["status"] == QUEUED and state["token"] is None and state["claimed_at"] == claimed_at:
             _release(changes, state, 0)
     changes.apply()

@@ -48,25 +48,17 @@ def register(tx: Transaction, namespace: str, request: RegisterRequest) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A graph that is to be stored: all that can be computed without the database, which may take a second.
-
-    Attributes:
-        ciphertexts: Secret name to its value, encrypted.
-        occurrences: Cron expression to its next occurrence, None if there is none.
-    """
+    """A graph that is to be stored: what can be computed without the database, which may take a second."""
 
     template: Template
     ciphertexts: Mapping[str, str]
+    """By the name of the secret."""
     occurrences: Mapping[str, int | None]
+    """Cron expression to its next occurrence, None if there is none."""
 
 
 def prepare(namespace: str, name: str, graph: GraphRequest, cipher: Cipher, now_ms: int) -> Prepared:
-    """Check a graph that is to be stored.
-
-    Raises:
-        Refused: a name is blank.
-        GraphInvalid: it breaks a rule of graphs.
-    """
+    """Check a graph that is to be stored; raise Refused for a blank name, GraphInvalid for a broken rule."""
     if not name or not namespace.strip():
         raise Refused(400, "a graph and its namespace need a name")
     if any(not secret.strip() for secret in graph.secrets):

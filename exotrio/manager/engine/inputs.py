@@ -28,10 +28,7 @@ class InputsError(Exception):
 class Sources:
     """Where the placeholders of states created below one state take their values from.
 
-    Args:
-        view: The database.
-        run: The run.
-        above: Number of the nearest state of the chain above the current one, or None.
+    ``above`` is the number of the nearest state of the chain above that one.
     """
 
     def __init__(self, view: View, run: RunScope, above: int | None) -> None:
@@ -95,12 +92,9 @@ def build(
     lists: Mapping[str, Lister] | None = None,
     optional: Collection[str] = (),
 ) -> dict[str, str]:
-    """Return the inputs of a new state.
+    """Return the inputs of these names of a new state.
 
     Args:
-        place: Its place in the graph.
-        names: Inputs to build.
-        sources: Store and ancestors.
         current: Identifier of the state that it follows.
         outputs: Outputs of that state.
         lists: Identifier to a function that returns a field's values over a group, for the

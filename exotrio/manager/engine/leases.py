@@ -46,18 +46,14 @@ def monotonic_clock() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How long claims hold.
-
-    Attributes:
-        lease_ttl_ms: Of a native claim, from its last heartbeat. Defaults to 60 s.
-        claim_timeout_ms: Of a v0 claim, whose holder cannot renew it. Defaults to None, for ever.
-        poison_limit: A state is ERRORED once this many runtimes in a row were lost while they ran it.
-            Defaults to 5.
-    """
+    """How long claims hold."""
 
     lease_ttl_ms: int = 60_000
+    """Of a native claim, from its last heartbeat."""
     claim_timeout_ms: int | None = None
+    """Of a v0 claim, whose holder cannot renew it. None: for ever."""
     poison_limit: int = 5
+    """A state is ERRORED once this many runtimes in a row were lost while they ran it."""
 
     @property
     def alone_from(self) -> int:
@@ -74,12 +70,7 @@ class Terms:
 def renew(
     tx: Transaction, namespace: str, beats: Sequence[HeartbeatState], now: int, terms: Terms
 ) -> list[HeartbeatStateReply]:
-    """Give the lease of each state a fresh term, if the runtime still holds it.
-
-    Args:
-        beats: What the runtime holds.
-        now: On the monotonic clock, ms.
-    """
+    """Give the lease of each state a fresh term from ``now`` (monotonic, ms), if it is still held."""
     changes = Changes(tx)
     replies = []
     for beat in beats:
@@ -124,11 +115,7 @@ def expire(tx: Transaction, now: int, terms: Terms) -> int:
 
 
 def recover(tx: Transaction, terms: Terms) -> int:
-    """Take back what runtimes inside the former process of this database held: they ended with it.
-
-    Returns:
-        How many states that were.
-    """
+    """Take back what runtimes inside the former process of this database held: they ended with it."""
     return _lose(tx, "local = 1", (), terms)
 
 
@@ -170,10 +157,7 @@ def _lose(tx: Transaction, which: str, parameters: tuple[int, ...], terms: Terms
 def end_leases(tx: Transaction, namespace: str, worker: str, now: int) -> int:
     """End the leases of a runtime whose process has ended; return how many those were.
 
-    The next sweep takes the states back.
-
-    Args:
-        now: On the monotonic clock, ms.
+    The next sweep takes the states back. ``now`` is on the monotonic clock, ms.
     """
     return tx.execute(
         "UPDATE states SET lease_until = ? WHERE status = 'QUEUED' AND lease_until IS NOT NULL AND worker = ?"

@@ -7,8 +7,9 @@ stored: stock runtimes report errors as they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -40,33 +41,25 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
 
 MAX_FOLLOWING = 16
-"""The inputs of all states that follow one outcome may take as many times the limit of one state.
-
-A fan-out can give each of its siblings the same large value, all in one transaction.
-"""
+"""The inputs of all states that follow one outcome may take as many times the limit of one state: a fan-out
+can give each of its siblings the same large value, all in one transaction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """The result of recording an outcome.
-
-    Attributes:
-        result: As in the native API.
-        detail: Why it was not accepted.
-        retry_created: Whether a retry was created (errored).
-        enqueue_after: When the state may be claimed, Unix ms (prune, re-enqueue).
-    """
+    """The result of recording an outcome, and why it was not accepted."""
 
     result: ItemResult
     detail: str | None = None
     retry_created: bool = False
     enqueue_after: int = 0
+    """When the state may be claimed, Unix ms (prune, re-enqueue)."""
 
 
-def record_v0(tx: Transaction, namespace: str, state_id: str, item: OutcomeItem, cipher: Cipher) -> Recorded:
+def record_v0(tx: Transaction, namespace: str, item: OutcomeItem, cipher: Cipher) -> Recorded:
     """Record an outcome that came through v0, which knows no tokens."""
     changes = Changes(tx)
-    recorded = _record(changes, namespace, state_id, None, item, Redactors(tx, cipher))
+    recorded = _record(changes, namespace, None, item, partial(_redactor, tx, cipher))
     decide(changes)
     return recorded
 
@@ -76,46 +69,28 @@ def record_batch(
 ) -> list[ItemReply]:
     """Record outcomes together; one that is refused does not affect the others."""
     changes = Changes(tx)
-    redactors = Redactors(tx, cipher)
+    redactor_of = cache(partial(_redactor, tx, cipher))  # many states of one graph may fail together
     replies = []
     for item in items:
-        recorded = _record(changes, namespace, item.state_id, item.token, item, redactors)
+        recorded = _record(changes, namespace, item.token, item, redactor_of)
         replies.append(ItemReply(state_id=item.state_id, result=recorded.result, detail=recorded.detail))
     decide(changes)
     return replies
 
 
-class Redactors:
-    """The redactors of the graphs whose states fail in one request."""
-
-    def __init__(self, view: View, cipher: Cipher) -> None:
-        self._view = view
-        self._cipher = cipher
-        self._made: dict[int, Redactor] = {}
-
-    def of(self, graph: int) -> Redactor:
-        """Return what masks the secrets of a graph that can be decrypted."""
-        if graph not in self._made:
-            values, _ = open_secrets(self._view, graph, self._cipher)
-            self._made[graph] = Redactor(values)
-        return self._made[graph]
-
-
 def _record(
     changes: Changes,
     namespace: str,
-    state_id: str,
     token: str | None,
     item: OutcomeItem,
-    redactors: Redactors,
+    redactor_of: Callable[[int], Redactor],
 ) -> Recorded:
-    state = find_state(changes.tx, namespace, state_id)
+    state = find_state(changes.tx, namespace, item.state_id)
     if state is None:
-        return Recorded(
-            result=ItemResult.UNKNOWN, detail=f"there is no state {state_id!r} in namespace {namespace!r}"
-        )
+        detail = f"there is no state {item.state_id!r} in namespace {namespace!r}"
+        return Recorded(result=ItemResult.UNKNOWN, detail=detail)
     if isinstance(item, ErroredItem):
-        item = item.model_copy(update={"error": redactors.of(state["graph"]).redact(item.error)})
+        item = item.model_copy(update={"error": redactor_of(state["graph"]).redact(item.error)})
     if not _is_open(state, token):
         same = _is_recorded(state, item) and (token is None or token == state["token"])
         return Recorded(
@@ -134,6 +109,11 @@ def _record(
             return _pruned(changes, run, state, item.data)
         case RequeuedItem():
             return _requeued(changes, run, state, item.delay_ms)
+
+
+def _redactor(view: View, cipher: Cipher, graph: int) -> Redactor:
+    """Return what masks the secrets of a graph that can be decrypted."""
+    return Redactor(open_secrets(view, graph, cipher)[0])
 
 
 def _is_open(state: Row, token: str | None) -> bool:
@@ -235,15 +215,9 @@ class Follow:
         self._left = MAX_FOLLOWING * changes.tx.max_inputs
 
     def create(self, seq: int, output: dict[str, Any], path: bytes) -> str | None:
-        """Create all states that follow one output, or none.
+        """Create all states that follow one output of the finished state ``seq``, or none and return why.
 
-        Args:
-            seq: The finished state.
-            output: Its output.
-            path: Its path, which includes the output's index.
-
-        Returns:
-            None, or why nothing was created.
+        ``path`` is that of the state, which includes the output's index.
         """
         tx = self._changes.tx
         children: list[NewState] = []
@@ -259,10 +233,8 @@ class Follow:
             text = to_json(inputs)
             self._left -= len(text)
             if self._left < 0:
-                most = MAX_FOLLOWING * tx.max_inputs
-                return (
-                    f"cannot create the next state: all that follow one outcome take more than {most} bytes"
-                )
+                most = f"{MAX_FOLLOWING * tx.max_inputs} bytes"
+                return f"cannot create the next state: all that follow one outcome take more than {most}"
             children.append(
                 NewState(
                     place=index,

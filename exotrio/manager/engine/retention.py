@@ -58,11 +58,7 @@ def clear(tx: Transaction) -> int:
 
 
 def _clear_step(tx: Transaction, end: float) -> bool:
-    """Delete at most ``BATCH`` states of some runs; return False if there is nothing to do.
-
-    Args:
-        end: When to stop, on the monotonic clock.
-    """
+    """Delete at most ``BATCH`` states of some runs, until ``end``; return False if there is nothing to do."""
     runs = [row["run"] for row in tx.execute("SELECT run FROM discarded ORDER BY run LIMIT ?", (RUNS,))]
     if not runs:
         return False
@@ -86,11 +82,7 @@ def _clear_step(tx: Transaction, end: float) -> bool:
 
 
 def _clear_hanging(tx: Transaction, states: str) -> bool:
-    """Delete what belongs to states in other tables; return whether that was all of it.
-
-    Args:
-        states: Their numbers, as JSON.
-    """
+    """Delete what belongs to states, a JSON list, in other tables; return whether that was all of it."""
     members = tx.execute(
         "DELETE FROM unite_members WHERE (target_state, place, path) IN (SELECT target_state, place,"
         " unite_members.path FROM json_each(?) CROSS JOIN unite_members ON target_state = value LIMIT ?)",

@@ -62,8 +62,7 @@ def retry_anywhere(tx: Transaction, state_id: str, fanout_id: str) -> str:
 def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> RunRetry:
     """Retry every failed state of a run, each as ``retry_by_hand`` does.
 
-    Args:
-        request_id: Chosen by the caller; asking again with the same id retries nothing more.
+    Asking again with the same ``request_id`` retries nothing more.
     """
     found = find_run(tx, namespace, run_id)
     if found["cancelled_at"] is not None:
@@ -123,8 +122,8 @@ def _refusals(changes: Changes, run: RunScope, failed: list[Row]) -> list[Refuse
         try:
             _rebuilt(changes, run, state)
         except Refused as refusal:
-            reason = refusal.detail
-            refused.append(RefusedState(state_id=changes.tx.state_id(state["seq"]), reason=reason))
+            state_id = changes.tx.state_id(state["seq"])
+            refused.append(RefusedState(state_id=state_id, reason=refusal.detail))
     return refused
 
 
@@ -141,8 +140,7 @@ def _is_unbuilt(state: Row) -> bool:
 def _replace(changes: Changes, run: RunScope, state: Row, fanout_id: str) -> tuple[int, StateStatus]:
     """Replace a state by a new attempt; return its number and status.
 
-    Raises:
-        Refused: it still cannot be built; nothing was changed.
+    It raises Refused, and changes nothing, if the inputs still cannot be built.
     """
     tx = changes.tx
     seq = tx.allocate()

@@ -40,11 +40,8 @@ def trigger(
 ) -> str:
     """Start a run and return its id: run, store and root state together.
 
-    Args:
-        inputs: Values for inputs of the root. They are data: placeholders in them stay as they are.
-        store: The run's store.
-        start_delay_ms: Before the root may be claimed.
-        run_id: Chosen by the caller; asking again with the same id finds the same run.
+    ``inputs`` are values for inputs of the root: data, so placeholders in them stay as they are. Asking again
+    with the same ``run_id`` finds the same run.
     """
     graph = find_graph(tx, namespace, graph_name)
     if run_id is not None and (known := tx.row("SELECT graph FROM runs WHERE run_id = ?", (run_id,))):
@@ -52,9 +49,8 @@ def trigger(
             raise Refused(409, f"the run {run_id} exists and belongs to another graph")
         return run_id
     if graph["validation_status"] != ValidationStatus.VALID:
-        raise Refused(
-            400, f"the graph {graph_name!r} is {graph['validation_status']} and cannot be triggered"
-        )
+        status = graph["validation_status"]
+        raise Refused(400, f"the graph {graph_name!r} is {status} and cannot be triggered")
     template = tx.template(graph["template"])
     root = template.root
     node = tx.registered(root.namespace, root.node_name)
@@ -153,8 +149,7 @@ def secrets_of(
 ) -> tuple[str, str, dict[str, str]]:
     """Return (namespace, graph, name to ciphertext) for the secrets that a QUEUED state's node declares.
 
-    Args:
-        token: The lease token of the caller. Needed if the state is held under a lease.
+    The lease token is needed if the state is held under a lease.
     """
     state = get_state(view, namespace, state_id)
     if state["status"] != QUEUED:

@@ -25,16 +25,13 @@ MAX_WORKERS = 10_000
 
 @dataclass(slots=True, kw_only=True)
 class Worker:
-    """One runtime.
+    """One runtime. Times are on the monotonic clock, ms.
 
     Attributes:
         last: Its last heartbeat; an empty one as long as it only claimed.
-        seen_at: When it was last heard of, on the monotonic clock, ms.
-        polled_at: When it last asked for states, likewise.
         nodes: Those it asked for so far. A node at its limit is left out of a claim.
         commands: What is asked of it, sent with every heartbeat until it is done.
         tasks: The task tree it sent last, if it was asked for one.
-        tasks_at: When that came.
     """
 
     namespace: str
@@ -52,11 +49,7 @@ class Worker:
 
 
 class Workers:
-    """The runtimes heard of lately.
-
-    Attributes:
-        heard: Grows with everything that is heard of them, so that pages know when to change.
-    """
+    """The runtimes heard of lately. ``heard`` grows with all that is heard: pages know when to change."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], Worker] = {}

@@ -11,8 +11,6 @@ from exotrio._util.words import listed
 from exotrio.graph import GraphNodeModel
 from exotrio.manager.rules.problems import Problem, refuse
 
-"""Names in one problem."""
-
 
 class Shape:
     """Edges of a graph and what follows from them, by identifier."""
@@ -40,12 +38,9 @@ class Shape:
         refuse("the graph is not connected", self._unconnected())
         refuse("the graph has a cycle", self._cycles())
         self.order, waiting = _topological(self.nodes, self._dependencies)
-        refuse(
-            "the graph is not connected",
-            [Problem(f"united nodes wait for each other, so none is ever reached: {listed(sorted(waiting))}")]
-            if waiting
-            else [],
-        )
+        if waiting:
+            text = f"united nodes wait for each other, so none is ever reached: {listed(sorted(waiting))}"
+            refuse("the graph is not connected", [Problem(text)])
         self._derive_ancestors()
         self._derive_descendants()
         refuse("a united node cannot be reached from its target", self._unreachable_unites())

@@ -22,9 +22,6 @@ class StoreRef:
     key: str
 
 
-MAX_ECHO = 200
-"""Characters of a wrong placeholder that its problem repeats."""
-
 Piece = str | OutputRef | StoreRef
 
 
@@ -35,10 +32,8 @@ class PlaceholderError(ValueError):
 def parse_placeholders(text: str) -> tuple[Piece, ...]:
     """Split ``text`` into literal pieces and references.
 
-    There is no escape: every ``${{`` opens a placeholder, which ends at the next ``}}``.
-
-    Raises:
-        PlaceholderError: a placeholder is not closed or is neither form.
+    There is no escape: every ``${{`` opens a placeholder, which ends at the next ``}}``. One that is not
+    closed, or is neither form, raises PlaceholderError.
     """
     literal, *rest = text.split("${{")
     pieces: list[Piece] = [literal] if literal else []
@@ -58,7 +53,7 @@ def _reference(content: str) -> OutputRef | StoreRef:
         return StoreRef(parts[-1])
     if len(parts) == 3 and parts[1] == "outputs":
         return OutputRef(parts[0], parts[2])
-    shown = shortened(content, MAX_ECHO)
+    shown = shortened(content, 200)
     raise PlaceholderError(
         f"'${{{{{shown}}}}}' is neither '${{{{ identifier.outputs.field }}}}' nor '${{{{ store.key }}}}'"
     )

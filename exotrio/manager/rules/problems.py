@@ -24,12 +24,9 @@ _LINE = re.compile(rf"node {_QUOTED}(?:, input {_QUOTED})?: (.*)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a graph.
+    """One thing that is wrong with a graph: why, at which node, and at which field, if it is about one.
 
-    Attributes:
-        text: Why, without node and field.
-        node: Identifier of the node, if it is about one.
-        field: ``inputs.NAME`` of the node, or ``secrets`` of the graph, if it is about one.
+    The field is ``inputs.NAME`` of the node, or ``secrets`` of the graph.
     """
 
     text: str
@@ -63,11 +60,7 @@ def first_problems(problems: Iterable[Problem]) -> list[Problem]:
 
 
 class RulesBroken(GraphInvalid):
-    """A graph breaks rules.
-
-    Attributes:
-        found: The problems as values.
-    """
+    """A graph breaks rules; ``found`` has the problems as values."""
 
     def __init__(self, what: str, found: list[Problem]) -> None:
         super().__init__(what, [str(problem) for problem in found])

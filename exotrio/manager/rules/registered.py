@@ -13,13 +13,9 @@ from exotrio.manager.rules.template import Template
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registered:
-    """What a graph needs to know of a registered node.
+    """What a graph needs to know of a registered node: inputs and outputs are names with JSON schemas.
 
-    Attributes:
-        id: The node's number in the database; states refer to it.
-        inputs: Input name to its JSON schema.
-        outputs: Output name to its JSON schema.
-        required: Names of the inputs for which the node has no default. Only runs ask for them.
+    ``required`` names the inputs for which the node has no default. Only runs ask for them.
     """
 
     id: int
@@ -34,9 +30,7 @@ class Registered:
 def check_registered(template: Template, nodes: Mapping[tuple[str, str], Registered]) -> list[Problem]:
     """Return what keeps ``template`` from running with the registered nodes: the first problems of it.
 
-    Args:
-        template: The graph.
-        nodes: (namespace, name) to what is registered, as far as it is.
+    ``nodes`` has what is registered by (namespace, name).
     """
     return first_problems(_problems(template, nodes))
 

@@ -38,7 +38,6 @@ class Place:
 
     Attributes:
         index: Its position in the template; states refer to it by this number.
-        inputs: Input name to pieces.
         raw_inputs: Input name to text, as declared.
         next: Places that follow as plain nodes (not through ``unites``).
         ancestors: Identifiers on every chain leading here.
@@ -61,8 +60,7 @@ class Unite:
     """One united node, compiled.
 
     Attributes:
-        place: The united node.
-        target: The place it unites.
+        place: The united node; ``target`` is the place it unites.
         region: Places whose states belong to its groups.
         predecessors: Places with an edge to it; a SUCCESS there is a member that reached it.
         aggregated: Places of the region it reads outputs of, as a list over the group.
@@ -80,13 +78,10 @@ class Unite:
 
 
 class Template:
-    """A graph that passed every rule.
-
-    Args:
-        body: The declaration; kept, since runs pin it.
+    """A graph that passed every rule. The declaration is kept, since runs pin it.
 
     Raises:
-        RulesBroken: a rule is broken; ``found`` has each problem of the first group of rules that fails.
+        RulesBroken: with each problem of the first group of rules that fails.
     """
 
     def __init__(self, body: GraphBody) -> None:

@@ -3,10 +3,11 @@
 ==================  ===============================================================================
 ``access``          ASGI middleware: Host header, API key, request id, slower refusals for guessing
 ``api_key``         which API key a server asks for
-``encryption_key``  the keys for secrets at rest (``store.cipher`` encrypts with them)
+``encryption``      the keys for secrets at rest, and exchanging them (``store.cipher`` encrypts with them)
 ``secret_files``    files beside the database that only their owner can read
-``rotation``        exchanging the keys for secrets
 ==================  ===============================================================================
+
+From outside ``access``, ``api_key`` and ``encryption`` may be imported.
 
 ``tests/security/points.py`` lists each promise with the tests that hold us to it.
 """

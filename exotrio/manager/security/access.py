@@ -103,8 +103,6 @@ class Access:
     It refuses before the body is read, so that strangers cannot make the server keep theirs in memory.
 
     Args:
-        app: What is protected.
-        key: The API key.
         allowed_hosts: Host header values (without port) to accept, or None for any. On loopback
             this is what keeps a web page from reaching the server through a name of its own.
         open_paths: Paths that ask for no key.

@@ -21,10 +21,8 @@ def secret_path(db: Path, name: str) -> Path:
 def kept_secret(db: Path, name: str, make: Callable[[], str]) -> str:
     """Return the text of ``<db>.<name>``, making the file at first use, readable by its owner only.
 
-    Call it while owning the database, so that two processes do not make two.
-
-    Raises:
-        ConfigurationError: the file cannot be read or written.
+    Call it while owning the database, so that two processes do not make two. It raises ConfigurationError if
+    the file cannot be read or written, as the functions below do.
     """
     path = secret_path(db, name)
     try:
@@ -37,11 +35,7 @@ def kept_secret(db: Path, name: str, make: Callable[[], str]) -> str:
 
 
 def write_secret_file(path: Path, text: str) -> None:
-    """Make or replace a file that its owner only may read; on disk when this returns.
-
-    Raises:
-        ConfigurationError: it cannot be written.
-    """
+    """Make or replace a file that its owner only may read; on disk when this returns."""
     temporary = path.with_name(path.name + ".new")
     try:
         # Removed first: the mode of a file that a former process left would stay.
@@ -51,21 +45,16 @@ def write_secret_file(path: Path, text: str) -> None:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
-            _give_to_owner_of(path, temporary)
+        if path.exists() and os.geteuid() == 0:
+            # An administrator may write it for a server that runs as another user.
+            owner = path.stat()
+            os.chown(temporary, owner.st_uid, owner.st_gid)
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         raise ConfigurationError(
             f"the key file {path} cannot be written: {error.strerror}", fix="make its folder writable"
         ) from error
-
-
-def _give_to_owner_of(path: Path, temporary: Path) -> None:
-    # An administrator may write it for a server that runs as another user.
-    owner = path.stat()
-    if os.geteuid() == 0:
-        os.chown(temporary, owner.st_uid, owner.st_gid)
 
 
 def _sync_folder(folder: Path) -> None:

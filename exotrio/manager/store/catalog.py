@@ -19,10 +19,8 @@ class Catalog:
     """Parsed templates and registered nodes, shared by all use cases of one store.
 
     Templates never change, so every thread may share them. Registered nodes do change: only the
-    writer looks them up here, and registering forgets them.
-
-    Args:
-        max_inputs: Maximum of bytes of the inputs of a new state.
+    writer looks them up here, and registering forgets them. ``max_inputs`` is the maximum of bytes of the
+    inputs of a new state.
     """
 
     def __init__(self, max_inputs: int = MAX_INPUTS) -> None:

@@ -2,7 +2,7 @@
 
 There may be several keys, newest first: the first one encrypts, and each decrypts what it encrypted, as
 long as it is given. A ciphertext is ``<id of its key>.<base64 of nonce, ciphertext and tag>``.
-``security.encryption_key`` finds the keys, ``security.rotation`` exchanges them.
+``security.encryption`` finds the keys, ``security.encryption`` exchanges them.
 """
 
 from __future__ import annotations
@@ -19,17 +19,11 @@ from exotrio.errors import DatabaseError
 from exotrio.manager.store.port import Transaction, View
 
 KEY_BYTES = 32
-
-
 _NONCE_BYTES = 12
 
 
 class SecretUnreadable(DatabaseError):
-    """A stored secret cannot be decrypted with the keys that are given.
-
-    Attributes:
-        reason: Why, without the names of graph and secret.
-    """
+    """A stored secret cannot be decrypted with the keys that are given. ``reason`` has no names in it."""
 
     def __init__(self, graph: str, name: str, reason: str, *, where: str = "", fix: str = "") -> None:
         super().__init__(
@@ -68,11 +62,7 @@ class Cipher:
         return f"{self.newest}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
 
     def decrypt(self, text: str, *, namespace: str, graph: str, name: str) -> str:
-        """Return the plain value.
-
-        Raises:
-            SecretUnreadable: the value was encrypted with another key, or for another place.
-        """
+        """Return the plain value; raise SecretUnreadable if another key, or another place, is needed."""
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -101,11 +91,7 @@ class Cipher:
 
 
 def open_secrets(view: View, graph: int, cipher: Cipher) -> tuple[list[str], list[str]]:
-    """Return the values of a graph's secrets, and the names of those that cannot be decrypted.
-
-    Args:
-        graph: Its number.
-    """
+    """Return the values of a graph's secrets, and the names of those that cannot be decrypted."""
     values, unreadable = [], []
     for namespace, graph_name, name, text in view.execute(
         "SELECT graphs.namespace, graphs.name, secrets.name, value FROM secrets"
@@ -130,14 +116,8 @@ def _bound_to(namespace: str, graph: str, name: str) -> bytes:
 
 @dataclass(slots=True, kw_only=True)
 class Renewed:
-    """The result of encrypting all stored secrets anew.
-
-    Attributes:
-        total: How many there are.
-        renewed: How many of them were encrypted anew.
-        graphs: How many graphs those belong to.
-        unreadable: For each secret that no given key can read, why.
-    """
+    """The result of encrypting all stored secrets anew: how many there are, how many were encrypted anew,
+    how many graphs those belong to, and for each secret that no given key can read, why."""
 
     total: int = 0
     renewed: int = 0
@@ -159,50 +139,37 @@ class Renewed:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Outdated:
-    """A secret that was not encrypted with the newest key."""
-
-    graph: int
-    name: str
-    place: dict[str, str]
-    plain: str
-
-
 def check_secrets(view: View, cipher: Cipher) -> Renewed:
     """Return what ``encrypt_anew`` would return, and change nothing."""
-    found = Renewed()
-    _outdated(view, cipher, found)
-    return found
+    return _outdated(view, cipher)[0]
 
 
 def encrypt_anew(tx: Transaction, cipher: Cipher) -> Renewed:
     """Encrypt with the newest key what was encrypted with an older one."""
-    found = Renewed()
-    outdated = _outdated(tx, cipher, found)
+    found, outdated = _outdated(tx, cipher)
     with tx.secure_delete():
         tx.executemany(
             "UPDATE secrets SET value = ? WHERE graph = ? AND name = ?",
-            ((cipher.encrypt(one.plain, **one.place), one.graph, one.name) for one in outdated),
+            ((cipher.encrypt(plain, **place), graph, place["name"]) for graph, place, plain in outdated),
         )
-    found.renewed = len(outdated)
-    found.graphs = len({one.graph for one in outdated})
     return found
 
 
-def _outdated(view: View, cipher: Cipher, found: Renewed) -> list[_Outdated]:
-    outdated = []
+def _outdated(view: View, cipher: Cipher) -> tuple[Renewed, list[tuple[int, dict[str, str], str]]]:
+    """Return what was found, and (graph, place, plain value) of what the newest key did not encrypt."""
+    found, outdated = Renewed(), []
     for row in view.execute(
         "SELECT graph, secrets.name, value, namespace, graphs.name AS graph_name FROM secrets"
         " JOIN graphs ON graphs.id = secrets.graph ORDER BY graph, secrets.name"
     ):
         found.total += 1
-        if not cipher.is_newest(row["value"]):
-            place = {"namespace": row["namespace"], "graph": row["graph_name"], "name": row["name"]}
-            try:
-                plain = cipher.decrypt(row["value"], **place)
-            except SecretUnreadable as error:
-                found.unreadable.append(error)
-            else:
-                outdated.append(_Outdated(graph=row["graph"], name=row["name"], place=place, plain=plain))
-    return outdated
+        if cipher.is_newest(row["value"]):
+            continue
+        place = {"namespace": row["namespace"], "graph": row["graph_name"], "name": row["name"]}
+        try:
+            outdated.append((row["graph"], place, cipher.decrypt(row["value"], **place)))
+        except SecretUnreadable as error:
+            found.unreadable.append(error)
+    found.renewed = len(outdated)
+    found.graphs = len({graph for graph, _, _ in outdated})
+    return found, outdated

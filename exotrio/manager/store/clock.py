@@ -48,11 +48,9 @@ def wall_clock() -> int:
 
 
 class WatchedClock:
-    """The clock that use cases are given. For the writing connection only.
+    """The clock that use cases are given: ``clock``, compared with the last time that ``connection`` stores.
 
-    Args:
-        connection: Where the last time is stored.
-        clock: The wall clock.
+    For the writing connection only.
     """
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
@@ -136,9 +134,8 @@ class WatchedClock:
         _put(self._connection, "clock_ahead", to_json(recent[-MAX_STEPS:]).decode())
 
     def _reschedule(self, now: int) -> None:
-        for graph, expression in self._connection.execute(
-            "SELECT graph, expression FROM schedules"
-        ).fetchall():
+        schedules = self._connection.execute("SELECT graph, expression FROM schedules").fetchall()
+        for graph, expression in schedules:
             following = next_occurrence_ms(expression, now)
             if following is not None:
                 self._connection.execute(

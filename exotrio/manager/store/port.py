@@ -31,12 +31,10 @@ class OutOfTime(Exception):
 
 
 class View:
-    """What a query sees.
+    """What a query sees at ``now_ms``, in Unix milliseconds.
 
-    Attributes:
-        now_ms: The time at which it runs, Unix milliseconds.
-        check: Called before each statement; raises to end the query, even between two short statements.
-            Defaults to None.
+    ``check``, if set, is called before each statement and raises to end the query, even between two short
+    statements: ``execute`` and ``row`` then raise OutOfTime.
     """
 
     def __init__(self, *, connection: Connection, catalog: Catalog, stamp: str, now_ms: int) -> None:
@@ -47,21 +45,13 @@ class View:
         self.check: Callable[[], None] | None = None
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> Rows:
-        """Run one statement.
-
-        Raises:
-            OutOfTime: the query took as long as it may.
-        """
+        """Run one statement."""
         if self.check is not None:
             self.check()
         return self._connection.execute(sql, parameters)
 
     def row(self, sql: str, parameters: tuple[Any, ...] = ()) -> Row | None:
-        """Return the first row, or None.
-
-        Raises:
-            OutOfTime: the query took as long as it may.
-        """
+        """Return the first row, or None."""
         found: Row | None = self.execute(sql, parameters).fetchone()
         return found
 
@@ -97,8 +87,7 @@ class Transaction(View):
     """What a use case works with: a view that can also write, and what to announce once it is committed.
 
     Attributes:
-        ready: The topics to announce: nodes with a state that became claimable or will, runs that began or
-            ended.
+        ready: The topics to announce.
         ended: How many states got a status in which they stay, by (namespace, node, status).
         tally: How many states ended, by (node_id, status, bucket of time).
         undo: Set by a use case whose result must not get lost. It is run, as a use case of its own, if the
@@ -109,13 +98,7 @@ class Transaction(View):
     """
 
     def __init__(
-        self,
-        *,
-        connection: Connection,
-        catalog: Catalog,
-        stamp: str,
-        now_ms: int,
-        next_seq: int,
+        self, *, connection: Connection, catalog: Catalog, stamp: str, now_ms: int, next_seq: int
     ) -> None:
         super().__init__(connection=connection, catalog=catalog, stamp=stamp, now_ms=now_ms)
         self.next_seq: int = next_seq
@@ -190,10 +173,7 @@ class Store(Protocol):
         ...
 
     async def write(
-        self,
-        use_case: Callable[Concatenate[Transaction, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
+        self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run a use case and return its result once it is durable.
 
@@ -223,37 +203,22 @@ class Store(Protocol):
         ``tx.waits_for``, and when something of them comes due. Those that wait for the same topic run in
         the order in which they came, until one of them returns None: then nothing is left for the others.
 
-        Args:
-            longest: Seconds to wait. Then it is run a last time, and its result is returned even if it is
-                None.
-            use_case: What to run.
-
-        Raises:
-            As ``write``.
-
-        Cancellation:
-            As ``write``.
+        After ``longest`` seconds it is run a last time, and its result is returned even if it is None.
+        Errors and cancellation are as of ``write``.
         """
         ...
 
     async def check_writable(self) -> None:
-        """Check that something can be written. Writes something only if nothing was written just now.
+        """Check that something can be written; raise DatabaseError if not. Cancellation is as of ``write``.
 
-        Raises:
-            DatabaseError: nothing can be written.
-
-        Cancellation:
-            As ``write``.
+        Writes something only if nothing was written just now.
         """
         ...
 
     async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a query that runtimes or the state manager itself wait for, and return its result.
 
-        The query must be short: it has no deadline.
-
-        Cancellation:
-            Safe: a query changes nothing.
+        The query must be short: it has no deadline. To cancel is safe: a query changes nothing.
         """
         ...
 
@@ -264,9 +229,6 @@ class Store(Protocol):
 
         Raises:
             Refused: it took longer than 10 s, or waited that long for its turn.
-
-        Cancellation:
-            Safe: a query changes nothing.
         """
         ...
 

@@ -37,8 +37,6 @@ WRITABLE_FOR = 10.0
 """Seconds for which a commit that wrote something proves that something can be written."""
 LOG_AGAIN = 60.0
 """Seconds between two lines in the log about commits that fail for the same reason."""
-
-
 _FIX = "check its file and the free space of its disk"
 
 
@@ -58,12 +56,8 @@ class Commit:
 class Committer:
     """Commits use cases: the part that memory and file share.
 
-    Args:
-        now: The clock, in seconds, of the deadlines of writes that wait.
-        check: Called before each commit; raises if what is written would be lost.
-
-    Attributes:
-        written: Rows written since the start.
+    ``now`` is the clock, in seconds, of the deadlines of writes that wait. ``check`` is called before each
+    commit and raises if what is written would be lost. ``written`` counts the rows written since the start.
     """
 
     def __init__(
@@ -96,12 +90,10 @@ class Committer:
         self._next_seq = (last[0] if last else 0) + 1
 
     def commit(self, writes: Sequence[Write], *, last: bool = False) -> Commit:
-        """Run use cases in one SQLite transaction, and with them those that wait: for a topic that is
-        announced, for what came due, or until their time is over.
+        """Run use cases in one SQLite transaction, in the order in which they came, and with them those that
+        wait: for a topic that is announced, for what came due, or until their time is over.
 
-        Args:
-            writes: In the order in which they came. One that waits may be handed in again, to run now.
-            last: Whether this is the last commit.
+        One that waits may be handed in again, to run now. The ``last`` commit writes all that was put off.
         """
         now = self.now()
         expired, due = self._waiting.expired(now, MAX_GROUP), self._waiting.due(now)
@@ -172,8 +164,7 @@ class Committer:
     def check_writable(self, tx: Transaction) -> None:
         """Write something, unless that was possible just now. A use case.
 
-        Raises:
-            sqlite3.Error: the file is damaged, even if this row could be written.
+        It raises sqlite3.Error for a damaged file, even if this row could be written.
         """
         if self._trouble is not None and _is_damage(self._trouble):
             raise self._trouble

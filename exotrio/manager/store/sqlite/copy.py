@@ -30,11 +30,7 @@ _INSTRUCTIONS = 10_000
 async def copied(db: Path) -> AsyncIterator[Path]:
     """Copy a database into a file that only its owner may read, and that is removed after the block.
 
-    Raises:
-        Refused: no copy could be made.
-
-    Cancellation:
-        Safe; the copying ends within milliseconds.
+    It raises Refused if no copy could be made. Cancelled, the copying ends within milliseconds.
     """
     copy = _beside(db, secrets.token_hex(8))
     given_up = threading.Event()
@@ -44,17 +40,14 @@ async def copied(db: Path) -> AsyncIterator[Path]:
         try:
             await in_thread(_copy, db, copy, given_up.is_set)
         except (sqlite3.Error, OSError) as error:
-            raise Refused(503, f"the database could not be copied: {_reason(error)}") from error
+            # Without paths: the text is sent to clients.
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise Refused(503, f"the database could not be copied: {reason}") from error
         yield copy
     finally:
         given_up.set()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP):
             await in_thread(partial(copy.unlink, missing_ok=True))
-
-
-def _reason(error: sqlite3.Error | OSError) -> str:
-    # Without paths: the text is sent to clients.
-    return str(error.strerror) if isinstance(error, OSError) else str(error)
 
 
 def _copy(db: Path, copy: Path, given_up: Callable[[], bool]) -> None:

@@ -27,9 +27,7 @@ UNRELEASED_ID = 0x65786F74
 class Ownership:
     """The lock that makes this process the only user of a database file.
 
-    Raises:
-        DatabaseBusy: another process holds it.
-        DatabaseError: it is a directory, or the folder or the lock file cannot be used.
+    It raises DatabaseBusy if another process holds it, and DatabaseError if it cannot be made.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,7 +48,7 @@ class Ownership:
                 fix="choose another place with --db FILE",
             ) from error
         try:
-            _lock(self._fd)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             owner = os.read(self._fd, 64).decode("ascii", "replace").strip()
             os.close(self._fd)
@@ -91,10 +89,6 @@ def _leave_to_parent() -> None:
 os.register_at_fork(after_in_child=_leave_to_parent)
 
 
-def _lock(fd: int) -> None:
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
 class FileReplaced(Exception):
     """A file of the database is not the one that was opened."""
 
@@ -127,10 +121,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def open_writer(path: Path | None) -> sqlite3.Connection:
-    """Open the writing connection, creating or checking the tables.
-
-    Args:
-        path: The file, or None for a database in memory.
+    """Open the writing connection to a file, or in memory, creating or checking the tables.
 
     Raises:
         DatabaseTooNew: a newer exotrio wrote the file.

@@ -20,8 +20,7 @@ BESIDE = ("-wal", "-shm", "-journal")
 def open_own(path: Path, flags: int) -> int:
     """Open or make a file of a database, for its owner only, and return its descriptor. No link is followed.
 
-    Raises:
-        OSError: it cannot be opened, or may have been put there by somebody else.
+    It raises OSError if it cannot be opened, or may have been put there by somebody else.
     """
     try:
         # O_NONBLOCK: a pipe of that name would block us for ever.
@@ -39,11 +38,7 @@ def open_own(path: Path, flags: int) -> int:
 
 
 def check_beside(path: Path) -> None:
-    """Check the files that SQLite reads with a database, as ``open_own`` does.
-
-    Raises:
-        OSError: one of them may have been put there by somebody else.
-    """
+    """Check the files that SQLite reads with a database; errors as of ``open_own``."""
     for file in (path.with_name(path.name + suffix) for suffix in BESIDE):
         if os.path.lexists(file):
             _check(os.lstat(file), file)
@@ -59,9 +54,6 @@ def make_folder(folder: Path) -> None:
     """Make the folder of a database, for its owner only, unless it is there.
 
     A ``.exotrio`` gets a ``.gitignore``, since it lies among sources and holds keys.
-
-    Raises:
-        OSError: it cannot be made.
     """
     if folder.exists():
         return
@@ -71,11 +63,7 @@ def make_folder(folder: Path) -> None:
 
 
 def real_path(path: Path) -> Path:
-    """Return where a database is, links followed that we, root or the owner of their folder made.
-
-    Raises:
-        OSError: somebody else made the link.
-    """
+    """Return where a database is; raise OSError for a link of somebody who does not own its folder."""
     if path.is_symlink():
         _check_owner(os.lstat(path), path)
     return path.resolve()

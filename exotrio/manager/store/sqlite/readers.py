@@ -33,12 +33,7 @@ _INSTRUCTIONS = 500
 
 
 class Readers:
-    """The reading connections of a database file.
-
-    Args:
-        path: The file.
-        view: Returns what a query sees on a connection.
-    """
+    """The reading connections of a database file. ``view`` returns what a query sees on one of them."""
 
     def __init__(self, path: Path, view: Callable[[sqlite3.Connection], View]) -> None:
         self._path = path
@@ -53,11 +48,7 @@ class Readers:
         return await trio.to_thread.run_sync(self._run, query, math.inf, limiter=self._reads)
 
     async def look(self, query: Callable[[View], T]) -> T:
-        """Run a query, at most for ``LOOK_LIMIT`` seconds.
-
-        Raises:
-            Refused: it took longer, or so long that its turn did not come.
-        """
+        """Run a query; raise Refused after ``LOOK_LIMIT`` seconds, or if its turn did not come by then."""
         with trio.move_on_after(LOOK_LIMIT) as waiting:
             async with self._turns:
                 waiting.deadline = math.inf

@@ -212,8 +212,7 @@ class FileStore(_CommittingStore):
     async def close(self) -> bool:
         """Commit what was handed in, then end the thread; abandon it after ``CLOSING_GRACE`` seconds.
 
-        Returns:
-            Whether the thread ended. If it did not, it may still write.
+        Return whether the thread ended. If it did not, it may still write.
         """
         self._closed = True
         self._writes.put(None)
@@ -277,10 +276,7 @@ async def open_store(
 ) -> AsyncIterator[Store]:
     """Open a database and own it until the block ends.
 
-    Args:
-        db: A file, made with its folder if it is missing, or ``":memory:"``.
-        clock: Gives the time in Unix milliseconds.
-        max_inputs: See ``Catalog``.
+    ``db`` is a file, made with its folder if it is missing, or ``":memory:"``.
 
     Raises:
         DatabaseBusy: another process (or another store of this one) owns the file.

@@ -1,4 +1,7 @@
-"""Exchanging the keys for secrets at rest.
+"""The keys for secrets at rest: where they come from, how they are written, and how they are exchanged.
+
+They have nothing to do with the API key. They come from ``SECRETS_ENCRYPTION_KEY`` or from a file beside the
+database that only its owner can read.
 
 A new key is put in front of the others. What they encrypted is then encrypted anew in one transaction, when a
 state manager starts and by ``rotate_secrets``. At the start, because a process has to start anyway to learn
@@ -10,7 +13,11 @@ A backup stays encrypted with the keys of its time, so those must be kept as lon
 
 from __future__ import annotations
 
+import base64
+import binascii
 import logging
+import re
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +25,72 @@ import trio
 
 from exotrio._util.settings import SECRETS_KEY_VARIABLE, Settings, read_settings
 from exotrio.errors import ConfigurationError, DatabaseError
-from exotrio.manager.security.encryption_key import KEY_FILE, cipher_from_text, key_file_of, new_key
-from exotrio.manager.security.secret_files import read_secret_file, secret_path, write_secret_file
-from exotrio.manager.store.cipher import Cipher, check_secrets, encrypt_anew
+from exotrio.manager.security.secret_files import (
+    kept_secret,
+    read_secret_file,
+    secret_path,
+    write_secret_file,
+)
+from exotrio.manager.store.cipher import KEY_BYTES, Cipher, check_secrets, encrypt_anew
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.sqlite.database import truncate_log
 from exotrio.manager.store.sqlite.store import open_store
 
 logger = logging.getLogger("exotrio.manager")
+
+KEY_FILE = "secrets-key"
+"""Last part of the name of the file beside the database."""
+
+
+def find_cipher(db: Path | None, settings: Settings) -> Cipher:
+    """Return the cipher for a database; raise ConfigurationError if what is given is not a key.
+
+    Its keys are those in ``SECRETS_ENCRYPTION_KEY``; without it, those in the file beside the database,
+    which is made at first use; and in memory one that ends with the process.
+    """
+    if settings.secrets_encryption_key:
+        return cipher_from_text(settings.secrets_encryption_key, source=SECRETS_KEY_VARIABLE)
+    if db is None:
+        return Cipher(secrets.token_bytes(KEY_BYTES))
+    return cipher_from_text(kept_secret(db, KEY_FILE, new_key), source=key_file_of(db))
+
+
+def key_file_of(db: Path) -> str:
+    """Return the name of the key file beside a database, for messages."""
+    return f"the file {secret_path(db, KEY_FILE)}"
+
+
+def new_key() -> str:
+    """Return a new key, as text."""
+    return base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+
+
+def cipher_from_text(text: str, *, source: str) -> Cipher:
+    """Return the cipher for keys given as base64 of 32 bytes each, plain or url-safe.
+
+    Args:
+        text: The keys, newest first, with commas, blanks or line ends between them.
+        source: Where they came from, for the error.
+
+    Raises:
+        ConfigurationError: one of them is not such a key. It is not shown.
+    """
+    words = re.split(r"[\s,]+", text.strip(" \t\r\n,"))
+    keys = []
+    for number, word in enumerate(words, 1):
+        try:
+            key = base64.b64decode(word.translate({45: "+", 95: "/"}), validate=True)
+            if len(key) != KEY_BYTES:
+                raise ValueError(f"it has {len(key)} bytes")
+        except (binascii.Error, ValueError) as error:
+            which = "the key" if len(words) == 1 else f"key {number} of {len(words)}"
+            raise ConfigurationError(
+                f"{which} for secrets at rest is not {KEY_BYTES} bytes in base64",
+                where=f"it came from {source}",
+                fix="make one with: head -c 32 /dev/urandom | base64",
+            ) from error
+        keys.append(key)
+    return Cipher(*keys, source=source)
 
 
 async def renew_at_start(store: Store, cipher: Cipher) -> None:
@@ -40,10 +105,7 @@ async def renew_at_start(store: Store, cipher: Cipher) -> None:
         logger.info(
             "%d secrets of %d graphs were encrypted anew with the key %s, the newest in %s; the older keys"
             " are needed only for backups made before now",
-            found.renewed,
-            found.graphs,
-            cipher.newest,
-            cipher.source,
+            *(found.renewed, found.graphs, cipher.newest, cipher.source),
         )
     if found.problem:
         logger.error("%s", found.problem)
@@ -123,12 +185,9 @@ async def rotate_secrets(
         if drop_old:
             write_secret_file(secret_path(path, KEY_FILE), keys.split()[0])
         dropped = len(cipher.key_ids) - 1 if drop_old else 0
+        key_id, source = cipher.newest, cipher.source
         return Rotation(
-            total=found.total,
-            renewed=found.renewed,
-            key_id=cipher.newest,
-            source=cipher.source,
-            dropped=dropped,
+            total=found.total, renewed=found.renewed, key_id=key_id, source=source, dropped=dropped
         )
 
 
