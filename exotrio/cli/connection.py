@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,8 +15,10 @@ import trio
 
 from exotrio._http.endpoint import resolve_endpoint
 from exotrio._util.settings import KEY_VARIABLE, NAMESPACE_VARIABLE, URI_VARIABLE, read_settings, source_of
+from exotrio.cli import options
 from exotrio.cli.exit_codes import bare_errors
 from exotrio.cli.terminal.logs import show_warnings
+from exotrio.cli.terminal.output import print_as, print_message, table
 from exotrio.client import StateManager
 from exotrio.errors import ConfigurationError, KeyRefused
 
@@ -31,16 +34,13 @@ namespace_option = click.option(
     metavar="NAME",
     help=f"Namespace of the graphs and runs.  [default: {NAMESPACE_VARIABLE}]",
 )
-_SERVER = (
-    click.option("--uri", metavar="URI", help=f"The state manager.  [default: {URI_VARIABLE}]"),
-    click.option(
-        "--key-file",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help=f"File that holds the API key.  [default: the key {KEY_VARIABLE}]",
-    ),
+_uri_option = click.option("--uri", metavar="URI", help=f"The state manager.  [default: {URI_VARIABLE}]")
+_key_option = click.option(
+    "--key-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=f"File that holds the API key.  [default: the key {KEY_VARIABLE}]",
 )
-
-_DB = click.option(
+_db_option = click.option(
     "--db",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
@@ -48,7 +48,7 @@ _DB = click.option(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
     """Which state manager, and which namespace.
 
@@ -58,10 +58,12 @@ class Connection:
     """
 
     namespace: str
-    uri: str
-    key: str = field(repr=False)
+    uri: str = ""
+    key: str = field(default="", repr=False)
     arguments: tuple[str, ...] = ()
     db: Path | None = None
+    form: str = "table"
+    """What ``--output`` says: ``table`` or ``json``."""
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[StateManager]:
@@ -98,69 +100,78 @@ class Connection:
                 fix = f"give the server's key with --key-file FILE, or set {KEY_VARIABLE}"
                 raise KeyRefused(error.what, status=error.status, where=error.where, fix=fix) from error
 
+    def print(self, body: Any, lines: Iterable[str]) -> None:
+        """Print a result: the body for programs, or the lines for people."""
+        print_as(self.form, body, lines)
+
+    def print_list(
+        self, heads: Sequence[str], rows: Sequence[Sequence[str]], *more: str, hint: str = "", **body: Any
+    ) -> None:
+        """Print what is in the namespace: a table with more lines below, or the body for programs.
+
+        Below a table without rows the hint says how to get some.
+        """
+        self.print({"namespace": self.namespace, **body}, chain(table(heads, rows), more))
+        if hint and not rows and self.form != "json":
+            print_message(hint)
+
 
 def connection(function: F) -> F:
-    """Add the options that say which namespace of which state manager; the command gets ``connection``.
+    """Add the options that say which namespace of which state manager, and how the result is printed; the
+    command gets ``connection``.
 
     Every default is read from the environment, then from .env. The key itself is not an option: other
     users of the machine can read arguments.
     """
-
-    return namespace_option(server_options(_connected(function)))
+    return options.output(namespace_option(server_connection(function)))
 
 
 def connection_or_db(function: F) -> F:
     """As ``connection``, with ``--db`` for the database of a stopped state manager."""
-    return namespace_option(server_options(_DB(_connected(function))))
-
-
-def _connected(function: F, default_namespace: str | None = None) -> F:
-    @functools.wraps(function)
-    def connected(
-        *args: Any,
-        namespace: str | None = default_namespace,
-        uri: str | None,
-        key_file: Path | None,
-        db: Path | None = None,
-        **options: Any,
-    ) -> Any:
-        namespace = namespace or read_settings().namespace
-        problems = [] if namespace else [f"no namespace: give -n NAMESPACE, or set {NAMESPACE_VARIABLE}"]
-        if db is None:
-            found = _resolve(namespace or "", uri, key_file, problems)
-        elif uri or key_file:
-            raise click.UsageError("--db needs no state manager: leave out --uri and --key-file")
-        else:
-            found = _with_db(namespace or "", db, problems)
-        return function(*args, connection=found, **options)
-
-    return connected  # type: ignore[return-value]
+    return options.output(namespace_option(server_options(_db_option(_connected(function)))))
 
 
 def server_connection(function: F) -> F:
-    """As ``connection``, for calls that concern a state manager with all its namespaces."""
-    # A client always has a namespace, even if its calls do not use it.
-    return server_options(_connected(function, "default"))
+    """As ``connection``, for calls that concern all namespaces and print no table."""
+    return server_options(_connected(function))
 
 
 def server_options(function: F) -> F:
     """Add the options that say which state manager; the command gets ``uri`` and ``key_file``."""
-    for option in reversed(_SERVER):
-        function = option(function)
-    return function
+    return _uri_option(_key_option(function))
 
 
-def _with_db(namespace: str, db: Path, problems: list[str]) -> Connection:
-    if not db.is_file():
-        problems.append(f"there is no database {db}")
-    if problems:
-        raise ConfigurationError("the database cannot be used", problems)
-    return Connection(namespace, "", "", db=db)
+def _connected(function: F) -> F:
+    @functools.wraps(function)
+    def connected(
+        *args: Any,
+        # A client always has a namespace, even if its calls do not use it.
+        namespace: str | None = "default",
+        uri: str | None,
+        key_file: Path | None,
+        db: Path | None = None,
+        output: str = "table",
+        **given: Any,
+    ) -> Any:
+        found = replace(_resolve(namespace, uri, key_file, db), form=output)
+        return function(*args, connection=found, **given)
+
+    return connected  # type: ignore[return-value]
 
 
-def _resolve(namespace: str, uri: str | None, key_file: Path | None, problems: list[str]) -> Connection:
+def _resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: Path | None) -> Connection:
     show_warnings()  # such as the one of a key that is sent unencrypted
     settings = read_settings()
+    namespace = namespace or settings.namespace or ""
+    problems = [] if namespace else [f"no namespace: give -n NAMESPACE, or set {NAMESPACE_VARIABLE}"]
+    if db is not None:
+        if uri or key_file:
+            raise click.UsageError("--db needs no state manager: leave out --uri and --key-file")
+        if not db.is_file():
+            problems.append(f"there is no database {db}")
+        if problems:
+            raise ConfigurationError("the database cannot be used", problems)
+        return Connection(namespace=namespace, db=db)
     found = uri or settings.state_manager_uri
     key = read_key(key_file) if key_file is not None else settings.api_key
     if not found:
@@ -183,21 +194,17 @@ def _resolve(namespace: str, uri: str | None, key_file: Path | None, problems: l
     repeated = [] if namespace == settings.namespace else ["--namespace", namespace]
     repeated += ["--uri", uri] if uri else []
     repeated += ["--key-file", str(key_file)] if key_file else []
-    return Connection(namespace, found, key, tuple(repeated))
+    return Connection(namespace=namespace, uri=found, key=key, arguments=tuple(repeated))
 
 
 def how_to_give_a_key() -> str:
-    """Return how to give a key."""
+    """Return what to do if no key is given, for messages."""
     local = f"; for the state manager of this folder: --key-file {LOCAL_KEY}"
     return f"give --key-file FILE, or set {KEY_VARIABLE}{local if LOCAL_KEY.is_file() else ''}"
 
 
 def read_key(path: Path) -> str:
-    """Return the key in a file.
-
-    Raises:
-        ConfigurationError: it cannot be read, or is empty.
-    """
+    """Return the key in a file; ConfigurationError if it cannot be read, or is empty."""
     try:
         key = path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -8,7 +8,7 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +38,6 @@ _FOREIGN_PREFIXES = (
 """Prefixes of the paths of files that the user did not write."""
 _PACKAGE_FOLDERS = frozenset({"site-packages", "dist-packages"})
 """Folders of installed packages; an environment may use those of other environments too."""
-
-
 _FIX = "give the path of a Python file, or the name of a module"
 
 
@@ -49,25 +47,17 @@ class TargetMissing(ModuleInvalid):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A user's module.
-
-    Attributes:
-        target: The argument it was loaded from, without an attribute.
-        attribute: The part after the colon, if any.
-    """
+    """A user's module."""
 
     target: str
+    """The argument it was loaded from, without an attribute."""
     attribute: str | None
+    """The part after the colon, if any."""
     module: ModuleType
 
     def runtime(self) -> Runtime:
-        """Return the module's Runtime: the one named by the attribute, or the only one.
-
-        Raises:
-            ModuleInvalid: there is none, or several and none was named.
-        """
-        found = self._of_type(Runtime)
-        name = self.attribute
+        """Return the module's Runtime: the one named by the attribute, or the only one."""
+        found, name = self._variables(Runtime), self.attribute
         if name is None:
             return self._only(
                 found,
@@ -75,39 +65,27 @@ class Loaded:
                 name_one=f"name one: {self.target}:{next(iter(found), '')}",
                 write_one="write: runtime = Runtime(namespace=..., name=..., nodes=[...])",
             )
-        if name not in found:
-            is_graph = name in self._of_type(Graph)
-            raise ModuleInvalid(
-                f"{self.target} has no Runtime {name!r}{meant(name, found)}",
-                where=f"looked up because of '{self.target}:{name}'"
-                + ("; that is a Graph, which is chosen with --graph" if is_graph else ""),
-                fix=f"it has: {', '.join(found) or 'none'}",
-            )
-        return found[name]
+        is_graph = name in self._variables(Graph)
+        where = f"looked up because of '{self.target}:{name}'"
+        where += "; that is a Graph, which is chosen with --graph" if is_graph else ""
+        return self._named(name, found, found, "Runtime", where)
 
     def graph(self, name: str | None) -> Graph:
-        """Return the module's Graph with this name (its own, or its variable's), or the only one.
-
-        Raises:
-            ModuleInvalid: there is none like that, or several and none was named.
-        """
-        variables = self._of_type(Graph)
+        """Return the module's Graph with this name (its own, or its variable's), or the only one."""
+        variables = self._variables(Graph)
         by_own_name = {graph.name: graph for graph in variables.values()}
         if name is None:
             return self._only(
-                {graph.name: graph for graph in variables.values()},
+                by_own_name,
                 "Graph",
                 name_one="name one with --graph NAME",
                 write_one="write: graph = Graph('my-graph', nodes=[...])",
             )
-        found = {**variables, **by_own_name}
-        if name not in found:
-            raise ModuleInvalid(
-                f"{self.target} has no Graph {name!r}{meant(name, found)}",
-                where="asked for with --graph",
-                fix=f"it has: {', '.join(by_own_name) or 'none'}",
-            )
-        return found[name]
+        return self._named(name, {**variables, **by_own_name}, by_own_name, "Graph", "asked for with --graph")
+
+    def all_of(self, kind: type[T]) -> list[T]:
+        """Return every object of a type at the module's top level."""
+        return list(self._variables(kind).values())
 
     def _only(self, found: Mapping[str, T], kind: str, *, name_one: str, write_one: str) -> T:
         if len(found) != 1:
@@ -118,15 +96,13 @@ class Loaded:
             )
         return next(iter(found.values()))
 
-    def graphs(self) -> list[Graph]:
-        """Return every Graph at the module's top level."""
-        return list(self._of_type(Graph).values())
+    def _named(self, name: str, found: Mapping[str, T], shown: Iterable[str], kind: str, where: str) -> T:
+        if name not in found:
+            what = f"{self.target} has no {kind} {name!r}{meant(name, found)}"
+            raise ModuleInvalid(what, where=where, fix=f"it has: {', '.join(shown) or 'none'}")
+        return found[name]
 
-    def runtimes(self) -> list[Runtime]:
-        """Return every Runtime at the module's top level."""
-        return list(self._of_type(Runtime).values())
-
-    def _of_type(self, kind: type[T]) -> dict[str, T]:
+    def _variables(self, kind: type[T]) -> dict[str, T]:
         """Return the module's variables of a type; the first name of each object."""
         found: dict[int, tuple[str, T]] = {}
         for name, value in vars(self.module).items():
@@ -142,8 +118,7 @@ def load(target: str) -> Loaded:
     for scripts. A Runtime that the module builds needs no state manager yet.
 
     Raises:
-        ModuleInvalid: there is no such file or module, it fails to load, or it starts its Runtime
-            while it is loaded.
+        ModuleInvalid: it does not exist, fails to load, or starts its Runtime while it is loaded.
         ConfigurationError: it builds a Runtime or a node class that cannot be used.
     """
     path, attribute = split_target(target)
@@ -166,7 +141,8 @@ def _load_error(error: BaseException, path: str) -> ExotrioError:
     """Return the error to raise for an exception that the module raised while it was loaded."""
     # An event loop that the module runs raises groups.
     leaf = first_leaf(error)
-    place = _place(leaf) or _place(error)
+    line = users_line(leaf) or users_line(error)
+    place = f"in {line[0]}, line {line[1]}" if line else ""
     if isinstance(leaf, LifecycleError):
         return ModuleInvalid(
             f"{path} starts its Runtime while it is loaded",
@@ -219,7 +195,7 @@ def _import_file(path: Path) -> ModuleType:
     name = f"exotrio_app_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ModuleInvalid(f"{path} is not a Python file", fix="give a file whose name ends in .py")
+        raise _not_python(path)
     module = importlib.util.module_from_spec(spec)
     # pydantic looks the module up while it resolves the annotations of classes in it.
     sys.modules[name] = module
@@ -237,20 +213,19 @@ def _import_module(name: str) -> ModuleType:
         raise _no_module(name) from error
 
 
+def _not_python(path: str | Path) -> ModuleInvalid:
+    return ModuleInvalid(f"{path} is not a Python file", fix="give a file whose name ends in .py")
+
+
 def _no_module(name: str) -> ModuleInvalid:
     if os.path.isfile(name):
-        return ModuleInvalid(f"{name} is not a Python file", fix="give a file whose name ends in .py")
+        return _not_python(name)
     if ":" in name:
         fix = "write the name of a Runtime's variable after the colon, as in app.py:runtime"
     else:
         file = Path(*name.split(".")).with_suffix(".py")
         fix = f"for a file give its path, such as {os.curdir}{os.sep}{file}"
     return TargetMissing(f"there is no module {name!r}", where=f"looked up from {Path.cwd()}", fix=fix)
-
-
-def _place(error: BaseException) -> str:
-    found = users_line(error)
-    return f"in {found[0]}, line {found[1]}" if found else ""
 
 
 def users_line(error: BaseException) -> tuple[str, int | None] | None:
@@ -274,8 +249,7 @@ def users_traceback(error: BaseException) -> str:
 def users_files(error: BaseException | None = None) -> list[str]:
     """Return the files of all modules loaded so far that are the user's.
 
-    Args:
-        error: Raised by ``load``. Its files are added: Python does not keep a module that failed loaded.
+    With those of an error that ``load`` raised: Python does not keep a module that failed loaded.
     """
     found = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     if error is not None:

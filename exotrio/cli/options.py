@@ -64,17 +64,21 @@ secrets_file = click.option(
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic in older clicks
-    """A number of seconds: 0 or more, and no more than ten years."""
+    """A number of seconds, no more than ten years."""
 
     name = "seconds"
+
+    def __init__(self, lowest: float = 0) -> None:
+        self._lowest = lowest
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
             seconds = float(value)
         except ValueError:
             seconds = math.nan
-        if not 0 <= seconds <= MAX_SECONDS:
-            self.fail(f"{str(value)!r} is not a number of seconds from 0 to {MAX_SECONDS:,}", param, ctx)
+        if not self._lowest <= seconds <= MAX_SECONDS:
+            limits = f"{self._lowest:g} to {MAX_SECONDS:,}"
+            self.fail(f"{str(value)!r} is not a number of seconds from {limits}", param, ctx)
         return seconds
 
 
@@ -91,6 +95,11 @@ class Port(click.ParamType):  # type: ignore[type-arg]
         if not 0 <= port <= 65_535:
             self.fail(f"{str(value)!r} is not a port: give 0 (any free one) to 65535", param, ctx)
         return port
+
+
+def seconds(name: str, default: float, help: str, *, lowest: float = 0) -> Callable[[F], F]:
+    """Return an option that is a number of seconds."""
+    return click.option(name, default=default, show_default=True, type=Seconds(lowest), help=help)
 
 
 def limit(default: int, help: str) -> Callable[[F], F]:

@@ -14,7 +14,7 @@ import pytest
 from trio.testing import MockClock
 
 from exotrio._wire.overview import RuntimeInfo
-from exotrio.cli.runs.drain import Fate, wait_until_gone
+from exotrio.cli.commands.runtimes import Fate, wait_until_gone
 from exotrio.client._state_manager import StateManager
 from tests.support import gated
 from tests.support.client_double import Server as Double

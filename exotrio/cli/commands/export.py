@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from exotrio._util.new_file import require_place, write_new
-from exotrio.cli.connection import Connection, connection
+from exotrio.cli.connection import Connection, namespace_option, server_connection
 from exotrio.cli.exit_codes import SUCCESS
-from exotrio.cli.lookup.resources import find_run
+from exotrio.cli.lookup import find_run
 from exotrio.cli.terminal.output import print_bytes, print_text
 from exotrio.client import StateManager
 
@@ -21,13 +21,15 @@ STANDARD_OUTPUT = "-"
 @click.option(
     "-o",
     "--output",
+    "file",
     metavar="FILE",
     help="File to write; - for standard output.  [default: run-RUN.html, by the first 8 characters]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 @click.option("--no-values", is_flag=True, help="Leave out inputs, outputs and values of the store.")
-@connection
-def command(run_id: str, output: str | None, overwrite: bool, no_values: bool, connection: Connection) -> int:
+@namespace_option
+@server_connection
+def command(run_id: str, file: str | None, overwrite: bool, no_values: bool, connection: Connection) -> int:
     """Save a run as one HTML page: its graph, timeline, counts, errors with tracebacks, states with their
     values, events and store.
 
@@ -37,18 +39,18 @@ def command(run_id: str, output: str | None, overwrite: bool, no_values: bool, c
 
     RUN is the id of a run, or its first 6 characters or more. The run need not be finished.
     """
-    if output is not None and output != STANDARD_OUTPUT:
-        require_place(Path(output), overwrite=overwrite)
+    if file is not None and file != STANDARD_OUTPUT:
+        require_place(Path(file), overwrite=overwrite)
 
     async def fetch(manager: StateManager) -> tuple[str, bytes]:
         run = await find_run(manager, run_id)
         return run.run_id, await manager.export(run.run_id, values=not no_values)
 
     whole_id, page = connection.ask(fetch)
-    if output == STANDARD_OUTPUT:
+    if file == STANDARD_OUTPUT:
         print_bytes(page)
         return SUCCESS
-    path = Path(f"run-{whole_id[:8]}.html" if output is None else output)
+    path = Path(f"run-{whole_id[:8]}.html" if file is None else file)
     require_place(path, overwrite=overwrite)
     write_new(path, page, "the page", overwrite=overwrite)
     print_text(f"{path}: {len(page):,} bytes")

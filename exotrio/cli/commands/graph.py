@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from itertools import chain
+import time
+from typing import Any
 
 import click
 
-from exotrio._util.times import iso_time
+from exotrio._util.cron import next_occurrence_ms
+from exotrio._util.times import iso_time, timestamp
 from exotrio._util.words import plural
 from exotrio._wire.graphs import GraphReply
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import INVALID, SUCCESS
 from exotrio.cli.graphs.apply import read_application
-from exotrio.cli.graphs.report import check_files
-from exotrio.cli.graphs.view import cron_lines, graph_as_json, graph_as_lines, headline
+from exotrio.cli.graphs.check import check_files
 from exotrio.cli.groups import Commands
-from exotrio.cli.lookup.resources import find_graph
-from exotrio.cli.terminal.output import print_as, print_message, table
+from exotrio.cli.lookup import find_graph
+from exotrio.cli.terminal.output import pairs, print_as, print_message
 from exotrio.cli.values import merged
 from exotrio.client import GraphInfo, StateManager
+from exotrio.graph import GraphNodeModel, RetryPolicyModel
+
+NEXT_RUNS = 3
+"""Next occurrences that are printed for each cron trigger."""
 
 
 @click.group(name="graph", cls=Commands)
@@ -35,14 +40,7 @@ def command() -> None:
 @click.option("--name", metavar="NAME", help="Name of the graph, or which one of several in a Python file.")
 @options.secrets
 @options.secrets_file
-@click.option(
-    "--timeout",
-    default=60,
-    show_default=True,
-    type=options.Seconds(),
-    help="How long to wait for the validation.",
-)
-@options.output
+@options.seconds("--timeout", 60, "How long to wait for the validation.")
 @connection
 def apply(
     target: str,
@@ -50,7 +48,6 @@ def apply(
     secrets: dict[str, str],
     secrets_file: dict[str, str],
     timeout: float,
-    output: str,
     connection: Connection,
 ) -> int:
     """Create or replace a graph, and wait until it is validated.
@@ -70,35 +67,32 @@ def apply(
 
     graph = connection.ask(upsert)
     named = (application.name, connection.namespace, graph)
-    print_as(output, graph_as_json(*named), [headline(*named), *cron_lines(graph)])
+    connection.print(_as_json(*named), [_headline(*named), *_cron_lines(graph)])
     return SUCCESS
 
 
 @command.command(name="ls")
-@options.output
 @connection
-def ls(output: str, connection: Connection) -> int:
+def ls(connection: Connection) -> int:
     """List the graphs of a namespace.
 
     JSON: namespace and graphs, each as of `graph show`.
     """
     graphs = connection.ask(StateManager.graphs)
-    namespace = connection.namespace
-    shown = [graph_as_json(graph.name, namespace, graph) for graph in graphs]
-    heads = ("graph", "status", "nodes", "problems", "cron", "updated")
-    count = f"{plural(len(graphs), 'graph')} in namespace {namespace}"
-    body = {"namespace": namespace, "graphs": shown}
-    print_as(output, body, chain(table(heads, map(_row, graphs)), [count]))
-    if not graphs and output != "json":
-        print_message("declare one with: python -m exotrio graph apply FILE")
+    connection.print_list(
+        ("graph", "status", "nodes", "problems", "cron", "updated"),
+        [_row(graph) for graph in graphs],
+        f"{plural(len(graphs), 'graph')} in namespace {connection.namespace}",
+        hint="declare one with: python -m exotrio graph apply FILE",
+        graphs=[_as_json(graph.name, connection.namespace, graph) for graph in graphs],
+    )
     return SUCCESS
 
 
 @command.command(name="show")
 @click.argument("graph")
-@options.output
 @connection
-def show(graph: str, output: str, connection: Connection) -> int:
+def show(graph: str, connection: Connection) -> int:
     """Show a graph: its nodes and their next nodes, secrets by name, cron times, and problems.
 
     JSON: the graph as the API shows it, with name, namespace, and next_runs by cron expression.
@@ -106,7 +100,7 @@ def show(graph: str, output: str, connection: Connection) -> int:
     """
     found = connection.ask(lambda manager: find_graph(manager, graph))
     named = (graph, connection.namespace, found)
-    print_as(output, graph_as_json(*named), graph_as_lines(*named))
+    connection.print(_as_json(*named), _as_lines(*named))
     return SUCCESS
 
 
@@ -141,3 +135,77 @@ def _row(graph: GraphInfo) -> tuple[str, ...]:
     counts = (len(graph.nodes), len(graph.validation_errors))
     cron = ", ".join(trigger.value.expression for trigger in graph.triggers)
     return (graph.name, graph.validation_status.value, *map(str, counts), cron, iso_time(graph.updated_at))
+
+
+def _as_json(name: str, namespace: str, graph: GraphReply) -> dict[str, Any]:
+    """Return a graph as v0 returns it, with its name and the next times of its triggers."""
+    return {
+        "name": name,
+        "namespace": namespace,
+        **graph.model_dump(mode="json", exclude={"id", "name", "namespace"}),
+        "next_runs": {each: _next_runs(each) for each in _expressions(graph)},
+    }
+
+
+def _as_lines(name: str, namespace: str, graph: GraphReply) -> list[str]:
+    """Return the lines for a graph: nodes with their next nodes, settings, and every problem."""
+    lines = [_headline(name, namespace, graph), f"updated: {iso_time(graph.updated_at)}", "nodes:"]
+    for node in graph.nodes:
+        lines += _node(node, namespace)
+    lines.append(f"secrets: {', '.join(graph.secrets) or 'none'}")
+    lines.append(f"retry policy: {_policy(graph.retry_policy)}")
+    store = graph.store_config
+    if store.required_keys:
+        lines.append(f"store, required: {', '.join(store.required_keys)}")
+    if store.default_values:
+        lines.append("store, defaults:")
+        lines += pairs(store.default_values, "  ")
+    lines += _cron_lines(graph)
+    if graph.validation_errors:
+        lines += ["problems:", *(f"  - {problem}" for problem in graph.validation_errors)]
+    return lines
+
+
+def _headline(name: str, namespace: str, graph: GraphReply) -> str:
+    """Return one line about a graph."""
+    status, nodes = graph.validation_status.value, plural(len(graph.nodes), "node")
+    return f"graph {name} of namespace {namespace}: {status}, {nodes}"
+
+
+def _cron_lines(graph: GraphReply) -> list[str]:
+    """Return a line for each cron trigger, with its next times."""
+    return [f"cron: {each}  next {', '.join(_next_runs(each)) or 'never'}" for each in _expressions(graph)]
+
+
+def _next_runs(expression: str) -> list[str]:
+    """Return the next times of a cron expression, in UTC; fewer if there are no more."""
+    found: list[str] = []
+    after: int | None = int(time.time() * 1000)
+    while after is not None and len(found) < NEXT_RUNS:
+        after = next_occurrence_ms(expression, after)
+        if after is not None:
+            found.append(timestamp(after, "seconds"))
+    return found
+
+
+def _expressions(graph: GraphReply) -> list[str]:
+    return list(dict.fromkeys(trigger.value.expression for trigger in graph.triggers))
+
+
+def _node(node: GraphNodeModel, namespace: str) -> list[str]:
+    kind = node.node_name if node.namespace == namespace else f"{node.node_name} of {node.namespace}"
+    head = f"  {node.identifier} ({kind})"
+    if node.unites:
+        head += f" unites {node.unites.identifier} ({node.unites.strategy.value})"
+    if node.next_nodes:
+        head += f" -> {', '.join(node.next_nodes)}"
+    return [head, *pairs(node.inputs, "    ")]
+
+
+def _policy(policy: RetryPolicyModel) -> str:
+    if policy.max_retries == 0:
+        return "no retries"
+    cap = "" if policy.max_delay is None else f", at most {policy.max_delay} ms"
+    exponent = f", exponent {policy.exponent}" if policy.strategy.value.startswith("EXPONENTIAL") else ""
+    backoff = f"backoff {policy.backoff_factor} ms{exponent}{cap}"
+    return f"{policy.strategy.value}, {policy.max_retries} retries, {backoff}"

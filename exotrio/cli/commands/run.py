@@ -9,7 +9,7 @@ import click
 from exotrio._runtime.entry import run_blocking
 from exotrio.cli import options
 from exotrio.cli.load import load
-from exotrio.cli.runs.local import LocalRun, RunRequest
+from exotrio.cli.runs.local import LocalRun
 from exotrio.cli.terminal.logs import JSON, configure_logs, log_format_option
 from exotrio.cli.terminal.progress import progress_for
 
@@ -68,9 +68,10 @@ def command(
     # The JSON log has the progress and the messages, so it must not be silent.
     configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0 and not as_json, form=log_format)
     loaded = load(target)
-    request = RunRequest(
+    runtime = loaded.runtime()
+    run = LocalRun(
         target=target,
-        runtime=loaded.runtime(),
+        runtime=runtime,
         graph=None if resume else loaded.graph(graph_name),
         inputs=inputs,
         store=store,
@@ -78,8 +79,7 @@ def command(
         resume=resume,
         output=output,
         port=port,
+        progress=progress_for(runtime, verbose=bool(verbose), logged=as_json),
+        private=not as_json and sys.stderr.isatty(),
     )
-    request.check_inputs()
-    progress = progress_for(loaded.runtime(), verbose=bool(verbose), logged=as_json)
-    run = LocalRun(request, progress, private=not as_json and sys.stderr.isatty())
     return run_blocking(run.main, run.stop, exiting=run.exiting)

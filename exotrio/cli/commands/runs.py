@@ -14,10 +14,9 @@ from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection, connection_or_db
 from exotrio.cli.exit_codes import FAILED, SUCCESS
 from exotrio.cli.groups import Commands
-from exotrio.cli.lookup.lists import list_runs, list_states
-from exotrio.cli.lookup.resources import find_run, whole_run
+from exotrio.cli.lookup import find_run, list_runs, list_states, whole_run
 from exotrio.cli.runs.follow import follow
-from exotrio.cli.terminal.output import error_message, print_as, table
+from exotrio.cli.terminal.output import error_message, table
 from exotrio.client import Run, RunStatus, RunSummary, StateManager, StateStatus, StateSummary
 
 MAX_FAILED = 20
@@ -41,29 +40,29 @@ def command() -> None:
     help=f"Only runs with this status, one of {', '.join(RunStatus)}.",
 )
 @options.limit(20, "Most runs to list.")
-@options.output
 @connection
-def ls(graph: str | None, status: str | None, limit: int, output: str, connection: Connection) -> int:
+def ls(graph: str | None, status: str | None, limit: int, connection: Connection) -> int:
     """List runs, newest first.
 
     JSON: namespace, runs (as of `runs show`, without nodes and failed), more (whether there are).
     """
     wanted = None if status is None else RunStatus(status)
     runs, more = connection.ask(lambda manager: list_runs(manager, graph, wanted, limit))
-    shown = [run.model_dump(mode="json") for run in runs]
-    heads = ("run", "graph", "status", "done", "failed", "open", "created")
     count = plural(len(runs), "run" if graph is None and wanted is None else "matching run")
-    count += f" in namespace {connection.namespace}" + ("; more with --limit" if more else "")
-    body = {"namespace": connection.namespace, "runs": shown, "more": more}
-    print_as(output, body, chain(table(heads, map(_row, runs)), [count]))
+    connection.print_list(
+        ("run", "graph", "status", "done", "failed", "open", "created"),
+        [_row(run) for run in runs],
+        f"{count} in namespace {connection.namespace}" + ("; more with --limit" if more else ""),
+        runs=[run.model_dump(mode="json") for run in runs],
+        more=more,
+    )
     return SUCCESS
 
 
 @command.command(name="show")
 @click.argument("run_id", metavar="RUN")
-@options.output
 @connection
-def show(run_id: str, output: str, connection: Connection) -> int:
+def show(run_id: str, connection: Connection) -> int:
     """Show the progress of a run by node, and what failed.
 
     JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, counts, nodes (counts by
@@ -77,20 +76,18 @@ def show(run_id: str, output: str, connection: Connection) -> int:
         return run, (await list_states(manager, MAX_FAILED, run=run.run_id, status=ERRORED))[0]
 
     run, failed = connection.ask(ask)
-    shown = [state.model_dump(mode="json", include=_OF_FAILED) for state in failed]
+    shown = [
+        state.model_dump(mode="json", include={"id", "identifier", "status", "error"}) for state in failed
+    ]
     body = {**run.model_dump(mode="json"), "failed": shown}
-    print_as(output, body, chain(_as_lines(run), _failures(run, failed)))
+    connection.print(body, chain(_as_lines(run), _failures(run, failed)))
     return SUCCESS
-
-
-_OF_FAILED = {"id", "identifier", "status", "error"}
 
 
 @command.command(name="watch")
 @click.argument("run_id", metavar="RUN")
-@options.output
 @connection
-def watch(run_id: str, output: str, connection: Connection) -> int:
+def watch(run_id: str, connection: Connection) -> int:
     """Follow a run until it ends, then show its result.
 
     Exits 0 if it succeeded and 1 if it failed. Ctrl-C leaves the run alone.
@@ -101,14 +98,13 @@ def watch(run_id: str, output: str, connection: Connection) -> int:
     async def find(manager: StateManager) -> str:
         return (await find_run(manager, run_id)).run_id
 
-    return follow(connection, find, output)
+    return follow(connection, find)
 
 
 @command.command(name="cancel")
 @click.argument("run_id", metavar="RUN")
-@options.output
 @connection_or_db
-def cancel(run_id: str, output: str, connection: Connection) -> int:
+def cancel(run_id: str, connection: Connection) -> int:
     """Cancel a run: waiting and running states end as errored; nothing follows.
 
     Runtimes are told with their next heartbeat, and cancel its nodes. Cancelling a run again changes
@@ -117,15 +113,14 @@ def cancel(run_id: str, output: str, connection: Connection) -> int:
     JSON: as of `runs show`, without failed.
     """
     run = connection.ask(lambda manager: whole_run(manager, run_id, manager.cancel))
-    print_as(output, run.model_dump(mode="json"), _as_lines(run))
+    connection.print(run.model_dump(mode="json"), _as_lines(run))
     return SUCCESS
 
 
 @command.command(name="retry")
 @click.argument("run_id", metavar="RUN")
-@options.output
 @connection
-def retry(run_id: str, output: str, connection: Connection) -> int:
+def retry(run_id: str, connection: Connection) -> int:
     """Retry every failed state of a run.
 
     Exits 0 if all of them were retried, and 1 if some were refused; each is named with the reason.
@@ -135,7 +130,7 @@ def retry(run_id: str, output: str, connection: Connection) -> int:
     reply = connection.ask(lambda manager: whole_run(manager, run_id, manager.retry_run))
     lines = [f"{plural(len(reply.retried), 'state')} of run {run_id} will run again"]
     lines += [f"not retried: {state.state_id}: {state.reason}" for state in reply.refused]
-    print_as(output, {"run_id": run_id, **reply.model_dump(mode="json")}, lines)
+    connection.print({"run_id": run_id, **reply.model_dump(mode="json")}, lines)
     return FAILED if reply.refused else SUCCESS
 
 

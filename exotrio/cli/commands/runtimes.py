@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from enum import StrEnum
 
 import click
 import trio
@@ -14,11 +15,35 @@ from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import ABANDONED, SUCCESS
 from exotrio.cli.groups import Commands
-from exotrio.cli.lookup.runtimes import STOPPED, find_worker, find_workers
-from exotrio.cli.runs.drain import Fate, wait_until_gone
-from exotrio.cli.terminal.output import print_as, print_message, table
-from exotrio.client import RuntimeInfo, RuntimeList, StateManager
+from exotrio.cli.lookup import STOPPED, find_worker, find_workers
+from exotrio.cli.terminal.output import print_message
+from exotrio.client import RuntimeInfo, StateManager
 from exotrio.errors import ExotrioError, RequestRefused
+
+POLL_INTERVAL = 0.5
+UNKNOWN = 30.0
+"""Seconds after which a runtime that the state manager does not know counts as stopped. If the state manager
+was restarted, the next heartbeat of a live runtime comes within 20 s."""
+
+
+class Fate(StrEnum):
+    """What became of a runtime that was asked to drain."""
+
+    ASKED = "asked"
+    """It is told with its next heartbeat."""
+    STOPPED = "stopped"
+    SILENT = "silent"
+    """Its heartbeats ended, and it did not report that it stopped."""
+    PRESENT = "present"
+    """It was still running at the timeout."""
+
+
+_FATES = {
+    Fate.ASKED: "asked to drain",
+    Fate.STOPPED: "stopped",
+    Fate.SILENT: "fell silent",
+    Fate.PRESENT: "still running",
+}
 
 
 @click.group(name="runtimes", cls=Commands)
@@ -31,9 +56,8 @@ def command() -> None:
 
 
 @command.command(name="ls")
-@options.output
 @connection
-def ls(output: str, connection: Connection) -> int:
+def ls(connection: Connection) -> int:
     """List the runtimes of a namespace: their phase, workers and claims, and their last heartbeat.
 
     Busy, free and buffered are as of a runtime's last heartbeat; held is counted in the database.
@@ -43,11 +67,20 @@ def ls(output: str, connection: Connection) -> int:
     holds, heard_ms, polled_ms, nodes, shows_tasks) and v0 (nodes, polled_ms).
     """
     found = connection.ask(StateManager.workers)
-    shown = found.model_dump(mode="json")
-    body = {"namespace": connection.namespace, "runtimes": shown["workers"], "v0": shown["v0"]}
-    print_as(output, body, _as_lines(found, connection.namespace))
-    if not found.workers and not found.v0 and output != "json":
-        print_message("start one with: python -m exotrio worker FILE")
+    body = found.model_dump(mode="json")
+    v0 = [
+        f"unnamed, through v0: {', '.join(each.nodes)}, last {format_coarse(each.polled_ago)} ago"
+        for each in found.v0
+    ]
+    connection.print_list(
+        ("runtime", "worker", "phase", "busy", "free", "buffered", "held", "heard", "nodes"),
+        [_row(worker) for worker in found.workers],
+        *v0,
+        f"{plural(len(found.workers), 'runtime')} in namespace {connection.namespace}",
+        hint="" if found.v0 else "start one with: python -m exotrio worker FILE",
+        runtimes=body["workers"],
+        v0=body["v0"],
+    )
     return SUCCESS
 
 
@@ -55,18 +88,9 @@ def ls(output: str, connection: Connection) -> int:
 @click.argument("runtimes", metavar="[RUNTIME]...", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="Every live runtime of the namespace.")
 @click.option("--wait", "waits", is_flag=True, help="Wait until they have stopped.")
-@click.option(
-    "--timeout",
-    default=120,
-    show_default=True,
-    type=options.Seconds(),
-    help="How long --wait waits.",
-)
-@options.output
+@options.seconds("--timeout", 120, "How long --wait waits.")
 @connection
-def drain(
-    runtimes: tuple[str, ...], every: bool, waits: bool, timeout: float, output: str, connection: Connection
-) -> int:
+def drain(runtimes: tuple[str, ...], every: bool, waits: bool, timeout: float, connection: Connection) -> int:
     """Drain runtimes: they claim nothing more, finish running nodes, release other claims, and stop.
 
     A name stands for all runtimes that have it. Each is told with its next heartbeat, usually within
@@ -97,34 +121,19 @@ def drain(
         {"worker_id": each.worker_id, "runtime": each.runtime, "result": fates[each.worker_id].value}
         for each in asked
     ]
-    if asked or output == "json":
+    if asked or connection.form == "json":
         lines = (f"{_FATES[fates[each.worker_id]]}: {each.worker_id}" for each in asked)
-        print_as(output, {"namespace": connection.namespace, "runtimes": shown}, lines)
+        connection.print({"namespace": connection.namespace, "runtimes": shown}, lines)
     if not asked:
         print_message("nothing to drain: no such runtime is live")
     return SUCCESS if {*fates.values()} <= {Fate.ASKED, Fate.STOPPED} else ABANDONED
 
 
-_FATES = {
-    Fate.ASKED: "asked to drain",
-    Fate.STOPPED: "stopped",
-    Fate.SILENT: "fell silent",
-    Fate.PRESENT: "still running",
-}
-
-
 @command.command(name="tasks")
 @click.argument("runtime", metavar="RUNTIME")
-@click.option(
-    "--timeout",
-    default=60,
-    show_default=True,
-    type=options.Seconds(),
-    help="How long to wait for it.",
-)
-@options.output
+@options.seconds("--timeout", 60, "How long to wait for it.")
 @connection
-def tasks(runtime: str, timeout: float, output: str, connection: Connection) -> int:
+def tasks(runtime: str, timeout: float, connection: Connection) -> int:
     """Print the tree of a runtime's tasks, and where each waits: lines of code, no values.
 
     The runtime sends it with its next heartbeat, usually within 20 s, if it was started with
@@ -153,16 +162,8 @@ def tasks(runtime: str, timeout: float, output: str, connection: Connection) -> 
 
     worker, tree = connection.ask(ask)
     body = {"worker_id": worker.worker_id, "runtime": worker.runtime, "tasks": tree}
-    print_as(output, body, tree.split("\n"))
+    connection.print(body, tree.split("\n"))
     return SUCCESS
-
-
-def _as_lines(found: RuntimeList, namespace: str) -> Iterator[str]:
-    heads = ("runtime", "worker", "phase", "busy", "free", "buffered", "held", "heard", "nodes")
-    yield from table(heads, map(_row, found.workers))
-    for asker in found.v0:
-        yield f"unnamed, through v0: {', '.join(asker.nodes)}, last {format_coarse(asker.polled_ago)} ago"
-    yield f"{plural(len(found.workers), 'runtime')} in namespace {namespace}"
 
 
 def _row(worker: RuntimeInfo) -> tuple[str, ...]:
@@ -183,3 +184,48 @@ def _row(worker: RuntimeInfo) -> tuple[str, ...]:
         f"{format_coarse(worker.heard_ago)} ago",
         ", ".join(worker.nodes),
     )
+
+
+async def wait_until_gone(
+    manager: StateManager, asked: Sequence[RuntimeInfo], timeout: float
+) -> dict[str, Fate]:
+    """Wait until runtimes have stopped, and print their progress; return what became of each, by its id."""
+    fates = {worker.worker_id: Fate.PRESENT for worker in asked}
+    printed: dict[str, str] = {}
+    missed: dict[str, float] = {}
+    with trio.move_on_after(timeout):
+        while Fate.PRESENT in fates.values():
+            known = {worker.worker_id: worker for worker in (await manager.workers()).workers}
+            for worker_id, fate in fates.items():
+                if fate is not Fate.PRESENT:
+                    continue
+                now, worker = trio.current_time(), known.get(worker_id)
+                if worker is None:
+                    if now - missed.setdefault(worker_id, now) >= UNKNOWN:
+                        fates[worker_id] = Fate.STOPPED
+                    continue
+                missed.pop(worker_id, None)
+                if worker.phase == STOPPED:
+                    fates[worker_id] = Fate.STOPPED
+                    continue
+                if not worker.live:
+                    fates[worker_id] = Fate.SILENT
+                elif worker.phase == "running" and not worker.asked_to_drain:
+                    # The state manager was restarted, and does not know that the runtime was asked.
+                    await manager.drain(worker_id)
+                line = _drain_progress(worker)
+                if printed.get(worker_id) != line:
+                    printed[worker_id] = line
+                    print_message(f"{one_line(worker_id)}: {one_line(line)}")
+            await trio.sleep(POLL_INTERVAL)
+    return fates
+
+
+def _drain_progress(worker: RuntimeInfo) -> str:
+    """Return the progress of a runtime that was asked to drain, in a few words."""
+    if not worker.live:
+        silent = format_coarse(worker.heard_ago)
+        return f"silent for {silent}, and it holds {worker.holds} states until their leases end"
+    if worker.asked_to_drain:
+        return "asked; it is told with its next heartbeat"
+    return f"{worker.phase}; {worker.busy} running, {worker.holds} held"

@@ -7,6 +7,7 @@ import resource
 import signal
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 import trio
@@ -68,20 +69,8 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
     metavar="N",
     help="Largest request body, in MiB.",
 )
-@click.option(
-    "--grace",
-    default=5,
-    show_default=True,
-    type=options.Seconds(),
-    help="For requests in flight when stopping.",
-)
-@click.option(
-    "--lease-ttl",
-    default=60,
-    show_default=True,
-    type=options.Seconds(),
-    help="How long a claim is valid without a heartbeat.",
-)
+@options.seconds("--grace", 5, "For requests in flight when stopping.")
+@options.seconds("--lease-ttl", 60, "How long a claim is valid without a heartbeat.")
 @click.option(
     "--poison-limit",
     default=5,
@@ -110,25 +99,7 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
 )
 @log_format_option
 @click.option("-v", "--verbose", count=True, help="Log more.")
-def command(
-    host: str,
-    port: int,
-    db: str,
-    key_file: Path | None,
-    key: str | None,
-    allowed_hosts: tuple[str, ...],
-    max_body_mib: int,
-    grace: float,
-    lease_ttl: float,
-    poison_limit: int,
-    claim_timeout: float | None,
-    keep: float | None,
-    v0_only: bool,
-    open_metrics: bool,
-    metrics_port: int | None,
-    log_format: str,
-    verbose: int,
-) -> int:
+def command(max_body_mib: int, v0_only: bool, log_format: str, verbose: int, **service: Any) -> int:
     """Run a state manager: v0 for Exosphere runtimes and dashboards, and exotrio's native API.
 
     Secrets of graphs are encrypted with the key in SECRETS_ENCRYPTION_KEY (32 bytes in base64), or with
@@ -152,24 +123,8 @@ def command(
         with bare_errors():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_stop_on_signals, stopping, nursery.cancel_scope)
-                await serve(
-                    host=host,
-                    port=port,
-                    db=db,
-                    key=key,
-                    key_file=key_file,
-                    allowed_hosts=allowed_hosts,
-                    limits=limits,
-                    grace=grace,
-                    lease_ttl=lease_ttl,
-                    poison_limit=poison_limit,
-                    claim_timeout=claim_timeout,
-                    keep=keep,
-                    native=not v0_only,
-                    open_metrics=open_metrics,
-                    metrics_port=metrics_port,
-                    stopping=stopping,
-                )
+                # The other options have the names of its arguments.
+                await serve(limits=limits, native=not v0_only, stopping=stopping, **service)
                 nursery.cancel_scope.cancel()
 
     trio.run(run)

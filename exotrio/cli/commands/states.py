@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -12,11 +13,17 @@ from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.groups import Commands
-from exotrio.cli.lookup.lists import list_states
-from exotrio.cli.lookup.resources import find_run, is_v0_only, no_graph, no_node, no_state, require_place
-from exotrio.cli.runs.state_view import state_as_lines
-from exotrio.cli.terminal.output import error_message, print_as, table
-from exotrio.client import StateDetail, StateManager, StateStatus, StateSummary
+from exotrio.cli.lookup import (
+    find_run,
+    is_v0_only,
+    list_states,
+    no_graph,
+    no_node,
+    no_state,
+    require_place,
+)
+from exotrio.cli.terminal.output import error_message, pairs
+from exotrio.client import StateDetail, StateHistory, StateManager, StateStatus, StateSummary
 from exotrio.errors import NotFound, RequestRefused
 
 
@@ -46,7 +53,6 @@ def command() -> None:
     help=f"Only states with this status, one of {', '.join(StateStatus)}; repeatable.",
 )
 @options.limit(50, "Most states to list.")
-@options.output
 @connection
 def ls(
     run_id: str | None,
@@ -55,7 +61,6 @@ def ls(
     place: str | None,
     statuses: tuple[str, ...],
     limit: int,
-    output: str,
     connection: Connection,
 ) -> int:
     """List states, newest first.
@@ -86,26 +91,27 @@ def ls(
         return found
 
     states, more = connection.ask(ask)
-    shown = [state.model_dump(mode="json") for state in states]
-    heads = ("state", "place", "node", "status", "retries", "created", "error")
-    count = plural(len(states), "state") + ("; more with --limit" if more else "")
-    body = {"namespace": connection.namespace, "states": shown, "more": more}
-    print_as(output, body, chain(table(heads, map(_row, states)), [count]))
+    connection.print_list(
+        ("state", "place", "node", "status", "retries", "created", "error"),
+        [_row(state) for state in states],
+        plural(len(states), "state") + ("; more with --limit" if more else ""),
+        states=[state.model_dump(mode="json") for state in states],
+        more=more,
+    )
     return SUCCESS
 
 
 @command.command(name="show")
 @click.argument("state_id", metavar="STATE")
 @click.option("--run", "run_id", metavar="RUN", help="Its run; needed where only v0 is spoken.")
-@options.output
 @connection
-def show(state_id: str, run_id: str | None, output: str, connection: Connection) -> int:
+def show(state_id: str, run_id: str | None, connection: Connection) -> int:
     """Show a state: inputs, outputs, its error with the traceback, attempts and events.
 
     JSON: what is shown; with --run at a state manager that speaks only v0, without attempts and events.
     """
     state = connection.ask(lambda manager: _find(manager, state_id, run_id))
-    print_as(output, state.model_dump(mode="json"), state_as_lines(state))
+    connection.print(state.model_dump(mode="json"), _as_lines(state))
     return SUCCESS
 
 
@@ -116,9 +122,8 @@ def show(state_id: str, run_id: str | None, output: str, connection: Connection)
     metavar="ID",
     help="Makes a repeated request the same one.  [default: a new id]",
 )
-@options.output
 @connection
-def retry(state_id: str, fanout_id: str | None, output: str, connection: Connection) -> int:
+def retry(state_id: str, fanout_id: str | None, connection: Connection) -> int:
     """Run a failed or pruned state once more, as a new state, and print its id.
 
     JSON: state_id, new_state_id, status.
@@ -132,7 +137,7 @@ def retry(state_id: str, fanout_id: str | None, output: str, connection: Connect
         return reply.id, reply.status.value
 
     new, status = connection.ask(ask)
-    print_as(output, {"state_id": state_id, "new_state_id": new, "status": status}, [new])
+    connection.print({"state_id": state_id, "new_state_id": new, "status": status}, [new])
     return SUCCESS
 
 
@@ -168,13 +173,64 @@ async def _not_found(manager: StateManager, graph: str | None, node: str | None,
 
 def _row(state: StateSummary) -> tuple[str, ...]:
     retries = "" if state.retry_count is None else str(state.retry_count)
+    created = iso_time(state.created_at) if state.created_at else ""
     error = error_message(state.error) if state.error else ""
-    return (
-        state.id,
-        state.identifier,
-        state.node_name,
-        state.status.value,
-        retries,
-        iso_time(state.created_at) if state.created_at else "",
-        error,
-    )
+    return (state.id, state.identifier, state.node_name, state.status.value, retries, created, error)
+
+
+def _as_lines(state: StateDetail) -> list[str]:
+    """Return the lines for a state: run and node, values, error, attempts and events."""
+    lines = [
+        f"state {state.id}: {state.status.value}",
+        f"place: {state.identifier} ({state.node_name})",
+        f"run: {state.run_id} of graph {state.graph_name}",
+    ]
+    if state.parents:
+        lines.append("after: " + ", ".join(f"{name} ({parent})" for name, parent in state.parents.items()))
+    lines += _times(state)
+    lines += _values("inputs", state.inputs)
+    lines += _values("outputs", state.outputs)
+    if state.error:
+        lines += ["error:", *(f"  {line}" for line in state.error.split("\n"))]
+    if isinstance(state, StateHistory):
+        lines += _history(state)
+    return lines
+
+
+def _times(state: StateDetail) -> list[str]:
+    if not isinstance(state, StateHistory):
+        return [f"created: {iso_time(state.created_at)}", f"updated: {iso_time(state.updated_at)}"]
+    by = f" by {state.worker}" if state.worker else ""
+    times = [
+        ("created", state.created_at, ""),
+        ("claimed", state.claimed_at, by),
+        ("finished", state.finished_at, ""),
+    ]
+    return [f"{what}: {iso_time(at)}{by}" for what, at, by in times if at]
+
+
+def _values(what: str, values: Mapping[str, Any]) -> list[str]:
+    return [f"{what}:", *pairs(values, "  ")] if values else []
+
+
+def _history(state: StateHistory) -> list[str]:
+    lines = _values("pruned with", state.data or {})
+    if state.holder:
+        ttl = "" if state.holder.ttl is None else f", lease for {state.holder.ttl:.0f} s"
+        lines.append(f"held by: {state.holder.worker or 'a v0 runtime'}{ttl}")
+    if state.deliveries:
+        lines.append(f"runtimes in a row that ended while they ran it: {state.deliveries}")
+    if len(state.attempts) > 1:
+        lines.append("attempts:")
+        for attempt in state.attempts:
+            how = f"retry {attempt.retry_count}" if attempt.retry_count else "first"
+            how = "by hand" if attempt.by_hand else how
+            this = "  <- this one" if attempt.id == state.id else ""
+            created = iso_time(attempt.created_at)
+            lines.append(f"  {attempt.id} {attempt.status.value}, {how}, {created}{this}")
+    if state.events:
+        lines.append("events:")
+        for event in state.events:
+            by = f" ({event.worker})" if event.worker else ""
+            lines.append(f"  {iso_time(event.at)} {event.kind}{by}")
+    return lines

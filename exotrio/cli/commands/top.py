@@ -6,7 +6,6 @@ import shutil
 import sys
 
 import click
-import trio
 
 from exotrio._http.endpoint import Endpoint
 from exotrio.cli import options
@@ -19,26 +18,11 @@ WIDTH = 120
 RUNS_ONCE = 10
 
 
-class _Interval(options.Seconds):
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        seconds: float = super().convert(value, param, ctx)
-        if seconds < 0.1:
-            self.fail("the interval is at least 0.1 s", param, ctx)
-        return seconds
-
-
 @click.command(name="top")
-@click.option(
-    "--interval",
-    type=_Interval(),
-    default=2,
-    show_default=True,
-    help="Seconds between two updates.",
-)
+@options.seconds("--interval", 2, "Seconds between two updates.", lowest=0.1)
 @click.option("--once", is_flag=True, help="Print the current state once, and exit.")
-@options.output
 @connection
-def command(interval: float, once: bool, output: str, connection: Connection) -> int:
+def command(interval: float, once: bool, connection: Connection) -> int:
     """Show running, waiting and failed states of a namespace, throughput, nodes, runtimes and runs.
 
     It updates until q or Ctrl-C is pressed, also while the state manager is not reachable. If standard
@@ -54,27 +38,20 @@ def command(interval: float, once: bool, output: str, connection: Connection) ->
     runs.
     """
     where = Endpoint(connection.uri, None).shown
-    if output == "json":
-        overview = connection.ask(lambda manager: manager.overview(runs=RUNS_ONCE))
+    if not once and connection.form != "json" and sys.stdout.isatty():
+        from exotrio.cli.top.live import show_live  # here, since only a terminal needs it
+
+        connection.ask(lambda manager: show_live(manager, where, interval))
+        return SUCCESS
+    overview = connection.ask(lambda manager: manager.overview(runs=RUNS_ONCE))
+    if connection.form == "json":
         print_json(overview.model_dump(mode="json"))
         return SUCCESS
     # Here, since --help and -o json do not draw.
     from exotrio.cli.top.view import Screen, screen_lines
 
-    if once or not sys.stdout.isatty():
-        overview = connection.ask(lambda manager: manager.overview(runs=RUNS_ONCE))
-        width = shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
-        plain = not sys.stdout.encoding.lower().startswith("utf")
-        lines = screen_lines(Screen(overview, where), width, None, plain=plain)
-        print_text("\n".join(line.plain for line in lines))
-        return SUCCESS
-
-    async def main() -> None:
-        from exotrio.cli.top.live import show_live  # here, since only a terminal needs it
-
-        async with connection.open() as manager:
-            await show_live(manager, where, interval)
-
-    with connection.readable_errors():
-        trio.run(main)
+    width = shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
+    plain = not sys.stdout.encoding.lower().startswith("utf")
+    lines = screen_lines(Screen(overview, where), width, None, plain=plain)
+    print_text("\n".join(line.plain for line in lines))
     return SUCCESS

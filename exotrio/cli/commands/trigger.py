@@ -25,7 +25,6 @@ from exotrio.client import StateManager
     help="Seconds until the first node may run.  [default: 0]",
 )
 @click.option("--follow", "following", is_flag=True, help="Show the run's progress, then its result.")
-@options.output
 @connection
 def command(
     graph: str,
@@ -34,7 +33,6 @@ def command(
     store: dict[str, str],
     start_delay: float,
     following: bool,
-    output: str,
     connection: Connection,
 ) -> int:
     """Start a run of GRAPH and print its id.
@@ -51,7 +49,7 @@ def command(
     async def start(manager: StateManager) -> str:
         reply = await start_run(manager, graph, given, store, start_delay=start_delay)
         run_id: str = reply["run_id"]
-        if output == "table":
+        if connection.form == "table":
             print_text(run_id)
         elif following:
             print_message(f"run {run_id} of graph {graph!r}")
@@ -60,6 +58,6 @@ def command(
         return run_id
 
     if following:
-        return follow(connection, start, output)
+        return follow(connection, start)
     connection.ask(start)
     return 0

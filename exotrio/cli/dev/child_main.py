@@ -44,6 +44,7 @@ from exotrio.cli.load import TargetMissing, load, users_files, users_traceback
 from exotrio.cli.terminal.logs import configure_logs
 from exotrio.cli.terminal.output import flush_streams, prepare_streams
 from exotrio.errors import ExotrioError
+from exotrio.graph import Graph
 
 log = logging.getLogger("exotrio.cli")
 
@@ -162,7 +163,7 @@ def _loaded(module: Module, runtime: Runtime) -> Loaded:
         nodes=[node.__name__ for node in runtime.nodes],
         graphs=[
             DeclaredGraph(graph.name, GraphBody.of(graph).model_dump(mode="json"))
-            for graph in module.graphs()
+            for graph in module.all_of(Graph)
         ],
         files=users_files(),
         grace=runtime.shutdown_grace,

@@ -1,6 +1,6 @@
-"""Graphs in files: reading, checking offline, declaring them, showing them.
+"""Graphs in files: reading them, checking them offline, declaring them.
 
 ``file`` reads a ``Draft`` from JSON (``json_source`` knows its lines) or Python; ``check`` applies the state
-manager's own rules (``manager.rules``) to drafts and ``report`` prints what several files have wrong, each
-``problems.Problem`` with its line; ``apply`` sends a draft; ``view`` shows what a state manager has.
+manager's own rules (``manager.rules``) to drafts and says what several files have wrong, each a
+``problems.FileProblem`` with its line; ``apply`` declares a draft at a state manager.
 """

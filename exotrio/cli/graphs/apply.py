@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import click
 
 from exotrio._wire.graphs import GraphBody
-from exotrio.cli.graphs.file import Draft, draft_of, is_json, read_draft
+from exotrio.cli.graphs.file import draft_of, is_json, read_draft
 from exotrio.cli.graphs.problems import Locator
 from exotrio.cli.load import load
 from exotrio.cli.terminal.output import print_message
@@ -28,12 +28,7 @@ class Application:
     locator: Locator
 
     async def upsert(self, manager: StateManager, timeout: float) -> None:
-        """Create or replace the graph and wait until it is validated.
-
-        Raises:
-            GraphInvalid: it breaks rules; each problem has its place in the file.
-            ManagerError: as its subclasses say.
-        """
+        """Create or replace the graph, and wait for its validation; GraphInvalid has lines of the file."""
         body, given = self.body, self.body.model_fields_set
         try:
             # What the file leaves out is not sent: the defaults are the state manager's.
@@ -52,19 +47,17 @@ class Application:
 
 
 def read_application(target: str, name: str | None, secrets: Mapping[str, str]) -> Application:
-    """Read the graph in a file.
+    """Read the graph in a JSON file, or in a Python file or module, and refuse one that breaks rules.
 
     Args:
-        target: A JSON file, or a Python file or module.
         name: Name of the graph, in place of the file's; of several in Python, which.
         secrets: Secrets given beside the file.
-
-    Raises:
-        GraphInvalid: its fields break rules; every problem is named with its place.
-        ModuleInvalid: the Python file cannot be used, or lacks this Graph.
-        UsageError: the name or a secret is not given.
     """
-    draft = read_draft(target) if is_json(target) else _of_module(target, name)
+    if is_json(target):
+        draft = read_draft(target)
+    else:
+        loaded = load(target)
+        draft = draft_of(loaded, loaded.graph(name or loaded.attribute))
     errors = [str(problem) for problem in draft.problems if problem.severity == "error"]
     for problem in draft.problems:
         if problem.severity == "warning":
@@ -81,8 +74,3 @@ def read_application(target: str, name: str | None, secrets: Mapping[str, str]) 
         wanted = " ".join(f"--secret {each}" for each in missing)
         raise click.UsageError(f"{draft.file} names secrets without their values: give {wanted}")
     return Application(name, draft.body, {**draft.body.secrets, **secrets}, draft.locator)
-
-
-def _of_module(target: str, name: str | None) -> Draft:
-    loaded = load(target)
-    return draft_of(loaded, loaded.graph(name or loaded.attribute))

@@ -1,4 +1,4 @@
-"""Checks a graph by the rules of the state manager, with its own modules and without a database.
+"""Checks graphs by the rules of the state manager, with its own modules and without a database.
 
 Nodes are known from the Runtimes in the Python files that were given. The nodes of a namespace that none of
 these Runtimes is in are not known: they are assumed to be whatever the graph needs.
@@ -6,16 +6,19 @@ these Runtimes is in are not known: they are assumed to be whatever the graph ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from exotrio._nodes.checks import declare
 from exotrio._runtime.runtime import Runtime
 from exotrio._wire.graphs import GraphBody
-from exotrio.cli.graphs.file import Draft
+from exotrio.cli.graphs.file import Draft, draft_of, is_json, read_draft
 from exotrio.cli.graphs.problems import FileProblem
+from exotrio.cli.load import load, users_line
 from exotrio.cli.terminal.words import meant
+from exotrio.errors import ExotrioError, ProblemsError
+from exotrio.graph import Graph
 from exotrio.manager.rules.placeholders import PlaceholderError, parse_placeholders
 from exotrio.manager.rules.problems import Problem, RulesBroken
 from exotrio.manager.rules.registered import Registered, check_registered
@@ -26,16 +29,13 @@ Nodes = Mapping[tuple[str, str], Registered]
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a check found.
-
-    Attributes:
-        problems: Errors and warnings, in the order of their lines.
-        unknown: Namespaces whose nodes are not known.
-    """
+    """What the check of a graph found."""
 
     draft: Draft
     problems: list[FileProblem]
+    """Errors and warnings, in the order of their lines."""
     unknown: frozenset[str]
+    """Namespaces whose nodes are not known."""
 
     @property
     def valid(self) -> bool:
@@ -59,13 +59,7 @@ def nodes_of(runtimes: Iterable[Runtime]) -> dict[tuple[str, str], Registered]:
 
 
 def check_draft(draft: Draft, nodes: Nodes, secrets: Iterable[str] = ()) -> Checked:
-    """Check a graph by every rule.
-
-    Args:
-        draft: The graph.
-        nodes: The nodes that are known.
-        secrets: Names of secrets that will be given beside the file.
-    """
+    """Check a graph by every rule; ``secrets`` are names of those that will be given beside the file."""
     problems = list(draft.problems)
     unknown: frozenset[str] = frozenset()
     if draft.body is not None:
@@ -120,3 +114,86 @@ class _AnyOutputs(dict[str, Any]):
 
 def _unseen(namespace: str, name: str) -> Registered:
     return Registered(id=-1, namespace=namespace, name=name, inputs={}, outputs=_AnyOutputs(), secrets=())
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The graphs of several files, and the files that could not be read."""
+
+    checked: list[Checked] = field(default_factory=list)
+    broken: list[FileProblem] = field(default_factory=list)
+    without_graphs: list[str] = field(default_factory=list)
+
+    @property
+    def valid(self) -> bool:
+        return not self.broken and all(each.valid for each in self.checked)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "valid": self.valid,
+            "graphs": [
+                {"file": each.draft.file, "graph": each.draft.name, "valid": each.valid}
+                for each in self.checked
+            ],
+            "problems": [asdict(problem) for problem in self._problems()],
+        }
+
+    def as_lines(self) -> list[str]:
+        lines = [str(problem) for problem in self._problems()]
+        for each in self.checked:
+            name = f"graph {each.draft.name}" if each.draft.name else "the graph"
+            lines.append(f"{each.draft.file}: {name} is {'valid' if each.valid else 'invalid'}")
+        lines += [f"{file}: no graph" for file in self.without_graphs]
+        return lines
+
+    def not_checked(self) -> Iterator[str]:
+        """Yield a message about what was not checked."""
+        unknown = sorted(frozenset().union(*(each.unknown for each in self.checked)))
+        if unknown:
+            yield (
+                f"not checked: the nodes of namespace {', '.join(map(repr, unknown))}; "
+                "name the Python file of their Runtime too"
+            )
+
+    def _problems(self) -> Iterator[FileProblem]:
+        yield from self.broken
+        for each in self.checked:
+            yield from each.problems
+
+
+def check_files(targets: Sequence[str], secrets: Sequence[str] = ()) -> Report:
+    """Check the graphs of all files, with the nodes that the Python files among them define."""
+    drafts: list[Draft] = []
+    runtimes: list[Runtime] = []
+    report = Report()
+    for target in targets:
+        if is_json(target):
+            draft = read_draft(target)
+            if draft.body is None and draft.locator.source is None:
+                report.broken.extend(draft.problems)
+            else:
+                drafts.append(draft)
+            continue
+        try:
+            loaded = load(target)
+        except ExotrioError as error:
+            report.broken.extend(_broken(target, error))
+            continue
+        graphs = loaded.all_of(Graph)
+        drafts += [draft_of(loaded, graph) for graph in graphs]
+        runtimes += loaded.all_of(Runtime)
+        if not graphs:
+            report.without_graphs.append(target)
+    nodes = nodes_of(runtimes)
+    report.checked.extend(check_draft(draft, nodes, secrets) for draft in drafts)
+    return report
+
+
+def _broken(target: str, error: ExotrioError) -> list[FileProblem]:
+    place = users_line(error.__cause__) if error.__cause__ else None
+    line = place[1] if place and place[0].endswith(target.rpartition(":")[0] or target) else None
+    what = error.what.removeprefix(f"{target} ")
+    problems = error.problems if isinstance(error, ProblemsError) else ()
+    return [FileProblem(target, f"{what}: {problem}", line) for problem in problems] or [
+        FileProblem(target, what, line)
+    ]

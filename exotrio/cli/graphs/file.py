@@ -8,7 +8,7 @@ as the state manager shows it, is only named there: its value has to be given be
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,23 +32,24 @@ _SHOWN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A graph as a file declares it.
+    """A graph as a file declares it."""
 
-    Attributes:
-        file: The file or module, as it was given.
-        name: Its name, if the file has one.
-        body: The declaration, or None if the file cannot be read as one.
-        problems: What is wrong with its fields, and what is ignored.
-        named_secrets: Secrets that the file only names.
-        locator: Finds the lines of further problems.
-    """
-
-    file: str
-    name: str | None
-    body: GraphBody | None
     locator: Locator
+    """Knows the file, and finds the lines of further problems."""
+    body: GraphBody | None
+    """The declaration, or None if the file cannot be read as one."""
     problems: list[FileProblem] = field(default_factory=list)
+    """What is wrong with its fields, and what is ignored."""
     named_secrets: frozenset[str] = frozenset()
+    """Secrets that the file only names."""
+
+    @property
+    def file(self) -> str:
+        return self.locator.file
+
+    @property
+    def name(self) -> str | None:
+        return self.locator.graph
 
 
 def is_json(target: str) -> bool:
@@ -58,14 +59,9 @@ def is_json(target: str) -> bool:
     return not target.endswith(".py") and Path(target).is_file()
 
 
-def drafts_of(loaded: Loaded) -> list[Draft]:
-    """Return every graph at the top level of a module."""
-    return [draft_of(loaded, graph) for graph in loaded.graphs()]
-
-
 def draft_of(loaded: Loaded, graph: Graph) -> Draft:
     """Return a ``Graph``; its fields were checked when it was built."""
-    return Draft(loaded.target, graph.name, GraphBody.of(graph), Locator(loaded.target, graph.name))
+    return Draft(Locator(loaded.target, graph.name), GraphBody.of(graph))
 
 
 def read_draft(file: str) -> Draft:
@@ -78,7 +74,7 @@ def read_draft(file: str) -> Draft:
         return _nothing(file, str(error))
     if not isinstance(source.value, dict):
         return _nothing(file, 'a graph is a JSON object: {"nodes": [...], ...}', 1)
-    return _Reader(shown(file), source).draft()
+    return _draft_of_json(shown(file), source)
 
 
 def _text(file: str) -> str:
@@ -89,72 +85,50 @@ def _text(file: str) -> str:
 
 
 def _nothing(file: str, why: str, line: int | None = None) -> Draft:
-    name = shown(file)
-    return Draft(name, None, None, Locator(name), [FileProblem(name, why, line)])
+    return Draft(Locator(shown(file)), None, [FileProblem(shown(file), why, line)])
 
 
-class _Reader:
-    def __init__(self, file: str, source: Source) -> None:
-        self._source = source
-        self._raw: dict[str, Any] = source.value
-        name = next((self._raw[key] for key in ("name", "graph_name") if key in self._raw), None)
-        self._name = name if isinstance(name, str) and name.strip() else None
-        self._locator = Locator(file, self._name, source, self._raw)
-
-    def draft(self) -> Draft:
-        at = self._locator.at
-        problems = [at(place, "is given twice; the last one is used") for place in self._source.repeated]
-        problems += [
-            at((key,), "must be a name in quotes")
-            for key in ("name", "graph_name")
-            if key in self._raw and not (isinstance(self._raw[key], str) and self._raw[key].strip())
-        ]
-        secrets = self._raw.get("secrets", {})
-        named_secrets = (
-            [name for name, value in secrets.items() if value is True] if _is_object(secrets) else []
-        )
-        body = None
-        try:
-            fields = {**self._raw, "secrets": secrets}
-            if named_secrets:
-                fields["secrets"] = {**secrets, **dict.fromkeys(named_secrets, "")}
-            body = GraphBody.model_validate(fields)
-        except ValidationError as error:
-            problems += self._locator.invalid(error)
-        problems += self._unknown()
-        return Draft(self._locator.file, self._name, body, self._locator, problems, frozenset(named_secrets))
-
-    def _unknown(self) -> list[FileProblem]:
-        """Return a warning for every unknown field; most often it is mistyped."""
-        return [
-            self._locator.at(
-                (*place, name),
-                f"unknown field, ignored{meant(name, known)}",
-                severity="warning",
-            )
-            for place, found, known in self._objects()
-            if _is_object(found)
-            for name in found
-            if name not in known and not (place == () and name in _SHOWN)
-        ]
-
-    def _objects(self) -> Iterator[tuple[Place, Any, Mapping[str, Any]]]:
-        def fields(model: type[BaseModel]) -> Mapping[str, Any]:
-            return model.model_fields
-
-        yield (), self._raw, fields(GraphBody)
-        yield ("retry_policy",), self._raw.get("retry_policy"), fields(RetryPolicyModel)
-        yield ("store_config",), self._raw.get("store_config"), fields(StoreConfigModel)
-        for index, node in enumerate(_as_list(self._raw.get("nodes"))):
-            yield ("nodes", index), node, fields(GraphNodeModel)
-            if _is_object(node):
-                yield ("nodes", index, "unites"), node.get("unites"), fields(UnitesModel)
-        for index, trigger in enumerate(_as_list(self._raw.get("triggers"))):
-            yield ("triggers", index), trigger, fields(TriggerModel)
+def _draft_of_json(file: str, source: Source) -> Draft:
+    raw: dict[str, Any] = source.value
+    named = {key: raw[key] for key in ("name", "graph_name") if key in raw}
+    bad_names = [key for key, name in named.items() if not (isinstance(name, str) and name.strip())]
+    first = next(iter(named), None)
+    locator = Locator(file, None if first is None or first in bad_names else named[first], source)
+    problems = [locator.at(place, "is given twice; the last one is used") for place in source.repeated]
+    problems += [locator.at((key,), "must be a name in quotes") for key in bad_names]
+    secrets, named_secrets = raw.get("secrets", {}), frozenset[str]()
+    if isinstance(secrets, dict):
+        named_secrets = frozenset(name for name, value in secrets.items() if value is True)
+        secrets = {**secrets, **dict.fromkeys(named_secrets, "")}
+    body = None
+    try:
+        body = GraphBody.model_validate({**raw, "secrets": secrets})
+    except ValidationError as error:
+        problems += locator.invalid(error)
+    return Draft(locator, body, [*problems, *_unknown(raw, locator)], named_secrets)
 
 
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
+def _unknown(raw: dict[str, Any], locator: Locator) -> Iterator[FileProblem]:
+    """Yield a warning for every unknown field; most often it is mistyped."""
+    for place, found, model in _objects(raw):
+        known = model.model_fields
+        for name in found if isinstance(found, dict) else ():
+            if name not in known and not (place == () and name in _SHOWN):
+                text = f"unknown field, ignored{meant(name, known)}"
+                yield locator.at((*place, name), text, severity="warning")
+
+
+def _objects(raw: dict[str, Any]) -> Iterator[tuple[Place, Any, type[BaseModel]]]:
+    """Yield the place, the value and the model of all that has fields."""
+    yield (), raw, GraphBody
+    yield ("retry_policy",), raw.get("retry_policy"), RetryPolicyModel
+    yield ("store_config",), raw.get("store_config"), StoreConfigModel
+    for index, node in enumerate(_as_list(raw.get("nodes"))):
+        yield ("nodes", index), node, GraphNodeModel
+        if isinstance(node, dict):
+            yield ("nodes", index, "unites"), node.get("unites"), UnitesModel
+    for index, trigger in enumerate(_as_list(raw.get("triggers"))):
+        yield ("triggers", index), trigger, TriggerModel
 
 
 def _as_list(value: Any) -> list[Any]:

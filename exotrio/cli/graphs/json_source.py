@@ -17,17 +17,13 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[][{},:]|[^][{},:"\s]+')
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A JSON text that was read.
-
-    Attributes:
-        value: Its value.
-        lines: Place of each value to the line (from 1) on which it, or its key, begins.
-        repeated: Keys that stand twice in their object; the last one counts.
-    """
+    """A JSON text that was read."""
 
     value: Any
     lines: Mapping[Place, int]
+    """Place of each value to the line (from 1) on which it, or its key, begins."""
     repeated: tuple[Place, ...]
+    """Keys that stand twice in their object; the last one counts."""
 
     def line(self, place: Place) -> int | None:
         """Return the line of a place, or of what is around it if it is not there."""
@@ -37,11 +33,7 @@ class Source:
 
 
 def read_json(text: str) -> Source:
-    """Read a JSON text.
-
-    Raises:
-        json.JSONDecodeError: it is not JSON; it says in which line.
-    """
+    """Read a JSON text; ``json.JSONDecodeError`` says in which line it is not JSON."""
     try:
         # Whether it is JSON at all. Single values that are not are refused below, with their lines.
         json.loads(text, parse_constant=str, parse_int=str)

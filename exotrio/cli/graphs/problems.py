@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -16,25 +15,18 @@ from exotrio.manager.rules.problems import Problem
 
 @dataclass(frozen=True, slots=True)
 class FileProblem:
-    """One thing that is wrong in a file.
-
-    Attributes:
-        file: The file or module, as it was given.
-        message: What is wrong, in one line; it names node and input.
-        line: The line, or None if it is not known.
-        graph: Name of the graph, if that is known.
-        node: Identifier of the node, if it is about one.
-        field: Field of the node or the graph; of an input, ``inputs.NAME``.
-        severity: ``error``, or ``warning`` for what the state manager ignores.
-    """
+    """One thing that is wrong in a file. What is not known, or not about one, is None."""
 
     file: str
     message: str
+    """In one line; it names node and input."""
     line: int | None = None
     graph: str | None = None
     node: str | None = None
     field: str | None = None
+    """Field of the node or the graph; of an input, ``inputs.NAME``."""
     severity: str = "error"
+    """``error``, or ``warning`` for what the state manager ignores."""
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
@@ -44,19 +36,11 @@ class FileProblem:
 
 @dataclass(frozen=True, slots=True)
 class Locator:
-    """Finds the place of a problem in a file.
-
-    Args:
-        file: The file or module, as it was given.
-        graph: Name of the graph.
-        source: The text, if the file is JSON.
-        raw: The graph in it.
-    """
+    """Finds the place of a problem in a file, and in its text if the file is JSON."""
 
     file: str
     graph: str | None = None
     source: Source | None = None
-    raw: Any = None
 
     def at(self, place: Place, message: str, *, severity: str = "error") -> FileProblem:
         """Return a problem with what is at ``place`` in the graph."""
@@ -69,9 +53,7 @@ class Locator:
         elif field:
             message = f"{field}: {message}"
         line = self.source.line(place) if self.source else None
-        return FileProblem(
-            self.file, message, line, graph=self.graph, node=node, field=field, severity=severity
-        )
+        return FileProblem(self.file, message, line, self.graph, node, field, severity)
 
     def locate(self, problem: Problem, nodes: Sequence[GraphNodeModel]) -> FileProblem:
         """Return a problem that the rules of the state manager name."""
@@ -86,25 +68,20 @@ class Locator:
         if self.source is not None and place:
             # A field of the graph that is not in the file has no line, not the one of the graph.
             line = self.source.lines.get(place) if len(place) == 1 else self.source.line(place)
-        return FileProblem(
-            self.file, str(problem), line, graph=self.graph, node=problem.node, field=problem.field
-        )
+        return FileProblem(self.file, str(problem), line, self.graph, problem.node, problem.field)
 
     def invalid(self, error: ValidationError) -> list[FileProblem]:
         """Return every problem that pydantic found, without the values: they may be secret."""
-        return [
-            self.at(_place_of(found["loc"]), found["msg"].removeprefix("Value error, "))
-            for found in error.errors(include_url=False, include_context=False, include_input=False)
-        ]
+        problems = []
+        for found in error.errors(include_url=False, include_context=False, include_input=False):
+            loc = found["loc"]
+            place = loc[:-1] if loc[-1:] == ("[key]",) else loc  # for the name of an entry
+            problems.append(self.at(place, found["msg"].removeprefix("Value error, ")))
+        return problems
 
     def _identifier(self, index: str | int) -> str | None:
-        nodes = self.raw.get("nodes") if isinstance(self.raw, dict) else None
-        if not isinstance(nodes, list) or not isinstance(index, int) or index >= len(nodes):
+        try:
+            found = self.source.value["nodes"][index]["identifier"] if self.source else None
+        except (LookupError, TypeError):  # it is about what is not there, or is of another type
             return None
-        found = nodes[index].get("identifier") if isinstance(nodes[index], dict) else None
         return found if isinstance(found, str) else None
-
-
-def _place_of(loc: tuple[int | str, ...]) -> Place:
-    """Return the place of an error of pydantic, which adds ``[key]`` for the name of an entry."""
-    return loc[:-1] if loc[-1:] == ("[key]",) else loc

@@ -21,24 +21,19 @@ MAX_POLL_INTERVAL = 1.0
 """Seconds between two polls of the run."""
 
 
-def follow(connection: Connection, start: Start, output: str) -> int:
+def follow(connection: Connection, start: Start) -> int:
     """Show a run's progress until it ends, then its result; return the exit code.
 
-    SIGINT and SIGTERM end the following, not the run.
-
-    Args:
-        start: Returns the id of the run to follow; it may start it.
-        output: Form of the result, ``table`` or ``json``.
+    SIGINT and SIGTERM end the following, not the run. ``start`` returns the id of the run; it may start it.
     """
-    follower = _Follower(connection, start, output)
+    follower = _Follower(connection, start)
     return run_blocking(follower.main, follower.stop)
 
 
 class _Follower:
-    def __init__(self, connection: Connection, start: Start, output: str) -> None:
+    def __init__(self, connection: Connection, start: Start) -> None:
         self._connection = connection
         self._start = start
-        self._output = output
         self._progress = progress_for()
         self._following = trio.CancelScope()
         self._stopped = False
@@ -63,7 +58,7 @@ class _Follower:
                         run = await manager.wait(
                             run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=self._progress.show
                         )
-                    print_result(await collect(manager, run), self._output, self._progress.elapsed)
+                    print_result(await collect(manager, run), self._connection.form, self._progress.elapsed)
         if run is None or self._following.cancelled_caught:
             self._progress.print_message(self._how_to_continue(run_id))
             return INTERRUPTED

@@ -18,7 +18,7 @@ from exotrio._util.crossing import call_in_loop
 from exotrio._util.settings import read_settings
 from exotrio._util.terminal_text import harmless
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS, bare_errors
-from exotrio.cli.lookup.lists import list_runs
+from exotrio.cli.lookup import list_runs
 from exotrio.cli.program import command_line
 from exotrio.cli.runs.result import collect, print_result
 from exotrio.cli.runs.start import check_run_values
@@ -40,9 +40,19 @@ REFRESH = 0.5
 """Seconds between two updates of the progress that nodes report."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What to run, and where."""
+@dataclass(kw_only=True, eq=False)
+class LocalRun:
+    """One run of the command ``run``.
+
+    Attributes:
+        graph: None to continue the run ``resume``.
+        port: Where the embedded state manager is served, 0: any free port; None to serve it nowhere.
+        progress: Shows the run, and prints messages about it.
+        private: Only the user sees the messages, and no log keeps them.
+
+    Raises:
+        UsageError: inputs or store keys do not fit the graph.
+    """
 
     target: str
     runtime: Runtime
@@ -53,96 +63,15 @@ class RunRequest:
     resume: str | None
     output: str
     port: int | None
+    progress: Progress
+    private: bool
 
-    def check_inputs(self) -> None:
-        """Refuse inputs and store keys that do not fit the graph.
-
-        Raises:
-            UsageError: there are such.
-        """
-        if self.graph is not None:
-            graph = self.graph
+    def __post_init__(self) -> None:
+        graph = self.graph
+        if graph is not None:
             check_run_values(graph.name, graph.nodes, graph.store_config, self.inputs, self.store)
-
-    def require_nodes(self, graph: Graph) -> None:
-        """Refuse nodes that this Runtime lacks: an embedded state manager has no other runtime.
-
-        The state manager itself accepts them if an earlier Runtime of this database had them.
-
-        Raises:
-            GraphInvalid: there are such.
-        """
-        known, namespace = [node.__name__ for node in self.runtime.nodes], self.runtime.namespace
-        problems = [
-            f"node {node.identifier!r} runs {node.node_name!r} of namespace {node.namespace!r}"
-            for node in graph.nodes
-            if node.namespace != namespace or node.node_name not in known
-        ]
-        if problems:
-            raise GraphInvalid(
-                f"graph {graph.name!r} has nodes that no Runtime here has",
-                problems,
-                where=f"the Runtime has, in namespace {namespace!r}: {', '.join(known)}",
-                fix="add them to its nodes=[...], or change the graph",
-            )
-
-    def require_nodes_of(self, run: Run) -> None:
-        """Refuse to continue a run that waits for nodes this Runtime lacks.
-
-        Raises:
-            GraphInvalid: it does.
-        """
-        known = [node.__name__ for node in self.runtime.nodes]
-        over = {StateStatus.SUCCESS, StateStatus.PRUNED, StateStatus.RETRY_CREATED}
-        problems = [
-            f"node {node.identifier!r} runs {node.node_name!r}"
-            for node in run.nodes
-            if node.node_name not in known and node.counts.keys() - over
-        ]
-        if problems and run.status is RunStatus.PENDING:
-            raise GraphInvalid(
-                f"run {run.run_id} waits for nodes that the Runtime in {self.target} lacks",
-                problems,
-                where=f"it has: {', '.join(known)}",
-                fix=f"continue it with the file that has the graph {run.graph_name!r}",
-            )
-
-    def command_to_resume(self, run_id: str, target: str | None = None) -> str:
-        """Return the command that continues a run; it can be copied, and works in the same folder.
-
-        Args:
-            target: The file, if it is another one. Defaults to None: the one that runs.
-        """
-        command = ["run", target or self.target]
-        command += ["--db", self.db] if self.db else []
-        command += ["-o", self.output] if self.output != "table" else []
-        command += ["--serve", str(self.port)] if self.port is not None else []
-        return command_line([*command, "--resume", run_id])
-
-    def about_leftovers(self, runs: Sequence[RunSummary], more: bool, db: str) -> str:
-        """Return a message about earlier unfinished runs, which this command does not continue."""
-        assert self.graph is not None
-        named = ", ".join(f"{run.run_id} of {run.graph_name!r}" for run in runs) + (", ..." if more else "")
-        run_id = runs[0].run_id if len(runs) == 1 else "RUN"
-        ours = all(run.graph_name == self.graph.name for run in runs)
-        resume = self.command_to_resume(run_id, None if ours else "FILE")
-        cancel = command_line(["runs", "cancel", run_id, "--namespace", self.runtime.namespace, "--db", db])
-        return f"not finished earlier: {named}; to continue: {resume}; to end: {cancel}"
-
-
-class LocalRun:
-    """One run of the command ``run``.
-
-    Args:
-        private: Only the user sees the messages, and no log keeps them.
-    """
-
-    def __init__(self, request: RunRequest, progress: Progress, *, private: bool) -> None:
-        self._request = request
-        self._progress = progress
-        self._private = private
-        self._run_id = request.resume
-        self._own_id = request.resume or str(uuid4())
+        self._run_id = self.resume
+        self._own_id = self.resume or str(uuid4())
         self._interrupted = False
         self._embedded = False
         self._asking = trio.CancelScope()
@@ -151,57 +80,49 @@ class LocalRun:
     def stop(self, grace: float | None, why: str) -> None:
         """Called from the signal handler."""
         self._interrupted = True
-        self._request.runtime.stop(grace, why=why)
+        self.runtime.stop(grace, why=why)
         call_in_loop(self._token, self._stopping, grace is None)
 
     def exiting(self) -> None:
         """Called from the signal handler just before the process exits."""
-        self._progress.restore_terminal()
-        with suppress(OSError):
-            os.write(
-                2, f"\n{harmless(self._how_to_continue())}\n".encode()
-            )  # unbuffered: a buffered write may be interrupted
+        self.progress.restore_terminal()
+        with suppress(OSError):  # unbuffered: a buffered write may be interrupted
+            os.write(2, f"\n{harmless(self._how_to_continue())}\n".encode())
 
     def _stopping(self, first: bool) -> None:
         self._asking.cancel()
         if first and self._run_id is not None:
-            self._progress.print_message("stopping: running nodes may finish; Ctrl-C again cancels them")
+            self.progress.print_message("stopping: running nodes may finish; Ctrl-C again cancels them")
 
     async def main(self) -> int:
-        request = self._request
         self._token = trio.lowlevel.current_trio_token()
-        settings = read_settings()
         with bare_errors():
             async with AsyncExitStack() as stack:
-                transport, asked = None, settings.state_manager_uri
-                if request.db is not None or settings.state_manager_uri is None:
+                asked = read_settings().state_manager_uri
+                if self.db is not None or asked is None:
                     # Here, since a run at a URI needs no state manager of its own.
                     from exotrio.manager.serving import DEFAULT_DB
 
-                    asked = request.db or str(DEFAULT_DB)
+                    asked = self.db or str(DEFAULT_DB)
                     transport = await stack.enter_async_context(self._embed(asked))
+                    stack.enter_context(ambient_endpoint(Endpoint(EMBEDDED_URI, None, transport)))
                     self._embedded = True
-                elif request.port is not None:
+                elif self.port is not None:
                     raise click.UsageError(
                         f"--serve serves the embedded state manager, and this run's is {asked}, from "
                         "EXOSPHERE_STATE_MANAGER_URI; give --db FILE too, or use the dashboard of that one"
                     )
-                if transport is not None:
-                    stack.enter_context(ambient_endpoint(Endpoint(EMBEDDED_URI, None, transport)))
-                request.runtime.work_on(self._own_id)
-                client = await stack.enter_async_context(StateManager(request.runtime.namespace))
+                self.runtime.work_on(self._own_id)
+                client = await stack.enter_async_context(StateManager(self.runtime.namespace))
                 # Before the runtime, which waits for a state manager that is not reachable.
                 with self._asking:
-                    await self._ask_first(client, asked or "")
+                    await self._ask_first(client, asked)
                 return await self._follow(client)
 
     @asynccontextmanager
     async def _embed(self, db: str) -> AsyncIterator[httpx.AsyncBaseTransport]:
-        """Run the embedded state manager, and serve it with --serve.
-
-        Without schedules: their runs would not be executed.
-        """
-        if self._request.port is None:
+        """Run the embedded state manager, without schedules: their runs would not be executed."""
+        if self.port is None:
             from exotrio.manager import embedded  # here, as above
 
             async with embedded(db, schedules=False) as transport:
@@ -211,14 +132,14 @@ class LocalRun:
         from exotrio.cli.terminal.browser import sign_in_page, write_redirect
         from exotrio.manager.serving import embedded_and_served
 
-        async with embedded_and_served(db, ports=(self._request.port,), schedules=False) as served:
+        async with embedded_and_served(db, ports=(self.port,), schedules=False) as served:
             with sign_in_page(db) as page:
                 link = served.sign_in_link()
-                if not self._private:
+                if not self.private:
                     # A log has readers who must not sign in.
                     write_redirect(page, link)
                     link = f"{page} (it leads to {served.url})"
-                self._progress.print_message(f"dashboard, to be opened once within 10 minutes: {link}")
+                self.progress.print_message(f"dashboard, to be opened once within 10 minutes: {link}")
                 yield served.transport
 
     async def _ask_first(self, client: StateManager, asked: str) -> None:
@@ -228,18 +149,18 @@ class LocalRun:
                 run = await client.status(self._run_id)
             except NotFound as error:
                 raise NotFound(
-                    f"there is no run {self._run_id!r} in namespace {self._request.runtime.namespace!r}",
+                    f"there is no run {self._run_id!r} in namespace {self.runtime.namespace!r}",
                     where=f"looked up in {asked}, asked for with --resume",
                     fix="give the id that was printed when the run began, and the same --db",
                 ) from error
-            self._request.require_nodes_of(run)
+            self._require_nodes_of(run)
             return
         if not self._embedded:
             await client.runs(1, 1)  # other runs there are not ours to report
             return
         runs, more = await list_runs(client, None, RunStatus.PENDING, MAX_LEFTOVERS)
         if runs:
-            self._progress.print_message(self._request.about_leftovers(runs, more, asked))
+            self.progress.print_message(self._about_leftovers(runs, more, asked))
 
     async def _follow(self, client: StateManager) -> int:
         following = trio.CancelScope()
@@ -247,7 +168,7 @@ class LocalRun:
 
         async def work(task_status: trio.TaskStatus[Runtime]) -> None:
             try:
-                await self._request.runtime.run(task_status=task_status)
+                await self.runtime.run(task_status=task_status)
             finally:
                 # A drained runtime executes nothing more of the run.
                 following.cancel()
@@ -257,19 +178,19 @@ class LocalRun:
             if self._run_id is None and not self._interrupted:
                 self._run_id = await self._trigger(client)
             if self._run_id is not None:
-                with self._progress, following:
+                with self.progress, following:
                     async with trio.open_nursery() as looking:
                         looking.start_soon(self._refresh)
                         run = await client.wait(
-                            self._run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=self._progress.show
+                            self._run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=self.progress.show
                         )
                         looking.cancel_scope.cancel()
-                self._request.runtime.stop(why="the end of the run")
+                self.runtime.stop(why="the end of the run")
                 if run is not None:
                     # Before the drain, in which nodes of other runs may still finish (through v0).
-                    print_result(await collect(client, run), self._request.output, self._progress.elapsed)
+                    print_result(await collect(client, run), self.output, self.progress.elapsed)
         if run is None:
-            self._progress.print_message(self._how_to_continue())
+            self.progress.print_message(self._how_to_continue())
             return INTERRUPTED
         return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
 
@@ -277,25 +198,72 @@ class LocalRun:
         # The progress of nodes changes without the counts of the run.
         while True:
             await trio.sleep(REFRESH)
-            self._progress.refresh()
+            self.progress.refresh()
 
     async def _trigger(self, client: StateManager) -> str:
-        request = self._request
-        assert request.graph is not None
-        await client.upsert_graph(request.graph)
+        assert self.graph is not None
+        await client.upsert_graph(self.graph)
         if self._embedded:
-            request.require_nodes(request.graph)
-        reply = await client.trigger(
-            request.graph.name, inputs=request.inputs, store=request.store, run_id=self._own_id
-        )
+            self._require_nodes(self.graph)
+        name, own_id = self.graph.name, self._own_id
+        reply = await client.trigger(name, inputs=self.inputs, store=self.store, run_id=own_id)
         run_id: str = reply["run_id"]
-        self._progress.print_message(f"run {run_id} of graph {request.graph.name!r}")
+        self.progress.print_message(f"run {run_id} of graph {self.graph.name!r}")
         return run_id
 
     def _how_to_continue(self) -> str:
         if self._run_id is None:
             return "interrupted before the run began: nothing was started"
-        if self._request.db == ":memory:":
+        if self.db == ":memory:":
             return "interrupted; the run was kept in memory only, so it is gone"
-        command = self._request.command_to_resume(self._run_id)
+        command = self._command_to_resume(self._run_id, self.target)
         return f"interrupted; everything is kept. Continue with:\n  {command}"
+
+    def _require_nodes(self, graph: Graph) -> None:
+        """Refuse nodes that this Runtime lacks: an embedded state manager has no other runtime.
+
+        The state manager itself accepts them if an earlier Runtime of this database had them.
+        """
+        known, namespace = [node.__name__ for node in self.runtime.nodes], self.runtime.namespace
+        problems = [
+            f"node {node.identifier!r} runs {node.node_name!r} of namespace {node.namespace!r}"
+            for node in graph.nodes
+            if node.namespace != namespace or node.node_name not in known
+        ]
+        if problems:
+            what = f"graph {graph.name!r} has nodes that no Runtime here has"
+            where = f"the Runtime has, in namespace {namespace!r}: {', '.join(known)}"
+            fix = "add them to its nodes=[...], or change the graph"
+            raise GraphInvalid(what, problems, where=where, fix=fix)
+
+    def _require_nodes_of(self, run: Run) -> None:
+        """Refuse to continue a run that waits for nodes this Runtime lacks."""
+        known = [node.__name__ for node in self.runtime.nodes]
+        over = {StateStatus.SUCCESS, StateStatus.PRUNED, StateStatus.RETRY_CREATED}
+        problems = [
+            f"node {node.identifier!r} runs {node.node_name!r}"
+            for node in run.nodes
+            if node.node_name not in known and node.counts.keys() - over
+        ]
+        if problems and run.status is RunStatus.PENDING:
+            what = f"run {run.run_id} waits for nodes that the Runtime in {self.target} lacks"
+            fix = f"continue it with the file that has the graph {run.graph_name!r}"
+            raise GraphInvalid(what, problems, where=f"it has: {', '.join(known)}", fix=fix)
+
+    def _about_leftovers(self, runs: Sequence[RunSummary], more: bool, db: str) -> str:
+        """Return a message about earlier unfinished runs, which this command does not continue."""
+        assert self.graph is not None
+        named = ", ".join(f"{run.run_id} of {run.graph_name!r}" for run in runs) + (", ..." if more else "")
+        run_id = runs[0].run_id if len(runs) == 1 else "RUN"
+        ours = all(run.graph_name == self.graph.name for run in runs)
+        resume = self._command_to_resume(run_id, self.target if ours else "FILE")
+        cancel = command_line(["runs", "cancel", run_id, "--namespace", self.runtime.namespace, "--db", db])
+        return f"not finished earlier: {named}; to continue: {resume}; to end: {cancel}"
+
+    def _command_to_resume(self, run_id: str, target: str) -> str:
+        """Return the command that continues a run; it can be copied, and works in the same folder."""
+        command = ["run", target]
+        command += ["--db", self.db] if self.db else []
+        command += ["-o", self.output] if self.output != "table" else []
+        command += ["--serve", str(self.port)] if self.port is not None else []
+        return command_line([*command, "--resume", run_id])

@@ -18,21 +18,16 @@ MAX_TRACEBACK = 30
 """Lines of a traceback that are printed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What is printed of a finished run.
-
-    Attributes:
-        outputs: (identifier, outputs) of the first successes of nodes without next nodes.
-        outputs_left: How many more there are.
-        errors: (identifier, state id, error) of the first failed states.
-        errors_left: How many more there are.
-    """
+    """What is printed of a finished run; of many outputs and errors the first ones."""
 
     run: Run
-    outputs: list[tuple[str, dict[str, Any]]]
+    outputs: list[dict[str, Any]]
+    """``identifier`` and ``outputs`` of successes of nodes without next nodes."""
     outputs_left: int
-    errors: list[tuple[str, str, str]]
+    errors: list[dict[str, str]]
+    """``identifier``, ``state_id`` and ``error`` of failed states."""
     errors_left: int
 
 
@@ -43,30 +38,26 @@ async def collect(client: StateManager, run: Run) -> Result:
     last = {node.identifier for node in template.nodes if not node.next_nodes}
     ends = [node for node in graph.nodes if node.status is StateStatus.SUCCESS and node.identifier in last]
     failed = [node for node in graph.nodes if node.status in ERRORED]
+    errors = [
+        {"identifier": node.identifier, "state_id": node.id, "error": node.error or ""}
+        for node in failed[:MAX_SHOWN]
+    ]
     outputs = []
     for node in ends[:MAX_SHOWN]:
         state = await client.state(run.graph_name, run.run_id, node.id)
         if state.outputs:
-            outputs.append((node.identifier, state.outputs))
+            outputs.append({"identifier": node.identifier, "outputs": state.outputs})
     return Result(
         run=run,
         outputs=outputs,
         outputs_left=max(0, len(ends) - MAX_SHOWN),
-        errors=[(node.identifier, node.id, node.error or "") for node in failed[:MAX_SHOWN]],
+        errors=errors,
         errors_left=max(0, len(failed) - MAX_SHOWN),
     )
 
 
 def print_result(result: Result, form: str, elapsed: float) -> None:
-    """Print the result to standard output.
-
-    Args:
-        form: ``table`` or ``json``.
-        elapsed: Seconds this command followed the run.
-
-    Raises:
-        ExotrioError: it cannot be written.
-    """
+    """Print the result to standard output; ``elapsed`` is how long this command followed the run."""
     fix = "the run itself is kept: `run --resume RUN`, or `runs watch RUN`, prints its result again"
     print_as(form, _as_json(result, elapsed), _as_lines(result, elapsed), fix=fix)
 
@@ -89,11 +80,9 @@ def _as_json(result: Result, elapsed: float) -> dict[str, Any]:
         "status": run.status.value,
         "seconds": round(elapsed, 3),
         "nodes": {node.identifier: node.counts for node in run.nodes},
-        "outputs": [{"identifier": name, "outputs": values} for name, values in result.outputs],
+        "outputs": result.outputs,
         "outputs_left": result.outputs_left,
-        "errors": [
-            {"identifier": name, "state_id": state, "error": text} for name, state, text in result.errors
-        ],
+        "errors": result.errors,
         "errors_left": result.errors_left,
     }
 
@@ -102,15 +91,16 @@ def _as_lines(result: Result, elapsed: float) -> list[str]:
     run = result.run
     states = plural(run.total_count, "state")
     lines = [f"{run.status.value}: {states} in {elapsed:.1f} s (run {run.run_id})"]
-    for name, values in result.outputs:
-        lines += [f"{name}:", *pairs(values, "  ", ": ")]
+    for end in result.outputs:
+        lines += [f"{end['identifier']}:", *pairs(end["outputs"], "  ", ": ")]
     if result.outputs_left:
         lines.append(f"... and outputs of {result.outputs_left} more states")
-    for number, (name, state, text) in enumerate(result.errors):
-        lines.append(f"failed: {name} ({state}): {error_message(text)}")
+    for number, failed in enumerate(result.errors):
+        message = error_message(failed["error"])
+        lines.append(f"failed: {failed['identifier']} ({failed['state_id']}): {message}")
         if number == 0:
             # One traceback only: where many states failed, most failed in the same way.
-            lines += [f"  {line}" for line in _traceback_lines(text)]
+            lines += [f"  {line}" for line in _traceback_lines(failed["error"])]
     if result.errors_left:
         lines.append(f"... and {result.errors_left} more failed states")
     return lines

@@ -9,7 +9,7 @@ import click
 
 from exotrio._util.words import listed
 from exotrio._wire.vocabulary import to_ms
-from exotrio.cli.lookup.resources import find_graph
+from exotrio.cli.lookup import find_graph
 from exotrio.cli.terminal.words import meant
 from exotrio.client import StateManager, ValidationStatus
 from exotrio.errors import GraphInvalid
@@ -24,17 +24,7 @@ async def start_run(
     *,
     start_delay: float = 0.0,
 ) -> dict[str, Any]:
-    """Start a run and return the reply.
-
-    Args:
-        start_delay: Seconds before its first node may run.
-
-    Raises:
-        UsageError: the values do not fit the graph.
-        GraphInvalid: the graph cannot be triggered.
-        NotFound: there is no such graph; the error says which there are.
-        ManagerError: as its other subclasses say.
-    """
+    """Start a run, after checking that the values fit the graph, and return the reply."""
     known = await find_graph(manager, graph)
     if known.validation_status is ValidationStatus.INVALID:
         raise GraphInvalid(
@@ -55,11 +45,7 @@ def check_run_values(
     inputs: Mapping[str, str],
     store: Mapping[str, str],
 ) -> None:
-    """Refuse inputs that the root lacks, and store keys that the graph lacks: both would be ignored.
-
-    Raises:
-        UsageError: there are such, or a required key of the store is not given.
-    """
+    """Refuse inputs and store keys that the graph lacks, which would be ignored, and require its keys."""
     followers = {name for node in nodes for name in node.next_nodes or ()}
     roots = [node for node in nodes if node.identifier not in followers and node.unites is None]
     for root in roots[:1]:  # several roots are refused by the state manager
