@@ -23,28 +23,7 @@ def pairs(ctx: click.Context, parameter: click.Parameter, values: Sequence[str])
         name, equals, text = _decoded(value).partition("=")
         if not equals or not name:
             raise click.BadParameter(f"{value!r} is not of the form NAME=VALUE")
-        if name in found:
-            raise click.BadParameter(f"{name!r} is given twice")
-        found[name] = _value(text)
-    return found
-
-
-def values_file(ctx: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, str]:
-    """Return the values in a JSON file, an object of strings; empty without a file."""
-    if value is None:
-        return {}
-    name = shown(value)
-    try:
-        found = json.loads(_read(value))
-    except (ValueError, RecursionError) as error:
-        # Only the line: the text of the error could quote a secret.
-        place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise click.BadParameter(f"{name} is not JSON{place}") from None
-    if not isinstance(found, dict):
-        raise click.BadParameter(f'{name} is not a JSON object such as {{"name": "value"}}')
-    wrong = [key for key, text in found.items() if not isinstance(text, str)]
-    if wrong:
-        raise click.BadParameter(f"{name}: the value of {wrong[0]!r} is not text; write it in quotes")
+        _add(found, name, text)
     return found
 
 
@@ -61,16 +40,42 @@ def secrets(ctx: click.Context, parameter: click.Parameter, values: Sequence[str
                 f"the value of {name!r} is in the arguments, where other users can read it; "
                 f"use {name} (the environment variable), {name}=@FILE or {name}=@-"
             )
-        if name in found:
-            raise click.BadParameter(f"{name!r} is given twice")
-        if equals:
-            found[name] = _value(text)
-        elif (set_to := os.environ.get(name)) is not None:
-            found[name] = set_to
-        else:
+        _add(found, name, text if equals else None)
+    return found
+
+
+def _add(found: dict[str, str], name: str, text: str | None) -> None:
+    """Add a value as it is written in an argument; None stands for the environment variable ``name``."""
+    if name in found:
+        raise click.BadParameter(f"{name!r} is given twice")
+    if text is None:
+        if name not in os.environ:
             raise click.BadParameter(
                 f"there is no environment variable {name!r}; set it, or use {name}=@FILE or {name}=@-"
             )
+        found[name] = os.environ[name]
+    elif text.startswith("@") and not text.startswith("@@"):
+        found[name] = _read(text[1:]).removesuffix("\n").removesuffix("\r")
+    else:
+        found[name] = text[1:] if text.startswith("@@") else text
+
+
+def values_file(ctx: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, str]:
+    """Return the values in a JSON file, an object of strings; empty without a file."""
+    if value is None:
+        return {}
+    name = shown(value)
+    try:
+        found = json.loads(_read(value))
+    except (ValueError, RecursionError) as error:
+        # Only the line: the text of the error could quote a secret.
+        place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise click.BadParameter(f"{name} is not JSON{place}") from None
+    if not isinstance(found, dict):
+        raise click.BadParameter(f'{name} is not a JSON object such as {{"name": "value"}}')
+    for key, text in found.items():
+        if not isinstance(text, str):
+            raise click.BadParameter(f"{name}: the value of {key!r} is not text; write it in quotes")
     return found
 
 
@@ -90,15 +95,6 @@ def _decoded(value: str) -> str:
         return os.fsencode(value).decode("utf-8")
     except UnicodeDecodeError as error:
         raise click.BadParameter(f"{value!r} is not UTF-8") from error
-
-
-def _value(text: str) -> str:
-    if text.startswith("@@"):
-        return text[1:]
-    if not text.startswith("@"):
-        return text
-    content = _read(text[1:])
-    return content.removesuffix("\n").removesuffix("\r")
 
 
 def _read(path: str) -> str:
@@ -125,13 +121,13 @@ def shown(file: str) -> str:
 
 
 def read_text(file: str) -> str:
-    """Return the text of a file, without a byte order mark.
-
-    Raises:
-        Unreadable: it does not exist, is too large or not text, or standard input was read before.
-    """
+    """Return the text of a file without a byte order mark; standard input can be read once."""
     try:
-        data = _standard_input() if file == STANDARD_INPUT else _content(file)
+        if file == STANDARD_INPUT:
+            data = _standard_input()
+        else:
+            with Path(file).open("rb") as stream:
+                data = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a name that cannot be a file's
         raise Unreadable(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(data) > MAX_BYTES:
@@ -140,11 +136,6 @@ def read_text(file: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Unreadable("is not UTF-8 text") from error
-
-
-def _content(file: str) -> bytes:
-    with Path(file).open("rb") as stream:
-        return stream.read(MAX_BYTES + 1)
 
 
 def _standard_input() -> bytes:
