@@ -2,8 +2,7 @@
 
 ================ ==================================================================================
 ``runs``         runs in lists, searched, with their counts, with their states
-``run_detail``   what the pages of one run show
-``export``       the states and errors that the report of a run shows
+``run_detail``   what the pages of one run and its report show
 ``states``       states in lists, and one as v0 shows it
 ``state_detail`` one state with all that happened to it, for the native API and for pages
 ``graphs``       registered nodes, graphs and namespaces, in lists and as pages show them

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from exotrio.manager.queries import export as chosen
+from exotrio.manager.queries import run_detail as chosen
 from exotrio.manager.web.export import states
-from exotrio.manager.web.export.faults import MAX_MESSAGES, signature
+from exotrio.manager.web.export.states import MAX_MESSAGES, signature
 from exotrio.manager.web.export.texts import MAX_PARSED, MAX_VALUE, MAX_VALUES, ReportTexts
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -297,7 +297,7 @@ def test_messages_do_not_tell_errors_apart_and_frames_do() -> None:
 def test_an_error_of_line_ends_alone_is_compared_in_linear_time() -> None:
     # In a process of its own: a search that takes hours cannot be interrupted.
     program = (
-        "from exotrio.manager.web.export.faults import signature\n"
+        "from exotrio.manager.web.export.states import signature\n"
         "signature('\\n' * 2_000_000); signature(' |\\n' * 500_000)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

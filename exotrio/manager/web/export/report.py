@@ -23,8 +23,7 @@ from exotrio.manager.queries.run_detail import (
 from exotrio.manager.queries.runs import counts_of, run_row
 from exotrio.manager.store.cipher import Cipher, open_secrets
 from exotrio.manager.store.port import View
-from exotrio.manager.web.export.faults import faults_of
-from exotrio.manager.web.export.states import pick_states
+from exotrio.manager.web.export.states import faults_of, pick_states
 from exotrio.manager.web.export.texts import ReportTexts
 from exotrio.manager.web.format import CANCELLED, CLASSES, classed
 from exotrio.manager.web.page import render, style
@@ -57,11 +56,13 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
     lanes = [(place.identifier, total) for place, total in zip(template.places, totals, strict=True)]
     events, more_events = events_of(view, run, template, MAX_EVENTS)
     store = store_of(view, run, template)
-    policy = f"default-src 'none'; style-src '{_digest(sheet())}'; base-uri 'none'; form-action 'none'"
+    sheet = style() + style("export.css")
+    digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return render(
         "export/page.html",
         policy=policy,
-        style=Markup(sheet()),
+        style=Markup(sheet),
         version=version("exotrio"),
         made_at=view.now_ms,
         now=view.now_ms,
@@ -100,12 +101,3 @@ def headers(run_id: str) -> dict[str, str]:
         "x-content-type-options": "nosniff",
         "cache-control": "no-store",
     }
-
-
-def sheet() -> str:
-    """Return the style sheet of the page."""
-    return style() + style("export.css")
-
-
-def _digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import islice
 
 from pydantic_core import from_json
 
@@ -31,11 +32,10 @@ MAX_ANCESTORS = 200
 def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str, Data]:
     state = find_state(view, request.namespace, request.params["state_id"])
     places = view.template(state["template"]).places
-    ancestors = []
-    for row in chain(view, state["parent"]):
-        ancestors.append((places[row["place"]].identifier, view.state_id(row["seq"])))
-        if len(ancestors) == MAX_ANCESTORS:
-            break
+    ancestors = [
+        (places[row["place"]].identifier, view.state_id(row["seq"]))
+        for row in islice(chain(view, state["parent"]), MAX_ANCESTORS)
+    ]
     identifier = places[state["place"]].identifier
     page: Data = {
         "title": f"{identifier} {request.params['state_id'][-6:]}",

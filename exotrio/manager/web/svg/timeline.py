@@ -189,16 +189,16 @@ def _areas(spans: Sequence[Span], until: int, each: int) -> tuple[Markup, int]:
     for index, change in enumerate(waiting):
         level += change
         waiting[index] = max(0.0, level)
-    most_waiting, most_running = max([1.0, *waiting]), max([0.01, *running])
+    max_waiting, max_running = max([1.0, *waiting]), max([0.01, *running])
     half = AREA // 2
-    parts = [element("title", f"at most {round(most_waiting * each):,} waited at a time")]
+    parts = [element("title", f"at most {round(max_waiting * each):,} waited at a time")]
     for index in range(SLICES):
         x, width = share(index / SLICES), share(1.04 / SLICES)
         if waiting[index]:
-            high = max(1.0, half * waiting[index] / most_waiting)
+            high = max(1.0, half * waiting[index] / max_waiting)
             parts.append(element("rect", class_="waits", x=x, width=width, y=float(half - high), height=high))
         if running[index]:
-            high = max(1.0, (half - 4) * running[index] / most_running)
+            high = max(1.0, (half - 4) * running[index] / max_running)
             parts.append(element("rect", class_="s-success", x=x, width=width, y=half + 1, height=high))
         if failed[index]:
             parts.append(element("rect", class_="s-errored", x=x, width=width, y=AREA - 3, height=3))
