@@ -14,7 +14,7 @@ from typing import Any
 import h11
 import trio
 
-from exotrio._httpd.exchange import App, Exchange, parse, refuse
+from exotrio._httpd.exchange import App, Exchange, parse, respond
 from exotrio._httpd.limiter import OpenConnection
 from exotrio._httpd.messages import Limits, Refusal
 from exotrio._httpd.peer import Peer
@@ -64,7 +64,7 @@ async def serve_connection(
                 http.start_next_cycle()
                 timeout = limits.idle
         except Refusal as refusal:
-            await refuse(peer, refusal)
+            await respond(peer, refusal.status, {"detail": refusal.detail})
             await peer.linger()
         nursery.cancel_scope.cancel()
 

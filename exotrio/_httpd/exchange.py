@@ -47,12 +47,8 @@ def parse(http: h11.Connection) -> object:
         raise refusal_of(error) from error
 
 
-async def refuse(peer: Peer, refusal: Refusal, *, with_body: bool = True) -> None:
+async def respond(peer: Peer, status: int, content: Mapping[str, object], *, with_body: bool = True) -> None:
     """Respond without the app, if the client still reads."""
-    await _respond(peer, refusal.status, {"detail": refusal.detail}, with_body=with_body)
-
-
-async def _respond(peer: Peer, status: int, content: Mapping[str, object], *, with_body: bool) -> None:
     with suppress(ClientDisconnected):
         await peer.write(json_response(status, content, with_body=with_body))
 
@@ -113,7 +109,7 @@ class Exchange:
             if not failed:
                 logger.error("%s: the app returned before its response was complete", self._name)
             if not self._started:
-                await _respond(self._peer, 500, FAILED, with_body=not self._is_head)
+                await respond(self._peer, 500, FAILED, with_body=not self._is_head)
         both_done = self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
         return self._complete and both_done and not self._stopping.is_set()
 
@@ -210,7 +206,8 @@ class Exchange:
         self._refused = True
         self._parts.clear()
         if not self._started:
-            await refuse(self._peer, refusal, with_body=not self._is_head)
+            content = {"detail": refusal.detail}
+            await respond(self._peer, refusal.status, content, with_body=not self._is_head)
 
     # --- the response
 

@@ -55,12 +55,15 @@ class ConnectionLimiter:
     Args:
         limit: Connections open at once. Each acceptor may exceed it by one: it accepts when an idle
             connection can be closed, and that one may get a request before it is.
+
+    Attributes:
+        open: How many connections are open.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._max_keyless = max(MIN_KEYLESS, int(limit * KEYLESS))
-        self._open = 0
+        self.open = 0
         self._authenticated = 0
         # Both ordered by the time that is their value.
         self._keyless: dict[OpenConnection, float] = {}
@@ -68,11 +71,6 @@ class ConnectionLimiter:
         self._changed = trio.lowlevel.ParkingLot()
         self._crowd_logged = False
         self._strangers_logged = False
-
-    @property
-    def open(self) -> int:
-        """How many connections are open."""
-        return self._open
 
     @property
     def crowded(self) -> bool:
@@ -93,20 +91,20 @@ class ConnectionLimiter:
         if self._is_full:
             # If only the share of keyless ones is full, as another acceptor may have filled it meanwhile, no
             # idle connection has to go.
-            self.close_one(also_idle=self._open >= self._limit)
+            self.close_one(also_idle=self.open >= self._limit)
         now = trio.current_time()
         connection = OpenConnection(self, trio.CancelScope(deadline=now + limit))
-        self._open += 1
+        self.open += 1
         self._keyless[connection] = now
         return connection
 
     def leave(self, connection: OpenConnection) -> None:
         """Stop counting a connection that is closed."""
-        self._open -= 1
+        self.open -= 1
         self._authenticated -= connection.is_authenticated
         self._keyless.pop(connection, None)
         self._changed.unpark_all()
-        if self._open < self._limit // 2:
+        if self.open < self._limit // 2:
             self._crowd_logged = False
         if len(self._keyless) < self._max_keyless // 2:
             self._strangers_logged = False
@@ -120,7 +118,7 @@ class ConnectionLimiter:
             self._crowd_logged = True
             logger.warning(
                 "%d of at most %d connections are open: long polls return at once, until there are fewer",
-                self._open,
+                self.open,
                 self._limit,
             )
 
@@ -159,12 +157,12 @@ class ConnectionLimiter:
 
     @property
     def _is_full(self) -> bool:
-        return self._open >= self._limit or len(self._keyless) >= self._max_keyless
+        return self.open >= self._limit or len(self._keyless) >= self._max_keyless
 
     def _closable_at(self) -> float:
         """Return when a connection can be closed to make room; infinity if none can."""
         at = next(iter(self._keyless.values()), math.inf) + KEYLESS_SETTLING
-        if self._open < self._limit:
+        if self.open < self._limit:
             return at
         return min(at, next(iter(self._idle.values()), math.inf) + SETTLING)
 
@@ -174,6 +172,6 @@ class ConnectionLimiter:
             logger.warning(
                 "closed a connection that sent no key, to make room: %d connections are open, %d of them"
                 " without a key. Find out which clients open them",
-                self._open,
+                self.open,
                 len(self._keyless) + 1,
             )
