@@ -33,8 +33,7 @@ def first_namespace(view: View) -> str | None:
     """Return the namespace to begin with: that of the newest run, else the first there is."""
     row = view.row("SELECT namespace FROM runs ORDER BY id DESC LIMIT 1")
     if row is not None:
-        newest: str = row[0]
-        return newest
+        return str(row[0])
     return next(iter(all_namespaces(view)), None)
 
 

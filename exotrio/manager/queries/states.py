@@ -114,8 +114,7 @@ def _find_run_with_states(view: View, namespace: str, run_id: str) -> int:
     )
     if row is None:
         raise not_found(f"there is no run {run_id!r} in namespace {namespace!r}")
-    number: int = row["id"]
-    return number
+    return int(row["id"])
 
 
 def _places(view: View, identifier: str, graph: int | None, run: int | None) -> list[tuple[int, int]]:

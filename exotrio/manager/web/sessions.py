@@ -31,11 +31,6 @@ class Session:
     used_at: float
     flashes: list[str] = field(default_factory=list)
 
-    @property
-    def is_over(self) -> bool:
-        now = trio.current_time()
-        return now - self.used_at > IDLE or now - self.opened_at > MAX_AGE
-
 
 class Sessions:
     """The sessions of one state manager."""
@@ -71,11 +66,12 @@ class Sessions:
         session = self._sessions.get(hashed)
         if session is None:
             return None
-        if session.is_over:
+        now = trio.current_time()
+        if now - session.used_at > IDLE or now - session.opened_at > MAX_AGE:
             del self._sessions[hashed]
             return None
         if used:
-            session.used_at = trio.current_time()
+            session.used_at = now
         return session
 
     def end(self, session_id: str) -> None:
