@@ -114,10 +114,8 @@ class HeldClaim:
     @property
     def standing(self) -> str:
         """For how long it has been running, and its progress, to be put behind its name."""
-        parts = [f" running {trio.current_time() - self.taken_at:.0f} s"]
-        if self.progress is not None:
-            parts.append(str(self.progress))
-        return ", ".join(parts)
+        running = f" running {trio.current_time() - self.taken_at:.0f} s"
+        return running if self.progress is None else f"{running}, {self.progress}"
 
     def __str__(self) -> str:
         return f"state {self.claim.state_id} ({self.claim.node_name} as {self.claim.identifier})"

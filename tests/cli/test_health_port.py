@@ -21,12 +21,12 @@ from tests.support.processes import KEY, PATIENCE, Process, Processes, Server, e
 APP = """
 import logging, os, threading, time, warnings
 import trio
-import exotrio.monitoring._health
+import exotrio.monitoring
 from exotrio import BaseNode, Runtime
 from pydantic import BaseModel
 
 log = logging.getLogger("app.pages")
-exotrio.monitoring._health.MAX_LAG = float(os.environ.get("MAX_LAG", "5"))
+exotrio.monitoring.MAX_LAG = float(os.environ.get("MAX_LAG", "5"))
 
 class Pages(BaseNode):
     class Secrets(BaseModel):

@@ -13,7 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal, Stopping
-from exotrio.monitoring._health import Health
+from exotrio.monitoring import Health
 from exotrio.testing import Errored, Executed, Pruned, run_node
 from tests.support.doubles import NativeServer, V0Server, reply, runtime
 from tests.support.helpers import eventually

@@ -21,7 +21,6 @@ from exotrio.monitoring import (
     Requested,
     RuntimeMetrics,
     StateEnded,
-    _health,
 )
 from tests.support.doubles import Fails, NativeServer, V0Server, reply, runtime
 from tests.support.scrapes import labels_in, values_in
@@ -323,7 +322,7 @@ async def test_outcomes_that_cannot_be_delivered_end_the_readiness(autojump_cloc
 async def test_a_blocked_loop_is_seen_from_another_thread_while_it_is_blocked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_health, "MAX_LAG", 0.1)
+    monkeypatch.setattr("exotrio.monitoring.MAX_LAG", 0.1)
     monkeypatch.setattr(task_tree, "BLOCKED_AFTER", 0.05)
     server = NativeServer()
     rt = runtime(server, Blocks)

@@ -1,19 +1,29 @@
-"""The metrics of a runtime for Prometheus. Events move the counters; gauges are read when scraped.
+"""Health checks and metrics of a runtime, for a program that serves them in its own way::
 
-prometheus_client is imported here only when metrics are made. Labels are node names and words of
-ours, never the id of a run or a state: each value of a label is a time series of its own.
+    runtime = Runtime(...)
+    health, metrics = Health(runtime), RuntimeMetrics(runtime)    # before the runtime is started
+    ...
+    if why := health.ready():
+        ...                            # answer 503, and why
+    body, content_type = metrics.render()
+
+``python -m exotrio worker --health-port`` serves them from a thread of its own, which also answers
+while node code blocks the loop. ``Runtime.observe`` takes a function of your own instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
 from platform import python_version
 from typing import TYPE_CHECKING
 
+from exotrio._nodes.progress import Progress
 from exotrio._runtime.lifecycle import Phase
-from exotrio._util.events import POLL_RESULTS, Event, LeaseLost, Polled, Requested, StateEnded
+from exotrio._runtime.vitals import Running, Vitals
+from exotrio._util.events import POLL_RESULTS, Event, LeaseLost, Observer, Polled, Requested, StateEnded
 from exotrio.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -22,6 +32,24 @@ if TYPE_CHECKING:
 
     from exotrio._runtime.runtime import Runtime
 
+__all__ = [
+    "Event",
+    "Health",
+    "LeaseLost",
+    "Observer",
+    "Polled",
+    "Progress",
+    "Requested",
+    "Running",
+    "RuntimeMetrics",
+    "StateEnded",
+    "Vitals",
+]
+
+MAX_LAG = 5.0
+"""Seconds a loop may be late before its process counts as hung."""
+POLL_MEMORY = 30.0
+"""Seconds since the last claim that succeeded after which failing ones count."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The text format that every Prometheus reads; our names need nothing newer."""
 STATE_BUCKETS = (0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
@@ -29,8 +57,67 @@ REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 
 """Up to what a v0 claim may take; a long poll takes up to 15 s and is not slow."""
 
 
+class Health:
+    """Whether one runtime is alive, and whether it is ready. Make it before the runtime is started.
+
+    Answers from any thread, and never asks the state manager: while that is away, restarting every runtime
+    would not help.
+
+    Args:
+        runtime: The runtime.
+        clock: Tells the time in seconds, in any thread. Defaults to ``time.monotonic``.
+
+    Raises:
+        LifecycleError: it was started before.
+    """
+
+    def __init__(self, runtime: Runtime, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._runtime = runtime
+        self._clock = clock
+        self._failing = False
+        self._good_at: float | None = None
+        runtime.observe(self._observe)
+
+    def alive(self) -> str:
+        """Return why the process should be restarted; empty if it should not."""
+        lag = self._runtime.vitals.loop_lag
+        if lag > MAX_LAG:
+            return f"the loop is {lag:.1f} s late: node code blocks it, or the machine is overloaded"
+        return ""
+
+    def ready(self) -> str:
+        """Return why this runtime begins no work; empty if it does."""
+        vitals = self._runtime.vitals
+        phase: str = vitals.phase.value
+        if vitals.phase in (Phase.NEW, Phase.STARTING):
+            return f"{phase}: its nodes are not registered yet"
+        if vitals.phase is not Phase.RUNNING:
+            return phase
+        if vitals.stopping:
+            return "a stop was requested"
+        if problem := self.alive() or vitals.stuck:
+            return problem
+        if self._failing:
+            # Only after a failure: while every worker is busy nothing is claimed, and that is fine.
+            if self._good_at is None:
+                return "no claim has succeeded yet"
+            ago = self._clock() - self._good_at
+            if ago > POLL_MEMORY:
+                return f"claims fail; the last one that succeeded was {ago:.0f} s ago"
+        return ""
+
+    def _observe(self, event: Event) -> None:
+        if isinstance(event, Polled):
+            self._failing = event.result not in ("states", "empty")
+            if not self._failing:
+                self._good_at = self._clock()
+
+
 class RuntimeMetrics:
-    """The metrics of one runtime. Make them before the runtime is started.
+    """The metrics of one runtime for Prometheus. Make them before the runtime is started.
+
+    Labels are node names and fixed words, never the id of a run or a state: each value of a label is a time
+    series of its own.
 
     Args:
         runtime: The runtime.
@@ -45,6 +132,7 @@ class RuntimeMetrics:
     """
 
     def __init__(self, runtime: Runtime, *, registry: CollectorRegistry | None = None) -> None:
+        # Here, as below: only who makes metrics needs this extra.
         from prometheus_client import CollectorRegistry, Counter, Histogram
 
         self._runtime = runtime
