@@ -42,7 +42,7 @@ class Engine:
         enter: Called with each phase.
         phase: Returns the last phase that was entered.
         owns_signals: See ``Executor``.
-        shows_tasks: Whether operators of the state manager may see the task tree.
+        tasks: What operators of the state manager may see of the tasks; None for nothing.
         run_id: The only run whose states are claimed; None for any.
         lost_claims: See ``Summary``; known at the end.
     """
@@ -54,8 +54,7 @@ class Engine:
     enter: Callable[[Phase], None]
     phase: Callable[[], Phase]
     owns_signals: bool
-    tasks: TaskView
-    shows_tasks: bool
+    tasks: TaskView | None
     run_id: str | None
     lost_claims: int = field(default=0, init=False)
     executor: Executor | None = field(default=None, init=False)
@@ -129,7 +128,7 @@ class Engine:
             ledger=self.ledger,
             stop=self.stop,
             phase=self.phase,
-            tasks=self.tasks if self.shows_tasks else None,
+            tasks=self.tasks,
         )
         self._spawn(nursery, loop, "heartbeat")
 

@@ -101,7 +101,6 @@ class Runtime:
         self._phase = Phase.NEW
         self._stop = Stop()
         self._ledger = Ledger()
-        self._lost_claims = 0
         self._lag = LoopLag()
         self._engine: Engine | None = None
         self._tasks = TaskView()
@@ -142,7 +141,7 @@ class Runtime:
     @property
     def summary(self) -> Summary:
         """What became of the states claimed so far; final once the phase is STOPPED. From any thread."""
-        return self._ledger.summary(self._lost_claims)
+        return self._ledger.summary(0 if self._engine is None else self._engine.lost_claims)
 
     @property
     def vitals(self) -> Vitals:
@@ -268,8 +267,7 @@ class Runtime:
             enter=self._enter,
             phase=lambda: self._phase,
             owns_signals=only_nodes_interrupt(),
-            tasks=self._tasks,
-            shows_tasks=self._shows_tasks,
+            tasks=self._tasks if self._shows_tasks else None,
             run_id=self._run_id,
         )
         started = partial(task_status.started, self)
@@ -287,7 +285,6 @@ class Runtime:
                 raise
             self._stop.failure = self._stop.failure or error
         finally:
-            self._lost_claims = engine.lost_claims
             self._phase = advance(self._phase, Phase.STOPPED)
             log.info("%s stopped: %s", self._options.name, self.summary)
             if self._stop.failure is not None:
