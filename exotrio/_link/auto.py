@@ -2,7 +2,8 @@
 
 A runtime works through one ``AutoLink`` for its whole life. It holds both adapters over the same
 connections and points at the one that fits the server, so that switching loses nothing: claims
-carry their own token (or none), and what an adapter remembers of them stays.
+carry their own token (or none), and what an adapter remembers of them stays. What has no native route
+(registrations, secrets) goes through the adapter for v0 in any case.
 """
 
 from __future__ import annotations
@@ -10,23 +11,31 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import trio
 
 from exotrio._http.client import HttpClient
 from exotrio._http.discovery import discover, find_native, require_v0
-from exotrio._http.endpoint import Endpoint, version_problems
+from exotrio._http.endpoint import Endpoint
 from exotrio._http.response import one_line
 from exotrio._link.native import NativeLink
-from exotrio._link.port import Capabilities, Claim, ClaimLost, Fate, Heartbeat, HeartbeatAnswer, Settlement
+from exotrio._link.port import (
+    Capabilities,
+    Claim,
+    ClaimLost,
+    Fate,
+    Heartbeat,
+    HeartbeatAnswer,
+    LinkKind,
+    Settlement,
+)
 from exotrio._link.v0 import V0Link
 from exotrio._nodes.outcome import Outcome, Requeued
 from exotrio._util.events import Events
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio._wire.vocabulary import NATIVE_VERSION
 from exotrio.errors import (
-    ConfigurationError,
     KeyRefused,
     ManagerError,
     ManagerUnavailable,
@@ -41,46 +50,7 @@ FIND_NATIVE_INTERVAL = 60.0
 _SAYS_NOTHING_NEW = frozenset({401, 403, 408, 425, 429})
 """Statuses of failures after which the server is still taken for what it was."""
 
-LinkKind = Literal["auto", "v0", "native"]
 T = TypeVar("T")
-
-
-def open_link(
-    endpoint: Endpoint,
-    namespace: str,
-    *,
-    kind: LinkKind = "auto",
-    state_manager_version: str = "v0",
-    worker_id: str,
-    workers: int,
-    run_id: str | None = None,
-    events: Events | None = None,
-) -> AutoLink:
-    """Make the link a runtime works through. Sends nothing: the first ``register`` discovers.
-
-    Args:
-        endpoint: The state manager, from ``resolve_endpoint``.
-        namespace: Namespace of the nodes.
-        kind: ``"auto"`` asks the server; ``"v0"`` and ``"native"`` pin the API.
-        state_manager_version: Version prefix of the stock API; only ``"v0"`` exists.
-        worker_id: Names this process in leases.
-        workers: Tasks that run nodes; up to twice as many v0 reports are in flight at once.
-        run_id: Claim states of this run only, where leases are; v0 cannot. Defaults to None: of any.
-        events: Gets an event for each request.
-
-    Raises:
-        ConfigurationError: ``state_manager_version`` or ``kind`` does not exist.
-    """
-    problems = version_problems(state_manager_version)
-    if kind not in ("auto", "v0", "native"):
-        problems.append(f"link is {kind!r}: use 'auto', 'v0' or 'native'")
-    if problems:
-        raise ConfigurationError("the link to the state manager cannot be made", problems)
-    # At most 2 x workers reports, as many releases, a secrets request per worker, a claim and a discovery.
-    http = HttpClient(endpoint, tasks=5 * workers + 8, events=events)
-    v0 = V0Link(http, namespace, concurrency=2 * workers)
-    native = NativeLink(http, namespace, worker_id=worker_id, v0=v0, run_id=run_id)
-    return AutoLink(http, namespace, v0, native, kind=kind)
 
 
 class AutoLink:
@@ -92,22 +62,33 @@ class AutoLink:
     sent to a server that is away. After an answer 500, no v0 release or requeue, which can be sent only
     once, is sent before the server was asked: it may answer while its database is away.
 
-    A refusal that would end a report or a release is believed only if a server that has just said what it is
-    repeats it: a gateway without a route, or another application on the port, refuses everything.
-
     A server that speaks only v0 is asked every minute whether it speaks the native API by now.
 
     Args:
-        http: Connections both adapters share.
+        endpoint: The state manager. Nothing is sent to it before the first ``register``.
         namespace: Namespace of the nodes.
-        v0: Adapter for any v0 server.
-        native: Adapter for our server.
         kind: ``"v0"`` or ``"native"`` to use that, and ask only whether it is there.
+        worker_id: Names this process in leases.
+        workers: Tasks that run nodes; up to twice as many v0 reports are in flight at once.
+        run_id: Claim states of this run only, where leases are; v0 cannot. Defaults to None: of any.
+        events: Gets an event for each request.
     """
 
     def __init__(
-        self, http: HttpClient, namespace: str, v0: V0Link, native: NativeLink, *, kind: LinkKind = "auto"
+        self,
+        endpoint: Endpoint,
+        namespace: str,
+        *,
+        kind: LinkKind = "auto",
+        worker_id: str,
+        workers: int,
+        run_id: str | None = None,
+        events: Events | None = None,
     ) -> None:
+        # At most 2 x workers reports, as many releases, the secrets of each worker, a claim, a discovery.
+        http = HttpClient(endpoint, tasks=5 * workers + 8, events=events)
+        v0 = V0Link(http, namespace, concurrency=2 * workers)
+        native = NativeLink(http, namespace, worker_id=worker_id, v0=v0, run_id=run_id)
         self._http = http
         self._namespace = namespace
         self._v0 = v0
@@ -143,8 +124,8 @@ class AutoLink:
 
     async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
         """Find out what the server is and register node classes, as ``Link.register`` says."""
-        link = await self._adapter()
-        await self._watch(link.register(runtime_name, nodes))
+        await self._adapter()
+        await self._watch(self._v0.register(runtime_name, nodes))
         self._registration = (runtime_name, nodes)
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
@@ -182,8 +163,8 @@ class AutoLink:
 
     async def secrets(self, claim: Claim) -> dict[str, str]:
         """Fetch the secrets of the claim's node, as ``Link.secrets`` says."""
-        link = await self._adapter()
-        return await self._watch(link.secrets(claim))
+        await self._adapter()
+        return await self._watch(self._v0.secrets(claim))
 
     async def aclose(self) -> None:
         """Close connections. Safe to call twice."""
@@ -233,7 +214,7 @@ class AutoLink:
             )
         if self._registration is not None:
             try:
-                await link.register(*self._registration)
+                await self._v0.register(*self._registration)
             except RequestRefused as error:
                 # Finished work is still to be reported, whatever it thinks of our nodes.
                 log.error("the nodes could not be registered again: %s", one_line(error))

@@ -10,7 +10,7 @@ from exotrio._http.client import HttpClient
 from exotrio._http.response import one_line
 from exotrio._link.port import Fate, Settlement
 from exotrio._wire.native import ItemReply, ItemsReply
-from exotrio._wire.vocabulary import MAX_BATCH, ItemResult, native_path
+from exotrio._wire.vocabulary import MAX_BATCH, ItemResult
 from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable
 
 BATCH_BYTES = 4 * 1024 * 1024
@@ -35,65 +35,56 @@ class BatchItem:
     content: bytes
 
 
-class Batches:
-    """Sends items in batches.
+async def deliver(
+    http: HttpClient, path: str, items: Sequence[BatchItem], frame: bytes
+) -> dict[int, Settlement]:
+    """Send items in batches; halve a batch that fails as a whole, down to the item at fault."""
+    settlements: dict[int, Settlement] = {}
+    waiting = deque(_split(items))
+    outage: Settlement | None = None
+    failed_alone = 0
+    while waiting:
+        batch = waiting.popleft()
+        if outage is None:
+            results = await _send(http, path, batch, frame)
+            first = results[0]
+            # 500 too: the reporter gives an item up after some, which must not hit its neighbours.
+            if len(batch) > 1 and (first.status in _BATCH_REFUSED or first.status == 500):
+                half = len(batch) // 2
+                waiting.extendleft((batch[half:], batch[:half]))
+                continue
+            failed_alone += first.status == 500
+            if failed_alone > 1 or (first.fate in {Fate.RETRY, Fate.KEY_REFUSED} and first.status != 500):
+                outage = replace(first, status=None if first.fate is Fate.RETRY else first.status)
+        else:  # one request of an outage is enough: each may take its whole timeout
+            results = [outage] * len(batch)
+        settlements.update(zip((item.index for item in batch), results, strict=True))
+    return settlements
 
-    Args:
-        http: Connections to the state manager.
-        namespace: Namespace of the states.
-    """
 
-    def __init__(self, http: HttpClient, namespace: str) -> None:
-        self._http = http
-        self._namespace = namespace
-
-    async def deliver(self, route: str, items: Sequence[BatchItem], frame: bytes) -> dict[int, Settlement]:
-        """Send items in batches; halve a batch that fails as a whole, down to the item at fault."""
-        settlements: dict[int, Settlement] = {}
-        waiting = deque(_split(items))
-        outage: Settlement | None = None
-        failed_alone = 0
-        while waiting:
-            batch = waiting.popleft()
-            if outage is None:
-                results = await self._send(route, batch, frame)
-                first = results[0]
-                # 500 too: the reporter gives an item up after some, which must not hit its neighbours.
-                if len(batch) > 1 and (first.status in _BATCH_REFUSED or first.status == 500):
-                    half = len(batch) // 2
-                    waiting.extendleft((batch[half:], batch[:half]))
-                    continue
-                failed_alone += first.status == 500
-                if failed_alone > 1 or (first.fate in {Fate.RETRY, Fate.KEY_REFUSED} and first.status != 500):
-                    outage = replace(first, status=None if first.fate is Fate.RETRY else first.status)
-            else:  # one request of an outage is enough: each may take its whole timeout
-                results = [outage] * len(batch)
-            settlements.update(zip((item.index for item in batch), results, strict=True))
-        return settlements
-
-    async def _send(self, route: str, batch: Sequence[BatchItem], frame: bytes) -> list[Settlement]:
-        content = frame % b",".join(item.content for item in batch)
-        try:
-            answer = await self._http.ask("POST", native_path(self._namespace, route), body=content)
-            replies = answer.parse(ItemsReply).items
-        except ManagerUnavailable as error:
-            settlement = Settlement(
-                Fate.RETRY, one_line(error), retry_after=error.retry_after, status=error.status
-            )
-            return [settlement] * len(batch)
-        except ManagerError as error:
-            if isinstance(error, KeyRefused):
-                fate = Fate.KEY_REFUSED
-            else:
-                # A 404 here is about the route: the server was replaced, and the next one may take it.
-                # So is a 400 to a single item: ours answers 413 or 422 to what it will never take.
-                final = error.status in _BATCH_REFUSED and not (error.status == 400 and len(batch) == 1)
-                fate = Fate.REFUSED if final else Fate.RETRY
-            return [Settlement(fate, one_line(error), status=error.status)] * len(batch)
-        if [reply.state_id for reply in replies] != [item.state_id for item in batch]:
-            detail = f"asked: {answer.asked}, and the reply is not about the same states"
-            return [Settlement(Fate.RETRY, detail, status=answer.status)] * len(batch)
-        return [Settlement(_FATES[reply.result], _detail(reply), status=answer.status) for reply in replies]
+async def _send(http: HttpClient, path: str, batch: Sequence[BatchItem], frame: bytes) -> list[Settlement]:
+    content = frame % b",".join(item.content for item in batch)
+    try:
+        answer = await http.ask("POST", path, body=content)
+        replies = answer.parse(ItemsReply).items
+    except ManagerUnavailable as error:
+        settlement = Settlement(
+            Fate.RETRY, one_line(error), retry_after=error.retry_after, status=error.status
+        )
+        return [settlement] * len(batch)
+    except ManagerError as error:
+        if isinstance(error, KeyRefused):
+            fate = Fate.KEY_REFUSED
+        else:
+            # A 404 here is about the route: the server was replaced, and the next one may take it.
+            # So is a 400 to a single item: ours answers 413 or 422 to what it will never take.
+            final = error.status in _BATCH_REFUSED and not (error.status == 400 and len(batch) == 1)
+            fate = Fate.REFUSED if final else Fate.RETRY
+        return [Settlement(fate, one_line(error), status=error.status)] * len(batch)
+    if [reply.state_id for reply in replies] != [item.state_id for item in batch]:
+        detail = f"asked: {answer.asked}, and the reply is not about the same states"
+        return [Settlement(Fate.RETRY, detail, status=answer.status)] * len(batch)
+    return [Settlement(_FATES[reply.result], _detail(reply), status=answer.status) for reply in replies]
 
 
 def _split(items: Sequence[BatchItem]) -> Iterator[list[BatchItem]]:

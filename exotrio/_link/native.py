@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
 from exotrio._http.response import NotAccepted, ResponseTooSlow, invalid_response
-from exotrio._link.batches import Batches, BatchItem
+from exotrio._link.batches import BatchItem, deliver
 from exotrio._link.outcomes import name_and_fields
 from exotrio._link.port import (
     Capabilities,
@@ -44,7 +44,6 @@ from exotrio._wire.native import (
     NativeState,
     ReleaseRequest,
 )
-from exotrio._wire.v0 import NodeDeclaration
 from exotrio._wire.vocabulary import (
     MAX_BATCH,
     MAX_WAIT_MS,
@@ -67,11 +66,7 @@ class NativeLink:
     """Work with our state manager.
 
     Args:
-        http: Connections to it.
-        namespace: Namespace of the nodes.
-        worker_id: Names this process in leases.
-        v0: For what has no native route, and for claims that were made without a lease.
-        run_id: Claim states of this run only. Defaults to None: of any.
+        v0: For claims that were made without a lease.
     """
 
     capabilities = Capabilities(leases=True, batch=True, long_poll=True)
@@ -85,16 +80,6 @@ class NativeLink:
         self._v0 = v0
         self._run_id = run_id
         self._shields = Shields()
-        self._batches = Batches(http, namespace)
-
-    @property
-    def lost_claims(self) -> int:
-        """As ``Link.lost_claims`` says; only claims made over v0 can be lost."""
-        return self._v0.lost_claims
-
-    async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
-        """Register node classes, as ``Link.register`` says."""
-        await self._v0.register(runtime_name, nodes)
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
         """Claim states under a lease, as ``Link.claim`` says; waits up to 15 s for a first one."""
@@ -165,7 +150,7 @@ class NativeLink:
             ]
             answer = await self._http.ask(
                 "POST",
-                native_path(self._namespace, "heartbeat"),
+                self._path("heartbeat"),
                 body=HeartbeatRequest(
                     worker_id=self._worker_id,
                     runtime=heartbeat.runtime,
@@ -189,13 +174,8 @@ class NativeLink:
             commands.update(reply.commands)
         return HeartbeatAnswer(tuple(results), from_ms(min(ttls)) if ttls else None, frozenset(commands))
 
-    async def secrets(self, claim: Claim) -> dict[str, str]:
-        """Fetch the secrets of the claim's node, as ``Link.secrets`` says."""
-        return await self._v0.secrets(claim)
-
-    async def aclose(self) -> None:
-        """Close connections. Safe to call twice."""
-        await self._http.aclose()
+    def _path(self, route: str) -> str:
+        return native_path(self._namespace, route)
 
     # -- claiming
 
@@ -203,7 +183,7 @@ class NativeLink:
         asked = trio.current_time()
         answer = await self._http.ask(
             "POST",
-            native_path(self._namespace, "claim"),
+            self._path("claim"),
             body=request,
             timeout=REQUEST_TIMEOUT + from_ms(request.wait_ms),
         )
@@ -231,16 +211,13 @@ class NativeLink:
         if held:
             request = ReleaseRequest(states=held, delay_ms=UNUSABLE_DELAY_MS)
             try:
-                await self._http.ask("POST", native_path(self._namespace, "release"), body=request)
+                await self._http.ask("POST", self._path("release"), body=request)
             except ManagerError as error:
-                log.warning(
-                    "these states could not be released, and their leases have to expire: %s",
-                    error,
-                )
+                log.warning("these states could not be released; their leases have to expire: %s", error)
 
     async def _void(self, claim_id: str) -> None:
         """Release whatever a claim took, or will take when it arrives late, even if cancelled."""
-        path, body = native_path(self._namespace, "release"), ReleaseRequest(claim_id=claim_id)
+        path, body = self._path("release"), ReleaseRequest(claim_id=claim_id)
         why, attempt = "no time was left", 0
         with self._shields.shield(RELEASE_TIMEOUT) as shield, shield:
             while True:
@@ -266,7 +243,7 @@ class NativeLink:
                 encoded.append(BatchItem(index, claim.state_id, encode(item)))
             except NotJson as error:
                 settlements[index] = Settlement(Fate.REFUSED, f"it cannot be sent as JSON: {error}")
-        settlements |= await self._batches.deliver("outcomes", encoded, b"[%s]")
+        settlements |= await deliver(self._http, self._path("outcomes"), encoded, b"[%s]")
         return [settlements[index] for index in range(len(items))]
 
     async def _release(self, claims: Sequence[Claim]) -> list[Settlement]:
@@ -274,7 +251,7 @@ class NativeLink:
             BatchItem(index, claim.state_id, encode({"state_id": claim.state_id, "token": claim.token}))
             for index, claim in enumerate(claims)
         ]
-        settlements = await self._batches.deliver("release", encoded, b'{"states":[%s]}')
+        settlements = await deliver(self._http, self._path("release"), encoded, b'{"states":[%s]}')
         return [settlements[index] for index in range(len(claims))]
 
 

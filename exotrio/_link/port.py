@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from exotrio._nodes.outcome import Outcome
 from exotrio._nodes.progress import Progress
@@ -13,6 +13,9 @@ from exotrio._wire.vocabulary import HeartbeatResult
 
 if TYPE_CHECKING:
     from exotrio._wire.v0 import NodeDeclaration
+
+LinkKind = Literal["auto", "v0", "native"]
+"""Which API a runtime uses; ``"auto"`` asks the server."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,12 +55,7 @@ class V0Link:
     """Work with any v0 state manager.
 
     Args:
-        http: Connections to it.
-        namespace: Namespace of the nodes.
         concurrency: Most reports, and most releases, in flight at once.
-
-    Attributes:
-        lost_claims: As ``Link.lost_claims`` says.
     """
 
     capabilities = Capabilities(leases=False, batch=False, long_poll=False)
@@ -139,10 +134,6 @@ class V0Link:
         headers = {} if claim.token is None else {LEASE_HEADER: claim.token}
         path = v0_path(self._namespace, "state", claim.state_id, "secrets")
         return (await self._http.fetch(SecretsReply, "GET", path, headers=headers)).secrets
-
-    async def aclose(self) -> None:
-        """Close connections. Safe to call twice."""
-        await self._http.aclose()
 
     # -- claiming
 

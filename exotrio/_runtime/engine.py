@@ -12,11 +12,11 @@ import trio
 
 from exotrio._execution.executor import Executor
 from exotrio._http.endpoint import Endpoint
-from exotrio._link.port import Link
+from exotrio._link.port import Link, LinkKind
 from exotrio._runtime.heartbeat import heartbeat
 from exotrio._runtime.ledger import HeldClaim, Ledger
 from exotrio._runtime.lifecycle import Phase
-from exotrio._runtime.options import LinkKind, Options
+from exotrio._runtime.options import Options
 from exotrio._runtime.outage import Outage
 from exotrio._runtime.poller import Poller, poll
 from exotrio._runtime.reporter import Reporter, report
@@ -212,13 +212,12 @@ class Engine:
 
     def _open_link(self, kind: LinkKind, workers: int) -> Link:
         # Here, since it imports httpx: whoever only imports exotrio need not wait for that.
-        from exotrio._link.auto import open_link
+        from exotrio._link.auto import AutoLink
 
-        return open_link(
+        return AutoLink(
             self.endpoint,
             self.options.namespace,
             kind=kind,
-            state_manager_version=self.options.state_manager_version,
             worker_id=self.options.worker_id,
             workers=workers,
             run_id=self.run_id,

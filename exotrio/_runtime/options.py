@@ -8,10 +8,11 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 from uuid import uuid4
 
 from exotrio._http.endpoint import Endpoint, resolve_endpoint, version_problems
+from exotrio._link.port import LinkKind
 from exotrio._nodes.base import BaseNode
 from exotrio._nodes.checks import declare, node_problems
 from exotrio.errors import ConfigurationError
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from exotrio._wire.v0 import NodeDeclaration
 
-LinkKind = Literal["auto", "v0", "native"]
 _NO_NODES = "nodes is empty: pass at least one node class"
 
 

@@ -12,12 +12,13 @@ import trio
 
 from exotrio._execution.handle import phase_context
 from exotrio._http.endpoint import Ambient, Endpoint, ambient
+from exotrio._link.port import LinkKind
 from exotrio._nodes.base import BaseNode
 from exotrio._runtime.engine import Engine
 from exotrio._runtime.entry import only_nodes_interrupt, run_blocking
 from exotrio._runtime.ledger import Ledger, Stage
 from exotrio._runtime.lifecycle import Phase, Summary, advance
-from exotrio._runtime.options import LinkKind, Options, seconds_problems
+from exotrio._runtime.options import Options, seconds_problems
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
 from exotrio._runtime.vitals import LoopLag, Vitals, running_of

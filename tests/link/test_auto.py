@@ -9,12 +9,11 @@ import httpx
 import pytest
 import trio
 
-from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
-from exotrio._link.auto import AutoLink, LinkKind, open_link
-from exotrio._link.port import Claim, ClaimLost, Fate, Heartbeat
+from exotrio._link.auto import AutoLink
+from exotrio._link.port import Claim, ClaimLost, Fate, Heartbeat, LinkKind
 from exotrio._nodes.outcome import Executed, Requeued
 from exotrio._wire.v0 import NodeDeclaration
-from exotrio.errors import ConfigurationError, KeyRefused, ManagerUnavailable, NotFound
+from exotrio.errors import KeyRefused, ManagerUnavailable, NotFound
 from tests.support.http_doubles import Double, answer, done, no_nodes
 
 NODE = NodeDeclaration(name="Digest", inputs_schema={}, outputs_schema={}, secrets=[])
@@ -71,7 +70,7 @@ class Server:
         return {"state_id": state_id, "node_name": "D", "identifier": "d", "inputs": {}, "created_at": ""}
 
     def link(self, kind: LinkKind = "auto") -> AutoLink:
-        return open_link(self.double.endpoint, "ns", kind=kind, worker_id="me", workers=4)
+        return AutoLink(self.double.endpoint, "ns", kind=kind, worker_id="me", workers=4)
 
     def asked_anew(self) -> list[str]:
         """What was asked since the last call."""
@@ -277,7 +276,7 @@ async def test_tasks_that_wait_for_the_same_question_share_its_failure(
         raise AssertionError
 
     double = Double(silent)
-    link = open_link(double.endpoint, "ns", worker_id="me", workers=4)
+    link = AutoLink(double.endpoint, "ns", worker_id="me", workers=4)
     fates: list[Fate] = []
 
     async def report(number: int) -> None:
@@ -457,12 +456,6 @@ async def test_a_server_that_stays_v0_is_looked_at_once_a_minute_and_not_told_th
     asked = server.asked_anew()
     assert asked.count("GET v1") == 2
     assert "PUT nodes" not in asked
-
-
-@pytest.mark.parametrize(("option", "value"), [("kind", "v1"), ("state_manager_version", "v9")])
-def test_a_link_that_does_not_exist_is_a_configuration_error(option: str, value: Any) -> None:
-    with pytest.raises(ConfigurationError, match=value):
-        open_link(Endpoint(EMBEDDED_URI, None), "ns", worker_id="me", workers=1, **{option: value})
 
 
 async def test_closing_twice_does_no_harm() -> None:

@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
-from exotrio._link.auto import AutoLink, LinkKind, open_link
-from exotrio._link.port import Fate
+from exotrio._link.auto import AutoLink
+from exotrio._link.port import Fate, LinkKind
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio._wire.vocabulary import RunStatus, StateStatus
@@ -43,7 +43,7 @@ async def world(kind: LinkKind) -> AsyncIterator[tuple[AutoLink, StateManager]]:
     """A state manager with a registered node and a graph of two places, a link and a client."""
     async with embedded(":memory:") as transport, StateManager("ns", transport=transport) as manager:
         endpoint = Endpoint(EMBEDDED_URI, None, transport)
-        link = open_link(endpoint, "ns", kind=kind, worker_id="me", workers=4)
+        link = AutoLink(endpoint, "ns", kind=kind, worker_id="me", workers=4)
         await link.register("rt", [node("Digest", token="x")])
         graph = Graph(
             "g",

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, Graph, GraphNodeModel, Runtime, StateManager
-from exotrio._runtime.options import LinkKind
+from exotrio._link.port import LinkKind
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.manager import embedded
 
