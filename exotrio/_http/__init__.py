@@ -3,9 +3,8 @@
 =============  ===========================================================================================
 endpoint       which state manager, with which key: from arguments, a command, the environment, ``.env``
 client         ``HttpClient``: one exchange, its time limit, its errors
-connections    the connections of each event loop, and when they are closed
+connections    the connections of each event loop, their name lookups, and when they are closed
 event_loop     the functions of Trio or asyncio that an exchange needs
-lookups        name lookups that do not wait for threads of nodes
 body           bodies of requests and responses
 response       what a response means: a JSON answer or an error
 discovery      what a state manager is: ours or another that speaks v0

@@ -44,9 +44,7 @@ async def body_chunks(
     """Yield the body of a response chunk by chunk, and close the response.
 
     Args:
-        response: The response, of which only the head was read.
         at: Who answered, for messages.
-        asked: What was asked, for messages.
         max_size: Bytes that may come. Defaults to ``MAX_ANSWER``.
 
     Raises:

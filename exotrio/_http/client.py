@@ -80,7 +80,7 @@ class HttpClient:
     """
 
     def __init__(self, endpoint: Endpoint, *, tasks: int = 16, events: Events | None = None) -> None:
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._shown = "" if endpoint.uri == EMBEDDED_URI else endpoint.shown
         self._at = endpoint.name
         # Not `or`: without a listener it is false.
@@ -88,10 +88,6 @@ class HttpClient:
         self._connections = Connections(endpoint, tasks)
         # Made once: asking the kernel for randomness for each request was 8 % of the time of short ones.
         self._request_ids = map(f"{str(uuid4())[:24]}{{:012x}}".format, count(1))
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return self._endpoint
 
     async def fetch(self, model: type[M], method: str, path: str, **options: Unpack[Options]) -> M:
         """Ask, as ``ask`` does, and return the answer as ``model``."""
@@ -113,7 +109,6 @@ class HttpClient:
         """Send one request and return its JSON answer.
 
         Args:
-            method: HTTP method.
             path: Encoded path below the base URI.
             body: JSON text, or what to encode as such.
             headers: Headers beside the usual ones.
@@ -197,14 +192,12 @@ class HttpClient:
         """Fetch something large and hand it to ``sink`` chunk by chunk; return its length.
 
         Args:
-            path: Encoded path below the base URI.
-            sink: Takes each chunk. What it raises comes out as it is.
             timeout: Seconds until the answer begins. Between two chunks it is ``REQUEST_TIMEOUT``.
-            media_type: What has to come; anything else is no usable answer.
+            media_type: What has to come; anything else is not a usable answer.
 
         Raises:
-            As ``ask`` does; ManagerUnavailable also if the answer breaks off or is longer or shorter than
-            it said.
+            As ``ask`` does, and what ``sink`` raises; ManagerUnavailable also if the answer breaks off or is
+            longer or shorter than it said.
 
         Cancellation:
             Safe.
@@ -260,7 +253,7 @@ class HttpClient:
 
         request = httpx.Request(
             method,
-            _url(f"{self._endpoint.uri}{path}"),
+            _url(f"{self.endpoint.uri}{path}"),
             content=content,
             headers=headers,
             extensions={"trace": sending.trace, "timeout": _TIMEOUT},
@@ -274,7 +267,7 @@ class HttpClient:
         import httpx
 
         # Transports in process report no progress: whatever they were given may have arrived.
-        sending.sent = sending.sent or self._endpoint.transport is not None
+        sending.sent = sending.sent or self.endpoint.transport is not None
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
@@ -300,8 +293,8 @@ class HttpClient:
             "user-agent": "exotrio",
             REQUEST_ID_HEADER: next(self._request_ids),
         }
-        if self._endpoint.key is not None:
-            headers[KEY_HEADER] = self._endpoint.key
+        if self.endpoint.key is not None:
+            headers[KEY_HEADER] = self.endpoint.key
         if content is not None:
             headers["content-type"] = "application/json"
         headers.update(more or {})

@@ -1,19 +1,24 @@
-"""The connections to a state manager: those of each event loop apart, since none works in another one."""
+"""The connections to a state manager: those of each event loop apart, since none works in another one.
+
+Their name lookups have threads of their own. Trio looks names up in threads of its default limiter. Nodes may
+keep all of those busy, and a runtime that waited for one of them could not reach its state manager.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Hashable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+import socket
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, cast
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
 from exotrio._http.endpoint import Endpoint
 from exotrio._http.event_loop import closing_scope, event_loop, running_loop
-from exotrio._http.lookups import own_lookups
 from exotrio.errors import LifecycleError
 
 if TYPE_CHECKING:
@@ -25,6 +30,11 @@ log = logging.getLogger("exotrio")
 
 KEEPALIVE_EXPIRY = 4.0
 """Below the 5 s after which common servers close: a request must not cross the close on the wire."""
+MAX_LOOKUPS = 8
+"""At once, in one Trio loop. One that is not answered keeps its thread until the system gives it up."""
+
+_ours: ContextVar[bool] = ContextVar("exotrio looks up", default=False)
+_installed: trio.lowlevel.RunVar[bool] = trio.lowlevel.RunVar("exotrio lookups", default=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,3 +154,41 @@ def open_transport(endpoint: Endpoint, tasks: int) -> httpx.AsyncBaseTransport:
 @cache
 def _warn_of_plaintext(uri: str) -> None:
     log.warning("the API key travels unencrypted to %s: use https:// off this machine", uri)
+
+
+@contextmanager
+def own_lookups() -> Iterator[None]:
+    """Let name lookups within the body, in this task and its children, not wait for other threads.
+
+    An application that has set a resolver of its own keeps it, for us too.
+    """
+    if not _installed.get():
+        _installed.set(True)
+        other = trio.socket.set_custom_hostname_resolver(_Resolver())
+        if other is not None:
+            trio.socket.set_custom_hostname_resolver(other)
+    token = _ours.set(True)
+    try:
+        yield
+    finally:
+        _ours.reset(token)
+
+
+class _Resolver(trio.abc.HostnameResolver):
+    """Does what Trio does without a resolver, except that our own lookups have threads of their own.
+
+    A cancelled lookup is left to its thread.
+    """
+
+    def __init__(self) -> None:
+        self._limiter = trio.CapacityLimiter(MAX_LOOKUPS)
+
+    async def getaddrinfo(self, *args: Any, **options: Any) -> Any:
+        return await trio.to_thread.run_sync(
+            partial(socket.getaddrinfo, *args, **options),
+            limiter=self._limiter if _ours.get() else None,
+            abandon_on_cancel=True,
+        )
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        return await trio.to_thread.run_sync(socket.getnameinfo, sockaddr, flags, abandon_on_cancel=True)

@@ -7,7 +7,6 @@ other by what its list of nodes answers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from exotrio._http.client import HttpClient
@@ -28,28 +27,11 @@ class _NodesReply(Body):
     nodes: list[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class ServerKind:
-    """What a state manager is.
+async def discover(http: HttpClient, namespace: str) -> str | None:
+    """Return the version of a state manager's native API; None if it has none.
 
-    Attributes:
-        version: Version of its native API; None if it has none.
-    """
-
-    version: str | None
-
-    @property
-    def native(self) -> bool:
-        """Whether this exotrio can use its native API. Any other server is used through v0."""
-        return self.version == NATIVE_VERSION
-
-
-async def discover(http: HttpClient, namespace: str) -> ServerKind:
-    """Ask a state manager what it is.
-
-    Args:
-        http: Connections to it.
-        namespace: Whose nodes to list, where the native API does not answer.
+    This exotrio can use ``NATIVE_VERSION``. Any other server is used through v0: it has to list the nodes of
+    the namespace.
 
     Raises:
         InvalidResponse: what answers is not a state manager, at least not now.
@@ -59,26 +41,25 @@ async def discover(http: HttpClient, namespace: str) -> ServerKind:
     Cancellation:
         Safe; nothing changes at the server.
     """
-    found = await find_native(http)
-    if not found.native:
+    version = await native_version(http)
+    if version != NATIVE_VERSION:
         await require_v0(http, namespace)
-    return found
+    return version
 
 
-async def find_native(http: HttpClient) -> ServerKind:
-    """Return what the native root says; without a version after a JSON 404, which does not say who is there.
+async def native_version(http: HttpClient) -> str | None:
+    """Return what the native root says; None after a JSON 404, which does not say who is there.
 
     Raises:
         As ``discover`` does.
     """
     try:
-        found = await http.fetch(Discovery, "GET", NATIVE_ROOT, timeout=DISCOVERY_TIMEOUT)
+        return (await http.fetch(Discovery, "GET", NATIVE_ROOT, timeout=DISCOVERY_TIMEOUT)).version
     except NotFound:
-        return ServerKind(None)
+        return None
     except RequestRefused as error:
         # A proxy that is being set up answers anything: deciding for v0 now would stick.
         raise InvalidResponse(error.what, status=error.status, where=error.where, fix=error.fix) from error
-    return ServerKind(found.version)
 
 
 async def require_v0(http: HttpClient, namespace: str) -> None:

@@ -31,12 +31,9 @@ EMBEDDED_URI = "http://exotrio.embedded"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A state manager: where it is and what opens it.
+    """A state manager: where it is (a URI without a trailing slash), and the key that opens it, if any.
 
-    Attributes:
-        uri: Base URI without a trailing slash.
-        key: API key, or None to send none. Never shown.
-        transport: Way to an in-process state manager, or None for the network.
+    A transport is the way to one in this process; None: over the network.
     """
 
     uri: str
@@ -102,13 +99,8 @@ def resolve_endpoint(
 ) -> tuple[Endpoint | None, list[str]]:
     """Find the state manager from arguments, then the ambient one, then from the environment and ``.env``.
 
-    Args:
-        state_manager_uri: Base URI. None: the ambient state manager, or ``EXOSPHERE_STATE_MANAGER_URI``.
-        key: API key, or None to read ``EXOSPHERE_API_KEY``.
-        transport: Way to an in-process state manager. With one, the URI does not matter and no
-            key is needed.
-        uri_source: Where the URI came from, for problems with it.
-        key_source: Where the key came from.
+    With a transport the URI does not matter, and no key is needed. The sources say where URI and key came
+    from, for problems with them.
 
     Returns:
         The endpoint and no problems, or None and every problem, each as text that says what to do.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=BaseModel)
 
 MAX_DETAIL = 2_000
+"""Characters shown of what an error body says."""
 MAX_RETRY_AFTER = 120.0
 """Seconds; a wrong header must not stop everything for a day."""
 
@@ -51,13 +52,7 @@ class ResponseTooSlow(ManagerUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A JSON answer.
-
-    Attributes:
-        status: HTTP status.
-        body: The decoded JSON.
-        asked: ``METHOD uri``, for messages.
-    """
+    """A JSON answer, with what was asked (``METHOD uri``) for messages."""
 
     status: int
     body: Any
@@ -83,17 +78,11 @@ class Answer:
 def parse_response(
     response: httpx.Response, content: bytes, *, at: str, asked: str, accept: Collection[int] = ()
 ) -> Answer:
-    """Return the answer in a response, or raise what it means.
+    """Return the answer in a response, or raise what it means, as ``HttpClient.ask`` says.
 
     Args:
-        response: The head of the response.
-        content: Its body.
         at: Who answered, for messages.
-        asked: What was asked, for messages.
         accept: Statuses other than 2xx that are answers too.
-
-    Raises:
-        InvalidResponse, ManagerUnavailable, KeyRefused, NotFound, RequestRefused: as ``HttpClient.ask`` says.
     """
     status = response.status_code
     where = f"asked: {asked}"
@@ -121,7 +110,7 @@ def parse_response(
         raise invalid_response(what, asked, status=status) from None
     if 200 <= status < 300 or status in accept:
         return Answer(status, body, asked)
-    detail = describe(body)
+    detail = "\n".join(problems_in(body))[:MAX_DETAIL]
     raise _error(status, f"{at} answered {status}: {detail}", where, retry_after(response.headers))
 
 
@@ -143,14 +132,9 @@ def _error(status: int, what: str, where: str, wait: float | None) -> ManagerErr
     return RequestRefused(what, status=status, where=where)
 
 
-def one_line(error: ManagerError) -> str:
+def log_text(error: ManagerError) -> str:
     """Return an error for the log: what happened and what was asked, without the advice."""
     return "; ".join(part for part in (error.what.replace("\n", ", "), error.where) if part)
-
-
-def describe(body: Any) -> str:
-    """Return what an error body says, in one text: its ``detail``, one line per problem."""
-    return "\n".join(problems_in(body))[:MAX_DETAIL]
 
 
 def problems_in(body: Any) -> list[str]:

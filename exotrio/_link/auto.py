@@ -16,9 +16,9 @@ from typing import TypeVar
 import trio
 
 from exotrio._http.client import HttpClient
-from exotrio._http.discovery import discover, find_native, require_v0
+from exotrio._http.discovery import discover, native_version, require_v0
 from exotrio._http.endpoint import Endpoint
-from exotrio._http.response import one_line
+from exotrio._http.response import log_text
 from exotrio._link.native import NativeLink
 from exotrio._link.port import (
     Capabilities,
@@ -206,7 +206,7 @@ class AutoLink:
                 log.warning("the state manager was replaced; it now speaks %s", _name(link))
         elif self._kind == "v0":
             await require_v0(self._http, self._namespace)
-        elif (await find_native(self._http)).version is None:
+        elif await native_version(self._http) is None:
             raise ManagerUnavailable(
                 f"{self._http.endpoint.name} does not speak the native API now",
                 status=404,
@@ -217,29 +217,28 @@ class AutoLink:
                 await self._v0.register(*self._registration)
             except RequestRefused as error:
                 # Finished work is still to be reported, whatever it thinks of our nodes.
-                log.error("the nodes could not be registered again: %s", one_line(error))
+                log.error("the nodes could not be registered again: %s", log_text(error))
         return link
 
     async def _discover(self) -> V0Link | NativeLink:
         found = await discover(self._http, self._namespace)
         self._find_native_at = trio.current_time() + FIND_NATIVE_INTERVAL
-        if found.native:
+        if found == NATIVE_VERSION:
             return self._native
-        if found.version not in (None, self._warned_of):
-            self._warned_of = found.version
+        if found not in (None, self._warned_of):
+            self._warned_of = found
             log.warning(
                 "the state manager at %s speaks version %s of the native API, and this exotrio version %s: "
                 "it is used over v0, without leases; upgrade exotrio",
                 self._http.endpoint.shown,
-                found.version,
+                found,
                 NATIVE_VERSION,
             )
         return self._v0
 
     async def _find_native(self) -> None:
         self._find_native_at = trio.current_time() + FIND_NATIVE_INTERVAL
-        found = await self._watch(find_native(self._http))
-        if found.native:
+        if await self._watch(native_version(self._http)) == NATIVE_VERSION:
             self._sure = False
 
     async def _deliver(
@@ -272,10 +271,10 @@ class AutoLink:
         try:
             return await self._adapter(once=once)
         except KeyRefused as error:
-            return Settlement(Fate.KEY_REFUSED, one_line(error), status=error.status)
+            return Settlement(Fate.KEY_REFUSED, log_text(error), status=error.status)
         except ManagerUnavailable as error:
             # No status: the reporter counts statuses against an item, and none was sent.
-            return Settlement(Fate.RETRY, one_line(error), retry_after=error.retry_after)
+            return Settlement(Fate.RETRY, log_text(error), retry_after=error.retry_after)
 
     async def _watch(self, call: Awaitable[T]) -> T:
         try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from exotrio._http.client import HttpClient
-from exotrio._http.response import one_line
+from exotrio._http.response import log_text
 from exotrio._link.port import Fate, Settlement
 from exotrio._wire.native import ItemReply, ItemsReply
 from exotrio._wire.vocabulary import MAX_BATCH, ItemResult
@@ -69,7 +69,7 @@ async def _send(http: HttpClient, path: str, batch: Sequence[BatchItem], frame: 
         replies = answer.parse(ItemsReply).items
     except ManagerUnavailable as error:
         settlement = Settlement(
-            Fate.RETRY, one_line(error), retry_after=error.retry_after, status=error.status
+            Fate.RETRY, log_text(error), retry_after=error.retry_after, status=error.status
         )
         return [settlement] * len(batch)
     except ManagerError as error:
@@ -80,7 +80,7 @@ async def _send(http: HttpClient, path: str, batch: Sequence[BatchItem], frame: 
             # So is a 400 to a single item: ours answers 413 or 422 to what it will never take.
             final = error.status in _BATCH_REFUSED and not (error.status == 400 and len(batch) == 1)
             fate = Fate.REFUSED if final else Fate.RETRY
-        return [Settlement(fate, one_line(error), status=error.status)] * len(batch)
+        return [Settlement(fate, log_text(error), status=error.status)] * len(batch)
     if [reply.state_id for reply in replies] != [item.state_id for item in batch]:
         detail = f"asked: {answer.asked}, and the reply is not about the same states"
         return [Settlement(Fate.RETRY, detail, status=answer.status)] * len(batch)

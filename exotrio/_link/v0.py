@@ -21,7 +21,7 @@ import trio
 
 from exotrio._http.client import HttpClient
 from exotrio._http.discovery import require_v0
-from exotrio._http.response import NotAccepted, ResponseTooSlow, one_line
+from exotrio._http.response import NotAccepted, ResponseTooSlow, log_text
 from exotrio._link.outcomes import name_and_fields, requeue_delay_ms
 from exotrio._link.port import Capabilities, Claim, ClaimLost, Fate, Heartbeat, HeartbeatAnswer, Settlement
 from exotrio._link.shields import Shields
@@ -249,7 +249,7 @@ class V0Link:
                 if not earlier and (not error.sent or isinstance(error, NotAccepted)):
                     self._forget(claim.state_id)
                 return Settlement(
-                    Fate.RETRY, one_line(error), retry_after=error.retry_after, status=error.status
+                    Fate.RETRY, log_text(error), retry_after=error.retry_after, status=error.status
                 )
             except ManagerError as error:
                 settlement = settle_refusal(error)
@@ -279,9 +279,9 @@ class V0Link:
                 answer.parse(OutcomeReply)
             except ManagerUnavailable as error:
                 if error.sent:
-                    return Settlement(Fate.UNKNOWN, one_line(error), status=error.status)
+                    return Settlement(Fate.UNKNOWN, log_text(error), status=error.status)
                 self._forget(claim.state_id)
-                return Settlement(Fate.RETRY, one_line(error), retry_after=error.retry_after)
+                return Settlement(Fate.RETRY, log_text(error), retry_after=error.retry_after)
             except ManagerError as error:
                 self._forget(claim.state_id)
                 return settle_refusal(error)
@@ -308,7 +308,7 @@ def settle_refusal(error: ManagerError) -> Settlement:
     else:
         # A redirect, a 405: about the route, not the state. It may be fixed while we keep the outcome.
         fate = Fate.RETRY
-    return Settlement(fate, one_line(error), status=error.status)
+    return Settlement(fate, log_text(error), status=error.status)
 
 
 async def _each(items: Sequence[Any], do: Callable[[Any], Awaitable[Any]]) -> list[Any]:

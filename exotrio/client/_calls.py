@@ -13,7 +13,7 @@ from exotrio._http.client import HttpClient, Options
 from exotrio._http.discovery import discover, not_a_manager
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.words import readable_errors
-from exotrio._wire.vocabulary import native_path, v0_path
+from exotrio._wire.vocabulary import NATIVE_VERSION, native_path, v0_path
 from exotrio.errors import ConfigurationError, InvalidResponse, ManagerUnavailable, NotFound, RequestRefused
 
 if TYPE_CHECKING:
@@ -31,10 +31,6 @@ MAX_PAUSE = 5.0
 
 class Calls:
     """Calls to one namespace of one state manager.
-
-    Args:
-        endpoint: The state manager.
-        namespace: The namespace of every call.
 
     Attributes:
         long_polls: Calls that wait at the server; each takes one of the connections.
@@ -112,12 +108,7 @@ class Calls:
             ) from error
 
     def refuse_v0(self, what: str, instead: str = "") -> Never:
-        """Raise the error of a call that needs the native API, at a server that speaks only v0.
-
-        Args:
-            what: What cannot be done.
-            instead: What the reader can do there instead, if anything.
-        """
+        """Raise the error of a call that needs the native API: ``what`` cannot be done, but ``instead``."""
         raise RequestRefused(
             f"{what}: {self.http.endpoint.name} speaks only v0, which cannot do that",
             fix=f"{instead}; or {OURS}" if instead else OURS,
@@ -127,7 +118,6 @@ class Calls:
         """Make a call, and again a few times while the state manager is not available.
 
         Args:
-            call: Makes one attempt.
             sent: Also repeat it if the request may have arrived.
         """
         for attempt in range(TRIES - 1):
@@ -143,7 +133,8 @@ class Calls:
     async def is_native(self) -> bool:
         """Return whether the server speaks the native API, and so is ours."""
         if self._native is None:
-            self._native = (await self.repeat(lambda: discover(self.http, self.namespace))).native
+            found = await self.repeat(lambda: discover(self.http, self.namespace))
+            self._native = found == NATIVE_VERSION
         return self._native
 
 
