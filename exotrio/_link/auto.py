@@ -21,7 +21,6 @@ from exotrio._http.endpoint import Endpoint
 from exotrio._http.response import log_text
 from exotrio._link.native import NativeLink
 from exotrio._link.port import (
-    Capabilities,
     Claim,
     ClaimLost,
     Fate,
@@ -105,9 +104,9 @@ class AutoLink:
         self._failures = 0
 
     @property
-    def capabilities(self) -> Capabilities:
-        """What the present adapter can do; it may change when the server is replaced."""
-        return self._current.capabilities
+    def is_native(self) -> bool:
+        """As ``Link.is_native`` says."""
+        return self._current is self._native
 
     @property
     def lost_claims(self) -> int:
@@ -203,7 +202,8 @@ class AutoLink:
         if self._kind == "auto":
             link = await self._discover()
             if self._registration is not None and link is not self._current:
-                log.warning("the state manager was replaced; it now speaks %s", _name(link))
+                speaks = "the native API" if link is self._native else "v0 only"
+            log.warning("the state manager was replaced; it now speaks %s", speaks)
         elif self._kind == "v0":
             await require_v0(self._http, self._namespace)
         elif await native_version(self._http) is None:
@@ -317,7 +317,3 @@ def _unsent(error: ManagerUnavailable) -> ManagerUnavailable:
         where=error.where,
         fix=error.fix,
     )
-
-
-def _name(link: V0Link | NativeLink) -> str:
-    return "the native API" if isinstance(link, NativeLink) else "v0 only"

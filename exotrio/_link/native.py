@@ -20,7 +20,6 @@ from exotrio._http.response import NotAccepted, ResponseTooSlow, invalid_respons
 from exotrio._link.batches import BatchItem, deliver
 from exotrio._link.outcomes import name_and_fields
 from exotrio._link.port import (
-    Capabilities,
     Claim,
     Fate,
     Heartbeat,
@@ -68,8 +67,6 @@ class NativeLink:
     Args:
         v0: For claims that were made without a lease.
     """
-
-    capabilities = Capabilities(leases=True, batch=True, long_poll=True)
 
     def __init__(
         self, http: HttpClient, namespace: str, *, worker_id: str, v0: V0Link, run_id: str | None = None

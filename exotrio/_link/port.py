@@ -23,12 +23,8 @@ class Claim:
     """A state this runtime holds, until it is reported or released.
 
     Attributes:
-        state_id: The state.
-        node_name: Registered name of the node class to run.
         identifier: Its place in the graph.
-        inputs: Input name to text.
-        graph_name: None on v0, which does not say.
-        run_id: None on v0, which does not say.
+        graph_name, run_id: None on v0, which does not say.
         token: Lease token, None on v0.
         attempt: 1 for the first attempt; None on v0, which does not say.
         deliveries: How many workers in a row ended while they ran it.
@@ -71,13 +67,11 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The fate of one item, what to log, and when to repeat it.
+    """The fate of one item, a text for the log, and when to repeat it.
 
     Attributes:
-        fate: What is known.
-        detail: Text for the log; empty when there is nothing to say.
-        retry_after: Seconds the server asked to wait before a retry, or None.
-        status: HTTP status of the answer, or None without one.
+        retry_after: Seconds the server asked to wait before a retry.
+        status: HTTP status of the answer, if there was one.
     """
 
     fate: Fate
@@ -87,35 +81,11 @@ class Settlement:
     status: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What a link can do.
-
-    Attributes:
-        leases: Claims carry tokens; a claim in flight can be released by its id.
-        batch: Several outcomes travel in one request.
-        long_poll: ``claim(wait=...)`` waits at the server for a first state.
-    """
-
-    leases: bool
-    batch: bool
-    long_poll: bool
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Heartbeat:
     """The content of a heartbeat. Immutable: it is made in one loop and sent in another.
 
-    Attributes:
-        runtime: Name of the runtime.
-        phase: Its phase.
-        busy: States whose node runs.
-        buffered: States that wait for a worker.
-        states: What is held under leases.
-        shows_tasks: Whether this runtime answers the command ``tasks``.
-        tasks: The task tree, if that command asked for it.
-        workers: Number of its workers; 0 if that is not known.
-        nodes: Names of its nodes, each with its inputs and outputs in one line.
+    ``_wire.native.HeartbeatRequest`` says what the fields mean. ``states`` are held under leases.
     """
 
     runtime: str
@@ -131,13 +101,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeartbeatItem:
-    """One held state in a heartbeat.
-
-    Attributes:
-        claim: What is held.
-        running: Whether its node runs.
-        progress: The last progress of its node, if any.
-    """
+    """One held state in a heartbeat: whether its node runs, and its last progress, if any."""
 
     claim: Claim
     running: bool
@@ -179,7 +143,12 @@ class Link(Protocol):
     """Operations of a runtime on its state manager. Every call is bounded in time by the link."""
 
     @property
-    def capabilities(self) -> Capabilities: ...
+    def is_native(self) -> bool:
+        """Whether claims carry leases, outcomes travel in batches, and a claim waits at the server.
+
+        It may change when the server is replaced.
+        """
+        ...
 
     @property
     def lost_claims(self) -> int:

@@ -23,7 +23,7 @@ from exotrio._http.client import HttpClient
 from exotrio._http.discovery import require_v0
 from exotrio._http.response import NotAccepted, ResponseTooSlow, log_text
 from exotrio._link.outcomes import name_and_fields, requeue_delay_ms
-from exotrio._link.port import Capabilities, Claim, ClaimLost, Fate, Heartbeat, HeartbeatAnswer, Settlement
+from exotrio._link.port import Claim, ClaimLost, Fate, Heartbeat, HeartbeatAnswer, Settlement
 from exotrio._link.shields import Shields
 from exotrio._nodes.outcome import Outcome, Requeued
 from exotrio._util.backoff import WITHIN_CALL
@@ -57,8 +57,6 @@ class V0Link:
     Args:
         concurrency: Most reports, and most releases, in flight at once.
     """
-
-    capabilities = Capabilities(leases=False, batch=False, long_poll=False)
 
     def __init__(self, http: HttpClient, namespace: str, *, concurrency: int = 8) -> None:
         self._http = http

@@ -224,7 +224,7 @@ class HeartbeatSender:
                 pause = await self._send()
                 with trio.move_on_after(pause):
                     await self.ledger.heartbeat_wanted.wait()
-            if self._answered and self.runtime_link.capabilities.leases:
+            if self._answered and self.runtime_link.is_native:
                 stopped = Heartbeat(
                     runtime=self.options.name,
                     phase=Phase.STOPPED.value,
@@ -273,7 +273,7 @@ class HeartbeatSender:
         sent = self.clock()
         timeout = min(max(interval, MIN_TIMEOUT), MAX_TIMEOUT)
         try:
-            leases = self.runtime_link.capabilities.leases
+            leases = self.runtime_link.is_native
             answer = await self.link.heartbeat(heartbeat, timeout=timeout) if leases else None
         except ManagerError as error:
             pause = Backoff(interval / 40, interval / 4).pause(self._outage.failures)

@@ -109,7 +109,7 @@ class Poller:
     def limit(self) -> int:
         """Return how many states to ask for."""
         room = min(self._room(), self._max_limit)
-        if self._short and not self.link.capabilities.long_poll:
+        if self._short and not self.link.is_native:
             # The stock server runs one query for each state asked for, whether or not there is one. If
             # there are more than these few, the next claim follows at once.
             return min(room, self.options.workers)
@@ -131,7 +131,7 @@ class Poller:
         limits = self.limits()
         limit = min(self.limit(), sum(limits.values()))
         self._left_out = self.options.nodes.keys() - limits.keys()
-        long = self.link.capabilities.long_poll
+        long = self.link.is_native
         asked = self.ledger.now()
         began = trio.current_time()
         if self.ledger.reported != self._reported:

@@ -162,7 +162,7 @@ class Reporter:
     def _can_batch(self, held: HeldClaim) -> bool:
         # Checked for each batch: the server may have been replaced by one of another kind.
         alone = held in self._failed and self._failed[held].alone
-        return self.link.capabilities.batch and not alone
+        return self.link.is_native and not alone
 
     # -- one delivery
 

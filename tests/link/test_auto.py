@@ -84,7 +84,7 @@ async def test_the_first_registration_finds_out_what_the_server_is(kind: str) ->
     server = Server(kind)
     link = server.link()
     await link.register("rt", [NODE])
-    assert link.capabilities.leases is (kind == "native")
+    assert link.is_native is (kind == "native")
     [claim] = await link.claim({"D": 1}, 1)
     assert claim.token == ("t1" if kind == "native" else None)
     asked = ["PUT nodes", "POST claim"] if kind == "native" else ["GET nodes", "PUT nodes", "POST enqueue"]
@@ -98,7 +98,7 @@ async def test_a_newer_native_version_is_spoken_to_over_v0_with_one_warning(
     server.version = "2"
     link = server.link()
     await link.register("rt", [NODE])
-    assert not link.capabilities.leases
+    assert not link.is_native
     server.away = httpx.ReadError("reset")
     with pytest.raises(ClaimLost):
         await link.claim({"D": 1}, 1)
@@ -111,7 +111,7 @@ async def test_a_newer_native_version_is_spoken_to_over_v0_with_one_warning(
     server.version = "1"
     await trio.sleep(60)
     await link.claim({"D": 1}, 1)
-    assert link.capabilities.leases
+    assert link.is_native
 
 
 @pytest.mark.parametrize("kind", ["native", "v0"])
@@ -119,7 +119,7 @@ async def test_a_pinned_link_does_not_ask_before_something_fails(kind: LinkKind)
     server = Server("native")
     link = server.link(kind)
     await link.register("rt", [NODE])
-    assert link.capabilities.leases is (kind == "native")
+    assert link.is_native is (kind == "native")
     assert server.asked_anew() == ["PUT nodes"]
 
 
@@ -138,7 +138,7 @@ async def test_registering_at_a_server_that_is_away_may_be_repeated() -> None:
         await link.register("rt", [NODE])
     server.away = None
     await link.register("rt", [NODE])
-    assert link.capabilities.leases
+    assert link.is_native
 
 
 async def test_a_native_server_replaced_by_a_v0_one_is_noticed_by_the_next_claim() -> None:
@@ -354,7 +354,7 @@ async def test_a_stranger_at_the_address_costs_neither_an_outcome_nor_the_link(
     assert link.lost_claims <= 1
     server.away = None
     assert [s.fate for s in await link.report([(claim, DONE)])] == [Fate.SETTLED]
-    assert link.capabilities.leases is (kind == "native")
+    assert link.is_native is (kind == "native")
     [again] = await link.claim({"D": 1}, 1)
     assert again.token == claim.token
 

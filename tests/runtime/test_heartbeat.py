@@ -29,7 +29,7 @@ from exotrio import (
     StateManager,
     Stopping,
 )
-from exotrio._link.port import Capabilities, Claim, Heartbeat, HeartbeatAnswer
+from exotrio._link.port import Claim, Heartbeat, HeartbeatAnswer
 from exotrio._runtime.heartbeat import heartbeat
 from exotrio._runtime.ledger import Ledger, seconds_asleep
 from exotrio._runtime.stop import Stop
@@ -680,7 +680,7 @@ async def test_an_answer_about_other_states_is_no_answer(
 class Apart:
     """A link whose heartbeats do what a test wants; also the runtime's."""
 
-    capabilities = Capabilities(leases=True, batch=True, long_poll=True)
+    is_native = True
 
     def __init__(self, answer: Callable[[Heartbeat], HeartbeatAnswer]) -> None:
         self._answer = answer
