@@ -87,14 +87,13 @@ async def upsert_graph(
 ) -> dict[str, Any]:
     """Create or replace a graph and return it once it is validated."""
     give_up = anyio.current_time() + validation_timeout
-
-    async def put() -> dict[str, Any]:
-        return await _put(calls, name, body, give_up, validation_timeout, polling_interval)
-
-    graph = await put()
-    if _is_stale(graph, body):  # the second, identical PUT is compared with the first
-        graph = await put()
-    return _only_valid(graph, name)
+    for _ in range(2):
+        graph = await _put(calls, name, body, give_up, validation_timeout, polling_interval)
+        if not _is_stale(graph, body):  # the second, identical PUT is compared with the first
+            break
+    if graph["validation_status"] != ValidationStatus.VALID:
+        raise GraphInvalid(f"graph {name!r} is invalid", _problems_of(graph))
+    return graph
 
 
 async def _put(
@@ -196,13 +195,6 @@ def _branch_references(body: GraphBody) -> list[str]:
             for each in sorted(referred - allowed)
         ]
     return problems
-
-
-def _only_valid(graph: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return ``graph`` if it was found valid; raise GraphInvalid with what was found otherwise."""
-    if graph["validation_status"] == ValidationStatus.VALID:
-        return graph
-    raise GraphInvalid(f"graph {name!r} is invalid", _problems_of(graph))
 
 
 def _problems_of(graph: Mapping[str, Any]) -> list[str]:
