@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from exotrio._nodes.base import Stopping as Stopping
     from exotrio._nodes.fields import from_text as from_text
     from exotrio._nodes.fields import to_text as to_text
-    from exotrio._nodes.signals import PruneSignal as PruneSignal
-    from exotrio._nodes.signals import ReQueueAfterSignal as ReQueueAfterSignal
+    from exotrio._nodes.outcome import PruneSignal as PruneSignal
+    from exotrio._nodes.outcome import ReQueueAfterSignal as ReQueueAfterSignal
     from exotrio._runtime.lifecycle import Phase as Phase
     from exotrio._runtime.lifecycle import Summary as Summary
     from exotrio._runtime.runtime import Runtime as Runtime
@@ -61,7 +61,7 @@ else:
     _HOMES = {
         "_nodes.base": "BaseNode Stopping",
         "_nodes.fields": "from_text to_text",
-        "_nodes.signals": "PruneSignal ReQueueAfterSignal",
+        "_nodes.outcome": "PruneSignal ReQueueAfterSignal",
         "_runtime.lifecycle": "Phase Summary",
         "_runtime.runtime": "Runtime",
         "_version": "VERSION __version__",

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from exotrio._util.backoff import MAX_DELAY_MS
-from exotrio._util.cron import check_expression
+from exotrio._util.times import check_expression
 
 __all__ = [
     "CronTrigger",

@@ -19,8 +19,7 @@ from exotrio._execution.results import hint_at_asyncio, returned, signalled
 from exotrio._execution.threads import MAX_STUCK_PER_WORKER, StuckNodes, call_in_thread
 from exotrio._nodes.base import BaseNode, is_plain, needs_asyncio
 from exotrio._nodes.fields import fields_of
-from exotrio._nodes.outcome import Errored, Outcome
-from exotrio._nodes.signals import Signal
+from exotrio._nodes.outcome import Errored, Outcome, Signal
 from exotrio._util.backoff import OUTAGE
 from exotrio._util.exceptions import leaves, single_leaf
 from exotrio._util.redaction import Redactor

@@ -8,8 +8,16 @@ from pydantic import BaseModel
 
 from exotrio._nodes.base import BaseNode, is_plain, needs_asyncio
 from exotrio._nodes.fields import fields_of
-from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
-from exotrio._nodes.signals import PruneSignal, ReQueueAfterSignal, Signal
+from exotrio._nodes.outcome import (
+    Errored,
+    Executed,
+    Outcome,
+    Pruned,
+    PruneSignal,
+    ReQueueAfterSignal,
+    Requeued,
+    Signal,
+)
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.json import NotJson, decode, encode
 from exotrio._wire.vocabulary import from_ms

@@ -4,8 +4,8 @@
 - ``checks``: what makes a class unusable as a node, and the declaration of a usable one;
 - ``fields``, ``codecs``: typed fields. The state manager keeps texts; ``fields`` checks which types can be
   restored from a text and converts models, ``codecs`` converts one value;
-- ``signals``: what a node raises to end in another way than with outputs;
-- ``outcome``: how an execution ended, as data; ``_execution`` makes it, ``_link`` encodes it;
+- ``outcome``: how an execution ended, as data (``_execution`` makes it, ``_link`` encodes it), and the
+  signals that a node raises to end in another way than with outputs;
 - ``progress``: how far a running node says that it is.
 
 Rules: all problems of all classes are found at once, before anything is claimed; no message contains the

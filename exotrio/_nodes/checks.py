@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from exotrio._nodes.base import BaseNode
+from exotrio._nodes.codecs import name_of
 from exotrio._nodes.fields import field_problems, fields_of
+from exotrio._util.words import shortened
 from exotrio.graph import check_name
 
 if TYPE_CHECKING:
@@ -137,7 +139,7 @@ def _model_problems(title: str, model: Any) -> list[str]:
         return [f"{title} must be a class that inherits from pydantic.BaseModel, not {_short(model)}"]
     if title.endswith(".Secrets"):
         problems = [
-            f"{title}.{field}: must be of type str, not {_type_name(info.annotation)}: secrets are text"
+            f"{title}.{field}: must be of type str, not {name_of(info.annotation)}: secrets are text"
             for field, info in model.model_fields.items()
             if info.annotation is not str
         ]
@@ -161,13 +163,9 @@ def _callable_with(function: Any, count: int) -> bool:
     return True
 
 
-def _type_name(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
-
-
 def _short(value: Any) -> str:
     try:
         text = repr(value)
     except Exception:
         text = f"a {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return shortened(text, 77)

@@ -155,7 +155,7 @@ def fields_of(model: type[BaseModel]) -> Fields | None:
 
 def field_problems(model: type[BaseModel]) -> list[str]:
     """Return why fields could not be restored from their texts, one line each."""
-    _complete(model)
+    model.model_rebuild(raise_errors=False)  # with names that did not exist yet when it was defined
     problems = []
     for name, info in model.model_fields.items():
         if not _is_typed(info):
@@ -167,11 +167,6 @@ def field_problems(model: type[BaseModel]) -> list[str]:
         else:
             problems += [f"{name}: {why}" for why in _obstacles(info.annotation, ())]
     return problems
-
-
-def _complete(model: type[BaseModel]) -> None:
-    """Resolve names that did not exist yet when the class was defined."""
-    model.model_rebuild(raise_errors=False)
 
 
 def _is_typed(info: Any) -> bool:
@@ -211,7 +206,7 @@ def _obstacles(annotation: Any, within: tuple[type, ...]) -> list[str]:
 
 
 def _obstacles_of_model(model: type[BaseModel], within: tuple[type, ...]) -> list[str]:
-    _complete(model)
+    model.model_rebuild(raise_errors=False)  # with names that did not exist yet when it was defined
     problems = []
     for name, info in model.model_fields.items():
         where = f"{model.__name__}.{name}"

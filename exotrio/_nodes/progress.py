@@ -13,12 +13,7 @@ MAX_TEXT = 200
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The last progress of a node.
-
-    Attributes:
-        fraction: From 0 to 1; None if the node cannot tell.
-        text: One line of printable characters, perhaps empty.
-    """
+    """The last progress of a node: from 0 to 1, or None if it cannot tell; and a line of printable text."""
 
     fraction: float | None
     text: str = ""
@@ -28,12 +23,7 @@ class Progress:
 
 
 class ProgressView:
-    """The progress of one execution. Any thread may write or read it: it is one attribute.
-
-    Attributes:
-        last: The last progress, if any.
-        redactor: Masks the state's secrets in its text.
-    """
+    """The progress of one execution. Any thread may write or read it: it is one attribute."""
 
     __slots__ = ("last", "redactor")
 
@@ -49,10 +39,7 @@ class ProgressView:
 def checked_progress(fraction: object, text: object, redactor: Redactor = NO_SECRETS) -> Progress:
     """Return these as a progress.
 
-    Args:
-        fraction: A number from 0 to 1, or None.
-        text: Characters that cannot be printed become blanks; those beyond 200 are left out.
-        redactor: Masks secrets in it.
+    In its text, characters that cannot be printed become blanks, and those beyond 200 are left out.
 
     Raises:
         ValueError: ``fraction`` is out of range.

@@ -31,15 +31,13 @@ FROM_FILE = f" in {ENV_FILE} of the working directory"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """The settings. Empty values count as absent.
+    """The settings; ``read_settings`` says from which variables. Empty values count as absent.
 
     Attributes:
-        state_manager_uri: ``EXOSPHERE_STATE_MANAGER_URI``.
-        api_key: ``EXOSPHERE_API_KEY``.
-        state_manager_secret: ``STATE_MANAGER_SECRET``, the server's name for its key.
-        secrets_encryption_key: ``SECRETS_ENCRYPTION_KEY``, one key or several.
-        cors_origins: ``CORS_ORIGINS``, a comma list.
-        namespace: ``EXOSPHERE_NAMESPACE``, the command line's default.
+        state_manager_secret: The server's name for its key.
+        secrets_encryption_key: One key or several.
+        cors_origins: A comma list.
+        namespace: The command line's default.
     """
 
     state_manager_uri: str | None = None

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
-from exotrio._util.cron import check_expression
+from exotrio._util.times import check_expression
 from exotrio._wire.body import Body, Moment, Texts
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.graph import (

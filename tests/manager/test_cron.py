@@ -13,8 +13,7 @@ import trio
 import trio.testing
 from pydantic import ValidationError
 
-from exotrio._util.cron import next_occurrence_ms
-from exotrio._util.times import timestamp
+from exotrio._util.times import next_occurrence_ms, timestamp
 from exotrio.errors import DatabaseError
 from exotrio.graph import CronTrigger
 from exotrio.manager import embedded

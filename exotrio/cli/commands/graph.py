@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from exotrio._util.cron import next_occurrence_ms
-from exotrio._util.times import iso_time, timestamp
+from exotrio._util.times import iso_time, next_occurrence_ms, timestamp
 from exotrio._util.words import plural
 from exotrio._wire.graphs import GraphReply
 from exotrio.cli import options

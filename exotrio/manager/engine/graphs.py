@@ -8,8 +8,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from exotrio._util.cron import next_occurrence_ms
-from exotrio._util.times import timestamp
+from exotrio._util.times import next_occurrence_ms, timestamp
 from exotrio._wire.graphs import GraphBody, GraphRequest
 from exotrio._wire.v0 import RegisterRequest
 from exotrio._wire.vocabulary import ValidationStatus

@@ -7,7 +7,7 @@ the next one is in the future.
 
 from __future__ import annotations
 
-from exotrio._util.cron import next_occurrence_ms
+from exotrio._util.times import next_occurrence_ms
 from exotrio.manager.engine import runs
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.port import Transaction, View

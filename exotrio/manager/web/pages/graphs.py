@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from pydantic_core import from_json
 
-from exotrio._util.cron import next_occurrence_ms
+from exotrio._util.times import next_occurrence_ms
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.queries.graphs import input_fields, next_firings, secret_names, show_graphs
 from exotrio.manager.queries.runs import search
