@@ -112,8 +112,8 @@ async def test_what_states_are_narrowed_to_is_asked_of_our_server() -> None:
     )
     asked = server.double.requests[-1].url.params
     assert asked.multi_items() == [
-        ("run", "r&x"), ("graph", "g"), ("node", "N"), ("identifier", "i"),
-        ("status", "ERRORED"), ("status", "SUCCESS"), ("limit", "7"), ("before", "b"),
+        ("limit", "7"), ("before", "b"), ("run", "r&x"), ("graph", "g"), ("node", "N"), ("identifier", "i"),
+        ("status", "ERRORED"), ("status", "SUCCESS"),
     ]  # fmt: skip
     await server.client.states(status=ERRORED)
     assert server.double.requests[-1].url.params.multi_items() == [("status", "ERRORED")]
