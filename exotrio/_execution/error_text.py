@@ -9,9 +9,10 @@ import traceback
 from collections.abc import Iterator
 from typing import TypeVar
 
-from exotrio._util.error_message import MAX_DEPTH, MAX_ERROR_BYTES, MAX_LINE, begin, joined, of_group
+from exotrio._util.error_message import MAX_DEPTH, MAX_ERROR_BYTES, MAX_LINE, joined, of_group
 from exotrio._util.exceptions import leaves, unfold
 from exotrio._util.redaction import NO_SECRETS, Redactor
+from exotrio._util.words import shortened
 
 T = TypeVar("T")
 
@@ -50,7 +51,7 @@ def error_line(error: BaseException, redactor: Redactor = NO_SECRETS) -> str:
     found = leaves(error)
     messages = [_message(leaf, redactor) for leaf in found[:MAX_LEAVES]]
     line = messages[0] if len(found) == 1 else of_group(f"{_name_of(error)} of {len(found)}", messages)
-    return begin(line, MAX_LINE)
+    return shortened(line, MAX_LINE)
 
 
 def bounded(text: str) -> str:

@@ -168,4 +168,4 @@ def _short(value: Any) -> str:
         text = repr(value)
     except Exception:
         text = f"a {type(value).__name__}"
-    return shortened(text, 77)
+    return shortened(text, 80)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from exotrio._util.words import shortened
+
 MAX_ERROR_BYTES = 64 * 1024
 """Bytes of an error that our runtimes report, at most."""
 MAX_LINE = 500
@@ -30,12 +32,7 @@ def message_line(text: str | None, most: int = MAX_LINE) -> str:
     """
     lines = [line.rstrip() for line in (text or "").splitlines()]
     head, messages = _read(lines)
-    return begin(of_group(head, messages) if len(messages) > 1 else (messages or [head])[0], most)
-
-
-def begin(text: str, most: int) -> str:
-    """Return at most ``most`` characters of ``text``, with `` ...`` at the end if it is longer."""
-    return text if len(text) <= most else f"{text[: most - 4]} ..."
+    return shortened(of_group(head, messages) if len(messages) > 1 else (messages or [head])[0], most)
 
 
 def of_group(head: str, messages: list[str]) -> str:

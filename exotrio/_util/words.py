@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 def plural(count: int, noun: str) -> str:
@@ -20,8 +22,8 @@ def listed(names: Iterable[str], most: int = 10, separator: str = ", ") -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """Return at most ``most`` characters of ``text``, with ``...`` behind them if there are more."""
-    return text if len(text) <= most else f"{text[:most]}..."
+    """Return ``text``, or its beginning with ``...`` behind it: at most ``most`` characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def percent(part: int, whole: int) -> str:
