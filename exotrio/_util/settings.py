@@ -14,14 +14,15 @@ NAMESPACE_VARIABLE = "EXOSPHERE_NAMESPACE"
 SERVER_KEY_VARIABLE = "STATE_MANAGER_SECRET"
 SECRETS_KEY_VARIABLE = "SECRETS_ENCRYPTION_KEY"
 CORS_VARIABLE = "CORS_ORIGINS"
-VARIABLES = (
-    URI_VARIABLE,
-    KEY_VARIABLE,
-    NAMESPACE_VARIABLE,
-    SERVER_KEY_VARIABLE,
-    SECRETS_KEY_VARIABLE,
-    CORS_VARIABLE,
-)
+VARIABLES = {
+    URI_VARIABLE: "state_manager_uri",
+    KEY_VARIABLE: "api_key",
+    NAMESPACE_VARIABLE: "namespace",
+    SERVER_KEY_VARIABLE: "state_manager_secret",
+    SECRETS_KEY_VARIABLE: "secrets_encryption_key",
+    CORS_VARIABLE: "cors_origins",
+}
+"""The field of ``Settings`` for each."""
 SECRET_VARIABLES = frozenset({KEY_VARIABLE, SERVER_KEY_VARIABLE, SECRETS_KEY_VARIABLE})
 PREFIX = "EXOSPHERE_"
 """Of variables that are meant for us, or for the stock SDK, which has the first two."""
@@ -31,7 +32,7 @@ FROM_FILE = f" in {ENV_FILE} of the working directory"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """The settings; ``read_settings`` says from which variables. Empty values count as absent.
+    """The settings; ``VARIABLES`` says from which variables. Empty values count as absent.
 
     Attributes:
         state_manager_secret: The server's name for its key.
@@ -55,14 +56,7 @@ def read_settings() -> Settings:
         ConfigurationError: ``.env`` exists and cannot be read.
     """
     found = {**from_file(), **from_environment()}
-    return Settings(
-        state_manager_uri=found.get(URI_VARIABLE),
-        api_key=found.get(KEY_VARIABLE),
-        state_manager_secret=found.get(SERVER_KEY_VARIABLE),
-        secrets_encryption_key=found.get(SECRETS_KEY_VARIABLE),
-        cors_origins=found.get(CORS_VARIABLE),
-        namespace=found.get(NAMESPACE_VARIABLE),
-    )
+    return Settings(**{VARIABLES[name]: value for name, value in found.items()})
 
 
 def source_of(variable: str) -> str:
