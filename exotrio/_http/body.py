@@ -43,12 +43,8 @@ async def body_chunks(
 ) -> AsyncGenerator[bytes]:
     """Yield the body of a response chunk by chunk, and close the response.
 
-    Args:
-        at: Who answered, for messages.
-        max_size: Bytes that may come. Defaults to ``MAX_ANSWER``.
-
     Raises:
-        InvalidResponse: the body is longer than ``max_size``, or compressed.
+        InvalidResponse: the body is longer than ``max_size`` (``MAX_ANSWER``), or compressed.
     """
     size = 0
     max_size = MAX_ANSWER if max_size is None else max_size

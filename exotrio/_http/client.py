@@ -68,15 +68,13 @@ class _Sending:
 
 
 class HttpClient:
-    """Exchanges requests and responses with one state manager.
+    """Exchanges requests and responses with one state manager; ``events`` are told of each exchange.
 
     It can be used from Trio and from asyncio, also from several event loops: each has connections of its own,
     which open when first used. A client that was closed opens new ones when used again.
 
     Args:
-        endpoint: The state manager.
         tasks: Exchanges at once, in each event loop; more of them wait.
-        events: Told of each exchange.
     """
 
     def __init__(self, endpoint: Endpoint, *, tasks: int = 16, events: Events | None = None) -> None:
@@ -198,9 +196,6 @@ class HttpClient:
         Raises:
             As ``ask`` does, and what ``sink`` raises; ManagerUnavailable also if the answer breaks off or is
             longer or shorter than it said.
-
-        Cancellation:
-            Safe.
         """
         from exotrio._http.body import body_chunks  # here, since it imports httpx
 

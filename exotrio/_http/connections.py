@@ -61,12 +61,7 @@ class Pool:
 
 
 class Connections:
-    """The pools of all event loops that talk to one state manager.
-
-    Args:
-        endpoint: The state manager.
-        tasks: Exchanges at once, in each event loop.
-    """
+    """The pools of all event loops that talk to one state manager, each for ``tasks`` exchanges at once."""
 
     def __init__(self, endpoint: Endpoint, tasks: int) -> None:
         self._endpoint = endpoint

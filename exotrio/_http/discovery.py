@@ -35,11 +35,7 @@ async def discover(http: HttpClient, namespace: str) -> str | None:
 
     Raises:
         InvalidResponse: what answers is not a state manager, at least not now.
-        ManagerUnavailable: nothing usable was answered.
-        KeyRefused: the key is wrong.
-
-    Cancellation:
-        Safe; nothing changes at the server.
+        ManagerUnavailable, KeyRefused: as ``HttpClient.ask`` says.
     """
     version = await native_version(http)
     if version != NATIVE_VERSION:
@@ -48,11 +44,7 @@ async def discover(http: HttpClient, namespace: str) -> str | None:
 
 
 async def native_version(http: HttpClient) -> str | None:
-    """Return what the native root says; None after a JSON 404, which does not say who is there.
-
-    Raises:
-        As ``discover`` does.
-    """
+    """Return what the native root says; None after a JSON 404, which does not say who is there."""
     try:
         return (await http.fetch(Discovery, "GET", NATIVE_ROOT, timeout=DISCOVERY_TIMEOUT)).version
     except NotFound:
@@ -63,11 +55,7 @@ async def native_version(http: HttpClient) -> str | None:
 
 
 async def require_v0(http: HttpClient, namespace: str) -> None:
-    """Return if a state manager that speaks v0 answers.
-
-    Raises:
-        As ``discover`` does.
-    """
+    """Return if a state manager that speaks v0 answers; raise as ``discover`` does if not."""
     try:
         reply = await http.fetch(
             _NodesReply, "GET", v0_path(namespace, "nodes", ""), timeout=DISCOVERY_TIMEOUT

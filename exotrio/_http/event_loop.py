@@ -46,11 +46,7 @@ class EventLoop(Protocol):
 
 
 def event_loop() -> EventLoop:
-    """Return the functions that fit the caller's event loop.
-
-    Raises:
-        LifecycleError: the caller runs in none.
-    """
+    """Return the functions that fit the caller's event loop; raise LifecycleError if it runs in none."""
     if trio.lowlevel.in_trio_task():
         return trio
     running_loop()
@@ -60,11 +56,7 @@ def event_loop() -> EventLoop:
 
 
 def running_loop() -> Hashable:
-    """Return what identifies the caller's event loop.
-
-    Raises:
-        LifecycleError: the caller runs in none.
-    """
+    """Return what identifies the caller's event loop; raise LifecycleError if it runs in none."""
     if trio.lowlevel.in_trio_task():
         return trio.lowlevel.current_trio_token()
     asyncio = sys.modules.get("asyncio")

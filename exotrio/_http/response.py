@@ -59,11 +59,7 @@ class Answer:
     asked: str
 
     def parse(self, model: type[M]) -> M:
-        """Return the body as ``model``.
-
-        Raises:
-            InvalidResponse: it is something else.
-        """
+        """Return the body as ``model``; raise InvalidResponse if it is something else."""
         try:
             return model.model_validate(self.body)
         except ValidationError as error:
@@ -80,9 +76,7 @@ def parse_response(
 ) -> Answer:
     """Return the answer in a response, or raise what it means, as ``HttpClient.ask`` says.
 
-    Args:
-        at: Who answered, for messages.
-        accept: Statuses other than 2xx that are answers too.
+    ``at`` names who answered, for messages; ``accept`` are statuses other than 2xx that are answers too.
     """
     status = response.status_code
     where = f"asked: {asked}"

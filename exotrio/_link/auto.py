@@ -65,12 +65,10 @@ class AutoLink:
 
     Args:
         endpoint: The state manager. Nothing is sent to it before the first ``register``.
-        namespace: Namespace of the nodes.
         kind: ``"v0"`` or ``"native"`` to use that, and ask only whether it is there.
         worker_id: Names this process in leases.
         workers: Tasks that run nodes; up to twice as many v0 reports are in flight at once.
         run_id: Claim states of this run only, where leases are; v0 cannot. Defaults to None: of any.
-        events: Gets an event for each request.
     """
 
     def __init__(
@@ -172,8 +170,7 @@ class AutoLink:
     async def _adapter(self, *, once: bool = False) -> V0Link | NativeLink:
         """Return the adapter that fits the server, asking it first if that is in doubt.
 
-        Args:
-            once: The call may send something that v0 allows to be sent only once.
+        ``once`` says that the call may send something that v0 allows to be sent only once.
         """
         failures = self._failures
         if self._is_sure(once):

@@ -62,11 +62,7 @@ RELEASE_TIMEOUT = 3.0
 
 
 class NativeLink:
-    """Work with our state manager.
-
-    Args:
-        v0: For claims that were made without a lease.
-    """
+    """Work with our state manager; ``v0`` is for claims that were made without a lease."""
 
     def __init__(
         self, http: HttpClient, namespace: str, *, worker_id: str, v0: V0Link, run_id: str | None = None

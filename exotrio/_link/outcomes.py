@@ -36,11 +36,7 @@ def name_and_value(outcome: Outcome) -> tuple[str, Any]:
 
 
 def outcome_of(name: str, value: Any) -> Outcome:
-    """Return the outcome that ``name_and_value`` took apart.
-
-    Raises:
-        KeyError: there is no such kind.
-    """
+    """Return the outcome that ``name_and_value`` took apart; raise KeyError if there is no such kind."""
     return _KINDS[name](value)
 
 

@@ -67,12 +67,7 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The fate of one item, a text for the log, and when to repeat it.
-
-    Attributes:
-        retry_after: Seconds the server asked to wait before a retry.
-        status: HTTP status of the answer, if there was one.
-    """
+    """The fate of one item, a text for the log, and how long the server asked to wait before a retry."""
 
     fate: Fate
     detail: str = ""
@@ -128,9 +123,7 @@ class ClaimLost(Exception):
 
     Only a v0 link raises it; a native link releases by claim id instead.
 
-    Attributes:
-        limit: Number of states that the claim asked for.
-        too_slow: The answer had begun to arrive.
+    ``too_slow`` says that the answer had begun to arrive.
     """
 
     def __init__(self, limit: int, *, too_slow: bool = False) -> None:
@@ -148,19 +141,16 @@ class Link(Protocol):
 
         It may change when the server is replaced.
         """
-        ...
 
     @property
     def lost_claims(self) -> int:
         """Largest number of states that may be claimed unknown to us, since answers to claims were lost."""
-        ...
 
     def settle_by(self, deadline: float) -> None:
         """Settle claims in flight, and later ones, by ``deadline`` on Trio's clock.
 
         May be called again; only an earlier deadline changes anything.
         """
-        ...
 
     async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
         """Register node classes.
@@ -170,7 +160,6 @@ class Link(Protocol):
             KeyRefused: the key is wrong.
             RequestRefused: the server refuses this registration for good.
         """
-        ...
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
         """Claim up to ``limit`` states, and of each node no more than its entry in ``limits``.
@@ -183,45 +172,31 @@ class Link(Protocol):
             Settled, never just dropped: before ``trio.Cancelled`` leaves this call, what the
             claim took is released (bounded by a deadline), or logged as unknown.
         """
-        ...
 
     async def report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
         """Report outcomes once; one settlement per item, in order. Never raises ManagerError."""
-        ...
 
     async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
         """Release claims, so that others can run them at once and no attempt is counted.
 
         One settlement per claim, in order. Never raises ManagerError.
         """
-        ...
 
     async def heartbeat(self, heartbeat: Heartbeat, *, timeout: float) -> HeartbeatAnswer | None:
         """Announce that this runtime lives, and renew the leases of what it holds. May be repeated.
 
         Args:
-            heartbeat: What to send.
             timeout: Seconds for each request; there are several only for very many states.
 
         Returns:
             The answer; None if the state manager has no leases (v0).
 
         Raises:
-            ManagerError: as its subclasses say; some leases may be renewed all the same.
-
-        Cancellation:
-            Safe; the leases may be renewed all the same.
+            ManagerError: some leases may be renewed all the same; so they may after a cancellation.
         """
-        ...
 
     async def secrets(self, claim: Claim) -> dict[str, str]:
-        """Fetch the secrets of the claim's node.
-
-        Raises:
-            ManagerError: as its subclasses say.
-        """
-        ...
+        """Fetch the secrets of the claim's node, or raise a ManagerError."""
 
     async def aclose(self) -> None:
         """Close connections. Safe to call twice."""
-        ...

@@ -24,11 +24,7 @@ class Shields:
 
     @contextmanager
     def shield(self, limit: float = math.inf) -> Iterator[trio.CancelScope]:
-        """Make a shield, which the caller enters.
-
-        Args:
-            limit: Seconds after which it ends in any case.
-        """
+        """Make a shield, which the caller enters, and which ends after ``limit`` seconds in any case."""
         deadline = min(self._deadline, trio.current_time() + limit)
         shield = trio.CancelScope(shield=True, deadline=deadline)
         self._open.add(shield)

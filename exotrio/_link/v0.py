@@ -52,11 +52,7 @@ _ROUTES = {"executed": "executed", "errored": "errored", "pruned": "prune"}
 
 
 class V0Link:
-    """Work with any v0 state manager.
-
-    Args:
-        concurrency: Most reports, and most releases, in flight at once.
-    """
+    """Work with any v0 state manager, with ``concurrency`` reports and as many releases at once."""
 
     def __init__(self, http: HttpClient, namespace: str, *, concurrency: int = 8) -> None:
         self._http = http

@@ -14,12 +14,7 @@ MAX_DELAY_MS = 10 * 365 * 86_400_000
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Random pauses below a bound that doubles with each failure (full jitter).
-
-    Attributes:
-        base: Bound of the first pause, in seconds.
-        cap: Bound of every pause, in seconds.
-    """
+    """Random pauses (full jitter) below a bound that doubles with each failure, from ``base`` to ``cap``."""
 
     base: float
     cap: float
@@ -29,9 +24,7 @@ class Backoff:
     ) -> float:
         """Return the seconds to wait before the next attempt.
 
-        Args:
-            failures: Those before the last one: 0 for the first pause.
-            at_least: What a server asked for, in seconds (``Retry-After``).
+        ``failures`` are those before the last one; ``at_least`` is what a server asked for (``Retry-After``).
         """
         pause = uniform(0.0, min(self.cap, self.base * 2.0 ** min(failures, 64)))
         return pause if at_least is None else max(pause, at_least)

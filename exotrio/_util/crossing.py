@@ -14,12 +14,10 @@ Ts = TypeVarTuple("Ts")
 def call_in_loop(
     token: trio.lowlevel.TrioToken | None, function: Callable[[*Ts], object], *args: *Ts, once: bool = False
 ) -> None:
-    """Call ``function`` in a Trio loop, soon. From any thread, and from a signal handler.
+    """Call ``function`` in the Trio loop of ``token``, soon. From any thread, and from a signal handler.
 
-    Args:
-        token: Of that loop. With None, or once the loop is over, nothing happens.
-        function: Called there. An error that it raises would end the loop.
-        once: Several calls before the loop gets to it are one. Defaults to not.
+    Without a token, or once the loop is over, nothing happens. An error of the function would end the loop.
+    With ``once``, several calls before the loop gets to it are one.
     """
     if token is not None:
         with suppress(trio.RunFinishedError):
@@ -43,11 +41,7 @@ class ThreadsafeEvent:
         call_in_loop(self._token, self._set, once=True)
 
     async def wait(self) -> None:
-        """Wait until it was set since the last wait.
-
-        Cancellation:
-            Safe: nothing is lost.
-        """
+        """Wait until it was set since the last wait. Cancellation is safe: nothing is lost."""
         await self._event.wait()
         self._event = trio.Event()
 

@@ -28,11 +28,7 @@ def encode(value: Any) -> bytes:
 
 
 def decode(text: bytes) -> Any:
-    """Return the value of a JSON text.
-
-    Raises:
-        NotJson: it is not JSON.
-    """
+    """Return the value of a JSON text; raise NotJson if it is not JSON."""
     try:
         return from_json(text)
     except ValueError as error:

@@ -15,11 +15,7 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 def require_place(path: Path, *, overwrite: bool) -> None:
-    """Check that a new file can be put at ``path``.
-
-    Raises:
-        ConfigurationError: something is there, or what is to be overwritten is not a regular file.
-    """
+    """Raise ConfigurationError if something is there, unless it is a file and is to be overwritten."""
     if os.path.lexists(path) and not overwrite:
         raise _exists(path)
     if os.path.lexists(path) and not path.is_file():
@@ -34,15 +30,11 @@ def _exists(path: Path) -> ConfigurationError:
 
 
 class NewFile:
-    """A file that is being written under another name, and renamed when it is complete.
+    """A file that is being written under another name (``aside``), and renamed when it is complete.
 
     Args:
-        path: The final name.
         what: What it is, for errors: ``the backup``.
         error: Raised if it cannot be created, written or renamed.
-
-    Attributes:
-        aside: The name meanwhile, in the same folder.
     """
 
     def __init__(self, path: Path, what: str, error: type[ExotrioError]) -> None:
@@ -72,11 +64,7 @@ class NewFile:
             os.fsync(self._fd)
 
     def put_in_place(self, *, overwrite: bool) -> None:
-        """Rename it to its final name.
-
-        Raises:
-            ConfigurationError: that name was taken meanwhile.
-        """
+        """Rename it to its final name; raise ConfigurationError if that was taken meanwhile."""
         with self._translate_errors("renamed"):
             if overwrite:
                 os.replace(self.aside, self._path)
@@ -123,11 +111,7 @@ class NewFile:
 
 
 def write_new(path: Path, content: bytes, what: str, *, overwrite: bool) -> None:
-    """Write a whole file.
-
-    Raises:
-        ConfigurationError: it cannot be written, or its name is taken.
-    """
+    """Write a whole file; raise ConfigurationError if it cannot be written, or its name is taken."""
     file = NewFile(path, what, ConfigurationError)
     try:
         file.open()

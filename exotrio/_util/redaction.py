@@ -32,11 +32,7 @@ _URL_SAFE = ("", "/", "!'()*", "!$&'()*+,;=:@/", "!#$&'()*+,/:;=?@")
 
 
 class Redactor:
-    """Masks secrets in texts.
-
-    Args:
-        secrets: Their values; those of less than six characters are left alone.
-    """
+    """Masks secrets in texts. Values of less than six characters are left alone."""
 
     def __init__(self, secrets: Iterable[object] = ()) -> None:
         self._secrets = tuple(map(str, secrets))

@@ -17,11 +17,7 @@ def timestamp(ms: float, timespec: str = "milliseconds") -> str:
 
 
 def moment_ms(moment: datetime | str) -> int:
-    """Return a moment, or what ``timestamp`` made of it, in Unix milliseconds.
-
-    Raises:
-        ValueError: the text is not a moment.
-    """
+    """Return a moment, or what ``timestamp`` made of it, in Unix milliseconds. ValueError: it is neither."""
     if isinstance(moment, str):
         moment = datetime.fromisoformat(moment)
     return round(moment.timestamp() * 1000)
