@@ -12,14 +12,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import Annotated, Any, ClassVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    WrapValidator,
-    field_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator, field_validator
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.times import check_expression

@@ -20,27 +20,13 @@ from exotrio._http.discovery import discover, native_version, require_v0
 from exotrio._http.endpoint import Endpoint
 from exotrio._http.response import log_text
 from exotrio._link.native import NativeLink
-from exotrio._link.port import (
-    Claim,
-    ClaimLost,
-    Fate,
-    Heartbeat,
-    HeartbeatAnswer,
-    LinkKind,
-    Settlement,
-)
+from exotrio._link.port import Claim, ClaimLost, Fate, Heartbeat, HeartbeatAnswer, LinkKind, Settlement
 from exotrio._link.v0 import V0Link
 from exotrio._nodes.outcome import Outcome, Requeued
 from exotrio._util.events import Events
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio._wire.vocabulary import NATIVE_VERSION
-from exotrio.errors import (
-    KeyRefused,
-    ManagerError,
-    ManagerUnavailable,
-    NotFound,
-    RequestRefused,
-)
+from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable, NotFound, RequestRefused
 
 log = logging.getLogger("exotrio")
 

@@ -19,14 +19,7 @@ from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
 from exotrio._http.response import NotAccepted, ResponseTooSlow, invalid_response
 from exotrio._link.batches import BatchItem, deliver
 from exotrio._link.outcomes import name_and_fields
-from exotrio._link.port import (
-    Claim,
-    Fate,
-    Heartbeat,
-    HeartbeatAnswer,
-    HeartbeatItem,
-    Settlement,
-)
+from exotrio._link.port import Claim, Fate, Heartbeat, HeartbeatAnswer, HeartbeatItem, Settlement
 from exotrio._link.shields import Shields
 from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link
 from exotrio._nodes.outcome import Outcome
@@ -43,14 +36,7 @@ from exotrio._wire.native import (
     NativeState,
     ReleaseRequest,
 )
-from exotrio._wire.vocabulary import (
-    MAX_BATCH,
-    MAX_WAIT_MS,
-    HeartbeatResult,
-    from_ms,
-    native_path,
-    to_ms,
-)
+from exotrio._wire.vocabulary import MAX_BATCH, MAX_WAIT_MS, HeartbeatResult, from_ms, native_path, to_ms
 from exotrio.errors import ManagerError, ManagerUnavailable
 
 log = logging.getLogger("exotrio")
