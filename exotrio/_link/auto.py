@@ -186,7 +186,7 @@ class AutoLink:
             link = await self._discover()
             if self._registration is not None and link is not self._current:
                 speaks = "the native API" if link is self._native else "v0 only"
-            log.warning("the state manager was replaced; it now speaks %s", speaks)
+                log.warning("the state manager was replaced; it now speaks %s", speaks)
         elif self._kind == "v0":
             await require_v0(self._http, self._namespace)
         elif await native_version(self._http) is None:
