@@ -55,10 +55,6 @@ class Pool:
     lookups: Callable[[], AbstractContextManager[None]]
     closer: AsyncGeneratorType[None] | None = None
 
-    @property
-    def is_closed(self) -> bool:
-        return self.closer is not None and self.closer.ag_frame is None
-
 
 class Connections:
     """The pools of all event loops that talk to one state manager, each for ``tasks`` exchanges at once."""
@@ -92,7 +88,7 @@ class Connections:
 
     async def _open(self, loop: Hashable) -> Pool:
         for other, pool in list(self._pools.items()):
-            if pool.is_closed:
+            if pool.closer is not None and pool.closer.ag_frame is None:  # its event loop ended
                 self._pools.pop(other, None)
         transport = open_transport(self._endpoint, self._tasks)
         closer = cast("AsyncGeneratorType[None]", _close_at_the_end(transport))

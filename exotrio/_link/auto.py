@@ -98,10 +98,7 @@ class AutoLink:
         return self._v0.lost_claims
 
     def settle_by(self, deadline: float) -> None:
-        """Settle claims in flight, and later ones, by ``deadline`` on Trio's clock.
-
-        Without it a v0 claim is waited for up to 60 s after a cancellation.
-        """
+        """As ``Link.settle_by`` says. Without it a v0 claim may last 60 s after a cancellation."""
         self._v0.settle_by(deadline)
         self._native.settle_by(deadline)
 
@@ -112,11 +109,7 @@ class AutoLink:
         self._registration = (runtime_name, nodes)
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
-        """Claim states, as ``Link.claim`` says.
-
-        Raises:
-            ClaimLost: v0 only: the claim was sent, and what it took will never be known.
-        """
+        """Claim states, as ``Link.claim`` says."""
         if self._current is self._v0 and trio.current_time() >= self._find_native_at:
             await self._find_native()
         link = await self._adapter()

@@ -166,6 +166,7 @@ class Link(Protocol):
 
         Raises:
             ManagerUnavailable: nothing is known to be claimed.
+            ClaimLost: v0 only: the claim was sent, and what it took will never be known.
             KeyRefused, NotFound, RequestRefused: the server refuses; nothing is claimed.
 
         Cancellation:

@@ -83,11 +83,7 @@ class V0Link:
             ) from error
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
-        """Claim states, as ``Link.claim`` says; ``wait`` is ignored.
-
-        Raises:
-            ClaimLost: the claim was sent, and what it took will never be known.
-        """
+        """Claim states, as ``Link.claim`` says; ``wait`` is ignored."""
         claims: list[Claim] = []
         try:
             for nodes, most in self._portions(limits, limit):

@@ -50,11 +50,7 @@ class Settings:
 
 
 def read_settings() -> Settings:
-    """Read the environment, then ``.env`` in the working directory for what it lacks.
-
-    Raises:
-        ConfigurationError: ``.env`` exists and cannot be read.
-    """
+    """Read the environment, then, as ``from_file`` does, ``.env`` for what it lacks."""
     found = {**from_file(), **from_environment()}
     return Settings(**{VARIABLES[name]: value for name, value in found.items()})
 
@@ -70,11 +66,7 @@ def from_environment() -> dict[str, str]:
 
 
 def from_file() -> dict[str, str]:
-    """Return our variables in ``.env``, by name. Empty ones are left out.
-
-    Raises:
-        ConfigurationError: the file exists and cannot be read.
-    """
+    """Return our variables in ``.env``, by name, without empty ones. ConfigurationError: it is unreadable."""
     if not os.path.isfile(ENV_FILE):
         return {}
     # Here, since most programs have no such file.

@@ -26,8 +26,7 @@ def moment_ms(moment: datetime | str) -> int:
 def next_occurrence_ms(expression: str, after_ms: int) -> int | None:
     """Return the first time after ``after_ms`` that matches ``expression``, in Unix ms; None without one.
 
-    Raises:
-        ValueError: the expression cannot be read; the text says why.
+    A ValueError says why the expression cannot be read.
     """
     # Here, since few graphs have a trigger and the import takes 20 ms.
     from croniter import CroniterBadDateError, croniter
