@@ -17,7 +17,7 @@ Rules:
 - Nothing is repeated and no redirect is followed here.
 - httpx is imported within functions: it takes 50 ms, which a file of nodes must not wait for. For the same
   reason ``body``, which needs its classes, is imported late.
-- Each exchange has a time limit; closing connections is shielded, for ``event_loop.CLOSE_TIMEOUT``.
+- Each exchange has a time limit; closing connections is shielded, for ``deadlines.HANG_UP``.
 - Requests wait before httpcore's pool (``connections.Pool.limiter``), never in it: it loses connections for
   good when waiting requests are cancelled.
 - No text shows a key or a password: they are neither in ``Endpoint.shown`` nor in its ``repr``.
