@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any
 
 import trio
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from exotrio._httpd import LOOPBACK_HOSTS, Limits, host_name, is_loopback, open_listeners, serve_http, urls
 from exotrio._runtime.runtime import Runtime
@@ -27,26 +28,18 @@ log = logging.getLogger("exotrio.cli")
 LIMITS = Limits(max_connections=32, max_body=1024, keyless=10.0)
 GRACE = 1.0
 """Seconds for requests in flight when the process ends."""
-PLAIN = "text/plain; charset=utf-8"
-
-Answer = tuple[int, bytes, str]
-Handler = Callable[[], Awaitable[Answer]]
 
 
 @contextmanager
 def health_server(runtime: Runtime, host: str, port: int, *, tasks: bool) -> Iterator[None]:
-    """Serve the health of a runtime for as long as the block lasts. Enter it before the runtime starts.
+    """Serve the health of a runtime for as long as the block lasts; with ``tasks`` its task tree, too.
 
-    Args:
-        runtime: The runtime whose health is served.
-        host: Address to bind.
-        port: 0 for any free one.
-        tasks: Serve the task tree too.
+    Enter it before the runtime starts.
 
     Raises:
         PortBusy, ConfigurationError: the address cannot be used.
     """
-    thread = _Thread(_pages(runtime, tasks=tasks), host, port)
+    thread = _Thread(runtime, host, port, tasks=tasks)
     log.info("health is served on %s", " ".join(thread.bound))
     try:
         yield
@@ -54,35 +47,13 @@ def health_server(runtime: Runtime, host: str, port: int, *, tasks: bool) -> Ite
         thread.end()
 
 
-def _pages(runtime: Runtime, *, tasks: bool) -> Mapping[str, Handler]:
-    health, metrics = Health(runtime), RuntimeMetrics(runtime)
-
-    async def livez() -> Answer:
-        return _verdict(health.alive())
-
-    async def readyz() -> Answer:
-        return _verdict(health.ready())
-
-    async def measured() -> Answer:
-        body, content_type = metrics.render()
-        return 200, body, content_type
-
-    async def tree() -> Answer:
-        return 200, f"{await runtime.tasks()}\n".encode(), PLAIN
-
-    pages: dict[str, Handler] = {"/livez": livez, "/readyz": readyz, "/metrics": measured}
-    return {**pages, "/tasks": tree} if tasks else pages
-
-
-def _verdict(problem: str) -> Answer:
-    return (503 if problem else 200), f"{problem or 'ok'}\n".encode("utf-8", "replace"), PLAIN
-
-
 class _Thread:
     """The thread of the port. Created and ended in another thread."""
 
-    def __init__(self, pages: Mapping[str, Handler], host: str, port: int) -> None:
-        self._pages = pages
+    def __init__(self, runtime: Runtime, host: str, port: int, *, tasks: bool) -> None:
+        self._runtime = runtime
+        self._health, self._metrics = Health(runtime), RuntimeMetrics(runtime)
+        self._paths = ["/livez", "/readyz", "/metrics", *(["/tasks"] if tasks else [])]
         self._hosts = LOOPBACK_HOSTS | {host} if is_loopback(host) else None
         self._token: trio.lowlevel.TrioToken | None = None
         self._stopping: trio.Event | None = None
@@ -116,29 +87,26 @@ class _Thread:
         bound.set_result(urls(listeners))
         await serve_http(self._app, listeners, limits=LIMITS, grace=GRACE, stopping=self._stopping)
 
-    async def _app(self, scope: MutableMapping[str, Any], receive: object, send: Any) -> None:
-        status, body, content_type = await self._answer(scope)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [
-                    (b"content-type", content_type.encode()),
-                    (b"content-length", str(len(body)).encode()),
-                    (b"cache-control", b"no-store"),
-                ],
-            }
-        )
-        await send({"type": "http.response.body", "body": body})
+    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._respond(scope)
+        response.headers["cache-control"] = "no-store"
+        await response(scope, receive, send)
 
-    async def _answer(self, scope: Mapping[str, Any]) -> Answer:
+    async def _respond(self, scope: Scope) -> Response:
         host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
         if self._hosts is not None and host_name(host) not in self._hosts:
             # On loopback: a web page must not read this through a host name of its own (DNS rebinding).
-            return 421, b"this Host is not served here\n", PLAIN
-        page = self._pages.get(scope["path"])
-        if page is None:
-            return 404, f"not found; there are {', '.join(self._pages)}\n".encode(), PLAIN
+            return PlainTextResponse("this Host is not served here\n", 421)
+        path = scope["path"]
+        if path not in self._paths:
+            return PlainTextResponse(f"not found; there are {', '.join(self._paths)}\n", 404)
         if scope["method"] not in ("GET", "HEAD"):
-            return 405, b"only GET\n", PLAIN
-        return await page()
+            return PlainTextResponse("only GET\n", 405)
+        if path == "/metrics":
+            body, content_type = self._metrics.render()
+            return Response(body, media_type=content_type)
+        if path == "/tasks":
+            return PlainTextResponse(f"{await self._runtime.tasks()}\n")
+        problem = self._health.alive() if path == "/livez" else self._health.ready()
+        text = f"{problem or 'ok'}\n".encode("utf-8", "replace")
+        return PlainTextResponse(text, 503 if problem else 200)
