@@ -4,12 +4,13 @@ A new command goes into a module of its own, ``commands/<name>.py``, with a clic
 its name and one line of help go into ``_COMMANDS`` below. It is imported only when it is run or asked for
 help, so that every command starts fast. Options that several commands share are in ``options`` and
 ``connection``. Return the exit code (``exit_codes``), raise exotrio's errors as they are, and print results
-with ``terminal.output``. Tests call it in process: see ``Cli`` in ``tests/support/commands.py``.
+with ``connection.print`` or ``terminal.output``. Tests call it in process: see ``Cli`` in
+``tests/support/commands.py``.
 
-The rooms: ``commands`` are thin and use ``terminal`` (output, logs, progress), ``lookup`` (finding by name or
-id), ``runs``, ``graphs``, ``dev``, ``doctor`` and ``top`` (what those commands do). Beside them ``load``
-imports a user's file, ``values`` reads inputs and secrets, ``program`` knows how this program was called,
-``groups`` are click's groups, and ``health_server`` is the health port of ``worker``.
+The rooms: ``commands`` are thin and use ``terminal`` (output, logs, progress), ``runs``, ``graphs``, ``dev``,
+``doctor`` and ``top`` (what those commands do). Beside them ``lookup`` finds by name or id, ``load`` imports
+a user's file, ``values`` reads inputs and secrets, ``program`` knows how this program was called, ``groups``
+are click's groups, and ``health_server`` is the health port of ``worker``.
 """
 
 from __future__ import annotations

@@ -50,18 +50,15 @@ _db_option = click.option(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """Which state manager, and which namespace.
-
-    Attributes:
-        arguments: The options that named it, to repeat them in a printed command.
-        db: The database to run a state manager on during the command, instead of the one at ``uri``.
-    """
+    """Which state manager and which namespace a command is for, and how it prints its result."""
 
     namespace: str
     uri: str = ""
     key: str = field(default="", repr=False)
     arguments: tuple[str, ...] = ()
+    """The options that named it, to repeat them in a printed command."""
     db: Path | None = None
+    """The database to run a state manager on during the command, instead of the one at ``uri``."""
     form: str = "table"
     """What ``--output`` says: ``table`` or ``json``."""
 

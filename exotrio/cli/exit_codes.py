@@ -1,10 +1,4 @@
-"""Exit codes, one list for every command.
-
-0 success, or everything delivered or released; 1 the run failed, something needs attention (``doctor``),
-or a defect; 2 usage or configuration; 3 invalid graph or module, or a request that is refused; 4 state
-manager unreachable; 5 key refused; 6 not found; 7 port or database busy; 75 something was abandoned or
-is unknown; 130 a run was interrupted and can be continued.
-"""
+"""Exit codes, one list for every command. The help of ``python -m exotrio`` explains them."""
 
 from __future__ import annotations
 
@@ -34,8 +28,8 @@ UNREACHABLE = 4
 KEY_REFUSED = 5
 NOT_FOUND = 6
 BUSY = 7
-ABANDONED = 75
-INTERRUPTED = 130
+ABANDONED = 75  # or it is not known whether something was
+INTERRUPTED = 130  # a run, which can be continued
 
 
 class ModuleInvalid(ProblemsError):

@@ -54,9 +54,7 @@ class Commands(click.Group):
 class LazyCommands(Commands):
     """A group that imports a command when it is run or asked for help.
 
-    Args:
-        modules: Command name to its one-line help; each is ``command`` in ``exotrio.cli.commands.<name>``,
-            with ``_`` for ``-``.
+    ``modules`` has the help of each; it is ``command`` in the module of its name, with ``_`` for ``-``.
     """
 
     def __init__(self, *, modules: Mapping[str, str], **attributes: Any) -> None:

@@ -8,7 +8,7 @@ runtime's id is 12 digits, unique for each; it can stand for the id. All but run
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypedDict, TypeVar, Unpack
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -17,7 +17,7 @@ from exotrio._wire.graphs import GraphReply
 from exotrio._wire.vocabulary import is_state_id
 from exotrio.cli.terminal.output import print_message
 from exotrio.cli.terminal.words import closest, meant
-from exotrio.client import Run, RunStatus, RunSummary, RuntimeInfo, StateManager, StateStatus, StateSummary
+from exotrio.client import Run, RunStatus, RunSummary, RuntimeInfo, StateManager, StatePage, StateSummary
 from exotrio.errors import InvalidResponse, NotFound, RequestRefused
 from exotrio.graph import RetryPolicyModel, StoreConfigModel
 
@@ -137,35 +137,24 @@ def _no_run(given: str, found: list[str], error: NotFound) -> NotFound:
     return NotFound(what, where=error.where, fix=hint)
 
 
-def no_state(given: str, error: NotFound) -> NotFound:
-    """Return the error for a state that does not exist."""
-    hint = "see `states ls` for what there is"
-    if "-" in given:
-        hint = "an id with dashes is a run's: see `runs show`"
-    return NotFound(f"there is no state {given!r}", where=error.where, fix=hint)
-
-
-class StateFilter(TypedDict, total=False):
-    """Which states, as ``StateManager.states`` takes it."""
-
-    run: str | None
-    graph: str | None
-    node: str | None
-    identifier: str | None
-    status: Sequence[StateStatus]
+async def whole_state(given: str, call: Awaitable[T]) -> T:
+    """Return the answer of a call for a state; if there is none, the error says where to look."""
+    try:
+        return await call
+    except NotFound as error:
+        hint = "see `states ls` for what there is"
+        if "-" in given:
+            hint = "an id with dashes is a run's: see `runs show`"
+        raise NotFound(f"there is no state {given!r}", where=error.where, fix=hint) from error
 
 
 async def list_states(
-    manager: StateManager, limit: int, **wanted: Unpack[StateFilter]
+    call: Callable[..., Awaitable[StatePage]], limit: int
 ) -> tuple[list[StateSummary], bool]:
-    """Return the newest states that match, and whether there may be more.
-
-    Raises:
-        RequestRefused: the server speaks only v0, and no run was named.
-    """
+    """Return the newest states of ``StateManager.states`` with a filter, and whether there may be more."""
 
     async def fetch(size: int, before: str | None) -> tuple[list[StateSummary], str | None]:
-        page = await manager.states(limit=size, before=before, **wanted)
+        page = await call(limit=size, before=before)
         return page.states, page.next
 
     return await _pages(fetch, limit)

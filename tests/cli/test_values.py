@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exotrio.cli import options
-from exotrio.cli.graphs.json_source import read_json
+from exotrio.cli.graphs.problems import read_json
 
 
 @click.command()

@@ -13,8 +13,8 @@ from exotrio._wire.graphs import GraphReply
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import INVALID, SUCCESS
-from exotrio.cli.graphs.apply import read_application
 from exotrio.cli.graphs.check import check_files
+from exotrio.cli.graphs.file import read_application
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import find_graph
 from exotrio.cli.terminal.output import pairs, print_as, print_message

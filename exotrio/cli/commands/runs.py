@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 
 import click
@@ -15,7 +16,7 @@ from exotrio.cli.connection import Connection, connection, connection_or_db
 from exotrio.cli.exit_codes import FAILED, SUCCESS
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import find_run, list_runs, list_states, whole_run
-from exotrio.cli.runs.follow import follow
+from exotrio.cli.runs.remote import follow
 from exotrio.cli.terminal.output import error_message, table
 from exotrio.client import Run, RunStatus, RunSummary, StateManager, StateStatus, StateSummary
 
@@ -73,7 +74,8 @@ def show(run_id: str, connection: Connection) -> int:
         run = await find_run(manager, run_id)
         if not run.errored_count:
             return run, []
-        return run, (await list_states(manager, MAX_FAILED, run=run.run_id, status=ERRORED))[0]
+        call = partial(manager.states, run=run.run_id, status=ERRORED)
+        return run, (await list_states(call, MAX_FAILED))[0]
 
     run, failed = connection.ask(ask)
     shown = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import click
@@ -19,8 +20,8 @@ from exotrio.cli.lookup import (
     list_states,
     no_graph,
     no_node,
-    no_state,
     require_place,
+    whole_state,
 )
 from exotrio.cli.terminal.output import error_message, pairs
 from exotrio.client import StateDetail, StateHistory, StateManager, StateStatus, StateSummary
@@ -77,9 +78,8 @@ def ls(
         run = None if run_id is None else (await find_run(manager, run_id)).run_id
         wanted = [StateStatus(status) for status in statuses]
         try:
-            found = await list_states(
-                manager, limit, run=run, graph=graph, node=node, identifier=place, status=wanted
-            )
+            call = partial(manager.states, run=run, graph=graph, node=node, identifier=place, status=wanted)
+            found = await list_states(call, limit)
         except NotFound as error:
             raise await _not_found(manager, graph, node, error) from error
         except RequestRefused as refusal:
@@ -129,33 +129,22 @@ def retry(state_id: str, fanout_id: str | None, connection: Connection) -> int:
     JSON: state_id, new_state_id, status.
     """
 
-    async def ask(manager: StateManager) -> tuple[str, str]:
-        try:
-            reply = await manager.manual_retry(state_id, fanout_id)
-        except NotFound as error:
-            raise no_state(state_id, error) from error
-        return reply.id, reply.status.value
-
-    new, status = connection.ask(ask)
-    connection.print({"state_id": state_id, "new_state_id": new, "status": status}, [new])
+    new = connection.ask(lambda manager: whole_state(state_id, manager.manual_retry(state_id, fanout_id)))
+    body = {"state_id": state_id, "new_state_id": new.id, "status": new.status.value}
+    connection.print(body, [new.id])
     return SUCCESS
 
 
 async def _find(manager: StateManager, state_id: str, run_id: str | None) -> StateDetail:
     try:
-        return await manager.history(state_id)
-    except NotFound as error:
-        raise no_state(state_id, error) from error
+        return await whole_state(state_id, manager.history(state_id))
     except RequestRefused as refusal:
         if not is_v0_only(refusal):
             raise
         if run_id is None:
             raise _needs_run(refusal) from refusal
     run = await find_run(manager, run_id)
-    try:
-        return await manager.state(run.graph_name, run.run_id, state_id)
-    except NotFound as error:
-        raise no_state(state_id, error) from error
+    return await whole_state(state_id, manager.state(run.graph_name, run.run_id, state_id))
 
 
 def _needs_run(refusal: RequestRefused) -> RequestRefused:

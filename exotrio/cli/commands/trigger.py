@@ -6,8 +6,7 @@ import click
 
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
-from exotrio.cli.runs.follow import follow
-from exotrio.cli.runs.start import start_run
+from exotrio.cli.runs.remote import follow, start_run
 from exotrio.cli.terminal.output import print_json, print_message, print_text
 from exotrio.cli.values import merged
 from exotrio.client import StateManager

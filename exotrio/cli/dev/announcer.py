@@ -14,9 +14,9 @@ from exotrio._wire.graphs import GraphBody
 from exotrio.cli.dev import messages
 from exotrio.cli.dev.protocol import DeclaredGraph, Loaded
 from exotrio.cli.dev.run_events import print_run_events, unfinished
-from exotrio.cli.graphs.apply import Application
+from exotrio.cli.graphs.file import Application
 from exotrio.cli.graphs.problems import Locator
-from exotrio.cli.runs.start import check_run_values, start_run
+from exotrio.cli.runs.remote import check_run_values, start_run
 from exotrio.cli.terminal.browser import open_in_browser, write_redirect
 from exotrio.cli.terminal.output import print_message
 from exotrio.cli.terminal.words import meant

@@ -20,8 +20,8 @@ from exotrio._util.terminal_text import harmless
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS, bare_errors
 from exotrio.cli.lookup import list_runs
 from exotrio.cli.program import command_line
-from exotrio.cli.runs.result import collect, print_result
-from exotrio.cli.runs.start import check_run_values
+from exotrio.cli.runs.remote import check_run_values
+from exotrio.cli.runs.result import print_result
 from exotrio.cli.terminal.progress import Progress
 from exotrio.client import Run, RunStatus, RunSummary, StateManager, StateStatus
 from exotrio.errors import GraphInvalid, NotFound
@@ -188,7 +188,7 @@ class LocalRun:
                 self.runtime.stop(why="the end of the run")
                 if run is not None:
                     # Before the drain, in which nodes of other runs may still finish (through v0).
-                    print_result(await collect(client, run), self.output, self.progress.elapsed)
+                    await print_result(client, run, self.output, self.progress.elapsed)
         if run is None:
             self.progress.print_message(self._how_to_continue())
             return INTERRUPTED

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from exotrio._util.error_message import message_line
@@ -18,48 +17,55 @@ MAX_TRACEBACK = 30
 """Lines of a traceback that are printed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What is printed of a finished run; of many outputs and errors the first ones."""
+async def print_result(client: StateManager, run: Run, form: str, elapsed: float) -> None:
+    """Print the result to standard output: of many outputs and errors the first ones.
 
-    run: Run
-    outputs: list[dict[str, Any]]
-    """``identifier`` and ``outputs`` of successes of nodes without next nodes."""
-    outputs_left: int
-    errors: list[dict[str, str]]
-    """``identifier``, ``state_id`` and ``error`` of failed states."""
-    errors_left: int
-
-
-async def collect(client: StateManager, run: Run) -> Result:
-    """Read what is printed of a run."""
+    ``elapsed`` is how long this command followed the run.
+    """
     graph = await client.run(run.run_id)
     template = GraphReply.model_validate(await client.get_graph(run.graph_name))
     last = {node.identifier for node in template.nodes if not node.next_nodes}
     ends = [node for node in graph.nodes if node.status is StateStatus.SUCCESS and node.identifier in last]
     failed = [node for node in graph.nodes if node.status in ERRORED]
-    errors = [
-        {"identifier": node.identifier, "state_id": node.id, "error": node.error or ""}
-        for node in failed[:MAX_SHOWN]
-    ]
     outputs = []
     for node in ends[:MAX_SHOWN]:
         state = await client.state(run.graph_name, run.run_id, node.id)
         if state.outputs:
             outputs.append({"identifier": node.identifier, "outputs": state.outputs})
-    return Result(
-        run=run,
-        outputs=outputs,
-        outputs_left=max(0, len(ends) - MAX_SHOWN),
-        errors=errors,
-        errors_left=max(0, len(failed) - MAX_SHOWN),
-    )
-
-
-def print_result(result: Result, form: str, elapsed: float) -> None:
-    """Print the result to standard output; ``elapsed`` is how long this command followed the run."""
+    body = {
+        "run_id": run.run_id,
+        "graph": run.graph_name,
+        "status": run.status.value,
+        "seconds": round(elapsed, 3),
+        "nodes": {node.identifier: node.counts for node in run.nodes},
+        "outputs": outputs,
+        "outputs_left": max(0, len(ends) - MAX_SHOWN),
+        "errors": [
+            {"identifier": node.identifier, "state_id": node.id, "error": node.error or ""}
+            for node in failed[:MAX_SHOWN]
+        ],
+        "errors_left": max(0, len(failed) - MAX_SHOWN),
+    }
     fix = "the run itself is kept: `run --resume RUN`, or `runs watch RUN`, prints its result again"
-    print_as(form, _as_json(result, elapsed), _as_lines(result, elapsed), fix=fix)
+    print_as(form, body, _as_lines(run, body, elapsed), fix=fix)
+
+
+def _as_lines(run: Run, body: dict[str, Any], elapsed: float) -> list[str]:
+    states = plural(run.total_count, "state")
+    lines = [f"{run.status.value}: {states} in {elapsed:.1f} s (run {run.run_id})"]
+    for end in body["outputs"]:
+        lines += [f"{end['identifier']}:", *pairs(end["outputs"], "  ", ": ")]
+    if body["outputs_left"]:
+        lines.append(f"... and outputs of {body['outputs_left']} more states")
+    for number, failed in enumerate(body["errors"]):
+        message = error_message(failed["error"])
+        lines.append(f"failed: {failed['identifier']} ({failed['state_id']}): {message}")
+        if number == 0:
+            # One traceback only: where many states failed, most failed in the same way.
+            lines += [f"  {line}" for line in _traceback_lines(failed["error"])]
+    if body["errors_left"]:
+        lines.append(f"... and {body['errors_left']} more failed states")
+    return lines
 
 
 def _traceback_lines(error: str) -> list[str]:
@@ -70,37 +76,3 @@ def _traceback_lines(error: str) -> list[str]:
     left = len(lines) - MAX_TRACEBACK
     half = MAX_TRACEBACK // 2
     return lines if left <= 0 else [*lines[:half], f"... {left} lines", *lines[half - MAX_TRACEBACK :]]
-
-
-def _as_json(result: Result, elapsed: float) -> dict[str, Any]:
-    run = result.run
-    return {
-        "run_id": run.run_id,
-        "graph": run.graph_name,
-        "status": run.status.value,
-        "seconds": round(elapsed, 3),
-        "nodes": {node.identifier: node.counts for node in run.nodes},
-        "outputs": result.outputs,
-        "outputs_left": result.outputs_left,
-        "errors": result.errors,
-        "errors_left": result.errors_left,
-    }
-
-
-def _as_lines(result: Result, elapsed: float) -> list[str]:
-    run = result.run
-    states = plural(run.total_count, "state")
-    lines = [f"{run.status.value}: {states} in {elapsed:.1f} s (run {run.run_id})"]
-    for end in result.outputs:
-        lines += [f"{end['identifier']}:", *pairs(end["outputs"], "  ", ": ")]
-    if result.outputs_left:
-        lines.append(f"... and outputs of {result.outputs_left} more states")
-    for number, failed in enumerate(result.errors):
-        message = error_message(failed["error"])
-        lines.append(f"failed: {failed['identifier']} ({failed['state_id']}): {message}")
-        if number == 0:
-            # One traceback only: where many states failed, most failed in the same way.
-            lines += [f"  {line}" for line in _traceback_lines(failed["error"])]
-    if result.errors_left:
-        lines.append(f"... and {result.errors_left} more failed states")
-    return lines
