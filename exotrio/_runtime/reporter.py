@@ -147,14 +147,17 @@ class Reporter:
                 self._nursery.start_soon(self._deliver, self._take_batch(), limiter, latest)
 
     def _take_batch(self) -> list[HeldClaim]:
-        """Take the first of the queue, and what follows it as far as it fits into one request."""
+        """Take the first of the queue, and all that fits into one request with it."""
         queue, first = self._queue, self._queue.popleft()
-        batch = [first]
+        batch, left = [first], list[HeldClaim]()
         if self._can_batch(first):
-            while queue and len(batch) < MAX_BATCH and self._can_batch(queue[0]):
-                if (queue[0].outcome is None) is not (first.outcome is None):
-                    break  # outcomes and releases go to different routes
-                batch.append(queue.popleft())
+            while queue and len(batch) < MAX_BATCH:
+                held = queue.popleft()
+                # Outcomes and releases go to different routes. Where they alternate, each waits for its own
+                # kind only: one request for each of them could take longer than a flush.
+                fits = self._can_batch(held) and (held.outcome is None) is (first.outcome is None)
+                (batch if fits else left).append(held)
+            queue.extendleft(reversed(left))
         if not queue:
             self._queued = trio.Event()
         return batch

@@ -249,6 +249,39 @@ async def test_one_item_that_fails_does_not_hold_up_the_others(autojump_clock: M
     assert trio.current_time() < 60
 
 
+async def test_outcomes_and_releases_that_alternate_are_delivered_in_few_requests(
+    autojump_clock: MockClock,
+) -> None:
+    begun: list[int] = []
+
+    class Ends(BaseNode):
+        async def execute(self) -> None:
+            begun.append(len(begun))
+            number = begun[-1]
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(4 + number / 100)
+                if number % 2 == 0:
+                    raise
+
+    async def take_long(call: Call) -> None:
+        if call.route in ("outcomes", "release"):
+            await trio.sleep(0.1)
+
+    server = NativeServer()
+    server.before = take_long
+    server.add("Ends", 64)
+    rt = runtime(server, Ends, workers=64, batch_size=64)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await server.until(lambda: len(begun) == 64)
+        rt.stop(grace=0)
+    assert (rt.summary.completed, rt.summary.cancelled, rt.summary.exit_code) == (32, 32, 0)
+    assert len(server.routes("outcomes", "release")) < 16
+
+
 async def test_twice_as_many_reports_as_workers_are_in_flight_at_once_and_no_more(
     autojump_clock: MockClock,
 ) -> None:
