@@ -53,7 +53,7 @@ class Plan(BaseNode):
     def execute(self) -> Outputs:
         root = Path(self.inputs.root).resolve()
         if not root.is_dir():
-            raise NotADirectoryError(f"{root} is no folder; give one with --store root=DIR")
+            raise NotADirectoryError(f"{root} is not a folder; give one with --store root=DIR")
         if self.inputs.algorithm not in hashlib.algorithms_guaranteed:
             raise ValueError(f"unknown algorithm {self.inputs.algorithm!r}")
         return self.Outputs(root=str(root), algorithm=self.inputs.algorithm)

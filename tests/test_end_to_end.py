@@ -292,7 +292,7 @@ def test_ctrl_c_ends_a_run_whose_state_manager_went_away(place: Place) -> None:
         end = process.wait()
     assert end.code == 130, end
     assert sorted(place.log.items("cancelled")) == sorted(running)
-    assert "is abandoned" in end.err, "what is left behind is named"
+    assert "is abandoned" in end.err, "what is abandoned is named"
     assert "Traceback" not in end.err
 
 

@@ -157,7 +157,7 @@ def test_an_unreadable_file_is_tried_again_then_shown_and_the_others_are_listed(
     [
         (
             "root=/no/such/folder",
-            "NotADirectoryError: /no/such/folder is no folder; give one with --store root=",
+            "NotADirectoryError: /no/such/folder is not a folder; give one with --store root=",
         ),
         ("algorithm=rot13", "ValueError: unknown algorithm 'rot13'"),
     ],

@@ -224,7 +224,8 @@ class Runtime:
         thread only ``stop()`` ends it.
 
         Returns:
-            What became of the claimed states; ``exit_code`` is 0, or 75 if something is left behind.
+            What became of the claimed states; ``exit_code`` is 0, or 75 if something was abandoned or is
+            unknown.
 
         Raises:
             LifecycleError: it was started before, or an event loop runs in this thread, or the command

@@ -1,7 +1,7 @@
 """Nodes of the journeys: ``begin -> split -> work -> close``, with as many states of ``work`` as one likes.
 
 What ``work`` does hangs on files in the working directory, so that a test decides when: it fails at the
-item ``bad`` until there is a file ``mended``, and if the run's store says so waits for a file ``open``.
+item ``bad`` until there is a file ``repaired``, and if the run's store says so waits for a file ``open``.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Work(BaseNode):
             self.progress(0.4, f"12 of 30 pages of {self.inputs.item}")
             while not os.path.exists("open"):  # noqa: ASYNC110, ASYNC240 - the test makes it
                 await anyio.sleep(0.02)
-        if self.inputs.item == self.inputs.bad and not os.path.exists("mended"):  # noqa: ASYNC240
+        if self.inputs.item == self.inputs.bad and not os.path.exists("repaired"):  # noqa: ASYNC240
             raise ValueError(f"cannot work on {self.inputs.item}")
         return self.Outputs(text=f"worked on {self.inputs.item}")
 
@@ -129,5 +129,5 @@ graph = Graph(
 
 
 def let(folder: Path, file: str) -> None:
-    """Let the nodes of a worker in ``folder`` go on (``open``) or succeed (``mended``)."""
+    """Let the nodes of a worker in ``folder`` go on (``open``) or succeed (``repaired``)."""
     (folder / file).touch()

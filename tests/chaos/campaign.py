@@ -1,4 +1,4 @@
-"""A campaign: keep workers busy with runs, injure processes and connections, then judge the result."""
+"""A campaign: keep workers busy with runs, injure processes and connections, then assess the result."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ import trio
 from exotrio import ManagerError, StateManager
 from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus
+from tests.chaos.assessment import Evidence, Shown, assess
 from tests.chaos.cluster import Child, Cluster, until
 from tests.chaos.crew import Crew, stop
 from tests.chaos.graph import EXECUTED, NAMESPACE, graph
 from tests.chaos.journal import Execution, Reading
-from tests.chaos.judge import Evidence, Shown, judge
 from tests.chaos.plan import (
     CLOCK,
     CLOCKS,
@@ -76,7 +76,7 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
                 await cluster.kill_all()
             nursery.cancel_scope.cancel()
     evidence = Evidence(plan, folder, canary, chaos.reading, proxy, chaos.strikes, shown, crew.in_order)
-    figures = judge(evidence)
+    figures = assess(evidence)
     figures.faults = chaos.injected + proxy.injected
     figures.exits = crew.exits
     figures.problems += crew.problems

@@ -2,7 +2,7 @@
 
 It works on whole HTTP messages, so that a fault can be told by what it does to one: lost after it
 was committed, sent twice, answered by somebody else. What state a fault may have touched, and which
-outcomes the state manager accepted, is kept for the judge.
+outcomes the state manager accepted, is kept for the assessment.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KINDS = ("drop", "delay", "replay", "html 502", "json 503", "502 after commit", 
 ROUTES = ("claim", "claim", "report", "report", "report", "release", "heartbeat", "any")
 PATIENCE = 2.0
 """Seconds a fault waits for a request of its route; then it takes any."""
-LONGEST_DELAY = 1.2
+MAX_DELAY = 1.2
 HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
 BUSY = b'{"detail": "try again later"}'
 NO_ROUTE = (b'{"detail":"Not Found"}', b'{"message":"no Route matched with those values"}')
@@ -206,10 +206,10 @@ class Proxy:
                 return _answer(503, "application/json", BUSY)
             case "delay":
                 if self.rng.random() < 0.5:
-                    await trio.sleep(self.rng.uniform(0.1, LONGEST_DELAY))
+                    await trio.sleep(self.rng.uniform(0.1, MAX_DELAY))
                     return await self._forward(request)
                 response = await self._forward(request)
-                await trio.sleep(self.rng.uniform(0.1, LONGEST_DELAY))
+                await trio.sleep(self.rng.uniform(0.1, MAX_DELAY))
                 return response
             case "replay":
                 return self.rng.choice([await self._forward(request), await self._forward(request)])
@@ -247,7 +247,7 @@ class Proxy:
         self._remember(request, response)
         return response.raw
 
-    # -- for the judge
+    # -- for the assessment
 
     def _touch(self, message: Message) -> None:
         if _route(message) in ("report", "release"):

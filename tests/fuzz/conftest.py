@@ -21,4 +21,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for (_, status), count in tried.items():
             statuses[status] += count
         shown = ", ".join(f"{count:,} x {status}" for status, count in sorted(statuses.items()))
-        terminalreporter.write_line(f"fuzz: {tried.total():,} answers judged: {shown}")
+        terminalreporter.write_line(f"fuzz: {tried.total():,} answers checked: {shown}")

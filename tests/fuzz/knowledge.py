@@ -25,7 +25,7 @@ from tests.fuzz.routes import TARGETS, Target, sign_in, target_of
 from tests.support.helpers import SettableClock
 
 SECRETS = {"token": "fuzzed-secret-plain-5d0a", "other": "fuzzed-secret-plain-77be"}
-MOST_OF_ONE_PAGE = 6
+MAX_OF_ONE_PAGE = 6
 """Pages of one kind that are read, of one run and another, say."""
 
 Fields = list[tuple[str, str]]
@@ -108,7 +108,7 @@ async def look(client: httpx.AsyncClient, made: World) -> None:
     while waiting:
         for link in _read_page(made, await client.get(waiting.pop(0), follow_redirects=True)):
             found = target_of("GET", unquote(urlsplit(link).path))
-            if found and link not in seen and followed[found[0]] < MOST_OF_ONE_PAGE:
+            if found and link not in seen and followed[found[0]] < MAX_OF_ONE_PAGE:
                 followed[found[0]] += 1
                 seen.add(link)
                 waiting.append(link)

@@ -35,7 +35,7 @@ tried: Counter[tuple[str, int]] = Counter()
 """How many requests for which target got which status; shown at the end of a run."""
 
 
-def judge(request: Request, response: Response) -> None:
+def check(request: Request, response: Response) -> None:
     """Check one answer."""
     path = unquote(request.target.partition(b"?")[0].decode("ascii"))
     target = _target(path)
@@ -43,7 +43,7 @@ def judge(request: Request, response: Response) -> None:
     status, body = response.status, response.body
     tried[f"{request.method} {target.path}" if target else "no route", status] += 1
     assert status < 500, f"{status}: {body[:500]!r}"
-    _judge_body(response)
+    _check_body(response)
     if not (target and target.path.endswith(("/secrets", "/backup"))):
         for secret in SECRETS.values():
             assert secret.encode() not in body, "an answer holds a secret"
@@ -51,37 +51,37 @@ def judge(request: Request, response: Response) -> None:
         assert status in BY_THE_SERVER
         assert response.header(b"connection") == b"close"
         if request.method != "HEAD":
-            judge_error(response)
+            check_error(response)
         return
     assert response.header(b"server") == b""
     if request.method == "HEAD":
         assert not body
     elif is_page and status not in (401, 421):
-        _judge_page(response)
+        _check_page(response)
     elif is_page:
         assert response.media_type in (b"text/html", b"text/plain", b"application/json")
     elif status >= 400:
-        judge_error(response)
+        check_error(response)
     else:
-        _judge_reply(response, target)
+        _check_reply(response, target)
 
 
 def _target(path: str) -> Target | None:
     return next((target for target in TARGETS if target.match(path) is not None), None)
 
 
-def judge_any(response: Response) -> None:
+def check_any(response: Response) -> None:
     """Check an answer to somebody of whom it is not known what he asked."""
     tried["a stream", response.status] += 1
     assert response.status < 500 or response.status in (501, 505), (
         f"{response.status}: {response.body[:500]!r}"
     )
-    _judge_body(response)
+    _check_body(response)
     if response.media_type == b"application/json" and response.status >= 400 and response.body:
-        judge_error(response)
+        check_error(response)
 
 
-def _judge_body(response: Response) -> None:
+def _check_body(response: Response) -> None:
     assert response.header(b"x-content-type-options") == b"nosniff"
     assert response.header(b"cache-control"), "nobody on the way is told whether to keep this"
     assert response.whole or response.media_type == b"text/event-stream"
@@ -89,7 +89,7 @@ def _judge_body(response: Response) -> None:
         assert text not in response.body, f"an answer holds {text!r}"
 
 
-def judge_error(response: Response) -> None:
+def check_error(response: Response) -> None:
     """Check that an answer is an error in one of the documented shapes."""
     assert response.media_type == b"application/json", response
     content = _strict_json(response.body)
@@ -107,24 +107,24 @@ def judge_error(response: Response) -> None:
         assert len(json.dumps(item)) < 20_000, "a refusal repeats what it refused at length"
 
 
-def _judge_reply(response: Response, target: Target | None) -> None:
+def _check_reply(response: Response, target: Target | None) -> None:
     assert response.status < 300, "the API redirects nobody"
     if target and target.path in PLAIN:
         assert response.media_type == b"text/plain"
     elif target and target.path.endswith("/backup"):
         assert response.body.startswith(b"SQLite format 3\0")
     elif target and target.path.endswith("/export"):
-        _judge_export(response)
+        _check_export(response)
     else:
         assert response.media_type == b"application/json", response
         _strict_json(response.body)
 
 
-def _judge_page(response: Response) -> None:
+def _check_page(response: Response) -> None:
     if response.media_type in (b"text/css", b"text/javascript", b"image/svg+xml"):
         return
     if response.header(b"content-disposition"):
-        _judge_export(response)
+        _check_export(response)
         return
     for name, value in HEADERS.items():
         assert response.header(name.encode()) == value.encode(), f"{name} of a page"
@@ -139,7 +139,7 @@ def _judge_page(response: Response) -> None:
         assert SCRIPT not in text, "what somebody wrote became markup"
 
 
-def _judge_export(response: Response) -> None:
+def _check_export(response: Response) -> None:
     """Check a page that is to be kept: shown from here it could do nothing, and it carries its own policy."""
     assert response.status == 200
     assert response.header(b"content-disposition").startswith(b"attachment;")

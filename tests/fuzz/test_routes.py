@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.connection import exchange
 from tests.fuzz.knowledge import World
-from tests.fuzz.oracle import compare, judge, quiet_log
+from tests.fuzz.oracle import check, compare, quiet_log
 from tests.fuzz.requests import SIGNED_IN, any_requests, requests, right_requests
 from tests.fuzz.routes import TARGETS, Target
 from tests.fuzz.wire import Request, Response, read_responses
@@ -80,7 +80,7 @@ async def _play(asked: Sequence[Request]) -> None:
         before = await store.read(dump)
         for request in asked:
             response = await _ask(here, request)
-            judge(request, response)
+            check(request, response)
             after = await store.read(dump)
             if response.status >= 400 or request.method in ("GET", "HEAD"):
                 compare(before, after, f"{request.method} {request.target!r}: {response.status}")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from exotrio.manager import Limits, serve
 from tests.fuzz.connection import STREAM, Piece, converse, exchange
-from tests.fuzz.oracle import compare, judge_any, quiet_log
+from tests.fuzz.oracle import check_any, compare, quiet_log
 from tests.fuzz.requests import SIGNED_IN
 from tests.fuzz.routes import KEY
 from tests.fuzz.streams import Stream, streams
@@ -31,7 +31,7 @@ PROFILE = settings().max_examples
 SPEED = 20.0
 """How many times faster the server on the real socket loses its patience, and the client sends."""
 HURRIED = Limits(idle=0.6, head=10 / SPEED, body=10 / SPEED)
-LONGEST_PAUSE = 0.8
+MAX_PAUSE = 0.8
 HEAD_LIMIT = 10.0
 PROBE = b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
 
@@ -49,7 +49,7 @@ async def _in_virtual_time(stream: Stream) -> None:
         before = await here.service.store.read(dump)
         pieces = [(piece.replace(SIGNED_IN, here.cookie), pause) for piece, pause in stream.pieces]
         answers = read_responses(await exchange(here.app, pieces, half_close=stream.half_close))
-        _judge(answers)
+        _check(answers)
         # The sum: a piece may be empty, or a head be in several.
         if sum(pause for _, pause in stream.pieces) < HEAD_LIMIT:
             _count(stream, answers)
@@ -85,9 +85,9 @@ async def _on_a_socket(stream: Stream, db: Path) -> None:
         (url,) = await nursery.start(run)
         port = int(url.rpartition(":")[2])
         before = _dump_file(db)
-        pieces = [(piece, min(pause / SPEED, LONGEST_PAUSE)) for piece, pause in stream.pieces]
+        pieces = [(piece, min(pause / SPEED, MAX_PAUSE)) for piece, pause in stream.pieces]
         answers = await _ask(port, pieces, half_close=stream.half_close)
-        _judge(answers)
+        _check(answers)
         if _was_refused(stream, answers):
             compare(before, _dump_file(db), f"{stream}: {answers}")
         await eventually(partial(_probe, port))
@@ -109,9 +109,9 @@ def _dump_file(db: Path) -> dict[str, list[tuple[Any, ...]]]:
         return dump(connection)
 
 
-def _judge(answers: Sequence[Response]) -> None:
+def _check(answers: Sequence[Response]) -> None:
     for answer in answers:
-        judge_any(answer)
+        check_any(answer)
     assert not any(_closes(answer) for answer in answers[:-1]), "something was answered after the last answer"
 
 

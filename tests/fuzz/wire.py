@@ -1,4 +1,4 @@
-"""Requests as bytes, and answers read back from bytes, without a library that would mend either."""
+"""Requests as bytes, and answers read back from bytes, without a library that would repair either."""
 
 from __future__ import annotations
 

@@ -369,7 +369,7 @@ async def test_a_request_cancelled_while_its_body_is_sent_leaves_nothing_to_coll
         for _ in range(2):
             await trio.testing.wait_all_tasks_blocked(0.05)
         nursery.cancel_scope.cancel()
-    gc.collect()  # what is left behind is warned of, and warnings are errors here
+    gc.collect()  # what is not closed is warned of, and warnings are errors here
     await http.aclose()
 
 

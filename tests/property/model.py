@@ -224,7 +224,7 @@ class Model:
     def retried_run(self) -> tuple[list[tuple[State, State]], list[State]]:
         """Retry every failed state; return (old, new) of those that could be, and those that could not.
 
-        Those that could not be built come last, since what the others bring about may mend them.
+        Those that could not be built come last, since what the others bring about may complete them.
         """
         retried: list[tuple[State, State]] = []
         refused: list[State] = []

@@ -14,7 +14,7 @@ from tests.support.helpers import SettableClock
 from tests.support.manager import open_manager, recount
 
 STEPS = 30
-MOST_STATES = 45
+MAX_STATES = 45
 
 # What lets a run go on stands several times: otherwise most runs would be over before they got anywhere.
 GOING_ON = ["one", "fan-out"] * 5
@@ -86,7 +86,7 @@ class Driver:
         elif move == "none":
             await twin.executed(state, [])
         else:
-            small = move in {"one", "bad"} or len(twin.model.states) > MOST_STATES
+            small = move in {"one", "bad"} or len(twin.model.states) > MAX_STATES
             size = 1 if small else self.data.draw(st.integers(2, 3), label="fan-out")
             good = [move in {"one", "fan-out"} or (move == "mixed" and number != 1) for number in range(size)]
             await twin.executed(state, [self.output(each) for each in good])

@@ -484,7 +484,7 @@ async def test_nothing_is_announced_to_a_state_manager_that_has_no_leases_any_mo
         Waits.gate.set()
 
 
-class Beside(BaseNode):
+class Together(BaseNode):
     """Notes what runs at the same time."""
 
     now: set[str]
@@ -502,19 +502,19 @@ class Beside(BaseNode):
 
 
 def beside(server: NativeServer, *names: str, alone: str = "", **inputs: str) -> None:
-    Beside.now, Beside.seen = set(), []
+    Together.now, Together.seen = set(), []
     for name in names:
-        (state_id,) = server.add("Beside", name=name, **inputs)
+        (state_id,) = server.add("Together", name=name, **inputs)
         server.states[state_id].alone = name in alone
 
 
 async def test_what_may_be_poison_runs_while_nothing_else_does(autojump_clock: MockClock) -> None:
     server = NativeServer()
     beside(server, *"abCDefg", alone="CD")
-    async with running(runtime(server, Beside, workers=4)):
+    async with running(runtime(server, Together, workers=4)):
         await server.until(lambda: server.statuses()["EXECUTED"] == 7)
-    assert sorted(map(sorted, (seen for seen in Beside.seen if seen & {"C", "D"}))) == [["C"], ["D"]]
-    assert max(map(len, Beside.seen)) > 1, "the others run beside each other"
+    assert sorted(map(sorted, (seen for seen in Together.seen if seen & {"C", "D"}))) == [["C"], ["D"]]
+    assert max(map(len, Together.seen)) > 1, "the others run beside each other"
 
 
 async def test_a_state_that_is_to_run_alone_and_the_others_wait_for_each_other_for_a_bounded_time(
@@ -523,11 +523,11 @@ async def test_a_state_that_is_to_run_alone_and_the_others_wait_for_each_other_f
     server = NativeServer()
     beside(server, *"aBcD", alone="BD", seconds="200")
     began = trio.current_time()
-    async with running(runtime(server, Beside, workers=4, shutdown_grace=300)):
-        await server.until(lambda: len(Beside.seen) == 3)
+    async with running(runtime(server, Together, workers=4, shutdown_grace=300)):
+        await server.until(lambda: len(Together.seen) == 3)
         assert trio.current_time() - began < 121
         await server.until(lambda: server.statuses()["EXECUTED"] == 4)
-    assert not any({"B", "D"} <= seen for seen in Beside.seen), "never what may be poison beside its like"
+    assert not any({"B", "D"} <= seen for seen in Together.seen), "never what may be poison beside its like"
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
@@ -537,13 +537,13 @@ async def test_what_runs_alone_for_hours_and_what_waits_for_its_end_leave_the_wo
     server = NativeServer()
     beside(server, *"ABCD", alone="ABCD", seconds="7200")
     began = trio.current_time()
-    rt = runtime(server, Beside, workers=4, batch_size=batch_size)
+    rt = runtime(server, Together, workers=4, batch_size=batch_size)
     async with running(rt):
-        usual = [state_id for each in range(40) for state_id in server.add("Beside", name=f"{each}")]
+        usual = [state_id for each in range(40) for state_id in server.add("Together", name=f"{each}")]
         await server.until(lambda: all(server.states[each].status == "EXECUTED" for each in usual))
         assert trio.current_time() - began < 100
         await trio.sleep(7200)
-        assert len(Beside.now) == 1, "the next one"
+        assert len(Together.now) == 1, "the next one"
     assert (rt.summary.cancelled, rt.summary.released) == (1, 2)
 
 
@@ -552,11 +552,11 @@ async def test_a_drain_hands_back_what_waits_to_run_alone_and_what_waits_for_it(
 ) -> None:
     server = NativeServer()
     beside(server, *"aBcD", alone="BD")
-    rt = runtime(server, Beside, workers=4)
+    rt = runtime(server, Together, workers=4)
     async with running(rt):
         await server.until(lambda: server.statuses()["QUEUED"] == 4)
         await trio.sleep(0.1)
-    begun = len(Beside.seen)  # one alone, or the others, whichever the workers took first
+    begun = len(Together.seen)  # one alone, or the others, whichever the workers took first
     assert 1 <= begun <= 2
     assert server.statuses() == {"EXECUTED": begun, "CREATED": 4 - begun}
     assert (rt.summary.completed, rt.summary.released) == (begun, 4 - begun)

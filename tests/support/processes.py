@@ -152,7 +152,7 @@ class Process:
 
 
 def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return an environment without anything of the machine that exotrio or Python would heed."""
+    """Return an environment without anything of the machine that exotrio or Python would read."""
     kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TMPDIR") if name in os.environ}
     ours = {
         "HOME": str(home),

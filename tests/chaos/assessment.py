@@ -35,7 +35,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All there is to judge by. The processes have ended."""
+    """All there is to go by. The processes have ended."""
 
     plan: Plan
     folder: Path
@@ -68,7 +68,7 @@ class State:
         return content.get("by")
 
 
-def judge(evidence: Evidence) -> Figures:
+def assess(evidence: Evidence) -> Figures:
     """Check every invariant and return the figures."""
     evidence.reading.update()
     return _Judge(evidence).figures()
