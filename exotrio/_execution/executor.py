@@ -20,7 +20,7 @@ from exotrio._execution.threads import MAX_STUCK_PER_WORKER, StuckNodes, call_in
 from exotrio._nodes.base import BaseNode, is_plain, needs_asyncio
 from exotrio._nodes.fields import fields_of
 from exotrio._nodes.outcome import Errored, Outcome, Signal
-from exotrio._util.backoff import OUTAGE
+from exotrio._util.backoff import Backoff
 from exotrio._util.exceptions import leaves, single_leaf
 from exotrio._util.redaction import Redactor
 from exotrio._util.words import readable_errors
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("exotrio.worker")
 
 SECRETS_TRIES = 5
-"""Within about two seconds; then another runtime may try."""
+"""Within about four seconds, which a state manager may take to restart; then another runtime may try."""
+SECRETS_PAUSES = Backoff(0.5, 10.0)
 
 
 class _NodeResult:
@@ -190,7 +191,7 @@ class Executor:
                     )
                     return None
                 at_least = error.retry_after if isinstance(error, ManagerUnavailable) else None
-                delay = min(OUTAGE.pause(attempt, at_least), OUTAGE.cap)
+                delay = min(SECRETS_PAUSES.pause(attempt, at_least), SECRETS_PAUSES.cap)
                 log.debug("state %s: fetching its secrets again in %.2f s: %s", claim.state_id, delay, error)
             else:
                 execution.progress.redactor = Redactor(secrets.values())

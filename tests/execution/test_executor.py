@@ -11,9 +11,11 @@ from datetime import timedelta
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 import trio
 from pydantic import BaseModel
+from trio.testing import MockClock
 
 from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal
 from exotrio._execution.error_text import error_text
@@ -23,7 +25,7 @@ from exotrio._link.port import Claim
 from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio.cli.terminal.json_logs import JsonFormatter
 from exotrio.testing import Errored, Executed, Pruned, Requeued, run_node
-from tests.support.doubles import V0Server, runtime
+from tests.support.doubles import Call, V0Server, reply, runtime
 
 
 class Text(BaseModel):
@@ -394,6 +396,37 @@ async def test_a_state_for_a_node_that_is_not_here_is_errored(autojump_clock: An
         await server.until(lambda: server.states[state].status == "ERRORED")
         rt.stop()
     assert "no node class named 'Elsewhere'; it has: Here" in server.states[state].result
+
+
+async def test_a_state_manager_that_is_away_for_two_seconds_is_waited_for_by_most_states_with_secrets(
+    autojump_clock: MockClock,
+) -> None:
+    class Secretive(BaseNode):
+        class Secrets(BaseModel):
+            key: str
+
+        async def execute(self) -> None:
+            pass
+
+    server = V0Server()
+    server.secrets = {"key": "value"}
+    back_at = 0.0
+
+    async def away(call: Call) -> httpx.Response | None:
+        nonlocal back_at
+        if call.route == "secrets":
+            back_at = back_at or trio.current_time() + 2
+            return reply(503) if trio.current_time() < back_at else None
+        return None
+
+    server.before = away
+    server.add("Secretive", 40)
+    rt = runtime(server, Secretive, workers=40, batch_size=40)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await server.until(lambda: server.statuses()["EXECUTED"] == 40)
+        rt.stop()
+    assert rt.summary.released < 15, "4 on an average"
 
 
 @pytest.mark.parametrize("status", [500, 404, 401])
