@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -88,7 +89,8 @@ class Connections:
 
     async def _open(self, loop: Hashable) -> Pool:
         for other, pool in list(self._pools.items()):
-            if pool.closer is not None and pool.closer.ag_frame is None:  # its event loop ended
+            ended = pool.closer is not None and pool.closer.ag_frame is None
+            if ended or _is_closed(other):
                 self._pools.pop(other, None)
         transport = open_transport(self._endpoint, self._tasks)
         closer = cast("AsyncGeneratorType[None]", _close_at_the_end(transport))
@@ -106,6 +108,12 @@ class Connections:
         pool = self._pools.pop(running_loop(), None) if self._pools else None
         if pool is not None and pool.closer is not None:
             await pool.closer.aclose()
+
+
+def _is_closed(loop: Hashable) -> bool:
+    """Return whether a loop of asyncio was closed, which it can be without ending its generators."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed()
 
 
 async def _close_at_the_end(transport: httpx.AsyncBaseTransport) -> AsyncGenerator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 import time
@@ -178,6 +179,24 @@ def test_one_client_serves_several_event_loops_and_leaves_no_connection_open() -
         server.join()
     assert closed == [True] * 4, "one connection for each event loop"
     assert not manager._calls.http._connections._pools, "nothing is kept of event loops that have ended"
+
+
+@pytest.mark.filterwarnings("ignore")  # of sockets that asyncio closes only as garbage
+def test_nothing_is_kept_of_loops_that_are_closed_without_ending_their_generators(
+    manager: StateManager,
+) -> None:
+    for _ in range(2):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(manager.runs())
+        loop.close()
+
+    async def main() -> None:
+        await manager.runs()
+        await manager.aclose()
+
+    asyncio.run(main())
+    assert not manager._calls.http._connections._pools
+    gc.collect()
 
 
 async def test_a_state_manager_inside_a_trio_loop_cannot_be_called_from_asyncio() -> None:
