@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,17 +44,20 @@ class NewFile:
         self._error = error
         self.aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         self._fd: int | None = None
+        # A cancelled task of asyncio does not wait for its thread: that may still write, or begin to.
+        self._lock = threading.Lock()
+        self._removed = False
 
     def open(self) -> None:
         """Create it."""
-        with self._translate_errors("created"):
+        with self._change("created"):
             self._fd = os.open(self.aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
     def write(self, piece: bytes) -> None:
         """Append to it."""
-        assert self._fd is not None
         left = memoryview(piece)
-        with self._translate_errors("written"):
+        with self._change("written"):
+            assert self._fd is not None
             while left:
                 left = left[os.write(self._fd, left) :]
 
@@ -65,7 +69,7 @@ class NewFile:
 
     def put_in_place(self, *, overwrite: bool) -> None:
         """Rename it to its final name; raise ConfigurationError if that was taken meanwhile."""
-        with self._translate_errors("renamed"):
+        with self._change("renamed"):
             if overwrite:
                 os.replace(self.aside, self._path)
             else:
@@ -92,12 +96,21 @@ class NewFile:
             os.replace(self.aside, self._path)
 
     def remove(self) -> None:
-        """Close it, and remove it if it was not renamed."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-        with suppress(OSError):
-            self.aside.unlink(missing_ok=True)
+        """Close it, and remove it if it was not renamed. Nothing creates or writes it afterwards."""
+        with self._lock:
+            self._removed = True
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
+            with suppress(OSError):
+                self.aside.unlink(missing_ok=True)
+
+    @contextmanager
+    def _change(self, what: str) -> Iterator[None]:
+        with self._lock, self._translate_errors(what):
+            if self._removed:
+                raise self._error(f"{self._what} {self._path} was cancelled")
+            yield
 
     @contextmanager
     def _translate_errors(self, what: str) -> Iterator[None]:

@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from exotrio import GraphNodeModel, LifecycleError, NotFound, RequestRefused, StateManager
+from exotrio._util.new_file import NewFile
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.manager import embedded
 from tests.support import processes
@@ -197,6 +198,36 @@ def test_nothing_is_kept_of_loops_that_are_closed_without_ending_their_generator
     asyncio.run(main())
     assert not manager._calls.http._connections._pools
     gc.collect()
+
+
+def test_a_backup_that_is_cancelled_while_a_thread_creates_its_file_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    create = NewFile.open
+
+    def create_late(file: NewFile) -> None:
+        begun.set()
+        go_on.wait(20)
+        try:
+            create(file)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(NewFile, "open", create_late)
+
+    async def main() -> None:
+        backup = asyncio.create_task(StateManager("n", "http://127.0.0.1:9", KEY).backup(tmp_path / "b.db"))
+        await asyncio.to_thread(begun.wait, 20)
+        backup.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await backup
+        go_on.set()
+        await asyncio.to_thread(ended.wait, 20)
+
+    asyncio.run(main())
+    assert ended.is_set()
+    assert not list(tmp_path.iterdir())
 
 
 async def test_a_state_manager_inside_a_trio_loop_cannot_be_called_from_asyncio() -> None:
