@@ -2,7 +2,7 @@
 
 There may be several keys, newest first: the first one encrypts, and each decrypts what it encrypted, as
 long as it is given. A ciphertext is ``<id of its key>.<base64 of nonce, ciphertext and tag>``.
-``security.encryption`` finds the keys, ``security.encryption`` exchanges them.
+``security.encryption`` finds the keys and exchanges them.
 """
 
 from __future__ import annotations
