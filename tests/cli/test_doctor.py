@@ -219,6 +219,12 @@ def test_a_port_where_nobody_listens_is_told_from_a_name_that_does_not_exist(cli
     )
 
 
+def test_a_uri_that_httpx_refuses_is_told(cli: Cli, running: Server) -> None:
+    for name in ("☃.name", "xn--.name"):
+        says(at(cli, f"http://{name}")("doctor"), 4, f"the name '{name}' cannot be resolved")
+    says(at(cli, f"{running.uri}/{'x' * 70_000}")("doctor"), 4, "the URI cannot be used: URL too long")
+
+
 def test_what_speaks_no_http_or_no_tls_is_told(cli: Cli) -> None:
     with answering(b"something else\r\n\r\n") as address:
         says(at(cli, f"http://{address}")("doctor"), 4, "what answered is not HTTP")
@@ -315,7 +321,8 @@ def test_a_state_manager_that_is_killed_meanwhile_is_a_finding(
             await original(self)
 
         monkeypatch.setattr(server_doctor.Probe, "aclose", then_killed)
-        says(at(cli, running.uri)("doctor"), 1, "! it could not be examined further", "cannot be reached")
+        end = at(cli, running.uri)("doctor")
+        says(end, 1, "! it could not be examined further", "cannot be reached", "by the Date of its answers")
 
 
 def declared(name: str) -> dict[str, Any]:

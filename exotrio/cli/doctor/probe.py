@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import trio
@@ -74,8 +75,9 @@ class Probe:
         self._key = key
         self._endpoint = Endpoint(uri, key)
         self._connections = Connections(self._endpoint, tasks=1)
-        url = httpx.URL(uri)
-        self._host, self._port = url.host, url.port or (443 if url.scheme == "https" else 80)
+        parts = urlsplit(uri)
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._where = f"port {self._port} of {self._host}"
         self._step = "answer"
         self._began = self._sent = self._received = self._took = 0.0
@@ -119,7 +121,10 @@ class Probe:
         if with_key and self._key is not None:
             headers[KEY_HEADER] = self._key
         url = f"{self._endpoint.uri}{path}"
-        request = httpx.Request("GET", url, headers=headers, extensions={"trace": self._trace})
+        try:
+            request = httpx.Request("GET", url, headers=headers, extensions={"trace": self._trace})
+        except (httpx.InvalidURL, UnicodeError) as error:  # it is stricter than name lookups
+            raise StepFailed(self._step, f"the URI cannot be used: {error}", "check its spelling") from error
         with trio.CancelScope() as self._limit:
             try:
                 response = await send(await self._connections.pool(), request)

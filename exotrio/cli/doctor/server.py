@@ -90,8 +90,7 @@ async def examine_server(uri: str, key: str | None, namespace: str | None) -> Se
         server.times = sorted(reply.took for reply in samples)
         if key is not None:
             await _find_kind(server, probe, namespace or "default")
-        if server.kind is not Kind.NATIVE:  # that one says the time itself
-            server.clock = read_clock(samples)
+        server.clock = read_clock(samples)
         if server.kind not in (None, Kind.OTHER) and namespace is None:
             server.namespaces = _namespaces(await probe.get("/v0/namespaces"))
     except StepFailed as error:
