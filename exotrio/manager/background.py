@@ -19,7 +19,7 @@ from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import DatabaseError
 from exotrio.manager.engine.leases import MonotonicClock, Terms, expire, extend
 from exotrio.manager.engine.retention import clear, discard, drop_templates
-from exotrio.manager.engine.schedules import due_in_ms, fire
+from exotrio.manager.engine.runs import due_in_ms, fire_schedules
 from exotrio.manager.store.port import Store, Transaction, log_level
 
 logger = logging.getLogger("exotrio.manager")
@@ -77,7 +77,7 @@ class Scheduler:
         while True:
             self._changed = trio.Event()
             try:
-                for line in await self._store.write(fire):
+                for line in await self._store.write(fire_schedules):
                     logger.info("%s", line)
                 due_in = await self._store.read(due_in_ms)
                 sleep = math.inf if due_in is None else min(MAX_SLEEP, from_ms(due_in))

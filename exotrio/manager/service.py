@@ -42,11 +42,7 @@ class Service:
     computing: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, 1))
 
     async def polled(self, namespace: str, worker_id: str | None, names: Iterable[str]) -> None:
-        """Keep that a runtime asks for states of these nodes, as far as they are registered.
-
-        Raises:
-            DatabaseError: what is registered cannot be read.
-        """
+        """Keep that a runtime asks for states of these nodes, as far as they are registered."""
         nodes = frozenset(names)
         if not self.workers.has_polled(namespace, worker_id, nodes):
             nodes &= frozenset((await self.store.read(nodes_of, namespace)).values())
@@ -56,10 +52,8 @@ class Service:
         """Return what a pure function that may take seconds returns, or raise what it raises.
 
         It runs in a thread, one at a time, so that it delays nobody. With a database in memory it runs at
-        once, without a thread, so that virtual time works.
-
-        Cancellation:
-            Safe: the thread goes on, and the next call waits for it.
+        once, without a thread, so that virtual time works. Cancelled, the thread goes on, and the next call
+        waits for it.
         """
         if self.store.path is None:
             await trio.lowlevel.checkpoint()
@@ -124,19 +118,13 @@ async def open_service(
     settings = settings or read_settings()
     async with open_store(db, clock=clock, max_inputs=max_inputs) as store:
         cipher = find_cipher(store.path, settings)
-        service = Service(
-            store=store,
-            cipher=cipher,
-            terms=terms or Terms(),
-            monotonic=monotonic,
-            scheduler=Scheduler(store),
-        )
-        await store.write(recover, service.terms)
-        await store.write(restart, monotonic(), service.terms)
-        await renew_at_start(store, service.cipher)
+        terms, scheduler = terms or Terms(), Scheduler(store)
+        await store.write(recover, terms)
+        await store.write(restart, monotonic(), terms)
+        await renew_at_start(store, cipher)
         async with in_background(
-            *((service.scheduler.run,) if schedules else ()),
-            partial(sweep, store, monotonic, service.terms),
+            *((scheduler.run,) if schedules else ()),
+            partial(sweep, store, monotonic, terms),
             partial(retain, store, keep_ms),
         ):
-            yield service
+            yield Service(store=store, cipher=cipher, terms=terms, monotonic=monotonic, scheduler=scheduler)

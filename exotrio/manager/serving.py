@@ -6,7 +6,7 @@ import logging
 import math
 import secrets
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -99,10 +99,7 @@ async def embedded(
 class Served:
     """An embedded state manager that is also served on a port.
 
-    Attributes:
-        transport: For ``Runtime``, ``StateManager`` or ``httpx.AsyncClient``. It needs no key.
-        url: Where it listens.
-        key: The key that the API on the port asks for.
+    ``transport`` needs no key; ``key`` is what the API on the port asks for.
     """
 
     transport: httpx.AsyncBaseTransport
@@ -112,19 +109,11 @@ class Served:
     _dashboard: Dashboard = field(repr=False)
 
     def sign_in_link(self, to: str = "/") -> str:
-        """Return an address that signs one browser in to the dashboard, once, within ten minutes.
-
-        Args:
-            to: Path of the page that it leads to. Defaults to the first one.
-        """
+        """Return an address that signs one browser in to a page, once, within ten minutes."""
         return self._dashboard.sign_in_link(self.url, to)
 
     async def forget(self, namespace: str, worker_id: str) -> None:
-        """Take back at once what a runtime held. Call it only when its process has ended.
-
-        Raises:
-            DatabaseError: it cannot be written.
-        """
+        """Take back at once what a runtime held. Call it only when its process has ended."""
         service = self._service
         service.workers.forget(namespace, worker_id)
         await service.store.write(end_leases, namespace, worker_id, service.monotonic())
@@ -142,22 +131,12 @@ async def embedded_and_served(
 ) -> AsyncIterator[Served]:
     """Run a state manager inside this process and serve it, with its dashboard, on 127.0.0.1.
 
-    Args:
-        db: As for ``embedded``.
-        ports: The first of them that is free is taken; 0, the default, lets the kernel choose.
-        terms: How long claims through the port hold. Defaults to ``Terms()``.
-        schedules: As for ``embedded``.
-        settings: Defaults to what the environment says.
-        clock: Gives the time in Unix milliseconds. Defaults to the wall clock.
+    The first of ``ports`` that is free is taken; 0 lets the kernel choose. ``terms`` is how long claims
+    through the port hold. Other arguments, errors and cancellation are as of ``embedded``.
 
     Raises:
         ConfigurationError: the port cannot be used, or the key.
         PortBusy: other processes listen on all of them.
-        DatabaseBusy: another process owns the file.
-        DatabaseError: the file cannot be used.
-
-    Cancellation:
-        At the end of the block connections are closed; then as ``embedded``.
     """
     import httpx
 
@@ -291,10 +270,8 @@ async def serve(
 async def _listen(ports: Sequence[int]) -> list[trio.SocketListener]:
     *earlier, last = ports
     for port in earlier:
-        try:
+        with suppress(PortBusy):
             return await open_listeners(HOST, port)
-        except PortBusy:
-            continue
     return await open_listeners(HOST, last)
 
 

@@ -24,7 +24,7 @@ from exotrio._httpd import loopback_names, open_listeners, serve_http, urls
 from exotrio.manager import Service, create_app, open_service
 from exotrio.manager.engine import runs as runs_engine
 from exotrio.manager.engine.leases import Terms, expire
-from exotrio.manager.engine.schedules import fire
+from exotrio.manager.engine.runs import fire_schedules
 from exotrio.manager.store.port import Transaction, View
 from exotrio.manager.store.sqlite.database import MEMORY
 from exotrio.manager.web import Dashboard
@@ -393,12 +393,12 @@ class _Day:
     async def pass_by(self) -> None:
         self.plan()
         await self.crew.play(NOW - 31 * MINUTE)
-        await self.service.store.write(fire)
+        await self.service.store.write(fire_schedules)
         self.trigger(NOW - 30 * MINUTE, "audit", "cancelled")
         await self.crew.play(NOW - 30 * MINUTE + 9 * SECOND)
         await self.service.store.write(_cancel, self.runs["cancelled"])
         await self.crew.play(NOW - 6 * MINUTE)
-        await self.service.store.write(fire)
+        await self.service.store.write(fire_schedules)
         await self.service.store.write(_lose_leases, "media-1/1")
         await self.crew.play(NOW - 25 * SECOND)
         self.crew.quantum = 20

@@ -17,7 +17,7 @@ from exotrio._util.times import next_occurrence_ms, timestamp
 from exotrio.errors import DatabaseError
 from exotrio.graph import CronTrigger
 from exotrio.manager import embedded
-from exotrio.manager.engine import schedules as schedules_engine
+from exotrio.manager.engine import runs as runs_engine
 from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.store.port import View
 from tests.contract.flow import Flow
@@ -213,7 +213,7 @@ async def test_an_occurrence_that_breaks_off_in_the_middle_is_neither_lost_nor_f
     async with manager() as client:
         ok(await put(client, "*/10 * * * *"), 201)
         # After the run was started, before the schedule is moved on: both are one transaction.
-        monkeypatch.setattr(schedules_engine, "next_occurrence_ms", breaks_once)
+        monkeypatch.setattr(runs_engine, "next_occurrence_ms", breaks_once)
         await trio.sleep(601)
         assert broken
         assert await runs(client) == 0

@@ -233,7 +233,7 @@ POINTS = (
     Point(
         "Of a key that others can read there is a warning.",
         ["manager/test_own_files::test_of_a_key_that_others_can_read_a_warning_says_how_to_end_that"],
-        Change(KEY_FILES, "    if is_shown:\n", "    if False:\n"),
+        Change(KEY_FILES, "    if found.st_mode & stat.S_IROTH and", "    if False and"),
     ),
     Point(
         "The folder with keys is kept out of repositories.",

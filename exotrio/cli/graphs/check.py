@@ -19,10 +19,9 @@ from exotrio.cli.load import load, users_line
 from exotrio.cli.terminal.words import meant
 from exotrio.errors import ExotrioError, ProblemsError
 from exotrio.graph import Graph
-from exotrio.manager.rules.placeholders import PlaceholderError, parse_placeholders
 from exotrio.manager.rules.problems import Problem, RulesBroken
 from exotrio.manager.rules.registered import Registered, check_registered
-from exotrio.manager.rules.template import Template
+from exotrio.manager.rules.template import PlaceholderError, Template, parse_placeholders
 
 Nodes = Mapping[tuple[str, str], Registered]
 

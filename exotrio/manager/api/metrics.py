@@ -71,12 +71,12 @@ class ManagerMetrics:
         )
         store.on_commit = self._committed
 
-    async def render(self) -> tuple[bytes, str]:
-        """Return the present values in Prometheus' text format, and its content type."""
+    async def render(self) -> bytes:
+        """Return the present values in Prometheus' text format."""
         from prometheus_client import generate_latest
 
         await self._look()
-        return generate_latest(self.registry), CONTENT_TYPE
+        return generate_latest(self.registry)
 
     def timed(self, app: ASGIApp, routes: Iterable[Route]) -> ASGIApp:
         """Return ``app`` with every request counted under the pattern of its route."""

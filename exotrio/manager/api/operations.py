@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from exotrio._httpd import stopping_event
 from exotrio.errors import DatabaseError
-from exotrio.manager.api.metrics import ManagerMetrics
+from exotrio.manager.api.metrics import CONTENT_TYPE, ManagerMetrics
 from exotrio.manager.api.routing import routes_of
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.sqlite.database import FileReplaced
@@ -50,8 +50,8 @@ class _Operations:
 
     async def metrics(self, request: Request) -> Response:
         assert self._metrics is not None, "without metrics there is no route to them"
-        body, content_type = await self._metrics.render()
-        return Response(body, headers={"content-type": content_type, "cache-control": "no-store"})
+        headers = {"content-type": CONTENT_TYPE, "cache-control": "no-store"}
+        return Response(await self._metrics.render(), headers=headers)
 
     async def _look(self) -> str:
         """Return why nothing can be written; an empty text if something can."""

@@ -2,14 +2,13 @@
 
 =============  ====================================================================================
 ``graphs``     register nodes, store graphs and their secrets
-``runs``       trigger and cancel runs; which secrets a state's node is given
+``runs``       trigger (also by cron expressions) and cancel runs; which secrets a state's node is given
 ``claims``     take states and hand them back
-``outcomes``   what an outcome does to a state, and which states follow
+``outcomes``   what an outcome does to a state, which states follow, and the delay before a retry
 ``unites``     when a united node runs
 ``inputs``     the inputs of a new state, built from placeholders
 ``retries``    retries by hand
 ``leases``     how long claims hold
-``schedules``  trigger graphs by cron expressions
 ``retention``  delete finished runs
 ``states``     ``Changes``: inserts and transitions of states, with every counter that follows
 ``workers``    the runtimes that were heard of, in memory
@@ -21,7 +20,7 @@ Nothing here awaits, knows HTTP or reads a clock: the time is ``tx.now_ms``, and
 When an outcome is recorded (``outcomes.record_batch``), these statements run for each item:
 
 1. ``states.find_state``: the state with its run. Its token and status decide whether the outcome counts.
-2. ``outcomes._executed`` (or ``_errored``, ``_pruned``, ``_requeued``): ``UPDATE states``. ``Follow`` builds
+2. ``outcomes._executed`` (or ``_errored``, ``_requeued``): ``UPDATE states``. ``Follow`` builds
    the next states; ``inputs`` reads ancestors and the run's store only if a placeholder names them.
 
 and once for the batch, in ``unites.decide``:

@@ -93,7 +93,13 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[st
         " JOIN templates ON templates.id = template WHERE namespace = ? AND name = ?",
         (namespace, name),
     )
-    graph = current["id"] if current else _insert_graph(tx, namespace, name)
+    if current:
+        graph = current["id"]
+    else:
+        graph = tx.execute(
+            "INSERT INTO graphs (namespace, name, template, created_at, updated_at) VALUES (?, ?, 0, ?, ?)",
+            (namespace, name, tx.now_ms, tx.now_ms),
+        ).lastrowid
     if current and version == (current["body"], current["validation_status"], current["validation_errors"]):
         # The same: a script that upserts before each run must not add versions.
         template_id = current["template"]
@@ -125,15 +131,6 @@ def _replace_schedules(tx: Transaction, graph: int, wanted: Mapping[str, int | N
         due = wanted[expression]
         if due is not None:
             tx.execute("INSERT INTO schedules VALUES (?, ?, ?)", (graph, expression, due))
-
-
-def _insert_graph(tx: Transaction, namespace: str, name: str) -> int:
-    graph = tx.execute(
-        "INSERT INTO graphs (namespace, name, template, created_at, updated_at) VALUES (?, ?, 0, ?, ?)",
-        (namespace, name, tx.now_ms, tx.now_ms),
-    ).lastrowid
-    assert graph is not None
-    return graph
 
 
 GRAPHS = (

@@ -13,9 +13,8 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from exotrio.manager.engine.states import RunScope, chain
-from exotrio.manager.rules.placeholders import OutputRef, Piece, StoreRef
 from exotrio.manager.rules.registered import Registered
-from exotrio.manager.rules.template import Place, Unite
+from exotrio.manager.rules.template import OutputRef, Piece, Place, StoreRef, Unite
 from exotrio.manager.store.port import View
 
 Outputs = Mapping[str, Any]

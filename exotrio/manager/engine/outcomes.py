@@ -7,6 +7,7 @@ stored: stock runtimes report errors as they are.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -14,9 +15,11 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from exotrio._util.backoff import MAX_DELAY_MS, Uniform
 from exotrio._util.redaction import Redactor
 from exotrio._wire.native import ErroredItem, ExecutedItem, ItemReply, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio._wire.vocabulary import ItemResult
+from exotrio.graph import RetryPolicyModel
 from exotrio.manager.engine.inputs import InputsError, Sources, build_for
 from exotrio.manager.engine.states import (
     CREATED,
@@ -35,7 +38,6 @@ from exotrio.manager.engine.states import (
     output_path,
 )
 from exotrio.manager.engine.unites import decide
-from exotrio.manager.rules.retry_delay import retry_delay_ms
 from exotrio.manager.store.cipher import Cipher, open_secrets
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
@@ -106,7 +108,8 @@ def _record(
         case ErroredItem():
             return _errored(changes, run, state, item.error)
         case PrunedItem():
-            return _pruned(changes, run, state, item.data)
+            _finish(changes, run, state, PRUNED, data=to_json(item.data).decode())
+            return Recorded(result=ItemResult.OK, enqueue_after=state["enqueue_after"])
         case RequeuedItem():
             return _requeued(changes, run, state, item.delay_ms)
 
@@ -267,6 +270,30 @@ def _errored(changes: Changes, run: RunScope, state: Row, error: str) -> Recorde
     return Recorded(result=ItemResult.OK, retry_created=status == RETRY_CREATED)
 
 
+def retry_delay_ms(policy: RetryPolicyModel, retry: int, *, uniform: Uniform = random.uniform) -> int:
+    """Return the delay before retry number ``retry`` (1, 2, ...) in milliseconds. Pure.
+
+    The cap ``max_delay`` applies after jitter; jittered delays are truncated to whole
+    milliseconds. Without a cap the delay still ends at ten years, far below 64 bits.
+    """
+    shape, _, jitter = policy.strategy.value.partition("_")
+    if shape == "EXPONENTIAL":
+        # Integers throughout: exponent ** retry leaves the range of floats long before it matters.
+        factor = policy.exponent ** min(retry - 1, 64)
+    elif shape == "LINEAR":
+        factor = retry
+    else:
+        factor = 1
+    base = min(policy.backoff_factor * factor, MAX_DELAY_MS)
+    if jitter == "FULL_JITTER":
+        delay = int(uniform(0.0, base))
+    elif jitter == "EQUAL_JITTER":
+        delay = int(base / 2 + uniform(0.0, base / 2))
+    else:
+        delay = base
+    return delay if policy.max_delay is None else min(delay, policy.max_delay)
+
+
 def copy_of(state: Row, *, enqueue_after: int) -> NewState:
     """Return a new attempt at a state: same inputs, same chain, same place in the fan-outs."""
     return NewState(
@@ -281,11 +308,6 @@ def copy_of(state: Row, *, enqueue_after: int) -> NewState:
         enqueue_after=enqueue_after,
         retry_of=state["seq"],
     )
-
-
-def _pruned(changes: Changes, run: RunScope, state: Row, data: dict[str, Any]) -> Recorded:
-    _finish(changes, run, state, PRUNED, data=to_json(data).decode())
-    return Recorded(result=ItemResult.OK, enqueue_after=state["enqueue_after"])
 
 
 def _requeued(changes: Changes, run: RunScope, state: Row, delay_ms: int) -> Recorded:

@@ -1,4 +1,4 @@
-"""Runs: trigger, cancel and find them; and the secrets that the holder of a state may see."""
+"""Runs: trigger (also by schedules), cancel and find them; and the secrets for the holder of a state."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from pydantic_core import from_json, to_json
 
+from exotrio._util.times import next_occurrence_ms
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.inputs import InputsError, Sources, build
@@ -106,6 +107,45 @@ def trigger_again(tx: Transaction, namespace: str, run_id: str, new_run_id: str)
         store={row["key"]: row["value"] for row in store},
         run_id=new_run_id,
     )
+
+
+def fire_schedules(tx: Transaction) -> list[str]:
+    """Trigger what is due by its cron expression; return a line for the log about each.
+
+    The transaction that triggers a graph sets the following occurrence, so each fires exactly once, whatever
+    crashes. After a time in which nothing ran, one missed occurrence fires, and the next is in the future.
+    """
+    lines = []
+    for row in tx.execute(
+        "SELECT graph, expression, namespace, name FROM schedules JOIN graphs ON graphs.id = graph"
+        " WHERE next_at <= ? ORDER BY next_at",
+        (tx.now_ms,),
+    ).fetchall():
+        what = f"cron {row['expression']!r} of graph {row['name']!r} in namespace {row['namespace']!r}"
+        try:
+            with tx.attempt():
+                run_id = trigger(tx, row["namespace"], row["name"], inputs={}, store={})
+            lines.append(f"{what} started run {run_id}")
+        except Refused as refusal:
+            # The graph is invalid just now, or needs a store key of its caller: it stays scheduled.
+            lines.append(f"{what} could not start a run: {refusal.detail}")
+        following = next_occurrence_ms(row["expression"], tx.now_ms)
+        if following is None:
+            tx.execute(
+                "DELETE FROM schedules WHERE graph = ? AND expression = ?", (row["graph"], row["expression"])
+            )
+        else:
+            tx.execute(
+                "UPDATE schedules SET next_at = ? WHERE graph = ? AND expression = ?",
+                (following, row["graph"], row["expression"]),
+            )
+    return lines
+
+
+def due_in_ms(view: View) -> int | None:
+    """Return the milliseconds until the next schedule comes due, None if there is none."""
+    due = view.execute("SELECT min(next_at) FROM schedules").fetchone()[0]
+    return None if due is None else max(0, due - view.now_ms)
 
 
 def cancel(tx: Transaction, namespace: str, run_id: str) -> None:

@@ -83,9 +83,7 @@ def united_state(changes: Changes, run: RunScope, target_state: int, unite: Unit
     """Return the state of a united node: ERRORED with the reason if its inputs cannot be built."""
     tx = changes.tx
     place = run.template.places[unite.place]
-    row = tx.row(
-        "SELECT place, parent, outputs, groups, path, status FROM states WHERE seq = ?", (target_state,)
-    )
+    row = tx.row("SELECT parent, outputs, groups, path, status FROM states WHERE seq = ?", (target_state,))
     assert row is not None
     assert row["status"] == SUCCESS, "only a success has something below it"
     node = tx.registered(place.namespace, place.node_name)

@@ -1,12 +1,10 @@
 """The rules of graphs. Pure: no database, no clock, no network; the command line uses them, too.
 
 ================  =================================================================================
-``template``      ``Template``: a graph that passed every rule, compiled (chains, groups, regions)
+``template``      ``Template``: a graph that passed every rule, compiled, with its placeholders
 ``edges``         who comes before and after whom, and what of that is forbidden
-``placeholders``  ``${{ identifier.outputs.field }}`` and ``${{ store.key }}``
 ``registered``    whether a graph can run with the nodes that are registered
 ``problems``      what is wrong, as values: ``Problem(text, node, field)``
-``retry_delay``   the delay before a retry
 ``errors``        ``Refused``: how a use case refuses a request
 ================  =================================================================================
 """

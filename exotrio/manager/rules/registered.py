@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from exotrio.manager.rules.placeholders import OutputRef
 from exotrio.manager.rules.problems import SECRETS, Problem, first_problems
-from exotrio.manager.rules.template import Template
+from exotrio.manager.rules.template import OutputRef, Template
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,6 @@ PUBLISHED_KEYS = frozenset({"exosphere@123"})
 MIN_LENGTH = 16
 """Characters that a key needs where others can guess it."""
 MAKE_ONE = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
-"""How to make a good one."""
 
 
 class Key(NamedTuple):
@@ -34,13 +33,6 @@ def choose_key(
 
     The first of: ``key``, the text of ``key_file``, ``STATE_MANAGER_SECRET``, ``EXOSPHERE_API_KEY``,
     and, on loopback, a generated key that is kept beside a database file.
-
-    Args:
-        key: The key itself.
-        key_file: File that holds it.
-        settings: The environment.
-        host: Address the server binds.
-        db: Database file, or None in memory.
 
     Raises:
         ConfigurationError: there is none; or the server is reachable from elsewhere, and everybody knows the

@@ -68,12 +68,8 @@ def new_key() -> str:
 def cipher_from_text(text: str, *, source: str) -> Cipher:
     """Return the cipher for keys given as base64 of 32 bytes each, plain or url-safe.
 
-    Args:
-        text: The keys, newest first, with commas, blanks or line ends between them.
-        source: Where they came from, for the error.
-
-    Raises:
-        ConfigurationError: one of them is not such a key. It is not shown.
+    The keys are newest first, with commas, blanks or line ends between them. For one that is not such a key
+    ConfigurationError is raised, which names the ``source`` and does not show the key.
     """
     words = re.split(r"[\s,]+", text.strip(" \t\r\n,"))
     keys = []
@@ -119,14 +115,9 @@ async def _forget_log(store: Store) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotation:
-    """What ``rotate_secrets`` did.
+    """What ``rotate_secrets`` did: ``renewed`` of ``total`` secrets were not encrypted with the newest key.
 
-    Attributes:
-        total: How many secrets are stored, all of them now encrypted with the newest key.
-        renewed: How many of them were not before.
-        key_id: The id of the newest key.
-        source: Where the keys are.
-        dropped: How many older keys were removed from there.
+    ``source`` is where the keys are, ``dropped`` how many older ones were removed from there.
     """
 
     total: int

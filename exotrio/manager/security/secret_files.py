@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
 from exotrio.errors import ConfigurationError
-from exotrio.manager.store.sqlite.own_files import is_readable_by_others, open_own
+from exotrio.manager.store.sqlite.own_files import open_own
 
 logger = logging.getLogger("exotrio.manager")
 
@@ -81,7 +82,7 @@ def read_secret_file(path: Path, *, own: bool = False) -> str:
     try:
         fd = open_own(path if own else path.resolve(), os.O_RDONLY)
         with open(fd, encoding="utf-8") as file:
-            text, is_shown = file.read().strip(), is_readable_by_others(fd)
+            text, found = file.read().strip(), os.fstat(fd)
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as error:
@@ -91,6 +92,6 @@ def read_secret_file(path: Path, *, own: bool = False) -> str:
         ) from error
     if not text:
         raise ConfigurationError(f"the key file {path} is empty", fix="write the key into it, or remove it")
-    if is_shown:
+    if found.st_mode & stat.S_IROTH and found.st_uid == os.geteuid():
         logger.warning("other users can read the key file %s: run chmod 600 %s", path, path)
     return text

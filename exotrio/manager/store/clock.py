@@ -79,7 +79,9 @@ class WatchedClock:
         if step <= -MIN_STEP_BACK_MS:
             self._set_back(now, -step)
         elif step >= MIN_STEP_AHEAD_MS:
-            self._set_ahead(now, step)
+            # A jump found at the start is not logged: nothing ran before.
+            self._set_by = step if self._has_committed else 0
+            self._store_steps(now, [*_steps_ahead(self._connection), (now, step)])
 
     def store(self) -> None:
         """Store the time if that is due. Call it at the end of a transaction."""
@@ -123,11 +125,6 @@ class WatchedClock:
             self._store_steps(now, moved[::-1])
         if by >= MINUTE_MS:
             self._reschedule(now)
-
-    def _set_ahead(self, now: int, by: int) -> None:
-        # A jump found at the start is not logged: nothing ran before.
-        self._set_by = by if self._has_committed else 0
-        self._store_steps(now, [*_steps_ahead(self._connection), (now, by)])
 
     def _store_steps(self, now: int, steps: list[tuple[int, int]]) -> None:
         recent = [(at, by) for at, by in steps if now - at < DAY_MS and by]

@@ -11,6 +11,7 @@ import fcntl
 import os
 import secrets
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -93,23 +94,20 @@ class FileReplaced(Exception):
     """A file of the database is not the one that was opened."""
 
 
-class SameFiles:
-    """Checks whether the files of a database are still those that were opened.
+def same_files(path: Path) -> Callable[[], None]:
+    """Return what raises FileReplaced once a file of a database was removed or replaced.
 
-    What is written into a file that was removed or replaced is lost with the process. Make it once the
-    database is open for writing: then its write-ahead log exists.
+    What is written into such a file is lost with the process. Call it once the database is open for writing:
+    then its write-ahead log exists.
     """
+    files = {file: _identity(file) for file in (path, path.with_name(path.name + "-wal")) if file.exists()}
 
-    def __init__(self, path: Path) -> None:
-        self._files = {
-            file: _identity(file) for file in (path, path.with_name(path.name + "-wal")) if file.exists()
-        }
-
-    def check(self) -> None:
-        """Raise FileReplaced if one of them was removed or replaced."""
-        for file, identity in self._files.items():
+    def check() -> None:
+        for file, identity in files.items():
             if _identity(file) != identity:
                 raise FileReplaced(f"{file.name} was removed or replaced while it was in use")
+
+    return check
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -44,12 +44,6 @@ def check_beside(path: Path) -> None:
             _check(os.lstat(file), file)
 
 
-def is_readable_by_others(fd: int) -> bool:
-    """Whether others than its owner and group may read a file of ours."""
-    found = os.fstat(fd)
-    return bool(found.st_mode & stat.S_IROTH) and found.st_uid == os.geteuid()
-
-
 def make_folder(folder: Path) -> None:
     """Make the folder of a database, for its owner only, unless it is there.
 

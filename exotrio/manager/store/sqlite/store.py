@@ -27,7 +27,7 @@ from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.port import Store, Transaction, View
 from exotrio.manager.store.sqlite.commits import MAX_GROUP, Commit, Committer
 from exotrio.manager.store.sqlite.copy import remove_leftovers
-from exotrio.manager.store.sqlite.database import MEMORY, Ownership, SameFiles, open_writer
+from exotrio.manager.store.sqlite.database import MEMORY, Ownership, open_writer, same_files
 from exotrio.manager.store.sqlite.own_files import real_path
 from exotrio.manager.store.sqlite.readers import Readers, not_read
 from exotrio.manager.store.sqlite.writes import Write
@@ -298,7 +298,7 @@ async def open_store(
     try:
         remove_leftovers(path)
         connection = open_writer(path)
-        check = SameFiles(path).check
+        check = same_files(path)
         committer = Committer(connection, catalog=catalog, clock=clock, now=time.monotonic, check=check)
         store = FileStore(committer, path)
         try:
