@@ -6,14 +6,13 @@
 ``json``        bodies, path values, replies; every exception as a JSON error
 ``v0``          ``/v0/...``: what stock runtimes, clients and dashboards call
 ``native``      ``/exotrio/v1/...``: leases, batches and long polls, for exotrio's own runtime
-``inspection``  native routes for those who look: overview, checkup, export
-``operations``  probes, ``/metrics``, and native routes about runtimes (drain, tasks)
+``inspection``  native routes for people: overview, checkup, export, runtimes (drain, tasks)
+``operations``  probes, ``/metrics``, and the reply that is a copy of the database
 ``metrics``     what Prometheus scrapes
-``backup``      the reply that is a copy of the database
 ==============  ===================================================================================
 
 Rules: an endpoint contains no SQL and decides nothing about states: that is ``engine`` and ``queries``. A
 claim's write is awaited even if the client goes away, and what it took is released if the reply cannot be
 written. A long poll ends when the client goes away or the server stops. v0 keeps the shapes and status codes
-of the stock server; what is new has a route below ``/exotrio/v1``.
+of the stock server; what is new has a route below ``/exotrio/v1``. From outside import ``app`` only.
 """

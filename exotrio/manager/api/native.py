@@ -35,7 +35,6 @@ from exotrio._wire.vocabulary import (
     StateStatus,
     from_ms,
 )
-from exotrio.manager.api.backup import BackupReply
 from exotrio.manager.api.json import (
     CLAIM_LIMIT,
     ClaimReply,
@@ -48,6 +47,7 @@ from exotrio.manager.api.json import (
     settled,
     unprocessable,
 )
+from exotrio.manager.api.operations import BackupReply
 from exotrio.manager.api.routing import namespace_routes, routes_of
 from exotrio.manager.background import in_background
 from exotrio.manager.engine import claims, leases, outcomes, retries

@@ -93,12 +93,9 @@ def build(
 ) -> dict[str, str]:
     """Return the inputs of these names of a new state.
 
-    Args:
-        current: Identifier of the state that it follows.
-        outputs: Outputs of that state.
-        lists: Identifier to a function that returns a field's values over a group, for the
-            references of a united node into its group.
-        optional: Inputs that are left out if they cannot be built.
+    It follows the state with the identifier ``current`` and these outputs. ``lists`` is for the references of
+    a united node into its group: identifier to a function that returns a field's values over the group.
+    Inputs that are ``optional`` are left out if they cannot be built.
 
     Raises:
         InputsError: an input is not given, a value is missing or not a string, or they are too large.

@@ -38,7 +38,6 @@ class SelfAuthenticatedApp(Protocol):
 
     def serves(self, path: str) -> bool:
         """Return whether a path is its own."""
-        ...
 
 
 @dataclass(slots=True)

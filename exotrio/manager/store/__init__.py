@@ -1,10 +1,10 @@
 """The database of a state manager: what use cases are given, and how what they write becomes durable.
 
 ==============  ===================================================================================
-``port``        ``View`` and ``Transaction``, which use cases get; ``Store``, which runs them
+``port``        ``View`` and ``Transaction``, which use cases get; ``Store``, which runs them; ``Catalog``,
+                templates and registered nodes, kept parsed
 ``driver``      rows and connections, as far as code outside of ``sqlite`` knows them
 ``schema``      the tables, their version, and migrations
-``catalog``     templates and registered nodes, kept parsed
 ``clock``       the wall clock, and what happens when it is set
 ``tallies``     counts of states that ended, by node, minute, status and duration
 ``cipher``      secrets, encrypted

@@ -33,11 +33,9 @@ class SecretUnreadable(DatabaseError):
 
 
 class Cipher:
-    """Encrypts and decrypts the secrets of graphs.
+    """Encrypts and decrypts the secrets of graphs with keys of 32 bytes each, newest first; at least one.
 
-    Args:
-        keys: 32 bytes each, newest first; at least one.
-        source: Where they came from, for messages.
+    ``source`` says in messages where they came from.
     """
 
     def __init__(self, *keys: bytes, source: str = "this process") -> None:

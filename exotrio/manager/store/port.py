@@ -1,6 +1,6 @@
 """What use cases and queries work with: the database as a ``Transaction``, or as a ``View`` of it.
 
-And what runs them: a ``Store``.
+And what runs them: a ``Store``. What every use case reads over and over is kept parsed in a ``Catalog``.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+from pydantic_core import from_json
+
+from exotrio._wire.graphs import GraphBody
 from exotrio.errors import DatabaseError
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.rules.template import Template
-from exotrio.manager.store.catalog import Catalog
 from exotrio.manager.store.driver import Connection, Row, Rows
 
 P = ParamSpec("P")
@@ -26,8 +28,77 @@ Topic = int | str | tuple[int, int]
 (run, node); the begin or the end of a run (its public id)."""
 
 
+MAX_INPUTS = 16 * 1024 * 1024
+"""Bytes, the same limit as of a request body: a larger state could not be handed out."""
+
+
 class OutOfTime(Exception):
     """A query took as long as it may."""
+
+
+class Catalog:
+    """Parsed templates and registered nodes, shared by all use cases of one store.
+
+    Templates never change, so every thread may share them. Registered nodes do change: only the
+    writer looks them up here, and registering forgets them. ``max_inputs`` is the maximum of bytes of the
+    inputs of a new state.
+    """
+
+    def __init__(self, max_inputs: int = MAX_INPUTS) -> None:
+        self.max_inputs = max_inputs
+        self._templates: dict[int, Template] = {}
+        self._nodes: dict[tuple[str, str], Registered] = {}
+
+    def template(self, connection: Connection, template_id: int) -> Template:
+        """Return the compiled template, reading it at most once."""
+        found = self._templates.get(template_id)
+        if found is None:
+            row = connection.execute("SELECT body FROM templates WHERE id = ?", (template_id,)).fetchone()
+            found = Template(GraphBody.model_validate_json(row["body"]))
+            if len(self._templates) >= 1_000:
+                self._templates.clear()
+            self._templates[template_id] = found
+        return found
+
+    def registered(self, connection: Connection, namespace: str, name: str) -> Registered | None:
+        """Return what is registered under this name, or None. For the writer."""
+        found = self._nodes.get((namespace, name))
+        if found is None:
+            row = connection.execute(
+                "SELECT * FROM nodes WHERE namespace = ? AND name = ?", (namespace, name)
+            ).fetchone()
+            if row is None:
+                return None
+            found = self._nodes[namespace, name] = Registered(
+                id=row["id"],
+                namespace=namespace,
+                name=name,
+                inputs=_properties(row["inputs_schema"]),
+                required=_required(row["inputs_schema"]),
+                outputs=_properties(row["outputs_schema"]),
+                secrets=tuple(from_json(row["secrets"])),
+            )
+        return found
+
+    def forget_registered(self) -> None:
+        """Read registered nodes anew from now on."""
+        self._nodes.clear()
+
+    def clear(self) -> None:
+        """Forget everything. After a rollback: the id of a new template will be given again."""
+        self._templates.clear()
+        self._nodes.clear()
+
+
+def _required(schema: str) -> tuple[str, ...]:
+    # Registration does not check schemas, so anything may stand here.
+    required = from_json(schema).get("required")
+    return tuple(name for name in required if isinstance(name, str)) if isinstance(required, list) else ()
+
+
+def _properties(schema: str) -> dict[str, Any]:
+    properties = from_json(schema).get("properties")
+    return properties if isinstance(properties, dict) else {}
 
 
 class View:
@@ -162,15 +233,12 @@ class Store(Protocol):
     """Called in the Trio thread after every commit, with the number of use cases that have their results now
     (0 if it failed) and how many states got a status in which they stay, by (namespace, node, status)."""
 
-    @property
-    def path(self) -> Path | None:
-        """The file, or None in memory."""
-        ...
+    path: Path | None
+    """The file, or None in memory."""
 
     @property
     def written(self) -> int:
         """Rows written since the start: it grows whenever a page may look different."""
-        ...
 
     async def write(
         self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
@@ -184,11 +252,9 @@ class Store(Protocol):
         Cancellation:
             The use case may still be committed. If it is, what it left as ``tx.undo`` is run.
         """
-        ...
 
     def write_later(self, use_case: Callable[[Transaction], object]) -> None:
         """Run a use case that nobody waits for; try again each second while the database fails."""
-        ...
 
     async def write_once_ready(
         self,
@@ -206,21 +272,18 @@ class Store(Protocol):
         After ``longest`` seconds it is run a last time, and its result is returned even if it is None.
         Errors and cancellation are as of ``write``.
         """
-        ...
 
     async def check_writable(self) -> None:
         """Check that something can be written; raise DatabaseError if not. Cancellation is as of ``write``.
 
         Writes something only if nothing was written just now.
         """
-        ...
 
     async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a query that runtimes or the state manager itself wait for, and return its result.
 
         The query must be short: it has no deadline. To cancel is safe: a query changes nothing.
         """
-        ...
 
     async def look(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a query that people wait for, a page or a search, and return its result.
@@ -230,7 +293,6 @@ class Store(Protocol):
         Raises:
             Refused: it took longer than 10 s, or waited that long for its turn.
         """
-        ...
 
 
 class NotCommitted(DatabaseError):

@@ -20,9 +20,8 @@ import outcome
 from exotrio._util.words import plural
 from exotrio.errors import DatabaseError
 from exotrio.manager.store import tallies
-from exotrio.manager.store.catalog import Catalog
 from exotrio.manager.store.clock import Clock, WatchedClock
-from exotrio.manager.store.port import NotCommitted, Topic, Transaction, View
+from exotrio.manager.store.port import Catalog, NotCommitted, Topic, Transaction, View
 from exotrio.manager.store.sqlite.writes import Waiting, Write
 
 logger = logging.getLogger("exotrio.manager.store")

@@ -19,12 +19,12 @@ from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import outcome
 import trio
 
 from exotrio.errors import DatabaseError
-from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
 from exotrio.manager.store.clock import Clock, wall_clock
-from exotrio.manager.store.port import Store, Transaction, View
+from exotrio.manager.store.port import MAX_INPUTS, Catalog, Store, Transaction, View
 from exotrio.manager.store.sqlite.commits import MAX_GROUP, Commit, Committer
 from exotrio.manager.store.sqlite.copy import remove_leftovers
 from exotrio.manager.store.sqlite.database import MEMORY, Ownership, open_writer, same_files
@@ -263,7 +263,7 @@ class FileStore(_CommittingStore):
 
     def _deliver(self, committed: Commit) -> None:
         for write in committed.writes:
-            if write.undo is not None and write.is_lost:
+            if write.abandoned and write.undo is not None and isinstance(write.result, outcome.Value):
                 self.write_later(write.undo)
             else:
                 _answer(write)

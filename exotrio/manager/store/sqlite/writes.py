@@ -61,11 +61,6 @@ class Write:
             self.awaited = {topic: now + seconds for topic, seconds in tx.waits_for.items()}
         return value
 
-    @property
-    def is_lost(self) -> bool:
-        """Whether it was committed although no task waits for its result."""
-        return self.abandoned and isinstance(self.result, outcome.Value)
-
 
 class Waiting:
     """Writes that wait for a commit which announces one of their topics."""
