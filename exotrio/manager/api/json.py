@@ -82,11 +82,8 @@ class ClaimReply(Response):
 async def settled(claim: Awaitable[T]) -> T:
     """Await the write of a claim even if cancelled: only what is known to be claimed can be released.
 
-    Raises:
-        Refused: it was not written in time (504). It may still be; the store then undoes it.
-
-    Cancellation:
-        Delayed until the claim is written, for at most ``CLAIM_LIMIT`` seconds.
+    A cancellation is delayed until then, for at most ``CLAIM_LIMIT`` seconds. After these Refused is raised
+    (504): the claim may still be written; the store then undoes it.
     """
     with trio.CancelScope(shield=True, deadline=trio.current_time() + CLAIM_LIMIT):
         return await claim

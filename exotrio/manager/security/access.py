@@ -51,8 +51,8 @@ class _Failures:
 class Tries:
     """Counts wrong keys by the address they came from, and delays their refusals if they are many.
 
-    Only refusals: the right key is accepted at once, also from that address. And only different keys count,
-    so that a runtime that tries an old key again and again is refused without a delay.
+    The right key is accepted at once, also from that address. Only different keys count, so that a runtime
+    that tries an old key again and again is refused without a delay.
     """
 
     def __init__(self) -> None:

@@ -136,19 +136,14 @@ async def rotate_secrets(
     of the others in the file beside the database before anything is encrypted with it. If it is killed at any
     moment, all secrets can be read with the keys that are there then, and it can be run again.
 
-    Args:
-        db: Database file.
-        drop_old: In the end, remove the older keys from the file beside the database.
-        settings: Defaults to what the environment says.
+    ``drop_old`` removes the older keys from the file beside the database in the end. Cancellation is as if
+    killed.
 
     Raises:
         DatabaseBusy: a state manager uses the database.
         DatabaseError: the database cannot be used, or a secret cannot be read with the keys that are
             given; then nothing was changed.
         ConfigurationError: a key is not valid, or the file beside the database cannot be read or written.
-
-    Cancellation:
-        As if killed.
     """
     settings = settings or read_settings()
     path = _existing(db)

@@ -26,8 +26,6 @@ T = TypeVar("T")
 Topic = int | str | tuple[int, int]
 """What a use case may wait for: a claimable state of a node (its id), or of a node in one run
 (run, node); the begin or the end of a run (its public id)."""
-
-
 MAX_INPUTS = 16 * 1024 * 1024
 """Bytes, the same limit as of a request body: a larger state could not be handed out."""
 

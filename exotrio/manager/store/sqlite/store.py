@@ -276,12 +276,8 @@ async def open_store(
 ) -> AsyncIterator[Store]:
     """Open a database and own it until the block ends.
 
-    ``db`` is a file, made with its folder if it is missing, or ``":memory:"``.
-
-    Raises:
-        DatabaseBusy: another process (or another store of this one) owns the file.
-        DatabaseTooNew: a newer exotrio wrote it.
-        DatabaseError: it cannot be used.
+    ``db`` is a file, made with its folder if it is missing, or ``":memory:"``. Errors are as of ``Ownership``
+    and ``open_writer``.
     """
     catalog = Catalog(max_inputs)
     if str(db) == MEMORY:
