@@ -5,20 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from exotrio import errors
 from exotrio._util.exceptions import first_leaf
-from exotrio.errors import (
-    ConfigurationError,
-    DatabaseBusy,
-    DatabaseError,
-    ExotrioError,
-    GraphInvalid,
-    KeyRefused,
-    ManagerUnavailable,
-    NotFound,
-    PortBusy,
-    ProblemsError,
-    RequestRefused,
-)
+from exotrio.errors import ExotrioError, ProblemsError
 
 SUCCESS = 0
 FAILED = 1
@@ -37,16 +26,16 @@ class ModuleInvalid(ProblemsError):
 
 
 _CODES: list[tuple[type[ExotrioError], int]] = [
-    (ConfigurationError, USAGE),
+    (errors.ConfigurationError, USAGE),
     (ModuleInvalid, INVALID),
-    (GraphInvalid, INVALID),
-    (RequestRefused, INVALID),
-    (ManagerUnavailable, UNREACHABLE),
-    (KeyRefused, KEY_REFUSED),
-    (NotFound, NOT_FOUND),
-    (PortBusy, BUSY),
-    (DatabaseBusy, BUSY),
-    (DatabaseError, USAGE),
+    (errors.GraphInvalid, INVALID),
+    (errors.RequestRefused, INVALID),
+    (errors.ManagerUnavailable, UNREACHABLE),
+    (errors.KeyRefused, KEY_REFUSED),
+    (errors.NotFound, NOT_FOUND),
+    (errors.PortBusy, BUSY),
+    (errors.DatabaseBusy, BUSY),
+    (errors.DatabaseError, USAGE),
 ]
 
 

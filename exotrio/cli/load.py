@@ -34,6 +34,7 @@ _FOREIGN_PREFIXES = (
     os.path.join(Path(exotrio.__file__).parent, ""),
     *(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib", "purelib", "platlib")),
     "<frozen ",
+    "<string>",  # what dataclasses generate
 )
 """Prefixes of the paths of files that the user did not write."""
 _PACKAGE_FOLDERS = frozenset({"site-packages", "dist-packages"})

@@ -187,10 +187,7 @@ async def list_runs(
 async def _pages(
     fetch: Callable[[int, str | None], Awaitable[tuple[list[T], str | None]]], limit: int
 ) -> tuple[list[T], bool]:
-    """Return the entries of as many pages as it takes, and whether there are more.
-
-    ``fetch`` takes the size of a page and the cursor of the one before; it returns entries and cursor.
-    """
+    """Return the entries of as many pages as it takes, and whether there are more."""
     found: list[T] = []
     before: str | None = None
     while True:

@@ -49,18 +49,15 @@ secrets = click.option(
     help="Secret of the graph, from the environment variable of that name; repeatable. NAME=@FILE reads "
     "it from a file, NAME=@- from standard input.",
 )
-inputs_file = click.option(
-    "--inputs-file",
-    callback=values.values_file,
-    metavar="FILE",
-    help='JSON file with inputs, {"name": "value"}; - for standard input.',
-)
-secrets_file = click.option(
-    "--secrets-file",
-    callback=values.values_file,
-    metavar="FILE",
-    help='JSON file with secrets, {"name": "value"}; - for standard input.',
-)
+
+
+def _values_file(what: str) -> Callable[[F], F]:
+    text = f'JSON file with {what}, {{"name": "value"}}; - for standard input.'
+    return click.option(f"--{what}-file", callback=values.values_file, metavar="FILE", help=text)
+
+
+inputs_file = _values_file("inputs")
+secrets_file = _values_file("secrets")
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic in older clicks

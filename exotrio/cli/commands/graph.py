@@ -14,7 +14,7 @@ from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import INVALID, SUCCESS
 from exotrio.cli.graphs.check import check_files
-from exotrio.cli.graphs.file import read_application
+from exotrio.cli.graphs.file import read_complete
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import find_graph
 from exotrio.cli.terminal.output import pairs, print_as, print_message
@@ -58,14 +58,15 @@ def apply(
     JSON: as `graph show`.
     """
     given = merged(secrets, secrets_file, "--secret", "--secrets-file")
-    application = read_application(target, name, given)
+    draft = read_complete(target, name, given)
+    name = draft.name or ""
 
-    async def upsert(manager: StateManager) -> GraphReply:
-        await application.upsert(manager, timeout)
-        return await find_graph(manager, application.name)
+    async def declare(manager: StateManager) -> GraphReply:
+        await draft.declare(manager, timeout)
+        return await find_graph(manager, name)
 
-    graph = connection.ask(upsert)
-    named = (application.name, connection.namespace, graph)
+    graph = connection.ask(declare)
+    named = (name, connection.namespace, graph)
     connection.print(_as_json(*named), [_headline(*named), *_cron_lines(graph)])
     return SUCCESS
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 import trio
 
 from exotrio.cli.exit_codes import SUCCESS, bare_errors
 from exotrio.cli.terminal.output import print_text
-from exotrio.manager.security.encryption import Rotation, rotate_secrets
+from exotrio.manager.security.encryption import rotate_secrets
 from exotrio.manager.serving import DEFAULT_DB
 
 
@@ -33,12 +35,8 @@ def command(db: str, drop_old: bool) -> int:
     A state manager does the same when it starts: to replace the key in SECRETS_ENCRYPTION_KEY, put the
     new one first and restart it; remove the old one when its log says that it is no longer needed.
     """
-
-    async def run() -> Rotation:
-        with bare_errors():
-            return await rotate_secrets(db, drop_old=drop_old)
-
-    done = trio.run(run)
+    with bare_errors():
+        done = trio.run(partial(rotate_secrets, db, drop_old=drop_old))
     print_text(
         f"{done.total:,} secrets are encrypted with the key {done.key_id}, the newest in {done.source};"
         f" {done.renewed:,} were not before"

@@ -10,19 +10,10 @@ import click
 
 from exotrio._util.times import iso_time
 from exotrio._util.words import plural
-from exotrio.cli import options
+from exotrio.cli import lookup, options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
 from exotrio.cli.groups import Commands
-from exotrio.cli.lookup import (
-    find_run,
-    is_v0_only,
-    list_states,
-    no_graph,
-    no_node,
-    require_place,
-    whole_state,
-)
 from exotrio.cli.terminal.output import error_message, pairs
 from exotrio.client import StateDetail, StateHistory, StateManager, StateStatus, StateSummary
 from exotrio.errors import NotFound, RequestRefused
@@ -75,19 +66,19 @@ def ls(
         raise click.UsageError("--place needs --run or --graph: identifiers are those of one graph")
 
     async def ask(manager: StateManager) -> tuple[list[StateSummary], bool]:
-        run = None if run_id is None else (await find_run(manager, run_id)).run_id
+        run = None if run_id is None else (await lookup.find_run(manager, run_id)).run_id
         wanted = [StateStatus(status) for status in statuses]
         try:
             call = partial(manager.states, run=run, graph=graph, node=node, identifier=place, status=wanted)
-            found = await list_states(call, limit)
+            found = await lookup.list_states(call, limit)
         except NotFound as error:
             raise await _not_found(manager, graph, node, error) from error
         except RequestRefused as refusal:
-            if run is None and is_v0_only(refusal):
+            if run is None and lookup.is_v0_only(refusal):
                 raise _needs_run(refusal) from refusal
             raise
         if not found[0] and place is not None:
-            await require_place(manager, place, run, graph)
+            await lookup.require_place(manager, place, run, graph)
         return found
 
     states, more = connection.ask(ask)
@@ -128,8 +119,9 @@ def retry(state_id: str, fanout_id: str | None, connection: Connection) -> int:
 
     JSON: state_id, new_state_id, status.
     """
-
-    new = connection.ask(lambda manager: whole_state(state_id, manager.manual_retry(state_id, fanout_id)))
+    new = connection.ask(
+        lambda manager: lookup.whole_state(state_id, manager.manual_retry(state_id, fanout_id))
+    )
     body = {"state_id": state_id, "new_state_id": new.id, "status": new.status.value}
     connection.print(body, [new.id])
     return SUCCESS
@@ -137,14 +129,14 @@ def retry(state_id: str, fanout_id: str | None, connection: Connection) -> int:
 
 async def _find(manager: StateManager, state_id: str, run_id: str | None) -> StateDetail:
     try:
-        return await whole_state(state_id, manager.history(state_id))
+        return await lookup.whole_state(state_id, manager.history(state_id))
     except RequestRefused as refusal:
-        if not is_v0_only(refusal):
+        if not lookup.is_v0_only(refusal):
             raise
         if run_id is None:
             raise _needs_run(refusal) from refusal
-    run = await find_run(manager, run_id)
-    return await whole_state(state_id, manager.state(run.graph_name, run.run_id, state_id))
+    run = await lookup.find_run(manager, run_id)
+    return await lookup.whole_state(state_id, manager.state(run.graph_name, run.run_id, state_id))
 
 
 def _needs_run(refusal: RequestRefused) -> RequestRefused:
@@ -154,9 +146,9 @@ def _needs_run(refusal: RequestRefused) -> RequestRefused:
 async def _not_found(manager: StateManager, graph: str | None, node: str | None, error: NotFound) -> NotFound:
     """Return the error for the graph or node that does not exist."""
     if graph is not None and f"graph {graph!r}" in error.what:
-        return await no_graph(manager, graph, error)
+        return await lookup.no_graph(manager, graph, error)
     if node is not None:
-        return await no_node(manager, node, error)
+        return await lookup.no_node(manager, node, error)
     return error
 
 

@@ -14,7 +14,7 @@ from exotrio._wire.graphs import GraphBody
 from exotrio.cli.dev import messages
 from exotrio.cli.dev.protocol import DeclaredGraph, Loaded
 from exotrio.cli.dev.run_events import print_run_events, unfinished
-from exotrio.cli.graphs.file import Application
+from exotrio.cli.graphs.file import Draft
 from exotrio.cli.graphs.problems import Locator
 from exotrio.cli.runs.remote import check_run_values, start_run
 from exotrio.cli.terminal.browser import open_in_browser, write_redirect
@@ -132,9 +132,8 @@ class Announcer:
     async def _declare(self, manager: StateManager, graph: DeclaredGraph, tolerant: bool) -> bool:
         """Create or replace a graph; return whether it is valid."""
         body = GraphBody.model_validate(graph.body)
-        application = Application(graph.name, body, body.secrets, Locator(self._path, graph.name))
         try:
-            await application.upsert(manager, VALIDATION)
+            await Draft(Locator(self._path, graph.name), body).declare(manager, VALIDATION)
         except GraphInvalid as error:
             if not tolerant:
                 raise

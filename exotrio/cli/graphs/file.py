@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Draft:
 
     locator: Locator
     """Knows the file, and finds the lines of further problems."""
-    body: GraphBody | None
+    body: GraphBody | None = field(repr=False)
     """The declaration, or None if the file cannot be read as one."""
     problems: list[FileProblem] = field(default_factory=list)
     """What is wrong with its fields, and what is ignored."""
@@ -54,6 +54,26 @@ class Draft:
     @property
     def name(self) -> str | None:
         return self.locator.graph
+
+    async def declare(self, manager: StateManager, timeout: float) -> None:
+        """Create or replace the graph, and wait for its validation; GraphInvalid has lines of the file."""
+        assert self.body is not None
+        assert self.name is not None
+        body, given = self.body, self.body.model_fields_set
+        try:
+            # What the file leaves out is not sent: the defaults are the state manager's.
+            await manager.upsert_graph(
+                self.name,
+                graph_nodes=body.nodes,
+                secrets=body.secrets,
+                retry_policy=body.retry_policy if "retry_policy" in given else None,
+                store_config=body.store_config if "store_config" in given else None,
+                triggers=[CronTrigger(expression=each.value.expression) for each in body.triggers] or None,
+                validation_timeout=timeout,
+            )
+        except GraphInvalid as error:
+            problems = [str(self.locator.locate(Problem.read(text), body.nodes)) for text in error.problems]
+            raise GraphInvalid(error.what, problems, where=error.where, fix=error.fix) from error
 
 
 def is_json(target: str) -> bool:
@@ -139,36 +159,8 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-@dataclass(frozen=True, slots=True)
-class Application:
-    """A graph that is ready to be declared."""
-
-    name: str
-    body: GraphBody
-    secrets: Mapping[str, str] = field(repr=False)
-    locator: Locator
-
-    async def upsert(self, manager: StateManager, timeout: float) -> None:
-        """Create or replace the graph, and wait for its validation; GraphInvalid has lines of the file."""
-        body, given = self.body, self.body.model_fields_set
-        try:
-            # What the file leaves out is not sent: the defaults are the state manager's.
-            await manager.upsert_graph(
-                self.name,
-                graph_nodes=body.nodes,
-                secrets=dict(self.secrets),
-                retry_policy=body.retry_policy if "retry_policy" in given else None,
-                store_config=body.store_config if "store_config" in given else None,
-                triggers=[CronTrigger(expression=each.value.expression) for each in body.triggers] or None,
-                validation_timeout=timeout,
-            )
-        except GraphInvalid as error:
-            problems = [str(self.locator.locate(Problem.read(text), body.nodes)) for text in error.problems]
-            raise GraphInvalid(error.what, problems, where=error.where, fix=error.fix) from error
-
-
-def read_application(target: str, name: str | None, secrets: Mapping[str, str]) -> Application:
-    """Read the graph in a JSON file, or in a Python file or module, and refuse one that breaks rules.
+def read_complete(target: str, name: str | None, secrets: Mapping[str, str]) -> Draft:
+    """Read the graph in a JSON file, or in a Python file or module, and refuse one that cannot be declared.
 
     ``name`` replaces the file's, or says which of several in Python; ``secrets`` override the file's.
     """
@@ -192,4 +184,5 @@ def read_application(target: str, name: str | None, secrets: Mapping[str, str]) 
     if missing:
         wanted = " ".join(f"--secret {each}" for each in missing)
         raise click.UsageError(f"{draft.file} names secrets without their values: give {wanted}")
-    return Application(name, draft.body, {**draft.body.secrets, **secrets}, draft.locator)
+    body = draft.body.model_copy(update={"secrets": {**draft.body.secrets, **secrets}})
+    return replace(draft, locator=replace(draft.locator, graph=name), body=body)
