@@ -9,7 +9,6 @@ from __future__ import annotations
 import click
 
 from exotrio.cli import options
-from exotrio.cli.load import split_target
 from exotrio.cli.terminal.logs import configure_logs
 
 PORTS = (*range(8000, 8020), 0)
@@ -72,7 +71,6 @@ def command(
     session = Session(
         Request(
             target=target,
-            path=split_target(target)[0],
             db=db or str(DEFAULT_DB),
             ports=PORTS if port is None else (port,),
             open_browser=open_browser,

@@ -1,4 +1,4 @@
-"""What the command ``dev`` does. Import ``session.Session`` from here; the rest serves it.
+"""What the command ``dev`` does. Import ``session`` from here, and ``announcer.FirstRun``.
 
 Theory of operation:
 
@@ -11,6 +11,6 @@ Theory of operation:
 * ``child`` is the process seen from ``dev``, ``child_main`` what runs in it; ``protocol`` is what they send
   each other. A child always ends: after an order it is killed when its time is over, and without ``dev`` it
   drains and exits by itself.
-* ``watcher`` decides whether the code has changed; ``announcer`` declares the graphs and prints what happens,
-  ``run_events`` prints the runs; ``messages`` holds the texts.
+* ``watcher`` decides whether the code has changed; ``announcer`` declares the graphs and prints what happens
+  to the runs; ``messages`` holds the texts.
 """

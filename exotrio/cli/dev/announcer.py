@@ -3,42 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import trio
 
-from exotrio._util.words import listed
+from exotrio._util.words import listed, plural
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.dev import messages
 from exotrio.cli.dev.protocol import DeclaredGraph, Loaded
-from exotrio.cli.dev.run_events import print_run_events, unfinished
 from exotrio.cli.graphs.file import Draft
 from exotrio.cli.graphs.problems import Locator
 from exotrio.cli.runs.remote import check_run_values, start_run
 from exotrio.cli.terminal.browser import open_in_browser, write_redirect
 from exotrio.cli.terminal.output import print_message
 from exotrio.cli.terminal.words import meant
-from exotrio.client import StateManager, ValidationStatus
-from exotrio.errors import ConfigurationError, ExotrioError, GraphInvalid, NotFound
+from exotrio.client import RunStatus, RunSummary, StateManager, ValidationStatus
+from exotrio.errors import ConfigurationError, ExotrioError, GraphInvalid, ManagerError, NotFound
 from exotrio.manager.serving import Served
 
 VALIDATION = 60.0
 """Seconds for a graph to be validated; here the answer comes at once."""
+POLL_INTERVAL = 0.5
+NEWEST = 20
+"""Newest runs that are asked for each time, and older unfinished ones at most."""
+MAX_COUNTED = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class FirstRun:
-    """The run that is started at once.
-
-    Attributes:
-        graph: Name of the graph; None for the only one.
-    """
+    """The run that is started at once. Without a name of its graph, it is of the only one."""
 
     graph: str | None
     inputs: Mapping[str, str]
     store: Mapping[str, str]
+
+    def graph_of(self, loaded: Loaded) -> DeclaredGraph:
+        """Return its graph in the code.
+
+        Raises:
+            ConfigurationError: there is none, or the values do not fit it.
+        """
+        names = [graph.name for graph in loaded.graphs]
+        fix = "name one with --graph NAME" if names else "write: graph = Graph('my-graph', nodes=[...])"
+        if self.graph is None and len(names) != 1:
+            raise ConfigurationError(
+                f"the code has {len(names) or 'no'} graphs to start a run of",
+                where=", ".join(names),
+                fix=fix,
+            )
+        if self.graph is not None and self.graph not in names:
+            raise ConfigurationError(
+                f"the code has no graph {self.graph!r}{meant(self.graph, names)}",
+                where="asked for with --graph",
+                fix=f"it has: {listed(names)}",
+            )
+        graph = loaded.graphs[0 if self.graph is None else names.index(self.graph)]
+        body = GraphBody.model_validate(graph.body)
+        try:
+            check_run_values(graph.name, body.nodes, body.store_config, self.inputs, self.store)
+        except click.UsageError as error:
+            # An exotrio error leaves nurseries without the group around it.
+            raise ConfigurationError(error.format_message()) from error
+        return graph
 
 
 class Announcer:
@@ -46,7 +75,6 @@ class Announcer:
 
     Args:
         path: The file or module, for messages.
-        served: The state manager.
         key_file: Holds the API key; None if commands have it from their environment.
         page: Place of the page by which a browser is signed in; None to open none.
         first_run: Started once the graph for it is there.
@@ -69,7 +97,7 @@ class Announcer:
         self.known: Loaded | None = None
         self._path = path
         self._served = served
-        self._address = messages.ManagerAddress(served.url, key_file)
+        self._key_file = key_file
         self._page = page
         self._first_run = first_run
         self._background = background
@@ -77,10 +105,9 @@ class Announcer:
         self._printing_runs: set[str] = set()
 
     async def announce(self, loaded: Loaded, *, tolerant: bool) -> None:
-        """Declare the graphs of code whose nodes are registered, and say what can be done.
+        """Declare the graphs of code whose nodes are registered, and print what can be done.
 
         Args:
-            loaded: The code.
             tolerant: Print that a graph is invalid, and go on: it will be fixed.
 
         Raises:
@@ -89,10 +116,9 @@ class Announcer:
             ManagerError: as its subclasses say.
         """
         before, first = self.known, self._first_run
-        if first is not None:
-            _check(loaded, first)
+        first_graph = None if first is None else first.graph_of(loaded)
         async with self._manager(loaded.namespace) as manager:
-            if before is None and (left := await unfinished(manager)):
+            if before is None and (left := await _unfinished(manager)):
                 print_message(f"not finished earlier, and continued: {left}")
             for line in messages.runtime(loaded, before):
                 print_message(line)
@@ -101,15 +127,14 @@ class Announcer:
                 print_message(line)
             self.show_dashboard(loaded)
             if before is None:
-                for line in messages.how_to_start(self._address, loaded):
-                    print_message(line)
+                print_message(messages.how_to_start(self._served.url, self._key_file, loaded))
             self.known = loaded
             if loaded.namespace not in self._printing_runs:
                 self._printing_runs.add(loaded.namespace)
                 await self._background.start(self._print_run_events, loaded.namespace)
-            if first is not None and (graph := _graph_of(loaded, first)) in valid:
+            if first is not None and first_graph in valid:
                 self._first_run = None
-                await start_run(manager, graph.name, first.inputs, first.store)
+                await start_run(manager, first_graph.name, first.inputs, first.store)
 
     def show_dashboard(self, loaded: Loaded | None) -> None:
         """Print once how to open the dashboard, and open it with --open."""
@@ -117,8 +142,8 @@ class Announcer:
             return
         self._dashboard_shown = True
         to = messages.page_of(loaded)
-        for line in messages.dashboard(self._address, self._served.sign_in_link(to)):
-            print_message(line)
+        link = self._served.sign_in_link(to)
+        print_message(messages.dashboard(self._served.url, self._key_file, link))
         if self._page is not None:
             self._background.start_soon(_open, self._page, self._served.sign_in_link(to))
 
@@ -126,7 +151,7 @@ class Announcer:
         """Print which runs continue when ``dev`` is started again."""
         if self.known is not None:
             async with self._manager(self.known.namespace) as manager:
-                if left := await unfinished(manager):
+                if left := await _unfinished(manager):
                     print_message(f"not finished: {left}; dev continues when it is started again")
 
     async def _declare(self, manager: StateManager, graph: DeclaredGraph, tolerant: bool) -> bool:
@@ -145,8 +170,26 @@ class Announcer:
     async def _print_run_events(
         self, namespace: str, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
+        """Print a line for each run that begins or ends from now on. Never returns."""
+        known: dict[str, RunStatus] | None = None
         async with self._manager(namespace) as manager:
-            await print_run_events(manager, task_status=task_status)
+            while True:
+                try:
+                    runs = await _fetch(manager, known or {})
+                except ManagerError:
+                    runs = []  # it runs in this process, and has logged why
+                if known is None:
+                    known = {run.run_id: run.status for run in runs}
+                    task_status.started()
+                for run in reversed(runs):
+                    before = known.get(run.run_id)
+                    if before is None:
+                        print_message(f"run {run.run_id} of graph {run.graph_name!r} began")
+                    if run.status is not RunStatus.PENDING and before in (None, RunStatus.PENDING):
+                        print_message(_ended(run))
+                if runs:
+                    known = {run.run_id: run.status for run in runs}
+                await trio.sleep(POLL_INTERVAL)
 
     def _manager(self, namespace: str) -> StateManager:
         return StateManager(namespace, transport=self._served.transport)
@@ -163,36 +206,6 @@ async def _open(page: Path, link: str) -> None:
         print_message("no browser could be opened: open the link yourself")
 
 
-def _check(loaded: Loaded, first: FirstRun) -> None:
-    """Refuse values that do not fit the graph."""
-    graph = _graph_of(loaded, first)
-    body = GraphBody.model_validate(graph.body)
-    try:
-        check_run_values(graph.name, body.nodes, body.store_config, first.inputs, first.store)
-    except click.UsageError as error:
-        # An exotrio error leaves nurseries without the group around it.
-        raise ConfigurationError(error.format_message()) from error
-
-
-def _graph_of(loaded: Loaded, first: FirstRun) -> DeclaredGraph:
-    names = [graph.name for graph in loaded.graphs]
-    if first.graph is not None:
-        if first.graph not in names:
-            raise ConfigurationError(
-                f"the code has no graph {first.graph!r}{meant(first.graph, names)}",
-                where="asked for with --graph",
-                fix=f"it has: {listed(names)}",
-            )
-        return loaded.graphs[names.index(first.graph)]
-    if len(names) != 1:
-        raise ConfigurationError(
-            f"the code has {len(names) or 'no'} graphs to start a run of",
-            where=", ".join(names),
-            fix="name one with --graph NAME" if names else "write: graph = Graph('my-graph', nodes=[...])",
-        )
-    return loaded.graphs[0]
-
-
 async def _standing(manager: StateManager, name: str) -> str:
     """Return what happens to a graph whose new version was refused or is invalid."""
     try:
@@ -202,3 +215,31 @@ async def _standing(manager: StateManager, name: str) -> str:
     if status == ValidationStatus.VALID:
         return f"graph {name!r} stays as it was before"
     return f"graph {name!r} cannot be triggered until it is fixed; runs that have begun continue"
+
+
+async def _unfinished(manager: StateManager) -> str:
+    """Return how many runs of the namespace are not finished, ``3 runs``; empty if none are."""
+    found = await manager.find_runs(status=RunStatus.PENDING, limit=MAX_COUNTED)
+    more = "more than " if found.next else ""
+    return f"{more}{plural(len(found.runs), 'run')}" if found.runs else ""
+
+
+async def _fetch(manager: StateManager, known: Mapping[str, RunStatus]) -> list[RunSummary]:
+    """Return the newest runs, and some older ones that are not finished."""
+    runs = (await manager.find_runs(limit=NEWEST)).runs
+    newest = {run.run_id for run in runs}
+    older = [run for run, status in known.items() if status is RunStatus.PENDING and run not in newest]
+    for run_id in older[:NEWEST]:
+        with suppress(NotFound):
+            runs.append(await manager.status(run_id))
+    return runs
+
+
+def _ended(run: RunSummary) -> str:
+    status = f"{run.status.value} (cancelled)" if run.cancelled_at else run.status.value
+    failed = f", {run.errored_count} of them failed" if run.errored_count else ""
+    took = ""
+    if run.finished_at is not None and run.created_at is not None:
+        took = f" in {(run.finished_at - run.created_at).total_seconds():.1f} s"
+    count = plural(run.total_count, "state")
+    return f"run {run.run_id} of graph {run.graph_name!r}: {status}, {count}{failed}{took}"

@@ -8,36 +8,33 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import Self
 
 import trio
 
 from exotrio._util import deadlines
 from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
-from exotrio.cli.dev.protocol import Message, Order, decode
+from exotrio.cli.dev.protocol import Failed, Loaded, Message, Order, decode
+from exotrio.cli.exit_codes import ABANDONED, SUCCESS
 from exotrio.cli.program import interpreter
 from exotrio.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from typing import Self
 
 MARGIN = 5.0
 """Seconds that a process gets beyond the limits of its drain, for a busy machine; then it is killed."""
 
 
 class Child:
-    """A process that runs the user's code.
-
-    Attributes:
-        grace: Seconds for running nodes in a drain; 0 until the process reports its own.
-        was_killed: It did not end in time.
-    """
+    """A process that runs the user's code, and what it has reported."""
 
     def __init__(self, process: subprocess.Popen[bytes], ours: socket.socket) -> None:
-        self.grace = 0.0
+        self.loaded: Loaded | None = None
+        self.failed: Failed | None = None
+        self.is_registered = False
         self.was_killed = False
+        """It did not end in time."""
+        self.was_replaced = False
         self._process = process
         self._socket = ours
         self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
@@ -81,17 +78,18 @@ class Child:
         """Send an order; from then on it has a limited time to end."""
         with suppress(OSError):  # it has ended
             self._socket.send(f"{order}\n".encode())
-        bound = deadlines.longest_stop(self.grace if order is Order.DRAIN else 0.0) + MARGIN
+        grace = self.loaded.grace if self.loaded is not None and order is Order.DRAIN else 0.0
+        bound = deadlines.longest_stop(grace) + MARGIN
         self._waiting.deadline = self._ends_by = min(self._ends_by, trio.current_time() + bound)
 
-    async def listen(self, handle: Callable[[Message], Awaitable[None]]) -> None:
-        """Call ``handle`` with each of its messages, until it closes the stream."""
+    async def messages(self) -> AsyncGenerator[Message]:
+        """Yield its messages until it closes the stream."""
         rest = b""
         with suppress(trio.BrokenResourceError):
             while data := await self._stream.receive_some():
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
-                    await handle(decode(line))
+                    yield decode(line)
 
     async def wait(self) -> int:
         """Wait until it has ended and return its exit code; below zero, the signal that killed it.
@@ -120,3 +118,16 @@ class Child:
         """End it at once. Also from a signal handler."""
         with suppress(ProcessLookupError):
             self._process.kill()
+
+    @property
+    def code(self) -> int:
+        """Its exit code, as ``wait`` returns it, once it has ended."""
+        return self._process.returncode
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command if this end was asked for."""
+        if self.code == ABANDONED or self.was_killed:
+            return ABANDONED
+        # What ended before its nodes were registered held no claim.
+        return ABANDONED if self.is_registered and self.code != SUCCESS else SUCCESS

@@ -28,19 +28,10 @@ from exotrio._runtime.runtime import Runtime
 from exotrio._util import deadlines
 from exotrio._util.exceptions import first_leaf
 from exotrio._wire.graphs import GraphBody
-from exotrio.cli.dev.protocol import (
-    DeclaredGraph,
-    Failed,
-    Loaded,
-    Message,
-    MoreFiles,
-    Order,
-    Registered,
-    encode,
-)
+from exotrio.cli.dev import protocol
+from exotrio.cli.dev.protocol import Order
 from exotrio.cli.exit_codes import ABANDONED, INTERRUPTED, bare_errors, exit_code
-from exotrio.cli.load import Loaded as Module
-from exotrio.cli.load import TargetMissing, load, users_files, users_traceback
+from exotrio.cli.load import Loaded, TargetMissing, load, users_files, users_traceback
 from exotrio.cli.terminal.logs import configure_logs
 from exotrio.cli.terminal.output import flush_streams, prepare_streams
 from exotrio.errors import ExotrioError
@@ -59,21 +50,17 @@ class _Dev:
 
     def __init__(self, stream: socket.socket) -> None:
         self._stream = stream
-        self._runtime: Runtime | None = None
+        self.runtime: Runtime | None = None
+        """Orders act on it; None while the code is loaded."""
 
-    def send(self, message: Message) -> None:
-        """Send a message."""
+    def send(self, message: protocol.Message) -> None:
         with suppress(OSError):  # dev has ended, which the listening thread handles
-            self._stream.sendall(encode(message))
+            self._stream.sendall(protocol.encode(message))
 
     def follow_orders(self) -> None:
         """Follow its orders from now on, in a thread."""
         # A daemon, since it waits for ever and must not hold up the end of the process.
         threading.Thread(target=self._listen, name="exotrio dev", daemon=True).start()
-
-    def control(self, runtime: Runtime) -> None:
-        """Let orders act on this runtime."""
-        self._runtime = runtime
 
     def _listen(self) -> None:
         with suppress(OSError), self._stream.makefile("rb") as orders:
@@ -81,18 +68,18 @@ class _Dev:
                 self._execute(Order(line.decode().strip()))
         log.warning("the dev command has ended: this runtime drains and ends")
         self._execute(Order.DRAIN)
-        grace = 0.0 if self._runtime is None else self._runtime.shutdown_grace
+        grace = 0.0 if self.runtime is None else self.runtime.shutdown_grace
         time.sleep(deadlines.longest_stop(grace) + MARGIN)
         os._exit(ABANDONED)
 
     def _execute(self, order: Order) -> None:
-        if self._runtime is None:
+        if self.runtime is None:
             # Still loading: nothing is claimed yet. A real signal also interrupts a blocking call.
             os.kill(os.getpid(), signal.SIGINT)
         elif order is Order.DRAIN:
-            self._runtime.stop(why="dev")
+            self.runtime.stop(why="dev")
         else:
-            self._runtime.stop(0, why="dev")
+            self.runtime.stop(0, why="dev")
 
 
 def main() -> int:
@@ -115,7 +102,7 @@ def main() -> int:
         endpoint, _ = resolve_endpoint(None, None)
         runtime.show_tasks()
         dev.send(_loaded(module, runtime))
-        dev.control(runtime)
+        dev.runtime = runtime
         with ambient_endpoint(endpoint):
             return run_blocking(lambda: _run(runtime, dev), lambda grace, why: runtime.stop(grace, why=why))
     except ExotrioError as error:
@@ -140,7 +127,7 @@ async def _run(runtime: Runtime, dev: _Dev) -> int:
         async with trio.open_nursery() as nursery:
             await nursery.start(work)
             if runtime.phase is Phase.RUNNING:
-                dev.send(Registered())
+                dev.send(protocol.Registered())
             await _report_files(dev)
     return code
 
@@ -152,17 +139,17 @@ async def _report_files(dev: _Dev) -> None:
         await trio.sleep(CHECK_INTERVAL)
         if len(sys.modules) != count:
             count = len(sys.modules)
-            dev.send(MoreFiles(users_files()))
+            dev.send(protocol.MoreFiles(users_files()))
 
 
-def _loaded(module: Module, runtime: Runtime) -> Loaded:
-    return Loaded(
+def _loaded(module: Loaded, runtime: Runtime) -> protocol.Loaded:
+    return protocol.Loaded(
         namespace=runtime.namespace,
         runtime=runtime.name,
         worker_id=runtime.worker_id,
         nodes=[node.__name__ for node in runtime.nodes],
         graphs=[
-            DeclaredGraph(graph.name, GraphBody.of(graph).model_dump(mode="json"))
+            protocol.DeclaredGraph(graph.name, GraphBody.of(graph).model_dump(mode="json"))
             for graph in module.all_of(Graph)
         ],
         files=users_files(),
@@ -170,14 +157,14 @@ def _loaded(module: Module, runtime: Runtime) -> Loaded:
     )
 
 
-def _failed(error: ExotrioError) -> Failed:
+def _failed(error: ExotrioError) -> protocol.Failed:
     cause = None if error.__cause__ is None else first_leaf(error.__cause__)
     text = str(error)
     missing = isinstance(error, TargetMissing)
     if cause is not None and not missing and not isinstance(cause, ExotrioError | ValidationError):
         # The user's code raised: its traceback says more than a hint.
         text = f"{error.what}\n{users_traceback(error)}".rstrip("\n")
-    return Failed(text, exit_code(error), missing, users_files(error))
+    return protocol.Failed(text, exit_code(error), missing, users_files(error))
 
 
 if __name__ == "__main__":

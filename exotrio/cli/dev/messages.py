@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,24 +17,6 @@ from exotrio.cli.program import command_line
 CONTINUES = "the runtime continues with the code as it was"
 
 
-@dataclass(frozen=True, slots=True)
-class ManagerAddress:
-    """How clients reach the state manager.
-
-    Attributes:
-        url: Its address.
-        key_file: Holds the API key; None if clients have it from their environment.
-    """
-
-    url: str
-    key_file: Path | None
-
-    def options(self, namespace: str) -> list[str]:
-        """Return the options that make a command use it."""
-        key = [] if self.key_file is None else ["--key-file", shown(str(self.key_file))]
-        return ["--namespace", namespace, "--uri", self.url, *key]
-
-
 def page_of(loaded: Loaded | None) -> str:
     """Return the first page of the dashboard: the one that starts runs, if there is a graph."""
     if loaded is None:
@@ -44,38 +25,28 @@ def page_of(loaded: Loaded | None) -> str:
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
-def dashboard(address: ManagerAddress, link: str) -> Iterator[str]:
-    """Yield how to open the dashboard."""
-    key = f"in {shown(str(address.key_file))}" if address.key_file else f"of {KEY_VARIABLE}"
-    yield f"dashboard: {link}"
-    yield f"  opens once, within 10 minutes; later {address.url} asks for the key {key}"
+def dashboard(url: str, key_file: Path | None, link: str) -> str:
+    """Return how to open the dashboard; without a file, clients have the key from their environment."""
+    key = f"in {shown(str(key_file))}" if key_file else f"of {KEY_VARIABLE}"
+    return f"dashboard: {link}\n  opens once, within 10 minutes; later {url} asks for the key {key}"
 
 
-def how_to_start(address: ManagerAddress, loaded: Loaded) -> Iterator[str]:
-    """Yield how a run is started."""
-    options = address.options(loaded.namespace)
-    if loaded.graphs:
-        graph = loaded.graphs[0]
-        command = ["trigger", graph.name, *_required(graph), *options, "--follow"]
-        yield f"start a run with the button there, or with:\n  {command_line(command)}"
-    else:
-        command = ["graph", "apply", "FILE", *options]
-        yield f"the file has no Graph; declare one with:\n  {command_line(command)}"
-
-
-def _required(graph: DeclaredGraph) -> list[str]:
-    """Return placeholders for the store keys that every trigger must give."""
-    keys = graph.body["store_config"]["required_keys"]
-    return [part for key in keys for part in ("--store", f"{key}=VALUE")]
+def how_to_start(url: str, key_file: Path | None, loaded: Loaded) -> str:
+    """Return how a run is started."""
+    key = [] if key_file is None else ["--key-file", shown(str(key_file))]
+    options = ["--namespace", loaded.namespace, "--uri", url, *key]
+    if not loaded.graphs:
+        command = command_line(["graph", "apply", "FILE", *options])
+        return f"the file has no Graph; declare one with:\n  {command}"
+    graph = loaded.graphs[0]
+    required = graph.body["store_config"]["required_keys"]  # every trigger must give these
+    store = [part for key in required for part in ("--store", f"{key}=VALUE")]
+    command = command_line(["trigger", graph.name, *store, *options, "--follow"])
+    return f"start a run with the button there, or with:\n  {command}"
 
 
 def runtime(loaded: Loaded, before: Loaded | None) -> Iterator[str]:
-    """Yield what runs now, and which graphs are no longer in the code.
-
-    Args:
-        loaded: The code that runs.
-        before: The code that ran before.
-    """
+    """Yield what runs now, and which graphs are no longer in the code."""
     graphs = f"; graph {listed(graph.name for graph in loaded.graphs)}" if loaded.graphs else ""
     yield f"runtime {loaded.runtime}: {listed(loaded.nodes)} (namespace {loaded.namespace}){graphs}"
     if before is not None and before.namespace == loaded.namespace:
@@ -107,16 +78,13 @@ def ended(code: int) -> str:
         return "the runtime drained and ended, as requested by another command"
     if code == ABANDONED:
         return "the runtime ended and abandoned outcomes or claims; see the log above"
-    if code < 0:
-        return f"the runtime was killed by {_signal(-code)}; its claims were released"
-    return f"the runtime ended with exit code {code}; its claims were released"
-
-
-def _signal(number: int) -> str:
+    if code >= 0:
+        return f"the runtime ended with exit code {code}; its claims were released"
     try:
-        return signal.Signals(number).name
+        name = signal.Signals(-code).name
     except ValueError:
-        return f"signal {number}"
+        name = f"signal {-code}"
+    return f"the runtime was killed by {name}; its claims were released"
 
 
 def shown(file: str) -> str:

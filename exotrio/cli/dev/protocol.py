@@ -29,21 +29,18 @@ class DeclaredGraph:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The user's code was loaded.
-
-    Attributes:
-        worker_id: The id of the Runtime at the state manager.
-        files: Files of the user's modules.
-        grace: Seconds for running nodes in a drain.
-    """
+    """The user's code was loaded."""
 
     namespace: str
     runtime: str
     worker_id: str
+    """The id of the Runtime at the state manager."""
     nodes: list[str]
     graphs: list[DeclaredGraph]
     files: list[str]
+    """Files of the user's modules."""
     grace: float
+    """Seconds for running nodes in a drain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +57,15 @@ class MoreFiles:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The user's code cannot be run.
-
-    Attributes:
-        text: Why, in a few lines.
-        code: Exit code of ``dev`` if it ends with this.
-        missing: There is no such file or module.
-        files: Files of the user's modules that were loaded, or failed to load.
-    """
+    """The user's code cannot be run."""
 
     text: str
     code: int
+    """Exit code of ``dev`` if it ends with this."""
     missing: bool
+    """There is no such file or module."""
     files: list[str]
+    """Files of the user's modules that were loaded, or failed to load."""
 
 
 Message = Loaded | Registered | MoreFiles | Failed

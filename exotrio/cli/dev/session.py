@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,10 +15,10 @@ from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE, read_settings
 from exotrio.cli.dev import messages
 from exotrio.cli.dev.announcer import Announcer, FirstRun
 from exotrio.cli.dev.child import Child
-from exotrio.cli.dev.protocol import Failed, Loaded, Message, MoreFiles, Order, Registered
+from exotrio.cli.dev.protocol import Failed, Loaded, MoreFiles, Order, Registered
 from exotrio.cli.dev.watcher import Watch, syntax_problem
 from exotrio.cli.exit_codes import ABANDONED, FAILED, SUCCESS, bare_errors
-from exotrio.cli.load import is_file
+from exotrio.cli.load import is_file, split_target
 from exotrio.cli.terminal.browser import sign_in_page
 from exotrio.cli.terminal.output import print_message
 from exotrio.manager.engine.leases import Terms
@@ -36,48 +36,24 @@ LAST_MESSAGES_TIMEOUT = 1.0
 open."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What ``dev`` was asked to do.
-
-    Attributes:
-        target: ``FILE_OR_MODULE[:ATTR]``.
-        path: The same without the attribute.
-        ports: It is served on the first free one of these.
-        open_browser: Open the dashboard in a browser.
-        reload: Load the code again when it changes.
-        verbose: How often -v was given.
-    """
+    """What ``dev`` was asked to do."""
 
     target: str
-    path: str
     db: str
     ports: tuple[int, ...]
+    """It is served on the first free one of these."""
     open_browser: bool
     reload: bool
     first_run: FirstRun | None
     verbose: int
-
-
-class _Generation:
-    """One process that runs the user's code, and what it has reported."""
-
-    def __init__(self, child: Child) -> None:
-        self.child = child
-        self.code = SUCCESS
-        self.loaded: Loaded | None = None
-        self.failed: Failed | None = None
-        self.is_registered = False
-        self.was_replaced = False
-        self.all_read = trio.Event()
+    """How often -v was given."""
 
     @property
-    def exit_code(self) -> int:
-        """The exit code of the command if this end was asked for."""
-        if self.code == ABANDONED or self.child.was_killed:
-            return ABANDONED
-        # What ended before its nodes were registered held no claim.
-        return ABANDONED if self.is_registered and self.code != SUCCESS else SUCCESS
+    def path(self) -> str:
+        """The file or module, without an attribute."""
+        return split_target(self.target)[0]
 
 
 class Session:
@@ -87,7 +63,7 @@ class Session:
         self._request = request
         folder = Path(request.path).absolute().parent if is_file(request.path) else Path.cwd()
         self._watch = Watch(folder)
-        self._generation: _Generation | None = None
+        self._child: Child | None = None
         self._orders: list[Order] = []
         self._stop_requested = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -101,16 +77,16 @@ class Session:
 
     def exiting(self) -> None:
         """Called from the signal handler just before this process exits: no process may outlive it."""
-        if self._generation is not None:
-            self._generation.child.kill()
+        if self._child is not None:
+            self._child.kill()
 
     def _forward_order(self) -> None:
-        generation, first = self._generation, not self._stop_requested.is_set()
+        child, first = self._child, not self._stop_requested.is_set()
         self._stop_requested.set()
-        if generation is not None:
-            if first and generation.is_registered:
+        if child is not None:
+            if first and child.is_registered:
                 print_message("stopping: running nodes may finish; Ctrl-C again cancels them")
-            generation.child.send(self._orders[-1])
+            child.send(self._orders[-1])
 
     # -- the state manager
 
@@ -156,19 +132,19 @@ class Session:
         """Run the code, again and again if need be, and return the exit code."""
         reload = self._request.reload
         while not self._stop_requested.is_set():
-            generation = await self._run_once(served, announcer)
+            child = await self._run_once(served, announcer)
             if self._stop_requested.is_set():
-                return generation.exit_code
-            if generation.was_replaced:
+                return child.exit_code
+            if child.was_replaced:
                 continue
-            if (failed := generation.failed) is not None:
+            if (failed := child.failed) is not None:
                 print_message(f"error: {failed.text}")
                 if not reload or (failed.missing and announcer.known is None):
                     return failed.code
                 announcer.show_dashboard(None)
             else:
-                print_message(messages.ended(generation.code))
-                if not reload and generation.code not in (SUCCESS, ABANDONED):
+                print_message(messages.ended(child.code))
+                if not reload and child.code not in (SUCCESS, ABANDONED):
                     return FAILED
             await self._until_changed()
         return SUCCESS
@@ -189,57 +165,56 @@ class Session:
 
     # -- one process
 
-    async def _run_once(self, served: Served, announcer: Announcer) -> _Generation:
+    async def _run_once(self, served: Served, announcer: Announcer) -> Child:
         """Run the code in a process until it ends.
 
         Cancellation:
             The process is drained first, in limited time.
         """
         self._watch.begin()
-        child = Child.start(
+        child = self._child = Child.start(
             self._request.target, uri=served.url, key=served.key.text, verbose=self._request.verbose
         )
-        generation = self._generation = _Generation(child)
+        all_read = trio.Event()
         try:
             if self._stop_requested.is_set():
                 self._forward_order()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._listen, generation, announcer)
+                nursery.start_soon(self._listen, child, announcer, all_read)
                 if self._request.reload:
-                    nursery.start_soon(self._replace_when_changed, generation)
-                generation.code = await child.wait()
+                    nursery.start_soon(self._replace_when_changed, child)
+                await child.wait()
                 with trio.move_on_after(LAST_MESSAGES_TIMEOUT):
-                    await generation.all_read.wait()
+                    await all_read.wait()
                 nursery.cancel_scope.cancel()
         finally:
             await child.aclose()
-            self._generation = None
-            if generation.loaded is not None:
+            self._child = None
+            if child.loaded is not None:
                 with trio.move_on_after(RELEASE_TIMEOUT, shield=True):
-                    await served.forget(generation.loaded.namespace, generation.loaded.worker_id)
+                    await served.forget(child.loaded.namespace, child.loaded.worker_id)
         if child.was_killed:
             print_message("the runtime did not end in time and was killed; its claims were released")
-        return generation
+        return child
 
-    async def _listen(self, generation: _Generation, announcer: Announcer) -> None:
-        async def handle(message: Message) -> None:
-            if isinstance(message, Loaded):
-                generation.loaded = message
-                generation.child.grace = message.grace
-                self._watch.loaded(message.files)
-            elif isinstance(message, MoreFiles):
-                self._watch.add(message.files)
-            elif isinstance(message, Failed):
-                generation.failed = message
-                self._watch.failed(message.files)
-            elif isinstance(message, Registered) and generation.loaded is not None:
-                generation.is_registered = True
-                await announcer.announce(generation.loaded, tolerant=self._request.reload)
+    async def _listen(self, child: Child, announcer: Announcer, all_read: trio.Event) -> None:
+        async with aclosing(child.messages()) as received:
+            async for message in received:
+                match message:
+                    case Loaded():
+                        child.loaded = message
+                        self._watch.loaded(message.files)
+                    case MoreFiles():
+                        self._watch.add(message.files)
+                    case Failed():
+                        child.failed = message
+                        self._watch.failed(message.files)
+                    case Registered() if child.loaded is not None:
+                        child.is_registered = True
+                        await announcer.announce(child.loaded, tolerant=self._request.reload)
+        all_read.set()
 
-        await generation.child.listen(handle)
-        generation.all_read.set()
-
-    async def _replace_when_changed(self, generation: _Generation) -> None:
+    async def _replace_when_changed(self, child: Child) -> None:
         while True:
             changed = await self._watch.change()
             problems = [
@@ -249,11 +224,11 @@ class Session:
             ]
             if not problems:
                 break
-            if generation.loaded is not None:  # else loading will fail, and report why
+            if child.loaded is not None:  # else loading will fail, and report why
                 print_message("\n".join([*problems, messages.CONTINUES]))
-        print_message(messages.changed(changed, drains=generation.is_registered))
-        generation.was_replaced = True
-        generation.child.send(Order.DRAIN)
+        print_message(messages.changed(changed, drains=child.is_registered))
+        child.was_replaced = True
+        child.send(Order.DRAIN)
 
 
 @contextmanager

@@ -33,11 +33,7 @@ _UNKNOWN: Stamp = (-1, -1, -1)
 
 
 class Watch:
-    """Watches files.
-
-    Args:
-        folder: Where modules are looked up.
-    """
+    """Watches files; ``folder`` is where modules are looked up."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -134,7 +130,7 @@ def _stamp(file: str) -> Stamp | None:
 
 
 def syntax_problem(file: str) -> str | None:
-    """Return why a Python file cannot be compiled, and where; None if it can, or is none."""
+    """Return why a Python file cannot be compiled, and where; None if it can, or is not one."""
     if not file.endswith(".py"):
         return None
     try:
