@@ -56,7 +56,6 @@ SQL_ROOMS = (
     "manager.engine",
     "manager.queries",
     "_runtime.outbox_store",
-    "cli.doctor.outbox",
 )
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from exotrio.cli.doctor import probe
 from exotrio.cli.doctor import server as server_doctor
-from exotrio.cli.doctor.sources import read_sources
+from exotrio.cli.doctor.settings import examine_settings
 from tests.support import stock as stocks
 from tests.support.commands import NODES, Cli, with_worker
 from tests.support.processes import KEY, Ended, Server, ended, server
@@ -169,7 +169,7 @@ def test_an_option_that_cannot_be_used_is_a_finding(cli: Cli, options: tuple[str
 def test_sources_tell_nothing_of_values_when_they_are_printed(cli: Cli) -> None:
     cli.write(".env", "EXOSPHERE_API_KEY=a-key-in-a-file\n")
     cli.set(STATE_MANAGER_SECRET="a-key-in-the-environment")
-    assert "a-key" not in repr(read_sources())
+    assert "a-key" not in repr(examine_settings(None, None, None))
 
 
 # -- what the URI leads to

@@ -1,7 +1,10 @@
-"""The parts of the command ``doctor``. Import ``examine`` and ``report`` from here.
+"""The command ``doctor``. Import ``settings``, ``examine``, ``report`` and ``server.Kind`` from here.
 
-``examine`` asks everything that can be asked, and changes nothing: ``settings`` says which setting came from
-where, ``line`` and ``server`` connect step by step and find out what answers, ``v0`` looks for claims where
-only v0 is spoken, ``outbox`` reads outboxes. ``native`` and ``findings`` are pure: they turn what was learned
-into ``Finding``s. ``report`` shows all of it as text or JSON.
+* ``settings`` says which setting came from where, and which versions there are.
+* ``examine`` asks everything that can be asked, outboxes included, and changes nothing: ``probe`` connects
+  step by step, ``server`` finds out what answers, ``v0`` looks for claims where only v0 is spoken.
+* ``native`` and ``findings`` are pure: they turn what was learned into ``Finding``s.
+* ``report`` shows all of it as text or JSON.
+
+A check never raises for what it finds: each problem is a ``Finding`` with its fix.
 """

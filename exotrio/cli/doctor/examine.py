@@ -10,29 +10,25 @@ from pathlib import Path
 import trio
 
 from exotrio._http.endpoint import Endpoint, resolve_endpoint
+from exotrio._runtime.outbox_store import read_totals
 from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
+from exotrio._util.terminal_text import one_line
+from exotrio._util.words import plural
 from exotrio._version import VERSION
 from exotrio.cli.doctor.findings import Finding, info, of_clock, of_graphs, of_speed
 from exotrio.cli.doctor.native import of_checkup, of_overview
-from exotrio.cli.doctor.outbox import examine_outbox
 from exotrio.cli.doctor.report import Report
-from exotrio.cli.doctor.server import Clock, Kind, examine_server
-from exotrio.cli.doctor.settings import Settings, missing, versions
+from exotrio.cli.doctor.server import Clock, Kind, Server, examine_server
+from exotrio.cli.doctor.settings import Settings, versions
 from exotrio.cli.doctor.v0 import find_v0_claims, of_v0
 from exotrio.cli.exit_codes import bare_errors
 from exotrio.client import StateManager
-from exotrio.errors import ManagerError
+from exotrio.errors import ConfigurationError, DatabaseBusy, ManagerError
 from exotrio.graph import check_name
 
 
 def examine(settings: Settings, outboxes: Sequence[Path], *, stale: float) -> Report:
-    """Examine what can be examined with these settings.
-
-    Args:
-        settings: As ``examine_settings`` returns them.
-        outboxes: Outboxes to read.
-        stale: Seconds after which a claim without a lease counts as stuck.
-    """
+    """Examine what can be examined; a claim without a lease counts as stuck after ``stale`` seconds."""
     report = Report(settings.shown, versions(), namespace=settings.namespace, findings=settings.findings)
     endpoint, wrong = _endpoint(settings, report)
     report.badly_set = bool(wrong)
@@ -46,7 +42,7 @@ def examine(settings: Settings, outboxes: Sequence[Path], *, stale: float) -> Re
 
 def _endpoint(settings: Settings, report: Report) -> tuple[Endpoint | None, list[Finding]]:
     """Return the endpoint if there is one, and findings about settings that are wrong or missing."""
-    wrong = [*settings.problems, *missing(settings)]
+    wrong = list(settings.problems)
     try:
         if settings.namespace is not None:
             check_name(settings.namespace)
@@ -87,19 +83,18 @@ async def _examine(report: Report, endpoint: Endpoint, stale: float) -> None:
         report.findings.append(Finding(f"the server is not a state manager: {server.about}", fix))
         return
     if server.kind is not None:
-        await _examine_further(report, endpoint, stale)
+        await _examine_further(report, server, endpoint, stale)
     report.findings += of_speed(server.median)
     report.findings += [] if server.clock is None else of_clock(server.clock)
 
 
-async def _examine_further(report: Report, endpoint: Endpoint, stale: float) -> None:
-    assert report.server is not None, "it was reached"
+async def _examine_further(report: Report, server: Server, endpoint: Endpoint, stale: float) -> None:
     try:
         async with StateManager(report.namespace or "default", endpoint.uri, endpoint.key) as manager:
-            if report.server.kind is Kind.NATIVE:
-                await _examine_native(report, manager, stale)
+            if server.kind is Kind.NATIVE:
+                await _examine_native(report, server, manager, stale)
             elif report.namespace is not None:
-                await _examine_v0(report, manager, stale)
+                await _examine_v0(report, server, manager, stale)
             if report.namespace is not None:
                 report.findings += of_graphs(await manager.graphs())
     except ManagerError as error:
@@ -108,15 +103,14 @@ async def _examine_further(report: Report, endpoint: Endpoint, stale: float) -> 
         report.findings.append(info("no namespace is given, so none was examined", "give --namespace NAME"))
 
 
-async def _examine_native(report: Report, manager: StateManager, stale: float) -> None:
-    assert report.server is not None, "it was reached"
+async def _examine_native(report: Report, server: Server, manager: StateManager, stale: float) -> None:
     await manager.checkup()  # it connects, which would distort the times of the next one
     sent = time.time()
     checkup = await manager.checkup()
     received = time.time()
     # More precise than a Date header, which has whole seconds.
     half = (received - sent) / 2
-    report.server.clock = Clock(checkup.at.timestamp() - sent - half, half, "its own time")
+    server.clock = Clock(checkup.at.timestamp() - sent - half, half, "its own time")
     if report.namespace is None:
         checkup = checkup.model_copy(update={"claims": []})
     else:
@@ -126,10 +120,31 @@ async def _examine_native(report: Report, manager: StateManager, stale: float) -
     report.findings += of_checkup(checkup, VERSION, stale)
 
 
-async def _examine_v0(report: Report, manager: StateManager, stale: float) -> None:
-    assert report.server is not None, "it was reached"
+async def _examine_v0(report: Report, server: Server, manager: StateManager, stale: float) -> None:
     report.v0_claims = await find_v0_claims(manager)
-    clock = report.server.clock
+    clock = server.clock
     now = datetime.now(UTC) + timedelta(seconds=0 if clock is None else clock.ahead)
-    ours = report.server.kind is Kind.OURS_V0
+    ours = server.kind is Kind.OURS_V0
     report.findings += of_v0(report.v0_claims, now, stale, ours=ours)
+
+
+def examine_outbox(path: Path) -> Finding:
+    """Return what there is to say of an outbox. Nothing in it is sent or changed."""
+    if not path.is_file():
+        fix = "check the path: it is outbox=... of the Runtime, seen from the folder that was started in"
+        return Finding(f"there is no outbox {path}", fix)
+    try:
+        found = read_totals(path)
+    except DatabaseBusy as error:
+        return info(error.what)
+    except ConfigurationError as error:
+        return Finding(error.what, error.fix)
+    whose = f"namespace {one_line(found.namespace)} at {one_line(found.uri)}"
+    if not found.outcomes:
+        return info(f"the outbox {path}, for {whose}, is empty: nothing is left over")
+    unknown = f", {found.begun} of which may have arrived" if found.begun else ""
+    holds = f"holds {plural(found.outcomes, 'outcome')} for {whose}{unknown}"
+    return Finding(
+        f"the outbox {path} {holds}, and no runtime uses it",
+        "start its runtime again: it sends them before it claims anything",
+    )

@@ -19,13 +19,7 @@ CLOCK_OFF = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that ``doctor`` reports.
-
-    Attributes:
-        what: What was found, in one line.
-        fix: What to do about it.
-        attention: It needs attention; else it is information.
-    """
+    """What was found, in one line, what to do about it, and whether it needs attention or is information."""
 
     what: str
     fix: str = ""

@@ -31,11 +31,7 @@ _WORKER = "python -m exotrio worker FILE"
 
 
 def of_overview(overview: Overview, lease_ttl: float) -> list[Finding]:
-    """Return findings about nodes and runtimes.
-
-    Args:
-        lease_ttl: Seconds that a lease holds without a heartbeat.
-    """
+    """Return findings about nodes and runtimes; a lease holds ``lease_ttl`` seconds without a heartbeat."""
     found = [_of_node(node, overview.runtimes) for node in overview.nodes]
     found += [_of_runtime(runtime, lease_ttl) for runtime in overview.runtimes]
     findings = [finding for finding in found if finding is not None]
@@ -91,12 +87,7 @@ def _of_runtime(runtime: RuntimeInfo, lease_ttl: float) -> Finding | None:
 
 
 def of_checkup(checkup: Checkup, version: str, stale: float) -> list[Finding]:
-    """Return findings about the checkup of the state manager.
-
-    Args:
-        version: Of exotrio here.
-        stale: Seconds after which a claim without a lease counts as stuck.
-    """
+    """Return findings about the checkup. After ``stale`` seconds a claim without a lease counts as stuck."""
     findings = [finding for claims in checkup.claims for finding in _of_claims(claims, stale)]
     findings += _of_leases(checkup.leases)
     findings += map(_of_disagreement, checkup.disagreements)

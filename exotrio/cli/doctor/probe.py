@@ -29,12 +29,7 @@ _STEPS = {"connect_tcp": "connection", "start_tls": "TLS", "send_request_headers
 
 
 class StepFailed(Exception):
-    """A step failed; the text says how.
-
-    Args:
-        step: ``name``, ``connection``, ``TLS`` or ``answer``.
-        fix: What can be done about it.
-    """
+    """A step (``name``, ``connection``, ``TLS`` or ``answer``) failed; the text says how."""
 
     def __init__(self, step: str, what: str, fix: str) -> None:
         super().__init__(what)
@@ -44,34 +39,24 @@ class StepFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """An answer.
-
-    Attributes:
-        sent, received: When its request was sent and when its head was there, in Unix seconds.
-        took: Seconds between the two.
-    """
+    """An answer."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     sent: float
+    """When its request was sent, in Unix seconds."""
     received: float
+    """When its head was there, in Unix seconds."""
     took: float
 
 
 class Probe:
-    """Asks for one thing after another, over one connection as long as the other side keeps that.
-
-    Args:
-        uri: A valid one.
-        key: Sent with requests.
-
-    Attributes:
-        steps: The steps that succeeded, each with its result and the seconds it took.
-    """
+    """Asks for one thing after another, over one connection as long as the other side keeps that."""
 
     def __init__(self, uri: str, key: str | None) -> None:
         self.steps: list[tuple[str, str, float]] = []
+        """The steps that succeeded, each with its result and the seconds it took."""
         self._key = key
         self._endpoint = Endpoint(uri, key)
         self._connections = Connections(self._endpoint, tasks=1)
@@ -84,7 +69,7 @@ class Probe:
         self._limit = trio.CancelScope()
 
     async def resolve(self) -> None:
-        """Look the name up, which is no step of its own when httpx connects.
+        """Look the name up, which is not a step of its own when httpx connects.
 
         Raises:
             StepFailed: it has no address.
@@ -150,7 +135,7 @@ class Probe:
         await self._connections.aclose()
 
     async def _trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Take httpcore's events, such as ``connection.connect_tcp.started``."""
+        """Handle httpcore's events, such as ``connection.connect_tcp.started``."""
         _, action, phase = event.split(".")
         if phase == "started" and action in _STEPS:
             self._step, self._began, self._sent = _STEPS[action], trio.current_time(), time.time()
@@ -167,7 +152,7 @@ class Probe:
             self.steps.append((self._step, what, trio.current_time() - self._began))
 
     def _failure(self, error: httpx.TransportError | None) -> StepFailed:
-        """Return how the present step failed; with None because its time was up."""
+        """Return how the current step failed; with None because its time was up."""
         causes = list(_causes(error)) if error is not None else []
         reasons = [str(each) for each in causes if str(each)]
         late = f"nothing was answered within {STEP:g} s"

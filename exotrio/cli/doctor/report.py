@@ -19,18 +19,12 @@ from exotrio.client import Checkup, Overview
 
 @dataclass(slots=True)
 class Report:
-    """Everything that ``doctor`` found out.
-
-    Attributes:
-        uri: As it may be printed; None without a valid one.
-        namespace: The one that was examined; None if none was given.
-        server, overview, checkup, v0_claims: What was found, None if it was not asked for.
-        badly_set: A setting that every command needs is missing or wrong.
-    """
+    """Everything that ``doctor`` found out; None is what was not asked for."""
 
     settings: list[Setting]
     versions: dict[str, str]
     uri: str | None = None
+    """As it may be printed."""
     namespace: str | None = None
     server: Server | None = None
     overview: Overview | None = None
@@ -38,6 +32,7 @@ class Report:
     v0_claims: V0Claims | None = None
     findings: list[Finding] = field(default_factory=list)
     badly_set: bool = False
+    """A setting that every command needs is missing or wrong."""
 
     @property
     def urgent(self) -> list[Finding]:

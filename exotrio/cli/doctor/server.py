@@ -30,60 +30,43 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """How a clock compares with the one here.
-
-    Attributes:
-        ahead: Seconds; negative if it is behind.
-        uncertain: Seconds by which this may be wrong, in either direction.
-        source: Where the other time comes from.
-    """
+    """How a clock compares with the one here."""
 
     ahead: float
+    """Seconds; negative if it is behind."""
     uncertain: float
+    """Seconds by which this may be wrong, in either direction."""
     source: str
 
 
 @dataclass(slots=True, kw_only=True)
 class Server:
-    """What was found out about a state manager.
+    """What was found out about a state manager."""
 
-    Attributes:
-        steps: The steps that succeeded, each with its result and the seconds it took.
-        failed: Why it could not be reached.
-        key_refused: How it refused the key; None if it did not.
-        times: Seconds of the answers that were timed, sorted.
-        namespaces: Those that it has; None if they were not asked for.
-    """
-
-    steps: list[tuple[str, str, float]] = field(default_factory=list)
+    steps: list[tuple[str, str, float]]
+    """As those of ``Probe``."""
     failed: StepFailed | None = None
     kind: Kind | None = None
     about: str = ""
     key_refused: str | None = None
     times: list[float] = field(default_factory=list)
+    """Seconds of the answers that were timed, sorted."""
     clock: Clock | None = None
     namespaces: list[str] | None = None
 
     @property
     def median(self) -> float:
-        """Of the times."""
         return statistics.median(self.times)
 
 
 async def examine_server(uri: str, key: str | None, namespace: str | None) -> Server:
-    """Find out what is at a URI.
-
-    Args:
-        uri: A valid one.
-        key: API key. Without one, only what needs none is asked.
-        namespace: Namespace to ask about, or None.
+    """Find out what is at a valid URI; without a key, only what needs none is asked.
 
     Cancellation:
         Safe; nothing changes at the server.
     """
-    server = Server()
     probe = Probe(uri, key)
-    server.steps = probe.steps
+    server = Server(steps=probe.steps)
     try:
         await probe.resolve()
         samples = [await probe.get("/health", with_key=False) for _ in range(SAMPLES)]
@@ -156,9 +139,9 @@ def _namespaces(reply: Reply) -> list[str] | None:
 
 
 def read_clock(samples: list[Reply]) -> Clock | None:
-    """Return what the Date headers of answers tell of a clock; None if they tell nothing.
+    """Return what the Date headers of answers say about a clock; None if they say nothing.
 
-    A header tells a whole second, up to ``STALE_DATE`` old. Each answer was made between its request and its
+    A header has a whole second, up to ``STALE_DATE`` old. Each answer was made between its request and its
     arrival, so its second bounds the clock from both sides.
     """
     least, most = float("-inf"), float("inf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sqlite3
 import ssl
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from dotenv.parser import parse_stream
+
 import exotrio
 from exotrio._http.endpoint import Endpoint
 from exotrio._util.settings import (
@@ -17,15 +20,17 @@ from exotrio._util.settings import (
     ENV_FILE,
     KEY_VARIABLE,
     NAMESPACE_VARIABLE,
+    PREFIX,
     SECRET_VARIABLES,
     SECRETS_KEY_VARIABLE,
     SERVER_KEY_VARIABLE,
     URI_VARIABLE,
     VARIABLES,
+    from_environment,
+    from_file,
 )
 from exotrio.cli.connection import how_to_give_a_key, read_key
 from exotrio.cli.doctor.findings import Finding, info
-from exotrio.cli.doctor.sources import Sources, read_sources
 from exotrio.cli.terminal.words import meant
 from exotrio.errors import ConfigurationError
 
@@ -39,114 +44,106 @@ _UNSET = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting.
-
-    Attributes:
-        value: As it may be printed; None if it is not set.
-        source: Where it came from; if it is not set, what happens then.
-    """
+    """One setting."""
 
     name: str
     value: str | None
+    """As it may be printed; None if it is not set."""
     source: str
+    """Where it came from; if it is not set, what happens then."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Settings:
-    """All settings, and what follows from them.
+    """All settings, and what follows from them. ``problems`` stop every command; ``findings`` are others."""
 
-    Attributes:
-        uri, key, namespace: The values that are used; None if they are not set.
-        problems: What stops every command.
-        findings: Further findings.
-    """
-
-    shown: list[Setting]
-    uri: str | None
-    key: str | None = field(repr=False)
-    namespace: str | None
-    problems: list[Finding]
-    findings: list[Finding]
+    shown: list[Setting] = field(default_factory=list)
+    uri: str | None = None
+    key: str | None = field(default=None, repr=False)
+    namespace: str | None = None
+    problems: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
 
 def examine_settings(namespace: str | None, uri: str | None, key_file: Path | None) -> Settings:
-    """Return the settings, from options, the environment and ``.env``.
-
-    Args:
-        namespace, uri, key_file: Options, if they were given.
-    """
-    sources = read_sources()
-    findings = _of_file(sources)
-    problems = []
-    if sources.problem is not None:
-        problems.append(Finding(sources.problem.what, sources.problem.fix))
-    given = {URI_VARIABLE: (uri, "--uri"), NAMESPACE_VARIABLE: (namespace, "--namespace")}
-    if key_file is not None:
-        try:
-            given[KEY_VARIABLE] = (read_key(key_file), f"--key-file {key_file}")
-        except ConfigurationError as error:
-            problems.append(Finding(error.what, error.fix))
-            # Do not use the key of the environment instead.
-            given[KEY_VARIABLE] = ("", f"--key-file {key_file}, which cannot be read")
-    found: dict[str, str | None] = {}
-    shown = []
-    for name in VARIABLES:
-        value, source = _resolve(name, sources, given.get(name))
-        found[name] = value or None
-        shown.append(Setting(name, _as_shown(name, value), source))
-        both = name in sources.environment and name in sources.file and source == "environment"
-        if both and sources.environment[name] != sources.file[name]:
-            what = f"{name} is in {ENV_FILE} too, with another value: the one in the environment is used"
-            findings.append(info(what))
-    state = "does not exist"
-    if sources.exists:
-        state = "is a folder, not read" if sources.path.is_dir() else "was read"
-    if sources.problem:
-        state = "cannot be read"
-    shown.append(Setting(ENV_FILE, str(sources.path), state))
-    return Settings(
-        shown, found[URI_VARIABLE], found[KEY_VARIABLE], found[NAMESPACE_VARIABLE], problems, findings
-    )
-
-
-def missing(settings: Settings) -> list[Finding]:
-    """Return findings about settings that are needed and not set."""
-    findings = []
-    if settings.uri is None:
-        findings.append(
-            Finding(
-                "no state manager is given",
-                f"give --uri http://127.0.0.1:8000, or set {URI_VARIABLE}; "
-                "a local one: python -m exotrio server",
-            )
+    """Return the settings: options (if given) count, then the environment, then ``.env``."""
+    settings = Settings()
+    environment = from_environment()
+    file, file_state = _examine_file(settings)
+    given = {
+        name: (value, f"option {option}")
+        for name, value, option in (
+            (URI_VARIABLE, uri, "--uri"),
+            (NAMESPACE_VARIABLE, namespace, "--namespace"),
         )
+        if value is not None
+    }
+    if key_file is not None:
+        source = f"option --key-file {key_file}"
+        try:
+            given[KEY_VARIABLE] = read_key(key_file), source
+        except ConfigurationError as error:
+            settings.problems.append(Finding(error.what, error.fix))
+            # Do not use the key of the environment instead.
+            given[KEY_VARIABLE] = "", f"{source}, which cannot be read"
+    path = Path(ENV_FILE).absolute()
+    found = {
+        **{name: ("", _UNSET.get(name, "")) for name in VARIABLES},
+        **{name: (value, f"{ENV_FILE} in {path.parent}") for name, value in file.items()},
+        **{name: (value, "environment") for name, value in environment.items()},
+        **given,
+    }
+    for name, (value, source) in found.items():
+        settings.shown.append(Setting(name, _as_shown(name, value), source))
+        if source == "environment" and file.get(name, value) != value:
+            what = f"{name} is in {ENV_FILE} too, with another value: the one in the environment is used"
+            settings.findings.append(info(what))
+    settings.shown.append(Setting(ENV_FILE, str(path), file_state))
+    settings.uri, settings.key, settings.namespace = (
+        found[name][0] or None for name in (URI_VARIABLE, KEY_VARIABLE, NAMESPACE_VARIABLE)
+    )
+    if settings.uri is None:
+        fix = f"give --uri http://127.0.0.1:8000, or set {URI_VARIABLE}"
+        fix += "; a local one: python -m exotrio server"
+        settings.problems.append(Finding("no state manager is given", fix))
     if settings.key is None:
-        findings.append(Finding("no API key is given", how_to_give_a_key()))
-    return findings
+        settings.problems.append(Finding("no API key is given", how_to_give_a_key()))
+    return settings
 
 
-def _of_file(sources: Sources) -> list[Finding]:
-    findings = []
-    for line in sources.unparsed:
-        what = f"{ENV_FILE}, line {line}, is not a setting and was skipped"
-        findings.append(Finding(what, "write NAME=value in it, or # before it"))
-    for name in sources.unread:
-        hint = meant(name, VARIABLES)
-        findings.append(info(f"{name} is set and not used{hint}", "rename or remove it"))
-    return findings
+def _examine_file(settings: Settings) -> tuple[dict[str, str], str]:
+    """Return our variables in ``.env``, and whether it was read; add findings about either source."""
+    names = list(os.environ)
+    values: dict[str, str] = {}
+    state = "was read" if os.path.lexists(ENV_FILE) else "does not exist"
+    if os.path.isdir(ENV_FILE):
+        state = "is a folder, not read"
+    try:
+        values = from_file()
+    except ConfigurationError as error:
+        settings.problems.append(Finding(error.what, error.fix))
+        state = "cannot be read"
+    else:
+        if os.path.isfile(ENV_FILE):
+            with open(ENV_FILE, encoding="utf-8") as stream:
+                bindings = list(parse_stream(stream))
+            names += [binding.key for binding in bindings if binding.key is not None]
+            for binding in bindings:
+                if binding.error:
+                    what = f"{ENV_FILE}, line {binding.original.line}, is not a setting and was skipped"
+                    settings.findings.append(Finding(what, "write NAME=value in it, or # before it"))
+    for name in sorted({name for name in names if _is_unused(name.upper())}):
+        settings.findings.append(
+            info(f"{name} is set and not used{meant(name, VARIABLES)}", "rename or remove it")
+        )
+    return values, state
 
 
-def _resolve(name: str, sources: Sources, given: tuple[str | None, str] | None) -> tuple[str | None, str]:
-    if given is not None and given[0] is not None:
-        return given[0], f"option {given[1]}"
-    if name in sources.environment:
-        return sources.environment[name], "environment"
-    if name in sources.file:
-        return sources.file[name], f"{ENV_FILE} in {sources.path.parent}"
-    return None, _UNSET.get(name, "")
+def _is_unused(name: str) -> bool:
+    return name.startswith(PREFIX) and name not in VARIABLES
 
 
-def _as_shown(name: str, value: str | None) -> str | None:
+def _as_shown(name: str, value: str) -> str | None:
     if not value:
         return None
     if name in SECRET_VARIABLES:

@@ -23,27 +23,20 @@ MAX_DATED = 20
 
 @dataclass(slots=True)
 class V0Claims:
-    """Claimed and waiting states, by node.
-
-    Attributes:
-        pending_runs: Unfinished runs, of the newest.
-        opened: Those of them that were read.
-        created: Claimed states with the time of their creation; v0 does not tell when they were claimed.
-    """
+    """Claimed and waiting states, by node."""
 
     claimed: Counter[str] = field(default_factory=Counter)
     waiting: Counter[str] = field(default_factory=Counter)
     pending_runs: int = 0
+    """Unfinished runs, of the newest."""
     opened: int = 0
+    """Those of them that were read."""
     created: dict[str, datetime] = field(default_factory=dict)
+    """Of claimed states the time of creation; v0 does not tell when they were claimed."""
 
 
 async def find_v0_claims(manager: StateManager) -> V0Claims:
-    """Return what is claimed in a namespace, within the limits above.
-
-    Raises:
-        ManagerError: as its subclasses say.
-    """
+    """Return what is claimed in a namespace, within the limits above."""
     found = V0Claims()
     pending = [run for run in (await manager.runs(1, MAX_RUNS)).runs if run.status is RunStatus.PENDING]
     found.pending_runs = len(pending)
@@ -80,7 +73,7 @@ def of_v0(claims: V0Claims, now: datetime, stale: float, *, ours: bool) -> list[
     """Return findings about a state manager that speaks only v0.
 
     Args:
-        now: By the clock of the state manager.
+        now: By its own clock.
         stale: Seconds after which a claimed state counts as stuck.
         ours: It is an exotrio server.
     """
