@@ -55,11 +55,7 @@ def _open(url: str) -> bool:
 
 @contextmanager
 def sign_in_page(db: str) -> Iterator[Path]:
-    """Yield the path of a page for ``write_redirect``; at the end it is removed.
-
-    Args:
-        db: The database, beside which the page is; for one in memory it is in a temporary folder.
-    """
+    """Yield the path of a page for ``write_redirect``, beside the database; at the end it is removed."""
     if db == MEMORY:
         with TemporaryDirectory(prefix="exotrio-") as folder:
             yield Path(folder, "sign-in.html")

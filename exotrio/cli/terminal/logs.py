@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, TextIO, TypeVar
 
 import click
@@ -15,31 +16,27 @@ from exotrio.errors import ExotrioError
 
 log = logging.getLogger("exotrio.cli")
 
-F = TypeVar("F")
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 TEXT, JSON = "text", "json"
 _form = TEXT
 
 
-def log_format_option(function: F) -> F:
+def log_format_option(function: Command) -> Command:
     """Add ``--log-format`` to a command."""
-    option: Any = click.option(
+    return click.option(
         "--log-format",
         type=click.Choice([TEXT, JSON]),
         default=TEXT,
         show_default=True,
         help="Format of the log: text, or one JSON object per line.",
-    )
-    decorated: F = option(function)
-    return decorated
+    )(function)
 
 
 def configure_logs(*, verbose: int, quiet: bool = False, form: str = TEXT) -> None:
-    """Send log lines to standard error.
+    """Send log lines to standard error: with ``verbose`` those of DEBUG too, if ``quiet`` only warnings.
 
     Args:
-        verbose: 0 for INFO, 1 or more for DEBUG.
-        quiet: Only warnings and errors.
         form: ``text``: only lines of exotrio. ``json``: lines of all loggers in the process, node code
             included: collectors drop lines in another format.
     """
@@ -61,7 +58,6 @@ def configure_logs(*, verbose: int, quiet: bool = False, form: str = TEXT) -> No
             logging.getLogger(chatty).setLevel(logging.WARNING)
         logging.captureWarnings(True)
         return
-    handler.setFormatter(TextFormatter())
     ours.addHandler(handler)
 
 
@@ -69,7 +65,6 @@ def show_warnings() -> None:
     """Send warnings to standard error until the command ends, for commands that log nothing else."""
     handler = _StandardError()
     handler.setLevel(logging.WARNING)
-    handler.setFormatter(TextFormatter())
     ours = logging.getLogger("exotrio")
     ours.addHandler(handler)
     click.get_current_context().call_on_close(lambda: ours.removeHandler(handler))
@@ -90,6 +85,10 @@ class TextFormatter(logging.Formatter):
 
 class _StandardError(logging.StreamHandler[TextIO]):
     """Writes to ``sys.stderr`` as it is at that moment: progress bars replace it, to stay below the lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(TextFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr

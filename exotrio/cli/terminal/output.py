@@ -44,53 +44,38 @@ def print_message(text: str) -> None:
 
 def print_json(body: Any, *, fix: str = "") -> None:
     """Print a result as JSON, as ``print_text`` does."""
-    print_text(json.dumps(body, indent=2), fix=fix)  # ASCII, without control characters
+    print_text(json.dumps(body, indent=2), fix=fix)
 
 
 def print_as(form: str, body: Any, lines: Iterable[str], *, fix: str = "") -> None:
-    """Print a result in the form that ``--output`` names.
+    """Print a result in the form that ``--output`` names, ``json`` or ``table``, as ``print_text`` does.
 
     Args:
-        form: ``json`` or ``table``.
         body: The result for programs.
-        lines: The result for people; not iterated for JSON.
+        lines: The result for people; not iterated for JSON. Line breaks within a line are escaped.
         fix: What to do if it cannot be written.
-
-    Raises:
-        ExotrioError: it cannot be written.
     """
     if form == "json":
         print_json(body, fix=fix)
     else:
-        print_lines(lines, fix=fix)
+        print_text("\n".join(line.replace("\n", "\\n") for line in lines), fix=fix)
 
 
 def print_text(text: str, *, fix: str = "") -> None:
-    """Print a result to standard output. A reader that went away is not an error.
+    """Print a result to standard output, its control characters as escapes.
 
-    Args:
-        text: What to print; control characters in it are shown as escapes.
-        fix: What to do if it cannot be written.
+    A reader that went away is not an error.
 
     Raises:
-        ExotrioError: it cannot be written.
+        ExotrioError: it cannot be written; ``fix`` says what to do then.
     """
     with _result_errors(fix):
         click.echo(harmless(text), file=sys.stdout)
         sys.stdout.flush()
 
 
-def print_lines(lines: Iterable[str], *, fix: str = "") -> None:
-    """Print a result line by line, as ``print_text`` does; line breaks within a line are escaped."""
-    print_text("\n".join(line.replace("\n", "\\n") for line in lines), fix=fix)
-
-
 def print_bytes(content: bytes) -> None:
-    """Write binary content to standard output; otherwise as ``print_text``.
-
-    Raises:
-        ExotrioError: it cannot be written.
-    """
+    """Write binary content to standard output; otherwise as ``print_text``."""
     with _result_errors():
         sys.stdout.flush()
         sys.stdout.buffer.write(content)

@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -39,8 +38,21 @@ def count(node: NodeCounts, statuses: tuple[StateStatus, ...]) -> int:
     return sum(node.counts.get(status, 0) for status in statuses)
 
 
-class Progress(ABC):
-    """Shows a run. Enter it while the run is followed.
+def progress_for(runtime: Runtime | None = None, *, verbose: bool = False, logged: bool = False) -> Progress:
+    """Return bars for a terminal; lines elsewhere, and beside a log, which bars would tear.
+
+    Args:
+        runtime: As for ``Progress``.
+        verbose: There is a log.
+        logged: Everything goes to the log.
+    """
+    if logged:
+        return Progress(runtime, lambda text: log.info("%s", text))
+    return Bars(runtime) if sys.stderr.isatty() and not verbose else Progress(runtime)
+
+
+class Progress:
+    """Shows a run: here as a line every few seconds, and one at the end. Enter it while the run is followed.
 
     Args:
         runtime: Gives the progress that its nodes report; None if they run elsewhere.
@@ -49,11 +61,14 @@ class Progress(ABC):
         elapsed: Seconds the run was followed, once that is over.
     """
 
-    def __init__(self, runtime: Runtime | None) -> None:
+    def __init__(self, runtime: Runtime | None, write: Callable[[str], None] = print_message) -> None:
         self.elapsed = 0.0
         self._runtime = runtime
+        self._write = write
         self._run: Run | None = None
         self._started = 0.0
+        self._last = -LINE_INTERVAL
+        self._last_reported: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         self._started = time.monotonic()
@@ -64,21 +79,28 @@ class Progress(ABC):
     ) -> None:
         self.elapsed = time.monotonic() - self._started
 
-    @abstractmethod
     def show(self, run: Run) -> None:
         """Show the run's counts."""
+        self._run = run
+        now = time.monotonic()
+        if now - self._last < LINE_INTERVAL and run.pending_count:
+            return
+        self._last = now
+        self._last_reported = reported = self._reported(run)
+        self.print_message("  ".join(_summary(node, reported) for node in run.nodes if node.counts))
 
-    @abstractmethod
     def refresh(self) -> None:
         """Show the progress that nodes have reported since."""
+        run = self._run
+        if run is not None and run.pending_count and self._reported(run) != self._last_reported:
+            self.show(run)
 
-    @abstractmethod
     def print_message(self, text: str) -> None:
         """Print a line that stays."""
+        self._write(text)
 
-    @abstractmethod
     def restore_terminal(self) -> None:
-        """Leave the terminal as it was, from the signal handler that ends the process."""
+        """Leave the terminal as it was. Called from the signal handler that ends the process."""
 
     def _reported(self, run: Run) -> dict[str, str]:
         """Return what nodes of a run report of their progress, by identifier.
@@ -90,51 +112,6 @@ class Progress(ABC):
             if state.progress is not None and state.run_id == run.run_id:
                 reported.setdefault(state.identifier, one_line(str(state.progress)))
         return reported
-
-
-def progress_for(runtime: Runtime | None = None, *, verbose: bool = False, logged: bool = False) -> Progress:
-    """Return bars for a terminal; lines elsewhere, and beside a log, which bars would tear.
-
-    Args:
-        runtime: As for ``Progress``.
-        verbose: There is a log.
-        logged: Everything goes to the log.
-    """
-    if logged:
-        return Lines(runtime, lambda text: log.info("%s", text))
-    if sys.stderr.isatty() and not verbose:
-        return Bars(runtime)
-    return Lines(runtime)
-
-
-class Lines(Progress):
-    """A line every few seconds, and one at the end."""
-
-    def __init__(self, runtime: Runtime | None, write: Callable[[str], None] = print_message) -> None:
-        super().__init__(runtime)
-        self._write = write
-        self._last_reported: dict[str, str] = {}
-        self._last = -LINE_INTERVAL
-
-    def show(self, run: Run) -> None:
-        self._run = run
-        now = time.monotonic()
-        if now - self._last < LINE_INTERVAL and run.pending_count:
-            return
-        self._last = now
-        self._last_reported = reported = self._reported(run)
-        self.print_message("  ".join(_summary(node, reported) for node in run.nodes if node.counts))
-
-    def refresh(self) -> None:
-        run = self._run
-        if run is not None and run.pending_count and self._reported(run) != self._last_reported:
-            self.show(run)
-
-    def print_message(self, text: str) -> None:
-        self._write(text)
-
-    def restore_terminal(self) -> None:
-        """Do nothing: lines change nothing."""
 
 
 def _summary(node: NodeCounts, progress: Mapping[str, str]) -> str:

@@ -26,16 +26,10 @@ ANSWER_TIMEOUT = 5.0
 """Seconds after which a state manager that does not answer counts as not reachable."""
 RATE_OVER = 10.0
 """Seconds over which the rate is averaged; the counts are updated every second."""
-QUIT = frozenset("qQ")
 
 
 async def show_live(manager: StateManager, where: str, interval: float) -> None:
-    """Show a namespace until the user quits, by key or signal.
-
-    Args:
-        manager: Its client.
-        where: The state manager, as it is shown.
-        interval: Seconds between two updates.
+    """Show a namespace until the user quits, by key or signal. Update it every ``interval`` seconds.
 
     Raises:
         ManagerError: the first update failed. Later errors are shown, and the update is repeated.
@@ -60,11 +54,11 @@ async def show_live(manager: StateManager, where: str, interval: float) -> None:
             async def read_keys() -> None:
                 async with aclosing(keys()) as pressed:
                     async for key in pressed:
-                        if key in QUIT:
+                        if key in "qQ":
                             nursery.cancel_scope.cancel()
 
             nursery.start_soon(handle_signals)
-            await top.update_first()
+            top.take(await manager.overview(runs=MAX_RUNS))
             with top.screen():
                 nursery.start_soon(read_keys)
                 await top.run()
@@ -77,11 +71,7 @@ class Rate:
         self._seen: deque[tuple[float, Overview]] = deque()
 
     def add(self, overview: Overview, now: float) -> float | None:
-        """Add an overview and return the rate, None before there is one.
-
-        Args:
-            now: Seconds of a monotonic clock.
-        """
+        """Add an overview, from a second of a monotonic clock; return the rate, None before there is one."""
         self._seen.append((now, overview))
         while len(self._seen) > 2 and now - self._seen[1][0] >= RATE_OVER:
             self._seen.popleft()
@@ -108,9 +98,6 @@ class _Top:
         self._shown: Screen | None = None
         self._unreachable_since: datetime | None = None
 
-    async def update_first(self) -> None:
-        self._take(await self._manager.overview(runs=MAX_RUNS))
-
     async def run(self) -> None:
         """Draw and update, for ever."""
         while True:
@@ -123,7 +110,7 @@ class _Top:
         state, problem = "not reachable", f"it did not answer within {ANSWER_TIMEOUT:g} s"
         with trio.move_on_after(ANSWER_TIMEOUT):
             try:
-                self._take(await self._manager.overview(runs=MAX_RUNS))
+                self.take(await self._manager.overview(runs=MAX_RUNS))
                 return
             except ManagerError as error:
                 state = "not reachable" if isinstance(error, ManagerUnavailable) else "refused"
@@ -135,7 +122,7 @@ class _Top:
         text = f"{state} since {self._unreachable_since:%H:%M:%S} UTC ({ago}): {problem}"
         self._shown = Screen(self._shown.overview, self._where, None, text, live=True)
 
-    def _take(self, overview: Overview) -> None:
+    def take(self, overview: Overview) -> None:
         if self._unreachable_since is not None:
             # What ended meanwhile would distort the rate.
             self._rate, self._unreachable_since = Rate(), None

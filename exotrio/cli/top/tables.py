@@ -23,18 +23,13 @@ MIN_NAME = 12
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column.
-
-    Attributes:
-        right: Its cells are aligned to the right.
-        flexible: It is made narrower first if the table is too wide.
-        missing: 0, or it may be left out: the column with the highest number first.
-    """
-
     head: str
     right: bool = True
+    """Its cells are aligned to the right."""
     flexible: bool = False
+    """It is made narrower first if the table is too wide."""
     missing: int = 0
+    """0, or it may be left out: the column with the highest number first."""
 
 
 def table_lines(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int) -> list[Text]:
@@ -155,11 +150,7 @@ def _runtime(runtime: RuntimeInfo) -> tuple[Text, ...]:
 
 
 def run_lines(overview: Overview, width: int, *, plain: bool) -> list[Text]:
-    """Return the newest runs.
-
-    Args:
-        plain: Only ASCII.
-    """
+    """Return the newest runs; ``plain`` ones in ASCII only."""
     columns = (
         Column("RUN", right=False),
         Column("GRAPH", right=False, flexible=True),

@@ -21,30 +21,21 @@ MINUTES, MIN_MINUTES = 30, 10
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """What the screen shows.
-
-    Attributes:
-        overview: The newest one.
-        where: The address of the state manager.
-        rate: States that ended per second, None if that is not known.
-        problem: Why there is no newer overview; empty if there is none.
-        live: The screen is updated until a key is pressed.
-    """
+    """What the screen shows."""
 
     overview: Overview
     where: str
+    """The address of the state manager."""
     rate: float | None = None
+    """States that ended per second, if that is known."""
     problem: str = ""
+    """Why there is no newer overview."""
     live: bool = False
+    """The screen is updated until a key is pressed."""
 
 
 def screen_lines(screen: Screen, width: int, height: int | None, *, plain: bool = False) -> list[Text]:
-    """Return the lines, none wider than ``width``.
-
-    Args:
-        height: Maximal number of lines; None for no limit.
-        plain: Only ASCII.
-    """
+    """Return at most ``height`` lines, none wider than ``width``; ``plain`` ones in ASCII only."""
     lines = [
         _title(screen, width),
         Text(one_line(screen.problem), style="bold red"),
