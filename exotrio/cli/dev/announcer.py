@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -70,52 +70,34 @@ class FirstRun:
         return graph
 
 
+@dataclass(kw_only=True, eq=False)
 class Announcer:
-    """Keeps the state manager, and what is on the screen, in step with the code.
+    """Keeps the state manager, and what is on the screen, in step with the code."""
 
-    Args:
-        path: The file or module, for messages.
-        key_file: Holds the API key; None if commands have it from their environment.
-        page: Place of the page by which a browser is signed in; None to open none.
-        first_run: Started once the graph for it is there.
-        background: Where tasks run until the end.
-
-    Attributes:
-        known: The code that was announced last.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        served: Served,
-        key_file: Path | None,
-        *,
-        page: Path | None,
-        first_run: FirstRun | None,
-        background: trio.Nursery,
-    ) -> None:
-        self.known: Loaded | None = None
-        self._path = path
-        self._served = served
-        self._key_file = key_file
-        self._page = page
-        self._first_run = first_run
-        self._background = background
-        self._dashboard_shown = False
-        self._printing_runs: set[str] = set()
+    path: str
+    """The file or module, for messages."""
+    served: Served
+    key_file: Path | None
+    """Holds the API key; None if commands have it from their environment."""
+    page: Path | None
+    """Place of the page by which a browser is signed in; None to open none."""
+    first_run: FirstRun | None
+    """Started once the graph for it is there; None from then on."""
+    background: trio.Nursery
+    """Where tasks run until the end."""
+    known: Loaded | None = field(default=None, init=False)
+    """The code that was announced last."""
+    _dashboard_shown: bool = field(default=False, init=False)
+    _printing_runs: set[str] = field(default_factory=set, init=False)
 
     async def announce(self, loaded: Loaded, *, tolerant: bool) -> None:
         """Declare the graphs of code whose nodes are registered, and print what can be done.
 
-        Args:
-            tolerant: Print that a graph is invalid, and go on: it will be fixed.
-
         Raises:
-            GraphInvalid: a graph is invalid.
+            GraphInvalid: a graph is invalid; if ``tolerant``, that is printed instead, for it will be fixed.
             ConfigurationError: the values for the first run do not fit.
-            ManagerError: as its subclasses say.
         """
-        before, first = self.known, self._first_run
+        before, first = self.known, self.first_run
         first_graph = None if first is None else first.graph_of(loaded)
         async with self._manager(loaded.namespace) as manager:
             if before is None and (left := await _unfinished(manager)):
@@ -127,13 +109,13 @@ class Announcer:
                 print_message(line)
             self.show_dashboard(loaded)
             if before is None:
-                print_message(messages.how_to_start(self._served.url, self._key_file, loaded))
+                print_message(messages.how_to_start(self.served.url, self.key_file, loaded))
             self.known = loaded
             if loaded.namespace not in self._printing_runs:
                 self._printing_runs.add(loaded.namespace)
-                await self._background.start(self._print_run_events, loaded.namespace)
+                await self.background.start(self._print_run_events, loaded.namespace)
             if first is not None and first_graph in valid:
-                self._first_run = None
+                self.first_run = None
                 await start_run(manager, first_graph.name, first.inputs, first.store)
 
     def show_dashboard(self, loaded: Loaded | None) -> None:
@@ -142,10 +124,10 @@ class Announcer:
             return
         self._dashboard_shown = True
         to = messages.page_of(loaded)
-        link = self._served.sign_in_link(to)
-        print_message(messages.dashboard(self._served.url, self._key_file, link))
-        if self._page is not None:
-            self._background.start_soon(_open, self._page, self._served.sign_in_link(to))
+        link = self.served.sign_in_link(to)
+        print_message(messages.dashboard(self.served.url, self.key_file, link))
+        if self.page is not None:
+            self.background.start_soon(_open, self.page, self.served.sign_in_link(to))
 
     async def print_unfinished(self) -> None:
         """Print which runs continue when ``dev`` is started again."""
@@ -158,7 +140,7 @@ class Announcer:
         """Create or replace a graph; return whether it is valid."""
         body = GraphBody.model_validate(graph.body)
         try:
-            await Draft(Locator(self._path, graph.name), body).declare(manager, VALIDATION)
+            await Draft(Locator(self.path, graph.name), body).declare(manager, VALIDATION)
         except GraphInvalid as error:
             if not tolerant:
                 raise
@@ -192,7 +174,7 @@ class Announcer:
                 await trio.sleep(POLL_INTERVAL)
 
     def _manager(self, namespace: str) -> StateManager:
-        return StateManager(namespace, transport=self._served.transport)
+        return StateManager(namespace, transport=self.served.transport)
 
 
 async def _open(page: Path, link: str) -> None:

@@ -43,13 +43,7 @@ class Child:
 
     @classmethod
     def start(cls, target: str, *, uri: str, key: str, verbose: int) -> Self:
-        """Start one. Takes milliseconds.
-
-        Args:
-            target: What it loads.
-            uri: The state manager of its Runtime, and of whatever its nodes ask there.
-            key: The API key.
-            verbose: How often -v was given.
+        """Start one, which takes milliseconds. The state manager is for its Runtime and for its nodes.
 
         Raises:
             ConfigurationError: no process can be started.

@@ -73,12 +73,10 @@ _KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in (Loaded, Reg
 
 
 def encode(message: Message) -> bytes:
-    """Return a message as a line."""
     return json.dumps([type(message).__name__, asdict(message)]).encode() + b"\n"
 
 
 def decode(line: bytes) -> Message:
-    """Return the message in a line."""
     kind, fields = json.loads(line)
     if kind == Loaded.__name__:
         fields["graphs"] = [DeclaredGraph(**graph) for graph in fields["graphs"]]

@@ -114,9 +114,9 @@ class Session:
                 with _key_file(served.key) as key_file, sign_in_page(request.db) as page:
                     async with trio.open_nursery() as background:
                         announcer = Announcer(
-                            request.path,
-                            served,
-                            key_file,
+                            path=request.path,
+                            served=served,
+                            key_file=key_file,
                             page=page if request.open_browser else None,
                             first_run=request.first_run,
                             background=background,
