@@ -20,8 +20,19 @@ from exotrio._runtime.outbox_store import OutboxStore
 from exotrio._wire.graphs import GraphInfo
 from exotrio._wire.overview import Checkup
 from exotrio.cli.doctor.examine import examine_outbox
-from exotrio.cli.doctor.findings import Finding, bytes_text, clock_text, of_clock, of_graphs, of_speed
-from exotrio.cli.doctor.native import LONG_DUE, MAX_LOG, MIN_FREE_DISK, of_checkup, of_overview
+from exotrio.cli.doctor.findings import (
+    LONG_DUE,
+    MAX_LOG,
+    MIN_FREE_DISK,
+    Finding,
+    bytes_text,
+    clock_text,
+    of_checkup,
+    of_clock,
+    of_graphs,
+    of_overview,
+    of_speed,
+)
 from exotrio.cli.doctor.probe import Reply
 from exotrio.cli.doctor.server import Clock, read_clock
 from exotrio.cli.doctor.v0 import V0Claims, of_v0

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import trio
 
-from exotrio._http.endpoint import Endpoint, resolve_endpoint
+from exotrio._http.endpoint import Endpoint
 from exotrio._runtime.outbox_store import read_totals
-from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
 from exotrio._util.terminal_text import one_line
 from exotrio._util.words import plural
 from exotrio._version import VERSION
-from exotrio.cli.doctor.findings import Finding, info, of_clock, of_graphs, of_speed
-from exotrio.cli.doctor.native import of_checkup, of_overview
+from exotrio.cli.doctor import findings
+from exotrio.cli.doctor.findings import Finding, info
 from exotrio.cli.doctor.report import Report
 from exotrio.cli.doctor.server import Clock, Kind, Server, examine_server
 from exotrio.cli.doctor.settings import Settings, versions
@@ -24,45 +23,24 @@ from exotrio.cli.doctor.v0 import find_v0_claims, of_v0
 from exotrio.cli.exit_codes import bare_errors
 from exotrio.client import StateManager
 from exotrio.errors import ConfigurationError, DatabaseBusy, ManagerError
-from exotrio.graph import check_name
 
 
 def examine(settings: Settings, outboxes: Sequence[Path], *, stale: float) -> Report:
     """Examine what can be examined; a claim without a lease counts as stuck after ``stale`` seconds."""
-    report = Report(settings.shown, versions(), namespace=settings.namespace, findings=settings.findings)
-    endpoint, wrong = _endpoint(settings, report)
-    report.badly_set = bool(wrong)
-    report.findings += wrong
+    endpoint = settings.endpoint
+    report = Report(
+        settings=settings.shown,
+        versions=versions(),
+        uri=None if endpoint is None else endpoint.shown,
+        namespace=settings.namespace,
+        findings=[*settings.findings, *settings.problems],
+        badly_set=bool(settings.problems),
+    )
     if endpoint is not None:
         with bare_errors():
             trio.run(_examine, report, endpoint, stale)
     report.findings += [examine_outbox(path) for path in outboxes]
     return report
-
-
-def _endpoint(settings: Settings, report: Report) -> tuple[Endpoint | None, list[Finding]]:
-    """Return the endpoint if there is one, and findings about settings that are wrong or missing."""
-    wrong = list(settings.problems)
-    try:
-        if settings.namespace is not None:
-            check_name(settings.namespace)
-    except ValueError as error:
-        wrong.append(Finding(f"the namespace {error}", "give another one: --namespace NAME"))
-        report.namespace = None
-    if settings.uri is None:
-        return None, wrong
-    sources = {setting.name: setting.source for setting in settings.shown}
-    endpoint, problems = resolve_endpoint(
-        settings.uri,
-        settings.key or "none",
-        uri_source=sources[URI_VARIABLE],
-        key_source=sources[KEY_VARIABLE],
-    )
-    wrong += [Finding(problem.replace("\n", " ")) for problem in problems]
-    if endpoint is None:
-        return None, wrong
-    report.uri = endpoint.shown
-    return Endpoint(endpoint.uri, settings.key), wrong
 
 
 async def _examine(report: Report, endpoint: Endpoint, stale: float) -> None:
@@ -84,8 +62,8 @@ async def _examine(report: Report, endpoint: Endpoint, stale: float) -> None:
         return
     if server.kind is not None:
         await _examine_further(report, server, endpoint, stale)
-    report.findings += of_speed(server.median)
-    report.findings += [] if server.clock is None else of_clock(server.clock)
+    report.findings += findings.of_speed(server.median)
+    report.findings += [] if server.clock is None else findings.of_clock(server.clock)
 
 
 async def _examine_further(report: Report, server: Server, endpoint: Endpoint, stale: float) -> None:
@@ -96,7 +74,7 @@ async def _examine_further(report: Report, server: Server, endpoint: Endpoint, s
             elif report.namespace is not None:
                 await _examine_v0(report, server, manager, stale)
             if report.namespace is not None:
-                report.findings += of_graphs(await manager.graphs())
+                report.findings += findings.of_graphs(await manager.graphs())
     except ManagerError as error:
         report.findings.append(Finding(f"it could not be examined further: {error.what}", error.fix))
     if report.namespace is None:
@@ -115,9 +93,9 @@ async def _examine_native(report: Report, server: Server, manager: StateManager,
         checkup = checkup.model_copy(update={"claims": []})
     else:
         report.overview = await manager.overview(runs=0)
-        report.findings += of_overview(report.overview, checkup.lease_ttl)
+        report.findings += findings.of_overview(report.overview, checkup.lease_ttl)
     report.checkup = checkup
-    report.findings += of_checkup(checkup, VERSION, stale)
+    report.findings += findings.of_checkup(checkup, VERSION, stale)
 
 
 async def _examine_v0(report: Report, server: Server, manager: StateManager, stale: float) -> None:

@@ -39,8 +39,6 @@ class StepFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """An answer."""
-
     status: int
     headers: Mapping[str, str]
     body: bytes
@@ -131,7 +129,6 @@ class Probe:
         raise self._failure(None)
 
     async def aclose(self) -> None:
-        """Close the connection."""
         await self._connections.aclose()
 
     async def _trace(self, event: str, info: Mapping[str, Any]) -> None:

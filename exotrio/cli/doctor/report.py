@@ -36,7 +36,6 @@ class Report:
 
     @property
     def urgent(self) -> list[Finding]:
-        """The findings that need attention."""
         return [finding for finding in self.findings if finding.attention]
 
 

@@ -19,8 +19,6 @@ STALE_DATE = 1.0
 
 
 class Kind(StrEnum):
-    """What can be at a URI."""
-
     NATIVE = "exotrio, native"
     OURS_V0 = "exotrio, v0 only"
     STOCK = "Exosphere's own, v0"

@@ -14,7 +14,7 @@ from pathlib import Path
 from dotenv.parser import parse_stream
 
 import exotrio
-from exotrio._http.endpoint import Endpoint
+from exotrio._http.endpoint import Endpoint, resolve_endpoint
 from exotrio._util.settings import (
     CORS_VARIABLE,
     ENV_FILE,
@@ -33,6 +33,7 @@ from exotrio.cli.connection import how_to_give_a_key, read_key
 from exotrio.cli.doctor.findings import Finding, info
 from exotrio.cli.terminal.words import meant
 from exotrio.errors import ConfigurationError
+from exotrio.graph import check_name
 
 PACKAGES = ("trio", "anyio", "httpx", "httpcore", "h11", "pydantic", "pydantic-core", "starlette", "rich")
 _UNSET = {
@@ -44,8 +45,6 @@ _UNSET = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting."""
-
     name: str
     value: str | None
     """As it may be printed; None if it is not set."""
@@ -58,8 +57,8 @@ class Settings:
     """All settings, and what follows from them. ``problems`` stop every command; ``findings`` are others."""
 
     shown: list[Setting] = field(default_factory=list)
-    uri: str | None = None
-    key: str | None = field(default=None, repr=False)
+    endpoint: Endpoint | None = None
+    """The state manager, if its URI can be used; perhaps without a key."""
     namespace: str | None = None
     problems: list[Finding] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -70,14 +69,9 @@ def examine_settings(namespace: str | None, uri: str | None, key_file: Path | No
     settings = Settings()
     environment = from_environment()
     file, file_state = _examine_file(settings)
-    given = {
-        name: (value, f"option {option}")
-        for name, value, option in (
-            (URI_VARIABLE, uri, "--uri"),
-            (NAMESPACE_VARIABLE, namespace, "--namespace"),
-        )
-        if value is not None
-    }
+    given = {} if uri is None else {URI_VARIABLE: (uri, "option --uri")}
+    if namespace is not None:
+        given[NAMESPACE_VARIABLE] = namespace, "option --namespace"
     if key_file is not None:
         source = f"option --key-file {key_file}"
         try:
@@ -99,15 +93,26 @@ def examine_settings(namespace: str | None, uri: str | None, key_file: Path | No
             what = f"{name} is in {ENV_FILE} too, with another value: the one in the environment is used"
             settings.findings.append(info(what))
     settings.shown.append(Setting(ENV_FILE, str(path), file_state))
-    settings.uri, settings.key, settings.namespace = (
-        found[name][0] or None for name in (URI_VARIABLE, KEY_VARIABLE, NAMESPACE_VARIABLE)
-    )
-    if settings.uri is None:
+    (uri, uri_source), (key, key_source) = found[URI_VARIABLE], found[KEY_VARIABLE]
+    if not uri:
         fix = f"give --uri http://127.0.0.1:8000, or set {URI_VARIABLE}"
         fix += "; a local one: python -m exotrio server"
         settings.problems.append(Finding("no state manager is given", fix))
-    if settings.key is None:
+    if not key:
         settings.problems.append(Finding("no API key is given", how_to_give_a_key()))
+    settings.namespace = found[NAMESPACE_VARIABLE][0] or None
+    if settings.namespace is not None:
+        try:
+            check_name(settings.namespace)
+        except ValueError as error:
+            settings.problems.append(Finding(f"the namespace {error}", "give another one: --namespace NAME"))
+            settings.namespace = None
+    if uri:
+        endpoint, problems = resolve_endpoint(
+            uri, key or "none", uri_source=uri_source, key_source=key_source
+        )
+        settings.problems += [Finding(problem.replace("\n", " ")) for problem in problems]
+        settings.endpoint = endpoint and Endpoint(endpoint.uri, key or None)
     return settings
 
 
@@ -153,7 +158,6 @@ def _as_shown(name: str, value: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the version of each component by its name."""
     found = {
         "exotrio": f"{version('exotrio')} in {Path(exotrio.__file__).parent}",
         "python": f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}",
