@@ -79,7 +79,6 @@ class TextFormatter(logging.Formatter):
         self.converter = time.gmtime
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, and a traceback below it."""
         return harmless(indented(super().format(record), "  "))
 
 

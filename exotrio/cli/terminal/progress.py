@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from exotrio._util.terminal_text import harmless, one_line
@@ -42,8 +41,7 @@ def progress_for(runtime: Runtime | None = None, *, verbose: bool = False, logge
     """Return bars for a terminal; lines elsewhere, and beside a log, which bars would tear.
 
     Args:
-        runtime: As for ``Progress``.
-        verbose: There is a log.
+        verbose: There is a log beside it.
         logged: Everything goes to the log.
     """
     if logged:
@@ -74,9 +72,7 @@ class Progress:
         self._started = time.monotonic()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.elapsed = time.monotonic() - self._started
 
     def show(self, run: Run) -> None:
@@ -114,16 +110,22 @@ class Progress:
         return reported
 
 
-def _summary(node: NodeCounts, progress: Mapping[str, str]) -> str:
-    done, failed, retried = count(node, SUCCESS), count(node, ERRORED), count(node, RETRIED)
-    total = done + failed + count(node, WAITING + RUNNING)
-    more = [f"{number} {word}" for number, word in ((failed, "failed"), (retried, "retried")) if number]
-    more += [progress[node.identifier]] if node.identifier in progress else []
-    return f"{one_line(node.identifier)} {done}/{total}" + (f" ({', '.join(more)})" if more else "")
+def _summary(node: NodeCounts, reported: Mapping[str, str]) -> str:
+    done = count(node, SUCCESS)
+    total = done + count(node, ERRORED + WAITING + RUNNING)
+    details = _details(node, reported.get(node.identifier, ""))
+    return f"{one_line(node.identifier)} {done}/{total}" + (f" ({details})" if details else "")
+
+
+def _details(node: NodeCounts, text: str, *, claimed: bool = False) -> str:
+    """Return the counts that are not zero, and what the node reports: ``2 failed, 1 retried, text``."""
+    counts = [(RUNNING, "claimed")] * claimed + [(ERRORED, "failed"), (RETRIED, "retried")]
+    parts = [f"{number} {word}" for statuses, word in counts if (number := count(node, statuses))]
+    return ", ".join([*parts, text] if text else parts)
 
 
 class Bars(Progress):
-    """A bar per node of the graph."""
+    """Shows a bar per node of the graph."""
 
     def __init__(self, runtime: Runtime | None) -> None:
         from rich import progress
@@ -145,10 +147,8 @@ class Bars(Progress):
         self._progress.start()
         return super().__enter__()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
         with suppress(OSError):
             self._progress.stop()
 
@@ -156,20 +156,22 @@ class Bars(Progress):
         self._run = run
         reported = self._reported(run)
         for node in run.nodes:
-            done, failed, waiting = count(node, SUCCESS), count(node, ERRORED), count(node, WAITING + RUNNING)
             if node.identifier not in self._bars:
                 self._bars[node.identifier] = self._progress.add_task(
                     one_line(node.identifier), total=None, details="", start=False
                 )
-            bar = self._bars[node.identifier]
-            if node.counts:
-                self._progress.start_task(bar)
-                total = done + failed + waiting
-                self._progress.update(
-                    bar, completed=done + failed, total=total, details=_details(node, reported)
-                )
-                if not waiting:
-                    self._progress.stop_task(bar)
+            if not node.counts:
+                continue
+            bar, text = self._bars[node.identifier], reported.get(node.identifier, "")
+            if len(text) > MAX_PROGRESS_TEXT:  # a bar has one line, and a terminal may be narrow
+                text = f"{text[: MAX_PROGRESS_TEXT - 3]}..."
+            ended, waiting = count(node, SUCCESS + ERRORED), count(node, WAITING + RUNNING)
+            self._progress.start_task(bar)
+            self._progress.update(
+                bar, completed=ended, total=ended + waiting, details=_details(node, text, claimed=True)
+            )
+            if not waiting:
+                self._progress.stop_task(bar)
 
     def refresh(self) -> None:
         if self._run is not None:
@@ -186,16 +188,3 @@ class Bars(Progress):
         if not (console.is_dumb_terminal or console.legacy_windows):
             with suppress(OSError):
                 os.write(console.file.fileno(), _SHOW_CURSOR)
-
-
-def _details(node: NodeCounts, progress: Mapping[str, str]) -> str:
-    parts = [
-        (count(node, RUNNING), "claimed"),
-        (count(node, ERRORED), "failed"),
-        (count(node, RETRIED), "retried"),
-    ]
-    texts = [f"{number} {word}" for number, word in parts if number]
-    text = progress.get(node.identifier, "")
-    # A bar has one line, and the text of a node may be wider than a terminal.
-    brief = text if len(text) <= MAX_PROGRESS_TEXT else f"{text[: MAX_PROGRESS_TEXT - 3]}..."
-    return ", ".join(texts + ([brief] if brief else []))

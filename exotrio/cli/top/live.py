@@ -8,8 +8,8 @@ import sys
 import termios
 import tty
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import trio
@@ -52,10 +52,14 @@ async def show_live(manager: StateManager, where: str, interval: float) -> None:
                         nursery.cancel_scope.cancel()
 
             async def read_keys() -> None:
-                async with aclosing(keys()) as pressed:
-                    async for key in pressed:
-                        if key in "qQ":
-                            nursery.cancel_scope.cancel()
+                # Until the terminal is closed; not at all if standard input is not a terminal.
+                while sys.stdin.isatty():
+                    await trio.lowlevel.wait_readable(sys.stdin)
+                    keys = os.read(sys.stdin.fileno(), 64)
+                    if b"q" in keys.lower():
+                        nursery.cancel_scope.cancel()
+                    if not keys:
+                        return
 
             nursery.start_soon(handle_signals)
             top.take(await manager.overview(runs=MAX_RUNS))
@@ -146,13 +150,12 @@ class _Top:
 
     def pause(self) -> None:
         """Give the terminal to the shell until this process is continued."""
-        if self._live is None:
-            os.kill(os.getpid(), signal.SIGSTOP)
-            return
+        was_drawn = self._live is not None
         self._end()
         os.kill(os.getpid(), signal.SIGSTOP)
-        self._begin()
-        self.draw()
+        if was_drawn:
+            self._begin()
+            self.draw()
 
     def _begin(self) -> None:
         self._live = Live(console=self._console, screen=True, auto_refresh=False, vertical_overflow="crop")
@@ -177,15 +180,3 @@ def single_keys() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(number, termios.TCSANOW, before)
-
-
-async def keys() -> AsyncGenerator[str]:
-    """Yield each pressed key. Ends with the terminal; at once if standard input is not a terminal."""
-    number = sys.stdin.fileno()
-    while sys.stdin.isatty():
-        await trio.lowlevel.wait_readable(number)
-        read = os.read(number, 64)
-        if not read:
-            return
-        for key in read.decode("utf-8", "ignore"):
-            yield key

@@ -121,7 +121,7 @@ def _lately(screen: Screen, width: int, *, plain: bool) -> Text:
         line.append(f" ({percent(failed, ended)})")
     if screen.rate is not None:
         line.append("   now ")
-        line.append(_rate(screen.rate), style="bold")
+        line.append(f"{screen.rate:,.{0 if screen.rate >= 10 else 1}f}", style="bold")
         line.append("/s")
     minutes = lately.ended[-max(0, min(MINUTES, width - line.cell_len - 3)) :]
     if not plain and len(minutes) >= MIN_MINUTES and any(minutes):
@@ -137,10 +137,6 @@ def _figures(*figures: tuple[str, str, str]) -> Text:
         line.append(figure, style=f"bold {style}".strip())
         line.append(f" {label}")
     return line
-
-
-def _rate(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
 
 
 def _sparks(values: Sequence[int]) -> str:
