@@ -18,7 +18,7 @@ from exotrio import GraphInvalid
 from exotrio._util.json import decode
 from exotrio._util.terminal_text import harmless, harmless_json, one_line
 from exotrio.cli.terminal.logs import TextFormatter
-from exotrio.cli.top.view import Screen, screen_lines
+from exotrio.cli.top.screen import Screen, screen_lines
 from tests.support.commands import Cli, with_graph, with_worker
 from tests.support.overviews import node, overview, run, runtime
 from tests.support.processes import EXOTRIO, Server, ended, exotrio

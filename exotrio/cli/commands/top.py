@@ -48,7 +48,7 @@ def command(interval: float, once: bool, connection: Connection) -> int:
         print_json(overview.model_dump(mode="json"))
         return SUCCESS
     # Here, since --help and -o json do not draw.
-    from exotrio.cli.top.view import Screen, screen_lines
+    from exotrio.cli.top.screen import Screen, screen_lines
 
     width = shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
     plain = not sys.stdout.encoding.lower().startswith("utf")

@@ -18,7 +18,7 @@ from rich.live import Live
 
 from exotrio._util.durations import format_coarse
 from exotrio._wire.overview import MAX_RUNS
-from exotrio.cli.top.view import Screen, screen_lines
+from exotrio.cli.top.screen import Screen, screen_lines
 from exotrio.client import Overview, StateManager
 from exotrio.errors import ManagerError, ManagerUnavailable
 
@@ -33,9 +33,6 @@ async def show_live(manager: StateManager, where: str, interval: float) -> None:
 
     Raises:
         ManagerError: the first update failed. Later errors are shown, and the update is repeated.
-
-    Cancellation:
-        The terminal is restored.
     """
     top = _Top(manager, where, interval)
     ours = (signal.SIGINT, signal.SIGTERM, signal.SIGWINCH, signal.SIGTSTP)
@@ -141,12 +138,17 @@ class _Top:
 
     @contextmanager
     def screen(self) -> Iterator[None]:
-        with single_keys():
+        """Draw until the block ends, and read keys without Enter and echo. Ctrl-C stays a signal."""
+        before = termios.tcgetattr(sys.stdin) if sys.stdin.isatty() else None
+        if before is not None:
+            tty.setcbreak(sys.stdin, termios.TCSANOW)
+        try:
             self._begin()
-            try:
-                yield
-            finally:
-                self._end()
+            yield
+        finally:
+            self._end()
+            if before is not None:
+                termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
     def pause(self) -> None:
         """Give the terminal to the shell until this process is continued."""
@@ -165,18 +167,3 @@ class _Top:
         if self._live is not None:
             self._live.stop()
             self._live = None
-
-
-@contextmanager
-def single_keys() -> Iterator[None]:
-    """Read keys without Enter and without echo until the block ends. Ctrl-C stays a signal."""
-    if not sys.stdin.isatty():
-        yield
-        return
-    number = sys.stdin.fileno()
-    before = termios.tcgetattr(number)
-    tty.setcbreak(number, termios.TCSANOW)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(number, termios.TCSANOW, before)
