@@ -55,7 +55,6 @@ class Probe:
     def __init__(self, uri: str, key: str | None) -> None:
         self.steps: list[tuple[str, str, float]] = []
         """The steps that succeeded, each with its result and the seconds it took."""
-        self._key = key
         self._endpoint = Endpoint(uri, key)
         self._connections = Connections(self._endpoint, tasks=1)
         parts = urlsplit(uri)
@@ -101,8 +100,8 @@ class Probe:
             "accept-encoding": "identity",
             "user-agent": "exotrio doctor",
         }
-        if with_key and self._key is not None:
-            headers[KEY_HEADER] = self._key
+        if with_key and self._endpoint.key is not None:
+            headers[KEY_HEADER] = self._endpoint.key
         url = f"{self._endpoint.uri}{path}"
         try:
             request = httpx.Request("GET", url, headers=headers, extensions={"trace": self._trace})
@@ -138,13 +137,13 @@ class Probe:
             self._step, self._began, self._sent = _STEPS[action], trio.current_time(), time.time()
             self._limit.deadline = self._began + STEP
         elif phase == "complete" and action == "connect_tcp":
-            self._note(self._where)
+            self._add_step(self._where)
         elif phase == "complete" and action == "start_tls":
-            self._note(str(info["return_value"].get_extra_info("ssl_object").version()))
+            self._add_step(str(info["return_value"].get_extra_info("ssl_object").version()))
         elif phase == "complete" and action == "receive_response_headers":
             self._received, self._took = time.time(), trio.current_time() - self._began
 
-    def _note(self, what: str) -> None:
+    def _add_step(self, what: str) -> None:
         if self._step not in (step for step, _, _ in self.steps):  # else it was connected again
             self.steps.append((self._step, what, trio.current_time() - self._began))
 

@@ -45,10 +45,10 @@ def as_text(report: Report) -> str:
         (setting.name, "not set" if setting.value is None else setting.value, setting.source)
         for setting in report.settings
     ]
-    parts = [_section("settings", list(table(("", "", ""), rows))[1:])]
-    names = list(report.versions.items())
-    width = max(len(name) for name, _ in names)
-    parts.append(_section("versions", [f"{name:{width}}  {text}" for name, text in names]))
+    parts = [
+        _section("settings", list(table(("", "", ""), rows))[1:]),
+        _section("versions", list(table(("", ""), report.versions.items()))[1:]),
+    ]
     if report.uri is not None and report.server is not None:
         parts.append(_section(f"state manager {one_line(report.uri)}", _server(report, report.server)))
     if here := list(_namespace(report)):

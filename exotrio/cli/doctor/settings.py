@@ -137,15 +137,11 @@ def _examine_file(settings: Settings) -> tuple[dict[str, str], str]:
                 if binding.error:
                     what = f"{ENV_FILE}, line {binding.original.line}, is not a setting and was skipped"
                     settings.findings.append(Finding(what, "write NAME=value in it, or # before it"))
-    for name in sorted({name for name in names if _is_unused(name.upper())}):
-        settings.findings.append(
-            info(f"{name} is set and not used{meant(name, VARIABLES)}", "rename or remove it")
-        )
+    for name in sorted({*names}):
+        if name.upper().startswith(PREFIX) and name.upper() not in VARIABLES:
+            what = f"{name} is set and not used{meant(name, VARIABLES)}"
+            settings.findings.append(info(what, "rename or remove it"))
     return values, state
-
-
-def _is_unused(name: str) -> bool:
-    return name.startswith(PREFIX) and name not in VARIABLES
 
 
 def _as_shown(name: str, value: str) -> str | None:

@@ -33,9 +33,6 @@ _TERMINAL_BROWSERS = frozenset({"www-browser", "links", "elinks", "lynx", "w3m",
 async def open_in_browser(url: str) -> bool:
     """Open a page and return whether a browser accepted it. Never fails.
 
-    A browser that runs in the terminal is not opened unless ``BROWSER`` names it: it would take over
-    the screen that this program writes to.
-
     Cancellation:
         Safe; the page may still appear.
     """
@@ -44,7 +41,8 @@ async def open_in_browser(url: str) -> bool:
 
 def _open(url: str) -> bool:
     try:
-        # Not webbrowser.open, which would fall back to one in the terminal.
+        # Not webbrowser.open, which would fall back to one in the terminal: that is opened only if BROWSER
+        # names it, since it takes over the screen that this program writes to.
         browser = webbrowser.get()
         if not os.environ.get("BROWSER") and os.path.basename(str(browser.name)) in _TERMINAL_BROWSERS:
             return False

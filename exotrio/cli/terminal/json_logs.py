@@ -17,8 +17,7 @@ FIELDS = ("run", "state", "node", "attempt", "phase")
 
 
 class JsonFormatter(logging.Formatter):
-    """One object per line: time (UTC), level, logger, message; run, state, node, attempt and phase
-    where they are known; exception with its traceback.
+    """One object per line: time (UTC), level, logger, message; ``FIELDS`` that are known; exception.
 
     The state is the one that a line is about, or in whose execution it was written. The values of its
     secrets are masked, also in lines of other libraries.
