@@ -64,19 +64,17 @@ def command(
     # Here, since --help needs neither the runtime nor the state manager.
     from exotrio._runtime.entry import run_blocking
     from exotrio.cli.dev.announcer import FirstRun
-    from exotrio.cli.dev.session import Request, Session
+    from exotrio.cli.dev.session import Session
     from exotrio.manager.serving import DEFAULT_DB
 
     first_run = FirstRun(graph, inputs, store) if triggers or graph or inputs or store else None
     session = Session(
-        Request(
-            target=target,
-            db=db or str(DEFAULT_DB),
-            ports=PORTS if port is None else (port,),
-            open_browser=open_browser,
-            reload=reload,
-            first_run=first_run,
-            verbose=verbose,
-        )
+        target=target,
+        db=db or str(DEFAULT_DB),
+        ports=PORTS if port is None else (port,),
+        open_browser=open_browser,
+        reload=reload,
+        first_run=first_run,
+        verbose=verbose,
     )
     return run_blocking(session.main, session.stop, exiting=session.exiting)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,9 +36,9 @@ LAST_MESSAGES_TIMEOUT = 1.0
 open."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What ``dev`` was asked to do."""
+@dataclass(kw_only=True, eq=False)
+class Session:
+    """One call of ``dev``."""
 
     target: str
     db: str
@@ -49,24 +49,14 @@ class Request:
     first_run: FirstRun | None
     verbose: int
     """How often -v was given."""
+    _child: Child | None = field(default=None, init=False)
+    _orders: list[Order] = field(default_factory=list, init=False)
+    _stop_requested: trio.Event = field(default_factory=trio.Event, init=False)
+    _token: trio.lowlevel.TrioToken | None = field(default=None, init=False)
 
-    @property
-    def path(self) -> str:
-        """The file or module, without an attribute."""
-        return split_target(self.target)[0]
-
-
-class Session:
-    """One call of ``dev``."""
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        folder = Path(request.path).absolute().parent if is_file(request.path) else Path.cwd()
-        self._watch = Watch(folder)
-        self._child: Child | None = None
-        self._orders: list[Order] = []
-        self._stop_requested = trio.Event()
-        self._token: trio.lowlevel.TrioToken | None = None
+    def __post_init__(self) -> None:
+        self._path, _ = split_target(self.target)
+        self._watch = Watch(Path(self._path).absolute().parent if is_file(self._path) else Path.cwd())
 
     # -- signals
 
@@ -100,7 +90,6 @@ class Session:
         self._token = trio.lowlevel.current_trio_token()
         if self._orders:  # a signal came before the loop ran
             self._forward_order()
-        request = self._request
         settings = read_settings()
         if settings.state_manager_uri:
             print_message(f"{URI_VARIABLE} is set and not used: dev runs its own state manager")
@@ -109,28 +98,27 @@ class Session:
         terms = Terms(lease_ttl_ms=LEASE_TTL_MS)
         with bare_errors():
             async with embedded_and_served(
-                request.db, ports=request.ports, terms=terms, settings=settings
+                self.db, ports=self.ports, terms=terms, settings=settings
             ) as served:
-                with _key_file(served.key) as key_file, sign_in_page(request.db) as page:
+                with _key_file(served.key) as key_file, sign_in_page(self.db) as page:
                     async with trio.open_nursery() as background:
                         announcer = Announcer(
-                            path=request.path,
+                            path=self._path,
                             served=served,
                             key_file=key_file,
-                            page=page if request.open_browser else None,
-                            first_run=request.first_run,
+                            page=page if self.open_browser else None,
+                            first_run=self.first_run,
                             background=background,
                         )
-                        print_message(f"loading {request.path}")
+                        print_message(f"loading {self._path}")
                         code = await self._work(served, announcer)
                         background.cancel_scope.cancel()
-                if request.db != MEMORY:
+                if self.db != MEMORY:
                     await announcer.print_unfinished()
                 return code
 
     async def _work(self, served: Served, announcer: Announcer) -> int:
         """Run the code, again and again if need be, and return the exit code."""
-        reload = self._request.reload
         while not self._stop_requested.is_set():
             child = await self._run_once(served, announcer)
             if self._stop_requested.is_set():
@@ -139,12 +127,12 @@ class Session:
                 continue
             if (failed := child.failed) is not None:
                 print_message(f"error: {failed.text}")
-                if not reload or (failed.missing and announcer.known is None):
+                if not self.reload or (failed.missing and announcer.known is None):
                     return failed.code
                 announcer.show_dashboard(None)
             else:
                 print_message(messages.ended(child.code))
-                if not reload and child.code not in (SUCCESS, ABANDONED):
+                if not self.reload and child.code not in (SUCCESS, ABANDONED):
                     return FAILED
             await self._until_changed()
         return SUCCESS
@@ -152,7 +140,7 @@ class Session:
     async def _until_changed(self) -> None:
         """Wait until the code changes (with --reload) or a stop is requested."""
         async with trio.open_nursery() as nursery:
-            if self._request.reload:
+            if self.reload:
                 print_message("waiting for a change of the code")
 
                 async def wait_for_change() -> None:
@@ -173,7 +161,7 @@ class Session:
         """
         self._watch.begin()
         child = self._child = Child.start(
-            self._request.target, uri=served.url, key=served.key.text, verbose=self._request.verbose
+            self.target, uri=served.url, key=served.key.text, verbose=self.verbose
         )
         all_read = trio.Event()
         try:
@@ -181,7 +169,7 @@ class Session:
                 self._forward_order()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._listen, child, announcer, all_read)
-                if self._request.reload:
+                if self.reload:
                     nursery.start_soon(self._replace_when_changed, child)
                 await child.wait()
                 with trio.move_on_after(LAST_MESSAGES_TIMEOUT):
@@ -211,7 +199,7 @@ class Session:
                         self._watch.failed(message.files)
                     case Registered() if child.loaded is not None:
                         child.is_registered = True
-                        await announcer.announce(child.loaded, tolerant=self._request.reload)
+                        await announcer.announce(child.loaded, tolerant=self.reload)
         all_read.set()
 
     async def _replace_when_changed(self, child: Child) -> None:
