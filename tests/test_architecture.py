@@ -68,7 +68,7 @@ def room_of(module: str) -> str:
 
 def text_of(module: str) -> str:
     path = ROOT.joinpath(*module.split(".")[1:])
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    path = path / "__init__.py" if (path / "__init__.py").exists() else path.with_suffix(".py")
     return path.read_text("utf-8")
 
 

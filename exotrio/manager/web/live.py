@@ -52,22 +52,43 @@ class LiveResponse:
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return
+        stopping = stopping_event(scope)
+        gone = False
         self._streams.add(self)
+
+        async def end_when_disconnected() -> None:
+            nonlocal gone
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            gone = True
+            nursery.cancel_scope.cancel()
+
+        async def end_when_stopping(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel()
+
         try:
-            # After a disconnect, send raises an OSError.
-            with suppress(OSError):
-                await self._send_changes(receive, send, stopping_event(scope))
-                await send({"type": "http.response.body", "body": b""})
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(end_when_disconnected)
+                if stopping is not None:
+                    nursery.start_soon(end_when_stopping, stopping)
+                # After a disconnect, send raises an OSError.
+                with suppress(OSError):
+                    await self._send_changes(send)
+                nursery.cancel_scope.cancel()
         finally:
             self._streams.discard(self)
+        if not gone:
+            with suppress(OSError):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send_changes(self, receive: Receive, send: Send, stopping: trio.Event | None) -> None:
+    async def _send_changes(self, send: Send) -> None:
         service = self._request.service
         seen: tuple[int, int] | None = None
         checked_at = sent_at = trio.current_time()
         waiting = False
         await _send(send, b"retry: 2000\n\n")
-        while self._is_signed_in() and not (stopping is not None and stopping.is_set()):
+        while self._is_signed_in():
             now = trio.current_time()
             latest = (service.store.written, service.workers.heard)
             if waiting or latest != seen or now - checked_at >= RECHECK:
@@ -88,10 +109,7 @@ class LiveResponse:
             if now - sent_at >= KEEP_ALIVE:
                 sent_at = now
                 await _send(send, b": still here\n\n")
-            with trio.move_on_after(INTERVAL):
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-                return
+            await trio.sleep(INTERVAL)
 
     async def _changes(self, now: float) -> tuple[list[str], bool]:
         """Return the fragments that changed, and whether others did whose pace holds them back."""
