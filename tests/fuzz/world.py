@@ -77,7 +77,7 @@ async def opened(made: World) -> AsyncIterator[Opened]:
         await manager.__aexit__(None, None, None)
 
 
-OWN_NOTES = {"proof", "clock_latest", "clock_ahead"}
+OWN_NOTES = {"writable", "clock_latest", "clock_ahead"}
 """Keys of ``meta``: that something could be written, and what the clock showed."""
 
 
