@@ -49,8 +49,8 @@ def surface(package: Any) -> dict[str, Any]:
             offered[name] = fields(value)
         else:
             offered[name] = parameters(value)
-            for method, function in vars(value).items():
-                if not method.startswith("_") and inspect.isfunction(function):
+            for method, function in inspect.getmembers(value, inspect.isfunction):
+                if not method.startswith("_"):
                     offered[f"{name}.{method}"] = parameters(function)
     return offered
 

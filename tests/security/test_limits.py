@@ -119,13 +119,13 @@ async def test_of_many_bad_entries_no_more_problems_are_made_than_a_refusal_tell
 def problems_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that gets the number of problems of each request that is refused."""
     made: list[int] = []
-    describe = json_api.describe
+    items = json_api._items
 
-    def counting(error: ValidationError, body: bytes) -> list[dict[str, Any]]:
+    def counting(error: ValidationError, part: str, body: bytes = b"") -> list[dict[str, Any]]:
         made.append(error.error_count())
-        return describe(error, body)
+        return items(error, part, body)
 
-    monkeypatch.setattr(json_api, "describe", counting)
+    monkeypatch.setattr(json_api, "_items", counting)
     return made
 
 
