@@ -32,7 +32,8 @@ The way of one state::
     _link, _http              encode it for the API that the server speaks, and send it
     manager.engine.outcomes   records it, and creates the states that follow in the same commit
 
-Meanwhile ``_runtime.heartbeat`` renews the lease, and ``_runtime.stop`` decides what a signal cuts short.
+Meanwhile ``_runtime.heartbeat`` renews the lease at ``manager.engine.leases``. A signal comes in at
+``_runtime.entry``; ``_runtime.shutdown`` is the way from there to the end.
 """
 
 from __future__ import annotations

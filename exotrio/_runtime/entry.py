@@ -102,8 +102,8 @@ class StopRequests:
     def add(self, number: int) -> bool:
         """Count a signal; False if it belongs to the request before it.
 
-        Another signal within a second does, and a SIGHUP in any case: a terminal that closes and its
-        shell each send one. The same signal again is a request to stop sooner.
+        A signal within a second after the one before belongs to it if it is another one, or a SIGHUP: a
+        terminal that closes and its shell each send one. Every other signal is a request to stop sooner.
         """
         again = number == self._last and number != signal.SIGHUP
         now = time.monotonic()

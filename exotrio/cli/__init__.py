@@ -4,7 +4,7 @@ A new command goes into a module of its own, ``commands/<name>.py``, with a clic
 its name and one line of help go into ``_COMMANDS`` below. It is imported only when it is run or asked for
 help, so that every command starts fast. Options that several commands share are in ``options`` and
 ``connection``. Return the exit code (``exit_codes``), raise exotrio's errors as they are, and print results
-with ``connection.print`` or ``terminal.output``. Tests call it in process: see ``Cli`` in
+with ``Connection.print`` or ``terminal.output``. Tests call it in process: see ``Cli`` in
 ``tests/support/commands.py``.
 
 The rooms: ``commands`` are thin and use ``terminal`` (output, logs, progress), ``runs``, ``graphs``, ``dev``,

@@ -54,7 +54,8 @@ class Commands(click.Group):
 class LazyCommands(Commands):
     """A group that imports a command when it is run or asked for help.
 
-    ``modules`` has the help of each; it is ``command`` in the module of its name, with ``_`` for ``-``.
+    ``modules`` maps the name of each to its line of help. The command is ``command`` in the module of that
+    name, with ``_`` for ``-``.
     """
 
     def __init__(self, *, modules: Mapping[str, str], **attributes: Any) -> None:

@@ -17,11 +17,13 @@
 Nothing here awaits, knows HTTP or reads a clock: the time is ``tx.now_ms``, and leases are given theirs.
 ``exotrio.manager.background`` calls what has to happen by itself.
 
-When an outcome is recorded (``outcomes.record_batch``), these statements run for each item:
+When an outcome is recorded (``outcomes.record_batch``), these statements run for each item, besides the
+savepoint around the use case (``manager.store``) and templates that are not cached (``store.port``):
 
 1. ``states.find_state``: the state with its run. Its token and status decide whether the outcome counts.
-2. ``outcomes._executed`` (or ``_errored``, ``_requeued``): ``UPDATE states``. ``Follow`` builds
-   the next states; ``inputs`` reads ancestors and the run's store only if a placeholder names them.
+2. ``outcomes._executed`` (or ``_errored``, ``_requeued``, ``_finish``): ``UPDATE states``. ``Follow`` gathers
+   the next states for step 3; ``inputs`` reads ancestors and the run's store only if a placeholder
+   names them.
 
 and once for the batch, in ``unites.decide``:
 

@@ -163,7 +163,7 @@ class Changes:
         self.tx.tally[state["node_id"], status, bucket_of(ran_ms)] += 1
 
     def transition_uncounted(self, run_id: int, place: int, old: str | None, new: str) -> None:
-        """Count a transition that is none for groups: between claimable and claimed."""
+        """Count a transition for its place and its run, but not for groups."""
         counts = self._counts[run_id, place]
         counts[_COLUMN[new]] += 1
         runs = self._runs[run_id]
