@@ -195,7 +195,7 @@ class HttpClient:
 
         Raises:
             As ``ask`` does, and what ``sink`` raises; ManagerUnavailable also if the answer breaks off or is
-            longer or shorter than it said.
+            longer or shorter than its announced length.
         """
         from exotrio._http.body import body_chunks  # here, since it imports httpx
 
@@ -235,7 +235,7 @@ class HttpClient:
             raise self._too_late(asked, loop.current_time() - since, sent=sending.sent)
         if response.headers.get("content-length") != str(received):
             raise invalid_response(
-                f"{self._at} answered with {received} bytes, which is not the length it had said", asked
+                f"{self._at} answered with {received} bytes, which is not the length it had announced", asked
             )
         return received
 

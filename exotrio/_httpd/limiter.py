@@ -1,7 +1,7 @@
 """How many connections are open, and which of them are closed to make room for new ones.
 
 A connection is keyless until the app says that one of its requests was authenticated, with the key or a
-session. Keyless connections have a share, a total time, and one response each, so that strangers cannot
+session. Connections without a key have a share, a total time, and one response each, so that strangers cannot
 take the connections of authenticated clients, whatever they send or leave unread.
 """
 
@@ -22,7 +22,7 @@ KEYLESS = 0.5
 a busy machine connect at once, their requests follow late, and closing those connections would lose the
 outcomes of stock runtimes. Authenticated clients can always displace keyless ones."""
 MIN_KEYLESS = 32
-"""Keyless connections that are possible however low the limit is."""
+"""Connections without a key that are possible however low the limit is."""
 SETTLING = 1.0
 """Seconds an idle connection is kept after its last response."""
 KEYLESS_SETTLING = 0.1

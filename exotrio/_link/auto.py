@@ -158,7 +158,7 @@ class AutoLink:
             if self._is_sure(once):
                 return self._current
             if self._failure is not None and self._failures > failures:
-                # Asked while this task waited. Asking once per waiting task would add up their timeouts.
+                # Another task asked meanwhile. Asking once per waiting task would add up their timeouts.
                 raise _unsent(self._failure)
             try:
                 self._current = await self._choose()
