@@ -18,9 +18,10 @@ from exotrio.manager.engine.leases import MonotonicClock, Terms, monotonic_clock
 from exotrio.manager.engine.workers import Workers
 from exotrio.manager.queries.load import nodes_of
 from exotrio.manager.security.encryption import find_cipher, renew_at_start
+from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.clock import Clock, wall_clock
-from exotrio.manager.store.port import MAX_INPUTS, Store
+from exotrio.manager.store.port import Store
 from exotrio.manager.store.sqlite.store import open_store
 
 P = ParamSpec("P")

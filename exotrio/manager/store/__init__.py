@@ -1,8 +1,9 @@
 """The database of a state manager: what use cases are given, and how what they write becomes durable.
 
 ==============  ===================================================================================
-``port``        ``View`` and ``Transaction``, which use cases get; ``Store``, which runs them; ``Catalog``,
-                templates and registered nodes, kept parsed
+``port``        ``View`` and ``Transaction``, which use cases get; ``Store``, which runs them
+``dialect``     what the engines say differently
+``catalog``     templates and registered nodes, kept parsed
 ``driver``      rows and connections, as far as code outside of ``sqlite`` knows them
 ``schema``      the tables, their version, and migrations
 ``clock``       the wall clock, and what happens when it is set

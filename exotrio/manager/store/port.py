@@ -1,23 +1,22 @@
 """What use cases and queries work with: the database as a ``Transaction``, or as a ``View`` of it.
 
-And what runs them: a ``Store``. What every use case reads over and over is kept parsed in a ``Catalog``.
+And what runs them: a ``Store``.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from pydantic_core import from_json
-
-from exotrio._wire.graphs import GraphBody
 from exotrio.errors import DatabaseError
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.rules.template import Template
+from exotrio.manager.store.catalog import Catalog
+from exotrio.manager.store.dialect import Dialect, Items
 from exotrio.manager.store.driver import Connection, Row, Rows
 
 P = ParamSpec("P")
@@ -26,77 +25,14 @@ T = TypeVar("T")
 Topic = int | str | tuple[int, int]
 """What a use case may wait for: a claimable state of a node (its id), or of a node in one run
 (run, node); the begin or the end of a run (its public id)."""
-MAX_INPUTS = 16 * 1024 * 1024
-"""Bytes, the same limit as of a request body: a larger state could not be handed out."""
 
 
 class OutOfTime(Exception):
     """A query took as long as it may."""
 
 
-class Catalog:
-    """Parsed templates and registered nodes, shared by all use cases of one store.
-
-    Templates never change, so every thread may share them. Registered nodes do change: only the
-    writer looks them up here, and registering forgets them. ``max_inputs`` is the maximum of bytes of the
-    inputs of a new state.
-    """
-
-    def __init__(self, max_inputs: int = MAX_INPUTS) -> None:
-        self.max_inputs = max_inputs
-        self._templates: dict[int, Template] = {}
-        self._nodes: dict[tuple[str, str], Registered] = {}
-
-    def template(self, connection: Connection, template_id: int) -> Template:
-        """Return the compiled template, reading it at most once."""
-        found = self._templates.get(template_id)
-        if found is None:
-            row = connection.execute("SELECT body FROM templates WHERE id = ?", (template_id,)).fetchone()
-            found = Template(GraphBody.model_validate_json(row["body"]))
-            if len(self._templates) >= 1_000:
-                self._templates.clear()
-            self._templates[template_id] = found
-        return found
-
-    def registered(self, connection: Connection, namespace: str, name: str) -> Registered | None:
-        """Return what is registered under this name, or None. For the writer."""
-        found = self._nodes.get((namespace, name))
-        if found is None:
-            row = connection.execute(
-                "SELECT * FROM nodes WHERE namespace = ? AND name = ?", (namespace, name)
-            ).fetchone()
-            if row is None:
-                return None
-            found = self._nodes[namespace, name] = Registered(
-                id=row["id"],
-                namespace=namespace,
-                name=name,
-                inputs=_properties(row["inputs_schema"]),
-                required=_required(row["inputs_schema"]),
-                outputs=_properties(row["outputs_schema"]),
-                secrets=tuple(from_json(row["secrets"])),
-            )
-        return found
-
-    def forget_registered(self) -> None:
-        """Read registered nodes anew from now on."""
-        self._nodes.clear()
-
-    def clear(self) -> None:
-        """Forget everything. After a rollback: the id of a new template will be given again."""
-        self._templates.clear()
-        self._nodes.clear()
-
-
-def _required(schema: str) -> tuple[str, ...]:
-    # Registration does not check schemas, so anything may stand here.
-    required = from_json(schema).get("required")
-    return tuple(name for name in required if isinstance(name, str)) if isinstance(required, list) else ()
-
-
-def _properties(schema: str) -> dict[str, Any]:
-    properties = from_json(schema).get("properties")
-    return properties if isinstance(properties, dict) else {}
+class Conflict(Exception):
+    """Another transaction changed a row between reading and writing it. The store runs the use case again."""
 
 
 class View:
@@ -106,8 +42,11 @@ class View:
     statements: ``execute`` and ``row`` then raise OutOfTime.
     """
 
-    def __init__(self, *, connection: Connection, catalog: Catalog, stamp: str, now_ms: int) -> None:
+    def __init__(
+        self, *, connection: Connection, dialect: Dialect, catalog: Catalog, stamp: str, now_ms: int
+    ) -> None:
         self._connection = connection
+        self._dialect = dialect
         self._catalog = catalog
         self._stamp = stamp
         self.now_ms = now_ms
@@ -123,6 +62,14 @@ class View:
         """Return the first row, or None."""
         found: Row | None = self.execute(sql, parameters).fetchone()
         return found
+
+    def any_of(self, column: str) -> str:
+        """Return the condition that a column has one of the values of one parameter, made by ``items``."""
+        return self._dialect.any_of(column)
+
+    def items(self, values: Items) -> Any:
+        """Return the parameter for ``any_of``."""
+        return self._dialect.items(values)
 
     def serialize(self) -> bytes:
         """Return the whole database as a file would hold it. For one in memory."""
@@ -167,10 +114,18 @@ class Transaction(View):
     """
 
     def __init__(
-        self, *, connection: Connection, catalog: Catalog, stamp: str, now_ms: int, next_seq: int
+        self,
+        *,
+        connection: Connection,
+        dialect: Dialect,
+        catalog: Catalog,
+        stamp: str,
+        now_ms: int,
+        allocate: Callable[[], int],
     ) -> None:
-        super().__init__(connection=connection, catalog=catalog, stamp=stamp, now_ms=now_ms)
-        self.next_seq: int = next_seq
+        super().__init__(connection=connection, dialect=dialect, catalog=catalog, stamp=stamp, now_ms=now_ms)
+        self.allocate: Callable[[], int] = allocate
+        """Returns the number of a new state. It is not used again, even if this use case is undone."""
         self.ready: set[Topic] = set()
         self.ended: Counter[tuple[str, str, str]] = Counter()
         self.tally: Counter[tuple[int, str, int]] = Counter()
@@ -195,6 +150,65 @@ class Transaction(View):
         """Run one statement for many rows."""
         self._connection.executemany(sql, rows)
 
+    def insert(
+        self, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]], conflict: str = ""
+    ) -> int:
+        """Insert rows with one statement and return how many were inserted or changed.
+
+        ``conflict`` is what follows ON CONFLICT. Several transactions that meet in the same rows must give
+        them in the same order: sort them by their key.
+        """
+        return self._dialect.insert(self._connection, table, columns, rows, conflict) if rows else 0
+
+    def update(
+        self,
+        table: str,
+        keys: tuple[str, ...],
+        columns: tuple[str, ...],
+        rows: Sequence[tuple[Any, ...]],
+        *,
+        add: tuple[str, ...] = (),
+    ) -> None:
+        """Update rows with one statement: each is (*keys, *columns, *add).
+
+        A row is found by all its keys, which may be NULL but for the first; its ``columns`` get new values,
+        those of ``add`` grow by the given ones.
+
+        Raises:
+            Conflict: a row was not found: its keys say what was read of it, and it has changed since.
+        """
+        if rows and self._dialect.update(self._connection, table, keys, columns, add, rows) != len(rows):
+            raise Conflict(table)
+
+    def lock_runs(self, ids: Sequence[int]) -> None:
+        """Have the states of these runs to oneself until the end of the transaction.
+
+        Whoever changes states of a run does this before reading them; claims and heartbeats need not, since
+        no counter depends on them.
+        """
+        if self._dialect.locks_rows:
+            locked = f"SELECT id FROM runs WHERE {self.any_of('id')} ORDER BY id FOR UPDATE"
+            self.execute(locked, (self.items(ids),)).fetchall()
+
+    def lock_runs_of(self, seqs: Sequence[int]) -> None:
+        """Lock the runs of these states, as ``lock_runs`` does."""
+        if self._dialect.locks_rows:
+            which = f"SELECT run FROM states WHERE {self.any_of('seq')}"
+            locked = f"SELECT id FROM runs WHERE id IN ({which}) ORDER BY id FOR UPDATE"
+            self.execute(locked, (self.items(seqs),)).fetchall()
+
+    def for_update(self, table: str) -> str:
+        """Return the end of a SELECT that locks the rows of a table which it finds."""
+        return f" FOR UPDATE OF {table}" if self._dialect.locks_rows else ""
+
+    def skip_locked(self, table: str) -> str:
+        """Return the end of a SELECT that locks rows as ``for_update`` does, leaving out locked ones."""
+        return f" FOR UPDATE OF {table} SKIP LOCKED" if self._dialect.locks_rows else ""
+
+    def for_share(self, table: str) -> str:
+        """Return the end of a SELECT that keeps the rows which it finds from being changed."""
+        return f" FOR SHARE OF {table}" if self._dialect.locks_rows else ""
+
     @contextmanager
     def attempt(self) -> Iterator[None]:
         """Undo what the body did if it raises, and let the error out. The use case can then go on."""
@@ -216,12 +230,6 @@ class Transaction(View):
             yield
         finally:
             self._connection.execute(f"PRAGMA secure_delete = {before}")
-
-    def allocate(self) -> int:
-        """Return the number of a new state."""
-        seq = self.next_seq
-        self.next_seq += 1
-        return seq
 
 
 class Store(Protocol):

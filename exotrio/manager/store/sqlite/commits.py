@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import outcome
@@ -20,8 +21,10 @@ import outcome
 from exotrio._util.words import plural
 from exotrio.errors import DatabaseError
 from exotrio.manager.store import tallies
+from exotrio.manager.store.catalog import Catalog
 from exotrio.manager.store.clock import Clock, WatchedClock
-from exotrio.manager.store.port import Catalog, NotCommitted, Topic, Transaction, View
+from exotrio.manager.store.port import NotCommitted, Topic, Transaction, View
+from exotrio.manager.store.sqlite.dialect import SQLiteDialect
 from exotrio.manager.store.sqlite.writes import Waiting, Write
 
 logger = logging.getLogger("exotrio.manager.store")
@@ -36,6 +39,7 @@ WRITABLE_FOR = 10.0
 """Seconds for which a commit that wrote something proves that something can be written."""
 LOG_AGAIN = 60.0
 """Seconds between two lines in the log about commits that fail for the same reason."""
+DIALECT = SQLiteDialect()
 _FIX = "check its file and the free space of its disk"
 
 
@@ -86,7 +90,7 @@ class Committer:
         self._logged, self._logged_at = "", 0.0
         self.stamp: str = connection.execute("SELECT value FROM meta WHERE key = 'stamp'").fetchone()[0]
         last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'states'").fetchone()
-        self._next_seq = (last[0] if last else 0) + 1
+        self._numbers = count((last[0] if last else 0) + 1)
 
     def commit(self, writes: Sequence[Write], *, last: bool = False) -> Commit:
         """Run use cases in one SQLite transaction, in the order in which they came, and with them those that
@@ -158,7 +162,13 @@ class Committer:
 
     def view(self, connection: sqlite3.Connection) -> View:
         """Return what a query sees on a connection."""
-        return View(connection=connection, catalog=self.catalog, stamp=self.stamp, now_ms=self.clock())
+        return View(
+            connection=connection,
+            dialect=DIALECT,
+            catalog=self.catalog,
+            stamp=self.stamp,
+            now_ms=self.clock(),
+        )
 
     def check_writable(self, tx: Transaction) -> None:
         """Write something, unless that was possible just now. A use case.
@@ -193,16 +203,15 @@ class Committer:
         """Run one use case in a savepoint of its own, so that it is undone alone if it raises."""
         tx = Transaction(
             connection=self.connection,
+            dialect=DIALECT,
             catalog=self.catalog,
             stamp=self.stamp,
             now_ms=self._watched(),
-            next_seq=self._next_seq,
+            allocate=self._numbers.__next__,
         )
         tx.waited = write in self._waiting
         self.connection.execute("SAVEPOINT use_case")
         result: outcome.Outcome[Any] = outcome.capture(write.run, tx, self.now())
-        # Numbers are not used again, even if the use case is undone.
-        self._next_seq = tx.next_seq
         if isinstance(result, outcome.Value):
             self.connection.execute("RELEASE use_case")
             committed.ready |= tx.ready

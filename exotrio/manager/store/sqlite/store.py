@@ -23,8 +23,9 @@ import outcome
 import trio
 
 from exotrio.errors import DatabaseError
+from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
 from exotrio.manager.store.clock import Clock, wall_clock
-from exotrio.manager.store.port import MAX_INPUTS, Catalog, Store, Transaction, View
+from exotrio.manager.store.port import Store, Transaction, View
 from exotrio.manager.store.sqlite.commits import MAX_GROUP, Commit, Committer
 from exotrio.manager.store.sqlite.copy import remove_leftovers
 from exotrio.manager.store.sqlite.database import MEMORY, Ownership, open_writer, same_files

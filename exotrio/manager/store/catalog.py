@@ -1,0 +1,80 @@
+"""What every use case reads over and over, kept parsed: templates and registered nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic_core import from_json
+
+from exotrio._wire.graphs import GraphBody
+from exotrio.manager.rules.registered import Registered
+from exotrio.manager.rules.template import Template
+from exotrio.manager.store.driver import Connection
+
+MAX_INPUTS = 16 * 1024 * 1024
+"""Bytes, the same limit as of a request body: a larger state could not be handed out."""
+
+
+class Catalog:
+    """Parsed templates and registered nodes, shared by all use cases of one store.
+
+    Templates never change, so every thread may share them. Registered nodes do change: only the
+    writer looks them up here, and registering forgets them. ``max_inputs`` is the maximum of bytes of the
+    inputs of a new state.
+    """
+
+    def __init__(self, max_inputs: int = MAX_INPUTS) -> None:
+        self.max_inputs = max_inputs
+        self._templates: dict[int, Template] = {}
+        self._nodes: dict[tuple[str, str], Registered] = {}
+
+    def template(self, connection: Connection, template_id: int) -> Template:
+        """Return the compiled template, reading it at most once."""
+        found = self._templates.get(template_id)
+        if found is None:
+            row = connection.execute("SELECT body FROM templates WHERE id = ?", (template_id,)).fetchone()
+            found = Template(GraphBody.model_validate_json(row["body"]))
+            if len(self._templates) >= 1_000:
+                self._templates.clear()
+            self._templates[template_id] = found
+        return found
+
+    def registered(self, connection: Connection, namespace: str, name: str) -> Registered | None:
+        """Return what is registered under this name, or None. For the writer."""
+        found = self._nodes.get((namespace, name))
+        if found is None:
+            row = connection.execute(
+                "SELECT * FROM nodes WHERE namespace = ? AND name = ?", (namespace, name)
+            ).fetchone()
+            if row is None:
+                return None
+            found = self._nodes[namespace, name] = Registered(
+                id=row["id"],
+                namespace=namespace,
+                name=name,
+                inputs=_properties(row["inputs_schema"]),
+                required=_required(row["inputs_schema"]),
+                outputs=_properties(row["outputs_schema"]),
+                secrets=tuple(from_json(row["secrets"])),
+            )
+        return found
+
+    def forget_registered(self) -> None:
+        """Read registered nodes anew from now on."""
+        self._nodes.clear()
+
+    def clear(self) -> None:
+        """Forget everything. After a rollback: the id of a new template will be given again."""
+        self._templates.clear()
+        self._nodes.clear()
+
+
+def _required(schema: str) -> tuple[str, ...]:
+    # Registration does not check schemas, so anything may stand here.
+    required = from_json(schema).get("required")
+    return tuple(name for name in required if isinstance(name, str)) if isinstance(required, list) else ()
+
+
+def _properties(schema: str) -> dict[str, Any]:
+    properties = from_json(schema).get("properties")
+    return properties if isinstance(properties, dict) else {}

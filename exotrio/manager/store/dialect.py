@@ -1,0 +1,47 @@
+"""What SQLite and PostgreSQL say differently: conditions on lists, locks, and statements on many rows.
+
+Everything else of SQL is written once, with ``?`` for parameters, in what both understand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from exotrio.manager.store.driver import Connection
+
+Items = Sequence[int] | Sequence[str]
+
+
+class Dialect(Protocol):
+    """One engine's words. The texts are put into statements, the others are run on a connection."""
+
+    locks_rows: bool
+    """Whether transactions run side by side, so that rows have to be locked."""
+
+    def any_of(self, column: str) -> str:
+        """Return the condition that a column has one of the values of one parameter, made by ``items``."""
+
+    def items(self, values: Items) -> Any:
+        """Return what such a parameter is given."""
+
+    def insert(
+        self,
+        connection: Connection,
+        table: str,
+        columns: tuple[str, ...],
+        rows: Sequence[tuple[Any, ...]],
+        conflict: str,
+    ) -> int:
+        """Insert rows and return how many were inserted or changed."""
+
+    def update(
+        self,
+        connection: Connection,
+        table: str,
+        keys: tuple[str, ...],
+        columns: tuple[str, ...],
+        add: tuple[str, ...],
+        rows: Sequence[tuple[Any, ...]],
+    ) -> int:
+        """Update rows, each given as (*keys, *columns, *add), and return how many were found."""

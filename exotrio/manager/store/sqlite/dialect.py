@@ -1,0 +1,63 @@
+"""How SQLite says what the engines say differently. One process writes, so that nothing has to be locked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from pydantic_core import to_json
+
+from exotrio.manager.store.dialect import Items
+from exotrio.manager.store.driver import Connection
+
+
+class SQLiteDialect:
+    """The dialect of SQLite."""
+
+    locks_rows = False
+
+    def any_of(self, column: str) -> str:
+        return f"{column} IN (SELECT value FROM json_each(?))"
+
+    def items(self, values: Items) -> str:
+        return to_json(values).decode()
+
+    def insert(
+        self,
+        connection: Connection,
+        table: str,
+        columns: tuple[str, ...],
+        rows: Sequence[tuple[Any, ...]],
+        conflict: str,
+    ) -> int:
+        return connection.executemany(_insert(table, columns, conflict), rows).rowcount
+
+    def update(
+        self,
+        connection: Connection,
+        table: str,
+        keys: tuple[str, ...],
+        columns: tuple[str, ...],
+        add: tuple[str, ...],
+        rows: Sequence[tuple[Any, ...]],
+    ) -> int:
+        return connection.executemany(_update(table, keys, columns, add), rows).rowcount
+
+
+@cache
+def _insert(table: str, columns: tuple[str, ...], conflict: str) -> str:
+    places = ", ".join("?" * len(columns))
+    text = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"
+    return f"{text} ON CONFLICT {conflict}" if conflict else text
+
+
+@cache
+def _update(table: str, keys: tuple[str, ...], columns: tuple[str, ...], add: tuple[str, ...]) -> str:
+    # Numbered: the keys come first in a row, and last in the statement.
+    number = {column: index for index, column in enumerate((*keys, *columns, *add), 1)}
+    changes = [f"{column} = ?{number[column]}" for column in columns]
+    changes += [f"{column} = {column} + ?{number[column]}" for column in add]
+    first, *others = keys
+    same = [f"{first} = ?1", *(f"{key} IS ?{index}" for index, key in enumerate(others, 2))]
+    return f"UPDATE {table} SET {', '.join(changes)} WHERE {' AND '.join(same)}"
