@@ -1,8 +1,9 @@
-"""Benchmarks: ``python -m tests.bench [NAME ...] [--runs N] [-o json] [--sdk-python PYTHON]``.
+"""Benchmarks: ``python -m tests.bench [NAME ...] [--runs N] [-o json] [--sdk-python PYTHON]
+[--against REV]``.
 
 Each figure is the median of several rounds with its range; what is compared is measured in the same
 round. Machines differ and are noisy: compare figures of one table with each other, not with those of
-another day.
+another day, and two commits with ``--against``, which runs both in alternate rounds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.bench import fan, history, latency, programs, stock, throughput
-from tests.bench.figures import Plan, Sample, as_json, as_table, gather
+from tests.bench.against import compare
+from tests.bench.figures import Plan, Sample, as_json, as_table, comparison_table, gather
 
 Case = Callable[[Plan], Iterator[Sample]]
 
@@ -51,11 +53,16 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=Plan.runs, help="rounds")
     parser.add_argument("--states", type=int, default=Plan.states, help="size of the fan-outs for throughput")
     parser.add_argument("--sdk-python", help="Python of an environment with exospherehost")
+    parser.add_argument("--against", metavar="REV", help="compare with another commit of this repository")
     parser.add_argument("-o", "--output", choices=["table", "json"], default="table")
     options = parser.parse_args()
     if unknown := set(options.names) - CASES.keys():
         parser.error(f"there is no case {' '.join(sorted(unknown))}; there are {' '.join(CASES)}")
     with tempfile.TemporaryDirectory() as folder:
+        if options.against is not None:
+            arguments = [*options.names, "--states", str(options.states)]
+            print(comparison_table(compare(options.against, arguments, options.runs, Path(folder))))
+            return
         plan = Plan(
             folder=Path(folder), runs=options.runs, states=options.states, sdk_python=options.sdk_python
         )

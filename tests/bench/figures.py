@@ -113,6 +113,31 @@ class Figure:
         }
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """One figure of two trees: a value of each for every round."""
+
+    name: str
+    unit: str
+    before: tuple[float, ...]
+    now: tuple[float, ...]
+
+    @property
+    def ratios(self) -> list[float]:
+        return [new / old for old, new in zip(self.before, self.now, strict=True) if old]
+
+    def cells(self) -> list[str]:
+        cells = [
+            self.name,
+            *(_short(statistics.median(values)) for values in (self.before, self.now)),
+            self.unit,
+        ]
+        if not self.ratios:
+            return [*cells, "", ""]
+        ratio, low, high = statistics.median(self.ratios), min(self.ratios), max(self.ratios)
+        return [*cells, f"{ratio:.2f}", f"{low:.2f} to {high:.2f}"]
+
+
 def gather(samples: Iterable[Sample]) -> list[Figure]:
     """Return one figure per name, in the order of their first samples."""
     named: dict[str, list[Sample]] = {}
@@ -125,9 +150,18 @@ def gather(samples: Iterable[Sample]) -> list[Figure]:
 
 
 def as_table(figures: Iterable[Figure]) -> str:
-    rows = [["", "median", "", "range", "to reach", "share of its limit"], *(f.cells() for f in figures)]
-    widths = [max(len(row[column]) for row in rows) for column in range(6)]
-    right = {1}
+    heads = ["", "median", "", "range", "to reach", "share of its limit"]
+    return _table(heads, [figure.cells() for figure in figures], right={1})
+
+
+def comparison_table(comparisons: Iterable[Comparison]) -> str:
+    heads = ["", "before", "now", "", "now over before", "range"]
+    return _table(heads, [comparison.cells() for comparison in comparisons], right={1, 2, 4})
+
+
+def _table(heads: list[str], body: list[list[str]], right: set[int]) -> str:
+    rows = [heads, *body]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     return "\n".join(
         "  ".join(
             cell.rjust(width) if column in right else cell.ljust(width)

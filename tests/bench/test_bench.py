@@ -12,7 +12,7 @@ import pytest
 
 from tests.bench import latency, programs, stock, throughput
 from tests.bench.__main__ import CASES, measure
-from tests.bench.figures import Plan, Sample, as_json, as_table, gather
+from tests.bench.figures import Comparison, Plan, Sample, as_json, as_table, comparison_table, gather
 from tests.bench.places import Where, apart
 
 SERVED: tuple[ModuleType, ...] = (latency, programs, stock, throughput)
@@ -63,3 +63,10 @@ def test_a_figure_is_the_median_of_its_samples_with_its_share_of_the_limit_in_th
     assert figure.cells() == ["rate", "20", "per s", "10 to 30", "15 or more: reached", "50% of: limit"]
     assert "15 or more: reached" in as_table([figure]).splitlines()[1]
     assert json.loads(as_json([figure]))[0]["values"] == [10, 30, 20]
+
+
+def test_two_trees_are_compared_round_by_round() -> None:
+    comparison = Comparison("rate", "per s", before=(10, 100, 20), now=(20, 150, 50))
+    cells = ["rate", "20", "50", "per s", "2.00", "1.50 to 2.50"]
+    assert comparison.cells() == cells
+    assert comparison_table([comparison]).splitlines()[1].split() == " ".join(cells).split()
