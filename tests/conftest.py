@@ -7,17 +7,21 @@ import os
 import pytest
 
 from tests.browser.chromium import INSTALL
+from tests.support import postgres
 
 SDK_NEEDS = "They need Python >= 3.12 with venv and pip, and a package index that can be reached."
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for folder, title, cure in (
+    for sign, title, cure in (
         ("tests/browser/", "THE BROWSER JOURNEYS DID NOT RUN", INSTALL),
         ("tests/sdk/", "THE TESTS WITH THE STOCK SDK DID NOT RUN", SDK_NEEDS),
+        (postgres.SKIPPED, "THE TESTS ON POSTGRESQL DID NOT RUN", postgres.INSTALL),
+        (postgres.NO_POOLER, "THE TESTS BEHIND PGBOUNCER DID NOT RUN", postgres.INSTALL_POOLER),
     ):
         skipped = terminalreporter.stats.get("skipped", [])
-        reasons = [report.longrepr[2] for report in skipped if folder in report.nodeid]
+        told = [(report.nodeid, report.longrepr[2]) for report in skipped]
+        reasons = [reason for test, reason in told if sign in test or sign in reason]
         if reasons:
             terminalreporter.section(title, sep="!", red=True, bold=True)
             for reason in sorted(set(reasons)):

