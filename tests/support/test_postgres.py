@@ -7,11 +7,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import psycopg
 import pytest
+import trio
+import trio.testing
 
 from tests.support import postgres
+from tests.support.postgres_proxy import PostgresProxy
 
 CHECKOUT = Path(__file__).parents[2]
 SERVES = """
@@ -65,3 +69,53 @@ def test_a_server_ends_with_the_process_that_asked_for_it(number: signal.Signals
     assert not folder.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_whoever_is_cut_at_a_commit_cannot_tell_whether_it_was_done(
+    when: Literal["before", "after"],
+) -> None:
+    def insert() -> None:
+        with psycopg.connect(database.url_at(proxy.port)) as connection:
+            connection.execute("INSERT INTO a VALUES (1)")
+            connection.commit()
+
+    with postgres.database() as database:
+        database.execute("CREATE TABLE a (b INTEGER); GRANT ALL ON a TO public")
+        proxy = PostgresProxy(database.server.port)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(proxy.serve)
+            await trio.to_thread.run_sync(insert)
+            proxy.cut_at_commit(when)
+            with pytest.raises(psycopg.OperationalError, match="closed the connection unexpectedly"):
+                await trio.to_thread.run_sync(insert)
+            nursery.cancel_scope.cancel()
+        assert len(database.execute("SELECT * FROM a")) == (1 if when == "before" else 2)
+
+
+async def test_what_the_proxy_holds_arrives_later_and_what_it_cuts_does_not() -> None:
+    with postgres.database() as database, trio.fail_after(60):
+        proxy = PostgresProxy(database.server.port)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(proxy.serve)
+            url = database.url_at(proxy.port)
+            connection = await trio.to_thread.run_sync(psycopg.connect, url)
+            answers: list[object] = []
+
+            async def ask() -> None:
+                answers.append((await trio.to_thread.run_sync(connection.execute, "SELECT 1")).fetchone())
+
+            async with trio.open_nursery() as asking:
+                with proxy.hold():
+                    asking.start_soon(ask)
+                    await trio.testing.wait_all_tasks_blocked()
+                    assert not answers
+            assert answers == [(1,)]
+            assert proxy.cut() == 1
+            with pytest.raises(psycopg.OperationalError):
+                await ask()
+            proxy.refuses = True
+            with pytest.raises(psycopg.OperationalError):
+                await trio.to_thread.run_sync(psycopg.connect, url)
+            connection.close()
+            nursery.cancel_scope.cancel()
