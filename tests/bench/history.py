@@ -106,7 +106,7 @@ async def _fill(path: Path, finished: int, ready: int) -> None:
             (finished + ready, finished),
         )
         db.execute("UPDATE states SET enqueue_after = 0 WHERE status = 'CREATED'")
-        db.execute("UPDATE counts SET created = created + ? WHERE place = 1", (ready,))
+        db.execute("UPDATE counts SET pending = pending + ? WHERE place = 1", (ready,))
         db.execute("UPDATE runs SET pending = pending + ?", (ready,))
         db.execute("COMMIT")
 

@@ -159,7 +159,7 @@ def recount(view: View) -> None:
         run = runs[state["run"]]
         template = view.template(run["template"])
         status = state["status"]
-        counts[state["run"], state["place"], status.lower()] += 1
+        counts[state["run"], state["place"], COUNTS.get(status, "pending")] += 1
         totals[state["run"], TOTALS[status]] += 1
         if state["parent"] is not None:
             assert by_seq[state["parent"]]["status"] == "SUCCESS", f"{state} hangs below no success"
@@ -169,7 +169,7 @@ def recount(view: View) -> None:
                 groups[above["seq"], state["place"], STANDINGS[status]] += 1
             if place.target and status == "SUCCESS" and state["place"] in template.aggregated[place.index]:
                 members[above["seq"], state["place"], state["path"]] = state["seq"]
-    assert _table(view, "counts", ("run", "place"), tuple(name.lower() for name in TOTALS)) == counts
+    assert _table(view, "counts", ("run", "place"), ("pending", *COUNTS.values())) == counts
     assert _table(view, "runs", ("id",), ("pending", "success", "errored", "retried")) == totals
     cancelled = {state["seq"] for state in states if runs[state["run"]]["cancelled_at"] is not None}
     found = _table(view, "unite_counters", ("target_state", "place"), ("pending", "failed", "succeeded"))
@@ -189,6 +189,10 @@ def recount(view: View) -> None:
     assert all(times == 1 for times in first.values()), "a united node ran twice for one group"
 
 
+COUNTS = {
+    status: status.lower()
+    for status in ("SUCCESS", "PRUNED", "ERRORED", "NEXT_CREATED_ERROR", "RETRY_CREATED")
+}
 TOTALS = {
     "CREATED": "pending",
     "QUEUED": "pending",

@@ -27,11 +27,12 @@ NEXT_CREATED_ERROR = StateStatus.NEXT_CREATED_ERROR.value
 RETRY_CREATED = StateStatus.RETRY_CREATED.value
 PRUNED = StateStatus.PRUNED.value
 
+PENDING = frozenset({CREATED, QUEUED, EXECUTED})
 STATUSES = (CREATED, QUEUED, EXECUTED, SUCCESS, ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED, PRUNED)
-"""In the order of the columns of ``counts``."""
 ENDED = frozenset({SUCCESS, ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED, PRUNED})
 
-_COLUMN = {status: index for index, status in enumerate(STATUSES)}
+_COUNTS = ("pending", "success", "errored", "next_created_error", "retry_created", "pruned")
+_COLUMN = {status: 0 if status in PENDING else _COUNTS.index(status.lower()) for status in STATUSES}
 # Column of runs (pending, success, errored, retried) for each status.
 _RUN_COLUMN = {
     CREATED: 0, QUEUED: 0, EXECUTED: 0,
@@ -111,6 +112,12 @@ def add_event(tx: Transaction, seq: int, kind: str, worker: str | None = None) -
     )
 
 
+def _added(table: str, keys: tuple[str, ...], columns: tuple[str, ...]) -> str:
+    """Return what follows ON CONFLICT if the columns of a row that exists are to grow by the given ones."""
+    sums = ", ".join(f"{column} = {table}.{column} + excluded.{column}" for column in columns)
+    return f"({', '.join(keys)}) DO UPDATE SET {sums}"
+
+
 class Changes:
     """What one use case does to states: gathered first, written by ``apply``."""
 
@@ -118,7 +125,7 @@ class Changes:
         self.tx = tx
         self._rows: list[tuple[object, ...]] = []
         self._unite_members: list[tuple[int, int, bytes, int]] = []
-        self._counts: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * 8)
+        self._counts: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * len(_COUNTS))
         self._runs: defaultdict[int, list[int]] = defaultdict(lambda: [0] * 4)
         self._unite_counters: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * 3)
         self._touched: dict[int, tuple[RunScope, int]] = {}
@@ -194,14 +201,11 @@ class Changes:
             self._rows,
         )
         tx.executemany("INSERT OR REPLACE INTO unite_members VALUES (?, ?, ?, ?)", self._unite_members)
-        tx.executemany(
-            "INSERT INTO counts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run, place) DO UPDATE SET"
-            " created = created + excluded.created, queued = queued + excluded.queued,"
-            " executed = executed + excluded.executed, success = success + excluded.success,"
-            " errored = errored + excluded.errored,"
-            " next_created_error = next_created_error + excluded.next_created_error,"
-            " retry_created = retry_created + excluded.retry_created, pruned = pruned + excluded.pruned",
-            [(*key, *deltas) for key, deltas in self._counts.items() if any(deltas)],
+        tx.insert(
+            "counts",
+            ("run", "place", *_COUNTS),
+            sorted((*key, *deltas) for key, deltas in self._counts.items() if any(deltas)),
+            _added("counts", ("run", "place"), _COUNTS),
         )
         tx.executemany(
             "UPDATE runs SET pending = pending + ?1, success = success + ?2, errored = errored + ?3,"

@@ -73,7 +73,7 @@ CREATE TABLE runs (
     created_at INTEGER NOT NULL,
     finished_at INTEGER,                 -- when pending last became 0
     cancelled_at INTEGER,
-    pending INTEGER NOT NULL DEFAULT 0,  -- CREATED, QUEUED, EXECUTED
+    pending INTEGER NOT NULL DEFAULT 0,  -- CREATED, QUEUED
     success INTEGER NOT NULL DEFAULT 0,  -- SUCCESS, PRUNED
     errored INTEGER NOT NULL DEFAULT 0,  -- ERRORED, NEXT_CREATED_ERROR
     retried INTEGER NOT NULL DEFAULT 0   -- RETRY_CREATED
@@ -128,6 +128,7 @@ CREATE INDEX states_ready ON states (node_id, enqueue_after, seq) WHERE status =
 CREATE INDEX states_ready_by_run ON states (run, node_id, enqueue_after, seq) WHERE status = 'CREATED';
 CREATE INDEX states_held ON states (claim) WHERE status = 'QUEUED';
 CREATE INDEX states_leased ON states (lease_until) WHERE status = 'QUEUED' AND lease_until IS NOT NULL;
+CREATE INDEX states_queued ON states (run, place) WHERE status = 'QUEUED';
 CREATE INDEX states_by_run ON states (run);
 CREATE INDEX states_failed ON states (run) WHERE status IN ('ERRORED', 'NEXT_CREATED_ERROR');
 CREATE INDEX states_failed_by_time ON states (node_id, finished_at)
@@ -141,13 +142,12 @@ CREATE UNIQUE INDEX states_united ON states (parent, place)
 CREATE UNIQUE INDEX states_manual ON states (run, place, manual_fanout_id)
     WHERE manual_fanout_id IS NOT NULL AND retry_count = 0;
 
--- How many states of one place of a run have which status.
+-- How many states of one place of a run have which status. A claim changes none of these numbers: those that
+-- are QUEUED are found by states_queued.
 CREATE TABLE counts (
     run INTEGER NOT NULL,
     place INTEGER NOT NULL,
-    created INTEGER NOT NULL DEFAULT 0,
-    queued INTEGER NOT NULL DEFAULT 0,
-    executed INTEGER NOT NULL DEFAULT 0,
+    pending INTEGER NOT NULL DEFAULT 0,  -- CREATED, QUEUED
     success INTEGER NOT NULL DEFAULT 0,
     errored INTEGER NOT NULL DEFAULT 0,
     next_created_error INTEGER NOT NULL DEFAULT 0,
