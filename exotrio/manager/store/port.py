@@ -242,6 +242,9 @@ class Store(Protocol):
     path: Path | None
     """The file, or None in memory."""
 
+    is_shared: bool
+    """Whether other state managers work on the database, too."""
+
     @property
     def written(self) -> int:
         """Rows written since the start: it grows whenever a page may look different."""

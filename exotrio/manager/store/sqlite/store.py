@@ -58,6 +58,8 @@ def _answer(write: Write) -> None:
 class _CommittingStore:
     """What the stores share: use cases become writes, which ``_settle`` hands to the committer."""
 
+    is_shared = False
+
     def __init__(self, committer: Committer, path: Path | None) -> None:
         self._committer = committer
         self._closed = False
