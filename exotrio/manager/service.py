@@ -1,4 +1,4 @@
-"""What the routes share: the store, the cipher, the runtimes heard of; and the tasks that run beside them."""
+"""What the routes share: the store, the cipher, the clock of leases; and the tasks that run beside them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from exotrio._util.settings import Settings, read_settings
 from exotrio.manager.background import Scheduler, in_background, retain, sweep
 from exotrio.manager.engine.claims import Claimer
 from exotrio.manager.engine.leases import MonotonicClock, Terms, monotonic_clock, recover, restart
-from exotrio.manager.engine.workers import Workers
-from exotrio.manager.queries.load import nodes_of
+from exotrio.manager.engine.workers import ClaimsKept, forget_all, keep_claim
 from exotrio.manager.security.encryption import find_cipher, renew_at_start
 from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.cipher import Cipher
@@ -37,16 +36,16 @@ class Service:
     terms: Terms
     monotonic: MonotonicClock
     scheduler: Scheduler
-    workers: Workers = field(default_factory=Workers)
+    claims_kept: ClaimsKept = field(default_factory=ClaimsKept)
     backing_up: trio.Lock = field(default_factory=trio.Lock)
     computing: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, 1))
 
     async def polled(self, namespace: str, worker_id: str | None, names: Iterable[str]) -> None:
         """Keep that a runtime asks for states of these nodes, as far as they are registered."""
-        nodes = frozenset(names)
-        if not self.workers.has_polled(namespace, worker_id, nodes):
-            nodes &= frozenset((await self.store.read(nodes_of, namespace)).values())
-        self.workers.polled(namespace, worker_id, nodes, self.monotonic())
+        asked, now = frozenset(names), self.monotonic()
+        if not self.claims_kept.has(namespace, worker_id, asked, now):
+            nodes = await self.store.write(keep_claim, namespace, worker_id, asked, now)
+            self.claims_kept.add(namespace, worker_id, asked, nodes, now)
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what a pure function that may take seconds returns, or raise what it raises.
@@ -121,6 +120,8 @@ async def open_service(
         terms, scheduler = terms or Terms(), Scheduler(store)
         await store.write(recover, terms)
         await store.write(restart, monotonic(), terms)
+        if not store.is_shared:
+            await store.write(forget_all)
         await renew_at_start(store, cipher)
         async with in_background(
             *((scheduler.run,) if schedules else ()),

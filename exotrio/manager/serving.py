@@ -33,7 +33,8 @@ from exotrio.manager.api.json import EXCEPTION_HANDLERS
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.api.operations import METRICS, PROBES, operation_routes
 from exotrio.manager.background import in_background
-from exotrio.manager.engine.leases import Terms, end_leases
+from exotrio.manager.engine import workers
+from exotrio.manager.engine.leases import Terms
 from exotrio.manager.security.access import Access, local
 from exotrio.manager.security.api_key import Key, choose_key
 from exotrio.manager.service import Service, open_service
@@ -115,8 +116,7 @@ class Served:
     async def forget(self, namespace: str, worker_id: str) -> None:
         """Take back at once what a runtime held. Call it only when its process has ended."""
         service = self._service
-        service.workers.forget(namespace, worker_id)
-        await service.store.write(end_leases, namespace, worker_id, service.monotonic())
+        await service.store.write(workers.forget, namespace, worker_id, service.monotonic())
 
 
 @asynccontextmanager

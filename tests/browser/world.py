@@ -414,9 +414,7 @@ class _Day:
             await self.crew.last_beat(self.crew.hands[hand])
         ok(await self.api.claim(["Legacy"], 1))
         self.monotonic.now_ms = began + 12 * SECOND
-        killed = self.service.workers.find(NAMESPACE, "media-1/1")
-        assert killed is not None
-        killed.seen_at = killed.polled_at = self.monotonic.now_ms - 8 * MINUTE
+        await self.service.store.write(_fell_silent, "media-1/1", self.monotonic.now_ms - 8 * MINUTE)
         # What ended is counted with a commit of another second.
         await self.service.store.write(lambda tx: None)
 
@@ -425,6 +423,10 @@ def _lose_leases(tx: Transaction, worker_id: str) -> None:
     """End the leases of a runtime that was killed."""
     tx.execute("UPDATE states SET lease_until = 0 WHERE status = 'QUEUED' AND worker = ?", (worker_id,))
     expire(tx, 0, Terms())
+
+
+def _fell_silent(tx: Transaction, worker_id: str, at: int) -> None:
+    tx.execute("UPDATE workers SET seen_at = ?1, polled_at = ?1 WHERE worker_id = ?2", (at, worker_id))
 
 
 def _cancel(tx: Transaction, run_id: str) -> None:

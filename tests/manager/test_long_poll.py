@@ -13,6 +13,7 @@ import trio.testing
 
 from exotrio._httpd import ConnectionLimiter, open_listeners, serve_http, urls
 from exotrio.manager import create_app, serve
+from exotrio.manager.queries.workers import find_worker
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support.helpers import eventually, node_name, ok, open_client, place
@@ -419,7 +420,7 @@ async def test_polls_leave_connections_for_those_who_have_something_to_say() -> 
             await flow.take("b")
             for worker in ("one", "two", "three"):
                 nursery.start_soon(poll, worker)
-                while manager.service.workers.find("tests", worker) is None:
+                while await manager.service.store.read(find_worker, "tests", worker, 0) is None:
                     await trio.lowlevel.checkpoint()
             answer = await poll("one too many")
             assert (ok(answer)["states"], answer.headers["connection"]) == ([], "close")

@@ -53,6 +53,7 @@ KEY_FILES = "manager/security/secret_files.py"
 OWN_FILES = "manager/store/sqlite/own_files.py"
 RUNS = "manager/engine/runs.py"
 SECRETS = "manager/store/cipher.py"
+WORKERS = "manager/engine/workers.py"
 
 POINTS = (
     # -- who comes in
@@ -507,12 +508,12 @@ POINTS = (
     Point(
         "Names of nodes that nobody registered are not kept.",
         ["contract/test_workers::test_names_that_nobody_registered_are_not_kept"],
-        Change("manager/service.py", "nodes &= frozenset(", "frozenset("),
+        Change(WORKERS, " if tx.registered(namespace, name) is not None}", "}"),
     ),
     Point(
         "Of a number of workers something is kept, and not of more.",
         ["security/test_limits::test_of_workers_under_ever_new_names_the_last_are_kept"],
-        Change("manager/engine/workers.py", "while len(entries) >= MAX_WORKERS:", "while False:"),
+        Change(WORKERS, "(MAX_TRIMMED, MAX_WORKERS)", "(0, MAX_WORKERS)"),
     ),
     Point(
         "No answer is kept on the way, or taken for a page.",

@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import httpx
 from exotrio._util.settings import Settings
 from exotrio.manager import Service, create_app, open_service
 from exotrio.manager.engine.states import chain
+from exotrio.manager.engine.workers import ClaimsKept
 from exotrio.manager.security.access import local
 from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.store.port import Transaction, View
@@ -53,11 +54,26 @@ async def open_manager(
     settings: Settings = NO_SETTINGS,
     **options: Any,
 ) -> AsyncIterator[Manager]:
-    async with open_service(db, clock=clock, keep_ms=keep_ms, settings=settings, **options) as service:
-        inside = embedded_in(service)
-        outside = httpx.ASGITransport(create_app(service, key=KEY), raise_app_exceptions=False)
-        async with open_client(transport=inside) as client, open_client(transport=outside, key=KEY) as other:
-            yield Manager(service, Api(client, "tests"), Api(other, "tests"))
+    async with (
+        open_service(db, clock=clock, keep_ms=keep_ms, settings=settings, **options) as service,
+        _apis_of(service) as manager,
+    ):
+        yield manager
+
+
+@asynccontextmanager
+async def open_second(manager: Manager) -> AsyncIterator[Manager]:
+    """Open another state manager on the database of this one: it shares nothing else with it."""
+    async with _apis_of(replace(manager.service, claims_kept=ClaimsKept())) as second:
+        yield second
+
+
+@asynccontextmanager
+async def _apis_of(service: Service) -> AsyncIterator[Manager]:
+    inside = embedded_in(service)
+    outside = httpx.ASGITransport(create_app(service, key=KEY), raise_app_exceptions=False)
+    async with open_client(transport=inside) as client, open_client(transport=outside, key=KEY) as other:
+        yield Manager(service, Api(client, "tests"), Api(other, "tests"))
 
 
 def embedded_in(service: Service) -> httpx.ASGITransport:

@@ -86,9 +86,9 @@ class Site:
 
 @asynccontextmanager
 async def open_site(
-    *, clock: Callable[[], int] = wall_clock, cors_origins: tuple[str, ...] = ()
+    *, clock: Callable[[], int] = wall_clock, cors_origins: tuple[str, ...] = (), **options: Any
 ) -> AsyncIterator[Site]:
-    async with open_service(":memory:", clock=clock, settings=NO_SETTINGS) as service:
+    async with open_service(":memory:", clock=clock, settings=NO_SETTINGS, **options) as service:
         dashboard = Dashboard(service, key=KEY)
         app = create_app(
             service,

@@ -10,10 +10,10 @@ from exotrio._wire.overview import ExportQuery, OverviewQuery
 from exotrio._wire.vocabulary import NATIVE_ROOT
 from exotrio.manager.api.json import read_query, reply
 from exotrio.manager.api.routing import namespace_routes
-from exotrio.manager.engine.workers import Worker
+from exotrio.manager.engine.workers import ask
 from exotrio.manager.queries.checkup import show_checkup
 from exotrio.manager.queries.overview import show_overview
-from exotrio.manager.queries.workers import list_workers
+from exotrio.manager.queries.workers import Worker, find_worker, list_workers
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.service import Service
 
@@ -39,24 +39,18 @@ def inspection_routes(service: Service) -> list[Route]:
 
 
 class _Inspection:
-    """The endpoints. The registry of runtimes is read here: a query runs in a thread, where it may change."""
-
     def __init__(self, service: Service) -> None:
         self._service = service
         self._store = service.store
-        self._workers = service.workers
 
     async def overview(self, request: Request, namespace: str) -> Response:
         query = read_query(request, OverviewQuery)
         now = self._service.monotonic()
-        workers, anonymous = self._workers.of(namespace, now), self._workers.anonymous(namespace)
-        return reply(await self._store.look(show_overview, namespace, workers, anonymous, now, query.runs))
+        return reply(await self._store.look(show_overview, namespace, now, query.runs))
 
     async def checkup(self, request: Request, namespace: str) -> Response:
-        now = self._service.monotonic()
-        workers = self._workers.of(namespace, now)
-        terms = self._service.terms
-        return reply(await self._store.look(show_checkup, namespace, terms, now, self._store.path, workers))
+        now, terms = self._service.monotonic(), self._service.terms
+        return reply(await self._store.look(show_checkup, namespace, terms, now, self._store.path))
 
     async def export(self, request: Request, namespace: str) -> Response:
         # Here: whoever embeds a state manager does not wait for templates to be loaded.
@@ -68,41 +62,43 @@ class _Inspection:
         return Response(page, headers=report.headers(run_id))
 
     async def workers(self, request: Request, namespace: str) -> Response:
-        now = self._service.monotonic()
-        workers, anonymous = self._workers.of(namespace, now), self._workers.anonymous(namespace)
-        return reply(await self._store.look(list_workers, namespace, workers, anonymous, now))
+        return reply(await self._store.look(list_workers, namespace, self._service.monotonic()))
 
     async def drain(self, request: Request, namespace: str) -> Response:
-        return self._ask(self._worker(request, namespace), "drain")
+        worker_id = request.path_params["worker_id"]
+        return await self._ask(namespace, worker_id, "drain")
 
     async def ask_tasks(self, request: Request, namespace: str) -> Response:
         """Ask a runtime for its task tree, which comes with its next heartbeat."""
-        worker = self._worker(request, namespace)
+        worker = await self._worker(request, namespace)
         if not worker.last.shows_tasks:
-            worker_id = worker.last.worker_id
-            raise Refused(409, f"runtime {worker_id!r} shows no tasks; start it with --health-tasks")
-        return self._ask(worker, "tasks")
+            raise Refused(409, f"runtime {worker.worker_id!r} shows no tasks; start it with --health-tasks")
+        return await self._ask(namespace, worker.worker_id, "tasks")
 
     async def show_tasks(self, request: Request, namespace: str) -> Response:
         """Show the task tree that a runtime sent last; None before the first one."""
-        worker = self._worker(request, namespace)
+        worker = await self._worker(request, namespace)
         return reply(
             {
-                "worker_id": worker.last.worker_id,
-                "asked": "tasks" in worker.commands,
+                "worker_id": worker.worker_id,
+                "asked": worker.tasks_asked,
                 "tasks": worker.tasks,
-                "age_ms": None if worker.tasks_at is None else self._service.monotonic() - worker.tasks_at,
+                "age_ms": worker.tasks_ms,
             }
         )
 
-    def _worker(self, request: Request, namespace: str) -> Worker:
-        worker_id = request.path_params["worker_id"]
-        worker = self._workers.find(namespace, worker_id)
+    async def _worker(self, request: Request, namespace: str) -> Worker:
+        worker_id, now = request.path_params["worker_id"], self._service.monotonic()
+        worker = await self._store.look(find_worker, namespace, worker_id, now)
         if worker is None:
-            raise not_found(f"no runtime {worker_id!r} was heard of in namespace {namespace!r}")
+            raise _unknown(namespace, worker_id)
         return worker
 
-    def _ask(self, worker: Worker, command: str) -> Response:
-        worker_id = worker.last.worker_id
-        self._workers.ask(worker.namespace, worker_id, command)
+    async def _ask(self, namespace: str, worker_id: str, command: str) -> Response:
+        if not await self._store.write(ask, namespace, worker_id, command):
+            raise _unknown(namespace, worker_id)
         return reply({"worker_id": worker_id, "command": command})
+
+
+def _unknown(namespace: str, worker_id: str) -> Refused:
+    return not_found(f"no runtime {worker_id!r} was heard of in namespace {namespace!r}")

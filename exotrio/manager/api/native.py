@@ -50,7 +50,7 @@ from exotrio.manager.api.json import (
 from exotrio.manager.api.operations import BackupReply
 from exotrio.manager.api.routing import namespace_routes, routes_of
 from exotrio.manager.background import in_background
-from exotrio.manager.engine import claims, leases, outcomes, retries
+from exotrio.manager.engine import claims, outcomes, retries, workers
 from exotrio.manager.engine import runs as runs_engine
 from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries import states as state_queries
@@ -208,9 +208,8 @@ class _Native:
 
     async def heartbeat(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, HeartbeatRequest)
-        service, terms = self._service, self._service.terms
-        items = await self._store.write(leases.renew, namespace, body.states, service.monotonic(), terms)
-        commands = service.workers.seen(namespace, body, service.monotonic())
+        terms, now = self._service.terms, self._service.monotonic()
+        items, commands = await self._store.write(workers.heartbeat, namespace, body, now, terms)
         ttl_ms = None if LOCAL in request.scope else terms.lease_ttl_ms
         return reply({"items": items, "ttl_ms": ttl_ms, "commands": commands})
 

@@ -11,7 +11,7 @@
 ``leases``     how long claims hold
 ``retention``  delete finished runs
 ``states``     ``Changes``: inserts and transitions of states, with every counter that follows
-``workers``    the runtimes that were heard of, in memory
+``workers``    the runtimes that were heard of, and what is asked of them
 =============  ====================================================================================
 
 Nothing here awaits, knows HTTP or reads a clock: the time is ``tx.now_ms``, and leases are given theirs.

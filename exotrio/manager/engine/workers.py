@@ -1,150 +1,168 @@
-"""Runtimes as their heartbeats show them (the wire calls them workers), and what operators ask of them.
+"""Runtimes as their heartbeats and claims show them (the wire calls them workers), and what is asked of them.
 
-In memory: after a restart a live runtime is heard of again within seconds.
+Rows of two tables, so that every state manager on a database knows all runtimes: ``workers`` for those that
+say who they are, ``v0_runtimes`` for what was claimed through v0, which identifies nobody. Times are on the
+clock that leases are counted in. ``queries.workers`` reads them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Iterable
+from hashlib import sha256
 
-from exotrio._wire.native import HeartbeatRequest
+from pydantic_core import from_json, to_json
 
-K = TypeVar("K")
-V = TypeVar("V")
+from exotrio._wire.native import HeartbeatRequest, HeartbeatStateReply
+from exotrio.manager.engine.leases import Terms, end_leases, renew
+from exotrio.manager.store.port import Transaction
 
-SILENT_AFTER_MS = 60_000
-"""Without a request for this long a runtime is not called live: three heartbeats are missing."""
 FORGOTTEN_AFTER_MS = 600_000
 """After this a silent runtime is forgotten."""
 STOPPED_FORGOTTEN_AFTER_MS = 60_000
 """After this a stopped runtime is forgotten."""
 MAX_WORKERS = 10_000
-"""Maximum that is kept: a client that claims under ever new names must not fill the memory."""
+"""Maximum that is kept: a client that claims under ever new names must not fill the database."""
+MAX_TRIMMED = 1_000
+"""Rows that one use case deletes at most."""
+CLAIM_KEPT_FOR_MS = 10_000
+"""Within this time another claim for the same nodes is not written."""
+COMMANDS = ("drain", "tasks")
 
 
-@dataclass(slots=True, kw_only=True)
-class Worker:
-    """One runtime. Times are on the monotonic clock, ms.
+def heartbeat(
+    tx: Transaction, namespace: str, beat: HeartbeatRequest, now: int, terms: Terms
+) -> tuple[list[HeartbeatStateReply], list[str]]:
+    """Renew the leases of a runtime and keep what it said; return replies for its states, and commands."""
+    replies = renew(tx, namespace, beat.states, now, terms)
+    (row,) = tx.execute(
+        "INSERT INTO workers (namespace, worker_id, seen_at, heard, runtime, phase, beat, tasks, tasks_at)"
+        " VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?) ON CONFLICT (namespace, worker_id) DO UPDATE SET"
+        " seen_at = excluded.seen_at, heard = workers.heard + 1, runtime = excluded.runtime,"
+        " phase = excluded.phase, beat = excluded.beat, tasks = coalesce(excluded.tasks, workers.tasks),"
+        " tasks_at = coalesce(excluded.tasks_at, workers.tasks_at),"
+        " drain_asked = CASE WHEN excluded.phase = 'running' THEN workers.drain_asked ELSE 0 END,"
+        " tasks_asked = CASE WHEN excluded.tasks IS NULL THEN workers.tasks_asked ELSE 0 END"
+        " RETURNING heard, drain_asked, tasks_asked",
+        (
+            namespace,
+            beat.worker_id,
+            now,
+            beat.runtime,
+            beat.phase,
+            beat.model_dump_json(exclude={"tasks"}, exclude_defaults=True),
+            beat.tasks,
+            None if beat.tasks is None else now,
+        ),
+    ).fetchall()
+    _forget_some(tx, row["heard"], now)
+    return replies, [command for command in COMMANDS if row[f"{command}_asked"]]
 
-    Attributes:
-        last: Its last heartbeat; an empty one as long as it only claimed.
-        nodes: Those it asked for so far. A node at its limit is left out of a claim.
-        commands: What is asked of it, sent with every heartbeat until it is done.
-        tasks: The task tree it sent last, if it was asked for one.
+
+def keep_claim(
+    tx: Transaction, namespace: str, worker_id: str | None, names: Iterable[str], now: int
+) -> frozenset[str]:
+    """Keep that a runtime asked for states of these nodes, as far as they are registered; return those.
+
+    ``worker_id`` is None through v0, where a runtime has no id.
     """
+    nodes = {name for name in sorted(names) if tx.registered(namespace, name) is not None}
+    if worker_id is None:
+        if nodes:
+            _keep_v0_claim(tx, namespace, to_json(sorted(nodes)), now)
+        return frozenset(nodes)
+    (row,) = tx.execute(
+        "INSERT INTO workers (namespace, worker_id, seen_at, heard, polled_at) VALUES (?, ?, ?, 1, ?)"
+        " ON CONFLICT (namespace, worker_id) DO UPDATE SET seen_at = excluded.seen_at,"
+        " heard = workers.heard + 1, polled_at = excluded.polled_at RETURNING heard, nodes",
+        (namespace, worker_id, now, now),
+    ).fetchall()
+    known = set(from_json(row["nodes"]))
+    if not nodes <= known:
+        tx.execute(
+            "UPDATE workers SET nodes = ? WHERE namespace = ? AND worker_id = ?",
+            (to_json(sorted(known | nodes)).decode(), namespace, worker_id),
+        )
+    _forget_some(tx, row["heard"], now)
+    return frozenset(nodes | known)
 
-    namespace: str
-    last: HeartbeatRequest
-    seen_at: int
-    polled_at: int | None = None
-    nodes: frozenset[str] = frozenset()
-    commands: set[str] = field(default_factory=set)
-    tasks: str | None = None
-    tasks_at: int | None = None
 
-    def is_live(self, now: int) -> bool:
-        """Whether it was heard of lately and has not stopped."""
-        return now - self.seen_at < SILENT_AFTER_MS and self.last.phase != "stopped"
+def _keep_v0_claim(tx: Transaction, namespace: str, nodes: bytes, now: int) -> None:
+    # Their list may be longer than an entry of an index may be.
+    digest = sha256(nodes).hexdigest()
+    (row,) = tx.execute(
+        "INSERT INTO v0_runtimes (namespace, digest, nodes, seen_at, heard) VALUES (?, ?, ?, ?, 1)"
+        " ON CONFLICT (namespace, digest) DO UPDATE SET seen_at = excluded.seen_at,"
+        " heard = v0_runtimes.heard + 1 RETURNING heard",
+        (namespace, digest, nodes.decode(), now),
+    ).fetchall()
+    _forget_some(tx, row["heard"], now)
 
 
-class Workers:
-    """The runtimes heard of lately. ``heard`` grows with all that is heard: pages know when to change."""
+def ask(tx: Transaction, namespace: str, worker_id: str, command: str) -> bool:
+    """Ask something of a runtime, one of ``COMMANDS``; return False if it is not known."""
+    assert command in COMMANDS
+    return bool(
+        tx.execute(
+            f"UPDATE workers SET {command}_asked = 1 WHERE namespace = ? AND worker_id = ?",
+            (namespace, worker_id),
+        ).rowcount
+    )
+
+
+def forget(tx: Transaction, namespace: str, worker_id: str, now: int) -> None:
+    """Forget a runtime whose process has ended, and end its leases."""
+    end_leases(tx, namespace, worker_id, now)
+    tx.execute("DELETE FROM workers WHERE namespace = ? AND worker_id = ?", (namespace, worker_id))
+
+
+def forget_all(tx: Transaction) -> None:
+    """Forget all runtimes. For a start on which the clock of leases begins anew."""
+    tx.execute("DELETE FROM workers")
+    tx.execute("DELETE FROM v0_runtimes")
+
+
+def _forget_some(tx: Transaction, heard: int, now: int) -> None:
+    """Forget those that are silent for too long, and the first of too many, when a new one was ``heard``."""
+    if heard > 1:
+        return
+    silent, stopped = now - FORGOTTEN_AFTER_MS, now - STOPPED_FORGOTTEN_AFTER_MS
+    for table, which, parameters in (
+        ("workers", "seen_at < ? OR (phase = 'stopped' AND seen_at < ?)", (silent, stopped)),
+        ("v0_runtimes", "seen_at < ?", (silent,)),
+    ):
+        trim(tx, table, f"WHERE {which} ORDER BY seen_at LIMIT ?", (*parameters, MAX_TRIMMED))
+        trim(tx, table, "ORDER BY seen_at DESC, id DESC LIMIT ? OFFSET ?", (MAX_TRIMMED, MAX_WORKERS))
+
+
+def trim(tx: Transaction, table: str, which: str, parameters: tuple[int, ...]) -> None:
+    """Delete those rows of a table, known by ``id``, that a SELECT with this end finds."""
+    # Locked ones are in use: another transaction deletes or changes them.
+    found = f"SELECT id FROM {table} {which}{tx.skip_locked(table)}"
+    tx.execute(f"DELETE FROM {table} WHERE id IN ({found})", parameters)
+
+
+class ClaimsKept:
+    """Which claims ``keep_claim`` kept just now: one of a busy runtime then costs no write."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], Worker] = {}
-        self._anonymous: dict[tuple[str, frozenset[str]], int] = {}
-        self.heard: int = 0
+        # Hashes of the names, which may be any that a client makes up, beside the nodes that are registered.
+        self._kept: dict[tuple[str, str | int], tuple[int, int, frozenset[str]]] = {}
 
-    def seen(self, namespace: str, beat: HeartbeatRequest, now: int) -> list[str]:
-        """Keep a heartbeat and return the commands for the runtime."""
-        worker = self._worker(namespace, beat.worker_id, now)
-        worker.last = beat
-        self.heard += 1
-        if beat.tasks is not None:
-            worker.tasks, worker.tasks_at, beat.tasks = beat.tasks, now, None
-            worker.commands.discard("tasks")
-        if beat.phase != "running":
-            worker.commands.discard("drain")
-        return sorted(worker.commands)
+    def has(self, namespace: str, worker_id: str | None, names: frozenset[str], now: int) -> bool:
+        """Return whether such a claim was kept within ``CLAIM_KEPT_FOR_MS``."""
+        asked = hash(names)
+        at, before, nodes = self._kept.get((namespace, worker_id or asked), (0, None, frozenset[str]()))
+        return (
+            before is not None and 0 <= now - at < CLAIM_KEPT_FOR_MS and (asked == before or names <= nodes)
+        )
 
-    def find(self, namespace: str, worker_id: str) -> Worker | None:
-        """Return a runtime, or None if it was not heard of."""
-        return self._known.get((namespace, worker_id))
-
-    def has_polled(self, namespace: str, worker_id: str | None, nodes: frozenset[str]) -> bool:
-        """Return whether these nodes were asked for before."""
-        if worker_id is None:
-            return (namespace, nodes) in self._anonymous
-        worker = self.find(namespace, worker_id)
-        return worker is not None and nodes <= worker.nodes
-
-    def polled(self, namespace: str, worker_id: str | None, nodes: frozenset[str], now: int) -> None:
-        """Keep that a runtime asked for states of these nodes.
-
-        Args:
-            worker_id: None through v0, where a runtime has no id.
-        nodes: Only those that are registered.
-        """
-        if worker_id is None:
-            if not nodes:
-                return
-            if (namespace, nodes) not in self._anonymous:
-                self._forget(now)
-                self.heard += 1
-                _make_room(self._anonymous)
-            self._anonymous[namespace, nodes] = now
-            return
-        worker = self._worker(namespace, worker_id, now)
-        worker.polled_at = now
-        if not nodes <= worker.nodes:
-            worker.nodes |= nodes
-            self.heard += 1
-
-    def _worker(self, namespace: str, worker_id: str, now: int) -> Worker:
-        worker = self._known.get((namespace, worker_id))
-        if worker is None:
-            self._forget(now)
-            _make_room(self._known)
-            worker = Worker(namespace=namespace, last=HeartbeatRequest(worker_id=worker_id), seen_at=now)
-            self._known[namespace, worker_id] = worker
-        worker.seen_at = now
-        return worker
-
-    def _forget(self, now: int) -> None:
-        for key, worker in list(self._known.items()):
-            stopped = worker.last.phase == "stopped"
-            if now - worker.seen_at > (STOPPED_FORGOTTEN_AFTER_MS if stopped else FORGOTTEN_AFTER_MS):
-                del self._known[key]
-        for asked, at in list(self._anonymous.items()):
-            if now - at > FORGOTTEN_AFTER_MS:
-                del self._anonymous[asked]
-
-    def of(self, namespace: str, now: int) -> list[Worker]:
-        """Return the runtimes of a namespace, by name and id."""
-        self._forget(now)
-        found = [worker for worker in self._known.values() if worker.namespace == namespace]
-        return sorted(found, key=lambda worker: (worker.last.runtime, worker.last.worker_id))
-
-    def anonymous(self, namespace: str) -> dict[frozenset[str], int]:
-        """Return which nodes were asked for through v0, and when last."""
-        return {nodes: at for (where, nodes), at in self._anonymous.items() if where == namespace}
-
-    def forget(self, namespace: str, worker_id: str) -> None:
-        """Forget a runtime whose process has ended."""
-        if self._known.pop((namespace, worker_id), None) is not None:
-            self.heard += 1
-
-    def ask(self, namespace: str, worker_id: str, command: str) -> bool:
-        """Ask something of a runtime; return False if it is not known."""
-        worker = self.find(namespace, worker_id)
-        if worker is None:
-            return False
-        worker.commands.add(command)
-        self.heard += 1
-        return True
-
-
-def _make_room(entries: dict[K, V]) -> None:
-    while len(entries) >= MAX_WORKERS:
-        del entries[next(iter(entries))]
+    def add(
+        self, namespace: str, worker_id: str | None, names: frozenset[str], nodes: frozenset[str], now: int
+    ) -> None:
+        """Remember that a claim for ``names`` was kept; ``nodes`` is what ``keep_claim`` returned."""
+        asked = hash(names)
+        key = (namespace, worker_id or asked)
+        self._kept.pop(key, None)
+        while len(self._kept) >= MAX_WORKERS:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = (now, asked, frozenset() if worker_id is None else nodes)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from exotrio.manager.engine.leases import Terms
-from exotrio.manager.engine.workers import Worker
-from exotrio.manager.queries.workers import disagreements
+from exotrio.manager.queries.workers import disagreements, workers_of
 from exotrio.manager.store.port import View
 
 HOUR_MS = 3_600_000
@@ -18,13 +16,11 @@ MAX_EVENTS = 20_000
 """Events that are read, the newest ones."""
 
 
-def show_checkup(
-    view: View, namespace: str, terms: Terms, now: int, path: Path | None, workers: Sequence[Worker]
-) -> dict[str, Any]:
+def show_checkup(view: View, namespace: str, terms: Terms, now: int, path: Path | None) -> dict[str, Any]:
     """Return the condition of the state manager, as ``Checkup``.
 
-    ``workers`` are those of the namespace, ``now`` is in ms on the monotonic clock, on which leases end, and
-    ``path`` is the file of the database, or None in memory.
+    ``now`` is in ms on the monotonic clock, on which leases end, and ``path`` is the file of the database, or
+    None in memory.
     """
     return {
         "at_ms": view.now_ms,
@@ -33,7 +29,7 @@ def show_checkup(
         "claim_timeout_ms": terms.claim_timeout_ms,
         "claims": _claims(view, namespace, now),
         "leases": _leases(view, namespace),
-        "disagreements": disagreements(workers, now),
+        "disagreements": disagreements(workers_of(view, namespace, now)),
         "database": _database(view, path),
     }
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from exotrio._util.times import timestamp
 from exotrio._wire.overview import MAX_RUNTIMES
-from exotrio.manager.engine.workers import Worker
 from exotrio.manager.queries.load import (
     HOUR,
     MAX_COUNTED,
@@ -19,7 +18,7 @@ from exotrio.manager.queries.load import (
     performance,
 )
 from exotrio.manager.queries.runs import newest_runs, run_summary
-from exotrio.manager.queries.workers import list_workers, live_anonymous, offered
+from exotrio.manager.queries.workers import list_workers, live_v0_runtimes, offered
 from exotrio.manager.store import tallies
 from exotrio.manager.store.port import View
 
@@ -57,23 +56,17 @@ def last_hour(view: View, node_ids: Iterable[int]) -> dict[str, Any]:
     }
 
 
-def show_overview(
-    view: View,
-    namespace: str,
-    workers: Sequence[Worker],
-    anonymous: Mapping[frozenset[str], int],
-    now: int,
-    runs: int,
-) -> dict[str, Any]:
+def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, Any]:
     """Return the overview of a namespace, as ``Overview``, with its newest ``runs``.
 
-    Of the runtimes it gets what ``workers.list_workers`` does.
+    ``now`` is in ms on the clock of leases.
     """
     node_ids = nodes_of(view, namespace)
     backlogs = {each.node: each for each in backlog(view, namespace=namespace)}
     present = current(view, node_ids, list(backlogs.values()))
     oldest: Backlog | None = present.pop("oldest")
-    offers = offered(workers, anonymous, now)
+    offers = offered(view, namespace, now)
+    runtimes = list_workers(view, namespace, now).workers
     return {
         "namespace": namespace,
         "at": timestamp(view.now_ms),
@@ -83,9 +76,9 @@ def show_overview(
         "nodes": [
             _node(view, node_id, backlogs[name], offers.get(name, [])) for node_id, name in node_ids.items()
         ],
-        "runtimes": list_workers(view, namespace, workers, anonymous, now).workers[:MAX_RUNTIMES],
-        "runtime_count": len(workers),
-        "v0_runtimes": len(live_anonymous(anonymous, now)),
+        "runtimes": runtimes[:MAX_RUNTIMES],
+        "runtime_count": len(runtimes),
+        "v0_runtimes": len(live_v0_runtimes(view, namespace, now)),
         "runs": [run_summary(row) for row in newest_runs(view, namespace, runs)],
     }
 

@@ -2,75 +2,169 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from exotrio._wire.native import HeartbeatProgress
+from pydantic_core import from_json
+
+from exotrio._wire.native import HeartbeatProgress, HeartbeatRequest
 from exotrio._wire.overview import RuntimeInfo, RuntimeList, V0Runtime
-from exotrio.manager.engine.workers import SILENT_AFTER_MS, Worker
+from exotrio.manager.engine.workers import FORGOTTEN_AFTER_MS, STOPPED_FORGOTTEN_AFTER_MS
 from exotrio.manager.queries.load import held_by_worker
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 
+SILENT_AFTER_MS = 60_000
+"""Without a request for this long a runtime is not called live: three heartbeats are missing."""
+REMEMBERED = "seen_at >= ? AND (phase <> 'stopped' OR seen_at >= ?)"
 
-def list_workers(
-    view: View, namespace: str, workers: Iterable[Worker], anonymous: Mapping[frozenset[str], int], now: int
-) -> RuntimeList:
-    """Return the runtimes of a namespace, the live ones first.
 
-    ``workers`` are those heard of lately; ``anonymous`` says which nodes were claimed through v0, and when
-    last. Times are in ms on the monotonic clock.
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """One runtime, as it is shown. Ages are in ms.
+
+    Attributes:
+        heard_ms: Since its last request. Claims count as long as they are kept (``keep_claim``).
+        polled_ms: Since its last claim; None before the first.
+        nodes: Those it asked for so far. A node at its limit is left out of a claim.
+        drain_asked, tasks_asked: Whether it is to be asked for this with its next heartbeat.
+        tasks: The task tree it sent last, if it was asked for one.
     """
-    held = held_by_worker(view, namespace)
-    listed = [
-        RuntimeInfo(
-            **_facts(worker, now),
-            worker_id=worker.last.worker_id,
-            runtime=worker.last.runtime,
-            holds=held[worker.last.worker_id],
-            heard_ms=now - worker.seen_at,
-        )
-        for worker in workers
-    ]
-    return RuntimeList(
-        workers=sorted(listed, key=lambda worker: not worker.live),
-        v0=[
-            V0Runtime(nodes=sorted(nodes), polled_ms=now - at)
-            for nodes, at in sorted(anonymous.items(), key=lambda item: -item[1])
-        ],
+
+    worker_id: str
+    runtime: str
+    phase: str
+    heard_ms: int
+    polled_ms: int | None
+    nodes: list[str]
+    drain_asked: bool
+    tasks_asked: bool
+    tasks: str | None
+    tasks_ms: int | None
+    beat: str | None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it was heard of lately and has not stopped."""
+        return self.heard_ms < SILENT_AFTER_MS and self.phase != "stopped"
+
+    @cached_property
+    def last(self) -> HeartbeatRequest:
+        """Its last heartbeat; an empty one as long as it only claimed."""
+        if self.beat is None:
+            return HeartbeatRequest(worker_id=self.worker_id)
+        return HeartbeatRequest.model_validate_json(self.beat)
+
+
+def workers_of(view: View, namespace: str, now: int) -> list[Worker]:
+    """Return the runtimes of a namespace that were heard of lately, by name and id.
+
+    ``now`` is in ms on the clock of leases, as in all these functions.
+    """
+    rows = view.execute(
+        f"SELECT * FROM workers WHERE namespace = ? AND {REMEMBERED} ORDER BY runtime, worker_id",
+        (namespace, *_remembered_since(now)),
+    )
+    return [_worker(row, now) for row in rows]
+
+
+def find_worker(view: View, namespace: str, worker_id: str, now: int) -> Worker | None:
+    """Return a runtime, or None if it was not heard of."""
+    row = view.row(
+        f"SELECT * FROM workers WHERE namespace = ? AND worker_id = ? AND {REMEMBERED}",
+        (namespace, worker_id, *_remembered_since(now)),
+    )
+    return None if row is None else _worker(row, now)
+
+
+def _remembered_since(now: int) -> tuple[int, int]:
+    return now - FORGOTTEN_AFTER_MS, now - STOPPED_FORGOTTEN_AFTER_MS
+
+
+def _worker(row: Row, now: int) -> Worker:
+    def age(at: int | None) -> int | None:
+        # Another state manager that wrote it may be ahead of this one by a little.
+        return None if at is None else max(0, now - at)
+
+    return Worker(
+        worker_id=row["worker_id"],
+        runtime=row["runtime"],
+        phase=row["phase"],
+        heard_ms=max(0, now - row["seen_at"]),
+        polled_ms=age(row["polled_at"]),
+        nodes=from_json(row["nodes"]),
+        drain_asked=bool(row["drain_asked"]),
+        tasks_asked=bool(row["tasks_asked"]),
+        tasks=row["tasks"],
+        tasks_ms=age(row["tasks_at"]),
+        beat=row["beat"],
     )
 
 
-def shown_workers(workers: Iterable[Worker], now: int) -> list[dict[str, Any]]:
-    """Return runtimes heard of lately, the live ones first. Times are in ms on the monotonic clock."""
-    found = [_shown(worker, now) for worker in workers]
-    return sorted(found, key=lambda worker: not worker["live"])
+def v0_runtimes(view: View, namespace: str, now: int) -> list[tuple[list[str], int]]:
+    """Return which nodes were asked for through v0, and how many ms ago last, the latest first."""
+    rows = view.execute(
+        "SELECT nodes, seen_at FROM v0_runtimes WHERE namespace = ? AND seen_at >= ? ORDER BY seen_at DESC",
+        (namespace, now - FORGOTTEN_AFTER_MS),
+    )
+    return [(from_json(row["nodes"]), max(0, now - row["seen_at"])) for row in rows]
 
 
-def _shown(worker: Worker, now: int) -> dict[str, Any]:
-    beat = worker.last
+def live_v0_runtimes(view: View, namespace: str, now: int) -> list[list[str]]:
+    """Return what was asked for through v0 within the last minute, by whoever it was."""
+    return [nodes for nodes, ago in v0_runtimes(view, namespace, now) if ago < SILENT_AFTER_MS]
+
+
+def list_workers(view: View, namespace: str, now: int) -> RuntimeList:
+    """Return the runtimes of a namespace, the live ones first."""
+    held = held_by_worker(view, namespace)
+    listed = [
+        RuntimeInfo(
+            **_facts(worker),
+            worker_id=worker.worker_id,
+            runtime=worker.runtime,
+            holds=held[worker.worker_id],
+            heard_ms=worker.heard_ms,
+        )
+        for worker in workers_of(view, namespace, now)
+    ]
+    return RuntimeList(
+        workers=sorted(listed, key=lambda worker: not worker.live),
+        v0=[V0Runtime(nodes=nodes, polled_ms=ago) for nodes, ago in v0_runtimes(view, namespace, now)],
+    )
+
+
+def shown_workers(workers: Iterable[Worker]) -> list[dict[str, Any]]:
+    """Return runtimes as pages show them, the live ones first."""
+    return sorted(map(_shown, workers), key=lambda worker: not worker["live"])
+
+
+def _shown(worker: Worker) -> dict[str, Any]:
     return {
-        **_facts(worker, now),
-        "id": beat.worker_id,
-        "runtime": beat.runtime or "(not heard yet)",
+        **_facts(worker),
+        "id": worker.worker_id,
+        "runtime": worker.runtime or "(not heard yet)",
         "tasks": worker.tasks,
-        "tasks_ms": None if worker.tasks_at is None else now - worker.tasks_at,
-        "asked_for_tasks": "tasks" in worker.commands,
-        "seen_ms": now - worker.seen_at,
-        "draining": beat.phase not in ("", "running") or "drain" in worker.commands,
+        "tasks_ms": worker.tasks_ms,
+        "asked_for_tasks": worker.tasks_asked,
+        "seen_ms": worker.heard_ms,
+        "draining": worker.phase not in ("", "running") or worker.drain_asked,
     }
 
 
-def _facts(worker: Worker, now: int) -> dict[str, Any]:
+def _facts(worker: Worker) -> dict[str, Any]:
     """Return what the API and the pages both show of a runtime."""
     return {
-        "phase": worker.last.phase or "starting",
-        "live": worker.is_live(now),
-        "asked_to_drain": "drain" in worker.commands,
+        "phase": worker.phase or "starting",
+        "live": worker.is_live,
+        "asked_to_drain": worker.drain_asked,
         "workers": worker.last.workers,
         "busy": worker.last.busy,
         "buffered": worker.last.buffered,
-        "polled_ms": None if worker.polled_at is None else now - worker.polled_at,
-        "nodes": sorted(worker.nodes),
+        "polled_ms": worker.polled_ms,
+        "nodes": worker.nodes,
         "shows_tasks": worker.last.shows_tasks,
     }
 
@@ -78,35 +172,37 @@ def _facts(worker: Worker, now: int) -> dict[str, Any]:
 def progress_of(workers: Iterable[Worker]) -> dict[str, HeartbeatProgress]:
     """Return the last progress of running nodes, by state."""
     return {
-        beat.state_id: beat.progress
+        state.state_id: state.progress
         for worker in workers
-        for beat in worker.last.states
-        if beat.progress is not None
+        for state in worker.last.states
+        if state.progress is not None
     }
 
 
-def offered(
-    workers: Iterable[Worker], anonymous: Mapping[frozenset[str], int], now: int
-) -> dict[str, list[str]]:
-    """Return which live runtimes ask for each node. Takes what ``list_workers`` does."""
-    found: dict[str, list[str]] = {}
-    for worker in workers:
-        if worker.is_live(now):
-            for node in worker.nodes:
-                found.setdefault(node, []).append(worker.last.runtime or worker.last.worker_id)
-    for nodes in live_anonymous(anonymous, now):
+def offered(view: View, namespace: str, now: int) -> dict[str, list[str]]:
+    """Return which live runtimes ask for each node."""
+    found: dict[str, set[str]] = {}
+    for row in view.execute(
+        # Without what they said: pages ask this often.
+        "SELECT runtime, worker_id, nodes FROM workers"
+        " WHERE namespace = ? AND seen_at > ? AND phase <> 'stopped'",
+        (namespace, now - SILENT_AFTER_MS),
+    ):
+        for node in from_json(row["nodes"]):
+            found.setdefault(node, set()).add(row["runtime"] or row["worker_id"])
+    for nodes in live_v0_runtimes(view, namespace, now):
         for node in nodes:
-            found.setdefault(node, []).append("a v0 runtime")
-    return {node: sorted(set(names)) for node, names in found.items()}
+            found.setdefault(node, set()).add("a v0 runtime")
+    return {node: sorted(names) for node, names in found.items()}
 
 
-def disagreements(workers: Iterable[Worker], now: int) -> list[dict[str, Any]]:
+def disagreements(workers: Iterable[Worker]) -> list[dict[str, Any]]:
     """Return the nodes that live runtimes have with different inputs or outputs, and who has which."""
     found: dict[str, dict[str, list[str]]] = {}
     for worker in workers:
-        if worker.is_live(now):
+        if worker.is_live:
             for node, fields in worker.last.nodes.items():
-                who = f"{worker.last.runtime} ({worker.last.worker_id})"
+                who = f"{worker.runtime} ({worker.worker_id})"
                 found.setdefault(node, {}).setdefault(fields, []).append(who)
     return [
         {
@@ -116,8 +212,3 @@ def disagreements(workers: Iterable[Worker], now: int) -> list[dict[str, Any]]:
         for node, versions in sorted(found.items())
         if len(versions) > 1
     ]
-
-
-def live_anonymous(anonymous: Mapping[frozenset[str], int], now: int) -> list[frozenset[str]]:
-    """Return what was asked for through v0 within the last minute, by whoever it was."""
-    return [nodes for nodes, at in anonymous.items() if now - at < SILENT_AFTER_MS]

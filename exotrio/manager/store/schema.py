@@ -199,6 +199,38 @@ CREATE TABLE tallies (
 -- more.
 CREATE TABLE claims (id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX claims_by_age ON claims (at);
+
+-- Runtimes that were heard of lately (engine.workers). Times are on the monotonic clock, ms.
+CREATE TABLE workers (
+    id INTEGER PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    worker_id TEXT NOT NULL,
+    seen_at INTEGER NOT NULL,            -- heartbeat or claim
+    heard INTEGER NOT NULL,              -- how often
+    polled_at INTEGER,                   -- claim
+    nodes TEXT NOT NULL DEFAULT '[]',    -- those it asked for
+    runtime TEXT NOT NULL DEFAULT '',
+    phase TEXT NOT NULL DEFAULT '',
+    beat TEXT,                           -- its last HeartbeatRequest, without its tasks
+    tasks TEXT,
+    tasks_at INTEGER,
+    drain_asked INTEGER NOT NULL DEFAULT 0,
+    tasks_asked INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (namespace, worker_id)
+);
+CREATE INDEX workers_by_time ON workers (seen_at);
+
+-- Which nodes were claimed through v0 lately, by whoever it was.
+CREATE TABLE v0_runtimes (
+    id INTEGER PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    digest TEXT NOT NULL,                -- of the nodes
+    nodes TEXT NOT NULL,
+    seen_at INTEGER NOT NULL,
+    heard INTEGER NOT NULL,
+    UNIQUE (namespace, digest)
+);
+CREATE INDEX v0_runtimes_by_time ON v0_runtimes (seen_at);
 """
 
 MIGRATIONS: dict[int, str] = {}

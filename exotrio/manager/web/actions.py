@@ -6,7 +6,8 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 from exotrio._util.words import plural
-from exotrio.manager.engine import retries, runs
+from exotrio.manager.engine import retries, runs, workers
+from exotrio.manager.queries.workers import find_worker
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.web.guard import field
 from exotrio.manager.web.page import PageRequest
@@ -104,26 +105,23 @@ async def trigger(request: PageRequest, form: Form) -> Done:
 
 async def drain(request: PageRequest, form: Form) -> Done:
     """Ask a runtime to drain: to claim nothing more, finish what runs, and stop."""
-    worker_id = field(form, "worker")
-    if not request.service.workers.ask(request.namespace, worker_id, "drain"):
-        raise _no_runtime(request, worker_id)
+    await _ask(request, field(form, "worker"), "drain")
     return ("The runtime will be asked to drain with its next heartbeat.", request.link("runtimes"))
 
 
 async def ask_tasks(request: PageRequest, form: Form) -> Done:
     """Ask a runtime for its task tree."""
-    worker_id = field(form, "worker")
-    worker = request.service.workers.find(request.namespace, worker_id)
-    if worker is None:
-        raise _no_runtime(request, worker_id)
-    if not worker.last.shows_tasks:
+    worker_id, now = field(form, "worker"), request.monotonic
+    worker = await request.service.store.look(find_worker, request.namespace, worker_id, now)
+    if worker is not None and not worker.last.shows_tasks:
         raise Refused(409, f"the runtime {worker_id!r} does not show its tasks; start it with --health-tasks")
-    request.service.workers.ask(request.namespace, worker_id, "tasks")
+    await _ask(request, worker_id, "tasks")
     return ("The task tree will come with the next heartbeat of the runtime.", request.link("runtimes"))
 
 
-def _no_runtime(request: PageRequest, worker_id: str) -> Refused:
-    return not_found(f"no runtime {worker_id!r} is known in namespace {request.namespace!r}")
+async def _ask(request: PageRequest, worker_id: str, command: str) -> None:
+    if not await request.service.store.write(workers.ask, request.namespace, worker_id, command):
+        raise not_found(f"no runtime {worker_id!r} is known in namespace {request.namespace!r}")
 
 
 def _filled_in(form: Form) -> tuple[dict[str, str], dict[str, str], int]:

@@ -186,7 +186,7 @@ class Dashboard:
         namespace = params.pop("namespace")
         return PageRequest(
             service=self._service, namespace=namespace, params=params, query=dict(request.query_params)
-        ).now()
+        )
 
     def _show(self, page: Page) -> SignedInEndpoint:
         async def show(request: Request, session: Session) -> Response:

@@ -84,13 +84,13 @@ class LiveResponse:
 
     async def _send_changes(self, send: Send) -> None:
         service = self._request.service
-        seen: tuple[int, int] | None = None
+        seen: int | None = None
         checked_at = sent_at = trio.current_time()
         waiting = False
         await _send(send, b"retry: 2000\n\n")
         while self._is_signed_in():
             now = trio.current_time()
-            latest = (service.store.written, service.workers.heard)
+            latest = service.store.written
             if waiting or latest != seen or now - checked_at >= RECHECK:
                 seen, checked_at = latest, now
                 try:
@@ -113,7 +113,7 @@ class LiveResponse:
 
     async def _changes(self, now: float) -> tuple[list[str], bool]:
         """Return the fragments that changed, and whether others did whose pace holds them back."""
-        versions = await self._request.service.store.look(self._page.versions, self._request.now())
+        versions = await self._request.service.store.look(self._page.versions, self._request)
         changed, waiting = [], False
         for name, fragment in self._page.fragments.items():
             if name in self._sent and self._sent[name] == versions[name]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -17,8 +17,7 @@ from starlette.responses import Response
 
 from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.words import percent
-from exotrio.manager.engine.workers import Worker
-from exotrio.manager.queries.workers import offered
+from exotrio.manager.queries.workers import Worker, offered, workers_of
 from exotrio.manager.rules.errors import not_found
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import View
@@ -38,40 +37,25 @@ TYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class PageRequest:
-    """A request for a page, with what is known of the runtimes at that moment.
-
-    Attributes:
-        query: Of several values with one name the last.
-        workers: The runtimes that sent something lately.
-        anonymous: Sets of nodes that were claimed through v0, and when last, on the monotonic clock, ms.
-        monotonic: Now, on that clock.
-    """
+    """A request for a page. Of several values with one name ``query`` has the last."""
 
     service: Service
     namespace: str
     params: Mapping[str, str]
     query: Mapping[str, str]
-    workers: Sequence[Worker] = ()
-    anonymous: Mapping[frozenset[str], int] = field(default_factory=dict)
-    monotonic: int = 0
 
-    def now(self) -> PageRequest:
-        """Return the same request with the runtimes as they are now.
+    @property
+    def monotonic(self) -> int:
+        """Now, on the clock of leases, in ms."""
+        return self.service.monotonic()
 
-        Called in the event loop, since queries run in threads, where the registry may change under them.
-        """
-        now = self.service.monotonic()
-        workers = self.service.workers
-        return replace(
-            self,
-            workers=workers.of(self.namespace, now),
-            anonymous=workers.anonymous(self.namespace),
-            monotonic=now,
-        )
+    def workers(self, view: View) -> list[Worker]:
+        """Return the runtimes that were heard of lately."""
+        return workers_of(view, self.namespace, self.monotonic)
 
-    def offers(self) -> dict[str, list[str]]:
+    def offers(self, view: View) -> dict[str, list[str]]:
         """Return the live runtimes that offer each node."""
-        return offered(self.workers, self.anonymous, self.monotonic)
+        return offered(view, self.namespace, self.monotonic)
 
     def link(self, *parts: str, **query: object) -> str:
         """Return the address of a page of this namespace."""
@@ -83,12 +67,10 @@ class Fragment:
     """A part of a page that is loaded again alone when it changed. A write to the store may change any.
 
     Attributes:
-        heartbeats: Whether what runtimes say may change it, too.
         ages: Seconds after which it is loaded again although nothing happened, since it shows ages.
         pace: Minimum seconds between two loads, for what costs more.
     """
 
-    heartbeats: bool = False
     ages: int = 5
     pace: float = 0.0
 
@@ -118,13 +100,9 @@ class Page:
         """Return for each fragment a value that changes when it does."""
         if self.own_versions is not None:
             return self.own_versions(view, request)
-        service = request.service
+        written = request.service.store.written
         return {
-            name: (
-                service.store.written,
-                service.workers.heard if fragment.heartbeats else None,
-                view.now_ms // (fragment.ages * 1000),
-            )
+            name: (written, view.now_ms // (fragment.ages * 1000))
             for name, fragment in self.fragments.items()
         }
 

@@ -19,7 +19,7 @@ def load_list(view: View, request: PageRequest, wanted: Collection[str]) -> dict
     data: dict[str, Data] = {"page": {"title": "Nodes"}}
     if "list" in wanted:
         backlogs = {each.node: each for each in backlog(view, namespace=request.namespace)}
-        offers = request.offers()
+        offers = request.offers(view)
         data["list"] = {
             "nodes": [
                 {
@@ -37,7 +37,7 @@ def load_list(view: View, request: PageRequest, wanted: Collection[str]) -> dict
 LIST = Page(
     path="/ns/{namespace}/nodes",
     folder="nodes",
-    fragments={"list": Fragment(heartbeats=True, pace=2.0)},
+    fragments={"list": Fragment(pace=2.0)},
     load=load_list,
 )
 
@@ -62,7 +62,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     if "now" in wanted:
         (waiting,) = backlog(view, namespace=request.namespace, node=name)
         data["now"] = {
-            "offered": request.offers().get(name, ()),
+            "offered": request.offers(view).get(name, ()),
             "backlog": waiting,
             "spans": [
                 ("last hour", performance(view, node["id"], HOUR)),
@@ -77,6 +77,6 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
 PAGE = Page(
     path="/ns/{namespace}/nodes/{node}",
     folder="node",
-    fragments={"now": Fragment(heartbeats=True, pace=2.0), "failures": Fragment(pace=2.0)},
+    fragments={"now": Fragment(pace=2.0), "failures": Fragment(pace=2.0)},
     load=load,
 )

@@ -8,7 +8,7 @@ from exotrio.manager.queries.graphs import last_failures
 from exotrio.manager.queries.load import HOUR, backlog, failures, held_by_worker, nodes_of
 from exotrio.manager.queries.overview import current, last_hour
 from exotrio.manager.queries.runs import newest_runs, run_row
-from exotrio.manager.queries.workers import live_anonymous, shown_workers
+from exotrio.manager.queries.workers import live_v0_runtimes, shown_workers
 from exotrio.manager.store import tallies
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
@@ -23,7 +23,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     if "now" in wanted:
         present = current(view, nodes, backlog(view, namespace=request.namespace))
         oldest = present["oldest"]
-        is_offered = oldest is None or oldest.node in request.offers()
+        is_offered = oldest is None or oldest.node in request.offers(view)
         data["now"] = {"current": present, "oldest_offered": is_offered}
     if "hour" in wanted:
         hour = last_hour(view, nodes)
@@ -38,9 +38,9 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         data["failing"] = {"nodes": _failing(view, nodes)}
     if "runtimes" in wanted:
         data["runtimes"] = {
-            "workers": shown_workers(request.workers, request.monotonic),
+            "workers": shown_workers(request.workers(view)),
             "held": held_by_worker(view, request.namespace),
-            "anonymous": len(live_anonymous(request.anonymous, request.monotonic)),
+            "anonymous": len(live_v0_runtimes(view, request.namespace, request.monotonic)),
         }
     if "runs" in wanted:
         rows = newest_runs(view, request.namespace, RUNS_SHOWN)
@@ -64,10 +64,10 @@ PAGE = Page(
     path="/ns/{namespace}",
     folder="overview",
     fragments={
-        "now": Fragment(heartbeats=True, pace=0.5),
+        "now": Fragment(pace=0.5),
         "hour": Fragment(ages=60, pace=2.0),
         "failing": Fragment(ages=60, pace=2.0),
-        "runtimes": Fragment(heartbeats=True, pace=1.0),
+        "runtimes": Fragment(pace=1.0),
         "runs": Fragment(pace=0.5),
     },
     load=load,

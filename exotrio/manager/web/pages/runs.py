@@ -114,7 +114,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
         data["summary"] = {}
     node, status = request.query.get("node", ""), request.query.get("status", "")
     if "graph" in wanted:
-        not_offered = _not_offered(request, template)
+        not_offered = _not_offered(view, request, template)
 
         def href(place: Place) -> str:
             # A click on the chosen node shows all states again.
@@ -141,9 +141,9 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     return data
 
 
-def _not_offered(request: PageRequest, template: Template) -> frozenset[int]:
+def _not_offered(view: View, request: PageRequest, template: Template) -> frozenset[int]:
     """Return the places whose node no live runtime offers. For nodes of other namespaces this is unknown."""
-    offers = request.offers()
+    offers = request.offers(view)
     return frozenset(
         place.index
         for place in template.places
@@ -180,7 +180,7 @@ def _states(
 
     return {
         "states": listed.rows if listed else [],
-        "progress": progress_of(request.workers) if run["pending"] else {},
+        "progress": progress_of(request.workers(view)) if run["pending"] else {},
         "searched": listed.searched if listed else None,
         "next": here(node=node, status=status, after=listed.next) if listed and listed.next else None,
         "back": here(node=node, status=status) if after else None,
@@ -213,7 +213,10 @@ def versions(view: View, request: PageRequest) -> dict[str, object]:
     slow = run["pending"] and size > MAX_SPANS
     return {
         "summary": (state, moment),
-        "graph": (state, _not_offered(request, view.template(run["template"])) if run["pending"] else None),
+        "graph": (
+            state,
+            _not_offered(view, request, view.template(run["template"])) if run["pending"] else None,
+        ),
         "timeline": view.now_ms // 10_000 if slow else (state, moment),
         "states": (state, moment),
         "events": newest_event(view),

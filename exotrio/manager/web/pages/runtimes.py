@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from exotrio.manager.engine.workers import Worker
 from exotrio.manager.queries.load import states_held
 from exotrio.manager.queries.state_detail import find_held
-from exotrio.manager.queries.workers import disagreements, shown_workers
+from exotrio.manager.queries.workers import Worker, disagreements, shown_workers, v0_runtimes
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
@@ -20,7 +19,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     data: dict[str, Data] = {"page": {"title": "Runtimes"}}
     if "list" in wanted:
         held = states_held(view, request.namespace)
-        workers = {worker.last.worker_id: worker for worker in request.workers}
+        workers = {worker.worker_id: worker for worker in request.workers(view)}
         data["list"] = {
             "workers": [
                 {
@@ -28,13 +27,10 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
                     "held": len(held[shown["id"]]),
                     "states": _states(view, held[shown["id"]][:STATES_SHOWN], workers[shown["id"]]),
                 }
-                for shown in shown_workers(request.workers, request.monotonic)
+                for shown in shown_workers(workers.values())
             ],
-            "anonymous": sorted(
-                ((sorted(nodes), request.monotonic - at) for nodes, at in request.anonymous.items()),
-                key=lambda each: each[1],
-            ),
-            "disagreements": disagreements(request.workers, request.monotonic),
+            "anonymous": v0_runtimes(view, request.namespace, request.monotonic),
+            "disagreements": disagreements(workers.values()),
             "shown": STATES_SHOWN,
         }
     return data
@@ -64,6 +60,6 @@ def _states(view: View, held: list[Row], worker: Worker) -> list[Data]:
 PAGE = Page(
     path="/ns/{namespace}/runtimes",
     folder="runtimes",
-    fragments={"list": Fragment(heartbeats=True, ages=2, pace=0.5)},
+    fragments={"list": Fragment(ages=2, pace=0.5)},
     load=load,
 )

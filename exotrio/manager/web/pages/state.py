@@ -49,11 +49,12 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     status = state["status"]
     cancelled = was_cancelled(state)
     waited, ran = spent(state, view.now_ms)
+    workers = request.workers(view)
     last_seen = next(
         (
-            f"{worker.last.runtime}, last seen {(request.monotonic - worker.seen_at) / 1000:.0f} s ago"
-            for worker in request.workers
-            if worker.last.worker_id == state["worker"]
+            f"{worker.runtime}, last seen {worker.heard_ms / 1000:.0f} s ago"
+            for worker in workers
+            if worker.worker_id == state["worker"]
         ),
         None,
     )
@@ -75,8 +76,8 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "ran": ran,
             "split": None if ran is None else split(waited, ran, status_class(status, cancelled)),
             "cancelled": cancelled,
-            "progress": progress_of(request.workers).get(page["state_id"]) if status == QUEUED else None,
-            "not_offered": _is_not_offered(request, state, view.now_ms),
+            "progress": progress_of(workers).get(page["state_id"]) if status == QUEUED else None,
+            "not_offered": _is_not_offered(view, request, state),
             "over": state["finished_at"] is not None,
             "requeued": bool(state["requeued"]),
             "deliveries": state["deliveries"],
@@ -95,10 +96,12 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     }
 
 
-def _is_not_offered(request: PageRequest, state: Row, now_ms: int) -> bool:
+def _is_not_offered(view: View, request: PageRequest, state: Row) -> bool:
     """Whether a state waits for a node that no live runtime offers. For other namespaces this is unknown."""
-    is_due = state["status"] == CREATED and state["enqueue_after"] <= now_ms
-    return is_due and state["node_namespace"] == request.namespace and state["name"] not in request.offers()
+    is_due = state["status"] == CREATED and state["enqueue_after"] <= view.now_ms
+    return (
+        is_due and state["node_namespace"] == request.namespace and state["name"] not in request.offers(view)
+    )
 
 
 def versions(view: View, request: PageRequest) -> dict[str, object]:

@@ -1,0 +1,110 @@
+"""Runtimes that were heard of: what is kept of them, for how long, and that every state manager knows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exotrio._wire.overview import RuntimeList
+from exotrio.manager.engine.workers import (
+    CLAIM_KEPT_FOR_MS,
+    FORGOTTEN_AFTER_MS,
+    STOPPED_FORGOTTEN_AFTER_MS,
+)
+from tests.contract.api import Api
+from tests.support.helpers import SettableClock, node_name, ok, place, refused
+from tests.support.manager import open_manager, open_second
+
+
+async def runtimes(api: Api) -> RuntimeList:
+    return RuntimeList.model_validate(ok(await api.workers()))
+
+
+async def test_a_runtime_is_asked_at_one_state_manager_and_hears_it_from_another() -> None:
+    beat: dict[str, Any] = {"phase": "running", "shows_tasks": True}
+    async with open_manager() as manager, open_second(manager) as second:
+        ok(await manager.api.heartbeat("w", **beat))
+        ok(await second.api.worker("POST", "w", "drain"))
+        ok(await second.api.worker("POST", "w", "tasks"))
+        assert ok(await manager.api.heartbeat("w", **beat))["commands"] == ["drain", "tasks"]
+        sent = ok(await manager.api.heartbeat("w", phase="draining", shows_tasks=True, tasks="main"))
+        assert sent["commands"] == []
+        assert ok(await second.api.worker("GET", "w", "tasks"))["tasks"] == "main"
+        (shown,) = (await runtimes(second.api)).workers
+        assert (shown.phase, shown.asked_to_drain) == ("draining", False)
+
+
+async def test_what_a_runtime_claims_at_several_state_managers_is_what_it_offers() -> None:
+    async with open_manager() as manager, open_second(manager) as second:
+        await manager.api.register_for([place("a"), place("b")])
+        for each, name in ((manager, "a"), (second, "b")):
+            ok(await each.api.native_claim({node_name(name): 1}, worker_id="w"))
+            ok(await each.api.claim([node_name(name)], 1))
+        for each in (manager, second):
+            found = await runtimes(each.api)
+            assert [worker.nodes for worker in found.workers] == [[node_name("a"), node_name("b")]]
+            assert sorted(runtime.nodes for runtime in found.v0) == [[node_name("a")], [node_name("b")]]
+
+
+@pytest.mark.parametrize("native", [True, False])
+async def test_a_runtime_that_claims_again_and_again_is_written_every_ten_seconds_only(native: bool) -> None:
+    monotonic = SettableClock()
+    async with open_manager(monotonic=monotonic) as manager:
+        api, store = manager.api, manager.service.store
+        await api.register_for([place("a"), place("b")])
+
+        async def written_by_claim(*names: str) -> int:
+            before = store.written
+            if native:
+                ok(await api.native_claim({node_name(name): 1 for name in names}, worker_id="w"))
+            else:
+                ok(await api.claim([node_name(name) for name in names], 1))
+            return store.written - before
+
+        assert await written_by_claim("a", "unknown") > 0
+        monotonic.advance(CLAIM_KEPT_FOR_MS - 1)
+        assert await written_by_claim("a", "unknown") == 0
+        assert (await written_by_claim("a") == 0) == native, "a node at its limit is left out of a claim"
+        assert await written_by_claim("a", "b") > 0
+        monotonic.advance(CLAIM_KEPT_FOR_MS)
+        assert await written_by_claim("a", "b") > 0
+
+
+async def test_a_runtime_is_forgotten_ten_minutes_after_it_fell_silent_or_one_after_it_stopped() -> None:
+    monotonic = SettableClock()
+    async with open_manager(monotonic=monotonic) as manager:
+        api, store = manager.api, manager.service.store
+        await api.register_for([place("a")])
+        ok(await api.claim([node_name("a")], 1))
+        ok(await api.heartbeat("silent", phase="running"))
+        ok(await api.heartbeat("stopped", phase="stopped"))
+
+        async def known() -> list[str]:
+            found = await runtimes(api)
+            return [worker.worker_id for worker in found.workers] + ["v0"] * len(found.v0)
+
+        monotonic.advance(STOPPED_FORGOTTEN_AFTER_MS)
+        assert await known() == ["silent", "stopped", "v0"]
+        monotonic.advance(1)
+        assert await known() == ["silent", "v0"]
+        refused(await api.worker("GET", "stopped", "tasks"), 404)
+        monotonic.advance(FORGOTTEN_AFTER_MS)
+        assert await known() == []
+        ok(await api.heartbeat("new"))
+        left = await store.read(
+            lambda view: [
+                *view.execute("SELECT worker_id FROM workers UNION ALL SELECT nodes FROM v0_runtimes")
+            ]
+        )
+        assert [row[0] for row in left] == ["new"], "the rows are deleted, too"
+
+
+async def test_after_a_restart_only_those_are_known_that_were_heard_of_since(tmp_path: Path) -> None:
+    """The clock that ages are counted by begins anew with the machine."""
+    for now in (5_000_000, 0):
+        async with open_manager(tmp_path / "state.db", monotonic=SettableClock(now)) as manager:
+            assert (await runtimes(manager.api)).workers == []
+            ok(await manager.api.heartbeat("w"))
+            assert len((await runtimes(manager.api)).workers) == 1
