@@ -238,10 +238,10 @@ async def test_numbers_of_states_are_never_given_twice_although_a_use_case_faile
 
     given: list[int] = []
     async with open_store(db) as store:
-        given.append(await store.write(Transaction.allocate))
+        given.append(await store.write(lambda tx: tx.allocate()))
         with pytest.raises(ZeroDivisionError):
             await store.write(allocate_and_fail)
-        given.append(await store.write(Transaction.allocate))
+        given.append(await store.write(lambda tx: tx.allocate()))
     assert len(set(given)) == 3
 
 
