@@ -6,6 +6,7 @@ Everything else of SQL is written once, with ``?`` for parameters, in what both 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from exotrio.manager.store.driver import Connection
@@ -45,3 +46,6 @@ class Dialect(Protocol):
         rows: Sequence[tuple[Any, ...]],
     ) -> int:
         """Update rows, each given as (*keys, *columns, *add), and return how many were found."""
+
+    def secure_delete(self, connection: Connection) -> AbstractContextManager[None]:
+        """Leave nothing in a file, as far as that can be had, of what the body deletes or replaces."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -221,15 +221,9 @@ class Transaction(View):
         finally:
             self._connection.execute("RELEASE attempt")
 
-    @contextmanager
-    def secure_delete(self) -> Iterator[None]:
-        """Overwrite in the file what the body deletes or replaces. SQLite usually leaves it there."""
-        before = self._connection.execute("PRAGMA secure_delete").fetchone()[0]
-        self._connection.execute("PRAGMA secure_delete = ON")
-        try:
-            yield
-        finally:
-            self._connection.execute(f"PRAGMA secure_delete = {before}")
+    def secure_delete(self) -> AbstractContextManager[None]:
+        """Overwrite in the file what the body deletes or replaces, where that can be had."""
+        return self._dialect.secure_delete(self._connection)
 
 
 class Store(Protocol):
@@ -240,10 +234,13 @@ class Store(Protocol):
     (0 if it failed) and how many states got a status in which they stay, by (namespace, node, status)."""
 
     path: Path | None
-    """The file, or None in memory."""
+    """The file, or None without one."""
 
     is_shared: bool
     """Whether other state managers work on the database, too."""
+
+    lease_clock: Callable[[], int] | None
+    """The milliseconds that all of them count leases in; None: each process has a clock of its own."""
 
     @property
     def written(self) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -43,6 +44,16 @@ class SQLiteDialect:
         rows: Sequence[tuple[Any, ...]],
     ) -> int:
         return connection.executemany(_update(table, keys, columns, add), rows).rowcount
+
+    @contextmanager
+    def secure_delete(self, connection: Connection) -> Iterator[None]:
+        # Otherwise SQLite leaves it in the file.
+        before = connection.execute("PRAGMA secure_delete").fetchone()[0]
+        connection.execute("PRAGMA secure_delete = ON")
+        try:
+            yield
+        finally:
+            connection.execute(f"PRAGMA secure_delete = {before}")
 
 
 @cache

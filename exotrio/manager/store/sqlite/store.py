@@ -59,6 +59,7 @@ class _CommittingStore:
     """What the stores share: use cases become writes, which ``_settle`` hands to the committer."""
 
     is_shared = False
+    lease_clock: Callable[[], int] | None = None
 
     def __init__(self, committer: Committer, path: Path | None) -> None:
         self._committer = committer
