@@ -11,6 +11,8 @@ the version before the same as a new one.
 from __future__ import annotations
 
 VERSION = 1
+OLDEST = 1
+"""The oldest version whose managers can work on these tables, too (on PostgreSQL, during an update)."""
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;

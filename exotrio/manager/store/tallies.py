@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from exotrio.manager.store.driver import Connection
-from exotrio.manager.store.port import View
+from exotrio.manager.store.port import Transaction, View
 
 MINUTE_MS = 60_000
 KEPT_MINUTES = 25 * 60
@@ -50,19 +50,19 @@ def quantile(buckets: Mapping[int, int], share: float) -> float | None:
     raise AssertionError("unreachable: no share is more than the whole")
 
 
-def write(connection: Connection, counted: Counter[Key], now_ms: int) -> None:
+def write(connection: Connection | Transaction, counted: Counter[Key], now_ms: int) -> None:
     """Add counts to the present minute, and delete those of the same nodes that are too old."""
     if not counted:
         return
     minute = now_ms // MINUTE_MS
     connection.executemany(
         "INSERT INTO tallies VALUES (?, ?, ?, ?, ?) ON CONFLICT (node_id, minute, status, bucket)"
-        " DO UPDATE SET count = count + excluded.count",
-        [(node_id, minute, status, bucket, count) for (node_id, status, bucket), count in counted.items()],
+        " DO UPDATE SET count = tallies.count + excluded.count",
+        [(node_id, minute, status, bucket, n) for (node_id, status, bucket), n in sorted(counted.items())],
     )
     connection.executemany(
         "DELETE FROM tallies WHERE node_id = ? AND minute < ?",
-        [(node_id, minute - KEPT_MINUTES) for node_id in {node_id for node_id, _, _ in counted}],
+        [(node_id, minute - KEPT_MINUTES) for node_id in sorted({node_id for node_id, _, _ in counted})],
     )
 
 

@@ -1,0 +1,23 @@
+"""PostgreSQL: the only place that knows the driver ``psycopg`` (extra ``postgres``).
+
+================  =================================================================================
+``store``         ``open_store``; ``PostgresStore``: threads that run use cases, each on its connection
+``writes``        ``Writer``: one use case as one transaction, run again if another one got in its way
+``readers``       queries in threads, on connections of their own
+``topics``        use cases that wait for something, within this process
+``notices``       what the managers on one database tell each other; the task that keeps the clock right
+``clock``         the database's time
+``catalog``       registered nodes, by the version that all managers share
+``database``      making, checking and migrating the tables
+``server``        the URL, connecting, and what errors may say of it
+``connection``    a connection; which errors mean that it is lost
+``dialect``       what the engines say differently
+``translation``   statements and tables in PostgreSQL's words
+``adaptation``    values on their way there and back
+================  =================================================================================
+
+Rules: any number of managers, all active. One use case is one transaction (READ COMMITTED), which may be run
+again from its start; nothing is announced before its COMMIT is answered. No lock outlasts a transaction.
+Behind a pooler that lends sessions by transaction nothing else does: settings are made anew in each one,
+nothing is prepared, and what waits is found by polling.
+"""

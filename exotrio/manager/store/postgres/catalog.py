@@ -1,0 +1,53 @@
+"""The catalog of a database that other managers write, too."""
+
+from __future__ import annotations
+
+from exotrio.manager.rules.registered import Registered
+from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
+from exotrio.manager.store.driver import Connection
+
+
+class SharedCatalog(Catalog):
+    """Templates and registered nodes, shared by the threads of one store.
+
+    Whoever registers a node changes the version that ``meta`` keeps under ``registered``. Nodes are kept for
+    one version.
+    """
+
+    def __init__(self, max_inputs: int = MAX_INPUTS) -> None:
+        super().__init__(max_inputs)
+        self._of_version: tuple[str, dict[tuple[str, str], Registered]] = ("", {})
+
+    def for_transaction(self) -> Catalog:
+        """Return what one transaction uses."""
+        return _TransactionCatalog(self)
+
+    def nodes_of(self, version: str) -> dict[tuple[str, str], Registered]:
+        """Return what is known of registered nodes since this version."""
+        if self._of_version[0] != version:
+            self._of_version = (version, {})
+        return self._of_version[1]
+
+
+class _TransactionCatalog(Catalog):
+    """Compares the version once, when a registered node is first asked for.
+
+    A row that is read after the version is at least as new. So it may be kept under that version, unless
+    this transaction changes it itself.
+    """
+
+    def __init__(self, shared: SharedCatalog) -> None:
+        super().__init__(shared.max_inputs)
+        self._shared = shared
+        self._templates = shared._templates
+        self._is_compared = False
+
+    def registered(self, connection: Connection, namespace: str, name: str) -> Registered | None:
+        if not self._is_compared:
+            row = connection.execute("SELECT value FROM meta WHERE key = 'registered'").fetchone()
+            self._nodes = self._shared.nodes_of("" if row is None else row[0])
+            self._is_compared = True
+        return super().registered(connection, namespace, name)
+
+    def forget_registered(self) -> None:
+        self._nodes, self._is_compared = {}, True

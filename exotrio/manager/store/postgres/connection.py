@@ -1,0 +1,124 @@
+"""A connection, as use cases and queries know it, and what its errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import psycopg
+from psycopg import errors
+from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+
+from exotrio.errors import DatabaseError
+from exotrio.manager.store.postgres.adaptation import Row
+from exotrio.manager.store.postgres.translation import translate
+
+_CHANGES = (b"INSERT", b"UPDATE", b"DELETE")
+_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "SET ")
+_LOST = ("08", "57P", "25P03", "25006")
+"""SQLSTATEs, or their beginnings, after which a connection is of no use: it is broken, the server stops, it
+waited for this process in vain, or it is not the primary server any more."""
+
+
+class CommitUnknown(Exception):
+    """The connection was lost before the answer to a COMMIT."""
+
+
+class Cursor(psycopg.RawCursor[Row]):
+    """What a statement found or changed."""
+
+    lastrowid = None  # there is none; use RETURNING
+
+
+class Connection:
+    """A connection whose transactions are begun and ended by statements.
+
+    ``setup`` is run with each BEGIN: behind a pooler no setting outlasts a transaction.
+    """
+
+    def __init__(self, driver: psycopg.Connection[Row], *, is_pooled: bool, setup: str) -> None:
+        self.driver = driver
+        self.is_pooled = is_pooled
+        self.total_changes = 0
+        self._setup = setup
+
+    def execute(self, sql: str, parameters: tuple[Any, ...] = (), /) -> Cursor:
+        """Run one statement."""
+        cursor: Any = self.driver.cursor(binary=True)
+        if sql.startswith(_CONTROL):
+            self.control(sql)
+            return cursor  # type: ignore[no-any-return]
+        cursor.execute(translate(sql), parameters or None)
+        result = cursor.pgresult
+        if result is not None and result.command_status[:6] in _CHANGES:
+            self.total_changes += cursor.rowcount
+        return cursor  # type: ignore[no-any-return]
+
+    def executemany(self, sql: str, parameters: Iterable[tuple[Any, ...]], /) -> Cursor:
+        """Run one statement for many rows."""
+        cursor: Any = self.driver.cursor(binary=True)
+        cursor.executemany(translate(sql), parameters)
+        self.total_changes += max(0, cursor.rowcount)
+        return cursor  # type: ignore[no-any-return]
+
+    def serialize(self) -> bytes:
+        """Refuse: there is no file."""
+        raise DatabaseError(
+            "a database on PostgreSQL has no file that could be copied", fix="use pg_dump for backups"
+        )
+
+    def begin(self, how: str = "BEGIN") -> None:
+        """Begin a transaction."""
+        self.control(f"{how}; {self._setup}" if self._setup else how)
+
+    def commit(self) -> None:
+        """Commit.
+
+        Raises:
+            CommitUnknown: the connection was lost before the answer.
+            psycopg.Error: it was not committed.
+        """
+        try:
+            status = self.control("COMMIT")
+        except psycopg.Error as error:
+            if self.is_lost(error):
+                raise CommitUnknown from error
+            raise
+        if status != b"COMMIT":
+            # A statement failed, and the use case went on.
+            raise errors.InFailedSqlTransaction("a statement before it failed")
+
+    def rollback(self) -> None:
+        """Undo what was done since BEGIN."""
+        if self.driver.pgconn.transaction_status != TransactionStatus.IDLE:
+            self.control("ROLLBACK")
+
+    def control(self, sql: str) -> bytes:
+        """Run statements without parameters or rows, past the driver; return the tag of the last.
+
+        The driver forgets all prepared statements at each ROLLBACK that it sees, in case that a table was
+        made in that transaction. Ours make none.
+        """
+        connection = self.driver.pgconn
+        try:
+            result = connection.exec_(sql.encode())
+        except MemoryError:  # so the driver calls it if nothing could be sent
+            self._raise_lost()
+        if result.status == ExecStatus.COMMAND_OK:
+            return result.command_status or b""
+        if connection.status == ConnStatus.BAD:
+            self._raise_lost()
+        raise errors.error_from_result(result)
+
+    def is_lost(self, error: psycopg.Error) -> bool:
+        """Return whether the connection is of no use after this error."""
+        # After a migration by a newer manager, prepared statements may have other columns.
+        is_outdated = isinstance(error, errors.FeatureNotSupported) and "cached plan" in str(error)
+        return self.driver.closed or is_outdated or (error.sqlstate or "").startswith(_LOST)
+
+    def close(self) -> None:
+        """Close it."""
+        self.driver.close()
+
+    def _raise_lost(self) -> NoReturn:
+        raise psycopg.OperationalError(self.driver.pgconn.get_error_message() or "the connection was lost")

@@ -1,0 +1,135 @@
+"""The tables of a database on PostgreSQL: making, checking and migrating them."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from psycopg import errors
+
+from exotrio.errors import DatabaseError, DatabaseTooNew
+from exotrio.manager.store.postgres.clock import ServerClock
+from exotrio.manager.store.postgres.connection import Connection
+from exotrio.manager.store.postgres.server import MIN_VERSION, Server
+from exotrio.manager.store.postgres.translation import translate_schema
+from exotrio.manager.store.schema import MIGRATIONS, OLDEST, SCHEMA, VERSION
+
+_LOCK = 0x65786F31  # "exo1"
+_FIX = "name another database in the URL, or another schema with ?options=-csearch_path%3DNAME"
+_SETTINGS = {
+    # Room on each page for the new version of a row that changes: its indexes then need no change.
+    "runs": "fillfactor = 80",
+    "states": "fillfactor = 85",
+    "counts": "fillfactor = 80",
+    "unite_counters": "fillfactor = 80",
+    # Rows that come and go are cleared away before they are a fifth of the table.
+    **dict.fromkeys(("claims", "tallies", "schedules", "meta", "unite_members"), ""),
+}
+_AUTOVACUUM = (
+    "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05,"
+    " autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A database with the tables of this version."""
+
+    stamp: str
+    """The beginning of the ids of its states."""
+    is_pooled: bool
+    """Whether a pooler lends its sessions."""
+
+
+def prepare(server: Server, clock: ServerClock) -> Prepared:
+    """Make or check the tables, and measure the clock. Managers that start at once do it one after the other.
+
+    Raises:
+        DatabaseTooNew: a newer exotrio changed it in a way that this one does not know.
+        DatabaseError: it is not a database of exotrio, or cannot be used.
+        psycopg.Error: it could not be reached.
+    """
+    connection = server.connect()
+    try:
+        version = connection.driver.info.server_version // 10_000
+        if version < MIN_VERSION:
+            raise DatabaseError(
+                f"the database {server.shown} is on PostgreSQL {version}, which is too old",
+                fix=f"use PostgreSQL {MIN_VERSION} or newer",
+            )
+        connection.begin()
+        connection.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
+        try:
+            stamp = _prepare_schema(connection, f"the database {server.shown}")
+        except errors.InsufficientPrivilege as error:
+            raise DatabaseError(
+                f"the database {server.shown} cannot be used: {server.reason(error)}",
+                fix="grant the user CREATE on its schema, and ownership of the tables",
+            ) from error
+        connection.commit()
+        clock.measure(connection)
+        return Prepared(stamp=stamp, is_pooled=connection.is_pooled)
+    finally:
+        connection.close()
+
+
+def _prepare_schema(connection: Connection, where: str) -> str:
+    encoding, schema = _row(connection, "SELECT getdatabaseencoding(), current_schema()")
+    if encoding != "UTF8":
+        raise DatabaseError(
+            f"{where} has the encoding {encoding}", fix="create it with ENCODING 'UTF8' TEMPLATE template0"
+        )
+    if schema is None:
+        raise DatabaseError(
+            f"{where} has none of the schemas in its search_path", fix="create the schema first"
+        )
+    others = connection.execute(
+        # What belongs to an extension does not count.
+        "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace"
+        " AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_class.oid AND deptype = 'e')"
+        " AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')"
+    ).fetchall()
+    if not others:
+        return _create(connection)
+    if not {"meta", "states", "runs"} <= {row["relname"] for row in others}:
+        raise DatabaseError(f"{where} was not made by exotrio", fix=_FIX)
+    try:
+        known = dict(map(tuple, connection.execute("SELECT key, value FROM meta").fetchall()))
+        version, oldest = int(known["version"]), int(known["oldest_version"])
+        stamp: str = known["stamp"]
+    except (KeyError, ValueError, errors.UndefinedColumn):
+        raise DatabaseError(f"{where} was not made by exotrio", fix=_FIX) from None
+    if oldest > VERSION:
+        raise DatabaseTooNew(
+            f"{where} was changed by a newer exotrio (schema {version}, usable from {oldest} on;"
+            f" this one knows {VERSION})",
+            fix="upgrade exotrio",
+        )
+    if version < VERSION:
+        for step in range(version, VERSION):
+            connection.control(translate_schema(MIGRATIONS[step]))
+        _put(connection, VERSION, OLDEST)
+    return stamp
+
+
+def _create(connection: Connection) -> str:
+    connection.control(translate_schema(SCHEMA))
+    for table, setting in _SETTINGS.items():
+        connection.control(f"ALTER TABLE {table} SET ({', '.join(filter(None, (setting, _AUTOVACUUM)))})")
+    stamp = secrets.token_hex(4)
+    connection.execute("INSERT INTO meta VALUES ('stamp', ?)", (stamp,))
+    _put(connection, VERSION, OLDEST)
+    return stamp
+
+
+def _put(connection: Connection, version: int, oldest: int) -> None:
+    connection.execute(
+        "INSERT INTO meta VALUES ('version', ?), ('oldest_version', ?)"
+        " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (str(version), str(oldest)),
+    )
+
+
+def _row(connection: Connection, sql: str) -> tuple[str, str | None]:
+    encoding, schema = connection.execute(sql).fetchall()[0]
+    return encoding, schema

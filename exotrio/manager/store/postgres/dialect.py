@@ -1,0 +1,85 @@
+"""How PostgreSQL says what the engines say differently."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any
+
+from exotrio.manager.store.dialect import Items
+from exotrio.manager.store.driver import Connection
+from exotrio.manager.store.postgres.adaptation import Array, array
+from exotrio.manager.store.postgres.translation import tables
+
+
+class PostgresDialect:
+    """The dialect of PostgreSQL. Rows of one statement travel as arrays, one for each column."""
+
+    locks_rows = True
+
+    def any_of(self, column: str) -> str:
+        return f"{column} = ANY(?)"
+
+    def items(self, values: Items) -> Array:
+        return array(values)
+
+    def insert(
+        self,
+        connection: Connection,
+        table: str,
+        columns: tuple[str, ...],
+        rows: Sequence[tuple[Any, ...]],
+        conflict: str,
+    ) -> int:
+        return connection.execute(_insert(table, columns, conflict), _by_column(rows)).rowcount
+
+    def update(
+        self,
+        connection: Connection,
+        table: str,
+        keys: tuple[str, ...],
+        columns: tuple[str, ...],
+        add: tuple[str, ...],
+        rows: Sequence[tuple[Any, ...]],
+    ) -> int:
+        return connection.execute(_update(table, keys, columns, add), _by_column(rows)).rowcount
+
+    def secure_delete(self, connection: Connection) -> AbstractContextManager[None]:
+        # What a server leaves in its files until it needs the space is not for its clients to decide.
+        return nullcontext()
+
+
+def _by_column(rows: Sequence[tuple[Any, ...]]) -> tuple[Array, ...]:
+    return tuple(array(values) for values in zip(*rows, strict=True))
+
+
+def _arrays(table: str, columns: tuple[str, ...]) -> str:
+    types = tables()[table]
+    return ", ".join(f"?::{types[column].type}[]" for column in columns)
+
+
+@cache
+def _insert(table: str, columns: tuple[str, ...], conflict: str) -> str:
+    text = f"INSERT INTO {table} ({', '.join(columns)}) SELECT * FROM unnest({_arrays(table, columns)})"
+    return f"{text} ON CONFLICT {conflict}" if conflict else text
+
+
+@cache
+def _update(table: str, keys: tuple[str, ...], columns: tuple[str, ...], add: tuple[str, ...]) -> str:
+    # A key may be among the columns, too: the status that is expected and the new one.
+    names = [
+        f"{role}_{column}" for role, group in (("k", keys), ("v", columns), ("a", add)) for column in group
+    ]
+    changes = [f"{column} = new.v_{column}" for column in columns]
+    changes += [f"{column} = {table}.{column} + new.a_{column}" for column in add]
+    types = tables()[table]
+    same = [
+        f"{table}.{key} {'IS NOT DISTINCT FROM' if types[key].may_be_null else '='} new.k_{key}"
+        for key in keys
+    ]
+    arrays = _arrays(table, (*keys, *columns, *add))
+    return (
+        f"UPDATE {table} SET {', '.join(changes)} FROM unnest({arrays}) AS new ({', '.join(names)})"
+        f" WHERE {' AND '.join(same)}"
+    )

@@ -1,0 +1,181 @@
+"""Queries, in threads, on connections of their own: each sees one snapshot, and changes nothing.
+
+As with SQLite, what runtimes wait for (``read``) and what people wait for (``look``) have different threads,
+and only the latter a deadline.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+import psycopg
+import trio
+from psycopg import errors
+
+from exotrio._util.backoff import Backoff
+from exotrio.errors import DatabaseError
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.port import OutOfTime, View
+from exotrio.manager.store.postgres.connection import CommitUnknown, Connection
+from exotrio.manager.store.postgres.writes import RETRY_FOR, Context
+
+T = TypeVar("T")
+
+LOOK_LIMIT = 10.0
+"""Seconds that a look may wait for its turn, and then take."""
+LOOKS = 2
+READS = 4
+CANCEL_WITHIN = 2.0
+"""Seconds that a cancelled query waits for the server to hear of it."""
+_PAUSES = Backoff(0.01, 0.5)
+_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+class _Query:
+    """A query on its way: the connection that it is on, so that it can be cancelled there."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self.cancelled = False
+
+    @contextmanager
+    def on(self, connection: Connection) -> Iterator[None]:
+        """Let it be cancelled on this connection meanwhile, and only meanwhile."""
+        with self._lock:
+            self._connection = connection
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._connection = None
+
+    def cancel(self) -> None:
+        """End it on the server, if it is there."""
+        self.cancelled = True
+        with self._lock, suppress(psycopg.Error):
+            if self._connection is not None:
+                self._connection.driver.cancel_safe(timeout=CANCEL_WITHIN)
+
+
+class Readers:
+    """The reading connections of a store."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._idle: list[Connection] = []
+        self._reads = trio.CapacityLimiter(READS)
+        self._looks = trio.CapacityLimiter(LOOKS)
+        self._turns = trio.Semaphore(LOOKS)
+        self._cancelling = trio.CapacityLimiter(READS + LOOKS)
+        self._lost_at: float | None = None
+        self._closed = False
+
+    async def read(self, query: Callable[[View], T]) -> T:
+        """Run a query without a deadline; a cancellation ends it."""
+        return await self._in_thread(query, math.inf, self._reads)
+
+    async def look(self, query: Callable[[View], T]) -> T:
+        """Run a query; raise Refused after ``LOOK_LIMIT`` seconds, or if its turn did not come by then."""
+        with trio.move_on_after(LOOK_LIMIT) as waiting:
+            async with self._turns:
+                waiting.deadline = math.inf
+                return await self._in_thread(query, LOOK_LIMIT, self._looks)
+        raise Refused(503, f"other pages and searches took all of {LOOK_LIMIT:g} s; try again later")
+
+    def close(self) -> None:
+        """Close the connections that are not in use, and each other one once it is not."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    async def _in_thread(self, query: Callable[[View], T], limit: float, limiter: trio.CapacityLimiter) -> T:
+        running = _Query()
+        try:
+            return await trio.to_thread.run_sync(
+                self._run, query, limit, running, limiter=limiter, abandon_on_cancel=True
+            )
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(running.cancel, limiter=self._cancelling)
+            raise
+
+    def _run(self, query: Callable[[View], T], limit: float, running: _Query) -> T:
+        start = time.monotonic()
+        failures = 0
+        while True:
+            try:
+                found = self._attempt(query, start, limit, running)
+            except OutOfTime as error:
+                raise _too_slow(limit) from error
+            except psycopg.Error as error:
+                if isinstance(error, errors.QueryCanceled):
+                    raise _too_slow(limit) from error
+                failures += 1
+                pause = _PAUSES.pause(failures)
+                self._lost_at = self._lost_at or time.monotonic()
+                again = isinstance(error, psycopg.OperationalError) and not running.cancelled
+                if not again or time.monotonic() + pause >= self._lost_at + RETRY_FOR:
+                    raise self._not_read(error) from error
+                time.sleep(pause)
+            else:
+                self._lost_at = None
+                return found
+
+    def _attempt(self, query: Callable[[View], T], start: float, limit: float, running: _Query) -> T:
+        def check() -> None:
+            if running.cancelled or time.monotonic() - start >= limit:
+                raise OutOfTime
+
+        with self._connection(limit) as connection, running.on(connection):
+            view = self._context.view(connection)
+            view.check = check
+            return query(view)
+
+    @contextmanager
+    def _connection(self, limit: float) -> Iterator[Connection]:
+        """Lend a connection, with one snapshot for all statements."""
+        try:
+            # Without a check before: another thread may take the last one in between.
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._context.server.connect(writes=False)
+        usable = False
+        timeout = 0 if limit == math.inf else round(limit * 1000)
+        try:
+            connection.begin(f"{_BEGIN}; SET LOCAL statement_timeout = {timeout}")
+            yield connection
+            with suppress(CommitUnknown):  # nothing was written
+                connection.commit()
+                usable = True
+        except psycopg.Error:
+            # Perhaps it was cancelled, and the server is slow to do it: the next query must not be hit.
+            raise
+        except Exception:
+            connection.rollback()
+            usable = True
+            raise
+        finally:
+            if usable and not self._closed:
+                self._idle.append(connection)
+            else:
+                connection.close()
+
+    def _not_read(self, error: psycopg.Error) -> DatabaseError:
+        return DatabaseError(
+            f"the database could not be read: {self._context.server.reason(error)}",
+            fix="check the server and its log",
+        )
+
+
+def _too_slow(limit: float) -> Refused:
+    return Refused(
+        400,
+        f"this took longer than {limit:g} s and was ended; ask for less:"
+        " one run, graph or node, a shorter time, or a smaller page",
+    )

@@ -1,0 +1,111 @@
+"""Where a database is, and how to connect to it. No password leaves this module in a text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from exotrio._util.redaction import MASK
+from exotrio.errors import ConfigurationError, DatabaseError
+from exotrio.manager.store.postgres.adaptation import ADAPTERS, make_rows
+from exotrio.manager.store.postgres.connection import Connection, Cursor
+
+MIN_VERSION = 15
+"""The oldest PostgreSQL that the tests run on."""
+_DEFAULTS: dict[str, Any] = {
+    "fallback_application_name": "exotrio",
+    "client_encoding": "utf8",
+    "connect_timeout": 5,
+    # A peer that is gone without a word is noticed within seconds, not within hours.
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+_SECRETS = ("password", "sslpassword", "oauth_client_secret")
+_SETTINGS = {
+    # A plan made while tables were small is kept, so it must not scan them; and none takes long enough
+    # to be worth compiling.
+    "enable_seqscan": "off",
+    "jit": "off",
+    "statement_timeout": "30s",
+    "lock_timeout": "4s",
+    # Locks of a manager that was stopped in the midst of a use case end with its session.
+    "idle_in_transaction_session_timeout": "10s",
+}
+_READER_SETTINGS = {"jit": "off", "idle_in_transaction_session_timeout": "60s"}
+
+
+class Server:
+    """A database on a PostgreSQL server, given by its URL or as libpq's ``key=value``.
+
+    Raises ConfigurationError if that cannot be read.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            given = conninfo_to_dict(url)
+        except psycopg.Error:
+            # Its text may quote the password.
+            raise ConfigurationError(
+                "the URL of the database cannot be read",
+                fix="write it as postgresql://user:password@host:port/name, with special characters"
+                " percent-encoded",
+            ) from None
+        self._parameters = {**_DEFAULTS, **given}
+        if "," in str(given.get("host", "")):
+            # Several hosts are a primary and its replicas.
+            self._parameters.setdefault("target_session_attrs", "read-write")
+        self._secrets = [str(given[key]) for key in _SECRETS if given.get(key)]
+        place = f"{given.get('host', '')}:{given['port']}" if given.get("port") else given.get("host", "")
+        user = f"{given['user']}@" if given.get("user") else ""
+        self.shown = f"postgresql://{user}{place}/{given.get('dbname', '')}"
+        """Its URL, without a password."""
+
+    def __repr__(self) -> str:
+        return f"Server({self.shown!r})"
+
+    def connect(self, *, writes: bool = True) -> Connection:
+        """Connect. Raises psycopg.Error."""
+        driver = psycopg.Connection.connect(
+            autocommit=True,
+            prepare_threshold=1,
+            context=ADAPTERS,
+            row_factory=make_rows,
+            cursor_factory=Cursor,
+            **self._parameters,
+        )
+        try:
+            driver.prepared_max = 500
+            row = driver.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
+            # A pooler that lends sessions makes up the number of its own ones.
+            is_pooled = row is not None and row[0] != driver.pgconn.backend_pid
+            if is_pooled:
+                driver.prepare_threshold = None
+            settings = _SETTINGS if writes else _READER_SETTINGS
+            word = "SET LOCAL" if is_pooled else "SET"
+            setup = "; ".join(f"{word} {name} = '{value}'" for name, value in settings.items())
+            connection = Connection(driver, is_pooled=is_pooled, setup=setup if is_pooled else "")
+            if not is_pooled:
+                connection.control(setup)
+        except BaseException:
+            driver.close()
+            raise
+        return connection
+
+    def reason(self, error: Exception) -> str:
+        """Return in one line what an error says."""
+        text = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+        text = text or str(error).strip() or type(error).__name__
+        for secret in self._secrets:
+            text = text.replace(secret, MASK)
+        return " ".join(text.split())
+
+    def unusable(self, error: Exception) -> DatabaseError:
+        """Return the error for a database that cannot be used at all."""
+        return DatabaseError(
+            f"the database {self.shown} cannot be used: {self.reason(error)}",
+            fix="check that the server runs, and the host, port, user, password and name in the URL",
+        )

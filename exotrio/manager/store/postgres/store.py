@@ -1,0 +1,331 @@
+"""The store on PostgreSQL: use cases in, committed results out, in several threads at once."""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import outcome
+import psycopg
+import trio
+
+from exotrio.errors import DatabaseError
+from exotrio.manager.store import tallies
+from exotrio.manager.store.catalog import MAX_INPUTS
+from exotrio.manager.store.clock import Clock, wall_clock
+from exotrio.manager.store.port import NotCommitted, Transaction, View
+from exotrio.manager.store.postgres.catalog import SharedCatalog
+from exotrio.manager.store.postgres.clock import ServerClock
+from exotrio.manager.store.postgres.database import Prepared, prepare
+from exotrio.manager.store.postgres.notices import Notices
+from exotrio.manager.store.postgres.readers import Readers
+from exotrio.manager.store.postgres.server import Server
+from exotrio.manager.store.postgres.topics import Topics
+from exotrio.manager.store.postgres.writes import Context, UnknownCommit, Write, Writer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+logger = logging.getLogger("exotrio.manager.store")
+
+WRITERS = 4
+"""Use cases that run at once; each has a connection of its own."""
+CLOSING_GRACE = 10.0
+"""Seconds that use cases which were handed in may take before they are abandoned."""
+TALLY_INTERVAL = 1.0
+"""Seconds between two writes of tallies; what is counted meanwhile is lost if the process is killed."""
+RETRY_AFTER = 1.0
+"""Seconds after a failed commit until a write that nobody waits for is tried again."""
+WRITABLE_FOR = 10.0
+"""Seconds for which a commit that wrote something proves that something can be written."""
+LOG_AGAIN = 60.0
+"""Seconds between two lines in the log about commits that fail for the same reason."""
+
+
+class PostgresStore:
+    """A database on PostgreSQL that any number of state managers use."""
+
+    is_shared = True
+    path: Path | None = None
+
+    def __init__(self, context: Context, nursery: trio.Nursery) -> None:
+        self.lease_clock: Clock | None = context.now_ms
+        self._context = context
+        self._nursery = nursery
+        self._token = trio.lowlevel.current_trio_token()
+        self._readers = Readers(context)
+        self._topics = Topics()
+        self._notices: Notices | None = None
+        self._closed = False
+        self._written = 0
+        self._written_at = -math.inf
+        self._pending = 0
+        self._later = 0
+        self._progress = trio.Event()
+        self._tally: Counter[tallies.Key] = Counter()
+        self._logged, self._logged_at = "", 0.0
+        self.on_commit: Callable[[int, Counter[tuple[str, str, str]]], None] = lambda writes, ended: None
+        self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run_writer, name=f"exotrio-store-{number}", daemon=True)
+            for number in range(WRITERS)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def written(self) -> int:
+        return self._written
+
+    async def write(
+        self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        write = Write(lambda tx: use_case(tx, *args, **kwargs))
+        value: T = await self._settle(write)
+        return value
+
+    async def write_once_ready(
+        self,
+        longest: float,
+        use_case: Callable[Concatenate[Transaction, P], T | None],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T | None:
+        deadline = trio.current_time() + longest
+        waited = False
+        with self._topics.waiter() as waiter:
+            while True:
+                is_last = trio.current_time() >= deadline
+                write = Write(lambda tx: use_case(tx, *args, **kwargs), waited=waited, may_wait=not is_last)
+                try:
+                    value: T | None = await self._settle(write)
+                except NotCommitted as error:
+                    # It goes on waiting, as if it had not looked: nothing was announced to it.
+                    if isinstance(error, UnknownCommit) or is_last or not waited or self._closed:
+                        raise
+                    value, write.waits_for = None, dict.fromkeys(waiter.topics, math.inf)
+                if value is not None or is_last:
+                    return value
+                waited = True
+                if self._topics.wait(waiter, write.waits_for):
+                    with trio.move_on_at(deadline):
+                        await waiter.woken.wait()
+                    self._topics.run_again(waiter)
+
+    def write_later(self, use_case: Callable[[Transaction], object]) -> None:
+        self._later += 1
+        self._nursery.start_soon(self._write_later, use_case)
+
+    async def check_writable(self) -> None:
+        if trio.current_time() - self._written_at >= WRITABLE_FOR:
+            await self.write(_check_writable)
+
+    async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        self._check_open()
+        return await self._readers.read(lambda view: query(view, *args, **kwargs))
+
+    async def look(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        self._check_open()
+        return await self._readers.look(lambda view: query(view, *args, **kwargs))
+
+    async def run(self, notices: Notices | None) -> None:
+        """Do what is done beside use cases: wake what waits, hear other managers, write tallies.
+
+        Never returns.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._topics.run)
+            nursery.start_soon(self._run_tallies)
+            if notices is not None:
+                self._notices = notices
+                nursery.start_soon(notices.run, self._hear)
+
+    async def close(self) -> None:
+        """Commit what was handed in, then end the threads; abandon them after ``CLOSING_GRACE`` seconds."""
+        self._closed = True
+        self._topics.announce_all()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING_GRACE):
+            while self._pending or self._later:
+                self._progress = trio.Event()
+                await self._progress.wait()
+            if self._tally:
+                await self._write_tallies()
+        for _ in self._threads:
+            self._queue.put(None)
+        self._readers.close()
+        if self._pending:
+            logger.error(
+                "the last writes did not end within %g s; their threads are abandoned", CLOSING_GRACE
+            )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise DatabaseError(
+                "the state manager was closed",
+                fix="end what uses it before the block of embedded(), or around serve(), ends",
+            )
+
+    async def _settle(self, write: Write) -> Any:
+        """Return the result of a use case once it is committed."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._check_open()
+        return await self._hand_in(write)
+
+    async def _hand_in(self, write: Write) -> Any:
+        def abandon(_: Any) -> trio.lowlevel.Abort:
+            write.abandoned = True
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        write.task = trio.lowlevel.current_task()
+        self._pending += 1
+        self._queue.put(write)
+        return await trio.lowlevel.wait_task_rescheduled(abandon)
+
+    def _run_writer(self) -> None:
+        writer = Writer(self._context)
+        while (write := self._queue.get()) is not None:
+            if not write.abandoned:
+                writer.run(write)
+            try:
+                self._token.run_sync_soon(self._deliver, write)
+            except trio.RunFinishedError:
+                # The Trio loop ended before this thread. What is committed stays committed.
+                break
+        writer.close()
+
+    def _deliver(self, write: Write) -> None:
+        self._pending -= 1
+        self._progress.set()
+        result = write.result
+        if result is None:
+            return
+        if isinstance(result, outcome.Value):
+            self._committed(write)
+            failed, goes_on = False, write.may_wait and result.value is None
+        else:
+            assert isinstance(result, outcome.Error)
+            failed, goes_on = isinstance(result.error, NotCommitted), False
+            if failed:
+                self._log(str(result.error.args[0]))
+        if not write.abandoned and write.task is not None:
+            trio.lowlevel.reschedule(write.task, result)
+        elif write.undo is not None and isinstance(result, outcome.Value):
+            self.write_later(write.undo)
+        if not goes_on:
+            self.on_commit(0 if failed else 1, write.ended)
+
+    def _committed(self, write: Write) -> None:
+        if write.changes:
+            self._written += write.changes
+            self._written_at = trio.current_time()
+        self._tally.update(write.tally)
+        if write.ready:
+            self._topics.announce(write.ready)
+        if self._notices is not None and write.changes:
+            self._notices.tell(write.ready)
+
+    def _hear(self, topics: set[Any] | None) -> None:
+        """Take what another manager announced; None if it is not known what that was."""
+        self._written += 1
+        if topics is None:
+            self._topics.announce_all()
+        else:
+            self._topics.announce(topics)
+
+    async def _write_later(self, use_case: Callable[[Transaction], object]) -> None:
+        try:
+            while True:
+                try:
+                    await self._hand_in(Write(use_case))
+                    return
+                except DatabaseError as error:
+                    if self._closed:
+                        logger.error("a use case that nobody waits for is abandoned: %s", error.what)
+                        return
+                    await trio.sleep(RETRY_AFTER)
+                except Exception:
+                    logger.exception("a use case that nobody waits for failed and is not tried again")
+                    return
+        finally:
+            self._later -= 1
+            self._progress.set()
+
+    async def _run_tallies(self) -> None:
+        while True:
+            await trio.sleep(TALLY_INTERVAL)
+            if self._tally:
+                await self._write_tallies()
+
+    async def _write_tallies(self) -> None:
+        counted, self._tally = self._tally, Counter()
+        try:
+            await self._hand_in(Write(lambda tx: tallies.write(tx, counted, tx.now_ms)))
+        except DatabaseError:  # it is in the log
+            self._tally.update(counted)
+
+    def _log(self, what: str) -> None:
+        """Log a failure; one for the same reason again only after ``LOG_AGAIN``."""
+        now = trio.current_time()
+        known = what == self._logged and now - self._logged_at < LOG_AGAIN
+        logger.log(logging.DEBUG if known else logging.ERROR, "%s", what)
+        if not known:
+            self._logged, self._logged_at = what, now
+
+
+def _check_writable(tx: Transaction) -> None:
+    tx.execute(
+        "INSERT INTO meta VALUES ('writable', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (str(tx.now_ms),),
+    )
+
+
+@asynccontextmanager
+async def open_store(
+    url: str, *, clock: Clock = wall_clock, max_inputs: int = MAX_INPUTS
+) -> AsyncIterator[PostgresStore]:
+    """Open a database on PostgreSQL until the block ends.
+
+    Args:
+        url: A URL or a ``key=value`` text, as libpq takes it.
+        clock: Gives the time in Unix milliseconds. Defaults to the database's.
+        max_inputs: Most bytes of the inputs of a state that follows another.
+
+    Raises:
+        ConfigurationError: the URL cannot be read.
+        DatabaseTooNew, DatabaseError: as of ``prepare``, or it could not be reached.
+    """
+    server = Server(url)
+    server_clock = ServerClock()
+    prepared = await trio.to_thread.run_sync(_prepare, server, server_clock, abandon_on_cancel=True)
+    now_ms = server_clock if clock is wall_clock else clock
+    context = Context(server=server, catalog=SharedCatalog(max_inputs), stamp=prepared.stamp, now_ms=now_ms)
+    notices = Notices(
+        server, server_clock, channel=f"exotrio_{prepared.stamp}", listens=not prepared.is_pooled
+    )
+    error: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        store = PostgresStore(context, nursery)
+        nursery.start_soon(partial(store.run, notices))
+        try:
+            yield store
+        except BaseException as raised:
+            error = raised
+        await store.close()
+        nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error
+
+
+def _prepare(server: Server, clock: ServerClock) -> Prepared:
+    try:
+        return prepare(server, clock)
+    except psycopg.Error as error:
+        raise server.unusable(error) from error

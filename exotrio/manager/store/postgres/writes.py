@@ -1,0 +1,206 @@
+"""Use cases on a connection: each is one transaction, run again if another one got in its way."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
+
+import outcome
+import psycopg
+import trio
+from psycopg import errors
+
+from exotrio._util.backoff import Backoff
+from exotrio.errors import DatabaseError
+from exotrio.manager.store.port import Conflict, NotCommitted, Topic, Transaction, View
+from exotrio.manager.store.postgres.catalog import SharedCatalog
+from exotrio.manager.store.postgres.connection import CommitUnknown, Connection
+from exotrio.manager.store.postgres.dialect import PostgresDialect
+from exotrio.manager.store.postgres.server import Server
+
+RETRY_FOR = 5.0
+"""Seconds from its start after which a use case is not run again: whoever asked is better told so."""
+MAX_BLOCK = 256
+"""Numbers of states that are taken at once."""
+DIALECT = PostgresDialect()
+_PAUSES = Backoff(0.01, 0.5)
+_REPEATED = (
+    errors.SerializationFailure,
+    errors.DeadlockDetected,
+    errors.LockNotAvailable,
+    Conflict,
+)
+_FIX = "check the server and its log"
+
+
+class UnknownCommit(NotCommitted):
+    """A commit may have happened, or not."""
+
+
+@dataclass(slots=True, eq=False)
+class Write:
+    """A use case on its way to its commit. Only ``abandoned`` is set by the Trio thread."""
+
+    use_case: Callable[[Transaction], Any]
+    _: KW_ONLY
+    waited: bool = False
+    """See ``Transaction.waited``."""
+    may_wait: bool = False
+    """Whether None means that it has to wait for something."""
+    task: trio.lowlevel.Task | None = None
+    """The task that waits for its result."""
+    abandoned: bool = False
+    """Whether no task waits for it any more."""
+    result: outcome.Outcome[Any] | None = None
+    """Once it is committed, or has failed; None if it was not run."""
+    changes: int = 0
+    """Rows that it changed."""
+    ready: set[Topic] = field(default_factory=set)
+    ended: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    tally: Counter[tuple[int, str, int]] = field(default_factory=Counter)
+    undo: Callable[[Transaction], object] | None = None
+    waits_for: dict[Topic, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What every transaction of a store is given."""
+
+    server: Server
+    catalog: SharedCatalog
+    stamp: str
+    now_ms: Callable[[], int]
+
+    def view(self, connection: Connection) -> View:
+        """Return what a query sees on a connection."""
+        return View(
+            connection=connection,
+            dialect=DIALECT,
+            catalog=self.catalog,
+            stamp=self.stamp,
+            now_ms=self.now_ms(),
+        )
+
+    def transaction(self, connection: Connection) -> Transaction:
+        """Return what a use case works with on a connection."""
+        return Transaction(
+            connection=connection,
+            dialect=DIALECT,
+            catalog=self.catalog.for_transaction(),
+            stamp=self.stamp,
+            now_ms=self.now_ms(),
+            allocate=_numbers(connection).__next__,
+        )
+
+
+class Writer:
+    """Runs use cases on a connection of its own. For one thread."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._connection: Connection | None = None
+        self._lost_at: float | None = None
+
+    def run(self, write: Write) -> None:
+        """Run a use case and commit it; give it its result."""
+        end = time.monotonic() + RETRY_FOR
+        failures = 0
+        while True:
+            try:
+                write.result = outcome.Value(self._attempt(write))
+                self._lost_at = None
+                return
+            except CommitUnknown as error:
+                write.result = outcome.Error(_unknown(error))
+                return
+            except (psycopg.Error, Conflict) as error:
+                failures += 1
+                pause = _PAUSES.pause(failures)
+                again = isinstance(error, _REPEATED)
+                if self._connection is None:
+                    # While the server is away, only the first waits for it: the others would queue up.
+                    self._lost_at = self._lost_at or time.monotonic()
+                    again, end = True, min(end, self._lost_at + RETRY_FOR)
+                if not again or time.monotonic() + pause >= end or write.abandoned:
+                    write.result = outcome.Error(self._not_written(error))
+                    return
+                time.sleep(pause)
+            except BaseException as error:
+                # Any error: if it ended this thread, the caller would wait for ever.
+                write.result = outcome.Error(error)
+                return
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _attempt(self, write: Write) -> Any:
+        if self._connection is None:
+            self._connection = self._context.server.connect()
+        connection = self._connection
+        before = connection.total_changes
+        try:
+            connection.begin()
+            tx = self._context.transaction(connection)
+            tx.waited = write.waited
+            value = write.use_case(tx)
+            try:
+                connection.commit()
+            except CommitUnknown as error:
+                if connection.total_changes == before and isinstance(error.__cause__, psycopg.Error):
+                    # There was nothing to commit.
+                    raise error.__cause__ from None
+                raise
+        except BaseException as error:
+            self._undo(connection, error)
+            raise
+        write.changes = connection.total_changes - before
+        write.ready, write.ended, write.tally = tx.ready, tx.ended, tx.tally
+        write.undo, write.waits_for = tx.undo, tx.waits_for
+        return value
+
+    def _undo(self, connection: Connection, error: BaseException) -> None:
+        lost = isinstance(error, CommitUnknown) or (
+            isinstance(error, psycopg.Error) and connection.is_lost(error)
+        )
+        if not lost:
+            with suppress(psycopg.Error):
+                connection.rollback()
+                return
+        self.close()
+
+    def _not_written(self, error: Exception) -> DatabaseError:
+        what = (
+            "another transaction changed the same rows each time"
+            if isinstance(error, Conflict)
+            else self._context.server.reason(error)
+        )
+        failure = NotCommitted(f"the database could not be written: {what}", fix=_FIX)
+        failure.__cause__ = error
+        return failure
+
+
+def _unknown(error: Exception) -> DatabaseError:
+    failure = UnknownCommit(
+        "the connection to the database was lost during a commit; whether it happened is not known",
+        fix="ask again: what was done already is not done twice",
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _numbers(connection: Connection) -> Iterator[int]:
+    """Yield numbers of new states, taking more at once the more are needed; the rest is left out."""
+    block = 8
+    while True:
+        for row in connection.execute(
+            "SELECT nextval('states_seq_seq') FROM generate_series(1, ?)", (block,)
+        ).fetchall():
+            yield row[0]
+        block = min(2 * block, MAX_BLOCK)
