@@ -20,8 +20,8 @@ from exotrio.manager.security.encryption import find_cipher, renew_at_start
 from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.clock import Clock, wall_clock
+from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store
-from exotrio.manager.store.sqlite.store import open_store
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Service:
         once, without a thread, so that virtual time works. Cancelled, the thread goes on, and the next call
         waits for it.
         """
-        if self.store.path is None:
+        if self.store.path is None and not self.store.is_shared:
             await trio.lowlevel.checkpoint()
             return function(*args, **kwargs)
         in_thread = partial(function, *args, **kwargs)
@@ -101,9 +101,10 @@ async def open_service(
     other processes get a fresh term.
 
     Args:
-        db: Database file, or ``":memory:"``.
+        db: Database file, ``":memory:"``, or the URL of a database on PostgreSQL.
         clock: Gives the time in Unix milliseconds.
-        monotonic: Gives the milliseconds that leases are counted in.
+        monotonic: Gives the milliseconds that leases are counted in. Defaults to a clock of this process,
+            or that of the database if state managers share it.
         terms: How long claims hold.
         keep_ms: Delete runs that have been finished for longer. Defaults to None: keep all.
         schedules: Trigger graphs by their cron expressions. Defaults to True.
@@ -116,6 +117,8 @@ async def open_service(
     """
     settings = settings or read_settings()
     async with open_store(db, clock=clock, max_inputs=max_inputs) as store:
+        if monotonic is monotonic_clock:
+            monotonic = store.lease_clock or monotonic
         cipher = find_cipher(store.path, settings)
         terms, scheduler = terms or Terms(), Scheduler(store)
         await store.write(recover, terms)

@@ -9,15 +9,17 @@
 ``clock``       the wall clock, and what happens when it is set
 ``tallies``     counts of states that ended, by node, minute, status and duration
 ``cipher``      secrets, encrypted
-``sqlite``      the engine: opening and owning a file, commits, readers, copies
+``opening``     opening a database by its name, whatever its engine
+``sqlite``      an engine: opening and owning a file, commits, readers, copies
+``postgres``    another one, which several state managers may share
 ==============  ===================================================================================
 
-From outside import ``port`` and ``driver``; open a store with ``sqlite.store.open_store``.
+From outside import ``port`` and ``driver``; open a store with ``opening.open_store``.
 
 A *use case* is a plain function of a ``Transaction`` and its arguments, a *query* one of a ``View``. Neither
 awaits anything, so both can be run in any thread, and again.
 
-What one commit does (``sqlite.commits.Committer.commit``):
+What one commit does on SQLite (``sqlite.commits.Committer.commit``):
 
 1. ``BEGIN IMMEDIATE``. The clock is compared with that of the last commit; if it was set back, what waits is
    moved back with it.

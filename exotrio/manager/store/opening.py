@@ -1,0 +1,44 @@
+"""Opening a database by its name: a file, one in memory, or one on PostgreSQL."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from exotrio.errors import ConfigurationError
+from exotrio.manager.store.catalog import MAX_INPUTS
+from exotrio.manager.store.clock import Clock, wall_clock
+from exotrio.manager.store.port import Store
+from exotrio.manager.store.sqlite import store as sqlite
+
+
+def is_url(db: str | Path) -> bool:
+    """Return whether this names a database on PostgreSQL, not a file."""
+    return isinstance(db, str) and db.startswith(("postgresql://", "postgres://"))
+
+
+def open_store(
+    db: str | Path, *, clock: Clock = wall_clock, max_inputs: int = MAX_INPUTS
+) -> AbstractAsyncContextManager[Store]:
+    """Open a database until the block ends.
+
+    Args:
+        db: A file, ``":memory:"``, or the URL of a database on PostgreSQL (``postgresql://...``).
+        clock: Gives the time in Unix milliseconds. Defaults to this machine's wall clock; on PostgreSQL, to
+            the server's.
+        max_inputs: Most bytes of the inputs of a state that follows another.
+
+    Raises:
+        ConfigurationError: the URL cannot be read, or the driver is not installed.
+        DatabaseError: the database cannot be used.
+    """
+    if not is_url(db):
+        return sqlite.open_store(db, clock=clock, max_inputs=max_inputs)
+    try:
+        # Only here: the driver is an extra.
+        from exotrio.manager.store.postgres import store as postgres
+    except ImportError as error:
+        raise ConfigurationError(
+            f"PostgreSQL cannot be used: {error}", fix="pip install 'exotrio[postgres]'"
+        ) from error
+    return postgres.open_store(str(db), clock=clock, max_inputs=max_inputs)
