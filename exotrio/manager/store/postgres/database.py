@@ -58,6 +58,8 @@ def prepare(server: Server, clock: ServerClock) -> Prepared:
                 fix=f"use PostgreSQL {MIN_VERSION} or newer",
             )
         connection.begin()
+        # The manager before this one may be migrating a large table.
+        connection.control("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
         connection.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
         try:
             stamp = _prepare_schema(connection, f"the database {server.shown}")

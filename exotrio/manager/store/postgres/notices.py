@@ -46,6 +46,7 @@ class Notices:
         self._own = secrets.token_hex(8)
         self._untold: set[Topic] = set()
         self._has_news = False
+        self._says_hello = False
         self._wakeup = trio.Event()
         self._limiter = trio.CapacityLimiter(2)
         # Until the first answer comes, there may be others.
@@ -79,10 +80,11 @@ class Notices:
                     if trio.current_time() >= measure_at:
                         await self._in_thread(self._clock.measure, connection)
                         measure_at = trio.current_time() + INTERVAL
-                        self._has_news = True
-                    if self._has_news and self._listens:
-                        topics, self._untold, self._has_news = self._untold, set(), False
-                        await self._in_thread(self._notify, connection, topics)
+                        self._says_hello = self._listens
+                    if self._has_news or self._says_hello:
+                        topics, has_news = self._untold, self._has_news
+                        self._untold, self._has_news, self._says_hello = set(), False, False
+                        await self._in_thread(self._notify, connection, topics, has_news)
                     failures = 0
                 except psycopg.Error as error:
                     failures += 1
@@ -90,10 +92,12 @@ class Notices:
                     if connection is not None:
                         connection.close()
                     connection = None
+                    # Others find it by polling.
+                    self._untold.clear()
                     await trio.sleep(OUTAGE.pause(failures))
                     continue
                 self._wakeup = trio.Event()
-                if not self._has_news:
+                if not (self._has_news or self._says_hello):
                     with trio.move_on_at(measure_at):
                         await self._wakeup.wait()
         finally:
@@ -114,8 +118,7 @@ class Notices:
                 failures = 0
                 # What was announced before is not heard any more.
                 hear(None)
-                self._has_news = True
-                self._wakeup.set()
+                self._say_hello()
                 await self._hear_all(connection, hear)
             except psycopg.Error as error:
                 logger.debug("other managers are not heard any more: %s", self._server.reason(error))
@@ -136,7 +139,7 @@ class Notices:
 
     def _take(self, payload: bytes, hear: Hear) -> None:
         try:
-            sender, topics = from_json(payload)
+            sender, has_news, topics = from_json(payload)
             heard: set[Any] = {tuple(topic) if isinstance(topic, list) else topic for topic in topics}
         except (ValueError, TypeError):
             return  # somebody else's
@@ -146,10 +149,14 @@ class Notices:
         self._others_until = now + SILENCE
         if now - self._known.get(sender, -math.inf) > SILENCE:
             # It does not know yet that this manager is there.
-            self._has_news = True
-            self._wakeup.set()
+            self._say_hello()
         self._known = {name: at for name, at in self._known.items() if now - at <= SILENCE} | {sender: now}
-        hear(heard)
+        if has_news:
+            hear(heard)
+
+    def _say_hello(self) -> None:
+        self._says_hello = True
+        self._wakeup.set()
 
     def _connect_sender(self) -> Connection:
         connection = self._server.connect()
@@ -163,21 +170,21 @@ class Notices:
         connection.control(f'LISTEN "{self._channel}"')
         return connection
 
-    def _notify(self, connection: Connection, topics: set[Topic]) -> None:
-        for payload in self._payloads(topics):
+    def _notify(self, connection: Connection, topics: set[Topic], has_news: bool) -> None:
+        for payload in self._payloads(topics, has_news):
             connection.execute("SELECT pg_notify(?, ?)", (self._channel, payload))
 
-    def _payloads(self, topics: set[Topic]) -> Iterable[str]:
+    def _payloads(self, topics: set[Topic], has_news: bool) -> Iterable[str]:
         part: list[Topic] = []
         size = 0
         for topic in topics:
             length = len(to_json(topic)) + 1
             if size + length > MAX_PAYLOAD:
-                yield to_json((self._own, part)).decode()
+                yield to_json((self._own, has_news, part)).decode()
                 part, size = [], 0
             part.append(topic)
             size += length
-        yield to_json((self._own, part)).decode()
+        yield to_json((self._own, has_news, part)).decode()
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await trio.to_thread.run_sync(function, *args, limiter=self._limiter, abandon_on_cancel=False)

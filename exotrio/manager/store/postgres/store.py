@@ -24,6 +24,7 @@ from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.port import NotCommitted, Transaction, View
 from exotrio.manager.store.postgres.catalog import SharedCatalog
 from exotrio.manager.store.postgres.clock import ServerClock
+from exotrio.manager.store.postgres.connection import CommitUnknown
 from exotrio.manager.store.postgres.database import Prepared, prepare
 from exotrio.manager.store.postgres.notices import Notices
 from exotrio.manager.store.postgres.readers import Readers
@@ -158,10 +159,14 @@ class PostgresStore:
                 await self._progress.wait()
             if self._tally:
                 await self._write_tallies()
-        for _ in self._threads:
-            self._queue.put(None)
+            for _ in self._threads:
+                self._queue.put(None)
+            for thread in self._threads:
+                await trio.to_thread.run_sync(
+                    thread.join, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
+                )
         self._readers.close()
-        if self._pending:
+        if any(thread.is_alive() for thread in self._threads):
             logger.error(
                 "the last writes did not end within %g s; their threads are abandoned", CLOSING_GRACE
             )
@@ -213,8 +218,9 @@ class PostgresStore:
         else:
             assert isinstance(result, outcome.Error)
             failed, goes_on = isinstance(result.error, NotCommitted), False
-            if failed:
-                self._log(str(result.error.args[0]))
+            if isinstance(result.error, NotCommitted):
+                self._written_at = -math.inf
+                self._log(result.error)
         if not write.abandoned and write.task is not None:
             trio.lowlevel.reschedule(write.task, result)
         elif write.undo is not None and isinstance(result, outcome.Value):
@@ -271,13 +277,13 @@ class PostgresStore:
         except DatabaseError:  # it is in the log
             self._tally.update(counted)
 
-    def _log(self, what: str) -> None:
+    def _log(self, error: NotCommitted) -> None:
         """Log a failure; one for the same reason again only after ``LOG_AGAIN``."""
         now = trio.current_time()
-        known = what == self._logged and now - self._logged_at < LOG_AGAIN
-        logger.log(logging.DEBUG if known else logging.ERROR, "%s", what)
+        known = error.what == self._logged and now - self._logged_at < LOG_AGAIN
+        logger.log(logging.DEBUG if known else logging.ERROR, "%s; %s", error.what, error.fix)
         if not known:
-            self._logged, self._logged_at = what, now
+            self._logged, self._logged_at = error.what, now
 
 
 def _check_writable(tx: Transaction) -> None:
@@ -327,5 +333,5 @@ async def open_store(
 def _prepare(server: Server, clock: ServerClock) -> Prepared:
     try:
         return prepare(server, clock)
-    except psycopg.Error as error:
+    except (psycopg.Error, CommitUnknown) as error:
         raise server.unusable(error) from error
