@@ -170,7 +170,7 @@ def last_failures(view: View, node_id: int, limit: int) -> list[dict[str, Any]]:
     """Return the states of a node that failed and were not retried, newest first."""
     rows = view.execute(
         f"SELECT seq, error, finished_at FROM states WHERE node_id = ? AND {FAILED}"
-        " ORDER BY finished_at DESC LIMIT ?",
+        " ORDER BY finished_at DESC, seq DESC LIMIT ?",
         (node_id, limit),
     )
     return [

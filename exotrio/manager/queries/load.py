@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exotrio.manager.engine.states import ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED
+from exotrio.manager.queries.where import Where
 from exotrio.manager.store import tallies
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
@@ -53,45 +54,39 @@ def backlog(view: View, *, namespace: str | None = None, node: str | None = None
             "SELECT node_id, count(*) FROM states WHERE status = 'QUEUED' GROUP BY node_id"
         ).fetchall()
     )
-    found = []
-    for row in view.execute(
-        "SELECT id, namespace, name FROM nodes WHERE (?1 IS NULL OR namespace = ?1)"
-        " AND (?2 IS NULL OR name = ?2) ORDER BY namespace, name",
-        (namespace, node),
-    ).fetchall():
-        waiting = view.execute(
-            "SELECT count(*) FROM (SELECT 1 FROM states WHERE node_id = ? AND status = 'CREATED' LIMIT ?)",
-            (row["id"], MAX_COUNTED),
-        ).fetchone()[0]
-        eligible, first = view.execute(
-            "SELECT count(*), min(enqueue_after) FROM (SELECT enqueue_after FROM states WHERE node_id = ?"
-            " AND status = 'CREATED' AND enqueue_after <= ? ORDER BY enqueue_after LIMIT ?)",
-            (row["id"], view.now_ms, MAX_COUNTED),
-        ).fetchone()
-        oldest = 0.0 if first is None else max(0, view.now_ms - first) / 1000
-        found.append(
-            Backlog(
-                namespace=row["namespace"],
-                node=row["name"],
-                waiting=waiting,
-                eligible=eligible,
-                oldest=oldest,
-                held=held.get(row["id"], 0),
-            )
+    where = Where()
+    if namespace is not None:
+        where.add("namespace = ?", namespace)
+    if node is not None:
+        where.add("name = ?", node)
+    waits = "SELECT enqueue_after FROM states WHERE node_id = nodes.id AND status = 'CREATED'"
+    return [
+        Backlog(
+            namespace=row["namespace"],
+            node=row["name"],
+            waiting=row["waiting"],
+            eligible=row["eligible"],
+            oldest=0.0 if row["first"] is None else max(0, view.now_ms - row["first"]) / 1000,
+            held=held.get(row["id"], 0),
         )
-    return found
+        for row in view.execute(
+            f"SELECT id, namespace, name, (SELECT count(*) FROM ({waits} LIMIT ?) AS waits) AS waiting,"
+            f" (SELECT count(*) FROM ({waits} AND enqueue_after <= ? LIMIT ?) AS waits) AS eligible,"
+            f" ({waits} AND enqueue_after <= ? ORDER BY enqueue_after LIMIT 1) AS first"
+            f" FROM nodes WHERE {where} ORDER BY namespace, name",
+            (MAX_COUNTED, view.now_ms, MAX_COUNTED, view.now_ms, *where.parameters),
+        )
+    ]
 
 
 def failed_since(view: View, node_ids: Iterable[int], since: int) -> int:
-    """Return how many states of these nodes failed since then; at most ``MAX_COUNTED`` of each."""
-    count = 0
-    for node_id in node_ids:
-        count += view.execute(
-            f"SELECT count(*) FROM (SELECT 1 FROM states WHERE node_id = ? AND {FAILED} AND finished_at >= ?"
-            " LIMIT ?)",
-            (node_id, since, MAX_COUNTED),
-        ).fetchone()[0]
-    return count
+    """Return how many states of these nodes failed since then; at most ``MAX_COUNTED``."""
+    row = view.row(
+        f"SELECT count(*) FROM (SELECT 1 FROM states WHERE {view.any_of('node_id')} AND {FAILED}"
+        " AND finished_at >= ? LIMIT ?) AS failed",
+        (view.items(list(node_ids)), since, MAX_COUNTED),
+    )
+    return 0 if row is None else int(row[0])
 
 
 def held_by_worker(view: View, namespace: str) -> Counter[str]:
@@ -104,7 +99,7 @@ def states_held(view: View, namespace: str) -> Mapping[str, list[Row]]:
     found: defaultdict[str, list[Row]] = defaultdict(list)
     for row in view.execute(
         "SELECT seq, worker, claimed_at FROM"
-        " (SELECT * FROM states INDEXED BY states_held WHERE status = 'QUEUED' LIMIT ?)"
+        " (SELECT * FROM states INDEXED BY states_held WHERE status = 'QUEUED' LIMIT ?) AS held"
         " JOIN nodes ON nodes.id = node_id WHERE namespace = ?",
         (MAX_HELD, namespace),
     ):

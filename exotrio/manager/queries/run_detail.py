@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from pydantic_core import to_json
-
 from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio.manager.engine.states import ENDED, ERRORED
 from exotrio.manager.queries.load import FAILED
-from exotrio.manager.queries.runs import Found, Where
+from exotrio.manager.queries.runs import Found
 from exotrio.manager.queries.state_detail import summarize, times
+from exotrio.manager.queries.where import Where, end_of
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
@@ -74,7 +73,7 @@ def list_states(
         "SELECT * FROM (SELECT seq, place, status, retry_count, enqueue_after, created_at, claimed_at,"
         f" finished_at, worker, substr(error, 1, {MAX_ERROR_BYTES}) AS error,"
         " substr(inputs, 1, 160) AS inputs, substr(outputs, 1, 160) AS outputs"
-        " FROM states WHERE run = ? AND seq > ? ORDER BY seq LIMIT ?)"
+        " FROM states WHERE run = ? AND seq > ? ORDER BY seq LIMIT ?) AS searched"
         f" WHERE {where} LIMIT ?",
         (run["id"], seq, MAX_SEARCHED, *where.parameters, PAGE_SIZE + 1),
     ).fetchall()
@@ -188,7 +187,7 @@ def events_of(
     rows = view.execute(
         "SELECT at, events.kind, events.worker, seq, place FROM"
         " (SELECT * FROM events ORDER BY id DESC LIMIT ?) AS events"
-        " CROSS JOIN states ON states.seq = events.state WHERE states.run = ?",
+        " CROSS JOIN states ON states.seq = events.state WHERE states.run = ? ORDER BY events.id DESC",
         (MAX_EVENTS, run["id"]),
     )
     shown: list[dict[str, Any]] = []
@@ -215,17 +214,17 @@ def events_of(
 def failures_of(view: View, run: Row, characters: int) -> Iterable[Row]:
     """Return the failed states of a run (seq, place, error), with the end of each error."""
     return view.execute(
-        f"SELECT seq, place, substr(error, ?) AS error FROM states WHERE run = ? AND {FAILED}"
+        f"SELECT seq, place, {end_of('error', characters)} AS error FROM states WHERE run = ? AND {FAILED}"
         " ORDER BY seq LIMIT ?",
-        (-characters, run["id"], MAX_FAILURES),
+        (run["id"], MAX_FAILURES),
     )
 
 
 def end_of_error(view: View, seq: int, characters: int) -> tuple[str, int]:
-    """Return the end of a state's error, and its length as SQLite counts it: up to the first NUL."""
+    """Return the end of a state's error, and its length. SQLite counts up to the first NUL."""
     row = view.row(
-        "SELECT substr(error, ?) AS error, length(error) AS size FROM states WHERE seq = ?",
-        (-characters, seq),
+        f"SELECT {end_of('error', characters)} AS error, length(error) AS size FROM states WHERE seq = ?",
+        (seq,),
     )
     assert row is not None, "a query sees one state of the database"
     return row["error"] or "", row["size"] or 0
@@ -282,9 +281,9 @@ def read_states(view: View, chosen: Sequence[int], *, parsed: int, value: int, e
             f" {begin.format('inputs')} AS inputs, length(inputs) AS inputs_size,"
             f" {begin.format('outputs')} AS outputs, length(outputs) AS outputs_size,"
             f" {begin.format('data')} AS data, length(data) AS data_size,"
-            " substr(error, ?) AS error, length(error) AS error_size"
-            " FROM states WHERE seq IN (SELECT value FROM json_each(?))",
-            (-error, to_json(chosen).decode()),
+            f" {end_of('error', error)} AS error, length(error) AS error_size"
+            f" FROM states WHERE {view.any_of('seq')}",
+            (view.items(chosen),),
         )
     }
     return [found[seq] for seq in chosen]

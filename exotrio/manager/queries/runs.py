@@ -7,6 +7,7 @@ after the texts of ``MAX_STATES_READ`` states; the page says so and links to the
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from exotrio._wire.vocabulary import RunStatus, run_status
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.runs import RUNS, find_run
 from exotrio.manager.engine.states import STATUSES
+from exotrio.manager.queries.where import Where
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
@@ -25,6 +27,8 @@ from exotrio.manager.store.port import Transaction, View
 PAGE_SIZE = 50
 MAX_SEARCHED = 20_000
 MAX_STATES_READ = 50_000
+READ_AT_ONCE = 250
+"""Runs that a search reads with one statement."""
 RUN_STATUSES = ("running", "failed", "success", "cancelled")
 
 
@@ -89,12 +93,7 @@ def search(
 
     ``text`` occurs in an input, an output or an error of one of the run's states.
     """
-    cursor = _read_cursor(before) or (2**62, 2**62)
-    rows = view.execute(
-        RUNS + " WHERE runs.namespace = ? AND (runs.created_at, runs.id) < (?, ?) AND runs.created_at >= ?"
-        " ORDER BY runs.created_at DESC, runs.id DESC LIMIT ?",
-        (namespace, *cursor, since_ms or 0, MAX_SEARCHED + 1),
-    )
+    rows = _newest_first(view, namespace, _read_cursor(before) or (2**62, 2**62), since_ms or 0)
     reader = _Reader(view, text)
     found: list[dict[str, Any]] = []
     last: Row | None = None
@@ -108,6 +107,21 @@ def search(
         if fits and reader.finds(row):
             found.append(run_row(row, view.now_ms))
     return Found(found, None, None)
+
+
+def _newest_first(view: View, namespace: str, cursor: tuple[int, int], since_ms: int) -> Iterator[Row]:
+    """Yield the runs behind a cursor. They are read in parts: PostgreSQL's driver reads all that it is asked
+    for, and a page mostly ends soon."""
+    while True:
+        rows = view.execute(
+            RUNS + " WHERE runs.namespace = ? AND (runs.created_at, runs.id) < (?, ?)"
+            " AND runs.created_at >= ? ORDER BY runs.created_at DESC, runs.id DESC LIMIT ?",
+            (namespace, *cursor, since_ms, READ_AT_ONCE),
+        ).fetchall()
+        yield from rows
+        if len(rows) < READ_AT_ONCE:
+            return
+        cursor = rows[-1]["created_at"], rows[-1]["id"]
 
 
 def _cursor(run: Row) -> str:
@@ -142,7 +156,7 @@ class _Reader:
             return True
         as_json, plain = self._patterns
         row = self._view.row(
-            "SELECT 1 FROM (SELECT inputs, outputs, error FROM states WHERE run = ? LIMIT ?)"
+            "SELECT 1 FROM (SELECT inputs, outputs, error FROM states WHERE run = ? LIMIT ?) AS texts"
             " WHERE inputs LIKE ? ESCAPE '\\' OR outputs LIKE ? ESCAPE '\\' OR error LIKE ? ESCAPE '\\'"
             " LIMIT 1",
             (run["id"], max(self._left, 1), as_json, as_json, plain),
@@ -163,21 +177,6 @@ _STATUS = {
     RunStatus.FAILED: "pending = 0 AND (errored > 0 OR success + retried = 0)",
     RunStatus.SUCCESS: "pending = 0 AND errored = 0 AND success + retried > 0",
 }
-
-
-class Where:
-    """The conditions of a query."""
-
-    def __init__(self) -> None:
-        self._conditions: list[str] = []
-        self.parameters: list[Any] = []
-
-    def add(self, condition: str, *parameters: Any) -> None:
-        self._conditions.append(condition)
-        self.parameters += parameters
-
-    def __str__(self) -> str:
-        return " AND ".join(self._conditions) or "TRUE"
 
 
 def list_runs(view: View, namespace: str, query: RunsQuery) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio._util.times import timestamp
@@ -18,13 +18,15 @@ from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import chain, find_state
 from exotrio.manager.queries.graphs import find_node
-from exotrio.manager.queries.runs import Where
+from exotrio.manager.queries.where import Where
 from exotrio.manager.rules.errors import Refused, not_found
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 
 WINDOW = 100_000
 """States that one request looks through for those that match. It takes some ten milliseconds."""
+MAX_PLACES = 65_536
+"""More than a template has, so that it and a place make one number."""
 
 
 def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any]:
@@ -47,25 +49,23 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
         where.add("states.node_id = ?", find_node(view, namespace, query.node)["id"])
     if query.identifier is not None:
         places = _places(view, query.identifier, graph, run)
-        where.add(
-            "(runs.template, states.place) IN"
-            " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))",
-            to_json(places).decode(),
-        )
+        where.add(view.any_of(f"(runs.template * {MAX_PLACES} + states.place)"), view.items(places))
     if query.status:
         statuses = set(query.status)
-        where.add(f"states.status IN ({', '.join('?' * len(statuses))})", *statuses)
+        given = sorted(status.value for status in statuses)
+        where.add(f"states.status IN ({', '.join('?' * len(given))})", *given)
         if statuses <= {StateStatus.ERRORED, StateStatus.NEXT_CREATED_ERROR}:
             # In the words of the index of failed states, or SQLite would not see that it serves.
             where.add("states.status IN ('ERRORED', 'NEXT_CREATED_ERROR')")
     before, floor = _range(view, query, bounded=run is None)
     where.add("states.seq < ? AND states.seq >= ?", before, floor)
     rows = view.execute(
-        "SELECT seq, place, states.status, substr(error, 1, ?) AS error, retry_count, states.created_at,"
+        f"SELECT seq, place, states.status, substr(error, 1, {MAX_ERROR_BYTES}) AS error, retry_count,"
+        " states.created_at,"
         " states.finished_at, worker, nodes.name, runs.run_id, runs.template, graphs.name AS graph_name"
         " FROM states JOIN nodes ON nodes.id = node_id JOIN runs ON runs.id = run"
         f" JOIN graphs ON graphs.id = runs.graph WHERE {where} ORDER BY seq DESC LIMIT ?",
-        (MAX_ERROR_BYTES, *where.parameters, query.limit + 1),
+        (*where.parameters, query.limit + 1),
     ).fetchall()
     page = rows[: query.limit]
     following = page[-1]["seq"] if len(rows) > len(page) else floor
@@ -117,8 +117,9 @@ def _find_run_with_states(view: View, namespace: str, run_id: str) -> int:
     return int(row["id"])
 
 
-def _places(view: View, identifier: str, graph: int | None, run: int | None) -> list[tuple[int, int]]:
-    """Return (template, place) wherever a version of the graph, or of the run's, has the identifier."""
+def _places(view: View, identifier: str, graph: int | None, run: int | None) -> list[int]:
+    """Return template * MAX_PLACES + place wherever a version of the graph, or of the run's, has the
+    identifier."""
     if run is not None:
         rows = view.execute("SELECT template AS id FROM runs WHERE id = ?", (run,))
     elif graph is not None:
@@ -126,7 +127,7 @@ def _places(view: View, identifier: str, graph: int | None, run: int | None) -> 
     else:
         raise Refused(422, "identifier names a place of a graph: give graph or run with it")
     return [
-        (row["id"], place.index)
+        row["id"] * MAX_PLACES + place.index
         for row in rows.fetchall()
         for place in view.template(row["id"]).places
         if place.identifier == identifier

@@ -144,21 +144,29 @@ def check_secrets(view: View, cipher: Cipher) -> Renewed:
 
 def encrypt_anew(tx: Transaction, cipher: Cipher) -> Renewed:
     """Encrypt with the newest key what was encrypted with an older one."""
-    found, outdated = _outdated(tx, cipher)
+    # Locked: what an upsert puts in place of a secret meanwhile must not be replaced by the older value.
+    found, outdated = _outdated(tx, cipher, tx.for_update("secrets"))
     with tx.secure_delete():
-        tx.executemany(
-            "UPDATE secrets SET value = ? WHERE graph = ? AND name = ?",
-            ((cipher.encrypt(plain, **place), graph, place["name"]) for graph, place, plain in outdated),
+        tx.update(
+            "secrets",
+            ("graph", "name"),
+            ("value",),
+            [(graph, place["name"], cipher.encrypt(plain, **place)) for graph, place, plain in outdated],
         )
     return found
 
 
-def _outdated(view: View, cipher: Cipher) -> tuple[Renewed, list[tuple[int, dict[str, str], str]]]:
-    """Return what was found, and (graph, place, plain value) of what the newest key did not encrypt."""
+def _outdated(
+    view: View, cipher: Cipher, lock: str = ""
+) -> tuple[Renewed, list[tuple[int, dict[str, str], str]]]:
+    """Return what was found, and (graph, place, plain value) of what the newest key did not encrypt.
+
+    ``lock`` is the end of the statement that reads it.
+    """
     found, outdated = Renewed(), []
     for row in view.execute(
         "SELECT graph, secrets.name, value, namespace, graphs.name AS graph_name FROM secrets"
-        " JOIN graphs ON graphs.id = secrets.graph ORDER BY graph, secrets.name"
+        f" JOIN graphs ON graphs.id = secrets.graph ORDER BY graph, secrets.name{lock}"
     ):
         found.total += 1
         if cipher.is_newest(row["value"]):

@@ -131,7 +131,8 @@ CREATE INDEX states_ready_by_run ON states (run, node_id, enqueue_after, seq) WH
 CREATE INDEX states_held ON states (claim) WHERE status = 'QUEUED';
 CREATE INDEX states_leased ON states (lease_until) WHERE status = 'QUEUED' AND lease_until IS NOT NULL;
 CREATE INDEX states_queued ON states (run, place) WHERE status = 'QUEUED';
-CREATE INDEX states_by_run ON states (run);
+-- SQLite would find the states in their order without seq, too, which each of its indexes ends with.
+CREATE INDEX states_by_run ON states (run, seq);
 CREATE INDEX states_failed ON states (run) WHERE status IN ('ERRORED', 'NEXT_CREATED_ERROR');
 CREATE INDEX states_failed_by_time ON states (node_id, finished_at)
     WHERE status IN ('ERRORED', 'NEXT_CREATED_ERROR') AND error <> 'cancelled';

@@ -71,16 +71,16 @@ def by_minute(view: View, node_ids: Iterable[int], minutes: int) -> dict[int, Co
 
     It reads at most as many rows as there are minutes, statuses and buckets of these nodes.
     """
+    # The cast: on PostgreSQL a sum is a decimal number.
     first = view.now_ms // MINUTE_MS - minutes + 1
     found = {minute: Counter[str]() for minute in range(first, first + minutes)}
-    for node_id in node_ids:
-        for row in view.execute(
-            "SELECT minute, status, sum(count) AS count FROM tallies WHERE node_id = ? AND minute >= ?"
-            " GROUP BY minute, status",
-            (node_id, first),
-        ):
-            if row["minute"] in found:
-                found[row["minute"]][row["status"]] += row["count"]
+    for row in view.execute(
+        f"SELECT minute, status, CAST(sum(count) AS BIGINT) AS count FROM tallies"
+        f" WHERE {view.any_of('node_id')} AND minute >= ? GROUP BY minute, status",
+        (view.items(list(node_ids)), first),
+    ):
+        if row["minute"] in found:
+            found[row["minute"]][row["status"]] += row["count"]
     return found
 
 
@@ -91,8 +91,8 @@ def of_node(view: View, node_id: int, minutes: int) -> tuple[Counter[str], Count
     present = view.now_ms // MINUTE_MS
     for row in view.execute(
         # Later minutes were counted before the clock was set back.
-        "SELECT status, bucket, sum(count) AS count FROM tallies WHERE node_id = ? AND minute > ?"
-        " AND minute <= ? GROUP BY status, bucket",
+        "SELECT status, bucket, CAST(sum(count) AS BIGINT) AS count FROM tallies WHERE node_id = ?"
+        " AND minute > ? AND minute <= ? GROUP BY status, bucket",
         (node_id, present - minutes, present),
     ):
         statuses[row["status"]] += row["count"]
