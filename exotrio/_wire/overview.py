@@ -254,15 +254,91 @@ class Disagreement(Body):
     versions: list[NodeVersion]
 
 
+class HorizonHolder(Body):
+    """What keeps PostgreSQL from removing rows that no query needs any more.
+
+    Fields:
+        holder: What it is: a session, a prepared transaction, or a replication slot.
+        transactions: How many have begun since.
+        held_for: Seconds; None if PostgreSQL does not say.
+    """
+
+    holder: str
+    transactions: int
+    held_for: Seconds | None = Field(alias="held_ms")
+
+
+class TableState(Body):
+    """A table whose rows change often, with its rows and those that wait to be removed, both estimated."""
+
+    name: str
+    rows: int
+    dead: int
+
+
+class ReplicationSlot(Body):
+    """A replication slot, which makes PostgreSQL keep its log for a consumer.
+
+    Fields:
+        active: Whether the consumer is connected.
+        kept: Bytes of the log that are kept.
+    """
+
+    name: str
+    active: bool
+    kept: int
+
+
+class ManagerState(Body):
+    """A state manager at the database.
+
+    Fields:
+        id: Of its process.
+        version: Its version of exotrio.
+        seen_ago: Seconds since it last wrote that it is there.
+    """
+
+    id: str
+    version: str
+    seen_ago: Seconds = Field(alias="seen_ms")
+
+
+class PostgresState(Body):
+    """What is particular to PostgreSQL.
+
+    Fields:
+        version: Of the server.
+        clock_ahead: Seconds by which the clock of the state manager that answers is ahead of the server's.
+        connections: How many there are, to all databases of the server.
+        max_connections: How many there may be.
+        switched_off: Settings that protect data or speed, and are off.
+        horizon: The oldest that needs removed rows; None if nothing does.
+        tables: Those that change most.
+        slots: Its replication slots.
+        managers: The state managers that share the database, the oldest first.
+    """
+
+    version: str
+    clock_ahead: Seconds = Field(alias="clock_ahead_ms")
+    connections: int
+    max_connections: int
+    switched_off: list[str]
+    horizon: HorizonHolder | None
+    tables: list[TableState]
+    slots: list[ReplicationSlot]
+    managers: list[ManagerState]
+
+
 class DatabaseState(Body):
     """The database, of all namespaces.
 
     Fields:
         in_memory: Whether it is lost when the process ends.
         size: Bytes, those that are free for reuse included.
-        log_size: Bytes of the write-ahead log.
+        log_size: Bytes of the write-ahead log; 0 of PostgreSQL, which keeps one for all databases.
         schema_version: Version of its tables.
-        free_disk: Free bytes on its disk; None in memory.
+        free_disk: Free bytes on its disk; None in memory, and of PostgreSQL, which does not tell.
+        postgres: What is particular to PostgreSQL; None of SQLite.
     """
 
     in_memory: bool
@@ -270,6 +346,7 @@ class DatabaseState(Body):
     log_size: int
     schema_version: int
     free_disk: int | None
+    postgres: PostgresState | None = None
 
 
 class Checkup(Body):

@@ -15,9 +15,12 @@ from exotrio.client import (
     Disagreement,
     GraphInfo,
     HeldClaims,
+    HorizonHolder,
     LostLeases,
+    ManagerState,
     NodeLoad,
     Overview,
+    PostgresState,
     RuntimeInfo,
     ValidationStatus,
 )
@@ -34,6 +37,24 @@ OVERDUE = 30.0
 """Seconds after its end by which another runtime should have got a lease."""
 MIN_FREE_DISK = 512 * 1024 * 1024
 MAX_LOG = 1024 * 1024 * 1024
+LONG_HORIZON = 300.0
+"""Seconds for which a transaction may keep dead rows from being removed."""
+OLD_HORIZON = 1_000_000
+"""Transactions, where the time is not known."""
+MANY_DEAD = 100_000
+"""Dead rows of a table, if they are more than a fifth of the others."""
+NEARLY_ALL = 0.9
+"""Part of the connections."""
+MAX_KEPT = 4 * 1024 * 1024 * 1024
+"""Bytes of PostgreSQL's log that a replication slot may keep."""
+SILENT = 30.0
+"""Seconds after which other state managers take over what one held."""
+_OFF = {
+    "autovacuum": "dead rows are never removed",
+    "fsync": "a crash of its machine can destroy the database",
+    "full_page_writes": "a crash of its machine can destroy the database",
+    "synchronous_commit": "a crash loses outcomes that runtimes take for recorded",
+}
 _WORKER = "python -m exotrio worker FILE"
 
 
@@ -219,7 +240,7 @@ def _of_leases(leases: LostLeases) -> list[Finding]:
 
 
 def _of_database(database: DatabaseState) -> list[Finding]:
-    findings = []
+    findings = [] if database.postgres is None else _of_postgres(database.postgres)
     if database.in_memory:
         what = "the database is in memory: it is lost when the state manager ends"
         findings.append(info(what, "keep it in a file with --db FILE"))
@@ -230,4 +251,56 @@ def _of_database(database: DatabaseState) -> list[Finding]:
     if database.log_size > MAX_LOG:
         what = f"the write-ahead log of the database has {bytes_text(database.log_size)}"
         findings.append(info(what, "its space is reused, and freed when the server is restarted"))
+    return findings
+
+
+def _of_postgres(postgres: PostgresState) -> list[Finding]:
+    findings = [
+        Finding(f"{one_line(name)} is off in PostgreSQL: {_OFF.get(name, 'it protects data')}", "turn it on")
+        for name in postgres.switched_off
+    ]
+    if (horizon := postgres.horizon) is not None:
+        findings += _of_horizon(horizon)
+    for table in postgres.tables:
+        if table.dead > max(MANY_DEAD, table.rows / 5):
+            what = f"table {one_line(table.name)} has {table.dead:,} dead rows beside {table.rows:,}"
+            fix = "if nothing above holds them, autovacuum is too slow: raise autovacuum_vacuum_cost_limit"
+            findings.append(Finding(f"{what}, which slows claims down", fix))
+    for slot in postgres.slots:
+        if slot.kept > MAX_KEPT:
+            what = f"replication slot {one_line(slot.name)} keeps {bytes_text(slot.kept)} of PostgreSQL's log"
+            is_gone = "" if slot.active else ", and its consumer is not connected"
+            fix = "start its consumer, or drop it with pg_drop_replication_slot before the disk is full"
+            findings.append(Finding(what + is_gone, fix))
+    if postgres.connections >= postgres.max_connections * NEARLY_ALL:
+        what = f"{postgres.connections} of {postgres.max_connections} connections to PostgreSQL are in use"
+        findings.append(Finding(what, "raise max_connections, or put pgbouncer before it"))
+    if abs(postgres.clock_ahead) > CLOCK_OFF:
+        way = "ahead of" if postgres.clock_ahead > 0 else "behind"
+        what = f"the state manager's clock is {format_duration(abs(postgres.clock_ahead))} {way} PostgreSQL's"
+        findings.append(info(what, "its log has other times; all that is stored has PostgreSQL's"))
+    return findings + _of_managers(postgres.managers)
+
+
+def _of_horizon(horizon: HorizonHolder) -> list[Finding]:
+    held = horizon.held_for
+    if horizon.transactions <= OLD_HORIZON if held is None else held <= LONG_HORIZON:
+        return []
+    since = f"{horizon.transactions:,} transactions" if held is None else format_coarse(held)
+    what = f"{one_line(horizon.holder)} keeps dead rows from being removed, for {since} now"
+    fix = "end it (pg_terminate_backend, ROLLBACK PREPARED, pg_drop_replication_slot): tables grow meanwhile"
+    return [Finding(what, fix)]
+
+
+def _of_managers(managers: Sequence[ManagerState]) -> list[Finding]:
+    findings = []
+    for manager in managers:
+        if manager.seen_ago > SILENT:
+            ago = format_coarse(manager.seen_ago)
+            what = f"state manager {one_line(manager.id)} was last heard of {ago} ago"
+            findings.append(info(what, "if it does not run any more, the others take over what it held"))
+    versions = sorted({one_line(manager.version) for manager in managers if manager.seen_ago <= SILENT})
+    if len(versions) > 1:
+        what = f"state managers of several versions share the database: {listed(versions)}"
+        findings.append(info(what, "fine during a rolling update"))
     return findings

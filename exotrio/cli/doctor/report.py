@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from exotrio.cli.doctor.server import Kind, Server
 from exotrio.cli.doctor.settings import Setting
 from exotrio.cli.doctor.v0 import V0Claims
 from exotrio.cli.terminal.output import table
-from exotrio.client import Checkup, Overview
+from exotrio.client import Checkup, DatabaseState, Overview, PostgresState
 
 
 @dataclass(slots=True)
@@ -87,13 +88,26 @@ def _server(report: Report, server: Server) -> list[str]:
 
 def _database(checkup: Checkup) -> Iterator[str]:
     database = checkup.database
-    free = "" if database.free_disk is None else f", {bytes_text(database.free_disk)} free on its disk"
-    where = ", in memory" if database.in_memory else f", write-ahead log {bytes_text(database.log_size)}"
-    yield f"database: {bytes_text(database.size)}{where}, schema {database.schema_version}{free}"
+    if database.postgres is None:
+        free = "" if database.free_disk is None else f", {bytes_text(database.free_disk)} free on its disk"
+        where = ", in memory" if database.in_memory else f", write-ahead log {bytes_text(database.log_size)}"
+        yield f"database: {bytes_text(database.size)}{where}, schema {database.schema_version}{free}"
+    else:
+        yield from _postgres(database, database.postgres)
     timeout = checkup.claim_timeout
     ends = "never end by themselves" if timeout is None else f"end after {format_duration(timeout)}"
     lease_ttl = format_duration(checkup.lease_ttl)
     yield f"leases: {lease_ttl} without a heartbeat; claims through v0 {ends}"
+
+
+def _postgres(database: DatabaseState, postgres: PostgresState) -> Iterator[str]:
+    size = f"{bytes_text(database.size)}, schema {database.schema_version}"
+    used = f"{postgres.connections} of {postgres.max_connections} connections"
+    yield f"database: PostgreSQL {postgres.version}, {size}, {used} in use"
+    yield f"dead rows: {', '.join(f'{table.name} {table.dead:,}' for table in postgres.tables) or 'unknown'}"
+    versions = Counter(manager.version for manager in postgres.managers)
+    each = ", ".join(f"{version} ({count})" for version, count in sorted(versions.items()))
+    yield f"{plural(len(postgres.managers), 'state manager')}: exotrio {each}"
 
 
 def _namespace(report: Report) -> Iterator[str]:

@@ -50,7 +50,7 @@ class _Inspection:
 
     async def checkup(self, request: Request, namespace: str) -> Response:
         now, terms = self._service.monotonic(), self._service.terms
-        return reply(await self._store.look(show_checkup, namespace, terms, now, self._store.path))
+        return reply(await self._store.look(show_checkup, namespace, terms, now, self._store.describe))
 
     async def export(self, request: Request, namespace: str) -> Response:
         # Here: whoever embeds a state manager does not wait for templates to be loaded.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from exotrio.manager.engine.leases import Terms
@@ -14,13 +13,15 @@ from exotrio.manager.store.port import View
 HOUR_MS = 3_600_000
 MAX_EVENTS = 20_000
 """Events that are read, the newest ones."""
+_THROUGH_V0 = "local = 0 AND token IS NULL"
 
 
-def show_checkup(view: View, namespace: str, terms: Terms, now: int, path: Path | None) -> dict[str, Any]:
+def show_checkup(
+    view: View, namespace: str, terms: Terms, now: int, describe: Callable[[View], dict[str, Any]]
+) -> dict[str, Any]:
     """Return the condition of the state manager, as ``Checkup``.
 
-    ``now`` is in ms on the monotonic clock, on which leases end, and ``path`` is the file of the database, or
-    None in memory.
+    ``now`` is in ms on the clock of leases, and ``describe`` is that of the store.
     """
     return {
         "at_ms": view.now_ms,
@@ -30,19 +31,20 @@ def show_checkup(view: View, namespace: str, terms: Terms, now: int, path: Path 
         "claims": _claims(view, namespace, now),
         "leases": _leases(view, namespace),
         "disagreements": disagreements(workers_of(view, namespace, now)),
-        "database": _database(view, path),
+        "database": describe(view),
     }
 
 
 def _claims(view: View, namespace: str, now: int) -> list[dict[str, Any]]:
     rows = view.execute(
-        "SELECT name, sum(token IS NOT NULL AND NOT local) AS leased, sum(local) AS local,"
-        " sum(token IS NULL AND NOT local AND lease_until IS NOT NULL) AS timed,"
-        " sum(token IS NULL AND NOT local AND lease_until IS NULL) AS leaseless,"
-        " min(CASE WHEN token IS NULL AND NOT local AND lease_until IS NULL THEN claimed_at END) AS oldest,"
-        " count(CASE WHEN lease_until <= ?1 THEN 1 END) AS overdue, min(lease_until) AS first"
+        "SELECT name, count(*) FILTER (WHERE local = 1) AS local,"
+        " count(*) FILTER (WHERE local = 0 AND token IS NOT NULL) AS leased,"
+        f" count(*) FILTER (WHERE {_THROUGH_V0} AND lease_until IS NOT NULL) AS timed,"
+        f" count(*) FILTER (WHERE {_THROUGH_V0} AND lease_until IS NULL) AS leaseless,"
+        f" min(claimed_at) FILTER (WHERE {_THROUGH_V0} AND lease_until IS NULL) AS oldest,"
+        " count(*) FILTER (WHERE lease_until <= ?) AS overdue, min(lease_until) AS first"
         " FROM states INDEXED BY states_held JOIN nodes ON nodes.id = node_id"
-        " WHERE status = 'QUEUED' AND namespace = ?2 GROUP BY node_id ORDER BY name",
+        " WHERE status = 'QUEUED' AND namespace = ? GROUP BY node_id, name ORDER BY name",
         (now, namespace),
     )
     return [
@@ -63,31 +65,12 @@ def _claims(view: View, namespace: str, now: int) -> list[dict[str, Any]]:
 def _leases(view: View, namespace: str) -> dict[str, int]:
     found = dict(
         view.execute(
-            "SELECT events.kind, count(*) FROM (SELECT * FROM events ORDER BY id DESC LIMIT ?) AS events"
-            " CROSS JOIN states ON states.seq = events.state JOIN nodes ON nodes.id = states.node_id"
-            " WHERE at >= ? AND nodes.namespace = ? GROUP BY events.kind",
+            # A subquery for each, since a join might read all states.
+            "SELECT kind, count(*) FROM (SELECT * FROM events ORDER BY id DESC LIMIT ?) AS newest"
+            " WHERE kind IN ('lease lost', 'poison') AND at >= ? AND (SELECT namespace FROM states"
+            " JOIN nodes ON nodes.id = node_id WHERE seq = newest.state) = ? GROUP BY kind",
             (MAX_EVENTS, view.now_ms - HOUR_MS, namespace),
         ).fetchall()
     )
     poison = found.get("poison", 0)
     return {"lost": found.get("lease lost", 0) + poison, "poison": poison}
-
-
-def _database(view: View, path: Path | None) -> dict[str, Any]:
-    pages, page_size, schema_version = (
-        view.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size", "user_version")
-    )
-    return {
-        "in_memory": path is None,
-        "size": pages * page_size,
-        "log_size": 0 if path is None else _size(path.with_name(path.name + "-wal")),
-        "schema_version": schema_version,
-        "free_disk": None if path is None else shutil.disk_usage(path.parent).free,
-    }
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0  # not made yet, or gone with the last checkpoint

@@ -246,6 +246,9 @@ class Store(Protocol):
     def written(self) -> int:
         """Rows written since the start: it grows whenever a page may look different."""
 
+    def describe(self, view: View) -> dict[str, Any]:
+        """Return the condition of the database, as ``DatabaseState``. A query."""
+
     async def write(
         self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:

@@ -6,6 +6,7 @@
 ``writes``      ``Write``, one use case on its way to a commit; ``Waiting``, those that wait for a topic
 ``readers``     queries in threads, on connections of their own
 ``database``    opening a file, checking its version, and owning it by a lock
+``condition``   how a database is, for ``doctor``
 ``copy``        a consistent copy of a file that is in use, for backups
 ``own_files``   opening files in folders that others may write to
 ==============  ===================================================================================

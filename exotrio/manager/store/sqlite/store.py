@@ -27,6 +27,7 @@ from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
 from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.port import Store, Transaction, View
 from exotrio.manager.store.sqlite.commits import MAX_GROUP, Commit, Committer
+from exotrio.manager.store.sqlite.condition import describe
 from exotrio.manager.store.sqlite.copy import remove_leftovers
 from exotrio.manager.store.sqlite.database import MEMORY, Ownership, open_writer, same_files
 from exotrio.manager.store.sqlite.own_files import real_path
@@ -70,6 +71,9 @@ class _CommittingStore:
     @property
     def written(self) -> int:
         return self._committer.written
+
+    def describe(self, view: View) -> dict[str, Any]:
+        return describe(view, self.path)
 
     async def write(
         self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs

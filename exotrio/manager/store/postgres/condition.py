@@ -1,0 +1,109 @@
+"""The condition of a database on PostgreSQL, for ``doctor``.
+
+PostgreSQL shows what sessions of other roles do only to members of ``pg_monitor``.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from exotrio.manager.store.port import View
+
+HOT = ("states", "runs", "counts", "unite_counters")
+"""Tables whose rows change all the time."""
+PROTECTIONS = ("fsync", "full_page_writes", "synchronous_commit", "autovacuum")
+"""Settings that must not be off."""
+
+
+def describe(view: View, *, schema_version: int) -> dict[str, Any]:
+    """Return the condition of the database, as ``DatabaseState``. A query."""
+    sent = time.time()
+    version, size, used, allowed, clock = _first(
+        view,
+        "SELECT current_setting('server_version'), pg_database_size(current_database()),"
+        " (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
+        " CAST(current_setting('max_connections') AS INTEGER)"
+        " - CAST(current_setting('superuser_reserved_connections') AS INTEGER),"
+        " CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)",
+    )
+    ahead = (sent + time.time()) / 2 * 1000 - clock
+    return {
+        "in_memory": False,
+        "size": size,
+        "log_size": 0,
+        "schema_version": schema_version,
+        "free_disk": None,
+        "postgres": {
+            "version": version,
+            "clock_ahead_ms": round(ahead),
+            "connections": used,
+            "max_connections": allowed,
+            "switched_off": _switched_off(view),
+            "horizon": _horizon(view),
+            "tables": _tables(view),
+            "slots": _slots(view),
+            "managers": _managers(view),
+        },
+    }
+
+
+def _switched_off(view: View) -> list[str]:
+    rows = view.execute(
+        f"SELECT name FROM pg_settings WHERE {view.any_of('name')} AND setting = 'off' ORDER BY name",
+        (view.items(PROTECTIONS),),
+    )
+    return [row["name"] for row in rows]
+
+
+def _horizon(view: View) -> dict[str, Any] | None:
+    """Return what keeps VACUUM from removing dead rows, if anything does: the oldest that needs them."""
+    row = view.row(
+        "SELECT holder, age, held_ms FROM ("
+        # A session of a standby server has no database, and no transaction of its own.
+        "SELECT concat('session ', pid, ' of ', usename, ' (', application_name, ', ', state, ')') AS holder,"
+        " greatest(age(backend_xmin), age(backend_xid)) AS age,"
+        " extract(epoch FROM clock_timestamp() - xact_start) * 1000 AS held_ms"
+        " FROM pg_stat_activity WHERE (datname = current_database() OR datname IS NULL)"
+        " AND backend_type <> 'autovacuum worker' AND pid <> pg_backend_pid()"
+        " UNION ALL SELECT concat('prepared transaction ', gid), age(transaction),"
+        " extract(epoch FROM clock_timestamp() - prepared) * 1000"
+        " FROM pg_prepared_xacts WHERE database = current_database()"
+        " UNION ALL SELECT concat('replication slot ', slot_name), age(xmin), NULL FROM pg_replication_slots"
+        ") AS holders WHERE age IS NOT NULL ORDER BY age DESC, held_ms DESC NULLS LAST LIMIT 1"
+    )
+    if row is None:
+        return None
+    held_ms = None if row["held_ms"] is None else max(0, round(row["held_ms"]))
+    return {"holder": row["holder"], "transactions": row["age"], "held_ms": held_ms}
+
+
+def _tables(view: View) -> list[dict[str, Any]]:
+    rows = view.execute(
+        "SELECT relname, n_live_tup, n_dead_tup FROM pg_stat_user_tables"
+        f" WHERE schemaname = current_schema() AND {view.any_of('relname')} ORDER BY relname",
+        (view.items(HOT),),
+    )
+    return [{"name": row[0], "rows": row[1], "dead": row[2]} for row in rows]
+
+
+def _slots(view: View) -> list[dict[str, Any]]:
+    rows = view.execute(
+        "SELECT slot_name, active, CAST(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) AS BIGINT)"
+        " FROM pg_replication_slots ORDER BY slot_name"
+    )
+    return [{"name": row[0], "active": bool(row[1]), "kept": row[2] or 0} for row in rows]
+
+
+def _managers(view: View) -> list[dict[str, Any]]:
+    rows = view.execute("SELECT id, version, seen_at FROM managers ORDER BY started_at, id")
+    return [
+        {"id": row["id"], "version": row["version"], "seen_ms": max(0, view.now_ms - row["seen_at"])}
+        for row in rows
+    ]
+
+
+def _first(view: View, sql: str) -> Any:
+    row = view.row(sql)
+    assert row is not None, "it selects one row"
+    return row
