@@ -1,0 +1,279 @@
+"""Every query answers the same on SQLite and on PostgreSQL, and reads an index on both."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
+from types import CodeType, FrameType
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+
+from exotrio.errors import ExotrioError
+from exotrio.manager import queries
+from exotrio.manager.engine import leases
+from exotrio.manager.queries.load import backlog
+from exotrio.manager.queries.state_detail import newest_event
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.port import View
+from exotrio.manager.store.sqlite.dialect import SQLiteDialect
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.support.both_engines import Connection, Dialect, in_postgres, plain, view_of
+from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, open_client, place
+from tests.support.manager import tallied
+from tests.support.postgres import database
+from tests.support.query_plans import connection_of
+from tests.support.web import KEY, NAMESPACE, ORIGIN, Site, open_site
+
+Shown = tuple[str, str, str]
+"""Graph, run, state."""
+Query = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+PLACES = [
+    place("t", "b", inputs={"s": "${{store.k}}"}),
+    place("b", "u", inputs={"p": "${{t.outputs.v}}"}),
+    place("u", unites="t", inputs={"all": "${{b.outputs.v}}"}),
+]
+LONG = "x" * 70_000 + " the end: ÄÖ \N{SNOWMAN} 100 % of a_b"
+CRON = {"type": "CRON", "value": {"expression": "0 5 * * *"}}
+GROWING = ("states", "runs", "counts", "events", "tallies", "store", "unite_counters", "unite_members")
+WHOLE = (
+    "states_pkey",
+    "states_by_run",
+    "runs_pkey",
+    "runs_run_id_key",
+    "runs_by_time",
+    "runs_by_template",
+    "events_pkey",
+    "events_by_state",
+    "tallies_pkey",
+    "counts_pkey",
+    "store_pkey",
+)
+"""Indexes of all rows of a table."""
+HISTORY = """
+INSERT INTO runs (id, run_id, namespace, graph, template, created_at, finished_at, success)
+SELECT 1000 + n, 'past-' || n, 'shop', 1, 1, 1600000000000 + n, 1600000000000 + n, 10
+FROM generate_series(1, 20000) AS n;
+INSERT INTO states (seq, run, place, node_id, status, inputs, enqueue_after, created_at, updated_at,
+claimed_at, finished_at)
+SELECT 1000 + n, 1000 + n / 10, n % 3, 1 + n % 3, 'SUCCESS', '{}', 0, 0, 0, 0, 1600000000000 + n
+FROM generate_series(1, 50000) AS n;
+INSERT INTO counts (run, place, success) SELECT 1000 + n, 0, 10 FROM generate_series(1, 20000) AS n;
+INSERT INTO store (run, key, value) SELECT 1000 + n, 'k', 'v' FROM generate_series(1, 20000) AS n;
+INSERT INTO events (id, state, at, kind) SELECT 1000 + n, 1000 + n, n, 'requeued' FROM generate_series(1, 30000) AS n;
+INSERT INTO tallies SELECT 1 + n % 3, n, 'SUCCESS', n % 10, 1 FROM generate_series(1, 10000) AS n
+"""
+
+
+async def fill(site: Site, clock: SettableClock, remote: Api) -> list[Shown]:
+    """Bring states into every condition, and return runs with one state of each."""
+    api, store = site.api, site.service.store
+    united = await Flow.deploy(
+        api,
+        *PLACES,
+        graph="united",
+        store_config={"required_keys": ["k"], "default_values": {"d": "1"}},
+        secrets={"token": "a-secret-of-the-graph"},
+        triggers=[CRON],
+    )
+    await united.trigger(store={"k": "v"})
+    clock.advance(1_000)
+    await united.run("t", {"v": "1"}, {"v": LONG}, {"v": "3"})
+    one, two, three = [state["state_id"] for state in await united.take("b", 3)]
+    ok(await api.executed(one, {"v": LONG}))
+    ok(await api.prune(two, {"why": "no need"}))
+    ok(await api.errored(three, LONG))
+    clock.advance(90_000)
+    shown = [(united.graph, united.run_id, state_id) for state_id in (one, three)]
+    failing = await Flow.start(api, place("x"), graph="fail\N{LATIN SMALL LETTER I WITH DIAERESIS}ng")
+    failed = ""
+    for _ in range(3):
+        failed = await failing.fail("x", times=1, error="it broke: \N{SNOWMAN}")
+        clock.advance(10_000)
+    ok(await api.manual_retry(failed))
+    shown.append((failing.graph, failing.run_id, failed))
+    only = await Flow.start(api, place("once"), graph="only", retry_policy=NO_RETRY)
+    failed = await only.fail("once", times=1, error="A traceback\n  in Line 2")
+    shown.append((only.graph, only.run_id, failed))
+    await only.trigger()
+    ok(await api.native("POST", f"run/{only.run_id}/cancel"))
+    held = await Flow.start(remote, place("held"), graph="held")
+    for _ in range(5):
+        await held.trigger()
+    for claimer in (api, remote):
+        ok(await claimer.claim([node_name("held")], 1))
+    await held.trigger(start_delay=60_000)
+    lost = ok(await remote.native_claim({node_name("held"): 1}, worker_id="w-lost"))["states"][0]
+    run_id = ok(await api.history(lost["state_id"]))["run_id"]
+    shown.append((held.graph, run_id, lost["state_id"]))
+    await store.write(leases.expire, site.service.monotonic() + 10**7, site.service.terms)
+    ok(await remote.native_claim({node_name("held"): 1}, worker_id="w-1"))
+    ok(await remote.heartbeat("w-1", runtime="r", nodes={node_name("held"): "() -> ()"}))
+    there = await Flow.start(api.elsewhere("other"), place("there"), graph="there")
+    await there.run("there")
+    await there.trigger()
+    await tallied(site.service, clock)
+    return shown
+
+
+async def look(site: Site, shown: list[Shown]) -> None:
+    """Look at everything that can be looked at."""
+    api = site.api
+    for found in (
+        *({}, {"graph": "only"}, {"since": "2020-01-01T00:00:00Z"}),
+        *({"status": status} for status in ("PENDING", "FAILED", "SUCCESS")),
+    ):
+        page = ok(await api.find_runs(**found, limit=2))
+        ok(await api.find_runs(**found, before=page["next"] or "1.1"))
+    places = [{"run": shown[0][1]}, {"graph": "united"}]
+    for narrowed in (
+        *places,
+        *({**each, "identifier": identifier} for each in places for identifier in ("b", "not there")),
+        *({"node": node_name("b")}, {}),
+    ):
+        for statuses in ([], ["ERRORED", "NEXT_CREATED_ERROR"], ["QUEUED", "CREATED"]):
+            page = ok(await api.states(**narrowed, status=statuses, limit=2))
+            if page["next"]:
+                ok(await api.states(**narrowed, status=statuses, before=page["next"]))
+    for answer in (
+        await api.nodes(),
+        *(await api.graphs(), await api.get_graph("united"), await api.namespaces()),
+        *(await api.runs(1, 5), await api.runs(2, 5)),
+        *(await api.overview(), await api.checkup(), await api.workers()),
+    ):
+        ok(answer)
+    pages = ["", "/runs", "/graphs", "/graphs/united", "/nodes", f"/nodes/{node_name('b')}", "/runtimes"]
+    searches = ({"q": "A_B"}, {"q": "TRACEBACK\n"}, {"q": "100 %"}, {"q": '"'}, {"status": "failed"})
+    pages += [f"/runs?{urlencode(each)}" for each in (*searches, {"graph": "only", "since": "1h"})]
+    for graph, run_id, state_id in shown:
+        ok(await api.native_run(run_id))
+        ok(await api.run_graph(run_id))
+        ok(await api.state(graph, run_id, state_id))
+        ok(await api.history(state_id))
+        for values in ("true", "false"):
+            exported = await api.native("GET", f"run/{run_id}/export", params={"values": values})
+            assert exported.status_code == 200
+        pages += [f"/states/{state_id}", f"/runs/{run_id}", f"/runs/{run_id}?status=failed"]
+    for page in pages:
+        await site.browser.page(f"/ns/{site.api.namespace}{page}")
+    assert (await site.browser.get("/")).status_code == 303
+
+
+@contextmanager
+def recorded(site: Site) -> Iterator[list[Query]]:
+    """Give a list of the queries that the store is asked within the block."""
+    store, asked = site.service.store, list[Query]()
+    read = store.read
+
+    def describe(view: View) -> dict[str, Any]:
+        """Return nothing: what databases say of themselves is as different as they are."""
+        return {}
+
+    async def recording(query: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        same = tuple(describe if each == store.describe else each for each in args)
+        asked.append((query, same, kwargs))
+        return await read(query, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "read", recording)
+        patch.setattr(store, "look", recording)
+        yield asked
+
+
+class Both:
+    """What was asked, and both databases to ask it again."""
+
+    def __init__(self, asked: list[Query], sqlite: View, postgres: View, connection: Connection) -> None:
+        self.asked, self.sqlite, self.postgres, self.connection = asked, sqlite, postgres, connection
+
+
+@asynccontextmanager
+async def both() -> AsyncIterator[Both]:
+    clock = SettableClock()
+    with database() as empty:
+        async with open_site(clock=clock) as site:
+            outside = httpx.ASGITransport(site.app, raise_app_exceptions=False)
+            async with open_client(transport=outside, url=ORIGIN, key=KEY) as client:
+                shown = await fill(site, clock, Api(client, NAMESPACE))
+                with recorded(site) as asked:
+                    await look(site, shown)
+                # What metrics and live pages ask.
+                asked += [(backlog, (), {}), (newest_event, (), {})]
+            like = await site.service.store.read(lambda view: view)
+            source: Any = await connection_of(site.service.store)
+            with in_postgres(source, empty) as connection:
+                sqlite = view_of(source, SQLiteDialect(), like)
+                yield Both(asked, sqlite, view_of(connection, Dialect(), like), connection)
+
+
+def answer(query: Query, view: View) -> Any:
+    function, args, kwargs = query
+    try:
+        return plain(function(view, *args, **kwargs))
+    except (Refused, ExotrioError) as refused:
+        return repr(refused)
+
+
+async def test_every_query_answers_the_same_on_both_engines() -> None:
+    ran: set[CodeType] = set()
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            ran.add(frame.f_code)
+
+    async with both() as asked:
+        for query in asked.asked:
+            expected = answer(query, asked.sqlite)
+            sys.setprofile(note)
+            try:
+                found = answer(query, asked.postgres)
+            finally:
+                sys.setprofile(None)
+            assert found == expected, query
+    left = {f"{module}.{name}" for module, name, code in all_queries() if code not in ran}
+    assert left == {"runs.show_run_once_ended"}, "a use case, which shows a run as show_run does"
+
+
+def all_queries() -> Iterator[tuple[str, str, CodeType]]:
+    for module in pkgutil.iter_modules(queries.__path__):
+        members = vars(import_module(f"{queries.__name__}.{module.name}"))
+        for name, function in members.items():
+            if not inspect.isfunction(function) or not function.__module__.endswith(f"queries.{module.name}"):
+                continue
+            if next(iter(inspect.signature(function).parameters), "") in ("view", "tx"):
+                yield module.name, name, function.__code__
+
+
+def scans(plan: dict[str, Any], limited: bool = False) -> Iterator[str]:
+    """Yield what a plan reads from one end to the other, of tables that grow."""
+    table, index = plan.get("Relation Name"), plan.get("Index Name")
+    whole = index in WHOLE if index else plan["Node Type"] == "Seq Scan"
+    if table in GROWING and "Index Cond" not in plan and whole and not limited:
+        yield f"{plan['Node Type']} of {table}"
+    for part in plan.get("Plans", ()):
+        yield from scans(part, plan["Node Type"] == "Limit")
+
+
+async def test_no_query_scans_a_table_that_grows_on_postgresql() -> None:
+    async with both() as asked:
+        for query in asked.asked:
+            answer(query, asked.postgres)
+        raw, statements = asked.connection.raw, asked.connection.statements
+        for statement in HISTORY.split(";"):
+            raw.execute(statement)
+        raw.execute("VACUUM ANALYZE")
+        raw.execute("SET enable_seqscan = off")  # of a small table it is cheaper than an index
+        found = {}
+        for sql in statements:
+            (explained,) = raw.execute(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {sql}").fetchone()
+            if slow := list(scans(explained[0]["Plan"])):
+                found[sql] = slow
+    assert len(statements) > 50
+    assert found == {}
