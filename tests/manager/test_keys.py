@@ -75,8 +75,8 @@ def test_in_memory_a_key_is_needed_since_nobody_could_find_a_generated_one() -> 
     [
         (None, None, "it is to bind 0.0.0.0"),
         ("", None, "the key from the argument is empty"),
-        (PUBLISHED, None, "it came from the argument"),
-        (None, PUBLISHED, "it came from STATE_MANAGER_SECRET"),
+        (PUBLISHED, None, "one of public documentation, so it protects nothing\nit came from the argument"),
+        (None, PUBLISHED, "one of public documentation, so it protects nothing\nit came from STATE_MANAGER"),
         ("fifteen letters", None, "has fewer than 16 characters"),
         (None, "1", "token_urlsafe"),
     ],
