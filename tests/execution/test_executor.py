@@ -287,15 +287,20 @@ async def test_secrets_are_masked_in_the_error_and_in_the_log(caplog: pytest.Log
         key: str
         pin: str
         pem: str
+        codes: str
 
     async def execute(self: BaseNode) -> None:
-        raise KeyError(f"{self.secrets.key} {self.secrets.pin} {self.secrets.pem}")
+        error = KeyError(f"{self.secrets.key} {self.secrets.pin} {self.secrets.pem}")
+        error.add_note(self.secrets.codes)  # each line of a note is formatted alone
+        raise error
 
     secrets = {"key": 'it\'s \\ "hidden"', "pin": "12345", "pem": "-----BEGIN\nMIIEvQIBADANBgkqh\n"}
+    secrets["codes"] = "8315\n6027\n4419"
     error = await error_of(node(execute, Secrets=Secrets), secrets=secrets)
     for text in (error, caplog.text):
         assert "hidden" not in text
         assert "MIIEvQ" not in text
+        assert "6027" not in text
         assert "***" in text
         assert "12345" in text  # too short to be told from chance
 
