@@ -59,14 +59,14 @@ async def _drain(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) -> 
         ledger.count(Stage.RUNNING),
         ledger.count(Stage.BUFFERED),
         ledger.count(Stage.DONE),
-        max(0.0, stop.grace.deadline - trio.current_time()),
+        max(0.0, stop.draining.deadline - trio.current_time()),
     )
     for _, execution in _running(ledger):
         execution.drain()
     _release_buffered(ledger, reporter)
-    with stop.grace:
-        if math.isfinite(stop.grace.deadline):
-            link.settle_by(stop.grace.deadline + deadlines.CLEAN_UP + deadlines.FLUSH)
+    with stop.draining:
+        if math.isfinite(stop.draining.deadline):
+            link.settle_by(stop.draining.deadline + deadlines.CLEAN_UP + deadlines.FLUSH)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_log_waiting, ledger)
             # Outcomes too: a server that restarts meanwhile gets what is left of the grace to come back.

@@ -27,7 +27,7 @@ class Stop:
     Attributes:
         arrived: Set with the first request: begin nothing new.
         skip_drain: There is no time to drain.
-        grace: Cancelled at the end of the drain.
+        draining: Cancelled at the end of the drain, whose deadline each request can only move forward.
         polling: Cancelled at the end of the drain, and with it a claim in flight.
         flushing: Set when the flush begins.
         why: Who asked, for the log; what skipped the drain, once something did.
@@ -37,7 +37,7 @@ class Stop:
     def __init__(self) -> None:
         self.arrived = trio.Event()
         self.skip_drain = False
-        self.grace = trio.CancelScope()
+        self.draining = trio.CancelScope()
         self.polling = trio.CancelScope()
         self.flushing = trio.Event()
         self.why = ""
