@@ -121,7 +121,7 @@ class Stop:
             self._begin(*self._requests.popleft())
 
     def _begin(self, grace: float, why: str) -> None:
-        self.grace.deadline = min(self.grace.deadline, trio.current_time() + grace)
+        self.draining.deadline = min(self.draining.deadline, trio.current_time() + grace)
         if not self.requested:
             self.why = why
             self.arrived.set()

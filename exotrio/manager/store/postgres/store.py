@@ -24,6 +24,7 @@ from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.port import NotCommitted, Transaction, View
 from exotrio.manager.store.postgres.catalog import SharedCatalog
 from exotrio.manager.store.postgres.clock import ServerClock
+from exotrio.manager.store.postgres.condition import describe
 from exotrio.manager.store.postgres.connection import CommitUnknown
 from exotrio.manager.store.postgres.database import Prepared, prepare
 from exotrio.manager.store.postgres.notices import Notices
@@ -31,6 +32,7 @@ from exotrio.manager.store.postgres.readers import Readers
 from exotrio.manager.store.postgres.server import Server
 from exotrio.manager.store.postgres.topics import Topics
 from exotrio.manager.store.postgres.writes import Context, UnknownCommit, Write, Writer
+from exotrio.manager.store.schema import VERSION
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -85,6 +87,9 @@ class PostgresStore:
     @property
     def written(self) -> int:
         return self._written
+
+    def describe(self, view: View) -> dict[str, Any]:
+        return describe(view, schema_version=VERSION)
 
     async def write(
         self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
