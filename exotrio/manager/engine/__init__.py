@@ -17,19 +17,16 @@
 Nothing here awaits, knows HTTP or reads a clock: the time is ``tx.now_ms``, and leases are given theirs.
 ``exotrio.manager.background`` calls what has to happen by itself.
 
-When an outcome is recorded (``outcomes.record_batch``), these statements run for each item, besides the
+A use case loads what it needs, decides, and saves: each with a few statements, as many for one state as for
+a thousand. When outcomes are recorded (``outcomes.record_batch``), these run for the whole batch, besides the
 savepoint around the use case (``manager.store``) and templates that are not cached (``store.port``):
 
-1. ``states.find_state``: the state with its run. Its token and status decide whether the outcome counts.
-2. ``outcomes._executed`` (or ``_errored``, ``_requeued``, ``_finish``): ``UPDATE states``. ``Follow`` gathers
-   the next states for step 3; ``inputs`` reads ancestors and the run's store only if a placeholder
-   names them.
-
-and once for the batch, in ``unites.decide``:
-
-3. ``Changes.apply``: new states, members of groups, counters of places, runs and groups, one ``executemany``
-   for each table.
-4. For each group that changed ``unites._fire``: its counters, and the united state if it is complete.
+1. ``states.states_to_change``: the states with their runs. Token and status decide whether an outcome counts.
+2. Only if something needs it: secrets of graphs of which a state failed (they are masked in errors), inputs of
+   states that are copied, and ``inputs.read_shared``: ancestors and store values that placeholders name.
+3. ``Changes.apply``: new states, states that ended, members of groups, counters of places, groups and runs.
+4. ``unites.decide``: the counters of groups that changed. If united nodes run now, what they read, and step 3
+   again for them; then the groups around those.
 
 Leases: a native claim holds for a term (60 s) from its last heartbeat. Deadlines are on the monotonic clock
 of this process. A restart (``leases.restart``) gives every claim a fresh term, and ``leases.recover`` takes

@@ -5,14 +5,16 @@ Values are inserted as they are; placeholders in them are not replaced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import cache
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from exotrio.manager.engine.states import RunScope, chain
+from exotrio.manager.engine.states import RunScope
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.rules.template import OutputRef, Piece, Place, StoreRef, Unite
 from exotrio.manager.store.port import View
@@ -24,43 +26,154 @@ class InputsError(Exception):
     """An input cannot be built; the text says which and why."""
 
 
+MAX_SHARED = 64 * 1024
+"""A longer value, in characters, is read only when an input is built from it: all that a batch needs, read at
+once, has to fit into memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What states that are to be created below one state read: what placeholders of ``places`` name, except
+    the identifiers of ``known``. ``above`` is the nearest state of the chain to look in."""
+
+    run: RunScope
+    above: int | None
+    places: Sequence[Place]
+    known: Collection[str]
+
+
+@dataclass(slots=True)
+class Shared:
+    """What many new states read, read together by ``read_shared``.
+
+    Attributes:
+        ancestors: The ancestor of a place, by (nearest state of the chain, place).
+        outputs: Of ancestors, unless they are long.
+        stored: Values of store keys by (run, key), unless they are long; None if the run has none.
+    """
+
+    ancestors: dict[tuple[int, int], int] = field(default_factory=dict)
+    outputs: dict[int, Outputs] = field(default_factory=dict)
+    stored: dict[tuple[int, str], str | None] = field(default_factory=dict)
+
+
+def read_shared(view: View, needs: Iterable[Need]) -> Shared:
+    """Read what is needed with three statements at most, and a further one for each long value later."""
+    shared = Shared()
+    chains: set[tuple[int, int]] = set()
+    wanted: set[tuple[int, int]] = set()
+    stored: set[tuple[int, str]] = set()
+    for need in needs:
+        template = need.run.template
+        named = frozenset().union(*(place.names for place in need.places)) - {*need.known}
+        if named and need.above is not None:
+            wanted.update((need.above, template[name].index) for name in named)
+            # Of ancestors, the one with the fewest above it is the farthest one.
+            farthest = min(named, key=lambda name: len(template[name].ancestors))
+            chains.add((need.above, template[farthest].index))
+        stored.update((need.run.id, key) for place in need.places for key in place.keys)
+    if chains:
+        shared.ancestors = {key: seq for key, seq in _ancestors(view, sorted(chains)) if key in wanted}
+        shared.outputs = _outputs(view, sorted({*shared.ancestors.values()}))
+    if stored:
+        shared.stored = _stored(view, stored)
+    return shared
+
+
+def _ancestors(view: View, chains: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], int]]:
+    """Yield the states of chains, each given as (nearest state, place of the last state to read), as
+    ((nearest state, place), state)."""
+    # Engines keep statements by their text: a power of two makes few texts.
+    chains = chains + chains[-1:] * ((1 << (len(chains) - 1).bit_length()) - len(chains))
+    for start, place, seq in view.execute(
+        f"WITH RECURSIVE chains(start, last) AS (VALUES {', '.join(['(?, ?)'] * len(chains))}),"
+        " above(start, last, seq, place, parent) AS ("
+        "SELECT start, last, seq, place, parent FROM chains CROSS JOIN states ON states.seq = start"
+        " UNION ALL SELECT start, last, states.seq, states.place, states.parent"
+        " FROM above CROSS JOIN states ON states.seq = above.parent WHERE above.place <> last"
+        ") SELECT start, place, seq FROM above",
+        tuple(chain.from_iterable(chains)),
+    ):
+        yield (start, place), seq
+
+
+def _outputs(view: View, seqs: list[int]) -> dict[int, Outputs]:
+    rows = view.execute(
+        f"SELECT seq, CASE WHEN length(outputs) <= ? THEN outputs END FROM states WHERE {view.any_of('seq')}",
+        (MAX_SHARED, view.items(seqs)),
+    )
+    return {seq: from_json(outputs) for seq, outputs in rows if outputs is not None}
+
+
+def _stored(view: View, wanted: set[tuple[int, str]]) -> dict[tuple[int, str], str | None]:
+    stored: dict[tuple[int, str], str | None] = dict.fromkeys(wanted)
+    for run, key, value in view.execute(
+        "SELECT run, key, CASE WHEN length(value) <= ? THEN value END FROM store"
+        f" WHERE {view.any_of('run')} AND {view.any_of('key')}",
+        (
+            MAX_SHARED,
+            view.items(sorted({run for run, _ in wanted})),
+            view.items(sorted({key for _, key in wanted})),
+        ),
+    ):
+        stored[run, key] = value
+        if value is None:
+            del stored[run, key]
+    return stored
+
+
 class Sources:
     """Where the placeholders of states created below one state take their values from.
 
-    ``above`` is the number of the nearest state of the chain above that one.
+    ``above`` is the number of the nearest state of the chain to look in. Ancestors have to be in ``shared``;
+    store keys that are not are read when they are asked for.
     """
 
-    def __init__(self, view: View, run: RunScope, above: int | None) -> None:
+    def __init__(self, view: View, run: RunScope, above: int | None, shared: Shared | None = None) -> None:
         self.max_inputs = view.max_inputs
         self._view = view
         self._run = run
-        self._unread = chain(view, above)
+        self._above = above
+        self._shared = shared or Shared()
         self._ancestors: dict[str, Outputs] = {}
         self._stored: dict[str, str] = {}
 
     def store(self, key: str) -> str:
         """Return the value of a store key in this run, or its default."""
         if key not in self._stored:
-            row = self._view.row("SELECT value FROM store WHERE run = ? AND key = ?", (self._run.id, key))
-            if row is not None:
-                self._stored[key] = row["value"]
-            elif key in (defaults := self._run.template.body.store_config.default_values):
-                self._stored[key] = defaults[key]
-            else:
+            value = self._store(key)
+            if value is None:
+                value = self._run.template.body.store_config.default_values.get(key)
+            if value is None:
                 raise InputsError(
                     f"the store of this run has no key {key!r}, and the graph no default for it"
                 )
+            self._stored[key] = value
         return self._stored[key]
+
+    def _store(self, key: str) -> str | None:
+        run = self._run.id
+        if (run, key) in self._shared.stored:
+            return self._shared.stored[run, key]
+        row = self._view.row("SELECT value FROM store WHERE run = ? AND key = ?", (run, key))
+        return None if row is None else str(row["value"])
 
     def ancestor(self, identifier: str) -> Outputs:
         """Return the outputs of the ancestor with this identifier."""
-        # Read only as far up as needed: outputs may be large, and chains long.
-        while identifier not in self._ancestors:
-            row = next(self._unread, None)
-            if row is None:
+        if identifier not in self._ancestors:
+            place = self._run.template[identifier].index
+            seq = None if self._above is None else self._shared.ancestors.get((self._above, place))
+            if seq is None:
                 raise InputsError(f"{identifier!r} is not among the ancestors of this state")
-            self._ancestors[self._run.template.places[row["place"]].identifier] = from_json(row["outputs"])
+            read = self._shared.outputs
+            self._ancestors[identifier] = read[seq] if seq in read else self._outputs(seq)
         return self._ancestors[identifier]
+
+    def _outputs(self, seq: int) -> Outputs:
+        row = self._view.row("SELECT outputs FROM states WHERE seq = ?", (seq,))
+        assert row is not None, "a state outlives what hangs below it"
+        outputs: Outputs = from_json(row["outputs"])
+        return outputs
 
 
 def build_for(
@@ -69,7 +182,7 @@ def build_for(
     sources: Sources,
     current: str,
     outputs: Outputs,
-    lists: Mapping[str, Lister] | None = None,
+    lists: Lists | None = None,
 ) -> dict[str, str]:
     """Return the inputs of a new state of a registered node; arguments and errors as of ``build``.
 
@@ -88,13 +201,13 @@ def build(
     sources: Sources,
     current: str,
     outputs: Outputs,
-    lists: Mapping[str, Lister] | None = None,
+    lists: Lists | None = None,
     optional: Collection[str] = (),
 ) -> dict[str, str]:
     """Return the inputs of these names of a new state.
 
     It follows the state with the identifier ``current`` and these outputs. ``lists`` is for the references of
-    a united node into its group: identifier to a function that returns a field's values over the group.
+    a united node into its group.
     Inputs that are ``optional`` are left out if they cannot be built.
 
     Raises:
@@ -148,9 +261,6 @@ def _too_large(most: int) -> str:
     return f"with it the inputs take more than {most} bytes, the limit on what a state may be given"
 
 
-Lister = Callable[[str], str]
-
-
 def field_of(outputs: Outputs, ref: OutputRef) -> str:
     """Return the field that ``ref`` names; raise InputsError if it is missing or not a string."""
     try:
@@ -164,30 +274,85 @@ def field_of(outputs: Outputs, ref: OutputRef) -> str:
     return value
 
 
-def group_lists(view: View, run: RunScope, target_state: int, unite: Unite) -> dict[str, Lister]:
-    """Return, for each place the united node reads, a function from a field to a JSON array of its
-    values over the group's successes, in fan-out order."""
+class GroupList:
+    """The values of some fields over the successes of one place in a group, in fan-out order."""
 
-    def lister(place: int) -> Lister:
-        @cache
-        def values(field: str) -> str:
-            ref = OutputRef(run.template.places[place].identifier, field)
-            texts, left = [], view.max_inputs
-            # One by one: all of them together may not fit into memory.
-            with closing(
-                view.execute(
-                    "SELECT outputs FROM unite_members JOIN states ON states.seq = state"
-                    " WHERE target_state = ? AND unite_members.place = ? ORDER BY unite_members.path",
-                    (target_state, place),
-                )
-            ) as members:
-                for row in members:
-                    texts.append(field_of(from_json(row["outputs"]), ref))
-                    left -= size_of(texts[-1])
-                    if left < 0:
-                        raise InputsError(_too_large(view.max_inputs))
-            return to_json(texts).decode()
+    def __init__(self, place: Place, most: int) -> None:
+        self._place = place
+        self._most = most
+        self._texts: dict[str, list[str]] = {}
+        self._left: dict[str, int] = {}
+        self._problems: dict[str, str] = {}
+        self._made: dict[str, str] = {}
 
-        return values
+    def want(self, name: str) -> None:
+        """Let ``add`` keep the values of this field."""
+        self._texts.setdefault(name, [])
+        self._left.setdefault(name, self._most)
 
-    return {run.template.places[place].identifier: lister(place) for place in unite.aggregated}
+    @property
+    def is_done(self) -> bool:
+        """Whether no more values can be added."""
+        return len(self._problems) == len(self._left)
+
+    def add(self, outputs: Outputs) -> None:
+        """Add the outputs of the next state."""
+        for name in self._left.keys() - self._problems.keys():
+            try:
+                text = field_of(outputs, OutputRef(self._place.identifier, name))
+                self._left[name] -= size_of(text)
+                if self._left[name] < 0:
+                    raise InputsError(_too_large(self._most))
+            except InputsError as problem:
+                self._problems[name] = str(problem)
+                self._texts[name] = []
+            else:
+                self._texts[name].append(text)
+
+    def __call__(self, name: str) -> str:
+        """Return a field's values as a JSON array."""
+        if name in self._problems:
+            raise InputsError(self._problems[name])
+        if name not in self._made:
+            self._made[name] = to_json(self._texts.pop(name)).decode()
+        return self._made[name]
+
+
+Lists = Mapping[str, GroupList]
+"""What a united node reads of its group, by identifier."""
+
+
+def group_lists(view: View, united: Iterable[tuple[RunScope, int, Unite]]) -> dict[int, Lists]:
+    """Return what united nodes read of their groups, by the state of their target. One statement reads it.
+
+    Each united node is given as (run, state of its target, unite).
+    """
+    lists: dict[tuple[int, int], GroupList] = {}
+    by_target: defaultdict[int, dict[str, GroupList]] = defaultdict(dict)
+    for run, target_state, unite in united:
+        places = {place.identifier: place for place in map(run.template.places.__getitem__, unite.aggregated)}
+        for ref in chain.from_iterable(run.template.places[unite.place].inputs.values()):
+            if isinstance(ref, OutputRef) and (place := places.get(ref.identifier)):
+                key = target_state, place.index
+                if key not in lists:
+                    lists[key] = GroupList(place, view.max_inputs)
+                    by_target[target_state][place.identifier] = lists[key]
+                lists[key].want(ref.field)
+    if lists:
+        # One by one: all of them together may not fit into memory.
+        with closing(
+            view.execute(
+                "SELECT target_state, unite_members.place, outputs FROM unite_members"
+                f" CROSS JOIN states ON states.seq = state WHERE {view.any_of('target_state')}"
+                " ORDER BY target_state, unite_members.place, unite_members.path",
+                (view.items(sorted(by_target)),),
+            )
+        ) as members:
+            for target_state, index, outputs in members:
+                found = lists.get((target_state, index))
+                if found is None or found.is_done:
+                    continue
+                found.add(from_json(outputs))
+                if found.is_done and all(each.is_done for each in lists.values()):
+                    break
+    return dict(by_target)

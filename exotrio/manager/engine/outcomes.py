@@ -8,9 +8,8 @@ stored: stock runtimes report errors as they are.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -20,7 +19,7 @@ from exotrio._util.redaction import Redactor
 from exotrio._wire.native import ErroredItem, ExecutedItem, ItemReply, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio._wire.vocabulary import ItemResult
 from exotrio.graph import RetryPolicyModel
-from exotrio.manager.engine.inputs import InputsError, Sources, build_for
+from exotrio.manager.engine.inputs import InputsError, Need, Shared, Sources, build_for, read_shared
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
@@ -32,14 +31,15 @@ from exotrio.manager.engine.states import (
     Changes,
     NewState,
     RunScope,
+    State,
     child_path,
     extend_groups,
-    find_state,
     output_path,
+    read_texts,
+    states_to_change,
 )
 from exotrio.manager.engine.unites import decide
 from exotrio.manager.store.cipher import Cipher, open_secrets
-from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
 
 MAX_FOLLOWING = 16
@@ -60,9 +60,7 @@ class Recorded:
 
 def record_v0(tx: Transaction, namespace: str, item: OutcomeItem, cipher: Cipher) -> Recorded:
     """Record an outcome that came through v0, which knows no tokens."""
-    changes = Changes(tx)
-    recorded = _record(changes, namespace, None, item, partial(_redactor, tx, cipher))
-    decide(changes)
+    (recorded,) = _record(tx, namespace, [(item, None)], cipher)
     return recorded
 
 
@@ -70,114 +68,155 @@ def record_batch(
     tx: Transaction, namespace: str, items: Sequence[OutcomeItem], cipher: Cipher
 ) -> list[ItemReply]:
     """Record outcomes together; one that is refused does not affect the others."""
-    changes = Changes(tx)
-    redactor_of = cache(partial(_redactor, tx, cipher))  # many states of one graph may fail together
-    replies = []
-    for item in items:
-        recorded = _record(changes, namespace, item.token, item, redactor_of)
-        replies.append(ItemReply(state_id=item.state_id, result=recorded.result, detail=recorded.detail))
-    decide(changes)
-    return replies
+    return [
+        ItemReply(state_id=item.state_id, result=recorded.result, detail=recorded.detail)
+        for item, recorded in zip(
+            items, _record(tx, namespace, [(item, item.token) for item in items], cipher), strict=True
+        )
+    ]
 
 
 def _record(
-    changes: Changes,
-    namespace: str,
-    token: str | None,
-    item: OutcomeItem,
-    redactor_of: Callable[[int], Redactor],
+    tx: Transaction, namespace: str, items: Sequence[tuple[OutcomeItem, str | None]], cipher: Cipher
+) -> list[Recorded]:
+    """Record outcomes, each with the token of its reporter, one after the other.
+
+    What all of them need is read first, what they change is written last: the number of statements is the
+    same for one and for many.
+    """
+    seqs = [tx.seq(item.state_id) for item, _ in items]
+    states = states_to_change(tx, namespace, {seq for seq in seqs if seq is not None})
+    found = [None if seq is None else states.get(seq) for seq in seqs]
+    redactors = _redactors(tx, cipher, items, found)
+    accepted = [
+        (state, item)
+        for state, (item, token) in zip(found, items, strict=True)
+        if state is not None and _is_open(state, token)
+    ]
+    read_texts(tx, "inputs", [state for state, item in accepted if _is_copied(tx, state, item)])
+    executed = [state for state, item in accepted if isinstance(item, ExecutedItem)]
+    shared = read_shared(tx, (need_to_follow(state.scope(tx), state) for state in executed))
+    changes = Changes(tx)
+    recorded = []
+    for state, (item, token) in zip(found, items, strict=True):
+        if state is None:
+            detail = f"there is no state {item.state_id!r} in namespace {namespace!r}"
+            recorded.append(Recorded(result=ItemResult.UNKNOWN, detail=detail))
+            continue
+        if isinstance(item, ErroredItem):
+            item = item.model_copy(update={"error": redactors[state.graph].redact(item.error)})
+        recorded.append(_record_one(changes, shared, state, token, item))
+    decide(changes)
+    return recorded
+
+
+def _record_one(
+    changes: Changes, shared: Shared, state: State, token: str | None, item: OutcomeItem
 ) -> Recorded:
-    state = find_state(changes.tx, namespace, item.state_id)
-    if state is None:
-        detail = f"there is no state {item.state_id!r} in namespace {namespace!r}"
-        return Recorded(result=ItemResult.UNKNOWN, detail=detail)
-    if isinstance(item, ErroredItem):
-        item = item.model_copy(update={"error": redactor_of(state["graph"]).redact(item.error)})
     if not _is_open(state, token):
-        same = _is_recorded(state, item) and (token is None or token == state["token"])
+        same = _is_recorded(state, item) and (token is None or token == state.token)
         return Recorded(
             result=ItemResult.DUPLICATE if same else ItemResult.STALE,
             detail=None if same else _why_closed(state, token),
-            retry_created=state["status"] == RETRY_CREATED,
-            enqueue_after=state["enqueue_after"],
+            retry_created=state.status == RETRY_CREATED,
+            enqueue_after=state.enqueue_after,
         )
-    run = RunScope(state["run"], changes.tx.template(state["template"]))
+    run = state.scope(changes.tx)
     match item:
         case ExecutedItem():
-            return _executed(changes, run, state, item.outputs)
+            return _executed(changes, run, state, shared, item.outputs)
         case ErroredItem():
             return _errored(changes, run, state, item.error)
         case PrunedItem():
             _finish(changes, run, state, PRUNED, data=to_json(item.data).decode())
-            return Recorded(result=ItemResult.OK, enqueue_after=state["enqueue_after"])
+            return Recorded(result=ItemResult.OK, enqueue_after=state.enqueue_after)
         case RequeuedItem():
-            return _requeued(changes, run, state, item.delay_ms)
+            return _requeued(changes, state, item.delay_ms)
 
 
-def _redactor(view: View, cipher: Cipher, graph: int) -> Redactor:
-    """Return what masks the secrets of a graph that can be decrypted."""
-    return Redactor(open_secrets(view, graph, cipher)[0])
+def _redactors(
+    view: View,
+    cipher: Cipher,
+    items: Sequence[tuple[OutcomeItem, str | None]],
+    states: Sequence[State | None],
+) -> dict[int, Redactor]:
+    """Return what masks those secrets that can be decrypted, for each graph of which something failed."""
+    graphs = {
+        state.graph
+        for (item, _), state in zip(items, states, strict=True)
+        if state is not None and isinstance(item, ErroredItem)
+    }
+    return {graph: Redactor(values) for graph, (values, _) in open_secrets(view, graphs, cipher).items()}
 
 
-def _is_open(state: Row, token: str | None) -> bool:
+def _is_copied(view: View, state: State, item: OutcomeItem) -> bool:
+    """Whether this outcome creates states with the same inputs."""
+    if isinstance(item, ExecutedItem):
+        return len(item.outputs) > 1
+    return isinstance(item, ErroredItem) and _is_retried(state.scope(view), state)
+
+
+def _is_open(state: State, token: str | None) -> bool:
     """Whether an outcome of the holder of ``token`` still counts.
 
     A holder whose lease ended may report as long as nobody has claimed the state since: its token is then
     still the last one of the state.
     """
-    if state["token"] != token:
+    if state.token != token:
         return False
-    if state["status"] == QUEUED:
+    if state.status == QUEUED:
         return True
-    return token is not None and state["status"] == CREATED and not state["requeued"]
+    return token is not None and state.status == CREATED and not state.requeued
 
 
-def _is_recorded(state: Row, item: OutcomeItem) -> bool:
+def _is_recorded(state: State, item: OutcomeItem) -> bool:
     match item:
         case ExecutedItem():
-            return state["status"] in (SUCCESS, NEXT_CREATED_ERROR)
+            return state.status in (SUCCESS, NEXT_CREATED_ERROR)
         case ErroredItem():
-            return state["status"] in (ERRORED, RETRY_CREATED) and state["error"] == item.error
+            return state.status in (ERRORED, RETRY_CREATED) and state.error == item.error
         case PrunedItem():
-            return state["status"] == PRUNED and bool(from_json(state["data"]) == item.data)
+            return state.status == PRUNED and bool(from_json(str(state.data)) == item.data)
         case RequeuedItem():
-            return state["status"] == CREATED and bool(state["requeued"])
+            return state.status == CREATED and bool(state.requeued)
 
 
-def _why_closed(state: Row, token: str | None) -> str:
-    if state["status"] != QUEUED:
-        return f"the state is not QUEUED but {state['status']}"
+def _why_closed(state: State, token: str | None) -> str:
+    if state.status != QUEUED:
+        return f"the state is not QUEUED but {state.status}"
     if token is None:
         return "the state is held under a lease; only its holder can report it"
     return "the state is held under another lease by now"
 
 
-def _executed(changes: Changes, run: RunScope, state: Row, outputs: list[dict[str, Any]]) -> Recorded:
+def _executed(
+    changes: Changes, run: RunScope, state: State, shared: Shared, outputs: list[dict[str, Any]]
+) -> Recorded:
     """Give the state its first output and create a sibling for each further one; states follow each."""
     tx = changes.tx
-    follow = Follow(changes, run, state)
-    status = SUCCESS
+    follow = Follow(changes, run, state, shared)
+    above = state.path
     for index, output in enumerate(outputs or [{}]):
-        seq = state["seq"] if index == 0 else tx.allocate()
-        path = output_path(state["path"], index)
+        seq = state.seq if index == 0 else tx.allocate()
+        path = output_path(above, index)
         error = follow.create(seq, output, path)
         status = NEXT_CREATED_ERROR if error else SUCCESS
         if index == 0:
             _finish(changes, run, state, status, error=error, outputs=to_json(output).decode(), path=path)
             if not error:
-                changes.succeeded(run, seq, state["place"], state["groups"], path)
+                changes.succeeded(run, seq, state.place, state.groups, path)
         else:
             changes.insert(
                 run,
                 NewState(
-                    place=state["place"],
-                    node_id=state["node_id"],
+                    place=state.place,
+                    node_id=state.node_id,
                     status=status,
-                    inputs=state["inputs"],
+                    inputs=state.inputs,
                     outputs=to_json(output).decode(),
                     error=error,
-                    parent=state["parent"],
-                    groups=state["groups"],
+                    parent=state.parent,
+                    groups=state.groups,
                     path=path,
                     enqueue_after=tx.now_ms,
                 ),
@@ -189,7 +228,7 @@ def _executed(changes: Changes, run: RunScope, state: Row, outputs: list[dict[st
 def _finish(
     changes: Changes,
     run: RunScope,
-    state: Row,
+    state: State,
     status: str,
     *,
     outputs: str = "{}",
@@ -198,23 +237,42 @@ def _finish(
     path: bytes | None = None,
 ) -> None:
     """End a state by an outcome of its node."""
-    changes.tx.execute(
-        "UPDATE states SET status = ?1, outputs = ?2, data = ?3, error = ?4, path = ?5, updated_at = ?6,"
-        " finished_at = ?6 WHERE seq = ?7",
-        (status, outputs, data, error, path or state["path"], changes.tx.now_ms, state["seq"]),
+    now = changes.tx.now_ms
+    changes.update(
+        state,
+        status=status,
+        outputs=outputs,
+        data=data,
+        error=error,
+        path=path or state.path,
+        updated_at=now,
+        finished_at=now,
     )
-    changes.finish(run, state, status)
+    changes.transition(run, state.place, state.groups, state.status, status)
+    changes.tally(state.node_id, state.claimed_at, status)
+    # The same state may stand in the batch once more.
+    state.status, state.data, state.error = status, data, error
+
+
+def need_to_follow(run: RunScope, state: State) -> Need:
+    """Return what ``Follow`` reads to create the next states of a state."""
+    place = run.template.places[state.place]
+    following = tuple(run.template.places[index] for index in place.next)
+    return Need(run=run, above=state.parent, places=following, known=(place.identifier,))
 
 
 class Follow:
-    """Creates the next states, united ones excepted, of one state and its siblings, which share a chain."""
+    """Creates the next states, united ones excepted, of one state and its siblings, which share a chain.
 
-    def __init__(self, changes: Changes, run: RunScope, state: Row) -> None:
+    ``shared`` has what ``need_to_follow`` says.
+    """
+
+    def __init__(self, changes: Changes, run: RunScope, state: State, shared: Shared) -> None:
         self._changes = changes
         self._run = run
-        self._groups: str = state["groups"]
-        self._place = run.template.places[state["place"]]
-        self._sources = Sources(changes.tx, run, state["parent"])
+        self._groups = state.groups
+        self._place = run.template.places[state.place]
+        self._sources = Sources(changes.tx, run, state.parent, shared)
         self._left = MAX_FOLLOWING * changes.tx.max_inputs
 
     def create(self, seq: int, output: dict[str, Any], path: bytes) -> str | None:
@@ -255,19 +313,24 @@ class Follow:
         return None
 
 
-def _errored(changes: Changes, run: RunScope, state: Row, error: str) -> Recorded:
+def _errored(changes: Changes, run: RunScope, state: State, error: str) -> Recorded:
     tx = changes.tx
-    policy = run.template.body.retry_policy
-    retry = state["retry_count"] + 1
     status = ERRORED
-    if retry <= policy.max_retries:
+    if _is_retried(run, state):
         status = RETRY_CREATED
-        copy = copy_of(state, enqueue_after=tx.now_ms + retry_delay_ms(policy, retry))
+        retry = state.retry_count + 1
+        delay_ms = retry_delay_ms(run.template.body.retry_policy, retry)
+        copy = copy_of(state, enqueue_after=tx.now_ms + delay_ms)
         copy.retry_count = retry
-        copy.manual_fanout_id = state["manual_fanout_id"]
+        copy.manual_fanout_id = state.manual_fanout_id
         changes.insert(run, copy)
     _finish(changes, run, state, status, error=error)
     return Recorded(result=ItemResult.OK, retry_created=status == RETRY_CREATED)
+
+
+def _is_retried(run: RunScope, state: State) -> bool:
+    """Whether a state that fails is tried once more."""
+    return state.retry_count < run.template.body.retry_policy.max_retries
 
 
 def retry_delay_ms(policy: RetryPolicyModel, retry: int, *, uniform: Uniform = random.uniform) -> int:
@@ -294,30 +357,36 @@ def retry_delay_ms(policy: RetryPolicyModel, retry: int, *, uniform: Uniform = r
     return delay if policy.max_delay is None else min(delay, policy.max_delay)
 
 
-def copy_of(state: Row, *, enqueue_after: int) -> NewState:
-    """Return a new attempt at a state: same inputs, same chain, same place in the fan-outs."""
+def copy_of(state: State, *, enqueue_after: int) -> NewState:
+    """Return a new attempt at a state, whose inputs were read: same inputs, same chain, same place in the
+    fan-outs."""
     return NewState(
-        place=state["place"],
-        node_id=state["node_id"],
+        place=state.place,
+        node_id=state.node_id,
         status=CREATED,
-        inputs=state["inputs"],
-        parent=state["parent"],
-        united=bool(state["united"]),
-        groups=state["groups"],
-        path=state["path"],
+        inputs=state.inputs,
+        parent=state.parent,
+        united=bool(state.united),
+        groups=state.groups,
+        path=state.path,
         enqueue_after=enqueue_after,
-        retry_of=state["seq"],
+        retry_of=state.seq,
     )
 
 
-def _requeued(changes: Changes, run: RunScope, state: Row, delay_ms: int) -> Recorded:
+def _requeued(changes: Changes, state: State, delay_ms: int) -> Recorded:
     tx = changes.tx
     enqueue_after = tx.now_ms + delay_ms
-    tx.execute(
-        "UPDATE states SET status = ?, enqueue_after = ?, requeued = 1, deliveries = 0, suspect = 0,"
-        " lease_until = NULL, updated_at = ? WHERE seq = ?",
-        (CREATED, enqueue_after, tx.now_ms, state["seq"]),
+    changes.update(
+        state,
+        status=CREATED,
+        enqueue_after=enqueue_after,
+        requeued=1,
+        deliveries=0,
+        suspect=0,
+        lease_until=None,
+        updated_at=tx.now_ms,
     )
-    changes.transition(run, state["place"], state["groups"], state["status"], CREATED)
-    tx.announce(state["run"], state["node_id"])
+    tx.announce(state.run, state.node_id)
+    state.status, state.enqueue_after, state.requeued = CREATED, enqueue_after, 1
     return Recorded(result=ItemResult.OK, enqueue_after=enqueue_after)

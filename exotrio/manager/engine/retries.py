@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from pydantic_core import from_json
 
 from exotrio._wire.operations import RefusedState, RetriedState, RunRetry
 from exotrio._wire.vocabulary import StateStatus
-from exotrio.manager.engine.outcomes import Follow, copy_of
+from exotrio.manager.engine.inputs import read_shared
+from exotrio.manager.engine.outcomes import Follow, copy_of, need_to_follow
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import (
     ERRORED,
@@ -17,12 +20,13 @@ from exotrio.manager.engine.states import (
     Changes,
     NewState,
     RunScope,
-    add_event,
-    get_state,
+    State,
+    failed_to_change,
+    read_texts,
+    states_to_change,
 )
-from exotrio.manager.engine.unites import decide, united_state
+from exotrio.manager.engine.unites import decide, united_states
 from exotrio.manager.rules.errors import Refused, not_found
-from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction, View
 
 
@@ -32,21 +36,25 @@ def retry_by_hand(tx: Transaction, namespace: str, state_id: str, fanout_id: str
     A state whose next states could not be created is not run again: the creation is redone from
     its outputs. A united state that could not be built is built anew.
     """
-    state = get_state(tx, namespace, state_id)
-    if state["status"] not in (ERRORED, NEXT_CREATED_ERROR, PRUNED):
-        raise Refused(409, f"only a state that ended badly can be retried; this one is {state['status']}")
+    seq = tx.seq(state_id)
+    state = None if seq is None else states_to_change(tx, namespace, (seq,)).get(seq)
+    if state is None:
+        raise not_found(f"there is no state {state_id!r} in namespace {namespace!r}")
+    if state.status not in (ERRORED, NEXT_CREATED_ERROR, PRUNED):
+        raise Refused(409, f"only a state that ended badly can be retried; this one is {state.status}")
     if tx.row(
         "SELECT 1 FROM states WHERE run = ? AND place = ? AND manual_fanout_id = ? AND retry_count = 0",
-        (state["run"], state["place"], fanout_id),
+        (state.run, state.place, fanout_id),
     ):
         raise Refused(409, f"this node of the run was already retried with fanout_id {fanout_id!r}")
-    if state["cancelled_at"] is not None:
+    if state.cancelled_at is not None:
         raise Refused(409, "the run of this state was cancelled; trigger the graph again")
-    run = RunScope(state["run"], tx.template(state["template"]))
     changes = Changes(tx)
-    seq, _ = _replace(changes, run, state, fanout_id)
+    (replaced,) = _replace(changes, state.scope(tx), [state], {state.seq: fanout_id})
+    if isinstance(replaced, RefusedState):
+        raise Refused(409, replaced.reason)
     decide(changes)
-    return tx.state_id(seq)
+    return replaced.new_state_id
 
 
 def retry_anywhere(tx: Transaction, state_id: str, fanout_id: str) -> str:
@@ -64,38 +72,31 @@ def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> 
 
     Asking again with the same ``request_id`` retries nothing more.
     """
-    found = find_run(tx, namespace, run_id)
+    tx.lock_runs([find_run(tx, namespace, run_id)["id"]])
+    found = find_run(tx, namespace, run_id)  # as it is now that nobody else changes it
     if found["cancelled_at"] is not None:
         raise Refused(409, f"the run {run_id} was cancelled; trigger the graph again")
     run = RunScope(found["id"], tx.template(found["template"]))
-    failed = _failed(tx, run.id)
-    changes = Changes(tx)
+    failed = failed_to_change(tx, run.id)
+    unbuilt = [state for state in failed if _is_unbuilt(state)]
     if earlier := _retried_before(tx, run.id, request_id):
-        return RunRetry(retried=earlier, refused=_refusals(changes, run, failed))
+        again = zip(unbuilt, _rebuilt(tx, run, unbuilt), strict=True)
+        return RunRetry(
+            retried=earlier, refused=[_refusal(tx, old, new) for old, new in again if new.status == ERRORED]
+        )
     if not failed:
         raise Refused(409, f"the run {run_id} has no failed states")
-    retried: list[RetriedState] = []
-    refused: list[RefusedState] = []
+    fanout_ids = {state.seq: _fanout_id(tx, request_id, state.seq) for state in failed}
+    changes = Changes(tx)
+    replaced = _replace(changes, run, [state for state in failed if not _is_unbuilt(state)], fanout_ids)
     # United states that could not be built come last: they may read what the others bring about.
-    for state in sorted(failed, key=_is_unbuilt):
-        if _is_unbuilt(state):
-            decide(changes)
-        state_id = tx.state_id(state["seq"])
-        try:
-            seq, status = _replace(changes, run, state, _fanout_id(tx, request_id, state["seq"]))
-        except Refused as refusal:
-            refused.append(RefusedState(state_id=state_id, reason=refusal.detail))
-        else:
-            retried.append(RetriedState(state_id=state_id, new_state_id=tx.state_id(seq), status=status))
     decide(changes)
-    return RunRetry(retried=retried, refused=refused)
-
-
-def _failed(view: View, run: int) -> list[Row]:
-    return view.execute(
-        "SELECT * FROM states WHERE run = ? AND status IN ('ERRORED', 'NEXT_CREATED_ERROR') ORDER BY seq",
-        (run,),
-    ).fetchall()
+    replaced += _replace(changes, run, unbuilt, fanout_ids)
+    decide(changes)
+    return RunRetry(
+        retried=[each for each in replaced if isinstance(each, RetriedState)],
+        refused=[each for each in replaced if isinstance(each, RefusedState)],
+    )
 
 
 def _retried_before(view: View, run: int, request_id: str) -> list[RetriedState]:
@@ -115,58 +116,60 @@ def _retried_before(view: View, run: int, request_id: str) -> list[RetriedState]
     ]
 
 
-def _refusals(changes: Changes, run: RunScope, failed: list[Row]) -> list[RefusedState]:
-    """Return which states would be refused, and why. Nothing is changed."""
-    refused = []
-    for state in filter(_is_unbuilt, failed):
-        try:
-            _rebuilt(changes, run, state)
-        except Refused as refusal:
-            state_id = changes.tx.state_id(state["seq"])
-            refused.append(RefusedState(state_id=state_id, reason=refusal.detail))
-    return refused
-
-
 def _fanout_id(view: View, request_id: str, seq: int) -> str:
     """Return an id of the request and the state: several states of one place may fail."""
     return f"{request_id}:{view.state_id(seq)}"
 
 
-def _is_unbuilt(state: Row) -> bool:
+def _is_unbuilt(state: State) -> bool:
     """Whether the state is a united one whose inputs could not be built."""
-    return state["status"] == ERRORED and bool(state["united"]) and state["claimed_at"] is None
+    return state.status == ERRORED and bool(state.united) and state.claimed_at is None
 
 
-def _replace(changes: Changes, run: RunScope, state: Row, fanout_id: str) -> tuple[int, StateStatus]:
-    """Replace a state by a new attempt; return its number and status.
-
-    It raises Refused, and changes nothing, if the inputs still cannot be built.
-    """
+def _replace(
+    changes: Changes, run: RunScope, states: Sequence[State], fanout_ids: Mapping[int, str]
+) -> list[RetriedState | RefusedState]:
+    """Replace states of a run by new attempts, except those whose inputs still cannot be built."""
     tx = changes.tx
-    seq = tx.allocate()
-    new = _rebuilt(changes, run, state) if _is_unbuilt(state) else copy_of(state, enqueue_after=tx.now_ms)
-    if state["status"] == NEXT_CREATED_ERROR:
-        new.outputs = state["outputs"]
-        new.error = Follow(changes, run, state).create(seq, from_json(state["outputs"]), state["path"])
-        new.status = NEXT_CREATED_ERROR if new.error else SUCCESS
-    new.manual_fanout_id = fanout_id
-    new.retry_of = state["seq"]
-    changes.insert(run, new, seq=seq)
-    tx.execute(
-        "UPDATE states SET status = ?, updated_at = ? WHERE seq = ?", (RETRY_CREATED, tx.now_ms, state["seq"])
-    )
-    changes.transition(run, state["place"], state["groups"], state["status"], RETRY_CREATED)
-    add_event(tx, state["seq"], "retried by hand")
-    return seq, StateStatus(new.status)
+    unbuilt = [state for state in states if _is_unbuilt(state)]
+    rebuilt = dict(zip((state.seq for state in unbuilt), _rebuilt(tx, run, unbuilt), strict=True))
+    read_texts(tx, "inputs", [state for state in states if state.seq not in rebuilt])
+    followed = [state for state in states if state.status == NEXT_CREATED_ERROR]
+    read_texts(tx, "outputs", followed)
+    shared = read_shared(tx, (need_to_follow(run, state) for state in followed))
+    replaced: list[RetriedState | RefusedState] = []
+    for state in states:
+        new = rebuilt.get(state.seq) or copy_of(state, enqueue_after=tx.now_ms)
+        if new.status == ERRORED:
+            replaced.append(_refusal(tx, state, new))
+            continue
+        seq = tx.allocate()
+        if state.status == NEXT_CREATED_ERROR:
+            new.outputs = state.outputs
+            follow = Follow(changes, run, state, shared)
+            new.error = follow.create(seq, from_json(state.outputs), state.path)
+            new.status = NEXT_CREATED_ERROR if new.error else SUCCESS
+        new.manual_fanout_id = fanout_ids[state.seq]
+        new.retry_of = state.seq
+        changes.insert(run, new, seq=seq)
+        changes.update(state, status=RETRY_CREATED, updated_at=tx.now_ms)
+        changes.transition(run, state.place, state.groups, state.status, RETRY_CREATED)
+        changes.add_event(state.seq, "retried by hand")
+        state_id, new_state_id = tx.state_id(state.seq), tx.state_id(seq)
+        status = StateStatus(new.status)
+        replaced.append(RetriedState(state_id=state_id, new_state_id=new_state_id, status=status))
+    return replaced
 
 
-def _rebuilt(changes: Changes, run: RunScope, state: Row) -> NewState:
-    """Return a united state that is built anew; refuse if its inputs still cannot be built."""
-    target_state = state["parent"]
-    unite = next(
-        unite for unites in run.template.uniters.values() for unite in unites if unite.place == state["place"]
-    )
-    new = united_state(changes, run, target_state, unite)
-    if new.status == ERRORED:
-        raise Refused(409, str(new.error))
-    return new
+def _rebuilt(tx: Transaction, run: RunScope, unbuilt: Sequence[State]) -> list[NewState]:
+    """Return united states that are built anew: ERRORED if their inputs still cannot be built."""
+    unites = {unite.place: unite for uniters in run.template.uniters.values() for unite in uniters}
+    groups = []
+    for state in unbuilt:
+        assert state.parent is not None, "a united state hangs below its target"
+        groups.append((run, state.parent, unites[state.place]))
+    return united_states(tx, groups)
+
+
+def _refusal(view: View, state: State, rebuilt: NewState) -> RefusedState:
+    return RefusedState(state_id=view.state_id(state.seq), reason=str(rebuilt.error))

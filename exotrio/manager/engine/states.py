@@ -1,15 +1,19 @@
 """Writing states, and the counters that every transition changes.
 
 Each use case that changes states makes one ``Changes``, tells it every new state and every transition, and
-lets ``unites.decide`` apply it. Rows and counters are gathered first and written together, so that a fan-out
-of n costs n inserted rows and a handful of updates.
+lets ``unites.decide`` apply it. Rows, updates and counters are gathered first and written together, with one
+statement for each table, however many states there are.
+
+Transactions that run side by side take their locks in one order, so that none waits for another in a circle:
+runs by id, then states by number, then counters by key.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.rules.errors import not_found
@@ -33,14 +37,15 @@ ENDED = frozenset({SUCCESS, ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED, PRUNED})
 
 _COUNTS = ("pending", "success", "errored", "next_created_error", "retry_created", "pruned")
 _COLUMN = {status: 0 if status in PENDING else _COUNTS.index(status.lower()) for status in STATUSES}
-# Column of runs (pending, success, errored, retried) for each status.
+_RUNS = ("pending", "success", "errored", "retried")
 _RUN_COLUMN = {
     CREATED: 0, QUEUED: 0, EXECUTED: 0,
     SUCCESS: 1, PRUNED: 1,
     ERRORED: 2, NEXT_CREATED_ERROR: 2,
     RETRY_CREATED: 3,
 }  # fmt: skip
-# Column of unite_counters (pending, failed, succeeded); a pruned or replaced member counts in none.
+_UNITE_COUNTERS = ("pending", "failed", "succeeded")
+# A pruned or replaced member counts in none.
 _UNITE_COLUMN = {CREATED: 0, QUEUED: 0, EXECUTED: 0, ERRORED: 1, NEXT_CREATED_ERROR: 1, SUCCESS: 2}
 
 
@@ -70,6 +75,88 @@ class NewState:
     retry_count: int = 0
     manual_fanout_id: str | None = None
     retry_of: int | None = None
+
+
+@dataclass(slots=True)
+class State:
+    """A state as it was read, to be changed: whoever changes it in the database changes it here, too.
+
+    ``inputs`` and ``outputs`` may be large. They are there only once ``read_texts`` was asked for them.
+    """
+
+    seq: int
+    run: int
+    place: int
+    node_id: int
+    status: str
+    error: str | None
+    data: str | None
+    parent: int | None
+    united: int
+    groups: str
+    path: bytes
+    enqueue_after: int
+    retry_count: int
+    manual_fanout_id: str | None
+    token: str | None
+    requeued: int
+    claimed_at: int | None
+    template: int
+    graph: int
+    cancelled_at: int | None
+    inputs: str = ""
+    outputs: str = ""
+
+    def scope(self, view: View) -> RunScope:
+        """Return its run."""
+        return RunScope(self.run, view.template(self.template))
+
+
+_STATE = (
+    "SELECT states.seq, run, place, node_id, status, error, data, parent, united, groups, path,"
+    " enqueue_after, retry_count, manual_fanout_id, token, requeued, claimed_at, runs.template, runs.graph,"
+    " runs.cancelled_at FROM states CROSS JOIN runs ON runs.id = states.run"
+    # Not the other way round: from all nodes of a namespace to all of their states.
+    " CROSS JOIN nodes ON nodes.id = states.node_id"
+)
+
+
+def states_to_change(tx: Transaction, namespace: str, seqs: Collection[int]) -> dict[int, State]:
+    """Return those of these states that are of a namespace, by number.
+
+    From now on nobody else changes them, or the counters of their runs, until the transaction ends.
+    """
+    if not seqs:
+        return {}
+    numbers = sorted(seqs)
+    tx.lock_runs_of(numbers)
+    rows = tx.execute(
+        f"{_STATE} WHERE {tx.any_of('states.seq')} AND nodes.namespace = ? ORDER BY states.seq"
+        + tx.for_update("states"),
+        (tx.items(numbers), namespace),
+    )
+    return {row[0]: State(*row) for row in rows}
+
+
+def failed_to_change(tx: Transaction, run: int) -> list[State]:
+    """Return the failed states of a run, which is locked, by number. Nobody else changes them meanwhile."""
+    rows = tx.execute(
+        f"{_STATE} WHERE run = ? AND status IN ('ERRORED', 'NEXT_CREATED_ERROR') ORDER BY states.seq"
+        + tx.for_update("states"),
+        (run,),
+    )
+    return [State(*row) for row in rows]
+
+
+def read_texts(view: View, column: Literal["inputs", "outputs"], states: Collection[State]) -> None:
+    """Read the inputs, or outputs, of these states."""
+    by_seq = {state.seq: state for state in states}
+    if by_seq:
+        texts = view.execute(
+            f"SELECT seq, {column} FROM states WHERE {view.any_of('seq')}", (view.items(sorted(by_seq)),)
+        )
+        for seq, text in texts:
+            setattr(by_seq[seq], column, text)
 
 
 def split_groups(groups: str) -> Iterator[tuple[int, int]]:
@@ -112,6 +199,14 @@ def add_event(tx: Transaction, seq: int, kind: str, worker: str | None = None) -
     )
 
 
+_COLUMNS = (
+    "seq", "run", "place", "node_id", "status", "inputs", "outputs", "error", "parent", "united", "groups",
+    "path", "enqueue_after", "retry_count", "manual_fanout_id", "created_at", "updated_at", "finished_at",
+    "retry_of",
+)  # fmt: skip
+"""Of a new state."""
+
+
 def _added(table: str, keys: tuple[str, ...], columns: tuple[str, ...]) -> str:
     """Return what follows ON CONFLICT if the columns of a row that exists are to grow by the given ones."""
     sums = ", ".join(f"{column} = {table}.{column} + excluded.{column}" for column in columns)
@@ -124,10 +219,14 @@ class Changes:
     def __init__(self, tx: Transaction) -> None:
         self.tx = tx
         self._rows: list[tuple[object, ...]] = []
-        self._unite_members: list[tuple[int, int, bytes, int]] = []
+        self._updates: defaultdict[tuple[str, ...], list[tuple[object, ...]]] = defaultdict(list)
+        self._events: list[tuple[object, ...]] = []
+        self._unite_members: dict[tuple[int, int, bytes], int] = {}
         self._counts: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * len(_COUNTS))
-        self._runs: defaultdict[int, list[int]] = defaultdict(lambda: [0] * 4)
-        self._unite_counters: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * 3)
+        self._runs: defaultdict[int, list[int]] = defaultdict(lambda: [0] * len(_RUNS))
+        self._unite_counters: defaultdict[tuple[int, int], list[int]] = defaultdict(
+            lambda: [0] * len(_UNITE_COUNTERS)
+        )
         self._touched: dict[int, tuple[RunScope, int]] = {}
 
     def insert(self, run: RunScope, state: NewState, *, seq: int | None = None) -> int:
@@ -163,11 +262,23 @@ class Changes:
                 counters[_UNITE_COLUMN[old]] -= 1
             self._touched[target_state] = (run, target)
 
+    def update(self, state: State, **values: object) -> None:
+        """Give columns of a state new values, provided that it still has its status and its token."""
+        self._updates[tuple(values)].append((state.seq, state.status, state.token, *values.values()))
+
+    def add_event(self, seq: int, kind: str) -> None:
+        """Add something exceptional to a state's history."""
+        self._events.append((seq, self.tx.now_ms, kind))
+
     def finish(self, run: RunScope, state: Row, status: str) -> None:
         """Count a transition that the state's own node caused: it is tallied, too."""
         self.transition(run, state["place"], state["groups"], state["status"], status)
-        ran_ms = self.tx.now_ms - (state["claimed_at"] or self.tx.now_ms)
-        self.tx.tally[state["node_id"], status, bucket_of(ran_ms)] += 1
+        self.tally(state["node_id"], state["claimed_at"], status)
+
+    def tally(self, node_id: int, claimed_at: int | None, status: str) -> None:
+        """Count a status that the state's own node caused, with the time that it took."""
+        ran_ms = self.tx.now_ms - (claimed_at or self.tx.now_ms)
+        self.tx.tally[node_id, status, bucket_of(ran_ms)] += 1
 
     def transition_uncounted(self, run_id: int, place: int, old: str | None, new: str) -> None:
         """Count a transition for its place and its run, but not for groups."""
@@ -188,44 +299,54 @@ class Changes:
         """Keep a success for the united nodes that read it as a member of their group."""
         for target_state, target in split_groups(groups):
             if place in run.template.aggregated[target]:
-                self._unite_members.append((target_state, place, path, seq))
+                self._unite_members[target_state, place, path] = seq
 
     def apply(self) -> dict[int, tuple[RunScope, int]]:
         """Write everything gathered so far; return the groups that changed: target state to (run, place)."""
         tx = self.tx
-        tx.executemany(
-            "INSERT INTO states (seq, run, place, node_id, status, inputs, outputs, error, parent, united,"
-            " groups, path, enqueue_after, retry_count, manual_fanout_id, created_at, updated_at,"
-            " finished_at, retry_of)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            self._rows,
-        )
-        tx.executemany("INSERT OR REPLACE INTO unite_members VALUES (?, ?, ?, ?)", self._unite_members)
+        tx.insert("states", _COLUMNS, sorted(self._rows))
+        for columns, rows in self._updates.items():
+            tx.update("states", ("seq", "status", "token"), columns, sorted(rows))
+        tx.insert("events", ("state", "at", "kind"), self._events)
         tx.insert(
-            "counts",
-            ("run", "place", *_COUNTS),
-            sorted((*key, *deltas) for key, deltas in self._counts.items() if any(deltas)),
-            _added("counts", ("run", "place"), _COUNTS),
+            "unite_members",
+            ("target_state", "place", "path", "state"),
+            sorted((*key, seq) for key, seq in self._unite_members.items()),
+            "(target_state, place, path) DO UPDATE SET state = excluded.state",
         )
-        tx.executemany(
-            "UPDATE runs SET pending = pending + ?1, success = success + ?2, errored = errored + ?3,"
-            " retried = retried + ?4, finished_at = CASE WHEN pending + ?1 = 0 THEN ?5 END WHERE id = ?6",
-            [(*deltas, tx.now_ms, run) for run, deltas in self._runs.items() if any(deltas)],
-        )
-        for run in [run for run, (pending, *_) in self._runs.items() if pending < 0]:
-            if ended := tx.row("SELECT run_id FROM runs WHERE id = ? AND pending = 0", (run,)):
-                tx.ready.add(ended["run_id"])
-        tx.executemany(
-            "INSERT INTO unite_counters VALUES (?, ?, ?, ?, ?) ON CONFLICT (target_state, place)"
-            " DO UPDATE SET pending = pending + excluded.pending, failed = failed + excluded.failed,"
-            " succeeded = succeeded + excluded.succeeded",
-            [(*key, *deltas) for key, deltas in self._unite_counters.items() if any(deltas)],
-        )
+        for table, keys, columns, counted in (
+            ("counts", ("run", "place"), _COUNTS, self._counts),
+            ("unite_counters", ("target_state", "place"), _UNITE_COUNTERS, self._unite_counters),
+        ):
+            tx.insert(
+                table,
+                (*keys, *columns),
+                sorted((*key, *deltas) for key, deltas in counted.items() if any(deltas)),
+                _added(table, keys, columns),
+            )
+        self._apply_to_runs()
         touched = self._touched
-        for gathered in (self._rows, self._unite_members, self._counts, self._runs, self._unite_counters):
+        for gathered in (self._rows, self._updates, self._events, self._unite_members):
             gathered.clear()
+        for counters in (self._counts, self._runs, self._unite_counters):
+            counters.clear()
         self._touched = {}
         return touched
+
+    def _apply_to_runs(self) -> None:
+        tx = self.tx
+        changed = {run: deltas for run, deltas in self._runs.items() if any(deltas)}
+        if not changed:
+            return
+        tx.update("runs", ("id",), (), sorted((run, *deltas) for run, deltas in changed.items()), add=_RUNS)
+        ended = tx.execute(
+            f"UPDATE runs SET finished_at = CASE WHEN pending = 0 THEN ? END WHERE {tx.any_of('id')}"
+            " AND (pending = 0 OR finished_at IS NOT NULL) RETURNING id, run_id, pending",
+            (tx.now_ms, tx.items(sorted(changed))),
+        ).fetchall()
+        for run, run_id, pending in ended:
+            if pending == 0 and changed[run][0] < 0:
+                tx.ready.add(run_id)
 
 
 def find_state(view: View, namespace: str, state_id: str) -> Row | None:

@@ -7,12 +7,22 @@ group is never missed, and the cost does not grow with its size.
 
 from __future__ import annotations
 
-import heapq
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from exotrio.graph import UnitesStrategyEnum
-from exotrio.manager.engine.inputs import InputsError, Sources, build_for, group_lists
+from exotrio.manager.engine.inputs import (
+    InputsError,
+    Lists,
+    Need,
+    Shared,
+    Sources,
+    build_for,
+    group_lists,
+    read_shared,
+)
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
@@ -24,80 +34,113 @@ from exotrio.manager.engine.states import (
     extend_groups,
 )
 from exotrio.manager.rules.template import Unite
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.port import Transaction, View
+
+Group = tuple[RunScope, int, Unite]
+"""A united node, and the state of its target whose group it unites."""
 
 
 def decide(changes: Changes) -> None:
     """Write the changes, then run every united node whose group they completed.
 
-    Inner groups come first: a united node that runs, or cannot, is itself a member of outer groups.
+    Inner groups come first: a united node that runs, or cannot, is itself a member of outer groups. Groups of
+    several runs, and groups of one united node, do not depend on each other and are decided together.
     """
-    waiting: list[tuple[tuple[int, int], int, int]] = []
-    scopes: dict[int, tuple[RunScope, int]] = {}
-
-    def apply() -> None:
-        for target_state, (run, target) in changes.apply().items():
-            scopes[target_state] = run, target
-            for index, unite in enumerate(run.template.uniters[target]):
-                heapq.heappush(waiting, (unite.rank, target_state, index))
-
-    apply()
-    last = None
+    waiting = changes.apply()
     while waiting:
-        entry = heapq.heappop(waiting)
-        if entry == last:
-            continue
-        last = entry
-        _, target_state, index = entry
-        run, target = scopes[target_state]
-        if _fire(changes, run, target_state, run.template.uniters[target][index]):
-            apply()
+        now, later = _complete(changes.tx, waiting)
+        for (run, _, _), state in zip(now, united_states(changes.tx, now), strict=True):
+            changes.insert(run, state)
+        waiting = {target_state: (run, unite.target) for run, target_state, unite in later}
+        waiting.update(changes.apply())
 
 
-def _fire(changes: Changes, run: RunScope, target_state: int, unite: Unite) -> bool:
-    """Insert the united state if its group is complete and it does not exist yet; return whether."""
-    tx = changes.tx
-    pending = failed = 0
-    reached = False
-    for place, waiting, broken, succeeded in tx.execute(
-        "SELECT place, pending, failed, succeeded FROM unite_counters WHERE target_state = ?", (target_state,)
+def _complete(
+    view: View, targets: Mapping[int, tuple[RunScope, int]]
+) -> tuple[Sequence[Group], Sequence[Group]]:
+    """Return the groups of these states that are complete and have no united state yet: the innermost ones
+    of each run, and the others, which a united state of the former may make incomplete again."""
+    counters: defaultdict[int, list[Row]] = defaultdict(list)
+    for row in view.execute(
+        "SELECT target_state, place, pending, failed, succeeded FROM unite_counters"
+        f" WHERE {view.any_of('target_state')}",
+        (view.items(sorted(targets)),),
     ):
+        counters[row["target_state"]].append(row)
+    complete = [
+        (run, target_state, unite)
+        for target_state, (run, target) in targets.items()
+        for unite in run.template.uniters[target]
+        if _is_complete(unite, counters[target_state])
+    ]
+    if not complete:
+        return (), ()
+    existing = {
+        (parent, place)
+        for parent, place in view.execute(
+            f"SELECT parent, place FROM states WHERE {view.any_of('parent')}"
+            " AND united = 1 AND retry_count = 0 AND manual_fanout_id IS NULL",
+            (view.items(sorted({target_state for _, target_state, _ in complete})),),
+        )
+    }
+    missing = [group for group in complete if (group[1], group[2].place) not in existing]
+    missing.sort(key=lambda group: (group[2].rank, group[1]))
+    innermost: dict[int, tuple[int, int]] = {}
+    for run, _, unite in missing:
+        innermost.setdefault(run.id, unite.rank)
+    now = [group for group in missing if group[2].rank == innermost[group[0].id]]
+    return now, [group for group in missing if group[2].rank != innermost[group[0].id]]
+
+
+def _is_complete(unite: Unite, counters: Sequence[Row]) -> bool:
+    failed = 0
+    reached = False
+    for _, place, pending, broken, succeeded in counters:
         if place in unite.region:
-            pending += waiting
+            if pending:
+                return False
             failed += broken
             reached = reached or (succeeded > 0 and place in unite.predecessors)
-    if pending:
-        return False
-    if unite.strategy is UnitesStrategyEnum.ALL_SUCCESS and (failed or not reached):
-        return False
-    if tx.row(
-        "SELECT 1 FROM states WHERE parent = ? AND place = ?"
-        " AND united = 1 AND retry_count = 0 AND manual_fanout_id IS NULL",
-        (target_state, unite.place),
-    ):
-        return False
-    changes.insert(run, united_state(changes, run, target_state, unite))
-    return True
+    return unite.strategy is not UnitesStrategyEnum.ALL_SUCCESS or (reached and not failed)
 
 
-def united_state(changes: Changes, run: RunScope, target_state: int, unite: Unite) -> NewState:
-    """Return the state of a united node: ERRORED with the reason if its inputs cannot be built."""
-    tx = changes.tx
+def united_states(tx: Transaction, groups: Sequence[Group]) -> list[NewState]:
+    """Return the states of united nodes: ERRORED with the reason if their inputs cannot be built."""
+    if not groups:
+        return []
+    targets = {
+        row["seq"]: row
+        for row in tx.execute(
+            f"SELECT seq, groups, path, status FROM states WHERE {tx.any_of('seq')}",
+            (tx.items(sorted({target_state for _, target_state, _ in groups})),),
+        )
+    }
+    shared = read_shared(
+        tx,
+        (
+            Need(
+                run=run,
+                above=target_state,
+                places=(run.template.places[unite.place],),
+                known={run.template.places[index].identifier for index in unite.aggregated},
+            )
+            for run, target_state, unite in groups
+        ),
+    )
+    lists = group_lists(tx, groups)
+    return [_united_state(tx, group, targets[group[1]], shared, lists.get(group[1], {})) for group in groups]
+
+
+def _united_state(tx: Transaction, group: Group, target: Row, shared: Shared, lists: Lists) -> NewState:
+    run, target_state, unite = group
+    assert target["status"] == SUCCESS, "only a success has something below it"
     place = run.template.places[unite.place]
-    row = tx.row("SELECT parent, outputs, groups, path, status FROM states WHERE seq = ?", (target_state,))
-    assert row is not None
-    assert row["status"] == SUCCESS, "only a success has something below it"
     node = tx.registered(place.namespace, place.node_name)
     assert node is not None, "a run starts only with registered nodes, which are never removed"
     status, inputs, error = CREATED, {}, None
     try:
-        inputs = build_for(
-            node,
-            place,
-            Sources(tx, run, row["parent"]),
-            run.template.places[unite.target].identifier,
-            from_json(row["outputs"]),
-            group_lists(tx, run, target_state, unite),
-        )
+        inputs = build_for(node, place, Sources(tx, run, target_state, shared), "", {}, lists)
     except InputsError as problem:
         status, error = ERRORED, f"cannot run: {problem}"
     return NewState(
@@ -108,7 +151,7 @@ def united_state(changes: Changes, run: RunScope, target_state: int, unite: Unit
         error=error,
         parent=target_state,
         united=True,
-        groups=extend_groups(row["groups"], target_state, unite.target),
-        path=child_path(row["path"], unite.place),
+        groups=extend_groups(target["groups"], target_state, unite.target),
+        path=child_path(target["path"], unite.place),
         enqueue_after=tx.now_ms,
     )

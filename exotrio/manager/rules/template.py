@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 from exotrio._util.words import shortened
 from exotrio._wire.graphs import GraphBody
@@ -86,6 +87,8 @@ class Place:
         raw_inputs: Input name to text, as declared.
         next: Places that follow as plain nodes (not through ``unites``).
         ancestors: Identifiers on every chain leading here.
+        names: Identifiers that placeholders of its inputs name.
+        keys: Store keys that they name.
         target: Whether some place unites this one.
     """
 
@@ -97,6 +100,8 @@ class Place:
     raw_inputs: Mapping[str, str]
     next: tuple[int, ...]
     ancestors: frozenset[str]
+    names: frozenset[str]
+    keys: frozenset[str]
     target: bool
 
 
@@ -148,6 +153,12 @@ class Template:
                     shape.index[child] for child in node.next_nodes or () if not shape.nodes[child].unites
                 ),
                 ancestors=shape.ancestors[node.identifier],
+                names=frozenset(
+                    ref.identifier for ref in _pieces(pieces[node.identifier]) if isinstance(ref, OutputRef)
+                ),
+                keys=frozenset(
+                    ref.key for ref in _pieces(pieces[node.identifier]) if isinstance(ref, StoreRef)
+                ),
                 target=node.identifier in targets,
             )
             for index, node in enumerate(body.nodes)
@@ -178,8 +189,7 @@ class Template:
                     predecessors=tuple(shape.index[name] for name in shape.predecessors[identifier]),
                     aggregated=frozenset(
                         shape.index[piece.identifier]
-                        for pieces in place.inputs.values()
-                        for piece in pieces
+                        for piece in _pieces(place.inputs)
                         if isinstance(piece, OutputRef) and piece.identifier in region
                     ),
                     rank=(-len(target.ancestors), order),
@@ -194,6 +204,10 @@ class Template:
             target: frozenset(index for unite in unites for index in unite.aggregated)
             for target, unites in self.uniters.items()
         }
+
+
+def _pieces(inputs: Mapping[str, tuple[Piece, ...]]) -> Iterator[Piece]:
+    return chain.from_iterable(inputs.values())
 
 
 def _parse_inputs(

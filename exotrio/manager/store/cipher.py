@@ -11,6 +11,7 @@ import base64
 import json
 import os
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -88,19 +89,24 @@ class Cipher:
             ) from error
 
 
-def open_secrets(view: View, graph: int, cipher: Cipher) -> tuple[list[str], list[str]]:
-    """Return the values of a graph's secrets, and the names of those that cannot be decrypted."""
-    values, unreadable = [], []
-    for namespace, graph_name, name, text in view.execute(
-        "SELECT graphs.namespace, graphs.name, secrets.name, value FROM secrets"
-        " JOIN graphs ON graphs.id = secrets.graph WHERE graph = ?",
-        (graph,),
+def open_secrets(
+    view: View, graphs: Collection[int], cipher: Cipher
+) -> dict[int, tuple[list[str], list[str]]]:
+    """Return for each graph the values of its secrets, and the names of those that cannot be decrypted."""
+    found: dict[int, tuple[list[str], list[str]]] = {graph: ([], []) for graph in graphs}
+    if not found:
+        return {}
+    for graph, namespace, graph_name, name, text in view.execute(
+        "SELECT graph, graphs.namespace, graphs.name, secrets.name, value FROM secrets"
+        f" JOIN graphs ON graphs.id = secrets.graph WHERE {view.any_of('graph')}",
+        (view.items(sorted(found)),),
     ):
+        values, unreadable = found[graph]
         try:
             values.append(cipher.decrypt(text, namespace=namespace, graph=graph_name, name=name))
         except SecretUnreadable:
             unreadable.append(name)
-    return values, unreadable
+    return found
 
 
 def _key_id(key: bytes) -> str:

@@ -45,7 +45,7 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
     totals = [sum(by_place.get(place.index, {}).values()) for place in template.places]
     cancelled = run["cancelled_at"] is not None
     counts = [classed(by_place.get(place.index, {}), cancelled=cancelled) for place in template.places]
-    secrets, unknown = open_secrets(view, run["graph"], cipher)
+    secrets, unknown = open_secrets(view, (run["graph"],), cipher)[run["graph"]]
     texts = ReportTexts(secrets)
     faults = faults_of(view, run, template.places, texts)
     picked = pick_states(view, run, template.places, totals, texts, values=values)
