@@ -17,12 +17,12 @@
 Nothing here awaits, knows HTTP or reads a clock: the time is ``tx.now_ms``, and leases are given theirs.
 ``exotrio.manager.background`` calls what has to happen by itself.
 
-A use case loads what it needs, decides, and saves: each with a few statements, as many for one state as for
-a thousand. When outcomes are recorded (``outcomes.record_batch``), these run for the whole batch, besides the
+A use case loads what it needs, decides, and saves, each with a few statements: as many for one state as for a
+thousand. When outcomes are recorded (``outcomes.record_batch``), these run for the whole batch, besides the
 savepoint around the use case (``manager.store``) and templates that are not cached (``store.port``):
 
-1. ``states.states_to_change``: the states with their runs. Token and status decide whether an outcome counts.
-2. Only if something needs it: secrets of graphs of which a state failed (they are masked in errors), inputs of
+1. ``states.states_to_change``: the states with their runs. Token and status decide if an outcome counts.
+2. Only if something needs it: secrets of graphs whose states failed (they are masked in errors), inputs of
    states that are copied, and ``inputs.read_shared``: ancestors and store values that placeholders name.
 3. ``Changes.apply``: new states, states that ended, members of groups, counters of places, groups and runs.
 4. ``unites.decide``: the counters of groups that changed. If united nodes run now, what they read, and step 3

@@ -1,0 +1,180 @@
+"""The number of statements that a request runs in the database does not grow with its states."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from tests.contract.flow import Flow
+from tests.support.helpers import FAST_RETRY, NO_RETRY, node_name, ok, place
+from tests.support.manager import Manager, open_manager, recount
+from tests.support.statements import noted
+
+# r fans out; each of its siblings is a group, which u unites; top unites all of them.
+PLACES = [
+    place("first", "r"),
+    place("r", "b"),
+    place("b", "c", inputs={"p": "${{first.outputs.v}}", "s": "${{store.k}}"}),
+    place("c", "u", inputs={"p": "${{r.outputs.v}}${{first.outputs.w}}", "s": "${{store.default}}"}),
+    place("u", "top", unites="r", inputs={"all": "${{c.outputs.v}}", "p": "${{r.outputs.v}}${{store.k}}"}),
+    place("top", unites="first", strategy="ALL_DONE", inputs={"all": "${{u.outputs.v}}"}),
+]
+STORE = {"required_keys": ["k"], "default_values": {"default": "d"}}
+OUTPUT = {"v": "1", "w": "2"}
+Act = Callable[[], Awaitable[Any]]
+
+
+async def flow_of(manager: Manager, retry_policy: dict[str, Any] = NO_RETRY) -> Flow:
+    api = manager.api
+    secrets = {"token": "a secret"}
+    flow = await Flow.deploy(api, *PLACES, store_config=STORE, secrets=secrets, retry_policy=retry_policy)
+    await flow.trigger(store={"k": "v"})
+    return flow
+
+
+async def items(manager: Manager, identifier: str, count: int, **outcome: Any) -> list[dict[str, Any]]:
+    """Claim so many states of a place, and return the same outcome for each."""
+    states = ok(await manager.api.native_claim({node_name(identifier): 1_000}, limit=1_000))["states"]
+    assert len(states) == count
+    return [{"state_id": each["state_id"], "token": each["lease"]["token"], **outcome} for each in states]
+
+
+async def report(manager: Manager, identifier: str, count: int, **outcome: Any) -> None:
+    """Report the same outcome for each of so many states of a place."""
+    replies = ok(await manager.api.outcomes(*await items(manager, identifier, count, **outcome)))["items"]
+    assert {reply["result"] for reply in replies} == {"ok"}
+
+
+def executed(*outputs: dict[str, Any]) -> dict[str, Any]:
+    return {"outcome": "executed", "outputs": list(outputs)}
+
+
+async def siblings(manager: Manager, count: int, retry_policy: dict[str, Any] = NO_RETRY) -> Flow:
+    """Start a run with so many states of b, each in a group of its own."""
+    flow = await flow_of(manager, retry_policy)
+    await report(manager, "first", 1, **executed(OUTPUT))
+    await report(manager, "r", 1, **executed(*[OUTPUT] * count))
+    return flow
+
+
+# -- what is done to so many states; each returns the request to watch
+
+
+async def fanning_out(manager: Manager, count: int) -> Act:
+    await siblings(manager, count)
+    batch = await items(manager, "b", count, **executed(OUTPUT, OUTPUT))
+    return lambda: manager.api.outcomes(*batch)
+
+
+async def completing_a_group_each(manager: Manager, count: int) -> Act:
+    await siblings(manager, count)
+    await report(manager, "b", count, **executed(OUTPUT))
+    batch = await items(manager, "c", count, **executed(OUTPUT))
+    return lambda: manager.api.outcomes(*batch)
+
+
+async def completing_one_group(manager: Manager, count: int) -> Act:
+    await siblings(manager, count)
+    await report(manager, "b", count, **executed(OUTPUT))
+    await report(manager, "c", count, **executed(OUTPUT))
+    batch = await items(manager, "u", count, **executed(OUTPUT))
+    return lambda: manager.api.outcomes(*batch)
+
+
+async def one_state_in_each_run(manager: Manager, count: int) -> Act:
+    flow = await flow_of(manager)
+    for _ in range(count - 1):
+        await flow.trigger(store={"k": "v"})
+    await report(manager, "first", count, **executed(OUTPUT))
+    batch = await items(manager, "r", count, **executed(OUTPUT))
+    return lambda: manager.api.outcomes(*batch)
+
+
+async def the_end_of_each_run(manager: Manager, count: int) -> Act:
+    flow = await Flow.deploy(manager.api, place("a"))
+    for _ in range(count):
+        await flow.trigger()
+    batch = await items(manager, "a", count, **executed(OUTPUT))
+    return lambda: manager.api.outcomes(*batch)
+
+
+async def failing_with_a_retry(manager: Manager, count: int) -> Act:
+    await siblings(manager, count, FAST_RETRY)
+    batch = await items(manager, "b", count, outcome="errored", error="no")
+    return lambda: manager.api.outcomes(*batch)
+
+
+async def failing_for_good(manager: Manager, count: int) -> Act:
+    await siblings(manager, count)
+    batch = await items(manager, "b", count, outcome="errored", error="no")
+    return lambda: manager.api.outcomes(*batch)
+
+
+async def pruning(manager: Manager, count: int) -> Act:
+    await siblings(manager, count)
+    batch = await items(manager, "b", count, outcome="pruned", data={})
+    return lambda: manager.api.outcomes(*batch)
+
+
+async def requeueing(manager: Manager, count: int) -> Act:
+    await siblings(manager, count)
+    batch = await items(manager, "b", count, outcome="requeued", delay_ms=1)
+    return lambda: manager.api.outcomes(*batch)
+
+
+async def repeating_outcomes(manager: Manager, count: int) -> Act:
+    await siblings(manager, count)
+    batch = await items(manager, "b", count, **executed(OUTPUT))
+    ok(await manager.api.outcomes(*batch))
+    return lambda: manager.api.outcomes(*batch)
+
+
+async def retrying_a_run(manager: Manager, count: int) -> Act:
+    """Of each kind so many: failed, without the states that follow, and united but not built."""
+    flow = await flow_of(manager)
+    await report(manager, "first", 1, **executed(OUTPUT))
+    await report(manager, "r", 1, **executed(*[OUTPUT] * 2 * count, *[{}] * count))
+    batch = await items(manager, "b", 3 * count, **executed(OUTPUT))
+    errored = [{**item, "outcome": "errored", "error": "no"} for item in batch[:count]]
+    for item in errored:
+        del item["outputs"]
+    ok(await manager.api.outcomes(*errored, *batch[count:]))
+    await report(manager, "c", count, **executed({}))
+    statuses = await flow.statuses()
+    assert (
+        statuses["b", "ERRORED"] == statuses["b", "NEXT_CREATED_ERROR"] == statuses["u", "ERRORED"] == count
+    )
+    return lambda: manager.api.retry_run(flow.run_id)
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        fanning_out,
+        completing_a_group_each,
+        completing_one_group,
+        one_state_in_each_run,
+        the_end_of_each_run,
+        failing_with_a_retry,
+        failing_for_good,
+        pruning,
+        requeueing,
+        repeating_outcomes,
+        retrying_a_run,
+    ],
+)
+async def test_many_states_take_no_more_statements_than_one(
+    prepare: Callable[[Manager, int], Awaitable[Act]],
+) -> None:
+    ran = {}
+    for count in (1, 16, 64):
+        async with open_manager() as manager:
+            act = await prepare(manager, count)
+            with noted() as statements:
+                ok(await act())
+            ran[count] = statements
+            await manager.service.store.read(recount)
+    assert ran[1], "nothing was watched"
+    assert len(ran[1]) == len(ran[16]) == len(ran[64]), ran
