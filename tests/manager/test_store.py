@@ -1,4 +1,4 @@
-"""Use cases in, committed results out: one at a time and many at once, on both kinds of store."""
+"""What SQLite's stores do beside what every store does: commits in groups, and one writer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from exotrio._wire.v0 import RegisterRequest
 from exotrio.manager.engine import graphs, runs
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store import tallies
-from exotrio.manager.store.port import Store, Transaction, View
+from exotrio.manager.store.port import Store, Transaction
 from exotrio.manager.store.sqlite.store import open_store
 from tests.contract.flow import Flow
 from tests.support.helpers import SettableClock, declare, ok, place
@@ -53,30 +52,6 @@ async def held(store: Store, nursery: trio.Nursery, gate: Gate) -> None:
     await trio.to_thread.run_sync(gate.wait_entered)
 
 
-async def test_a_result_comes_back_and_is_read_at_once(db: str) -> None:
-    async with open_store(db) as store:
-        assert await store.write(put, "a") == "a"
-        assert await store.read(keys) == {"a"}
-
-
-async def test_a_use_case_that_raises_is_undone_and_its_error_raised(db: str) -> None:
-    async with open_store(db) as store:
-        with pytest.raises(ZeroDivisionError, match="a"):
-            await store.write(fail_after_put, "a")
-        await store.write(put, "b")
-        assert await store.read(keys) == {"b"}
-
-
-async def test_an_sql_error_is_a_database_error(db: str) -> None:
-    async with open_store(db) as store:
-        await store.write(put, "a")
-        with pytest.raises(DatabaseError, match="UNIQUE"):
-            await store.write(put, "a")
-        with pytest.raises(DatabaseError, match="no such table"):
-            await store.read(lambda view: view.row("SELECT * FROM absent"))
-        assert await store.read(keys) == {"a"}
-
-
 async def test_a_clock_that_fails_fails_the_write_and_nobody_waits_for_ever(db: str) -> None:
     broken = True
 
@@ -92,16 +67,6 @@ async def test_a_clock_that_fails_fails_the_write_and_nobody_waits_for_ever(db: 
             broken = False
             await store.write(put, "b")
             assert await store.read(keys) == {"b"}
-
-
-async def test_a_closed_store_refuses_instead_of_waiting_for_ever(db: str) -> None:
-    async with open_store(db) as store:
-        pass
-    with trio.fail_after(20):
-        with pytest.raises(DatabaseError, match="closed"):
-            await store.write(put, "a")
-        with pytest.raises(DatabaseError, match="closed"):
-            await store.read(keys)
 
 
 # -- groups of writes
@@ -231,20 +196,6 @@ def test_a_commit_that_fails_fails_every_write_of_its_group_and_the_next_one_wor
     assert after == ["after", "before"]
 
 
-async def test_numbers_of_states_are_never_given_twice_although_a_use_case_failed(db: str) -> None:
-    def allocate_and_fail(tx: Transaction) -> None:
-        given.append(tx.allocate())
-        raise ZeroDivisionError
-
-    given: list[int] = []
-    async with open_store(db) as store:
-        given.append(await store.write(lambda tx: tx.allocate()))
-        with pytest.raises(ZeroDivisionError):
-            await store.write(allocate_and_fail)
-        given.append(await store.write(lambda tx: tx.allocate()))
-    assert len(set(given)) == 3
-
-
 async def test_what_is_to_be_written_later_is_tried_until_it_is_committed(
     db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,18 +220,6 @@ async def test_what_is_to_be_written_later_is_tried_until_it_is_committed(
         broken = False
         await store.write(put, "other")
         assert await store.read(keys) == {"later", "other"}
-
-
-async def test_what_can_never_be_written_later_is_logged_and_forgotten(
-    db: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with open_store(db) as store:
-        store.write_later(lambda tx: fail_after_put(tx, "later"))
-        for number in range(3):
-            await store.write(put, f"{number}")
-        assert await store.read(keys) == {"0", "1", "2"}
-    (logged,) = caplog.records
-    assert isinstance(logged.exc_info and logged.exc_info[1], ZeroDivisionError)
 
 
 # -- use cases that wait for a commit
@@ -384,54 +323,6 @@ async def test_what_waits_runs_in_the_very_commit_that_announces_it(db: str) -> 
         assert waiter.found is not None
 
 
-async def test_what_is_there_already_is_not_waited_for(db: str) -> None:
-    async with open_store(db) as store, trio.open_nursery() as nursery:
-        await store.write(put_item, 1)
-        waiter = Waiter(nursery, store)
-        with trio.fail_after(20):
-            while waiter.found is None:
-                await trio.lowlevel.checkpoint()
-
-
-async def test_who_waits_no_longer_looks_a_last_time(db: str) -> None:
-    async with open_store(db) as store, trio.open_nursery() as nursery:
-        waiter = Waiter(nursery, store, longest=0.5)
-        with trio.fail_after(20):
-            while not waiter.ended:
-                await trio.lowlevel.checkpoint()
-        assert (waiter.looks, waiter.found) == (2, None)
-        hasty = Waiter(nursery, store, longest=0)
-        with trio.fail_after(20):
-            while not hasty.ended:
-                await trio.lowlevel.checkpoint()
-        assert (hasty.looks, hasty.found) == (1, None)
-
-
-async def test_what_comes_due_without_any_announcement_is_found(db: str) -> None:
-    async with open_store(db) as store, trio.open_nursery() as nursery:
-        waiter = Waiter(nursery, store, again_in=0.01)
-        await trio.testing.wait_all_tasks_blocked()
-        await store.write(put, "item not announced")
-        with trio.fail_after(20):
-            while not waiter.ended:
-                await trio.lowlevel.checkpoint()
-        assert waiter.found == "item not announced"
-
-
-async def test_what_comes_due_is_found_by_whoever_is_still_there(db: str) -> None:
-    async with open_store(db) as store, trio.open_nursery() as nursery:
-        told = Waiter(nursery, store, again_in=0.05)
-        await trio.testing.wait_all_tasks_blocked()
-        stays = await waiting(nursery, store)
-        stays.again_in = 0.05  # should it look too early
-        told.scope.cancel()
-        await store.write(put, "item not announced")
-        with trio.fail_after(20):
-            while not stays.ended:
-                await trio.lowlevel.checkpoint()
-        assert (told.found, stays.found) == (None, "item not announced")
-
-
 async def test_who_waits_longest_gets_what_comes_due_and_few_look_in_vain(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -483,19 +374,6 @@ async def test_what_finds_nothing_waits_on(db: str) -> None:
         assert waiter.found is not None
 
 
-async def test_what_was_announced_and_undone_was_not_announced(db: str) -> None:
-    def fail(tx: Transaction) -> None:
-        announce(tx, 1)
-        raise ZeroDivisionError
-
-    async with open_store(db) as store, trio.open_nursery() as nursery:
-        waiter = await waiting(nursery, store)
-        with pytest.raises(ZeroDivisionError):
-            await store.write(fail)
-        assert waiter.looks == 1
-        nursery.cancel_scope.cancel()
-
-
 async def test_of_those_who_wait_the_first_is_served_first_and_few_look_in_vain(db: str) -> None:
     async with open_store(db) as store, trio.open_nursery() as nursery:
         waiters = [await waiting(nursery, store) for _ in range(4)]
@@ -520,15 +398,6 @@ async def test_who_comes_together_with_an_item_does_not_overtake_who_waited_for_
                 await trio.lowlevel.checkpoint()
             assert (hasty.looks, hasty.found) == (1, None)
             nursery.cancel_scope.cancel()
-
-
-async def test_what_is_cancelled_while_it_waits_does_not_happen(db: str) -> None:
-    async with open_store(db) as store, trio.open_nursery() as nursery:
-        waiter = await waiting(nursery, store)
-        waiter.scope.cancel()
-        await store.write(put_item, 1)
-        assert (waiter.looks, waiter.found) == (1, None)
-        assert len(await store.read(keys)) == 1
 
 
 async def test_what_is_cancelled_while_it_is_committed_is_undone(tmp_path: Path) -> None:
@@ -621,15 +490,6 @@ async def test_commits_that_fail_for_one_reason_are_one_line_in_the_log(
         "1 write could not be committed: no date",
     ]
     assert len(told) == 2
-
-
-async def test_what_still_waits_when_the_store_is_closed_is_told_so(db: str) -> None:
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery, open_store(db) as store:
-            waiter = Waiter(nursery, store, 1)
-            await trio.testing.wait_all_tasks_blocked()
-        assert waiter.error is not None
-        assert "closed" in str(waiter.error)
 
 
 async def test_what_is_undone_at_the_very_end_is_given_to_nobody_who_would_not_hear_of_it(
@@ -731,81 +591,3 @@ async def test_a_writer_that_hangs_is_left_behind_and_keeps_the_database(
                 async with open_store(path):
                     pass
             closed.open()
-
-
-# -- readers
-
-
-async def test_a_reader_sees_the_last_commit_and_does_not_wait_for_the_writer(tmp_path: Path) -> None:
-    def put_and_hold(tx: Transaction) -> None:
-        put(tx, "uncommitted")
-        closed.hold()
-
-    with gate() as closed, trio.fail_after(20):
-        async with open_store(tmp_path / "state.db") as store:
-            await store.write(put, "committed")
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(store.write, put_and_hold)
-                await trio.to_thread.run_sync(closed.wait_entered)
-                assert await store.read(keys) == {"committed"}
-                closed.open()
-            assert await store.read(keys) == {"committed", "uncommitted"}
-
-
-async def test_a_slow_reader_sees_one_moment_and_holds_up_neither_writer_nor_other_readers(
-    tmp_path: Path,
-) -> None:
-    seen: list[set[str]] = []
-
-    def read_twice(view: View) -> None:
-        seen.append(keys(view))
-        closed.hold()
-        seen.append(keys(view))
-
-    with gate() as closed, trio.fail_after(20):
-        async with open_store(tmp_path / "state.db") as store:
-            await store.write(put, "before")
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(store.read, read_twice)
-                await trio.to_thread.run_sync(closed.wait_entered)
-                await store.write(put, "meanwhile")
-                assert await store.read(keys) == {"before", "meanwhile"}
-                closed.open()
-    assert seen == [{"before"}, {"before"}]
-
-
-async def test_a_query_that_raises_leaves_a_reader_that_works(db: str) -> None:
-    def fail(view: View) -> None:
-        keys(view)
-        raise ZeroDivisionError
-
-    async with open_store(db) as store:
-        for _ in range(5):
-            with pytest.raises(ZeroDivisionError):
-                await store.read(fail)
-        await store.write(put, "a")
-        assert await store.read(keys) == {"a"}
-
-
-async def test_a_query_cannot_write(tmp_path: Path) -> None:
-    async with open_store(tmp_path / "state.db") as store:
-        with pytest.raises(DatabaseError, match="readonly"):
-            await store.read(lambda view: view.execute("DELETE FROM meta"))
-
-
-async def test_readers_and_writers_at_once_never_see_half_a_use_case(tmp_path: Path) -> None:
-    def put_pair(tx: Transaction, number: int) -> None:
-        put(tx, f"{number}a")
-        put(tx, f"{number}b")
-
-    async def repeat(times: int, act: Callable[[int], object]) -> None:
-        for number in range(times):
-            await act(number)  # type: ignore[misc]
-
-    async def check(_: int) -> None:
-        assert len(await store.read(keys)) % 2 == 0
-
-    async with open_store(tmp_path / "state.db") as store, trio.open_nursery() as nursery:
-        for block in range(4):
-            nursery.start_soon(repeat, 25, lambda n, b=block: store.write(put_pair, b * 100 + n))
-            nursery.start_soon(repeat, 25, check)

@@ -1,0 +1,30 @@
+"""A new database on each engine, and a store that is open for the length of a test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from exotrio.manager.store.port import Store
+from exotrio.manager.store.sqlite.store import open_store
+from tests.support.stores import ENGINES, new_database
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def db(engine: str, tmp_path: Path) -> Iterator[str]:
+    with ExitStack() as stack:
+        yield new_database(engine, tmp_path, stack)
+
+
+@pytest.fixture
+async def store(db: str) -> AsyncIterator[Store]:
+    async with open_store(db) as opened:
+        yield opened

@@ -1,0 +1,597 @@
+"""What ``exotrio.manager.store.port`` promises, kept by the store of every engine.
+
+What only one of them does (commits in groups, sessions that break, ...) has its tests in a file of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from exotrio import DatabaseError
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.port import Conflict, Store, Transaction, View
+from exotrio.manager.store.sqlite.store import open_store
+from tests.support.manager import gate
+from tests.support.stores import IN_THREADS, PATIENCE, get, keys, put, put_and_fail, remove, until
+
+COUNTERS = ("target_state", "place", "pending", "failed", "succeeded")
+EVENTS = ("state", "at", "kind", "worker")
+in_threads = pytest.mark.parametrize("engine", IN_THREADS, indirect=True)
+
+
+def rows(view: View, table: str, order: str = "1, 2") -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in view.execute(f"SELECT * FROM {table} ORDER BY {order}")]
+
+
+# -- one use case, all or nothing
+
+
+async def test_a_result_is_durable_and_read_by_whoever_asks_next(store: Store) -> None:
+    assert await store.write(put, "a", value="1") == "a"
+    assert await store.read(get, "a") == "1"
+    assert await store.look(get, key="a") == "1"
+
+
+async def test_a_use_case_that_raises_is_undone_alone_and_its_error_raised(store: Store) -> None:
+    raised: list[str] = []
+
+    async def fail(number: int) -> None:
+        with pytest.raises(ZeroDivisionError) as caught:
+            await store.write(put_and_fail, f"bad {number}")
+        raised.append(str(caught.value))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(8):
+            nursery.start_soon(store.write, put, f"good {number}")
+            nursery.start_soon(fail, number)
+    assert await store.read(keys) == [f"good {number}" for number in range(8)]
+    assert sorted(raised) == [f"bad {number}" for number in range(8)]
+
+
+async def test_an_error_of_the_database_is_one_of_ours_and_leaves_a_store_that_works(store: Store) -> None:
+    await store.write(put, "a")
+    for wrong, said in (
+        (lambda tx: put(tx, "a"), "(?i)unique"),
+        (lambda tx: tx.execute("INSERT INTO absent VALUES (1)"), "absent"),
+    ):
+        with pytest.raises(DatabaseError, match=said):
+            await store.write(wrong)
+    for way in (store.read, store.look):
+        with pytest.raises(DatabaseError, match="absent"):
+            await way(lambda view: view.row("SELECT * FROM absent"))
+    await store.write(put, "b")
+    assert await store.read(keys) == ["a", "b"]
+
+
+async def test_what_an_attempt_did_is_undone_if_it_raises_and_the_use_case_goes_on(store: Store) -> None:
+    def use_case(tx: Transaction) -> None:
+        put(tx, "before")
+        with suppress(ZeroDivisionError), tx.attempt():
+            put_and_fail(tx, "undone")
+        with suppress(Exception), tx.attempt():
+            put(tx, "undone, too")
+            put(tx, "before")
+        with tx.attempt():
+            put(tx, "kept")
+        put(tx, "after")
+
+    await store.write(use_case)
+    assert await store.read(keys) == ["after", "before", "kept"]
+
+
+async def test_secure_delete_deletes(store: Store) -> None:
+    def use_case(tx: Transaction) -> None:
+        with tx.secure_delete():
+            remove(tx, "a")
+
+    await store.write(put, "a")
+    await store.write(use_case)
+    assert await store.read(keys) == []
+
+
+# -- sets
+
+
+async def test_rows_are_inserted_at_once_and_what_a_conflict_means_is_said(store: Store) -> None:
+    def insert(tx: Transaction, rows: list[tuple[int, ...]], conflict: str = "") -> int:
+        return tx.insert("unite_counters", COUNTERS, rows, conflict)
+
+    grow = "(target_state, place) DO UPDATE SET pending = unite_counters.pending + excluded.pending"
+    assert await store.write(insert, []) == 0
+    assert await store.write(insert, [(1, 0, 5, 0, 0), (1, 1, 6, 0, 0)]) == 2
+    assert await store.write(insert, [(1, 1, 7, 0, 0), (2, 0, 8, 0, 0)], "DO NOTHING") == 1
+    assert await store.write(insert, [(1, 0, 10, 9, 9), (3, 0, 1, 0, 0)], grow) == 2
+    with pytest.raises(DatabaseError, match=r"(?i)unique"):
+        await store.write(insert, [(4, 0, 1, 0, 0), (1, 0, 1, 0, 0)])
+    expected = [(1, 0, 15, 0, 0), (1, 1, 6, 0, 0), (2, 0, 8, 0, 0), (3, 0, 1, 0, 0)]
+    assert await store.read(rows, "unite_counters") == expected
+
+
+async def test_columns_that_an_insert_leaves_out_have_their_defaults_and_ids_are_given(store: Store) -> None:
+    def insert(tx: Transaction) -> list[int]:
+        tx.insert("unite_counters", ("target_state", "place"), [(1, 2)])
+        tx.insert("events", EVENTS, [(1, 5, "released", None), (1, 6, "released", "w")])
+        sql = "INSERT INTO events (state, at, kind, worker) VALUES (?, ?, ?, ?) RETURNING id"
+        for at in (7, 8):
+            row = tx.row(sql, (1, at, "released", None))
+            assert row is not None
+            ids.append(row["id"])
+        return ids
+
+    ids: list[int] = []
+    await store.write(insert)
+    assert await store.read(rows, "unite_counters") == [(1, 2, 0, 0, 0)]
+    found = await store.read(rows, "events", "id")
+    assert [row[1:] for row in found] == [
+        (1, 5, "released", None),
+        (1, 6, "released", "w"),
+        (1, 7, "released", None),
+        (1, 8, "released", None),
+    ]
+    assert [row[0] for row in found[2:]] == ids
+
+
+async def test_rows_are_updated_at_once_by_keys_that_may_be_null(store: Store) -> None:
+    def insert(tx: Transaction) -> None:
+        tx.insert("events", EVENTS, [(1, 1, "a", None), (2, 2, "b", "w"), (3, 3, "c", None)])
+
+    def update(tx: Transaction) -> None:
+        tx.update("events", ("state", "worker"), ("kind", "worker"), [], add=("at",))
+        changed = [(1, None, "A", "new", 10), (2, "w", "B", None, 20)]
+        tx.update("events", ("state", "worker"), ("kind", "worker"), changed, add=("at",))
+        tx.update("events", ("state",), (), [(3, -1)], add=("at",))
+
+    await store.write(insert)
+    await store.write(update)
+    found = [row[1:] for row in await store.read(rows, "events", "state")]
+    assert found == [(1, 11, "A", "new"), (2, 22, "B", None), (3, 2, "c", None)]
+
+
+@pytest.mark.parametrize("key", [(2, None), (2, "other"), (9, "w")])
+async def test_an_update_that_misses_a_row_raises_and_nothing_of_the_use_case_happens(
+    store: Store, key: tuple[int, str | None]
+) -> None:
+    def insert(tx: Transaction) -> None:
+        tx.insert("events", EVENTS, [(1, 1, "a", None), (2, 2, "b", "w")])
+
+    def update(tx: Transaction) -> None:
+        put(tx, "lost")
+        tx.update("events", ("state", "worker"), ("kind",), [(1, None, "A"), (*key, "B")])
+
+    await store.write(insert)
+    # A store whose transactions run side by side tries again first, and then says that it failed.
+    with pytest.raises((Conflict, DatabaseError)):
+        await store.write(update)
+    assert [row[3] for row in await store.read(rows, "events", "state")] == ["a", "b"]
+    assert await store.read(keys) == []
+
+
+async def test_rows_are_found_by_any_of_many_values(store: Store) -> None:
+    texts = ["a", 'qu"ote', "it's", "back\\slash", "{1,2}", "NULL", "", "ä", "🜚", "a,b", " "]
+
+    def find(view: View, column: str, values: list[Any]) -> list[Any]:
+        found = view.execute(
+            f"SELECT {column} FROM events WHERE kind <> ? AND {view.any_of(column)} AND at < ? ORDER BY id",
+            ("no", view.items(values), 1_000),
+        )
+        return [row[0] for row in found]
+
+    def insert(tx: Transaction) -> None:
+        tx.insert("events", EVENTS, [(2**62 + at, at, text, None) for at, text in enumerate(texts)])
+
+    await store.write(insert)
+    assert await store.read(find, "kind", texts) == texts
+    assert await store.read(find, "kind", ["it's", "absent"]) == ["it's"]
+    assert await store.read(find, "state", [2**62 + 1, 2**62 + 3, 5]) == [2**62 + 1, 2**62 + 3]
+    assert await store.read(find, "state", []) == []
+    assert await store.read(find, "kind", []) == []
+
+
+async def test_a_row_is_read_by_name_and_by_position(store: Store) -> None:
+    def read(view: View) -> None:
+        sql = "SELECT key, value, 3 AS three FROM store WHERE run = 0 ORDER BY key"
+        row = view.row(sql)
+        assert row is not None
+        assert (row["key"], row[1], row["three"], row[-1]) == ("a", "1", 3, 3)
+        assert list(row) == ["a", "1", 3]
+        assert [each["key"] for each in view.execute(sql)] == ["a", "b"]
+        assert len(view.execute(sql).fetchall()) == 2
+        assert view.row("SELECT key FROM store WHERE run = 1") is None
+
+    await store.write(put, "a", "1")
+    await store.write(put, "b", "2")
+    await store.read(read)
+
+
+async def test_a_statement_says_how_many_rows_it_changed(store: Store) -> None:
+    def use_case(tx: Transaction) -> None:
+        sql = "INSERT INTO store (run, key, value) VALUES (?, ?, ?)"
+        tx.executemany(sql, [(0, f"{number}", "") for number in range(5)])
+        assert tx.execute("UPDATE store SET value = ? WHERE run = 0 AND key < ?", ("x", "3")).rowcount == 3
+        assert remove(tx, "absent") == 0
+
+    await store.write(use_case)
+    assert [row[2] for row in await store.read(rows, "store")] == ["x", "x", "x", "", ""]
+
+
+# -- values
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "ä🜚\u2028", "\\x00", "'; --", "?", "?1 $1 %s", "\ufffe", "9" * 8_000_000], ids=range(9)
+)
+async def test_any_text_comes_back(store: Store, text: str) -> None:
+    await store.write(put, "a", text)
+    assert await store.read(get, "a") == text
+
+
+async def test_a_text_with_nul_is_kept_as_far_as_the_engine_can(store: Store) -> None:
+    await store.write(put, "a", "b\0c")
+    assert await store.read(get, "a") in ("b\0c", "b\u2400c")
+
+
+async def test_numbers_of_63_bits_and_any_bytes_come_back(store: Store) -> None:
+    def insert(tx: Transaction) -> None:
+        columns = ("target_state", "place", "path", "state")
+        tx.insert("unite_members", columns, [(2**63 - 1, 0, path, -(2**63)) for path in sorted(paths)])
+
+    paths = [b"", b"\0", bytes(range(256)), b"\\x", b"\xff" * 100_000]
+    await store.write(insert)
+    found = await store.read(rows, "unite_members", "path")
+    assert [(row[0], bytes(row[2]), row[3]) for row in found] == [
+        (2**63 - 1, path, -(2**63)) for path in sorted(paths)
+    ]
+
+
+async def test_texts_are_sorted_and_compared_by_code_point(store: Store) -> None:
+    texts = ["", " ", "-a", "A", "B", "Z", "_", "a", "a b", "a-b", "ab", "b", "z", "Ä", "ä", "\uffee", "🜚"]
+
+    def between(view: View) -> list[str]:
+        found = view.execute("SELECT key FROM store WHERE key > ? AND key < ? ORDER BY key DESC", ("B", "b"))
+        return [row["key"] for row in found]
+
+    for text in reversed(texts):
+        await store.write(put, text)
+    assert await store.read(keys) == texts
+    assert await store.read(between) == ["ab", "a-b", "a b", "a", "_", "Z"]
+
+
+async def test_like_takes_capitals_for_small_letters(store: Store) -> None:
+    def like(view: View, pattern: str) -> list[str]:
+        found = view.execute("SELECT key FROM store WHERE key LIKE ? ESCAPE '!' ORDER BY key", (pattern,))
+        return [row["key"] for row in found]
+
+    for key in ("Abc", "abd", "a%", "b"):
+        await store.write(put, key)
+    assert await store.read(like, "AB%") == ["Abc", "abd"]
+    assert await store.read(like, "a!%") == ["a%"]
+
+
+async def test_ids_of_states_are_their_numbers_behind_the_stamp_of_the_database(store: Store) -> None:
+    def ids(view: View) -> list[str]:
+        return [view.state_id(seq) for seq in (1, 2**63 - 1)]
+
+    first, last = await store.read(ids)
+    assert await store.write(ids) == [first, last]
+    assert await store.read(lambda view: [view.seq(first), view.seq(last)]) == [1, 2**63 - 1]
+    other = ("0" if first[0] != "0" else "1") + first[1:]
+    for wrong in (other, first[:-1], first + "0", first[:8] + "8" + first[9:], first[:-1] + "_"):
+        assert await store.read(lambda view, it=wrong: view.seq(it)) is None
+
+
+async def test_use_cases_and_queries_know_the_time(store: Store) -> None:
+    for now_ms in (await store.write(lambda tx: tx.now_ms), await store.read(lambda view: view.now_ms)):
+        assert isinstance(now_ms, int)
+        assert abs(now_ms - time.time() * 1_000) < 60_000
+
+
+# -- many at once
+
+
+async def test_numbers_of_states_are_given_once_although_use_cases_fail(store: Store) -> None:
+    def allocate(tx: Transaction, *, fails: bool) -> None:
+        given.extend(tx.allocate() for _ in range(3))
+        if fails:
+            raise ZeroDivisionError
+
+    async def write(number: int) -> None:
+        with suppress(ZeroDivisionError):
+            await store.write(allocate, fails=number % 2 == 0)
+
+    given: list[int] = []
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(write, number)
+    assert len(given) >= 60
+    assert len(set(given)) == len(given)
+    assert min(given) > 0
+
+
+async def test_what_many_add_to_one_row_is_its_sum(store: Store) -> None:
+    def add(tx: Transaction, number: int) -> None:
+        tx.update("unite_counters", ("target_state", "place"), (), [(1, 0, number)], add=("pending",))
+        grow = "(target_state, place) DO UPDATE SET failed = unite_counters.failed + excluded.failed"
+        tx.insert("unite_counters", COUNTERS, [(1, 0, 0, number, 0)], grow)
+
+    await store.write(lambda tx: tx.insert("unite_counters", COUNTERS, [(1, 0, 0, 0, 0)]))
+    async with trio.open_nursery() as nursery:
+        for number in range(40):
+            nursery.start_soon(store.write, add, number)
+    assert await store.read(rows, "unite_counters") == [(1, 0, 780, 780, 0)]
+
+
+async def test_of_many_that_read_and_then_change_what_they_read_one_succeeds(store: Store) -> None:
+    def take(tx: Transaction, name: str) -> str | None:
+        row = tx.row("SELECT kind FROM events WHERE state = 1")
+        assert row is not None
+        if row["kind"] != "free":
+            return None
+        tx.update("events", ("state", "kind"), ("kind", "worker"), [(1, "free", "taken", name)])
+        return name
+
+    async def compete(name: str) -> None:
+        winners.append(await store.write(take, name))
+
+    winners: list[str | None] = []
+    await store.write(lambda tx: tx.insert("events", EVENTS, [(1, 0, "free", None)]))
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(compete, f"{number}")
+    (winner,) = [name for name in winners if name is not None]
+    assert [row[4] for row in await store.read(rows, "events")] == [winner]
+
+
+async def test_those_that_skip_what_is_locked_take_different_rows(store: Store) -> None:
+    def take(tx: Transaction) -> None:
+        locked = tx.skip_locked("store")
+        row = tx.row(f"SELECT key FROM store WHERE run = 0 ORDER BY key LIMIT 1{locked}")
+        if row is not None and remove(tx, row["key"]):
+            taken.append(row["key"])
+
+    taken: list[str] = []
+    for number in range(20):
+        await store.write(put, f"{number}")
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(store.write, take)
+    while await store.read(keys):
+        await store.write(take)
+    assert sorted(taken) == sorted(map(str, range(20)))
+
+
+async def test_who_locks_before_it_reads_reads_what_the_one_before_wrote(store: Store) -> None:
+    def count_up(tx: Transaction) -> None:
+        sql = "SELECT value FROM store WHERE run = 0 AND key = 'n'"
+        row = tx.row(sql + tx.for_update("store"))
+        assert row is not None
+        # It could be lost here.
+        time.sleep(0.001)
+        changed = "UPDATE store SET value = ? WHERE run = 0 AND key = 'n'"
+        tx.execute(changed, (str(int(row["value"]) + 1),))
+
+    await store.write(put, "n", "0")
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(store.write, count_up)
+    assert await store.read(get, "n") == "20"
+
+
+async def test_readers_never_see_half_a_use_case(store: Store) -> None:
+    def put_pair(tx: Transaction, number: int) -> None:
+        put(tx, f"{number}a")
+        put(tx, f"{number}b")
+
+    def count_twice(view: View) -> tuple[int, int]:
+        return len(keys(view)), len(keys(view))
+
+    async def write(block: int) -> None:
+        for number in range(15):
+            await store.write(put_pair, block * 100 + number)
+
+    async with trio.open_nursery() as nursery:
+        for block in range(4):
+            nursery.start_soon(write, block)
+        for _ in range(40):
+            first, second = await store.read(count_twice)
+            assert first % 2 == 0
+            assert first == second
+
+
+# -- what is told after a commit
+
+
+async def test_each_commit_tells_how_many_use_cases_it_answered_and_what_ended(store: Store) -> None:
+    def end(tx: Transaction, node: str, *, fails: bool = False) -> None:
+        tx.ended["n", node, "SUCCESS"] += 1
+        if fails:
+            raise ZeroDivisionError
+
+    def on_commit(writes: int, ended: Counter[tuple[str, str, str]]) -> None:
+        trio.lowlevel.current_task()  # it is called in a Trio thread
+        told.append(writes)
+        total.update(ended)
+
+    told: list[int] = []
+    total: Counter[tuple[str, str, str]] = Counter()
+    store.on_commit = on_commit
+    async with trio.open_nursery() as nursery:
+        for node in ("a", "a", "b"):
+            nursery.start_soon(store.write, end, node)
+    with pytest.raises(ZeroDivisionError):
+        await store.write(lambda tx: end(tx, "c", fails=True))
+    await until(lambda: sum(told) == 4)
+    assert total == {("n", "a", "SUCCESS"): 2, ("n", "b", "SUCCESS"): 1}
+
+
+async def test_what_is_written_grows_with_what_a_page_may_show_and_with_nothing_else(store: Store) -> None:
+    before = store.written
+    await store.write(put, "a")
+    assert store.written > before
+    before = store.written
+    await store.read(keys)
+    await store.write(keys)
+    assert store.written == before
+
+
+async def test_states_that_ended_are_counted_by_node_and_minute_at_the_latest_when_the_store_ends(
+    db: str, engine: str
+) -> None:
+    def end(tx: Transaction) -> None:
+        tx.tally[7, "SUCCESS", 3] += 2
+        tx.tally[7, "ERRORED", 0] += 1
+
+    def totals(view: View) -> dict[tuple[int, str, int], int]:
+        sql = "SELECT node_id, status, bucket, CAST(sum(count) AS BIGINT) AS n FROM tallies GROUP BY 1, 2, 3"
+        return {(row[0], row[1], row[2]): row["n"] for row in view.execute(sql)}
+
+    async with open_store(db) as store:
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(store.write, end)
+        if engine == "memory":
+            return  # it ends with its store
+    async with open_store(db) as store:
+        assert await store.read(totals) == {(7, "SUCCESS", 3): 20, (7, "ERRORED", 0): 10}
+
+
+async def test_a_store_says_that_it_can_be_written(store: Store) -> None:
+    for _ in range(3):
+        await store.check_writable()
+    assert await store.read(keys) == []
+
+
+# -- what nobody waits for
+
+
+async def test_what_is_written_later_happens(store: Store) -> None:
+    def put_later(tx: Transaction) -> None:
+        put(tx, "later")
+        done.append(True)
+
+    done: list[bool] = []
+    store.write_later(put_later)
+    await until(lambda: done)
+    with trio.fail_after(PATIENCE):
+        while await store.read(keys) != ["later"]:
+            await trio.lowlevel.checkpoint()
+
+
+async def test_what_can_never_be_written_later_is_logged_and_forgotten(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(tx: Transaction) -> None:
+        tries.append(True)
+        put_and_fail(tx, "never")
+
+    tries: list[bool] = []
+    store.write_later(fail)
+    await until(lambda: [record for record in caplog.records if record.exc_info])
+    for number in range(3):
+        await store.write(put, f"{number}")
+    assert await store.read(keys) == ["0", "1", "2"]
+    assert len(tries) == 1
+    (logged,) = caplog.records
+    assert isinstance(logged.exc_info and logged.exc_info[1], ZeroDivisionError)
+
+
+# -- queries
+
+
+@in_threads
+async def test_a_slow_query_sees_one_moment_and_holds_up_nobody(store: Store) -> None:
+    def read_twice(view: View) -> None:
+        seen.append(keys(view))
+        closed.hold()
+        seen.append(keys(view))
+
+    seen: list[list[str]] = []
+    with gate() as closed, trio.fail_after(PATIENCE):
+        await store.write(put, "before")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.read, read_twice)
+            await trio.to_thread.run_sync(closed.wait_entered)
+            await store.write(put, "meanwhile")
+            assert await store.read(keys) == ["before", "meanwhile"]
+            closed.open()
+    assert seen == [["before"], ["before"]]
+
+
+@in_threads
+async def test_a_query_does_not_wait_for_a_use_case(store: Store) -> None:
+    def put_and_hold(tx: Transaction) -> None:
+        put(tx, "uncommitted")
+        closed.hold()
+
+    with gate() as closed, trio.fail_after(PATIENCE):
+        await store.write(put, "committed")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.write, put_and_hold)
+            await trio.to_thread.run_sync(closed.wait_entered)
+            assert await store.read(keys) == ["committed"]
+            closed.open()
+    assert await store.read(keys) == ["committed", "uncommitted"]
+
+
+@in_threads
+@pytest.mark.parametrize("way", ["read", "look"])
+async def test_a_query_cannot_write(store: Store, way: str) -> None:
+    await store.write(put, "a")
+    with pytest.raises(DatabaseError, match=r"(?i)read-?only"):
+        await getattr(store, way)(lambda view: view.execute("DELETE FROM store"))
+    assert await store.read(keys) == ["a"]
+
+
+async def test_a_query_that_raises_leaves_one_that_works(store: Store) -> None:
+    def fail(view: View) -> None:
+        keys(view)
+        raise ZeroDivisionError
+
+    for way in (store.read, store.look):
+        for _ in range(5):
+            with pytest.raises(ZeroDivisionError):
+                await way(fail)
+        assert await way(keys) == []
+
+
+@in_threads
+async def test_lookers_hold_up_neither_readers_nor_writers_and_wait_for_their_turn(store: Store) -> None:
+    with gate() as closed, trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            # More than are let in at once, whatever that number is.
+            for _ in range(12):
+                nursery.start_soon(_ignore_refused, store.look, closed.hold)
+            await trio.to_thread.run_sync(closed.wait_entered)
+            await store.write(put, "a")
+            assert await store.read(keys) == ["a"]
+            closed.open()
+
+
+async def _ignore_refused(look: Callable[..., Any], query: Callable[[View], None]) -> None:
+    with suppress(Refused):
+        await look(query)
+
+
+@in_threads
+@pytest.mark.parametrize("way", ["read", "look"])
+async def test_a_query_that_is_cancelled_ends(store: Store, way: str) -> None:
+    def search(view: View) -> object:
+        trio.from_thread.run_sync(begun.set)
+        numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
+        return view.row(f"{numbers} SELECT count(*) AS n FROM n")
+
+    begun = trio.Event()
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(getattr(store, way), search)
+            await begun.wait()
+            nursery.cancel_scope.cancel()
+        assert await getattr(store, way)(keys) == []

@@ -1,0 +1,331 @@
+"""What ``exotrio.manager.store.port`` promises to who waits, is cancelled, or meets the end of a store."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from exotrio import DatabaseError
+from exotrio.manager.store.port import Store, Topic, Transaction
+from exotrio.manager.store.sqlite.store import open_store
+from tests.support.manager import gate
+from tests.support.stores import IN_THREADS, PATIENCE, announce, keys, put, put_and_fail, remove, until
+
+TOPICS: list[Topic] = [1, "0123456789abcdef01234567", (3, 2**40)]
+in_threads = pytest.mark.parametrize("engine", IN_THREADS, indirect=True)
+
+
+# -- use cases that wait
+
+
+class Waiter:
+    """A use case that waits in a task of its own for an item to take away."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        store: Store,
+        *,
+        topics: dict[Topic, float] | None = None,
+        longest: float = 60,
+        before: Callable[[int], object] = lambda looks: None,
+    ) -> None:
+        self.looks: list[bool] = []
+        self.found: str | None = None
+        self.error: Exception | None = None
+        self.scope = trio.CancelScope()
+        self.ended = trio.Event()
+        self._topics = {1: math.inf} if topics is None else topics
+        self._before = before
+        nursery.start_soon(self._run, store, longest)
+
+    @property
+    def has_looked(self) -> bool:
+        return bool(self.looks)
+
+    async def _run(self, store: Store, longest: float) -> None:
+        with self.scope:
+            try:
+                self.found = await store.write_once_ready(longest, self._take)
+            except DatabaseError as error:
+                self.error = error
+        self.ended.set()
+
+    def _take(self, tx: Transaction) -> str | None:
+        items = [key for key in keys(tx) if key.startswith("item")]
+        self.looks.append(tx.waited)
+        self._before(len(self.looks))
+        for key in items:
+            if remove(tx, key):
+                tx.undo = partial(put_item, key=f"{key} put back")
+                return key
+        tx.waits_for = self._topics
+        return None
+
+
+def put_item(tx: Transaction, key: str = "item", *topics: Topic) -> None:
+    put(tx, key)
+    announce(tx, *(topics or (1,)))
+
+
+async def waiting(nursery: trio.Nursery, store: Store, **options: Any) -> Waiter:
+    """Return one that has looked in vain, and waits."""
+    waiter = Waiter(nursery, store, **options)
+    await until(lambda: waiter.has_looked)
+    await trio.testing.wait_all_tasks_blocked()
+    return waiter
+
+
+async def test_what_is_there_already_is_not_waited_for(store: Store) -> None:
+    async with trio.open_nursery() as nursery:
+        await store.write(put_item)
+        waiter = Waiter(nursery, store)
+        await until(waiter.ended.is_set)
+    assert (waiter.looks, waiter.found) == ([False], "item")
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+async def test_what_waits_is_run_again_when_its_topic_is_announced(store: Store, topic: Topic) -> None:
+    async with trio.open_nursery() as nursery:
+        waiter = await waiting(nursery, store, topics={topic: math.inf})
+        await store.write(put_item, "item", topic)
+        await until(waiter.ended.is_set)
+    assert waiter.found == "item"
+    assert waiter.looks[:2] == [False, True]
+    assert await store.read(keys) == []
+
+
+async def test_whoever_waits_for_several_topics_is_run_for_any_of_them(store: Store) -> None:
+    async with trio.open_nursery() as nursery:
+        for topic in TOPICS:
+            waiter = await waiting(nursery, store, topics=dict.fromkeys(TOPICS, math.inf))
+            await store.write(put_item, f"item {topic}", topic)
+            await until(waiter.ended.is_set)
+            assert waiter.found == f"item {topic}"
+
+
+async def test_of_those_who_wait_the_first_gets_the_first(store: Store) -> None:
+    async with trio.open_nursery() as nursery:
+        waiters = [await waiting(nursery, store) for _ in range(4)]
+        for number, waiter in enumerate(waiters):
+            await store.write(put_item, f"item {number}")
+            await until(waiter.ended.is_set)
+            assert waiter.found == f"item {number}"
+            assert not any(other.ended.is_set() for other in waiters[number + 1 :])
+
+
+async def test_items_that_come_together_serve_as_many(store: Store) -> None:
+    def put_items(tx: Transaction) -> None:
+        for number in range(3):
+            put_item(tx, f"item {number}")
+
+    async with trio.open_nursery() as nursery:
+        waiters = [await waiting(nursery, store) for _ in range(5)]
+        await store.write(put_items)
+        await until(lambda: sum(waiter.ended.is_set() for waiter in waiters) == 3)
+        assert sorted(str(waiter.found) for waiter in waiters if waiter.ended.is_set()) == [
+            "item 0",
+            "item 1",
+            "item 2",
+        ]
+        nursery.cancel_scope.cancel()
+
+
+@in_threads
+async def test_an_announcement_between_a_look_in_vain_and_the_wait_is_not_lost(store: Store) -> None:
+    async with trio.open_nursery() as nursery:
+        with gate() as closed:
+            waiter = Waiter(nursery, store, before=closed.hold)
+            await trio.to_thread.run_sync(closed.wait_entered)
+            nursery.start_soon(store.write, put_item)
+            await trio.testing.wait_all_tasks_blocked()
+        await until(waiter.ended.is_set)
+    assert waiter.found == "item"
+
+
+async def test_as_many_as_come_at_once_with_as_many_items_all_get_one(store: Store) -> None:
+    async with trio.open_nursery() as nursery:
+        waiters = []
+        for number in range(60):
+            waiters.append(Waiter(nursery, store))
+            nursery.start_soon(store.write, put_item, f"item {number}")
+            if number % 7 == 0:
+                await trio.lowlevel.checkpoint()
+        await until(lambda: all(waiter.ended.is_set() for waiter in waiters))
+    assert len({waiter.found for waiter in waiters}) == 60
+    assert await store.read(keys) == []
+
+
+async def test_what_comes_due_is_found_without_an_announcement(store: Store) -> None:
+    async with trio.open_nursery() as nursery:
+        gone = await waiting(nursery, store, topics={1: 0.05, 2: math.inf})
+        stays = await waiting(nursery, store, topics={1: 0.05, 2: math.inf})
+        gone.scope.cancel()
+        await store.write(put, "item not announced")
+        await until(stays.ended.is_set)
+    assert (gone.found, stays.found) == (None, "item not announced")
+
+
+async def test_whoever_waits_no_longer_looks_a_last_time(store: Store) -> None:
+    async with trio.open_nursery() as nursery:
+        waiter = Waiter(nursery, store, longest=0.2)
+        hasty = Waiter(nursery, store, longest=0)
+        await until(lambda: waiter.ended.is_set() and hasty.ended.is_set())
+    assert (waiter.looks, waiter.found) == ([False, True], None)
+    assert (hasty.looks, hasty.found) == ([False], None)
+
+
+async def test_what_was_undone_was_not_announced(store: Store) -> None:
+    def fail(tx: Transaction) -> None:
+        put_item(tx)
+        raise ZeroDivisionError
+
+    async with trio.open_nursery() as nursery:
+        waiter = await waiting(nursery, store)
+        with pytest.raises(ZeroDivisionError):
+            await store.write(fail)
+        assert not waiter.ended.is_set()
+        await store.write(put_item, "item 2")
+        await until(waiter.ended.is_set)
+    assert waiter.found == "item 2"
+
+
+async def test_an_error_of_what_waited_is_raised(store: Store) -> None:
+    def fail_at_last(tx: Transaction) -> None:
+        tx.waits_for = {1: math.inf}
+        looks.append(tx.waited)
+        if "item" in keys(tx):
+            put_and_fail(tx, "undone")
+
+    async def wait() -> None:
+        with pytest.raises(ZeroDivisionError, match="undone"):
+            await store.write_once_ready(60, fail_at_last)
+
+    looks: list[bool] = []
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await until(lambda: looks)
+            await store.write(put_item)
+    assert await store.read(keys) == ["item"]
+
+
+# -- cancellation
+
+
+async def test_what_is_cancelled_while_it_waits_does_not_happen(store: Store) -> None:
+    async with trio.open_nursery() as nursery:
+        waiter = await waiting(nursery, store)
+        waiter.scope.cancel()
+        await waiter.ended.wait()
+        await store.write(put_item)
+        other = Waiter(nursery, store)
+        await until(other.ended.is_set)
+    assert (waiter.found, other.found) == (None, "item")
+
+
+@in_threads
+async def test_what_is_cancelled_while_it_runs_is_undone_if_it_is_committed(store: Store) -> None:
+    def put_and_hold(tx: Transaction) -> None:
+        put(tx, "unwanted")
+        tx.undo = lambda tx: remove(tx, "unwanted")
+        closed.hold()
+
+    with gate() as closed:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.write, put_and_hold)
+            await trio.to_thread.run_sync(closed.wait_entered)
+            nursery.cancel_scope.cancel()
+            # Later, as a caller may leave its thread only then.
+            threading.Timer(0.05, closed.open).start()
+    with trio.fail_after(PATIENCE):
+        await store.write(put, "wanted")
+        while await store.read(keys) != ["wanted"]:
+            await trio.lowlevel.checkpoint()
+
+
+@in_threads
+async def test_what_waited_and_is_cancelled_while_it_runs_is_undone_for_others(store: Store) -> None:
+    def hold_once_there_is_something(looks: int) -> None:
+        if looks > 1:
+            closed.hold()
+
+    with gate() as closed:
+        async with trio.open_nursery() as nursery:
+            waiter = await waiting(nursery, store, before=hold_once_there_is_something)
+            nursery.start_soon(store.write, put_item)
+            await trio.to_thread.run_sync(closed.wait_entered)
+            waiter.scope.cancel()
+            other = Waiter(nursery, store)
+            closed.open()
+            await until(other.ended.is_set)
+    assert waiter.found is None
+    assert other.found in ("item", "item put back"), "never begun, or undone"
+
+
+# -- the end
+
+
+async def test_a_closed_store_refuses_instead_of_waiting_for_ever(db: str) -> None:
+    async with open_store(db) as store:
+        pass
+    with trio.fail_after(PATIENCE):
+        with pytest.raises(DatabaseError, match="closed"):
+            await store.write(put, "a")
+        with pytest.raises(DatabaseError, match="closed"):
+            await store.write_once_ready(60, put, "a")
+        for way in (store.read, store.look):
+            with pytest.raises(DatabaseError, match="closed"):
+                await way(keys)
+
+
+async def test_what_still_waits_when_the_store_is_closed_is_told_so(db: str) -> None:
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            async with open_store(db) as store:
+                waiter = await waiting(nursery, store)
+            await waiter.ended.wait()
+    assert waiter.error is not None
+    assert "closed" in str(waiter.error)
+
+
+@in_threads
+async def test_what_was_handed_in_before_the_end_is_committed_and_answered(db: str) -> None:
+    async def write(key: str) -> None:
+        answers.append(await store.write(put, key))
+
+    answers: list[str] = []
+    names = [f"{number:03}" for number in range(300)]
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery, open_store(db) as store:
+            with gate() as closed:
+                nursery.start_soon(store.write, closed.hold)
+                await trio.to_thread.run_sync(closed.wait_entered)
+                for name in names:
+                    nursery.start_soon(write, name)
+                await trio.testing.wait_all_tasks_blocked()
+    assert sorted(answers) == names
+    async with open_store(db) as store:
+        assert await store.read(keys) == names
+
+
+@in_threads
+async def test_what_was_committed_is_there_when_the_store_is_opened_again(db: str) -> None:
+    def allocate_and_put(tx: Transaction) -> int:
+        put(tx, "a")
+        return tx.allocate()
+
+    async with open_store(db) as store:
+        await store.write(allocate_and_put)
+        stamp = await store.read(lambda view: view.state_id(1))
+    async with open_store(db) as store:
+        assert await store.read(keys) == ["a"]
+        assert await store.read(lambda view: view.state_id(1)) == stamp
+        await store.write(put, "b")
