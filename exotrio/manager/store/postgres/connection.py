@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import psycopg
 from psycopg import errors
-from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+from psycopg.pq import DiagnosticField, ExecStatus, TransactionStatus
 
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.postgres.adaptation import Row
@@ -18,6 +18,12 @@ _CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "SET ")
 _LOST = ("08", "57P", "25P03", "25006")
 """SQLSTATEs, or their beginnings, after which a connection is of no use: it is broken, the server stops, it
 waited for this process in vain, or it is not the primary server any more."""
+
+
+def is_operational(error: psycopg.Error) -> bool:
+    """Return whether an error may pass: it is of the connection or the server, not of a statement."""
+    # What the library says without the server comes as this, too.
+    return isinstance(error, psycopg.OperationalError) or type(error) is psycopg.DatabaseError
 
 
 class CommitUnknown(Exception):
@@ -106,7 +112,7 @@ class Connection:
             self._raise_lost()
         if result.status == ExecStatus.COMMAND_OK:
             return result.command_status or b""
-        if connection.status == ConnStatus.BAD:
+        if not result.error_field(DiagnosticField.SQLSTATE):
             self._raise_lost()
         raise errors.error_from_result(result)
 
@@ -114,7 +120,10 @@ class Connection:
         """Return whether the connection is of no use after this error."""
         # After a migration by a newer manager, prepared statements may have other columns.
         is_outdated = isinstance(error, errors.FeatureNotSupported) and "cached plan" in str(error)
-        return self.driver.closed or is_outdated or (error.sqlstate or "").startswith(_LOST)
+        if error.sqlstate is not None:
+            return is_outdated or error.sqlstate.startswith(_LOST)
+        # The server did not say this, but the library that speaks with it.
+        return self.driver.closed or is_operational(error)
 
     def close(self) -> None:
         """Close it."""

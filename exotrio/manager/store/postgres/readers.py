@@ -21,7 +21,7 @@ from exotrio._util.backoff import Backoff
 from exotrio.errors import DatabaseError
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.port import OutOfTime, View
-from exotrio.manager.store.postgres.connection import CommitUnknown, Connection
+from exotrio.manager.store.postgres.connection import CommitUnknown, Connection, is_operational
 from exotrio.manager.store.postgres.writes import RETRY_FOR, Context
 
 T = TypeVar("T")
@@ -119,7 +119,7 @@ class Readers:
                 failures += 1
                 pause = _PAUSES.pause(failures)
                 self._lost_at = self._lost_at or time.monotonic()
-                again = isinstance(error, psycopg.OperationalError) and not running.cancelled
+                again = is_operational(error) and not running.cancelled
                 if not again or time.monotonic() + pause >= self._lost_at + RETRY_FOR:
                     raise self._not_read(error) from error
                 time.sleep(pause)

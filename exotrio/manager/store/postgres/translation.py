@@ -59,7 +59,8 @@ _WORDS = re.compile(
     r"\b(?:INTEGER PRIMARY KEY(?: AUTOINCREMENT)?|INTEGER|TEXT|BLOB)\b|\bx''|\s*WITHOUT ROWID"
 )
 _TABLE = re.compile(r"CREATE TABLE (\w+) \((.*?)\)(?: WITHOUT ROWID)?;", re.DOTALL)
-_COLUMN = re.compile(r"\s*(\w+) (INTEGER|TEXT|BLOB)\b([^,]*)")
+_COMMA = re.compile(r",(?![^()]*\))")
+_COLUMN = re.compile(r"\s*(\w+) (INTEGER|TEXT|BLOB)\b(.*)", re.DOTALL)
 
 
 def translate_schema(sql: str) -> str:
@@ -82,7 +83,7 @@ def tables() -> Mapping[str, Mapping[str, Column]]:
     types = {"INTEGER": "bigint", "TEXT": "text", "BLOB": "bytea"}
     for name, body in _TABLE.findall(_COMMENT.sub("", SCHEMA)):
         columns = found[name] = {}
-        for part in body.split(",\n" if "\n" in body else ","):
+        for part in _COMMA.split(body):
             if column := _COLUMN.match(part):
                 rest = column[3]
                 columns[column[1]] = Column(

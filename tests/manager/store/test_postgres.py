@@ -1,0 +1,367 @@
+"""The store on PostgreSQL: opening a database, and use cases that meet others or lose their connection."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import trio
+
+from exotrio.errors import ConfigurationError, DatabaseError, DatabaseTooNew
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.opening import open_store
+from exotrio.manager.store.port import Conflict, Store, Transaction, View
+from exotrio.manager.store.postgres import database as making
+from exotrio.manager.store.postgres import readers, writes
+from exotrio.manager.store.postgres.server import Server
+from tests.support.postgres import PASSWORD, Database, database, server
+from tests.support.postgres_proxy import PostgresProxy
+
+
+@pytest.fixture
+def db() -> Iterator[Database]:
+    with database() as fresh:
+        yield fresh
+
+
+@pytest.fixture
+async def proxy(db: Database, nursery: trio.Nursery) -> PostgresProxy:
+    proxy = PostgresProxy(db.server.port)
+    await nursery.start(proxy.serve)
+    return proxy
+
+
+@pytest.fixture
+async def store(db: Database) -> AsyncIterator[Store]:
+    async with open_store(db.url) as opened:
+        yield opened
+
+
+def put(tx: Transaction, key: str, value: str) -> None:
+    tx.insert("meta", ("key", "value"), [(key, value)], "(key) DO UPDATE SET value = excluded.value")
+
+
+def get(view: View, key: str) -> str | None:
+    row = view.row("SELECT value FROM meta WHERE key = ?", (key,))
+    return None if row is None else row["value"]
+
+
+def session(view: View) -> int:
+    row = view.row("SELECT pg_backend_pid() AS pid")
+    assert row is not None
+    pid: int = row["pid"]
+    return pid
+
+
+async def test_managers_that_start_at_once_on_an_empty_database_all_come_up(db: Database) -> None:
+    stamps = []
+
+    async def start() -> None:
+        async with open_store(db.url) as store:
+            stamps.append(await store.read(get, "stamp"))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(start)
+    assert len(stamps) == 4
+    assert len(set(stamps)) == 1
+
+
+async def test_managers_of_a_new_version_that_start_at_once_migrate_once(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_store(db.url) as older:
+        monkeypatch.setattr(making, "VERSION", making.VERSION + 1)
+        step = "CREATE TABLE later (id INTEGER PRIMARY KEY); INSERT INTO later VALUES (1);"
+        monkeypatch.setattr(making, "MIGRATIONS", {making.VERSION - 1: step})
+
+        async def start() -> None:
+            async with open_store(db.url) as store:
+                assert await store.read(get, "version") == str(making.VERSION)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(start)
+        assert db.execute("SELECT count(*) FROM later") == [(1,)]
+        # A manager of the version before works on.
+        await older.write(put, "a", "b")
+
+
+async def test_a_database_that_a_newer_manager_changed_is_used_as_long_as_that_says_so(db: Database) -> None:
+    async with open_store(db.url):
+        pass
+    db.execute("UPDATE meta SET value = '99' WHERE key = 'version'")
+    async with open_store(db.url):
+        pass
+    db.execute("UPDATE meta SET value = '99' WHERE key = 'oldest_version'")
+    with pytest.raises(DatabaseTooNew, match="99"):
+        async with open_store(db.url):
+            pass
+
+
+@pytest.mark.parametrize("others", ["accounts (id int)", "meta (key int)", "meta (key text, value text)"])
+async def test_a_database_of_something_else_is_refused_and_left_as_it_is(db: Database, others: str) -> None:
+    db.execute(f"CREATE TABLE {others}")
+    db.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC")
+    with pytest.raises(DatabaseError, match="not made by exotrio"):
+        async with open_store(db.url):
+            pass
+    assert db.execute("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [(1,)]
+
+
+async def test_no_password_is_shown(
+    db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    wrong = db.tcp_url.replace(f"{PASSWORD[:5]}", "not-the-", 1)
+    for url in (
+        wrong,
+        f"postgresql://user:{PASSWORD}@[::1/db",
+        db.tcp_url.replace(f":{db.server.port}", ":1"),
+    ):
+        with pytest.raises((DatabaseError, ConfigurationError)) as caught:
+            async with open_store(url):
+                pass
+        told = f"{caught.value} {caught.value!r} {caught.value.__cause__!r}"
+        assert "password@host" in told or db.name in told
+        assert PASSWORD not in told
+        assert "not-the-" not in told
+    assert PASSWORD not in repr(Server(db.tcp_url))
+    async with open_store(db.tcp_url) as store:
+        with pytest.raises(DatabaseError) as caught:
+            await store.write(lambda tx: tx.execute(f"SELECT nothing_of('{PASSWORD}')"))
+    assert PASSWORD not in str(caught.value)
+    assert PASSWORD not in caplog.text
+
+
+async def test_use_cases_that_lock_each_other_out_both_happen(store: Store) -> None:
+    await store.write(put, "a", "")
+    await store.write(put, "b", "")
+    met = threading.Barrier(2)
+    runs = []
+
+    def append(tx: Transaction, first: str, second: str) -> None:
+        runs.append(first)
+        for key in (first, second):
+            tx.execute("UPDATE meta SET value = value || ? WHERE key = ?", (first, key))
+            if key == first and len(runs) <= 2:
+                met.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.write, append, "a", "b")
+        nursery.start_soon(store.write, append, "b", "a")
+    assert len(runs) == 3
+    assert sorted(await store.read(get, "a") or "") == ["a", "b"]
+    assert await store.read(get, "a") == await store.read(get, "b")
+
+
+async def test_a_use_case_runs_again_if_what_it_read_has_changed_since(store: Store, db: Database) -> None:
+    await store.write(put, "a", "old")
+    read = []
+
+    def replace(tx: Transaction) -> None:
+        read.append(get(tx, "a"))
+        if len(read) == 1:
+            db.execute("UPDATE meta SET value = 'changed' WHERE key = 'a'")
+        tx.update("meta", ("key", "value"), ("value",), [("a", read[-1], "new")])
+
+    await store.write(replace)
+    assert read == ["old", "changed"]
+    assert await store.read(get, "a") == "new"
+
+
+async def test_a_use_case_that_never_gets_through_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writes, "RETRY_FOR", 0.1)
+
+    def never(tx: Transaction) -> None:
+        put(tx, "a", "b")
+        raise Conflict
+
+    with pytest.raises(DatabaseError, match="same rows"):
+        await store.write(never)
+    assert await store.read(get, "a") is None
+
+
+async def test_a_use_case_whose_session_is_ended_before_its_commit_runs_again(
+    store: Store, db: Database
+) -> None:
+    sessions = []
+
+    def write(tx: Transaction) -> None:
+        sessions.append(session(tx))
+        put(tx, "a", str(len(sessions)))
+        if len(sessions) == 1:
+            db.terminate(sessions[0])
+            tx.row("SELECT 1")
+
+    await store.write(write)
+    assert len(set(sessions)) == 2
+    assert await store.read(get, "a") == "2"
+
+
+async def test_a_server_that_is_restarted_is_found_again(store: Store, db: Database) -> None:
+    await store.write(put, "a", "b")
+    assert await store.read(get, "a") == "b"
+    server().restart()
+    assert await store.read(get, "a") == "b"
+    await store.write(put, "a", "c")
+    assert await store.look(get, "a") == "c"
+
+
+@pytest.mark.parametrize(("when", "found"), [("before", None), ("after", "b")])
+async def test_a_commit_without_an_answer_is_said_to_be_unknown(
+    db: Database, proxy: PostgresProxy, when: str, found: str | None
+) -> None:
+    async with open_store(db.url_at(proxy.port)) as store:
+        proxy.cut_at_commit(when)  # type: ignore[arg-type]
+        with pytest.raises(DatabaseError, match="not known"):
+            await store.write(put, "a", "b")
+        assert proxy.cuts == 1
+        assert await store.read(get, "a") == found
+        await store.write(put, "a", "c")
+
+
+async def test_what_changes_nothing_runs_again_if_its_commit_is_cut(
+    db: Database, proxy: PostgresProxy
+) -> None:
+    async with open_store(db.url_at(proxy.port)) as store:
+        proxy.cut_at_commit("after")
+        assert await store.write(get, "version") is not None
+        assert proxy.cuts == 1
+
+
+async def test_while_the_server_is_away_use_cases_fail_soon_and_later_ones_succeed(
+    db: Database, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writes, "RETRY_FOR", 0.2)
+    monkeypatch.setattr(readers, "RETRY_FOR", 0.2)
+    async with open_store(db.url_at(proxy.port)) as store:
+        await store.write(put, "a", "b")
+        proxy.refuses = True
+        proxy.cut()
+        store.write_later(lambda tx: put(tx, "later", "done"))
+        for call in (lambda: store.write(put, "a", "c"), lambda: store.read(get, "a"), store.check_writable):
+            with pytest.raises(DatabaseError):
+                await call()
+        proxy.refuses = False
+        while await store.read(get, "later") is None:
+            await trio.sleep(0.01)
+        await store.check_writable()
+
+
+async def test_a_use_case_that_raises_changes_nothing(store: Store) -> None:
+    def refuse(tx: Transaction) -> None:
+        put(tx, "a", "b")
+        raise Refused(400, "no")
+
+    with pytest.raises(Refused):
+        await store.write(refuse)
+    assert await store.read(get, "a") is None
+
+
+async def test_a_result_that_nobody_takes_is_undone(store: Store, db: Database) -> None:
+    running, go = threading.Event(), threading.Event()
+
+    def take(tx: Transaction) -> None:
+        put(tx, "a", "taken")
+        tx.undo = lambda tx: put(tx, "a", "undone")
+        running.set()
+        go.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.write, take)
+        await trio.to_thread.run_sync(running.wait)
+        nursery.cancel_scope.cancel()
+    go.set()
+    while await store.read(get, "a") != "undone":
+        await trio.sleep(0.01)
+
+
+async def test_a_query_that_nobody_waits_for_ends_on_the_server(store: Store, db: Database) -> None:
+    running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(600%'"
+    own = (1,)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.read, lambda view: view.row("SELECT pg_sleep(600)"))
+        while db.execute(running) == [own]:
+            await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    while db.execute(running) != [own]:
+        await trio.sleep(0.01)
+
+
+async def test_a_look_ends_in_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "LOOK_LIMIT", 0.1)
+    with pytest.raises(Refused, match="longer than"):
+        await store.look(lambda view: view.row("SELECT pg_sleep(600)"))
+
+
+async def test_a_query_sees_one_snapshot_and_can_change_nothing(store: Store, db: Database) -> None:
+    await store.write(put, "a", "old")
+
+    def look(view: View) -> tuple[str | None, str | None]:
+        before = get(view, "a")
+        db.execute("UPDATE meta SET value = 'new' WHERE key = 'a'")
+        return before, get(view, "a")
+
+    assert await store.read(look) == ("old", "old")
+    with pytest.raises(DatabaseError, match="read-only"):
+        await store.read(lambda view: view.execute("DELETE FROM meta"))
+
+
+async def test_registered_nodes_are_read_again_once_another_manager_registers_some(db: Database) -> None:
+    def register(tx: Transaction, runtime: str, version: int) -> None:
+        row = ("ns", "Node", runtime, f'{{"properties": {{"{runtime}": 1}}}}', "{}", "[]", 1, 1)
+        tx.insert(
+            "nodes",
+            (
+                *("namespace", "name", "runtime_name", "inputs_schema", "outputs_schema", "secrets"),
+                *("created_at", "updated_at"),
+            ),
+            [row],
+            "(namespace, name) DO UPDATE SET inputs_schema = excluded.inputs_schema",
+        )
+        put(tx, "registered", str(version))
+        tx.forget_registered()
+
+    def inputs(tx: Transaction) -> list[str] | None:
+        node = tx.registered("ns", "Node")
+        return None if node is None else list(node.inputs)
+
+    def try_in_vain(tx: Transaction) -> None:
+        register(tx, "never", 2)
+        assert inputs(tx) == ["never"]
+        raise Refused(400, "no")
+
+    async with open_store(db.url) as store, open_store(db.url) as other:
+        assert await store.write(inputs) is None
+        await other.write(register, "first", 1)
+        assert await store.write(inputs) == ["first"]
+        with pytest.raises(Refused):
+            await store.write(try_in_vain)
+        assert await store.write(inputs) == ["first"]
+        await other.write(register, "second", 2)
+        assert await store.write(inputs) == ["second"]
+
+
+async def test_the_time_is_that_of_the_database(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+    async with open_store(db.url) as store:
+        ((before,),) = db.execute(now)
+        found = await store.read(lambda view: view.now_ms)
+        ((after,),) = db.execute(now)
+        assert store.lease_clock is not None
+        assert before - 1_000 <= found <= store.lease_clock() <= after + 10_000
+
+
+async def test_tables_are_cleared_of_old_rows_early(store: Store, db: Database) -> None:
+    options = dict(db.execute("SELECT relname, reloptions::text FROM pg_class WHERE reloptions IS NOT NULL"))
+    for table in ("runs", "states", "counts", "unite_counters"):
+        assert "fillfactor" in options[table]
+        assert "autovacuum_vacuum_scale_factor=0.02" in options[table]
