@@ -249,7 +249,7 @@ async def test_while_the_server_is_away_use_cases_fail_soon_and_later_ones_succe
             with pytest.raises(DatabaseError):
                 await call()
         proxy.refuses = False
-        while await store.read(get, "later") is None:
+        while await store.read(get, "later") is None:  # noqa: ASYNC110 - only the database knows
             await trio.sleep(0.01)
         await store.check_writable()
 
@@ -278,7 +278,7 @@ async def test_a_result_that_nobody_takes_is_undone(store: Store, db: Database) 
         await trio.to_thread.run_sync(running.wait)
         nursery.cancel_scope.cancel()
     go.set()
-    while await store.read(get, "a") != "undone":
+    while await store.read(get, "a") != "undone":  # noqa: ASYNC110 - only the database knows
         await trio.sleep(0.01)
 
 
@@ -288,10 +288,10 @@ async def test_a_query_that_nobody_waits_for_ends_on_the_server(store: Store, db
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.read, lambda view: view.row("SELECT pg_sleep(600)"))
-        while db.execute(running) == [own]:
+        while db.execute(running) == [own]:  # noqa: ASYNC110 - only the server knows
             await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
-    while db.execute(running) != [own]:
+    while db.execute(running) != [own]:  # noqa: ASYNC110 - only the server knows
         await trio.sleep(0.01)
 
 

@@ -1,0 +1,284 @@
+"""The store on PostgreSQL: use cases that wait, for this manager or another one, and life behind a pooler."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import trio
+import trio.testing
+
+from exotrio.manager.store.opening import open_store
+from exotrio.manager.store.port import Store, Transaction, View
+from exotrio.manager.store.postgres import topics
+from exotrio.manager.store.postgres.store import WRITERS
+from tests.support.postgres import Database, database, pooler
+
+LONG = 600.0
+"""Seconds that no test waits."""
+
+
+@pytest.fixture
+def db() -> Iterator[Database]:
+    with database() as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits looks only if it is woken."""
+    monkeypatch.setattr(topics, "MIN_POLL", LONG)
+    monkeypatch.setattr(topics, "MAX_POLL", LONG)
+
+
+@pytest.fixture
+async def store(db: Database, no_polling: None) -> AsyncIterator[Store]:
+    async with open_store(db.url) as opened:
+        yield opened
+
+
+def offer(tx: Transaction, topic: str, *keys: str) -> None:
+    """Put down what can be taken, and announce it."""
+    tx.insert("meta", ("key", "value"), [(f"{topic} {key}", key) for key in sorted(keys)])
+    tx.ready.add(topic)
+
+
+def take(tx: Transaction, *wanted: str) -> str | None:
+    for topic in wanted:
+        row = tx.row(
+            "DELETE FROM meta WHERE key = (SELECT key FROM meta WHERE key LIKE ? ORDER BY key LIMIT 1"
+            f"{tx.skip_locked('meta')}) RETURNING value",
+            (f"{topic} %",),
+        )
+        if row is not None:
+            value: str = row["value"]
+            return value
+    tx.waits_for = dict.fromkeys(wanted, math.inf)
+    return None
+
+
+async def all_writers_met(store: Store) -> None:
+    """Return when each use case that ran before has told its task what it found."""
+    barrier = threading.Barrier(WRITERS)
+    async with trio.open_nursery() as nursery:
+        for _ in range(WRITERS):
+            nursery.start_soon(store.write, lambda tx: barrier.wait())
+
+
+class Takers:
+    """Tasks that wait until they can take something.
+
+    Attributes:
+        took: Who took what, in the order in which they did.
+        looks: How often they looked.
+    """
+
+    def __init__(self, store: Store, nursery: trio.Nursery) -> None:
+        self._store = store
+        self._nursery = nursery
+        self.took: list[tuple[str, str | None]] = []
+        self.looks = 0
+        self._some = trio.Event()
+
+    async def start(self, name: str, *topics: str) -> trio.CancelScope:
+        """Start one that waits by the time this returns."""
+        scope = trio.CancelScope()
+        before = self.looks
+        self._nursery.start_soon(self._take, name, topics, scope)
+        while self.looks == before:  # noqa: ASYNC110 - the use case runs in a thread
+            await trio.sleep(0.001)
+        await all_writers_met(self._store)
+        await trio.testing.wait_all_tasks_blocked()
+        return scope
+
+    async def _take(self, name: str, topics: tuple[str, ...], scope: trio.CancelScope) -> None:
+        def look(tx: Transaction) -> str | None:
+            found = take(tx, *topics)
+            self.looks += 1
+            return found
+
+        with scope:
+            self.took.append((name, await self._store.write_once_ready(LONG, look)))
+            self._some.set()
+
+    async def taken(self, count: int) -> list[tuple[str, str | None]]:
+        """Return what was taken once there are so many."""
+        while len(self.took) < count:
+            self._some = trio.Event()
+            await self._some.wait()
+        return self.took
+
+
+@pytest.fixture
+def takers(store: Store, nursery: trio.Nursery) -> Takers:
+    return Takers(store, nursery)
+
+
+async def test_those_that_waited_longest_get_what_is_announced_until_nothing_is_left(
+    store: Store, takers: Takers
+) -> None:
+    for name in ("first", "second", "third", "fourth"):
+        await takers.start(name, "topic")
+    looks = takers.looks
+    await store.write(offer, "topic", "a", "b")
+    assert await takers.taken(2) == [("first", "a"), ("second", "b")]
+    await store.write(offer, "topic", "c")
+    assert await takers.taken(3) == [("first", "a"), ("second", "b"), ("third", "c")]
+    # Of those that waited each was asked when the one before had found something, and no other.
+    await store.write(offer, "topic", "d")
+    assert (await takers.taken(4))[3] == ("fourth", "d")
+    assert takers.looks - looks <= 6
+
+
+async def test_one_that_waits_for_several_topics_is_run_for_each(store: Store, takers: Takers) -> None:
+    await takers.start("both", "left", "right")
+    await takers.start("left", "left")
+    await store.write(offer, "right", "r")
+    assert await takers.taken(1) == [("both", "r")]
+    await store.write(offer, "left", "l")
+    assert await takers.taken(2) == [("both", "r"), ("left", "l")]
+
+
+async def test_what_was_announced_to_one_that_gives_up_goes_to_the_next(store: Store, takers: Takers) -> None:
+    first = await takers.start("first", "topic")
+    await takers.start("second", "topic")
+
+    def offer_and_cancel(tx: Transaction) -> None:
+        offer(tx, "topic", "a")
+        trio.from_thread.run_sync(first.cancel, trio_token=token)
+
+    token = trio.lowlevel.current_trio_token()
+    await store.write(offer_and_cancel)
+    assert await takers.taken(1) == [("second", "a")]
+
+
+async def test_what_is_announced_while_a_use_case_looks_is_not_missed(store: Store) -> None:
+    token = trio.lowlevel.current_trio_token()
+
+    def look(tx: Transaction) -> str | None:
+        found = take(tx, "topic")
+        if found is None and not tx.waited:
+            trio.from_thread.run(store.write, offer, "topic", "a", trio_token=token)
+        return found
+
+    assert await store.write_once_ready(LONG, look) == "a"
+
+
+async def test_it_looks_again_when_something_comes_due(store: Store) -> None:
+    def look(tx: Transaction) -> str | None:
+        if tx.waited:
+            return "due"
+        tx.waits_for = {"topic": 0.01}
+        return None
+
+    assert await store.write_once_ready(LONG, look) == "due"
+
+
+async def test_it_looks_a_last_time_at_the_end(store: Store, db: Database) -> None:
+    def look(tx: Transaction) -> str | None:
+        found = take(tx, "topic")
+        if found is None and not tx.waited:
+            db.execute("INSERT INTO meta VALUES ('topic a', 'unannounced')")
+        return found
+
+    assert await store.write_once_ready(0.05, look) == "unannounced"
+    assert await store.write_once_ready(0.01, take, "topic") is None
+
+
+async def test_what_nobody_announced_is_found_by_polling(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topics, "MIN_POLL", 0.01)
+    monkeypatch.setattr(topics, "MAX_POLL", 0.02)
+    async with open_store(db.url) as store, trio.open_nursery() as nursery:
+        takers = Takers(store, nursery)
+        await takers.start("first", "topic")
+        db.execute("INSERT INTO meta VALUES ('topic a', 'unannounced')")
+        assert await takers.taken(1) == [("first", "unannounced")]
+
+
+async def test_it_goes_on_waiting_while_the_server_is_away(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topics, "MIN_POLL", 0.01)
+    monkeypatch.setattr(topics, "MAX_POLL", 0.02)
+    async with open_store(db.url) as store, trio.open_nursery() as nursery:
+        takers = Takers(store, nursery)
+        await takers.start("first", "topic")
+        db.server.restart()
+        await store.write(offer, "topic", "a")
+        assert await takers.taken(1) == [("first", "a")]
+
+
+async def test_managers_wake_what_waits_at_others(store: Store, takers: Takers, db: Database) -> None:
+    async with open_store(db.url) as other:
+        await takers.start("first", "topic")
+        written = store.written
+        await other.write(offer, "topic", "a")
+        assert await takers.taken(1) == [("first", "a")]
+        assert store.written > written
+
+
+async def test_many_topics_at_once_reach_others(store: Store, takers: Takers, db: Database) -> None:
+    async with open_store(db.url) as other:
+        await takers.start("first", "topic")
+
+        def offer_many(tx: Transaction) -> None:
+            offer(tx, "topic", "a")
+            tx.ready |= {(run, node) for run in range(2_000) for node in range(3)}
+
+        await other.write(offer_many)
+        assert await takers.taken(1) == [("first", "a")]
+
+
+async def test_a_manager_that_heard_nothing_for_a_while_looks_for_all_that_it_missed(
+    store: Store, takers: Takers, db: Database
+) -> None:
+    async with open_store(db.url) as other:
+        await takers.start("first", "topic")
+        # Whatever was announced before its sessions ended and it listened again, nobody told it.
+        db.execute("INSERT INTO meta VALUES ('topic a', 'unannounced')")
+        db.terminate()
+        assert await takers.taken(1) == [("first", "unannounced")]
+        await takers.start("second", "topic")
+        while len(takers.took) < 2:
+            # Until the other manager's session listens, too.
+            await other.write(offer, "topic", "b")
+            with trio.move_on_after(0.1):
+                await takers.taken(2)
+            await other.write(lambda tx: tx.execute("DELETE FROM meta WHERE key LIKE 'topic%'"))
+        assert takers.took[1] == ("second", "b")
+
+
+async def test_behind_a_pooler_everything_works_by_polling(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topics, "MIN_POLL", 0.01)
+    monkeypatch.setattr(topics, "MAX_POLL", 0.02)
+
+    def timeout(view: View) -> str:
+        row = view.row("SELECT current_setting('lock_timeout') AS value")
+        assert row is not None
+        value: str = row["value"]
+        return value
+
+    with pooler() as pool:
+        url = db.url_at(pool.port)
+        async with open_store(url) as store, open_store(url) as other, trio.open_nursery() as nursery:
+            for _ in range(5):
+                async with trio.open_nursery() as busy:
+                    for _ in range(8):
+                        busy.start_soon(store.write, timeout)
+                        busy.start_soon(other.read, timeout)
+            assert await store.write(timeout) == "4s"
+            takers = Takers(store, nursery)
+            await takers.start("first", "topic")
+            await other.write(offer, "topic", "a")
+            assert await takers.taken(1) == [("first", "a")]
+            listening = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
+            assert db.execute(listening) == [(0,)]
+            with trio.move_on_after(0.05):
+                await store.read(lambda view: view.row("SELECT pg_sleep(600)"))
+            assert await store.look(timeout) == "0"
