@@ -106,7 +106,8 @@ def _worker(row: Row, now: int) -> Worker:
 def v0_runtimes(view: View, namespace: str, now: int) -> list[tuple[list[str], int]]:
     """Return which nodes were asked for through v0, and how many ms ago last, the latest first."""
     rows = view.execute(
-        "SELECT nodes, seen_at FROM v0_runtimes WHERE namespace = ? AND seen_at >= ? ORDER BY seen_at DESC",
+        "SELECT nodes, seen_at FROM v0_runtimes WHERE namespace = ? AND seen_at >= ?"
+        " ORDER BY seen_at DESC, id DESC",
         (namespace, now - FORGOTTEN_AFTER_MS),
     )
     return [(from_json(row["nodes"]), max(0, now - row["seen_at"])) for row in rows]
