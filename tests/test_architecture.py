@@ -36,7 +36,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "manager.store": ("graph", "_wire", "manager.rules"),
     "manager.engine": ("graph", "_wire", "manager.rules", "manager.store"),
     "manager.queries": ("graph", "_wire", "manager.rules", "manager.store", "manager.engine"),
-    "manager.security": ("graph", "_wire", "_httpd", "manager.rules", "manager.store"),
+    "manager.security": ("graph", "_wire", "_httpd", "manager.rules", "manager.store", "manager.engine"),
     "manager": ("graph", "_wire", "_httpd", "manager"),
     "cli": (
         *("exotrio", "graph", "client", "monitoring", "testing", "manager", "_httpd"),

@@ -109,9 +109,9 @@ class Served:
     _service: Service = field(repr=False)
     _dashboard: Dashboard = field(repr=False)
 
-    def sign_in_link(self, to: str = "/") -> str:
+    async def sign_in_link(self, to: str = "/") -> str:
         """Return an address that signs one browser in to a page, once, within ten minutes."""
-        return self._dashboard.sign_in_link(self.url, to)
+        return await self._dashboard.sign_in_link(self.url, to)
 
     async def forget(self, namespace: str, worker_id: str) -> None:
         """Take back at once what a runtime held. Call it only when its process has ended."""
@@ -287,7 +287,7 @@ def _metrics_app(service: Service, metrics: ManagerMetrics, *, key: str, host: s
     app = Starlette(routes=operation_routes(service.store, metrics), exception_handlers=EXCEPTION_HANDLERS)
     # Off loopback under any name: scrapers and probes call a pod by its address.
     hosts = loopback_names(host) if is_loopback(host) else None
-    return Access(app, key=key, allowed_hosts=hosts, open_paths=PROBES | {METRICS})
+    return Access(app, store=service.store, key=key, allowed_hosts=hosts, open_paths=PROBES | {METRICS})
 
 
 def _require_seconds(**durations: float | None) -> None:

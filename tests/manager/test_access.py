@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import httpx
@@ -19,11 +20,15 @@ import trio.testing
 
 from exotrio._httpd import LOOPBACK_HOSTS
 from exotrio.cli.commands.server import command as server_command
-from exotrio.manager import create_app, open_service, serve
+from exotrio.manager import Service, create_app, open_service, serve
+from exotrio.manager.engine import sign_in
+from exotrio.manager.engine.sign_in import FORGOTTEN_AFTER_MS, TRIES
 from exotrio.manager.queries import graphs
-from exotrio.manager.security.access import FORGET_AFTER, MAX_DELAY, TRIES, Tries
+from exotrio.manager.security.access import MAX_DELAY, Tries
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.port import View
 from exotrio.manager.web.sessions import Sessions
-from tests.support.helpers import ok, open_client, refused
+from tests.support.helpers import ok, open_client, refused, virtual_ms
 from tests.support.manager import KEY, NO_SETTINGS
 
 Message = MutableMapping[str, Any]
@@ -77,9 +82,10 @@ async def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatc
         refused(await client.get("/v0/namespaces", headers={"x-api-key": "guess"}), 401)
         ok(await client.get("/v0/namespaces", headers={"x-api-key": KEY}))
     assert compared == [b"guess", KEY.encode()]
-    sessions = Sessions(KEY)
-    assert sessions.sign_in("guess") is None
-    assert sessions.sign_in(KEY) is not None
+    async with open_service(":memory:", settings=NO_SETTINGS) as service:
+        sessions = Sessions(service.store, KEY)
+        assert await sessions.sign_in("guess") is None
+        assert await sessions.sign_in(KEY) is not None
     assert len(compared) == 4
 
 
@@ -106,24 +112,76 @@ async def test_a_client_with_an_old_key_or_none_is_told_so_at_once_each_time(
         assert trio.current_time() == 0
 
 
+@asynccontextmanager
+async def opened_tries() -> AsyncIterator[tuple[Tries, Service]]:
+    async with open_service(":memory:", clock=virtual_ms, settings=NO_SETTINGS) as service:
+        yield Tries(service.store, KEY), service
+
+
 async def test_wrong_keys_count_by_address_and_are_forgotten(autojump_clock: trio.testing.MockClock) -> None:
-    tries = Tries()
-    for number in range(1_000):
-        assert (await tries.failed("203.0.113.9", f"guess {number}") > 0) == (number >= TRIES)
-    assert await tries.failed("203.0.113.10", "guess") == 0
-    await trio.sleep((TRIES + 1) * FORGET_AFTER)
-    assert await tries.failed("203.0.113.9", "guess") == 0
+    async with opened_tries() as (tries, _):
+        for number in range(1_000):
+            assert (await tries.failed("203.0.113.9", f"guess {number}") > 0) == (number >= TRIES)
+        assert await tries.failed("203.0.113.10", "guess") == 0
+        await trio.sleep((TRIES + 1) * FORGOTTEN_AFTER_MS / 1000)
+        assert await tries.failed("203.0.113.9", "guess") == 0
 
 
 async def test_addresses_of_one_subscriber_count_together(autojump_clock: trio.testing.MockClock) -> None:
-    tries = Tries()
-    for number in range(TRIES):
-        assert await tries.failed(f"2001:db8:1:2::{number:x}", f"guess {number}") == 0
-    assert await tries.failed("2001:db8:1:2:ffff::1", "guess") > 0
-    assert await tries.failed("2001:db8:1:3::1", "guess") == 0
-    for number in range(TRIES):
-        assert await tries.failed("::ffff:192.0.2.1", f"guess {number}") == 0
-    assert await tries.failed("192.0.2.1", "guess") > 0
+    async with opened_tries() as (tries, _):
+        for number in range(TRIES):
+            assert await tries.failed(f"2001:db8:1:2::{number:x}", f"guess {number}") == 0
+        assert await tries.failed("2001:db8:1:2:ffff::1", "guess") > 0
+        assert await tries.failed("2001:db8:1:3::1", "guess") == 0
+        for number in range(TRIES):
+            assert await tries.failed("::ffff:192.0.2.1", f"guess {number}") == 0
+        assert await tries.failed("192.0.2.1", "guess") > 0
+
+
+async def test_wrong_keys_at_all_state_managers_on_a_database_count_together(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with opened_tries() as (tries, service):
+        several = [tries, Tries(service.store, KEY)]
+        for number in range(TRIES):
+            assert await several[number % 2].failed("203.0.113.9", f"guess {number}") == 0
+        for each in several:
+            assert await each.failed("203.0.113.9", "one more guess") == pytest.approx(MAX_DELAY)
+
+
+async def test_who_guesses_without_a_pause_writes_no_more_than_is_counted(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with opened_tries() as (tries, service):
+        before = service.store.written
+        async with trio.open_nursery() as nursery:
+            for number in range(1_000):
+                nursery.start_soon(tries.failed, "203.0.113.9", f"guess {number}")
+        assert service.store.written - before <= TRIES + 2
+
+
+async def test_no_wrong_key_and_of_many_addresses_only_the_last_are_kept(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sign_in, "MAX_NETWORKS", 5)
+    async with opened_tries() as (tries, service):
+
+        async def kept() -> list[tuple[str, str]]:
+            query = "SELECT network, keys FROM wrong_keys ORDER BY until"
+            return [(row["network"], row["keys"]) for row in await service.store.read(_rows, query)]
+
+        for number in range(8):
+            await trio.sleep(0.001)
+            await tries.failed(f"203.0.113.{number}", "hunter2")
+        assert [network for network, _ in await kept()] == [f"203.0.113.{number}" for number in range(3, 8)]
+        assert sha256(b"hunter2").hexdigest() not in str(await kept()), "it may be a key of something else"
+        await trio.sleep(FORGOTTEN_AFTER_MS / 1000 + 1)
+        await tries.failed("203.0.113.9", "hunter2")
+        assert len(await kept()) == 1
+
+
+def _rows(view: View, query: str) -> list[Row]:
+    return view.execute(query).fetchall()
 
 
 async def test_the_key_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -53,6 +53,7 @@ KEY_FILES = "manager/security/secret_files.py"
 OWN_FILES = "manager/store/sqlite/own_files.py"
 RUNS = "manager/engine/runs.py"
 SECRETS = "manager/store/cipher.py"
+SIGN_IN = "manager/engine/sign_in.py"
 WORKERS = "manager/engine/workers.py"
 
 POINTS = (
@@ -165,7 +166,7 @@ POINTS = (
     Point(
         "A client with an old key is no guesser.",
         ["manager/test_access::test_a_client_with_an_old_key_or_none_is_told_so_at_once_each_time"],
-        Change(ACCESS, "if hashed not in failures.keys:", "if True:"),
+        Change(SIGN_IN, "if key not in keys:", "if True:"),
     ),
     Point(
         "Off loopback a key that can be guessed is refused.",

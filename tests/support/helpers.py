@@ -33,6 +33,11 @@ class SettableClock:
         self.now_ms += ms
 
 
+def virtual_ms() -> int:
+    """The time of Trio's clock, as Unix milliseconds."""
+    return 1_700_000_000_000 + round(trio.current_time() * 1000)
+
+
 def open_client(
     *,
     url: str = "http://embedded",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import unescape
 from typing import Any
 
@@ -12,6 +12,7 @@ import httpx
 from starlette.types import ASGIApp
 
 from exotrio.manager import Service, create_app, open_service
+from exotrio.manager.engine.workers import ClaimsKept
 from exotrio.manager.security.access import local
 from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.web import Dashboard
@@ -88,25 +89,38 @@ class Site:
 async def open_site(
     *, clock: Callable[[], int] = wall_clock, cors_origins: tuple[str, ...] = (), **options: Any
 ) -> AsyncIterator[Site]:
-    async with open_service(":memory:", clock=clock, settings=NO_SETTINGS, **options) as service:
-        dashboard = Dashboard(service, key=KEY)
-        app = create_app(
-            service,
-            key=KEY,
-            allowed_hosts={"localhost"},
-            dashboard=dashboard,
-            cors_origins=cors_origins,
-        )
-        inside = httpx.ASGITransport(local(app), raise_app_exceptions=False)
-        outside = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with (
-            open_client(transport=inside) as client,
-            open_client(transport=outside, url=ORIGIN) as signed_in,
-            open_client(transport=outside, url=ORIGIN) as other,
-        ):
-            browser = Browser(signed_in)
-            assert (await browser.sign_in()).status_code == 303
-            yield Site(service, dashboard, app, Api(client, NAMESPACE), browser, Browser(other))
+    async with (
+        open_service(":memory:", clock=clock, settings=NO_SETTINGS, **options) as service,
+        _open_site(service, cors_origins=cors_origins) as site,
+    ):
+        assert (await site.browser.sign_in()).status_code == 303
+        yield site
+
+
+@asynccontextmanager
+async def open_second(site: Site, *, key: str = KEY) -> AsyncIterator[Site]:
+    """Open another dashboard on the database of this one, with which its browser shares the cookies."""
+    async with _open_site(replace(site.service, claims_kept=ClaimsKept()), key=key) as second:
+        second.browser.client.cookies = site.browser.client.cookies
+        yield second
+
+
+@asynccontextmanager
+async def _open_site(
+    service: Service, *, key: str = KEY, cors_origins: tuple[str, ...] = ()
+) -> AsyncIterator[Site]:
+    dashboard = Dashboard(service, key=key)
+    app = create_app(
+        service, key=key, allowed_hosts={"localhost"}, dashboard=dashboard, cors_origins=cors_origins
+    )
+    inside = httpx.ASGITransport(local(app), raise_app_exceptions=False)
+    outside = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        open_client(transport=inside) as client,
+        open_client(transport=outside, url=ORIGIN) as browser,
+        open_client(transport=outside, url=ORIGIN) as other,
+    ):
+        yield Site(service, dashboard, app, Api(client, NAMESPACE), Browser(browser), Browser(other))
 
 
 async def failed_run(api: Api, error: str = "it broke") -> tuple[Flow, str]:

@@ -107,7 +107,7 @@ class Announcer:
             valid = [graph for graph in loaded.graphs if await self._declare(manager, graph, tolerant)]
             for line in (line for graph in valid for line in messages.missing_nodes(graph, loaded)):
                 print_message(line)
-            self.show_dashboard(loaded)
+            await self.show_dashboard(loaded)
             if before is None:
                 print_message(messages.how_to_start(self.served.url, self.key_file, loaded))
             self.known = loaded
@@ -118,16 +118,16 @@ class Announcer:
                 self.first_run = None
                 await start_run(manager, first_graph.name, first.inputs, first.store)
 
-    def show_dashboard(self, loaded: Loaded | None) -> None:
+    async def show_dashboard(self, loaded: Loaded | None) -> None:
         """Print once how to open the dashboard, and open it with --open."""
         if self._dashboard_shown:
             return
         self._dashboard_shown = True
         to = messages.page_of(loaded)
-        link = self.served.sign_in_link(to)
+        link = await self.served.sign_in_link(to)
         print_message(messages.dashboard(self.served.url, self.key_file, link))
         if self.page is not None:
-            self.background.start_soon(_open, self.page, self.served.sign_in_link(to))
+            self.background.start_soon(_open, self.page, await self.served.sign_in_link(to))
 
     async def print_unfinished(self) -> None:
         """Print which runs continue when ``dev`` is started again."""

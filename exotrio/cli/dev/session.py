@@ -129,7 +129,7 @@ class Session:
                 print_message(f"error: {failed.text}")
                 if not self.reload or (failed.missing and announcer.known is None):
                     return failed.code
-                announcer.show_dashboard(None)
+                await announcer.show_dashboard(None)
             else:
                 print_message(messages.ended(child.code))
                 if not self.reload and child.code not in (SUCCESS, ABANDONED):

@@ -134,7 +134,7 @@ class LocalRun:
 
         async with embedded_and_served(db, ports=(self.port,), schedules=False) as served:
             with sign_in_page(db) as page:
-                link = served.sign_in_link()
+                link = await served.sign_in_link()
                 if not self.private:
                     # A log has readers who must not sign in.
                     write_redirect(page, link)

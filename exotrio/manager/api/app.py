@@ -57,7 +57,14 @@ def create_app(
     app.router.redirect_slashes = False
     app.state.max_body = max_body
     open_paths = PROBES | {METRICS} if open_metrics else PROBES
-    guarded = Access(app, key=key, allowed_hosts=allowed_hosts, open_paths=open_paths, dashboard=dashboard)
+    guarded = Access(
+        app,
+        store=service.store,
+        key=key,
+        allowed_hosts=allowed_hosts,
+        open_paths=open_paths,
+        dashboard=dashboard,
+    )
     api: ASGIApp = _with_cors(guarded, cors_origins) if cors_origins else guarded
     if metrics is not None:
         api = metrics.timed(api, routes)

@@ -12,6 +12,7 @@
 ``retention``  delete finished runs
 ``states``     ``Changes``: inserts and transitions of states, with every counter that follows
 ``workers``    the runtimes that were heard of, and what is asked of them
+``sign_in``    sessions of the dashboard, links that open one, and wrong keys
 =============  ====================================================================================
 
 Nothing here awaits, knows HTTP or reads a clock: the time is ``tx.now_ms``, and leases are given theirs.

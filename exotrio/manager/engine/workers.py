@@ -134,11 +134,11 @@ def _forget_some(tx: Transaction, heard: int, now: int) -> None:
         trim(tx, table, "ORDER BY seen_at DESC, id DESC LIMIT ? OFFSET ?", (MAX_TRIMMED, MAX_WORKERS))
 
 
-def trim(tx: Transaction, table: str, which: str, parameters: tuple[int, ...]) -> None:
-    """Delete those rows of a table, known by ``id``, that a SELECT with this end finds."""
+def trim(tx: Transaction, table: str, which: str, parameters: tuple[int, ...], *, key: str = "id") -> None:
+    """Delete those rows of a table that a SELECT with this end finds."""
     # Locked ones are in use: another transaction deletes or changes them.
-    found = f"SELECT id FROM {table} {which}{tx.skip_locked(table)}"
-    tx.execute(f"DELETE FROM {table} WHERE id IN ({found})", parameters)
+    found = f"SELECT {key} FROM {table} {which}{tx.skip_locked(table)}"
+    tx.execute(f"DELETE FROM {table} WHERE {key} IN ({found})", parameters)
 
 
 class ClaimsKept:

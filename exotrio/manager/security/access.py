@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hmac
+import math
 import uuid
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
 from typing import Protocol
@@ -17,17 +18,15 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exotrio._httpd import host_name, mark_authenticated
-from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
+from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER, from_ms
+from exotrio.errors import DatabaseError
+from exotrio.manager.engine.sign_in import FORGOTTEN_AFTER_MS, MAX_NETWORKS, TRIES, count_wrong_key
+from exotrio.manager.store.port import Store
 
 LOCAL = "exotrio.local"
 """Key in an ASGI scope: the request comes from inside this process. No header can set it."""
-TRIES = 10
-"""Different wrong keys from one address that are refused without a delay."""
-FORGET_AFTER = 10.0
-"""Seconds after which one of them is forgotten."""
 MAX_DELAY = 5.0
 """Seconds that a refusal is held back."""
-MAX_ADDRESSES = 10_000
 _MAX_UUID = len("urn:uuid:12345678-1234-5678-1234-567812345678")
 
 
@@ -40,43 +39,67 @@ class SelfAuthenticatedApp(Protocol):
         """Return whether a path is its own."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Failures:
-    """Wrong keys from one address: when all of them are forgotten, and hashes of the first ones."""
+    """Wrong keys from one network: when all of them are forgotten, on Trio's clock, and the first of them."""
 
     until: float
-    keys: set[bytes] = field(default_factory=set)
+    keys: Collection[str]
 
 
 class Tries:
     """Counts wrong keys by the address they came from, and delays their refusals if they are many.
 
     The right key is accepted at once, also from that address. Only different keys count, so that a runtime
-    that tries an old key again and again is refused without a delay.
+    that tries an old key again and again is refused without a delay. All state managers on one database
+    count together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store, key: str) -> None:
+        self._store = store
+        # A wrong key may be the right one of somebody elsewhere: the database must not tell which it was.
+        self._digest_key = sha256(b"wrong keys" + key.encode("utf-8", "surrogatepass")).digest()
+        # What is counted in the database, as this state manager saw it last.
         self._failures: dict[str, _Failures] = {}
+        self._counting = trio.Lock()
 
     async def failed(self, address: str, key: str) -> float:
         """Count a wrong key and wait if many came from there; return the seconds waited."""
-        network, now = _network(address), trio.current_time()
-        hashed = sha256(key.encode("utf-8", "replace")).digest()
-        failures = self._failures.pop(network, None)
-        if failures is None or failures.until <= now:
-            failures = _Failures(now)
-        while len(self._failures) >= MAX_ADDRESSES:
+        network = _network(address)
+        digest = hmac.digest(self._digest_key, key.encode("utf-8", "replace"), "sha256").hex()
+        failures = self._counted(network, digest)
+        if failures is None:
+            # One after the other: strangers must not be able to keep the database busy.
+            async with self._counting:
+                failures = self._counted(network, digest) or await self._count(network, digest)
+        delay = _delay(failures)
+        if delay > 0:
+            await trio.sleep(delay)
+        return max(0.0, delay)
+
+    def _counted(self, network: str, digest: str) -> _Failures | None:
+        """Return the wrong keys of a network if this one, or enough others, were counted already."""
+        failures = self._failures.get(network)
+        if failures is None or failures.until <= trio.current_time():
+            return None
+        return failures if digest in failures.keys or _delay(failures) >= MAX_DELAY else None
+
+    async def _count(self, network: str, digest: str) -> _Failures:
+        try:
+            left_ms, keys = await self._store.write(count_wrong_key, network, digest)
+        except DatabaseError:
+            # Nothing can be counted, so everybody is taken for one who guesses.
+            return _Failures(math.inf, ())
+        failures = _Failures(trio.current_time() + from_ms(left_ms), keys)
+        self._failures.pop(network, None)
+        while len(self._failures) >= MAX_NETWORKS:
             del self._failures[next(iter(self._failures))]
         self._failures[network] = failures
-        if hashed not in failures.keys:
-            failures.until = min(failures.until + FORGET_AFTER, now + (TRIES + 1) * FORGET_AFTER)
-            if len(failures.keys) < TRIES:
-                failures.keys.add(hashed)
-        delay = min(MAX_DELAY, failures.until - TRIES * FORGET_AFTER - now)
-        if delay <= 0:
-            return 0.0
-        await trio.sleep(delay)
-        return delay
+        return failures
+
+
+def _delay(failures: _Failures) -> float:
+    return min(MAX_DELAY, failures.until - from_ms(TRIES * FORGOTTEN_AFTER_MS) - trio.current_time())
 
 
 def _network(address: str) -> str:
@@ -102,6 +125,7 @@ class Access:
     It refuses before the body is read, so that strangers cannot make the server keep theirs in memory.
 
     Args:
+        store: Wrong keys are counted there.
         allowed_hosts: Host header values (without port) to accept, or None for any. On loopback
             this is what keeps a web page from reaching the server through a name of its own.
         open_paths: Paths that ask for no key.
@@ -112,6 +136,7 @@ class Access:
         self,
         app: ASGIApp,
         *,
+        store: Store,
         key: str,
         allowed_hosts: Collection[str] | None,
         open_paths: Collection[str] = ("/health",),
@@ -121,7 +146,7 @@ class Access:
         self._open_paths = frozenset(open_paths)
         self._dashboard = dashboard
         self._key = key.encode()
-        self._tries = Tries()
+        self._tries = Tries(store, key)
         self._allowed_hosts = (
             None if allowed_hosts is None else frozenset(host.lower() for host in allowed_hosts)
         )

@@ -234,6 +234,20 @@ CREATE TABLE v0_runtimes (
     UNIQUE (namespace, digest)
 );
 CREATE INDEX v0_runtimes_by_time ON v0_runtimes (seen_at);
+
+-- Who is signed in to the dashboard. What the browser has, and what was tried, is here as a digest only, made
+-- with the API key (engine.sign_in).
+CREATE TABLE sessions (
+    id TEXT PRIMARY KEY,
+    opened_at INTEGER NOT NULL,
+    used_at INTEGER NOT NULL,
+    flashes TEXT NOT NULL DEFAULT '[]'   -- messages for the next page
+) WITHOUT ROWID;
+CREATE TABLE sign_in_links (id TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
+
+-- Wrong keys of the last minutes, by where they came from: when all are forgotten, and the first of them.
+CREATE TABLE wrong_keys (network TEXT PRIMARY KEY, until INTEGER NOT NULL, keys TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX wrong_keys_by_time ON wrong_keys (until);
 """
 
 MIGRATIONS: dict[int, str] = {}

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from exotrio._httpd import mark_authenticated
 from exotrio.errors import DatabaseError
+from exotrio.manager.engine.sign_in import IDLE_MS, has_flashes
 from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.security.access import Tries, client_address
@@ -34,12 +35,15 @@ from exotrio.manager.web.guard import (
 )
 from exotrio.manager.web.page import Data, Page, PageRequest, link, render, render_fragments, serve_asset
 from exotrio.manager.web.pages import PAGES
-from exotrio.manager.web.sessions import IDLE, Session, Sessions
+from exotrio.manager.web.sessions import Sessions
 
 logger = logging.getLogger("exotrio.manager.http")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-SignedInEndpoint = Callable[[Request, Session], Awaitable[Response]]
+SignedInEndpoint = Callable[[Request, str], Awaitable[Response]]
+"""Is given the session, too."""
+SESSION = "exotrio.session"
+"""Key in an ASGI scope: the session of a request, or None; or the error that kept it from being looked up."""
 FRAGMENTS_HEADER = "x-fragments"
 FIRST_PARTS = frozenset({"", "ns", "live", "static", "sign-in", "sign-out"})
 
@@ -52,9 +56,9 @@ class Dashboard:
 
     def __init__(self, service: Service, *, key: str) -> None:
         self._service = service
-        self._sessions = Sessions(key)
+        self._sessions = Sessions(service.store, key)
         self._streams: set[live.LiveResponse] = set()
-        self._tries = Tries()
+        self._tries = Tries(service.store, key)
         routes = [
             Route("/", self._signed_in(self._start)),
             Route("/sign-in", self._sign_in, methods=["GET", "POST"]),
@@ -79,17 +83,22 @@ class Dashboard:
         self._app.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope)
-        if self._session(request, used=False) is not None:
+        found: str | Exception | None
+        try:
+            found = await self._find(Request(scope))
+        except (DatabaseError, Refused) as error:
+            # Raised again by what needs the session: the response is the app's.
+            found = error
+        if isinstance(found, str):
             # For every request with a session, style sheets included, so that its connection is kept open.
             mark_authenticated(scope)
-        await self._app(scope, receive, send)
+        await self._app({**scope, SESSION: found}, receive, send)
 
     def serves(self, path: str) -> bool:
         """Return whether a path is the dashboard's; all others are the API's."""
         return path.startswith("/") and path.split("/", 2)[1] in FIRST_PARTS
 
-    def sign_in_link(self, url: str, to: str = "/") -> str:
+    async def sign_in_link(self, url: str, to: str = "/") -> str:
         """Return a link that signs one browser in, once, within ten minutes.
 
         Args:
@@ -97,13 +106,26 @@ class Dashboard:
             to: Path of the page that the link leads to. Defaults to the start page.
         """
         target = "" if to == "/" else f"&to={quote(to, safe='')}"
-        return f"{url}/sign-in?link={self._sessions.make_link()}{target}"
+        return f"{url}/sign-in?link={await self._sessions.make_link()}{target}"
 
     # -- sessions
 
-    def _session(self, request: Request, *, used: bool = True) -> Session | None:
-        session_id = request.cookies.get(cookie_name(request), "")
-        return self._sessions.find(session_id, used=used and not _is_automatic(request))
+    async def _find(self, request: Request) -> str | None:
+        """Return the session of a request, if it has one that did not end."""
+        return await self._sessions.find(request.cookies.get(cookie_name(request), ""))
+
+    def _session(self, request: Request) -> str | None:
+        """Return the session, which is used if a person sent the request.
+
+        Raises:
+            DatabaseError, Refused: it could not be looked up.
+        """
+        found: str | Exception | None = request.scope[SESSION]
+        if isinstance(found, Exception):
+            raise found
+        if found is not None and not _is_automatic(request):
+            self._sessions.use(found)
+        return found
 
     async def _sign_in(self, request: Request) -> Response:
         if request.method == "POST":
@@ -111,7 +133,7 @@ class Dashboard:
         to = local_path(request.query_params.get("to", "/"))
         token = request.query_params.get("link")
         if token is not None and request.method == "GET":
-            session_id = self._sessions.redeem(token)
+            session_id = await self._sessions.redeem(token)
             if session_id is None and self._session(request) is None:
                 return self._form(to, problem="This link was used before, or is too old.", status=401)
             # Not a redirect: after a link on another site, browsers would leave the strict cookie out of it.
@@ -126,7 +148,7 @@ class Dashboard:
         form = await read_form(request, max_bytes=MAX_SIGN_IN_FORM)
         to = local_path(field(form, "to") or "/")
         key = field(form, "key").strip()
-        session_id = self._sessions.sign_in(key)
+        session_id = await self._sessions.sign_in(key)
         if session_id is None:
             problem = "That is not the key."
             if await self._tries.failed(client_address(request.scope), key):
@@ -144,7 +166,7 @@ class Dashboard:
         response.set_cookie(
             cookie_name(request),
             session_id,
-            max_age=int(IDLE),
+            max_age=IDLE_MS // 1000,
             httponly=True,
             samesite="strict",
             secure=is_secure(request),
@@ -153,7 +175,7 @@ class Dashboard:
     async def _sign_out(self, request: Request) -> Response:
         check_origin(request)
         name = cookie_name(request)
-        self._sessions.end(request.cookies.get(name, ""))
+        await self._sessions.end(request.cookies.get(name, ""))
         response = _redirect("/sign-in")
         response.delete_cookie(name, httponly=True, samesite="strict", secure=is_secure(request))
         return response
@@ -177,7 +199,7 @@ class Dashboard:
 
     # -- pages
 
-    async def _start(self, request: Request, session: Session) -> Response:
+    async def _start(self, request: Request, session: str) -> Response:
         namespace = await self._service.store.look(first_namespace)
         return _redirect(link(namespace if namespace is not None else "default"))
 
@@ -189,16 +211,18 @@ class Dashboard:
         )
 
     def _show(self, page: Page) -> SignedInEndpoint:
-        async def show(request: Request, session: Session) -> Response:
+        async def show(request: Request, session: str) -> Response:
             page_request = self._page_request(request)
             fragment_names = request.headers.get(FRAGMENTS_HEADER)
             wanted = page.fragments if fragment_names is None else fragment_names.split()
 
-            def load(view: View) -> tuple[dict[str, Data], list[str], int]:
-                names = [] if fragment_names is not None else all_namespaces(view)
-                return page.load(view, page_request, wanted), names, view.now_ms
+            def load(view: View) -> tuple[dict[str, Data], list[str], int, bool]:
+                is_whole = fragment_names is None
+                names = all_namespaces(view) if is_whole else []
+                flashes = is_whole and has_flashes(view, session)
+                return page.load(view, page_request, wanted), names, view.now_ms, flashes
 
-            data, namespaces, now = await self._service.store.look(load)
+            data, namespaces, now, are_flashes = await self._service.store.look(load)
             common: Data = {
                 "link": page_request.link,
                 "namespace": page_request.namespace,
@@ -208,7 +232,7 @@ class Dashboard:
             fragments = render_fragments(page, data, common)
             if fragment_names is not None:
                 return _html("".join(fragments.values()))
-            flashes, session.flashes = session.flashes, []
+            flashes = await self._sessions.take_flashes(session) if are_flashes else []
             return _html(
                 render(
                     f"{page.folder}/page.html",
@@ -224,19 +248,19 @@ class Dashboard:
         return show
 
     def _listen(self, page: Page) -> SignedInEndpoint:
-        async def listen(request: Request, session: Session) -> Response:
+        async def listen(request: Request, session: str) -> Response:
             if len(self._streams) >= live.MAX_STREAMS:
                 return PlainTextResponse("too many pages are open", 503, headers=HEADERS)
             page_request = self._page_request(request)
 
-            def is_signed_in() -> bool:
-                return self._session(request, used=False) is not None
+            async def is_signed_in() -> bool:
+                return await self._find(request) is not None
 
             return live.LiveResponse(page, page_request, streams=self._streams, is_signed_in=is_signed_in)  # type: ignore[return-value]
 
         return listen
 
-    async def _export(self, request: Request, session: Session) -> Response:
+    async def _export(self, request: Request, session: str) -> Response:
         namespace, run_id = request.path_params["namespace"], request.path_params["run_id"]
         page = await self._service.store.look(report.export, namespace, run_id, self._service.cipher)
         return Response(page, headers=report.headers(run_id))
@@ -244,9 +268,9 @@ class Dashboard:
     # -- actions
 
     def _act(self, action: actions.Action) -> SignedInEndpoint:
-        async def act(request: Request, session: Session) -> Response:
+        async def act(request: Request, session: str) -> Response:
             flash, to = await action(self._page_request(request), await read_form(request))
-            session.flashes.append(flash)
+            await self._sessions.add_flash(session, flash)
             return _redirect(to)
 
         return act
@@ -275,7 +299,7 @@ class Dashboard:
         return self._problem(request, 500, text)
 
     def _problem(self, request: Request, status: int, text: str) -> Response:
-        if self._session(request) is None and status == 404:
+        if status == 404 and not isinstance(request.scope[SESSION], str):
             # Strangers do not learn what exists.
             return self._to_sign_in(request)
         return _html(render("problem.html", status=status, text=text), status)

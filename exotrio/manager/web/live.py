@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import trio
@@ -36,7 +36,7 @@ class LiveResponse:
         request: PageRequest,
         *,
         streams: set[LiveResponse],
-        is_signed_in: Callable[[], bool],
+        is_signed_in: Callable[[], Awaitable[bool]],
     ) -> None:
         self._page = page
         self._request = request
@@ -72,8 +72,9 @@ class LiveResponse:
                 nursery.start_soon(end_when_disconnected)
                 if stopping is not None:
                     nursery.start_soon(end_when_stopping, stopping)
-                # After a disconnect, send raises an OSError.
-                with suppress(OSError):
+                # After a disconnect, send raises an OSError. If queries fail, or take too long, the browser
+                # connects again, and polls meanwhile.
+                with suppress(OSError, DatabaseError, Refused):
                     await self._send_changes(send)
                 nursery.cancel_scope.cancel()
         finally:
@@ -88,7 +89,7 @@ class LiveResponse:
         checked_at = sent_at = trio.current_time()
         waiting = False
         await _send(send, b"retry: 2000\n\n")
-        while self._is_signed_in():
+        while await self._is_signed_in():
             now = trio.current_time()
             latest = service.store.written
             if waiting or latest != seen or now - checked_at >= RECHECK:
@@ -97,12 +98,9 @@ class LiveResponse:
                     changed, waiting = await self._changes(now)
                 except Refused as refusal:
                     if refusal.status != 404:
-                        return  # the query takes too long now
+                        raise
                     # What the page shows is gone; the script learns that when it requests the fragments.
                     changed, waiting = list(self._page.fragments), False
-                except DatabaseError:
-                    # The browser connects again, and polls meanwhile.
-                    return
                 if changed:
                     sent_at = now
                     await _send(send, f"event: changed\ndata: {' '.join(changed)}\n\n".encode())

@@ -1,95 +1,119 @@
 """The sessions of the dashboard: who is signed in.
 
-The API key opens a session, and so does a link, once. The browser has the random id of its session; we keep
-only the hash of the id. A session ends when it is not used for a while, and with this process. Times are
-Trio's.
+The API key opens a session, and so does a link, once. The browser has the random id of its session; the
+database has a digest of it, made with the API key (``engine.sign_in``), so a session is known to all state
+managers that have the same key, and ends when it is not used for a while.
 """
 
 from __future__ import annotations
 
 import hmac
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 
 import trio
 
-IDLE = 12 * 3600.0
-"""Seconds after which an unused session ends."""
-MAX_AGE = 7 * 24 * 3600.0
-"""Seconds after which any session ends."""
-LINK_LASTS = 600.0
-MAX_SESSIONS = 1_000
-MAX_LINKS = 100
+from exotrio.manager.engine import sign_in
+from exotrio.manager.store.port import Store
+
+TRUSTED_FOR = 5.0
+"""Seconds for which a session counts as open without being looked up again. It is how long one stays open at
+other state managers once it was ended at one."""
+WRITTEN_EVERY = 60.0
+"""Seconds between two writes of when a session was used."""
+ID_BYTES = 32
+_ID_LENGTH = len(secrets.token_urlsafe(ID_BYTES))
 
 
 @dataclass(slots=True)
-class Session:
-    """One signed-in browser. Its next page shows ``flashes`` once: messages about what its forms did."""
+class _Known:
+    """A session that was open when it was looked up. Times are Trio's."""
 
-    opened_at: float
-    used_at: float
-    flashes: list[str] = field(default_factory=list)
+    found_at: float
+    written_at: float = -WRITTEN_EVERY
 
 
 class Sessions:
-    """The sessions of one state manager."""
+    """The sessions of a database, as far as this API key opened them. Each has a digest for its name."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, store: Store, key: str) -> None:
+        self._store = store
         self._key = _hash(key)
-        self._sessions: dict[bytes, Session] = {}
-        self._links: dict[bytes, float] = {}
+        self._known: dict[str, _Known] = {}
+        self._ended = 0
 
-    def sign_in(self, key: str) -> str | None:
+    async def sign_in(self, key: str) -> str | None:
         """Return the id of a new session, or None if the key is wrong."""
         # Hashes are compared, so that the time it takes depends on neither content nor length of the key.
-        return self._open() if hmac.compare_digest(_hash(key), self._key) else None
+        if not hmac.compare_digest(_hash(key), self._key):
+            return None
+        session_id = secrets.token_urlsafe(ID_BYTES)
+        await self._store.write(sign_in.open_session, self._digest(session_id))
+        return session_id
 
-    def make_link(self) -> str:
+    async def make_link(self) -> str:
         """Return a token that opens one session within the next minutes."""
         token = secrets.token_urlsafe(24)
-        _forget_oldest(self._links, MAX_LINKS)
-        self._links[_hash(token)] = trio.current_time() + LINK_LASTS
+        await self._store.write(sign_in.add_link, self._digest(token))
         return token
 
-    def redeem(self, token: str) -> str | None:
+    async def redeem(self, token: str) -> str | None:
         """Return the id of a new session, or None if the token is unknown, used or too old."""
-        until = self._links.pop(_hash(token), None)
-        return self._open() if until is not None and trio.current_time() <= until else None
+        session_id = secrets.token_urlsafe(ID_BYTES)
+        opened = await self._store.write(sign_in.redeem, self._digest(token), self._digest(session_id))
+        return session_id if opened else None
 
-    def find(self, session_id: str, *, used: bool = True) -> Session | None:
-        """Return the session with this id, unless it ended.
-
-        ``used`` says that a person sent the request: a page that refreshes itself keeps no session alive.
-        """
-        hashed = _hash(session_id)
-        session = self._sessions.get(hashed)
-        if session is None:
+    async def find(self, session_id: str) -> str | None:
+        """Return the session with this id, unless it ended."""
+        if len(session_id) != _ID_LENGTH:
             return None
-        now = trio.current_time()
-        if now - session.used_at > IDLE or now - session.opened_at > MAX_AGE:
-            del self._sessions[hashed]
+        session, now = self._digest(session_id), trio.current_time()
+        known = self._known.get(session)
+        if known is not None and now - known.found_at < TRUSTED_FOR:
+            return session
+        ended = self._ended
+        if not await self._store.look(sign_in.is_open, session):
+            self._known.pop(session, None)
             return None
-        if used:
-            session.used_at = now
+        # Not if one was ended meanwhile: it could be this one.
+        if ended == self._ended:
+            self._keep(session, now)
         return session
 
-    def end(self, session_id: str) -> None:
-        """Sign out."""
-        self._sessions.pop(_hash(session_id), None)
+    def _keep(self, session: str, now: float) -> None:
+        known = self._known.pop(session, None) or _Known(now)
+        known.found_at = now
+        while len(self._known) >= sign_in.MAX_SESSIONS:
+            del self._known[next(iter(self._known))]
+        self._known[session] = known
 
-    def _open(self) -> str:
-        session_id = secrets.token_urlsafe(32)
-        _forget_oldest(self._sessions, MAX_SESSIONS)
-        now = trio.current_time()
-        self._sessions[_hash(session_id)] = Session(now, now)
-        return session_id
+    def use(self, session: str) -> None:
+        """Keep a session open: a person sent a request. A page that refreshes itself does not count."""
+        known, now = self._known.get(session), trio.current_time()
+        if known is not None and now - known.written_at >= WRITTEN_EVERY:
+            known.written_at = now
+            self._store.write_later(partial(sign_in.use_session, session=session))
+
+    async def end(self, session_id: str) -> None:
+        """Sign out. Here that holds at once."""
+        session = self._digest(session_id)
+        await self._store.write(sign_in.end_session, session)
+        self._ended += 1
+        self._known.pop(session, None)
+
+    async def add_flash(self, session: str, flash: str) -> None:
+        """Have the next page of a session show a message."""
+        await self._store.write(sign_in.add_flash, session, flash)
+
+    async def take_flashes(self, session: str) -> list[str]:
+        """Return the messages for the next page; they are shown once."""
+        return await self._store.write(sign_in.take_flashes, session)
+
+    def _digest(self, token: str) -> str:
+        return hmac.digest(self._key, token.encode("utf-8", "surrogatepass"), "sha256").hex()
 
 
 def _hash(text: str) -> bytes:
     return sha256(text.encode("utf-8", "surrogatepass")).digest()
-
-
-def _forget_oldest(entries: dict[bytes, Session] | dict[bytes, float], most: int) -> None:
-    while len(entries) >= most:
-        del entries[next(iter(entries))]

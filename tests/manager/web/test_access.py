@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from exotrio.manager.security.access import MAX_DELAY, TRIES
+from exotrio.manager import open_service
+from exotrio.manager.engine import sign_in
+from exotrio.manager.engine.sign_in import IDLE_MS, LINK_LASTS_MS, MAX_AGE_MS, TRIES
+from exotrio.manager.security.access import MAX_DELAY
+from exotrio.manager.store.clock import wall_clock
+from exotrio.manager.store.port import View
 from exotrio.manager.web.guard import FORM_TIME, MAX_SIGN_IN_FORM, local_path
-from exotrio.manager.web.sessions import IDLE, LINK_LASTS, MAX_AGE, Sessions
-from tests.support.web import HOST, KEY, ORIGIN, failed_run, open_site
+from exotrio.manager.web.sessions import TRUSTED_FOR, Sessions
+from tests.support.helpers import virtual_ms
+from tests.support.manager import NO_SETTINGS
+from tests.support.web import HOST, KEY, ORIGIN, failed_run, open_second, open_site
+
+IDLE, MAX_AGE = IDLE_MS / 1000, MAX_AGE_MS / 1000
 
 FORM = {"origin": ORIGIN, "content-type": "application/x-www-form-urlencoded"}
 PAGES = ("/", "/ns/shop", "/ns/shop/runs", "/ns/shop/graphs", "/ns/shop/nodes", "/ns/shop/runtimes")
@@ -125,38 +136,124 @@ def test_a_sign_in_leads_to_local_paths_only(to: str, led_to: str) -> None:
 # -- sessions
 
 
+@asynccontextmanager
+async def opened_sessions(
+    db: str | Path = ":memory:", *, key: str = KEY, clock: Callable[[], int] = virtual_ms
+) -> AsyncIterator[Sessions]:
+    async with open_service(db, clock=clock, settings=NO_SETTINGS) as service:
+        yield Sessions(service.store, key)
+
+
 async def test_a_session_ends_when_it_is_not_used_and_after_a_week_anyway(autojump_clock: Any) -> None:
-    sessions = Sessions(KEY)
-    used = sessions.sign_in(KEY)
-    unused = sessions.sign_in(KEY)
-    assert used
-    assert unused
-    began = trio.current_time()
-    while trio.current_time() - began < MAX_AGE:
-        assert sessions.find(used)
-        await trio.sleep(IDLE / 2)
-        if trio.current_time() - began <= IDLE:
-            assert sessions.find(unused, used=False), "a page that refreshes itself is no use"
-    assert not sessions.find(unused, used=False)
-    await trio.sleep(1)
-    assert not sessions.find(used)
+    async with opened_sessions() as sessions:
+        used = await sessions.sign_in(KEY)
+        unused = await sessions.sign_in(KEY)
+        assert used
+        assert unused
+        began = trio.current_time()
+        while trio.current_time() - began < MAX_AGE:
+            session = await sessions.find(used)
+            assert session
+            sessions.use(session)
+            await trio.sleep(IDLE / 2)
+            if trio.current_time() - began <= IDLE:
+                assert await sessions.find(unused), "a page that refreshes itself is no use"
+        assert not await sessions.find(unused)
+        await trio.sleep(1)
+        assert not await sessions.find(used)
 
 
 async def test_a_link_works_once_and_for_some_minutes(autojump_clock: Any) -> None:
-    sessions = Sessions(KEY)
-    token, late = sessions.make_link(), sessions.make_link()
-    session_id = sessions.redeem(token)
+    async with opened_sessions() as sessions:
+        token, late = await sessions.make_link(), await sessions.make_link()
+        session_id = await sessions.redeem(token)
+        assert session_id
+        assert await sessions.find(session_id)
+        assert await sessions.redeem(token) is None
+        assert await sessions.redeem("guessed") is None
+        await trio.sleep(LINK_LASTS_MS / 1000 + 1)
+        assert await sessions.redeem(late) is None
+
+
+async def test_a_session_outlasts_a_restart_but_not_another_key(tmp_path: Path) -> None:
+    db = tmp_path / "state.db"
+    async with opened_sessions(db, clock=wall_clock) as sessions:
+        session_id, link = await sessions.sign_in(KEY), await sessions.make_link()
     assert session_id
-    assert sessions.find(session_id)
-    assert sessions.redeem(token) is None
-    assert sessions.redeem("guessed") is None
-    await trio.sleep(LINK_LASTS + 1)
-    assert sessions.redeem(late) is None
+    async with opened_sessions(db, key="another key", clock=wall_clock) as sessions:
+        assert await sessions.find(session_id) is None
+        assert await sessions.redeem(link) is None
+    async with opened_sessions(db, clock=wall_clock) as sessions:
+        assert await sessions.find(session_id)
+        assert await sessions.redeem(link)
+    async with await trio.open_file(db, "rb") as file:
+        stored = await file.read()
+    assert session_id.encode() not in stored
+    assert link.encode() not in stored
+
+
+async def test_of_many_sessions_and_links_the_last_are_kept(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sign_in, "MAX_SESSIONS", 3)
+    monkeypatch.setattr(sign_in, "MAX_LINKS", 3)
+    async with opened_sessions() as sessions:
+        ids, links = [], []
+        for _ in range(5):
+            await trio.sleep(1)
+            ids.append(await sessions.sign_in(KEY) or "")
+            links.append(await sessions.make_link())
+        await trio.sleep(TRUSTED_FOR)
+        assert [await sessions.find(session_id) is not None for session_id in ids] == [False] * 2 + [True] * 3
+        assert [await sessions.redeem(link) is not None for link in links] == [False] * 2 + [True] * 3
+
+
+async def test_who_is_signed_in_at_one_state_manager_is_so_at_all_until_they_sign_out_at_one(
+    autojump_clock: Any,
+) -> None:
+    async with open_site(clock=virtual_ms) as site, open_second(site) as second:
+        flow, _ = await failed_run(site.api)
+        done = await site.browser.post(f"/ns/shop/runs/{flow.run_id}/retry")
+        assert "will run again" in await second.browser.page(done.headers["location"])
+        assert "will run again" not in await site.browser.page(done.headers["location"]), "told once"
+        kept = {"cookie": "; ".join(f"{name}={value}" for name, value in site.browser.client.cookies.items())}
+        await second.browser.post("/sign-out")
+        assert (await second.stranger.get("/ns/shop", headers=kept)).status_code == 303
+        await trio.sleep(TRUSTED_FOR)
+        assert (await site.stranger.get("/ns/shop", headers=kept)).status_code == 303
+
+
+async def test_a_link_of_one_state_manager_opens_a_session_at_another() -> None:
+    async with open_site() as site, open_second(site) as second:
+        path = (await site.dashboard.sign_in_link(ORIGIN)).removeprefix(ORIGIN)
+        await second.stranger.page(path)
+        await second.stranger.page("/ns/shop")
+        assert (await site.stranger.get(path)).status_code == 401, "it is used"
+
+
+async def test_a_page_that_refreshes_itself_reads_its_session_every_few_seconds_only(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = 0
+    is_open = sign_in.is_open
+
+    def counted(view: View, session: str) -> bool:
+        nonlocal reads
+        reads += 1
+        return is_open(view, session)
+
+    monkeypatch.setattr(sign_in, "is_open", counted)
+    async with open_site(clock=virtual_ms) as site:
+        began = trio.current_time()
+        for _ in range(100):
+            await site.browser.fragments("/ns/shop", "now")
+            await trio.sleep(0.25)
+        assert 0 < reads <= (trio.current_time() - began) / TRUSTED_FOR + 1
 
 
 async def test_a_link_signs_a_browser_in() -> None:
     async with open_site() as site:
-        link = site.dashboard.sign_in_link(ORIGIN)
+        link = await site.dashboard.sign_in_link(ORIGIN)
         path = link.removeprefix(ORIGIN)
         looked = await site.stranger.client.head(path)
         assert "set-cookie" not in looked.headers, "who only looks at a link does not use it up"

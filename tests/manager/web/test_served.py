@@ -27,7 +27,7 @@ async def test_what_is_embedded_can_be_looked_at_while_the_block_lasts(
             ok(await inside.get("/v0/namespaces"))
         async with open_client(url=served.url) as browser:
             refused(await browser.get("/v0/namespaces"), 401)
-            assert (await browser.get(served.sign_in_link())).status_code == 200
+            assert (await browser.get(await served.sign_in_link())).status_code == 200
             assert (await browser.get("/ns/default")).status_code == 200
     async with open_client(url=served.url) as browser:
         with pytest.raises(httpx.ConnectError):
@@ -46,7 +46,7 @@ async def test_the_first_port_that_is_free_is_taken() -> None:
 
 async def test_a_sign_in_link_can_lead_to_any_page() -> None:
     async with embedded_and_served(":memory:") as served, open_client(url=served.url) as browser:
-        welcome = await browser.get(served.sign_in_link("/ns/a%20b/graphs/c?d=e&f"))
+        welcome = await browser.get(await served.sign_in_link("/ns/a%20b/graphs/c?d=e&f"))
         assert welcome.status_code == 200
         assert 'href="/ns/a%20b/graphs/c?d=e&amp;f"' in welcome.text
 
