@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from exotrio.manager.engine.states import RunScope
+from exotrio.manager.engine.states import RunScope, size_of
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.rules.template import OutputRef, Piece, Place, StoreRef, Unite
 from exotrio.manager.store.port import View
@@ -250,11 +250,6 @@ def build(
             if name not in optional:
                 raise InputsError(f"input {name!r} of {place.identifier!r}: {error}") from None
     return inputs
-
-
-def size_of(text: str) -> int:
-    """Return how many bytes a text takes."""
-    return len(text) if text.isascii() else len(text.encode())
 
 
 def _too_large(most: int) -> str:

@@ -183,6 +183,11 @@ def child_path(path: bytes, place: int) -> bytes:
     return path + place.to_bytes(2, "big")
 
 
+def size_of(text: str) -> int:
+    """Return how many bytes a text takes."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
 def chain(view: View, seq: int | None) -> Iterator[Row]:
     """Yield the states of a chain (seq, place, parent, outputs), nearest first."""
     while seq is not None:
@@ -202,7 +207,7 @@ def add_event(tx: Transaction, seq: int, kind: str, worker: str | None = None) -
 _COLUMNS = (
     "seq", "run", "place", "node_id", "status", "inputs", "outputs", "error", "parent", "united", "groups",
     "path", "enqueue_after", "retry_count", "manual_fanout_id", "created_at", "updated_at", "finished_at",
-    "retry_of",
+    "retry_of", "size",
 )  # fmt: skip
 """Of a new state."""
 
@@ -239,7 +244,7 @@ class Changes:
                 seq, run.id, state.place, state.node_id, state.status, state.inputs, state.outputs,
                 state.error, state.parent, state.united, state.groups, state.path, state.enqueue_after,
                 state.retry_count, state.manual_fanout_id, now, now,
-                None if state.status == CREATED else now, state.retry_of,
+                None if state.status == CREATED else now, state.retry_of, size_of(state.inputs),
             )
         )  # fmt: skip
         if state.status == CREATED:

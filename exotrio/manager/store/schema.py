@@ -124,7 +124,8 @@ CREATE TABLE states (
     finished_at INTEGER,
     retry_of INTEGER,                    -- the attempt that it replaces
     begun INTEGER NOT NULL DEFAULT 0,    -- its holder said that it runs, or never says so
-    suspect INTEGER NOT NULL DEFAULT 0   -- a runtime was lost that held it
+    suspect INTEGER NOT NULL DEFAULT 0,  -- a runtime was lost that held it
+    size INTEGER NOT NULL DEFAULT 0      -- of the inputs, in bytes
 );
 CREATE INDEX states_ready ON states (node_id, enqueue_after, seq) WHERE status = 'CREATED';
 CREATE INDEX states_ready_by_run ON states (run, node_id, enqueue_after, seq) WHERE status = 'CREATED';
