@@ -106,7 +106,7 @@ MUTATIONS = (
     Mutation(
         "a clock that is set back unnoticed",
         "manager/store/clock.py",
-        "            self._set_back(now, -step)\n",
+        "            set_back(self._connection, now, -step)\n",
         "            pass\n",
         "a clock set back",
     ),

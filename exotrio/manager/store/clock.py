@@ -10,6 +10,9 @@ the same.
   occurrences of cron expressions are computed anew: an hour that comes twice is an hour in which they fire.
 - Set ahead: what waits with a delay is due early, as the clock says. Retention does not count the jump for a
   day, so that there is time to correct the clock before anything is deleted.
+
+The clock of a database that several state managers share is compared in each sweep with the time of the sweep
+before (``engine.managers``).
 """
 
 from __future__ import annotations
@@ -77,11 +80,12 @@ class WatchedClock:
         self._highest = now = self._clock()
         step = now - self._latest if self._latest else 0
         if step <= -MIN_STEP_BACK_MS:
-            self._set_back(now, -step)
+            self._set_by = step
+            set_back(self._connection, now, -step)
         elif step >= MIN_STEP_AHEAD_MS:
             # A jump found at the start is not logged: nothing ran before.
             self._set_by = step if self._has_committed else 0
-            self._store_steps(now, [*_steps_ahead(self._connection), (now, step)])
+            set_ahead(self._connection, now, step)
 
     def store(self) -> None:
         """Store the time if that is due. Call it at the end of a transaction."""
@@ -108,37 +112,45 @@ class WatchedClock:
         if self._to_be_stored is not None:
             self._stored = self._to_be_stored
 
-    def _set_back(self, now: int, by: int) -> None:
-        self._set_by = -by
-        # Held states, too: one that is released waits in its old order.
-        # One status after the other: each has an index; for both together SQLite would scan all states.
-        for status in ("CREATED", "QUEUED"):
-            self._connection.execute(
-                f"UPDATE states SET enqueue_after = enqueue_after - ? WHERE status = '{status}'", (by,)
+
+def set_back(connection: Connection | View, now: int, by: int) -> None:
+    """Move what waits: the clock was set back by so many ms, to ``now``."""
+    # Held states, too: one that is released waits in its old order.
+    # One status after the other: each has an index; for both together SQLite would scan all states.
+    for status in ("CREATED", "QUEUED"):
+        connection.execute(
+            f"UPDATE states SET enqueue_after = enqueue_after - ? WHERE status = '{status}'", (by,)
+        )
+    if steps := _steps_ahead(connection):
+        # Each stays as far from now as before; this step back undoes the newest of them.
+        moved, left = [], by
+        for at, ahead in reversed(steps):
+            moved.append((at - by, max(0, ahead - left)))
+            left = max(0, left - ahead)
+        _store_steps(connection, now, moved[::-1])
+    if by >= MINUTE_MS:
+        _reschedule(connection, now)
+
+
+def set_ahead(connection: Connection | View, now: int, by: int) -> None:
+    """Keep that the clock was set ahead by so many ms, to ``now``, or that nothing ran meanwhile."""
+    _store_steps(connection, now, [*_steps_ahead(connection), (now, by)])
+
+
+def _store_steps(connection: Connection | View, now: int, steps: list[tuple[int, int]]) -> None:
+    recent = [(at, by) for at, by in steps if now - at < DAY_MS and by]
+    _put(connection, "clock_ahead", to_json(recent[-MAX_STEPS:]).decode())
+
+
+def _reschedule(connection: Connection | View, now: int) -> None:
+    schedules = connection.execute("SELECT graph, expression FROM schedules").fetchall()
+    for graph, expression in schedules:
+        following = next_occurrence_ms(expression, now)
+        if following is not None:
+            connection.execute(
+                "UPDATE schedules SET next_at = ? WHERE graph = ? AND expression = ?",
+                (following, graph, expression),
             )
-        if steps := _steps_ahead(self._connection):
-            # Each stays as far from now as before; this step back undoes the newest of them.
-            moved, left = [], by
-            for at, ahead in reversed(steps):
-                moved.append((at - by, max(0, ahead - left)))
-                left = max(0, left - ahead)
-            self._store_steps(now, moved[::-1])
-        if by >= MINUTE_MS:
-            self._reschedule(now)
-
-    def _store_steps(self, now: int, steps: list[tuple[int, int]]) -> None:
-        recent = [(at, by) for at, by in steps if now - at < DAY_MS and by]
-        _put(self._connection, "clock_ahead", to_json(recent[-MAX_STEPS:]).decode())
-
-    def _reschedule(self, now: int) -> None:
-        schedules = self._connection.execute("SELECT graph, expression FROM schedules").fetchall()
-        for graph, expression in schedules:
-            following = next_occurrence_ms(expression, now)
-            if following is not None:
-                self._connection.execute(
-                    "UPDATE schedules SET next_at = ? WHERE graph = ? AND expression = ?",
-                    (following, graph, expression),
-                )
 
 
 def set_ahead_ms(view: View, within_ms: int) -> int:
@@ -152,7 +164,7 @@ def _steps_ahead(connection: Connection | View) -> list[tuple[int, int]]:
     return [] if row is None else [(at, by) for at, by in from_json(row[0])]
 
 
-def _put(connection: Connection, key: str, value: str) -> None:
+def _put(connection: Connection | View, key: str, value: str) -> None:
     connection.execute(
         "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
     )
