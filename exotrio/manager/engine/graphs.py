@@ -22,25 +22,30 @@ from exotrio.manager.store.port import Transaction, View
 
 def register(tx: Transaction, namespace: str, request: RegisterRequest) -> None:
     """Insert or replace what is registered under each node's name."""
-    tx.executemany(
-        "INSERT INTO nodes (namespace, name, runtime_name, inputs_schema, outputs_schema, secrets,"
-        " created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (namespace, name) DO UPDATE SET"
-        " runtime_name = excluded.runtime_name, inputs_schema = excluded.inputs_schema,"
-        " outputs_schema = excluded.outputs_schema, secrets = excluded.secrets,"
-        " updated_at = excluded.updated_at",
-        [
-            (
-                namespace,
-                node.name,
-                request.runtime_name,
-                to_json(node.inputs_schema).decode(),
-                to_json(node.outputs_schema).decode(),
-                to_json(node.secrets).decode(),
-                tx.now_ms,
-                tx.now_ms,
-            )
-            for node in request.nodes
-        ],
+    rows = {
+        node.name: (
+            namespace,
+            node.name,
+            request.runtime_name,
+            to_json(node.inputs_schema).decode(),
+            to_json(node.outputs_schema).decode(),
+            to_json(node.secrets).decode(),
+            tx.now_ms,
+            tx.now_ms,
+        )
+        for node in request.nodes
+    }
+    replaced = ("runtime_name", "inputs_schema", "outputs_schema", "secrets", "updated_at")
+    tx.insert(
+        "nodes",
+        ("namespace", "name", *replaced[:-1], "created_at", "updated_at"),
+        [rows[name] for name in sorted(rows)],
+        "(namespace, name) DO UPDATE SET " + ", ".join(f"{each} = excluded.{each}" for each in replaced),
+    )
+    # Tells other state managers that what they keep of registered nodes is out of date.
+    tx.execute(
+        "INSERT INTO meta VALUES ('registered', '1') ON CONFLICT (key)"
+        " DO UPDATE SET value = CAST(CAST(meta.value AS INTEGER) + 1 AS TEXT)"
     )
     tx.forget_registered()
 
@@ -88,49 +93,41 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[st
     body = template.body.model_copy(update={"secrets": {}}).model_dump_json()
     version = (body, status.value, to_json(errors).decode())
 
+    # Locks the graph: who triggers it, or stores it as well, waits.
+    graph = tx.execute(
+        "INSERT INTO graphs (namespace, name, template, created_at, updated_at) VALUES (?1, ?2, 0, ?3, ?3)"
+        " ON CONFLICT (namespace, name) DO UPDATE SET updated_at = excluded.updated_at"
+        " RETURNING id, template",
+        (namespace, name, tx.now_ms),
+    ).fetchall()[0]
     current = tx.row(
-        "SELECT graphs.id, template, body, validation_status, validation_errors FROM graphs"
-        " JOIN templates ON templates.id = template WHERE namespace = ? AND name = ?",
-        (namespace, name),
+        "SELECT body, validation_status, validation_errors FROM templates WHERE id = ?", (graph["template"],)
     )
-    if current:
-        graph = current["id"]
-    else:
-        graph = tx.execute(
-            "INSERT INTO graphs (namespace, name, template, created_at, updated_at) VALUES (?, ?, 0, ?, ?)",
-            (namespace, name, tx.now_ms, tx.now_ms),
-        ).lastrowid
-    if current and version == (current["body"], current["validation_status"], current["validation_errors"]):
-        # The same: a script that upserts before each run must not add versions.
-        template_id = current["template"]
-    else:
+    # The same version stays: a script that upserts before each run must not add versions.
+    if current is None or version != tuple(current):
         template_id = tx.execute(
             "INSERT INTO templates (graph, body, validation_status, validation_errors, created_at)"
-            " VALUES (?, ?, ?, ?, ?)",
-            (graph, *version, tx.now_ms),
-        ).lastrowid
-    tx.execute("UPDATE graphs SET template = ?, updated_at = ? WHERE id = ?", (template_id, tx.now_ms, graph))
-    _replace_schedules(tx, graph, new.occurrences)
+            " VALUES (?, ?, ?, ?, ?) RETURNING id",
+            (graph["id"], *version, tx.now_ms),
+        ).fetchall()[0]["id"]
+        tx.execute("UPDATE graphs SET template = ? WHERE id = ?", (template_id, graph["id"]))
+    _replace_schedules(tx, graph["id"], new.occurrences)
     with tx.secure_delete():
-        tx.execute("DELETE FROM secrets WHERE graph = ?", (graph,))
-    tx.executemany(
-        "INSERT INTO secrets VALUES (?, ?, ?)",
-        [(graph, key, value) for key, value in new.ciphertexts.items()],
-    )
+        tx.execute("DELETE FROM secrets WHERE graph = ?", (graph["id"],))
+    secrets = [(graph["id"], key, new.ciphertexts[key]) for key in sorted(new.ciphertexts)]
+    tx.insert("secrets", ("graph", "name", "value"), secrets)
     return get_graph(tx, namespace, name)
 
 
 def _replace_schedules(tx: Transaction, graph: int, wanted: Mapping[str, int | None]) -> None:
     """Replace the schedules of a graph. One that it had before keeps its next occurrence."""
     known = {row[0] for row in tx.execute("SELECT expression FROM schedules WHERE graph = ?", (graph,))}
-    tx.executemany(
-        "DELETE FROM schedules WHERE graph = ? AND expression = ?",
-        [(graph, expression) for expression in known - wanted.keys()],
+    tx.execute(
+        f"DELETE FROM schedules WHERE graph = ? AND {tx.any_of('expression')}",
+        (graph, tx.items(sorted(known - wanted.keys()))),
     )
-    for expression in sorted(wanted.keys() - known):
-        due = wanted[expression]
-        if due is not None:
-            tx.execute("INSERT INTO schedules VALUES (?, ?, ?)", (graph, expression, due))
+    rows = [(graph, each, due) for each in sorted(wanted.keys() - known) if (due := wanted[each]) is not None]
+    tx.insert("schedules", ("graph", "expression", "next_at"), rows)
 
 
 GRAPHS = (
@@ -145,6 +142,14 @@ def find_graph(view: View, namespace: str, name: str) -> Row:
     if row is None:
         raise not_found(f"there is no graph {name!r} in namespace {namespace!r}")
     return row
+
+
+def pin_graph(tx: Transaction, namespace: str, name: str) -> Row:
+    """Return a graph as ``find_graph`` does; its current version stays until the end of the transaction."""
+    if locked := tx.for_share("graphs"):
+        # In a statement of its own: the other one then sees the version that was waited for.
+        tx.row(f"SELECT id FROM graphs WHERE namespace = ? AND name = ?{locked}", (namespace, name))
+    return find_graph(tx, namespace, name)
 
 
 def get_graph(view: View, namespace: str, name: str) -> dict[str, Any]:
