@@ -19,8 +19,7 @@ from pydantic_core import from_json, to_json
 from exotrio._util.times import timestamp
 from exotrio._wire.native import HeldState, ItemReply
 from exotrio._wire.vocabulary import ItemResult, from_ms
-from exotrio.manager.engine.inputs import size_of
-from exotrio.manager.engine.states import CREATED, QUEUED, Changes, add_event, find_state
+from exotrio.manager.engine.states import CREATED, QUEUED, Changes, add_event, find_state, size_of
 from exotrio.manager.store.driver import Row, Rows
 from exotrio.manager.store.port import Transaction
 
