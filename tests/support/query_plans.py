@@ -9,9 +9,12 @@ from typing import Any
 
 from exotrio.manager.store.port import Store
 
-# Tables that stay small (nodes, graphs), the numbers a request brings along, and the first of what is to be
-# cleared away.
-MAY_BE_SCANNED = re.compile(r"SCAN (json_each|meta|nodes|graphs|discarded|CONSTANT ROW)")
+# Tables that stay small (nodes, graphs) or have a maximum of rows (from workers on), the numbers a request
+# brings along, and the first of what is to be cleared away.
+MAY_BE_SCANNED = re.compile(
+    r"SCAN (json_each|meta|nodes|graphs|discarded|CONSTANT ROW"
+    r"|workers|v0_runtimes|sessions|sign_in_links|wrong_keys)"
+)
 
 
 async def connection_of(store: Store) -> sqlite3.Connection:

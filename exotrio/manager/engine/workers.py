@@ -127,7 +127,8 @@ def _forget_some(tx: Transaction, heard: int, now: int) -> None:
         return
     silent, stopped = now - FORGOTTEN_AFTER_MS, now - STOPPED_FORGOTTEN_AFTER_MS
     for table, which, parameters in (
-        ("workers", "seen_at < ? OR (phase = 'stopped' AND seen_at < ?)", (silent, stopped)),
+        # The times first: the index is by them.
+        ("workers", "seen_at < ? AND (seen_at < ? OR phase = 'stopped')", (stopped, silent)),
         ("v0_runtimes", "seen_at < ?", (silent,)),
     ):
         trim(tx, table, f"WHERE {which} ORDER BY seen_at LIMIT ?", (*parameters, MAX_TRIMMED))
