@@ -29,7 +29,7 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import View
 from exotrio.manager.web.sessions import Sessions
 from tests.support.helpers import ok, open_client, refused, virtual_ms
-from tests.support.manager import KEY, NO_SETTINGS
+from tests.support.manager import ENGINES, KEY, NO_SETTINGS, open_two
 
 Message = MutableMapping[str, Any]
 SAME = "12345678-1234-5678-1234-567812345678"
@@ -147,6 +147,17 @@ async def test_wrong_keys_at_all_state_managers_on_a_database_count_together(
             assert await several[number % 2].failed("203.0.113.9", f"guess {number}") == 0
         for each in several:
             assert await each.failed("203.0.113.9", "one more guess") == pytest.approx(MAX_DELAY)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_wrong_keys_that_come_at_once_to_two_state_managers_are_all_counted(engine: str) -> None:
+    async with open_two(engine) as managers:
+        async with trio.open_nursery() as nursery:
+            for number in range(TRIES - 1):
+                store = managers[number % 2].service.store
+                nursery.start_soon(store.write, sign_in.count_wrong_key, "203.0.113.9", f"guess {number}")
+        _, keys = await managers[0].service.store.write(sign_in.count_wrong_key, "203.0.113.9", "last")
+        assert sorted(keys) == sorted(["last", *(f"guess {number}" for number in range(TRIES - 1))])
 
 
 async def test_who_guesses_without_a_pause_writes_no_more_than_is_counted(

@@ -15,16 +15,17 @@ from exotrio.manager.engine.workers import (
 )
 from tests.contract.api import Api
 from tests.support.helpers import SettableClock, node_name, ok, place, refused
-from tests.support.manager import open_manager, open_second
+from tests.support.manager import ENGINES, open_manager, open_two
 
 
 async def runtimes(api: Api) -> RuntimeList:
     return RuntimeList.model_validate(ok(await api.workers()))
 
 
-async def test_a_runtime_is_asked_at_one_state_manager_and_hears_it_from_another() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_runtime_is_asked_at_one_state_manager_and_hears_it_from_another(engine: str) -> None:
     beat: dict[str, Any] = {"phase": "running", "shows_tasks": True}
-    async with open_manager() as manager, open_second(manager) as second:
+    async with open_two(engine) as (manager, second):
         ok(await manager.api.heartbeat("w", **beat))
         ok(await second.api.worker("POST", "w", "drain"))
         ok(await second.api.worker("POST", "w", "tasks"))
@@ -36,8 +37,9 @@ async def test_a_runtime_is_asked_at_one_state_manager_and_hears_it_from_another
         assert (shown.phase, shown.asked_to_drain) == ("draining", False)
 
 
-async def test_what_a_runtime_claims_at_several_state_managers_is_what_it_offers() -> None:
-    async with open_manager() as manager, open_second(manager) as second:
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_what_a_runtime_claims_at_several_state_managers_is_what_it_offers(engine: str) -> None:
+    async with open_two(engine) as (manager, second):
         await manager.api.register_for([place("a"), place("b")])
         for each, name in ((manager, "a"), (second, "b")):
             ok(await each.api.native_claim({node_name(name): 1}, worker_id="w"))

@@ -23,6 +23,7 @@ from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.store.port import Transaction, View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
+from tests.support import postgres
 from tests.support.helpers import SettableClock, node_name, ok, open_client, place
 
 KEY = "manager-suite-key-77d1"
@@ -66,6 +67,21 @@ async def open_second(manager: Manager) -> AsyncIterator[Manager]:
     """Open another state manager on the database of this one: it shares nothing else with it."""
     async with _apis_of(replace(manager.service, claims_kept=ClaimsKept())) as second:
         yield second
+
+
+ENGINES = ("SQLite", "PostgreSQL")
+
+
+@asynccontextmanager
+async def open_two(engine: str) -> AsyncIterator[tuple[Manager, Manager]]:
+    """Open two state managers on one database, which is in memory on SQLite."""
+    if engine == "SQLite":
+        async with open_manager() as manager, open_second(manager) as second:
+            yield manager, second
+        return
+    with postgres.database() as database:
+        async with open_manager(database.url) as manager, open_manager(database.url) as second:
+            yield manager, second
 
 
 @asynccontextmanager

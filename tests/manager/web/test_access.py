@@ -19,7 +19,7 @@ from exotrio.manager.store.port import View
 from exotrio.manager.web.guard import FORM_TIME, MAX_SIGN_IN_FORM, local_path
 from exotrio.manager.web.sessions import TRUSTED_FOR, Sessions
 from tests.support.helpers import virtual_ms
-from tests.support.manager import NO_SETTINGS
+from tests.support.manager import ENGINES, NO_SETTINGS, open_two
 from tests.support.web import HOST, KEY, ORIGIN, failed_run, open_second, open_site
 
 IDLE, MAX_AGE = IDLE_MS / 1000, MAX_AGE_MS / 1000
@@ -221,6 +221,31 @@ async def test_who_is_signed_in_at_one_state_manager_is_so_at_all_until_they_sig
         assert (await second.stranger.get("/ns/shop", headers=kept)).status_code == 303
         await trio.sleep(TRUSTED_FOR)
         assert (await site.stranger.get("/ns/shop", headers=kept)).status_code == 303
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_session_and_a_link_are_known_to_every_state_manager(engine: str) -> None:
+    async with open_two(engine) as (manager, second):
+        here, there, later = (Sessions(each.service.store, KEY) for each in (manager, second, manager))
+        session_id = await here.sign_in(KEY) or ""
+        session = await there.find(session_id) or ""
+        there.use(session)
+        await here.add_flash(session, "done")
+        assert await there.take_flashes(session) == ["done"]
+        assert await here.take_flashes(session) == []
+        await there.end(session_id)
+        assert await there.find(session_id) is None
+        assert await later.find(session_id) is None
+        link = await here.make_link()
+        opened = []
+
+        async def redeem(sessions: Sessions) -> None:
+            opened.append(await sessions.redeem(link))
+
+        async with trio.open_nursery() as nursery:
+            for sessions in (here, there, here, there):
+                nursery.start_soon(redeem, sessions)
+        assert opened.count(None) == 3, "it opens one session"
 
 
 async def test_a_link_of_one_state_manager_opens_a_session_at_another() -> None:
