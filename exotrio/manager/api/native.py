@@ -114,8 +114,6 @@ class _Native:
         """Claim; while there is nothing, wait for something until ``wait_ms`` is over, the client
         goes away or the server stops."""
         limit = min(body.limit, MAX_BATCH)
-        # A runtime that works on one run does not count as one that offers these nodes.
-        await self._service.polled(namespace, body.worker_id, () if body.run_id else body.limits)
         asked = (namespace, body.limits, limit)
         claimer = partial(
             self._service.claimer,
@@ -126,15 +124,20 @@ class _Native:
             announces=body.announces,
         )
         longest = _longest_wait(request, body.wait_ms)
+
+        async def claim() -> claims.Claimed | None:
+            # A runtime that works on one run does not count as one that offers these nodes.
+            await self._service.polled(namespace, body.worker_id, () if body.run_id else body.limits)
+            if longest == 0 or limit == 0:
+                return await self._store.write(claims.claim, *asked, claimer())
+            # It is served in the commit that has something for it. Woken to ask again, it would need a second
+            # commit between the end of a node and the begin of the next.
+            return await self._store.write_once_ready(longest, claims.claim_once_ready, *asked, claimer)
+
         if longest == 0 or limit == 0:
-            return await settled(self._store.write(claims.claim, *asked, claimer()))
-        # It is served in the commit that has something for it. Woken to ask again, it would need a second
-        # commit between the end of a node and the begin of the next.
-        claimed = await _while_connected(
-            request,
-            longest + CLAIM_LIMIT,
-            partial(self._store.write_once_ready, longest, claims.claim_once_ready, *asked, claimer),
-        )
+            claimed = await settled(claim())
+        else:
+            claimed = await _while_connected(request, longest + CLAIM_LIMIT, claim)
         return claimed or claims.Claimed([])
 
     async def record(self, request: Request, namespace: str) -> Response:

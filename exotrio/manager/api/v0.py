@@ -136,10 +136,14 @@ class _V0:
     async def claim(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, ClaimRequest)
         limit = min(body.batch_size, MAX_BATCH)
-        await self._service.polled(namespace, None, body.nodes)
         claimer = self._service.claimer(local=LOCAL in request.scope)
         limits = dict.fromkeys(body.nodes, limit)
-        claimed = await settled(self._store.write(claims.claim, namespace, limits, limit, claimer))
+
+        async def claim() -> claims.Claimed:
+            await self._service.polled(namespace, None, body.nodes)
+            return await self._store.write(claims.claim, namespace, limits, limit, claimer)
+
+        claimed = await settled(claim())
         return ClaimReply(
             {
                 "count": len(claimed.states),
