@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from exotrio.manager import Limits, serve
+from exotrio.manager.engine.inputs import MAX_SHARED
 from tests.contract.api import Api
 from tests.contract.fan import fanned
 from tests.contract.flow import Flow
@@ -69,6 +70,24 @@ async def test_a_united_node_that_would_be_given_too_much_is_an_error_and_reads_
             f"cannot run: input 'p' of 'u': with it the inputs take more than {16 * MIB}" in united["error"]
         )
         assert peak < 40 * MIB
+
+
+@pytest.mark.parametrize("length", [10, MAX_SHARED + 1])
+async def test_states_that_are_reported_together_read_short_and_long_values_alike(length: int) -> None:
+    output, stored = "o" * length, "s" * length
+    async with open_manager() as manager:
+        flow = await Flow.deploy(
+            manager.api,
+            place("a", "b"),
+            place("b", "c"),
+            place("c", inputs={"p": "${{a.outputs.v}}${{store.k}}"}),
+            store_config={"required_keys": ["k"], "default_values": {}},
+        )
+        await flow.trigger(store={"k": stored})
+        await flow.run("a", {"v": output})
+        await flow.run("b", {}, {})
+        first, second = await flow.take("c", 2)
+        assert first["inputs"] == second["inputs"] == {"p": output + stored}
 
 
 async def test_all_that_follows_one_outcome_has_a_limit_too() -> None:
