@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from exotrio.manager.store.postgres.connection import Connection
 
 SAMPLES = 3
+DRIFT = 1e-4
+"""By how much two clocks may differ in their speed."""
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::float8"
 
 
@@ -21,8 +24,8 @@ class ServerClock:
 
     def __init__(self) -> None:
         self._offset = 0.0
-        self.error_ms = 0.0
-        """By how much it may be wrong."""
+        self._measured_at = -math.inf
+        self._error = math.inf
 
     def __call__(self) -> int:
         """Return the time in Unix milliseconds."""
@@ -37,6 +40,9 @@ class ServerClock:
             received = _own_ms()
             if row is not None:
                 found.append((received - sent, row[0] - (sent + received) / 2))
-        # The quickest answer was delayed least.
-        took, self._offset = min(found)
-        self.error_ms = took / 2
+        # The quickest answer was delayed least. On a busy machine even that one may be worth less than what
+        # was measured before, as long as it does not contradict that.
+        took, offset = min(found)
+        known = self._error + DRIFT * (_own_ms() - self._measured_at)
+        if took / 2 <= known or abs(offset - self._offset) > known + took / 2:
+            self._offset, self._error, self._measured_at = offset, took / 2, _own_ms()

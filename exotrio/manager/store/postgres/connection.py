@@ -73,7 +73,7 @@ class Connection:
             "a database on PostgreSQL has no file that could be copied", fix="use pg_dump for backups"
         )
 
-    def begin(self, how: str = "BEGIN") -> None:
+    def begin(self, how: str = "BEGIN ISOLATION LEVEL READ COMMITTED") -> None:
         """Begin a transaction."""
         self.control(f"{how}; {self._setup}" if self._setup else how)
 
