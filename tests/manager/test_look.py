@@ -84,7 +84,9 @@ async def test_looking_scans_nothing_that_grows_beside_what_waits_and_what_is_he
         plans = plans_of(connection, statements)
     assert len(plans) > 15, "hardly anything was watched"
     # What is held, and the newest events: both bounded.
-    allowed = re.compile(r"SCAN (states USING INDEX states_(held|queued)|events|newest|failed|waits|held|json_each.*)$")
+    allowed = re.compile(
+        r"SCAN (states USING INDEX states_(held|queued)|events|newest|failed|waits|held|json_each.*)$"
+    )
     for sql, plan in refuses_scans(plans).items():
         assert all(allowed.match(line) for line in plan if line.startswith("SCAN")), (sql, plan)
 
