@@ -18,7 +18,7 @@ from exotrio._link.port import Claim
 from exotrio._nodes.outcome import Executed, Outcome
 from exotrio._runtime.outbox_store import OutboxStore
 from exotrio._wire.graphs import GraphInfo
-from exotrio._wire.overview import Checkup
+from exotrio._wire.overview import Checkup, DatabaseState
 from exotrio.cli.doctor.examine import examine_outbox
 from exotrio.cli.doctor.findings import (
     LONG_DUE,
@@ -34,7 +34,8 @@ from exotrio.cli.doctor.findings import (
     of_speed,
 )
 from exotrio.cli.doctor.probe import Reply
-from exotrio.cli.doctor.server import Clock, read_clock
+from exotrio.cli.doctor.report import Report, as_text
+from exotrio.cli.doctor.server import Clock, Kind, Server, read_clock
 from exotrio.cli.doctor.v0 import V0Claims, of_v0
 from tests.support.overviews import node, overview, runtime
 
@@ -130,11 +131,33 @@ def claims(**fields: int) -> list[dict[str, object]]:
 
 
 def database(**fields: object) -> dict[str, object]:
-    return {**checkup().database.model_dump(), **fields}
+    return {**checkup().database.model_dump(exclude_unset=True), **fields}
+
+
+def postgres(**fields: object) -> dict[str, object]:
+    """Return a database on PostgreSQL that is well, but for these fields."""
+    usual = {
+        "version": "18.1",
+        "clock_ahead_ms": 12,
+        "connections": 17,
+        "max_connections": 97,
+        "switched_off": [],
+        "horizon": {"holder": "session 7", "transactions": 900_000, "held_ms": 2_000},
+        "tables": [{"name": "states", "rows": 1_000_000, "dead": 190_000}],
+        "slots": [{"name": "standby", "active": True, "kept": 16_000_000}],
+        "managers": [{"id": f"m-{number}", "version": "1", "seen_ms": 4_000} for number in range(3)],
+    }
+    return database(postgres={**usual, **fields})
 
 
 def test_a_state_manager_without_complaints_has_none() -> None:
     assert of_checkup(checkup(claims=claims(overdue=1, overdue_ms=4_000)), "1", 900) == []
+    assert of_checkup(checkup(database=postgres()), "1", 900) == []
+
+
+def test_a_newer_state_manager_may_tell_more_and_an_older_one_less() -> None:
+    assert checkup(database=database(in_future="?")).database.postgres is None
+    assert "postgres" not in DatabaseState.model_validate(database()).model_fields_set
 
 
 @pytest.mark.parametrize(
@@ -168,12 +191,58 @@ def test_a_state_manager_without_complaints_has_none() -> None:
         ({"database": database(in_memory=True, free_disk=None)}, False, "in memory"),
         ({"database": database(free_disk=MIN_FREE_DISK - 1)}, True, "only 537 MB left"),
         ({"database": database(log_size=MAX_LOG + 1)}, False, "write-ahead log of the database has 1.1 GB"),
+        ({"database": postgres(switched_off=["fsync"])}, True, "fsync is off in PostgreSQL: a crash"),
+        (
+            {"database": postgres(horizon={"holder": "session 7", "transactions": 9, "held_ms": 600_000})},
+            True,
+            "session 7 keeps dead rows from being removed, for 10 min now",
+        ),
+        (
+            {"database": postgres(horizon={"holder": "slot s", "transactions": 10**7, "held_ms": None})},
+            True,
+            "slot s keeps dead rows from being removed, for 10,000,000 transactions now",
+        ),
+        (
+            {"database": postgres(tables=[{"name": "counts", "rows": 9_000, "dead": 200_000}])},
+            True,
+            "table counts has 200,000 dead rows beside 9,000",
+        ),
+        (
+            {"database": postgres(slots=[{"name": "standby", "active": False, "kept": 2**33}])},
+            True,
+            "replication slot standby keeps 8.6 GB of PostgreSQL's log, and its consumer is not connected",
+        ),
+        ({"database": postgres(connections=90)}, True, "90 of 97 connections to PostgreSQL are in use"),
+        ({"database": postgres(clock_ahead_ms=-600_000)}, False, "clock is 10 min behind PostgreSQL's"),
+        (
+            {"database": postgres(managers=[{"id": "m-1", "version": "1", "seen_ms": 60_000}])},
+            False,
+            "state manager m-1 was last heard of 1 min ago",
+        ),
+        (
+            {
+                "database": postgres(
+                    managers=[{"id": f"m-{v}", "version": v, "seen_ms": 0} for v in ("1.0", "1.1")]
+                )
+            },
+            False,
+            "state managers of several versions share the database: 1.0, 1.1",
+        ),
     ],
 )
 def test_what_stands_out_in_a_state_manager_is_said(
     fields: dict[str, object], attention: bool, said: str
 ) -> None:
     one(of_checkup(checkup(**fields), "1", 900), said, attention=attention)
+
+
+def test_the_report_shows_how_a_database_on_postgresql_is() -> None:
+    server = Server(steps=[], kind=Kind.NATIVE)
+    shown = checkup(database=postgres())
+    text = as_text(Report(settings=[], versions={}, uri="http://m", server=server, checkup=shown))
+    assert "database: PostgreSQL 18.1, 1 bytes, schema 3, 17 of 97 connections in use\n" in text
+    assert "dead rows: states 190,000\n" in text
+    assert "3 state managers: exotrio 1 (3)\n" in text
 
 
 def listed(status: str, *errors: str) -> GraphInfo:

@@ -264,7 +264,9 @@ def _of_postgres(postgres: PostgresState) -> list[Finding]:
     for table in postgres.tables:
         if table.dead > max(MANY_DEAD, table.rows / 5):
             what = f"table {one_line(table.name)} has {table.dead:,} dead rows beside {table.rows:,}"
-            fix = "if nothing above holds them, autovacuum is too slow: raise autovacuum_vacuum_cost_limit"
+            fix = (
+                "end what keeps them, if a finding names it; else VACUUM it, and raise autovacuum_max_workers"
+            )
             findings.append(Finding(f"{what}, which slows claims down", fix))
     for slot in postgres.slots:
         if slot.kept > MAX_KEPT:
