@@ -76,7 +76,10 @@ async def _drain(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) -> 
 
 async def _cancel(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) -> None:
     """Cancel running nodes and the claim in flight; give up nodes that do not end in time."""
-    cause = f"no time to drain: {stop.why}" if stop.skip_drain else "the grace is over"
+    if stop.skip_drain:
+        cause = f"no time to drain: {stop.why}"
+    else:
+        cause = "the grace is over" + (f", shortened by {stop.shortened_by}" if stop.shortened_by else "")
     # Nodes that are cancelled are worth a warning; a claim that has to be given up is not.
     level = logging.WARNING if ledger.count(Stage.RUNNING) else logging.INFO
     log.log(level, "%s; %s", cause, waiting_for(ledger) or "nothing runs")

@@ -31,6 +31,7 @@ class Stop:
         polling: Cancelled at the end of the drain, and with it a claim in flight.
         flushing: Set when the flush begins.
         why: Who asked, for the log; what skipped the drain, once something did.
+        shortened_by: Who asked again, for an earlier end of the drain; empty if nobody did.
         failure: What made the runtime stop by itself, to be raised at the end.
     """
 
@@ -41,6 +42,7 @@ class Stop:
         self.polling = trio.CancelScope()
         self.flushing = trio.Event()
         self.why = ""
+        self.shortened_by = ""
         self.failure: BaseException | None = None
         self._requests: deque[tuple[float, str]] = deque()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -121,7 +123,10 @@ class Stop:
             self._begin(*self._requests.popleft())
 
     def _begin(self, grace: float, why: str) -> None:
-        self.draining.deadline = min(self.draining.deadline, trio.current_time() + grace)
+        deadline = trio.current_time() + grace
+        if self.requested and deadline < self.draining.deadline:
+            self.shortened_by = why
+        self.draining.deadline = min(self.draining.deadline, deadline)
         if not self.requested:
             self.why = why
             self.arrived.set()

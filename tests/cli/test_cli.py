@@ -266,7 +266,7 @@ def test_a_third_ctrl_c_typed_at_a_terminal_leaves_it_as_it_was_too(folder: Path
         terminal.type("\x03")
         terminal.until("stopping")
         terminal.type("\x03")
-        terminal.until("the grace is over")
+        terminal.until("the grace is over, shortened by SIGINT; waiting for ")
         terminal.type("\x03")
         assert terminal.wait() == 130
         assert_given_back(terminal.screen)
