@@ -17,17 +17,18 @@ import trio
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import DatabaseError
-from exotrio.manager.engine.leases import MonotonicClock, Terms, expire, extend
+from exotrio.manager.engine import managers
+from exotrio.manager.engine.leases import MonotonicClock, Terms
 from exotrio.manager.engine.retention import clear, discard, drop_templates
 from exotrio.manager.engine.runs import due_in_ms, fire_schedules
 from exotrio.manager.store.port import Store, Transaction, log_level
 
 logger = logging.getLogger("exotrio.manager")
 
-MIN_LATENESS_MS = 1_000
-"""A busy machine is as late as this at times, and no lease ended by it."""
 MAX_SLEEP = 60.0
 """Seconds; wall clocks are set now and then, and a sleep does not notice."""
+MIN_SLEEP = 0.5
+"""Seconds before a state manager looks again for what another one did not trigger."""
 RETRY_AFTER = 5.0
 """Seconds after which schedules are read again when the database failed."""
 DELETE_PAUSE = 0.02
@@ -37,28 +38,40 @@ MIN_DELETE_INTERVAL = 1.0
 
 
 async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
-    """End leases as they come due. Never returns.
-
-    A sweep that comes late, because this process was stopped or starved, first moves all deadlines
-    by its lateness: no heartbeat of their holders could arrive meanwhile.
-    """
-    interval = terms.sweep_interval
+    """End leases as they come due. Never returns."""
     while True:
         before = clock()
-        await trio.sleep(interval)
-        late = clock() - before - round(interval * 1000)
+        await trio.sleep(terms.sweep_interval)
+        last = None if store.is_shared else before
         try:
-            if late > max(interval * 500, MIN_LATENESS_MS):
-                logger.warning(
-                    "this process did not run for %.1f s; leases are extended by as much", late / 1000
-                )
-                await store.write(extend, late)
-            ended = await store.write(expire, clock(), terms)
+            swept = await store.write(managers.sweep, clock(), terms, last)
         except DatabaseError as error:
             logger.log(log_level(error), "leases could not be checked: %s", error.what)
-        else:
-            if ended:
-                logger.warning("%s ended without an outcome", plural(ended, "lease"))
+            continue
+        if swept.late_ms < 0:
+            logger.warning(
+                "the clock of the database was set back by %.1f s; no lease ends early by it",
+                -swept.late_ms / 1000,
+            )
+        elif swept.late_ms:
+            logger.warning(
+                "no state manager ran for %.1f s, or the database's clock was set; leases are extended by it"
+                if store.is_shared
+                else "this process did not run for %.1f s; leases are extended by as much",
+                swept.late_ms / 1000,
+            )
+        if swept.ended:
+            logger.warning("%s ended without an outcome", plural(swept.ended, "lease"))
+
+
+async def stay(store: Store, manager: str, clock: MonotonicClock) -> None:
+    """Let other state managers on the same database know that this one is there. Never returns."""
+    while True:
+        await trio.sleep(managers.SEEN_INTERVAL)
+        try:
+            await store.write(managers.enter, manager, clock())
+        except DatabaseError as error:
+            logger.log(log_level(error), "other state managers could not be told of this one: %s", error.what)
 
 
 class Scheduler:
@@ -81,6 +94,9 @@ class Scheduler:
                     logger.info("%s", line)
                 due_in = await self._store.read(due_in_ms)
                 sleep = math.inf if due_in is None else min(MAX_SLEEP, from_ms(due_in))
+                if self._store.is_shared:
+                    # Another state manager may be triggering just now what is due.
+                    sleep = max(MIN_SLEEP, min(MAX_SLEEP, sleep))
             except DatabaseError as error:
                 logger.log(log_level(error), "schedules could not be read: %s", error.what)
                 sleep = RETRY_AFTER

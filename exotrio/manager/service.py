@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,9 +13,10 @@ from typing import ParamSpec, TypeVar
 import trio
 
 from exotrio._util.settings import Settings, read_settings
-from exotrio.manager.background import Scheduler, in_background, retain, sweep
+from exotrio.manager.background import Scheduler, in_background, retain, stay, sweep
 from exotrio.manager.engine.claims import Claimer
 from exotrio.manager.engine.leases import MonotonicClock, Terms, monotonic_clock, recover, restart
+from exotrio.manager.engine.managers import enter, enter_alone, leave
 from exotrio.manager.engine.workers import ClaimsKept, forget_all, keep_claim
 from exotrio.manager.security.encryption import find_cipher, renew_at_start
 from exotrio.manager.store.catalog import MAX_INPUTS
@@ -36,6 +38,8 @@ class Service:
     terms: Terms
     monotonic: MonotonicClock
     scheduler: Scheduler
+    manager: str
+    """The id of this state manager among those on its database, from its start to its end."""
     claims_kept: ClaimsKept = field(default_factory=ClaimsKept)
     backing_up: trio.Lock = field(default_factory=trio.Lock)
     computing: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, 1))
@@ -72,7 +76,7 @@ class Service:
         """Return who claims, with the term of the claim: None inside the process, with which it ends."""
         term = self.terms.claim_timeout_ms if claim_id is None else self.terms.lease_ttl_ms
         return Claimer(
-            local=local,
+            manager=self.manager if local else None,
             now=self.monotonic(),
             ttl_ms=None if local else term,
             worker=worker,
@@ -97,8 +101,8 @@ async def open_service(
 ) -> AsyncIterator[Service]:
     """Open a state manager's database and make it ready to serve.
 
-    What runtimes inside the former process of this database held is claimable again at once; claims of
-    other processes get a fresh term.
+    What runtimes held inside state managers that are gone is claimable again at once. Claims of other
+    processes get a fresh term, unless several state managers share the database.
 
     Args:
         db: Database file, ``":memory:"``, or the URL of a database on PostgreSQL.
@@ -121,14 +125,29 @@ async def open_service(
             monotonic = store.lease_clock or monotonic
         cipher = find_cipher(store.path, settings)
         terms, scheduler = terms or Terms(), Scheduler(store)
-        await store.write(recover, terms)
-        await store.write(restart, monotonic(), terms)
+        manager = secrets.token_hex(8)
+        await store.write(enter if store.is_shared else enter_alone, manager, monotonic())
+        while await store.write(recover, terms):
+            pass
         if not store.is_shared:
+            await store.write(restart, monotonic(), terms)
             await store.write(forget_all)
         await renew_at_start(store, cipher)
         async with in_background(
             *((scheduler.run,) if schedules else ()),
+            *((partial(stay, store, manager, monotonic),) if store.is_shared else ()),
             partial(sweep, store, monotonic, terms),
             partial(retain, store, keep_ms),
         ):
-            yield Service(store=store, cipher=cipher, terms=terms, monotonic=monotonic, scheduler=scheduler)
+            try:
+                yield Service(
+                    store=store,
+                    cipher=cipher,
+                    terms=terms,
+                    monotonic=monotonic,
+                    scheduler=scheduler,
+                    manager=manager,
+                )
+            finally:
+                if store.is_shared:
+                    store.write_later(partial(leave, manager=manager))

@@ -111,7 +111,7 @@ def sqlite_rate(plan: Plan, batch: int) -> float:
             seqs = [(seq,) for seq in range(start, start + batch)]
             db.execute("BEGIN IMMEDIATE")
             db.executemany(
-                "UPDATE states SET status = 'QUEUED', claim = 'c', token = 't', worker = 'w', local = 1,"
+                "UPDATE states SET status = 'QUEUED', claim = 'c', token = 't', worker = 'w', manager = 'm',"
                 " claimed_at = 1 WHERE seq = ?",
                 seqs,
             )

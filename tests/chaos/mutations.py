@@ -66,7 +66,7 @@ MUTATIONS = {
         ("outbox", "outbox, v0 only"),
     ),
     "lease expiry": Mutation(
-        "manager/engine/leases.py", "    for state in states:\n", "    for state in ():\n", ("every fault",)
+        "manager/engine/leases.py", "    if not seqs:\n", "    if seqs or True:\n", ("every fault",)
     ),
     "repeating reports": Mutation(
         "_runtime/reporter.py",

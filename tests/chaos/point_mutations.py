@@ -42,8 +42,8 @@ MUTATIONS = (
     Mutation(
         "fencing of renewals off",
         "manager/engine/leases.py",
-        'if state is None or state["token"] != beat.token:',
-        "if state is None:",
+        'if state is None or state["token"] != beat.token else state',
+        "if state is None else state",
         "longer than the lease",
     ),
     Mutation(
@@ -92,8 +92,8 @@ MUTATIONS = (
     Mutation(
         "the sweeper off",
         "manager/background.py",
-        "await store.write(expire, clock(), terms)",
-        "0",
+        "await store.write(managers.sweep, clock(), terms, last)",
+        "managers.Swept()",
         "a kill of the worker in execute",
     ),
     Mutation(

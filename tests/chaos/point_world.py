@@ -165,7 +165,7 @@ class World:
     async def reach_commit(self, when: str, use_case: str, result: Any) -> None:
         if use_case == "claim" and when == "after" and not result.states:
             return
-        if use_case == "expire" and (self.over.is_set() or not any(hand.killed for hand in self.hands)):
+        if use_case == "sweep" and (self.over.is_set() or not any(hand.killed for hand in self.hands)):
             return
         fault = self.reach(f"{when} the commit of {use_case}")
         if fault is None:
@@ -207,8 +207,8 @@ class World:
                     if reply.result == "ok" and held.token != self.tokens[held.state_id]:
                         key = self.keys[held.state_id]
                         self.problems.append(f"{use_case} of {key} was accepted from a former holder")
-            case "expire":
-                self.expired += result
+            case "sweep":
+                self.expired += result.ended
 
     def _accept(self, item: Any, token: str | None) -> None:
         key = self.keys[item.state_id]

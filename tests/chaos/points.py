@@ -53,14 +53,14 @@ OPERATIONS = {
 }
 """Requests of a runtime. ``void`` releases a claim by its id."""
 USE_CASES = {
-    "native": ("claim_once_ready", "record_batch", "release", "release_claim", "renew", "expire"),
-    "v0": ("claim", "record_v0", "expire"),
+    "native": ("claim_once_ready", "record_batch", "release", "release_claim", "renew", "sweep"),
+    "v0": ("claim", "record_v0", "sweep"),
 }
 """Use cases of the state manager that run while a graph runs."""
 
 WHEN_STOPPING = ("release", "void", "release_claim")
 """Points that only a runtime which stops gets to."""
-WHEN_LOST = ("expire",)
+WHEN_LOST = ("sweep",)
 """Points that are reached only after a worker was lost."""
 NTH = {
     "claim": 3,

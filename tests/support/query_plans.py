@@ -9,10 +9,10 @@ from typing import Any
 
 from exotrio.manager.store.port import Store
 
-# Tables that stay small (nodes, graphs) or have a maximum of rows (from workers on), the numbers a request
-# brings along, and the first of what is to be cleared away.
+# Tables that stay small (nodes, graphs, managers) or have a maximum of rows (from workers on), the numbers a
+# request brings along, what an inner SELECT found (waiting), and the first of what is to be cleared away.
 MAY_BE_SCANNED = re.compile(
-    r"SCAN (json_each|meta|nodes|graphs|discarded|CONSTANT ROW"
+    r"SCAN (json_each|meta|nodes|graphs|managers|discarded|waiting|CONSTANT ROW"
     r"|workers|v0_runtimes|sessions|sign_in_links|wrong_keys)"
 )
 

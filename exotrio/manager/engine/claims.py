@@ -2,25 +2,27 @@
 
 A v0 claim is anonymous: only an outcome ends it. A native claim has an id that its client chose, and gives
 each state a token. Whoever has the last token of a state may report or release it.
+
+Nothing here changes a counter, so claims of one run do not wait for each other: they lock the states that
+they take or hand back, and no run.
 """
 
 from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from exotrio._util.times import timestamp
 from exotrio._wire.native import HeldState, ItemReply
 from exotrio._wire.vocabulary import ItemResult, from_ms
-from exotrio.manager.engine.states import CREATED, QUEUED, Changes, add_event, find_state, size_of
-from exotrio.manager.store.driver import Row, Rows
+from exotrio.manager.engine.states import CREATED, QUEUED, add_events
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction
 
 CLAIMS_KEPT_MS = 600_000
@@ -28,6 +30,8 @@ CLAIMS_KEPT_MS = 600_000
 MAX_CLAIM_BYTES = 2 * 1024 * 1024
 """Maximum of the inputs of one claim, unless it is a single state: a slow connection must transfer them
 within the time of a request, and within a fraction of their leases."""
+NODES_PER_STATEMENT = 100
+"""SQLite takes no more than 500 parts of one statement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +39,13 @@ class Claimer:
     """Who claims; ``worker``, ``claim_id``, ``run_id`` and ``announces`` as in ``NativeClaimRequest``.
 
     Attributes:
-        local: Whether it runs in the process of the state manager, and so ends with it.
-        now: On the monotonic clock, ms.
+        manager: The state manager in whose process it runs, and with which it ends; None if it is elsewhere.
+        now: On the clock of leases, ms.
         ttl_ms: How long the claim holds unless it is renewed, or None for ever.
         alone_from: A state that was running when this many runtimes were lost is to run alone.
     """
 
-    local: bool
+    manager: str | None
     now: int
     ttl_ms: int | None
     worker: str | None = None
@@ -86,80 +90,121 @@ def claim(
     if claimer.claim_id is not None and (known := _known(tx, claimer.claim_id)) is not None:
         return _taken_before(tx, namespace, claimer, claimer.claim_id, known)
     nodes = {name: tx.registered(namespace, name) for name in limits}
-    node_ids = {node.id: limits[name] for name, node in nodes.items() if node is not None}
-    of_run = ""
-    run: tuple[int, ...] = ()
+    most = {node.id: limits[name] for name, node in nodes.items() if node is not None and limits[name] > 0}
+    run: int | None = None
     if claimer.run_id is not None:
         row = tx.row("SELECT id FROM runs WHERE run_id = ? AND namespace = ?", (claimer.run_id, namespace))
         if row is None:
             tx.waits_for = {claimer.run_id: math.inf}
             return Claimed([])
-        of_run, run = " AND run = ?", (row["id"],)
-    due = sorted(
-        (row["enqueue_after"], row["seq"])
-        for node_id, most in node_ids.items()
-        for row in tx.execute(
-            f"SELECT seq, enqueue_after FROM states WHERE status = 'CREATED' AND node_id = ?{of_run}"
-            " AND enqueue_after <= ? ORDER BY enqueue_after, seq LIMIT ?",
-            (node_id, *run, tx.now_ms, max(0, min(most, limit))),
-        )
-    )[: max(0, limit)]
+        run = row["id"]
+    due = _due(tx, {node_id: min(each, limit) for node_id, each in most.items()}, run) if limit > 0 else []
     if not due:
         tx.waits_for = {
-            (run[0], node_id) if run else node_id: _due_in(tx, node_id, of_run, run)
-            for node_id, most in node_ids.items()
-            if most > 0
+            node_id if run is None else (run, node_id): seconds
+            for node_id, seconds in _due_in(tx, most, run).items()
         }
         return Claimed([])
-    states = _first_rows(tx, [seq for _, seq in due], MAX_CLAIM_BYTES)
-    seqs = [state["seq"] for state in states]
+    seqs = _as_many_as_fit(due[:limit])
     token = None
     if claimer.claim_id is not None:
         token = secrets.token_hex(8)
-        tx.execute("DELETE FROM claims WHERE at < ?", (claimer.now - CLAIMS_KEPT_MS,))
-        tx.execute("INSERT INTO claims VALUES (?, ?)", (claimer.claim_id, claimer.now))
+        if not tx.insert("claims", ("id", "at"), [(claimer.claim_id, claimer.now)], "DO NOTHING"):
+            # The same request came twice and the other one was faster.
+            known = _known(tx, claimer.claim_id)
+            assert known is not None, "a claim id is kept for minutes"
+            return _taken_before(tx, namespace, claimer, claimer.claim_id, known)
     tx.execute(
-        "UPDATE states SET status = 'QUEUED', claim = ?, token = ?, worker = ?, local = ?, requeued = 0,"
-        " lease_until = ?, claimed_at = ?, begun = ? WHERE seq IN (SELECT value FROM json_each(?))",
+        "UPDATE states SET status = 'QUEUED', claim = ?, token = ?, worker = ?, manager = ?, requeued = 0,"
+        f" lease_until = ?, claimed_at = ?, begun = ? WHERE {tx.any_of('seq')} AND status = 'CREATED'",
         (
             claimer.claim_id,
             token,
             claimer.worker,
-            claimer.local,
+            claimer.manager,
             claimer.deadline,
             tx.now_ms,
-            not (claimer.announces or claimer.local),
-            to_json(seqs).decode(),
+            int(not (claimer.announces or claimer.manager)),
+            tx.items(seqs),
         ),
     )
-    changes = Changes(tx)
-    for state in states:
-        changes.transition_uncounted(state["run"], state["place"], CREATED, QUEUED)
-    changes.apply()
+    for state in due[len(seqs) :]:
+        # Another claim that came meanwhile skipped it, since it was locked, and may wait by now.
+        tx.ready.add(state["node_id"] if run is None else (run, state["node_id"]))
     tx.undo = (
         partial(undo_v0_claim, seqs=seqs, claimed_at=tx.now_ms)
         if claimer.claim_id is None
         else partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=claimer.now)
     )
-    return Claimed([_taken(tx, state, claimer, token, claimer.deadline) for state in states], undo=tx.undo)
+    return Claimed([_taken(tx, state, claimer) for state in _handed_out(tx, seqs)], undo=tx.undo)
+
+
+def _due(tx: Transaction, most: Mapping[int, int], run: int | None) -> list[Row]:
+    """Return what is due of each node, no more than ``most`` of it, oldest first; all of it is locked."""
+    found = _first(tx, most, run, " AND enqueue_after <= ?", (tx.now_ms,), tx.skip_locked("states"))
+    return sorted(found, key=lambda state: (state["enqueue_after"], state["seq"]))
+
+
+def _due_in(tx: Transaction, node_ids: Iterable[int], run: int | None) -> dict[int, float]:
+    """Return the seconds until the next state of each node comes due, infinity if none waits."""
+    found = _first(tx, dict.fromkeys(node_ids, 1), run)
+    next_at = {state["node_id"]: state["enqueue_after"] for state in found}
+    return {
+        node_id: from_ms(next_at[node_id] - tx.now_ms) if node_id in next_at else math.inf
+        for node_id in node_ids
+    }
+
+
+def _first(
+    tx: Transaction,
+    most: Mapping[int, int],
+    run: int | None,
+    condition: str = "",
+    parameters: tuple[int, ...] = (),
+    locked: str = "",
+) -> Iterator[Row]:
+    """Yield the first states of each node that may be claimed, now or later: as many as ``most`` says."""
+    of_run, in_run = ("", ()) if run is None else (" AND run = ?", (run,))
+    # Each in a SELECT of its own: PostgreSQL locks no rows of a UNION, and an index brings them in order.
+    one = (
+        "SELECT * FROM (SELECT seq, node_id, enqueue_after, size FROM states WHERE status = 'CREATED'"
+        f" AND node_id = ?{of_run}{condition} ORDER BY enqueue_after, seq LIMIT ?{locked}) AS waiting"
+    )
+    nodes = list(most.items())
+    for start in range(0, len(nodes), NODES_PER_STATEMENT):
+        chunk = nodes[start : start + NODES_PER_STATEMENT]
+        yield from tx.execute(
+            " UNION ALL ".join([one] * len(chunk)),
+            tuple(value for node_id, n in chunk for value in (node_id, *in_run, *parameters, n)),
+        )
+
+
+def _as_many_as_fit(due: Sequence[Row]) -> list[int]:
+    """Return the numbers of the first states whose inputs have ``MAX_CLAIM_BYTES`` together; at least one."""
+    left = MAX_CLAIM_BYTES
+    for index, state in enumerate(due):
+        left -= state["size"]
+        if left < 0 and index:
+            return [state["seq"] for state in due[:index]]
+    return [state["seq"] for state in due]
 
 
 def _known(tx: Transaction, claim_id: str) -> int | None:
-    """Return when a claim id was used last, on the monotonic clock; None if it was not."""
-    row = tx.row("SELECT at FROM claims WHERE id = ?", (claim_id,))
+    """Return when a claim id was used last, on the clock of leases; None if it was not."""
+    row = tx.row(f"SELECT at FROM claims WHERE id = ?{tx.for_update('claims')}", (claim_id,))
     return None if row is None else int(row["at"])
 
 
 def _taken_before(tx: Transaction, namespace: str, claimer: Claimer, claim_id: str, known: int) -> Claimed:
     """Return what is still held under a claim id that takes no more."""
-    held = _held(tx, namespace, claim_id)
+    held = [state["seq"] for state in _held(tx, namespace, claim_id)]
     if tx.waited or not held:
         # If it waited, its client has sent another request since, and the states are in the reply to that.
         return Claimed([], spent=True)
     # A different value, so that the undo of an earlier reply that fails does not touch these states.
     tx.execute("UPDATE claims SET at = ? WHERE id = ?", (known + 1, claim_id))
     tx.undo = partial(undo_claim, namespace=namespace, claim_id=claim_id, handed_out=known + 1)
-    taken = [_taken(tx, state, claimer, state["token"], state["lease_until"]) for state in held]
+    taken = [_taken(tx, state, claimer) for state in _handed_out(tx, held)]
     return Claimed(taken, spent=True, undo=tx.undo)
 
 
@@ -174,9 +219,8 @@ def claim_once_ready(
     return claimed if claimed.states or claimed.spent else None
 
 
-def _taken(
-    tx: Transaction, state: Row, claimer: Claimer, token: str | None, lease_until: int | None
-) -> Taken:
+def _taken(tx: Transaction, state: Row, claimer: Claimer) -> Taken:
+    until = state["lease_until"]
     return Taken(
         v0={
             "state_id": tx.state_id(state["seq"]),
@@ -189,8 +233,8 @@ def _taken(
             "graph_name": state["graph_name"],
             "run_id": state["run_id"],
             "lease": {
-                "token": token,
-                "ttl_ms": None if lease_until is None else max(0, lease_until - claimer.now),
+                "token": state["token"],
+                "ttl_ms": None if until is None else max(0, until - claimer.now),
                 "attempt": state["retry_count"] + 1,
                 "deliveries": state["deliveries"],
                 "announce": bool(state["suspect"]),
@@ -200,69 +244,67 @@ def _taken(
     )
 
 
+def _handed_out(tx: Transaction, seqs: Sequence[int]) -> list[Row]:
+    """Return states that were claimed, in the given order, with what their holder is told."""
+    found = {
+        state["seq"]: state
+        for state in tx.execute(
+            "SELECT seq, place, inputs, states.created_at, token, lease_until, retry_count, deliveries,"
+            " suspect, nodes.name, run_id, runs.template, graphs.name AS graph_name FROM states"
+            " JOIN nodes ON nodes.id = node_id JOIN runs ON runs.id = run"
+            " JOIN graphs ON graphs.id = runs.graph"
+            f" WHERE {tx.any_of('seq')}",
+            (tx.items(seqs),),
+        )
+    }
+    return [found[seq] for seq in seqs]
+
+
+_TO_RELEASE = (
+    "SELECT seq, run, node_id, status, token, worker, claimed_at FROM states"
+    " JOIN nodes ON nodes.id = node_id WHERE"
+)
+
+
 def _held(tx: Transaction, namespace: str, claim_id: str) -> list[Row]:
-    seqs = tx.execute(
-        "SELECT seq FROM states JOIN nodes ON nodes.id = states.node_id"
-        " WHERE status = 'QUEUED' AND claim = ? AND nodes.namespace = ?",
-        (claim_id, namespace),
-    )
-    return _select(tx, [seq for (seq,) in seqs]).fetchall()
-
-
-def _select(tx: Transaction, seqs: Sequence[int]) -> Rows:
+    """Return what is held under a claim id, in the order of its numbers."""
     return tx.execute(
-        "SELECT states.*, nodes.name, runs.run_id, runs.template, graphs.name AS graph_name FROM json_each(?)"
-        " JOIN states ON states.seq = value JOIN nodes ON nodes.id = states.node_id"
-        # By rowid, which is how json_each yields them: to sort by key, SQLite would read all rows first.
-        " JOIN runs ON runs.id = states.run JOIN graphs ON graphs.id = runs.graph ORDER BY json_each.rowid",
-        (to_json(seqs).decode(),),
-    )
-
-
-def _first_rows(tx: Transaction, seqs: Sequence[int], most_bytes: int) -> list[Row]:
-    """Return the rows of as many of these states as have that many bytes of inputs, and at least one.
-
-    It reads them one by one: all together may not fit into memory.
-    """
-    rows: list[Row] = []
-    size = 0
-    with closing(_select(tx, seqs)) as cursor:
-        for row in cursor:
-            size += size_of(row["inputs"])
-            if rows and size > most_bytes:
-                break
-            rows.append(row)
-    return rows
-
-
-def _due_in(tx: Transaction, node_id: int, of_run: str, run: tuple[int, ...]) -> float:
-    """Return the seconds until the next state of this node comes due, infinity if none waits."""
-    row = tx.row(
-        f"SELECT min(enqueue_after) FROM states WHERE status = 'CREATED' AND node_id = ?{of_run}",
-        (node_id, *run),
-    )
-    return math.inf if row is None or row[0] is None else from_ms(row[0] - tx.now_ms)
+        f"{_TO_RELEASE} status = 'QUEUED' AND claim = ? AND namespace = ? ORDER BY seq"
+        f"{tx.for_update('states')}",
+        (claim_id, namespace),
+    ).fetchall()
 
 
 def release(
     tx: Transaction, namespace: str, states: Sequence[HeldState], delay_ms: int = 0
 ) -> list[ItemReply]:
     """Make held states claimable again, as if they had not been claimed."""
-    changes = Changes(tx)
+    seqs = {held.state_id: tx.seq(held.state_id) for held in states}
+    known = {
+        state["seq"]: state
+        for state in tx.execute(
+            f"{_TO_RELEASE} {tx.any_of('seq')} AND namespace = ? ORDER BY seq{tx.for_update('states')}",
+            (tx.items([seq for seq in seqs.values() if seq is not None]), namespace),
+        )
+    }
+    released: dict[int, Row] = {}
     replies = []
     for held in states:
-        state = find_state(tx, namespace, held.state_id)
+        seq = seqs[held.state_id]
+        state = None if seq is None else known.get(seq)
         if state is None:
             result = ItemResult.UNKNOWN
         elif state["token"] != held.token:
             result = ItemResult.STALE
+        elif state["seq"] in released or state["status"] == CREATED:
+            result = ItemResult.DUPLICATE
         elif state["status"] == QUEUED:
-            _release(changes, state, delay_ms)
+            released[state["seq"]] = state
             result = ItemResult.OK
         else:
-            result = ItemResult.DUPLICATE if state["status"] == CREATED else ItemResult.STALE
+            result = ItemResult.STALE
         replies.append(ItemReply(state_id=held.state_id, result=result))
-    changes.apply()
+    _release(tx, list(released.values()), delay_ms)
     return replies
 
 
@@ -270,13 +312,10 @@ def release_claim(
     tx: Transaction, namespace: str, claim_id: str, now: int, delay_ms: int = 0
 ) -> list[ItemReply]:
     """Release all that is held under a claim id, and void the id: a request that is still on its way then
-    takes nothing. ``now`` is on the monotonic clock, ms."""
-    tx.execute("INSERT OR REPLACE INTO claims VALUES (?, ?)", (claim_id, now))
-    changes = Changes(tx)
+    takes nothing. ``now`` is on the clock of leases, ms."""
+    tx.insert("claims", ("id", "at"), [(claim_id, now)], "(id) DO UPDATE SET at = excluded.at")
     states = _held(tx, namespace, claim_id)
-    for state in states:
-        _release(changes, state, delay_ms)
-    changes.apply()
+    _release(tx, states, delay_ms)
     return [ItemReply(state_id=tx.state_id(state["seq"]), result=ItemResult.OK) for state in states]
 
 
@@ -291,21 +330,29 @@ def undo_claim(tx: Transaction, namespace: str, claim_id: str, handed_out: int) 
 
 def undo_v0_claim(tx: Transaction, seqs: Sequence[int], claimed_at: int) -> None:
     """Release what a v0 claim took at that time whose reply could not be written."""
-    changes = Changes(tx)
-    for state in _select(tx, seqs).fetchall():
-        if state["status"] == QUEUED and state["token"] is None and state["claimed_at"] == claimed_at:
-            _release(changes, state, 0)
-    changes.apply()
+    states = tx.execute(
+        f"{_TO_RELEASE} {tx.any_of('seq')} AND status = 'QUEUED' AND token IS NULL AND claimed_at = ?"
+        f" ORDER BY seq{tx.for_update('states')}",
+        (tx.items(seqs), claimed_at),
+    ).fetchall()
+    _release(tx, states, 0)
 
 
-def _release(changes: Changes, state: Row, delay_ms: int) -> None:
-    tx = changes.tx
-    # Without a delay the state keeps its time, and so its place in the order.
-    due = tx.now_ms + delay_ms if delay_ms else state["enqueue_after"]
+def _release(tx: Transaction, states: Sequence[Row], delay_ms: int) -> None:
+    if not states:
+        return
+    # Without a delay a state keeps its time, and so its place in the order.
+    later, due = (", enqueue_after = ?", (tx.now_ms + delay_ms,)) if delay_ms else ("", ())
     tx.execute(
-        "UPDATE states SET status = 'CREATED', enqueue_after = ?, lease_until = NULL WHERE seq = ?",
-        (due, state["seq"]),
+        f"UPDATE states SET status = 'CREATED', lease_until = NULL{later} WHERE {tx.any_of('seq')}"
+        " AND status = 'QUEUED'",
+        (*due, tx.items([state["seq"] for state in states])),
     )
-    add_event(tx, state["seq"], "released", state["worker"])
-    changes.transition_uncounted(state["run"], state["place"], QUEUED, CREATED)
-    tx.announce(state["run"], state["node_id"])
+    add_events(tx, "released", states)
+    for state in states:
+        tx.announce(state["run"], state["node_id"])
+
+
+def forget_claims(tx: Transaction, now: int) -> None:
+    """Forget the ids of old claims. ``now`` is on the clock of leases, ms."""
+    tx.execute("DELETE FROM claims WHERE at < ?", (now - CLAIMS_KEPT_MS,))

@@ -1,8 +1,10 @@
 """Leases: how long a claim holds, what renews it, and what happens when nothing does.
 
-Deadlines are on the monotonic clock of this process, so that setting the wall clock changes no lease; a
-restart gives each a fresh term. A state whose lease ends is claimable again, without a retry used. Its last
-holder may still report or renew it as long as nobody else has claimed it.
+Deadlines are on the clock of leases. For SQLite that is the monotonic clock of this process, so that setting
+the wall clock changes no lease, and a restart gives each a fresh term. For a database that several state
+managers share it is the database's clock; a sweep notices if that was set. A state whose lease ends is
+claimable again, without a retry used. Its last holder may still report or renew it as long as nobody else has
+claimed it.
 
 A state that ends its runtime again and again is poison. Which state it is nobody can see directly, since a
 runtime holds many states and runs several. So it is found in steps, which cost nothing while no runtime is
@@ -19,12 +21,12 @@ lost:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from exotrio._wire.native import HeartbeatState, HeartbeatStateReply
 from exotrio._wire.vocabulary import HeartbeatResult, from_ms
-from exotrio.manager.engine.states import CREATED, ERRORED, QUEUED, Changes, RunScope, add_event, find_state
+from exotrio.manager.engine.states import CREATED, ERRORED, QUEUED, Changes, RunScope, add_events
 from exotrio.manager.engine.unites import decide
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Transaction
@@ -70,88 +72,144 @@ class Terms:
 def renew(
     tx: Transaction, namespace: str, beats: Sequence[HeartbeatState], now: int, terms: Terms
 ) -> list[HeartbeatStateReply]:
-    """Give the lease of each state a fresh term from ``now`` (monotonic, ms), if it is still held."""
-    changes = Changes(tx)
+    """Give the lease of each state a fresh term from ``now`` (clock of leases, ms), if it is still held."""
+    seqs = {beat.state_id: tx.seq(beat.state_id) for beat in beats}
+    known = {
+        state["seq"]: state
+        for state in tx.execute(
+            "SELECT seq, run, status, token, worker, manager, lease_until, begun FROM states"
+            f" JOIN nodes ON nodes.id = node_id WHERE {tx.any_of('seq')} AND namespace = ? ORDER BY seq"
+            f"{tx.for_update('states')}",
+            (tx.items([seq for seq in seqs.values() if seq is not None]), namespace),
+        )
+    }
+    found = [None if (seq := seqs[beat.state_id]) is None else known.get(seq) for beat in beats]
+    ours = [
+        None if state is None or state["token"] != beat.token else state
+        for beat, state in zip(beats, found, strict=True)
+    ]
+    held = {state["seq"]: state for state in ours if state is not None and _is_held(state)}
+    running = {
+        state["seq"]
+        for beat, state in zip(beats, ours, strict=True)
+        if state is not None and beat.running and state["seq"] in held and not state["begun"]
+    }
+    _renew(tx, list(held.values()), running, now + terms.lease_ttl_ms)
+    cancelled = _cancelled(tx, {state["run"] for state in ours if state is not None and not _is_held(state)})
     replies = []
-    for beat in beats:
-        state = find_state(tx, namespace, beat.state_id)
-        if state is None or state["token"] != beat.token:
+    for beat, state in zip(beats, ours, strict=True):
+        if state is None:
             result = HeartbeatResult.LOST
-        elif state["status"] == QUEUED or _lapsed(state):
-            begun = state["begun"] or beat.running
-            if not state["local"]:
-                tx.execute(
-                    "UPDATE states SET status = 'QUEUED', lease_until = ?, begun = ? WHERE seq = ?",
-                    (now + terms.lease_ttl_ms, begun, state["seq"]),
-                )
-            elif begun and not state["begun"]:
-                tx.execute("UPDATE states SET begun = 1 WHERE seq = ?", (state["seq"],))
-            if state["status"] == CREATED:
-                # Its runtime was not lost after all.
-                tx.execute(
-                    "UPDATE states SET deliveries = deliveries - ? WHERE seq = ?",
-                    (state["begun"], state["seq"]),
-                )
-                changes.transition_uncounted(state["run"], state["place"], CREATED, QUEUED)
-                add_event(tx, state["seq"], "lease regained", state["worker"])
+        elif state["seq"] in held:
             result = HeartbeatResult.OK
         else:
-            run = tx.row("SELECT cancelled_at FROM runs WHERE id = ?", (state["run"],))
-            cancelled = run is not None and run["cancelled_at"] is not None
-            result = HeartbeatResult.CANCELLED if cancelled else HeartbeatResult.LOST
+            result = HeartbeatResult.CANCELLED if state["run"] in cancelled else HeartbeatResult.LOST
         replies.append(HeartbeatStateReply(state_id=beat.state_id, result=result))
-    changes.apply()
     return replies
 
 
-def _lapsed(state: Row) -> bool:
-    """Whether the state waits because its lease ended. Released and requeued states have no deadline."""
-    return state["status"] == CREATED and state["lease_until"] is not None
+def _is_held(state: Row) -> bool:
+    """Whether the last token still holds: the state is QUEUED, or waits because its lease ended.
+
+    Released and requeued states have no deadline.
+    """
+    return state["status"] == QUEUED or (state["status"] == CREATED and state["lease_until"] is not None)
+
+
+def _renew(tx: Transaction, held: Sequence[Row], running: Collection[int], deadline: int) -> None:
+    leased = [state["seq"] for state in held if state["status"] == QUEUED and state["manager"] is None]
+    if leased:
+        tx.execute(
+            f"UPDATE states SET lease_until = ? WHERE {tx.any_of('seq')} AND status = 'QUEUED'",
+            (deadline, tx.items(leased)),
+        )
+    if lapsed := [state for state in held if state["status"] == CREATED]:
+        # Its runtime was not lost after all.
+        tx.execute(
+            "UPDATE states SET status = 'QUEUED', lease_until = ?, deliveries = deliveries - begun"
+            f" WHERE {tx.any_of('seq')} AND status = 'CREATED'",
+            (deadline, tx.items([state["seq"] for state in lapsed])),
+        )
+        add_events(tx, "lease regained", lapsed)
+    if running:
+        tx.execute(
+            f"UPDATE states SET begun = 1 WHERE {tx.any_of('seq')} AND status = 'QUEUED'",
+            (tx.items(sorted(running)),),
+        )
+
+
+def _cancelled(tx: Transaction, runs: Collection[int]) -> set[int]:
+    """Return which of these runs are cancelled."""
+    if not runs:
+        return set()
+    # Not with the states: the statement that locked them may have waited for what cancels the run.
+    which = f"SELECT id FROM runs WHERE {tx.any_of('id')} AND cancelled_at IS NOT NULL"
+    return {row["id"] for row in tx.execute(which, (tx.items(sorted(runs)),))}
 
 
 def expire(tx: Transaction, now: int, terms: Terms) -> int:
     """End the leases whose deadline has passed; return how many those were."""
-    return _lose(tx, "lease_until <= ? ORDER BY lease_until LIMIT ?", (now, MAX_STATES_PER_SWEEP), terms)
+    return _lose(tx, "lease_until <= ?", (now,), "lease_until", terms)
 
 
 def recover(tx: Transaction, terms: Terms) -> int:
-    """Take back what runtimes inside the former process of this database held: they ended with it."""
-    return _lose(tx, "local = 1", (), terms)
+    """Take back what runtimes inside state managers held that are gone; return how many states those were."""
+    gone = "manager IS NOT NULL AND manager NOT IN (SELECT id FROM managers)"
+    return _lose(tx, gone, (), "manager", terms)
 
 
-def _lose(tx: Transaction, which: str, parameters: tuple[int, ...], terms: Terms) -> int:
-    """Take states back from lost runtimes; return how many those were."""
-    changes = Changes(tx)
+def _lose(tx: Transaction, which: str, parameters: tuple[int, ...], first: str, terms: Terms) -> int:
+    """Take some states back from lost runtimes; return how many those were."""
+    seqs = [
+        state["seq"]
+        for state in tx.execute(
+            f"SELECT seq FROM states WHERE status = 'QUEUED' AND {which} ORDER BY {first} LIMIT ?",
+            (*parameters, MAX_STATES_PER_SWEEP),
+        )
+    ]
+    if not seqs:
+        return 0
+    tx.lock_runs_of(seqs)
+    # Again: an outcome, or a heartbeat, may have come before the lock.
     states = tx.execute(
-        "SELECT states.*, runs.template FROM states JOIN runs ON runs.id = states.run"
-        f" WHERE status = 'QUEUED' AND {which}",
-        parameters,
+        "SELECT states.*, runs.template FROM states JOIN runs ON runs.id = run"
+        f" WHERE {tx.any_of('seq')} AND status = 'QUEUED' AND {which} ORDER BY seq{tx.for_update('states')}",
+        (tx.items(seqs), *parameters),
     ).fetchall()
-    for state in states:
-        lost = state["deliveries"] + bool(state["begun"])
-        if state["begun"] and lost >= terms.poison_limit:
-            text = (
-                f"poison: {lost} runtimes in a row ended, or lost their lease, while they ran this state, "
-                "without an outcome; find out what ends the process, then retry it by hand"
-            )
-            tx.execute(
-                "UPDATE states SET status = 'ERRORED', error = ?, deliveries = ?, updated_at = ?,"
-                " finished_at = ? WHERE seq = ?",
-                (text, lost, tx.now_ms, tx.now_ms, state["seq"]),
-            )
-            run = RunScope(state["run"], tx.template(state["template"]))
-            changes.finish(run, state, ERRORED)
-            add_event(tx, state["seq"], "poison", state["worker"])
-        else:
-            tx.execute(
-                "UPDATE states SET status = 'CREATED', deliveries = ?, suspect = 1 WHERE seq = ?",
-                (lost, state["seq"]),
-            )
-            changes.transition_uncounted(state["run"], state["place"], QUEUED, CREATED)
-            add_event(tx, state["seq"], "lease lost", state["worker"])
-            tx.announce(state["run"], state["node_id"])
-    decide(changes)
+    poison = [state for state in states if _is_poison(state, terms)]
+    _end_as_poison(tx, poison)
+    ended = {state["seq"] for state in poison}
+    free = [state for state in states if state["seq"] not in ended]
+    tx.execute(
+        "UPDATE states SET status = 'CREATED', deliveries = deliveries + begun, suspect = 1"
+        f" WHERE {tx.any_of('seq')} AND status = 'QUEUED'",
+        (tx.items([state["seq"] for state in free]),),
+    )
+    add_events(tx, "lease lost", free)
+    for state in free:
+        tx.announce(state["run"], state["node_id"])
     return len(states)
+
+
+def _is_poison(state: Row, terms: Terms) -> bool:
+    return bool(state["begun"]) and state["deliveries"] + 1 >= terms.poison_limit
+
+
+def _end_as_poison(tx: Transaction, states: Sequence[Row]) -> None:
+    changes = Changes(tx)
+    rows = []
+    for state in states:
+        lost = state["deliveries"] + 1
+        text = (
+            f"poison: {lost} runtimes in a row ended, or lost their lease, while they ran this state, "
+            "without an outcome; find out what ends the process, then retry it by hand"
+        )
+        rows.append((state["seq"], QUEUED, ERRORED, text, lost, tx.now_ms, tx.now_ms))
+        changes.finish(RunScope(state["run"], tx.template(state["template"])), state, ERRORED)
+    columns = ("status", "error", "deliveries", "updated_at", "finished_at")
+    tx.update("states", ("seq", "status"), columns, rows)
+    add_events(tx, "poison", states)
+    decide(changes)
 
 
 def end_leases(tx: Transaction, namespace: str, worker: str, now: int) -> int:
@@ -166,12 +224,20 @@ def end_leases(tx: Transaction, namespace: str, worker: str, now: int) -> int:
     ).rowcount
 
 
-def extend(tx: Transaction, by_ms: int) -> None:
-    """Move every deadline by ``by_ms``, in which this process did not run and nobody could renew."""
-    tx.execute(
-        "UPDATE states SET lease_until = lease_until + ? WHERE status = 'QUEUED' AND lease_until IS NOT NULL",
-        (by_ms,),
-    )
+def extend(tx: Transaction, now: int, by_ms: int, terms: Terms) -> None:
+    """Move every deadline by ``by_ms``, in which nobody could renew, but none beyond a term from ``now``.
+
+    ``by_ms`` is 0 if the clock was set back, which only that of a database can be: what was renewed before
+    cannot be told from what was renewed since, and no lease may end early.
+    """
+    for of, term in (("NOT NULL", terms.lease_ttl_ms), ("NULL", terms.claim_timeout_ms)):
+        if term is not None:
+            tx.execute(
+                "UPDATE states SET lease_until ="
+                " CASE WHEN lease_until + ?1 > ?2 THEN ?2 ELSE lease_until + ?1 END"
+                f" WHERE status = 'QUEUED' AND lease_until IS NOT NULL AND token IS {of}",
+                (by_ms, now + term),
+            )
 
 
 def restart(tx: Transaction, now: int, terms: Terms) -> None:

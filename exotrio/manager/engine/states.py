@@ -11,7 +11,7 @@ runs by id, then states by number, then counters by key.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -202,6 +202,12 @@ def add_event(tx: Transaction, seq: int, kind: str, worker: str | None = None) -
     tx.execute(
         "INSERT INTO events (state, at, kind, worker) VALUES (?, ?, ?, ?)", (seq, tx.now_ms, kind, worker)
     )
+
+
+def add_events(tx: Transaction, kind: str, states: Iterable[Row]) -> None:
+    """Add the same to the history of states (seq, worker), with the runtimes that held them."""
+    rows = [(state["seq"], tx.now_ms, kind, state["worker"]) for state in states]
+    tx.insert("events", ("state", "at", "kind", "worker"), rows)
 
 
 _COLUMNS = (

@@ -13,7 +13,7 @@ from exotrio.manager.store.port import View
 HOUR_MS = 3_600_000
 MAX_EVENTS = 20_000
 """Events that are read, the newest ones."""
-_THROUGH_V0 = "local = 0 AND token IS NULL"
+_THROUGH_V0 = "manager IS NULL AND token IS NULL"
 
 
 def show_checkup(
@@ -37,8 +37,8 @@ def show_checkup(
 
 def _claims(view: View, namespace: str, now: int) -> list[dict[str, Any]]:
     rows = view.execute(
-        "SELECT name, count(*) FILTER (WHERE local = 1) AS local,"
-        " count(*) FILTER (WHERE local = 0 AND token IS NOT NULL) AS leased,"
+        "SELECT name, count(*) FILTER (WHERE manager IS NOT NULL) AS local,"
+        " count(*) FILTER (WHERE manager IS NULL AND token IS NOT NULL) AS leased,"
         f" count(*) FILTER (WHERE {_THROUGH_V0} AND lease_until IS NOT NULL) AS timed,"
         f" count(*) FILTER (WHERE {_THROUGH_V0} AND lease_until IS NULL) AS leaseless,"
         f" min(claimed_at) FILTER (WHERE {_THROUGH_V0} AND lease_until IS NULL) AS oldest,"

@@ -135,7 +135,7 @@ def holder_of(state: Row, now: int) -> dict[str, Any]:
     return {
         "native": state["token"] is not None,
         "worker": state["worker"],
-        "local": bool(state["local"]),
+        "local": state["manager"] is not None,
         "ttl_ms": None if until is None else max(0, until - now),
     }
 

@@ -116,8 +116,8 @@ CREATE TABLE states (
     claim TEXT,                          -- id of the native claim that took it last
     token TEXT,                          -- lease token; NULL if last claimed through v0
     worker TEXT,                         -- runtime that claimed it last
-    local INTEGER NOT NULL DEFAULT 0,    -- claimed inside the process of the state manager
-    lease_until INTEGER,                 -- on the monotonic clock, ms; NULL: for ever
+    manager TEXT,                        -- the state manager inside whose process it was claimed last, if so
+    lease_until INTEGER,                 -- on the clock of leases, ms; NULL: for ever
     deliveries INTEGER NOT NULL DEFAULT 0,  -- runtimes in a row that were lost while they ran it
     requeued INTEGER NOT NULL DEFAULT 0, -- waits because its node requeued it
     claimed_at INTEGER,
@@ -131,6 +131,7 @@ CREATE INDEX states_ready ON states (node_id, enqueue_after, seq) WHERE status =
 CREATE INDEX states_ready_by_run ON states (run, node_id, enqueue_after, seq) WHERE status = 'CREATED';
 CREATE INDEX states_held ON states (claim) WHERE status = 'QUEUED';
 CREATE INDEX states_leased ON states (lease_until) WHERE status = 'QUEUED' AND lease_until IS NOT NULL;
+CREATE INDEX states_inside ON states (manager) WHERE status = 'QUEUED' AND manager IS NOT NULL;
 CREATE INDEX states_queued ON states (run, place) WHERE status = 'QUEUED';
 -- SQLite would find the states in their order without seq, too, which each of its indexes ends with.
 CREATE INDEX states_by_run ON states (run, seq);
@@ -199,7 +200,7 @@ CREATE TABLE tallies (
     PRIMARY KEY (node_id, minute, status, bucket)
 ) WITHOUT ROWID;
 
--- Native claims of the last minutes, on the monotonic clock. One that took states, or was voided, takes no
+-- Native claims of the last minutes, on the clock of leases. One that took states, or was voided, takes no
 -- more.
 CREATE TABLE claims (id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX claims_by_age ON claims (at);
@@ -249,6 +250,20 @@ CREATE TABLE sign_in_links (id TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT
 -- Wrong keys of the last minutes, by where they came from: when all are forgotten, and the first of them.
 CREATE TABLE wrong_keys (network TEXT PRIMARY KEY, until INTEGER NOT NULL, keys TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX wrong_keys_by_time ON wrong_keys (until);
+
+-- The state managers that use this database. Times are on the clock of leases.
+CREATE TABLE managers (
+    id TEXT PRIMARY KEY,                 -- of one process from its start to its end
+    started_at INTEGER NOT NULL,
+    seen_at INTEGER NOT NULL,
+    version TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- What one state manager at a time does for all (engine.managers): who gets the row.
+CREATE TABLE duties (
+    name TEXT PRIMARY KEY,
+    at INTEGER NOT NULL                  -- when it was last done, on the clock of leases
+) WITHOUT ROWID;
 """
 
 MIGRATIONS: dict[int, str] = {}

@@ -83,7 +83,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "deliveries": state["deliveries"],
             "worker": state["worker"],
             "last_seen": last_seen,
-            "local": bool(state["local"]),
+            "local": state["manager"] is not None,
             "holder": holder_of(state, request.monotonic) if status == QUEUED else None,
             "attempts": [
                 {**attempt, "at": moment_ms(attempt["created_at"])} for attempt in attempts_of(view, state)

@@ -1,0 +1,109 @@
+"""The state managers that share a database: which of them are there, and what one at a time does for all.
+
+Each has a row in ``managers`` as long as it runs. One that is silent for ``SILENT_AFTER_MS`` is taken for
+lost: its row is deleted, and what runtimes inside its process held is taken back (``leases.recover``). A file
+has one state manager: its lock proves that others are gone.
+
+What happens by itself are duties: whoever gets the row of one does it, and others leave it alone meanwhile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from exotrio._version import VERSION
+from exotrio.manager.engine.claims import forget_claims
+from exotrio.manager.engine.leases import Terms, expire, extend, recover
+from exotrio.manager.store import clock
+from exotrio.manager.store.port import Transaction
+
+SEEN_INTERVAL = 5.0
+"""Seconds between two signs of life."""
+SILENT_AFTER_MS = 30_000
+MIN_LATENESS_MS = 1_000
+"""A busy machine is as late as this at times, and no lease ended by it. Two state managers may differ by as
+much in what they take for the time of their database."""
+SWEEP, RETENTION, SCHEDULES = DUTIES = ("sweep", "retention", "schedules")
+
+
+def enter(tx: Transaction, manager: str, now: int) -> None:
+    """Say that a state manager is there. ``now`` is on the clock of leases, ms, here and below."""
+    tx.execute(
+        "INSERT INTO managers (id, started_at, seen_at, version) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at",
+        (manager, now, now, VERSION),
+    )
+    tx.insert("duties", ("name", "at"), [(name, now) for name in sorted(DUTIES)], "DO NOTHING")
+
+
+def enter_alone(tx: Transaction, manager: str, now: int) -> None:
+    """Say that a state manager is there, and no other."""
+    tx.execute("DELETE FROM managers")
+    enter(tx, manager, now)
+
+
+def leave(tx: Transaction, manager: str) -> None:
+    """Say that a state manager ends. The next sweep takes back what is still held inside its process."""
+    tx.execute("DELETE FROM managers WHERE id = ?", (manager,))
+
+
+def take_duty(tx: Transaction, name: str) -> int | None:
+    """Return when a duty was last done, or None if another state manager is doing it.
+
+    Until the end of the transaction no other gets it.
+    """
+    row = tx.row(f"SELECT at FROM duties WHERE name = ?{tx.skip_locked('duties')}", (name,))
+    return None if row is None else int(row["at"])
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How many leases a sweep ended, and by how much it was late: below zero if the clock was set back."""
+
+    ended: int = 0
+    late_ms: int = 0
+
+
+def sweep(tx: Transaction, now: int, terms: Terms, last: int | None) -> Swept:
+    """End the leases that are overdue, take back what lost state managers held, and forget old claims.
+
+    A sweep that comes late first moves all deadlines by its lateness: nobody may have been there to hear a
+    heartbeat, or the database's clock was set ahead. ``last`` is when the only state manager swept last; None
+    if several share the database: then the duty says it.
+    """
+    interval = round(terms.sweep_interval * 1000)
+    is_shared = last is None
+    if last is None:
+        last = take_duty(tx, SWEEP)
+        if last is None or -MIN_LATENESS_MS < now - last < interval // 2:
+            return Swept()
+        tx.execute("UPDATE duties SET at = ? WHERE name = ?", (now, SWEEP))
+    late = _lateness(now - last, interval)
+    if late:
+        extend(tx, now, max(0, late), terms)
+        if is_shared:
+            _follow_clock(tx, now, late)
+    if is_shared:
+        tx.execute("DELETE FROM managers WHERE seen_at < ?", (now - SILENT_AFTER_MS,))
+    forget_claims(tx, now)
+    return Swept(ended=expire(tx, now, terms) + recover(tx, terms), late_ms=late)
+
+
+def _lateness(passed: int, interval: int) -> int:
+    """Return by how much a sweep is late, below zero if the clock was set back; 0 if it came in time."""
+    if passed <= -MIN_LATENESS_MS:
+        return passed
+    late = passed - interval
+    return late if late > max(interval // 2, MIN_LATENESS_MS) else 0
+
+
+def _follow_clock(tx: Transaction, now: int, by_ms: int) -> None:
+    """Move what else is in the time of a shared database, which is its clock of leases and its wall clock."""
+    tx.execute(
+        "UPDATE managers SET seen_at = CASE WHEN seen_at + ?1 > ?2 THEN ?2 ELSE seen_at + ?1 END",
+        (max(0, by_ms), now),
+    )
+    if by_ms < 0:
+        clock.set_back(tx, tx.now_ms, -by_ms)
+    elif by_ms >= clock.MIN_STEP_AHEAD_MS:
+        clock.set_ahead(tx, tx.now_ms, by_ms)
