@@ -288,8 +288,8 @@ POINTS = (
         ["contract/test_secrets::test_a_node_gets_no_secret_that_it_does_not_declare"],
         Change(
             RUNS,
-            "name IN (SELECT value FROM json_each(?))",
-            "(name IN (SELECT value FROM json_each(?)) OR 1)",
+            "{view.any_of('name')}",
+            "({view.any_of('name')} OR 1 = 1)",
         ),
     ),
     Point(

@@ -14,9 +14,9 @@ as its content.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
-from pydantic_core import to_json
-
+from exotrio.manager.engine.managers import RETENTION, take_duty
 from exotrio.manager.store.clock import set_ahead_ms
 from exotrio.manager.store.port import Transaction
 
@@ -24,22 +24,28 @@ BATCH = 500
 """Maximum of rows that one step deletes of each table."""
 RUNS = 100
 """Maximum of runs of one step."""
+PART = 10
+"""States deleted by one statement: each may hold megabytes."""
 MAX_BATCH = 0.01
-"""Seconds after which a transaction begins no further step or state: each may hold megabytes."""
+"""Seconds after which a transaction begins no further step or part of one."""
 
 
 def discard(tx: Transaction, keep_ms: int) -> int:
     """Delete the rows of some runs that are old enough and return how many that were."""
+    if take_duty(tx, RETENTION) is None:
+        return 0
     end = time.monotonic() + MAX_BATCH
     finished_before = tx.now_ms - keep_ms - set_ahead_ms(tx, keep_ms)
     deleted = 0
+    # One that is locked, for a retry by hand, stays for the next time.
     while runs := tx.execute(
         "SELECT id FROM runs WHERE finished_at IS NOT NULL AND finished_at < ? AND pending = 0"
-        " ORDER BY finished_at LIMIT ?",
+        f" ORDER BY finished_at LIMIT ?{tx.skip_locked('runs')}",
         (finished_before, RUNS),
     ).fetchall():
-        tx.executemany("INSERT INTO discarded VALUES (?)", [(run["id"],) for run in runs])
-        tx.executemany("DELETE FROM runs WHERE id = ?", [(run["id"],) for run in runs])
+        ids = sorted(run["id"] for run in runs)
+        tx.insert("discarded", ("run",), [(run,) for run in ids])
+        tx.execute(f"DELETE FROM runs WHERE {tx.any_of('id')}", (tx.items(ids),))
         deleted += len(runs)
         if time.monotonic() >= end:
             break
@@ -48,6 +54,8 @@ def discard(tx: Transaction, keep_ms: int) -> int:
 
 def clear(tx: Transaction) -> int:
     """Delete some of the rows of discarded runs; return 0 if there are none."""
+    if take_duty(tx, RETENTION) is None:
+        return 0
     end = time.monotonic() + MAX_BATCH
     steps = 0
     while _clear_step(tx, end):
@@ -62,48 +70,52 @@ def _clear_step(tx: Transaction, end: float) -> bool:
     runs = [row["run"] for row in tx.execute("SELECT run FROM discarded ORDER BY run LIMIT ?", (RUNS,))]
     if not runs:
         return False
-    chosen = to_json(runs).decode()
     states = [
         row["seq"]
         for row in tx.execute(
-            "SELECT seq FROM json_each(?) CROSS JOIN states ON states.run = value ORDER BY key LIMIT ?",
-            (chosen, BATCH),
+            f"SELECT seq FROM states WHERE {tx.any_of('run')} LIMIT ?", (tx.items(runs), BATCH)
         )
     ]
     if not states:
         for table in ("counts", "store", "discarded"):
-            tx.execute(f"DELETE FROM {table} WHERE run IN (SELECT value FROM json_each(?))", (chosen,))
-    elif _clear_hanging(tx, to_json(states).decode()):
-        for seq in states:
-            tx.execute("DELETE FROM states WHERE seq = ?", (seq,))
+            tx.execute(f"DELETE FROM {table} WHERE {tx.any_of('run')}", (tx.items(runs),))
+    elif _clear_hanging(tx, states):
+        for start in range(0, len(states), PART):
+            part = tx.items(states[start : start + PART])
+            tx.execute(f"DELETE FROM states WHERE {tx.any_of('seq')}", (part,))
             if time.monotonic() >= end:
                 break
     return True
 
 
-def _clear_hanging(tx: Transaction, states: str) -> bool:
-    """Delete what belongs to states, a JSON list, in other tables; return whether that was all of it."""
+def _clear_hanging(tx: Transaction, states: Sequence[int]) -> bool:
+    """Delete what belongs to states in other tables; return whether that was all of it."""
+    items = tx.items(states)
     members = tx.execute(
-        "DELETE FROM unite_members WHERE (target_state, place, path) IN (SELECT target_state, place,"
-        " unite_members.path FROM json_each(?) CROSS JOIN unite_members ON target_state = value LIMIT ?)",
-        (states, BATCH),
+        "DELETE FROM unite_members WHERE (target_state, place, path) IN (SELECT target_state, place, path"
+        f" FROM unite_members WHERE {tx.any_of('target_state')} LIMIT ?)",
+        (items, BATCH),
     ).rowcount
     events = tx.execute(
-        "DELETE FROM events WHERE id IN (SELECT events.id FROM json_each(?)"
-        " CROSS JOIN events ON state = value LIMIT ?)",
-        (states, BATCH),
+        f"DELETE FROM events WHERE id IN (SELECT id FROM events WHERE {tx.any_of('state')} LIMIT ?)",
+        (items, BATCH),
     ).rowcount
     # At most one for each place of the graph.
-    tx.execute("DELETE FROM unite_counters WHERE target_state IN (SELECT value FROM json_each(?))", (states,))
+    tx.execute(f"DELETE FROM unite_counters WHERE {tx.any_of('target_state')}", (items,))
     return members < BATCH and events < BATCH
 
 
 def drop_templates(tx: Transaction) -> int:
-    """Delete versions of graphs that are not the current one and that no run has; return how many."""
+    """Delete versions of graphs that are not the current one and that no run has; return how many.
+
+    A run that is being triggered has locked its graph, so that its version is still the current one.
+    """
+    if take_duty(tx, RETENTION) is None:
+        return 0
     return tx.execute(
         # CROSS JOIN keeps the order: by graph, of which there are few, not by version.
         "DELETE FROM templates WHERE id IN (SELECT templates.id FROM graphs CROSS JOIN templates"
-        " ON templates.graph = graphs.id WHERE templates.id != graphs.template"
+        " ON templates.graph = graphs.id WHERE templates.id <> graphs.template"
         " AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.template = templates.id) LIMIT ?)",
         (BATCH,),
     ).rowcount

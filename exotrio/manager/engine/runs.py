@@ -9,8 +9,9 @@ from pydantic_core import from_json, to_json
 
 from exotrio._util.times import next_occurrence_ms
 from exotrio._wire.vocabulary import ValidationStatus
-from exotrio.manager.engine.graphs import find_graph
+from exotrio.manager.engine.graphs import pin_graph
 from exotrio.manager.engine.inputs import InputsError, Sources, build
+from exotrio.manager.engine.managers import SCHEDULES, take_duty
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
@@ -18,7 +19,6 @@ from exotrio.manager.engine.states import (
     Changes,
     NewState,
     RunScope,
-    add_event,
     get_state,
 )
 from exotrio.manager.engine.unites import decide
@@ -44,10 +44,9 @@ def trigger(
     ``inputs`` are values for inputs of the root: data, so placeholders in them stay as they are. Asking again
     with the same ``run_id`` finds the same run.
     """
-    graph = find_graph(tx, namespace, graph_name)
-    if run_id is not None and (known := tx.row("SELECT graph FROM runs WHERE run_id = ?", (run_id,))):
-        if known["graph"] != graph["id"]:
-            raise Refused(409, f"the run {run_id} exists and belongs to another graph")
+    # Else the version that the run is to have could be deleted before the run is there.
+    graph = pin_graph(tx, namespace, graph_name)
+    if run_id is not None and _exists(tx, run_id, graph["id"]):
         return run_id
     if graph["validation_status"] != ValidationStatus.VALID:
         status = graph["validation_status"]
@@ -59,14 +58,16 @@ def trigger(
 
     run_id = run_id or str(uuid.uuid4())
     inserted = tx.execute(
-        "INSERT INTO runs (run_id, namespace, graph, template, created_at) VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO runs (run_id, namespace, graph, template, created_at) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT (run_id) DO NOTHING RETURNING id",
         (run_id, namespace, graph["id"], graph["template"], tx.now_ms),
-    ).lastrowid
-    assert inserted is not None
-    run = RunScope(inserted, template)
-    tx.executemany(
-        "INSERT INTO store VALUES (?, ?, ?)", [(run.id, key, value) for key, value in store.items()]
-    )
+    ).fetchall()
+    if not inserted:
+        # The same request came twice and the other one was faster.
+        assert _exists(tx, run_id, graph["id"]), "a run that was just started is not deleted"
+        return run_id
+    run = RunScope(inserted[0]["id"], template)
+    tx.insert("store", ("run", "key", "value"), [(run.id, key, store[key]) for key in sorted(store)])
     declared = [name for name in root.inputs if name not in inputs]
     try:
         built = build(root, declared, Sources(tx, run, None), "", {})
@@ -94,6 +95,14 @@ def trigger(
     return run_id
 
 
+def _exists(tx: Transaction, run_id: str, graph: int) -> bool:
+    """Whether a run exists; refuse with 409 if it belongs to another graph."""
+    known = tx.row("SELECT graph FROM runs WHERE run_id = ?", (run_id,))
+    if known is not None and known["graph"] != graph:
+        raise Refused(409, f"the run {run_id} exists and belongs to another graph")
+    return known is not None
+
+
 def trigger_again(tx: Transaction, namespace: str, run_id: str, new_run_id: str) -> str:
     """Start a run of the same graph with the inputs and the store of another, and return its id."""
     run = find_run(tx, namespace, run_id)
@@ -114,11 +123,16 @@ def fire_schedules(tx: Transaction) -> list[str]:
 
     The transaction that triggers a graph sets the following occurrence, so each fires exactly once, whatever
     crashes. After a time in which nothing ran, one missed occurrence fires, and the next is in the future.
+    Nothing is triggered while another state manager does that.
     """
+    if take_duty(tx, SCHEDULES) is None:
+        return []
     lines = []
+    later: list[tuple[int, str, int]] = []
+    never: list[tuple[int, str]] = []
     for row in tx.execute(
         "SELECT graph, expression, namespace, name FROM schedules JOIN graphs ON graphs.id = graph"
-        " WHERE next_at <= ? ORDER BY next_at",
+        " WHERE next_at <= ? ORDER BY next_at, graph, expression",
         (tx.now_ms,),
     ).fetchall():
         what = f"cron {row['expression']!r} of graph {row['name']!r} in namespace {row['namespace']!r}"
@@ -131,14 +145,12 @@ def fire_schedules(tx: Transaction) -> list[str]:
             lines.append(f"{what} could not start a run: {refusal.detail}")
         following = next_occurrence_ms(row["expression"], tx.now_ms)
         if following is None:
-            tx.execute(
-                "DELETE FROM schedules WHERE graph = ? AND expression = ?", (row["graph"], row["expression"])
-            )
+            never.append((row["graph"], row["expression"]))
         else:
-            tx.execute(
-                "UPDATE schedules SET next_at = ? WHERE graph = ? AND expression = ?",
-                (following, row["graph"], row["expression"]),
-            )
+            later.append((row["graph"], row["expression"], following))
+    # If an upsert has taken one of them away meanwhile, all is undone and done again.
+    tx.update("schedules", ("graph", "expression"), ("next_at",), sorted(later))
+    tx.executemany("DELETE FROM schedules WHERE graph = ? AND expression = ?", sorted(never))
     return lines
 
 
@@ -153,24 +165,33 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
 
     Runtimes that run one of its states are told with their next heartbeat. Asking again changes nothing.
     """
-    run = find_run(tx, namespace, run_id)
+    tx.lock_runs([find_run(tx, namespace, run_id)["id"]])
+    run = find_run(tx, namespace, run_id)  # as it is under the lock
     if run["cancelled_at"] is not None:
         return
     if not run["pending"]:
         raise Refused(409, f"the run {run_id} has already ended")
+    template = tx.template(run["template"])
     changes = Changes(tx)
-    for state in tx.execute(
-        "SELECT seq, place, status, worker FROM states WHERE run = ? AND status IN ('CREATED', 'QUEUED')",
+    states = tx.execute(
+        "SELECT seq, place, status, worker FROM states WHERE run = ? AND status IN ('CREATED', 'QUEUED')"
+        f" ORDER BY seq{tx.for_update('states')}",
         (run["id"],),
-    ).fetchall():
+    ).fetchall()
+    for state in states:
         # Without groups: no united node of this run will run any more.
         changes.transition_uncounted(run["id"], state["place"], state["status"], ERRORED)
-        changes.announce_final(tx.template(run["template"]), state["place"], ERRORED)
-        add_event(tx, state["seq"], "cancelled", state["worker"] if state["status"] == QUEUED else None)
+        changes.announce_final(template, state["place"], ERRORED)
     tx.execute(
         "UPDATE states SET status = 'ERRORED', error = 'cancelled', updated_at = ?1, finished_at = ?1"
         " WHERE run = ?2 AND status IN ('CREATED', 'QUEUED')",
         (tx.now_ms, run["id"]),
+    )
+    held = [(state["seq"], state["worker"] if state["status"] == QUEUED else None) for state in states]
+    tx.insert(
+        "events",
+        ("state", "at", "kind", "worker"),
+        [(seq, tx.now_ms, "cancelled", worker) for seq, worker in held],
     )
     changes.apply()
     tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run["id"]))
@@ -200,7 +221,7 @@ def secrets_of(
     assert graph is not None
     declared = view.execute("SELECT secrets FROM nodes WHERE id = ?", (state["node_id"],)).fetchone()[0]
     rows = view.execute(
-        "SELECT name, value FROM secrets WHERE graph = ? AND name IN (SELECT value FROM json_each(?))",
-        (graph["id"], declared),
+        f"SELECT name, value FROM secrets WHERE graph = ? AND {view.any_of('name')}",
+        (graph["id"], view.items(from_json(declared))),
     )
     return graph["namespace"], graph["name"], {row["name"]: row["value"] for row in rows}

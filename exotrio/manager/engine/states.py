@@ -197,13 +197,6 @@ def chain(view: View, seq: int | None) -> Iterator[Row]:
         seq = row["parent"]
 
 
-def add_event(tx: Transaction, seq: int, kind: str, worker: str | None = None) -> None:
-    """Add something exceptional to a state's history. Claims and outcomes are columns of the state."""
-    tx.execute(
-        "INSERT INTO events (state, at, kind, worker) VALUES (?, ?, ?, ?)", (seq, tx.now_ms, kind, worker)
-    )
-
-
 def add_events(tx: Transaction, kind: str, states: Iterable[Row]) -> None:
     """Add the same to the history of states (seq, worker), with the runtimes that held them."""
     rows = [(state["seq"], tx.now_ms, kind, state["worker"]) for state in states]
