@@ -1,0 +1,274 @@
+"""Several state managers on one database: who is lost, who sweeps, and what leases do when the clock is set.
+
+The use cases are run at times of the tests' own, also on SQLite, which has but one state manager: the rules
+are the same. What only happens side by side is tested on PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+
+from exotrio.manager.engine.claims import Claimed, Claimer, claim, release_claim
+from exotrio.manager.engine.leases import Terms
+from exotrio.manager.engine.managers import Swept, enter, leave, sweep, take_duty
+from exotrio.manager.engine.retention import discard
+from exotrio.manager.engine.runs import fire_schedules
+from exotrio.manager.store.port import Transaction, View
+from tests.contract.flow import Flow
+from tests.support.helpers import node_name, place
+from tests.support.manager import Gate, Manager, gate, open_manager, recount
+from tests.support.postgres import database
+
+TERMS = Terms(lease_ttl_ms=60_000)
+TERM = TERMS.lease_ttl_ms
+SECOND = 1_000
+HOUR = 3_600_000
+NAMESPACE = "tests"
+
+
+@contextmanager
+def place_for(engine: str) -> Iterator[str]:
+    if engine == "sqlite":
+        yield ":memory:"
+    else:
+        with database() as fresh:
+            yield fresh.url
+
+
+@dataclass
+class World:
+    """A state manager, and others that are played; its own sweeps come far later than a test takes."""
+
+    manager: Manager
+    now: int
+
+    async def write(self, use_case: Any, *args: Any) -> Any:
+        return await self.manager.service.store.write(use_case, *args)
+
+    async def claim(self, limit: int = 1, **claimer: Any) -> Claimed:
+        claimed: Claimed = await self.write(claim_at, self.now, limit, claimer)
+        return claimed
+
+    async def sweep(self, after_ms: int) -> Swept:
+        """Sweep so much later, as one of several."""
+        self.now += after_ms
+        swept: Swept = await self.write(sweep, self.now, TERMS, None)
+        return swept
+
+    async def states(self) -> list[tuple[str, Any, int]]:
+        """Return status, end of the lease and time to wait of each state."""
+
+        def read(view: View) -> list[tuple[str, Any, int]]:
+            rows = view.execute(
+                "SELECT status, lease_until, enqueue_after FROM states ORDER BY seq"
+            ).fetchall()
+            return [(row[0], row[1], row[2]) for row in rows]
+
+        return await self.manager.service.store.read(read)
+
+    async def statuses(self) -> list[str]:
+        return [status for status, _, _ in await self.states()]
+
+
+def claim_at(tx: Transaction, now: int, limit: int, claimer: dict[str, Any]) -> Claimed:
+    ttl_ms = None if "manager" in claimer else TERM
+    return claim(
+        tx,
+        NAMESPACE,
+        {node_name("a"): limit},
+        limit,
+        Claimer(**{"manager": None, "now": now, "ttl_ms": ttl_ms, **claimer}),
+    )
+
+
+async def opened(db: str, runs: int = 3) -> AsyncIterator[World]:
+    async with open_manager(db, terms=Terms(lease_ttl_ms=HOUR)) as manager:
+        flow = await Flow.deploy(manager.api, place("a"))
+        for _ in range(runs):
+            await flow.trigger()
+        yield World(manager, manager.service.monotonic())
+        await manager.service.store.read(recount)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    with place_for(request.param) as db:
+        async for each in opened(db):
+            yield each
+
+
+@pytest.fixture
+async def shared() -> AsyncIterator[World]:
+    with place_for("postgres") as db:
+        async for each in opened(db):
+            yield each
+
+
+# -- who is lost
+
+
+async def test_what_was_held_inside_a_manager_that_is_silent_for_half_a_minute_is_claimable_again(
+    world: World,
+) -> None:
+    for name in ("lost", "alive"):
+        await world.write(enter, name, world.now)
+        assert len((await world.claim(manager=name)).states) == 1
+    own = world.manager.service.manager
+    for _ in range(6):
+        for name in ("alive", own):
+            await world.write(enter, name, world.now)
+        assert await world.statuses() == ["QUEUED", "QUEUED", "CREATED"]
+        await world.sweep(5 * SECOND)
+    await world.write(enter, "alive", world.now)
+    assert (await world.sweep(5 * SECOND)).ended == 1
+    assert await world.statuses() == ["CREATED", "QUEUED", "CREATED"]
+
+
+async def test_what_was_held_inside_a_manager_that_left_is_claimable_with_the_next_sweep(
+    world: World,
+) -> None:
+    await world.write(enter, "other", world.now)
+    await world.claim(manager="other")
+    await world.sweep(5 * SECOND)
+    await world.write(leave, "other")
+    assert (await world.sweep(5 * SECOND)).ended == 1
+    assert await world.statuses() == ["CREATED"] * 3
+
+
+# -- who sweeps
+
+
+async def test_of_several_managers_one_sweeps_at_a_time(world: World) -> None:
+    await world.claim(claim_id="c")
+    for after in (*[5] * 11, 3):
+        await world.sweep(after * SECOND)
+    assert (await world.sweep(2 * SECOND)).ended == 0, "it is overdue, but another one has just swept"
+    assert (await world.sweep(SECOND)).ended == 1
+
+
+async def test_a_duty_that_another_manager_is_at_is_left_alone(shared: World) -> None:
+    def at_it(tx: Transaction, held: Gate) -> None:
+        for duty in ("sweep", "retention", "schedules"):
+            assert take_duty(tx, duty) is not None
+        held.hold()
+
+    await shared.claim(claim_id="c")
+    with gate() as held:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shared.write, partial(at_it, held=held))
+            await trio.to_thread.run_sync(held.wait_entered)
+            assert await shared.sweep(2 * HOUR) == Swept()
+            assert await shared.write(fire_schedules) == []
+            assert await shared.write(discard, 0) == 0
+            held.open()
+
+
+# -- leases and the clock
+
+
+async def test_leases_are_extended_by_the_time_in_which_nobody_swept(world: World) -> None:
+    await world.claim(claim_id="c")
+    until = world.now + TERM
+    swept = await world.sweep(HOUR)
+    assert swept.ended == 0
+    assert (await world.states())[0][:2] == ("QUEUED", until + swept.late_ms)
+    assert 0 <= HOUR - swept.late_ms <= 10 * SECOND
+
+
+async def test_a_lease_that_was_renewed_after_the_clock_jumped_gets_no_more_than_a_term(world: World) -> None:
+    world.now += HOUR
+    await world.claim(claim_id="c")
+    assert (await world.sweep(SECOND)).late_ms
+    assert (await world.states())[0][:2] == ("QUEUED", world.now + TERM)
+
+
+async def test_when_the_clock_is_set_back_leases_hold_a_term_from_then_and_delays_stay_as_long(
+    world: World,
+) -> None:
+    await world.claim(claim_id="c")
+    before = await world.states()
+    assert (await world.sweep(-HOUR)).late_ms < 0
+    (_, until, _), *_ = after = await world.states()
+    assert until == world.now + TERM
+    moved = {old - new for (_, _, old), (_, _, new) in zip(before, after, strict=True)}
+    assert moved != {0}
+    assert all(abs(by - HOUR) <= 10 * SECOND for by in moved)
+    assert (await world.sweep(TERM - SECOND)).ended == 0
+
+
+async def test_a_manager_that_lives_is_not_taken_for_lost_when_the_clock_is_set_ahead(world: World) -> None:
+    await world.write(enter, "other", world.now)
+    await world.claim(manager="other")
+    await world.sweep(HOUR)
+    assert await world.statuses() == ["QUEUED", "CREATED", "CREATED"]
+
+
+# -- claims side by side
+
+
+def claim_and_hold(tx: Transaction, now: int, limit: int, claimer: dict[str, Any], held: Gate) -> Claimed:
+    claimed = claim_at(tx, now, limit, claimer)
+    held.hold()
+    return claimed
+
+
+def ids(claimed: Claimed) -> set[str]:
+    return {state.v0["state_id"] for state in claimed.states}
+
+
+async def test_claims_at_the_same_time_take_different_states_and_do_not_wait_for_each_other(
+    shared: World,
+) -> None:
+    taken: list[Claimed] = []
+
+    async def first(held: Gate) -> None:
+        use_case = partial(claim_and_hold, now=shared.now, limit=2, claimer={"claim_id": "one"}, held=held)
+        taken.append(await shared.write(use_case))
+
+    with gate() as held:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first, held)
+            await trio.to_thread.run_sync(held.wait_entered)
+            second = await shared.claim(3, claim_id="two")
+            held.open()
+    assert (len(ids(taken[0])), len(ids(second))) == (2, 1)
+    assert not ids(taken[0]) & ids(second)
+
+
+async def test_a_claim_that_comes_twice_at_the_same_time_takes_states_once(shared: World) -> None:
+    taken: list[Claimed] = []
+
+    async def take(use_case: Any) -> None:
+        taken.append(await shared.write(use_case))
+
+    claimer = {"claim_id": "same"}
+    with gate() as held:
+        async with trio.open_nursery() as nursery:
+            first = partial(claim_and_hold, now=shared.now, limit=1, claimer=claimer, held=held)
+            nursery.start_soon(take, first)
+            await trio.to_thread.run_sync(held.wait_entered)
+            nursery.start_soon(take, partial(claim_at, now=shared.now, limit=1, claimer=claimer))
+            await blocked(shared)
+            held.open()
+    assert ids(taken[0]) == ids(taken[1])
+    assert (await shared.statuses()).count("QUEUED") == 1
+
+
+async def test_a_claim_that_is_released_before_it_comes_takes_nothing(world: World) -> None:
+    assert await world.write(release_claim, NAMESPACE, "c", world.now) == []
+    claimed = await world.claim(claim_id="c")
+    assert (claimed.states, claimed.spent) == ([], True)
+
+
+async def blocked(world: World) -> None:
+    """Wait until a session waits for another one's row."""
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    while not await world.manager.service.store.read(lambda view: view.execute(waiting).fetchone()[0]):
+        await trio.lowlevel.checkpoint()
