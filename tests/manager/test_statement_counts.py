@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from exotrio.manager.engine.leases import Terms, expire, recover
+from exotrio.manager.engine.managers import leave
 from tests.contract.flow import Flow
 from tests.support.helpers import FAST_RETRY, NO_RETRY, node_name, ok, place
 from tests.support.manager import Manager, open_manager, recount
@@ -149,9 +151,90 @@ async def retrying_a_run(manager: Manager, count: int) -> Act:
     return lambda: manager.api.retry_run(flow.run_id)
 
 
+async def held(manager: Manager, count: int, claim_id: str | None = None) -> list[dict[str, Any]]:
+    """Claim so many states of b, from another process."""
+    await siblings(manager, count)
+    claimed = await manager.remote.native_claim({node_name("b"): 1_000}, limit=1_000, claim_id=claim_id)
+    states = ok(claimed)["states"]
+    assert len(states) == count
+    return [{"state_id": each["state_id"], "token": each["lease"]["token"]} for each in states]
+
+
+async def managed(manager: Manager, use_case: Callable[..., Any], *args: Any) -> Any:
+    """Run a use case that no request runs, and answer as a request would."""
+    await manager.service.store.write(use_case, *args)
+    return await manager.api.graphs()
+
+
+async def claiming(manager: Manager, count: int) -> Act:
+    await siblings(manager, count)
+    return lambda: manager.remote.native_claim({node_name("b"): 1_000}, limit=1_000, claim_id="c")
+
+
+async def claiming_again(manager: Manager, count: int) -> Act:
+    await held(manager, count, "c")
+    return lambda: manager.remote.native_claim({node_name("b"): 1_000}, limit=1_000, claim_id="c")
+
+
+async def renewing(manager: Manager, count: int) -> Act:
+    states = [{**each, "running": True} for each in await held(manager, count)]
+    return lambda: manager.remote.native("POST", "heartbeat", json={"worker_id": "w", "states": states})
+
+
+async def regaining(manager: Manager, count: int) -> Act:
+    act = await renewing(manager, count)
+    ok(await (await expiring(manager, 0))())
+    return act
+
+
+async def releasing(manager: Manager, count: int) -> Act:
+    states = await held(manager, count)
+    return lambda: manager.remote.release(states=states)
+
+
+async def releasing_a_claim(manager: Manager, count: int) -> Act:
+    await held(manager, count, "c")
+    return lambda: manager.remote.release(claim_id="c")
+
+
+async def expiring(manager: Manager, count: int) -> Act:
+    if count:
+        await held(manager, count)
+    now = manager.service.monotonic() + 2 * manager.service.terms.lease_ttl_ms
+    return lambda: managed(manager, expire, now, manager.service.terms)
+
+
+async def ending_as_poison(manager: Manager, count: int) -> Act:
+    await held(manager, count)
+    terms = Terms(poison_limit=1)
+    return lambda: managed(manager, expire, manager.service.monotonic() + 2 * terms.lease_ttl_ms, terms)
+
+
+async def losing_a_manager(manager: Manager, count: int) -> Act:
+    await siblings(manager, count)
+    await items(manager, "b", count)
+    await manager.service.store.write(leave, manager.service.manager)
+    return lambda: managed(manager, recover, manager.service.terms)
+
+
+async def cancelling(manager: Manager, count: int) -> Act:
+    flow = await siblings(manager, count)
+    return lambda: manager.api.native("POST", f"run/{flow.run_id}/cancel")
+
+
 @pytest.mark.parametrize(
     "prepare",
     [
+        claiming,
+        claiming_again,
+        renewing,
+        regaining,
+        releasing,
+        releasing_a_claim,
+        expiring,
+        ending_as_poison,
+        losing_a_manager,
+        cancelling,
         fanning_out,
         completing_a_group_each,
         completing_one_group,
