@@ -1,0 +1,133 @@
+"""URLs of PostgreSQL databases: telling them from files, and showing them without what is secret in them.
+
+They are read as libpq reads them, which is not as ``urllib`` does: a password may have a ``?`` in it there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import unquote
+
+from exotrio._util.redaction import MASK
+from exotrio.errors import ConfigurationError
+
+SCHEMES = ("postgresql://", "postgres://")
+_SECRET_WORDS = ("password", "secret", "scram")
+"""Parts of the names of parameters whose values are secret."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseUrl:
+    """A URL, taken apart.
+
+    Attributes:
+        text: All of it, for libpq.
+        shown: Without passwords, for everybody.
+        secrets: The passwords, as they are written and decoded.
+        hosts: Names, addresses or folders of sockets; empty if libpq's defaults count.
+        parameters: Names behind the ``?``.
+    """
+
+    text: str = field(repr=False)
+    shown: str
+    secrets: tuple[str, ...] = field(repr=False)
+    hosts: tuple[str, ...]
+    parameters: frozenset[str]
+
+    def redact(self, text: str) -> str:
+        """Return a text, of libpq for example, without the passwords and without the URL itself."""
+        text = text.replace(self.text, self.shown)
+        for secret in sorted(self.secrets, key=len, reverse=True):
+            text = text.replace(secret, MASK)
+        return text
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it names this machine: a socket or a loopback address. Without a host libpq decides."""
+        return bool(self.hosts) and all(map(_is_local, self.hosts))
+
+
+def is_database_url(db: str | Path) -> bool:
+    """Return whether this names a PostgreSQL database, not a file."""
+    return str(db).startswith(SCHEMES)
+
+
+def check_database(db: str | Path) -> None:
+    """Check that this names a file, memory, or a PostgreSQL.
+
+    ConfigurationError: it is the URL of something else. As a path it would become folders that are named
+    after it, with the password in it.
+    """
+    if is_database_url(db):
+        parse_database_url(str(db))
+    elif "://" in str(db):
+        raise ConfigurationError(
+            "the database is a URL, but not of PostgreSQL",
+            fix="write postgresql://user@host:5432/name, or name a file for SQLite",
+        )
+
+
+def shown_database(db: str | Path) -> str:
+    """Return the name of a database, a file or a URL, as it may be shown."""
+    return parse_database_url(str(db)).shown if is_database_url(db) else str(db)
+
+
+def parse_database_url(text: str, *, source: str = "the argument db") -> DatabaseUrl:
+    """Take a URL apart.
+
+    ConfigurationError: it is not one, or a user name or password in it is not percent-encoded, so that a
+    part of it would be taken for the host. The error shows nothing of it.
+    """
+    scheme = next((each for each in SCHEMES if text.startswith(each)), None)
+    if scheme is None:
+        raise ConfigurationError(
+            "this is not the URL of a PostgreSQL database",
+            where=f"it came from {source}",
+            fix="write it as postgresql://user@host:5432/name",
+        )
+    rest = text[len(scheme) :]
+    credentials, at, behind = rest.partition("@")
+    if not at or "/" in credentials:
+        credentials, at, behind = "", "", rest
+    place, mark, query = behind.partition("?")
+    if "@" in place or any(character.isspace() for character in text):
+        raise ConfigurationError(
+            "the user name or the password in the URL of the database is not percent-encoded",
+            where=f"it came from {source}",
+            fix="write @ as %40, / as %2F, : as %3A, a blank as %20",
+        )
+    user, _, password = credentials.partition(":")
+    parameters = [pair.partition("=") for pair in query.split("&") if pair]
+    kept = [f"{name}{sign}{value}" for name, sign, value in parameters if not _is_secret(name)]
+    values = [password, *(value for name, _, value in parameters if _is_secret(name))]
+    hosts = [_without_port(host) for host in place.partition("/")[0].split(",") if _without_port(host)]
+    hosts += [value for name, _, value in parameters if name in {"host", "hostaddr"} and value]
+    return DatabaseUrl(
+        text=text,
+        shown=f"{scheme}{user}{at if user else ''}{place}{mark if kept else ''}{'&'.join(kept)}",
+        secrets=tuple({form for value in values if value for form in (value, unquote(value))}),
+        hosts=tuple(unquote(host) for host in hosts),
+        parameters=frozenset(name for name, _, _ in parameters),
+    )
+
+
+def _is_secret(name: str) -> bool:
+    return any(word in name.lower() for word in _SECRET_WORDS)
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _is_local(host: str) -> bool:
+    # @ begins the name of an abstract socket.
+    if host.startswith(("/", "@")) or host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
