@@ -14,6 +14,7 @@ NAMESPACE_VARIABLE = "EXOSPHERE_NAMESPACE"
 SERVER_KEY_VARIABLE = "STATE_MANAGER_SECRET"
 SECRETS_KEY_VARIABLE = "SECRETS_ENCRYPTION_KEY"
 CORS_VARIABLE = "CORS_ORIGINS"
+DATABASE_VARIABLE = "EXOTRIO_DATABASE_URL"
 VARIABLES = {
     URI_VARIABLE: "state_manager_uri",
     KEY_VARIABLE: "api_key",
@@ -21,10 +22,11 @@ VARIABLES = {
     SERVER_KEY_VARIABLE: "state_manager_secret",
     SECRETS_KEY_VARIABLE: "secrets_encryption_key",
     CORS_VARIABLE: "cors_origins",
+    DATABASE_VARIABLE: "database_url",
 }
 """The field of ``Settings`` for each."""
-SECRET_VARIABLES = frozenset({KEY_VARIABLE, SERVER_KEY_VARIABLE, SECRETS_KEY_VARIABLE})
-PREFIX = "EXOSPHERE_"
+SECRET_VARIABLES = frozenset({KEY_VARIABLE, SERVER_KEY_VARIABLE, SECRETS_KEY_VARIABLE, DATABASE_VARIABLE})
+PREFIXES = ("EXOSPHERE_", "EXOTRIO_")
 """Of variables that are meant for us, or for the stock SDK, which has the first two."""
 ENV_FILE = ".env"
 FROM_FILE = f" in {ENV_FILE} of the working directory"
@@ -39,6 +41,7 @@ class Settings:
         secrets_encryption_key: One key or several.
         cors_origins: A comma list.
         namespace: The command line's default.
+        database_url: The PostgreSQL that a state manager works on where it is given no database.
     """
 
     state_manager_uri: str | None = None
@@ -47,6 +50,7 @@ class Settings:
     secrets_encryption_key: str | None = field(default=None, repr=False)
     cors_origins: str | None = None
     namespace: str | None = None
+    database_url: str | None = field(default=None, repr=False)
 
 
 def read_settings() -> Settings:
@@ -58,6 +62,11 @@ def read_settings() -> Settings:
 def source_of(variable: str) -> str:
     """Return where a setting comes from, for messages; it ends in ``FROM_FILE`` if from there."""
     return f"variable {variable}{'' if variable in from_environment() else FROM_FILE}"
+
+
+def has_libpq_host() -> bool:
+    """Return whether libpq's own variables say where PostgreSQL is, for a URL without a host."""
+    return any(os.environ.get(name) for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE"))
 
 
 def from_environment() -> dict[str, str]:

@@ -14,6 +14,7 @@ import click
 import trio
 
 from exotrio._http.endpoint import resolve_endpoint
+from exotrio._util.database_url import is_database_url
 from exotrio._util.settings import KEY_VARIABLE, NAMESPACE_VARIABLE, URI_VARIABLE, read_settings, source_of
 from exotrio.cli import options
 from exotrio.cli.exit_codes import bare_errors
@@ -40,11 +41,9 @@ _key_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help=f"File that holds the API key.  [default: the key {KEY_VARIABLE}]",
 )
-_db_option = click.option(
-    "--db",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="The database of a stopped state manager, instead of a running one.",
+_db_option = options.database(
+    "Instead of a running state manager, the database of a stopped one: a SQLite file; or a PostgreSQL, whose"
+    " state managers may be running."
 )
 
 
@@ -57,7 +56,7 @@ class Connection:
     key: str = field(default="", repr=False)
     arguments: tuple[str, ...] = ()
     """The options that named it, to repeat them in a printed command."""
-    db: Path | None = None
+    db: str | Path | None = None
     """The database to run a state manager on during the command, instead of the one at ``uri``."""
     form: str = "table"
     """What ``--output`` says: ``table`` or ``json``."""
@@ -146,7 +145,7 @@ def _connected(function: F) -> F:
         namespace: str | None = "default",
         uri: str | None,
         key_file: Path | None,
-        db: Path | None = None,
+        db: str | None = None,
         output: str = "table",
         **given: Any,
     ) -> Any:
@@ -156,7 +155,7 @@ def _connected(function: F) -> F:
     return connected  # type: ignore[return-value]
 
 
-def _resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: Path | None) -> Connection:
+def _resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: str | None) -> Connection:
     show_warnings()  # such as the one of a key that is sent unencrypted
     settings = read_settings()
     namespace = namespace or settings.namespace or ""
@@ -164,7 +163,7 @@ def _resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: 
     if db is not None:
         if uri or key_file:
             raise click.UsageError("--db needs no state manager: leave out --uri and --key-file")
-        if not db.is_file():
+        if not is_database_url(db) and not Path(db).is_file():
             problems.append(f"there is no database {db}")
         if problems:
             raise ConfigurationError("the database cannot be used", problems)

@@ -8,7 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
+from exotrio._util.database_url import check_database, is_database_url, parse_database_url
+from exotrio._util.settings import DATABASE_VARIABLE
 from exotrio.cli import values
+from exotrio.errors import ConfigurationError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,6 +95,35 @@ class Port(click.ParamType):  # type: ignore[type-arg]
         if not 0 <= port <= 65_535:
             self.fail(f"{str(value)!r} is not a port: give 0 (any free one) to 65535", param, ctx)
         return port
+
+
+class Database(click.ParamType):  # type: ignore[type-arg]
+    """A database: a file, ``:memory:``, or the URL of a PostgreSQL without a password."""
+
+    name = "database"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not text:
+            raise click.UsageError("--db is empty: name a file, or leave it out")
+        check_database(text)
+        if is_database_url(text) and parse_database_url(text, source="--db").secrets:
+            # Refused, not only warned of: it stands in the list of processes as long as this one runs.
+            raise ConfigurationError(
+                "the URL of the database has a password in it",
+                where="it came from the arguments, which other users of this machine can read",
+                fix=f"set {DATABASE_VARIABLE} to the URL, without --db; or leave the password out, and let"
+                " PGPASSFILE name a file that has it",
+            )
+        return text
+
+
+def database(help: str) -> Callable[[F], F]:
+    """Return the option that names a database."""
+    return click.option("--db", metavar="FILE_OR_URL", type=Database(), help=help)
+
+
+WHERE_BY_DEFAULT = f"[default: {DATABASE_VARIABLE}, then .exotrio/state.db]"
 
 
 def seconds(name: str, default: float, help: str, *, lowest: float = 0) -> Callable[[F], F]:

@@ -14,6 +14,7 @@ import trio
 
 from exotrio._util.settings import Settings, read_settings
 from exotrio.manager.background import Scheduler, in_background, retain, stay, sweep
+from exotrio.manager.database import must_share_keys, place_of_keys
 from exotrio.manager.engine.claims import Claimer
 from exotrio.manager.engine.leases import MonotonicClock, Terms, monotonic_clock, recover, restart
 from exotrio.manager.engine.managers import enter, enter_alone, leave
@@ -97,6 +98,7 @@ async def open_service(
     keep_ms: int | None = None,
     schedules: bool = True,
     max_inputs: int = MAX_INPUTS,
+    host: str = "127.0.0.1",
     settings: Settings | None = None,
 ) -> AsyncIterator[Service]:
     """Open a state manager's database and make it ready to serve.
@@ -105,7 +107,7 @@ async def open_service(
     processes get a fresh term, unless several state managers share the database.
 
     Args:
-        db: Database file, ``":memory:"``, or the URL of a database on PostgreSQL.
+        db: Database file, ``":memory:"``, or the URL of a PostgreSQL.
         clock: Gives the time in Unix milliseconds.
         monotonic: Gives the milliseconds that leases are counted in. Defaults to a clock of this process,
             or that of the database if state managers share it.
@@ -113,6 +115,7 @@ async def open_service(
         keep_ms: Delete runs that have been finished for longer. Defaults to None: keep all.
         schedules: Trigger graphs by their cron expressions. Defaults to True.
         max_inputs: Most bytes of the inputs of a state that follows another. Defaults to 16 MiB.
+        host: Where it is to be served. Off loopback, no key for secrets is generated for a PostgreSQL.
         settings: Defaults to what the environment says.
 
     Raises:
@@ -123,7 +126,7 @@ async def open_service(
     async with open_store(db, clock=clock, max_inputs=max_inputs) as store:
         if monotonic is monotonic_clock:
             monotonic = store.lease_clock or monotonic
-        cipher = find_cipher(store.path, settings)
+        cipher = find_cipher(place_of_keys(db), settings, shared=must_share_keys(db, host))
         terms, scheduler = terms or Terms(), Scheduler(store)
         manager = secrets.token_hex(8)
         await store.write(enter if store.is_shared else enter_alone, manager, monotonic())

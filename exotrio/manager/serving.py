@@ -25,6 +25,7 @@ from exotrio._httpd import (
     serve_http,
     urls,
 )
+from exotrio._util.database_url import shown_database
 from exotrio._util.settings import Settings, read_settings
 from exotrio._wire.vocabulary import to_ms
 from exotrio.errors import ConfigurationError, PortBusy
@@ -33,13 +34,13 @@ from exotrio.manager.api.json import EXCEPTION_HANDLERS
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.api.operations import METRICS, PROBES, operation_routes
 from exotrio.manager.background import in_background
+from exotrio.manager.database import choose_database, place_of_keys
 from exotrio.manager.engine import workers
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.security.access import Access, local
 from exotrio.manager.security.api_key import Key, choose_key
 from exotrio.manager.service import Service, open_service
 from exotrio.manager.store.clock import Clock, wall_clock
-from exotrio.manager.store.sqlite.database import MEMORY
 
 if TYPE_CHECKING:
     import httpx
@@ -48,14 +49,13 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 """Where an embedded state manager is served."""
-DEFAULT_DB = Path(".exotrio/state.db")
 
 logger = logging.getLogger("exotrio.manager")
 
 
 @asynccontextmanager
 async def embedded(
-    db: str | Path = DEFAULT_DB,
+    db: str | Path | None = None,
     *,
     keep: float | None = None,
     schedules: bool = True,
@@ -67,8 +67,9 @@ async def embedded(
     cancelled can still report into it.
 
     Args:
-        db: Database file, made with its folder if missing, or ``":memory:"``. Defaults to
-            ``.exotrio/state.db``.
+        db: Database file, made with its folder if missing; ``":memory:"``; or the URL of a PostgreSQL,
+            ``postgresql://...``, on which other state managers may work too. Defaults to
+            ``EXOTRIO_DATABASE_URL``, then ``.exotrio/state.db``.
         keep: Seconds after which finished runs are deleted. Defaults to None: kept for ever.
         schedules: Trigger graphs by their cron expressions. Defaults to True.
         clock: Gives the time in Unix milliseconds. Defaults to the wall clock. A database in
@@ -78,9 +79,10 @@ async def embedded(
         A transport for ``Runtime``, ``StateManager`` or ``httpx.AsyncClient``. It needs no key.
 
     Raises:
-        ConfigurationError: ``keep`` is out of range.
+        ConfigurationError: ``keep`` is out of range, ``db`` is another kind of URL, or its PostgreSQL is on
+            another machine and ``SECRETS_ENCRYPTION_KEY`` is not set.
         DatabaseBusy: another process owns the file.
-        DatabaseError: the file cannot be used.
+        DatabaseError: the database cannot be used.
 
     Cancellation:
         Inside the block nothing is different. At its end the last writes are committed, shielded
@@ -90,6 +92,7 @@ async def embedded(
 
     _require_seconds(keep=keep)
     keep_ms = None if keep is None else to_ms(keep)
+    db = choose_database(db, read_settings())
     async with open_service(db, clock=clock, keep_ms=keep_ms, schedules=schedules) as service:
         # Nobody is asked for the key in process; a random one would only take time.
         app = local(create_app(service, key="in process"))
@@ -121,7 +124,7 @@ class Served:
 
 @asynccontextmanager
 async def embedded_and_served(
-    db: str | Path,
+    db: str | Path | None,
     *,
     ports: Sequence[int] = (0,),
     terms: Terms | None = None,
@@ -143,6 +146,7 @@ async def embedded_and_served(
     from exotrio.manager.web import Dashboard  # here, since only who serves the dashboard loads templates
 
     settings = settings or read_settings()
+    db = choose_database(db, settings)
     async with open_service(db, clock=clock, terms=terms, schedules=schedules, settings=settings) as service:
         key = _key(db, settings)
         dashboard = Dashboard(service, key=key.text)
@@ -158,7 +162,7 @@ async def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    db: str | Path = DEFAULT_DB,
+    db: str | Path | None = None,
     key: str | None = None,
     key_file: Path | None = None,
     allowed_hosts: Collection[str] = (),
@@ -180,10 +184,12 @@ async def serve(
     Args:
         host: Address to bind. Defaults to 127.0.0.1, which only this machine reaches.
         port: 0 lets the kernel choose. Defaults to 8000.
-        db: Database file or ``":memory:"``. Defaults to ``.exotrio/state.db``.
+        db: Database file, ``":memory:"``, or the URL of a PostgreSQL, ``postgresql://...``. Defaults to
+            ``EXOTRIO_DATABASE_URL``, then ``.exotrio/state.db``.
         key: The API key. Prefer ``key_file``: arguments are visible to other users.
         key_file: File that holds the key. Without either, ``STATE_MANAGER_SECRET``, then
-            ``EXOSPHERE_API_KEY``, then on loopback a generated key kept beside the database.
+            ``EXOSPHERE_API_KEY``, then on loopback a generated key kept beside the database (of a PostgreSQL
+            on this machine: in ``.exotrio``).
         allowed_hosts: Host header values to accept. On loopback they are added to the loopback
             names; elsewhere an empty collection accepts any.
         limits: What a client may take. Defaults to ``Limits()``.
@@ -212,6 +218,7 @@ async def serve(
         Connections are closed; the last writes are committed, shielded for at most ten seconds.
     """
     settings = read_settings()
+    db = choose_database(db, settings)
     _require_seconds(lease_ttl=lease_ttl, claim_timeout=claim_timeout, grace=grace, keep=keep)
     if port and port == metrics_port:  # two sockets could not be told apart by who is let in where
         raise ConfigurationError(
@@ -226,10 +233,16 @@ async def serve(
     keep_ms = None if keep is None else to_ms(keep)
     limits = limits or Limits()
     async with open_service(
-        db, clock=clock, terms=terms, keep_ms=keep_ms, max_inputs=limits.max_body, settings=settings
+        db,
+        clock=clock,
+        terms=terms,
+        keep_ms=keep_ms,
+        max_inputs=limits.max_body,
+        host=host,
+        settings=settings,
     ) as service:
-        file = _file(db)
-        chosen = choose_key(key=key, key_file=key_file, settings=settings, host=host, db=file)
+        beside = place_of_keys(db)
+        chosen = choose_key(key=key, key_file=key_file, settings=settings, host=host, db=beside)
         hosts = {*loopback_names(host), *allowed_hosts} if is_loopback(host) else allowed_hosts or None
         limiter = ConnectionLimiter(limits.max_connections)
         origins = [origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip()]
@@ -261,7 +274,9 @@ async def serve(
                     in_background(partial(serve_http, scraped, ports, stopping=stopping))
                 )
                 logger.info("metrics are served on %s", " ".join(urls(ports)))
-            logger.info("serving %s, with the key from %s, on %s", db, chosen.source, " ".join(bound))
+            logger.info(
+                "serving %s, with the key from %s, on %s", shown_database(db), chosen.source, " ".join(bound)
+            )
             # From here on the kernel queues connections, so callers may connect at once.
             task_status.started(bound)
             await serve_http(app, listeners, limits=limits, grace=grace, limiter=limiter, stopping=stopping)
@@ -276,7 +291,7 @@ async def _listen(ports: Sequence[int]) -> list[trio.SocketListener]:
 
 
 def _key(db: str | Path, settings: Settings) -> Key:
-    file = _file(db)
+    file = place_of_keys(db)
     if file is None and settings.state_manager_secret is None and settings.api_key is None:
         # In memory nothing outlives the process, and a sign-in link is enough to come in.
         return Key(secrets.token_urlsafe(32), "nowhere: it is random")
@@ -298,8 +313,3 @@ def _require_seconds(**durations: float | None) -> None:
     ]
     if problems:
         raise ConfigurationError("the state manager cannot be run like this", problems)
-
-
-def _file(db: str | Path) -> Path | None:
-    """Return the file of a database, or None in memory."""
-    return None if str(db) == MEMORY else Path(db).resolve()

@@ -78,7 +78,12 @@ class Cli:
         self._capsys = capsys
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "path", list(sys.path))
-        for name in ("EXOSPHERE_STATE_MANAGER_URI", "EXOSPHERE_API_KEY", "EXOSPHERE_NAMESPACE"):
+        for name in (
+            "EXOSPHERE_STATE_MANAGER_URI",
+            "EXOSPHERE_API_KEY",
+            "EXOSPHERE_NAMESPACE",
+            "EXOTRIO_DATABASE_URL",
+        ):
             monkeypatch.delenv(name, raising=False)
 
     def at(self, running: Server, namespace: str = "n") -> Cli:

@@ -28,10 +28,9 @@ PORTS = (*range(8000, 8020), 0)
     type=options.Port(),
     help="Port of 127.0.0.1 to serve on; 0: any free one.  [default: 8000, or the next that is free]",
 )
-@click.option(
-    "--db",
-    metavar="FILE",
-    help="SQLite file of the state manager, or :memory:.  [default: .exotrio/state.db]",
+@options.database(
+    "Database of the state manager: a SQLite file, :memory:, or postgresql://USER@HOST/NAME.  "
+    + options.WHERE_BY_DEFAULT
 )
 @click.option("-v", "--verbose", count=True, help="Log what happens; twice for every poll and state.")
 def command(
@@ -58,19 +57,16 @@ def command(
     Ctrl-C drains: running nodes may finish, nothing is lost. A second one cancels them, a third one
     exits at once. Exits 0 if everything was delivered or released, 75 if something was abandoned.
     """
-    if db == "":
-        raise click.UsageError("--db is empty: name a file, or leave it out")
     configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0)
     # Here, since --help needs neither the runtime nor the state manager.
     from exotrio._runtime.entry import run_blocking
     from exotrio.cli.dev.announcer import FirstRun
     from exotrio.cli.dev.session import Session
-    from exotrio.manager.serving import DEFAULT_DB
 
     first_run = FirstRun(graph, inputs, store) if triggers or graph or inputs or store else None
     session = Session(
         target=target,
-        db=db or str(DEFAULT_DB),
+        db=db,
         ports=PORTS if port is None else (port,),
         open_browser=open_browser,
         reload=reload,

@@ -9,8 +9,8 @@ import trio
 
 from exotrio.cli.exit_codes import SUCCESS, bare_errors
 from exotrio.cli.terminal.output import print_text
+from exotrio.manager.database import DEFAULT_DB
 from exotrio.manager.security.encryption import rotate_secrets
-from exotrio.manager.serving import DEFAULT_DB
 
 
 @click.command(name="rotate-secrets")

@@ -19,10 +19,9 @@ from exotrio.cli.terminal.progress import progress_for
 @click.option("--graph", "graph_name", metavar="NAME", help="The Graph to run, if the module has several.")
 @options.inputs
 @options.store
-@click.option(
-    "--db",
-    metavar="FILE",
-    help="SQLite file of the embedded state manager, or :memory:.  [default: .exotrio/state.db]",
+@options.database(
+    "Database of the embedded state manager: a SQLite file, :memory:, or postgresql://USER@HOST/NAME.  "
+    + options.WHERE_BY_DEFAULT
 )
 @click.option("--resume", metavar="RUN", help="Continue this run instead of starting one.")
 @click.option(
@@ -52,7 +51,7 @@ def command(
 ) -> int:
     """Run the Graph in FILE_OR_MODULE with the Runtime in it, and print its result.
 
-    The state manager is embedded and keeps everything in a SQLite file; if
+    The state manager is embedded and keeps everything in its database; if
     EXOSPHERE_STATE_MANAGER_URI is set and --db is not given, that state manager is used. Only states of
     this run are executed; through v0, which cannot select them, states of other runs are executed too.
     Progress goes to standard error, the result to standard output.
@@ -62,8 +61,6 @@ def command(
     """
     if resume and (graph_name or inputs or store):
         raise click.UsageError("--resume continues a run as it is: it takes no --graph, -i or --store")
-    if db == "":
-        raise click.UsageError("--db is empty: name a file, or leave it out")
     as_json = log_format == JSON
     # The JSON log has the progress and the messages, so it must not be silent.
     configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0 and not as_json, form=log_format)

@@ -18,7 +18,6 @@ from exotrio.cli import options
 from exotrio.cli.exit_codes import bare_errors
 from exotrio.cli.terminal.logs import configure_logs, log_format_option
 from exotrio.manager import Limits, serve
-from exotrio.manager.serving import DEFAULT_DB
 
 logger = logging.getLogger("exotrio.cli")
 
@@ -44,9 +43,7 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
     type=options.Port(),
     help="Port to listen on; 0: any free one.",
 )
-@click.option(
-    "--db", metavar="FILE", default=str(DEFAULT_DB), show_default=True, help="SQLite file, or :memory:."
-)
+@options.database(f"SQLite file, :memory:, or postgresql://USER@HOST/NAME.  {options.WHERE_BY_DEFAULT}")
 @click.option(
     "--key-file",
     type=click.Path(path_type=Path, dir_okay=False),

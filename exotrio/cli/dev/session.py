@@ -21,6 +21,7 @@ from exotrio.cli.exit_codes import ABANDONED, FAILED, SUCCESS, bare_errors
 from exotrio.cli.load import is_file, split_target
 from exotrio.cli.terminal.browser import sign_in_page
 from exotrio.cli.terminal.output import print_message
+from exotrio.manager.database import choose_database
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.security.api_key import Key
 from exotrio.manager.serving import Served, embedded_and_served
@@ -41,7 +42,7 @@ class Session:
     """One call of ``dev``."""
 
     target: str
-    db: str
+    db: str | None
     ports: tuple[int, ...]
     """It is served on the first free one of these."""
     open_browser: bool
@@ -93,14 +94,13 @@ class Session:
         settings = read_settings()
         if settings.state_manager_uri:
             print_message(f"{URI_VARIABLE} is set and not used: dev runs its own state manager")
+        db = choose_database(self.db, settings)
         # The key that clients read from the environment too, so that the printed commands need no other.
         settings = replace(settings, state_manager_secret=None)
         terms = Terms(lease_ttl_ms=LEASE_TTL_MS)
         with bare_errors():
-            async with embedded_and_served(
-                self.db, ports=self.ports, terms=terms, settings=settings
-            ) as served:
-                with _key_file(served.key) as key_file, sign_in_page(self.db) as page:
+            async with embedded_and_served(db, ports=self.ports, terms=terms, settings=settings) as served:
+                with _key_file(served.key) as key_file, sign_in_page(db) as page:
                     async with trio.open_nursery() as background:
                         announcer = Announcer(
                             path=self._path,
@@ -113,7 +113,7 @@ class Session:
                         print_message(f"loading {self._path}")
                         code = await self._work(served, announcer)
                         background.cancel_scope.cancel()
-                if self.db != MEMORY:
+                if db != MEMORY:
                     await announcer.print_unfinished()
                 return code
 

@@ -7,6 +7,7 @@ import platform
 import sqlite3
 import ssl
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,12 +16,14 @@ from dotenv.parser import parse_stream
 
 import exotrio
 from exotrio._http.endpoint import Endpoint, resolve_endpoint
+from exotrio._util.database_url import parse_database_url
 from exotrio._util.settings import (
     CORS_VARIABLE,
+    DATABASE_VARIABLE,
     ENV_FILE,
     KEY_VARIABLE,
     NAMESPACE_VARIABLE,
-    PREFIX,
+    PREFIXES,
     SECRET_VARIABLES,
     SECRETS_KEY_VARIABLE,
     SERVER_KEY_VARIABLE,
@@ -35,11 +38,15 @@ from exotrio.cli.terminal.words import meant
 from exotrio.errors import ConfigurationError
 from exotrio.graph import check_name
 
-PACKAGES = ("trio", "anyio", "httpx", "httpcore", "h11", "pydantic", "pydantic-core", "starlette", "rich")
+PACKAGES = (
+    *("trio", "anyio", "httpx", "httpcore", "h11", "pydantic", "pydantic-core", "starlette", "rich"),
+    "psycopg",  # of the extra postgres
+)
 _UNSET = {
     SERVER_KEY_VARIABLE: "`server` uses EXOSPHERE_API_KEY, or generates a key beside its database",
     SECRETS_KEY_VARIABLE: "`server` keeps a key beside its database",
     CORS_VARIABLE: "`server` allows no other origin",
+    DATABASE_VARIABLE: "`server`, `run` and `dev` use .exotrio/state.db",
 }
 
 
@@ -107,6 +114,12 @@ def examine_settings(namespace: str | None, uri: str | None, key_file: Path | No
         except ValueError as error:
             settings.problems.append(Finding(f"the namespace {error}", "give another one: --namespace NAME"))
             settings.namespace = None
+    database, database_source = found[DATABASE_VARIABLE]
+    if database:
+        try:
+            parse_database_url(database, source=f"{DATABASE_VARIABLE} in {database_source}")
+        except ConfigurationError as error:
+            settings.findings.append(Finding(f"{DATABASE_VARIABLE}: {error.what}", error.fix))
     if uri:
         endpoint, problems = resolve_endpoint(
             uri, key or "none", uri_source=uri_source, key_source=key_source
@@ -138,7 +151,7 @@ def _examine_file(settings: Settings) -> tuple[dict[str, str], str]:
                     what = f"{ENV_FILE}, line {binding.original.line}, is not a setting and was skipped"
                     settings.findings.append(Finding(what, "write NAME=value in it, or # before it"))
     for name in sorted({*names}):
-        if name.upper().startswith(PREFIX) and name.upper() not in VARIABLES:
+        if name.upper().startswith(PREFIXES) and name.upper() not in VARIABLES:
             what = f"{name} is set and not used{meant(name, VARIABLES)}"
             settings.findings.append(info(what, "rename or remove it"))
     return values, state
@@ -147,6 +160,9 @@ def _examine_file(settings: Settings) -> tuple[dict[str, str], str]:
 def _as_shown(name: str, value: str) -> str | None:
     if not value:
         return None
+    if name == DATABASE_VARIABLE:
+        with suppress(ConfigurationError):  # malformed, it cannot be told where the password is
+            return parse_database_url(value).shown
     if name in SECRET_VARIABLES:
         # Not even a part of it, from which a short key could be guessed.
         return f"set, {len(value)} characters"

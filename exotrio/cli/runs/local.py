@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ import trio
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint, ambient_endpoint
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.crossing import call_in_loop
+from exotrio._util.database_url import shown_database
 from exotrio._util.settings import read_settings
 from exotrio._util.terminal_text import harmless
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS, bare_errors
@@ -98,13 +100,15 @@ class LocalRun:
         self._token = trio.lowlevel.current_trio_token()
         with bare_errors():
             async with AsyncExitStack() as stack:
-                asked = read_settings().state_manager_uri
+                settings = read_settings()
+                asked = settings.state_manager_uri
                 if self.db is not None or asked is None:
                     # Here, since a run at a URI needs no state manager of its own.
-                    from exotrio.manager.serving import DEFAULT_DB
+                    from exotrio.manager.database import choose_database
 
-                    asked = self.db or str(DEFAULT_DB)
-                    transport = await stack.enter_async_context(self._embed(asked))
+                    db = choose_database(self.db, settings)
+                    asked = shown_database(db)
+                    transport = await stack.enter_async_context(self._embed(db))
                     stack.enter_context(ambient_endpoint(Endpoint(EMBEDDED_URI, None, transport)))
                     self._embedded = True
                 elif self.port is not None:
@@ -120,7 +124,7 @@ class LocalRun:
                 return await self._follow(client)
 
     @asynccontextmanager
-    async def _embed(self, db: str) -> AsyncIterator[httpx.AsyncBaseTransport]:
+    async def _embed(self, db: str | Path) -> AsyncIterator[httpx.AsyncBaseTransport]:
         """Run the embedded state manager, without schedules: their runs would not be executed."""
         if self.port is None:
             from exotrio.manager import embedded  # here, as above

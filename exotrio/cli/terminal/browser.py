@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 import trio
 
+from exotrio._util.database_url import is_database_url
 from exotrio.errors import ConfigurationError
 from exotrio.manager.store.sqlite.database import MEMORY
 
@@ -52,9 +53,12 @@ def _open(url: str) -> bool:
 
 
 @contextmanager
-def sign_in_page(db: str) -> Iterator[Path]:
-    """Yield the path of a page for ``write_redirect``, beside the database; at the end it is removed."""
-    if db == MEMORY:
+def sign_in_page(db: str | Path) -> Iterator[Path]:
+    """Yield the path of a page for ``write_redirect``, which is removed at the end.
+
+    It is beside the file of the database, or in a folder of its own.
+    """
+    if str(db) == MEMORY or is_database_url(db):
         with TemporaryDirectory(prefix="exotrio-") as folder:
             yield Path(folder, "sign-in.html")
         return

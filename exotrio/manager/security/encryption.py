@@ -38,18 +38,30 @@ from exotrio.manager.store.sqlite.store import open_store
 
 logger = logging.getLogger("exotrio.manager")
 
+MAKE_ONE = "head -c 32 /dev/urandom | base64"
 KEY_FILE = "secrets-key"
 """Last part of the name of the file beside the database."""
 
 
-def find_cipher(db: Path | None, settings: Settings) -> Cipher:
-    """Return the cipher for a database; raise ConfigurationError if what is given is not a key.
+def find_cipher(db: Path | None, settings: Settings, *, shared: bool = False) -> Cipher:
+    """Return the cipher for a database.
 
     Its keys are those in ``SECRETS_ENCRYPTION_KEY``; without it, those in the file beside the database,
     which is made at first use; and in memory one that ends with the process.
+
+    Raises:
+        ConfigurationError: what is given is not a key; or nothing is given, and ``shared`` says that state
+            managers on other machines need the same key.
     """
     if settings.secrets_encryption_key:
         return cipher_from_text(settings.secrets_encryption_key, source=SECRETS_KEY_VARIABLE)
+    if shared:
+        raise ConfigurationError(
+            "the state manager needs a key for secrets at rest",
+            where=f"its PostgreSQL may have other state managers, which need the same one, and"
+            f" {SECRETS_KEY_VARIABLE} is not set",
+            fix=f"set it for all of them to what this prints once: {MAKE_ONE}",
+        )
     if db is None:
         return Cipher(secrets.token_bytes(KEY_BYTES))
     return cipher_from_text(kept_secret(db, KEY_FILE, new_key), source=key_file_of(db))
@@ -83,7 +95,7 @@ def cipher_from_text(text: str, *, source: str) -> Cipher:
             raise ConfigurationError(
                 f"{which} for secrets at rest is not {KEY_BYTES} bytes in base64",
                 where=f"it came from {source}",
-                fix="make one with: head -c 32 /dev/urandom | base64",
+                fix=f"make one with: {MAKE_ONE}",
             ) from error
         keys.append(key)
     return Cipher(*keys, source=source)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from exotrio.errors import ConfigurationError
-from exotrio.manager.store.sqlite.own_files import open_own
+from exotrio.manager.store.sqlite.own_files import make_folder, open_own
 
 logger = logging.getLogger("exotrio.manager")
 
@@ -22,17 +24,36 @@ def secret_path(db: Path, name: str) -> Path:
 def kept_secret(db: Path, name: str, make: Callable[[], str]) -> str:
     """Return the text of ``<db>.<name>``, making the file at first use, readable by its owner only.
 
-    Call it while owning the database, so that two processes do not make two. It raises ConfigurationError if
-    the file cannot be read or written, as the functions below do.
+    Two processes that do it at once get the same text. It raises ConfigurationError if the file cannot be
+    read or written, as the functions below do.
     """
     path = secret_path(db, name)
     try:
         return read_secret_file(path, own=True)
     except FileNotFoundError:
         pass
-    text = make()
-    write_secret_file(path, text)
-    return text
+    with _locked_folder(path):
+        try:
+            return read_secret_file(path, own=True)  # of another process, a moment ago
+        except FileNotFoundError:
+            text = make()
+            write_secret_file(path, text)
+            return text
+
+
+@contextmanager
+def _locked_folder(path: Path) -> Iterator[None]:
+    """Make the folder of a file if it is missing, and lock it: of a PostgreSQL nobody owns the database."""
+    try:
+        make_folder(path.parent)
+        fd = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise _not_written(path, error) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def write_secret_file(path: Path, text: str) -> None:
@@ -53,9 +74,13 @@ def write_secret_file(path: Path, text: str) -> None:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise ConfigurationError(
-            f"the key file {path} cannot be written: {error.strerror}", fix="make its folder writable"
-        ) from error
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"the key file {path} cannot be written: {error.strerror}", fix="make its folder writable"
+    )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,60 @@
+"""Which database a state manager works on, and where it keeps the keys that it generates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exotrio._httpd import is_loopback
+from exotrio._util.database_url import (
+    check_database,
+    is_database_url,
+    parse_database_url,
+    shown_database,
+)
+from exotrio._util.settings import DATABASE_VARIABLE, Settings, has_libpq_host, source_of
+from exotrio.manager.store.sqlite.database import MEMORY
+
+DEFAULT_DB = Path(".exotrio/state.db")
+"""The file, where no database is given. Keys that are generated lie beside it, those of a PostgreSQL too."""
+
+
+def choose_database(db: str | Path | None, settings: Settings) -> str | Path:
+    """Return the database that is meant: a file, ``:memory:``, or the URL of a PostgreSQL.
+
+    The first of: ``db``, ``EXOTRIO_DATABASE_URL``, ``.exotrio/state.db``. A URL that lacks only the password
+    of the one in the variable gets it from there, since it has no place in arguments.
+
+    Raises:
+        ConfigurationError: it is a URL of something else, or malformed. Nothing of it is shown.
+    """
+    variable = settings.database_url
+    if db is None and variable is None:
+        return DEFAULT_DB
+    if db is None or (variable is not None and str(db) == shown_database(variable)):
+        assert variable is not None
+        return parse_database_url(variable, source=source_of(DATABASE_VARIABLE)).text
+    check_database(db)
+    return db
+
+
+def place_of_keys(db: str | Path) -> Path | None:
+    """Return the file beside which generated keys are kept: for a PostgreSQL, ``.exotrio/state.db``.
+
+    None for a database in memory.
+    """
+    if is_database_url(db):
+        return DEFAULT_DB.resolve()
+    return None if str(db) == MEMORY else Path(db).resolve()
+
+
+def must_share_keys(db: str | Path, host: str) -> bool:
+    """Return whether other state managers, on other machines, may have to read the secrets in a database.
+
+    Their keys must be the same, so they have to be given, not generated: for a PostgreSQL on another machine,
+    or of a state manager that others reach.
+    """
+    if not is_database_url(db):
+        return False
+    url = parse_database_url(str(db))
+    by_default = not url.hosts and "service" not in url.parameters and not has_libpq_host()
+    return not ((url.is_local or by_default) and is_loopback(host))
