@@ -116,19 +116,30 @@ def command(max_body_mib: int, v0_only: bool, log_format: str, verbose: int, **s
     limits = Limits(max_body=max_body_mib * 1024 * 1024, max_connections=max_connections())
 
     async def run() -> None:
-        stopping = trio.Event()
+        stopping, serving = trio.Event(), _Serving()
         with bare_errors():
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_stop_on_signals, stopping, nursery.cancel_scope)
+                nursery.start_soon(_stop_on_signals, stopping, serving, nursery.cancel_scope)
                 # The other options have the names of its arguments.
-                await serve(limits=limits, native=not v0_only, stopping=stopping, **service)
+                await serve(
+                    limits=limits, native=not v0_only, stopping=stopping, task_status=serving, **service
+                )
                 nursery.cancel_scope.cancel()
 
     trio.run(run)
     return 0
 
 
-async def _stop_on_signals(stopping: trio.Event, everything: trio.CancelScope) -> None:
+class _Serving:
+    """Whether requests are accepted. Before, while it waits for its database, there are none to finish."""
+
+    is_begun = False
+
+    def started(self, value: object = None) -> None:
+        self.is_begun = True
+
+
+async def _stop_on_signals(stopping: trio.Event, serving: _Serving, everything: trio.CancelScope) -> None:
     requests = StopRequests()
     with trio.open_signal_receiver(*stop_signals()) as signals:
         async for number in signals:
@@ -140,6 +151,8 @@ async def _stop_on_signals(stopping: trio.Event, everything: trio.CancelScope) -
             else:
                 logger.info("%s: stopping", signal.Signals(number).name)
                 stopping.set()
+                if not serving.is_begun:
+                    everything.cancel()
 
 
 def max_connections() -> int:

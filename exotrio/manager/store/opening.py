@@ -5,16 +5,12 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+from exotrio._util.database_url import is_database_url
 from exotrio.errors import ConfigurationError
 from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.sqlite import store as sqlite
-
-
-def is_url(db: str | Path) -> bool:
-    """Return whether this names a database on PostgreSQL, not a file."""
-    return isinstance(db, str) and db.startswith(("postgresql://", "postgres://"))
 
 
 def open_store(
@@ -32,7 +28,7 @@ def open_store(
         ConfigurationError: the URL cannot be read, or the driver is not installed.
         DatabaseError: the database cannot be used.
     """
-    if not is_url(db):
+    if not is_database_url(db):
         return sqlite.open_store(db, clock=clock, max_inputs=max_inputs)
     try:
         # Only here: the driver is an extra.

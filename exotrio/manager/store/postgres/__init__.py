@@ -8,6 +8,7 @@
 ``notices``       what the managers on one database tell each other; the task that keeps the clock right
 ``clock``         the database's time
 ``catalog``       registered nodes, by the version that all managers share
+``start``         the first connection, which may have to wait for the server
 ``database``      making, checking and migrating the tables
 ``server``        the URL, connecting, and what errors may say of it
 ``connection``    a connection; which errors mean that it is lost

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import outcome
-import psycopg
 import trio
 
 from exotrio.errors import DatabaseError
@@ -25,11 +24,10 @@ from exotrio.manager.store.port import NotCommitted, Transaction, View
 from exotrio.manager.store.postgres.catalog import SharedCatalog
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.condition import describe
-from exotrio.manager.store.postgres.connection import CommitUnknown
-from exotrio.manager.store.postgres.database import Prepared, prepare
 from exotrio.manager.store.postgres.notices import Notices
 from exotrio.manager.store.postgres.readers import Readers
 from exotrio.manager.store.postgres.server import Server
+from exotrio.manager.store.postgres.start import prepare_patiently
 from exotrio.manager.store.postgres.topics import Topics
 from exotrio.manager.store.postgres.writes import Context, UnknownCommit, Write, Writer
 from exotrio.manager.store.schema import VERSION
@@ -315,7 +313,7 @@ async def open_store(
     """
     server = Server(url)
     server_clock = ServerClock()
-    prepared = await trio.to_thread.run_sync(_prepare, server, server_clock, abandon_on_cancel=True)
+    prepared = await prepare_patiently(server, server_clock)
     now_ms = server_clock if clock is wall_clock else clock
     context = Context(server=server, catalog=SharedCatalog(max_inputs), stamp=prepared.stamp, now_ms=now_ms)
     notices = Notices(
@@ -333,10 +331,3 @@ async def open_store(
         nursery.cancel_scope.cancel()
     if error is not None:
         raise error
-
-
-def _prepare(server: Server, clock: ServerClock) -> Prepared:
-    try:
-        return prepare(server, clock)
-    except (psycopg.Error, CommitUnknown) as error:
-        raise server.unusable(error) from error

@@ -1,0 +1,50 @@
+"""The first connection of a state manager, which may be started before its database is."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import psycopg
+import trio
+
+from exotrio.manager.store.postgres.clock import ServerClock
+from exotrio.manager.store.postgres.connection import CommitUnknown
+from exotrio.manager.store.postgres.database import Prepared, prepare
+from exotrio.manager.store.postgres.server import Server
+
+logger = logging.getLogger("exotrio.manager.store")
+
+PATIENCE = 30.0
+"""Seconds in which a database that is away may come; what started this process may try again after that."""
+RETRY_AFTER = 1.0
+_AWAY = re.compile(
+    r"refused|time(d )?out|resolve|no such file|unreachable|no route|reset|closed the connection"
+    r"|starting up|shutting down|recovery|not (yet )?accepting|too many|connection slots|read-only",
+    re.IGNORECASE,
+)
+"""What is said of a server that is not there yet, or has no room. A wrong password does not get right."""
+
+
+async def prepare_patiently(server: Server, clock: ServerClock) -> Prepared:
+    """Do what ``prepare`` does, and wait for a server that is away for ``PATIENCE`` seconds.
+
+    It raises DatabaseError instead of psycopg's errors. Cancellation: safe, the tables are made or not.
+    """
+    deadline = trio.current_time() + PATIENCE
+    is_logged = False
+    while True:
+        try:
+            return await trio.to_thread.run_sync(prepare, server, clock, abandon_on_cancel=True)
+        except (psycopg.Error, CommitUnknown) as error:
+            reason = server.reason(error)
+            may_come = isinstance(error, CommitUnknown) or _AWAY.search(reason)
+            if not may_come or trio.current_time() >= deadline:
+                raise server.unusable(error) from error
+            if not is_logged:
+                logger.warning(
+                    "the database %s cannot be reached yet, which is tried for %.0f s: %s",
+                    *(server.shown, PATIENCE, reason),
+                )
+                is_logged = True
+        await trio.sleep(RETRY_AFTER)

@@ -1,0 +1,109 @@
+"""Starting a state manager on PostgreSQL: what is said when that cannot be, and what waits for it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from exotrio import ConfigurationError
+from exotrio.manager.store.opening import open_store
+from tests.support import postgres
+from tests.support.postgres import PASSWORD, Database
+from tests.support.processes import KEY, Process, Processes, exotrio
+
+SERVER = ("server", "--port", "0", "--key", KEY)
+WRONG = "a-wrong-p5word"
+
+
+@pytest.fixture
+def database() -> Iterator[Database]:
+    with postgres.database() as fresh:
+        yield fresh
+
+
+def started(url: str, cwd: Path, *arguments: str) -> Process:
+    return exotrio(*SERVER, *arguments, cwd=cwd, env={"EXOTRIO_DATABASE_URL": url})
+
+
+def shown_nowhere(text: str) -> None:
+    for secret in (PASSWORD, quote(PASSWORD, safe=""), WRONG):
+        assert secret not in text
+
+
+def test_the_url_is_in_no_log_and_not_in_the_arguments(database: Database, tmp_path: Path) -> None:
+    with started(database.tcp_url, tmp_path, "-v") as process:
+        line = process.line("serving (.*), with the key")
+        assert line[1].startswith(f"postgresql://exotrio@127.0.0.1:{database.server.port}/")
+        shown_nowhere(Path(f"/proc/{process.pid}/cmdline").read_text())
+        process.signal(signal.SIGTERM)
+        end = process.wait()
+    assert end.code == 0
+    shown_nowhere(end.out + end.err)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ((quote(PASSWORD, safe=""), WRONG), "password authentication failed"),
+        (("/test_", "/no_such_"), "does not exist"),
+    ],
+)
+def test_what_does_not_get_right_by_waiting_ends_it_at_once(
+    database: Database, tmp_path: Path, change: tuple[str, str], says: str
+) -> None:
+    with started(database.tcp_url.replace(*change), tmp_path) as process:
+        end = process.wait()
+    assert end.code == 2, end
+    assert says in end.err
+    assert "cannot be reached yet" not in end.err
+    shown_nowhere(end.out + end.err)
+
+
+def test_a_database_of_something_else_is_left_alone(database: Database, tmp_path: Path) -> None:
+    database.execute("CREATE TABLE theirs (id int)")
+    with started(database.url, tmp_path) as process:
+        end = process.wait()
+    assert end.code == 2, end
+    assert "was not made by exotrio" in end.err
+    tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+    assert database.execute(tables) == [("theirs",)]
+
+
+def test_a_server_that_is_away_is_waited_for(database: Database, tmp_path: Path) -> None:
+    database.server.crash()
+    with started(database.tcp_url, tmp_path) as process:
+        try:
+            process.line("cannot be reached yet, which is tried for 30 s: .*refused")
+        finally:
+            database.server.start()
+        process.line("serving postgresql://")
+        process.signal(signal.SIGTERM)
+        shown_nowhere(process.wait().err)
+
+
+def test_a_signal_ends_the_waiting(tmp_path: Path) -> None:
+    with started("postgresql://127.0.0.1:1/n", tmp_path) as process:
+        process.line("cannot be reached yet")
+        process.signal(signal.SIGTERM)
+        assert process.wait().code == 0
+
+
+def test_two_that_start_at_once_on_an_empty_database_both_serve(database: Database, tmp_path: Path) -> None:
+    with Processes() as processes:
+        both = [processes.enter_context(started(database.url, tmp_path)) for _ in range(2)]
+        keys = {process.line("serving .* with the key from (.*), on")[1] for process in both}
+    assert keys == {"the argument"}
+
+
+def test_without_the_driver_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [name for name in sys.modules if name.startswith("exotrio.manager.store.postgres")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ConfigurationError) as caught:
+        open_store("postgresql:///n")
+    assert "pip install 'exotrio[postgres]'" in str(caught.value)
