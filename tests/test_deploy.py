@@ -17,9 +17,13 @@ import yaml
 import exotrio
 from exotrio import monitoring
 from exotrio._util import deadlines
-from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE
+from exotrio._util.database_url import parse_database_url
+from exotrio._util.settings import DATABASE_VARIABLE, KEY_VARIABLE, SECRETS_KEY_VARIABLE, URI_VARIABLE
+from exotrio._wire.vocabulary import MAX_WAIT_MS
 from exotrio.cli import health_server
 from exotrio.cli.load import load
+from exotrio.manager.store.postgres.server import MIN_VERSION
+from exotrio.manager.store.postgres.start import PATIENCE as START_PATIENCE
 from exotrio.manager.store.sqlite.store import CLOSING_GRACE
 from tests.support.processes import EXAMPLES, KEY, Processes, ended
 
@@ -40,12 +44,21 @@ def manifests(*names: str) -> list[dict[str, Any]]:
     ]
 
 
-def find(kind: str, name: str) -> dict[str, Any]:
-    (found,) = [body for body in manifests() if (body["kind"], body["metadata"]["name"]) == (kind, name)]
+def find(kind: str, name: str, *files: str) -> dict[str, Any]:
+    (found,) = [
+        body for body in manifests(*files) if (body["kind"], body["metadata"]["name"]) == (kind, name)
+    ]
     return found
 
 
-WORKLOADS = {"runtime": find("Deployment", "greeter"), "server": find("StatefulSet", "exotrio-server")}
+WORKLOADS = {
+    "runtime": find("Deployment", "greeter"),
+    "server": find("StatefulSet", "exotrio-server"),
+    "server-postgres": find("Deployment", "exotrio-server"),
+}
+IMAGE = {"runtime": "runtime", "server": "server", "server-postgres": "server"}
+"""Which of the images a workload runs, and below, in which file the rest is that belongs to it."""
+SERVERS = ("server", "server-postgres")
 
 
 def pod(name: str) -> dict[str, Any]:
@@ -75,6 +88,7 @@ def options(name: str, arguments: list[str]) -> dict[str, Any]:
 
     Fails if it has no such option.
     """
+    name = IMAGE[name]
     entry = json.loads(last(name, "ENTRYPOINT"))
     assert entry[:4] == ["python", "-m", "exotrio", COMMAND[name]]
     command: click.Command = importlib.import_module(f"exotrio.cli.commands.{COMMAND[name]}").command
@@ -159,18 +173,46 @@ def test_the_runtime_has_longer_to_stop_than_its_drain_may_take() -> None:
     assert "lifecycle" not in container("runtime"), "a preStop hook would take its time from the drain"
 
 
-def test_the_server_has_longer_to_stop_than_it_may_take() -> None:
-    server = options("server", container("server")["args"])
-    assert pod("server")["terminationGracePeriodSeconds"] > stop_total(server)
-    assert WORKLOADS["server"]["spec"]["replicas"] == 1
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_server_has_longer_to_stop_than_it_may_take(name: str) -> None:
+    given = options(name, container(name)["args"])
+    hook = container(name).get("lifecycle", {}).get("preStop")
+    waits = float(hook["exec"]["command"][1]) if hook else 0
+    assert pod(name)["terminationGracePeriodSeconds"] > stop_total(given) + waits
+    assert bool(waits) is (name == "server-postgres"), "while one goes, others are there for its requests"
 
 
-@pytest.mark.parametrize("name", IMAGES)
+def test_a_file_has_one_state_manager_and_a_postgresql_has_three() -> None:
+    one, three = (WORKLOADS[name]["spec"] for name in SERVERS)
+    assert (one["replicas"], three["replicas"]) == (1, 3)
+    assert three["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+    }
+    budget = find("PodDisruptionBudget", "exotrio-server")["spec"]
+    assert budget["minAvailable"] == 2
+    labels = three["template"]["metadata"]["labels"]
+    assert budget["selector"]["matchLabels"].items() <= labels.items()
+    (spread,) = pod("server-postgres")["topologySpreadConstraints"]
+    assert spread["labelSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_a_server_on_postgresql_has_time_to_wait_for_it_and_is_not_restarted_when_it_is_away() -> None:
+    probe = container("server-postgres")["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 4 * START_PATIENCE
+    assert container("server-postgres")["livenessProbe"]["httpGet"]["path"] == "/livez"
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_probes_ask_a_path_that_exists_on_the_port_that_is_served(name: str) -> None:
     given = options(name, container(name)["args"])
     ports = {port["name"]: port["containerPort"] for port in container(name)["ports"]}
     served = given["health_port"] if name == "runtime" else given["port"]
-    for kind, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
+    expected = {"livenessProbe": "/livez", "readinessProbe": "/readyz", "startupProbe": "/livez"}
+    for kind, path in expected.items():
+        if kind == "startupProbe" and name != "server-postgres":
+            assert kind not in container(name)
+            continue
         probe = container(name)[kind]
         assert probe["httpGet"]["path"] == path
         assert ports[probe["httpGet"]["port"]] == served
@@ -183,7 +225,7 @@ def test_probes_ask_a_path_that_exists_on_the_port_that_is_served(name: str) -> 
     assert name == "runtime" or not given["open_metrics"], "metrics have a port of their own"
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_a_pod_has_a_limit_of_memory(name: str) -> None:
     assert container(name)["resources"]["limits"]["memory"]
 
@@ -194,9 +236,9 @@ def test_a_hiccup_does_not_restart_a_runtime_and_a_hang_does_within_a_minute() -
     assert 20 < patience < 60
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_a_pod_is_locked_down_as_its_image_allows(name: str) -> None:
-    user, group = last(name, "USER").split(":")
+    user, group = last(IMAGE[name], "USER").split(":")
     context = pod(name)["securityContext"]
     assert context["runAsNonRoot"] is True
     assert (context["runAsUser"], context["runAsGroup"]) == (int(user), int(group))
@@ -219,12 +261,30 @@ def test_the_server_writes_to_its_volume_and_reads_its_key_from_a_secret() -> No
     assert given["key_file"].name in [item["path"] for item in volume["secret"]["items"]]
 
 
+def test_a_server_on_postgresql_writes_nothing_and_has_its_url_and_its_keys_from_a_secret() -> None:
+    given = options("server-postgres", container("server-postgres")["args"])
+    assert given["db"] is None, "a URL with a password has no place in arguments"
+    variables = {
+        each["name"]: each["valueFrom"]["secretKeyRef"] for each in container("server-postgres")["env"]
+    }
+    assert set(variables) == {DATABASE_VARIABLE, SECRETS_KEY_VARIABLE}
+    (volume,) = pod("server-postgres")["volumes"]
+    assert {mount["name"] for mount in container("server-postgres")["volumeMounts"]} == {volume["name"]}
+    assert given["key_file"].name in [item["path"] for item in volume["secret"]["items"]]
+    assert {key["name"] for key in variables.values()} == {volume["secret"]["secretName"]}
+
+
 def test_secrets_are_named_and_never_written_down() -> None:
     assert not [body for body in manifests() if body["kind"] == "Secret"]
-    for name in IMAGES:
-        for variable in container(name).get("env", []):
-            secret = re.search("KEY|SECRET", variable["name"]) is not None
-            assert ("valueFrom" in variable) is secret, variable["name"]
+    used = set()
+    for body in manifests():
+        for one in body["spec"].get("template", {}).get("spec", {}).get("containers", []):
+            for variable in one.get("env", []):
+                secret = re.search("KEY|SECRET|PASSWORD|DATABASE_URL", variable["name"]) is not None
+                assert ("valueFrom" in variable) is secret, variable["name"]
+                used |= {variable["valueFrom"]["secretKeyRef"]["key"]} if secret else set()
+    page = (DEPLOY / "README.md").read_text("utf-8")
+    assert used == set(re.findall(r"--from-literal=([\w-]+)=", page)), "the page makes each of them"
     named = {variable["name"]: variable for variable in container("runtime")["env"]}
     assert set(named) == {URI_VARIABLE, KEY_VARIABLE}
     key = named[KEY_VARIABLE]["valueFrom"]["secretKeyRef"]
@@ -233,28 +293,53 @@ def test_secrets_are_named_and_never_written_down() -> None:
     assert volume["secret"]["items"][0]["key"] == key["key"], "both sides have the same key"
 
 
-def test_what_refers_to_a_pod_finds_it() -> None:
-    labels = {name: WORKLOADS[name]["spec"]["template"]["metadata"]["labels"] for name in IMAGES}
+@pytest.mark.parametrize("server", SERVERS)
+def test_what_refers_to_a_pod_finds_it(server: str) -> None:
+    labels = {name: WORKLOADS[name]["spec"]["template"]["metadata"]["labels"] for name in WORKLOADS}
     for name, workload in WORKLOADS.items():
         assert workload["spec"]["selector"]["matchLabels"].items() <= labels[name].items()
-    service = find("Service", "exotrio-server")
-    assert service["spec"]["selector"].items() <= labels["server"].items()
+    service = find("Service", "exotrio-server", server)
+    assert service["spec"]["selector"].items() <= labels[server].items()
     (port,) = service["spec"]["ports"]
-    assert port["targetPort"] in [each["name"] for each in container("server")["ports"]]
+    assert port["targetPort"] in [each["name"] for each in container(server)["ports"]]
     named = {variable["name"]: variable for variable in container("runtime")["env"]}
     assert named[URI_VARIABLE]["value"] == f"http://{service['metadata']['name']}:{port['port']}"
     budget = find("PodDisruptionBudget", "greeter")["spec"]
     assert budget["selector"]["matchLabels"].items() <= labels["runtime"].items()
     assert 0 < budget["minAvailable"] < WORKLOADS["runtime"]["spec"]["replicas"] == 3
-    policy = find("NetworkPolicy", "exotrio-server")["spec"]
-    assert policy["podSelector"]["matchLabels"].items() <= labels["server"].items()
+    policy = find("NetworkPolicy", "exotrio-server", server)["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels[server].items()
     runtimes = policy["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
     assert runtimes.items() <= labels["runtime"].items(), "the runtimes reach the server"
     assert policy["ingress"][0]["ports"] == [{"protocol": "TCP", "port": port["port"]}]
-    given = options("server", container("server")["args"])
+    given = options(server, container(server)["args"])
     assert service["metadata"]["name"] in given["allowed_hosts"]
     assert policy["ingress"][1]["ports"] == [{"protocol": "TCP", "port": given["metrics_port"]}]
     assert len(policy["ingress"][1]["from"]) == 1, "who scrapes does not reach the API"
+
+
+def test_the_postgresql_is_reached_by_the_servers_alone_and_keeps_what_it_writes() -> None:
+    stateful = find("StatefulSet", "exotrio-postgres")["spec"]
+    labels = stateful["template"]["metadata"]["labels"]
+    assert stateful["selector"]["matchLabels"].items() <= labels.items()
+    service = find("Service", "exotrio-postgres")
+    assert service["spec"]["selector"].items() <= labels.items()
+    policy = find("NetworkPolicy", "exotrio-postgres")["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    (rule,) = policy["ingress"]
+    allowed = rule["from"][0]["podSelector"]["matchLabels"]
+    assert allowed.items() <= WORKLOADS["server-postgres"]["spec"]["template"]["metadata"]["labels"].items()
+    assert rule["ports"] == [{"protocol": "TCP", "port": service["spec"]["ports"][0]["port"]}]
+    (one,) = stateful["template"]["spec"]["containers"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in one["volumeMounts"]}
+    (claim,) = stateful["volumeClaimTemplates"]
+    assert mounts["/var/lib/postgresql"] == claim["metadata"]["name"]
+    assert one["securityContext"]["readOnlyRootFilesystem"] is True
+    assert one["resources"]["limits"]["memory"]
+    page = (DEPLOY / "README.md").read_text("utf-8")
+    named = {each["name"]: each.get("value") for each in one["env"]}
+    url = f"postgresql://{named['POSTGRES_USER']}:$PASSWORD@{service['metadata']['name']}/{named['POSTGRES_DB']}"
+    assert f"--from-literal=database-url={url}" in page
 
 
 def test_the_autoscaler_follows_a_metric_that_exists_of_a_namespace_that_does() -> None:
@@ -309,6 +394,51 @@ def test_the_compose_file_fits_the_images() -> None:
     assert all(port.startswith("127.0.0.1:") for port in services["server"]["ports"])
 
 
+def test_the_compose_file_with_postgresql_fits_the_images_and_the_proxy() -> None:
+    composed = yaml.safe_load((DEPLOY / "compose.postgres.yaml").read_text("utf-8"))
+    simple = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))["services"]
+    services = composed["services"]
+    names = [name for name in services if name.startswith("server-")]
+    assert names == ["server-1", "server-2", "server-3"]
+    server = services["server-1"]
+    assert all(services[name] == server for name in names)
+    assert services["runtime"] == simple["runtime"]
+    differs = {"command", "environment", "healthcheck", "volumes", "ports"}
+    assert {each: value for each, value in server.items() if each not in differs} == {
+        each: value for each, value in simple["server"].items() if each not in differs
+    }
+    assert server["healthcheck"]["test"] == simple["server"]["healthcheck"]["test"]
+    assert seconds(server["healthcheck"]["start_period"]) >= 4 * START_PATIENCE
+    given = options("server", server["command"])
+    assert given["db"] is None
+    assert seconds(server["stop_grace_period"]) > stop_total(given)
+    url = parse_database_url(server["environment"][DATABASE_VARIABLE])
+    assert (url.hosts, url.secrets) == (("postgres",), ())
+    postgres = services["postgres"]
+    assert url.text.endswith(f"{postgres['environment']['POSTGRES_USER']}@postgres/exotrio")
+    asked = re.findall(r"\$\{(\w+):\?", json.dumps(composed))
+    text = (DEPLOY / "compose.postgres.yaml").read_text("utf-8")
+    assert all(f"{variable}=$(openssl" in text for variable in asked), "each is in the command at the top"
+    assert (
+        postgres["image"]
+        == find("StatefulSet", "exotrio-postgres")["spec"]["template"]["spec"]["containers"][0]["image"]
+    )
+    proxy = services["proxy"]
+    assert proxy["networks"]["default"]["aliases"] == ["server"], "runtimes call it as they call one server"
+    assert all(port.startswith("127.0.0.1:") for port in proxy["ports"])
+    (config,) = proxy["configs"]
+    lines = (DEPLOY / composed["configs"][config["source"]]["file"]).read_text("utf-8")
+    assert re.findall(r"server (server-\d) (\S+)\n", lines) == [
+        (name, f"{name}:{last('server', 'EXPOSE')}") for name in names
+    ]
+    assert "uri /readyz" in lines
+    (checked,) = re.findall(r"hdr Host (\S+)", lines)
+    assert checked in given["allowed_hosts"]
+    for wait in ("client", "server"):
+        (found,) = re.findall(rf"timeout {wait} (\d+)s", lines)
+        assert float(found) * 1000 > 2 * MAX_WAIT_MS, "a poll that waits is not cut"
+
+
 def test_the_healthchecks_of_the_compose_file_work(tmp_path: Path) -> None:
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))["services"]
     with Processes() as processes:
@@ -328,6 +458,11 @@ def test_the_page_names_numbers_that_are_so() -> None:
     assert f"| {deadlines.FLUSH:.0f} s |" in page
     period = pod("runtime")["terminationGracePeriodSeconds"]
     assert f"`terminationGracePeriodSeconds`, `stop_grace_period` | {period} s" in page
+    hook = container("server-postgres")["lifecycle"]["preStop"]["exec"]["command"]
+    assert f"{hook[1]} s before that (`preStop`)" in page
+    probe = container("server-postgres")["startupProbe"]
+    assert f"{probe['periodSeconds'] * probe['failureThreshold']} s to start" in page
+    assert f"a PostgreSQL {MIN_VERSION} or newer" in page
     assert f"503 after {monitoring.MAX_LAG:.0f} s of lag" in page
     assert f"503 after {monitoring.POLL_MEMORY:.0f} s without a claim that succeeds" in page
     for name in re.findall(r"exotrio_\w+", page):

@@ -6,7 +6,7 @@ ENV PATH=/venv/bin:$PATH
 WORKDIR /src
 COPY pyproject.toml README.md ./
 COPY exotrio exotrio
-RUN pip install --no-cache-dir .
+RUN pip install --no-cache-dir '.[postgres]'
 
 FROM python:3.13.7-slim-bookworm
 COPY --from=build /venv /venv
