@@ -43,6 +43,7 @@ _COMMANDS = {
     "top": "Show live what happens in a namespace.",
     "doctor": "Diagnose settings, the state manager and stuck work.",
     "backup": "Fetch a backup of a state manager's database.",
+    "migrate": "Move a database from SQLite to PostgreSQL.",
     "rotate-secrets": "Encrypt the secrets in a database with a new key.",
 }
 

@@ -10,6 +10,7 @@
 ``catalog``       registered nodes, by the version that all managers share
 ``start``         the first connection, which may have to wait for the server
 ``database``      making, checking and migrating the tables
+``moving``        a SQLite file, moved here
 ``server``        the URL, connecting, and what errors may say of it
 ``connection``    a connection; which errors mean that it is lost
 ``dialect``       what the engines say differently

@@ -60,7 +60,7 @@ def prepare(server: Server, clock: ServerClock) -> Prepared:
         connection.begin()
         # The manager before this one may be migrating a large table.
         connection.control("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
-        connection.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
+        lock_tables(connection)
         try:
             stamp = _prepare_schema(connection, f"the database {server.shown}")
         except errors.InsufficientPrivilege as error:
@@ -85,15 +85,10 @@ def _prepare_schema(connection: Connection, where: str) -> str:
         raise DatabaseError(
             f"{where} has none of the schemas in its search_path", fix="create the schema first"
         )
-    others = connection.execute(
-        # What belongs to an extension does not count.
-        "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace"
-        " AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_class.oid AND deptype = 'e')"
-        " AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')"
-    ).fetchall()
+    others = relations(connection)
     if not others:
-        return _create(connection)
-    if not {"meta", "states", "runs"} <= {row["relname"] for row in others}:
+        return create_tables(connection)
+    if not {"meta", "states", "runs"} <= others:
         raise DatabaseError(f"{where} was not made by exotrio", fix=_FIX)
     try:
         known = dict(map(tuple, connection.execute("SELECT key, value FROM meta").fetchall()))
@@ -114,7 +109,24 @@ def _prepare_schema(connection: Connection, where: str) -> str:
     return stamp
 
 
-def _create(connection: Connection) -> str:
+def lock_tables(connection: Connection) -> None:
+    """Wait until nobody else makes or changes tables; until the end of the transaction nobody does."""
+    connection.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
+
+
+def relations(connection: Connection) -> set[str]:
+    """Return what is in the schema."""
+    found = connection.execute(
+        # What belongs to an extension does not count.
+        "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace"
+        " AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_class.oid AND deptype = 'e')"
+        " AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')"
+    )
+    return {row["relname"] for row in found.fetchall()}
+
+
+def create_tables(connection: Connection) -> str:
+    """Make the tables, and return the beginning of the ids of their states."""
     connection.control(translate_schema(SCHEMA))
     for table, setting in _SETTINGS.items():
         connection.control(f"ALTER TABLE {table} SET ({', '.join(filter(None, (setting, _AUTOVACUUM)))})")

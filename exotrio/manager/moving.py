@@ -1,0 +1,86 @@
+"""Moving a state manager's database from SQLite to PostgreSQL, with its runs in flight."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from exotrio._util.settings import read_settings
+from exotrio.errors import ConfigurationError, DatabaseError
+from exotrio.manager.engine.leases import Terms, monotonic_clock
+from exotrio.manager.service import open_service
+from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.sqlite.database import Ownership, open_writer
+from exotrio.manager.store.sqlite.own_files import real_path
+
+AFTER = ".moved"
+"""What is added to the name of a file that was moved, so that no state manager starts on it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """What was moved: how many rows of which table, and the new name of the file.
+
+    ``was_moved_before``: an earlier call had moved it, and did not learn of that.
+    """
+
+    rows: dict[str, int]
+    renamed: Path
+    was_moved_before: bool
+
+
+async def sqlite_to_postgres(db: str | Path, url: str, *, terms: Terms | None = None) -> Move:
+    """Move a file that is not in use into an empty PostgreSQL database, then rename it.
+
+    Before, the file is treated as at any start of a state manager: what runtimes inside its last process held
+    is claimable again, other claims get a fresh term. All is copied in one transaction. If this is killed at
+    any moment, it can be run again.
+
+    Args:
+        db: The file.
+        url: The PostgreSQL, ``postgresql://...``.
+        terms: How long claims hold, as the state managers are given it.
+
+    Raises:
+        DatabaseBusy: a state manager uses the file.
+        DatabaseError: one of the databases cannot be used, or the new one is not empty; nothing was moved.
+        ConfigurationError: the URL cannot be read, or the driver is not installed.
+
+    Cancellation:
+        As if killed.
+    """
+    try:
+        # Here: the driver is an extra.
+        from exotrio.manager.store.postgres.moving import move
+    except ImportError as error:
+        raise ConfigurationError(
+            f"PostgreSQL cannot be used: {error}", fix="pip install 'exotrio[postgres]'"
+        ) from error
+    path = real_path(Path(db))
+    if not path.is_file():
+        raise DatabaseError(f"there is no database {db}", fix="name the SQLite file of a state manager")
+    renamed = path.with_name(path.name + AFTER)
+    if renamed.exists():
+        raise DatabaseError(
+            f"there is a file {renamed}, which {path.name} would be renamed to", fix="move it away"
+        )
+    async with open_service(path, terms=terms, schedules=False, settings=read_settings()) as service:
+        await service.store.write(_nothing)
+    ownership = Ownership(path)
+    try:
+        with closing(open_writer(path)) as source:
+            source.execute("BEGIN")
+            copy = partial(move, source, url, lease_now=monotonic_clock())
+            moved = await trio.to_thread.run_sync(copy, abandon_on_cancel=True)
+        path.rename(renamed)
+    finally:
+        ownership.release()
+    return Move(rows=moved.rows, renamed=renamed, was_moved_before=moved.was_moved_before)
+
+
+def _nothing(tx: Transaction) -> None:
+    """What the start of a service writes is committed before this is."""

@@ -1,0 +1,167 @@
+"""Moving a SQLite file into an empty database on PostgreSQL, in one transaction.
+
+Rows are copied as they are, so ids, the stamp in ids of states, and encrypted secrets stay. What belongs to
+the processes that used the file (``OF_PROCESSES``) is left behind. Leases are copied as what is left of them,
+and begin to run when all is copied.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from exotrio.errors import DatabaseError
+from exotrio.manager.store.driver import Connection as Source
+from exotrio.manager.store.postgres.adaptation import NUL
+from exotrio.manager.store.postgres.clock import ServerClock
+from exotrio.manager.store.postgres.connection import CommitUnknown, Connection
+from exotrio.manager.store.postgres.database import create_tables, lock_tables, relations
+from exotrio.manager.store.postgres.server import Server
+from exotrio.manager.store.postgres.translation import Column, tables
+
+logger = logging.getLogger("exotrio.manager.store")
+
+OF_PROCESSES = frozenset(
+    {"workers", "v0_runtimes", "managers", "duties", "sessions", "sign_in_links", "wrong_keys"}
+)
+"""Tables of what state managers know of runtimes, browsers and each other: heard of again within seconds."""
+ON_LEASE_CLOCK = {"states": "lease_until", "claims": "at"}
+"""Columns that are on the clock of leases, which is another one here."""
+_OF_ENGINE = ("version", "oldest_version", "clock_latest", "clock_ahead", "writable")
+"""Keys of ``meta`` that belong to an engine, or to a machine's clock."""
+_LOG_FROM = 100_000
+"""Rows of a table from which on it is worth a line in the log."""
+
+
+@dataclass(slots=True)
+class Moved:
+    """How many rows there are in which table."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    was_moved_before: bool = False
+
+
+def move(source: Source, url: str, *, lease_now: int) -> Moved:
+    """Copy all of a file into the database at ``url``, which has to be empty.
+
+    ``lease_now`` is the time on the clock of leases of the file, ms. A file that was moved there before, and
+    whose mover did not learn of it, is not copied again.
+
+    Raises:
+        DatabaseError: there is something in the database, or it cannot be used; then nothing was moved, or,
+            as the error says, it is not known whether all was.
+        ConfigurationError: the URL cannot be read.
+    """
+    server = Server(url)
+    try:
+        connection = server.connect()
+    except psycopg.Error as error:
+        raise server.unusable(error) from error
+    try:
+        connection.begin()
+        # It waits for nobody, and may take long between two statements, and within one.
+        for setting in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+            connection.control(f"SET LOCAL {setting} = 0")
+        lock_tables(connection)
+        if names := relations(connection):
+            return _moved_before(source, connection, names, server)
+        moved = _copy_all(source, connection, lease_now)
+        connection.commit()
+        return moved
+    except CommitUnknown as error:
+        raise DatabaseError(
+            f"the connection to {server.shown} was lost at the very end: all was moved, or nothing",
+            fix="run it again: it finds out which",
+        ) from error
+    except psycopg.Error as error:
+        raise server.unusable(error) from error
+    finally:
+        connection.close()
+
+
+def _moved_before(source: Source, connection: Connection, names: set[str], server: Server) -> Moved:
+    stamp = "SELECT value FROM meta WHERE key = 'stamp'"
+    if {"meta", "states", "runs"} <= names:
+        here, there = connection.execute(stamp).fetchone(), source.execute(stamp).fetchone()
+        if here is not None and here[0] == there[0]:
+            return Moved(was_moved_before=True)
+    raise DatabaseError(
+        f"the database {server.shown} is not empty",
+        where="it has the tables " + ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else ""),
+        fix="name a database that was just created, or another schema with ?options=-csearch_path%3DNAME",
+    )
+
+
+def _copy_all(source: Source, connection: Connection, lease_now: int) -> Moved:
+    create_tables(connection)
+    connection.execute("DELETE FROM meta WHERE key = 'stamp'")
+    moved = Moved()
+    for table, columns in tables().items():
+        if table not in OF_PROCESSES:
+            moved.rows[table] = _copy(source, connection, table, columns, lease_now)
+    _set_sequences(source, connection)
+    clock = ServerClock()
+    clock.measure(connection)
+    for table, column in ON_LEASE_CLOCK.items():
+        connection.execute(f"UPDATE {table} SET {column} = {column} + ?", (clock(),))
+    for table in moved.rows:
+        connection.control(f"ANALYZE {table}")
+    return moved
+
+
+def _copy(
+    source: Source, connection: Connection, table: str, columns: Mapping[str, Column], lease_now: int
+) -> int:
+    """Copy one table and return how many rows it has, on both sides."""
+    where = f" WHERE key NOT IN ({', '.join(map(repr, _OF_ENGINE))})" if table == "meta" else ""
+    names = ", ".join(columns)
+    count = f"SELECT count(*) FROM {table}{where}"
+    expected = source.execute(count).fetchone()[0]
+    if expected >= _LOG_FROM:
+        logger.info("copying %s rows of %s", f"{expected:,}", table)
+    cursor: Any = connection.driver.cursor()
+    with cursor.copy(f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)".encode()) as copy:
+        copy.set_types([column.type for column in columns.values()])
+        for row in _rows(source, f"SELECT {names} FROM {table}{where}", table, columns, lease_now):
+            copy.write_row(row)
+    found = connection.execute(count).fetchone()
+    if found is None or found[0] != expected:
+        raise DatabaseError(
+            f"{expected:,} rows of {table} were copied, but {found and found[0]} arrived; nothing was moved",
+            fix="check the file with: sqlite3 FILE 'PRAGMA integrity_check'",
+        )
+    return int(expected)
+
+
+def _rows(
+    source: Source, select: str, table: str, columns: Mapping[str, Column], lease_now: int
+) -> Iterator[list[Any]]:
+    shifted = ON_LEASE_CLOCK.get(table)
+    at = list(columns).index(shifted) if shifted is not None else -1
+    for row in source.execute(select):
+        values: list[Any] = [
+            value.replace("\0", NUL) if isinstance(value, str) and "\0" in value else value for value in row
+        ]
+        if at >= 0 and values[at] is not None:
+            values[at] -= lease_now
+        yield values
+
+
+def _set_sequences(source: Source, connection: Connection) -> None:
+    """Go on with the numbers where the file stopped: none that was ever used is used again."""
+    used = dict(map(tuple, source.execute("SELECT name, seq FROM sqlite_sequence").fetchall()))
+    found = connection.execute(
+        "SELECT table_name, column_name FROM information_schema.columns"
+        " WHERE table_schema = current_schema() AND is_identity = 'YES'"
+    ).fetchall()
+    for table, column in found:
+        row = connection.execute(f"SELECT coalesce(max({column}), 0) FROM {table}").fetchone()
+        highest = max(used.get(table, 0), 0 if row is None else row[0])
+        connection.execute(
+            "SELECT setval(pg_get_serial_sequence(?, ?), ?, ? > 0)",
+            (table, column, max(1, highest), highest),
+        ).fetchall()

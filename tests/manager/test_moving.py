@@ -1,0 +1,228 @@
+"""``migrate sqlite-to-postgres``: everything arrives, what was held goes on, and nothing runs twice."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from exotrio import DatabaseBusy, DatabaseError
+from exotrio._util.settings import Settings
+from exotrio.manager.engine.leases import Terms
+from exotrio.manager.moving import sqlite_to_postgres
+from exotrio.manager.store.postgres.moving import OF_PROCESSES, ON_LEASE_CLOCK
+from exotrio.manager.store.postgres.translation import tables
+from exotrio.manager.store.sqlite.store import open_store
+from tests.contract.flow import Flow
+from tests.support import postgres
+from tests.support.commands import Cli, told
+from tests.support.helpers import NO_RETRY, node_name, ok, place
+from tests.support.manager import open_manager
+from tests.support.postgres import Database
+from tests.support.postgres_proxy import PostgresProxy
+
+SECRETS = {"token": "the-plain-token-5e1f"}
+CRON = {"type": "CRON", "value": {"expression": "0 5 * * *"}}
+MOVED = sorted(tables().keys() - OF_PROCESSES)
+DIFFERENT = {("meta", "value"), *ON_LEASE_CLOCK.items()}
+CLAIM = "a-claim-of-before"
+
+
+@pytest.fixture
+def database() -> Iterator[Database]:
+    with postgres.database() as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+async def fill(file: Path) -> dict[str, Any]:
+    """Make a file with runs in flight, and return what is held and what waits."""
+    async with open_manager(file) as manager:
+        remote = manager.remote
+        flow = await Flow.start(
+            remote,
+            place("a", "b"),
+            place("b", inputs={"p": "${{a.outputs.v}}"}),
+            graph="fan",
+            secrets=SECRETS,
+            triggers=[CRON],
+        )
+        await flow.run("a", {"v": "1"}, {"v": "2 \N{SNOWMAN}"}, {"v": "a NUL: \0"})
+        leased = ok(await remote.native_claim({node_name("b"): 1}, claim_id=CLAIM))
+        old = await Flow.start(remote, place("v0"), graph="old")
+        by_v0 = await old.one("v0")
+        failing = await Flow.start(remote, place("x"), graph="failing", retry_policy=NO_RETRY)
+        await failing.fail("x", times=1, error="it broke")
+        return {"run": flow.run_id, "leased": leased["states"][0], "v0": by_v0}
+
+
+def is_there(file: Path) -> bool:
+    return file.exists()
+
+
+def in_file(file: Path, table: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(file)) as connection:
+        columns = [name for name in tables()[table] if (table, name) not in DIFFERENT]
+        return sorted(connection.execute(f"SELECT {', '.join(columns)} FROM {table}").fetchall(), key=repr)
+
+
+def in_postgres(database: Database, table: str) -> list[tuple[Any, ...]]:
+    columns = [name for name in tables()[table] if (table, name) not in DIFFERENT]
+    return sorted(database.execute(f"SELECT {', '.join(columns)} FROM {table}"), key=repr)
+
+
+def test_each_table_is_moved_or_belongs_to_processes() -> None:
+    # A new table has to be decided upon; and so does a new time on the clock of leases.
+    moved = (
+        *("claims", "counts", "discarded", "events", "graphs", "meta", "nodes", "runs", "schedules"),
+        *("secrets", "states", "store", "tallies", "templates", "unite_counters", "unite_members"),
+    )
+    assert tuple(MOVED) == moved
+
+
+async def test_every_row_arrives_as_it_was(database: Database, file: Path) -> None:
+    await fill(file)
+    done = await sqlite_to_postgres(file, database.url)
+    moved = file.with_name("state.db.moved")
+    assert (done.renamed, is_there(file), done.was_moved_before) == (moved, False, False)
+    for table in MOVED:
+        expected = in_file(moved, table)
+        if table == "meta":
+            expected = [row for row in expected if row[0] not in ("clock_latest", "clock_ahead", "writable")]
+            assert {("version",), ("oldest_version",)} <= set(in_postgres(database, table))
+            continue
+        assert in_postgres(database, table) == expected, table
+        assert done.rows[table] == len(expected)
+    stamp = "SELECT value FROM meta WHERE key = 'stamp'"
+    with closing(sqlite3.connect(moved)) as connection:
+        assert database.execute(stamp) == connection.execute(stamp).fetchall()
+        used = dict(connection.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
+    for table, column in (("states", "seq"), ("runs", "id"), ("templates", "id")):
+        ((number,),) = database.execute(f"SELECT nextval(pg_get_serial_sequence('{table}', '{column}'))")
+        assert number == used[table] + 1, table
+
+
+async def test_claims_have_a_fresh_term_on_the_clock_of_the_database(database: Database, file: Path) -> None:
+    held = await fill(file)
+    await sqlite_to_postgres(file, database.url, terms=Terms(lease_ttl_ms=90_000, claim_timeout_ms=600_000))
+    left = database.execute(
+        "SELECT token IS NULL, lease_until - extract(epoch FROM clock_timestamp()) * 1000 FROM states"
+        " WHERE status = 'QUEUED' ORDER BY 1"
+    )
+    assert [by_v0 for by_v0, _ in left] == [False, True], held
+    assert 60_000 < left[0][1] <= 90_000
+    assert 570_000 < left[1][1] <= 600_000
+    ((ago,),) = database.execute("SELECT extract(epoch FROM clock_timestamp()) * 1000 - at FROM claims")
+    assert 0 <= ago < 30_000
+
+
+async def test_runs_go_on_where_they_were(database: Database, file: Path) -> None:
+    held = await fill(file)
+    await sqlite_to_postgres(file, database.url)
+    keys = file.with_name("state.db.secrets-key").read_text().strip()
+    async with open_manager(database.url, settings=Settings(secrets_encryption_key=keys)) as manager:
+        remote = manager.remote
+        state = held["leased"]
+        again = ok(await remote.native_claim({node_name("b"): 1}, claim_id=CLAIM))
+        assert [each["state_id"] for each in again["states"]] == [state["state_id"]], "the same claim"
+        token = again["states"][0]["lease"]["token"]
+        assert ok(await remote.secrets(state["state_id"], token)) == {"secrets": SECRETS}
+        report = {
+            "state_id": state["state_id"],
+            "token": token,
+            "outcome": "executed",
+            "outputs": [{"v": "x"}],
+        }
+        (item,) = ok(await remote.outcomes(report))["items"]
+        assert item["result"] == "ok", item
+        ok(await remote.executed(held["v0"], {"v": "x"}))
+        rest = ok(await remote.claim([node_name("b")], 10))["states"]
+        assert len(rest) == 2, "what nobody held"
+        for waiting in rest:
+            ok(await remote.executed(waiting["state_id"], {"v": "x"}))
+        shown = ok(await remote.native_run(held["run"]))
+        assert shown["status"] == "SUCCESS", shown
+        flow = await Flow.start(remote, place("c"), graph="later")
+        await flow.run("c")
+
+
+# -- what is refused
+
+
+async def test_a_file_in_use_is_left_alone(database: Database, file: Path) -> None:
+    async with open_manager(file):
+        with pytest.raises(DatabaseBusy):
+            await sqlite_to_postgres(file, database.url)
+    assert database.execute("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace") == []
+
+
+@pytest.mark.parametrize("table", ["CREATE TABLE theirs (id int)", ""])
+async def test_only_an_empty_database_takes_a_file(database: Database, file: Path, table: str) -> None:
+    await fill(file)
+    if table:
+        database.execute(table)
+    else:
+        other = file.with_name("other.db")
+        async with open_store(other):
+            pass
+        await sqlite_to_postgres(other, database.url)
+    with pytest.raises(DatabaseError, match="is not empty"):
+        await sqlite_to_postgres(file, database.url)
+    assert is_there(file)
+
+
+async def test_a_move_whose_answer_was_lost_is_found_to_be_done(database: Database, file: Path) -> None:
+    await fill(file)
+    proxy = PostgresProxy(database.server.port)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(proxy.serve)
+        proxy.cut_at_commit("after")
+        with pytest.raises(DatabaseError, match="all was moved, or nothing"):
+            await sqlite_to_postgres(file, database.url_at(proxy.port))
+        assert is_there(file)
+        done = await sqlite_to_postgres(file, database.url_at(proxy.port))
+        assert (done.was_moved_before, is_there(done.renamed), is_there(file)) == (True, True, False)
+        nursery.cancel_scope.cancel()
+
+
+async def test_one_that_was_cut_before_its_end_moved_nothing(database: Database, file: Path) -> None:
+    await fill(file)
+    proxy = PostgresProxy(database.server.port)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(proxy.serve)
+        proxy.cut_at_commit("before")
+        with pytest.raises(DatabaseError):
+            await sqlite_to_postgres(file, database.url_at(proxy.port))
+        nursery.cancel_scope.cancel()
+    assert database.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
+    assert not (await sqlite_to_postgres(file, database.url)).was_moved_before
+
+
+# -- the command
+
+
+def test_the_command_says_what_was_moved_and_what_else_has_to_be(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli = Cli(tmp_path, monkeypatch, capsys)
+    trio.run(fill, tmp_path / "state.db")
+    told(cli("migrate", "sqlite-to-postgres", "state.db"), 2, "EXOTRIO_DATABASE_URL")
+    told(cli("migrate", "sqlite-to-postgres", "state.db", "other.db"), 2, "no PostgreSQL is named")
+    told(cli("migrate", "sqlite-to-postgres", "state.db", database.tcp_url), 2, "has a password in it")
+    cli.set(EXOTRIO_DATABASE_URL=database.tcp_url)
+    end = cli("migrate", "sqlite-to-postgres", "state.db")
+    assert end.code == 0, end
+    assert "3 runs and 8 states of state.db are in postgresql://exotrio@127.0.0.1" in end.out
+    assert "renamed" in end.out
+    assert "state.db.secrets-key" in end.out
+    assert postgres.PASSWORD not in end.out + end.err
+    assert cli("migrate", "sqlite-to-postgres", "state.db").code == 2, "the file is gone"
