@@ -12,6 +12,7 @@ from typing import ParamSpec, TypeVar
 
 import trio
 
+from exotrio._util.database_url import shown_database
 from exotrio._util.settings import Settings, read_settings
 from exotrio.manager.background import Scheduler, in_background, retain, stay, sweep
 from exotrio.manager.database import must_share_keys, place_of_keys
@@ -41,6 +42,8 @@ class Service:
     scheduler: Scheduler
     manager: str
     """The id of this state manager among those on its database, from its start to its end."""
+    database: str
+    """Its database, as it may be shown."""
     claims_kept: ClaimsKept = field(default_factory=ClaimsKept)
     backing_up: trio.Lock = field(default_factory=trio.Lock)
     computing: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, 1))
@@ -150,6 +153,7 @@ async def open_service(
                     monotonic=monotonic,
                     scheduler=scheduler,
                     manager=manager,
+                    database=shown_database(db),
                 )
             finally:
                 if store.is_shared:

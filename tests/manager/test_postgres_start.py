@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +17,7 @@ from exotrio import ConfigurationError
 from exotrio.manager.store.opening import open_store
 from tests.support import postgres
 from tests.support.postgres import PASSWORD, Database
-from tests.support.processes import KEY, Process, Processes, exotrio
+from tests.support.processes import KEY, Process, Processes, ended, exotrio
 
 SERVER = ("server", "--port", "0", "--key", KEY)
 WRONG = "a-wrong-p5word"
@@ -107,3 +110,24 @@ def test_without_the_driver_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigurationError) as caught:
         open_store("postgresql:///n")
     assert "pip install 'exotrio[postgres]'" in str(caught.value)
+
+
+def test_backup_says_how_pg_dump_does_it_and_that_command_works(database: Database, tmp_path: Path) -> None:
+    with started(database.tcp_url, tmp_path) as process:
+        uri = process.line(r"serving .* on (http://\S+)")[1]
+        server = {"EXOSPHERE_STATE_MANAGER_URI": uri, "EXOSPHERE_API_KEY": KEY}
+        end = ended("backup", "copy.db", cwd=tmp_path, env=server)
+        assert end.code == 3, end
+        command = re.search(r"PGPASSFILE: (pg_dump .*)", end.err)
+        assert command is not None, end
+        shown_nowhere(end.err)
+        program, *arguments = shlex.split(command[1])
+        subprocess.run(
+            [database.server.binaries / program, *arguments],
+            cwd=tmp_path,
+            env={"PGPASSWORD": PASSWORD},
+            check=True,
+        )
+    dump = (tmp_path / "exotrio.dump").read_bytes()
+    assert dump.startswith(b"PGDMP")
+    assert b"states_ready" in dump

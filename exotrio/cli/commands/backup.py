@@ -21,6 +21,8 @@ def command(file: Path, overwrite: bool, connection: Connection) -> int:
     The state manager keeps working meanwhile. `server --db FILE` starts one from the backup.
     Secrets in it are encrypted, and their key is not part of it: keep the file ending in
     .secrets-key (or SECRETS_ENCRYPTION_KEY) too, in another place.
+
+    A database on PostgreSQL is backed up with pg_dump; this command then prints how.
     """
     size = connection.ask(lambda manager: manager.backup(file, overwrite=overwrite))
     print_text(f"{file}: {size:,} bytes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from functools import partial
@@ -55,6 +56,7 @@ from exotrio.manager.engine import runs as runs_engine
 from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries import states as state_queries
 from exotrio.manager.queries.state_detail import show_history
+from exotrio.manager.rules.errors import Refused
 from exotrio.manager.security.access import LOCAL
 from exotrio.manager.service import Service
 
@@ -94,6 +96,13 @@ class _Native:
         return reply({"version": NATIVE_VERSION, "capabilities": CAPABILITIES})
 
     async def backup(self, request: Request) -> Response:
+        if self._store.is_shared:
+            command = f"pg_dump --format=custom --file=exotrio.dump {shlex.quote(self._service.database)}"
+            raise Refused(
+                409,
+                "the database is on PostgreSQL, which makes its own backups, with the password from"
+                f" PGPASSWORD or PGPASSFILE: {command}",
+            )
         return BackupReply(self._store, self._service.backing_up)
 
     async def claim(self, request: Request, namespace: str) -> Response:
