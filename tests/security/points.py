@@ -269,6 +269,21 @@ POINTS = (
         Change(KEY_FILES, 'os.O_EXCL, 0o600), "w")', 'os.O_EXCL, 0o644), "w")'),
     ),
     Point(
+        "State managers that share a PostgreSQL have the same key for secrets; none makes one of its own.",
+        ["manager/test_which_database::test_no_key_for_secrets_is_generated_where_others_need_the_same_one"],
+        Change("manager/security/encryption.py", "    if shared:\n", "    if not shared:\n"),
+    ),
+    Point(
+        "The password of a database is in no argument, no log and no error.",
+        [
+            "cli/test_database_option::test_a_password_in_the_arguments_is_refused_and_not_printed",
+            "manager/test_postgres_start::test_the_url_is_in_no_log_and_not_in_the_arguments",
+            "manager/test_postgres_start::test_what_does_not_get_right_by_waiting_ends_it_at_once",
+            "util/test_database_url::test_a_url_is_shown_without_its_passwords",
+        ],
+        Change("cli/options.py", 'parse_database_url(text, source="--db").secrets:', "False:"),
+    ),
+    Point(
         "Keys for secrets can be exchanged, whatever happens meanwhile; the old one opens old backups only.",
         [
             "manager/test_rotation::test_a_start_with_a_new_key_in_front_encrypts_everything_with_it",
@@ -356,7 +371,7 @@ POINTS = (
     Point(
         "While a graph is checked others are served.",
         ["security/test_limits::test_while_a_graph_is_checked_others_are_served"],
-        Change("manager/service.py", "if self.store.path is None:", "if True:"),
+        Change("manager/service.py", "if self.store.path is None and not self.store.is_shared:", "if True:"),
     ),
     Point(
         "A refusal does not repeat a long key.",
