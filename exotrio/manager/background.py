@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Concatenate
 
@@ -16,12 +16,14 @@ import trio
 
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import from_ms
-from exotrio.errors import DatabaseError
+from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.engine import managers
 from exotrio.manager.engine.leases import MonotonicClock, Terms
 from exotrio.manager.engine.retention import clear, discard, drop_templates
 from exotrio.manager.engine.runs import due_in_ms, fire_schedules
+from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.port import Store, Transaction, log_level
+from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
 
 logger = logging.getLogger("exotrio.manager")
 
@@ -35,6 +37,8 @@ DELETE_PAUSE = 0.02
 """Seconds between two transactions that delete, so that others can write."""
 MAX_DELETE_INTERVAL = 600.0
 MIN_DELETE_INTERVAL = 1.0
+JOIN_PATIENCE = from_ms(SILENT_AFTER_MS) + 5
+JOIN_INTERVAL = 1.0
 
 
 async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
@@ -64,12 +68,35 @@ async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
             logger.warning("%s ended without an outcome", plural(swept.ended, "lease"))
 
 
-async def stay(store: Store, manager: str, clock: MonotonicClock) -> None:
+async def join(store: Store, manager: str, clock: MonotonicClock, cipher: Cipher) -> None:
+    """Enter among the state managers on a shared database.
+
+    One that was killed a moment ago counts as alive for half a minute, which is waited for.
+
+    Raises:
+        ConfigurationError: the keys for secrets do not fit those of another one (``store.shared_keys``).
+    """
+    deadline = trio.current_time() + JOIN_PATIENCE
+    is_logged = False
+    while (found := await store.write(managers.enter_if_fit, manager, clock(), cipher)) is not None:
+        if trio.current_time() >= deadline:
+            raise ConfigurationError(
+                f"the keys for secrets of this state manager do not fit: {found.what}",
+                where=f"it has {', '.join(cipher.key_ids)}, by {cipher.source}",
+                fix=found.fix,
+            )
+        if not is_logged:
+            logger.warning("waiting for %.0f s, perhaps that one ends: %s", JOIN_PATIENCE, found.what)
+            is_logged = True
+        await trio.sleep(JOIN_INTERVAL)
+
+
+async def stay(store: Store, manager: str, clock: MonotonicClock, keys: Sequence[str]) -> None:
     """Let other state managers on the same database know that this one is there. Never returns."""
     while True:
         await trio.sleep(managers.SEEN_INTERVAL)
         try:
-            await store.write(managers.enter, manager, clock())
+            await store.write(managers.enter, manager, clock(), keys)
         except DatabaseError as error:
             logger.log(log_level(error), "other state managers could not be told of this one: %s", error.what)
 

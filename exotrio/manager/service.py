@@ -14,11 +14,11 @@ import trio
 
 from exotrio._util.database_url import shown_database
 from exotrio._util.settings import Settings, read_settings
-from exotrio.manager.background import Scheduler, in_background, retain, stay, sweep
+from exotrio.manager.background import Scheduler, in_background, join, retain, stay, sweep
 from exotrio.manager.database import must_share_keys, place_of_keys
 from exotrio.manager.engine.claims import Claimer
 from exotrio.manager.engine.leases import MonotonicClock, Terms, monotonic_clock, recover, restart
-from exotrio.manager.engine.managers import enter, enter_alone, leave
+from exotrio.manager.engine.managers import enter_alone, leave
 from exotrio.manager.engine.workers import ClaimsKept, forget_all, keep_claim
 from exotrio.manager.security.encryption import find_cipher, renew_at_start
 from exotrio.manager.store.catalog import MAX_INPUTS
@@ -123,7 +123,7 @@ async def open_service(
 
     Raises:
         DatabaseError: the database cannot be used.
-        ConfigurationError: the key for secrets cannot be used.
+        ConfigurationError: the key for secrets cannot be used, or does not fit those of other state managers.
     """
     settings = settings or read_settings()
     async with open_store(db, clock=clock, max_inputs=max_inputs) as store:
@@ -132,7 +132,10 @@ async def open_service(
         cipher = find_cipher(place_of_keys(db), settings, shared=must_share_keys(db, host))
         terms, scheduler = terms or Terms(), Scheduler(store)
         manager = secrets.token_hex(8)
-        await store.write(enter if store.is_shared else enter_alone, manager, monotonic())
+        if store.is_shared:
+            await join(store, manager, monotonic, cipher)
+        else:
+            await store.write(enter_alone, manager, monotonic())
         while await store.write(recover, terms):
             pass
         if not store.is_shared:
@@ -141,7 +144,7 @@ async def open_service(
         await renew_at_start(store, cipher)
         async with in_background(
             *((scheduler.run,) if schedules else ()),
-            *((partial(stay, store, manager, monotonic),) if store.is_shared else ()),
+            *((partial(stay, store, manager, monotonic, cipher.key_ids),) if store.is_shared else ()),
             partial(sweep, store, monotonic, terms),
             partial(retain, store, keep_ms),
         ):

@@ -7,22 +7,25 @@ from functools import partial
 import click
 import trio
 
+from exotrio._util.settings import read_settings
+from exotrio._util.words import plural
+from exotrio.cli import options
 from exotrio.cli.exit_codes import SUCCESS, bare_errors
 from exotrio.cli.terminal.output import print_text
-from exotrio.manager.database import DEFAULT_DB
+from exotrio.manager.database import choose_database
 from exotrio.manager.security.encryption import rotate_secrets
 
 
 @click.command(name="rotate-secrets")
-@click.option("--db", default=str(DEFAULT_DB), show_default=True, help="SQLite file, not in use.")
+@options.database(f"SQLite file, not in use, or postgresql://USER@HOST/NAME.  {options.WHERE_BY_DEFAULT}")
 @click.option(
     "--drop-old-keys",
     "drop_old",
     is_flag=True,
     help="Remove the older keys from the file beside the database at the end; earlier backups need them.",
 )
-def command(db: str, drop_old: bool) -> int:
-    """Encrypt all secrets in the database of a stopped state manager with a new key.
+def command(db: str | None, drop_old: bool) -> int:
+    """Encrypt all secrets in a database with a new key; a SQLite file must not be in use.
 
     The new key is the first one in SECRETS_ENCRYPTION_KEY (32 bytes in base64; several are separated by
     commas or blanks, newest first). Without that variable a key is generated, and put before the others
@@ -34,15 +37,26 @@ def command(db: str, drop_old: bool) -> int:
 
     A state manager does the same when it starts: to replace the key in SECRETS_ENCRYPTION_KEY, put the
     new one first and restart it; remove the old one when its log says that it is no longer needed.
+
+    On PostgreSQL it works while state managers run, once all of them know the new key: give all of them
+    SECRETS_ENCRYPTION_KEY=old,new, then all of them new,old, then run this with the same value, then
+    remove the old one from all of them.
     """
     with bare_errors():
-        done = trio.run(partial(rotate_secrets, db, drop_old=drop_old))
+        chosen = choose_database(db, read_settings())
+        done = trio.run(partial(rotate_secrets, chosen, drop_old=drop_old))
     print_text(
         f"{done.total:,} secrets are encrypted with the key {done.key_id}, the newest in {done.source};"
         f" {done.renewed:,} were not before"
     )
     if done.dropped:
         print_text(f"removed from there: {done.dropped} older; backups made before need them")
-    elif done.renewed:
+    elif done.renewed and not done.behind:
         print_text("the older keys are needed only for backups made before now")
+    if done.behind:
+        print_text(
+            f"{plural(len(done.behind), 'running state manager')} still"
+            f" encrypt{'s' if len(done.behind) == 1 else ''} with an older key: restart with the new one in"
+            f" front, then run this again: {', '.join(done.behind)}"
+        )
     return SUCCESS

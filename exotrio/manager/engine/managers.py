@@ -9,31 +9,49 @@ What happens by itself are duties: whoever gets the row of one does it, and othe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exotrio._version import VERSION
 from exotrio.manager.engine.claims import forget_claims
 from exotrio.manager.engine.leases import Terms, expire, extend, recover
 from exotrio.manager.store import clock
+from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.shared_keys import SILENT_AFTER_MS, Misfit, misfit
 
 SEEN_INTERVAL = 5.0
 """Seconds between two signs of life."""
-SILENT_AFTER_MS = 30_000
 MIN_LATENESS_MS = 1_000
 """A busy machine is as late as this at times, and no lease ended by it. Two state managers may differ by as
 much in what they take for the time of their database."""
 SWEEP, RETENTION, SCHEDULES = DUTIES = ("sweep", "retention", "schedules")
 
 
-def enter(tx: Transaction, manager: str, now: int) -> None:
-    """Say that a state manager is there. ``now`` is on the clock of leases, ms, here and below."""
+def enter(tx: Transaction, manager: str, now: int, keys: Sequence[str] = ()) -> None:
+    """Say that a state manager is there, and which keys for secrets it has (``store.shared_keys``).
+
+    ``now`` is on the clock of leases, ms, here and below.
+    """
     tx.execute(
-        "INSERT INTO managers (id, started_at, seen_at, version) VALUES (?, ?, ?, ?)"
+        "INSERT INTO managers (id, started_at, seen_at, version, secret_keys) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at",
-        (manager, now, now, VERSION),
+        (manager, now, now, VERSION, " ".join(keys)),
     )
     tx.insert("duties", ("name", "at"), [(name, now) for name in sorted(DUTIES)], "DO NOTHING")
+
+
+def enter_if_fit(tx: Transaction, manager: str, now: int, cipher: Cipher) -> Misfit | None:
+    """Say that a state manager is there, unless its keys for secrets do not fit those of others."""
+    # One at a time: each sees the keys of the one before.
+    tx.execute(
+        "INSERT INTO meta VALUES ('entered_at', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (str(now),),
+    )
+    found = misfit(tx, cipher, now)
+    if found is None:
+        enter(tx, manager, now, cipher.key_ids)
+    return found
 
 
 def enter_alone(tx: Transaction, manager: str, now: int) -> None:

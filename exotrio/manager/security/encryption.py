@@ -18,11 +18,13 @@ import binascii
 import logging
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
+from exotrio._util.database_url import is_database_url
 from exotrio._util.settings import SECRETS_KEY_VARIABLE, Settings, read_settings
 from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.security.secret_files import (
@@ -32,9 +34,10 @@ from exotrio.manager.security.secret_files import (
     write_secret_file,
 )
 from exotrio.manager.store.cipher import KEY_BYTES, Cipher, check_secrets, encrypt_anew
+from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store
+from exotrio.manager.store.shared_keys import rotate
 from exotrio.manager.store.sqlite.database import truncate_log
-from exotrio.manager.store.sqlite.store import open_store
 
 logger = logging.getLogger("exotrio.manager")
 
@@ -129,20 +132,22 @@ async def _forget_log(store: Store) -> None:
 class Rotation:
     """What ``rotate_secrets`` did: ``renewed`` of ``total`` secrets were not encrypted with the newest key.
 
-    ``source`` is where the keys are, ``dropped`` how many older ones were removed from there.
+    ``source`` is where the keys are, ``dropped`` how many older ones were removed from there. ``behind`` are
+    running state managers that still encrypt with another key.
     """
 
     total: int
     renewed: int
     key_id: str
     source: str
-    dropped: int
+    dropped: int = 0
+    behind: Sequence[str] = ()
 
 
 async def rotate_secrets(
     db: str | Path, *, drop_old: bool = False, settings: Settings | None = None
 ) -> Rotation:
-    """Encrypt all secrets of a database that is not in use with a new key.
+    """Encrypt all secrets of a database with a new key. A file must not be in use.
 
     The new key is the first in ``SECRETS_ENCRYPTION_KEY``. Without that variable it is made, and put in front
     of the others in the file beside the database before anything is encrypted with it. If it is killed at any
@@ -158,6 +163,8 @@ async def rotate_secrets(
         ConfigurationError: a key is not valid, or the file beside the database cannot be read or written.
     """
     settings = settings or read_settings()
+    if is_database_url(db):
+        return await _rotate_shared(str(db), settings, drop_old=drop_old)
     path = _existing(db)
     from_variable = bool(settings.secrets_encryption_key)
     if from_variable and drop_old:
@@ -187,6 +194,36 @@ async def rotate_secrets(
         return Rotation(
             total=found.total, renewed=found.renewed, key_id=key_id, source=source, dropped=dropped
         )
+
+
+async def _rotate_shared(url: str, settings: Settings, *, drop_old: bool) -> Rotation:
+    """Rotate on a PostgreSQL, whose state managers may be running: their keys are in the variable."""
+    if drop_old or not settings.secrets_encryption_key:
+        raise ConfigurationError(
+            "on PostgreSQL the keys for secrets have to be given",
+            where=f"none is dropped here, and {SECRETS_KEY_VARIABLE} is "
+            + ("set" if settings.secrets_encryption_key else "not set"),
+            fix=f"set {SECRETS_KEY_VARIABLE} as all state managers have it, the new key in front",
+        )
+    cipher = cipher_from_text(settings.secrets_encryption_key, source=SECRETS_KEY_VARIABLE)
+    async with open_store(url) as store:
+        if problem := (await store.read(check_secrets, cipher)).problem:
+            raise problem
+        assert store.lease_clock is not None, "a shared database has a clock"
+        done = await store.write(rotate, cipher, store.lease_clock())
+    if done.lacking:
+        raise DatabaseError(
+            f"running state managers lack the key {cipher.newest}, so nothing was changed",
+            where=f"those are: {', '.join(done.lacking)}",
+            fix=f"give all of them {SECRETS_KEY_VARIABLE}=old,new, then new,old, then run this again",
+        )
+    return Rotation(
+        total=done.found.total,
+        renewed=done.found.renewed,
+        key_id=cipher.newest,
+        source=cipher.source,
+        behind=done.behind,
+    )
 
 
 def _existing(db: str | Path) -> Path:

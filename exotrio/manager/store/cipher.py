@@ -21,6 +21,8 @@ from exotrio.manager.store.port import Transaction, View
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
+ID_LENGTH = 8
+"""Characters of the id of a key."""
 
 
 class SecretUnreadable(DatabaseError):
@@ -111,7 +113,7 @@ def open_secrets(
 
 def _key_id(key: bytes) -> str:
     """Return the name of a key for messages. It reveals nothing of 256 random bits."""
-    return sha256(b"exotrio, id of a key for secrets: " + key).hexdigest()[:8]
+    return sha256(b"exotrio, id of a key for secrets: " + key).hexdigest()[:ID_LENGTH]
 
 
 def _bound_to(namespace: str, graph: str, name: str) -> bytes:

@@ -256,7 +256,8 @@ CREATE TABLE managers (
     id TEXT PRIMARY KEY,                 -- of one process from its start to its end
     started_at INTEGER NOT NULL,
     seen_at INTEGER NOT NULL,
-    version TEXT NOT NULL
+    version TEXT NOT NULL,
+    secret_keys TEXT NOT NULL            -- ids of its keys for secrets (store.shared_keys)
 ) WITHOUT ROWID;
 
 -- What one state manager at a time does for all (engine.managers): who gets the row.

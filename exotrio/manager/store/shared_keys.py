@@ -1,0 +1,93 @@
+"""The keys for secrets that the state managers on one database have, by their ids.
+
+Each says in its row of ``managers`` which keys it has, the one that it encrypts with first. What one of them
+encrypts all the others have to be able to read, so two rules hold between any two that are alive:
+
+1. Each has the key that the other one encrypts with.
+2. Each has the keys of the stored secrets that the other one can read.
+
+A state manager that would break a rule is not started. So a key is exchanged in steps, each done by all of
+them before the next: ``old,new``, then ``new,old``, then everything is encrypted anew, then ``new``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from exotrio.manager.store.cipher import ID_LENGTH, Cipher, Renewed, encrypt_anew
+from exotrio.manager.store.port import Transaction, View
+
+SILENT_AFTER_MS = 30_000
+"""A state manager that says nothing for so long is taken for lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another state manager: its id, and the ids of its keys, the one that it encrypts with first."""
+
+    manager: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """Why a state manager would break a rule, and what to do."""
+
+    what: str
+    fix: str
+
+
+def peers(view: View, now: int) -> list[Peer]:
+    """Return the state managers that are alive. ``now`` is on the clock of leases, ms, here and below."""
+    rows = view.execute(
+        "SELECT id, secret_keys FROM managers WHERE seen_at > ? AND secret_keys <> '' ORDER BY id",
+        (now - SILENT_AFTER_MS,),
+    )
+    return [Peer(row["id"], tuple(row["secret_keys"].split())) for row in rows]
+
+
+def misfit(view: View, cipher: Cipher, now: int) -> Misfit | None:
+    """Return why a further state manager with these keys would break a rule; None if it would not."""
+    used = {
+        row["key"]
+        for row in view.execute(f"SELECT DISTINCT substr(value, 1, {ID_LENGTH}) AS key FROM secrets")
+    }
+    for peer in peers(view, now):
+        if cipher.newest not in peer.keys:
+            return Misfit(
+                f"state manager {peer.manager} lacks the key {cipher.newest}, which this one would use",
+                "first give all of them both keys with the old one in front (old,new), and only then put the"
+                " new one in front",
+            )
+        if peer.keys[0] not in cipher.key_ids:
+            return Misfit(
+                f"it lacks the key {peer.keys[0]}, with which state manager {peer.manager} encrypts",
+                "give it that key, too",
+            )
+        if lacking := used.intersection(peer.keys).difference(cipher.key_ids):
+            return Misfit(
+                f"it lacks the key {min(lacking)} of stored secrets, which state manager {peer.manager} has",
+                "give it that key, too, until rotate-secrets has encrypted them with the new one",
+            )
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """What was encrypted anew; nothing if some state managers lack the new key (``lacking``).
+
+    ``behind`` are those that have it and still encrypt with another one.
+    """
+
+    lacking: Sequence[str]
+    behind: Sequence[str]
+    found: Renewed
+
+
+def rotate(tx: Transaction, cipher: Cipher, now: int) -> Rotated:
+    """Encrypt with the newest key what is not, if every living state manager has that key."""
+    others = peers(tx, now)
+    lacking = [peer.manager for peer in others if cipher.newest not in peer.keys]
+    behind = [peer.manager for peer in others if peer.keys[0] != cipher.newest]
+    return Rotated(lacking, behind, Renewed() if lacking else encrypt_anew(tx, cipher))
