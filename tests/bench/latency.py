@@ -42,14 +42,14 @@ def v0(plan: Plan) -> Iterator[Sample]:
 
     async def measure(where: Where) -> list[Sample]:
         async with working(where, ONE, CHAIN, poll_interval=plan.poll_interval) as manager:
-            idle = await _idle(manager, few)
-            chains = [await _chain(manager, "v0") for _ in range(few)]
+            idle = await idle_seconds(manager, few)
+            chains = [await chain_seconds(manager, "v0") for _ in range(few)]
         return [
-            Sample("trigger to execute, v0, idle, p50", _p(idle, 50), "ms"),
+            Sample("trigger to execute, v0, idle, p50", percentile(idle, 50), "ms"),
             Sample("trigger to execute, v0, idle, longest", max(idle) * 1000, "ms", most=1_100),
             Sample(
                 "chain of 5, v0, first to last node, p50",
-                _p([steps for steps, _, _ in chains], 50),
+                percentile([steps for steps, _, _ in chains], 50),
                 "ms",
                 most=200,
             ),
@@ -61,23 +61,28 @@ def v0(plan: Plan) -> Iterator[Sample]:
 
 async def _all(where: Where, plan: Plan, name: str, *, first: float, chain: float) -> list[Sample]:
     async with working(where, ONE, CHAIN) as manager:
-        await _idle(manager, 3)
-        idle = await _idle(manager, plan.triggers)
+        await idle_seconds(manager, 3)
+        idle = await idle_seconds(manager, plan.triggers)
         loaded = await _loaded(manager, plan.triggers, plan.rate)
-        chains = [await _chain(manager, name) for _ in range(plan.triggers // 4)]
+        chains = [await chain_seconds(manager, name) for _ in range(plan.triggers // 4)]
     goals: dict[int, Any] = {50: {"most": first}}
     return [
         *(
-            Sample(f"trigger to execute, {name}, idle, p{p}", _p(idle, p), "ms", **goals.get(p, {}))
+            Sample(f"trigger to execute, {name}, idle, p{p}", percentile(idle, p), "ms", **goals.get(p, {}))
             for p in _PS
         ),
         *(
-            Sample(f"trigger to execute, {name}, {plan.rate:g} runs/s, p{p}", _p(loaded, p), "ms")
+            Sample(f"trigger to execute, {name}, {plan.rate:g} runs/s, p{p}", percentile(loaded, p), "ms")
             for p in _PS
         ),
-        Sample(f"chain of 5, {name}, trigger to last node, p50", _p([c[1] for c in chains], 50), "ms"),
         Sample(
-            f"chain of 5, {name}, until wait returns, p50", _p([c[2] for c in chains], 50), "ms", most=chain
+            f"chain of 5, {name}, trigger to last node, p50", percentile([c[1] for c in chains], 50), "ms"
+        ),
+        Sample(
+            f"chain of 5, {name}, until wait returns, p50",
+            percentile([c[2] for c in chains], 50),
+            "ms",
+            most=chain,
         ),
     ]
 
@@ -85,14 +90,14 @@ async def _all(where: Where, plan: Plan, name: str, *, first: float, chain: floa
 _PS = (50, 95, 99)
 
 
-def _p(seconds: list[float], percent: int) -> float:
+def percentile(seconds: list[float], percent: int) -> float:
     """Return a percentile in milliseconds."""
     if len(seconds) < 2:
         return seconds[0] * 1000
     return statistics.quantiles(seconds, n=100, method="inclusive")[percent - 1] * 1000
 
 
-async def _idle(manager: StateManager, count: int) -> list[float]:
+async def idle_seconds(manager: StateManager, count: int) -> list[float]:
     """Seconds from a trigger to its node, one run after the other."""
     found = []
     for _ in range(count):
@@ -126,7 +131,7 @@ async def _loaded(manager: StateManager, count: int, rate: float) -> list[float]
     return found
 
 
-async def _chain(manager: StateManager, name: str) -> tuple[float, float, float]:
+async def chain_seconds(manager: StateManager, name: str) -> tuple[float, float, float]:
     """Seconds from the first node to the last, from the trigger to the last, until the run is seen to end."""
     tag = f"{name} {random.random()}"
     awaited[tag] = (trio.Event(), 5)

@@ -53,9 +53,16 @@ async def beside(folder: Path, *, native: bool = True) -> AsyncIterator[Where]:
 @contextmanager
 def apart(folder: Path, *options: str) -> Iterator[Where]:
     """``python -m exotrio server`` in a process of its own."""
+    with server(str(fresh(folder) / "state.db"), *options) as (where, _):
+        yield where
+
+
+@contextmanager
+def server(db: str, *options: str) -> Iterator[tuple[Where, int]]:
+    """``python -m exotrio server`` on a database; the block gets its process id, too."""
     command = ["-m", "exotrio", "server", "--port", "0", "--key", KEY, *options]
-    with python(command, "--db", str(fresh(folder) / "state.db")) as process:
-        yield {"state_manager_uri": until(process, "http://").split()[-1], "key": KEY}
+    with python(command, "--db", db) as process:
+        yield {"state_manager_uri": until(process, "http://").split()[-1], "key": KEY}, process.pid
 
 
 @contextmanager
@@ -98,3 +105,9 @@ async def working(where: Where, *graphs: Graph, **options: Any) -> AsyncIterator
             await manager.upsert_graph(graph)
         yield manager
         runtime.stop()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU seconds of all threads; not from ``stat``, which counts in hundredths."""
+    times = (path.read_text().split()[0] for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+    return sum(map(int, times)) / 1e9

@@ -15,7 +15,7 @@ import trio
 from exotrio import StateManager
 from exotrio._wire.native import Run
 from tests.bench.figures import Plan, Sample
-from tests.bench.places import ROOT, Where, apart, python, until
+from tests.bench.places import ROOT, Where, apart, cpu_seconds, python, until
 from tests.bench.work import FAN, NAMESPACE
 
 _BASE = "import trio, pydantic, anyio"
@@ -55,9 +55,9 @@ def worker(plan: Plan) -> Iterator[Sample]:
         with python(["-m", "exotrio", "worker", "tests.bench.worker"], where=where) as process:
             until(process, "running")
             time.sleep(min(1.0, plan.seconds))
-            begin = _cpu(process.pid)
+            begin = cpu_seconds(process.pid)
             time.sleep(plan.seconds)
-            used = _cpu(process.pid) - begin
+            used = cpu_seconds(process.pid) - begin
             yield Sample("idle worker, CPU", used / plan.seconds * 100, "%", most=0.5)
             yield Sample("idle worker, memory", _memory(process.pid), "MB", most=58)
             yield Sample("SIGTERM to exit, idle worker", _stop(process), "s")
@@ -88,12 +88,6 @@ def _stop(process: subprocess.Popen[str]) -> float:
     process.stderr.read()
     assert process.wait() == 0
     return time.perf_counter() - begin
-
-
-def _cpu(pid: int) -> float:
-    """Return the CPU seconds of all threads; not from ``stat``, which counts in hundredths."""
-    times = (path.read_text().split()[0] for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
-    return sum(map(int, times)) / 1e9
 
 
 def _memory(pid: int) -> float:
