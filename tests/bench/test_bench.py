@@ -10,12 +10,13 @@ from types import ModuleType
 
 import pytest
 
-from tests.bench import latency, programs, stock, throughput
+from tests.bench import latency, postgres, programs, stock, throughput
 from tests.bench.__main__ import CASES, measure
 from tests.bench.figures import Comparison, Plan, Sample, as_json, as_table, comparison_table, gather
-from tests.bench.places import Where, apart
+from tests.bench.places import Where, apart, server
+from tests.support.postgres import Database, database
 
-SERVED: tuple[ModuleType, ...] = (latency, programs, stock, throughput)
+SERVED: tuple[ModuleType, ...] = (latency, postgres, programs, stock, throughput)
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +27,25 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[bool, Whe
         yield {False: native, True: v0}
 
 
+@pytest.fixture(scope="module")
+def on_postgres() -> Iterator[tuple[Database, tuple[Where, int]]]:
+    """A database on PostgreSQL with a server on it."""
+    with database() as used, server(used.url) as started:
+        yield used, started
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_each_case_gives_figures(
-    name: str, servers: dict[bool, Where], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    servers: dict[bool, Where],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if name == "postgres":
+        used, started = request.getfixturevalue("on_postgres")
+        monkeypatch.setattr(postgres, "database", lambda: nullcontext(used))
+        monkeypatch.setattr(postgres, "server", lambda url: nullcontext(started))
     for module in SERVED:
         monkeypatch.setattr(
             module, "apart", lambda folder, *options: nullcontext(servers["--v0-only" in options])
