@@ -46,6 +46,7 @@ def place_for(engine: str) -> Iterator[str]:
 class World:
     """A state manager, and others that are played; its own sweeps come far later than a test takes."""
 
+    db: str
     manager: Manager
     now: int
 
@@ -93,7 +94,7 @@ async def opened(db: str, runs: int = 3) -> AsyncIterator[World]:
         flow = await Flow.deploy(manager.api, place("a"))
         for _ in range(runs):
             await flow.trigger()
-        yield World(manager, manager.service.monotonic())
+        yield World(db, manager, manager.service.monotonic())
         await manager.service.store.read(recount)
 
 
@@ -140,6 +141,28 @@ async def test_what_was_held_inside_a_manager_that_left_is_claimable_with_the_ne
     await world.write(leave, "other")
     assert (await world.sweep(5 * SECOND)).ended == 1
     assert await world.statuses() == ["CREATED"] * 3
+
+
+async def test_a_start_and_an_end_beside_a_manager_that_lives_touch_nothing_that_is_held(
+    shared: World,
+) -> None:
+    manager = shared.manager.service.manager
+    for claimer in ({"manager": manager}, {"claim_id": "c"}, {}):
+        assert len((await shared.claim(**claimer)).states) == 1
+    before = await shared.states()
+    async with open_manager(shared.db) as second:
+        assert second.service.manager != manager
+        assert await shared.states() == before
+        assert await managers_of(shared) == {manager, second.service.manager}
+    assert await managers_of(shared) == {manager}
+    assert await shared.states() == before
+
+
+async def managers_of(world: World) -> set[str]:
+    def read(view: View) -> set[str]:
+        return {row[0] for row in view.execute("SELECT id FROM managers")}
+
+    return await world.manager.service.store.read(read)
 
 
 # -- who sweeps

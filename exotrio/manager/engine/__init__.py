@@ -9,6 +9,7 @@
 ``inputs``     the inputs of a new state, built from placeholders
 ``retries``    retries by hand
 ``leases``     how long claims hold
+``managers``   the state managers that share a database, and what one at a time does for all
 ``retention``  delete finished runs
 ``states``     ``Changes``: inserts and transitions of states, with every counter that follows
 ``workers``    the runtimes that were heard of, and what is asked of them
@@ -29,9 +30,10 @@ savepoint around the use case (``manager.store``) and templates that are not cac
 4. ``unites.decide``: the counters of groups that changed. If united nodes run now, what they read, and step 3
    again for them; then the groups around those.
 
-Leases: a native claim holds for a term (60 s) from its last heartbeat. Deadlines are on the monotonic clock
-of this process. A restart (``leases.restart``) gives every claim a fresh term, and ``leases.recover`` takes
-back what runtimes inside the former process held. ``leases.renew`` is the heartbeat; ``leases.expire``, which
-``background.sweep`` calls, ends what is overdue. A state whose lease ended is claimable again without a retry
-used, and an outcome of its former holder counts until somebody else claims it.
+Leases: a native claim holds for a term (60 s) from its last heartbeat. Deadlines are on the clock of leases:
+for SQLite the monotonic clock of this process, where a restart (``leases.restart``) gives every claim a fresh
+term; else the clock of the database. ``leases.renew`` is the heartbeat; ``managers.sweep``, which
+``background`` calls, ends what is overdue and takes back what was held inside a state manager that is gone. A
+state whose lease ended is claimable again without a retry used, and an outcome of its former holder counts
+until somebody else claims it.
 """
