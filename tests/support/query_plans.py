@@ -1,13 +1,19 @@
-"""What SQLite does for a statement: its plan, and how many steps it takes."""
+"""What SQLite does for a statement: its plan, and how many steps it takes. And the plans of PostgreSQL."""
 
 from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from exotrio.manager.store.port import Store
+from exotrio.manager.store.postgres.connection import Connection
+from exotrio.manager.store.postgres.translation import translate
+from tests.support.postgres import Database
 
 # Tables that stay small (nodes, graphs, managers) or have a maximum of rows (from workers on), the numbers a
 # request brings along, what an inner SELECT found (waiting), and the first of what is to be cleared away.
@@ -51,3 +57,70 @@ async def steps_of(store: Store, act: Callable[[], Any]) -> int:
     await act()
     connection.set_progress_handler(None, 0)
     return steps
+
+
+# -- PostgreSQL
+
+GROWING = re.compile("states|runs|counts|events|tallies|store|unite_counters|unite_members|claims")
+PARTIAL = re.compile(r"states_(ready|held|leased|queued|inside|failed|retried|united|manual)|runs_finished")
+"""Indexes that most rows of their table are not in."""
+HISTORY = """
+INSERT INTO runs (id, run_id, namespace, graph, template, created_at, finished_at, success)
+SELECT 1000 + n, 'past-' || n, 'namespace-' || n % 20, 1, 1, 1600000000000 + n, 1600000000000 + n, 10
+FROM generate_series(1, 100000) AS n;
+INSERT INTO states (seq, run, place, node_id, status, inputs, enqueue_after, created_at, updated_at,
+claimed_at, finished_at)
+SELECT 1000 + n, 1001 + n * 2 % 100000, n % 3, 1 + n % 3, 'SUCCESS', '{}', 0, 0, 0, 0, n
+FROM generate_series(1, 50000) AS n;
+INSERT INTO counts (run, place, success) SELECT 1000 + n, 0, 10 FROM generate_series(1, 100000) AS n;
+INSERT INTO store (run, key, value) SELECT 1000 + n, 'k', 'v' FROM generate_series(1, 100000) AS n;
+INSERT INTO events (id, state, at, kind) SELECT 1000 + n, 1000 + n, n, 'requeued'
+FROM generate_series(1, 30000) AS n;
+INSERT INTO tallies SELECT 1 + n % 3, n, 'SUCCESS', n % 10, 1 FROM generate_series(1, 10000) AS n;
+INSERT INTO unite_counters (target_state, place) SELECT 1000 + n, 0 FROM generate_series(1, 30000) AS n;
+INSERT INTO unite_members (target_state, place, path, state) SELECT 1000 + n, 0, '', n
+FROM generate_series(1, 30000) AS n;
+INSERT INTO claims (id, at) SELECT 'past-' || n, n FROM generate_series(1, 30000) AS n;
+VACUUM ANALYZE
+"""
+
+
+@contextmanager
+def watched_on_postgres() -> Iterator[set[str]]:
+    """Give a set that gets the statements that reach PostgreSQL within the block."""
+    seen: set[str] = set()
+    execute = Connection.execute
+
+    def watching(connection: Connection, sql: str, parameters: tuple[Any, ...] = ()) -> Any:
+        # The types that the driver sends, as far as the statement does not say them.
+        numbers = {number for number, each in enumerate(parameters, 1) if isinstance(each, int)}
+        text = translate(sql).decode()
+        seen.add(re.sub(r"\$(\d+)", lambda n: f"{n[0]}::bigint" if int(n[1]) in numbers else n[0], text))
+        return execute(connection, sql, parameters)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Connection, "execute", watching)
+        yield seen
+
+
+def scans_on_postgres(database: Database, statements: Iterable[str]) -> dict[str, list[str]]:
+    """Return the statements that read a table that grows from one end to the other, beside a history, and
+    what they read. They are planned for any parameters."""
+    for statement in HISTORY.split(";"):
+        database.execute(statement)
+    found = {}
+    for sql in sorted(statements):
+        if sql.startswith(("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")):
+            ((explained,),) = database.execute(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {sql}")
+            if slow := list(_scans(explained[0]["Plan"])):
+                found[sql] = slow
+    return found
+
+
+def _scans(plan: dict[str, Any], *, limited: bool = False) -> Iterator[str]:
+    kind, table, index = plan["Node Type"], plan.get("Relation Name"), plan.get("Index Name")
+    reads = table and GROWING.fullmatch(table) and "Scan" in kind and kind != "Bitmap Heap Scan"
+    if reads and not limited and "Index Cond" not in plan and not (index and PARTIAL.match(index)):
+        yield f"{kind} of {table}"
+    for part in plan.get("Plans", ()):
+        yield from _scans(part, limited=kind == "Limit")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -25,13 +24,13 @@ from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store, View
-from exotrio.manager.store.postgres.translation import translate
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support.both_engines import copied, plain
 from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, open_client, place
 from tests.support.manager import tallied
 from tests.support.postgres import Database, database
+from tests.support.query_plans import scans_on_postgres, watched_on_postgres
 from tests.support.web import KEY, NAMESPACE, ORIGIN, Site, open_site
 
 Shown = tuple[str, str, str]
@@ -44,23 +43,6 @@ PLACES = [
 ]
 LONG = "x" * 70_000 + " the end: ÄÖ \N{SNOWMAN} 100 % of a_b"
 CRON = {"type": "CRON", "value": {"expression": "0 5 * * *"}}
-GROWING = re.compile("states|runs|counts|events|tallies|store|unite_counters|unite_members")
-PARTIAL = re.compile(r"states_(ready|held|leased|queued|inside|failed|retried|united|manual)|runs_finished")
-"""Indexes that most rows of their table are not in."""
-HISTORY = """
-INSERT INTO runs (id, run_id, namespace, graph, template, created_at, finished_at, success)
-SELECT 1000 + n, 'past-' || n, 'namespace-' || n % 20, 1, 1, 1600000000000 + n, 1600000000000 + n, 10
-FROM generate_series(1, 100000) AS n;
-INSERT INTO states (seq, run, place, node_id, status, inputs, enqueue_after, created_at, updated_at,
-claimed_at, finished_at)
-SELECT 1000 + n, 1001 + n * 2 % 100000, n % 3, 1 + n % 3, 'SUCCESS', '{}', 0, 0, 0, 0, n
-FROM generate_series(1, 50000) AS n;
-INSERT INTO counts (run, place, success) SELECT 1000 + n, 0, 10 FROM generate_series(1, 100000) AS n;
-INSERT INTO store (run, key, value) SELECT 1000 + n, 'k', 'v' FROM generate_series(1, 100000) AS n;
-INSERT INTO events (id, state, at, kind) SELECT 1000 + n, 1000 + n, n, 'requeued'
-FROM generate_series(1, 30000) AS n;
-INSERT INTO tallies SELECT 1 + n % 3, n, 'SUCCESS', n % 10, 1 FROM generate_series(1, 10000) AS n
-"""
 
 
 async def fill(site: Site, clock: SettableClock, remote: Api) -> list[Shown]:
@@ -248,37 +230,11 @@ def all_queries() -> Iterator[tuple[str, str, CodeType]]:
                 yield module.name, name, function.__code__
 
 
-def scans(plan: dict[str, Any], limited: bool = False) -> Iterator[str]:
-    """Yield what a plan reads from one end to the other, of tables that grow."""
-    table, index = plan.get("Relation Name"), plan.get("Index Name")
-    whole = "Index Cond" not in plan and not (index and PARTIAL.match(index)) and not limited
-    if table and GROWING.fullmatch(table) and whole and plan["Node Type"] != "Bitmap Heap Scan":
-        yield f"{plan['Node Type']} of {table}"
-    for part in plan.get("Plans", ()):
-        yield from scans(part, plan["Node Type"] == "Limit")
-
-
-async def test_no_query_scans_a_table_that_grows_on_postgresql(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    statements: set[str] = set()
-    execute = View.execute
-
-    def recording(view: View, sql: str, parameters: tuple[Any, ...] = ()) -> Any:
-        statements.add(translate(sql).decode())
-        return execute(view, sql, parameters)
-
+async def test_no_query_scans_a_table_that_grows_on_postgresql(tmp_path: Path) -> None:
     async with both(tmp_path) as asked:
-        monkeypatch.setattr(View, "execute", recording)
-        for query in asked.asked:
-            await asked.postgres.read(answer, query)
-        monkeypatch.undo()
-        for statement in (*HISTORY.split(";"), "VACUUM ANALYZE"):
-            asked.database.execute(statement)
-        found = {}
-        for sql in statements:
-            ((explained,),) = asked.database.execute(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {sql}")
-            if slow := list(scans(explained[0]["Plan"])):
-                found[sql] = slow
+        with watched_on_postgres() as statements:
+            for query in asked.asked:
+                await asked.postgres.read(answer, query)
+        found = scans_on_postgres(asked.database, statements)
     assert len(statements) > 50
     assert found == {}
