@@ -10,9 +10,13 @@
 ``workers``      the runtimes that were heard of
 ``overview``     a namespace at a glance, put together of the former
 ``checkup``      the state manager itself: leases, claims, database
+``where``        parts of statements: conditions, the end of a text
 ================ ==================================================================================
 
 They change nothing and know nothing of HTML. ``Store.read`` runs the short ones that runtimes wait for;
 ``Store.look`` runs those that people wait for, with a deadline. A query must cost the same beside any
 history: it reads an index that finished states are not in, or stops after so many rows and says so.
+
+A statement means the same on both engines, and its order is complete: equal rows have no order of their own
+(``tests/manager/queries`` asks SQLite and PostgreSQL everything and compares the answers).
 """

@@ -4,6 +4,11 @@ Rows refer to each other by numbers: a state to its run, to its *place* (the pos
 template) and to its *node_id* (a registered node). ``seq`` is both the key of a state and the end of its
 public id, so finding a state by id needs no other index.
 
+It is written for SQLite, and translated for PostgreSQL (``postgres.translation``): whole numbers have 64
+bits, text sorts by its bytes, and every other word must mean the same there. An index that statements read in
+the order of ``seq`` has to name it: only SQLite's have it anyway. The conditions of partial indexes stand
+word for word in the statements that use them.
+
 To change a table: change ``SCHEMA``, add one to ``VERSION``, and put into ``MIGRATIONS`` what makes a file of
 the version before the same as a new one.
 """
