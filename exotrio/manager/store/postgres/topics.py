@@ -33,6 +33,8 @@ class Waiter:
         self.woken_for: set[Topic] = set()
         self.missed: set[Topic] = set()
         """What was announced while it ran."""
+        self.missed_any = False
+        """Whether it is not known what was announced while it ran: it may be what it will wait for."""
 
 
 class Topics:
@@ -73,8 +75,9 @@ class Topics:
             self._polls[topic] = now + random.uniform(MIN_POLL, MAX_POLL)
             self._look_by(min(self._due[topic], self._polls[topic]))
         not_looked_for = waiter.woken_for - waiter.topics
-        waiter.woken_for = waiter.missed & waiter.topics
+        waiter.woken_for = set(waiter.topics) if waiter.missed_any else waiter.missed & waiter.topics
         waiter.missed.clear()
+        waiter.missed_any = False
         if not waiter.woken_for:
             waiter.woken = trio.Event()
             self._running.discard(waiter)
@@ -90,7 +93,9 @@ class Topics:
 
     def announce_all(self) -> None:
         """Wake the first that waits for each topic: it is not known what was announced."""
-        self.announce([*self._waiters])
+        for waiter in self._running:
+            waiter.missed_any = True
+        self._wake([*self._waiters])
 
     def run_again(self, waiter: Waiter) -> None:
         """Have one run that still waits: its time is over."""
