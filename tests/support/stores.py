@@ -11,7 +11,7 @@ import trio
 from exotrio.manager.store.port import Transaction, View
 from tests.support import postgres
 
-ENGINES = ("memory", "file")
+ENGINES = ("memory", "file", "postgres")
 IN_THREADS = ENGINES[1:]
 """For what holds up a use case: in memory it runs in the calling task."""
 PATIENCE = 30.0

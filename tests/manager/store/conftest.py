@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store
-from exotrio.manager.store.sqlite.store import open_store
 from tests.support.stores import ENGINES, new_database
 
 

@@ -17,8 +17,8 @@ import trio.testing
 
 from exotrio import DatabaseError
 from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Conflict, Store, Transaction, View
-from exotrio.manager.store.sqlite.store import open_store
 from tests.support.manager import gate
 from tests.support.stores import IN_THREADS, PATIENCE, get, keys, put, put_and_fail, remove, until
 
