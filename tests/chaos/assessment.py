@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,7 @@ class _Judge:
             for state_id, times in self.evidence.proxy.touched.items():
                 if state_id in self.states:
                     touched[self.states[state_id].key] += times
+            touched.update(self._timed_out())
         by_pid: dict[int, list[Execution]] = defaultdict(list)
         for execution in self.evidence.reading.executions.values():
             by_pid[execution.pid].append(execution)
@@ -209,7 +210,7 @@ class _Judge:
                     touched[execution.key] += 1
             if strike.kind in (ZOMBIE, GATEWAY):
                 after = (each for each in by_pid[strike.pid] if each.began > strike.until)
-                touched.update(execution.key for execution in itertools.islice(after, self._held(strike)))
+                touched.update(execution.key for execution in islice(after, self._held(strike)))
         for key, executions in self.evidence.reading.by_key.items():
             again = len(executions) - 1 - sum(each.end in ("errored", "requeued") for each in executions)
             self.found.duplicates += max(0, again)
@@ -222,6 +223,21 @@ class _Judge:
                 )
         if self.evidence.plan.terms_only and self.lost_leases:
             self._problem(f"{len(self.lost_leases)} leases ended though workers were only asked to stop")
+
+    def _timed_out(self) -> Counter[str]:
+        """Return how often the v0 claims of each key timed out, as they do on a busy machine without a fault.
+
+        They did if the state manager says so, and gave out the state no sooner than that again.
+        """
+        lost = Counter(state_id for state_id, _ in self.lost_leases)
+        found: Counter[str] = Counter()
+        for state_id, claims in self.evidence.proxy.claimed.items():
+            late = [
+                later[1] - sent >= self.evidence.plan.claim_timeout for (sent, _), later in pairwise(claims)
+            ]
+            if state_id in self.states:
+                found[self.states[state_id].key] += min(sum(late), lost[state_id])
+        return found
 
     def _check_reports(self) -> None:
         """Who ends with 0 has told the state manager of all it finished, not only somebody in its place."""

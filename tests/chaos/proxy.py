@@ -1,8 +1,8 @@
 """A proxy between workers and state manager that injects faults and remembers what it saw.
 
 It works on whole HTTP messages, so that a fault can be told by what it does to one: lost after it
-was committed, sent twice, answered by somebody else. What state a fault may have touched, and which
-outcomes the state manager accepted, is kept for the assessment.
+was committed, sent twice, answered by somebody else. What state a fault may have touched, which
+outcomes the state manager accepted, and when it gave out each state is kept for the assessment.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ class Proxy:
         touched: How often a fault hit a report or a release of a state, by its id.
         accepted: Outcomes by the id of their state, in order.
         answered: Executions whose outcome the state manager itself has answered, whatever it said.
+        claimed: When each v0 claim that gave out a state was sent and answered, by the state's id.
         closed: Routes whose requests are all answered 502; ``"any"`` for all of them.
         rate: Bytes a second that a connection of a worker carries each way; 0 for as many as it can.
         followed: Requests that came on a connection that was to be cut under them, by route.
@@ -111,6 +112,7 @@ class Proxy:
     touched: Counter[str] = field(default_factory=Counter)
     accepted: dict[str, list[Accepted]] = field(default_factory=lambda: defaultdict(list))
     answered: set[str] = field(default_factory=set)
+    claimed: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
     closed: set[str] = field(default_factory=set)
     followed: Counter[str] = field(default_factory=Counter)
     _turning_away: int = 0
@@ -231,6 +233,7 @@ class Proxy:
         return None
 
     async def _forward(self, request: Message) -> bytes | None:
+        began = time.monotonic()
         # A connection for each request: one that was kept could be stale, which would be another fault.
         try:
             server = await trio.open_tcp_stream("127.0.0.1", self.upstream)
@@ -244,7 +247,7 @@ class Proxy:
                 response = None
         if response is None:
             return None
-        self._remember(request, response)
+        self._remember(request, response, began)
         return response.raw
 
     # -- for the assessment
@@ -253,8 +256,11 @@ class Proxy:
         if _route(message) in ("report", "release"):
             self.touched.update({state_id.decode() for state_id in STATE_ID.findall(message.raw)})
 
-    def _remember(self, request: Message, response: Message) -> None:
+    def _remember(self, request: Message, response: Message, began: float) -> None:
         now = time.monotonic()
+        if request.start[1].endswith("/states/enqueue") and response.start[1] == "200":
+            for state in _json(response.body)["states"]:
+                self.claimed[state["state_id"]].append((began, now))
         if _route(request) not in ("report", "release") or response.start[1] >= "500":
             return
         path, body = request.start[1], _json(request.body)
