@@ -149,6 +149,14 @@ async def test_wrong_keys_at_all_state_managers_on_a_database_count_together(
             assert await each.failed("203.0.113.9", "one more guess") == pytest.approx(MAX_DELAY)
 
 
+async def test_an_old_key_counts_once_at_however_many_state_managers(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with opened_tries() as (_, service):
+        for _ in range(3 * TRIES):
+            assert await Tries(service.store, KEY).failed("203.0.113.9", "old") == 0
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_wrong_keys_that_come_at_once_to_two_state_managers_are_all_counted(engine: str) -> None:
     async with open_two(engine) as managers:

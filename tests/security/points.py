@@ -53,6 +53,7 @@ KEY_FILES = "manager/security/secret_files.py"
 OWN_FILES = "manager/store/sqlite/own_files.py"
 RUNS = "manager/engine/runs.py"
 SECRETS = "manager/store/cipher.py"
+SESSIONS = "manager/web/sessions.py"
 SIGN_IN = "manager/engine/sign_in.py"
 WORKERS = "manager/engine/workers.py"
 
@@ -156,6 +157,55 @@ POINTS = (
         Change(DASHBOARD, "if await self._tries.failed(client_address(request.scope), key):", "if False:"),
     ),
     Point(
+        "The database tells neither a session nor a link that signs in, and another key opens neither.",
+        ["manager/web/test_access::test_a_session_outlasts_a_restart_but_not_another_key"],
+        Change(
+            SESSIONS,
+            'return hmac.digest(self._key, token.encode("utf-8", "surrogatepass"), "sha256").hex()',
+            "return token",
+        ),
+    ),
+    Point(
+        "Who signs out is signed out at once.",
+        ["manager/web/test_access::test_signing_out_ends_the_session_on_the_server"],
+        Change(SESSIONS, "        self._ended += 1\n        self._known.pop(session, None)\n", ""),
+    ),
+    Point(
+        "Who signs out is signed out at every state manager within seconds.",
+        [
+            "manager/web/test_access::test_who_is_signed_in_at_one_state_manager_is_so_at_all_until_they_sign_out_at_one"
+        ],
+        Change(SESSIONS, "and now - known.found_at < TRUSTED_FOR", ""),
+    ),
+    Point(
+        "A link that signs in does so once, at whatever state manager.",
+        ["manager/web/test_access::test_a_session_and_a_link_are_known_to_every_state_manager"],
+        Change(
+            SIGN_IN,
+            "DELETE FROM sign_in_links WHERE id = ? AND until >= ?",
+            "UPDATE sign_in_links SET until = until WHERE id = ? AND until >= ?",
+        ),
+    ),
+    Point(
+        "Who guesses keys without a pause cannot keep the database busy.",
+        ["manager/test_access::test_who_guesses_without_a_pause_writes_no_more_than_is_counted"],
+        Change(ACCESS, "async with self._counting:", "async with trio.Lock():"),
+    ),
+    Point(
+        "Who guesses keys guesses at all state managers together.",
+        ["manager/test_access::test_wrong_keys_at_all_state_managers_on_a_database_count_together"],
+        Change(SIGN_IN, 'left: int = max(0, row["until"] - tx.now_ms)', "left = 0"),
+    ),
+    Point(
+        "A wrong key, which may be the key of something else, is not kept.",
+        ["manager/test_access::test_no_wrong_key_and_of_many_addresses_only_the_last_are_kept"],
+        Change(
+            ACCESS,
+            'digest = hmac.digest(self._digest_key, key.encode("utf-8", "replace"), "sha256").hex()',
+            "digest = sha256(key.encode()).hexdigest()",
+        ),
+    ),
+    Point(
         "Who guesses keys at the API is slowed down, and keeps nobody else out.",
         [
             "manager/test_access::test_who_guesses_is_slowed_down_and_the_right_key_is_not",
@@ -165,7 +215,10 @@ POINTS = (
     ),
     Point(
         "A client with an old key is no guesser.",
-        ["manager/test_access::test_a_client_with_an_old_key_or_none_is_told_so_at_once_each_time"],
+        [
+            "manager/test_access::test_a_client_with_an_old_key_or_none_is_told_so_at_once_each_time",
+            "manager/test_access::test_an_old_key_counts_once_at_however_many_state_managers",
+        ],
         Change(SIGN_IN, "if key not in keys:", "if True:"),
     ),
     Point(
