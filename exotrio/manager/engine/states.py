@@ -340,13 +340,15 @@ class Changes:
     def _apply_to_runs(self) -> None:
         tx = self.tx
         changed = {run: deltas for run, deltas in self._runs.items() if any(deltas)}
-        if not changed:
-            return
         tx.update("runs", ("id",), (), sorted((run, *deltas) for run, deltas in changed.items()), add=_RUNS)
+        # Others go on: one state of theirs followed another.
+        may_end = sorted(run for run, (pending, _, _, retried) in changed.items() if pending or retried)
+        if not may_end:
+            return
         ended = tx.execute(
             f"UPDATE runs SET finished_at = CASE WHEN pending = 0 THEN ? END WHERE {tx.any_of('id')}"
             " AND (pending = 0 OR finished_at IS NOT NULL) RETURNING id, run_id, pending",
-            (tx.now_ms, tx.items(sorted(changed))),
+            (tx.now_ms, tx.items(may_end)),
         ).fetchall()
         for run, run_id, pending in ended:
             if pending == 0 and changed[run][0] < 0:
