@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from unittest import mock
 
 from exotrio.manager.store.driver import Connection, Rows
-from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.port import Store, Transaction
 
 
 class _Noting:
@@ -30,17 +31,40 @@ class _Noting:
         return getattr(self._connection, name)
 
 
+_is_watched: ContextVar[bool] = ContextVar("_is_watched", default=False)
+
+
 @contextmanager
-def noted() -> Iterator[list[str]]:
-    """Note the statements of all use cases that run meanwhile, in any store of this process.
+def noted(store: Store) -> Iterator[list[str]]:
+    """Note the statements of the use cases that this task has a store run. Other tasks write meanwhile, too.
 
     One that inserts or updates many rows is noted once.
     """
     statements: list[str] = []
-    init = Transaction.__init__
 
-    def noting(tx: Transaction, *, connection: Connection, **others: Any) -> None:
-        init(tx, connection=_Noting(connection, statements), **others)
+    def noting(use_case: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(tx: Transaction, *args: Any, **kwargs: Any) -> Any:
+            tx._connection = _Noting(tx._connection, statements)
+            return use_case(tx, *args, **kwargs)
 
-    with mock.patch.object(Transaction, "__init__", noting):
-        yield statements
+        return watched if _is_watched.get() else use_case
+
+    write, write_once_ready = store.write, store.write_once_ready
+
+    async def noting_write(use_case: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return await write(noting(use_case), *args, **kwargs)
+
+    async def noting_once_ready(
+        longest: float, use_case: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        return await write_once_ready(longest, noting(use_case), *args, **kwargs)
+
+    token = _is_watched.set(True)
+    try:
+        with (
+            mock.patch.object(store, "write", noting_write),
+            mock.patch.object(store, "write_once_ready", noting_once_ready),
+        ):
+            yield statements
+    finally:
+        _is_watched.reset(token)
