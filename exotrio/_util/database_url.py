@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from exotrio._util.redaction import MASK
+from exotrio._util.settings import libpq_hosts
 from exotrio.errors import ConfigurationError
 
 SCHEMES = ("postgresql://", "postgres://")
@@ -45,8 +46,9 @@ class DatabaseUrl:
 
     @property
     def is_local(self) -> bool:
-        """Whether it names this machine: a socket or a loopback address. Without a host libpq decides."""
-        return bool(self.hosts) and all(map(_is_local, self.hosts))
+        """Whether it is on this machine: on a socket, which is the default, or a loopback address."""
+        hosts = self.hosts or libpq_hosts()
+        return hosts is not None and "service" not in self.parameters and all(map(_is_local, hosts))
 
 
 def is_database_url(db: str | Path) -> bool:

@@ -64,9 +64,12 @@ def source_of(variable: str) -> str:
     return f"variable {variable}{'' if variable in from_environment() else FROM_FILE}"
 
 
-def has_libpq_host() -> bool:
-    """Return whether libpq's own variables say where PostgreSQL is, for a URL without a host."""
-    return any(os.environ.get(name) for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE"))
+def libpq_hosts() -> list[str] | None:
+    """Return where libpq's own variables say that PostgreSQL is; None if a service file says it."""
+    if os.environ.get("PGSERVICE"):
+        return None
+    values = ",".join(os.environ.get(name, "") for name in ("PGHOST", "PGHOSTADDR"))
+    return [host for host in values.split(",") if host]
 
 
 def from_environment() -> dict[str, str]:

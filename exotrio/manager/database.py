@@ -11,7 +11,7 @@ from exotrio._util.database_url import (
     parse_database_url,
     shown_database,
 )
-from exotrio._util.settings import DATABASE_VARIABLE, Settings, has_libpq_host, source_of
+from exotrio._util.settings import DATABASE_VARIABLE, Settings, source_of
 from exotrio.manager.store.sqlite.database import MEMORY
 
 DEFAULT_DB = Path(".exotrio/state.db")
@@ -55,6 +55,4 @@ def must_share_keys(db: str | Path, host: str) -> bool:
     """
     if not is_database_url(db):
         return False
-    url = parse_database_url(str(db))
-    by_default = not url.hosts and "service" not in url.parameters and not has_libpq_host()
-    return not ((url.is_local or by_default) and is_loopback(host))
+    return not (parse_database_url(str(db)).is_local and is_loopback(host))

@@ -75,8 +75,11 @@ def test_generated_keys_lie_beside_the_file_or_in_the_working_directory(
         ("postgresql:///n", "127.0.0.1", "", False),
         ("postgresql://localhost/n", "::1", "", False),
         ("postgresql:///n", "0.0.0.0", "", True),
-        ("postgresql:///n", "127.0.0.1", "PGHOST", True),
-        ("postgresql:///n", "127.0.0.1", "PGSERVICE", True),
+        ("postgresql:///n", "127.0.0.1", "PGHOST=db", True),
+        ("postgresql:///n", "127.0.0.1", "PGHOST=/run/postgresql,db", True),
+        ("postgresql:///n", "127.0.0.1", "PGHOST=/run/postgresql", False),
+        ("postgresql:///n", "127.0.0.1", "PGHOSTADDR=10.0.0.1", True),
+        ("postgresql:///n", "127.0.0.1", "PGSERVICE=s", True),
         ("postgresql:///n?service=s", "127.0.0.1", "", True),
         (URL, "127.0.0.1", "", True),
     ],
@@ -87,7 +90,7 @@ def test_no_key_for_secrets_is_generated_where_others_need_the_same_one(
     for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE"):
         monkeypatch.delenv(name, raising=False)
     if variable:
-        monkeypatch.setenv(variable, "db")
+        monkeypatch.setenv(*variable.split("="))
     assert must_share_keys(db, host) is shared
     if shared:
         with pytest.raises(ConfigurationError, match="needs a key for secrets at rest") as caught:

@@ -62,14 +62,19 @@ def test_what_libpq_would_take_for_the_host_is_refused_and_not_shown(text: str) 
         ("postgresql://[::1]/n", True),
         ("postgresql://%2Fvar%2Frun/n", True),
         ("postgresql:///n?host=/var/run", True),
-        ("postgresql:///n", False),
+        ("postgresql:///n", True),
+        ("postgresql:///n?service=s", False),
         ("postgresql://db/n", False),
         ("postgresql://localhost,db/n", False),
         ("postgresql://localhost/n?hostaddr=10.0.0.1", False),
         ("postgresql://10.0.0.1/n", False),
     ],
 )
-def test_a_url_names_this_machine_only_if_all_its_hosts_do(text: str, local: bool) -> None:
+def test_a_url_names_this_machine_only_if_all_its_hosts_do(
+    monkeypatch: pytest.MonkeyPatch, text: str, local: bool
+) -> None:
+    for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE"):
+        monkeypatch.delenv(name, raising=False)
     assert parse_database_url(text).is_local is local
 
 
