@@ -42,7 +42,8 @@ class Row(tuple[Any, ...]):
 
 
 @lru_cache(maxsize=2_000)
-def _row_class(names: tuple[str, ...]) -> type[Row]:
+def _row_class(columns: tuple[bytes | None, ...]) -> type[Row]:
+    names = [(column or b"").decode() for column in columns]
     # Of two columns with one name the first counts.
     positions = {name: position for position, name in reversed(list(enumerate(names)))}
     ordered = {name: positions[name] for name in names}
@@ -51,7 +52,11 @@ def _row_class(names: tuple[str, ...]) -> type[Row]:
 
 def make_rows(cursor: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], Row]:
     """Return what makes a row of the values of a cursor."""
-    return _row_class(tuple(column.name for column in cursor.description or ()))
+    result = cursor.pgresult
+    if result is None:
+        return Row
+    # Not of ``cursor.description``, which makes an object of each.
+    return _row_class(tuple([result.fname(number) for number in range(result.nfields)]))
 
 
 class Array(str):

@@ -146,9 +146,10 @@ class Readers:
         except IndexError:
             connection = self._context.server.connect(writes=False)
         usable = False
-        timeout = 0 if limit == math.inf else round(limit * 1000)
         try:
-            connection.begin(f"{_BEGIN}; SET LOCAL statement_timeout = {timeout}")
+            connection.begin(_BEGIN)
+            if limit < math.inf:
+                connection.control(f"SET LOCAL statement_timeout = {round(limit * 1000)}")
             yield connection
             with suppress(CommitUnknown):  # nothing was written
                 connection.commit()

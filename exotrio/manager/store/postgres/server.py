@@ -35,7 +35,7 @@ _SETTINGS = {
     # Locks of a manager that was stopped in the midst of a use case end with its session.
     "idle_in_transaction_session_timeout": "10s",
 }
-_READER_SETTINGS = {"jit": "off", "idle_in_transaction_session_timeout": "60s"}
+_READER_SETTINGS = {"jit": "off", "statement_timeout": "0", "idle_in_transaction_session_timeout": "60s"}
 
 
 class Server:
