@@ -35,7 +35,7 @@ MUTATIONS = (
     Mutation(
         "fencing of outcomes off",
         "manager/engine/outcomes.py",
-        '    if state["token"] != token:\n        return False\n',
+        "    if state.token != token:\n        return False\n",
         "",
         "longer than the lease",
     ),

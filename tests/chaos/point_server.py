@@ -99,6 +99,8 @@ class _Watched:
     """The store of one process: a dead one neither writes nor says that it did."""
 
     path = None
+    is_shared = False
+    lease_clock = None
 
     def __init__(self, memory: MemoryStore, process: _Process, watcher: Watcher) -> None:
         self._memory = memory

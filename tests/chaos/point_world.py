@@ -202,8 +202,9 @@ class World:
             case "record_v0":
                 if result.result is ItemResult.OK:
                     self._accept(args[1], None)
-            case "renew" | "release":
-                for held, reply in zip(args[1], result, strict=True):
+            case "heartbeat" | "release":
+                states, replies = (args[1], result) if use_case == "release" else (args[1].states, result[0])
+                for held, reply in zip(states, replies, strict=True):
                     if reply.result == "ok" and held.token != self.tokens[held.state_id]:
                         key = self.keys[held.state_id]
                         self.problems.append(f"{use_case} of {key} was accepted from a former holder")

@@ -53,7 +53,7 @@ OPERATIONS = {
 }
 """Requests of a runtime. ``void`` releases a claim by its id."""
 USE_CASES = {
-    "native": ("claim_once_ready", "record_batch", "release", "release_claim", "renew", "sweep"),
+    "native": ("claim_once_ready", "record_batch", "release", "release_claim", "heartbeat", "sweep"),
     "v0": ("claim", "record_v0", "sweep"),
 }
 """Use cases of the state manager that run while a graph runs."""
