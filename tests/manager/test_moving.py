@@ -111,6 +111,13 @@ async def test_every_row_arrives_as_it_was(database: Database, file: Path) -> No
         assert number == used[table] + 1, table
 
 
+async def test_a_pooler_in_between_changes_nothing(database: Database, file: Path) -> None:
+    await fill(file)
+    with postgres.pooler() as pooler:
+        done = await sqlite_to_postgres(file, database.url_at(pooler.port))
+    assert database.execute("SELECT count(*) FROM states") == [(done.rows["states"],)]
+
+
 async def test_claims_have_a_fresh_term_on_the_clock_of_the_database(database: Database, file: Path) -> None:
     held = await fill(file)
     await sqlite_to_postgres(file, database.url, terms=Terms(lease_ttl_ms=90_000, claim_timeout_ms=600_000))
