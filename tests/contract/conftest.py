@@ -1,8 +1,9 @@
 """Which state managers the contract suite runs against, and the fixtures that reach them.
 
-``embedded`` in process, ``tcp`` (a real ``python -m exotrio server`` over a real file), and, if
-``EXOTRIO_CONTRACT_URL`` and ``EXOTRIO_CONTRACT_KEY`` are set, ``foreign``: any server at all. Every
-test works in a namespace of its own, so a server can be shared and needs no cleaning.
+``embedded`` in process, ``tcp`` (a real ``python -m exotrio server`` over a real file), ``postgres`` (one
+over PostgreSQL), ``two-managers`` (two on one PostgreSQL, each request to another one), and, if
+``EXOTRIO_CONTRACT_URL`` and ``EXOTRIO_CONTRACT_KEY`` are set, ``foreign``: any server at all. Every test
+works in a namespace of its own, so a server can be shared and needs no cleaning.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from tests.contract.api import Api
-from tests.contract.target import Target, serving
+from tests.contract.target import RoundRobin, Target, serving
+from tests.support import postgres
 from tests.support.helpers import open_client
 
 FOREIGN_URL = os.environ.get("EXOTRIO_CONTRACT_URL")
@@ -36,10 +39,36 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         yield target
 
 
-@pytest.fixture(params=["embedded", "tcp", *(["foreign"] if FOREIGN_URL else [])])
+@pytest.fixture(scope="session")
+def on_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """Run one server process over PostgreSQL for the whole session."""
+    with (
+        postgres.database() as database,
+        serving(tmp_path_factory.mktemp("one"), db=database.url) as (one, _),
+    ):
+        yield replace(one, kind="postgres")
+
+
+@pytest.fixture(scope="session")
+def two_managers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """Run two of them over one database."""
+    # In one folder, since there they find the same keys.
+    folder = tmp_path_factory.mktemp("two")
+    with (
+        postgres.database() as database,
+        serving(folder, db=database.url) as (one, _),
+        serving(folder, db=database.url) as (other, _),
+    ):
+        yield replace(one, kind="two-managers", others=(other.url,))
+
+
+SERVERS = {"tcp": "server", "postgres": "on_postgres", "two-managers": "two_managers"}
+
+
+@pytest.fixture(params=["embedded", *SERVERS, *(["foreign"] if FOREIGN_URL else [])])
 def target(request: pytest.FixtureRequest) -> Target:
-    if request.param == "tcp":
-        server: Target = request.getfixturevalue("server")
+    if request.param in SERVERS:
+        server: Target = request.getfixturevalue(SERVERS[request.param])
         return server
     if request.param == "foreign":
         mark = request.node.get_closest_marker("deviates_from_stock")
@@ -52,11 +81,13 @@ def target(request: pytest.FixtureRequest) -> Target:
 @pytest.fixture
 async def client(target: Target) -> AsyncIterator[httpx.AsyncClient]:
     async with AsyncExitStack() as stack:
-        transport = None
+        transport: httpx.AsyncBaseTransport | None = None
         if target.kind == "embedded":
             from exotrio.manager import embedded
 
             transport = await stack.enter_async_context(embedded(db=":memory:"))
+        elif target.others:
+            transport = RoundRobin([target.url, *target.others])
         yield await stack.enter_async_context(
             # A stock server may close a connection under the request that follows an outcome or a graph.
             open_client(

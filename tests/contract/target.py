@@ -7,32 +7,62 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
-KEY = "contract-suite-key-3f9c"
+import httpx
 
+KEY = "contract-suite-key-3f9c"
+ON_POSTGRES = ("postgres", "two-managers")
 
 STARTUP_LIMIT = 20.0
 
 
 @dataclass(frozen=True)
 class Target:
-    """A state manager under test."""
+    """A state manager under test.
+
+    Attributes:
+        others: URLs of more on the same database.
+    """
 
     kind: str
     url: str = "http://embedded"
     key: str | None = None
+    others: tuple[str, ...] = ()
+
+    @property
+    def is_on_postgres(self) -> bool:
+        return self.kind in ON_POSTGRES
+
+
+class RoundRobin(httpx.AsyncBaseTransport):
+    """Sends each request to another server than the one before, as a load balancer does."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._servers = cycle([httpx.URL(url) for url in urls])
+        self._transport = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=100))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        server = next(self._servers)
+        request.url = request.url.copy_with(host=server.host, port=server.port)
+        return await self._transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
 
 
 @contextmanager
-def serving(folder: Path, *options: str) -> Iterator[tuple[Target, subprocess.Popen[bytes]]]:
-    """Run a server process over the database in ``folder`` until the body ends."""
-    log = folder / "log"
+def serving(
+    folder: Path, *options: str, db: str | None = None
+) -> Iterator[tuple[Target, subprocess.Popen[bytes]]]:
+    """Run a server process in ``folder``, over the database there or another one, until the body ends."""
+    log = folder / f"log {len(list(folder.iterdir()))}"
     command = [sys.executable, "-m", "exotrio", "server", "--host", "127.0.0.1", "--port", "0"]
-    command += ["--db", str(folder / "manager.db"), "--key", KEY, *options]
+    command += ["--db", db or str(folder / "manager.db"), "--key", KEY, *options]
     ignored = ("EXOSPHERE_", "STATE_MANAGER_", "SECRETS_", "EXOTRIO_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ignored)}
     with (

@@ -67,5 +67,6 @@ async def test_it_tells_how_large_its_database_is(api: Api, target: Target) -> N
     assert shown.size > 0
     assert shown.schema_version >= 1
     assert shown.in_memory is (target.kind == "embedded")
-    assert (shown.free_disk is None) is shown.in_memory
-    assert shown.in_memory or shown.log_size > 0
+    is_file = target.kind != "embedded" and not target.is_on_postgres
+    assert (shown.free_disk is not None, shown.log_size > 0) == (is_file, is_file)
+    assert (shown.postgres is not None) is target.is_on_postgres
