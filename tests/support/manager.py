@@ -57,7 +57,7 @@ async def open_manager(
 ) -> AsyncIterator[Manager]:
     async with (
         open_service(db, clock=clock, keep_ms=keep_ms, settings=settings, **options) as service,
-        _apis_of(service) as manager,
+        apis_of(service) as manager,
     ):
         yield manager
 
@@ -65,7 +65,7 @@ async def open_manager(
 @asynccontextmanager
 async def open_second(manager: Manager) -> AsyncIterator[Manager]:
     """Open another state manager on the database of this one: it shares nothing else with it."""
-    async with _apis_of(replace(manager.service, claims_kept=ClaimsKept())) as second:
+    async with apis_of(replace(manager.service, claims_kept=ClaimsKept())) as second:
         yield second
 
 
@@ -85,7 +85,7 @@ async def open_two(engine: str) -> AsyncIterator[tuple[Manager, Manager]]:
 
 
 @asynccontextmanager
-async def _apis_of(service: Service) -> AsyncIterator[Manager]:
+async def apis_of(service: Service) -> AsyncIterator[Manager]:
     inside = embedded_in(service)
     outside = httpx.ASGITransport(create_app(service, key=KEY), raise_app_exceptions=False)
     async with open_client(transport=inside) as client, open_client(transport=outside, key=KEY) as other:

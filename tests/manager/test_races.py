@@ -1,0 +1,220 @@
+"""Two state managers that do at the same moment what only one of them may do, or one after the other.
+
+One is held up when it has read and not yet written. Without the locks and the conditions of the use cases
+these end with wrong counters, states that run twice, or refusals that nobody deserves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from exotrio.manager.engine.leases import Terms, expire
+from exotrio.manager.engine.retention import drop_templates
+from exotrio.manager.engine.runs import fire_schedules
+from tests.contract.fan import OK
+from tests.contract.flow import Flow
+from tests.contract.native import A, claim, claim_one, executed_item, report
+from tests.support.helpers import NO_RETRY, SettableClock, declare, node_name, ok, place
+from tests.support.manager import Manager, recount
+from tests.support.races import Call, Pair, open_pair
+
+in_both_orders = pytest.mark.parametrize("swapped", [False, True], ids=["", "swapped"])
+RUN_ID = "f2b3d9a0-9f6e-4d43-8c59-3a6c2a1b7e10"
+
+
+async def sound(pair: Pair) -> None:
+    """Check that every counter is what the states say."""
+    await pair.second.service.store.read(recount)
+
+
+async def race(pair: Pair, swapped: bool, one: Call, other: Call) -> tuple[Any, Any]:
+    """Hold up one call, or the other one if swapped, and return their results."""
+    if swapped:
+        return tuple(reversed(await pair.race(other, one)))  # type: ignore[return-value]
+    return await pair.race(one, other)
+
+
+def cancelling(flow: Flow) -> Call:
+    return lambda manager: manager.remote.native("POST", f"run/{flow.run_id}/cancel")
+
+
+def reporting(*items: dict[str, Any]) -> Call:
+    return lambda manager: report(manager.remote, *items)
+
+
+@in_both_orders
+async def test_a_run_is_cancelled_while_an_outcome_arrives(swapped: bool) -> None:
+    async with open_pair() as pair:
+        flow = await Flow.start(pair.second.remote, place("a", "b"), place("b"))
+        state = await claim_one(pair.second.remote)
+        results, cancelled = await race(pair, swapped, reporting(executed_item(state)), cancelling(flow))
+        ok(cancelled)
+        shown = await flow.run_summary()
+        assert shown["status"] == "FAILED"
+        assert await flow.take("b", 0) == []
+        assert results in (["ok"], ["stale"])
+        await sound(pair)
+
+
+@in_both_orders
+async def test_a_lease_expires_while_the_outcome_arrives(swapped: bool) -> None:
+    async def expire_all(manager: Manager) -> int:
+        lost: int = await manager.service.store.write(expire, 2**60, Terms())
+        return lost
+
+    async with open_pair() as pair:
+        flow = await Flow.start(pair.second.remote, place("a", "b"), place("b"))
+        state = await claim_one(pair.second.remote)
+        results, lost = await race(pair, swapped, reporting(executed_item(state)), expire_all)
+        # A token is good until somebody else has claimed the state, so the outcome counts either way.
+        assert results == ["ok"]
+        assert lost in (0, 1)
+        assert await claim(pair.second.remote) == []
+        assert len(await flow.take("b")) == 1
+        await sound(pair)
+
+
+async def test_one_outcome_at_two_state_managers_creates_what_follows_once() -> None:
+    async with open_pair() as pair:
+        flow = await Flow.start(pair.second.remote, place("a", "b"), place("b"))
+        item = executed_item(await claim_one(pair.second.remote))
+        answers = await pair.race(reporting(item), reporting(item))
+        assert sorted(map(str, answers)) == ["['duplicate']", "['ok']"]
+        assert len(await flow.states("b")) == 1
+        await sound(pair)
+
+
+async def test_the_last_two_of_a_group_at_two_state_managers_unite_once() -> None:
+    async with open_pair() as pair:
+        places = (place("t", "a"), place("a", "b"), place("b", "u"), place("u", unites="t"))
+        flow = await Flow.start(pair.second.remote, *places)
+        await flow.run("t")
+        await flow.run("a", OK, OK)
+        one, other = await claim(pair.second.remote, {node_name("b"): 2})
+        answers = await pair.race(reporting(executed_item(one)), reporting(executed_item(other)))
+        assert answers == (["ok"], ["ok"])
+        assert len(await flow.states("u")) == 1
+        await flow.run("u")
+        assert (await flow.run_summary())["status"] == "SUCCESS"
+        await sound(pair)
+
+
+@in_both_orders
+async def test_a_run_is_cancelled_while_its_states_are_claimed(swapped: bool) -> None:
+    async with open_pair() as pair:
+        flow = await Flow.start(pair.second.remote, place("a"))
+        _, cancelled = await race(pair, swapped, lambda manager: claim(manager.remote), cancelling(flow))
+        ok(cancelled)
+        assert await flow.statuses() == {("a", "ERRORED"): 1}
+        assert await claim(pair.second.remote) == []
+        await sound(pair)
+
+
+async def test_two_that_claim_at_once_take_different_states() -> None:
+    async with open_pair() as pair:
+        flow = await Flow.deploy(pair.second.remote, place("a"))
+        for _ in range(4):
+            await flow.trigger()
+
+        async def take(manager: Manager) -> list[dict[str, Any]]:
+            return await claim(manager.remote, {A: 2}, limit=2)
+
+        one, other = await pair.race(take, take)
+        assert len({state["state_id"] for state in one + other}) == 4
+        await sound(pair)
+
+
+@in_both_orders
+async def test_a_run_begins_while_its_graph_gets_another_version(swapped: bool) -> None:
+    async def trigger(manager: Manager) -> httpx.Response:
+        return await manager.remote.trigger("graph")
+
+    async def replace_and_drop(manager: Manager) -> None:
+        body = manager.remote.body([place("a", inputs={"p": "second"})])
+        ok(await manager.remote.put_graph("graph", body), 201)
+        await manager.service.store.write(drop_templates)
+
+    async with open_pair() as pair:
+        flow = await Flow.deploy(pair.second.remote, place("a", inputs={"p": "first"}))
+        triggered, _ = await race(pair, swapped, trigger, replace_and_drop)
+        flow.run_id = ok(triggered)["run_id"]
+        await pair.second.service.store.write(drop_templates)
+        (state,) = await claim(pair.second.remote)
+        assert state["inputs"]["p"] in ("first", "second")
+        assert await report(pair.second.remote, executed_item(state)) == ["ok"]
+        assert (await flow.run_summary())["status"] == "SUCCESS"
+        await sound(pair)
+
+
+async def test_an_occurrence_of_a_schedule_triggers_once() -> None:
+    async def fire(manager: Manager) -> list[str]:
+        lines: list[str] = await manager.service.store.write(fire_schedules)
+        return lines
+
+    clock = SettableClock()
+    async with open_pair(clock=clock) as pair:
+        triggers = [{"type": "CRON", "value": {"expression": "0 * * * *"}}]
+        await Flow.deploy(pair.second.remote, place("a"), triggers=triggers)
+        clock.advance(3_600_000)
+        one, other = await pair.race(fire, fire)
+        assert len(one + other) == 1
+        assert ok(await pair.second.remote.runs())["total"] == 1
+        await sound(pair)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
+async def test_one_node_is_registered_at_two_state_managers(known: bool) -> None:
+    async def register(manager: Manager) -> httpx.Response:
+        return await manager.remote.register([declare("Node_a", inputs=("p", "q"))])
+
+    async with open_pair() as pair:
+        if known:
+            ok(await pair.second.remote.register([declare("Node_a", inputs=("p",))]))
+        for answer in await pair.race(register, register):
+            ok(answer)
+        (node,) = ok(await pair.second.remote.nodes())["nodes"]
+        assert set(node["inputs_schema"]["properties"]) == {"p", "q"}
+
+
+async def test_one_graph_is_put_at_two_state_managers() -> None:
+    async def put(manager: Manager) -> httpx.Response:
+        body = manager.remote.body([place("a")], secrets={"token": "s3cret"})
+        return await manager.remote.put_graph("graph", body)
+
+    async with open_pair() as pair:
+        await pair.second.remote.register_for([place("a")], secrets=("token",))
+        for answer in await pair.race(put, put):
+            ok(answer, 201)
+        flow = Flow(pair.second.remote, "graph")
+        await flow.trigger()
+        await flow.run("a")
+
+
+async def test_one_run_id_begins_one_run() -> None:
+    async def trigger(manager: Manager) -> httpx.Response:
+        return await manager.remote.native_trigger("graph", RUN_ID)
+
+    async with open_pair() as pair:
+        flow = await Flow.deploy(pair.second.remote, place("a"))
+        for answer in await pair.race(trigger, trigger):
+            assert ok(answer)["run_id"] == RUN_ID
+        flow.run_id = RUN_ID
+        assert await flow.statuses() == {("a", "CREATED"): 1}
+        await sound(pair)
+
+
+async def test_one_manual_retry_asked_for_at_two_state_managers_is_one_attempt() -> None:
+    async def retry(manager: Manager) -> httpx.Response:
+        return await manager.remote.manual_retry(state_id, "the-same-request")
+
+    async with open_pair() as pair:
+        flow = await Flow.start(pair.second.remote, place("a"), retry_policy=NO_RETRY)
+        state_id = await flow.fail("a", times=1)
+        answers = await pair.race(retry, retry)
+        assert 200 in {answer.status_code for answer in answers}
+        assert {answer.status_code for answer in answers} <= {200, 409}
+        assert await flow.statuses() == {("a", "RETRY_CREATED"): 1, ("a", "CREATED"): 1}
+        await sound(pair)

@@ -1,0 +1,105 @@
+"""Two state managers on one PostgreSQL; the first can be held up between its reading and its writing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import trio
+
+from exotrio.manager.store.port import Store, Transaction
+from tests.support import postgres
+from tests.support.manager import Gate, Manager, apis_of, gate, open_manager
+from tests.support.stores import until
+
+Call = Callable[[Manager], Awaitable[Any]]
+WRITES = ("INSERT", "UPDATE", "DELETE")
+
+
+class _HeldUp:
+    """A transaction that waits at the gate before it writes for the first time: it has read, and decided."""
+
+    def __init__(self, tx: Transaction, gate: Gate) -> None:
+        object.__setattr__(self, "_tx", tx)
+        object.__setattr__(self, "_gate", gate)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("insert", "update", "executemany"):
+            self._gate.hold()
+        return getattr(self._tx, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._tx, name, value)
+
+    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> Any:
+        if sql.startswith(WRITES):
+            self._gate.hold()
+        return self._tx.execute(sql, parameters)
+
+
+class _StoreHeldUp:
+    """A store whose use cases are held up."""
+
+    def __init__(self, store: Store, gate: Gate) -> None:
+        self._store = store
+        self._gate = gate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def write(self, use_case: Any, *args: Any, **kwargs: Any) -> Any:
+        return await self._store.write(partial(self._run, use_case), *args, **kwargs)
+
+    async def write_once_ready(self, longest: float, use_case: Any, *args: Any, **kwargs: Any) -> Any:
+        return await self._store.write_once_ready(longest, partial(self._run, use_case), *args, **kwargs)
+
+    def _run(self, use_case: Any, tx: Transaction, *args: Any, **kwargs: Any) -> Any:
+        return use_case(_HeldUp(tx, self._gate), *args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two state managers on one database."""
+
+    database: postgres.Database
+    first: Manager
+    second: Manager
+
+    async def race(self, held_up: Call, other: Call) -> tuple[Any, Any]:
+        """Make two calls at once and return their results.
+
+        The first one, at the first state manager, has read and waits to write until the other has ended or
+        waits for a lock in the database.
+        """
+        results: dict[str, Any] = {}
+
+        async def call(name: str, of: Call, manager: Manager) -> None:
+            results[name] = await of(manager)
+
+        with gate() as closed:
+            service = replace(self.first.service, store=_StoreHeldUp(self.first.service.store, closed))  # type: ignore[arg-type]
+            async with apis_of(service) as first, trio.open_nursery() as nursery:
+                nursery.start_soon(call, "held up", held_up, first)
+                await trio.to_thread.run_sync(closed.wait_entered)
+                nursery.start_soon(call, "other", other, self.second)
+                await until(lambda: "other" in results or self._is_waiting())
+                closed.open()
+        return results["held up"], results["other"]
+
+    def _is_waiting(self) -> bool:
+        """Whether a session waits for another one."""
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
+        return bool(self.database.server.execute(waiting, (self.database.name,))[0][0])
+
+
+@asynccontextmanager
+async def open_pair(**options: Any) -> AsyncIterator[Pair]:
+    with postgres.database() as database:
+        async with (
+            open_manager(database.url, schedules=False, **options) as first,
+            open_manager(database.url, schedules=False, **options) as second,
+        ):
+            yield Pair(database, first, second)
