@@ -136,7 +136,7 @@ class Committer:
             self._trouble, self._written_at = None, self.now()
         if write_tally:
             self._tally, self._tallied_at = Counter(), tallied_at
-        else:
+        elif committed.tally:
             self._tally.update(committed.tally)
         self.written = self.connection.total_changes
         self._waiting.done(due)
@@ -215,8 +215,9 @@ class Committer:
         if isinstance(result, outcome.Value):
             self.connection.execute("RELEASE use_case")
             committed.ready |= tx.ready
-            committed.ended.update(tx.ended)
-            if tx.tally:
+            # Most use cases end no state, and to update a Counter takes as long as a statement.
+            if tx.ended:
+                committed.ended.update(tx.ended)
                 committed.tally.update(tx.tally)
         elif isinstance(result, outcome.Error):
             if not self.connection.in_transaction:
