@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from exotrio._wire.vocabulary import StateStatus
@@ -211,6 +212,7 @@ _COLUMNS = (
 """Of a new state."""
 
 
+@cache
 def _added(table: str, keys: tuple[str, ...], columns: tuple[str, ...]) -> str:
     """Return what follows ON CONFLICT if the columns of a row that exists are to grow by the given ones."""
     sums = ", ".join(f"{column} = {table}.{column} + excluded.{column}" for column in columns)
