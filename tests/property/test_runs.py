@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.property.model import PENDING, Outputs, Plan, State
 from tests.property.plans import FIELD, familiar_plans, plans
 from tests.property.twin import Twin
+from tests.support import postgres
 from tests.support.helpers import SettableClock
 from tests.support.manager import open_manager, recount
 
@@ -106,8 +107,20 @@ class Driver:
 @settings(suppress_health_check=list(HealthCheck), max_examples=EXAMPLES)
 @given(plan=plans() | familiar_plans(), data=st.data())
 async def test_every_run_goes_as_the_model_says(plan: Plan, data: st.DataObject) -> None:
+    await play(":memory:", plan, data)
+
+
+@settings(suppress_health_check=list(HealthCheck), max_examples=EXAMPLES // 20)
+@given(plan=plans() | familiar_plans(), data=st.data())
+async def test_every_run_on_postgresql_goes_as_the_model_says(plan: Plan, data: st.DataObject) -> None:
+    with postgres.database() as database:
+        await play(database.url, plan, data)
+
+
+async def play(db: str, plan: Plan, data: st.DataObject) -> None:
+    """Drive one run to its end."""
     clock = SettableClock()
-    async with open_manager(clock=clock) as manager:
+    async with open_manager(db, clock=clock) as manager:
         twin = await Twin.start(manager.api, clock, plan)
         driver = Driver(twin, data)
         for _ in range(STEPS):
