@@ -26,7 +26,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal, Stopping
 from exotrio._util import deadlines
 from exotrio.testing import Errored, Executed, Pruned, Requeued, run_node
-from tests.support.doubles import NativeServer, V0Server, runtime
+from tests.support.doubles import NativeServer, V0Server, running, runtime, until_and_stop
 from tests.support.helpers import eventually
 
 THREAD = "exotrio asyncio"
@@ -177,10 +177,7 @@ async def test_nodes_run_at_once_in_one_loop_as_far_as_their_concurrency_allows(
     server.add("Limited", 6)
     rt = runtime(server, node(execute, "Free"), node(execute, "Limited", concurrency=2), workers=6)
     with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rt.run)
-            await server.until(lambda: server.statuses()["EXECUTED"] == 14)
-            rt.stop()
+        await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 14)
     assert len(loops) == 1
     assert most["Free"] >= 4
     assert most["Limited"] <= 2
@@ -298,10 +295,7 @@ async def test_whatever_a_node_raises_is_its_error_and_the_others_go_on(what: An
     server.add("Good")
     rt = runtime(server, node(execute, "Bad"), node(goes_on, "Good"))
     with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rt.run)
-            await server.until(lambda: server.statuses() == {"ERRORED": 1, "EXECUTED": 1})
-            rt.stop()
+        await until_and_stop(rt, server, lambda: server.statuses() == {"ERRORED": 1, "EXECUTED": 1})
 
 
 async def test_a_loop_that_a_node_broke_fails_its_nodes_and_the_next_gets_another(
@@ -320,12 +314,10 @@ async def test_a_loop_that_a_node_broke_fails_its_nodes_and_the_next_gets_anothe
     server.add("Breaks")
     rt = runtime(server, node(execute, "Breaks"), node(fine, "Fine"), poll_interval=0.01)
     with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rt.run)
+        async with running(rt):
             await server.until(lambda: server.statuses() == {"ERRORED": 1})
             server.add("Fine")
             await server.until(lambda: server.statuses() == {"ERRORED": 1, "EXECUTED": 1})
-            rt.stop()
     assert "the asyncio loop ended while the node ran" in server.states["0" * 24].result
     assert "the asyncio loop failed" in caplog.text
 
@@ -373,10 +365,8 @@ async def test_when_the_drain_is_over_a_node_is_cancelled_once_and_cleans_up() -
     server = V0Server()
     server.add("Node")
     rt = runtime(server, node(cleaning.execute))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt, grace=0.05):
         await cleaning.began.wait()
-        rt.stop(grace=0.05)
     assert cleaning.learnt(Stopping.CANCELLING)
     assert server.statuses() == {"CREATED": 1}
     assert rt.summary.cancelled == 1
@@ -395,10 +385,8 @@ async def test_a_node_that_ends_within_the_drain_is_reported() -> None:
     server = V0Server()
     server.add("Node")
     rt = runtime(server, node(execute))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt):
         await began.wait()
-        rt.stop()
     assert server.states["0" * 24].result == [{"text": "draining"}]
 
 
@@ -422,12 +410,10 @@ async def test_a_lost_lease_and_a_cancelled_run_cancel_the_node(told: str, why: 
     (state,) = server.add("Node")
     rt = runtime(server, node(cleaning.execute))
     with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rt.run)
+        async with running(rt):
             await cleaning.began.wait()
             getattr(server, told).add(state)
             await eventually(cleaning.ended)
-            rt.stop()
     assert cleaning.learnt(why)
 
 
@@ -525,14 +511,12 @@ async def test_a_node_that_swallows_its_cancellation_is_stuck_and_the_loop_goes_
     server.add("Node")
     rt = runtime(server, node(swallowing.execute, timeout=30), node(quick, "Quick"), poll_interval=0.01)
     with trio.fail_after(600):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rt.run)
+        async with running(rt):
             await server.until(lambda: server.statuses() == {"ERRORED": 1})
             server.add("Quick", 3)
             await server.until(lambda: server.statuses() == {"ERRORED": 1, "EXECUTED": 3})
             swallowing.release = True
             await eventually(heard_of_the_late_end)
-            rt.stop()
     assert "(Node) is stuck: it goes on in the asyncio loop" in caplog.text
     assert "blocked" not in caplog.text
     assert rt.summary.completed == 3
@@ -558,15 +542,13 @@ async def test_too_many_stuck_nodes_keep_asyncio_nodes_from_being_begun_and_no_o
         poll_interval=0.01,
     )
     with trio.fail_after(600):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rt.run)
+        async with running(rt):
             await server.until(lambda: server.statuses()["ERRORED"] == 4)
             server.add("OnTrio", 3)
             await server.until(lambda: server.statuses() == {"ERRORED": 4, "EXECUTED": 3, "CREATED": 2})
             assert server.routes("enqueue")[-1].body["nodes"] == ["OnTrio"]
             swallowing.release = True
             await server.until(lambda: server.statuses()["EXECUTED"] == 5)
-            rt.stop()
 
 
 async def test_the_stop_path_leaves_a_node_that_does_not_end_and_hands_its_state_back(
@@ -578,10 +560,8 @@ async def test_the_stop_path_leaves_a_node_that_does_not_end_and_hands_its_state
     server.add("Node")
     rt = runtime(server, node(swallowing.execute))
     with trio.fail_after(600):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rt.run)
+        async with running(rt, grace=0):
             await swallowing.began.wait()
-            rt.stop(grace=0)
     assert server.statuses() == {"CREATED": 1}
     assert "(Node), stuck until now, was ended with its loop in the asyncio loop" in caplog.text
 
@@ -613,8 +593,7 @@ async def test_a_blocked_loop_blocks_neither_trio_nor_the_stop(
         poll_interval=0.01,
     )
     with trio.fail_after(600):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rt.run)
+        async with running(rt):
             await began.wait()
             server.add("OnTrio", 3)
             server.add("Waits")
@@ -627,7 +606,6 @@ async def test_a_blocked_loop_blocks_neither_trio_nor_the_stop(
             server.add("OnTrio")
             await server.until(lambda: server.statuses()["EXECUTED"] == 4)
             assert server.statuses() == {"EXECUTED": 4, "ERRORED": 2, "CREATED": 1}
-            rt.stop()
     assert "the asyncio loop is blocked, by state 000000000000000000000000 (Blocks)" in caplog.text
     assert "its thread is left running" in caplog.text
     assert caplog.text.count("it goes on in the asyncio loop") == 1, "what was not begun cannot go on"
@@ -660,8 +638,7 @@ async def test_nodes_are_begun_again_once_the_loop_goes_on(
         poll_interval=0.01,
     )
     with caplog.at_level(logging.INFO), trio.fail_after(600):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rt.run)
+        async with running(rt):
             await began.wait()
             server.add("Late")
             await server.until(lambda: server.statuses() == {"QUEUED": 2})
@@ -672,7 +649,6 @@ async def test_nodes_are_begun_again_once_the_loop_goes_on(
             server.add("Fine")
             release.set()
             await server.until(lambda: server.statuses() == {"ERRORED": 2, "EXECUTED": 1})
-            rt.stop()
     assert not ran
     assert "the asyncio loop runs again" in caplog.text
     assert "raised CancelledError in the asyncio loop; its result" in caplog.text

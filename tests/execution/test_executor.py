@@ -25,7 +25,7 @@ from exotrio._link.port import Claim
 from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio.cli.terminal.json_logs import JsonFormatter
 from exotrio.testing import Errored, Executed, Pruned, Requeued, run_node
-from tests.support.doubles import Call, V0Server, reply, runtime
+from tests.support.doubles import Call, V0Server, reply, running, runtime, until_and_stop
 
 
 class Text(BaseModel):
@@ -375,10 +375,8 @@ async def test_nothing_a_state_does_ends_the_runtime(autojump_clock: Any) -> Non
     }
     stranger = server.add("Evil")[0]
     rt = runtime(server, Evil, workers=1)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt):
         await server.until(lambda: not server.statuses()["CREATED"] and not server.statuses()["QUEUED"])
-        rt.stop()
     assert server.states[states.pop("tidy")].status == "EXECUTED"
     for state in (*states.values(), stranger):
         assert server.states[state].status == "ERRORED"
@@ -396,10 +394,7 @@ async def test_a_state_for_a_node_that_is_not_here_is_errored(autojump_clock: An
     server = Confused()
     (state,) = server.add("Elsewhere")
     rt = runtime(server, Here)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: server.states[state].status == "ERRORED")
-        rt.stop()
+    await until_and_stop(rt, server, lambda: server.states[state].status == "ERRORED")
     assert "no node class named 'Elsewhere'; it has: Here" in server.states[state].result
 
 
@@ -427,10 +422,7 @@ async def test_a_state_manager_that_is_away_for_two_seconds_is_waited_for_by_mos
     server.before = away
     server.add("Secretive", 40)
     rt = runtime(server, Secretive, workers=40, batch_size=40)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: server.statuses()["EXECUTED"] == 40)
-        rt.stop()
+    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 40)
     assert rt.summary.released < 15, "4 on an average"
 
 
@@ -452,10 +444,7 @@ async def test_a_state_whose_secrets_cannot_be_fetched_is_released_and_never_err
     server.before = Fails(("secrets",), lambda: reply(status), times=7)
     (state,) = server.add("Keeps")
     rt = runtime(server, Keeps)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: server.states[state].status == "EXECUTED")
-        rt.stop()
+    await until_and_stop(rt, server, lambda: server.states[state].status == "EXECUTED")
     assert not server.routes("errored")
     assert server.states[state].deliveries == 2
     assert rt.summary.released == 1

@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal, Stopping
 from exotrio.monitoring import Health
 from exotrio.testing import Errored, Executed, Pruned, run_node
-from tests.support.doubles import NativeServer, V0Server, reply, runtime
+from tests.support.doubles import NativeServer, V0Server, reply, running, runtime, until_and_stop
 from tests.support.helpers import eventually
 
 
@@ -167,13 +167,6 @@ async def test_waiting_for_secrets_does_not_use_the_timeout_up(autojump_clock: M
     assert rt.summary.completed == 1
 
 
-async def until_and_stop(rt: Any, server: V0Server, condition: Any, grace: float | None = None) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(condition)
-        rt.stop(grace)
-
-
 async def run_and_stop_at(rt: Any, time: float, grace: float) -> None:
     """Stop ``time`` seconds after the start. Starting and claiming take no virtual time."""
     async with trio.open_nursery() as nursery:
@@ -250,12 +243,10 @@ async def test_a_plain_node_is_told_at_its_timeout_and_stuck(caplog: pytest.LogC
         assert "(Digest), stuck until now, returned in its thread; its result is dropped" in caplog.text
 
     with caplog.at_level(logging.WARNING), trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rt.run)
+        async with running(rt):
             await server.until(lambda: server.statuses()["ERRORED"] == 1)
             hanging.release.set()
             await eventually(heard_of_the_late_end)
-            rt.stop()
     assert hanging.told == [Stopping.TIMED_OUT]
     assert server.states["0" * 24].result == "timed out after 0.05 s (timeout of Digest)"
     assert (rt.summary.errored, rt.summary.completed) == (1, 0)
@@ -284,8 +275,7 @@ async def test_too_many_stuck_threads_keep_plain_nodes_from_being_begun_and_no_o
     rt = runtime(server, hanging.node, node(quick, "Quick"), workers=1, batch_size=2, poll_interval=0.01)
     health = Health(rt)
     with caplog.at_level(logging.INFO), trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rt.run)
+        async with running(rt):
             await server.until(lambda: server.statuses() == {"ERRORED": 4, "CREATED": 5})
             server.add("Quick", 3)
             await server.until(lambda: server.statuses()["EXECUTED"] == 3)
@@ -297,7 +287,6 @@ async def test_too_many_stuck_threads_keep_plain_nodes_from_being_begun_and_no_o
             hanging.release.set()
             await server.until(lambda: server.statuses() == {"ERRORED": 4, "EXECUTED": 8})
             assert health.ready() == ""
-            rt.stop()
     assert caplog.text.count("no such node is begun") == 1
     assert "plain def nodes are begun again" in caplog.text
 
@@ -318,10 +307,8 @@ async def test_a_plain_node_that_was_told_to_stop_before_its_timeout_has_time_to
     server.add("Digest")
     rt = runtime(server, node(execute, timeout=0.6))
     with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rt.run)
+        async with running(rt, grace=0):
             await began.wait()
-            rt.stop(grace=0)
     assert server.states["0" * 24].result == [{"text": "cancelling"}]
 
 
@@ -400,11 +387,9 @@ async def test_nothing_is_asked_while_no_class_has_room(
     server = make()
     server.add("Limited", 3)
     rt = runtime(server, limited.node)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt, grace=0):
         await trio.sleep(900)
         assert len(server.routes("claim", "enqueue")) == 1
-        rt.stop(grace=0)
     assert server.statuses() == {"CREATED": 3}
 
 
@@ -412,10 +397,7 @@ async def test_a_native_claim_carries_the_room_of_each_class(autojump_clock: Moc
     limited, free = Counting("Limited", 2), Counting("Free", None)
     server = NativeServer()
     rt = runtime(server, limited.node, free.node, batch_size=16)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: bool(server.routes("claim")))
-        rt.stop()
+    await until_and_stop(rt, server, lambda: bool(server.routes("claim")))
     [claim, *_] = server.routes("claim")
     assert claim.body["limits"] == {"Limited": 2, "Free": 16}
     assert claim.body["limit"] == 16
@@ -441,11 +423,9 @@ async def test_a_full_class_beside_an_idle_one_does_not_make_the_poller_spin(
     server = make()
     server.add("Limited", 1)
     rt = runtime(server, limited.node, free.node, poll_interval=1)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt, grace=0):
         await trio.sleep(50)
         assert len(server.routes("claim", "enqueue")) <= 55
-        rt.stop(grace=0)
 
 
 async def test_a_state_that_is_released_frees_its_place(autojump_clock: MockClock) -> None:
@@ -471,10 +451,8 @@ async def test_a_state_that_is_released_frees_its_place(autojump_clock: MockCloc
     server.add("Digest", name="second")
     rt = runtime(server, node(execute, concurrency=1, Inputs=Inputs, Secrets=Secrets))
     # The first is released again and again, since its secrets cannot be fetched; each time the place is free.
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt):
         await server.until(lambda: server.states[first].deliveries >= 2)
         server.states[first].status = "EXECUTED"
         await server.until(lambda: server.statuses() == {"EXECUTED": 2})
-        rt.stop()
     assert ran == ["second"]

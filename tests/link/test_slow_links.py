@@ -18,7 +18,7 @@ from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
 from exotrio._http.response import ResponseTooSlow
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.manager import embedded
-from tests.support.doubles import NativeServer, V0Server
+from tests.support.doubles import NativeServer, V0Server, running, until_and_stop
 from tests.support.http_doubles import Double, answer, tcp_server
 
 RATE = 250_000
@@ -80,11 +80,9 @@ async def test_a_native_claim_that_comes_too_slowly_is_followed_by_smaller_ones(
     server = NativeServer()
     server.add("Counts", 14, text="x" * MB)
     rt = Runtime("ns", "test", [Counts], transport=Slow(server))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt):
         await server.until(lambda: server.statuses()["EXECUTED"] == 14)
         assert trio.current_time() < 200
-        rt.stop()
     assert (rt.summary.completed, rt.summary.exit_code) == (14, 0)
     assert all(state.deliveries <= 2 for state in server.states.values())
     assert "a claim of up to 16 states arrived too slowly; the next claim is of up to 8" in caplog.text
@@ -98,8 +96,7 @@ async def test_our_server_bounds_its_replies_so_that_nothing_comes_too_slowly(
     place = GraphNodeModel(node_name="Counts", namespace="ns", identifier="counts", inputs={"text": ""})
     async with embedded(":memory:") as transport, StateManager("ns", transport=transport) as manager:
         rt = Runtime("ns", "test", [Counts], transport=Slow(transport))
-        async with trio.open_nursery() as nursery:
-            await nursery.start(rt.run)
+        async with running(rt, registered=True):
             await manager.upsert_graph(Graph("g", [place]))
             for _ in range(14):
                 last = await manager.trigger("g", inputs={"text": "x" * MB})
@@ -107,7 +104,6 @@ async def test_our_server_bounds_its_replies_so_that_nothing_comes_too_slowly(
             await rt._ledger.until(lambda: rt.summary.completed == 14)
             assert trio.current_time() - began < 2 * 14 * MB / RATE
             assert (await manager.status(last["run_id"])).status is RunStatus.SUCCESS
-            rt.stop()
     assert "too slowly" not in caplog.text
 
 
@@ -115,10 +111,7 @@ async def test_a_v0_claim_is_waited_for_as_long_as_it_arrives(autojump_clock: Mo
     server = V0Server()
     server.add("Counts", 40, text="x" * MB)
     rt = Runtime("ns", "test", [Counts], transport=Slow(server), batch_size=40)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: server.statuses()["EXECUTED"] == 40)
-        rt.stop()
+    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 40)
     assert (rt.summary.completed, rt.summary.lost_claims) == (40, 0)
 
 
@@ -128,10 +121,7 @@ async def test_after_a_v0_claim_that_stopped_arriving_less_is_asked_for(
     server = V0Server()
     server.add("Counts", 20, text="x" * MB)
     rt = Runtime("ns", "test", [Counts], transport=Slow(server, most=9 * MB))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: server.statuses()["EXECUTED"] == 4)
-        rt.stop()
+    await until_and_stop(rt, server, lambda: server.statuses()["EXECUTED"] == 4)
     assert "a claim of up to 16 states arrived too slowly; the next claim is of up to 8" in caplog.text
     assert rt.summary.lost_claims == 16
 

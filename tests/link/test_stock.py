@@ -29,6 +29,7 @@ from exotrio import (
     StateManager,
 )
 from exotrio._wire.vocabulary import RunStatus, StateStatus
+from tests.support.doubles import running
 from tests.support.stock import KEY, Fate, Stock, StockTransport, on_a_port
 
 began: Counter[str] = Counter()
@@ -220,11 +221,9 @@ async def test_a_claim_that_was_answered_in_html_is_logged_with_its_size(
 ) -> None:
     (state,) = stock.add("Plan")
     rt = runtime(stock)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, registered=True):
         stock.proxy = does(fate, "POST enqueue", times=1)
         await trio.sleep(60)
-        rt.stop()
     # Whether it took states cannot be known: if it did, they stay with nobody.
     assert state.status == ("SUCCESS" if fate == "away" else "QUEUED")
     assert "its answer is lost" in caplog.text
@@ -278,13 +277,11 @@ async def test_a_runtime_waits_for_a_database_that_is_away_at_its_start(
 ) -> None:
     stock.database_away = True
     rt = runtime(stock)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt):
         await trio.sleep(200)
         stock.database_away = False
         (state,) = stock.add("Plan")
         await trio.sleep(60)
-        rt.stop()
     assert state.status == "SUCCESS"
     assert rt.summary.exit_code == 0
 
@@ -327,10 +324,8 @@ async def test_a_drain_hands_back_what_was_not_begun_and_another_runtime_complet
     first = await play(stock, meanwhile)
     assert (first.summary.released, first.summary.exit_code) == (2, 0)
     second = runtime(stock)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(second.run)
+    async with running(second, registered=True):
         await trio.sleep(60)
-        second.stop()
     assert began == ONCE_EACH
     assert finished == AT_THE_END
     sound(stock)

@@ -22,7 +22,7 @@ from exotrio.monitoring import (
     RuntimeMetrics,
     StateEnded,
 )
-from tests.support.doubles import Fails, NativeServer, V0Server, reply, runtime
+from tests.support.doubles import Fails, NativeServer, V0Server, reply, running, runtime
 from tests.support.scrapes import labels_in, values_in
 
 
@@ -76,10 +76,8 @@ async def test_whoever_listens_hears_of_claims_requests_and_every_state_that_is_
     rt = runtime(server, Sleeps, Errs, workers=2)
     heard: list[Event] = []
     rt.observe(heard.append)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, grace=0, registered=True):
         await server.until(lambda: server.statuses()["EXECUTED"] == 2)
-        rt.stop(0)
     ended = sorted((e.node, e.outcome, e.duration) for e in heard if isinstance(e, StateEnded) and e.duration)
     assert ended[-2:] == [
         ("Sleeps", "completed", pytest.approx(2)),
@@ -107,10 +105,8 @@ async def test_an_observer_that_fails_costs_no_outcome_and_is_not_called_again(
 
     rt.observe(broken)
     rt.observe(others.append)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, registered=True):
         await server.until(lambda: server.statuses()["EXECUTED"] == 5)
-        rt.stop()
     assert rt.summary.completed == 5
     assert len(told) == 1
     assert len([event for event in others if isinstance(event, StateEnded)]) == 5
@@ -124,10 +120,8 @@ async def test_a_lost_lease_is_an_event(autojump_clock: MockClock) -> None:
     metrics = RuntimeMetrics(rt)
     heard: list[Event] = []
     rt.observe(heard.append)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, registered=True):
         await trio.sleep(5)
-        rt.stop()
     assert heard.count(LeaseLost("Sleeps")) == 1
     assert values(metrics)["exotrio_leases_lost_total"] == 1
 
@@ -158,8 +152,7 @@ async def test_metrics_show_how_the_runtime_is_and_what_became_of_its_states(
     metrics = RuntimeMetrics(rt)
     assert values(metrics)['exotrio_phase{phase="new"}'] == 1
     assert values(metrics)['exotrio_states_total{node="Sleeps",outcome="errored"}'] == 0
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, grace=0, registered=True):
         await server.until(lambda: server.statuses()["ERRORED"] == 1)
         server.add("Sleeps", 5, seconds="10")
         await server.until(lambda: server.statuses()["QUEUED"] == 5)
@@ -169,7 +162,6 @@ async def test_metrics_show_how_the_runtime_is_and_what_became_of_its_states(
         await trio.sleep(10)
         waiting = values(metrics)
         server.before = None
-        rt.stop(0)
     assert busy["exotrio_workers"] == busy["exotrio_workers_busy"] == 2
     assert busy["exotrio_buffered_states"] == 3
     assert busy['exotrio_phase{phase="running"}'] == 1
@@ -191,10 +183,8 @@ async def test_alarms_and_pictures_can_rely_on_these_names_and_labels(autojump_c
     server.add("Sleeps", 1, seconds="0")
     rt = runtime(server, Sleeps)
     metrics = RuntimeMetrics(rt)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, registered=True):
         await server.until(lambda: server.statuses()["EXECUTED"] == 1)
-        rt.stop()
     assert labels_in(metrics.render()[0].decode()) == {
         "exotrio_states_total": {"node", "outcome"},
         "exotrio_state_duration_seconds": {"node"},
@@ -221,10 +211,8 @@ async def test_no_label_has_the_id_of_a_state_or_a_run_and_the_global_registry_s
         server.secrets = {"s": "x"}
         rt = runtime(server, Sleeps)
         metrics = RuntimeMetrics(rt)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(rt.run)
+        async with running(rt, registered=True):
             await server.until(lambda server=server: server.statuses()["EXECUTED"] == 3)  # type: ignore[misc]
-            rt.stop()
         text = metrics.render()[0].decode()
         assert not [state_id for state_id in ids if state_id in text]
     assert {metric.name for metric in REGISTRY.collect()} == before
@@ -272,8 +260,7 @@ async def test_claims_that_fail_for_long_end_the_readiness_and_a_good_one_brings
     server = NativeServer()
     rt = runtime(server, Sleeps)
     health = Health(rt, clock=trio.current_time)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, registered=True):
         await trio.sleep(60)
         server.before = Fails(("claim", "discovery"), lambda: reply(503))
         await trio.sleep(20)
@@ -283,7 +270,6 @@ async def test_claims_that_fail_for_long_end_the_readiness_and_a_good_one_brings
         server.before = None
         await trio.sleep(30)
         assert health.ready() == ""
-        rt.stop()
 
 
 async def test_a_runtime_whose_workers_are_all_busy_is_ready_although_it_claims_nothing(
@@ -293,14 +279,12 @@ async def test_a_runtime_whose_workers_are_all_busy_is_ready_although_it_claims_
     server.add("Sleeps", 3, seconds="3000")
     rt = runtime(server, Sleeps, workers=1, batch_size=2)
     health = Health(rt, clock=trio.current_time)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, grace=0, registered=True):
         await server.until(lambda: server.statuses()["QUEUED"] == 3)
         claims = len(server.routes("claim"))
         await trio.sleep(1000)
         assert len(server.routes("claim")) == claims
         assert health.ready() == ""
-        rt.stop(0)
 
 
 async def test_outcomes_that_cannot_be_delivered_end_the_readiness(autojump_clock: MockClock) -> None:
@@ -309,14 +293,12 @@ async def test_outcomes_that_cannot_be_delivered_end_the_readiness(autojump_cloc
     server.before = Fails(("outcomes",), lambda: reply(401))
     rt = runtime(server, Sleeps)
     health = Health(rt, clock=trio.current_time)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, registered=True):
         await trio.sleep(5)
         assert health.ready() == "the state manager refuses the key"
         server.before = None
         await trio.sleep(60)
         assert health.ready() == ""
-        rt.stop()
 
 
 async def test_a_blocked_loop_is_seen_from_another_thread_while_it_is_blocked(
@@ -343,11 +325,9 @@ async def test_a_blocked_loop_is_seen_from_another_thread_while_it_is_blocked(
     watcher = threading.Thread(target=watch)
     watcher.start()
     with trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(rt.run)
+        async with running(rt, registered=True):
             server.add("Blocks")
             await server.until(lambda: server.statuses()["EXECUTED"] == 1)
-            rt.stop()
         await trio.to_thread.run_sync(watcher.join)
     ((alive, ready, lag, tree),) = seen
     assert "node code blocks it" in alive
@@ -395,12 +375,10 @@ async def test_the_task_tree_shows_where_each_task_waits_and_no_values(autojump_
     server.add("Children")
     rt = runtime(server, Children, workers=2)
     assert await rt.tasks() == "the runtime does not run"
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, grace=0, registered=True):
         await server.until(lambda: server.statuses()["QUEUED"] == 1)
         await trio.sleep(1)
         tree = await rt.tasks()
-        rt.stop(0)
     lines = tree.splitlines()
     assert lines[0] == "test"
     assert {"  heartbeat", "  poll", "  report", "  work"} <= set(lines)
@@ -428,12 +406,10 @@ async def test_a_tree_of_any_size_is_cut_to_what_a_heartbeat_takes(autojump_cloc
     server = NativeServer()
     server.add("Wide")
     rt = runtime(server, Wide)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, grace=0, registered=True):
         await server.until(lambda: server.statuses()["QUEUED"] == 1)
         await trio.sleep(1)
         tree = await rt.tasks()
-        rt.stop(0)
     assert len(tree) <= 64 * 1024
     assert tree.endswith("... cut")
 
@@ -447,8 +423,7 @@ async def test_the_state_manager_gets_the_tree_once_it_asks_and_only_if_it_may(
     rt = runtime(server, Sleeps)
     if shown:
         rt.show_tasks()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, grace=0, registered=True):
         await server.until(lambda: server.statuses()["QUEUED"] == 1)
         await trio.sleep(5)
         beats = server.routes("heartbeat")
@@ -458,6 +433,5 @@ async def test_the_state_manager_gets_the_tree_once_it_asks_and_only_if_it_may(
         server.commands = []
         await trio.sleep(5)
         trees = [beat.body["tasks"] for beat in server.routes("heartbeat") if beat.body["tasks"]]
-        rt.stop(0)
     assert (len(trees) > 0) is shown
     assert all("Sleeps.execute (" in tree for tree in trees)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import trio
 from pydantic import BaseModel
 
 from exotrio import BaseNode, ConfigurationError, LifecycleError, Runtime
 from exotrio._http.endpoint import Endpoint, ambient_endpoint, resolve_endpoint
 from exotrio._nodes.checks import declare, node_problems
-from tests.support.doubles import V0Server
+from tests.support.doubles import V0Server, until_and_stop
 
 
 class Plain(BaseNode):
@@ -175,7 +174,4 @@ async def test_a_runtime_built_while_the_command_line_loads_its_file_runs_on_the
     with ambient_endpoint(Endpoint("http://embedded", None, server)):
         assert resolve_endpoint(None, None) == (Endpoint("http://embedded", None, server), [])
         assert resolve_endpoint("http://127.0.0.1:9", "k")[0] == Endpoint("http://127.0.0.1:9", "k")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(built.run)
-            await server.until(lambda: server.statuses()["EXECUTED"] == 1)
-            built.stop()
+        await until_and_stop(built, server, lambda: server.statuses()["EXECUTED"] == 1)

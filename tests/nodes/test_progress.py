@@ -17,7 +17,7 @@ from exotrio.manager import open_service
 from exotrio.manager.queries.workers import progress_of
 from exotrio.monitoring import Progress
 from exotrio.testing import Executed, run_node
-from tests.support.doubles import NativeServer, V0Server, runtime
+from tests.support.doubles import NativeServer, V0Server, running, runtime
 from tests.support.manager import NO_SETTINGS, embedded_in
 
 
@@ -76,13 +76,11 @@ async def test_progress_is_one_bounded_line_that_can_be_printed(
     server = NativeServer()
     server.add("Once")
     rt = runtime(server, Once)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt):
         await server.until(lambda: server.statuses()["QUEUED"] == 1)
         await trio.sleep(0.5)
         (state,) = rt.vitals.running
         assert state.progress == shown
-        rt.stop()
 
 
 @pytest.mark.parametrize(
@@ -127,13 +125,11 @@ async def test_secrets_are_masked_in_progress(autojump_clock: MockClock) -> None
     server.secrets = {"token": "sesame-4711-open", "long": "S" * 997}
     server.add("Tells")
     rt = runtime(server, Tells)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt):
         await server.until(lambda: server.statuses()["QUEUED"] == 1)
         await trio.sleep(0.5)
         assert [state.progress for state in rt.vitals.running] == [Progress(0.5, "with ***")]
         assert not any("S" in str(progress) for progress in said), "half of a secret"
-        rt.stop()
 
 
 async def test_a_node_that_nobody_watches_may_say_it_all_the_same() -> None:
@@ -148,14 +144,12 @@ async def test_heartbeats_carry_the_last_progress_of_what_runs(autojump_clock: M
     server = NativeServer()
     server.add("Pages", 2, fraction="0.25", text="a quarter")
     rt = runtime(server, Pages, workers=1)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, grace=0, registered=True):
         await server.until(lambda: server.statuses()["QUEUED"] == 2)
         await trio.sleep(5)
-        running, waiting = server.routes("heartbeat")[-1].body["states"]
-        assert running["progress"] == {"fraction": 0.25, "text": "a quarter"}
+        begun, waiting = server.routes("heartbeat")[-1].body["states"]
+        assert begun["progress"] == {"fraction": 0.25, "text": "a quarter"}
         assert waiting["progress"] is None
-        rt.stop(0)
 
 
 async def test_a_thread_says_it_too() -> None:

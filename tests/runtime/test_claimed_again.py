@@ -3,19 +3,17 @@ Nothing is begun a second time; what is there goes on under the new claim."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from exotrio import BaseNode, ReQueueAfterSignal, Runtime
+from exotrio import BaseNode, ReQueueAfterSignal
 from exotrio._link.port import Claim
 from exotrio._nodes.outcome import Executed
 from exotrio._runtime.ledger import Ledger, Stage
-from tests.support.doubles import Call, Fails, NativeServer, V0Server, reply, runtime
+from tests.support.doubles import Call, Fails, NativeServer, V0Server, reply, running, runtime, until_and_stop
 
 KINDS = [V0Server, NativeServer]
 OUTCOME = ("outcomes", "executed")
@@ -51,14 +49,6 @@ class Again(BaseNode):
 def fresh() -> None:
     Waits.gate = trio.Event()
     Waits.begun = Waits.running = Waits.most = Again.begun = 0
-
-
-@asynccontextmanager
-async def running(rt: Runtime) -> AsyncIterator[None]:
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
-        yield
-        rt.stop()
 
 
 async def give_again(server: V0Server, state_id: str) -> None:
@@ -223,8 +213,7 @@ async def test_what_is_handed_back_is_begun_again_even_if_the_claim_overtakes_th
 
     server.after = late
     rt = runtime(server, Again)
-    async with running(rt):
-        await server.until(lambda: server.states[state_id].status == "EXECUTED")
+    await until_and_stop(rt, server, lambda: server.states[state_id].status == "EXECUTED")
     assert Again.begun == 2
     assert (rt.summary.requeued, rt.summary.completed, rt.summary.exit_code) == (1, 1, 0)
 

@@ -9,8 +9,18 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from exotrio import BaseNode, PruneSignal, Runtime
-from tests.support.doubles import Call, Fails, NativeServer, State, V0Server, reply, runtime
+from exotrio import BaseNode, PruneSignal
+from tests.support.doubles import (
+    Call,
+    Fails,
+    NativeServer,
+    State,
+    V0Server,
+    reply,
+    running,
+    runtime,
+    until_and_stop,
+)
 
 
 class Says(BaseNode):
@@ -34,13 +44,6 @@ class Prunes(BaseNode):
 class Broken(BaseNode):
     async def execute(self) -> None:
         raise ValueError("broken")
-
-
-async def until_and_stop(rt: Runtime, server: V0Server, condition: Any) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(condition)
-        rt.stop()
 
 
 def closed() -> httpx.Response | Exception:
@@ -107,8 +110,7 @@ async def test_a_gateway_without_a_route_costs_nothing_but_time(
     server = kind()
     server.add("Sleeps", 3)
     rt = runtime(server, Sleeps, workers=2)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, registered=True):
         await server.until(lambda: server.statuses()["QUEUED"] == 3)
         server.before = Fails((), make)
         await trio.sleep(30)
@@ -118,7 +120,6 @@ async def test_a_gateway_without_a_route_costs_nothing_but_time(
         server.add("Sleeps")
         await server.until(lambda: server.statuses()["EXECUTED"] == 4)
         used = {call.route for call in server.calls[before:]}
-        rt.stop()
     assert ({"claim", "outcomes"} if kind is NativeServer else {"enqueue", "executed"}) <= used
     assert rt.summary.completed == 4
     assert rt.summary.lost_claims == rt.summary.dropped == rt.summary.lost_leases == 0
@@ -131,12 +132,10 @@ async def test_a_result_that_only_a_gateway_refused_until_the_stop_is_named_and_
     server = kind()
     (state,) = server.add("Sleeps")
     rt = runtime(server, Sleeps)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, registered=True):
         await server.until(lambda: server.statuses()["QUEUED"] == 1)
         server.before = Fails((), lambda: reply(404))
         await trio.sleep(10)
-        rt.stop()
     assert (rt.summary.dropped, rt.summary.left_behind, rt.summary.exit_code) == (0, (state,), 75)
 
 
@@ -147,12 +146,10 @@ async def test_a_runtime_waits_for_a_state_manager_behind_a_gateway_without_a_ro
     server.before = Fails((), lambda: reply(404))
     server.add("Says")
     rt = runtime(server, Says)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt):
         await trio.sleep(30)
         server.before = None
         await server.until(lambda: server.statuses()["EXECUTED"] == 1)
-        rt.stop()
     assert server.routes("outcomes")
 
 
@@ -274,10 +271,7 @@ async def test_outcomes_and_releases_that_alternate_are_delivered_in_few_request
     server.before = take_long
     server.add("Ends", 64)
     rt = runtime(server, Ends, workers=64, batch_size=64)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: len(begun) == 64)
-        rt.stop(grace=0)
+    await until_and_stop(rt, server, lambda: len(begun) == 64, grace=0)
     assert (rt.summary.completed, rt.summary.cancelled, rt.summary.exit_code) == (32, 32, 0)
     assert len(server.routes("outcomes", "release")) < 16
 
@@ -314,10 +308,7 @@ async def test_a_release_whose_answer_is_lost_is_not_repeated_and_is_unknown(
     (state,) = server.add("Waits")
     server.before = Fails(("re-enqueue-after",), closed)
     rt = runtime(server, Waits)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
-        rt.stop(0)
+    await until_and_stop(rt, server, lambda: server.statuses()["QUEUED"] == 1, grace=0)
     assert len(server.routes("re-enqueue-after")) == 1
     assert rt.summary.unknown == 1
     assert rt.summary.left_behind == (state,)
@@ -331,29 +322,25 @@ async def test_claiming_stops_while_results_cannot_be_delivered_and_goes_on_afte
     server.add("Says", 100)
     server.before = Fails(("executed",))
     rt = runtime(server, Says, workers=2, batch_size=4)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt):
         await trio.sleep(300)
         # Undelivered, waiting, running: the last claim may be made before any of the former has failed.
         assert server.statuses()["QUEUED"] <= (4 + 2) + 4 + 2
         server.before = None
         await server.until(lambda: server.statuses()["EXECUTED"] == 100)
-        rt.stop()
 
 
 async def test_more_failing_reports_than_workers_stop_the_claims(autojump_clock: MockClock) -> None:
     server = V0Server()
     server.before = Fails(("executed",))
     rt = runtime(server, Says, workers=2)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt):
         for _ in range(10):
             server.add("Says")
             await trio.sleep(20)
         assert server.statuses() == {"QUEUED": 3, "CREATED": 7}
         server.before = None
         await server.until(lambda: server.statuses()["EXECUTED"] == 10)
-        rt.stop()
 
 
 async def test_never_more_is_claimed_than_there_is_room_for(autojump_clock: MockClock) -> None:
@@ -364,12 +351,10 @@ async def test_never_more_is_claimed_than_there_is_room_for(autojump_clock: Mock
     server = V0Server()
     server.add("Slow", 50)
     rt = runtime(server, Slow, workers=3, batch_size=7)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt):
         for _ in range(50):
             await trio.sleep(1)
             assert server.statuses()["QUEUED"] <= 10
-        rt.stop()
 
 
 async def test_a_full_batch_is_followed_by_the_next_claim_at_once(autojump_clock: MockClock) -> None:
@@ -406,21 +391,18 @@ async def test_what_comes_while_a_node_runs_is_claimed_at_once_by_a_long_poll(
 
     server = NativeServer()
     rt = runtime(server, Slow, poll_interval=1000)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, registered=True):
         for _ in range(3):
             await trio.sleep(7)
             server.add("Slow")
         await server.until(lambda: server.statuses()["EXECUTED"] == 3)
-        rt.stop()
     assert begun == [7, 14, 21]
 
 
 async def test_an_idle_v0_poll_asks_for_few_states_until_something_comes(autojump_clock: MockClock) -> None:
     server = V0Server()
     rt = runtime(server, Says, workers=3)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt):
         await trio.sleep(9.5)
         asked = [call.body["batch_size"] for call in server.routes("enqueue")]
         assert asked == [16] + [3] * 9
@@ -428,7 +410,6 @@ async def test_an_idle_v0_poll_asks_for_few_states_until_something_comes(autojum
         await server.until(lambda: server.statuses()["EXECUTED"] == 3)
         await trio.sleep(0.1)
         assert [call.body["batch_size"] for call in server.routes("enqueue")][10:12] == [3, 16]
-        rt.stop()
 
 
 async def test_an_outage_of_claims_is_logged_once_and_so_is_its_end(
@@ -437,14 +418,12 @@ async def test_an_outage_of_claims_is_logged_once_and_so_is_its_end(
     caplog.set_level("INFO", logger="exotrio.poller")
     server = V0Server()
     rt = runtime(server, Says)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, registered=True):
         server.before = Fails(("enqueue", "discovery"))
         await trio.sleep(120)
         server.before = None
         server.add("Says")
         await server.until(lambda: server.statuses()["EXECUTED"] == 1)
-        rt.stop()
     lines = [r.getMessage() for r in caplog.records if r.name == "exotrio.poller"]
     assert len(lines) == 2
     assert "claiming states fails" in lines[0]
@@ -458,8 +437,7 @@ async def test_a_refused_key_keeps_the_results_and_stops_claiming_until_it_is_ac
     server.add("Says")
     server.before = Fails(("executed",), lambda: reply(401))
     rt = runtime(server, Says)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt):
         await server.until(lambda: len(server.routes("executed")) == 1)
         claims = len(server.routes("enqueue"))
         await trio.sleep(100)
@@ -467,7 +445,6 @@ async def test_a_refused_key_keeps_the_results_and_stops_claiming_until_it_is_ac
         server.before = None
         server.add("Says")
         await server.until(lambda: server.statuses()["EXECUTED"] == 2)
-        rt.stop()
     assert not server.routes("errored")
 
 
@@ -514,15 +491,13 @@ async def test_what_finishes_while_a_batch_is_on_its_way_goes_along_in_the_next_
     server.before = take_long
     rt = runtime(server, Says, workers=2)
     server.add("Says")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt):
         await on_its_way.wait()
         began = trio.current_time()
         server.add("Says", 3)
         await server.until(lambda: server.statuses()["EXECUTED"] >= 3)
         assert trio.current_time() - began < 1
         await server.until(lambda: server.statuses()["EXECUTED"] == 4)
-        rt.stop()
     assert [len(call.body) for call in server.routes("outcomes")] == [1, 3]
 
 
@@ -535,8 +510,7 @@ async def test_two_batches_that_hang_hold_up_nothing_behind_them(autojump_clock:
     server.before = hang
     rt = runtime(server, Says, workers=2)
     server.add("Says")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt):
         for number in (2, 3):
             await trio.sleep(3)
             assert len(server.routes("outcomes")) == number - 1
@@ -544,7 +518,6 @@ async def test_two_batches_that_hang_hold_up_nothing_behind_them(autojump_clock:
         await trio.sleep(3)
         assert server.statuses() == {"EXECUTED": 1, "QUEUED": 2}
         await server.until(lambda: server.statuses()["EXECUTED"] == 3)
-        rt.stop()
 
 
 async def test_a_link_that_breaks_over_one_item_fails_that_item_only(

@@ -19,7 +19,7 @@ from exotrio import BaseNode, LifecycleError, Runtime
 from exotrio._runtime.entry import SAME_REQUEST, StopRequests, stop_signals
 from exotrio._util import deadlines
 from exotrio.cli.commands.server import _stop_on_signals
-from tests.support.doubles import V0Server, runtime
+from tests.support.doubles import V0Server, runtime, until_and_stop
 
 ROOT = Path(__file__).parents[2]
 
@@ -286,10 +286,7 @@ async def test_a_thread_that_does_not_come_back_is_left_and_its_state_handed_bac
     server.add("Stuck")
     rt = runtime(server, Stuck)
     with trio.fail_after(15):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rt.run)
-            await server.until(lambda: server.statuses()["QUEUED"] == 1)
-            rt.stop(0)
+        await until_and_stop(rt, server, lambda: server.statuses()["QUEUED"] == 1, grace=0)
     go.set()
     assert server.statuses() == {"CREATED": 1}
     assert rt.summary.cancelled == 1
@@ -305,8 +302,5 @@ async def test_a_thread_that_comes_back_within_its_clean_up_time_is_reported() -
     server.add("Steps")
     rt = runtime(server, Steps)
     with trio.fail_after(15):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rt.run)
-            await server.until(lambda: server.statuses()["QUEUED"] == 1)
-            rt.stop(0)
+        await until_and_stop(rt, server, lambda: server.statuses()["QUEUED"] == 1, grace=0)
     assert server.statuses() == {"EXECUTED": 1}

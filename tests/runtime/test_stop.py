@@ -17,7 +17,17 @@ import exotrio
 from exotrio import BaseNode, LifecycleError, Phase, Runtime, Stopping
 from exotrio._runtime.outbox_store import OutboxStore
 from exotrio._util import deadlines
-from tests.support.doubles import Call, Fails, NativeServer, V0Server, hang, reply, runtime
+from tests.support.doubles import (
+    Call,
+    Fails,
+    NativeServer,
+    V0Server,
+    hang,
+    reply,
+    running,
+    runtime,
+    until_and_stop,
+)
 
 
 class Quick(BaseNode):
@@ -73,10 +83,7 @@ async def test_when_the_grace_is_over_nodes_are_cancelled_and_their_states_hande
     server = V0Server()
     server.add("Patient", 2)
     rt = runtime(server, Patient, shutdown_grace=7)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: server.statuses()["QUEUED"] == 2)
-        rt.stop()
+    await until_and_stop(rt, server, lambda: server.statuses()["QUEUED"] == 2)
     assert trio.current_time() == pytest.approx(10, abs=0.1)
     assert reasons == [Stopping.CANCELLING] * 2
     assert server.statuses() == {"CREATED": 2}
@@ -97,10 +104,7 @@ async def test_a_node_sees_that_the_runtime_drains(autojump_clock: MockClock) ->
     server = V0Server()
     server.add("Looks")
     rt = runtime(server, Looks)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: bool(seen))
-        rt.stop()
+    await until_and_stop(rt, server, lambda: bool(seen))
     assert seen == [Stopping.NO, Stopping.DRAINING]
     assert server.statuses() == {"EXECUTED": 1}
 
@@ -121,10 +125,7 @@ async def test_a_node_that_returns_although_it_was_cancelled_is_reported_as_exec
     server = V0Server()
     (state,) = server.add("Stubborn")
     rt = runtime(server, Stubborn)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
-        rt.stop(0)
+    await until_and_stop(rt, server, lambda: server.statuses()["QUEUED"] == 1, grace=0)
     assert server.states[state].result == [{"text": "done all the same"}]
 
 
@@ -139,10 +140,7 @@ async def test_an_error_after_our_cancel_hands_the_state_back(autojump_clock: Mo
     server = V0Server()
     server.add("Breaks")
     rt = runtime(server, Breaks)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
-        rt.stop(0)
+    await until_and_stop(rt, server, lambda: server.statuses()["QUEUED"] == 1, grace=0)
     assert server.statuses() == {"CREATED": 1}
     assert rt.summary.cancelled == 1
 
@@ -153,13 +151,11 @@ async def test_a_second_stop_with_less_grace_shortens_the_drain_and_one_with_mor
     server = V0Server()
     server.add("Sleeps", seconds="1000")
     rt = runtime(server, Sleeps)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt, grace=100):
         await server.until(lambda: server.statuses()["QUEUED"] == 1)
         rt.stop(10)
         await trio.sleep(1)
         rt.stop(2)
-        rt.stop(100)
     assert trio.current_time() == pytest.approx(3, abs=0.1)
 
 
@@ -208,12 +204,10 @@ async def test_a_stop_while_the_state_manager_is_away_at_the_start_ends_it_at_on
     server = V0Server()
     server.before = Fails()
     rt = runtime(server, Quick)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt):
         await server.until(lambda: len(server.calls) > 3)
         assert rt.phase is Phase.STARTING
         before = trio.current_time()
-        rt.stop()
     assert trio.current_time() == before
     assert rt.phase.value == "stopped"
     assert server.registered == []
@@ -234,23 +228,19 @@ async def test_a_second_run_beside_the_first_is_refused_and_leaves_it_alone(
     autojump_clock: MockClock,
 ) -> None:
     rt = runtime(V0Server(), Quick)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, registered=True):
         with pytest.raises(LifecycleError):
             await rt.run()
         assert rt.phase is Phase.RUNNING
-        rt.stop()
 
 
 async def test_a_stop_ends_a_long_poll_at_once(autojump_clock: MockClock) -> None:
     server = NativeServer()
     rt = runtime(server, Quick)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt):
         await server.until(lambda: len(server.routes("claim")) == 2)
         await trio.sleep(3)
         before = trio.current_time()
-        rt.stop()
     assert trio.current_time() - before < 0.1
 
 
@@ -263,10 +253,7 @@ async def test_what_a_claim_in_flight_brings_after_the_stop_is_handed_back(autoj
     server.add("Quick", 3)
     server.after = slow
     rt = runtime(server, Quick)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: server.statuses()["QUEUED"] == 3)
-        rt.stop()
+    await until_and_stop(rt, server, lambda: server.statuses()["QUEUED"] == 3)
     assert server.statuses() == {"CREATED": 3}
     assert rt.summary.released == 3
     assert not server.routes("executed")
@@ -329,10 +316,8 @@ async def test_a_cancel_while_draining_ends_the_drain(autojump_clock: MockClock)
     server.add("Sleeps", seconds="1000")
     rt = runtime(server, Sleeps, shutdown_grace=500)
     with trio.move_on_after(10):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(rt.run)
+        async with running(rt, registered=True):
             await server.until(lambda: server.statuses()["QUEUED"] == 1)
-            rt.stop()
     assert trio.current_time() == pytest.approx(10, abs=0.1)
     assert server.statuses() == {"CREATED": 1}
 
@@ -355,10 +340,7 @@ async def test_the_flush_tries_again_soon_whatever_the_next_answers_ask_for(
 
     server.before = busy
     rt = runtime(server, Sleeps, shutdown_grace=1)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: len(server.routes("executed")) == 1)
-        rt.stop()
+    await until_and_stop(rt, server, lambda: len(server.routes("executed")) == 1)
     assert server.statuses() == {"EXECUTED": 1}
     assert rt.summary.completed == 1
 
@@ -426,13 +408,11 @@ async def test_a_stop_with_every_step_at_its_worst_takes_no_longer_than_the_step
         server.add(name)
     rt = runtime(server, Thread, Loop, Cleans, workers=4, outbox=tmp_path / "outbox.db")
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rt.run)
+        async with running(rt):
             while len(begun) < 3:  # noqa: ASYNC110 - threads set no events of Trio
                 await trio.sleep(0.01)
             server.before = hang
             before = trio.current_time()
-            rt.stop()
     finally:
         gate.set()
     taken = trio.current_time() - before
@@ -455,11 +435,9 @@ async def test_a_plain_node_that_goes_on_after_the_stop_is_not_said_to_have_ende
     server.add("Thread")
     rt = runtime(server, Thread)
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rt.run)
+        async with running(rt, grace=0):
             while not begun.is_set():  # noqa: ASYNC110 - threads set no events of Trio
                 await trio.sleep(0.01)
-            rt.stop(0)
     finally:
         gate.set()
     assert "it goes on in its thread" in caplog.text
@@ -473,14 +451,12 @@ async def test_with_the_server_down_for_the_whole_stop_it_ends_in_time_and_names
     server = V0Server()
     states = server.add("Sleeps", 3, seconds="1000") + server.add("Sleeps", 1, seconds="2")
     rt = runtime(server, Sleeps, workers=2)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
+    async with running(rt):
         await server.until(lambda: server.statuses()["QUEUED"] == 4)
         await trio.sleep(0.5)
         server.before = hang if how == "hanging" else Fails()
         await trio.sleep(0.5)
         before = trio.current_time()
-        rt.stop()
     assert trio.current_time() - before <= deadlines.longest_stop()
     assert rt.phase is Phase.STOPPED
     assert rt.summary.exit_code == 75
@@ -500,10 +476,7 @@ async def test_a_claim_whose_answer_never_comes_is_counted_and_the_stop_ends_in_
     server.add("Quick", 3)
     server.after = lose
     rt = runtime(server, Quick, batch_size=5)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: server.statuses()["QUEUED"] == 3)
-        rt.stop()
+    await until_and_stop(rt, server, lambda: server.statuses()["QUEUED"] == 3)
     assert trio.current_time() <= 28.6
     assert rt.summary.lost_claims == 5
     assert rt.summary.exit_code == 75
@@ -529,8 +502,7 @@ async def test_a_claim_in_flight_does_not_hold_up_a_cancellation(autojump_clock:
 async def test_an_idle_runtime_stops_at_once_while_the_server_is_away(autojump_clock: MockClock) -> None:
     server = V0Server()
     rt = runtime(server, Quick)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, registered=True):
         server.before = Fails()
         await trio.sleep(100)
         server.before = hang
@@ -538,7 +510,6 @@ async def test_an_idle_runtime_stops_at_once_while_the_server_is_away(autojump_c
         while len(server.calls) == asked:  # noqa: ASYNC110 (a request that hangs changes nothing)
             await trio.sleep(0.1)
         before = trio.current_time()
-        rt.stop()
     assert trio.current_time() == before
     assert rt.summary.exit_code == 0
 
@@ -569,10 +540,7 @@ async def test_the_flush_tries_once_more_whatever_retry_after_said(autojump_cloc
     server.before = Fails(("executed",), lambda: reply(503, **{"Retry-After": "3600"}), times=1)
     server.add("Quick")
     rt = runtime(server, Quick)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: len(server.routes("executed")) == 1)
-        rt.stop(0)
+    await until_and_stop(rt, server, lambda: len(server.routes("executed")) == 1, grace=0)
     assert trio.current_time() < 4
     assert server.statuses() == {"EXECUTED": 1}
 
@@ -652,10 +620,8 @@ async def test_registration_is_repeated_while_the_state_manager_is_away(autojump
     server = V0Server()
     server.before = Fails(("nodes",), lambda: reply(503), times=5)
     rt = runtime(server, Quick)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rt.run)
+    async with running(rt, registered=True):
         assert server.registered == ["Quick"]
-        rt.stop()
 
 
 async def test_phases_are_entered_in_order_and_each_is_logged(
@@ -665,10 +631,7 @@ async def test_phases_are_entered_in_order_and_each_is_logged(
     server = V0Server()
     server.add("Sleeps", seconds="1000")
     rt = runtime(server, Sleeps)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rt.run)
-        await server.until(lambda: server.statuses()["QUEUED"] == 1)
-        rt.stop()
+    await until_and_stop(rt, server, lambda: server.statuses()["QUEUED"] == 1)
     names = [
         r.getMessage().removeprefix("test: ") for r in caplog.records if r.getMessage().startswith("test: ")
     ]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -291,3 +292,25 @@ async def hang(call: Call) -> None:
 def runtime(server: V0Server, *nodes: type[BaseNode], **options: Any) -> Runtime:
     """Return a runtime for these nodes that works with ``server``."""
     return Runtime("ns", "test", list(nodes), transport=server, **options)
+
+
+@asynccontextmanager
+async def running(
+    rt: Runtime, *, grace: float | None = None, registered: bool = False
+) -> AsyncIterator[Runtime]:
+    """Run a runtime beside the block, which begins when it is ``registered`` or before, then stop it."""
+    async with trio.open_nursery() as nursery:
+        if registered:
+            await nursery.start(rt.run)
+        else:
+            nursery.start_soon(rt.run)
+        yield rt
+        rt.stop(grace)
+
+
+async def until_and_stop(
+    rt: Runtime, server: V0Server, condition: Callable[[], bool], *, grace: float | None = None
+) -> None:
+    """Run a runtime until ``condition`` holds."""
+    async with running(rt, grace=grace):
+        await server.until(condition)
