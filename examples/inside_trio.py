@@ -4,7 +4,7 @@
 
 The application counts seconds beside the runtime, starts a run, waits for it, and cancels the
 nursery. The state manager is embedded around it, so what the runtime holds when it is cancelled is
-handed back before the program ends.
+released before the program ends.
 """
 
 import trio
