@@ -218,6 +218,7 @@ class Committer:
             # Most use cases end no state, and to update a Counter takes as long as a statement.
             if tx.ended:
                 committed.ended.update(tx.ended)
+            if tx.tally:
                 committed.tally.update(tx.tally)
         elif isinstance(result, outcome.Error):
             if not self.connection.in_transaction:
