@@ -18,6 +18,8 @@ MODULES = sorted(
 
 # A room, and the rooms it may import from. Everybody may import ``errors``, ``_util`` and ``_version``.
 GROUND = ("errors", "_util", "_version")
+RULED = ("manager.rules", "manager.store", "manager.engine", "manager.queries", "manager.security")
+SERVING = ("graph", "_wire", "_httpd", *RULED, "manager.database", "manager.service")
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "_util": (),
@@ -37,6 +39,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "manager.engine": ("graph", "_wire", "manager.rules", "manager.store"),
     "manager.queries": ("graph", "_wire", "manager.rules", "manager.store", "manager.engine"),
     "manager.security": ("graph", "_wire", "_httpd", "manager.rules", "manager.store", "manager.engine"),
+    "manager.database": ("_httpd", "manager.store"),
+    "manager.background": ("_wire", *RULED),
+    "manager.service": (*RULED, "manager.background", "manager.database"),
+    "manager.web": SERVING,
+    "manager.api": (*SERVING, "manager.background", "manager.web"),
     "manager": ("graph", "_wire", "_httpd", "manager"),
     "cli": (
         *("exotrio", "graph", "client", "monitoring", "testing", "manager", "_httpd"),
