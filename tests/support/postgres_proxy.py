@@ -29,6 +29,7 @@ class PostgresProxy:
         commits: COMMITs seen.
         cuts: Connections cut.
         refuses: Whether new connections are cut at once.
+        held: How much waits to be let through.
     """
 
     def __init__(self, upstream: int) -> None:
@@ -41,6 +42,7 @@ class PostgresProxy:
         self.commits = 0
         self.cuts = 0
         self.refuses = False
+        self.held = 0
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Forward until cancelled."""
@@ -72,6 +74,11 @@ class PostgresProxy:
         finally:
             self._flows.set()
 
+    async def _may_flow(self) -> None:
+        self.held += 1
+        await self._flows.wait()
+        self.held -= 1
+
     async def _serve(self, client: trio.SocketStream) -> None:
         connection = _Connection()
         self._open.add(connection)
@@ -96,7 +103,7 @@ class PostgresProxy:
         before = b""
         with suppress(trio.BrokenResourceError):
             async for data in client:
-                await self._flows.wait()
+                await self._may_flow()
                 if COMMIT in before + data:
                     self.commits += 1
                     if self._armed:
@@ -114,7 +121,7 @@ class PostgresProxy:
         swallowed = b""
         with suppress(trio.BrokenResourceError):
             async for data in server:
-                await self._flows.wait()
+                await self._may_flow()
                 if connection.swallows:
                     swallowed += data
                     if READY in swallowed:

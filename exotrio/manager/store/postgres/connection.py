@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import psycopg
@@ -47,6 +50,8 @@ class Connection:
         self.is_pooled = is_pooled
         self.total_changes = 0
         self._setup = setup
+        # Its own descriptor: the library's may be closed, and its number used again, at any time.
+        self._socket = socket.socket(fileno=os.dup(driver.pgconn.socket))
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = (), /) -> Cursor:
         """Run one statement."""
@@ -127,7 +132,13 @@ class Connection:
 
     def close(self) -> None:
         """Close it."""
+        self._socket.close()
         self.driver.close()
+
+    def abort(self) -> None:
+        """Have a statement that another thread waits for fail, as if the server were gone."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _raise_lost(self) -> NoReturn:
         raise psycopg.OperationalError(self.driver.pgconn.get_error_message() or "the connection was lost")

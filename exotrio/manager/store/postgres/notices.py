@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import math
 import secrets
+import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -48,7 +50,6 @@ class Notices:
         self._has_news = False
         self._says_hello = False
         self._wakeup = trio.Event()
-        self._limiter = trio.CapacityLimiter(2)
         # Until the first answer comes, there may be others.
         self._others_until = trio.current_time() + SILENCE
         self._known: dict[str, float] = {}
@@ -69,29 +70,26 @@ class Notices:
                 nursery.start_soon(self._listen, hear)
 
     async def _send(self) -> None:
-        connection: Connection | None = None
+        sender = _Owner(self._connect_sender)
         failures = 0
         measure_at = -math.inf
         try:
             while True:
                 try:
-                    if connection is None:
-                        connection = await self._in_thread(self._connect_sender)
                     if trio.current_time() >= measure_at:
-                        await self._in_thread(self._clock.measure, connection)
+                        await self._use(sender, self._clock.measure)
                         measure_at = trio.current_time() + INTERVAL
                         self._says_hello = self._listens
                     if self._has_news or self._says_hello:
                         topics, has_news = self._untold, self._has_news
                         self._untold, self._has_news, self._says_hello = set(), False, False
-                        await self._in_thread(self._notify, connection, topics, has_news)
+                        await self._use(sender, partial(self._notify, topics=topics, has_news=has_news))
                     failures = 0
                 except psycopg.Error as error:
                     failures += 1
                     logger.debug("other managers are not told of news: %s", self._server.reason(error))
-                    if connection is not None:
-                        connection.close()
-                    connection = None
+                    sender.end()
+                    sender = _Owner(self._connect_sender)
                     # Others find it by polling.
                     self._untold.clear()
                     await trio.sleep(OUTAGE.pause(failures))
@@ -101,29 +99,25 @@ class Notices:
                     with trio.move_on_at(measure_at):
                         await self._wakeup.wait()
         finally:
-            if connection is not None:
-                connection.close()
+            sender.end()
 
     async def _listen(self, hear: Hear) -> None:
         failures = 0
         while True:
+            began = trio.current_time()
+            listener = _Owner(partial(self._server.connect, writes=False))
             try:
-                connection = await self._in_thread(self._connect_listener)
-            except psycopg.Error as error:
-                failures += 1
-                logger.debug("other managers are not heard: %s", self._server.reason(error))
-                await trio.sleep(OUTAGE.pause(failures))
-                continue
-            try:
-                failures = 0
+                connection = await self._use(listener, self._begin_to_listen)
                 # What was announced before is not heard any more.
                 hear(None)
                 self._say_hello()
                 await self._hear_all(connection, hear)
             except psycopg.Error as error:
-                logger.debug("other managers are not heard any more: %s", self._server.reason(error))
+                logger.debug("other managers are not heard: %s", self._server.reason(error))
             finally:
-                connection.close()
+                listener.end()
+            failures = 0 if trio.current_time() - began >= SILENCE else failures + 1
+            await trio.sleep(OUTAGE.pause(failures))
 
     async def _hear_all(self, connection: Connection, hear: Hear) -> None:
         """Hear what comes until the connection is lost, or silent though this manager speaks."""
@@ -165,10 +159,8 @@ class Notices:
             connection.control("SET synchronous_commit = off")
         return connection
 
-    def _connect_listener(self) -> Connection:
-        connection = self._server.connect(writes=False)
+    def _begin_to_listen(self, connection: Connection) -> None:
         connection.control(f'LISTEN "{self._channel}"')
-        return connection
 
     def _notify(self, connection: Connection, topics: set[Topic], has_news: bool) -> None:
         for payload in self._payloads(topics, has_news):
@@ -186,5 +178,48 @@ class Notices:
             size += length
         yield to_json((self._own, has_news, part)).decode()
 
-    async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
-        return await trio.to_thread.run_sync(function, *args, limiter=self._limiter, abandon_on_cancel=False)
+    async def _use(self, owner: _Owner, do: Callable[[Connection], object]) -> Connection:
+        """Do something with a connection, which then exists. Raises psycopg.Error, also after ``SILENCE``."""
+        with trio.move_on_after(SILENCE):
+            return await trio.to_thread.run_sync(
+                owner.use, do, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
+            )
+        raise psycopg.OperationalError("it does not answer")
+
+
+class _Owner:
+    """A connection that is used in threads, by one at a time, and may be ended meanwhile.
+
+    A server that takes a statement and never answers must not delay the end of this manager.
+    """
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self._connect = connect
+        self._connection: Connection | None = None
+        self._lock = threading.Lock()
+        self._ended = False
+
+    def use(self, do: Callable[[Connection], object]) -> Connection:
+        """Connect if need be, do something and return the connection. For threads."""
+        try:
+            with self._lock:
+                if self._connection is None:
+                    self._connection = self._connect()
+                if not self._ended:
+                    do(self._connection)
+                return self._connection
+        finally:
+            if self._ended:
+                self.end()
+
+    def end(self) -> None:
+        """Close the connection; if a thread uses it, end what it waits for, and have the thread close it."""
+        self._ended = True
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._connection is not None:
+                    self._connection.close()
+            finally:
+                self._lock.release()
+        elif self._connection is not None:
+            self._connection.abort()

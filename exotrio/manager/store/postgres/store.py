@@ -59,25 +59,28 @@ class PostgresStore:
 
     def __init__(self, context: Context, nursery: trio.Nursery) -> None:
         self.lease_clock: Clock | None = context.now_ms
-        self._context = context
         self._nursery = nursery
         self._token = trio.lowlevel.current_trio_token()
         self._readers = Readers(context)
         self._topics = Topics()
         self._notices: Notices | None = None
         self._closed = False
+        self._ended = False
         self._written = 0
         self._written_at = -math.inf
-        self._pending = 0
+        self._handed_in: set[Write] = set()
         self._later = 0
         self._progress = trio.Event()
         self._tally: Counter[tallies.Key] = Counter()
         self._logged, self._logged_at = "", 0.0
         self.on_commit: Callable[[int, Counter[tuple[str, str, str]]], None] = lambda writes, ended: None
         self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
+        self._writers = [Writer(context) for _ in range(WRITERS)]
         self._threads = [
-            threading.Thread(target=self._run_writer, name=f"exotrio-store-{number}", daemon=True)
-            for number in range(WRITERS)
+            threading.Thread(
+                target=self._run_writer, args=(writer,), name=f"exotrio-store-{number}", daemon=True
+            )
+            for number, writer in enumerate(self._writers)
         ]
         for thread in self._threads:
             thread.start()
@@ -125,6 +128,10 @@ class PostgresStore:
                     self._topics.run_again(waiter)
 
     def write_later(self, use_case: Callable[[Transaction], object]) -> None:
+        if self._ended:
+            # A use case that ended after the store did may want to be undone.
+            logger.error("a use case that nobody waits for is abandoned: the state manager was closed")
+            return
         self._later += 1
         self._nursery.start_soon(self._write_later, use_case)
 
@@ -153,26 +160,38 @@ class PostgresStore:
                 nursery.start_soon(notices.run, self._hear)
 
     async def close(self) -> None:
-        """Commit what was handed in, then end the threads; abandon them after ``CLOSING_GRACE`` seconds."""
+        """Commit what was handed in, then end the threads; abandon it all after ``CLOSING_GRACE`` seconds."""
         self._closed = True
         self._topics.announce_all()
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING_GRACE):
-            while self._pending or self._later:
-                self._progress = trio.Event()
-                await self._progress.wait()
+        deadline = trio.current_time() + CLOSING_GRACE
+        with trio.CancelScope(shield=True, deadline=deadline):
+            await self._nothing_handed_in()
             if self._tally:
                 await self._write_tallies()
-            for _ in self._threads:
-                self._queue.put(None)
+                await self._nothing_handed_in()
+        self._ended = True
+        for _ in self._threads:
+            self._queue.put(None)
+        with trio.CancelScope(shield=True, deadline=deadline):
             for thread in self._threads:
                 await trio.to_thread.run_sync(
                     thread.join, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True
                 )
         self._readers.close()
         if any(thread.is_alive() for thread in self._threads):
-            logger.error(
-                "the last writes did not end within %g s; their threads are abandoned", CLOSING_GRACE
-            )
+            logger.error("the last writes did not end within %g s; they are abandoned", CLOSING_GRACE)
+        for writer in self._writers:
+            writer.abort()
+        for write in self._handed_in:
+            if not write.abandoned and write.task is not None:
+                write.abandoned = True
+                error = UnknownCommit("the state manager was closed before the database answered")
+                trio.lowlevel.reschedule(write.task, outcome.Error(error))
+
+    async def _nothing_handed_in(self) -> None:
+        while self._handed_in or self._later:
+            self._progress = trio.Event()
+            await self._progress.wait()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -193,12 +212,11 @@ class PostgresStore:
             return trio.lowlevel.Abort.SUCCEEDED
 
         write.task = trio.lowlevel.current_task()
-        self._pending += 1
+        self._handed_in.add(write)
         self._queue.put(write)
         return await trio.lowlevel.wait_task_rescheduled(abandon)
 
-    def _run_writer(self) -> None:
-        writer = Writer(self._context)
+    def _run_writer(self, writer: Writer) -> None:
         while (write := self._queue.get()) is not None:
             if not write.abandoned:
                 writer.run(write)
@@ -210,7 +228,7 @@ class PostgresStore:
         writer.close()
 
     def _deliver(self, write: Write) -> None:
-        self._pending -= 1
+        self._handed_in.discard(write)
         self._progress.set()
         result = write.result
         if result is None:

@@ -104,6 +104,7 @@ class Writer:
         self._context = context
         self._connection: Connection | None = None
         self._lost_at: float | None = None
+        self._aborted = False
 
     def run(self, write: Write) -> None:
         """Run a use case and commit it; give it its result."""
@@ -125,7 +126,8 @@ class Writer:
                     # While the server is away, only the first waits for it: the others would queue up.
                     self._lost_at = self._lost_at or time.monotonic()
                     again, end = True, min(end, self._lost_at + RETRY_FOR)
-                if not again or time.monotonic() + pause >= end or write.abandoned:
+                given_up = write.abandoned or self._aborted
+                if not again or given_up or time.monotonic() + pause >= end:
                     write.result = outcome.Error(self._not_written(error))
                     return
                 time.sleep(pause)
@@ -133,6 +135,12 @@ class Writer:
                 # Any error: if it ended this thread, the caller would wait for ever.
                 write.result = outcome.Error(error)
                 return
+
+    def abort(self) -> None:
+        """Have a use case that still runs fail, and not run again. For another thread."""
+        self._aborted = True
+        if (connection := self._connection) is not None:
+            connection.abort()
 
     def close(self) -> None:
         """Close the connection."""
@@ -144,6 +152,8 @@ class Writer:
         if self._connection is None:
             self._connection = self._context.server.connect()
         connection = self._connection
+        if self._aborted:
+            connection.abort()
         before = connection.total_changes
         try:
             connection.begin()

@@ -1,0 +1,76 @@
+"""The end of a store on PostgreSQL, whatever its server and its use cases do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+import trio
+
+from exotrio.errors import DatabaseError
+from exotrio.manager.store.opening import open_store
+from exotrio.manager.store.port import Store, Transaction
+from exotrio.manager.store.postgres import notices
+from exotrio.manager.store.postgres import store as postgres
+from tests.support.manager import gate
+from tests.support.postgres import Database, database
+from tests.support.postgres_proxy import PostgresProxy
+from tests.support.stores import PATIENCE, put, until
+
+
+@pytest.fixture
+def db() -> Iterator[Database]:
+    with database() as fresh:
+        yield fresh
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("exotrio-store-")]
+
+
+async def test_it_ends_though_the_server_takes_statements_and_never_answers(
+    db: Database, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "CLOSING_GRACE", 0.05)
+    monkeypatch.setattr(postgres, "WRITERS", 1)
+    monkeypatch.setattr(notices, "INTERVAL", 0.01)
+    proxy = PostgresProxy(db.server.port)
+    await nursery.start(proxy.serve)
+    errors: list[DatabaseError] = []
+
+    async def write(store: Store) -> None:
+        with pytest.raises(DatabaseError, match="closed before the database answered") as caught:
+            await store.write(put, "a")
+        errors.append(caught.value)
+
+    with trio.fail_after(PATIENCE), ExitStack() as stack:
+        async with open_store(db.url_at(proxy.port)) as store:
+            await store.write(put, "first")
+            stack.enter_context(proxy.hold())
+            nursery.start_soon(write, store)
+            # The other one that waits measures the clock.
+            await until(lambda: proxy.held >= 2)
+        await until(lambda: errors and not threads())
+
+
+async def test_what_is_committed_after_the_end_is_no_problem_of_the_program(
+    db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(postgres, "CLOSING_GRACE", 0.05)
+
+    def hold(tx: Transaction) -> None:
+        tx.undo = lambda tx: None
+        closed.hold()
+
+    with gate() as closed, trio.fail_after(PATIENCE):
+        async with open_store(db.url) as store:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(store.write, hold)
+                await trio.to_thread.run_sync(closed.wait_entered)
+                nursery.cancel_scope.cancel()
+        assert "did not end within" in caplog.text
+        closed.open()
+        # Its thread and its session end then, as those of the others did.
+        await until(lambda: not threads() and not db.sessions())
