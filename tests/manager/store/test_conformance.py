@@ -445,6 +445,7 @@ async def test_states_that_ended_are_counted_by_node_and_minute_at_the_latest_wh
     db: str, engine: str
 ) -> None:
     def end(tx: Transaction) -> None:
+        tx.ended["n", "a", "SUCCESS"] += 3
         tx.tally[7, "SUCCESS", 3] += 2
         tx.tally[7, "ERRORED", 0] += 1
 

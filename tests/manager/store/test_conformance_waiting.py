@@ -169,7 +169,9 @@ async def test_what_comes_due_is_found_without_an_announcement(store: Store) -> 
         gone.scope.cancel()
         await store.write(put, "item not announced")
         await until(stays.ended.is_set)
-    assert (gone.found, stays.found) == (None, "item not announced")
+    assert gone.found is None
+    # The other one may have looked once more, and what it took was put back.
+    assert str(stays.found).startswith("item not announced")
 
 
 async def test_whoever_waits_no_longer_looks_a_last_time(store: Store) -> None:
