@@ -65,11 +65,10 @@ async def test_what_is_committed_after_the_end_is_no_problem_of_the_program(
         closed.hold()
 
     with gate() as closed, trio.fail_after(PATIENCE):
-        async with open_store(db.url) as store:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(store.write, hold)
-                await trio.to_thread.run_sync(closed.wait_entered)
-                nursery.cancel_scope.cancel()
+        async with open_store(db.url) as store, trio.open_nursery() as nursery:
+            nursery.start_soon(store.write, hold)
+            await trio.to_thread.run_sync(closed.wait_entered)
+            nursery.cancel_scope.cancel()
         assert "did not end within" in caplog.text
         closed.open()
         # Its thread and its session end then, as those of the others did.
