@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from exotrio import BaseNode, Graph, GraphNodeModel, StateManager
 from exotrio._wire.native import HeartbeatProgress
 from exotrio.manager import open_service
-from exotrio.manager.queries.workers import progress_of
+from exotrio.manager.queries.workers import progress_of, workers_of
 from exotrio.monitoring import Progress
 from exotrio.testing import Executed, run_node
 from tests.support.doubles import NativeServer, V0Server, running, runtime
@@ -173,13 +173,10 @@ async def test_a_thread_says_it_too() -> None:
 async def test_the_state_manager_knows_the_progress_of_what_runs_and_forgets_it_afterwards(
     autojump_clock: MockClock,
 ) -> None:
-    def known(namespace: str) -> dict[str, HeartbeatProgress]:
-        return progress_of(service.workers.of(namespace, service.monotonic()))
-
     async with open_service(":memory:", settings=NO_SETTINGS) as service:
 
-        def known(namespace: str) -> dict[str, HeartbeatProgress]:
-            return progress_of(service.workers.of(namespace, service.monotonic()))
+        async def known(namespace: str) -> dict[str, HeartbeatProgress]:
+            return progress_of(await service.store.read(workers_of, namespace, service.monotonic()))
 
         transport = embedded_in(service)
         rt = runtime(transport, Pages)  # type: ignore[arg-type]
@@ -191,12 +188,12 @@ async def test_the_state_manager_knows_the_progress_of_what_runs_and_forgets_it_
             run_id = (await manager.trigger("g"))["run_id"]
             await trio.sleep(5)
             (state,) = (await manager.run(run_id)).nodes
-            (progress,) = known("ns").items()
+            (progress,) = (await known("ns")).items()
             assert (progress[0], progress[1].fraction, progress[1].text) == (state.id, 0.5, "half")
-            assert known("other") == {}
+            assert await known("other") == {}
             await manager.wait(run_id)
             await trio.sleep(5)
-            assert known("ns") == {}
+            assert await known("ns") == {}
             rt.stop()
 
 

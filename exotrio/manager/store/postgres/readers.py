@@ -101,8 +101,10 @@ class Readers:
                 self._run, query, limit, running, limiter=limiter, abandon_on_cancel=True
             )
         except trio.Cancelled:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(running.cancel, limiter=self._cancelling)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * CANCEL_WITHIN):
+                await trio.to_thread.run_sync(
+                    running.cancel, limiter=self._cancelling, abandon_on_cancel=True
+                )
             raise
 
     def _run(self, query: Callable[[View], T], limit: float, running: _Query) -> T:
