@@ -18,7 +18,7 @@ from exotrio._util.words import plural
 from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.engine import managers
-from exotrio.manager.engine.leases import MonotonicClock, Terms
+from exotrio.manager.engine.leases import MonotonicClock, Terms, expire_and_recover
 from exotrio.manager.engine.retention import clear, discard, drop_templates
 from exotrio.manager.engine.runs import due_in_ms, fire_schedules
 from exotrio.manager.store.cipher import Cipher
@@ -49,6 +49,9 @@ async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
         last = None if store.is_shared else before
         try:
             swept = await store.write(managers.sweep, clock(), terms, last)
+            ended = swept.ended
+            if swept.late_ms:
+                ended = await store.write(expire_and_recover, clock(), terms)
         except DatabaseError as error:
             logger.log(log_level(error), "leases could not be checked: %s", error.what)
             continue
@@ -64,8 +67,8 @@ async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
                 else "this process did not run for %.1f s; leases are extended by as much",
                 swept.late_ms / 1000,
             )
-        if swept.ended:
-            logger.warning("%s ended without an outcome", plural(swept.ended, "lease"))
+        if ended:
+            logger.warning("%s ended without an outcome", plural(ended, "lease"))
 
 
 async def join(store: Store, manager: str, clock: MonotonicClock, cipher: Cipher) -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from exotrio._wire.native import HeartbeatState, HeartbeatStateReply
 from exotrio._wire.vocabulary import HeartbeatResult, from_ms
@@ -147,21 +148,35 @@ def _cancelled(tx: Transaction, runs: Collection[int]) -> set[int]:
     return {row["id"] for row in tx.execute(which, (tx.items(sorted(runs)),))}
 
 
+Cause = tuple[str, str, tuple[int, ...]]
+"""Which held states are lost: as a condition, with the column that an index finds them by, and parameters."""
+_GONE: Cause = ("manager IS NOT NULL AND manager NOT IN (SELECT id FROM managers)", "manager", ())
+
+
+def _overdue(now: int) -> Cause:
+    return "lease_until <= ?", "lease_until", (now,)
+
+
 def expire(tx: Transaction, now: int, terms: Terms) -> int:
     """End the leases whose deadline has passed; return how many those were."""
-    return _lose(tx, "lease_until <= ?", (now,), "lease_until", terms)
+    return _lose(tx, terms, _overdue(now))
 
 
 def recover(tx: Transaction, terms: Terms) -> int:
     """Take back what runtimes inside state managers held that are gone; return how many states those were."""
-    gone = "manager IS NOT NULL AND manager NOT IN (SELECT id FROM managers)"
-    return _lose(tx, gone, (), "manager", terms)
+    return _lose(tx, terms, _GONE)
 
 
-def _lose(tx: Transaction, which: str, parameters: tuple[int, ...], first: str, terms: Terms) -> int:
+def expire_and_recover(tx: Transaction, now: int, terms: Terms) -> int:
+    """Do both. The one after the other would lock runs while it has states locked."""
+    return _lose(tx, terms, _overdue(now), _GONE)
+
+
+def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> int:
     """Take some states back from lost runtimes; return how many those were."""
     seqs = [
         state["seq"]
+        for which, first, parameters in causes
         for state in tx.execute(
             f"SELECT seq FROM states WHERE status = 'QUEUED' AND {which} ORDER BY {first} LIMIT ?",
             (*parameters, MAX_STATES_PER_SWEEP),
@@ -169,12 +184,14 @@ def _lose(tx: Transaction, which: str, parameters: tuple[int, ...], first: str, 
     ]
     if not seqs:
         return 0
+    any_cause = " OR ".join(which for which, _, _ in causes)
     tx.lock_runs_of(seqs)
     # Again: an outcome, or a heartbeat, may have come before the lock.
     states = tx.execute(
         "SELECT states.*, runs.template FROM states JOIN runs ON runs.id = run"
-        f" WHERE {tx.any_of('seq')} AND status = 'QUEUED' AND {which} ORDER BY seq{tx.for_update('states')}",
-        (tx.items(seqs), *parameters),
+        f" WHERE {tx.any_of('seq')} AND status = 'QUEUED' AND ({any_cause})"
+        f" ORDER BY seq{tx.for_update('states')}",
+        (tx.items(seqs), *chain.from_iterable(parameters for _, _, parameters in causes)),
     ).fetchall()
     poison = [state for state in states if _is_poison(state, terms)]
     _end_as_poison(tx, poison)
@@ -217,10 +234,11 @@ def end_leases(tx: Transaction, namespace: str, worker: str, now: int) -> int:
 
     The next sweep takes the states back. ``now`` is on the monotonic clock, ms.
     """
+    held = _locked_leases(
+        tx, " AND worker = ? AND node_id IN (SELECT id FROM nodes WHERE namespace = ?)", worker, namespace
+    )
     return tx.execute(
-        "UPDATE states SET lease_until = ? WHERE status = 'QUEUED' AND lease_until IS NOT NULL AND worker = ?"
-        " AND node_id IN (SELECT id FROM nodes WHERE namespace = ?)",
-        (now, worker, namespace),
+        f"UPDATE states SET lease_until = ? WHERE {tx.any_of('seq')}", (now, tx.items(held))
     ).rowcount
 
 
@@ -230,14 +248,29 @@ def extend(tx: Transaction, now: int, by_ms: int, terms: Terms) -> None:
     ``by_ms`` is 0 if the clock was set back, which only that of a database can be: what was renewed before
     cannot be told from what was renewed since, and no lease may end early.
     """
+    held = tx.items(_locked_leases(tx))
     for of, term in (("NOT NULL", terms.lease_ttl_ms), ("NULL", terms.claim_timeout_ms)):
         if term is not None:
             tx.execute(
                 "UPDATE states SET lease_until ="
                 " CASE WHEN lease_until + ?1 > ?2 THEN ?2 ELSE lease_until + ?1 END"
-                f" WHERE status = 'QUEUED' AND lease_until IS NOT NULL AND token IS {of}",
-                (by_ms, now + term),
+                f" WHERE {tx.any_of('seq')} AND token IS {of}",
+                (by_ms, now + term, held),
             )
+
+
+def _locked_leases(tx: Transaction, which: str = "", *parameters: str) -> list[int]:
+    """Return the numbers of states that are held under a lease, which nobody else changes meanwhile.
+
+    An UPDATE of many states would lock them in any order.
+    """
+    # SQLite would read all states in their order otherwise.
+    found = tx.execute(
+        "SELECT seq FROM states INDEXED BY states_leased WHERE status = 'QUEUED' AND lease_until IS NOT NULL"
+        f"{which} ORDER BY seq{tx.for_update('states')}",
+        parameters,
+    )
+    return [state["seq"] for state in found]
 
 
 def restart(tx: Transaction, now: int, terms: Terms) -> None:

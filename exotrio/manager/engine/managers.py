@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from exotrio._version import VERSION
 from exotrio.manager.engine.claims import forget_claims
-from exotrio.manager.engine.leases import Terms, expire, extend, recover
+from exotrio.manager.engine.leases import Terms, expire_and_recover, extend
 from exotrio.manager.store import clock
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.port import Transaction
@@ -33,12 +33,13 @@ def enter(tx: Transaction, manager: str, now: int, keys: Sequence[str] = ()) -> 
 
     ``now`` is on the clock of leases, ms, here and below.
     """
+    # First, as a sweep does: it waits for one that has taken its duty, and has nothing locked meanwhile.
+    tx.insert("duties", ("name", "at"), [(name, now) for name in sorted(DUTIES)], "DO NOTHING")
     tx.execute(
         "INSERT INTO managers (id, started_at, seen_at, version, secret_keys) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at",
         (manager, now, now, VERSION, " ".join(keys)),
     )
-    tx.insert("duties", ("name", "at"), [(name, now) for name in sorted(DUTIES)], "DO NOTHING")
 
 
 def enter_if_fit(tx: Transaction, manager: str, now: int, cipher: Cipher) -> Misfit | None:
@@ -85,9 +86,12 @@ class Swept:
 def sweep(tx: Transaction, now: int, terms: Terms, last: int | None) -> Swept:
     """End the leases that are overdue, take back what lost state managers held, and forget old claims.
 
-    A sweep that comes late first moves all deadlines by its lateness: nobody may have been there to hear a
-    heartbeat, or the database's clock was set ahead. ``last`` is when the only state manager swept last; None
-    if several share the database: then the duty says it.
+    A sweep that comes late only moves all deadlines, by its lateness: nobody may have been there to hear a
+    heartbeat, or the database's clock was set ahead. What is overdue all the same is left to
+    ``leases.expire_and_recover`` in a transaction of its own, since that locks runs before states.
+
+    ``last`` is when the only state manager swept last; None if several share the database: then the duty says
+    it.
     """
     interval = round(terms.sweep_interval * 1000)
     is_shared = last is None
@@ -98,13 +102,16 @@ def sweep(tx: Transaction, now: int, terms: Terms, last: int | None) -> Swept:
         tx.execute("UPDATE duties SET at = ? WHERE name = ?", (now, SWEEP))
     late = _lateness(now - last, interval)
     if late:
+        if is_shared and late < 0:
+            _lock_waiting(tx)
         extend(tx, now, max(0, late), terms)
         if is_shared:
             _follow_clock(tx, now, late)
+        return Swept(late_ms=late)
     if is_shared:
         tx.execute("DELETE FROM managers WHERE seen_at < ?", (now - SILENT_AFTER_MS,))
     forget_claims(tx, now)
-    return Swept(ended=expire(tx, now, terms) + recover(tx, terms), late_ms=late)
+    return Swept(ended=expire_and_recover(tx, now, terms))
 
 
 def _lateness(passed: int, interval: int) -> int:
@@ -113,6 +120,12 @@ def _lateness(passed: int, interval: int) -> int:
         return passed
     late = passed - interval
     return late if late > max(interval // 2, MIN_LATENESS_MS) else 0
+
+
+def _lock_waiting(tx: Transaction) -> None:
+    """Lock all states whose times are moved when the clock was set back: an UPDATE does it in any order."""
+    waiting = "SELECT seq FROM states WHERE status IN ('CREATED', 'QUEUED') ORDER BY seq"
+    tx.execute(waiting + tx.for_update("states")).fetchall()
 
 
 def _follow_clock(tx: Transaction, now: int, by_ms: int) -> None:

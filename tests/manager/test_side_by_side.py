@@ -1,0 +1,283 @@
+"""Every use case beside every other on a few runs, through two stores on one PostgreSQL.
+
+Transactions take their locks in one order, so that none is ever ended as a deadlock, and counters are right
+in the end whatever the order was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from itertools import count
+from random import Random
+from typing import Any
+
+import pytest
+import trio
+
+from exotrio._wire.graphs import GraphRequest
+from exotrio._wire.native import (
+    ErroredItem,
+    ExecutedItem,
+    HeartbeatRequest,
+    HeartbeatState,
+    HeldState,
+    OutcomeItem,
+    PrunedItem,
+    RequeuedItem,
+)
+from exotrio._wire.v0 import RegisterRequest
+from exotrio.manager.engine import (
+    claims,
+    graphs,
+    leases,
+    managers,
+    outcomes,
+    retention,
+    retries,
+    runs,
+    workers,
+)
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.cipher import Cipher, encrypt_anew
+from exotrio.manager.store.opening import open_store
+from exotrio.manager.store.port import Store, View
+from tests.support.helpers import declare, node_name, place
+from tests.support.manager import recount
+from tests.support.postgres import Database, database
+
+NAMESPACE, GRAPH = "tests", "graph"
+CIPHER = Cipher(bytes(32), bytes([1] * 32))
+TERMS = leases.Terms(lease_ttl_ms=60_000, claim_timeout_ms=60_000, poison_limit=3)
+OPERATIONS = 1_200
+TASKS = 12
+RUNS = 4
+WORKERS = ("w0", "w1", "w2")
+# Each sibling of b is a group of its own, which u unites; top unites all of them.
+PLACES = [
+    place("r", "b"),
+    place("b", "c"),
+    place("c", "u", inputs={"p": "${{r.outputs.v}}"}),
+    place("u", "top", unites="b", strategy="ALL_DONE", inputs={"all": "${{c.outputs.v}}"}),
+    place("top", unites="r", inputs={"all": "${{u.outputs.v}}"}),
+]
+NODES = [node_name(each["identifier"]) for each in PLACES]
+
+
+def graph_request(version: int) -> GraphRequest:
+    return GraphRequest.model_validate(
+        {
+            "secrets": {"token": f"a secret {version}"},
+            "nodes": [{"namespace": NAMESPACE, **each} for each in PLACES],
+            "retry_policy": {"max_retries": 1, "strategy": "FIXED", "backoff_factor": 1},
+            "store_config": {"required_keys": [], "default_values": {"version": str(version)}},
+            "triggers": [
+                {"type": "CRON", "value": {"expression": f"{each} * * * *"}} for each in range(version)
+            ],
+        }
+    )
+
+
+class Crowd:
+    """What several tasks do to the same states, each in an order of its own.
+
+    What one task holds another one may report, renew or release, too, as if requests came twice.
+    """
+
+    def __init__(self, stores: Sequence[Store]) -> None:
+        self.stores = stores
+        self.numbers = count()
+        self.now = 1_000_000_000
+        self.runs: list[str] = []
+        self.held: list[tuple[str, str | None]] = []
+        self.done: dict[str, int] = {}
+        self.operations = {
+            self.claim: 8,
+            self.report: 10,
+            self.report_v0: 3,
+            self.beat: 5,
+            self.release: 2,
+            self.release_claim: 1,
+            self.trigger: 1,
+            self.cancel: 0.3,
+            self.retry_run: 2,
+            self.retry_state: 2,
+            self.sweep: 4,
+            self.forget: 1,
+            self.clear: 0.5,
+            self.upsert: 1,
+            self.register: 0.5,
+            self.fire: 1,
+            self.encrypt: 0.5,
+        }
+
+    async def run(self, task: int) -> None:
+        random = Random(task)
+        operations, weights = zip(*self.operations.items(), strict=True)
+        while next(self.numbers) < OPERATIONS:
+            (operation,) = random.choices(operations, weights)
+            try:
+                await operation(random)
+            except Refused:
+                continue
+            self.done[operation.__name__] = self.done.get(operation.__name__, 0) + 1
+
+    async def write(self, random: Random, use_case: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return await random.choice(self.stores).write(use_case, *args, **kwargs)
+
+    def some_held(self, random: Random) -> list[tuple[str, str | None]]:
+        """Return some of the last states that were claimed, in any order, now and then one of them twice."""
+        recent = self.held[-60:]
+        return random.choices(recent, k=random.randint(1, 12)) if recent else []
+
+    def tokens(self, random: Random) -> list[tuple[str, str]]:
+        return [(state_id, token) for state_id, token in self.some_held(random) if token is not None]
+
+    async def claim(self, random: Random) -> None:
+        claim_id = None if random.random() < 0.25 else f"claim {random.randrange(1_000)}"
+        claimer = claims.Claimer(
+            manager="m0" if random.random() < 0.1 else None,
+            now=self.now,
+            ttl_ms=random.choice((0, 60_000)),
+            worker=None if claim_id is None else random.choice(WORKERS),
+            claim_id=claim_id,
+            run_id=random.choice(self.runs) if self.runs and random.random() < 0.3 else None,
+            announces=random.random() < 0.5,
+        )
+        limits = dict.fromkeys(random.sample(NODES, k=3), random.randint(1, 8))
+        taken = await self.write(random, claims.claim, NAMESPACE, limits, 12, claimer)
+        self.held += [(each.v0["state_id"], each.native["lease"]["token"]) for each in taken.states]
+
+    def item(self, random: Random, state_id: str, token: str) -> OutcomeItem:
+        held = {"state_id": state_id, "token": token}
+        match random.choices(("executed", "errored", "pruned", "requeued"), (10, 6, 1, 1))[0]:
+            case "executed":
+                # Without v the states that follow c cannot be built.
+                output = {} if random.random() < 0.3 else {"v": str(random.random()), "w": ""}
+                return ExecutedItem(**held, outputs=[output] * random.choice((1, 1, 1, 2, 4)))
+            case "errored":
+                return ErroredItem(**held, error="on purpose")
+            case "pruned":
+                return PrunedItem(**held, data={})
+            case _:
+                return RequeuedItem(**held, delay_ms=1)
+
+    async def report(self, random: Random) -> None:
+        items = [self.item(random, *held) for held in self.tokens(random)]
+        await self.write(random, outcomes.record_batch, NAMESPACE, items, CIPHER)
+
+    async def report_v0(self, random: Random) -> None:
+        for state_id, token in self.some_held(random):
+            if token is None:
+                item = self.item(random, state_id, "")
+                await self.write(random, outcomes.record_v0, NAMESPACE, item, CIPHER)
+
+    async def beat(self, random: Random) -> None:
+        states = [
+            HeartbeatState(state_id=state_id, token=token, running=random.random() < 0.5)
+            for state_id, token in self.tokens(random)
+        ]
+        beat = HeartbeatRequest(worker_id=random.choice(WORKERS), states=states)
+        await self.write(random, workers.heartbeat, NAMESPACE, beat, self.now, TERMS)
+
+    async def release(self, random: Random) -> None:
+        states = [HeldState(state_id=state_id, token=token) for state_id, token in self.tokens(random)]
+        await self.write(random, claims.release, NAMESPACE, states, random.choice((0, 1)))
+
+    async def release_claim(self, random: Random) -> None:
+        claim_id = f"claim {random.randrange(1_000)}"
+        await self.write(random, claims.release_claim, NAMESPACE, claim_id, self.now)
+
+    async def trigger(self, random: Random) -> None:
+        run_id = f"run {random.randrange(10_000)}"
+        trigger = partial(runs.trigger, inputs={}, store={"version": "x"}, run_id=run_id)
+        self.runs = [*self.runs, await self.write(random, trigger, NAMESPACE, GRAPH)][-RUNS:]
+
+    async def cancel(self, random: Random) -> None:
+        if self.runs:
+            await self.write(random, runs.cancel, NAMESPACE, random.choice(self.runs))
+
+    async def retry_run(self, random: Random) -> None:
+        for run in self.runs:
+            with suppress(Refused):
+                await self.write(random, retries.retry_run, NAMESPACE, run, str(random.randrange(100)))
+
+    async def retry_state(self, random: Random) -> None:
+        for state_id, _ in self.some_held(random):
+            with suppress(Refused):
+                await self.write(random, retries.retry_by_hand, NAMESPACE, state_id, str(random.random()))
+
+    async def sweep(self, random: Random) -> None:
+        """Sweep in time, too late, or after the clock was set back; a state manager is lost now and then."""
+        self.now += random.choice((5_000, 5_000, 5_000, 600_000, -3_000))
+        if random.random() < 0.5:
+            await self.write(random, managers.enter, "m0", self.now)
+        await self.write(random, managers.sweep, self.now, TERMS, None)
+
+    async def forget(self, random: Random) -> None:
+        await self.write(random, workers.forget, NAMESPACE, random.choice(WORKERS), self.now)
+
+    async def clear(self, random: Random) -> None:
+        for step in (partial(retention.discard, keep_ms=0), retention.clear, retention.drop_templates):
+            await self.write(random, step)
+
+    async def upsert(self, random: Random) -> None:
+        request = graph_request(random.randint(1, 3))
+        prepared = graphs.prepare(NAMESPACE, GRAPH, request, CIPHER, 1_700_000_000_000)
+        await self.write(random, graphs.upsert, NAMESPACE, GRAPH, prepared)
+
+    async def register(self, random: Random) -> None:
+        declared = [declare(each["node_name"], list(each["inputs"])) for each in PLACES]
+        random.shuffle(declared)
+        request = RegisterRequest.model_validate({"runtime_name": "tests", "nodes": declared})
+        await self.write(random, graphs.register, NAMESPACE, request)
+
+    async def encrypt(self, random: Random) -> None:
+        key = bytes([random.randrange(2)] * 32)
+        await self.write(random, encrypt_anew, Cipher(key, bytes(32), bytes([1] * 32)))
+
+    async def fire(self, random: Random) -> None:
+        await self.write(random, runs.fire_schedules)
+
+
+@pytest.fixture
+async def shared() -> AsyncIterator[tuple[Database, Sequence[Store]]]:
+    with database() as fresh:
+        # So that one does not take a second.
+        fresh.execute(f"ALTER DATABASE {fresh.name} SET deadlock_timeout = '50ms'")
+        async with AsyncExitStack() as stack:
+            yield fresh, [await stack.enter_async_context(open_store(fresh.url)) for _ in range(2)]
+
+
+async def test_nothing_that_happens_at_the_same_time_is_a_deadlock_or_counted_wrong(
+    shared: tuple[Database, Sequence[Store]],
+) -> None:
+    fresh, stores = shared
+    log = fresh.server.folder / "log"
+    before = len(log.read_text())
+    crowd = Crowd(stores)
+    random = Random(0)
+    await crowd.register(random)
+    await crowd.upsert(random)
+    await crowd.trigger(random)
+    async with trio.open_nursery() as nursery:
+        for task in range(TASKS):
+            nursery.start_soon(crowd.run, task)
+    assert crowd.done.keys() >= {each.__name__ for each in crowd.operations}, crowd.done
+    while await stores[0].write(retention.clear):
+        pass
+    await stores[0].read(recount)
+    await stores[0].read(no_counter_is_negative)
+    said = log.read_text()[before:]
+    assert "deadlock detected" not in said, said
+
+
+def no_counter_is_negative(view: View) -> None:
+    for table, columns in (
+        ("runs", ("pending", "success", "errored", "retried")),
+        ("counts", ("pending", "success", "errored", "next_created_error", "retry_created", "pruned")),
+        ("unite_counters", ("pending", "failed", "succeeded")),
+    ):
+        negative = " OR ".join(f"{column} < 0" for column in columns)
+        assert not view.execute(f"SELECT * FROM {table} WHERE {negative}").fetchall()
