@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import pytest
 import trio
 
 from exotrio.manager import Limits, serve
-from exotrio.manager.engine.inputs import MAX_SHARED
+from exotrio.manager.engine.inputs import MAX_SHARED, Need, Shared, read_shared
+from exotrio.manager.engine.states import RunScope
+from exotrio.manager.store.port import View
 from tests.contract.api import Api
 from tests.contract.fan import fanned
 from tests.contract.flow import Flow
 from tests.support.helpers import ok, open_client, place
 from tests.support.manager import KEY, open_manager
+from tests.support.stores import new_database
 
 MIB = 1024 * 1024
 
@@ -114,3 +118,31 @@ async def test_the_limit_of_a_server_is_that_of_its_bodies(tmp_path: Path) -> No
             flow = await Flow.start(Api(client, "tests"), *doubling())
             assert "more than 10000 bytes" in await follows(flow, "x" * 6_000)
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("engine", ["memory", "postgres"])
+async def test_what_any_number_of_states_name_is_read_at_once(engine: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        async with open_manager(new_database(engine, tmp_path, stack)) as manager:
+            flow = await Flow.start(
+                manager.api, place("a", "b"), place("b", "c"), place("c", inputs={"p": "${{a.outputs.v}}"})
+            )
+            await flow.run("a", {"v": "far"})
+            state_id = await flow.run("b")
+
+            def read(view: View) -> Shared:
+                row, seq = view.row("SELECT id, template FROM runs"), view.seq(state_id)
+                assert row is not None
+                assert seq is not None
+                run = RunScope(row["id"], view.template(row["template"]))
+                # As a retry by hand of so many failed states does. Only the first one is there.
+                return read_shared(
+                    view,
+                    (
+                        Need(run=run, above=above, places=[run.template["c"]], known=())
+                        for above in range(seq, seq + 70_000)
+                    ),
+                )
+
+            shared = await manager.service.store.read(read)
+            assert [outputs["v"] for outputs in shared.outputs.values()] == ["far"]

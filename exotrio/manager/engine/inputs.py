@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -29,6 +29,9 @@ class InputsError(Exception):
 MAX_SHARED = 64 * 1024
 """A longer value, in characters, is read only when an input is built from it: all that a batch needs, read at
 once, has to fit into memory."""
+MAX_CHAINS = 1_024
+"""Read by one statement, which names each: engines take a limited number of parameters. A retry by hand may
+follow any number of states."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +61,8 @@ class Shared:
 
 
 def read_shared(view: View, needs: Iterable[Need]) -> Shared:
-    """Read what is needed with three statements at most, and a further one for each long value later."""
+    """Read what is needed with three statements, or some more for thousands of states, and a further one for
+    each long value later."""
     shared = Shared()
     chains: set[tuple[int, int]] = set()
     wanted: set[tuple[int, int]] = set()
@@ -80,11 +84,17 @@ def read_shared(view: View, needs: Iterable[Need]) -> Shared:
     return shared
 
 
-def _ancestors(view: View, chains: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], int]]:
+def _ancestors(view: View, chains: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], int]]:
     """Yield the states of chains, each given as (nearest state, place of the last state to read), as
     ((nearest state, place), state)."""
+    for start in range(0, len(chains), MAX_CHAINS):
+        yield from _some_ancestors(view, chains[start : start + MAX_CHAINS])
+
+
+def _some_ancestors(view: View, chains: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], int]]:
     # Engines keep statements by their text: a power of two makes few texts.
-    chains = chains + chains[-1:] * ((1 << (len(chains) - 1).bit_length()) - len(chains))
+    missing = (1 << (len(chains) - 1).bit_length()) - len(chains)
+    chains = [*chains, *repeat(chains[-1], missing)]
     for start, place, seq in view.execute(
         f"WITH RECURSIVE chains(start, last) AS (VALUES {', '.join(['(?, ?)'] * len(chains))}),"
         " above(start, last, seq, place, parent) AS ("
