@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import fan, history, latency, postgres, programs, stock, throughput
+from tests.bench import fan, history, latency, postgres, pressure, programs, stock, throughput
 from tests.bench.against import compare
 from tests.bench.figures import Plan, Sample, as_json, as_table, comparison_table, gather
 
@@ -28,6 +28,7 @@ CASES: dict[str, Case] = {
     "latency-tcp": latency.tcp,
     "latency-v0": latency.v0,
     "postgres": postgres.postgres,
+    "pressure": pressure.pressure,
     "join": fan.joined,
     "growth": fan.growth,
     "history": history.history,

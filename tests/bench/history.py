@@ -70,17 +70,15 @@ async def _turn(client: httpx.AsyncClient, claim_id: str, times: dict[str, list[
     }
     states = (await _timed(client, "claim", body, times["claim"]))["states"]
     assert len(states) == BATCH
-    items = [
-        {
-            "state_id": state["state_id"],
-            "token": state["lease"]["token"],
-            "outcome": "executed",
-            "outputs": [],
-        }
-        for state in states
-    ]
+    items = [executed(state, []) for state in states]
     replies = (await _timed(client, "outcomes", items, times["outcomes"]))["items"]
     assert all(reply["result"] == "ok" for reply in replies)
+
+
+def executed(state: Any, outputs: list[dict[str, str]]) -> dict[str, Any]:
+    """Return the outcome of a claimed state."""
+    token = state["lease"]["token"]
+    return {"state_id": state["state_id"], "token": token, "outcome": "executed", "outputs": outputs}
 
 
 async def _timed(client: httpx.AsyncClient, route: str, body: Any, times: list[float]) -> Any:

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.bench import latency, postgres, programs, stock, throughput
+from tests.bench import latency, postgres, pressure, programs, stock, throughput
 from tests.bench.__main__ import CASES, measure
 from tests.bench.figures import Comparison, Plan, Sample, as_json, as_table, comparison_table, gather
 from tests.bench.places import Where, apart, server
@@ -42,10 +42,11 @@ def test_each_case_gives_figures(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if name == "postgres":
+    if name in ("postgres", "pressure"):
         used, started = request.getfixturevalue("on_postgres")
-        monkeypatch.setattr(postgres, "database", lambda: nullcontext(used))
-        monkeypatch.setattr(postgres, "server", lambda url: nullcontext(started))
+        for case in (postgres, pressure):
+            monkeypatch.setattr(case, "database", lambda: nullcontext(used))
+            monkeypatch.setattr(case, "server", lambda url: nullcontext(started))
     for module in SERVED:
         monkeypatch.setattr(
             module, "apart", lambda folder, *options: nullcontext(servers["--v0-only" in options])
