@@ -25,8 +25,23 @@ waited for this process in vain, or it is not the primary server any more."""
 
 def is_operational(error: psycopg.Error) -> bool:
     """Return whether an error may pass: it is of the connection or the server, not of a statement."""
-    # What the library says without the server comes as this, too.
-    return isinstance(error, psycopg.OperationalError) or type(error) is psycopg.DatabaseError
+    # What the library says without the server comes as DatabaseError, too.
+    return (
+        isinstance(error, psycopg.OperationalError)
+        or type(error) is psycopg.DatabaseError
+        or _is_outdated(error)
+    )
+
+
+def _is_outdated(error: psycopg.Error) -> bool:
+    """Return whether a prepared statement would have other columns now: a newer manager changed a table.
+
+    What the server says is in its own language; the function of its that says so is not.
+    """
+    return (
+        isinstance(error, errors.FeatureNotSupported)
+        and error.diag.source_function == "RevalidateCachedQuery"
+    )
 
 
 class CommitUnknown(Exception):
@@ -123,10 +138,8 @@ class Connection:
 
     def is_lost(self, error: psycopg.Error) -> bool:
         """Return whether the connection is of no use after this error."""
-        # After a migration by a newer manager, prepared statements may have other columns.
-        is_outdated = isinstance(error, errors.FeatureNotSupported) and "cached plan" in str(error)
         if error.sqlstate is not None:
-            return is_outdated or error.sqlstate.startswith(_LOST)
+            return error.sqlstate.startswith(_LOST) or _is_outdated(error)
         # The server did not say this, but the library that speaks with it.
         return self.driver.closed or is_operational(error)
 
