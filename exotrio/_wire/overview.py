@@ -295,11 +295,15 @@ class ManagerState(Body):
     Fields:
         id: Of its process.
         version: Its version of exotrio.
+        schema_version: The newest version of the tables that it knows.
+        clock_ahead: Seconds by which its clock is ahead of PostgreSQL's.
         seen_ago: Seconds since it last wrote that it is there.
     """
 
     id: str
     version: str
+    schema_version: int
+    clock_ahead: Seconds = Field(alias="clock_ahead_ms")
     seen_ago: Seconds = Field(alias="seen_ms")
 
 
@@ -308,7 +312,6 @@ class PostgresState(Body):
 
     Fields:
         version: Of the server.
-        clock_ahead: Seconds by which the clock of the state manager that answers is ahead of the server's.
         connections: How many there are, to all databases of the server.
         max_connections: How many there may be.
         switched_off: Settings that protect data or speed, and are off.
@@ -319,7 +322,6 @@ class PostgresState(Body):
     """
 
     version: str
-    clock_ahead: Seconds = Field(alias="clock_ahead_ms")
     connections: int
     max_connections: int
     switched_off: list[str]

@@ -138,16 +138,20 @@ def postgres(**fields: object) -> dict[str, object]:
     """Return a database on PostgreSQL that is well, but for these fields."""
     usual = {
         "version": "18.1",
-        "clock_ahead_ms": 12,
         "connections": 17,
         "max_connections": 97,
         "switched_off": [],
         "horizon": {"holder": "session 7", "transactions": 900_000, "held_ms": 2_000},
         "tables": [{"name": "states", "rows": 1_000_000, "dead": 190_000}],
         "slots": [{"name": "standby", "active": True, "kept": 16_000_000}],
-        "managers": [{"id": f"m-{number}", "version": "1", "seen_ms": 4_000} for number in range(3)],
+        "managers": [manager(f"m-{number}") for number in range(3)],
     }
     return database(postgres={**usual, **fields})
+
+
+def manager(name: str, **fields: object) -> dict[str, object]:
+    usual = {"version": "1", "schema_version": 3, "clock_ahead_ms": 12, "seen_ms": 4_000}
+    return {"id": name, **usual, **fields}
 
 
 def test_a_state_manager_without_complaints_has_none() -> None:
@@ -213,18 +217,18 @@ def test_a_newer_state_manager_may_tell_more_and_an_older_one_less() -> None:
             "replication slot standby keeps 8.6 GB of PostgreSQL's log, and its consumer is not connected",
         ),
         ({"database": postgres(connections=90)}, True, "90 of 97 connections to PostgreSQL are in use"),
-        ({"database": postgres(clock_ahead_ms=-600_000)}, False, "clock is 10 min behind PostgreSQL's"),
         (
-            {"database": postgres(managers=[{"id": "m-1", "version": "1", "seen_ms": 60_000}])},
+            {"database": postgres(managers=[manager("m-1"), manager("m-2", clock_ahead_ms=-600_000)])},
+            False,
+            "the clock of state manager m-2 is 10 min behind PostgreSQL's",
+        ),
+        (
+            {"database": postgres(managers=[manager("m-1", seen_ms=60_000)])},
             False,
             "state manager m-1 was last heard of 1 min ago",
         ),
         (
-            {
-                "database": postgres(
-                    managers=[{"id": f"m-{v}", "version": v, "seen_ms": 0} for v in ("1.0", "1.1")]
-                )
-            },
+            {"database": postgres(managers=[manager(f"m-{v}", version=v) for v in ("1.0", "1.1")])},
             False,
             "state managers of several versions share the database: 1.0, 1.1",
         ),

@@ -277,10 +277,6 @@ def _of_postgres(postgres: PostgresState) -> list[Finding]:
     if postgres.connections >= postgres.max_connections * NEARLY_ALL:
         what = f"{postgres.connections} of {postgres.max_connections} connections to PostgreSQL are in use"
         findings.append(Finding(what, "raise max_connections, or put pgbouncer before it"))
-    if abs(postgres.clock_ahead) > CLOCK_OFF:
-        way = "ahead of" if postgres.clock_ahead > 0 else "behind"
-        what = f"the state manager's clock is {format_duration(abs(postgres.clock_ahead))} {way} PostgreSQL's"
-        findings.append(info(what, "its log has other times; all that is stored has PostgreSQL's"))
     return findings + _of_managers(postgres.managers)
 
 
@@ -301,6 +297,11 @@ def _of_managers(managers: Sequence[ManagerState]) -> list[Finding]:
             ago = format_coarse(manager.seen_ago)
             what = f"state manager {one_line(manager.id)} was last heard of {ago} ago"
             findings.append(info(what, "if it does not run any more, the others take over what it held"))
+        elif abs(manager.clock_ahead) > CLOCK_OFF:
+            by = format_duration(abs(manager.clock_ahead))
+            way = "ahead of" if manager.clock_ahead > 0 else "behind"
+            what = f"the clock of state manager {one_line(manager.id)} is {by} {way} PostgreSQL's"
+            findings.append(info(what, "its log has other times; all that is stored has PostgreSQL's"))
     versions = sorted({one_line(manager.version) for manager in managers if manager.seen_ago <= SILENT})
     if len(versions) > 1:
         what = f"state managers of several versions share the database: {listed(versions)}"

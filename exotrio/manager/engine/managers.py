@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from exotrio._version import VERSION
 from exotrio.manager.engine.claims import forget_claims
 from exotrio.manager.engine.leases import Terms, expire_and_recover, extend
-from exotrio.manager.store import clock
+from exotrio.manager.store import clock, schema
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.port import Transaction
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS, Misfit, misfit
@@ -35,10 +35,12 @@ def enter(tx: Transaction, manager: str, now: int, keys: Sequence[str] = ()) -> 
     """
     # First, as a sweep does: it waits for one that has taken its duty, and has nothing locked meanwhile.
     tx.insert("duties", ("name", "at"), [(name, now) for name in sorted(DUTIES)], "DO NOTHING")
+    ahead = clock.wall_clock() - tx.now_ms
     tx.execute(
-        "INSERT INTO managers (id, started_at, seen_at, version, secret_keys) VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at",
-        (manager, now, now, VERSION, " ".join(keys)),
+        "INSERT INTO managers (id, started_at, seen_at, version, schema_version, clock_ahead, secret_keys)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at,"
+        " clock_ahead = excluded.clock_ahead",
+        (manager, now, now, VERSION, schema.VERSION, ahead, " ".join(keys)),
     )
 
 

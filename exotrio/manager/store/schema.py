@@ -262,6 +262,8 @@ CREATE TABLE managers (
     started_at INTEGER NOT NULL,
     seen_at INTEGER NOT NULL,
     version TEXT NOT NULL,
+    schema_version INTEGER NOT NULL,     -- VERSION, as it knows it
+    clock_ahead INTEGER NOT NULL,        -- of the database's time, in its own, ms
     secret_keys TEXT NOT NULL            -- ids of its keys for secrets (store.shared_keys)
 ) WITHOUT ROWID;
 

@@ -5,7 +5,6 @@ PostgreSQL shows what sessions of other roles do only to members of ``pg_monitor
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from exotrio.manager.store.port import View
@@ -16,18 +15,16 @@ PROTECTIONS = ("fsync", "full_page_writes", "synchronous_commit", "autovacuum")
 """Settings that must not be off."""
 
 
-def describe(view: View, *, schema_version: int) -> dict[str, Any]:
+def describe(view: View) -> dict[str, Any]:
     """Return the condition of the database, as ``DatabaseState``. A query."""
-    sent = time.time()
-    version, size, used, allowed, clock = _first(
+    version, size, used, allowed, schema_version = _first(
         view,
         "SELECT current_setting('server_version'), pg_database_size(current_database()),"
         " (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
         " CAST(current_setting('max_connections') AS INTEGER)"
         " - CAST(current_setting('superuser_reserved_connections') AS INTEGER),"
-        " CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)",
+        " (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'version')",
     )
-    ahead = (sent + time.time()) / 2 * 1000 - clock
     return {
         "in_memory": False,
         "size": size,
@@ -36,7 +33,6 @@ def describe(view: View, *, schema_version: int) -> dict[str, Any]:
         "free_disk": None,
         "postgres": {
             "version": version,
-            "clock_ahead_ms": round(ahead),
             "connections": used,
             "max_connections": allowed,
             "switched_off": _switched_off(view),
@@ -96,9 +92,17 @@ def _slots(view: View) -> list[dict[str, Any]]:
 
 
 def _managers(view: View) -> list[dict[str, Any]]:
-    rows = view.execute("SELECT id, version, seen_at FROM managers ORDER BY started_at, id")
+    rows = view.execute(
+        "SELECT id, version, schema_version, clock_ahead, seen_at FROM managers ORDER BY started_at, id"
+    )
     return [
-        {"id": row["id"], "version": row["version"], "seen_ms": max(0, view.now_ms - row["seen_at"])}
+        {
+            "id": row["id"],
+            "version": row["version"],
+            "schema_version": row["schema_version"],
+            "clock_ahead_ms": row["clock_ahead"],
+            "seen_ms": max(0, view.now_ms - row["seen_at"]),
+        }
         for row in rows
     ]
 

@@ -30,7 +30,6 @@ from exotrio.manager.store.postgres.server import Server
 from exotrio.manager.store.postgres.start import prepare_patiently
 from exotrio.manager.store.postgres.topics import Topics
 from exotrio.manager.store.postgres.writes import Context, UnknownCommit, Write, Writer
-from exotrio.manager.store.schema import VERSION
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -90,7 +89,7 @@ class PostgresStore:
         return self._written
 
     def describe(self, view: View) -> dict[str, Any]:
-        return describe(view, schema_version=VERSION)
+        return describe(view)
 
     async def write(
         self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
