@@ -16,7 +16,7 @@ import trio
 
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import from_ms
-from exotrio.errors import ConfigurationError, DatabaseError
+from exotrio.errors import ConfigurationError, DatabaseError, DatabaseTooNew
 from exotrio.manager.engine import managers
 from exotrio.manager.engine.leases import MonotonicClock, Terms, expire_and_recover
 from exotrio.manager.engine.retention import clear, discard, drop_templates
@@ -95,11 +95,17 @@ async def join(store: Store, manager: str, clock: MonotonicClock, cipher: Cipher
 
 
 async def stay(store: Store, manager: str, clock: MonotonicClock, keys: Sequence[str]) -> None:
-    """Let other state managers on the same database know that this one is there. Never returns."""
+    """Let other state managers on the same database know that this one is there. Never returns.
+
+    Raises:
+        DatabaseTooNew: this one was silent for so long that a newer exotrio went ahead without it.
+    """
     while True:
         await trio.sleep(managers.SEEN_INTERVAL)
         try:
             await store.write(managers.enter, manager, clock(), keys)
+        except DatabaseTooNew:
+            raise
         except DatabaseError as error:
             logger.log(log_level(error), "other state managers could not be told of this one: %s", error.what)
 

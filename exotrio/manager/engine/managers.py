@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exotrio._version import VERSION
+from exotrio.errors import DatabaseTooNew
 from exotrio.manager.engine.claims import forget_claims
 from exotrio.manager.engine.leases import Terms, expire_and_recover, extend
 from exotrio.manager.store import clock, schema
@@ -32,9 +33,21 @@ def enter(tx: Transaction, manager: str, now: int, keys: Sequence[str] = ()) -> 
     """Say that a state manager is there, and which keys for secrets it has (``store.shared_keys``).
 
     ``now`` is on the clock of leases, ms, here and below.
+
+    Raises:
+        DatabaseTooNew: a newer exotrio changed the tables since this process looked, in a way that it does
+            not know. That waits for those that are there; this one was not, or was silent for too long.
     """
     # First, as a sweep does: it waits for one that has taken its duty, and has nothing locked meanwhile.
     tx.insert("duties", ("name", "at"), [(name, now) for name in sorted(DUTIES)], "DO NOTHING")
+    # Locked against such a change, which looks who is there.
+    oldest = tx.row(f"SELECT value FROM meta WHERE key = 'oldest_version'{tx.for_share('meta')}")
+    if oldest is not None and int(oldest["value"]) > schema.VERSION:
+        raise DatabaseTooNew(
+            f"a newer exotrio changed the database (usable from schema {oldest['value']} on; this one knows"
+            f" {schema.VERSION})",
+            fix="upgrade exotrio",
+        )
     ahead = clock.wall_clock() - tx.now_ms
     tx.execute(
         "INSERT INTO managers (id, started_at, seen_at, version, schema_version, clock_ahead, secret_keys)"

@@ -10,7 +10,14 @@ the order of ``seq`` has to name it: only SQLite's have it anyway. The condition
 word for word in the statements that use them.
 
 To change a table: change ``SCHEMA``, add one to ``VERSION``, and put into ``MIGRATIONS`` what makes a file of
-the version before the same as a new one.
+the version before the same as a new one. On PostgreSQL, state managers of the version before go on meanwhile
+and afterwards, so tables are changed in two releases:
+
+1. Expand: add tables, and columns that may be NULL or have a default. ``OLDEST`` stays.
+2. Contract, a release later: remove what only the release before the last one used, and set ``OLDEST`` to the
+   version of the last one. Such a step waits until no older state manager is left.
+
+A step holds up everybody who works on the tables that it changes, so it must not take long.
 """
 
 from __future__ import annotations

@@ -1,14 +1,34 @@
-"""The store on PostgreSQL while a newer state manager changes the tables: who goes on, and who has to wait."""
+"""The store on PostgreSQL while a newer state manager changes the tables: who goes on, and who waits."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
+import psycopg
 import pytest
+import trio
 
+from exotrio.errors import DatabaseError, DatabaseTooNew
+from exotrio.manager.engine import managers
+from exotrio.manager.engine.managers import enter, leave
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store, View
+from exotrio.manager.store.port import Store, Transaction, View
+from exotrio.manager.store.postgres import database as making
+from exotrio.manager.store.postgres import start
+from exotrio.manager.store.schema import OLDEST, VERSION
+from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
+from tests.support.manager import Gate, gate, open_manager
 from tests.support.postgres import Database, database
+from tests.support.stores import put, until
+
+PRESENT = (VERSION, OLDEST)
+EXPANDED = (VERSION + 1, OLDEST)
+"""One release later, beside which the present one works."""
+CONTRACTED = (VERSION + 2, VERSION + 1)
+"""Two releases later, beside which it does not."""
+EXPAND = "ALTER TABLE store ADD COLUMN later INTEGER NOT NULL DEFAULT 0;"
+CONTRACT = "ALTER TABLE store DROP COLUMN later;"
 
 
 @pytest.fixture
@@ -23,6 +43,38 @@ async def store(db: Database) -> AsyncIterator[Store]:
         yield opened
 
 
+@contextmanager
+def release(versions: tuple[int, int], *, patience: float = 30.0) -> Iterator[None]:
+    """Let state managers that start inside the block be of a later release."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(making, "VERSION", versions[0])
+        patch.setattr(making, "OLDEST", versions[1])
+        patch.setattr(making, "MIGRATIONS", {VERSION: EXPAND, VERSION + 1: CONTRACT})
+        patch.setattr(start, "RETRY_AFTER", 0.01)
+        patch.setattr(start, "PATIENCE", patience)
+        patch.setattr(start, "USED_PATIENCE", patience)
+        yield
+
+
+async def start_and_end(db: Database) -> None:
+    async with open_store(db.url):
+        pass
+
+
+def stored(db: Database) -> tuple[int, int]:
+    rows = {key: int(value) for key, value in db.execute("SELECT * FROM meta WHERE key LIKE '%version'")}
+    return rows["version"], rows["oldest_version"]
+
+
+def come(tx: Transaction, name: str, ago_ms: int = 0) -> None:
+    enter(tx, name, tx.now_ms - ago_ms)
+
+
+async def blocked(db: Database) -> None:
+    """Wait until a session waits for another one."""
+    await until(lambda: db.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
+
+
 async def test_queries_and_use_cases_go_on_when_a_table_gets_a_column(store: Store, db: Database) -> None:
     def read_all(view: View) -> list[str]:
         return [key for key, *_ in view.execute("SELECT * FROM meta ORDER BY key")]
@@ -32,3 +84,121 @@ async def test_queries_and_use_cases_go_on_when_a_table_gets_a_column(store: Sto
         keys = [await store.read(read_all), await store.look(read_all), await store.write(read_all)]
     db.execute("ALTER TABLE meta ADD COLUMN later TEXT")
     assert [await store.read(read_all), await store.look(read_all), await store.write(read_all)] == keys
+
+
+async def test_a_manager_of_the_version_before_starts_and_works_on_expanded_tables(db: Database) -> None:
+    await start_and_end(db)
+    with release(EXPANDED):
+        await start_and_end(db)
+    async with open_manager(db.url) as older:
+        found = await older.service.store.look(older.service.store.describe)
+    assert stored(db) == EXPANDED
+    assert found["schema_version"] == VERSION + 1, "what the tables are, not what it knows"
+    assert [each["schema_version"] for each in found["postgres"]["managers"]] == [VERSION]
+
+
+async def test_what_older_managers_need_is_removed_once_they_are_gone_and_none_comes_again(
+    store: Store, db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.write(come, "m-1")
+    await store.write(come, "silent", SILENT_AFTER_MS + 1_000)
+    with release(CONTRACTED):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start_and_end, db)
+            await until(lambda: "perhaps they end" in caplog.text)
+            assert stored(db) == PRESENT
+            await store.write(leave, "m-1")
+    assert stored(db) == CONTRACTED
+    with pytest.raises(DatabaseTooNew, match="upgrade exotrio"):
+        await start_and_end(db)
+    with pytest.raises(DatabaseTooNew, match="upgrade exotrio"):
+        await store.write(come, "silent")
+
+
+async def test_a_manager_that_would_remove_what_others_need_does_not_start(
+    store: Store, db: Database
+) -> None:
+    await store.write(come, "m-1")
+    with release(CONTRACTED, patience=0), pytest.raises(DatabaseError, match=r"too old.* m-1 \(exotrio"):
+        await start_and_end(db)
+    assert stored(db) == PRESENT
+
+
+async def test_a_manager_that_is_about_to_come_is_found_by_one_that_removes_what_it_needs(
+    store: Store, db: Database
+) -> None:
+    def come_slowly(tx: Transaction, held: Gate) -> None:
+        come(tx, "m-1")
+        held.hold()
+
+    async def start_newer() -> None:
+        with pytest.raises(DatabaseError, match="m-1"):
+            await start_and_end(db)
+
+    with release(CONTRACTED, patience=0), gate() as held:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.write, come_slowly, held)
+            await trio.to_thread.run_sync(held.wait_entered)
+            nursery.start_soon(start_newer)
+            await blocked(db)
+            held.open()
+    assert stored(db) == PRESENT
+
+
+async def test_a_manager_that_comes_while_what_it_needs_is_removed_is_refused(
+    store: Store, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(making, "MAX_STALL", "30s")
+
+    async def come_late() -> None:
+        with pytest.raises(DatabaseTooNew):
+            await store.write(come, "m-1")
+
+    with release(CONTRACTED):
+        async with trio.open_nursery() as nursery:
+            with psycopg.connect(db.url) as other:
+                other.execute("LOCK TABLE store IN ACCESS SHARE MODE")
+                nursery.start_soon(start_and_end, db)
+                await blocked(db)
+                nursery.start_soon(come_late)
+                waiting = "SELECT 1 FROM pg_locks WHERE NOT granted OFFSET 1"
+                await until(lambda: db.execute(waiting))
+    assert stored(db) == CONTRACTED
+
+
+async def test_a_migration_that_waits_for_a_long_transaction_holds_up_nobody_else(
+    store: Store, db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(making, "MAX_STALL", "50ms")
+    with release(EXPANDED):
+        async with trio.open_nursery() as nursery:
+            with psycopg.connect(db.url) as dump:
+                dump.execute("LOCK TABLE store IN ACCESS SHARE MODE")
+                nursery.start_soon(start_and_end, db)
+                await until(lambda: "are in use" in caplog.text)
+                for number in range(10):
+                    await store.write(put, f"{number}")
+                assert stored(db) == PRESENT
+    assert stored(db) == EXPANDED
+
+
+async def test_a_migration_that_never_gets_a_table_says_what_to_do(store: Store, db: Database) -> None:
+    with psycopg.connect(db.url) as dump, release(EXPANDED, patience=0):
+        dump.execute("LOCK TABLE store IN ACCESS SHARE MODE")
+        with pytest.raises(DatabaseError, match="are in use"):
+            await start_and_end(db)
+
+
+async def test_a_manager_that_was_silent_while_what_it_needs_was_removed_ends(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(managers, "SEEN_INTERVAL", 0.01)
+
+    async def be_silent() -> None:
+        async with open_manager(db.url):
+            db.execute("UPDATE meta SET value = %s WHERE key = 'oldest_version'", (str(VERSION + 1),))
+            await trio.sleep(30)
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await be_silent()
+    assert caught.group_contains(DatabaseTooNew, match="upgrade exotrio")

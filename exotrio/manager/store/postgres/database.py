@@ -13,8 +13,11 @@ from exotrio.manager.store.postgres.connection import Connection
 from exotrio.manager.store.postgres.server import MIN_VERSION, Server
 from exotrio.manager.store.postgres.translation import translate_schema
 from exotrio.manager.store.schema import MIGRATIONS, OLDEST, SCHEMA, VERSION
+from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
 
 _LOCK = 0x65786F31  # "exo1"
+MAX_STALL = "1s"
+"""For which a migration waits for others to let go of a table: whoever comes later waits behind it."""
 _FIX = "name another database in the URL, or another schema with ?options=-csearch_path%3DNAME"
 _SETTINGS = {
     # Room on each page for the new version of a row that changes: its indexes then need no change.
@@ -29,6 +32,10 @@ _AUTOVACUUM = (
     "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05,"
     " autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0"
 )
+
+
+class StillUsed(DatabaseError):
+    """State managers that are there cannot work on the tables of this version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,7 @@ def prepare(server: Server, clock: ServerClock) -> Prepared:
 
     Raises:
         DatabaseTooNew: a newer exotrio changed it in a way that this one does not know.
+        StillUsed: state managers that are there would not know what this one has to change.
         DatabaseError: it is not a database of exotrio, or cannot be used.
         psycopg.Error: it could not be reached.
     """
@@ -103,10 +111,30 @@ def _prepare_schema(connection: Connection, where: str) -> str:
             fix="upgrade exotrio",
         )
     if version < VERSION:
+        if oldest < OLDEST:
+            _check_contraction(connection, where)
+        connection.control(f"SET LOCAL lock_timeout = '{MAX_STALL}'")
         for step in range(version, VERSION):
             connection.control(translate_schema(MIGRATIONS[step]))
         _put(connection, VERSION, OLDEST)
     return stamp
+
+
+def _check_contraction(connection: Connection, where: str) -> None:
+    """Check that nobody is there who needs what is to be removed. Until the end nobody comes, either."""
+    # Who comes or says that it is still there shares this row (engine.managers).
+    connection.execute("SELECT value FROM meta WHERE key = 'oldest_version' FOR UPDATE").fetchall()
+    older = connection.execute(
+        "SELECT id, version FROM managers WHERE schema_version < ?"
+        " AND seen_at > extract(epoch FROM clock_timestamp()) * 1000 - ? ORDER BY started_at, id",
+        (OLDEST, SILENT_AFTER_MS),
+    ).fetchall()
+    if older:
+        names = ", ".join(f"{row['id']} (exotrio {row['version']})" for row in older)
+        raise StillUsed(
+            f"{where} is used by state managers that are too old for what this one has to change: {names}",
+            fix="first replace all of them by a version in between, as the release notes say; or end them",
+        )
 
 
 def lock_tables(connection: Connection) -> None:

@@ -7,16 +7,22 @@ import re
 
 import psycopg
 import trio
+from psycopg import errors
 
+from exotrio._wire.vocabulary import from_ms
+from exotrio.errors import DatabaseError
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.connection import CommitUnknown
-from exotrio.manager.store.postgres.database import Prepared, prepare
+from exotrio.manager.store.postgres.database import Prepared, StillUsed, prepare
 from exotrio.manager.store.postgres.server import Server
+from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
 
 logger = logging.getLogger("exotrio.manager.store")
 
 PATIENCE = 30.0
 """Seconds in which a database that is away may come; what started this process may try again after that."""
+USED_PATIENCE = from_ms(SILENT_AFTER_MS) + 5
+"""Seconds in which older state managers may end; one that was killed counts as there for half a minute."""
 RETRY_AFTER = 1.0
 _AWAY = re.compile(
     r"refused|time(d )?out|resolve|no such file|unreachable|no route|reset|closed the connection"
@@ -31,11 +37,31 @@ async def prepare_patiently(server: Server, clock: ServerClock) -> Prepared:
 
     It raises DatabaseError instead of psycopg's errors. Cancellation: safe, the tables are made or not.
     """
-    deadline = trio.current_time() + PATIENCE
+    began = trio.current_time()
+    deadline = began + PATIENCE
     is_logged = False
     while True:
         try:
             return await trio.to_thread.run_sync(prepare, server, clock, abandon_on_cancel=True)
+        except StillUsed as error:
+            if trio.current_time() >= began + USED_PATIENCE:
+                raise
+            if not is_logged:
+                logger.warning("waiting for %.0f s, perhaps they end: %s", USED_PATIENCE, error.what)
+                is_logged = True
+        except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
+            if trio.current_time() >= deadline:
+                raise DatabaseError(
+                    f"the tables of {server.shown} are in use, so they cannot be changed for this version",
+                    fix="end what holds them (a pg_dump, or a transaction that somebody left open), or wait"
+                    " for it, and start again",
+                ) from error
+            if not is_logged:
+                logger.warning(
+                    "the tables of %s are in use; to change them for this version is tried for %.0f s",
+                    *(server.shown, PATIENCE),
+                )
+                is_logged = True
         except (psycopg.Error, CommitUnknown) as error:
             reason = server.reason(error)
             may_come = isinstance(error, CommitUnknown) or _AWAY.search(reason)
