@@ -1,9 +1,10 @@
 """Which state managers the contract suite runs against, and the fixtures that reach them.
 
 ``embedded`` in process, ``tcp`` (a real ``python -m exotrio server`` over a real file), ``postgres`` (one
-over PostgreSQL), ``two-managers`` (two on one PostgreSQL, each request to another one), and, if
-``EXOTRIO_CONTRACT_URL`` and ``EXOTRIO_CONTRACT_KEY`` are set, ``foreign``: any server at all. Every test
-works in a namespace of its own, so a server can be shared and needs no cleaning.
+over PostgreSQL), ``two-managers`` (two on one PostgreSQL, each request to another one), if
+``EXOTRIO_CONTRACT_POOLED`` is 1, ``pooled`` (the same two behind pgbouncer), and, if ``EXOTRIO_CONTRACT_URL``
+and ``EXOTRIO_CONTRACT_KEY`` are set, ``foreign``: any server at all. Every test works in a namespace of its
+own, so a server can be shared and needs no cleaning.
 """
 
 from __future__ import annotations
@@ -62,7 +63,22 @@ def two_managers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         yield replace(one, kind="two-managers", others=(other.url,))
 
 
+@pytest.fixture(scope="session")
+def behind_pooler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """Run two of them over one database, which they reach through pgbouncer in transaction mode."""
+    folder = tmp_path_factory.mktemp("pooled")
+    with (
+        postgres.database() as database,
+        postgres.pooler() as pooler,
+        serving(folder, db=database.url_at(pooler.port)) as (one, _),
+        serving(folder, db=database.url_at(pooler.port)) as (other, _),
+    ):
+        yield replace(one, kind="pooled", others=(other.url,))
+
+
 SERVERS = {"tcp": "server", "postgres": "on_postgres", "two-managers": "two_managers"}
+if os.environ.get("EXOTRIO_CONTRACT_POOLED") == "1":
+    SERVERS["pooled"] = "behind_pooler"
 
 
 @pytest.fixture(params=["embedded", *SERVERS, *(["foreign"] if FOREIGN_URL else [])])

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 KEY = "contract-suite-key-3f9c"
-ON_POSTGRES = ("postgres", "two-managers")
+ON_POSTGRES = ("postgres", "two-managers", "pooled")
 
 STARTUP_LIMIT = 20.0
 
@@ -62,9 +62,12 @@ def serving(
     """Run a server process in ``folder``, over the database there or another one, until the body ends."""
     log = folder / f"log {len(list(folder.iterdir()))}"
     command = [sys.executable, "-m", "exotrio", "server", "--host", "127.0.0.1", "--port", "0"]
-    command += ["--db", db or str(folder / "manager.db"), "--key", KEY, *options]
+    command += ["--key", KEY, *options, *([] if db else ["--db", str(folder / "manager.db")])]
     ignored = ("EXOSPHERE_", "STATE_MANAGER_", "SECRETS_", "EXOTRIO_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ignored)}
+    if db:
+        # Not an argument: there a URL must not have a password.
+        environment["EXOTRIO_DATABASE_URL"] = db
     with (
         log.open("wb") as sink,
         subprocess.Popen(
