@@ -27,8 +27,9 @@ _DEFAULTS: dict[str, Any] = {
 _SECRETS = ("password", "sslpassword", "oauth_client_secret")
 _SETTINGS = {
     # A plan made while tables were small is kept, so it must not scan them; and none takes long enough
-    # to be worth compiling.
+    # to be worth compiling. Statements on many rows would be planned anew each time: for the arrays given.
     "enable_seqscan": "off",
+    "plan_cache_mode": "force_generic_plan",
     "jit": "off",
     "statement_timeout": "30s",
     "lock_timeout": "4s",

@@ -24,6 +24,7 @@ from exotrio.manager.store.postgres.server import Server
 
 RETRY_FOR = 5.0
 """Seconds from its start after which a use case is not run again: whoever asked is better told so."""
+MIN_BLOCK = 8
 MAX_BLOCK = 256
 """Numbers of states that are taken at once."""
 DIALECT = PostgresDialect()
@@ -85,7 +86,7 @@ class Context:
             now_ms=self.now_ms(),
         )
 
-    def transaction(self, connection: Connection) -> Transaction:
+    def transaction(self, connection: Connection, numbers: Iterator[int]) -> Transaction:
         """Return what a use case works with on a connection."""
         return Transaction(
             connection=connection,
@@ -93,7 +94,7 @@ class Context:
             catalog=self.catalog.for_transaction(),
             stamp=self.stamp,
             now_ms=self.now_ms(),
-            allocate=_numbers(connection).__next__,
+            allocate=numbers.__next__,
         )
 
 
@@ -102,6 +103,7 @@ class Writer:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._numbers = _Numbers()
         self._connection: Connection | None = None
         self._lost_at: float | None = None
         self._aborted = False
@@ -157,7 +159,7 @@ class Writer:
         before = connection.total_changes
         try:
             connection.begin()
-            tx = self._context.transaction(connection)
+            tx = self._context.transaction(connection, self._numbers.of(connection))
             tx.waited = write.waited
             value = write.use_case(tx)
             try:
@@ -205,12 +207,24 @@ def _unknown(error: Exception) -> DatabaseError:
     return failure
 
 
-def _numbers(connection: Connection) -> Iterator[int]:
-    """Yield numbers of new states, taking more at once the more are needed; the rest is left out."""
-    block = 8
-    while True:
-        for row in connection.execute(
-            "SELECT nextval('states_seq_seq') FROM generate_series(1, ?)", (block,)
-        ).fetchall():
-            yield row[0]
-        block = min(2 * block, MAX_BLOCK)
+class _Numbers:
+    """Gives numbers to new states. For one thread.
+
+    A transaction takes some at once, as many as the last one that needed any; the rest is left out, as it would be
+    older than the states of others.
+    """
+
+    def __init__(self) -> None:
+        self._taken = 0
+
+    def of(self, connection: Connection) -> Iterator[int]:
+        """Yield the numbers of one transaction."""
+        block = min(max(MIN_BLOCK, self._taken), MAX_BLOCK)
+        self._taken = 0
+        while True:
+            for row in connection.execute(
+                "SELECT nextval('states_seq_seq') FROM generate_series(1, ?)", (block,)
+            ).fetchall():
+                self._taken += 1
+                yield row[0]
+            block = min(2 * block, MAX_BLOCK)
