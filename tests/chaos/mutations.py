@@ -42,8 +42,8 @@ class Mutation:
 MUTATIONS = {
     "fencing": Mutation(
         "manager/engine/outcomes.py",
-        'if state["token"] != token:',
-        'if (state["token"] is None) != (token is None):',
+        "if state.token != token:",
+        "if (state.token is None) != (token is None):",
         ("every fault",),
     ),
     "heartbeats": Mutation(

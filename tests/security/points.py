@@ -449,7 +449,7 @@ POINTS = (
     Point(
         "Errors that were reported unmasked, as stock runtimes do, are stored with secret values masked.",
         ["contract/test_secrets::test_secrets_are_masked_in_errors_before_they_are_stored"],
-        Change("manager/engine/outcomes.py", 'redactor_of(state["graph"]).redact(item.error)', "item.error"),
+        Change("manager/engine/outcomes.py", "redactors[state.graph].redact(item.error)", "item.error"),
     ),
     Point(
         "A link that signs in is in no arguments of a process, which every user of the machine can list.",
