@@ -1,5 +1,6 @@
 """The long form: ``python -m tests.chaos --states 10000 --worker-kills 200 --server-kills 20 --cuts 50
---zombies 30 --terms 100 --hups 30 --gateways 20 --clocks 20 [--v0-only] [--seed N]``.
+--zombies 30 --terms 100 --hups 30 --gateways 20 --clocks 20 [--v0-only] [--seed N]``; on PostgreSQL with
+``--managers 3 --suspended 5 --database-crashes 10 --sessions 100 --commit-cuts 100``.
 
 Real processes on this machine; every figure of the table is counted from the journal of executions,
 the HTTP API, the proxy between them, and the database. Exits 1 if an invariant is broken.
@@ -21,11 +22,15 @@ from tests.chaos.campaign import campaign
 from tests.chaos.graph import EXECUTED
 from tests.chaos.plan import (
     CLOCK,
+    COMMIT_CUT,
     CUT,
+    DATABASE_CRASH,
     GATEWAY,
     HUP,
     MAX_WINDOW,
     SERVER_KILL,
+    SESSION_END,
+    SUSPENDED,
     TERM,
     WORKER_KILL,
     ZOMBIE,
@@ -51,6 +56,11 @@ def main() -> int:
     add("--hups", default=4, help="SIGHUP of a worker, replaced at once")
     add("--gateways", default=4, help=f"up to {MAX_WINDOW:g} s in which all is answered 404 in JSON")
     add("--clocks", default=4, help="the state manager's wall clock set back or ahead, by an hour or 40 days")
+    add("--managers", default=0, help="state managers on one PostgreSQL; 0: one on a file")
+    add("--suspended", default=0, help="SIGSTOP of a state manager for longer than the lease (several only)")
+    add("--database-crashes", default=0, help="PostgreSQL ended at once, and restarted")
+    add("--sessions", default=0, help="sessions of PostgreSQL ended, one at a time")
+    add("--commit-cuts", default=0, help="connections to PostgreSQL cut just before or just after a COMMIT")
     add("--requests", help="of each fault of a single request: " + ", ".join(KINDS) + "; default: as --cuts")
     add("--processes", default=4, help="worker processes")
     add("--seed", default=0)
@@ -83,8 +93,13 @@ def main() -> int:
             CUT: o.cuts,
             GATEWAY: o.gateways,
             CLOCK: o.clocks,
+            SUSPENDED: o.suspended,
+            DATABASE_CRASH: o.database_crashes,
+            SESSION_END: o.sessions,
+            COMMIT_CUT: o.commit_cuts,
             **dict.fromkeys(KINDS, requests),
         },
+        managers=o.managers,
         v0_only=o.v0_only,
         seed=o.seed,
         processes=o.processes,

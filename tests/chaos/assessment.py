@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
 
 from exotrio._wire.v0 import RunGraph, RunSummary
 from exotrio._wire.vocabulary import RunStatus
@@ -18,6 +21,7 @@ from tests.chaos.graph import EDGES, STATES
 from tests.chaos.journal import Execution, Reading, key_of
 from tests.chaos.plan import GATEWAY, STOPS, WORKER_KILL, ZOMBIE, Figures, Plan, Strike
 from tests.chaos.proxy import Proxy
+from tests.support.postgres import Database
 
 OPEN = {"CREATED", "QUEUED", "EXECUTED"}
 ENDED_WELL = {"SUCCESS", "PRUNED", "RETRY_CREATED"}
@@ -45,6 +49,7 @@ class Evidence:
     strikes: list[Strike]
     shown: Shown
     in_order: set[int]
+    database: Database | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +109,12 @@ class _Judge:
         self.found.problems.append(text)
 
     def _read_database(self) -> None:
-        uri = f"file:{self.evidence.folder / 'state.db'}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True)) as connection:
-            connection.row_factory = sqlite3.Row
-            (check,) = connection.execute("PRAGMA integrity_check").fetchone()
-            if check != "ok":
-                self._problem(f"the database is damaged: {check}")
-            stamp = connection.execute("SELECT value FROM meta WHERE key = 'stamp'").fetchone()[0]
+        with self._connection() as connection:
+            (meta,) = connection.execute("SELECT value FROM meta WHERE key = 'stamp'")
+            stamp = meta["value"]
             rows = connection.execute(
                 "SELECT states.*, nodes.name FROM states JOIN nodes ON nodes.id = states.node_id"
-            ).fetchall()
+            )
             for row in rows:
                 state = _state(row, stamp)
                 self.states[state.id] = state
@@ -121,6 +122,20 @@ class _Judge:
                 (_public_id(stamp, row["state"]), row["worker"])
                 for row in connection.execute("SELECT state, worker FROM events WHERE kind = 'lease lost'")
             ]
+
+    @contextmanager
+    def _connection(self) -> Iterator[Any]:
+        if self.evidence.database is not None:
+            with psycopg.connect(self.evidence.database.url, row_factory=dict_row) as postgres:
+                yield postgres
+            return
+        uri = f"file:{self.evidence.folder / 'state.db'}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as sqlite:
+            sqlite.row_factory = sqlite3.Row
+            (check,) = sqlite.execute("PRAGMA integrity_check").fetchone()
+            if check != "ok":
+                self._problem(f"the database is damaged: {check}")
+            yield sqlite
 
     # -- every state ended, and nothing is missing or double
 
@@ -299,7 +314,7 @@ def _public_id(stamp: str, seq: int) -> str:
     return f"{stamp}{seq:016x}"
 
 
-def _state(row: sqlite3.Row, stamp: str) -> State:
+def _state(row: Mapping[str, Any] | sqlite3.Row, stamp: str) -> State:
     name = row["name"].lower()
     return State(
         id=_public_id(stamp, row["seq"]),

@@ -9,6 +9,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,10 +29,14 @@ from tests.chaos.plan import (
     CLOCK,
     CLOCKS,
     CUT,
+    DATABASE_CRASH,
     GATEWAY,
     MAX_WINDOW,
+    ON_POSTGRES,
     SERVER_KILL,
+    SESSION_END,
     STRIKES,
+    SUSPENDED,
     WORKER_KILL,
     ZOMBIE,
     Figures,
@@ -39,6 +44,8 @@ from tests.chaos.plan import (
     Strike,
 )
 from tests.chaos.proxy import KINDS, Proxy
+from tests.support import postgres
+from tests.support.postgres_proxy import PostgresProxy
 from tests.support.processes import KEY
 
 T = TypeVar("T")
@@ -55,7 +62,13 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
     for name in ("logs", "marks"):
         (folder / name).mkdir()
     canary = f"canary{secrets.token_hex(12)}"
-    async with trio.open_nursery() as nursery:
+    async with AsyncExitStack() as stack:
+        database = stack.enter_context(postgres.database()) if plan.managers else None
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        to_database = None
+        if database is not None:
+            to_database = PostgresProxy(database.server.port)
+            await nursery.start(to_database.serve)
         cluster = Cluster(
             folder,
             nursery,
@@ -63,20 +76,27 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
             server_options=_server_options(plan),
             worker_env=_worker_env(plan, folder),
             package=plan.package,
+            managers=max(1, plan.managers),
+            database=database.url_at(to_database.port) if database and to_database else None,
         )
-        proxy = Proxy(cluster.port, random.Random(plan.seed + 1), rate=plan.rate)
+        proxy = Proxy(
+            cluster.port, random.Random(plan.seed + 1), rate=plan.rate, others=tuple(cluster.ports[1:])
+        )
         await nursery.start(proxy.serve)
         cluster.uri = f"http://127.0.0.1:{proxy.port}"
         crew = Crew(plan, cluster)
-        chaos = _Chaos(plan, cluster, crew, proxy, random.Random(plan.seed), Reading(folder / "journal"))
+        reading = Reading(folder / "journal")
+        chaos = _Chaos(plan, cluster, crew, proxy, random.Random(plan.seed), reading, database, to_database)
         try:
             shown = await chaos.run(canary)
         finally:
             with trio.CancelScope(shield=True):
                 await cluster.kill_all()
             nursery.cancel_scope.cancel()
-    evidence = Evidence(plan, folder, canary, chaos.reading, proxy, chaos.strikes, shown, crew.in_order)
-    figures = assess(evidence)
+        evidence = Evidence(
+            plan, folder, canary, reading, proxy, chaos.strikes, shown, crew.in_order, database
+        )
+        figures = assess(evidence)
     figures.faults = chaos.injected + proxy.injected
     figures.exits = crew.exits
     figures.problems += crew.problems
@@ -113,13 +133,18 @@ class _Chaos:
     proxy: Proxy
     rng: random.Random
     reading: Reading
+    database: postgres.Database | None
+    to_database: PostgresProxy | None
+    suspended: set[int] = field(default_factory=set)
     injected: Counter[str] = field(default_factory=Counter)
     strikes: list[Strike] = field(default_factory=list)
+    rng_of_asking: random.Random = field(default_factory=random.Random)
     _asked: int = 0
 
     async def run(self, canary: str) -> Shown:
         """Do all of it; return what the HTTP API shows in the end."""
-        await self.cluster.start_server()
+        for number in range(self.cluster.managers):
+            await self.cluster.start_server(number)
         await self.crew.muster()
         await self._ask(lambda manager: manager.upsert_graph(graph(canary)))
         async with trio.open_nursery() as nursery:
@@ -131,9 +156,9 @@ class _Chaos:
         await self._settle()
         shown = await self._show()
         await self.crew.dismiss()
-        assert self.cluster.server is not None
-        if (code := await stop(self.cluster.server)) != 0:
-            self.crew.problems.append(f"the state manager ended with {code}: {self.cluster.server.log}")
+        for server in self.cluster.servers.values():
+            if (code := await stop(server)) != 0:
+                self.crew.problems.append(f"the state manager ended with {code}: {server.log}")
         return shown
 
     # -- work
@@ -176,7 +201,7 @@ class _Chaos:
         with trio.fail_after(60):
             while True:
                 try:
-                    uri = f"http://127.0.0.1:{self.cluster.port}"
+                    uri = f"http://127.0.0.1:{self.rng_of_asking.choice(self.cluster.ports)}"
                     async with StateManager(NAMESPACE, uri, KEY) as manager:
                         return await call(manager)
                 except ManagerError:
@@ -186,7 +211,7 @@ class _Chaos:
 
     async def _disturb(self, beside: trio.Nursery) -> None:
         """Injure connections, and the clock."""
-        others = (CUT, GATEWAY, CLOCK, *KINDS)
+        others = (CUT, GATEWAY, CLOCK, *ON_POSTGRES, *KINDS)
         kinds = [kind for kind in others for _ in range(self.plan.faults.get(kind, 0))]
         self.rng.shuffle(kinds)
         clocks = self._clocks(kinds.count(CLOCK))
@@ -200,6 +225,9 @@ class _Chaos:
             elif kind == CLOCK:
                 self.injected[kind] += 1
                 self.cluster.clock.set(next(clocks))
+            elif kind in ON_POSTGRES:
+                self.injected[kind] += 1
+                await self._injure_database(kind)
             else:
                 self.proxy.arm(kind)
 
@@ -219,6 +247,9 @@ class _Chaos:
             self.injected[kind] += 1
             if kind == SERVER_KILL:
                 await self._kill_server()
+                continue
+            if kind == SUSPENDED:
+                beside.start_soon(self._suspend_server)
                 continue
             slot = await self._victim()
             if kind == WORKER_KILL:
@@ -280,11 +311,40 @@ class _Chaos:
         return latest.pid != mine.pid and latest.ended is None
 
     async def _kill_server(self) -> None:
-        server = self.cluster.server
-        assert server is not None
+        number = self.rng.choice(self._awake())
+        server = self.cluster.servers[number]
         server.send(signal.SIGKILL)
         await server.wait()
-        await self.cluster.start_server()
+        await self.cluster.start_server(number)
+
+    def _awake(self) -> list[int]:
+        return [number for number in self.cluster.servers if number not in self.suspended]
+
+    async def _suspend_server(self) -> None:
+        """Stop a state manager for longer than a lease. Whatever is sent to it meanwhile hangs."""
+        if len(awake := self._awake()) < 2:
+            return
+        number = self.rng.choice(awake)
+        self.suspended.add(number)
+        began, pids = time.monotonic(), [child.pid for child in self.crew.members]
+        self.cluster.servers[number].send(signal.SIGSTOP)
+        await trio.sleep(1.5 * self.plan.lease_ttl)
+        self.cluster.servers[number].send(signal.SIGCONT)
+        self.suspended.discard(number)
+        # The heartbeats of any of them may have hung.
+        for pid in {*pids, *(child.pid for child in self.crew.members)}:
+            self.strikes.append(Strike(SUSPENDED, pid, began, time.monotonic()))
+
+    async def _injure_database(self, kind: str) -> None:
+        assert self.database is not None
+        assert self.to_database is not None
+        if kind == DATABASE_CRASH:
+            await trio.to_thread.run_sync(self.database.server.restart)
+        elif kind == SESSION_END:
+            if sessions := await trio.to_thread.run_sync(self.database.sessions):
+                await trio.to_thread.run_sync(self.database.terminate, self.rng.choice(sessions))
+        else:
+            self.to_database.cut_at_commit(self.rng.choice(["before", "after"]))
 
     def _struck(self, kind: str, child: Child) -> None:
         now = time.monotonic()

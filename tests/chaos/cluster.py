@@ -16,6 +16,7 @@ from pathlib import Path
 
 import trio
 
+from exotrio._util.settings import DATABASE_VARIABLE
 from tests.chaos.clock import Clock
 from tests.support.processes import KEY, ROOT, environment
 
@@ -86,9 +87,13 @@ class Cluster:
         server_options: For ``python -m exotrio server``.
         worker_env: For the workers.
         package: Folder with another copy of the package exotrio, to be used in place of this one.
+        managers: State managers, all on the same database.
+        database: Its URL on PostgreSQL. None: a file in the folder.
 
     Attributes:
-        port: The state manager's, over all restarts.
+        ports: The state managers', over all restarts.
+        servers: The state managers, in the order of their ports.
+        port: The first one's.
         uri: Where workers find it.
         clock: What sets the wall clock of the state manager, over all restarts.
     """
@@ -99,27 +104,43 @@ class Cluster:
     server_options: tuple[str, ...] = ()
     worker_env: Mapping[str, str] = field(default_factory=dict)
     package: Path | None = None
-    port: int = field(default_factory=free_port)
+    managers: int = 1
+    database: str | None = None
     uri: str = ""
-    server: Child | None = None
+    ports: list[int] = field(init=False)
+    servers: dict[int, Child] = field(default_factory=dict)
     children: list[Child] = field(default_factory=list)
     clock: Clock = field(init=False)
 
     def __post_init__(self) -> None:
+        self.ports = [free_port() for _ in range(self.managers)]
         self.clock = Clock(self.folder / "clock")
         self.uri = self.uri or f"http://127.0.0.1:{self.port}"
 
-    async def start_server(self) -> Child:
-        """Start the state manager and wait until it serves."""
-        options = ("--port", str(self.port), "--db", str(self.folder / "state.db"), "--key", KEY)
-        command = ("tests.chaos.clock", "server", *options, *self.server_options)
-        self.server = await self._start("server", command, self.clock.env)
+    @property
+    def port(self) -> int:
+        return self.ports[0]
+
+    @property
+    def server(self) -> Child | None:
+        """The first state manager."""
+        return self.servers.get(0)
+
+    async def start_server(self, number: int = 0) -> Child:
+        """Start a state manager and wait until it serves. The wall clock that is set is the first one's."""
+        options = ["--port", str(self.ports[number]), "--key", KEY, *self.server_options]
+        env = {} if self.database is None else {DATABASE_VARIABLE: self.database}
+        if self.database is None:
+            options += ["--db", str(self.folder / "state.db")]
+        module = "exotrio" if number else "tests.chaos.clock"
+        server = await self._start("server", (module, "server", *options), {**self.clock.env, **env})
+        self.servers[number] = server
         with trio.fail_after(START):
-            while not self.server.said("serving "):
-                if self.server.ended is not None:
-                    raise RuntimeError(f"the server ended: {self.server.log.read_text()}")
+            while not server.said("serving "):
+                if server.ended is not None:
+                    raise RuntimeError(f"the server ended: {server.log.read_text()}")
                 await trio.sleep(0.02)
-        return self.server
+        return server
 
     async def start_worker(self, name: str, **env: str) -> Child:
         """Start a worker process. ``ready`` tells when it is registered."""

@@ -10,10 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 WORKER_KILL, SERVER_KILL, ZOMBIE, TERM, HUP = "worker kill", "server kill", "zombie", "sigterm", "sighup"
-STRIKES = (WORKER_KILL, SERVER_KILL, ZOMBIE, TERM, HUP)
+SUSPENDED = "server suspended"
+STRIKES = (WORKER_KILL, SERVER_KILL, ZOMBIE, TERM, HUP, SUSPENDED)
 """Faults that hit processes; the others hit connections and the clock."""
 STOPS = {TERM: signal.SIGTERM, HUP: signal.SIGHUP}
 CUT, GATEWAY, CLOCK = "cut", "json 404 window", "clock set"
+DATABASE_CRASH, SESSION_END, COMMIT_CUT = "database crash", "session ended", "cut at commit"
+ON_POSTGRES = (DATABASE_CRASH, SESSION_END, COMMIT_CUT)
+"""Faults of PostgreSQL, and of the connections to it."""
 CLOCKS = (-3_600_000, 0, 3_600_000, 40 * 86_400_000)
 """Milliseconds by which the state manager's wall clock is wrong, one after the other in any order."""
 MAX_WINDOW = 2.0
@@ -42,6 +46,7 @@ class Plan:
         large: Bytes that some fields of some runs have.
         patience: Seconds after the last fault for all runs to end.
         package: See ``Cluster``.
+        managers: State managers on one PostgreSQL. 0: a single one on a file.
     """
 
     runs: int
@@ -60,6 +65,7 @@ class Plan:
     large: int = 0
     patience: float = 60.0
     package: Path | None = None
+    managers: int = 0
 
     @property
     def duration(self) -> float:

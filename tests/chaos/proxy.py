@@ -94,6 +94,8 @@ class Proxy:
     """Forwards from ``port`` to ``upstream``, both on 127.0.0.1.
 
     Attributes:
+        others: Ports of more state managers. Each request goes to another one than that before, and to the
+            next one if nobody listens there, as a load balancer does it.
         injected: Faults so far, by kind.
         touched: How often a fault hit a report or a release of a state, by its id.
         accepted: Outcomes by the id of their state, in order.
@@ -108,6 +110,7 @@ class Proxy:
     rng: random.Random
     port: int = 0
     rate: int = 0
+    others: tuple[int, ...] = ()
     injected: Counter[str] = field(default_factory=Counter)
     touched: Counter[str] = field(default_factory=Counter)
     accepted: dict[str, list[Accepted]] = field(default_factory=lambda: defaultdict(list))
@@ -116,6 +119,7 @@ class Proxy:
     closed: set[str] = field(default_factory=set)
     followed: Counter[str] = field(default_factory=Counter)
     _turning_away: int = 0
+    _forwarded: int = 0
     _armed: deque[_Armed] = field(default_factory=deque)
     _open: dict[trio.CancelScope, Message | None] = field(default_factory=dict)
 
@@ -235,9 +239,8 @@ class Proxy:
     async def _forward(self, request: Message) -> bytes | None:
         began = time.monotonic()
         # A connection for each request: one that was kept could be stale, which would be another fault.
-        try:
-            server = await trio.open_tcp_stream("127.0.0.1", self.upstream)
-        except OSError:
+        server = await self._connect()
+        if server is None:
             return _answer(502, "text/html", HTML)
         async with server:
             try:
@@ -249,6 +252,18 @@ class Proxy:
             return None
         self._remember(request, response, began)
         return response.raw
+
+    async def _connect(self) -> trio.SocketStream | None:
+        """Connect to the state manager whose turn it is, or to the next one that is there."""
+        upstreams = (self.upstream, *self.others)
+        self._forwarded += 1
+        for number in range(len(upstreams)):
+            try:
+                port = upstreams[(self._forwarded + number) % len(upstreams)]
+                return await trio.open_tcp_stream("127.0.0.1", port)
+            except OSError:
+                pass
+        return None
 
     # -- for the assessment
 

@@ -9,7 +9,21 @@ from pathlib import Path
 
 from tests.chaos.campaign import campaign
 from tests.chaos.outbox import survive
-from tests.chaos.plan import CLOCK, CUT, GATEWAY, HUP, SERVER_KILL, TERM, WORKER_KILL, ZOMBIE, Plan
+from tests.chaos.plan import (
+    CLOCK,
+    COMMIT_CUT,
+    CUT,
+    DATABASE_CRASH,
+    GATEWAY,
+    HUP,
+    SERVER_KILL,
+    SESSION_END,
+    SUSPENDED,
+    TERM,
+    WORKER_KILL,
+    ZOMBIE,
+    Plan,
+)
 from tests.chaos.proxy import CUT_NEXT, KINDS
 
 EVERYTHING = Plan(
@@ -31,6 +45,11 @@ EVERYTHING = Plan(
     long=3.0,
     outbox=True,
     patience=25.0,
+)
+THREE_MANAGERS = replace(
+    EVERYTHING,
+    faults={**EVERYTHING.faults, SUSPENDED: 1, DATABASE_CRASH: 1, SESSION_END: 4, COMMIT_CUT: 4},
+    managers=3,
 )
 TERMS_ONLY = Plan(
     runs=6,
@@ -78,6 +97,7 @@ async def _outbox(v0_only: bool, folder: Path, package: Path | None) -> list[str
 
 CASES: dict[str, Case] = {
     "every fault": partial(_campaign, EVERYTHING),
+    "every fault, three on PostgreSQL": partial(_campaign, THREE_MANAGERS),
     "SIGTERM only": partial(_campaign, TERMS_ONLY),
     "every fault, v0 only": partial(_campaign, V0_ONLY),
     "outbox": partial(_outbox, False),
