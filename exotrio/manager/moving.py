@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -9,16 +10,12 @@ from pathlib import Path
 
 import trio
 
-from exotrio._util.settings import read_settings
 from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.engine.leases import Terms, monotonic_clock
-from exotrio.manager.service import open_service
-from exotrio.manager.store.port import Transaction
-from exotrio.manager.store.sqlite.database import Ownership, open_writer
+from exotrio.manager.service import take_over
+from exotrio.manager.store.opening import open_store
+from exotrio.manager.store.sqlite.database import MOVED, Ownership, open_writer
 from exotrio.manager.store.sqlite.own_files import real_path
-
-AFTER = ".moved"
-"""What is added to the name of a file that was moved, so that no state manager starts on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,15 +58,11 @@ async def sqlite_to_postgres(db: str | Path, url: str, *, terms: Terms | None = 
             f"PostgreSQL cannot be used: {error}", fix="pip install 'exotrio[postgres]'"
         ) from error
     path = real_path(Path(db))
-    if not path.is_file():
-        raise DatabaseError(f"there is no database {db}", fix="name the SQLite file of a state manager")
-    renamed = path.with_name(path.name + AFTER)
-    if renamed.exists():
-        raise DatabaseError(
-            f"there is a file {renamed}, which {path.name} would be renamed to", fix="move it away"
-        )
-    async with open_service(path, terms=terms, schedules=False, settings=read_settings()) as service:
-        await service.store.write(_nothing)
+    renamed = path.with_name(path.name + MOVED)
+    _check(path, renamed)
+    # Not as a service, which would make or use keys for secrets: those stay encrypted as they are.
+    async with open_store(path) as store:
+        await take_over(store, secrets.token_hex(8), monotonic_clock, terms or Terms())
     ownership = Ownership(path)
     try:
         with closing(open_writer(path)) as source:
@@ -82,5 +75,20 @@ async def sqlite_to_postgres(db: str | Path, url: str, *, terms: Terms | None = 
     return Move(rows=moved.rows, renamed=renamed, was_moved_before=moved.was_moved_before)
 
 
-def _nothing(tx: Transaction) -> None:
-    """What the start of a service writes is committed before this is."""
+def _check(path: Path, renamed: Path) -> None:
+    """Raise DatabaseError for a file that is not there, or was moved before."""
+    if path.suffix == MOVED:
+        raise DatabaseError(f"the file {path} was moved before", fix="to move it once more, rename it first")
+    if path.is_file():
+        if renamed.exists():
+            raise DatabaseError(
+                f"there is a file {renamed}, which {path.name} would be renamed to", fix="move it away"
+            )
+    elif renamed.exists():
+        raise DatabaseError(
+            f"the database {path} was moved before",
+            where=f"it is {renamed.name} since",
+            fix="start state managers on that PostgreSQL",
+        )
+    else:
+        raise DatabaseError(f"there is no database {path}", fix="name the SQLite file of a state manager")

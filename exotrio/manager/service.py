@@ -91,6 +91,18 @@ class Service:
         )
 
 
+async def take_over(store: Store, manager: str, monotonic: MonotonicClock, terms: Terms) -> None:
+    """Enter as the only state manager of a file, after whichever process had it last.
+
+    What runtimes held inside that one is claimable again at once. Other claims get a fresh term.
+    """
+    await store.write(enter_alone, manager, monotonic())
+    while await store.write(recover, terms):
+        pass
+    await store.write(restart, monotonic(), terms)
+    await store.write(forget_all)
+
+
 @asynccontextmanager
 async def open_service(
     db: str | Path,
@@ -134,13 +146,10 @@ async def open_service(
         manager = secrets.token_hex(8)
         if store.is_shared:
             await join(store, manager, monotonic, cipher)
+            while await store.write(recover, terms):
+                pass
         else:
-            await store.write(enter_alone, manager, monotonic())
-        while await store.write(recover, terms):
-            pass
-        if not store.is_shared:
-            await store.write(restart, monotonic(), terms)
-            await store.write(forget_all)
+            await take_over(store, manager, monotonic, terms)
         await renew_at_start(store, cipher)
         async with in_background(
             *((scheduler.run,) if schedules else ()),

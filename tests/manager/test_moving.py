@@ -172,6 +172,36 @@ async def test_a_file_in_use_is_left_alone(database: Database, file: Path) -> No
     assert database.execute("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace") == []
 
 
+async def test_no_empty_file_takes_the_place_of_one_that_was_moved(database: Database, file: Path) -> None:
+    await fill(file)
+    done = await sqlite_to_postgres(file, database.url)
+    with pytest.raises(DatabaseError, match=r"was moved to PostgreSQL.*\n.*\n.*EXOTRIO_DATABASE_URL"):
+        async with open_manager(file):
+            raise AssertionError("a state manager knows of no run of before")
+    assert not is_there(file)
+    for again in (file, done.renamed):
+        with pytest.raises(DatabaseError, match="was moved before"):
+            await sqlite_to_postgres(again, database.url)
+    done.renamed.rename(file.with_name("elsewhere"))
+    async with open_manager(file):
+        pass
+
+
+async def test_the_keys_for_secrets_are_not_needed_and_none_is_made(
+    database: Database, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(file)
+    kept = file.with_name("state.db.secrets-key")
+    key = kept.read_text().strip()
+    kept.unlink()
+    monkeypatch.setenv("SECRETS_ENCRYPTION_KEY", "not the one of before")
+    await sqlite_to_postgres(file, database.url)
+    assert not is_there(kept)
+    async with open_manager(database.url, settings=Settings(secrets_encryption_key=key)) as manager:
+        (state, *_) = ok(await manager.remote.claim([node_name("b")], 1))["states"]
+        assert ok(await manager.remote.secrets(state["state_id"])) == {"secrets": SECRETS}
+
+
 @pytest.mark.parametrize("table", ["CREATE TABLE theirs (id int)", ""])
 async def test_only_an_empty_database_takes_a_file(database: Database, file: Path, table: str) -> None:
     await fill(file)
@@ -232,4 +262,5 @@ def test_the_command_says_what_was_moved_and_what_else_has_to_be(
     assert "renamed" in end.out
     assert "state.db.secrets-key" in end.out
     assert postgres.PASSWORD not in end.out + end.err
-    assert cli("migrate", "sqlite-to-postgres", "state.db").code == 2, "the file is gone"
+    told(cli("migrate", "sqlite-to-postgres", "state.db"), 2, "was moved before", "state.db.moved")
+    told(cli("migrate", "sqlite-to-postgres", "other.db"), 2, "there is no database")

@@ -20,6 +20,8 @@ from exotrio.cli.terminal.output import print_text
 from exotrio.manager.database import choose_database
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.moving import sqlite_to_postgres
+from exotrio.manager.security.encryption import KEY_FILE
+from exotrio.manager.security.secret_files import secret_path
 
 
 @click.group(name="migrate", cls=Commands)
@@ -28,7 +30,7 @@ def command() -> None:
 
 
 @command.command(name="sqlite-to-postgres")
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("url", metavar="[URL]", required=False, type=options.Database())
 @options.seconds("--lease-ttl", 60, "How long a claim is valid without a heartbeat, as `server` is told.")
 @click.option(
@@ -63,8 +65,9 @@ def to_postgres(file: Path, url: str | None, lease_ttl: float, claim_timeout: fl
         f"{plural(runs, 'run')} and {plural(states, 'state')} of {file} are in {shown_database(db)} now,"
         f" {sum(done.rows.values()):,} rows in all; the file is renamed {done.renamed}"
     )
+    kept = secret_path(file, KEY_FILE)
     print_text(
-        "give the state managers the same keys as before: the API key, and for secrets"
-        f" SECRETS_ENCRYPTION_KEY (without it so far: the text of {file}.secrets-key)"
+        "give the state managers the same keys as before: the API key, and for secrets SECRETS_ENCRYPTION_KEY"
+        + (f" (without it so far: the text of {kept})" if kept.exists() else "")
     )
     return SUCCESS

@@ -15,12 +15,15 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from exotrio._util.settings import DATABASE_VARIABLE
 from exotrio.errors import DatabaseBusy, DatabaseError, DatabaseTooNew
 from exotrio.manager.store.schema import MIGRATIONS, SCHEMA, VERSION
 from exotrio.manager.store.sqlite.own_files import check_beside, make_folder, open_own
 
 MEMORY = ":memory:"
 APPLICATION_ID = 0x65786F31  # "exo1"
+MOVED = ".moved"
+"""What is added to the name of a file when it is moved to PostgreSQL."""
 UNRELEASED_ID = 0x65786F74
 """What exotrio wrote into its files before its first release. Their tables cannot be converted."""
 
@@ -118,16 +121,32 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def _check_moved(path: Path) -> None:
+    """Refuse to make a file where one was moved away: a supervisor, say, starts a state manager on it again.
+
+    That one would know of no run, and refuse for good the results that runtimes still hold.
+    """
+    moved = path.with_name(path.name + MOVED)
+    if moved.exists() and not path.exists():
+        raise DatabaseError(
+            f"the database {path} was moved to PostgreSQL",
+            where=f"it is {moved.name} since",
+            fix=f"set {DATABASE_VARIABLE} to the URL of that PostgreSQL; or, to begin with an empty file, put"
+            f" {moved.name} elsewhere",
+        )
+
+
 def open_writer(path: Path | None) -> sqlite3.Connection:
     """Open the writing connection to a file, or in memory, creating or checking the tables.
 
     Raises:
         DatabaseTooNew: a newer exotrio wrote the file.
-        DatabaseError: the file is not a database of this exotrio, or cannot be used.
+        DatabaseError: the file is not a database of this exotrio, cannot be used, or was moved to PostgreSQL.
     """
     where = f"the database {path or MEMORY}"
     try:
         if path is not None:
+            _check_moved(path)
             # Made here so that only their owner can read inputs and outputs.
             os.close(open_own(path, os.O_RDWR | os.O_CREAT))
             check_beside(path)
