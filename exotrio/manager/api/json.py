@@ -209,7 +209,8 @@ async def on_error(request: Request, error: Exception) -> Response:
             response.headers.update(error.headers or {})
             return response
         case DatabaseError():
-            logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, error)
+            text = "; ".join(str(error).splitlines())
+            logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, text)
             again = "" if isinstance(error, SecretUnreadable) else "; try again later"
             return reply({"detail": f"{error.what}{again}"}, 503)
     # Starlette raises the error again after this reply; the server logs it.

@@ -172,7 +172,7 @@ class Readers:
     def _not_read(self, error: psycopg.Error) -> DatabaseError:
         return DatabaseError(
             f"the database could not be read: {self._context.server.reason(error)}",
-            fix="check the server and its log",
+            fix="check PostgreSQL and its log",
         )
 
 

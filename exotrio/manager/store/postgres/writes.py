@@ -35,7 +35,7 @@ _REPEATED = (
     errors.LockNotAvailable,
     Conflict,
 )
-_FIX = "check the server and its log"
+_FIX = "check PostgreSQL and its log"
 
 
 class UnknownCommit(NotCommitted):
