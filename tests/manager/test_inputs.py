@@ -17,8 +17,9 @@ from exotrio.manager.store.port import View
 from tests.contract.api import Api
 from tests.contract.fan import fanned
 from tests.contract.flow import Flow
+from tests.support import postgres
 from tests.support.helpers import ok, open_client, place
-from tests.support.manager import KEY, open_manager
+from tests.support.manager import KEY, open_manager, recount
 from tests.support.stores import new_database
 
 MIB = 1024 * 1024
@@ -146,3 +147,18 @@ async def test_what_any_number_of_states_name_is_read_at_once(engine: str, tmp_p
 
             shared = await manager.service.store.read(read)
             assert [outputs["v"] for outputs in shared.outputs.values()] == ["far"]
+
+
+async def test_siblings_of_a_state_with_large_inputs_are_not_in_memory_all_at_once() -> None:
+    with postgres.database() as database:
+        async with open_manager(database.url) as manager:
+            flow = await Flow.start(manager.api, *doubling(1))
+            await flow.run("a", {"v": "x" * MIB})
+            state_id = await flow.one("b")
+            tracemalloc.start()
+            ok(await manager.api.executed(state_id, *({"v": str(number)} for number in range(30))))
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert (await flow.statuses())["b", "SUCCESS"] == 30
+            assert peak < 40 * MIB
+            await manager.service.store.read(recount)

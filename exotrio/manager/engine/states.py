@@ -211,6 +211,10 @@ _COLUMNS = (
 )  # fmt: skip
 """Of a new state."""
 
+MAX_GATHERED = 8 * 1024 * 1024
+"""Bytes of the inputs and outputs of new states that are inserted together, or of one: a statement has to fit
+into memory several times, and siblings may each have the same large inputs."""
+
 
 @cache
 def _added(table: str, keys: tuple[str, ...], columns: tuple[str, ...]) -> str:
@@ -220,11 +224,13 @@ def _added(table: str, keys: tuple[str, ...], columns: tuple[str, ...]) -> str:
 
 
 class Changes:
-    """What one use case does to states: gathered first, written by ``apply``."""
+    """What one use case does to states: gathered first, written by ``apply``. Only new states that are large
+    are inserted before."""
 
     def __init__(self, tx: Transaction) -> None:
         self.tx = tx
         self._rows: list[tuple[object, ...]] = []
+        self._gathered = 0
         self._updates: defaultdict[tuple[str, ...], list[tuple[object, ...]]] = defaultdict(list)
         self._events: list[tuple[object, ...]] = []
         self._unite_members: dict[tuple[int, int, bytes], int] = {}
@@ -239,13 +245,16 @@ class Changes:
         """Add a state and return its number."""
         if seq is None:
             seq = self.tx.allocate()
-        now = self.tx.now_ms
+        now, size = self.tx.now_ms, size_of(state.inputs)
+        if self._gathered >= MAX_GATHERED:
+            self._insert_rows()
+        self._gathered += size + len(state.outputs)
         self._rows.append(
             (
                 seq, run.id, state.place, state.node_id, state.status, state.inputs, state.outputs,
                 state.error, state.parent, state.united, state.groups, state.path, state.enqueue_after,
                 state.retry_count, state.manual_fanout_id, now, now,
-                None if state.status == CREATED else now, state.retry_of, size_of(state.inputs),
+                None if state.status == CREATED else now, state.retry_of, size,
             )
         )  # fmt: skip
         if state.status == CREATED:
@@ -254,6 +263,11 @@ class Changes:
         if state.status == SUCCESS:
             self.succeeded(run, seq, state.place, state.groups, state.path)
         return seq
+
+    def _insert_rows(self) -> None:
+        self.tx.insert("states", _COLUMNS, sorted(self._rows))
+        self._rows.clear()
+        self._gathered = 0
 
     def transition(self, run: RunScope, place: int, groups: str, old: str | None, new: str) -> None:
         """Count the transition of a state of ``place`` from ``old`` (None: it is new) to ``new``."""
@@ -310,7 +324,7 @@ class Changes:
     def apply(self) -> dict[int, tuple[RunScope, int]]:
         """Write everything gathered so far; return the groups that changed: target state to (run, place)."""
         tx = self.tx
-        tx.insert("states", _COLUMNS, sorted(self._rows))
+        self._insert_rows()
         for columns, rows in self._updates.items():
             tx.update("states", ("seq", "status", "token"), columns, sorted(rows))
         tx.insert("events", ("state", "at", "kind"), self._events)
@@ -332,7 +346,7 @@ class Changes:
             )
         self._apply_to_runs()
         touched = self._touched
-        for gathered in (self._rows, self._updates, self._events, self._unite_members):
+        for gathered in (self._updates, self._events, self._unite_members):
             gathered.clear()
         for counters in (self._counts, self._runs, self._unite_counters):
             counters.clear()
