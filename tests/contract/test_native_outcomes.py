@@ -59,6 +59,7 @@ async def test_an_empty_batch_is_accepted(api: Api) -> None:
         {"outcome": "executed", "outputs": [OK, {"v": "2"}]},
         {"outcome": "executed", "outputs": []},
         {"outcome": "errored", "error": "boom"},
+        {"outcome": "errored", "error": "a NUL: \0"},
         {"outcome": "pruned", "data": {"why": 1}},
         {"outcome": "requeued", "delay_ms": HOUR_MS},
     ],

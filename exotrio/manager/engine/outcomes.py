@@ -45,6 +45,9 @@ from exotrio.manager.store.port import Transaction, View
 MAX_FOLLOWING = 16
 """The inputs of all states that follow one outcome may take as many times the limit of one state: a fan-out
 can give each of its siblings the same large value, all in one transaction."""
+NUL = "\N{SYMBOL FOR NULL}"
+"""Stands for that character in errors. PostgreSQL stores none, so an error that comes again would be another
+one; SQLite measures texts up to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +107,8 @@ def _record(
             recorded.append(Recorded(result=ItemResult.UNKNOWN, detail=detail))
             continue
         if isinstance(item, ErroredItem):
-            item = item.model_copy(update={"error": redactors[state.graph].redact(item.error)})
+            error = redactors[state.graph].redact(item.error).replace("\0", NUL)
+            item = item.model_copy(update={"error": error})
         recorded.append(_record_one(changes, shared, state, token, item))
     decide(changes)
     return recorded
