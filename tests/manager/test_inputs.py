@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from exotrio.manager import Limits, serve
 from exotrio.manager.engine.inputs import MAX_SHARED, Need, Shared, read_shared
 from exotrio.manager.engine.states import RunScope
 from exotrio.manager.store.port import View
+from exotrio.manager.store.postgres.connection import Connection, Cursor
 from tests.contract.api import Api
 from tests.contract.fan import fanned
 from tests.contract.flow import Flow
@@ -162,3 +164,29 @@ async def test_siblings_of_a_state_with_large_inputs_are_not_in_memory_all_at_on
             assert (await flow.statuses())["b", "SUCCESS"] == 30
             assert peak < 40 * MIB
             await manager.service.store.read(recount)
+
+
+async def test_no_statement_returns_all_long_values_of_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL's driver keeps the whole of what a statement found in memory."""
+    sizes = []
+    execute = Connection.execute
+
+    def measured(self: Connection, sql: str, parameters: tuple[Any, ...] = ()) -> Cursor:
+        cursor = execute(self, sql, parameters)
+        if (found := cursor.pgresult) is not None:
+            places = product(range(found.ntuples), range(found.nfields))
+            sizes.append(sum(len(found.get_value(*place) or b"") for place in places))
+        return cursor
+
+    with postgres.database() as database:
+        async with open_manager(database.url) as manager:
+            flow, branches = await fanned(manager.api, inputs={"p": "${{c.outputs.v}}"})
+            *others, last = branches
+            for branch in others:
+                ok(await manager.api.executed(branch, {"v": "x", "w": "y" * MAX_SHARED}))
+            with monkeypatch.context() as patched:
+                patched.setattr(Connection, "execute", measured)
+                ok(await manager.api.executed(last, {"v": "z"}))
+            (united,) = await flow.states("u")
+            assert united["inputs"]["p"] == '["x","x","z"]'
+            assert max(sizes) < 2 * MAX_SHARED

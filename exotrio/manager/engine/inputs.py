@@ -29,6 +29,8 @@ class InputsError(Exception):
 MAX_SHARED = 64 * 1024
 """A longer value, in characters, is read only when an input is built from it: all that a batch needs, read at
 once, has to fit into memory."""
+MAX_OF_MEMBER = 4 * 1024
+"""The same for members of a group, of which there may be any number."""
 MAX_CHAINS = 1_024
 """Read by one statement, which names each: engines take a limited number of parameters. A retry by hand may
 follow any number of states."""
@@ -176,14 +178,16 @@ class Sources:
             if seq is None:
                 raise InputsError(f"{identifier!r} is not among the ancestors of this state")
             read = self._shared.outputs
-            self._ancestors[identifier] = read[seq] if seq in read else self._outputs(seq)
+            self._ancestors[identifier] = read[seq] if seq in read else outputs_of(self._view, seq)
         return self._ancestors[identifier]
 
-    def _outputs(self, seq: int) -> Outputs:
-        row = self._view.row("SELECT outputs FROM states WHERE seq = ?", (seq,))
-        assert row is not None, "a state outlives what hangs below it"
-        outputs: Outputs = from_json(row["outputs"])
-        return outputs
+
+def outputs_of(view: View, seq: int) -> Outputs:
+    """Return the outputs of one state."""
+    row = view.row("SELECT outputs FROM states WHERE seq = ?", (seq,))
+    assert row is not None, "a state outlives what hangs below it"
+    outputs: Outputs = from_json(row["outputs"])
+    return outputs
 
 
 def build_for(
@@ -328,7 +332,8 @@ Lists = Mapping[str, GroupList]
 
 
 def group_lists(view: View, united: Iterable[tuple[RunScope, int, Unite]]) -> dict[int, Lists]:
-    """Return what united nodes read of their groups, by the state of their target. One statement reads it.
+    """Return what united nodes read of their groups, by the state of their target. One statement reads it,
+    and a further one each long value.
 
     Each united node is given as (run, state of its target, unite).
     """
@@ -344,20 +349,21 @@ def group_lists(view: View, united: Iterable[tuple[RunScope, int, Unite]]) -> di
                     by_target[target_state][place.identifier] = lists[key]
                 lists[key].want(ref.field)
     if lists:
-        # One by one: all of them together may not fit into memory.
+        # Long ones one by one: all of them together may not fit into memory.
         with closing(
             view.execute(
-                "SELECT target_state, unite_members.place, outputs FROM unite_members"
-                f" CROSS JOIN states ON states.seq = state WHERE {view.any_of('target_state')}"
+                "SELECT target_state, unite_members.place, state, CASE WHEN length(outputs) <= ? THEN outputs"
+                " END FROM unite_members CROSS JOIN states ON states.seq = state"
+                f" WHERE {view.any_of('target_state')}"
                 " ORDER BY target_state, unite_members.place, unite_members.path",
-                (view.items(sorted(by_target)),),
+                (MAX_OF_MEMBER, view.items(sorted(by_target))),
             )
         ) as members:
-            for target_state, index, outputs in members:
+            for target_state, index, seq, outputs in members:
                 found = lists.get((target_state, index))
                 if found is None or found.is_done:
                     continue
-                found.add(from_json(outputs))
+                found.add(outputs_of(view, seq) if outputs is None else from_json(outputs))
                 if found.is_done and all(each.is_done for each in lists.values()):
                     break
     return dict(by_target)
