@@ -24,7 +24,7 @@ from exotrio.errors import DatabaseError, GraphInvalid
 from exotrio.graph import check_name
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.cipher import SecretUnreadable
-from exotrio.manager.store.port import log_level
+from exotrio.manager.store.port import UnknownCommit, log_level
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -208,6 +208,10 @@ async def on_error(request: Request, error: Exception) -> Response:
             response = reply({"detail": error.detail}, error.status_code)
             response.headers.update(error.headers or {})
             return response
+        case UnknownCommit():
+            # Not 503, which says that nothing happened.
+            logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, error)
+            return reply({"detail": error.what}, 504)
         case DatabaseError():
             text = "; ".join(str(error).splitlines())
             logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, text)

@@ -255,6 +255,7 @@ class Store(Protocol):
         """Run a use case and return its result once it is durable.
 
         Raises:
+            UnknownCommit: whether it happened is not known.
             DatabaseError: it could not be committed; nothing of it happened.
             Whatever the use case raises; nothing of it happened.
 
@@ -306,6 +307,10 @@ class Store(Protocol):
 
 class NotCommitted(DatabaseError):
     """A commit failed; its reason is in the log already."""
+
+
+class UnknownCommit(NotCommitted):
+    """Whether a commit happened is not known."""
 
 
 def log_level(error: DatabaseError) -> int:

@@ -20,7 +20,7 @@ from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.security.access import Tries, client_address
 from exotrio.manager.service import Service
-from exotrio.manager.store.port import View, log_level
+from exotrio.manager.store.port import UnknownCommit, View, log_level
 from exotrio.manager.web import actions, live
 from exotrio.manager.web.export import report
 from exotrio.manager.web.guard import (
@@ -290,6 +290,10 @@ class Dashboard:
     async def _on_database_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, DatabaseError)
         logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, error.what)
+        if isinstance(error, UnknownCommit):
+            return self._problem(
+                request, 504, "Whether this happened is not known. Look before you try again."
+            )
         text = "The state manager cannot use its database now. Try again later; its log has the details."
         return self._problem(request, 503, text)
 

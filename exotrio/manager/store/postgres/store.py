@@ -20,7 +20,7 @@ from exotrio.errors import DatabaseError
 from exotrio.manager.store import tallies
 from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.clock import Clock, wall_clock
-from exotrio.manager.store.port import NotCommitted, Transaction, View
+from exotrio.manager.store.port import NotCommitted, Transaction, UnknownCommit, View
 from exotrio.manager.store.postgres.catalog import SharedCatalog
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.condition import describe
@@ -29,7 +29,7 @@ from exotrio.manager.store.postgres.readers import Readers
 from exotrio.manager.store.postgres.server import Server
 from exotrio.manager.store.postgres.start import prepare_patiently
 from exotrio.manager.store.postgres.topics import Topics
-from exotrio.manager.store.postgres.writes import Context, UnknownCommit, Write, Writer
+from exotrio.manager.store.postgres.writes import Context, Write, Writer
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from psycopg import errors
 
 from exotrio._util.backoff import Backoff
 from exotrio.errors import DatabaseError
-from exotrio.manager.store.port import Conflict, NotCommitted, Topic, Transaction, View
+from exotrio.manager.store.port import Conflict, NotCommitted, Topic, Transaction, UnknownCommit, View
 from exotrio.manager.store.postgres.catalog import SharedCatalog
 from exotrio.manager.store.postgres.connection import CommitUnknown, Connection
 from exotrio.manager.store.postgres.dialect import PostgresDialect
@@ -36,10 +36,6 @@ _REPEATED = (
     Conflict,
 )
 _FIX = "check PostgreSQL and its log"
-
-
-class UnknownCommit(NotCommitted):
-    """A commit may have happened, or not."""
 
 
 @dataclass(slots=True, eq=False)
@@ -201,7 +197,7 @@ class Writer:
 def _unknown(error: Exception) -> DatabaseError:
     failure = UnknownCommit(
         "the connection to the database was lost during a commit; whether it happened is not known",
-        fix="ask again: what was done already is not done twice",
+        fix="look what is there, or ask again with the same id",
     )
     failure.__cause__ = error
     return failure

@@ -1,0 +1,97 @@
+"""A commit whose answer was lost is not refused: clients take a refusal for proof that nothing happened."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Literal
+from uuid import uuid4
+
+import httpx
+import pytest
+import trio
+
+from exotrio._http.response import NotAccepted, parse_response
+from exotrio.errors import ManagerUnavailable
+from exotrio.manager.engine import claims, outcomes, runs
+from tests.contract.flow import Flow
+from tests.support.helpers import node_name, ok, place
+from tests.support.manager import Manager, open_manager, recount
+from tests.support.postgres import database
+from tests.support.postgres_proxy import PostgresProxy
+
+A = node_name("a")
+When = Literal["before", "after"]
+WHEN: tuple[When, ...] = ("before", "after")
+
+
+@pytest.fixture
+async def proxied(nursery: trio.Nursery) -> AsyncIterator[tuple[PostgresProxy, str]]:
+    with database() as db:
+        proxy = PostgresProxy(db.server.port)
+        await nursery.start(proxy.serve)
+        yield proxy, db.url_at(proxy.port)
+
+
+@pytest.fixture
+async def manager(proxied: tuple[PostgresProxy, str]) -> AsyncIterator[Manager]:
+    async with open_manager(proxied[1]) as manager:
+        yield manager
+
+
+Cut = Callable[[Any, str, When], None]
+
+
+@pytest.fixture
+def cut(proxied: tuple[PostgresProxy, str], monkeypatch: pytest.MonkeyPatch) -> Cut:
+    """Return what cuts the next commit of a use case, given by its module and name."""
+
+    def prepare(module: Any, name: str, when: When) -> None:
+        use_case = getattr(module, name)
+
+        def wrapper(*args: Any, **options: Any) -> Any:
+            result = use_case(*args, **options)
+            monkeypatch.setattr(module, name, use_case)
+            # Only now: what the state manager does by itself commits, too.
+            proxied[0].cut_at_commit(when)
+            return result
+
+        monkeypatch.setattr(module, name, wrapper)
+
+    return prepare
+
+
+async def test_what_may_have_happened_is_told_from_what_was_refused(manager: Manager, cut: Cut) -> None:
+    def check_unknown(answer: httpx.Response) -> None:
+        with pytest.raises(ManagerUnavailable, match="not known") as caught:
+            parse_response(answer, answer.content, at="it", asked="something")
+        assert not isinstance(caught.value, NotAccepted)
+        assert caught.value.sent
+
+    flow = await Flow.deploy(manager.api, place("a"))
+    # None of these may be repeated on the assumption that nothing happened: a run without an id, a claim
+    # without one, an outcome without a token.
+    cut(runs, "trigger", "after")
+    check_unknown(await manager.api.trigger(flow.graph))
+    cut(claims, "claim", "after")
+    check_unknown(await manager.api.claim([A], 1))
+    await flow.trigger()
+    (claimed,) = ok(await manager.api.claim([A], 1))["states"]
+    cut(outcomes, "record_v0", "after")
+    check_unknown(await manager.api.executed(claimed["state_id"], {"v": "1"}))
+    await manager.service.store.read(recount)
+
+
+async def test_what_may_have_happened_does_not_happen_twice_if_it_has_an_id(
+    manager: Manager, cut: Cut
+) -> None:
+    flow = await Flow.deploy(manager.api, place("a"))
+    run_id = str(uuid4())
+    for when in WHEN:
+        cut(runs, "trigger", when)
+        assert (await manager.api.native_trigger(flow.graph, run_id)).status_code == 504
+    ok(await manager.api.native_trigger(flow.graph, run_id))
+    cut(claims, "claim", "after")
+    assert (await manager.api.native_claim({A: 5}, claim_id="c")).status_code == 504
+    (claimed,) = ok(await manager.api.native_claim({A: 5}, claim_id="c"))["states"]
+    assert claimed["run_id"] == run_id
+    await manager.service.store.read(recount)
