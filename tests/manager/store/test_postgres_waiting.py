@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import trio
@@ -14,6 +14,7 @@ from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store, Transaction, View
 from exotrio.manager.store.postgres import topics
 from exotrio.manager.store.postgres.store import WRITERS
+from tests.support.manager import gate
 from tests.support.postgres import Database, database, pooler
 
 LONG = 600.0
@@ -127,12 +128,47 @@ async def test_those_that_waited_longest_get_what_is_announced_until_nothing_is_
     looks = takers.looks
     await store.write(offer, "topic", "a", "b")
     assert await takers.taken(2) == [("first", "a"), ("second", "b")]
+    # Until the third has looked in vain. While it looks, what is announced is for whoever finds it.
+    await trio.testing.wait_all_tasks_blocked()
+    await all_writers_met(store)
     await store.write(offer, "topic", "c")
     assert await takers.taken(3) == [("first", "a"), ("second", "b"), ("third", "c")]
     # Of those that waited each was asked when the one before had found something, and no other.
     await store.write(offer, "topic", "d")
     assert (await takers.taken(4))[3] == ("fourth", "d")
     assert takers.looks - looks <= 6
+
+
+async def test_a_slow_first_look_costs_nobody_its_place(
+    store: Store, takers: Takers, nursery: trio.Nursery
+) -> None:
+    took: list[str] = []
+
+    def look_slowly(tx: Transaction) -> str | None:
+        found = take(tx, "topic")
+        if not tx.waited:
+            closed.hold()
+        return found
+
+    async def wait(name: str, look: Callable[[Transaction], str | None]) -> None:
+        await store.write_once_ready(LONG, look)
+        took.append(name)
+
+    with gate() as closed:
+        nursery.start_soon(wait, "slow", look_slowly)
+        await trio.to_thread.run_sync(closed.wait_entered)
+        # Not by ``start``, which needs all threads.
+        nursery.start_soon(wait, "quick", lambda tx: take(tx, "topic"))
+        for _ in range(2 * WRITERS):
+            await store.write(lambda tx: None)
+        await trio.testing.wait_all_tasks_blocked()
+    await all_writers_met(store)
+    await trio.testing.wait_all_tasks_blocked()
+    await store.write(offer, "topic", "a")
+    while not took:  # noqa: ASYNC110 - the use case runs in a thread
+        await trio.sleep(0.001)
+    assert took == ["slow"]
+    nursery.cancel_scope.cancel()
 
 
 async def test_one_that_waits_for_several_topics_is_run_for_each(store: Store, takers: Takers) -> None:

@@ -1,18 +1,21 @@
 """What waits for a topic, in the order in which it came.
 
-An announcement wakes only the one that has waited longest for the topic. It runs its use case again; if that
-finds something, there may be more, and the next one is woken. If a topic is not announced, the first that
-waits looks when something comes due, and every second or two: an announcement of another state manager may
-be lost.
+An announcement wakes only the one that came first of those that wait for the topic and do not run. It runs
+its use case again; if that finds something, there may be more, and the next one is woken. One that runs
+already may have looked too early, and looks again if it found nothing. If a topic is not announced, the first
+that waits looks when something comes due, and every second or two: an announcement of another state manager
+may be lost.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from bisect import insort
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, count
+from operator import attrgetter
 
 import trio
 
@@ -23,10 +26,15 @@ MAX_POLL = 2.0
 """Seconds after which the first that waits looks again."""
 
 
+_place = attrgetter("place")
+
+
 class Waiter:
     """A use case that may wait. It runs at first, and when it was woken."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: int) -> None:
+        self.place = place
+        """The lower, the earlier it came."""
         self.woken = trio.Event()
         self.topics: frozenset[Topic] = frozenset()
         """What it waits for since it ran last."""
@@ -41,8 +49,9 @@ class Topics:
     """All that waits in one store. For the Trio thread."""
 
     def __init__(self) -> None:
-        # Also those that were woken and run, so that they keep their places.
-        self._waiters: dict[Topic, dict[Waiter, None]] = {}
+        # In the order of their places, also those that were woken and run.
+        self._waiters: dict[Topic, list[Waiter]] = {}
+        self._places = count()
         self._running: set[Waiter] = set()
         self._due: dict[Topic, float] = {}
         self._polls: dict[Topic, float] = {}
@@ -52,7 +61,7 @@ class Topics:
     @contextmanager
     def waiter(self) -> Iterator[Waiter]:
         """Return one that runs. It does not miss what is announced from now on."""
-        waiter = Waiter()
+        waiter = Waiter(next(self._places))
         self._running.add(waiter)
         try:
             yield waiter
@@ -136,11 +145,11 @@ class Topics:
     def _list(self, waiter: Waiter, topics: frozenset[Topic]) -> None:
         for topic in waiter.topics - topics:
             listed = self._waiters[topic]
-            del listed[waiter]
+            listed.remove(waiter)
             if not listed:
                 del self._waiters[topic]
                 self._due.pop(topic, None)
                 self._polls.pop(topic, None)
         for topic in topics - waiter.topics:
-            self._waiters.setdefault(topic, {})[waiter] = None
+            insort(self._waiters.setdefault(topic, []), waiter, key=_place)
         waiter.topics = topics
