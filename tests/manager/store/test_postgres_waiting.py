@@ -63,6 +63,13 @@ def take(tx: Transaction, *wanted: str) -> str | None:
     return None
 
 
+def setting(view: View, name: str) -> str:
+    row = view.row("SELECT current_setting(?) AS value", (name,))
+    assert row is not None
+    value: str = row["value"]
+    return value
+
+
 async def all_writers_met(store: Store) -> None:
     """Return when each use case that ran before has told its task what it found."""
     barrier = threading.Barrier(WRITERS)
@@ -263,6 +270,20 @@ async def test_managers_wake_what_waits_at_others(store: Store, takers: Takers, 
         assert store.written > written
 
 
+@pytest.mark.parametrize(
+    "said", ["", "[]", "7", '"abc"', '[["x"], true, []]', '["x", true, [{}]]', "[" * 7_000]
+)
+async def test_what_strangers_say_on_the_channel_harms_nobody(
+    store: Store, takers: Takers, db: Database, said: str
+) -> None:
+    async with open_store(db.url) as other:
+        await takers.start("first", "topic")
+        ((stamp,),) = db.execute("SELECT value FROM meta WHERE key = 'stamp'")
+        db.execute("SELECT pg_notify(%s, %s)", (f"exotrio_{stamp}", said))
+        await other.write(offer, "topic", "a")
+        assert await takers.taken(1) == [("first", "a")]
+
+
 async def test_many_topics_at_once_reach_others(store: Store, takers: Takers, db: Database) -> None:
     async with open_store(db.url) as other:
         await takers.start("first", "topic")
@@ -301,10 +322,7 @@ async def test_behind_a_pooler_everything_works_by_polling(
     monkeypatch.setattr(topics, "MAX_POLL", 0.02)
 
     def timeout(view: View) -> str:
-        row = view.row("SELECT current_setting('lock_timeout') AS value")
-        assert row is not None
-        value: str = row["value"]
-        return value
+        return setting(view, "lock_timeout")
 
     with pooler() as pool:
         url = db.url_at(pool.port)
@@ -323,4 +341,4 @@ async def test_behind_a_pooler_everything_works_by_polling(
             assert db.execute(listening) == [(0,)]
             with trio.move_on_after(0.05):
                 await store.read(lambda view: view.row("SELECT pg_sleep(600)"))
-            assert await store.look(timeout) == "0"
+            assert await store.look(lambda view: setting(view, "enable_seqscan")) == "on"

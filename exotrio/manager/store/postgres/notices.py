@@ -137,7 +137,7 @@ class Notices:
             heard: set[Any] = {tuple(topic) if isinstance(topic, list) else topic for topic in topics}
         except (ValueError, TypeError):
             return  # somebody else's
-        if sender == self._own:
+        if sender == self._own or not isinstance(sender, str):
             return
         now = trio.current_time()
         self._others_until = now + SILENCE
