@@ -118,11 +118,12 @@ class Readers:
             except psycopg.Error as error:
                 if isinstance(error, errors.QueryCanceled):
                     raise _too_slow(limit) from error
+                if not is_operational(error) or running.cancelled:
+                    raise self._not_read(error) from error
                 failures += 1
                 pause = _PAUSES.pause(failures)
                 self._lost_at = self._lost_at or time.monotonic()
-                again = is_operational(error) and not running.cancelled
-                if not again or time.monotonic() + pause >= self._lost_at + RETRY_FOR:
+                if time.monotonic() + pause >= self._lost_at + RETRY_FOR:
                     raise self._not_read(error) from error
                 time.sleep(pause)
             else:

@@ -35,8 +35,17 @@ _SETTINGS = {
     "lock_timeout": "4s",
     # Locks of a manager that was stopped in the midst of a use case end with its session.
     "idle_in_transaction_session_timeout": "10s",
+    # It would end the session that listens, again and again.
+    "idle_session_timeout": "0",
 }
-_READER_SETTINGS = {"jit": "off", "statement_timeout": "0", "idle_in_transaction_session_timeout": "60s"}
+_READER_SETTINGS = {
+    "jit": "off",
+    "statement_timeout": "0",
+    # A query waits for no row, but for whoever changes or rewrites a whole table.
+    "lock_timeout": "4s",
+    "idle_in_transaction_session_timeout": "60s",
+    "idle_session_timeout": "0",
+}
 
 
 class Server:
@@ -89,10 +98,14 @@ class Server:
             word = "SET LOCAL" if is_pooled else "SET"
             setup = "; ".join(f"{word} {name} = '{value}'" for name, value in settings.items())
             connection = Connection(driver, is_pooled=is_pooled, setup=setup if is_pooled else "")
+        except BaseException:
+            driver.close()
+            raise
+        try:
             if not is_pooled:
                 connection.control(setup)
         except BaseException:
-            driver.close()
+            connection.close()
             raise
         return connection
 

@@ -294,6 +294,8 @@ class PostgresStore:
         counted, self._tally = self._tally, Counter()
         try:
             await self._hand_in(Write(lambda tx: tallies.write(tx, counted, tx.now_ms)))
+        except UnknownCommit:
+            pass  # rather too few than counted twice, as after a crash
         except DatabaseError:  # it is in the log
             self._tally.update(counted)
 

@@ -1,0 +1,172 @@
+"""The store on PostgreSQL, where the server or its settings are not as one would wish."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import trio
+
+from exotrio.errors import ConfigurationError, DatabaseError
+from exotrio.manager.store import tallies
+from exotrio.manager.store.opening import open_store
+from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.postgres import readers, topics, writes
+from exotrio.manager.store.postgres import store as postgres
+from exotrio.manager.store.postgres.server import Server
+from tests.support.postgres import PASSWORD, Database, database
+from tests.support.postgres_proxy import PostgresProxy
+from tests.support.stores import PATIENCE, get, keys, put, remove, until
+
+MINUTE = 60.0
+UNREADABLE = "postgresql://user:secret%zz@host/db"
+
+
+@pytest.fixture
+def db() -> Iterator[Database]:
+    with database() as fresh:
+        yield fresh
+
+
+@pytest.fixture
+async def proxy(db: Database, nursery: trio.Nursery) -> PostgresProxy:
+    proxy = PostgresProxy(db.server.port)
+    await nursery.start(proxy.serve)
+    return proxy
+
+
+def setting(view: View, name: str) -> str:
+    row = view.row("SELECT current_setting(?) AS value", (name,))
+    assert row is not None
+    return str(row["value"])
+
+
+async def test_a_password_that_the_server_repeats_is_masked(db: Database) -> None:
+    async with open_store(db.tcp_url) as store:
+        for way in (store.write, store.read, store.look):
+            with pytest.raises(DatabaseError, match="invalid input syntax") as caught:
+                await way(lambda view: view.execute(f"SELECT CAST('{PASSWORD}' AS BIGINT)"))
+            assert PASSWORD not in str(caught.value)
+
+
+def test_no_traceback_shows_the_password_of_a_url_that_cannot_be_read() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Server(UNREADABLE)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_whoever_waits_goes_on_waiting_though_looks_fail_while_the_server_is_away(
+    db: Database, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(topics, "MIN_POLL", 0.01)
+    monkeypatch.setattr(topics, "MAX_POLL", 0.02)
+    monkeypatch.setattr(writes, "RETRY_FOR", 0.01)
+    looks = []
+
+    def take(tx: Transaction) -> str | None:
+        looks.append(tx.waited)
+        tx.waits_for = {"topic": MINUTE}
+        return "item" if remove(tx, "item") else None
+
+    found = []
+
+    async def wait() -> None:
+        found.append(await store.write_once_ready(MINUTE, take))
+
+    with trio.fail_after(PATIENCE):
+        async with open_store(db.url_at(proxy.port)) as store, trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await until(lambda: True in looks)
+            proxy.refuses = True
+            proxy.cut()
+            await until(lambda: "could not be written" in caplog.text)
+            proxy.refuses = False
+            db.execute("INSERT INTO store VALUES (0, 'item', '')")
+    assert found == ["item"]
+
+
+async def test_what_may_have_been_counted_is_not_counted_again(
+    db: Database, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "TALLY_INTERVAL", 0.01)
+
+    def end(tx: Transaction, times: int) -> None:
+        tx.tally[7, "SUCCESS", 3] += times
+
+    def write(*args: object) -> None:
+        tallies_write(*args)  # type: ignore[arg-type]
+        monkeypatch.setattr(tallies, "write", tallies_write)
+        proxy.cut_at_commit("after")
+
+    def count(view: View) -> int:
+        row = view.row("SELECT CAST(coalesce(sum(count), 0) AS BIGINT) AS n FROM tallies")
+        assert row is not None
+        return int(row["n"])
+
+    tallies_write = tallies.write
+    with trio.fail_after(PATIENCE):
+        async with open_store(db.url_at(proxy.port)) as store:
+            monkeypatch.setattr(tallies, "write", write)
+            await store.write(end, 1)
+            await until(lambda: proxy.cuts == 1)
+            await store.write(end, 10)
+        async with open_store(db.url) as store:
+            assert await store.read(count) == 11
+
+
+async def test_settings_of_the_role_do_not_end_sessions_that_listen(db: Database) -> None:
+    db.execute(f"ALTER DATABASE {db.name} SET idle_session_timeout = '50ms'")
+    try:
+        async with open_store(db.url) as store:
+            for way in (store.write, store.read, store.look):
+                assert await way(setting, "idle_session_timeout") == "0"
+    finally:
+        db.execute(f"ALTER DATABASE {db.name} RESET idle_session_timeout")
+
+
+@pytest.mark.parametrize("way", ["read", "look"])
+async def test_a_query_does_not_wait_for_ever_for_who_rewrites_a_table(db: Database, way: str) -> None:
+    async with open_store(db.url) as store:
+        assert await getattr(store, way)(setting, "lock_timeout") == "4s"
+
+
+async def test_a_query_that_was_wrong_long_ago_does_not_keep_the_next_ones_from_finding_a_server_again(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_store(db.url) as store:
+        await store.write(put, "a", "1")
+        with pytest.raises(DatabaseError, match="absent"):
+            await store.read(lambda view: view.row("SELECT * FROM absent"))
+        later = SimpleNamespace(monotonic=lambda: time.monotonic() + 2 * readers.RETRY_FOR, sleep=time.sleep)
+        monkeypatch.setattr(readers, "time", later)
+        sessions = []
+
+        def read(view: View) -> str | None:
+            sessions.append(1)
+            if len(sessions) == 1:
+                db.terminate()
+            return get(view, "a")
+
+        assert await store.read(read) == "1"
+    assert len(sessions) == 2
+
+
+async def test_a_server_that_is_read_only_for_a_while_is_read_and_then_written_again(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writes, "RETRY_FOR", 0.1)
+    monkeypatch.setattr(postgres, "WRITERS", 1)
+    async with open_store(db.url) as store:
+        await store.write(put, "a")
+        # As a primary that became a standby.
+        db.execute(f"ALTER DATABASE {db.name} SET default_transaction_read_only = on")
+        db.terminate()
+        with pytest.raises(DatabaseError, match="read-only"):
+            await store.write(put, "b")
+        assert await store.read(keys) == ["a"]
+        db.server.execute(f"ALTER DATABASE {db.name} RESET default_transaction_read_only")
+        await store.write(put, "c")
+        assert await store.read(keys) == ["a", "c"]
