@@ -22,8 +22,9 @@ from exotrio._util.times import timestamp
 from exotrio._wire.native import HeldState, ItemReply
 from exotrio._wire.vocabulary import ItemResult, from_ms
 from exotrio.manager.engine.states import CREATED, QUEUED, add_events
+from exotrio.manager.store.catalog import RunFacts
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.port import Transaction
+from exotrio.manager.store.port import Topic, Transaction
 
 CLAIMS_KEPT_MS = 600_000
 """How long the id of a claim is kept: a repeated request comes much sooner."""
@@ -87,36 +88,39 @@ def claim(
     claim smaller, but never empty. A claim id that took states before, or was voided, takes no more: it
     returns what is still held under it.
     """
-    if claimer.claim_id is not None and (known := _known(tx, claimer.claim_id)) is not None:
-        return _taken_before(tx, namespace, claimer, claimer.claim_id, known)
-    nodes = {name: tx.registered(namespace, name) for name in limits}
-    most = {node.id: limits[name] for name, node in nodes.items() if node is not None and limits[name] > 0}
+    ids = {name: tx.node_id(namespace, name) for name in limits}
+    most = {
+        node_id: limits[name] for name, node_id in ids.items() if node_id is not None and limits[name] > 0
+    }
     run: int | None = None
     if claimer.run_id is not None:
         row = tx.row("SELECT id FROM runs WHERE run_id = ? AND namespace = ?", (claimer.run_id, namespace))
         if row is None:
-            tx.waits_for = {claimer.run_id: math.inf}
-            return Claimed([])
+            return _nothing(tx, namespace, claimer, {claimer.run_id: math.inf})
         run = row["id"]
     due = _due(tx, {node_id: min(each, limit) for node_id, each in most.items()}, run) if limit > 0 else []
     if not due:
-        tx.waits_for = {
-            node_id if run is None else (run, node_id): seconds
-            for node_id, seconds in _due_in(tx, most, run).items()
-        }
-        return Claimed([])
+        due_in = _due_in(tx, most, run)
+        return _nothing(
+            tx, namespace, claimer, {n if run is None else (run, n): seconds for n, seconds in due_in.items()}
+        )
     seqs = _as_many_as_fit(due[:limit])
     token = None
     if claimer.claim_id is not None:
         token = secrets.token_hex(8)
         if not tx.insert("claims", ("id", "at"), [(claimer.claim_id, claimer.now)], "DO NOTHING"):
-            # The same request came twice and the other one was faster.
-            known = _known(tx, claimer.claim_id)
-            assert known is not None, "a claim id is kept for minutes"
-            return _taken_before(tx, namespace, claimer, claimer.claim_id, known)
-    tx.execute(
+            seqs = []
+    for state in due[len(seqs) :]:
+        # Another claim that came meanwhile skipped it, since it was locked, and may wait by now.
+        tx.ready.add(state["node_id"] if run is None else (run, state["node_id"]))
+    if not seqs:
+        before = _taken_before(tx, namespace, claimer)
+        assert before is not None, "a claim id is kept for minutes"
+        return before
+    taken = tx.execute(
         "UPDATE states SET status = 'QUEUED', claim = ?, token = ?, worker = ?, manager = ?, requeued = 0,"
-        f" lease_until = ?, claimed_at = ?, begun = ? WHERE {tx.any_of('seq')} AND status = 'CREATED'",
+        f" lease_until = ?, claimed_at = ?, begun = ? WHERE {tx.any_of('seq')} AND status = 'CREATED'"
+        f" RETURNING {_HANDED_OUT}",
         (
             claimer.claim_id,
             token,
@@ -127,16 +131,21 @@ def claim(
             int(not (claimer.announces or claimer.manager)),
             tx.items(seqs),
         ),
-    )
-    for state in due[len(seqs) :]:
-        # Another claim that came meanwhile skipped it, since it was locked, and may wait by now.
-        tx.ready.add(state["node_id"] if run is None else (run, state["node_id"]))
+    ).fetchall()
     tx.undo = (
         partial(undo_v0_claim, seqs=seqs, claimed_at=tx.now_ms)
         if claimer.claim_id is None
         else partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=claimer.now)
     )
-    return Claimed([_taken(tx, state, claimer) for state in _handed_out(tx, seqs)], undo=tx.undo)
+    return Claimed(_taken(tx, claimer, seqs, taken), undo=tx.undo)
+
+
+def _nothing(tx: Transaction, namespace: str, claimer: Claimer, waits_for: dict[Topic, float]) -> Claimed:
+    """Return what a claim gets for which nothing is due: what it has, if it took something before."""
+    if (before := _taken_before(tx, namespace, claimer)) is not None:
+        return before
+    tx.waits_for = waits_for
+    return Claimed([])
 
 
 def _due(tx: Transaction, most: Mapping[int, int], run: int | None) -> list[Row]:
@@ -195,17 +204,19 @@ def _known(tx: Transaction, claim_id: str) -> int | None:
     return None if row is None else int(row["at"])
 
 
-def _taken_before(tx: Transaction, namespace: str, claimer: Claimer, claim_id: str, known: int) -> Claimed:
-    """Return what is still held under a claim id that takes no more."""
-    held = [state["seq"] for state in _held(tx, namespace, claim_id)]
+def _taken_before(tx: Transaction, namespace: str, claimer: Claimer) -> Claimed | None:
+    """Return what is still held under a claim id that takes no more; None if it may take something."""
+    if claimer.claim_id is None or (known := _known(tx, claimer.claim_id)) is None:
+        return None
+    held = [state["seq"] for state in _held(tx, namespace, claimer.claim_id)]
     if tx.waited or not held:
         # If it waited, its client has sent another request since, and the states are in the reply to that.
         return Claimed([], spent=True)
     # A different value, so that the undo of an earlier reply that fails does not touch these states.
-    tx.execute("UPDATE claims SET at = ? WHERE id = ?", (known + 1, claim_id))
-    tx.undo = partial(undo_claim, namespace=namespace, claim_id=claim_id, handed_out=known + 1)
-    taken = [_taken(tx, state, claimer) for state in _handed_out(tx, held)]
-    return Claimed(taken, spent=True, undo=tx.undo)
+    tx.execute("UPDATE claims SET at = ? WHERE id = ?", (known + 1, claimer.claim_id))
+    tx.undo = partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=known + 1)
+    rows = tx.execute(f"SELECT {_HANDED_OUT} FROM states WHERE {tx.any_of('seq')}", (tx.items(held),))
+    return Claimed(_taken(tx, claimer, held, rows.fetchall()), spent=True, undo=tx.undo)
 
 
 def claim_once_ready(
@@ -219,19 +230,30 @@ def claim_once_ready(
     return claimed if claimed.states or claimed.spent else None
 
 
-def _taken(tx: Transaction, state: Row, claimer: Claimer) -> Taken:
+_HANDED_OUT = "seq, run, place, inputs, created_at, token, lease_until, retry_count, deliveries, suspect"
+
+
+def _taken(tx: Transaction, claimer: Claimer, seqs: Sequence[int], rows: Sequence[Row]) -> list[Taken]:
+    """Return what the holder of states is told, in the order of ``seqs``."""
+    found = {state["seq"]: state for state in rows}
+    runs = tx.run_facts({state["run"] for state in rows})
+    return [_told(tx, claimer, found[seq], runs[found[seq]["run"]]) for seq in seqs]
+
+
+def _told(tx: Transaction, claimer: Claimer, state: Row, run: RunFacts) -> Taken:
     until = state["lease_until"]
+    place = tx.template(run.template).places[state["place"]]
     return Taken(
         v0={
             "state_id": tx.state_id(state["seq"]),
-            "node_name": state["name"],
-            "identifier": tx.template(state["template"]).places[state["place"]].identifier,
+            "node_name": place.node_name,
+            "identifier": place.identifier,
             "inputs": from_json(state["inputs"]),
             "created_at": timestamp(state["created_at"]),
         },
         native={
-            "graph_name": state["graph_name"],
-            "run_id": state["run_id"],
+            "graph_name": run.graph_name,
+            "run_id": run.run_id,
             "lease": {
                 "token": state["token"],
                 "ttl_ms": None if until is None else max(0, until - claimer.now),
@@ -242,22 +264,6 @@ def _taken(tx: Transaction, state: Row, claimer: Claimer) -> Taken:
             },
         },
     )
-
-
-def _handed_out(tx: Transaction, seqs: Sequence[int]) -> list[Row]:
-    """Return states that were claimed, in the given order, with what their holder is told."""
-    found = {
-        state["seq"]: state
-        for state in tx.execute(
-            "SELECT seq, place, inputs, states.created_at, token, lease_until, retry_count, deliveries,"
-            " suspect, nodes.name, run_id, runs.template, graphs.name AS graph_name FROM states"
-            " JOIN nodes ON nodes.id = node_id JOIN runs ON runs.id = run"
-            " JOIN graphs ON graphs.id = runs.graph"
-            f" WHERE {tx.any_of('seq')}",
-            (tx.items(seqs),),
-        )
-    }
-    return [found[seq] for seq in seqs]
 
 
 _TO_RELEASE = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json
@@ -13,20 +14,32 @@ from exotrio.manager.store.driver import Connection
 
 MAX_INPUTS = 16 * 1024 * 1024
 """Bytes, the same limit as of a request body: a larger state could not be handed out."""
+MAX_KEPT = 1_000
+"""Templates, and runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What never changes in a run. ``run_id`` is the public one."""
+
+    run_id: str
+    template: int
+    graph_name: str
 
 
 class Catalog:
-    """Parsed templates and registered nodes, shared by all use cases of one store.
+    """Parsed templates, registered nodes and facts of runs, shared by all use cases of one store.
 
-    Templates never change, so every thread may share them. Registered nodes do change: only the
-    writer looks them up here, and registering forgets them. ``max_inputs`` is the maximum of bytes of the
-    inputs of a new state.
+    Templates and those facts never change, so every thread may share them. Registered nodes do change: only
+    the writer looks them up here, and registering forgets them. ``max_inputs`` is the maximum of bytes of
+    the inputs of a new state.
     """
 
     def __init__(self, max_inputs: int = MAX_INPUTS) -> None:
         self.max_inputs = max_inputs
         self._templates: dict[int, Template] = {}
         self._nodes: dict[tuple[str, str], Registered] = {}
+        self._runs: dict[int, RunFacts] = {}
 
     def template(self, connection: Connection, template_id: int) -> Template:
         """Return the compiled template, reading it at most once."""
@@ -34,10 +47,25 @@ class Catalog:
         if found is None:
             row = connection.execute("SELECT body FROM templates WHERE id = ?", (template_id,)).fetchone()
             found = Template(GraphBody.model_validate_json(row["body"]))
-            if len(self._templates) >= 1_000:
+            if len(self._templates) >= MAX_KEPT:
                 self._templates.clear()
             self._templates[template_id] = found
         return found
+
+    def known_run(self, run: int) -> RunFacts | None:
+        """Return what was kept of a run, if anything was."""
+        return self._runs.get(run)
+
+    def keep_run(self, run: int, facts: RunFacts) -> None:
+        """Keep what was read of a run."""
+        if len(self._runs) >= MAX_KEPT:
+            self._runs.clear()
+        self._runs[run] = facts
+
+    def node_id(self, connection: Connection, namespace: str, name: str) -> int | None:
+        """Return the id of the node that is registered under this name, or None. For the writer."""
+        found = self.registered(connection, namespace, name)
+        return None if found is None else found.id
 
     def registered(self, connection: Connection, namespace: str, name: str) -> Registered | None:
         """Return what is registered under this name, or None. For the writer."""
@@ -64,9 +92,10 @@ class Catalog:
         self._nodes.clear()
 
     def clear(self) -> None:
-        """Forget everything. After a rollback: the id of a new template will be given again."""
+        """Forget everything. After a rollback: the id of a new template or run will be given again."""
         self._templates.clear()
         self._nodes.clear()
+        self._runs.clear()
 
 
 def _required(schema: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from exotrio.errors import DatabaseError
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.rules.template import Template
-from exotrio.manager.store.catalog import Catalog
+from exotrio.manager.store.catalog import Catalog, RunFacts
 from exotrio.manager.store.dialect import Dialect, Items
 from exotrio.manager.store.driver import Connection, Row, Rows
 
@@ -136,6 +136,23 @@ class Transaction(View):
     def registered(self, namespace: str, name: str) -> Registered | None:
         """Return what is registered under this name, or None."""
         return self._catalog.registered(self._connection, namespace, name)
+
+    def node_id(self, namespace: str, name: str) -> int | None:
+        """Return the id of what is registered under this name, or None."""
+        return self._catalog.node_id(self._connection, namespace, name)
+
+    def run_facts(self, runs: Collection[int]) -> dict[int, RunFacts]:
+        """Return what never changes in these runs, by id; read at most once as a rule."""
+        found = {run: facts for run in runs if (facts := self._catalog.known_run(run)) is not None}
+        if missing := [run for run in runs if run not in found]:
+            for run, *facts in self.execute(
+                "SELECT runs.id, run_id, runs.template, graphs.name FROM runs"
+                f" CROSS JOIN graphs ON graphs.id = runs.graph WHERE {self.any_of('runs.id')}",
+                (self.items(missing),),
+            ):
+                found[run] = RunFacts(*facts)
+                self._catalog.keep_run(run, found[run])
+        return found
 
     def announce(self, run: int, node_id: int) -> None:
         """Announce that a state of this run and node became claimable, or will."""

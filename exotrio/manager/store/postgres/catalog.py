@@ -17,6 +17,8 @@ class SharedCatalog(Catalog):
     def __init__(self, max_inputs: int = MAX_INPUTS) -> None:
         super().__init__(max_inputs)
         self._of_version: tuple[str, dict[tuple[str, str], Registered]] = ("", {})
+        self.node_ids: dict[tuple[str, str], int] = {}
+        """Whatever the version: a registered node keeps its id."""
 
     def for_transaction(self) -> Catalog:
         """Return what one transaction uses."""
@@ -40,7 +42,9 @@ class _TransactionCatalog(Catalog):
         super().__init__(shared.max_inputs)
         self._shared = shared
         self._templates = shared._templates
+        self._runs = shared._runs
         self._is_compared = False
+        self._has_registered = False
 
     def registered(self, connection: Connection, namespace: str, name: str) -> Registered | None:
         if not self._is_compared:
@@ -49,5 +53,14 @@ class _TransactionCatalog(Catalog):
             self._is_compared = True
         return super().registered(connection, namespace, name)
 
+    def node_id(self, connection: Connection, namespace: str, name: str) -> int | None:
+        key = namespace, name
+        found = self._shared.node_ids.get(key)
+        if found is None:
+            found = super().node_id(connection, namespace, name)
+            if found is not None and not self._has_registered:
+                self._shared.node_ids[key] = found
+        return found
+
     def forget_registered(self) -> None:
-        self._nodes, self._is_compared = {}, True
+        self._nodes, self._is_compared, self._has_registered = {}, True, True

@@ -206,8 +206,8 @@ def _unknown(error: Exception) -> DatabaseError:
 class _Numbers:
     """Gives numbers to new states. For one thread.
 
-    A transaction takes some at once, as many as the last one that needed any; the rest is left out, as it would be
-    older than the states of others.
+    A transaction takes some at once, as many as the last one that needed any; the rest is left out, as it
+    would be older than the states of others.
     """
 
     def __init__(self) -> None:
