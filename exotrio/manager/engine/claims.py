@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +25,7 @@ from exotrio._wire.vocabulary import ItemResult, from_ms
 from exotrio.manager.engine.states import CREATED, QUEUED, add_events
 from exotrio.manager.store.catalog import RunFacts
 from exotrio.manager.store.driver import Row
+from exotrio.manager.store.heads import START, Position
 from exotrio.manager.store.port import Topic, Transaction
 
 CLAIMS_KEPT_MS = 600_000
@@ -150,13 +152,39 @@ def _nothing(tx: Transaction, namespace: str, claimer: Claimer, waits_for: dict[
 
 def _due(tx: Transaction, most: Mapping[int, int], run: int | None) -> list[Row]:
     """Return what is due of each node, no more than ``most`` of it, oldest first; all of it is locked."""
-    found = _first(tx, most, run, " AND enqueue_after <= ?", (tx.now_ms,), tx.skip_locked("states"))
-    return sorted(found, key=lambda state: (state["enqueue_after"], state["seq"]))
+    found: list[Row] = []
+    condition, locked = " AND enqueue_after <= ?", tx.skip_locked("states")
+    if tx.heads is None or run is not None:
+        found += _first(tx, {node_id: (tx.now_ms, n) for node_id, n in most.items()}, run, condition, locked)
+    else:
+        condition += " AND (enqueue_after, seq) >= (?, ?)"
+        begins = {node_id: tx.heads.of(node_id) for node_id in most}
+        if any(begin != START for begin in begins.values()):
+            near = {node_id: (tx.now_ms, *begins[node_id], n) for node_id, n in most.items()}
+            found += _first(tx, near, None, condition, locked)
+        if not found:
+            begin = time.monotonic()
+            all_ = {node_id: (tx.now_ms, *START, n) for node_id, n in most.items()}
+            found += _first(tx, all_, None, condition, locked)
+            seconds = time.monotonic() - begin
+            firsts = {
+                state["node_id"]: _position(state) for state in sorted(found, key=_position, reverse=True)
+            }
+            for node_id in most:
+                tx.heads.searched(node_id, firsts.get(node_id, (tx.now_ms, 0)), seconds)
+    return sorted(found, key=_position)
 
 
-def _due_in(tx: Transaction, node_ids: Iterable[int], run: int | None) -> dict[int, float]:
-    """Return the seconds until the next state of each node comes due, infinity if none waits."""
-    found = _first(tx, dict.fromkeys(node_ids, 1), run)
+def _position(state: Row) -> Position:
+    return state["enqueue_after"], state["seq"]
+
+
+def _due_in(tx: Transaction, node_ids: Collection[int], run: int | None) -> dict[int, float]:
+    """Return the seconds until the next state of each node comes due, infinity if none waits.
+
+    Of those that are due already others are taking what they have locked; the rest is announced.
+    """
+    found = _first(tx, dict.fromkeys(node_ids, (tx.now_ms, 1)), run, " AND enqueue_after > ?")
     next_at = {state["node_id"]: state["enqueue_after"] for state in found}
     return {
         node_id: from_ms(next_at[node_id] - tx.now_ms) if node_id in next_at else math.inf
@@ -165,26 +193,24 @@ def _due_in(tx: Transaction, node_ids: Iterable[int], run: int | None) -> dict[i
 
 
 def _first(
-    tx: Transaction,
-    most: Mapping[int, int],
-    run: int | None,
-    condition: str = "",
-    parameters: tuple[int, ...] = (),
-    locked: str = "",
+    tx: Transaction, nodes: Mapping[int, tuple[int, ...]], run: int | None, condition: str, locked: str = ""
 ) -> Iterator[Row]:
-    """Yield the first states of each node that may be claimed, now or later: as many as ``most`` says."""
+    """Yield the first states of each node that wait and meet a condition.
+
+    ``nodes`` gives for each the parameters of the condition, and how many.
+    """
     of_run, in_run = ("", ()) if run is None else (" AND run = ?", (run,))
     # Each in a SELECT of its own: PostgreSQL locks no rows of a UNION, and an index brings them in order.
     one = (
         "SELECT * FROM (SELECT seq, node_id, enqueue_after, size FROM states WHERE status = 'CREATED'"
         f" AND node_id = ?{of_run}{condition} ORDER BY enqueue_after, seq LIMIT ?{locked}) AS waiting"
     )
-    nodes = list(most.items())
-    for start in range(0, len(nodes), NODES_PER_STATEMENT):
-        chunk = nodes[start : start + NODES_PER_STATEMENT]
+    given = list(nodes.items())
+    for start in range(0, len(given), NODES_PER_STATEMENT):
+        chunk = given[start : start + NODES_PER_STATEMENT]
         yield from tx.execute(
             " UNION ALL ".join([one] * len(chunk)),
-            tuple(value for node_id, n in chunk for value in (node_id, *in_run, *parameters, n)),
+            tuple(value for node_id, parameters in chunk for value in (node_id, *in_run, *parameters)),
         )
 
 
@@ -356,7 +382,7 @@ def _release(tx: Transaction, states: Sequence[Row], delay_ms: int) -> None:
     )
     add_events(tx, "released", states)
     for state in states:
-        tx.announce(state["run"], state["node_id"])
+        tx.announce_again(state["run"], state["node_id"])
 
 
 def forget_claims(tx: Transaction, now: int) -> None:

@@ -204,7 +204,7 @@ def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> int:
     )
     add_events(tx, "lease lost", free)
     for state in free:
-        tx.announce(state["run"], state["node_id"])
+        tx.announce_again(state["run"], state["node_id"])
     return len(states)
 
 

@@ -11,6 +11,7 @@ from exotrio._wire.graphs import GraphBody
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Connection
+from exotrio.manager.store.heads import Heads
 
 MAX_INPUTS = 16 * 1024 * 1024
 """Bytes, the same limit as of a request body: a larger state could not be handed out."""
@@ -40,6 +41,8 @@ class Catalog:
         self._templates: dict[int, Template] = {}
         self._nodes: dict[tuple[str, str], Registered] = {}
         self._runs: dict[int, RunFacts] = {}
+        self.heads: Heads | None = None
+        """Where claims begin to search, if it matters to the engine."""
 
     def template(self, connection: Connection, template_id: int) -> Template:
         """Return the compiled template, reading it at most once."""

@@ -126,6 +126,7 @@ class Transaction(View):
         super().__init__(connection=connection, dialect=dialect, catalog=catalog, stamp=stamp, now_ms=now_ms)
         self.allocate: Callable[[], int] = allocate
         """Returns the number of a new state. It is not used again, even if this use case is undone."""
+        self.heads = catalog.heads
         self.ready: set[Topic] = set()
         self.ended: Counter[tuple[str, str, str]] = Counter()
         self.tally: Counter[tuple[int, str, int]] = Counter()
@@ -158,6 +159,12 @@ class Transaction(View):
         """Announce that a state of this run and node became claimable, or will."""
         self.ready.add(node_id)
         self.ready.add((run, node_id))
+
+    def announce_again(self, run: int, node_id: int) -> None:
+        """Announce a state that was claimable before: it may be older than those that wait."""
+        if self.heads is not None:
+            self.heads.forget(node_id)
+        self.announce(run, node_id)
 
     def forget_registered(self) -> None:
         """Read registered nodes anew from now on."""

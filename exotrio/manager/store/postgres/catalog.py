@@ -5,6 +5,7 @@ from __future__ import annotations
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
 from exotrio.manager.store.driver import Connection
+from exotrio.manager.store.heads import Heads
 
 
 class SharedCatalog(Catalog):
@@ -17,6 +18,7 @@ class SharedCatalog(Catalog):
     def __init__(self, max_inputs: int = MAX_INPUTS) -> None:
         super().__init__(max_inputs)
         self._of_version: tuple[str, dict[tuple[str, str], Registered]] = ("", {})
+        self.heads = Heads()
         self.node_ids: dict[tuple[str, str], int] = {}
         """Whatever the version: a registered node keeps its id."""
 
@@ -43,6 +45,7 @@ class _TransactionCatalog(Catalog):
         self._shared = shared
         self._templates = shared._templates
         self._runs = shared._runs
+        self.heads = shared.heads
         self._is_compared = False
         self._has_registered = False
 

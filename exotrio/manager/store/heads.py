@@ -1,0 +1,62 @@
+"""Where the waiting states of each node begin, as far as one state manager knows.
+
+PostgreSQL keeps what was claimed in its indexes until no transaction may see it as it was. A transaction that
+somebody leaves open keeps all of it, and each claim would pass it anew. So after searches that took long the
+next ones begin where the last one found its first state. What comes back from before that, for its claim was
+released or ended, is found by the next search of all: at once if nothing else is found, or if it came back in
+this process, and otherwise soon. Its place in the order is all that it can lose.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+LONG = 0.002
+"""Seconds of a search; others end far sooner."""
+LONG_ONES = 3
+"""Searches in a row that have to be long: a single one is, where the machine is busy."""
+SHARE = 50
+"""A search of all takes one part of so many of the time, if it is long, ..."""
+MAX_PAUSE = 2.0
+"""... but it is never put off for more seconds than this."""
+
+Position = tuple[int, int]
+"""Of a state in the order of claims: when it came due, and its number."""
+START: Position = (-(2**63), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    position: Position
+    until: float
+    long_ones: int
+
+
+class Heads:
+    """Positions by node, shared by all threads of a store."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._heads: dict[int, _Head] = {}
+
+    def of(self, node_id: int) -> Position:
+        """Return where a search may begin."""
+        head = self._heads.get(node_id)
+        return START if head is None or self._clock() >= head.until else head.position
+
+    def searched(self, node_id: int, first: Position, seconds: float) -> None:
+        """Take note of a search of all: how long it took, and what it found first, or would have."""
+        if seconds < LONG:
+            self.forget(node_id)
+            return
+        before = self._heads.get(node_id)
+        long_ones = 1 if before is None else before.long_ones + 1
+        pause = min(SHARE * seconds, MAX_PAUSE) if long_ones >= LONG_ONES else -math.inf
+        self._heads[node_id] = _Head(first, self._clock() + pause, long_ones)
+
+    def forget(self, node_id: int) -> None:
+        """Search all again: an older state may have come back."""
+        self._heads.pop(node_id, None)
