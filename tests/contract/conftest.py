@@ -1,10 +1,10 @@
 """Which state managers the contract suite runs against, and the fixtures that reach them.
 
-``embedded`` in process, ``tcp`` (a real ``python -m exotrio server`` over a real file), ``postgres`` (one
-over PostgreSQL), ``two-managers`` (two on one PostgreSQL, each request to another one), if
-``EXOTRIO_CONTRACT_POOLED`` is 1, ``pooled`` (the same two behind pgbouncer), and, if ``EXOTRIO_CONTRACT_URL``
-and ``EXOTRIO_CONTRACT_KEY`` are set, ``foreign``: any server at all. Every test works in a namespace of its
-own, so a server can be shared and needs no cleaning.
+``embedded`` in process, ``tcp`` (a real ``python -m exotrio server`` over a real file), ``two-managers`` (two
+on one PostgreSQL, each request to another one), if ``EXOTRIO_CONTRACT_POSTGRES`` is 1, ``postgres`` (one on
+PostgreSQL) and ``pooled`` (the two behind pgbouncer), and, if ``EXOTRIO_CONTRACT_URL`` and
+``EXOTRIO_CONTRACT_KEY`` are set, ``foreign``: any server at all. Every test works in a namespace of its own,
+so a server can be shared and needs no cleaning.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from tests.contract.api import Api
-from tests.contract.target import RoundRobin, Target, serving
+from tests.contract.target import ON_POSTGRES, RoundRobin, Target, serving
 from tests.support import postgres
 from tests.support.helpers import open_client
 
@@ -30,6 +30,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "deviates_from_stock(reason): expects what ours decides, not what the stock server does; skipped"
         " against a foreign server unless EXOTRIO_CONTRACT_OURS=1",
+    )
+    config.addinivalue_line(
+        "markers",
+        "before_the_store: answered before anything is read or written; not run on PostgreSQL again",
     )
 
 
@@ -76,12 +80,19 @@ def behind_pooler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         yield replace(one, kind="pooled", others=(other.url,))
 
 
-SERVERS = {"tcp": "server", "postgres": "on_postgres", "two-managers": "two_managers"}
-if os.environ.get("EXOTRIO_CONTRACT_POOLED") == "1":
-    SERVERS["pooled"] = "behind_pooler"
+SERVERS = {"tcp": "server", "two-managers": "two_managers"}
+if os.environ.get("EXOTRIO_CONTRACT_POSTGRES") == "1":
+    SERVERS |= {"postgres": "on_postgres", "pooled": "behind_pooler"}
+TARGETS = ["embedded", *SERVERS, *(["foreign"] if FOREIGN_URL else [])]
 
 
-@pytest.fixture(params=["embedded", *SERVERS, *(["foreign"] if FOREIGN_URL else [])])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "target" in metafunc.fixturenames:
+        left_out = ON_POSTGRES if metafunc.definition.get_closest_marker("before_the_store") else ()
+        metafunc.parametrize("target", [kind for kind in TARGETS if kind not in left_out], indirect=True)
+
+
+@pytest.fixture
 def target(request: pytest.FixtureRequest) -> Target:
     if request.param in SERVERS:
         server: Target = request.getfixturevalue(SERVERS[request.param])

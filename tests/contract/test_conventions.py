@@ -59,6 +59,7 @@ async def _send(client: httpx.AsyncClient, route: tuple[str, str, Any], **option
 # -- keys
 
 
+@pytest.mark.before_the_store
 async def test_health_answers_without_a_key(target: Target, api: Api) -> None:
     assert ok(await api.health()) == {"message": "OK"}
     if target.key is not None:
@@ -67,6 +68,7 @@ async def test_health_answers_without_a_key(target: Target, api: Api) -> None:
 
 
 @pytest.mark.parametrize("key", [None, "", "wrong", "contract-suite-key-3f9", "contract-suite-key-3f9cc"])
+@pytest.mark.before_the_store
 async def test_every_route_refuses_a_missing_or_wrong_key(keyed: Target, key: str | None) -> None:
     async with open_client(url=keyed.url, key=key) as stranger:
         for route in ROUTES:
@@ -74,6 +76,7 @@ async def test_every_route_refuses_a_missing_or_wrong_key(keyed: Target, key: st
 
 
 @pytest.mark.deviates_from_stock("a stock server has no native routes")
+@pytest.mark.before_the_store
 async def test_every_native_route_refuses_a_missing_key(keyed: Target) -> None:
     async with open_client(url=keyed.url) as stranger:
         for route in NATIVE_ROUTES:
@@ -87,12 +90,14 @@ async def test_the_name_of_the_key_header_may_be_in_any_case(keyed: Target) -> N
 
 
 @pytest.mark.deviates_from_stock("stock parses the body first: 422")
+@pytest.mark.before_the_store
 async def test_the_key_is_checked_before_the_body(keyed: Target) -> None:
     async with open_client(url=keyed.url) as stranger:
         for route in WITH_BODY:
             refused(await _send(stranger, route, content=b"{not json", json=None), 401)
 
 
+@pytest.mark.before_the_store
 async def test_the_key_is_checked_before_fields(keyed: Target) -> None:
     async with open_client(url=keyed.url) as stranger:
         for method, path, _ in WITH_BODY:
@@ -104,6 +109,7 @@ async def test_the_key_is_checked_before_fields(keyed: Target) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/v0", "/v0/nothing", "/v0/namespace/ns/nothing", "/v1/namespaces"])
+@pytest.mark.before_the_store
 async def test_an_unknown_route_is_a_json_404(api: Api, path: str) -> None:
     if path == "/" and (await api.request("GET", "/")).status_code != 404:
         pytest.skip("the root serves a page")
@@ -120,11 +126,13 @@ async def test_an_unknown_route_is_a_json_404(api: Api, path: str) -> None:
         ("POST", "/health"),
     ],
 )
+@pytest.mark.before_the_store
 async def test_a_wrong_method_is_a_json_405(api: Api, method: str, path: str) -> None:
     refused(await api.request(method, path), 405)
 
 
 @pytest.mark.parametrize("route", WITH_BODY, ids=_name)
+@pytest.mark.before_the_store
 async def test_an_absent_body_is_a_422_that_points_at_the_body(api: Api, route: tuple[str, str, Any]) -> None:
     method, path, _ = route
     response = await api.request(method, path)
@@ -134,6 +142,7 @@ async def test_an_absent_body_is_a_422_that_points_at_the_body(api: Api, route: 
 
 @pytest.mark.parametrize("route", WITH_BODY, ids=_name)
 @pytest.mark.parametrize("content", [b"{not json", b'{"a": 1', b"\xff\xfe"])
+@pytest.mark.before_the_store
 async def test_a_body_that_is_not_json_is_a_422_with_one_item(
     api: Api, route: tuple[str, str, Any], content: bytes
 ) -> None:
@@ -152,6 +161,7 @@ async def test_a_body_that_is_not_json_is_a_422_with_one_item(
 @pytest.mark.parametrize(
     ("content", "place"), [("{not json", 1), ('["é", x]', 6), ('{"nodes": [],\n "é": ü}', 20)]
 )
+@pytest.mark.before_the_store
 async def test_where_a_body_stops_being_json_is_told_in_characters(
     api: Api, content: str, place: int
 ) -> None:
@@ -162,12 +172,14 @@ async def test_where_a_body_stops_being_json_is_told_in_characters(
 
 
 @pytest.mark.parametrize("body", [[], "text", 5, None])
+@pytest.mark.before_the_store
 async def test_a_body_that_is_no_object_is_a_422(api: Api, body: Any) -> None:
     response = await api.v0("POST", "states/enqueue", json=body)
     assert response.status_code == 422
     assert response.json()["detail"][0]["loc"][0] == "body"
 
 
+@pytest.mark.before_the_store
 async def test_a_validation_error_names_type_place_message_and_input(api: Api) -> None:
     response = await api.v0("PUT", "nodes/", json={"nodes": [{"name": 5}]})
     assert response.status_code == 422
@@ -214,6 +226,7 @@ async def test_unknown_fields_are_ignored(api: Api) -> None:
     ],
     ids=["runtime", "node", "secret", "input", "store", "claim", "error", "fanout_id"],
 )
+@pytest.mark.before_the_store
 async def test_strings_are_strict(api: Api, method: str, path: str, body: Any, value: Any) -> None:
     response = await api.v0(method, path, json=body(value))
     assert response.status_code == 422, response.text
@@ -305,6 +318,7 @@ async def test_names_in_paths_are_percent_decoded(api: Api, name: str) -> None:
 @pytest.mark.parametrize(
     "given", [str(uuid.UUID(int=5)), uuid.UUID(int=2**127 + 9).hex, "F47AC10B-58CC-4372-A567-0E02B2C3D479"]
 )
+@pytest.mark.before_the_store
 async def test_a_request_id_that_is_a_uuid_is_echoed_verbatim(api: Api, given: str) -> None:
     header = {"X-Exosphere-Request-ID": given}
     for path in ("/health", "/v0/namespaces", "/v0/nothing", f"/v0/namespace/{api.namespace}/runs/x/1"):
@@ -313,6 +327,7 @@ async def test_a_request_id_that_is_a_uuid_is_echoed_verbatim(api: Api, given: s
 
 
 @pytest.mark.parametrize("given", [None, "", "not-a-uuid", "123"])
+@pytest.mark.before_the_store
 async def test_any_other_request_id_is_replaced_by_a_new_uuid4(api: Api, given: str | None) -> None:
     headers = {} if given is None else {"X-Exosphere-Request-ID": given}
     seen = set()
@@ -323,6 +338,7 @@ async def test_any_other_request_id_is_replaced_by_a_new_uuid4(api: Api, given: 
     assert len(seen) == 2
 
 
+@pytest.mark.before_the_store
 async def test_a_refused_key_still_gets_its_request_id_back(keyed: Target) -> None:
     given = str(uuid.uuid4())
     async with open_client(url=keyed.url) as stranger:
@@ -344,6 +360,7 @@ async def test_outputs_of_several_mebibytes_are_accepted(api: Api) -> None:
 
 
 @pytest.mark.deviates_from_stock("ours limits bodies to 16 MiB")
+@pytest.mark.before_the_store
 async def test_a_body_over_16_mib_is_refused_as_json(api: Api) -> None:
     flow = await Flow.start(api, place("a"))
     state_id = await flow.one("a")

@@ -66,6 +66,7 @@ SHAPES: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("broken", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.before_the_store
 async def test_a_body_of_the_wrong_shape_is_422(api: Api, broken: Callable[[dict[str, Any]], Any]) -> None:
     body = api.body([place("a", "b"), place("b")])
     broken(body)
