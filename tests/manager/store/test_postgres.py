@@ -116,6 +116,7 @@ async def test_no_password_is_shown(
     db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr("exotrio.manager.store.postgres.start.PATIENCE", 0.0)
     wrong = db.tcp_url.replace(f"{PASSWORD[:5]}", "not-the-", 1)
     for url in (
         wrong,
