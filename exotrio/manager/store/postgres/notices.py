@@ -155,8 +155,12 @@ class Notices:
     def _connect_sender(self) -> Connection:
         connection = self._server.connect()
         if self._listens:
-            # Nothing is lost with what it writes, so nobody has to wait for a disk.
-            connection.control("SET synchronous_commit = off")
+            try:
+                # Nothing is lost with what it writes, so nobody has to wait for a disk.
+                connection.control("SET synchronous_commit = off")
+            except psycopg.Error:
+                connection.close()
+                raise
         return connection
 
     def _begin_to_listen(self, connection: Connection) -> None:
