@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 LONG = 0.002
 """Seconds of a search; others end far sooner."""
-LONG_ONES = 3
-"""Searches in a row that have to be long: a single one is, where the machine is busy."""
+LONG_ONES = 10
+"""Searches in a row that have to be long: some are, where the machine is busy."""
 SHARE = 50
 """A search of all takes one part of so many of the time, if it is long, ..."""
 MAX_PAUSE = 2.0
