@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import trio
 
-from exotrio.manager import open_service
 from exotrio.manager.engine import sign_in
 from exotrio.manager.engine.sign_in import IDLE_MS, LINK_LASTS_MS, MAX_AGE_MS, TRIES
 from exotrio.manager.security.access import MAX_DELAY
 from exotrio.manager.store.clock import wall_clock
+from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import View
 from exotrio.manager.web.guard import FORM_TIME, MAX_SIGN_IN_FORM, local_path
 from exotrio.manager.web.sessions import TRUSTED_FOR, Sessions
 from tests.support.helpers import virtual_ms
-from tests.support.manager import ENGINES, NO_SETTINGS, open_two
+from tests.support.manager import ENGINES, open_two
 from tests.support.web import HOST, KEY, ORIGIN, failed_run, open_second, open_site
 
 IDLE, MAX_AGE = IDLE_MS / 1000, MAX_AGE_MS / 1000
@@ -140,8 +140,9 @@ def test_a_sign_in_leads_to_local_paths_only(to: str, led_to: str) -> None:
 async def opened_sessions(
     db: str | Path = ":memory:", *, key: str = KEY, clock: Callable[[], int] = virtual_ms
 ) -> AsyncIterator[Sessions]:
-    async with open_service(db, clock=clock, settings=NO_SETTINGS) as service:
-        yield Sessions(service.store, key)
+    # Without a service, which would sweep every few seconds of a week that passes in no time.
+    async with open_store(db, clock=clock) as store:
+        yield Sessions(store, key)
 
 
 async def test_a_session_ends_when_it_is_not_used_and_after_a_week_anyway(autojump_clock: Any) -> None:
