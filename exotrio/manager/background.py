@@ -43,6 +43,7 @@ JOIN_INTERVAL = 1.0
 
 async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
     """End leases as they come due. Never returns."""
+    level = logging.INFO  # at the first time: before the start of this one, perhaps none ran
     while True:
         before = clock()
         await trio.sleep(terms.sweep_interval)
@@ -60,13 +61,18 @@ async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
                 "the clock of the database was set back by %.1f s; no lease ends early by it",
                 -swept.late_ms / 1000,
             )
-        elif swept.late_ms:
-            logger.warning(
-                "no state manager ran for %.1f s, or the database's clock was set; leases are extended by it"
-                if store.is_shared
-                else "this process did not run for %.1f s; leases are extended by as much",
+        elif swept.late_ms and store.is_shared:
+            logger.log(
+                level,
+                "leases were not checked for %.1f s: no state manager ran, its database was away, or that"
+                " one's clock was set; they are extended by it",
                 swept.late_ms / 1000,
             )
+        elif swept.late_ms:
+            logger.warning(
+                "this process did not run for %.1f s; leases are extended by as much", swept.late_ms / 1000
+            )
+        level = logging.WARNING
         if ended:
             logger.warning("%s ended without an outcome", plural(ended, "lease"))
 

@@ -6,6 +6,7 @@ are the same. What only happens side by side is tested on PostgreSQL.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -295,3 +296,35 @@ async def blocked(world: World) -> None:
     waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
     while not await world.manager.service.store.read(lambda view: view.execute(waiting).fetchone()[0]):
         await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("at_start", [True, False])
+async def test_a_late_sweep_is_a_warning_unless_it_is_the_first_of_a_state_manager(
+    caplog: pytest.LogCaptureFixture, at_start: bool
+) -> None:
+    caplog.set_level(logging.INFO, logger="exotrio.manager")
+    with database() as fresh:
+        async with open_manager(fresh.url) as manager:
+            await manager.service.store.write(sweep_an_hour_ago)
+        async with open_manager(fresh.url, terms=Terms(lease_ttl_ms=500)) as manager:
+            late = await logged(caplog)
+            if not at_start:
+                caplog.clear()
+                await manager.service.store.write(sweep_an_hour_ago)
+                late = await logged(caplog)
+    assert late.message.startswith("leases were not checked for 36")
+    assert late.levelno == (logging.INFO if at_start else logging.WARNING)
+
+
+def sweep_an_hour_ago(tx: Transaction) -> None:
+    tx.execute("UPDATE duties SET at = at - ? WHERE name = 'sweep'", (HOUR,))
+
+
+async def logged(caplog: pytest.LogCaptureFixture) -> logging.LogRecord:
+    """Wait for the line about a late sweep."""
+    with trio.fail_after(60):
+        while True:
+            for record in caplog.records:
+                if "not checked" in record.getMessage():
+                    return record
+            await trio.sleep(0.01)
