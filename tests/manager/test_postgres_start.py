@@ -16,6 +16,7 @@ import pytest
 from exotrio import ConfigurationError
 from exotrio.manager.store.opening import open_store
 from tests.support import postgres
+from tests.support.commands import NODES
 from tests.support.postgres import PASSWORD, Database
 from tests.support.processes import KEY, Process, Processes, ended, exotrio
 
@@ -89,11 +90,25 @@ def test_a_server_that_is_away_is_waited_for(database: Database, tmp_path: Path)
         shown_nowhere(process.wait().err)
 
 
-def test_a_signal_ends_the_waiting(tmp_path: Path) -> None:
-    with started("postgresql://127.0.0.1:1/n", tmp_path) as process:
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        (SERVER, 0, "SIGINT: stopping"),
+        (("run", "nodes.py"), 130, "interrupted before the run began: nothing was started"),
+        (("run", "nodes.py", "--resume", "some-run"), 130, "everything is kept. Continue with"),
+        (("dev", "nodes.py"), 0, ""),
+    ],
+)
+def test_a_signal_ends_the_waiting(tmp_path: Path, command: tuple[str, ...], code: int, says: str) -> None:
+    (tmp_path / "nodes.py").write_text(NODES)
+    away = {"EXOTRIO_DATABASE_URL": "postgresql://127.0.0.1:1/n"}
+    with exotrio(*command, cwd=tmp_path, env=away) as process:
         process.line("cannot be reached yet")
-        process.signal(signal.SIGTERM)
-        assert process.wait().code == 0
+        process.signal(signal.SIGINT)
+        end = process.wait()
+    assert end.code == code, end
+    assert says in end.err
+    assert "cannot be used" not in end.err, "it waited until the end"
 
 
 def test_two_that_start_at_once_on_an_empty_database_both_serve(database: Database, tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ class Session:
     _child: Child | None = field(default=None, init=False)
     _orders: list[Order] = field(default_factory=list, init=False)
     _stop_requested: trio.Event = field(default_factory=trio.Event, init=False)
+    _opening: trio.CancelScope | None = field(default_factory=trio.CancelScope, init=False)
+    """Until the state manager works; None from then on."""
     _token: trio.lowlevel.TrioToken | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -74,6 +76,9 @@ class Session:
     def _forward_order(self) -> None:
         child, first = self._child, not self._stop_requested.is_set()
         self._stop_requested.set()
+        if self._opening is not None:
+            # The database may be away, which is waited for.
+            self._opening.cancel()
         if child is not None:
             if first and child.is_registered:
                 print_message("stopping: running nodes may finish; Ctrl-C again cancels them")
@@ -98,8 +103,10 @@ class Session:
         # The key that clients read from the environment too, so that the printed commands need no other.
         settings = replace(settings, state_manager_secret=None)
         terms = Terms(lease_ttl_ms=LEASE_TTL_MS)
-        with bare_errors():
+        assert self._opening is not None, "it runs once"
+        with bare_errors(), self._opening:
             async with embedded_and_served(db, ports=self.ports, terms=terms, settings=settings) as served:
+                self._opening = None
                 with _key_file(served.key) as key_file, sign_in_page(db) as page:
                     async with trio.open_nursery() as background:
                         announcer = Announcer(
@@ -116,6 +123,7 @@ class Session:
                 if db != MEMORY:
                     await announcer.print_unfinished()
                 return code
+        return SUCCESS
 
     async def _work(self, served: Served, announcer: Announcer) -> int:
         """Run the code, again and again if need be, and return the exit code."""

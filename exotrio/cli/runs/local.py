@@ -76,6 +76,7 @@ class LocalRun:
         self._own_id = self.resume or str(uuid4())
         self._interrupted = False
         self._embedded = False
+        self._opening: trio.CancelScope | None = trio.CancelScope()
         self._asking = trio.CancelScope()
         self._token: trio.lowlevel.TrioToken | None = None
 
@@ -92,36 +93,49 @@ class LocalRun:
             os.write(2, f"\n{harmless(self._how_to_continue())}\n".encode())
 
     def _stopping(self, first: bool) -> None:
+        if self._opening is not None:
+            # The database may be away, which is waited for. Nothing is to be drained yet.
+            self._opening.cancel()
+            return
         self._asking.cancel()
         if first and self._run_id is not None:
             self.progress.print_message("stopping: running nodes may finish; Ctrl-C again cancels them")
 
     async def main(self) -> int:
         self._token = trio.lowlevel.current_trio_token()
-        with bare_errors():
-            async with AsyncExitStack() as stack:
-                settings = read_settings()
-                asked = settings.state_manager_uri
-                if self.db is not None or asked is None:
-                    # Here, since a run at a URI needs no state manager of its own.
-                    from exotrio.manager.database import choose_database
+        assert self._opening is not None, "it runs once"
+        if self._interrupted:  # a signal came before the loop ran
+            self._opening.cancel()
+        with bare_errors(), self._opening:
+            return await self._open_and_follow()
+        self.progress.print_message(self._how_to_continue())
+        return INTERRUPTED
 
-                    db = choose_database(self.db, settings)
-                    asked = shown_database(db)
-                    transport = await stack.enter_async_context(self._embed(db))
-                    stack.enter_context(ambient_endpoint(Endpoint(EMBEDDED_URI, None, transport)))
-                    self._embedded = True
-                elif self.port is not None:
-                    raise click.UsageError(
-                        f"--serve serves the embedded state manager, and this run's is {asked}, from "
-                        "EXOSPHERE_STATE_MANAGER_URI; give --db FILE too, or use the dashboard of that one"
-                    )
-                self.runtime.work_on(self._own_id)
-                client = await stack.enter_async_context(StateManager(self.runtime.namespace))
-                # Before the runtime, which waits for a state manager that is not reachable.
-                with self._asking:
-                    await self._ask_first(client, asked)
-                return await self._follow(client)
+    async def _open_and_follow(self) -> int:
+        async with AsyncExitStack() as stack:
+            settings = read_settings()
+            asked = settings.state_manager_uri
+            if self.db is not None or asked is None:
+                # Here, since a run at a URI needs no state manager of its own.
+                from exotrio.manager.database import choose_database
+
+                db = choose_database(self.db, settings)
+                asked = shown_database(db)
+                transport = await stack.enter_async_context(self._embed(db))
+                stack.enter_context(ambient_endpoint(Endpoint(EMBEDDED_URI, None, transport)))
+                self._embedded = True
+            elif self.port is not None:
+                raise click.UsageError(
+                    f"--serve serves the embedded state manager, and this run's is {asked}, from "
+                    "EXOSPHERE_STATE_MANAGER_URI; give --db FILE too, or use the dashboard of that one"
+                )
+            self._opening = None
+            self.runtime.work_on(self._own_id)
+            client = await stack.enter_async_context(StateManager(self.runtime.namespace))
+            # Before the runtime, which waits for a state manager that is not reachable.
+            with self._asking:
+                await self._ask_first(client, asked)
+            return await self._follow(client)
 
     @asynccontextmanager
     async def _embed(self, db: str | Path) -> AsyncIterator[httpx.AsyncBaseTransport]:
