@@ -5,6 +5,7 @@ They are read as libpq reads them, which is not as ``urllib`` does: a password m
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,6 +18,7 @@ from exotrio.errors import ConfigurationError
 SCHEMES = ("postgresql://", "postgres://")
 _SECRET_WORDS = ("password", "secret", "scram")
 """Parts of the names of parameters whose values are secret."""
+_OF_NO_FILE = re.compile(r"://|^postgres(ql)?:|(^|\s)(host|dbname|service|user|password)\s*=")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +61,14 @@ def is_database_url(db: str | Path) -> bool:
 def check_database(db: str | Path) -> None:
     """Check that this names a file, memory, or a PostgreSQL.
 
-    ConfigurationError: it is the URL of something else. As a path it would become folders that are named
-    after it, with the password in it.
+    ConfigurationError: it is the URL of something else, half a URL, or libpq's ``key=value``. As a path it
+    would become files that are named after it, with the password in it.
     """
     if is_database_url(db):
         parse_database_url(str(db))
-    elif "://" in str(db):
+    elif _OF_NO_FILE.search(str(db)):
         raise ConfigurationError(
-            "the database is a URL, but not of PostgreSQL",
+            "the database is neither a file nor the URL of a PostgreSQL",
             fix="write postgresql://user@host:5432/name, or name a file for SQLite",
         )
 

@@ -68,6 +68,18 @@ def test_what_does_not_get_right_by_waiting_ends_it_at_once(
     shown_nowhere(end.out + end.err)
 
 
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [("?sslmod=require", "libpq knows no parameter 'sslmod'"), ("?sslmode=%zz", "cannot be read")],
+)
+async def test_a_url_that_libpq_refuses_is_not_shown(end: str, says: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        async with open_store(f"postgresql://ada:{WRONG}@db/name{end}"):
+            raise AssertionError("it is open")
+    assert says in str(caught.value)
+    shown_nowhere(str(caught.value))
+
+
 def test_a_database_of_something_else_is_left_alone(database: Database, tmp_path: Path) -> None:
     database.execute("CREATE TABLE theirs (id int)")
     with started(database.url, tmp_path) as process:

@@ -32,8 +32,19 @@ def test_a_url_that_lacks_only_the_password_gets_it_from_the_variable() -> None:
     assert choose_database(f"{SHOWN}s", Settings(database_url=URL)) == f"{SHOWN}s"
 
 
-@pytest.mark.parametrize("text", ["mysql://u:p5-secret@h/n", "postgresql+psycopg://u:p5-secret@h/n"])
-def test_a_url_of_something_else_is_no_name_of_a_file(text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mysql://u:p5-secret@h/n",
+        "postgresql+psycopg://u:p5-secret@h/n",
+        "sqlite:///x",
+        "postgresql:/u:p5-secret@h/n",
+        "postgres:n",
+        "host=h dbname=n password=p5-secret",
+        "dbname = n",
+    ],
+)
+def test_what_is_meant_for_a_database_elsewhere_is_no_name_of_a_file(text: str) -> None:
     for settings, db in ((Settings(), text), (Settings(database_url=text), None)):
         with pytest.raises(ConfigurationError, match="PostgreSQL") as caught:
             choose_database(db, settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from exotrio import ConfigurationError
-from exotrio._util.database_url import is_database_url, parse_database_url, shown_database
+from exotrio._util.database_url import check_database, is_database_url, parse_database_url, shown_database
 
 SECRET = "p5-w?rd:x"
 
@@ -79,6 +79,8 @@ def test_a_url_names_this_machine_only_if_all_its_hosts_do(
 
 
 def test_anything_else_is_a_file() -> None:
-    assert not any(map(is_database_url, ["state.db", ":memory:", "sqlite:///x", "./postgresql"]))
+    for text in ("state.db", ":memory:", "./postgresql", "host.db", "/data/user=7/state.db"):
+        assert not is_database_url(text)
+        check_database(text)
     with pytest.raises(ConfigurationError):
         parse_database_url("mysql://u:p@h/n")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from exotrio._util.database_url import is_database_url, parse_database_url
 from exotrio._util.redaction import MASK
 from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.store.postgres.adaptation import ADAPTERS, make_rows
@@ -24,6 +26,7 @@ _DEFAULTS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
+_UNKNOWN = re.compile(r'invalid URI query parameter: "([^"]*)"')
 _SECRETS = ("password", "sslpassword", "oauth_client_secret")
 _SETTINGS = {
     # A plan made while tables were small is kept, so it must not scan them; and none takes long enough
@@ -57,10 +60,13 @@ class Server:
     def __init__(self, url: str) -> None:
         try:
             given = conninfo_to_dict(url)
-        except psycopg.Error:
+        except psycopg.Error as error:
             # Its text may quote the password.
+            unknown = _UNKNOWN.search(str(error))
+            is_told = unknown and is_database_url(url) and unknown[1] in parse_database_url(url).parameters
             raise ConfigurationError(
                 "the URL of the database cannot be read",
+                where=f"libpq knows no parameter {unknown[1]!r}" if unknown and is_told else "",
                 fix="write it as postgresql://user:password@host:port/name, with special characters"
                 " percent-encoded",
             ) from None
