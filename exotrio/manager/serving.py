@@ -25,7 +25,6 @@ from exotrio._httpd import (
     serve_http,
     urls,
 )
-from exotrio._util.database_url import shown_database
 from exotrio._util.settings import Settings, read_settings
 from exotrio._wire.vocabulary import to_ms
 from exotrio.errors import ConfigurationError, PortBusy
@@ -274,8 +273,11 @@ async def serve(
                     in_background(partial(serve_http, scraped, ports, stopping=stopping))
                 )
                 logger.info("metrics are served on %s", " ".join(urls(ports)))
+            # Others on its database call it by its id.
+            who = f" as state manager {service.manager}" if service.store.is_shared else ""
             logger.info(
-                "serving %s, with the key from %s, on %s", shown_database(db), chosen.source, " ".join(bound)
+                "serving %s%s, with the key from %s, on %s",
+                *(service.database, who, chosen.source, " ".join(bound)),
             )
             # From here on the kernel queues connections, so callers may connect at once.
             task_status.started(bound)

@@ -41,7 +41,7 @@ def shown_nowhere(text: str) -> None:
 
 def test_the_url_is_in_no_log_and_not_in_the_arguments(database: Database, tmp_path: Path) -> None:
     with started(database.tcp_url, tmp_path, "-v") as process:
-        line = process.line("serving (.*), with the key")
+        line = process.line("serving (.*) as state manager [0-9a-f]{16}, with the key")
         assert line[1].startswith(f"postgresql://exotrio@127.0.0.1:{database.server.port}/")
         shown_nowhere(Path(f"/proc/{process.pid}/cmdline").read_text())
         process.signal(signal.SIGTERM)

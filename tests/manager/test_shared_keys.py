@@ -62,7 +62,10 @@ def used(database: Database) -> set[str]:
     return {value.partition(".")[0] for (value,) in database.execute("SELECT value FROM secrets")}
 
 
-async def test_a_key_is_exchanged_step_by_step_while_two_state_managers_work(database: Database) -> None:
+async def test_a_key_is_exchanged_step_by_step_while_two_state_managers_work(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="exotrio.manager")
     async with manager(database, OLD) as one:
         states = [await store_secret(one, "first")]
         async with manager(database, OLD, NEW) as two:
@@ -73,6 +76,8 @@ async def test_a_key_is_exchanged_step_by_step_while_two_state_managers_work(dat
             pass
     async with manager(database, OLD, NEW) as one, manager(database, NEW, OLD) as two:
         assert used(database) == {key_id(NEW)}, "encrypted anew at the start"
+        # The first one still encrypts with the old key.
+        assert "rotate-secrets says when no state manager uses the older keys any more" in caplog.text
         states += [await store_secret(one, "by one"), await store_secret(two, "by two")]
         await reads(one, *states)
         await reads(two, *states)

@@ -114,9 +114,11 @@ async def renew_at_start(store: Store, cipher: Cipher) -> None:
     if found.renewed:
         await _forget_log(store)
         logger.info(
-            "%d secrets of %d graphs were encrypted anew with the key %s, the newest in %s; the older keys"
-            " are needed only for backups made before now",
+            "%d secrets of %d graphs were encrypted anew with the key %s, the newest in %s; %s",
             *(found.renewed, found.graphs, cipher.newest, cipher.source),
+            "rotate-secrets says when no state manager uses the older keys any more"
+            if store.is_shared
+            else "the older keys are needed only for backups made before now",
         )
     if found.problem:
         logger.error("%s", found.problem)
