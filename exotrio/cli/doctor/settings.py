@@ -43,8 +43,8 @@ PACKAGES = (
     "psycopg",  # of the extra postgres
 )
 _UNSET = {
-    SERVER_KEY_VARIABLE: "`server` uses EXOSPHERE_API_KEY, or generates a key beside its database",
-    SECRETS_KEY_VARIABLE: "`server` keeps a key beside its database",
+    SERVER_KEY_VARIABLE: "`server` uses EXOSPHERE_API_KEY, or generates a key in .exotrio or beside its file",
+    SECRETS_KEY_VARIABLE: "`server` keeps a key in .exotrio or beside its file, unless others need it",
     CORS_VARIABLE: "`server` allows no other origin",
     DATABASE_VARIABLE: "`server`, `run` and `dev` use .exotrio/state.db",
 }
