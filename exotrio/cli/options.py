@@ -112,8 +112,8 @@ class Database(click.ParamType):  # type: ignore[type-arg]
             raise ConfigurationError(
                 "the URL of the database has a password in it",
                 where="it came from the arguments, which other users of this machine can read",
-                fix=f"let {DATABASE_VARIABLE} have the URL, and give none here; or leave the password out, and"
-                " let PGPASSFILE name a file that has it",
+                fix=f"let {DATABASE_VARIABLE} have the URL, and give none here; or leave the password out,"
+                " and let PGPASSFILE name a file that has it",
             )
         return text
 

@@ -8,8 +8,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from exotrio._util.database_url import is_database_url, parse_database_url
-from exotrio._util.redaction import MASK
+from exotrio._util.database_url import parse_database_url
 from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.store.postgres.adaptation import ADAPTERS, make_rows
 from exotrio.manager.store.postgres.connection import Connection, Cursor
@@ -27,7 +26,6 @@ _DEFAULTS: dict[str, Any] = {
     "tcp_user_timeout": 15_000,
 }
 _UNKNOWN = re.compile(r'invalid URI query parameter: "([^"]*)"')
-_SECRETS = ("password", "sslpassword", "oauth_client_secret")
 _SETTINGS = {
     # A plan made while tables were small is kept, so it must not scan them; and none takes long enough
     # to be worth compiling. Statements on many rows would be planned anew each time: for the arrays given.
@@ -52,18 +50,16 @@ _READER_SETTINGS = {
 
 
 class Server:
-    """A database on a PostgreSQL server, given by its URL or as libpq's ``key=value``.
-
-    Raises ConfigurationError if that cannot be read.
-    """
+    """A database on a PostgreSQL server, given by its URL. Raises ConfigurationError if that is not one."""
 
     def __init__(self, url: str) -> None:
+        self._url = parse_database_url(url)
         try:
             given = conninfo_to_dict(url)
         except psycopg.Error as error:
             # Its text may quote the password.
             unknown = _UNKNOWN.search(str(error))
-            is_told = unknown and is_database_url(url) and unknown[1] in parse_database_url(url).parameters
+            is_told = unknown and unknown[1] in self._url.parameters
             raise ConfigurationError(
                 "the URL of the database cannot be read",
                 where=f"libpq knows no parameter {unknown[1]!r}" if unknown and is_told else "",
@@ -74,10 +70,7 @@ class Server:
         if "," in str(given.get("host", "")):
             # Several hosts are a primary and its replicas.
             self._parameters.setdefault("target_session_attrs", "read-write")
-        self._secrets = [str(given[key]) for key in _SECRETS if given.get(key)]
-        place = f"{given.get('host', '')}:{given['port']}" if given.get("port") else given.get("host", "")
-        user = f"{given['user']}@" if given.get("user") else ""
-        self.shown = f"postgresql://{user}{place}/{given.get('dbname', '')}"
+        self.shown = self._url.shown
         """Its URL, without a password."""
 
     def __repr__(self) -> str:
@@ -119,9 +112,7 @@ class Server:
         """Return in one line what an error says."""
         text = error.diag.message_primary if isinstance(error, psycopg.Error) else None
         text = text or str(error).strip() or type(error).__name__
-        for secret in self._secrets:
-            text = text.replace(secret, MASK)
-        return " ".join(text.split())
+        return " ".join(self._url.redact(text).split())
 
     def unusable(self, error: Exception) -> DatabaseError:
         """Return the error for a database that cannot be used at all."""
