@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+import psycopg
 import pytest
 import trio
 
@@ -170,3 +171,27 @@ async def test_a_server_that_is_read_only_for_a_while_is_read_and_then_written_a
         db.server.execute(f"ALTER DATABASE {db.name} RESET default_transaction_read_only")
         await store.write(put, "c")
         assert await store.read(keys) == ["a", "c"]
+
+
+async def test_use_cases_that_wait_for_a_row_hold_up_nobody_who_does_not_need_it(db: Database) -> None:
+    changed = []
+
+    def change(tx: Transaction) -> None:
+        tx.execute("UPDATE store SET value = value || 'x' WHERE key = 'hot'")
+
+    async def hot() -> None:
+        await store.write(change)
+        changed.append("hot")
+
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    async with open_store(db.url) as store, trio.open_nursery() as nursery:
+        await store.write(put, "hot")
+        with psycopg.connect(db.url) as holder:
+            holder.execute("SELECT * FROM store WHERE key = 'hot' FOR UPDATE")
+            for _ in range(postgres.WRITERS):
+                nursery.start_soon(hot)
+            await until(lambda: db.execute(waiting) == [(postgres.WRITERS,)])
+            await store.write(put, "other")
+            assert changed == []
+        # Nobody had to give up before somebody else could go on.
+        await until(lambda: len(changed) == postgres.WRITERS)

@@ -217,8 +217,9 @@ class PostgresStore:
 
     def _run_writer(self, writer: Writer) -> None:
         while (write := self._queue.get()) is not None:
-            if not write.abandoned:
-                writer.run(write)
+            if not write.abandoned and not writer.run(write):
+                self._queue.put(write)
+                continue
             try:
                 self._token.run_sync_soon(self._deliver, write)
             except trio.RunFinishedError:

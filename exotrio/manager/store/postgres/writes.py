@@ -52,6 +52,8 @@ class Write:
     """The task that waits for its result."""
     abandoned: bool = False
     """Whether no task waits for it any more."""
+    end: float | None = None
+    """When to give up, from its first run on."""
     result: outcome.Outcome[Any] | None = None
     """Once it is committed, or has failed; None if it was not run."""
     changes: int = 0
@@ -104,18 +106,22 @@ class Writer:
         self._lost_at: float | None = None
         self._aborted = False
 
-    def run(self, write: Write) -> None:
-        """Run a use case and commit it; give it its result."""
-        end = time.monotonic() + RETRY_FOR
+    def run(self, write: Write) -> bool:
+        """Run a use case and commit it; give it its result.
+
+        Return False, without a result, if it has to queue again: somebody holds a row that it needs, and
+        others that do not need that row must not wait for a thread meanwhile.
+        """
+        end = write.end = write.end or time.monotonic() + RETRY_FOR
         failures = 0
         while True:
             try:
                 write.result = outcome.Value(self._attempt(write))
                 self._lost_at = None
-                return
+                return True
             except CommitUnknown as error:
                 write.result = outcome.Error(_unknown(error))
-                return
+                return True
             except (psycopg.Error, Conflict) as error:
                 failures += 1
                 pause = _PAUSES.pause(failures)
@@ -127,12 +133,14 @@ class Writer:
                 given_up = write.abandoned or self._aborted
                 if not again or given_up or time.monotonic() + pause >= end:
                     write.result = outcome.Error(self._not_written(error))
-                    return
+                    return True
+                if isinstance(error, errors.LockNotAvailable):
+                    return False
                 time.sleep(pause)
             except BaseException as error:
                 # Any error: if it ended this thread, the caller would wait for ever.
                 write.result = outcome.Error(error)
-                return
+                return True
 
     def abort(self) -> None:
         """Have a use case that still runs fail, and not run again. For another thread."""
