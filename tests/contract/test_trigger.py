@@ -85,6 +85,7 @@ async def test_the_root_keeps_inputs_that_its_schema_does_not_know(api: Api) -> 
         ("${{store.outputs.k}}", {"k": "given"}, "given"),
         ("${{store.k}}${{store.d}}", {"k": "a", "d": "b"}, "ab"),
         ("${{store.k}}", {"k": "${{store.d}}"}, "${{store.d}}"),
+        ("${{store.k}}", {"k": 'a NUL \0, "quoted"'}, 'a NUL \0, "quoted"'),
     ],
 )
 async def test_the_root_reads_the_store_of_the_request(

@@ -128,9 +128,10 @@ def _stored(view: View, wanted: set[tuple[int, str]]) -> dict[tuple[int, str], s
             view.items(sorted({key for _, key in wanted})),
         ),
     ):
-        stored[run, key] = value
         if value is None:
             del stored[run, key]
+        else:
+            stored[run, key] = from_json(value)
     return stored
 
 
@@ -168,7 +169,7 @@ class Sources:
         if (run, key) in self._shared.stored:
             return self._shared.stored[run, key]
         row = self._view.row("SELECT value FROM store WHERE run = ? AND key = ?", (run, key))
-        return None if row is None else str(row["value"])
+        return None if row is None else str(from_json(row["value"]))
 
     def ancestor(self, identifier: str) -> Outputs:
         """Return the outputs of the ancestor with this identifier."""

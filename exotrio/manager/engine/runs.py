@@ -67,7 +67,8 @@ def trigger(
         assert _exists(tx, run_id, graph["id"]), "a run that was just started is not deleted"
         return run_id
     run = RunScope(inserted[0]["id"], template)
-    tx.insert("store", ("run", "key", "value"), [(run.id, key, store[key]) for key in sorted(store)])
+    stored = [(run.id, key, to_json(store[key]).decode()) for key in sorted(store)]
+    tx.insert("store", ("run", "key", "value"), stored)
     declared = [name for name in root.inputs if name not in inputs]
     try:
         built = build(root, declared, Sources(tx, run, None), "", {})
@@ -113,7 +114,7 @@ def trigger_again(tx: Transaction, namespace: str, run_id: str, new_run_id: str)
         namespace,
         run["graph_name"],
         inputs={} if first is None else from_json(first["inputs"]),
-        store={row["key"]: row["value"] for row in store},
+        store={row["key"]: from_json(row["value"]) for row in store},
         run_id=new_run_id,
     )
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from pydantic_core import from_json
+
 from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio.manager.engine.states import ENDED, ERRORED
 from exotrio.manager.queries.load import FAILED
@@ -45,7 +47,7 @@ MAX_FAILURES = 10_000
 def store_of(view: View, run: Row, template: Template) -> list[tuple[str, str]]:
     """Return the store of a run, with the defaults of its graph."""
     rows = view.execute("SELECT key, value FROM store WHERE run = ?", (run["id"],))
-    given = {row["key"]: row["value"] for row in rows}
+    given = {row["key"]: from_json(row["value"]) for row in rows}
     return sorted({**template.body.store_config.default_values, **given}.items())
 
 

@@ -102,7 +102,7 @@ CREATE TABLE discarded (run INTEGER PRIMARY KEY);
 CREATE TABLE store (
     run INTEGER NOT NULL,
     key TEXT NOT NULL,
-    value TEXT NOT NULL,
+    value TEXT NOT NULL,                 -- as JSON: PostgreSQL's texts cannot have every character
     PRIMARY KEY (run, key)
 ) WITHOUT ROWID;
 
