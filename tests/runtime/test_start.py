@@ -18,7 +18,7 @@ import trio.testing
 from exotrio import BaseNode, LifecycleError, Runtime
 from exotrio._runtime.entry import SAME_REQUEST, StopRequests, stop_signals
 from exotrio._util import deadlines
-from exotrio.cli.commands.server import _stop_on_signals
+from exotrio.cli.commands.server import _Serving, _stop_on_signals
 from tests.support.doubles import V0Server, runtime, until_and_stop
 
 ROOT = Path(__file__).parents[2]
@@ -155,9 +155,10 @@ def test_a_hangup_that_is_ignored_stays_ignored() -> None:
 
 
 async def test_the_server_stops_at_any_of_them_and_cuts_off_only_at_a_second_request() -> None:
-    stopping, everything = trio.Event(), trio.CancelScope()
+    stopping, everything, serving = trio.Event(), trio.CancelScope(), _Serving()
+    serving.started([])
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_stop_on_signals, stopping, everything)
+        nursery.start_soon(_stop_on_signals, stopping, serving, everything)
         await trio.testing.wait_all_tasks_blocked()
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
             signal.raise_signal(number)
