@@ -31,6 +31,8 @@ INTERVAL = 5.0
 """Seconds between two measures of the clock, each with a sign of life."""
 SILENCE = 3 * INTERVAL
 """Seconds without a sign of life after which another manager, or a listening connection, counts as gone."""
+ANSWER = 2.0
+"""Seconds in which others, who answer the first sign of life at once, are expected to be heard of."""
 MAX_PAYLOAD = 7_000
 """Bytes; PostgreSQL refuses 8000."""
 
@@ -50,8 +52,7 @@ class Notices:
         self._has_news = False
         self._says_hello = False
         self._wakeup = trio.Event()
-        # Until the first answer comes, there may be others.
-        self._others_until = trio.current_time() + SILENCE
+        self._others_until = -math.inf
         self._known: dict[str, float] = {}
         self._heard_own_at = math.inf
 
@@ -110,6 +111,7 @@ class Notices:
                 connection = await self._use(listener, self._begin_to_listen)
                 # What was announced before is not heard any more.
                 hear(None)
+                self._others_until = max(self._others_until, trio.current_time() + ANSWER)
                 self._say_hello()
                 await self._hear_all(connection, hear)
             except psycopg.Error as error:
