@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,6 +12,17 @@ from tests.browser.chromium import INSTALL
 from tests.support import postgres
 
 SDK_NEEDS = "They need Python >= 3.12 with venv and pip, and a package index that can be reached."
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Undo what commands that run in this process do to our logger: later tests read its records."""
+    logger = logging.getLogger("exotrio")
+    before = logger.level, logger.propagate, logger.disabled, list(logger.handlers)
+    yield
+    logger.setLevel(before[0])
+    logger.propagate, logger.disabled = before[1:3]
+    logger.handlers[:] = before[3]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -13,6 +13,7 @@ import trio
 from exotrio._http.response import NotAccepted, parse_response
 from exotrio.errors import ManagerUnavailable
 from exotrio.manager.engine import claims, outcomes, runs
+from exotrio.manager.store.port import Transaction
 from tests.contract.flow import Flow
 from tests.support.helpers import node_name, ok, place
 from tests.support.manager import Manager, open_manager, recount
@@ -48,11 +49,11 @@ def cut(proxied: tuple[PostgresProxy, str], monkeypatch: pytest.MonkeyPatch) -> 
     def prepare(module: Any, name: str, when: When) -> None:
         use_case = getattr(module, name)
 
-        def wrapper(*args: Any, **options: Any) -> Any:
-            result = use_case(*args, **options)
+        def wrapper(tx: Transaction, *args: Any, **options: Any) -> Any:
+            result = use_case(tx, *args, **options)
             monkeypatch.setattr(module, name, use_case)
-            # Only now: what the state manager does by itself commits, too.
-            proxied[0].cut_at_commit(when)
+            # Its own connection: what the state manager does by itself commits, too.
+            proxied[0].cut_at_commit(when, tx._connection._socket.getsockname()[1])
             return result
 
         monkeypatch.setattr(module, name, wrapper)

@@ -35,7 +35,7 @@ class PostgresProxy:
     def __init__(self, upstream: int) -> None:
         self._upstream = upstream
         self._open: set[_Connection] = set()
-        self._armed: list[Literal["before", "after"]] = []
+        self._armed: list[tuple[Literal["before", "after"], int | None]] = []
         self._flows = trio.Event()
         self._flows.set()
         self.port = 0
@@ -58,12 +58,12 @@ class PostgresProxy:
         self.cuts += len(self._open)
         return len(self._open)
 
-    def cut_at_commit(self, when: Literal["before", "after"]) -> None:
+    def cut_at_commit(self, when: Literal["before", "after"], port: int | None = None) -> None:
         """Cut the connection that commits next: "before" the server hears of it, or "after" it is done.
 
-        The client cannot tell one from the other.
+        The client cannot tell one from the other. ``port`` is that of a client: only its connection counts.
         """
-        self._armed.append(when)
+        self._armed.append((when, port))
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -106,9 +106,12 @@ class PostgresProxy:
                 await self._may_flow()
                 if COMMIT in before + data:
                     self.commits += 1
-                    if self._armed:
+                    port = client.socket.getpeername()[1]
+                    armed = next((armed for armed in self._armed if armed[1] in (None, port)), None)
+                    if armed is not None:
+                        self._armed.remove(armed)
                         self.cuts += 1
-                        if self._armed.pop(0) == "before":
+                        if armed[0] == "before":
                             break
                         connection.swallows = True
                 before = data[1 - len(COMMIT) :]

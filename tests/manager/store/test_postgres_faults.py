@@ -183,7 +183,10 @@ async def test_use_cases_that_wait_for_a_row_hold_up_nobody_who_does_not_need_it
         await store.write(change)
         changed.append("hot")
 
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
     async with open_store(db.url) as store, trio.open_nursery() as nursery:
         await store.write(put, "hot")
         with psycopg.connect(db.url) as holder:

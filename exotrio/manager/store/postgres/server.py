@@ -33,7 +33,8 @@ _SETTINGS = {
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
     "statement_timeout": "30s",
-    "lock_timeout": "1s",
+    # Longer than PostgreSQL takes to find a deadlock, of which it ends one only.
+    "lock_timeout": "2s",
     # Locks of a manager that was stopped in the midst of a use case end with its session.
     "idle_in_transaction_session_timeout": "10s",
     # It would end the session that listens, again and again.
