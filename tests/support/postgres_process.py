@@ -70,7 +70,7 @@ class Server:
             return True
         try:
             return "ready" in self._ready.read_text().split()
-        except FileNotFoundError:
+        except OSError:  # it is not there yet, or became a socket a moment ago
             return False
 
 
