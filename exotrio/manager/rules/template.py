@@ -141,7 +141,7 @@ class Template:
         pieces: dict[str, dict[str, tuple[Piece, ...]]] = {}
         refuse("an input of the graph cannot be built", _parse_inputs(body, shape, pieces))
         targets = {node.unites.identifier for node in body.nodes if node.unites}
-        self.places = tuple(
+        self.places: tuple[Place, ...] = tuple(
             Place(
                 index=index,
                 identifier=node.identifier,
@@ -163,9 +163,9 @@ class Template:
             )
             for index, node in enumerate(body.nodes)
         )
-        self.root = self.places[shape.index[shape.root]]
+        self.root: Place = self.places[shape.index[shape.root]]
         self._by_identifier = shape.index
-        self.uniters = self._compile_unites(shape)
+        self.uniters: dict[int, tuple[Unite, ...]] = self._compile_unites(shape)
 
     def __getitem__(self, identifier: str) -> Place:
         return self.places[self._by_identifier[identifier]]

@@ -18,6 +18,7 @@ from exotrio.manager.rules.template import Template
 from exotrio.manager.store.catalog import Catalog, RunFacts
 from exotrio.manager.store.dialect import Dialect, Items
 from exotrio.manager.store.driver import Connection, Row, Rows
+from exotrio.manager.store.heads import Heads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -126,7 +127,7 @@ class Transaction(View):
         super().__init__(connection=connection, dialect=dialect, catalog=catalog, stamp=stamp, now_ms=now_ms)
         self.allocate: Callable[[], int] = allocate
         """Returns the number of a new state. It is not used again, even if this use case is undone."""
-        self.heads = catalog.heads
+        self.heads: Heads | None = catalog.heads
         self.ready: set[Topic] = set()
         self.ended: Counter[tuple[str, str, str]] = Counter()
         self.tally: Counter[tuple[int, str, int]] = Counter()
