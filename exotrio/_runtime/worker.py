@@ -121,9 +121,13 @@ class Worker:
         def is_gone() -> bool:
             return held.stage is not Stage.BUFFERED
 
+        def is_alone() -> bool:
+            # Nor is anything to be recorded: if this process ended now, it would count as lost once more.
+            return not (ledger.count(Stage.RUNNING) or ledger.count(Stage.DONE))
+
         if held in ledger.alone:
             with trio.move_on_after(ALONE_PATIENCE):
-                await ledger.until(lambda: is_gone() or not ledger.count(Stage.RUNNING))
+                await ledger.until(lambda: is_gone() or is_alone())
         elif ledger.alone and trio.current_time() < ledger.alone[0].taken_at + ALONE_PATIENCE:
             with trio.move_on_after(ALONE_PATIENCE):
                 await ledger.until(lambda: is_gone() or not ledger.alone)
