@@ -485,6 +485,16 @@ async def test_what_is_written_later_happens(store: Store) -> None:
             await trio.lowlevel.checkpoint()
 
 
+@in_threads
+async def test_what_is_written_later_happens_although_all_around_the_store_is_cancelled(db: str) -> None:
+    with trio.CancelScope() as everything:
+        async with open_store(db) as store:
+            everything.cancel()
+            store.write_later(lambda tx: put(tx, "later"))
+    async with open_store(db) as store:
+        assert await store.read(keys) == ["later"]
+
+
 async def test_what_can_never_be_written_later_is_logged_and_forgotten(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:

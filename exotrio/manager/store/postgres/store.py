@@ -131,8 +131,8 @@ class PostgresStore:
             # A use case that ended after the store did may want to be undone.
             logger.error("a use case that nobody waits for is abandoned: the state manager was closed")
             return
-        self._later += 1
-        self._nursery.start_soon(self._write_later, use_case)
+        # Not by a task: whoever cancels this state manager would take it back.
+        self._put(Write(use_case, repeat=True))
 
     async def check_writable(self) -> None:
         if trio.current_time() - self._written_at >= WRITABLE_FOR:
@@ -211,9 +211,12 @@ class PostgresStore:
             return trio.lowlevel.Abort.SUCCEEDED
 
         write.task = trio.lowlevel.current_task()
+        self._put(write)
+        return await trio.lowlevel.wait_task_rescheduled(abandon)
+
+    def _put(self, write: Write) -> None:
         self._handed_in.add(write)
         self._queue.put(write)
-        return await trio.lowlevel.wait_task_rescheduled(abandon)
 
     def _run_writer(self, writer: Writer) -> None:
         while (write := self._queue.get()) is not None:
@@ -242,7 +245,9 @@ class PostgresStore:
             if isinstance(result.error, NotCommitted):
                 self._written_at = -math.inf
                 self._log(result.error)
-        if not write.abandoned and write.task is not None:
+        if write.repeat and isinstance(result, outcome.Error):
+            self._repeat(write, result.error)
+        elif not write.abandoned and write.task is not None:
             trio.lowlevel.reschedule(write.task, result)
         elif write.undo is not None and isinstance(result, outcome.Value):
             self.write_later(write.undo)
@@ -267,23 +272,23 @@ class PostgresStore:
         else:
             self._topics.announce(topics)
 
-    async def _write_later(self, use_case: Callable[[Transaction], object]) -> None:
+    def _repeat(self, write: Write, error: BaseException) -> None:
+        """Try a write again later that nobody waits for, unless it can never succeed."""
+        if not isinstance(error, DatabaseError):
+            logger.error("a use case that nobody waits for failed and is not tried again", exc_info=error)
+        elif self._closed:
+            logger.error("a use case that nobody waits for is abandoned: %s", error.what)
+        else:
+            self._later += 1
+            self._nursery.start_soon(self._put_later, Write(write.use_case, repeat=True))
+
+    async def _put_later(self, write: Write) -> None:
         try:
-            while True:
-                try:
-                    await self._hand_in(Write(use_case))
-                    return
-                except DatabaseError as error:
-                    if self._closed:
-                        logger.error("a use case that nobody waits for is abandoned: %s", error.what)
-                        return
-                    await trio.sleep(RETRY_AFTER)
-                except Exception:
-                    logger.exception("a use case that nobody waits for failed and is not tried again")
-                    return
+            await trio.sleep(RETRY_AFTER)
         finally:
+            # Also if the state manager is cancelled meanwhile: then it is the last try.
+            self._put(write)
             self._later -= 1
-            self._progress.set()
 
     async def _run_tallies(self) -> None:
         while True:
@@ -323,7 +328,7 @@ async def open_store(
     """Open a database on PostgreSQL until the block ends.
 
     Args:
-        url: A URL or a ``key=value`` text, as libpq takes it.
+        url: As ``_util.database_url`` reads it.
         clock: Gives the time in Unix milliseconds. Defaults to the database's.
         max_inputs: Most bytes of the inputs of a state that follows another.
 

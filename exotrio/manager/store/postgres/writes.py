@@ -44,6 +44,8 @@ class Write:
 
     use_case: Callable[[Transaction], Any]
     _: KW_ONLY
+    repeat: bool = False
+    """Whether it is handed in again until it is committed."""
     waited: bool = False
     """See ``Transaction.waited``."""
     may_wait: bool = False
