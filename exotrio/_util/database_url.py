@@ -1,4 +1,4 @@
-"""URLs of PostgreSQL databases: telling them from files, and showing them without what is secret in them.
+"""URLs of PostgreSQL databases: recognizing them, and showing them without what is secret in them.
 
 They are read as libpq reads them, which is not as ``urllib`` does: a password may have a ``?`` in it there.
 """

@@ -32,7 +32,7 @@ COMMANDS = ("drain", "tasks")
 def heartbeat(
     tx: Transaction, namespace: str, beat: HeartbeatRequest, now: int, terms: Terms
 ) -> tuple[list[HeartbeatStateReply], list[str]]:
-    """Renew the leases of a runtime and keep what it said; return replies for its states, and commands."""
+    """Renew the leases of a runtime and store its heartbeat; return replies for its states, and commands."""
     replies = renew(tx, namespace, beat.states, now, terms)
     (row,) = tx.execute(
         "INSERT INTO workers (namespace, worker_id, seen_at, heard, runtime, phase, beat, tasks, tasks_at)"

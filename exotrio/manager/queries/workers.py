@@ -184,7 +184,7 @@ def offered(view: View, namespace: str, now: int) -> dict[str, list[str]]:
     """Return which live runtimes ask for each node."""
     found: dict[str, set[str]] = {}
     for row in view.execute(
-        # Without what they said: pages ask this often.
+        # Without their heartbeats: pages ask this often.
         "SELECT runtime, worker_id, nodes FROM workers"
         " WHERE namespace = ? AND seen_at > ? AND phase <> 'stopped'",
         (namespace, now - SILENT_AFTER_MS),

@@ -1,7 +1,7 @@
 """Moving a SQLite file into an empty database on PostgreSQL, in one transaction.
 
 Rows are copied as they are, so ids, the stamp in ids of states, and encrypted secrets stay. What belongs to
-the processes that used the file (``OF_PROCESSES``) is left behind. Leases are copied as what is left of them,
+the processes that used the file (``OF_PROCESSES``) is not copied. Leases are copied as what is left of them,
 and begin to run when all is copied.
 """
 

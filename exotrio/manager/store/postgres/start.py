@@ -29,7 +29,7 @@ _AWAY = re.compile(
     r"|starting up|shutting down|recovery|not (yet )?accepting|too many|connection slots|read-only",
     re.IGNORECASE,
 )
-"""What is said of a server that is not there yet, or has no room. A wrong password does not get right."""
+"""In errors about a server that is not there yet, or has no room. A wrong password does not get right."""
 
 
 async def prepare_patiently(server: Server, clock: ServerClock) -> Prepared:
