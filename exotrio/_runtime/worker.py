@@ -19,7 +19,8 @@ from exotrio._runtime.stop import Stop
 log = logging.getLogger("exotrio.worker")
 
 ALONE_PATIENCE = 60.0
-"""Seconds that a state which is to run alone waits for those that run, and that others wait for it."""
+"""Seconds that a state which is to run alone waits for those that run or are being reported, and that others
+wait for it."""
 
 
 async def work(claimed: trio.MemoryReceiveChannel[HeldClaim], *, worker: Worker) -> None:
@@ -113,21 +114,18 @@ class Worker:
     async def _wait_for_turn(self, held: HeldClaim) -> None:
         """Wait until a state may run together with those that run, or is not to be run any more.
 
-        One that is to run alone waits until nothing runs, and the others wait until it has ended. Neither
-        waits for ever: a node that runs for hours must not hold up all others.
+        One that is to run alone waits until nothing runs and every outcome is recorded: it may end the
+        process, and what was held then would count as lost once more. The others wait until it has ended.
+        Neither waits for ever: a node that runs for hours must not hold up all others.
         """
         ledger = self.ledger
 
         def is_gone() -> bool:
             return held.stage is not Stage.BUFFERED
 
-        def is_alone() -> bool:
-            # Nor is anything to be recorded: if this process ended now, it would count as lost once more.
-            return not (ledger.count(Stage.RUNNING) or ledger.count(Stage.DONE))
-
         if held in ledger.alone:
             with trio.move_on_after(ALONE_PATIENCE):
-                await ledger.until(lambda: is_gone() or is_alone())
+                await ledger.until(lambda: is_gone() or not ledger.count(Stage.RUNNING, Stage.DONE))
         elif ledger.alone and trio.current_time() < ledger.alone[0].taken_at + ALONE_PATIENCE:
             with trio.move_on_after(ALONE_PATIENCE):
                 await ledger.until(lambda: is_gone() or not ledger.alone)

@@ -33,6 +33,7 @@ from exotrio._link.port import Claim, Heartbeat, HeartbeatAnswer
 from exotrio._runtime.heartbeat import heartbeat
 from exotrio._runtime.ledger import Ledger, seconds_asleep
 from exotrio._runtime.stop import Stop
+from exotrio._runtime.worker import ALONE_PATIENCE
 from exotrio._wire.vocabulary import HeartbeatResult, RunStatus, StateStatus
 from exotrio.manager import embedded
 from tests.support.doubles import Call, Fails, NativeServer, V0Server, hang, reply, runtime
@@ -515,6 +516,31 @@ async def test_what_may_be_poison_runs_while_nothing_else_does(autojump_clock: M
         await server.until(lambda: server.statuses()["EXECUTED"] == 7)
     assert sorted(map(sorted, (seen for seen in Together.seen if seen & {"C", "D"}))) == [["C"], ["D"]]
     assert max(map(len, Together.seen)) > 1, "the others run beside each other"
+
+
+@pytest.mark.parametrize(("recorded_after", "begun_after"), [(10, 10), (300, ALONE_PATIENCE)])
+async def test_what_may_be_poison_waits_for_outcomes_on_their_way_for_a_bounded_time(
+    autojump_clock: MockClock, recorded_after: float, begun_after: float
+) -> None:
+    """If it ended the process, they would be lost, and their states would count as suspects once more."""
+    server, on_its_way = NativeServer(), trio.Event()
+
+    async def record_late(call: Call) -> None:
+        if call.route == "outcomes":
+            on_its_way.set()
+            await trio.sleep(recorded_after)
+
+    server.before = record_late
+    beside(server, "a")
+    async with running(runtime(server, Together, workers=2)):
+        await on_its_way.wait()
+        (suspect,) = server.add("Together", name="B")
+        server.states[suspect].alone = True
+        await trio.sleep(begun_after - 1)
+        assert server.states[suspect].status == "QUEUED", "it is claimed, and waits here"
+        assert Together.seen == [{"a"}]
+        await trio.sleep(2)
+        assert Together.seen == [{"a"}, {"B"}]
 
 
 async def test_a_state_that_is_to_run_alone_and_the_others_wait_for_each_other_for_a_bounded_time(
