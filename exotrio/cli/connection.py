@@ -56,7 +56,7 @@ class Connection:
     key: str = field(default="", repr=False)
     arguments: tuple[str, ...] = ()
     """The options that named it, to repeat them in a printed command."""
-    db: str | Path | None = None
+    db: str | None = None
     """The database to run a state manager on during the command, instead of the one at ``uri``."""
     form: str = "table"
     """What ``--output`` says: ``table`` or ``json``."""

@@ -105,9 +105,10 @@ class Database(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
         if not text:
-            raise click.UsageError("--db is empty: name a file, or leave it out")
-        check_database(text)
-        if is_database_url(text) and parse_database_url(text, source="--db").secrets:
+            raise click.UsageError("the name of the database is empty: give one, or leave it out")
+        if not is_database_url(text):
+            check_database(text)
+        elif parse_database_url(text, source="the arguments").secrets:
             # Refused, not only warned of: it stands in the list of processes as long as this one runs.
             raise ConfigurationError(
                 "the URL of the database has a password in it",

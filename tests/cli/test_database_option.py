@@ -45,6 +45,14 @@ def test_a_url_of_another_database_makes_no_file(cli: Cli, command: tuple[str, .
     assert [path.name for path in cli.folder.iterdir()] == ["nodes.py"]
 
 
+def test_the_database_to_move_to_is_an_argument_and_called_so(cli: Cli) -> None:
+    command = ("migrate", "sqlite-to-postgres", "state.db")
+    told(cli(*command, f"postgresql://ada:{PASSWORD}@x@h/n"), 2, "percent-encoded", "from the arguments")
+    end = cli(*command, "")
+    told(end, 2, "the name of the database is empty")
+    assert "--db" not in end.err
+
+
 @pytest.mark.parametrize("command", COMMANDS[:3], ids=" ".join)
 def test_a_malformed_variable_is_named_and_not_shown(cli: Cli, command: tuple[str, ...]) -> None:
     cli.set(EXOTRIO_DATABASE_URL=f"postgresql://ada:{PASSWORD}@x@h/n")

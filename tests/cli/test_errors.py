@@ -126,7 +126,7 @@ def running(folder: Path) -> Iterator[Server]:
         ("run ok.py -i =x", 2, ["'=x' is not of the form NAME=VALUE"]),
         ("run ok.py -i name=a -i name=b", 2, ["'name' is given twice"]),
         ("run ok.py -i nam=x", 2, ["greeting", "(greet)", "no input 'nam'; it has: name"]),
-        ("run ok.py --db=", 2, ["--db is empty"]),
+        ("run ok.py --db=", 2, ["the name of the database is empty"]),
         ("run ok.py --resume x -i name=y", 2, ["--resume"]),
         ("run gone.py", 3, ["there is no file gone.py", "looked up in {folder}"]),
         ("run two_graph.py", 3, ["there is no file two_graph.py; did you mean two_graphs.py?"]),

@@ -334,7 +334,7 @@ POINTS = (
             "manager/test_postgres_start::test_what_does_not_get_right_by_waiting_ends_it_at_once",
             "util/test_database_url::test_a_url_is_shown_without_its_passwords",
         ],
-        Change("cli/options.py", 'parse_database_url(text, source="--db").secrets:', "False:"),
+        Change("cli/options.py", 'parse_database_url(text, source="the arguments").secrets:', "False:"),
     ),
     Point(
         "Keys for secrets can be exchanged, whatever happens meanwhile; the old one opens old backups only.",
