@@ -51,9 +51,9 @@ def command(db: str | None, drop_old: bool) -> int:
     )
     if done.dropped:
         print_text(f"removed from there: {done.dropped} older; backups made before need them")
-    elif done.renewed and not done.behind:
-        print_text("the older keys are needed only for backups made before now")
-    if done.behind:
+    elif not done.behind:
+        print_text("older keys are needed only for backups made before now")
+    else:
         print_text(
             f"{plural(len(done.behind), 'running state manager')} still"
             f" encrypt{'s' if len(done.behind) == 1 else ''} with an older key: restart with the new one in"

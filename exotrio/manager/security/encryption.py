@@ -165,16 +165,18 @@ async def rotate_secrets(
         ConfigurationError: a key is not valid, or the file beside the database cannot be read or written.
     """
     settings = settings or read_settings()
-    if is_database_url(db):
-        return await _rotate_shared(str(db), settings, drop_old=drop_old)
-    path = _existing(db)
     from_variable = bool(settings.secrets_encryption_key)
-    if from_variable and drop_old:
+    if drop_old and (from_variable or is_database_url(db)):
         raise ConfigurationError(
-            "only keys in the file beside the database can be dropped here",
-            where=f"{SECRETS_KEY_VARIABLE} is set, and the keys are in it",
+            "only keys in the file beside a SQLite database can be dropped here",
+            where=f"{SECRETS_KEY_VARIABLE} is set, and the keys are in it"
+            if from_variable
+            else "the database is a PostgreSQL",
             fix="rotate without dropping, then remove the older keys from the variable",
         )
+    if is_database_url(db):
+        return await _rotate_shared(str(db), settings)
+    path = _existing(db)
     async with open_store(path) as store:
         if from_variable:
             keys = settings.secrets_encryption_key or ""
@@ -198,13 +200,12 @@ async def rotate_secrets(
         )
 
 
-async def _rotate_shared(url: str, settings: Settings, *, drop_old: bool) -> Rotation:
+async def _rotate_shared(url: str, settings: Settings) -> Rotation:
     """Rotate on a PostgreSQL, whose state managers may be running: their keys are in the variable."""
-    if drop_old or not settings.secrets_encryption_key:
+    if not settings.secrets_encryption_key:
         raise ConfigurationError(
             "on PostgreSQL the keys for secrets have to be given",
-            where=f"none is dropped here, and {SECRETS_KEY_VARIABLE} is "
-            + ("set" if settings.secrets_encryption_key else "not set"),
+            where=f"{SECRETS_KEY_VARIABLE} is not set",
             fix=f"set {SECRETS_KEY_VARIABLE} as all state managers have it, the new key in front",
         )
     cipher = cipher_from_text(settings.secrets_encryption_key, source=SECRETS_KEY_VARIABLE)
