@@ -48,7 +48,7 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
     "--key-file",
     type=click.Path(path_type=Path, dir_okay=False),
     help="File that holds the API key. Without it: STATE_MANAGER_SECRET, then EXOSPHERE_API_KEY, then (on "
-    "loopback) a generated key kept beside the database.",
+    "loopback) a generated key kept beside the file of the database, or for a PostgreSQL in .exotrio.",
 )
 @click.option("--key", metavar="KEY", help="The API key itself. For tests: other users can read arguments.")
 @click.option(
@@ -100,10 +100,13 @@ def command(max_body_mib: int, v0_only: bool, log_format: str, verbose: int, **s
     """Run a state manager: v0 for Exosphere runtimes and dashboards, and exotrio's native API.
 
     Secrets of graphs are encrypted with the key in SECRETS_ENCRYPTION_KEY (32 bytes in base64), or with
-    a key that is generated and kept beside the database. To replace the key, put a new one before it,
-    separated by a comma: at the next start all secrets are encrypted with the first key, in one
-    transaction, and the log says so. Then remove the old key, but keep it for earlier backups. See
-    rotate-secrets.
+    a key that is generated and kept in the same place as the API key. For a PostgreSQL on another machine,
+    and off loopback for any, the variable has to be set.
+
+    To replace the key, put a new one before it, separated by a comma: at the next start all secrets are
+    encrypted with the first key, in one transaction, and the log says so. Then remove the old key, but
+    keep it for earlier backups. Where several state managers share a PostgreSQL, this takes more steps:
+    see rotate-secrets.
 
     It accepts half as many connections as the hard limit on open files allows, at most 4,000; a runtime
     keeps two. Half of them are for clients that have not sent the key, each for 30 s and one response.
