@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -172,6 +174,16 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
             kept_secret(tmp_path / "state.db", "thing", lambda: "made")
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_where_a_folder_cannot_be_locked_a_key_is_made_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(fd: int, operation: int) -> None:
+        raise OSError(errno.EBADF, "as on NFS")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    assert kept_secret(tmp_path / "state.db", "thing", lambda: "made") == "made"
 
 
 def test_a_secret_file_is_read_without_the_blanks_around_it(tmp_path: Path) -> None:

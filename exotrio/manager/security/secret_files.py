@@ -7,7 +7,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from exotrio.errors import ConfigurationError
@@ -50,7 +50,9 @@ def _locked_folder(path: Path) -> Iterator[None]:
     except OSError as error:
         raise _not_written(path, error) from error
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        # NFS locks no folders. There two first starts at the same moment are not kept apart.
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
         os.close(fd)
