@@ -187,6 +187,13 @@ POINTS = (
         ),
     ),
     Point(
+        "Who guesses links, or signs out without a session, writes nothing to the database.",
+        [
+            "manager/web/test_access::test_who_is_not_signed_in_writes_nothing_by_signing_out_or_guessing_links"
+        ],
+        Change(SESSIONS, "if not await self._store.look(sign_in.is_link, link):", "if False:"),
+    ),
+    Point(
         "Who guesses keys without a pause cannot keep the database busy.",
         ["manager/test_access::test_who_guesses_without_a_pause_writes_no_more_than_is_counted"],
         Change(ACCESS, "async with self._counting:", "async with trio.Lock():"),

@@ -93,6 +93,12 @@ def add_link(tx: Transaction, link: str) -> None:
     tx.insert("sign_in_links", ("id", "until"), [(link, tx.now_ms + LINK_LASTS_MS)])
 
 
+def is_link(view: View, link: str) -> bool:
+    """Return whether a link may still open a session."""
+    query = "SELECT id FROM sign_in_links WHERE id = ? AND until >= ?"
+    return view.row(query, (link, view.now_ms)) is not None
+
+
 def redeem(tx: Transaction, link: str, session: str) -> bool:
     """Begin a session by a link; return False if that is unknown, used or too old."""
     deleted = tx.execute("DELETE FROM sign_in_links WHERE id = ? AND until >= ?", (link, tx.now_ms)).rowcount

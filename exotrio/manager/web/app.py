@@ -175,7 +175,8 @@ class Dashboard:
     async def _sign_out(self, request: Request) -> Response:
         check_origin(request)
         name = cookie_name(request)
-        await self._sessions.end(request.cookies.get(name, ""))
+        if self._session(request) is not None:
+            await self._sessions.end(request.cookies[name])
         response = _redirect("/sign-in")
         response.delete_cookie(name, httponly=True, samesite="strict", secure=is_secure(request))
         return response

@@ -61,8 +61,11 @@ class Sessions:
 
     async def redeem(self, token: str) -> str | None:
         """Return the id of a new session, or None if the token is unknown, used or too old."""
-        session_id = secrets.token_urlsafe(ID_BYTES)
-        opened = await self._store.write(sign_in.redeem, self._digest(token), self._digest(session_id))
+        link, session_id = self._digest(token), secrets.token_urlsafe(ID_BYTES)
+        # Looked up first: strangers must not be able to keep the database busy with writes.
+        if not await self._store.look(sign_in.is_link, link):
+            return None
+        opened = await self._store.write(sign_in.redeem, link, self._digest(session_id))
         return session_id if opened else None
 
     async def find(self, session_id: str) -> str | None:

@@ -20,6 +20,7 @@ from exotrio.manager.web.guard import FORM_TIME, MAX_SIGN_IN_FORM, local_path
 from exotrio.manager.web.sessions import TRUSTED_FOR, Sessions
 from tests.support.helpers import virtual_ms
 from tests.support.manager import ENGINES, open_two
+from tests.support.statements import noted
 from tests.support.web import HOST, KEY, ORIGIN, failed_run, open_second, open_site
 
 IDLE, MAX_AGE = IDLE_MS / 1000, MAX_AGE_MS / 1000
@@ -255,6 +256,17 @@ async def test_a_link_of_one_state_manager_opens_a_session_at_another() -> None:
         await second.stranger.page(path)
         await second.stranger.page("/ns/shop")
         assert (await site.stranger.get(path)).status_code == 401, "it is used"
+
+
+async def test_who_is_not_signed_in_writes_nothing_by_signing_out_or_guessing_links() -> None:
+    async with open_site() as site:
+        with noted(site.service.store) as statements:
+            assert (await site.stranger.get("/sign-in?link=guess")).status_code == 401
+            guess = {"cookie": f"exotrio_8000={'x' * 43}", "origin": ORIGIN}
+            assert (await site.stranger.client.post("/sign-out", headers=guess)).status_code == 303
+            assert statements == []
+            await site.browser.post("/sign-out")
+            assert statements, "those of who is signed in are noted"
 
 
 async def test_a_page_that_refreshes_itself_reads_its_session_every_few_seconds_only(
