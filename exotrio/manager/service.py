@@ -108,7 +108,7 @@ async def open_service(
     db: str | Path,
     *,
     clock: Clock = wall_clock,
-    monotonic: MonotonicClock = monotonic_clock,
+    monotonic: MonotonicClock | None = None,
     terms: Terms | None = None,
     keep_ms: int | None = None,
     schedules: bool = True,
@@ -139,8 +139,7 @@ async def open_service(
     """
     settings = settings or read_settings()
     async with open_store(db, clock=clock, max_inputs=max_inputs) as store:
-        if monotonic is monotonic_clock:
-            monotonic = store.lease_clock or monotonic
+        monotonic = monotonic or store.lease_clock or monotonic_clock
         cipher = find_cipher(place_of_keys(db), settings, shared=must_share_keys(db, host))
         terms, scheduler = terms or Terms(), Scheduler(store)
         manager = secrets.token_hex(8)
