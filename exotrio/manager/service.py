@@ -149,14 +149,14 @@ async def open_service(
                 pass
         else:
             await take_over(store, manager, monotonic, terms)
-        await renew_at_start(store, cipher)
-        async with in_background(
-            *((scheduler.run,) if schedules else ()),
-            *((partial(stay, store, manager, monotonic, cipher.key_ids),) if store.is_shared else ()),
-            partial(sweep, store, monotonic, terms),
-            partial(retain, store, keep_ms),
-        ):
-            try:
+        try:
+            await renew_at_start(store, cipher)
+            async with in_background(
+                *((scheduler.run,) if schedules else ()),
+                *((partial(stay, store, manager, monotonic, cipher.key_ids),) if store.is_shared else ()),
+                partial(sweep, store, monotonic, terms),
+                partial(retain, store, keep_ms),
+            ):
                 yield Service(
                     store=store,
                     cipher=cipher,
@@ -166,6 +166,7 @@ async def open_service(
                     manager=manager,
                     database=shown_database(db),
                 )
-            finally:
-                if store.is_shared:
-                    store.write_later(partial(leave, manager=manager))
+        finally:
+            if store.is_shared:
+                # After ``stay`` has ended, which would enter it again.
+                store.write_later(partial(leave, manager=manager))

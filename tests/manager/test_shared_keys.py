@@ -147,6 +147,20 @@ async def test_one_that_was_lost_is_waited_for_no_longer_than_it_counts_as_alive
             pass
 
 
+async def test_a_start_that_fails_does_not_count_as_alive(database: Database) -> None:
+    async with manager(database, OLD) as one:
+        await store_secret(one, "graph")
+    database.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'not now'; END $$"
+        " LANGUAGE plpgsql;"
+        " CREATE TRIGGER refuse BEFORE UPDATE ON secrets FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    with pytest.raises(DatabaseError, match="not now"):
+        async with manager(database, NEW, OLD):
+            pass
+    assert database.execute("SELECT id FROM managers") == []
+
+
 async def test_nothing_is_encrypted_with_a_key_that_somebody_lacks(database: Database) -> None:
     async with manager(database, OLD) as one:
         held = await store_secret(one, "graph")
