@@ -4,6 +4,7 @@ and the cancelling of runs, which heartbeats tell of."""
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -581,3 +582,18 @@ async def test_the_id_of_a_claim_is_remembered_for_ten_minutes_across_a_restart(
         await manager.service.store.write(forget_claims, boot())
         ids = await manager.service.store.read(lambda view: view.execute("SELECT id FROM claims").fetchall())
         assert {row["id"] for row in ids} == {"other", "third"}
+
+
+async def test_a_sweep_reads_no_inputs_of_what_it_takes_back() -> None:
+    boot, mib = Boot(), 1024 * 1024
+    async with managing(boot=boot) as manager:
+        flow = await Flow.deploy(manager.remote, place("a", inputs={"p": "INITIAL"}))
+        for number in range(20):
+            await flow.trigger(inputs={"p": "x" * mib})
+            await claim_one(manager.remote, claim_id=str(number))
+        late = boot() + 2 * TERMS.lease_ttl_ms
+        tracemalloc.start()
+        assert await manager.service.store.write(expire, late, TERMS) == 20
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 4 * mib

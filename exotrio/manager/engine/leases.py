@@ -188,7 +188,8 @@ def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> int:
     tx.lock_runs_of(seqs)
     # Again: an outcome, or a heartbeat, may have come before the lock.
     states = tx.execute(
-        "SELECT states.*, runs.template FROM states JOIN runs ON runs.id = run"
+        "SELECT seq, run, place, node_id, status, groups, worker, claimed_at, begun, deliveries,"
+        " runs.template FROM states JOIN runs ON runs.id = run"
         f" WHERE {tx.any_of('seq')} AND status = 'QUEUED' AND ({any_cause})"
         f" ORDER BY seq{tx.for_update('states')}",
         (tx.items(seqs), *chain.from_iterable(parameters for _, _, parameters in causes)),
