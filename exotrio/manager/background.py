@@ -18,7 +18,7 @@ from exotrio._util.words import plural
 from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import ConfigurationError, DatabaseError, DatabaseTooNew
 from exotrio.manager.engine import managers
-from exotrio.manager.engine.leases import MonotonicClock, Terms, expire_and_recover
+from exotrio.manager.engine.leases import MonotonicClock, Terms, expire
 from exotrio.manager.engine.retention import clear, discard, drop_templates
 from exotrio.manager.engine.runs import due_in_ms, fire_schedules
 from exotrio.manager.store.cipher import Cipher
@@ -52,7 +52,7 @@ async def sweep(store: Store, clock: MonotonicClock, terms: Terms) -> None:
             swept = await store.write(managers.sweep, clock(), terms, last)
             ended = swept.ended
             if swept.late_ms:
-                ended = await store.write(expire_and_recover, clock(), terms)
+                ended = await store.write(expire, clock(), terms)
         except DatabaseError as error:
             logger.log(log_level(error), "leases could not be checked: %s", error.what)
             continue

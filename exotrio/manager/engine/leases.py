@@ -153,23 +153,18 @@ Cause = tuple[str, str, tuple[int, ...]]
 _GONE: Cause = ("manager IS NOT NULL AND manager NOT IN (SELECT id FROM managers)", "manager", ())
 
 
-def _overdue(now: int) -> Cause:
-    return "lease_until <= ?", "lease_until", (now,)
-
-
-def expire(tx: Transaction, now: int, terms: Terms) -> int:
-    """End the leases whose deadline has passed; return how many those were."""
-    return _lose(tx, terms, _overdue(now))
-
-
 def recover(tx: Transaction, terms: Terms) -> int:
     """Take back what runtimes inside state managers held that are gone; return how many states those were."""
     return _lose(tx, terms, _GONE)
 
 
-def expire_and_recover(tx: Transaction, now: int, terms: Terms) -> int:
-    """Do both. The one after the other would lock runs while it has states locked."""
-    return _lose(tx, terms, _overdue(now), _GONE)
+def expire(tx: Transaction, now: int, terms: Terms) -> int:
+    """End the leases whose deadline has passed, and take back what ``recover`` does; return how many states
+    those were.
+
+    Both at once: the one after the other would lock runs while it has states locked.
+    """
+    return _lose(tx, terms, ("lease_until <= ?", "lease_until", (now,)), _GONE)
 
 
 def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from exotrio._version import VERSION
 from exotrio.errors import DatabaseTooNew
 from exotrio.manager.engine.claims import forget_claims
-from exotrio.manager.engine.leases import Terms, expire_and_recover, extend
+from exotrio.manager.engine.leases import Terms, expire, extend
 from exotrio.manager.store import clock, schema
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.port import Transaction
@@ -103,7 +103,7 @@ def sweep(tx: Transaction, now: int, terms: Terms, last: int | None) -> Swept:
 
     A sweep that comes late only moves all deadlines, by its lateness: nobody may have been there to hear a
     heartbeat, or the database's clock was set ahead. What is overdue all the same is left to
-    ``leases.expire_and_recover`` in a transaction of its own, since that locks runs before states.
+    ``leases.expire`` in a transaction of its own, since that locks runs before states.
 
     ``last`` is when the only state manager swept last; None if several share the database: then the duty says
     it.
@@ -126,7 +126,7 @@ def sweep(tx: Transaction, now: int, terms: Terms, last: int | None) -> Swept:
     if is_shared:
         tx.execute("DELETE FROM managers WHERE seen_at < ?", (now - SILENT_AFTER_MS,))
     forget_claims(tx, now)
-    return Swept(ended=expire_and_recover(tx, now, terms))
+    return Swept(ended=expire(tx, now, terms))
 
 
 def _lateness(passed: int, interval: int) -> int:
