@@ -64,7 +64,8 @@ def trigger(
     ).fetchall()
     if not inserted:
         # The same request came twice and the other one was faster.
-        assert _exists(tx, run_id, graph["id"]), "a run that was just started is not deleted"
+        exists = _exists(tx, run_id, graph["id"])
+        assert exists, "a run that was just started is not deleted"
         return run_id
     run = RunScope(inserted[0]["id"], template)
     stored = [(run.id, key, to_json(store[key]).decode()) for key in sorted(store)]
