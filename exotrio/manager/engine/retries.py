@@ -10,7 +10,7 @@ from exotrio._wire.operations import RefusedState, RetriedState, RunRetry
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.inputs import read_shared
 from exotrio.manager.engine.outcomes import Follow, copy_of, need_to_follow
-from exotrio.manager.engine.runs import find_run
+from exotrio.manager.engine.runs import lock_run
 from exotrio.manager.engine.states import (
     ERRORED,
     NEXT_CREATED_ERROR,
@@ -72,8 +72,7 @@ def retry_run(tx: Transaction, namespace: str, run_id: str, request_id: str) -> 
 
     Asking again with the same ``request_id`` retries nothing more.
     """
-    tx.lock_runs([find_run(tx, namespace, run_id)["id"]])
-    found = find_run(tx, namespace, run_id)  # as it is now that nobody else changes it
+    found = lock_run(tx, namespace, run_id)
     if found["cancelled_at"] is not None:
         raise Refused(409, f"the run {run_id} was cancelled; trigger the graph again")
     run = RunScope(found["id"], tx.template(found["template"]))

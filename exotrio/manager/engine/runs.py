@@ -19,6 +19,7 @@ from exotrio.manager.engine.states import (
     Changes,
     NewState,
     RunScope,
+    add_events,
     get_state,
 )
 from exotrio.manager.engine.unites import decide
@@ -167,8 +168,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
 
     Runtimes that run one of its states are told with their next heartbeat. Asking again changes nothing.
     """
-    tx.lock_runs([find_run(tx, namespace, run_id)["id"]])
-    run = find_run(tx, namespace, run_id)  # as it is under the lock
+    run = lock_run(tx, namespace, run_id)
     if run["cancelled_at"] is not None:
         return
     if not run["pending"]:
@@ -176,8 +176,9 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
     template = tx.template(run["template"])
     changes = Changes(tx)
     states = tx.execute(
-        "SELECT seq, place, status, worker FROM states WHERE run = ? AND status IN ('CREATED', 'QUEUED')"
-        f" ORDER BY seq{tx.for_update('states')}",
+        # A waiting state may have a worker, too: the last one.
+        "SELECT seq, place, status, CASE WHEN status = 'QUEUED' THEN worker END AS worker FROM states"
+        f" WHERE run = ? AND status IN ('CREATED', 'QUEUED') ORDER BY seq{tx.for_update('states')}",
         (run["id"],),
     ).fetchall()
     for state in states:
@@ -189,12 +190,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> None:
         " WHERE run = ?2 AND status IN ('CREATED', 'QUEUED')",
         (tx.now_ms, run["id"]),
     )
-    held = [(state["seq"], state["worker"] if state["status"] == QUEUED else None) for state in states]
-    tx.insert(
-        "events",
-        ("state", "at", "kind", "worker"),
-        [(seq, tx.now_ms, "cancelled", worker) for seq, worker in held],
-    )
+    add_events(tx, "cancelled", states)
     changes.apply()
     tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run["id"]))
 
@@ -205,6 +201,12 @@ def find_run(view: View, namespace: str, run_id: str) -> Row:
     if run is None:
         raise not_found(f"there is no run {run_id!r} in namespace {namespace!r}")
     return run
+
+
+def lock_run(tx: Transaction, namespace: str, run_id: str) -> Row:
+    """Return a run as ``find_run`` does; nobody else changes its states until the end of the transaction."""
+    tx.lock_runs([find_run(tx, namespace, run_id)["id"]])
+    return find_run(tx, namespace, run_id)  # again: it may have changed before the lock
 
 
 def secrets_of(
