@@ -228,7 +228,7 @@ def _end_as_poison(tx: Transaction, states: Sequence[Row]) -> None:
 def end_leases(tx: Transaction, namespace: str, worker: str, now: int) -> int:
     """End the leases of a runtime whose process has ended; return how many those were.
 
-    The next sweep takes the states back. ``now`` is on the monotonic clock, ms.
+    The next sweep takes the states back. ``now`` is on the clock of leases, ms.
     """
     held = _locked_leases(
         tx, " AND worker = ? AND node_id IN (SELECT id FROM nodes WHERE namespace = ?)", worker, namespace

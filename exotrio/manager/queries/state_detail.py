@@ -102,7 +102,7 @@ def was_cancelled(state: Row) -> bool:
 
 
 def show_history(view: View, namespace: str, state_id: str, now: int) -> dict[str, Any]:
-    """Return a state, found by its id alone. ``now`` is on the monotonic clock of leases, in ms."""
+    """Return a state, found by its id alone. ``now`` is on the clock of leases, in ms."""
     state = get_state(view, namespace, state_id)
     return {
         **detail(view, state),

@@ -18,7 +18,7 @@ from exotrio.manager.store.port import View
 
 SILENT_AFTER_MS = 60_000
 """Without a request for this long a runtime is not called live: three heartbeats are missing."""
-REMEMBERED = "seen_at >= ? AND (phase <> 'stopped' OR seen_at >= ?)"
+_REMEMBERED = "seen_at >= ? AND (phase <> 'stopped' OR seen_at >= ?)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def workers_of(view: View, namespace: str, now: int) -> list[Worker]:
     ``now`` is in ms on the clock of leases, as in all these functions.
     """
     rows = view.execute(
-        f"SELECT * FROM workers WHERE namespace = ? AND {REMEMBERED} ORDER BY runtime, worker_id",
+        f"SELECT * FROM workers WHERE namespace = ? AND {_REMEMBERED} ORDER BY runtime, worker_id",
         (namespace, *_remembered_since(now)),
     )
     return [_worker(row, now) for row in rows]
@@ -73,7 +73,7 @@ def workers_of(view: View, namespace: str, now: int) -> list[Worker]:
 def find_worker(view: View, namespace: str, worker_id: str, now: int) -> Worker | None:
     """Return a runtime, or None if it was not heard of."""
     row = view.row(
-        f"SELECT * FROM workers WHERE namespace = ? AND worker_id = ? AND {REMEMBERED}",
+        f"SELECT * FROM workers WHERE namespace = ? AND worker_id = ? AND {_REMEMBERED}",
         (namespace, worker_id, *_remembered_since(now)),
     )
     return None if row is None else _worker(row, now)

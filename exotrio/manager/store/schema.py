@@ -217,7 +217,7 @@ CREATE TABLE tallies (
 CREATE TABLE claims (id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX claims_by_age ON claims (at);
 
--- Runtimes that were heard of lately (engine.workers). Times are on the monotonic clock, ms.
+-- Runtimes that were heard of lately (engine.workers). Times are on the clock of leases, ms.
 CREATE TABLE workers (
     id INTEGER PRIMARY KEY,
     namespace TEXT NOT NULL,
