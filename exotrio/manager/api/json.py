@@ -208,13 +208,12 @@ async def on_error(request: Request, error: Exception) -> Response:
             response = reply({"detail": error.detail}, error.status_code)
             response.headers.update(error.headers or {})
             return response
-        case UnknownCommit():
-            # Not 503, which says that nothing happened.
-            logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, error)
-            return reply({"detail": error.what}, 504)
         case DatabaseError():
             text = "; ".join(str(error).splitlines())
             logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, text)
+            if isinstance(error, UnknownCommit):
+                # Not 503, which says that nothing happened.
+                return reply({"detail": error.what}, 504)
             again = "" if isinstance(error, SecretUnreadable) else "; try again later"
             return reply({"detail": f"{error.what}{again}"}, 503)
     # Starlette raises the error again after this reply; the server logs it.
