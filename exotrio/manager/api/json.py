@@ -87,7 +87,8 @@ async def settled(claim: Awaitable[T]) -> T:
     """
     with trio.CancelScope(shield=True, deadline=trio.current_time() + CLAIM_LIMIT):
         return await claim
-    raise Refused(504, f"the claim was not written within {CLAIM_LIMIT:g} s; check the server's disk")
+    what = f"the claim was not written within {CLAIM_LIMIT:g} s"
+    raise Refused(504, f"{what}; check the server's database and its disk")
 
 
 async def read_model(request: Request, model: type[M]) -> M:
