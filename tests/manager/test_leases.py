@@ -16,8 +16,8 @@ import trio
 from trio.testing import MockClock
 
 from exotrio.manager import create_app, open_service
-from exotrio.manager.engine.claims import forget_claims
 from exotrio.manager.engine.leases import Terms, end_leases, expire, monotonic_clock
+from exotrio.manager.engine.managers import sweep
 from exotrio.manager.security.access import local
 from exotrio.manager.store.clock import wall_clock
 from tests.contract.api import Api
@@ -579,7 +579,7 @@ async def test_the_id_of_a_claim_is_remembered_for_ten_minutes_across_a_restart(
         assert await claim(manager.remote, limits={"Node_a": 1}, claim_id="used") == []
         boot.skipped += 20
         assert await claim(manager.remote, limits={"Node_a": 1}, claim_id="third")
-        await manager.service.store.write(forget_claims, boot())
+        await manager.service.store.write(sweep, boot(), TERMS, boot())
         ids = await manager.service.store.read(lambda view: view.execute("SELECT id FROM claims").fetchall())
         assert {row["id"] for row in ids} == {"other", "third"}
 
