@@ -9,7 +9,7 @@ import pytest
 from exotrio.manager.engine.claims import MAX_CLAIM_BYTES
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim
-from tests.support.helpers import ok, place
+from tests.support.helpers import declare, ok, place
 from tests.support.manager import Manager, open_manager, recount
 
 both = pytest.mark.parametrize("native", [True, False], ids=["native", "v0"])
@@ -56,3 +56,16 @@ async def test_a_claim_that_was_cut_brings_the_same_states_when_it_is_repeated()
         (again,) = await claim(manager.api, {A: 9}, limit=9, claim_id="c")
     assert first["state_id"] == again["state_id"]
     assert first["lease"]["token"] == again["lease"]["token"]
+
+
+@both
+async def test_a_claim_may_name_more_nodes_than_one_statement_has_parts(native: bool) -> None:
+    names = [f"Other_{number}" for number in range(600)]
+    async with open_manager() as manager:
+        ok(await manager.api.register([declare(name, [], ["v"]) for name in names]))
+        await waiting(manager, 1)
+        if native:
+            taken = await claim(manager.api, dict.fromkeys([*names, A], 1))
+        else:
+            taken = ok(await manager.api.claim([*names, A], 1))["states"]
+        assert [state["node_name"] for state in taken] == [A]
