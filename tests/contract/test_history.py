@@ -105,6 +105,16 @@ async def test_a_cancelled_state_says_so(api: Api) -> None:
     assert (event["kind"], event["worker"]) == ("cancelled", "w")
 
 
+async def test_a_state_that_waits_when_it_is_cancelled_is_held_by_nobody(api: Api) -> None:
+    flow = await Flow.start(api, place("a"))
+    state = await claim_one(api, worker_id="w")
+    held = {"state_id": state["state_id"], "token": state["lease"]["token"]}
+    ok(await api.release(states=[held]))
+    ok(await api.native("POST", f"run/{flow.run_id}/cancel"))
+    events = ok(await api.history(state["state_id"]))["events"]
+    assert [(event["kind"], event["worker"]) for event in events] == [("released", "w"), ("cancelled", None)]
+
+
 @pytest.mark.parametrize("state_id", [UNKNOWN_ID, "x", "%00", "0" * 500])
 async def test_an_unknown_state_is_404(api: Api, state_id: str) -> None:
     refused(await api.history(state_id), 404)
