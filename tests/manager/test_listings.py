@@ -1,11 +1,13 @@
-"""How much of the states one request for a list of them looks through."""
+"""How lists of states and runs are read: in parts, each of which costs no more than so much."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import pytest
 
 from exotrio import StateManager
-from exotrio.manager.queries import states
+from exotrio.manager.queries import runs, states
 from tests.contract.flow import Flow
 from tests.support.helpers import NO_RETRY, ok, place
 from tests.support.manager import open_manager
@@ -40,3 +42,15 @@ async def test_a_request_looks_through_so_many_states_and_says_where_to_go_on(
         assert [state.id for state in (await client.states()).states] == everything
         (failed,) = (await client.states(status="ERRORED", limit=1)).states
         assert failed.id == first["state_id"]
+
+
+@pytest.mark.parametrize("count", [4, 5])
+async def test_a_search_reads_runs_in_parts_until_there_are_no_more(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "READ_AT_ONCE", 2)
+    async with open_manager() as manager:
+        flow = await Flow.deploy(manager.api, place("a"))
+        started = [await flow.trigger() for _ in range(count)]
+        found = await manager.service.store.look(partial(runs.search, graph="graph"), manager.api.namespace)
+        assert [row["id"] for row in found.rows] == started[::-1]
