@@ -20,7 +20,9 @@ from exotrio.manager.engine.claims import Claimed, Claimer, claim, release_claim
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.engine.managers import Swept, enter, leave, sweep, take_duty
 from exotrio.manager.engine.retention import discard
-from exotrio.manager.engine.runs import fire_schedules
+from exotrio.manager.engine.retries import retry_run
+from exotrio.manager.engine.runs import cancel, fire_schedules
+from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.port import Transaction, View
 from tests.contract.flow import Flow
 from tests.support.helpers import node_name, place
@@ -289,6 +291,28 @@ async def test_a_claim_that_is_released_before_it_comes_takes_nothing(world: Wor
     assert await world.write(release_claim, NAMESPACE, "c", world.now) == []
     claimed = await world.claim(claim_id="c")
     assert (claimed.states, claimed.spent) == ([], True)
+
+
+async def test_a_retry_that_waited_for_a_cancellation_knows_of_it(shared: World) -> None:
+    def run_of(view: View) -> str:
+        return str(view.execute("SELECT run_id FROM runs ORDER BY id").fetchone()[0])
+
+    def cancel_and_hold(tx: Transaction, held: Gate) -> None:
+        cancel(tx, NAMESPACE, run_id)
+        held.hold()
+
+    async def retry() -> None:
+        with pytest.raises(Refused, match="was cancelled"):
+            await shared.write(retry_run, NAMESPACE, run_id, "again")
+
+    run_id = await shared.manager.service.store.read(run_of)
+    with gate() as held:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shared.write, partial(cancel_and_hold, held=held))
+            await trio.to_thread.run_sync(held.wait_entered)
+            nursery.start_soon(retry)
+            await blocked(shared)
+            held.open()
 
 
 async def blocked(world: World) -> None:
