@@ -127,6 +127,7 @@ class Server:
         yield database
         # Whatever a test leaves in such a state that this fails is left alone, and nobody gets it again.
         with suppress(psycopg.Error):
+            self.execute(f"ALTER DATABASE {database.name} RESET ALL")
             database.terminate()
             database.execute(f"DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION {ROLE}")
             self._free.append(database)

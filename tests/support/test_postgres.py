@@ -29,6 +29,8 @@ def test_each_test_begins_with_an_empty_database_of_which_it_has_nothing_but_the
     for _ in range(2):
         with postgres.database() as database, psycopg.connect(database.url) as connection:
             connection.execute("CREATE TABLE a (b TEXT)")
+            assert connection.execute("SHOW deadlock_timeout").fetchone() == ("1s",)
+            database.execute(f"ALTER DATABASE {database.name} SET deadlock_timeout = '50ms'")
             may = "SELECT rolsuper OR rolcreatedb FROM pg_roles WHERE rolname = current_user"
             assert connection.execute(may).fetchone() == (False,)
 
