@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,20 +15,11 @@ import trio
 
 from exotrio._util.settings import DATABASE_VARIABLE
 from tests.chaos.clock import Clock
+from tests.support.helpers import free_port
 from tests.support.processes import KEY, ROOT, environment
 
 START = 30.0
 """Seconds a process may take to start, on a machine that has other things to do."""
-
-
-def free_port() -> int:
-    """Return a port nobody listens on, below those the kernel gives to clients: one of them could
-    take it while the server is away."""
-    while True:
-        port = random.randrange(18_000, 32_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 @dataclass(slots=True)

@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -40,6 +39,7 @@ from exotrio._runtime.outbox import Outbox
 from exotrio._runtime.outbox_store import OutboxStore
 from exotrio.testing import Errored, Pruned, Requeued, run_node
 from tests.support.doubles import Call, Fails, NativeServer, V0Server, hang, reply, runtime
+from tests.support.helpers import free_port
 from tests.support.processes import KEY, Process, Processes, exotrio
 
 SHORT = 0.3
@@ -661,13 +661,6 @@ if __name__ == "__main__":
 """
 
 GRAPH = Graph("once", nodes=[GraphNodeModel(node_name="Once", namespace="ns", identifier="once", inputs={})])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize("link", ["native", "v0"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import httpx
@@ -36,6 +39,17 @@ class SettableClock:
 def virtual_ms() -> int:
     """The time of Trio's clock, as Unix milliseconds."""
     return 1_700_000_000_000 + round(trio.current_time() * 1000)
+
+
+def free_port() -> int:
+    """Return a port nobody listens on, below those the kernel gives to clients: one of them could
+    take it while the server is away."""
+    while True:
+        # Not by ``random``: Hypothesis seeds it, in every process of the tests with the same number.
+        port = 18_000 + secrets.randbelow(14_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def open_client(

@@ -22,12 +22,13 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from pathlib import Path
-from socket import socket
 from typing import Any
 from urllib.parse import quote
 
 import psycopg
 import pytest
+
+from tests.support.helpers import free_port
 
 BINARIES = "EXOTRIO_TEST_POSTGRES"
 SKIPPED = "no PostgreSQL"
@@ -113,7 +114,7 @@ class Server:
             shutil.rmtree(self.folder, ignore_errors=True)
             said = getattr(error, "stderr", None) or ""
             raise CannotStart(f"{error} {said}".strip()) from error
-        self.port = _free_port()
+        self.port = free_port()
         data = self.folder / "data"
         command = [self._program("postgres"), "-D", str(data), "-p", str(self.port)]
         self._process = _Process(self.folder, data / "postmaster.pid", command)
@@ -195,7 +196,7 @@ class Pooler:
         program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
         if program is None:
             pytest.skip(f"{NO_POOLER} is installed")
-        self.port = _free_port()
+        self.port = free_port()
         folder = _new_folder()
         (folder / "users").write_text(f'"{ROLE}" "{PASSWORD}"\n')
         (folder / "settings").write_text(
@@ -333,10 +334,3 @@ def _run(command: list[str], folder: Path) -> str:
         text=True,
     )
     return done.stdout
-
-
-def _free_port() -> int:
-    with socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
