@@ -7,10 +7,11 @@ are the same. What only happens side by side is tested on PostgreSQL.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,22 +28,14 @@ from exotrio.manager.store.port import Transaction, View
 from tests.contract.flow import Flow
 from tests.support.helpers import node_name, place
 from tests.support.manager import Gate, Manager, gate, open_manager, recount
-from tests.support.postgres import database
+from tests.support.postgres import Database
+from tests.support.stores import new_database
 
 TERMS = Terms(lease_ttl_ms=60_000)
 TERM = TERMS.lease_ttl_ms
 SECOND = 1_000
 HOUR = 3_600_000
 NAMESPACE = "tests"
-
-
-@contextmanager
-def place_for(engine: str) -> Iterator[str]:
-    if engine == "sqlite":
-        yield ":memory:"
-    else:
-        with database() as fresh:
-            yield fresh.url
 
 
 @dataclass
@@ -101,18 +94,17 @@ async def opened(db: str, runs: int = 3) -> AsyncIterator[World]:
         await manager.service.store.read(recount)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    with place_for(request.param) as db:
-        async for each in opened(db):
+@pytest.fixture(params=["memory", "postgres"])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    with ExitStack() as stack:
+        async for each in opened(new_database(request.param, tmp_path, stack)):
             yield each
 
 
 @pytest.fixture
-async def shared() -> AsyncIterator[World]:
-    with place_for("postgres") as db:
-        async for each in opened(db):
-            yield each
+async def shared(database: Database) -> AsyncIterator[World]:
+    async for each in opened(database.url):
+        yield each
 
 
 # -- who is lost
@@ -324,18 +316,17 @@ async def blocked(world: World) -> None:
 
 @pytest.mark.parametrize("at_start", [True, False])
 async def test_a_late_sweep_is_a_warning_unless_it_is_the_first_of_a_state_manager(
-    caplog: pytest.LogCaptureFixture, at_start: bool
+    database: Database, caplog: pytest.LogCaptureFixture, at_start: bool
 ) -> None:
     caplog.set_level(logging.INFO, logger="exotrio.manager")
-    with database() as fresh:
-        async with open_manager(fresh.url) as manager:
+    async with open_manager(database.url) as manager:
+        await manager.service.store.write(sweep_an_hour_ago)
+    async with open_manager(database.url, terms=Terms(lease_ttl_ms=500)) as manager:
+        late = await logged(caplog)
+        if not at_start:
+            caplog.clear()
             await manager.service.store.write(sweep_an_hour_ago)
-        async with open_manager(fresh.url, terms=Terms(lease_ttl_ms=500)) as manager:
             late = await logged(caplog)
-            if not at_start:
-                caplog.clear()
-                await manager.service.store.write(sweep_an_hour_ago)
-                late = await logged(caplog)
     assert late.message.startswith("leases were not checked for 36")
     assert late.levelno == (logging.INFO if at_start else logging.WARNING)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,6 @@ CRON = {"type": "CRON", "value": {"expression": "0 5 * * *"}}
 MOVED = sorted(tables().keys() - OF_PROCESSES)
 DIFFERENT = {("meta", "value"), *ON_LEASE_CLOCK.items()}
 CLAIM = "a-claim-of-before"
-
-
-@pytest.fixture
-def database() -> Iterator[Database]:
-    with postgres.database() as fresh:
-        yield fresh
 
 
 @pytest.fixture
@@ -217,29 +210,25 @@ async def test_only_an_empty_database_takes_a_file(database: Database, file: Pat
     assert is_there(file)
 
 
-async def test_a_move_whose_answer_was_lost_is_found_to_be_done(database: Database, file: Path) -> None:
+async def test_a_move_whose_answer_was_lost_is_found_to_be_done(
+    database: Database, proxy: PostgresProxy, file: Path
+) -> None:
     await fill(file)
-    proxy = PostgresProxy(database.server.port)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(proxy.serve)
-        proxy.cut_at_commit("after")
-        with pytest.raises(DatabaseError, match="all was moved, or nothing"):
-            await sqlite_to_postgres(file, database.url_at(proxy.port))
-        assert is_there(file)
-        done = await sqlite_to_postgres(file, database.url_at(proxy.port))
-        assert (done.was_moved_before, is_there(done.renamed), is_there(file)) == (True, True, False)
-        nursery.cancel_scope.cancel()
+    proxy.cut_at_commit("after")
+    with pytest.raises(DatabaseError, match="all was moved, or nothing"):
+        await sqlite_to_postgres(file, database.url_at(proxy.port))
+    assert is_there(file)
+    done = await sqlite_to_postgres(file, database.url_at(proxy.port))
+    assert (done.was_moved_before, is_there(done.renamed), is_there(file)) == (True, True, False)
 
 
-async def test_one_that_was_cut_before_its_end_moved_nothing(database: Database, file: Path) -> None:
+async def test_one_that_was_cut_before_its_end_moved_nothing(
+    database: Database, proxy: PostgresProxy, file: Path
+) -> None:
     await fill(file)
-    proxy = PostgresProxy(database.server.port)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(proxy.serve)
-        proxy.cut_at_commit("before")
-        with pytest.raises(DatabaseError):
-            await sqlite_to_postgres(file, database.url_at(proxy.port))
-        nursery.cancel_scope.cancel()
+    proxy.cut_at_commit("before")
+    with pytest.raises(DatabaseError):
+        await sqlite_to_postgres(file, database.url_at(proxy.port))
     assert database.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
     assert not (await sqlite_to_postgres(file, database.url)).was_moved_before
 

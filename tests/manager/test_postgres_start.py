@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,19 +14,12 @@ import pytest
 
 from exotrio import ConfigurationError
 from exotrio.manager.store.opening import open_store
-from tests.support import postgres
 from tests.support.commands import NODES
 from tests.support.postgres import PASSWORD, Database
 from tests.support.processes import KEY, Process, Processes, ended, exotrio
 
 SERVER = ("server", "--port", "0", "--key", KEY)
 WRONG = "a-wrong-p5word"
-
-
-@pytest.fixture
-def database() -> Iterator[Database]:
-    with postgres.database() as fresh:
-        yield fresh
 
 
 def started(url: str, cwd: Path, *arguments: str) -> Process:

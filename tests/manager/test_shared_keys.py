@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from exotrio._util.settings import Settings
 from exotrio.manager import background
 from exotrio.manager.security.encryption import cipher_from_text, rotate_secrets
 from tests.contract.flow import Flow
-from tests.support import postgres
 from tests.support.commands import Cli, told
 from tests.support.helpers import ok, place
 from tests.support.manager import Manager, open_manager
@@ -27,12 +26,6 @@ SECRETS = {"token": "the-plain-token-5e1f"}
 
 def key_id(key: str) -> str:
     return cipher_from_text(key, source="a test").newest
-
-
-@pytest.fixture
-def database() -> Iterator[Database]:
-    with postgres.database() as fresh:
-        yield fresh
 
 
 @pytest.fixture(autouse=True)

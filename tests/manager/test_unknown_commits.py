@@ -8,7 +8,6 @@ from uuid import uuid4
 
 import httpx
 import pytest
-import trio
 
 from exotrio._http.response import NotAccepted, parse_response
 from exotrio.errors import ManagerUnavailable
@@ -17,7 +16,7 @@ from exotrio.manager.store.port import Transaction
 from tests.contract.flow import Flow
 from tests.support.helpers import node_name, ok, place
 from tests.support.manager import Manager, open_manager, recount
-from tests.support.postgres import database
+from tests.support.postgres import Database
 from tests.support.postgres_proxy import PostgresProxy
 
 A = node_name("a")
@@ -26,16 +25,8 @@ WHEN: tuple[When, ...] = ("before", "after")
 
 
 @pytest.fixture
-async def proxied(nursery: trio.Nursery) -> AsyncIterator[tuple[PostgresProxy, str]]:
-    with database() as db:
-        proxy = PostgresProxy(db.server.port)
-        await nursery.start(proxy.serve)
-        yield proxy, db.url_at(proxy.port)
-
-
-@pytest.fixture
-async def manager(proxied: tuple[PostgresProxy, str]) -> AsyncIterator[Manager]:
-    async with open_manager(proxied[1]) as manager:
+async def manager(database: Database, proxy: PostgresProxy) -> AsyncIterator[Manager]:
+    async with open_manager(database.url_at(proxy.port)) as manager:
         yield manager
 
 
@@ -43,7 +34,7 @@ Cut = Callable[[Any, str, When], None]
 
 
 @pytest.fixture
-def cut(proxied: tuple[PostgresProxy, str], monkeypatch: pytest.MonkeyPatch) -> Cut:
+def cut(proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch) -> Cut:
     """Return what cuts the next commit of a use case, given by its module and name."""
 
     def prepare(module: Any, name: str, when: When) -> None:
@@ -53,7 +44,7 @@ def cut(proxied: tuple[PostgresProxy, str], monkeypatch: pytest.MonkeyPatch) -> 
             result = use_case(tx, *args, **options)
             monkeypatch.setattr(module, name, use_case)
             # Its own connection: what the state manager does by itself commits, too.
-            proxied[0].cut_at_commit(when, tx._connection._socket.getsockname()[1])
+            proxy.cut_at_commit(when, tx._connection._socket.getsockname()[1])
             return result
 
         monkeypatch.setattr(module, name, wrapper)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 import trio
@@ -17,26 +17,13 @@ from exotrio.manager.store.port import Conflict, Store, Transaction, View
 from exotrio.manager.store.postgres import database as making
 from exotrio.manager.store.postgres import readers, writes
 from exotrio.manager.store.postgres.server import Server
-from tests.support.postgres import PASSWORD, Database, database, server
+from tests.support.postgres import PASSWORD, Database, server
 from tests.support.postgres_proxy import PostgresProxy
 
 
 @pytest.fixture
-def db() -> Iterator[Database]:
-    with database() as fresh:
-        yield fresh
-
-
-@pytest.fixture
-async def proxy(db: Database, nursery: trio.Nursery) -> PostgresProxy:
-    proxy = PostgresProxy(db.server.port)
-    await nursery.start(proxy.serve)
-    return proxy
-
-
-@pytest.fixture
-async def store(db: Database) -> AsyncIterator[Store]:
-    async with open_store(db.url) as opened:
+async def store(database: Database) -> AsyncIterator[Store]:
+    async with open_store(database.url) as opened:
         yield opened
 
 
@@ -56,11 +43,11 @@ def session(view: View) -> int:
     return pid
 
 
-async def test_managers_that_start_at_once_on_an_empty_database_all_come_up(db: Database) -> None:
+async def test_managers_that_start_at_once_on_an_empty_database_all_come_up(database: Database) -> None:
     stamps = []
 
     async def start() -> None:
-        async with open_store(db.url) as store:
+        async with open_store(database.url) as store:
             stamps.append(await store.read(get, "stamp"))
 
     async with trio.open_nursery() as nursery:
@@ -71,67 +58,72 @@ async def test_managers_that_start_at_once_on_an_empty_database_all_come_up(db: 
 
 
 async def test_managers_of_a_new_version_that_start_at_once_migrate_once(
-    db: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_store(db.url) as older:
+    async with open_store(database.url) as older:
         monkeypatch.setattr(making, "VERSION", making.VERSION + 1)
         step = "CREATE TABLE later (id INTEGER PRIMARY KEY); INSERT INTO later VALUES (1);"
         monkeypatch.setattr(making, "MIGRATIONS", {making.VERSION - 1: step})
 
         async def start() -> None:
-            async with open_store(db.url) as store:
+            async with open_store(database.url) as store:
                 assert await store.read(get, "version") == str(making.VERSION)
 
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(start)
-        assert db.execute("SELECT count(*) FROM later") == [(1,)]
+        assert database.execute("SELECT count(*) FROM later") == [(1,)]
         # A manager of the version before works on.
         await older.write(put, "a", "b")
 
 
-async def test_a_database_that_a_newer_manager_changed_is_used_as_long_as_that_says_so(db: Database) -> None:
-    async with open_store(db.url):
+async def test_a_database_that_a_newer_manager_changed_is_used_as_long_as_that_says_so(
+    database: Database,
+) -> None:
+    async with open_store(database.url):
         pass
-    db.execute("UPDATE meta SET value = '99' WHERE key = 'version'")
-    async with open_store(db.url):
+    database.execute("UPDATE meta SET value = '99' WHERE key = 'version'")
+    async with open_store(database.url):
         pass
-    db.execute("UPDATE meta SET value = '99' WHERE key = 'oldest_version'")
+    database.execute("UPDATE meta SET value = '99' WHERE key = 'oldest_version'")
     with pytest.raises(DatabaseTooNew, match="99"):
-        async with open_store(db.url):
+        async with open_store(database.url):
             pass
 
 
 @pytest.mark.parametrize("others", ["accounts (id int)", "meta (key int)", "meta (key text, value text)"])
-async def test_a_database_of_something_else_is_refused_and_left_as_it_is(db: Database, others: str) -> None:
-    db.execute(f"CREATE TABLE {others}")
-    db.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC")
+async def test_a_database_of_something_else_is_refused_and_left_as_it_is(
+    database: Database, others: str
+) -> None:
+    database.execute(f"CREATE TABLE {others}")
+    database.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC")
     with pytest.raises(DatabaseError, match="not made by exotrio"):
-        async with open_store(db.url):
+        async with open_store(database.url):
             pass
-    assert db.execute("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [(1,)]
+    found = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    assert database.execute(found) == [(1,)]
 
 
 async def test_no_password_is_shown(
-    db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     monkeypatch.setattr("exotrio.manager.store.postgres.start.PATIENCE", 0.0)
-    wrong = db.tcp_url.replace(f"{PASSWORD[:5]}", "not-the-", 1)
+    wrong = database.tcp_url.replace(f"{PASSWORD[:5]}", "not-the-", 1)
     for url in (
         wrong,
         f"postgresql://user:{PASSWORD}@[::1/db",
-        db.tcp_url.replace(f":{db.server.port}", ":1"),
+        database.tcp_url.replace(f":{database.server.port}", ":1"),
     ):
         with pytest.raises((DatabaseError, ConfigurationError)) as caught:
             async with open_store(url):
                 pass
         told = f"{caught.value} {caught.value!r} {caught.value.__cause__!r}"
-        assert "percent-encoded" in told or db.name in told
+        assert "percent-encoded" in told or database.name in told
         assert PASSWORD not in told
         assert "not-the-" not in told
-    assert PASSWORD not in repr(Server(db.tcp_url))
-    async with open_store(db.tcp_url) as store:
+    assert PASSWORD not in repr(Server(database.tcp_url))
+    async with open_store(database.tcp_url) as store:
         with pytest.raises(DatabaseError) as caught:
             await store.write(lambda tx: tx.execute(f"SELECT nothing_of('{PASSWORD}')"))
     assert PASSWORD not in str(caught.value)
@@ -159,14 +151,16 @@ async def test_use_cases_that_lock_each_other_out_both_happen(store: Store) -> N
     assert await store.read(get, "a") == await store.read(get, "b")
 
 
-async def test_a_use_case_runs_again_if_what_it_read_has_changed_since(store: Store, db: Database) -> None:
+async def test_a_use_case_runs_again_if_what_it_read_has_changed_since(
+    store: Store, database: Database
+) -> None:
     await store.write(put, "a", "old")
     read = []
 
     def replace(tx: Transaction) -> None:
         read.append(get(tx, "a"))
         if len(read) == 1:
-            db.execute("UPDATE meta SET value = 'changed' WHERE key = 'a'")
+            database.execute("UPDATE meta SET value = 'changed' WHERE key = 'a'")
         tx.update("meta", ("key", "value"), ("value",), [("a", read[-1], "new")])
 
     await store.write(replace)
@@ -189,7 +183,7 @@ async def test_a_use_case_that_never_gets_through_is_refused(
 
 
 async def test_a_use_case_whose_session_is_ended_before_its_commit_runs_again(
-    store: Store, db: Database
+    store: Store, database: Database
 ) -> None:
     sessions = []
 
@@ -197,7 +191,7 @@ async def test_a_use_case_whose_session_is_ended_before_its_commit_runs_again(
         sessions.append(session(tx))
         put(tx, "a", str(len(sessions)))
         if len(sessions) == 1:
-            db.terminate(sessions[0])
+            database.terminate(sessions[0])
             tx.row("SELECT 1")
 
     await store.write(write)
@@ -205,7 +199,7 @@ async def test_a_use_case_whose_session_is_ended_before_its_commit_runs_again(
     assert await store.read(get, "a") == "2"
 
 
-async def test_a_server_that_is_restarted_is_found_again(store: Store, db: Database) -> None:
+async def test_a_server_that_is_restarted_is_found_again(store: Store, database: Database) -> None:
     await store.write(put, "a", "b")
     assert await store.read(get, "a") == "b"
     server().restart()
@@ -216,9 +210,9 @@ async def test_a_server_that_is_restarted_is_found_again(store: Store, db: Datab
 
 @pytest.mark.parametrize(("when", "found"), [("before", None), ("after", "b")])
 async def test_a_commit_without_an_answer_is_said_to_be_unknown(
-    db: Database, proxy: PostgresProxy, when: str, found: str | None
+    database: Database, proxy: PostgresProxy, when: str, found: str | None
 ) -> None:
-    async with open_store(db.url_at(proxy.port)) as store:
+    async with open_store(database.url_at(proxy.port)) as store:
         proxy.cut_at_commit(when)  # type: ignore[arg-type]
         with pytest.raises(DatabaseError, match="not known"):
             await store.write(put, "a", "b")
@@ -228,20 +222,20 @@ async def test_a_commit_without_an_answer_is_said_to_be_unknown(
 
 
 async def test_what_changes_nothing_runs_again_if_its_commit_is_cut(
-    db: Database, proxy: PostgresProxy
+    database: Database, proxy: PostgresProxy
 ) -> None:
-    async with open_store(db.url_at(proxy.port)) as store:
+    async with open_store(database.url_at(proxy.port)) as store:
         proxy.cut_at_commit("after")
         assert await store.write(get, "version") is not None
         assert proxy.cuts == 1
 
 
 async def test_while_the_server_is_away_use_cases_fail_soon_and_later_ones_succeed(
-    db: Database, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
+    database: Database, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writes, "RETRY_FOR", 0.2)
     monkeypatch.setattr(readers, "RETRY_FOR", 0.2)
-    async with open_store(db.url_at(proxy.port)) as store:
+    async with open_store(database.url_at(proxy.port)) as store:
         await store.write(put, "a", "b")
         proxy.refuses = True
         proxy.cut()
@@ -265,7 +259,7 @@ async def test_a_use_case_that_raises_changes_nothing(store: Store) -> None:
     assert await store.read(get, "a") is None
 
 
-async def test_a_result_that_nobody_takes_is_undone(store: Store, db: Database) -> None:
+async def test_a_result_that_nobody_takes_is_undone(store: Store, database: Database) -> None:
     running, go = threading.Event(), threading.Event()
 
     def take(tx: Transaction) -> None:
@@ -283,16 +277,16 @@ async def test_a_result_that_nobody_takes_is_undone(store: Store, db: Database) 
         await trio.sleep(0.01)
 
 
-async def test_a_query_that_nobody_waits_for_ends_on_the_server(store: Store, db: Database) -> None:
+async def test_a_query_that_nobody_waits_for_ends_on_the_server(store: Store, database: Database) -> None:
     running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(600%'"
     own = (1,)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.read, lambda view: view.row("SELECT pg_sleep(600)"))
-        while db.execute(running) == [own]:  # noqa: ASYNC110 - only the server knows
+        while database.execute(running) == [own]:  # noqa: ASYNC110 - only the server knows
             await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
-    while db.execute(running) != [own]:  # noqa: ASYNC110 - only the server knows
+    while database.execute(running) != [own]:  # noqa: ASYNC110 - only the server knows
         await trio.sleep(0.01)
 
 
@@ -302,12 +296,12 @@ async def test_a_look_ends_in_time(store: Store, monkeypatch: pytest.MonkeyPatch
         await store.look(lambda view: view.row("SELECT pg_sleep(600)"))
 
 
-async def test_a_query_sees_one_snapshot_and_can_change_nothing(store: Store, db: Database) -> None:
+async def test_a_query_sees_one_snapshot_and_can_change_nothing(store: Store, database: Database) -> None:
     await store.write(put, "a", "old")
 
     def look(view: View) -> tuple[str | None, str | None]:
         before = get(view, "a")
-        db.execute("UPDATE meta SET value = 'new' WHERE key = 'a'")
+        database.execute("UPDATE meta SET value = 'new' WHERE key = 'a'")
         return before, get(view, "a")
 
     assert await store.read(look) == ("old", "old")
@@ -315,7 +309,9 @@ async def test_a_query_sees_one_snapshot_and_can_change_nothing(store: Store, db
         await store.read(lambda view: view.execute("DELETE FROM meta"))
 
 
-async def test_registered_nodes_are_read_again_once_another_manager_registers_some(db: Database) -> None:
+async def test_registered_nodes_are_read_again_once_another_manager_registers_some(
+    database: Database,
+) -> None:
     def register(tx: Transaction, runtime: str, version: int) -> None:
         row = ("ns", "Node", runtime, f'{{"properties": {{"{runtime}": 1}}}}', "{}", "[]", 1, 1)
         tx.insert(
@@ -339,7 +335,7 @@ async def test_registered_nodes_are_read_again_once_another_manager_registers_so
         assert inputs(tx) == ["never"]
         raise Refused(400, "no")
 
-    async with open_store(db.url) as store, open_store(db.url) as other:
+    async with open_store(database.url) as store, open_store(database.url) as other:
         assert await store.write(inputs) is None
         await other.write(register, "first", 1)
         assert await store.write(inputs) == ["first"]
@@ -350,19 +346,21 @@ async def test_registered_nodes_are_read_again_once_another_manager_registers_so
         assert await store.write(inputs) == ["second"]
 
 
-async def test_the_time_is_that_of_the_database(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_time_is_that_of_the_database(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: 0)
     now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-    async with open_store(db.url) as store:
-        ((before,),) = db.execute(now)
+    async with open_store(database.url) as store:
+        ((before,),) = database.execute(now)
         found = await store.read(lambda view: view.now_ms)
-        ((after,),) = db.execute(now)
+        ((after,),) = database.execute(now)
         assert store.lease_clock is not None
         assert before - 1_000 <= found <= store.lease_clock() <= after + 10_000
 
 
-async def test_tables_are_cleared_of_old_rows_early(store: Store, db: Database) -> None:
-    options = dict(db.execute("SELECT relname, reloptions::text FROM pg_class WHERE reloptions IS NOT NULL"))
+async def test_tables_are_cleared_of_old_rows_early(store: Store, database: Database) -> None:
+    options = dict(
+        database.execute("SELECT relname, reloptions::text FROM pg_class WHERE reloptions IS NOT NULL")
+    )
     for table in ("runs", "states", "counts", "unite_counters"):
         assert "fillfactor" in options[table]
         assert "autovacuum_vacuum_scale_factor=0.02" in options[table]

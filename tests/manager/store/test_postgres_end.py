@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -15,15 +14,9 @@ from exotrio.manager.store.port import Store, Transaction
 from exotrio.manager.store.postgres import notices
 from exotrio.manager.store.postgres import store as postgres
 from tests.support.manager import gate
-from tests.support.postgres import Database, database
+from tests.support.postgres import Database
 from tests.support.postgres_proxy import PostgresProxy
 from tests.support.stores import PATIENCE, put, until
-
-
-@pytest.fixture
-def db() -> Iterator[Database]:
-    with database() as fresh:
-        yield fresh
 
 
 def threads() -> list[str]:
@@ -31,13 +24,11 @@ def threads() -> list[str]:
 
 
 async def test_it_ends_though_the_server_takes_statements_and_never_answers(
-    db: Database, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    database: Database, proxy: PostgresProxy, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "CLOSING_GRACE", 0.05)
     monkeypatch.setattr(postgres, "WRITERS", 1)
     monkeypatch.setattr(notices, "INTERVAL", 0.01)
-    proxy = PostgresProxy(db.server.port)
-    await nursery.start(proxy.serve)
     errors: list[DatabaseError] = []
 
     async def write(store: Store) -> None:
@@ -46,7 +37,7 @@ async def test_it_ends_though_the_server_takes_statements_and_never_answers(
         errors.append(caught.value)
 
     with trio.fail_after(PATIENCE), ExitStack() as stack:
-        async with open_store(db.url_at(proxy.port)) as store:
+        async with open_store(database.url_at(proxy.port)) as store:
             await store.write(put, "first")
             stack.enter_context(proxy.hold())
             nursery.start_soon(write, store)
@@ -56,7 +47,7 @@ async def test_it_ends_though_the_server_takes_statements_and_never_answers(
 
 
 async def test_what_is_committed_after_the_end_is_no_problem_of_the_program(
-    db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(postgres, "CLOSING_GRACE", 0.05)
 
@@ -65,7 +56,7 @@ async def test_what_is_committed_after_the_end_is_no_problem_of_the_program(
         closed.hold()
 
     with gate() as closed, trio.fail_after(PATIENCE):
-        async with open_store(db.url) as store, trio.open_nursery() as nursery:
+        async with open_store(database.url) as store, trio.open_nursery() as nursery:
             nursery.start_soon(store.write, hold)
             await trio.to_thread.run_sync(closed.wait_entered)
             nursery.cancel_scope.cancel()
@@ -75,4 +66,4 @@ async def test_what_is_committed_after_the_end_is_no_problem_of_the_program(
         assert "is abandoned" in caplog.text
         closed.open()
         # Its thread and its session end then, as those of the others did.
-        await until(lambda: not threads() and not db.sessions())
+        await until(lambda: not threads() and not database.sessions())

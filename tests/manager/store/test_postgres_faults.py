@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import psycopg
@@ -18,25 +17,12 @@ from exotrio.manager.store.port import Transaction, View
 from exotrio.manager.store.postgres import readers, topics, writes
 from exotrio.manager.store.postgres import store as postgres
 from exotrio.manager.store.postgres.server import Server
-from tests.support.postgres import PASSWORD, Database, database
+from tests.support.postgres import PASSWORD, Database
 from tests.support.postgres_proxy import PostgresProxy
 from tests.support.stores import PATIENCE, get, keys, put, remove, until
 
 MINUTE = 60.0
 UNREADABLE = "postgresql://user:secret%zz@host/db"
-
-
-@pytest.fixture
-def db() -> Iterator[Database]:
-    with database() as fresh:
-        yield fresh
-
-
-@pytest.fixture
-async def proxy(db: Database, nursery: trio.Nursery) -> PostgresProxy:
-    proxy = PostgresProxy(db.server.port)
-    await nursery.start(proxy.serve)
-    return proxy
 
 
 def setting(view: View, name: str) -> str:
@@ -45,8 +31,8 @@ def setting(view: View, name: str) -> str:
     return str(row["value"])
 
 
-async def test_a_password_that_the_server_repeats_is_masked(db: Database) -> None:
-    async with open_store(db.tcp_url) as store:
+async def test_a_password_that_the_server_repeats_is_masked(database: Database) -> None:
+    async with open_store(database.tcp_url) as store:
         for way in (store.write, store.read, store.look):
             with pytest.raises(DatabaseError, match="invalid input syntax") as caught:
                 await way(lambda view: view.execute(f"SELECT CAST('{PASSWORD}' AS BIGINT)"))
@@ -60,7 +46,10 @@ def test_no_traceback_shows_the_password_of_a_url_that_cannot_be_read() -> None:
 
 
 async def test_whoever_waits_goes_on_waiting_though_looks_fail_while_the_server_is_away(
-    db: Database, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    database: Database,
+    proxy: PostgresProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(topics, "MIN_POLL", 0.01)
     monkeypatch.setattr(topics, "MAX_POLL", 0.02)
@@ -78,19 +67,19 @@ async def test_whoever_waits_goes_on_waiting_though_looks_fail_while_the_server_
         found.append(await store.write_once_ready(MINUTE, take))
 
     with trio.fail_after(PATIENCE):
-        async with open_store(db.url_at(proxy.port)) as store, trio.open_nursery() as nursery:
+        async with open_store(database.url_at(proxy.port)) as store, trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await until(lambda: True in looks)
             proxy.refuses = True
             proxy.cut()
             await until(lambda: "could not be written" in caplog.text)
             proxy.refuses = False
-            db.execute("INSERT INTO store VALUES (0, 'item', '')")
+            database.execute("INSERT INTO store VALUES (0, 'item', '')")
     assert found == ["item"]
 
 
 async def test_what_may_have_been_counted_is_not_counted_again(
-    db: Database, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
+    database: Database, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "TALLY_INTERVAL", 0.01)
 
@@ -109,32 +98,32 @@ async def test_what_may_have_been_counted_is_not_counted_again(
 
     tallies_write = tallies.write
     with trio.fail_after(PATIENCE):
-        async with open_store(db.url_at(proxy.port)) as store:
+        async with open_store(database.url_at(proxy.port)) as store:
             monkeypatch.setattr(tallies, "write", write)
             await store.write(end, 1)
             await until(lambda: proxy.cuts == 1)
             await store.write(end, 10)
-        async with open_store(db.url) as store:
+        async with open_store(database.url) as store:
             assert await store.read(count) == 11
 
 
-async def test_settings_of_the_role_do_not_end_sessions_that_listen(db: Database) -> None:
-    db.execute(f"ALTER DATABASE {db.name} SET idle_session_timeout = '50ms'")
-    async with open_store(db.url) as store:
+async def test_settings_of_the_role_do_not_end_sessions_that_listen(database: Database) -> None:
+    database.execute(f"ALTER DATABASE {database.name} SET idle_session_timeout = '50ms'")
+    async with open_store(database.url) as store:
         for way in (store.write, store.read, store.look):
             assert await way(setting, "idle_session_timeout") == "0"
 
 
 @pytest.mark.parametrize("way", ["read", "look"])
-async def test_a_query_does_not_wait_for_ever_for_who_rewrites_a_table(db: Database, way: str) -> None:
-    async with open_store(db.url) as store:
+async def test_a_query_does_not_wait_for_ever_for_who_rewrites_a_table(database: Database, way: str) -> None:
+    async with open_store(database.url) as store:
         assert await getattr(store, way)(setting, "lock_timeout") == "4s"
 
 
 async def test_a_query_that_was_wrong_long_ago_does_not_keep_the_next_ones_from_finding_a_server_again(
-    db: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_store(db.url) as store:
+    async with open_store(database.url) as store:
         await store.write(put, "a", "1")
         with pytest.raises(DatabaseError, match="absent"):
             await store.read(lambda view: view.row("SELECT * FROM absent"))
@@ -145,7 +134,7 @@ async def test_a_query_that_was_wrong_long_ago_does_not_keep_the_next_ones_from_
         def read(view: View) -> str | None:
             sessions.append(1)
             if len(sessions) == 1:
-                db.terminate()
+                database.terminate()
             return get(view, "a")
 
         assert await store.read(read) == "1"
@@ -153,24 +142,24 @@ async def test_a_query_that_was_wrong_long_ago_does_not_keep_the_next_ones_from_
 
 
 async def test_a_server_that_is_read_only_for_a_while_is_read_and_then_written_again(
-    db: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writes, "RETRY_FOR", 0.1)
     monkeypatch.setattr(postgres, "WRITERS", 1)
-    async with open_store(db.url) as store:
+    async with open_store(database.url) as store:
         await store.write(put, "a")
         # As a primary that became a standby.
-        db.execute(f"ALTER DATABASE {db.name} SET default_transaction_read_only = on")
-        db.terminate()
+        database.execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+        database.terminate()
         with pytest.raises(DatabaseError, match="read-only"):
             await store.write(put, "b")
         assert await store.read(keys) == ["a"]
-        db.server.execute(f"ALTER DATABASE {db.name} RESET default_transaction_read_only")
+        database.server.execute(f"ALTER DATABASE {database.name} RESET default_transaction_read_only")
         await store.write(put, "c")
         assert await store.read(keys) == ["a", "c"]
 
 
-async def test_use_cases_that_wait_for_a_row_hold_up_nobody_who_does_not_need_it(db: Database) -> None:
+async def test_use_cases_that_wait_for_a_row_hold_up_nobody_who_does_not_need_it(database: Database) -> None:
     changed = []
 
     def change(tx: Transaction) -> None:
@@ -184,13 +173,13 @@ async def test_use_cases_that_wait_for_a_row_hold_up_nobody_who_does_not_need_it
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE wait_event_type = 'Lock' AND datname = current_database()"
     )
-    async with open_store(db.url) as store, trio.open_nursery() as nursery:
+    async with open_store(database.url) as store, trio.open_nursery() as nursery:
         await store.write(put, "hot")
-        with psycopg.connect(db.url) as holder:
+        with psycopg.connect(database.url) as holder:
             holder.execute("SELECT * FROM store WHERE key = 'hot' FOR UPDATE")
             for _ in range(postgres.WRITERS):
                 nursery.start_soon(hot)
-            await until(lambda: db.execute(waiting) == [(postgres.WRITERS,)])
+            await until(lambda: database.execute(waiting) == [(postgres.WRITERS,)])
             await store.write(put, "other")
             assert changed == []
         # Nobody had to give up before somebody else could go on.

@@ -19,7 +19,7 @@ from exotrio.manager.store.postgres import start
 from exotrio.manager.store.schema import OLDEST, VERSION
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
 from tests.support.manager import Gate, gate, open_manager
-from tests.support.postgres import Database, database
+from tests.support.postgres import Database
 from tests.support.stores import put, until
 
 PRESENT = (VERSION, OLDEST)
@@ -32,14 +32,8 @@ CONTRACT = "ALTER TABLE store DROP COLUMN later;"
 
 
 @pytest.fixture
-def db() -> Iterator[Database]:
-    with database() as fresh:
-        yield fresh
-
-
-@pytest.fixture
-async def store(db: Database) -> AsyncIterator[Store]:
-    async with open_store(db.url) as opened:
+async def store(database: Database) -> AsyncIterator[Store]:
+    async with open_store(database.url) as opened:
         yield opened
 
 
@@ -56,13 +50,15 @@ def release(versions: tuple[int, int], *, patience: float = 30.0) -> Iterator[No
         yield
 
 
-async def start_and_end(db: Database) -> None:
-    async with open_store(db.url):
+async def start_and_end(database: Database) -> None:
+    async with open_store(database.url):
         pass
 
 
-def stored(db: Database) -> tuple[int, int]:
-    rows = {key: int(value) for key, value in db.execute("SELECT * FROM meta WHERE key LIKE '%version'")}
+def stored(database: Database) -> tuple[int, int]:
+    rows = {
+        key: int(value) for key, value in database.execute("SELECT * FROM meta WHERE key LIKE '%version'")
+    }
     return rows["version"], rows["oldest_version"]
 
 
@@ -70,62 +66,66 @@ def come(tx: Transaction, name: str, ago_ms: int = 0) -> None:
     enter(tx, name, tx.now_ms - ago_ms)
 
 
-async def blocked(db: Database) -> None:
+async def blocked(database: Database) -> None:
     """Wait until a session waits for another one."""
-    await until(lambda: db.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
+    await until(lambda: database.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
 
 
-async def test_queries_and_use_cases_go_on_when_a_table_gets_a_column(store: Store, db: Database) -> None:
+async def test_queries_and_use_cases_go_on_when_a_table_gets_a_column(
+    store: Store, database: Database
+) -> None:
     def read_all(view: View) -> list[str]:
         return [key for key, *_ in view.execute("SELECT * FROM meta ORDER BY key")]
 
     # What runs several times on a connection is prepared there, with the columns of then.
     for _ in range(3):
         keys = [await store.read(read_all), await store.look(read_all), await store.write(read_all)]
-    db.execute("ALTER TABLE meta ADD COLUMN later TEXT")
+    database.execute("ALTER TABLE meta ADD COLUMN later TEXT")
     assert [await store.read(read_all), await store.look(read_all), await store.write(read_all)] == keys
 
 
-async def test_a_manager_of_the_version_before_starts_and_works_on_expanded_tables(db: Database) -> None:
-    await start_and_end(db)
+async def test_a_manager_of_the_version_before_starts_and_works_on_expanded_tables(
+    database: Database,
+) -> None:
+    await start_and_end(database)
     with release(EXPANDED):
-        await start_and_end(db)
-    async with open_manager(db.url) as older:
+        await start_and_end(database)
+    async with open_manager(database.url) as older:
         found = await older.service.store.look(older.service.store.describe)
-    assert stored(db) == EXPANDED
+    assert stored(database) == EXPANDED
     assert found["schema_version"] == VERSION + 1, "what the tables are, not what it knows"
     assert [each["schema_version"] for each in found["postgres"]["managers"]] == [VERSION]
 
 
 async def test_what_older_managers_need_is_removed_once_they_are_gone_and_none_comes_again(
-    store: Store, db: Database, caplog: pytest.LogCaptureFixture
+    store: Store, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     await store.write(come, "m-1")
     await store.write(come, "silent", SILENT_AFTER_MS + 1_000)
     with release(CONTRACTED):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(start_and_end, db)
+            nursery.start_soon(start_and_end, database)
             await until(lambda: "perhaps they end" in caplog.text)
-            assert stored(db) == PRESENT
+            assert stored(database) == PRESENT
             await store.write(leave, "m-1")
-    assert stored(db) == CONTRACTED
+    assert stored(database) == CONTRACTED
     with pytest.raises(DatabaseTooNew, match="upgrade exotrio"):
-        await start_and_end(db)
+        await start_and_end(database)
     with pytest.raises(DatabaseTooNew, match="upgrade exotrio"):
         await store.write(come, "silent")
 
 
 async def test_a_manager_that_would_remove_what_others_need_does_not_start(
-    store: Store, db: Database
+    store: Store, database: Database
 ) -> None:
     await store.write(come, "m-1")
     with release(CONTRACTED, patience=0), pytest.raises(DatabaseError, match=r"too old.* m-1 \(exotrio"):
-        await start_and_end(db)
-    assert stored(db) == PRESENT
+        await start_and_end(database)
+    assert stored(database) == PRESENT
 
 
 async def test_a_manager_that_is_about_to_come_is_found_by_one_that_removes_what_it_needs(
-    store: Store, db: Database
+    store: Store, database: Database
 ) -> None:
     def come_slowly(tx: Transaction, held: Gate) -> None:
         come(tx, "m-1")
@@ -133,20 +133,20 @@ async def test_a_manager_that_is_about_to_come_is_found_by_one_that_removes_what
 
     async def start_newer() -> None:
         with pytest.raises(DatabaseError, match="m-1"):
-            await start_and_end(db)
+            await start_and_end(database)
 
     with release(CONTRACTED, patience=0), gate() as held:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(store.write, come_slowly, held)
             await trio.to_thread.run_sync(held.wait_entered)
             nursery.start_soon(start_newer)
-            await blocked(db)
+            await blocked(database)
             held.open()
-    assert stored(db) == PRESENT
+    assert stored(database) == PRESENT
 
 
 async def test_a_manager_that_comes_while_what_it_needs_is_removed_is_refused(
-    store: Store, db: Database, monkeypatch: pytest.MonkeyPatch
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(making, "MAX_STALL", "30s")
 
@@ -156,47 +156,47 @@ async def test_a_manager_that_comes_while_what_it_needs_is_removed_is_refused(
 
     with release(CONTRACTED):
         async with trio.open_nursery() as nursery:
-            with psycopg.connect(db.url) as other:
+            with psycopg.connect(database.url) as other:
                 other.execute("LOCK TABLE store IN ACCESS SHARE MODE")
-                nursery.start_soon(start_and_end, db)
-                await blocked(db)
+                nursery.start_soon(start_and_end, database)
+                await blocked(database)
                 nursery.start_soon(come_late)
                 waiting = "SELECT 1 FROM pg_locks WHERE NOT granted OFFSET 1"
-                await until(lambda: db.execute(waiting))
-    assert stored(db) == CONTRACTED
+                await until(lambda: database.execute(waiting))
+    assert stored(database) == CONTRACTED
 
 
 async def test_a_migration_that_waits_for_a_long_transaction_holds_up_nobody_else(
-    store: Store, db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(making, "MAX_STALL", "50ms")
     with release(EXPANDED):
         async with trio.open_nursery() as nursery:
-            with psycopg.connect(db.url) as dump:
+            with psycopg.connect(database.url) as dump:
                 dump.execute("LOCK TABLE store IN ACCESS SHARE MODE")
-                nursery.start_soon(start_and_end, db)
+                nursery.start_soon(start_and_end, database)
                 await until(lambda: "are in use" in caplog.text)
                 for number in range(10):
                     await store.write(put, f"{number}")
-                assert stored(db) == PRESENT
-    assert stored(db) == EXPANDED
+                assert stored(database) == PRESENT
+    assert stored(database) == EXPANDED
 
 
-async def test_a_migration_that_never_gets_a_table_says_what_to_do(store: Store, db: Database) -> None:
-    with psycopg.connect(db.url) as dump, release(EXPANDED, patience=0):
+async def test_a_migration_that_never_gets_a_table_says_what_to_do(store: Store, database: Database) -> None:
+    with psycopg.connect(database.url) as dump, release(EXPANDED, patience=0):
         dump.execute("LOCK TABLE store IN ACCESS SHARE MODE")
         with pytest.raises(DatabaseError, match="are in use"):
-            await start_and_end(db)
+            await start_and_end(database)
 
 
 async def test_a_manager_that_was_silent_while_what_it_needs_was_removed_ends(
-    db: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(managers, "SEEN_INTERVAL", 0.01)
 
     async def be_silent() -> None:
-        async with open_manager(db.url):
-            db.execute("UPDATE meta SET value = %s WHERE key = 'oldest_version'", (str(VERSION + 1),))
+        async with open_manager(database.url):
+            database.execute("UPDATE meta SET value = %s WHERE key = 'oldest_version'", (str(VERSION + 1),))
             await trio.sleep(30)
 
     with pytest.raises(BaseExceptionGroup) as caught:

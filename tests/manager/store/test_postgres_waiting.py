@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import trio
@@ -15,16 +15,10 @@ from exotrio.manager.store.port import Store, Transaction, View
 from exotrio.manager.store.postgres import topics
 from exotrio.manager.store.postgres.store import WRITERS
 from tests.support.manager import gate
-from tests.support.postgres import Database, database, pooler
+from tests.support.postgres import Database, pooler
 
 LONG = 600.0
 """Seconds that no test waits."""
-
-
-@pytest.fixture
-def db() -> Iterator[Database]:
-    with database() as fresh:
-        yield fresh
 
 
 @pytest.fixture
@@ -35,8 +29,8 @@ def no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def store(db: Database, no_polling: None) -> AsyncIterator[Store]:
-    async with open_store(db.url) as opened:
+async def store(database: Database, no_polling: None) -> AsyncIterator[Store]:
+    async with open_store(database.url) as opened:
         # When it begins to listen to others, everything looks once, out of order.
         while not opened.written:  # noqa: ASYNC110 - no event says so
             await trio.sleep(0.001)
@@ -225,11 +219,11 @@ async def test_it_looks_again_when_something_comes_due(store: Store) -> None:
     assert looks == [False, True, True, True]
 
 
-async def test_it_looks_a_last_time_at_the_end(store: Store, db: Database) -> None:
+async def test_it_looks_a_last_time_at_the_end(store: Store, database: Database) -> None:
     def look(tx: Transaction) -> str | None:
         found = take(tx, "topic")
         if found is None and not tx.waited:
-            db.execute("INSERT INTO meta VALUES ('topic a', 'unannounced')")
+            database.execute("INSERT INTO meta VALUES ('topic a', 'unannounced')")
         return found
 
     assert await store.write_once_ready(0.05, look) == "unannounced"
@@ -237,32 +231,32 @@ async def test_it_looks_a_last_time_at_the_end(store: Store, db: Database) -> No
 
 
 async def test_what_nobody_announced_is_found_by_polling(
-    db: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(topics, "MIN_POLL", 0.01)
     monkeypatch.setattr(topics, "MAX_POLL", 0.02)
-    async with open_store(db.url) as store, trio.open_nursery() as nursery:
+    async with open_store(database.url) as store, trio.open_nursery() as nursery:
         takers = Takers(store, nursery)
         await takers.start("first", "topic")
-        db.execute("INSERT INTO meta VALUES ('topic a', 'unannounced')")
+        database.execute("INSERT INTO meta VALUES ('topic a', 'unannounced')")
         assert await takers.taken(1) == [("first", "unannounced")]
 
 
 async def test_it_goes_on_waiting_while_the_server_is_away(
-    db: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(topics, "MIN_POLL", 0.01)
     monkeypatch.setattr(topics, "MAX_POLL", 0.02)
-    async with open_store(db.url) as store, trio.open_nursery() as nursery:
+    async with open_store(database.url) as store, trio.open_nursery() as nursery:
         takers = Takers(store, nursery)
         await takers.start("first", "topic")
-        db.server.restart()
+        database.server.restart()
         await store.write(offer, "topic", "a")
         assert await takers.taken(1) == [("first", "a")]
 
 
-async def test_managers_wake_what_waits_at_others(store: Store, takers: Takers, db: Database) -> None:
-    async with open_store(db.url) as other:
+async def test_managers_wake_what_waits_at_others(store: Store, takers: Takers, database: Database) -> None:
+    async with open_store(database.url) as other:
         await takers.start("first", "topic")
         written = store.written
         await other.write(offer, "topic", "a")
@@ -274,18 +268,18 @@ async def test_managers_wake_what_waits_at_others(store: Store, takers: Takers, 
     "said", ["", "[]", "7", '"abc"', '[["x"], true, []]', '["x", true, [{}]]', "[" * 7_000]
 )
 async def test_what_strangers_say_on_the_channel_harms_nobody(
-    store: Store, takers: Takers, db: Database, said: str
+    store: Store, takers: Takers, database: Database, said: str
 ) -> None:
-    async with open_store(db.url) as other:
+    async with open_store(database.url) as other:
         await takers.start("first", "topic")
-        ((stamp,),) = db.execute("SELECT value FROM meta WHERE key = 'stamp'")
-        db.execute("SELECT pg_notify(%s, %s)", (f"exotrio_{stamp}", said))
+        ((stamp,),) = database.execute("SELECT value FROM meta WHERE key = 'stamp'")
+        database.execute("SELECT pg_notify(%s, %s)", (f"exotrio_{stamp}", said))
         await other.write(offer, "topic", "a")
         assert await takers.taken(1) == [("first", "a")]
 
 
-async def test_many_topics_at_once_reach_others(store: Store, takers: Takers, db: Database) -> None:
-    async with open_store(db.url) as other:
+async def test_many_topics_at_once_reach_others(store: Store, takers: Takers, database: Database) -> None:
+    async with open_store(database.url) as other:
         await takers.start("first", "topic")
 
         def offer_many(tx: Transaction) -> None:
@@ -297,13 +291,13 @@ async def test_many_topics_at_once_reach_others(store: Store, takers: Takers, db
 
 
 async def test_a_manager_that_heard_nothing_for_a_while_looks_for_all_that_it_missed(
-    store: Store, takers: Takers, db: Database
+    store: Store, takers: Takers, database: Database
 ) -> None:
-    async with open_store(db.url) as other:
+    async with open_store(database.url) as other:
         await takers.start("first", "topic")
         # Whatever was announced before its sessions ended and it listened again, nobody told it.
-        db.execute("INSERT INTO meta VALUES ('topic a', 'unannounced')")
-        db.terminate()
+        database.execute("INSERT INTO meta VALUES ('topic a', 'unannounced')")
+        database.terminate()
         assert await takers.taken(1) == [("first", "unannounced")]
         await takers.start("second", "topic")
         while len(takers.took) < 2:
@@ -316,7 +310,7 @@ async def test_a_manager_that_heard_nothing_for_a_while_looks_for_all_that_it_mi
 
 
 async def test_behind_a_pooler_everything_works_by_polling(
-    db: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(topics, "MIN_POLL", 0.01)
     monkeypatch.setattr(topics, "MAX_POLL", 0.02)
@@ -325,7 +319,7 @@ async def test_behind_a_pooler_everything_works_by_polling(
         return setting(view, "lock_timeout")
 
     with pooler() as pool:
-        url = db.url_at(pool.port)
+        url = database.url_at(pool.port)
         async with open_store(url) as store, open_store(url) as other, trio.open_nursery() as nursery:
             for _ in range(5):
                 async with trio.open_nursery() as busy:
@@ -341,7 +335,7 @@ async def test_behind_a_pooler_everything_works_by_polling(
                 "SELECT count(*) FROM pg_stat_activity"
                 " WHERE query LIKE 'LISTEN%' AND datname = current_database()"
             )
-            assert db.execute(listening) == [(0,)]
+            assert database.execute(listening) == [(0,)]
             with trio.move_on_after(0.05):
                 await store.read(lambda view: view.row("SELECT pg_sleep(600)"))
             assert await store.look(lambda view: setting(view, "enable_seqscan")) == "on"

@@ -1,0 +1,25 @@
+"""A database on PostgreSQL of a test's own, and a proxy before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import trio
+
+from tests.support import postgres
+from tests.support.postgres import Database
+from tests.support.postgres_proxy import PostgresProxy
+
+
+@pytest.fixture
+def database() -> Iterator[Database]:
+    with postgres.database() as fresh:
+        yield fresh
+
+
+@pytest.fixture
+async def proxy(database: Database, nursery: trio.Nursery) -> PostgresProxy:
+    proxy = PostgresProxy(database.server.port)
+    await nursery.start(proxy.serve)
+    return proxy
