@@ -6,9 +6,11 @@
 ``catalog``     templates and registered nodes, kept parsed
 ``driver``      rows and connections, as far as code outside of ``sqlite`` knows them
 ``schema``      the tables, their version, and migrations
+``heads``       where a claim begins to search for waiting states
 ``clock``       the wall clock, and what happens when it is set
 ``tallies``     counts of states that ended, by node, minute, status and duration
 ``cipher``      secrets, encrypted
+``shared_keys`` the keys for secrets that the state managers on one database have
 ``opening``     opening a database by its name, whatever its engine
 ``sqlite``      an engine: opening and owning a file, commits, readers, copies
 ``postgres``    another one, which several state managers may share

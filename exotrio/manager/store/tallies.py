@@ -18,7 +18,7 @@ MINUTE_MS = 60_000
 KEPT_MINUTES = 25 * 60
 
 Key = tuple[int, str, int]
-"""Kind, status and bucket of a state that ended."""
+"""Node id, status and bucket of a state that ended."""
 
 
 def bucket_of(ms: int) -> int:
