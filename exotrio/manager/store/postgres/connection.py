@@ -17,7 +17,7 @@ from exotrio.manager.store.postgres.adaptation import Row
 from exotrio.manager.store.postgres.translation import translate
 
 _CHANGES = (b"INSERT", b"UPDATE", b"DELETE")
-_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "SET ")
+_SAVEPOINTS = ("SAVEPOINT", "ROLLBACK TO", "RELEASE")
 _LOST = ("08", "57P", "25P03", "25006")
 """SQLSTATEs, or their beginnings, after which a connection is of no use: it is broken, the server stops, it
 waited for this process in vain, or it is not the primary server any more."""
@@ -51,8 +51,6 @@ class CommitUnknown(Exception):
 class Cursor(psycopg.RawCursor[Row]):
     """What a statement found or changed."""
 
-    lastrowid = None  # there is none; use RETURNING
-
 
 class Connection:
     """A connection whose transactions are begun and ended by statements.
@@ -71,7 +69,7 @@ class Connection:
     def execute(self, sql: str, parameters: tuple[Any, ...] = (), /) -> Cursor:
         """Run one statement."""
         cursor: Any = self.driver.cursor(binary=True)
-        if sql.startswith(_CONTROL):
+        if sql.startswith(_SAVEPOINTS):
             self.control(sql)
             return cursor  # type: ignore[no-any-return]
         cursor.execute(translate(sql), parameters or None)

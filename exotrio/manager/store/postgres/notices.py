@@ -54,7 +54,6 @@ class Notices:
         self._wakeup = trio.Event()
         self._others_until = -math.inf
         self._known: dict[str, float] = {}
-        self._heard_own_at = math.inf
 
     def tell(self, topics: Iterable[Topic]) -> None:
         """Tell others that something was written, and what was announced. Returns at once."""
