@@ -106,13 +106,15 @@ def parse_database_url(text: str, *, source: str = "the argument db") -> Databas
     parameters = [pair.partition("=") for pair in query.split("&") if pair]
     kept = [f"{name}{sign}{value}" for name, sign, value in parameters if not _is_secret(name)]
     values = [password, *(value for name, _, value in parameters if _is_secret(name))]
-    hosts = [_without_port(host) for host in place.partition("/")[0].split(",") if _without_port(host)]
-    hosts += [value for name, _, value in parameters if name in {"host", "hostaddr"} and value]
+    hosts = [unquote(_without_port(host)) for host in place.partition("/")[0].split(",")]
+    for name, _, value in parameters:
+        if name in {"host", "hostaddr"}:
+            hosts += unquote(value).split(",")
     return DatabaseUrl(
         text=text,
         shown=f"{scheme}{user}{at if user else ''}{place}{mark if kept else ''}{'&'.join(kept)}",
         secrets=tuple({form for value in values if value for form in (value, unquote(value))}),
-        hosts=tuple(unquote(host) for host in hosts),
+        hosts=tuple(filter(None, hosts)),
         parameters=frozenset(name for name, _, _ in parameters),
     )
 

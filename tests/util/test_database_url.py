@@ -62,6 +62,8 @@ def test_what_libpq_would_take_for_the_host_is_refused_and_not_shown(text: str) 
         ("postgresql://[::1]/n", True),
         ("postgresql://%2Fvar%2Frun/n", True),
         ("postgresql:///n?host=/var/run", True),
+        ("postgresql:///n?host=/var/run,localhost", True),
+        ("postgresql:///n?host=/var/run,db", False),
         ("postgresql:///n", True),
         ("postgresql:///n?service=s", False),
         ("postgresql://db/n", False),
