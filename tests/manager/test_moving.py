@@ -125,6 +125,16 @@ async def test_claims_have_a_fresh_term_on_the_clock_of_the_database(database: D
     assert 0 <= ago < 30_000
 
 
+async def test_of_all_states_only_leased_ones_are_written_twice(database: Database, file: Path) -> None:
+    await fill(file)
+    await sqlite_to_postgres(file, database.url)
+    # The commands of the transaction that wrote the rows.
+    is_leased = "status = 'QUEUED' AND lease_until IS NOT NULL"
+    wrote = database.execute(f"SELECT DISTINCT {is_leased}, cmin::text FROM states ORDER BY 1")
+    assert [leased for leased, _ in wrote] == [False, True]
+    assert wrote[0][1] != wrote[1][1]
+
+
 async def test_runs_go_on_where_they_were(database: Database, file: Path) -> None:
     held = await fill(file)
     await sqlite_to_postgres(file, database.url)

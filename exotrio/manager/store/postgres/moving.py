@@ -31,6 +31,8 @@ OF_PROCESSES = frozenset(
 """Tables of what state managers know of runtimes, browsers and each other: heard of again within seconds."""
 ON_LEASE_CLOCK = {"states": "lease_until", "claims": "at"}
 """Columns that are on the clock of leases, which is another one here."""
+_WHERE_IT_COUNTS = {"states": " WHERE status = 'QUEUED' AND lease_until IS NOT NULL"}
+"""To write again all states that nobody holds, too, would take as long as to copy them."""
 _OF_ENGINE = ("version", "oldest_version", "clock_latest", "clock_ahead", "writable")
 """Keys of ``meta`` that belong to an engine, or to a machine's clock."""
 _LOG_FROM = 100_000
@@ -107,7 +109,8 @@ def _copy_all(source: Source, connection: Connection, lease_now: int) -> Moved:
     clock = ServerClock()
     clock.measure(connection)
     for table, column in ON_LEASE_CLOCK.items():
-        connection.execute(f"UPDATE {table} SET {column} = {column} + ?", (clock(),))
+        counts = _WHERE_IT_COUNTS.get(table, "")
+        connection.execute(f"UPDATE {table} SET {column} = {column} + ?{counts}", (clock(),))
     for table in moved.rows:
         connection.control(f"ANALYZE {table}")
     return moved
