@@ -141,6 +141,25 @@ async def test_a_query_that_was_wrong_long_ago_does_not_keep_the_next_ones_from_
     assert len(sessions) == 2
 
 
+def cancel_oneself(view: View) -> None:
+    view.row("SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(600)")
+
+
+async def test_a_query_that_an_administrator_cancels_runs_again(db: Database) -> None:
+    runs = []
+
+    def read(view: View) -> list[str]:
+        runs.append(1)
+        if len(runs) == 1:
+            cancel_oneself(view)
+        return keys(view)
+
+    async with open_store(db.url) as store:
+        await store.write(put, "a")
+        assert await store.read(read) == ["a"]
+    assert len(runs) == 2
+
+
 async def test_a_server_that_is_read_only_for_a_while_is_read_and_then_written_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

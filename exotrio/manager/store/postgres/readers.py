@@ -116,7 +116,7 @@ class Readers:
             except OutOfTime as error:
                 raise _too_slow(limit) from error
             except psycopg.Error as error:
-                if isinstance(error, errors.QueryCanceled):
+                if isinstance(error, errors.QueryCanceled) and limit < math.inf:
                     raise _too_slow(limit) from error
                 if not is_operational(error) or running.cancelled:
                     raise self._not_read(error) from error
