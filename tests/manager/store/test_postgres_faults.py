@@ -160,6 +160,22 @@ async def test_a_query_that_an_administrator_cancels_runs_again(db: Database) ->
     assert len(runs) == 2
 
 
+async def test_a_query_that_fails_each_time_is_given_up_though_others_succeed_meanwhile(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # More than the longest pause between two tries.
+    monkeypatch.setattr(readers, "RETRY_FOR", 0.6)
+
+    def read(view: View) -> None:
+        trio.from_thread.run(store.read, keys)
+        cancel_oneself(view)
+
+    with trio.fail_after(PATIENCE):
+        async with open_store(db.url) as store:
+            with pytest.raises(DatabaseError, match="could not be read"):
+                await store.read(read)
+
+
 async def test_a_server_that_is_read_only_for_a_while_is_read_and_then_written_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

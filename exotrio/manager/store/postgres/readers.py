@@ -110,6 +110,7 @@ class Readers:
     def _run(self, query: Callable[[View], T], limit: float, running: _Query) -> T:
         start = time.monotonic()
         failures = 0
+        end = math.inf
         while True:
             try:
                 found = self._attempt(query, start, limit, running)
@@ -123,7 +124,9 @@ class Readers:
                 failures += 1
                 pause = _PAUSES.pause(failures)
                 self._lost_at = self._lost_at or time.monotonic()
-                if time.monotonic() + pause >= self._lost_at + RETRY_FOR:
+                # What others can read meanwhile does not put it off: one table may be locked.
+                end = min(end, self._lost_at + RETRY_FOR)
+                if time.monotonic() + pause >= end:
                     raise self._not_read(error) from error
                 time.sleep(pause)
             else:
