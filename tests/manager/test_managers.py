@@ -29,7 +29,7 @@ from tests.contract.flow import Flow
 from tests.support.helpers import node_name, place
 from tests.support.manager import Gate, Manager, gate, open_manager, recount
 from tests.support.postgres import Database
-from tests.support.stores import new_database
+from tests.support.stores import new_database, until
 
 TERMS = Terms(lease_ttl_ms=60_000)
 TERM = TERMS.lease_ttl_ms
@@ -260,7 +260,9 @@ async def test_claims_at_the_same_time_take_different_states_and_do_not_wait_for
     assert not ids(taken[0]) & ids(second)
 
 
-async def test_a_claim_that_comes_twice_at_the_same_time_takes_states_once(shared: World) -> None:
+async def test_a_claim_that_comes_twice_at_the_same_time_takes_states_once(
+    shared: World, database: Database
+) -> None:
     taken: list[Claimed] = []
 
     async def take(use_case: Any) -> None:
@@ -273,7 +275,7 @@ async def test_a_claim_that_comes_twice_at_the_same_time_takes_states_once(share
             nursery.start_soon(take, first)
             await trio.to_thread.run_sync(held.wait_entered)
             nursery.start_soon(take, partial(claim_at, now=shared.now, limit=1, claimer=claimer))
-            await blocked(shared)
+            await until(database.blocked)
             held.open()
     assert ids(taken[0]) == ids(taken[1])
     assert (await shared.statuses()).count("QUEUED") == 1
@@ -285,7 +287,9 @@ async def test_a_claim_that_is_released_before_it_comes_takes_nothing(world: Wor
     assert (claimed.states, claimed.spent) == ([], True)
 
 
-async def test_a_retry_that_waited_for_a_cancellation_knows_of_it(shared: World) -> None:
+async def test_a_retry_that_waited_for_a_cancellation_knows_of_it(
+    shared: World, database: Database
+) -> None:
     def run_of(view: View) -> str:
         return str(view.execute("SELECT run_id FROM runs ORDER BY id").fetchone()[0])
 
@@ -303,15 +307,8 @@ async def test_a_retry_that_waited_for_a_cancellation_knows_of_it(shared: World)
             nursery.start_soon(shared.write, partial(cancel_and_hold, held=held))
             await trio.to_thread.run_sync(held.wait_entered)
             nursery.start_soon(retry)
-            await blocked(shared)
+            await until(database.blocked)
             held.open()
-
-
-async def blocked(world: World) -> None:
-    """Wait until a session waits for another one's row."""
-    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-    while not await world.manager.service.store.read(lambda view: view.execute(waiting).fetchone()[0]):
-        await trio.lowlevel.checkpoint()
 
 
 @pytest.mark.parametrize("at_start", [True, False])
@@ -337,9 +334,9 @@ def sweep_an_hour_ago(tx: Transaction) -> None:
 
 async def logged(caplog: pytest.LogCaptureFixture) -> logging.LogRecord:
     """Wait for the line about a late sweep."""
-    with trio.fail_after(60):
-        while True:
-            for record in caplog.records:
-                if "not checked" in record.getMessage():
-                    return record
-            await trio.sleep(0.01)
+
+    def found() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if "not checked" in record.getMessage()]
+
+    await until(found)
+    return found()[0]

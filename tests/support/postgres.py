@@ -81,9 +81,15 @@ class Database:
 
     def sessions(self) -> list[int]:
         """Return the process ids of its sessions."""
-        where = "datname = %s AND backend_type = 'client backend'"
-        found = f"SELECT pid FROM pg_stat_activity WHERE {where} ORDER BY pid"
-        return [pid for (pid,) in self.server.execute(found, (self.name,))]
+        return self._sessions("true")
+
+    def blocked(self) -> list[int]:
+        """Return the process ids of those that wait for a lock which another one has."""
+        return self._sessions("wait_event_type = 'Lock'")
+
+    def running(self, statement: str) -> list[int]:
+        """Return the process ids of those in which this statement runs."""
+        return self._sessions("state = 'active' AND query = %s", statement)
 
     def terminate(self, *pids: int) -> int:
         """End these sessions, or all of this database, and return how many there were."""
@@ -91,6 +97,11 @@ class Database:
             self.server.execute("SELECT pg_terminate_backend(%s)", (pid,))[0][0]
             for pid in pids or self.sessions()
         )
+
+    def _sessions(self, condition: str, *parameters: str) -> list[int]:
+        where = f"datname = %s AND backend_type = 'client backend' AND {condition}"
+        found = f"SELECT pid FROM pg_stat_activity WHERE {where} ORDER BY pid"
+        return [pid for (pid,) in self.server.execute(found, (self.name, *parameters))]
 
 
 class Server:

@@ -85,14 +85,9 @@ class Pair:
                 nursery.start_soon(call, "held up", held_up, first)
                 await trio.to_thread.run_sync(closed.wait_entered)
                 nursery.start_soon(call, "other", other, self.second)
-                await until(lambda: "other" in results or self._is_waiting())
+                await until(lambda: "other" in results or self.database.blocked())
                 closed.open()
         return results["held up"], results["other"]
-
-    def _is_waiting(self) -> bool:
-        """Whether a session waits for another one."""
-        waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
-        return bool(self.database.server.execute(waiting, (self.database.name,))[0][0])
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from exotrio.manager.store.postgres import readers, writes
 from exotrio.manager.store.postgres.server import Server
 from tests.support.postgres import PASSWORD, Database, server
 from tests.support.postgres_proxy import PostgresProxy
+from tests.support.stores import until
 
 
 @pytest.fixture
@@ -278,16 +279,12 @@ async def test_a_result_that_nobody_takes_is_undone(store: Store, database: Data
 
 
 async def test_a_query_that_nobody_waits_for_ends_on_the_server(store: Store, database: Database) -> None:
-    running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(600%'"
-    own = (1,)
-
+    sleep = "SELECT pg_sleep(600)"
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(store.read, lambda view: view.row("SELECT pg_sleep(600)"))
-        while database.execute(running) == [own]:  # noqa: ASYNC110 - only the server knows
-            await trio.sleep(0.01)
+        nursery.start_soon(store.read, lambda view: view.row(sleep))
+        await until(lambda: database.running(sleep))
         nursery.cancel_scope.cancel()
-    while database.execute(running) != [own]:  # noqa: ASYNC110 - only the server knows
-        await trio.sleep(0.01)
+    await until(lambda: not database.running(sleep))
 
 
 async def test_a_look_ends_in_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,17 +204,13 @@ async def test_use_cases_that_wait_for_a_row_hold_up_nobody_who_does_not_need_it
         await store.write(change)
         changed.append("hot")
 
-    waiting = (
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
     async with open_store(database.url) as store, trio.open_nursery() as nursery:
         await store.write(put, "hot")
         with psycopg.connect(database.url) as holder:
             holder.execute("SELECT * FROM store WHERE key = 'hot' FOR UPDATE")
             for _ in range(postgres.WRITERS):
                 nursery.start_soon(hot)
-            await until(lambda: database.execute(waiting) == [(postgres.WRITERS,)])
+            await until(lambda: len(database.blocked()) == postgres.WRITERS)
             await store.write(put, "other")
             assert changed == []
         # Nobody had to give up before somebody else could go on.

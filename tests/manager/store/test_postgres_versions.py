@@ -66,11 +66,6 @@ def come(tx: Transaction, name: str, ago_ms: int = 0) -> None:
     enter(tx, name, tx.now_ms - ago_ms)
 
 
-async def blocked(database: Database) -> None:
-    """Wait until a session waits for another one."""
-    await until(lambda: database.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
-
-
 async def test_queries_and_use_cases_go_on_when_a_table_gets_a_column(
     store: Store, database: Database
 ) -> None:
@@ -140,7 +135,7 @@ async def test_a_manager_that_is_about_to_come_is_found_by_one_that_removes_what
             nursery.start_soon(store.write, come_slowly, held)
             await trio.to_thread.run_sync(held.wait_entered)
             nursery.start_soon(start_newer)
-            await blocked(database)
+            await until(database.blocked)
             held.open()
     assert stored(database) == PRESENT
 
@@ -159,10 +154,9 @@ async def test_a_manager_that_comes_while_what_it_needs_is_removed_is_refused(
             with psycopg.connect(database.url) as other:
                 other.execute("LOCK TABLE store IN ACCESS SHARE MODE")
                 nursery.start_soon(start_and_end, database)
-                await blocked(database)
+                await until(database.blocked)
                 nursery.start_soon(come_late)
-                waiting = "SELECT 1 FROM pg_locks WHERE NOT granted OFFSET 1"
-                await until(lambda: database.execute(waiting))
+                await until(lambda: len(database.blocked()) >= 2)
     assert stored(database) == CONTRACTED
 
 

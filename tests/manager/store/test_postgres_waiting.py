@@ -16,6 +16,7 @@ from exotrio.manager.store.postgres import topics
 from exotrio.manager.store.postgres.store import WRITERS
 from tests.support.manager import gate
 from tests.support.postgres import Database, pooler
+from tests.support.stores import until
 
 LONG = 600.0
 """Seconds that no test waits."""
@@ -32,8 +33,7 @@ def no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
 async def store(database: Database, no_polling: None) -> AsyncIterator[Store]:
     async with open_store(database.url) as opened:
         # When it begins to listen to others, everything looks once, out of order.
-        while not opened.written:  # noqa: ASYNC110 - no event says so
-            await trio.sleep(0.001)
+        await until(lambda: opened.written)
         yield opened
 
 
@@ -92,8 +92,7 @@ class Takers:
         scope = trio.CancelScope()
         before = self.looks
         self._nursery.start_soon(self._take, name, topics, scope)
-        while self.looks == before:  # noqa: ASYNC110 - the use case runs in a thread
-            await trio.sleep(0.001)
+        await until(lambda: self.looks != before)
         await all_writers_met(self._store)
         await trio.testing.wait_all_tasks_blocked()
         return scope
@@ -166,8 +165,7 @@ async def test_a_slow_first_look_costs_nobody_its_place(
     await all_writers_met(store)
     await trio.testing.wait_all_tasks_blocked()
     await store.write(offer, "topic", "a")
-    while not took:  # noqa: ASYNC110 - the use case runs in a thread
-        await trio.sleep(0.001)
+    await until(lambda: took)
     assert took == ["slow"]
     nursery.cancel_scope.cancel()
 
