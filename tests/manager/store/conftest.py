@@ -10,6 +10,7 @@ import pytest
 
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store
+from exotrio.manager.store.postgres import topics
 from tests.support.stores import ENGINES, new_database
 
 
@@ -22,6 +23,13 @@ def engine(request: pytest.FixtureRequest) -> str:
 def db(engine: str, tmp_path: Path) -> Iterator[str]:
     with ExitStack() as stack:
         yield new_database(engine, tmp_path, stack)
+
+
+@pytest.fixture
+def quick_polling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let whoever waits on PostgreSQL look every few milliseconds, though nothing was announced."""
+    monkeypatch.setattr(topics, "MIN_POLL", 0.01)
+    monkeypatch.setattr(topics, "MAX_POLL", 0.02)
 
 
 @pytest.fixture

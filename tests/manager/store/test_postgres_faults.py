@@ -14,7 +14,7 @@ from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.store import tallies
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Transaction, View
-from exotrio.manager.store.postgres import readers, topics, writes
+from exotrio.manager.store.postgres import readers, writes
 from exotrio.manager.store.postgres import store as postgres
 from exotrio.manager.store.postgres.server import Server
 from tests.support.postgres import PASSWORD, Database
@@ -45,14 +45,13 @@ def test_no_traceback_shows_the_password_of_a_url_that_cannot_be_read() -> None:
     assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.usefixtures("quick_polling")
 async def test_whoever_waits_goes_on_waiting_though_looks_fail_while_the_server_is_away(
     database: Database,
     proxy: PostgresProxy,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(topics, "MIN_POLL", 0.01)
-    monkeypatch.setattr(topics, "MAX_POLL", 0.02)
     monkeypatch.setattr(writes, "RETRY_FOR", 0.01)
     looks = []
 

@@ -228,11 +228,8 @@ async def test_it_looks_a_last_time_at_the_end(store: Store, database: Database)
     assert await store.write_once_ready(0.01, take, "topic") is None
 
 
-async def test_what_nobody_announced_is_found_by_polling(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(topics, "MIN_POLL", 0.01)
-    monkeypatch.setattr(topics, "MAX_POLL", 0.02)
+@pytest.mark.usefixtures("quick_polling")
+async def test_what_nobody_announced_is_found_by_polling(database: Database) -> None:
     async with open_store(database.url) as store, trio.open_nursery() as nursery:
         takers = Takers(store, nursery)
         await takers.start("first", "topic")
@@ -240,11 +237,8 @@ async def test_what_nobody_announced_is_found_by_polling(
         assert await takers.taken(1) == [("first", "unannounced")]
 
 
-async def test_it_goes_on_waiting_while_the_server_is_away(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(topics, "MIN_POLL", 0.01)
-    monkeypatch.setattr(topics, "MAX_POLL", 0.02)
+@pytest.mark.usefixtures("quick_polling")
+async def test_it_goes_on_waiting_while_the_server_is_away(database: Database) -> None:
     async with open_store(database.url) as store, trio.open_nursery() as nursery:
         takers = Takers(store, nursery)
         await takers.start("first", "topic")
@@ -307,12 +301,8 @@ async def test_a_manager_that_heard_nothing_for_a_while_looks_for_all_that_it_mi
         assert takers.took[1] == ("second", "b")
 
 
-async def test_behind_a_pooler_everything_works_by_polling(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(topics, "MIN_POLL", 0.01)
-    monkeypatch.setattr(topics, "MAX_POLL", 0.02)
-
+@pytest.mark.usefixtures("quick_polling")
+async def test_behind_a_pooler_everything_works_by_polling(database: Database) -> None:
     def timeout(view: View) -> str:
         return setting(view, "lock_timeout")
 
