@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -29,11 +30,18 @@ def no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(topics, "MAX_POLL", LONG)
 
 
+@asynccontextmanager
+async def listening(database: Database) -> AsyncIterator[Store]:
+    """Open a store that hears what others announce, and tells them what it does, when the block begins."""
+    async with open_store(database.url) as opened:
+        # When it begins to listen, everything looks once, out of order.
+        await until(lambda: opened.written)
+        yield opened
+
+
 @pytest.fixture
 async def store(database: Database, no_polling: None) -> AsyncIterator[Store]:
-    async with open_store(database.url) as opened:
-        # When it begins to listen to others, everything looks once, out of order.
-        await until(lambda: opened.written)
+    async with listening(database) as opened:
         yield opened
 
 
@@ -248,12 +256,17 @@ async def test_it_goes_on_waiting_while_the_server_is_away(database: Database) -
 
 
 async def test_managers_wake_what_waits_at_others(store: Store, takers: Takers, database: Database) -> None:
-    async with open_store(database.url) as other:
+    async with listening(database) as other:
         await takers.start("first", "topic")
-        written = store.written
         await other.write(offer, "topic", "a")
         assert await takers.taken(1) == [("first", "a")]
-        assert store.written > written
+
+
+async def test_managers_know_when_others_wrote_something(store: Store, database: Database) -> None:
+    async with listening(database) as other:
+        written = store.written
+        await other.write(offer, "topic", "a")
+        await until(lambda: store.written > written)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +275,7 @@ async def test_managers_wake_what_waits_at_others(store: Store, takers: Takers, 
 async def test_what_strangers_say_on_the_channel_harms_nobody(
     store: Store, takers: Takers, database: Database, said: str
 ) -> None:
-    async with open_store(database.url) as other:
+    async with listening(database) as other:
         await takers.start("first", "topic")
         ((stamp,),) = database.execute("SELECT value FROM meta WHERE key = 'stamp'")
         database.execute("SELECT pg_notify(%s, %s)", (f"exotrio_{stamp}", said))
@@ -271,7 +284,7 @@ async def test_what_strangers_say_on_the_channel_harms_nobody(
 
 
 async def test_many_topics_at_once_reach_others(store: Store, takers: Takers, database: Database) -> None:
-    async with open_store(database.url) as other:
+    async with listening(database) as other:
         await takers.start("first", "topic")
 
         def offer_many(tx: Transaction) -> None:
@@ -285,7 +298,7 @@ async def test_many_topics_at_once_reach_others(store: Store, takers: Takers, da
 async def test_a_manager_that_heard_nothing_for_a_while_looks_for_all_that_it_missed(
     store: Store, takers: Takers, database: Database
 ) -> None:
-    async with open_store(database.url) as other:
+    async with listening(database) as other:
         await takers.start("first", "topic")
         # Whatever was announced before its sessions ended and it listened again, nobody told it.
         database.execute("INSERT INTO meta VALUES ('topic a', 'unannounced')")
