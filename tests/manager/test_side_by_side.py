@@ -100,7 +100,7 @@ class Crowd:
             self.release: 2,
             self.release_claim: 1,
             self.trigger: 1,
-            self.cancel: 0.3,
+            self.cancel: 0.5,
             self.retry_run: 2,
             self.retry_state: 2,
             self.sweep: 4,
