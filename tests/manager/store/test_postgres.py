@@ -19,7 +19,7 @@ from exotrio.manager.store.postgres import readers, writes
 from exotrio.manager.store.postgres.server import Server
 from tests.support.postgres import PASSWORD, Database, server
 from tests.support.postgres_proxy import PostgresProxy
-from tests.support.stores import until
+from tests.support.stores import PATIENCE, until
 
 
 @pytest.fixture
@@ -245,8 +245,9 @@ async def test_while_the_server_is_away_use_cases_fail_soon_and_later_ones_succe
             with pytest.raises(DatabaseError):
                 await call()
         proxy.refuses = False
-        while await store.read(get, "later") is None:  # noqa: ASYNC110 - only the database knows
-            await trio.sleep(0.01)
+        with trio.fail_after(PATIENCE):
+            while await store.read(get, "later") is None:  # noqa: ASYNC110 - only the database knows
+                await trio.sleep(0.01)
         await store.check_writable()
 
 
@@ -274,8 +275,9 @@ async def test_a_result_that_nobody_takes_is_undone(store: Store, database: Data
         await trio.to_thread.run_sync(running.wait)
         nursery.cancel_scope.cancel()
     go.set()
-    while await store.read(get, "a") != "undone":  # noqa: ASYNC110 - only the database knows
-        await trio.sleep(0.01)
+    with trio.fail_after(PATIENCE):
+        while await store.read(get, "a") != "undone":  # noqa: ASYNC110 - only the database knows
+            await trio.sleep(0.01)
 
 
 async def test_a_query_that_nobody_waits_for_ends_on_the_server(store: Store, database: Database) -> None:

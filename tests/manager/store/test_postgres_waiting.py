@@ -17,7 +17,7 @@ from exotrio.manager.store.postgres import topics
 from exotrio.manager.store.postgres.store import WRITERS
 from tests.support.manager import gate
 from tests.support.postgres import Database, pooler
-from tests.support.stores import until
+from tests.support.stores import PATIENCE, until
 
 LONG = 600.0
 """Seconds that no test waits."""
@@ -117,9 +117,10 @@ class Takers:
 
     async def taken(self, count: int) -> list[tuple[str, str | None]]:
         """Return what was taken once there are so many."""
-        while len(self.took) < count:
-            self._some = trio.Event()
-            await self._some.wait()
+        with trio.fail_after(PATIENCE):
+            while len(self.took) < count:
+                self._some = trio.Event()
+                await self._some.wait()
         return self.took
 
 
