@@ -17,6 +17,7 @@ from exotrio.manager.store.port import Transaction, View
 from exotrio.manager.store.postgres import readers, writes
 from exotrio.manager.store.postgres import store as postgres
 from exotrio.manager.store.postgres.server import Server
+from tests.support.manager import gate
 from tests.support.postgres import PASSWORD, Database
 from tests.support.postgres_proxy import PostgresProxy
 from tests.support.stores import PATIENCE, get, keys, put, remove, until
@@ -144,7 +145,7 @@ def cancel_oneself(view: View) -> None:
     view.row("SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(600)")
 
 
-async def test_a_query_that_an_administrator_cancels_runs_again(db: Database) -> None:
+async def test_a_query_that_an_administrator_cancels_runs_again(database: Database) -> None:
     runs = []
 
     def read(view: View) -> list[str]:
@@ -153,14 +154,14 @@ async def test_a_query_that_an_administrator_cancels_runs_again(db: Database) ->
             cancel_oneself(view)
         return keys(view)
 
-    async with open_store(db.url) as store:
+    async with open_store(database.url) as store:
         await store.write(put, "a")
         assert await store.read(read) == ["a"]
     assert len(runs) == 2
 
 
 async def test_a_query_that_fails_each_time_is_given_up_though_others_succeed_meanwhile(
-    db: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # More than the longest pause between two tries.
     monkeypatch.setattr(readers, "RETRY_FOR", 0.6)
@@ -170,9 +171,26 @@ async def test_a_query_that_fails_each_time_is_given_up_though_others_succeed_me
         cancel_oneself(view)
 
     with trio.fail_after(PATIENCE):
-        async with open_store(db.url) as store:
+        async with open_store(database.url) as store:
             with pytest.raises(DatabaseError, match="could not be read"):
                 await store.read(read)
+
+
+async def test_no_query_comes_after_one_that_was_cancelled_on_its_session(database: Database) -> None:
+    sessions: list[int] = []
+
+    def hold(view: View) -> None:
+        sessions.append(view.execute("SELECT pg_backend_pid()").fetchone()[0])
+        closed.hold()
+
+    with gate() as closed:
+        async with open_store(database.url) as store:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(store.read, hold)
+                await trio.to_thread.run_sync(closed.wait_entered)
+                nursery.cancel_scope.cancel()
+            closed.open()
+            await until(lambda: sessions[0] not in database.sessions())
 
 
 async def test_a_server_that_is_read_only_for_a_while_is_read_and_then_written_again(

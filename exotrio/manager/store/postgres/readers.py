@@ -138,13 +138,13 @@ class Readers:
             if running.cancelled or time.monotonic() - start >= limit:
                 raise OutOfTime
 
-        with self._connection(limit) as connection, running.on(connection):
+        with self._connection(limit, running) as connection, running.on(connection):
             view = self._context.view(connection)
             view.check = check
             return query(view)
 
     @contextmanager
-    def _connection(self, limit: float) -> Iterator[Connection]:
+    def _connection(self, limit: float, running: _Query) -> Iterator[Connection]:
         """Lend a connection, with one snapshot for all statements."""
         try:
             # Without a check before: another thread may take the last one in between.
@@ -161,14 +161,14 @@ class Readers:
                 connection.commit()
                 usable = True
         except psycopg.Error:
-            # Perhaps it was cancelled, and the server is slow to do it: the next query must not be hit.
-            raise
+            raise  # its transaction, if it still has one, ends with it
         except Exception:
             connection.rollback()
             usable = True
             raise
         finally:
-            if usable and not self._closed:
+            # A server that was told to cancel may be slow to do it: the next query must not be hit.
+            if usable and not (running.cancelled or self._closed):
                 self._idle.append(connection)
             else:
                 connection.close()
