@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from exotrio.errors import DatabaseError
+from exotrio.manager.rules.errors import Refused
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.catalog import Catalog, RunFacts
@@ -328,6 +329,15 @@ class Store(Protocol):
         Raises:
             Refused: it took longer than 10 s, or waited that long for its turn.
         """
+
+
+def too_slow(limit: float) -> Refused:
+    """Return the error for a ``look`` that was ended after so many seconds."""
+    return Refused(
+        400,
+        f"this took longer than {limit:g} s and was ended; ask for less:"
+        " one run, graph or node, a shorter time, or a smaller page",
+    )
 
 
 class NotCommitted(DatabaseError):

@@ -20,7 +20,7 @@ from psycopg import errors
 from exotrio._util.backoff import Backoff
 from exotrio.errors import DatabaseError
 from exotrio.manager.rules.errors import Refused
-from exotrio.manager.store.port import OutOfTime, View
+from exotrio.manager.store.port import OutOfTime, View, too_slow
 from exotrio.manager.store.postgres.connection import CommitUnknown, Connection, is_operational
 from exotrio.manager.store.postgres.writes import RETRY_FOR, Context
 
@@ -115,10 +115,10 @@ class Readers:
             try:
                 found = self._attempt(query, start, limit, running)
             except OutOfTime as error:
-                raise _too_slow(limit) from error
+                raise too_slow(limit) from error
             except psycopg.Error as error:
                 if isinstance(error, errors.QueryCanceled) and limit < math.inf:
-                    raise _too_slow(limit) from error
+                    raise too_slow(limit) from error
                 if not is_operational(error) or running.cancelled:
                     raise self._not_read(error) from error
                 failures += 1
@@ -178,11 +178,3 @@ class Readers:
             f"the database could not be read: {self._context.server.reason(error)}",
             fix="check PostgreSQL and its log",
         )
-
-
-def _too_slow(limit: float) -> Refused:
-    return Refused(
-        400,
-        f"this took longer than {limit:g} s and was ended; ask for less:"
-        " one run, graph or node, a shorter time, or a smaller page",
-    )

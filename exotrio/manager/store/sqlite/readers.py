@@ -18,7 +18,7 @@ import trio
 
 from exotrio.errors import DatabaseError
 from exotrio.manager.rules.errors import Refused
-from exotrio.manager.store.port import OutOfTime, View
+from exotrio.manager.store.port import OutOfTime, View, too_slow
 from exotrio.manager.store.sqlite.database import open_reader
 
 T = TypeVar("T")
@@ -80,11 +80,11 @@ class Readers:
                 finally:
                     connection.set_progress_handler(None, 0)
         except OutOfTime as error:
-            raise _too_slow(limit) from error
+            raise too_slow(limit) from error
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
                 trio.from_thread.check_cancelled()
-                raise _too_slow(limit) from error
+                raise too_slow(limit) from error
             raise not_read(error) from error
 
     @contextmanager
@@ -108,14 +108,6 @@ class Readers:
                 self._idle.append(connection)
             else:
                 connection.close()
-
-
-def _too_slow(limit: float) -> Refused:
-    return Refused(
-        400,
-        f"this took longer than {limit:g} s and was ended; ask for less:"
-        " one run, graph or node, a shorter time, or a smaller page",
-    )
 
 
 def not_read(error: sqlite3.Error) -> DatabaseError:
