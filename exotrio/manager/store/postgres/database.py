@@ -84,7 +84,7 @@ def prepare(server: Server, clock: ServerClock) -> Prepared:
 
 
 def _prepare_schema(connection: Connection, where: str) -> str:
-    encoding, schema = _row(connection, "SELECT getdatabaseencoding(), current_schema()")
+    encoding, schema = connection.execute("SELECT getdatabaseencoding(), current_schema()").fetchall()[0]
     if encoding != "UTF8":
         raise DatabaseError(
             f"{where} has the encoding {encoding}", fix="create it with ENCODING 'UTF8' TEMPLATE template0"
@@ -170,8 +170,3 @@ def _put(connection: Connection, version: int, oldest: int) -> None:
         " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         (str(version), str(oldest)),
     )
-
-
-def _row(connection: Connection, sql: str) -> tuple[str, str | None]:
-    encoding, schema = connection.execute(sql).fetchall()[0]
-    return encoding, schema

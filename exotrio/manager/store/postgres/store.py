@@ -9,7 +9,6 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -56,13 +55,13 @@ class PostgresStore:
     is_shared = True
     path: Path | None = None
 
-    def __init__(self, context: Context, nursery: trio.Nursery) -> None:
+    def __init__(self, context: Context, notices: Notices, nursery: trio.Nursery) -> None:
         self.lease_clock: Clock | None = context.now_ms
         self._nursery = nursery
         self._token = trio.lowlevel.current_trio_token()
         self._readers = Readers(context)
         self._topics = Topics()
-        self._notices: Notices | None = None
+        self._notices = notices
         self._closed = False
         self._ended = False
         self._written = 0
@@ -146,7 +145,7 @@ class PostgresStore:
         self._check_open()
         return await self._readers.look(lambda view: query(view, *args, **kwargs))
 
-    async def run(self, notices: Notices | None) -> None:
+    async def run(self) -> None:
         """Do what is done beside use cases: wake what waits, hear other managers, write tallies.
 
         Never returns.
@@ -154,9 +153,7 @@ class PostgresStore:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._topics.run)
             nursery.start_soon(self._run_tallies)
-            if notices is not None:
-                self._notices = notices
-                nursery.start_soon(notices.run, self._hear)
+            nursery.start_soon(self._notices.run, self._hear)
 
     async def close(self) -> None:
         """Commit what was handed in, then end the threads; abandon it all after ``CLOSING_GRACE`` seconds."""
@@ -261,7 +258,7 @@ class PostgresStore:
         self._tally.update(write.tally)
         if write.ready:
             self._topics.announce(write.ready)
-        if self._notices is not None and write.changes:
+        if write.changes:
             self._notices.tell(write.ready)
 
     def _hear(self, topics: set[Any] | None) -> None:
@@ -346,8 +343,8 @@ async def open_store(
     )
     error: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        store = PostgresStore(context, nursery)
-        nursery.start_soon(partial(store.run, notices))
+        store = PostgresStore(context, notices, nursery)
+        nursery.start_soon(store.run)
         try:
             yield store
         except BaseException as raised:
