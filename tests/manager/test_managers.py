@@ -287,9 +287,7 @@ async def test_a_claim_that_is_released_before_it_comes_takes_nothing(world: Wor
     assert (claimed.states, claimed.spent) == ([], True)
 
 
-async def test_a_retry_that_waited_for_a_cancellation_knows_of_it(
-    shared: World, database: Database
-) -> None:
+async def test_a_retry_that_waited_for_a_cancellation_knows_of_it(shared: World, database: Database) -> None:
     def run_of(view: View) -> str:
         return str(view.execute("SELECT run_id FROM runs ORDER BY id").fetchone()[0])
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 import traceback
+from contextlib import suppress
 from types import SimpleNamespace
 
 import psycopg
@@ -14,7 +17,7 @@ from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.store import tallies
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Transaction, View
-from exotrio.manager.store.postgres import readers, writes
+from exotrio.manager.store.postgres import notices, readers, writes
 from exotrio.manager.store.postgres import store as postgres
 from exotrio.manager.store.postgres.server import Server
 from tests.support.manager import gate
@@ -112,6 +115,58 @@ async def test_settings_of_the_role_do_not_end_sessions_that_listen(database: Da
     async with open_store(database.url) as store:
         for way in (store.write, store.read, store.look):
             assert await way(setting, "idle_session_timeout") == "0"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("statement_timeout", "30s"),
+        ("lock_timeout", "2s"),
+        ("idle_in_transaction_session_timeout", "10s"),
+        ("plan_cache_mode", "force_generic_plan"),
+        ("enable_seqscan", "off"),
+        ("jit", "off"),
+    ],
+)
+async def test_use_cases_have_limits_and_plans_of_their_own(
+    database: Database, name: str, value: str
+) -> None:
+    async with open_store(database.url) as store:
+        assert await store.write(setting, name) == value
+
+
+async def test_a_use_case_that_goes_on_after_a_statement_failed_is_not_said_to_be_committed(
+    database: Database,
+) -> None:
+    def go_on(tx: Transaction) -> None:
+        put(tx, "a")
+        with suppress(psycopg.Error):
+            tx.execute("SELECT * FROM absent")
+
+    async with open_store(database.url) as store:
+        with pytest.raises(DatabaseError, match="a statement before it failed"):
+            await store.write(go_on)
+        assert await store.read(keys) == []
+
+
+async def test_a_session_that_listens_and_falls_silent_is_replaced(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notices, "INTERVAL", 0.05)
+    monkeypatch.setattr(notices, "SILENCE", 0.5)
+
+    def listening() -> list[int]:
+        where = "datname = current_database() AND query LIKE 'LISTEN%'"
+        return [pid for (pid,) in database.execute(f"SELECT pid FROM pg_stat_activity WHERE {where}")]
+
+    async with open_store(database.url):
+        await until(listening)
+        silent = listening()[0]
+        os.kill(silent, signal.SIGSTOP)
+        try:
+            await until(lambda: set(listening()) - {silent})
+        finally:
+            os.kill(silent, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("way", ["read", "look"])
