@@ -104,6 +104,15 @@ async def test_every_row_arrives_as_it_was(database: Database, file: Path) -> No
         assert number == used[table] + 1, table
 
 
+async def test_the_character_that_postgres_refuses_is_replaced(database: Database, file: Path) -> None:
+    await fill(file)
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE states SET error = 'a' || char(0) || 'b' WHERE status = 'ERRORED'")
+    await sqlite_to_postgres(file, database.url)
+    found = database.execute("SELECT error FROM states WHERE status = 'ERRORED'")
+    assert found == [("a\N{SYMBOL FOR NULL}b",)]
+
+
 async def test_a_pooler_in_between_changes_nothing(database: Database, file: Path) -> None:
     await fill(file)
     with postgres.pooler() as pooler:

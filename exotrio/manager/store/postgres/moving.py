@@ -16,7 +16,6 @@ import psycopg
 
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.driver import Connection as Source
-from exotrio.manager.store.postgres.adaptation import NUL
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.connection import CommitUnknown, Connection
 from exotrio.manager.store.postgres.database import create_tables, lock_tables, relations
@@ -146,9 +145,7 @@ def _rows(
     shifted = ON_LEASE_CLOCK.get(table)
     at = list(columns).index(shifted) if shifted is not None else -1
     for row in source.execute(select):
-        values: list[Any] = [
-            value.replace("\0", NUL) if isinstance(value, str) and "\0" in value else value for value in row
-        ]
+        values = list(row)
         if at >= 0 and values[at] is not None:
             values[at] -= lease_now
         yield values
