@@ -52,7 +52,8 @@ class Notices:
         self._has_news = False
         self._says_hello = False
         self._wakeup = trio.Event()
-        self._others_until = -math.inf
+        # Until it is known whether there are others, as if there were.
+        self._others_until = trio.current_time() + ANSWER
         self._known: dict[str, float] = {}
 
     def tell(self, topics: Iterable[Topic]) -> None:
