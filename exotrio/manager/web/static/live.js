@@ -50,7 +50,8 @@
       });
       if (response.status === 401) return location.reload();
       if (response.status === 404) return end("Gone");
-      if (response.ok) show(await response.text());
+      const text = await response.text();
+      if (response.ok && !paused) show(text);
     } catch {
       report("Not reached", "lost");
     } finally {
