@@ -324,7 +324,7 @@ def test_two_workers_share_a_run_drain_at_a_signal_and_a_third_completes_it(plac
         ends = [a.wait(), b.wait()]
     for end in ends:
         assert end.code == 0, end
-        # How many were released, and not given back with the answer to a claim that was still on its way, is open.
+        # How many were released is open: some were given back with an answer to a claim that came too late.
         assert "cancelled 0, unknown 0, abandoned 0" in end.err, end
         assert "WARNING" not in end.err, end
         assert end.out == ""
