@@ -2,7 +2,7 @@
 
 =============  ====================================================================================
 ``graphs``     register nodes, store graphs and their secrets
-``runs``       trigger (also by cron expressions) and cancel runs; which secrets a state's node is given
+``runs``       trigger runs, one or many, also by cron; cancel one; which secrets a state's node is given
 ``claims``     take states and hand them back
 ``outcomes``   what an outcome does to a state, which states follow, and the delay before a retry
 ``unites``     when a united node runs

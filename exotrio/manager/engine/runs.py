@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pydantic_core import from_json, to_json
 
 from exotrio._util.times import next_occurrence_ms
+from exotrio._util.words import plural
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.manager.engine.graphs import pin_graph
-from exotrio.manager.engine.inputs import InputsError, Sources, build
+from exotrio.manager.engine.inputs import InputsError, Shared, Sources, build
 from exotrio.manager.engine.managers import SCHEDULES, take_duty
 from exotrio.manager.engine.states import (
     CREATED,
@@ -21,13 +23,33 @@ from exotrio.manager.engine.states import (
     RunScope,
     add_events,
     get_state,
+    size_of,
 )
 from exotrio.manager.engine.unites import decide
-from exotrio.manager.rules.errors import Refused, not_found
+from exotrio.manager.rules.errors import EntriesRefused, Refused, not_found
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.port import Transaction, View
+from exotrio.manager.store.port import Conflict, Transaction, View
 
 RUNS = "SELECT runs.*, graphs.name AS graph_name FROM runs JOIN graphs ON graphs.id = runs.graph"
+MAX_NAMED = 100
+"""Refused runs of a list that are named."""
+MAX_TOGETHER = 16
+"""The root states of runs that are started together may take as many times the limit of the inputs of one: a
+graph can give each of them the same large value, all in one transaction."""
+
+
+@dataclass(slots=True, kw_only=True)
+class NewRun:
+    """A run to start.
+
+    ``inputs`` are values for inputs of the root: data, so placeholders in them stay as they are. Asking again
+    with the same ``run_id`` finds the same run.
+    """
+
+    inputs: Mapping[str, str]
+    store: Mapping[str, str]
+    start_delay_ms: int = 0
+    run_id: str | None = None
 
 
 def trigger(
@@ -40,70 +62,113 @@ def trigger(
     start_delay_ms: int = 0,
     run_id: str | None = None,
 ) -> str:
-    """Start a run and return its id: run, store and root state together.
+    """Start one run, described as by ``NewRun``, and return its id."""
+    run = NewRun(inputs=inputs, store=store, start_delay_ms=start_delay_ms, run_id=run_id)
+    try:
+        (started,) = trigger_many(tx, namespace, graph_name, [run])
+    except EntriesRefused as refusal:
+        raise refusal.entries[0] from None
+    return started
 
-    ``inputs`` are values for inputs of the root: data, so placeholders in them stay as they are. Asking again
-    with the same ``run_id`` finds the same run.
+
+def trigger_many(tx: Transaction, namespace: str, graph_name: str, runs: Sequence[NewRun]) -> list[str]:
+    """Start runs of a graph, each with its store and its root state, and return their ids in this order.
+
+    An id that exists, or comes a second time, stands for the run that has it already. If one run is refused,
+    so are all: EntriesRefused names the first of them.
     """
-    # Else the version that the run is to have could be deleted before the run is there.
+    # Else the version that the runs are to have could be deleted before they are there.
     graph = pin_graph(tx, namespace, graph_name)
-    if run_id is not None and _exists(tx, run_id, graph["id"]):
-        return run_id
+    ids = [run.run_id or str(uuid.uuid4()) for run in runs]
+    known = _graphs_of(tx, [run.run_id for run in runs if run.run_id is not None])
+    refused = {
+        index: Refused(409, f"the run {run_id} exists and belongs to another graph")
+        for index, run_id in enumerate(ids)
+        if known.get(run_id, graph["id"]) != graph["id"]
+    }
+    if refused:
+        raise EntriesRefused(refused)
+    # Of a repeated id the first one counts, so it is put in last.
+    new = {ids[index]: index for index in reversed(range(len(ids))) if ids[index] not in known}
+    if not new:
+        return ids
     if graph["validation_status"] != ValidationStatus.VALID:
         status = graph["validation_status"]
         raise Refused(400, f"the graph {graph_name!r} is {status} and cannot be triggered")
     template = tx.template(graph["template"])
-    root = template.root
-    node = tx.registered(root.namespace, root.node_name)
+    node = tx.registered(template.root.namespace, template.root.node_name)
     assert node is not None, "a valid graph has only registered nodes"
+    numbers = _insert(tx, namespace, graph, sorted(new))
+    changes = Changes(tx)
+    stored: list[tuple[int, str, str]] = []
+    left = MAX_TOGETHER * tx.max_inputs
+    for index in sorted(new.values()):
+        run = runs[index]
+        scope = RunScope(numbers[ids[index]], template)
+        try:
+            inputs = to_json(_root_inputs(tx, scope, run)).decode()
+        except Refused as refusal:
+            refused[index] = refusal
+            if len(refused) == MAX_NAMED:
+                break
+            continue
+        left -= size_of(inputs)
+        if left < 0:
+            raise Refused(400, f"the inputs of {plural(len(new), 'run')} are too large: start fewer at once")
+        changes.insert_first(
+            scope,
+            NewState(
+                place=template.root.index,
+                node_id=node.id,
+                status=CREATED,
+                inputs=inputs,
+                parent=None,
+                groups="",
+                path=b"",
+                enqueue_after=tx.now_ms + run.start_delay_ms,
+            ),
+        )
+        stored += [(scope.id, key, to_json(value).decode()) for key, value in run.store.items()]
+    if refused:
+        raise EntriesRefused(refused)
+    tx.insert("store", ("run", "key", "value"), sorted(stored))
+    decide(changes)
+    tx.ready.update(new)
+    return ids
 
-    run_id = run_id or str(uuid.uuid4())
-    inserted = tx.execute(
-        "INSERT INTO runs (run_id, namespace, graph, template, created_at) VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT (run_id) DO NOTHING RETURNING id",
-        (run_id, namespace, graph["id"], graph["template"], tx.now_ms),
-    ).fetchall()
-    if not inserted:
-        # The same request came twice and the other one was faster.
-        exists = _exists(tx, run_id, graph["id"])
-        assert exists, "a run that was just started is not deleted"
-        return run_id
-    run = RunScope(inserted[0]["id"], template)
-    stored = [(run.id, key, to_json(store[key]).decode()) for key in sorted(store)]
-    tx.insert("store", ("run", "key", "value"), stored)
-    declared = [name for name in root.inputs if name not in inputs]
+
+def _graphs_of(tx: Transaction, run_ids: Sequence[str]) -> dict[str, int]:
+    """Return the graphs of those of these runs that exist."""
+    if not run_ids:
+        return {}
+    sql = f"SELECT run_id, graph FROM runs WHERE {tx.any_of('run_id')}"
+    return dict(tx.execute(sql, (tx.items(run_ids),)))
+
+
+def _insert(tx: Transaction, namespace: str, graph: Row, run_ids: Sequence[str]) -> dict[str, int]:
+    """Insert runs, each with one state that is pending, and return their numbers."""
+    rows = [(run_id, namespace, graph["id"], graph["template"], tx.now_ms, 1) for run_id in run_ids]
+    columns = ("run_id", "namespace", "graph", "template", "created_at", "pending")
+    if tx.insert("runs", columns, rows, "(run_id) DO NOTHING") < len(rows):
+        raise Conflict("runs")  # the same request came twice and the other one was faster
+    sql = f"SELECT run_id, id FROM runs WHERE {tx.any_of('run_id')}"
+    return dict(tx.execute(sql, (tx.items(run_ids),)))
+
+
+def _root_inputs(tx: Transaction, scope: RunScope, run: NewRun) -> dict[str, str]:
+    """Return the inputs of the root of a run; raise Refused if it cannot start."""
+    root, store = scope.template.root, run.store
+    if missing := [key for key in scope.template.body.store_config.required_keys if key not in store]:
+        raise Refused(400, f"the store lacks required keys: {', '.join(missing)}")
+    declared = [name for name in root.inputs if name not in run.inputs]
+    given = {name: run.inputs[name] for name in root.inputs if name in run.inputs}
+    if not declared:
+        return given
+    shared = Shared(stored={(scope.id, key): store.get(key) for key in root.keys})
     try:
-        built = build(root, declared, Sources(tx, run, None), "", {})
+        return build(root, declared, Sources(tx, scope, None, shared), "", {}) | given
     except InputsError as problem:
         raise Refused(400, str(problem)) from None
-    if missing := [key for key in template.body.store_config.required_keys if key not in store]:
-        raise Refused(400, f"the store lacks required keys: {', '.join(missing)}")
-    built |= {name: inputs[name] for name in root.inputs if name in inputs}
-    changes = Changes(tx)
-    changes.insert(
-        run,
-        NewState(
-            place=root.index,
-            node_id=node.id,
-            status=CREATED,
-            inputs=to_json(built).decode(),
-            parent=None,
-            groups="",
-            path=b"",
-            enqueue_after=tx.now_ms + start_delay_ms,
-        ),
-    )
-    decide(changes)
-    tx.ready.add(run_id)
-    return run_id
-
-
-def _exists(tx: Transaction, run_id: str, graph: int) -> bool:
-    """Whether a run exists; refuse with 409 if it belongs to another graph."""
-    known = tx.row("SELECT graph FROM runs WHERE run_id = ?", (run_id,))
-    if known is not None and known["graph"] != graph:
-        raise Refused(409, f"the run {run_id} exists and belongs to another graph")
-    return known is not None
 
 
 def trigger_again(tx: Transaction, namespace: str, run_id: str, new_run_id: str) -> str:

