@@ -183,6 +183,10 @@ class Api:
             "POST", f"graph/{quote(graph, safe='')}/trigger", json={"run_id": run_id, **body}
         )
 
+    async def trigger_many(self, graph: str, *runs: dict[str, Any]) -> httpx.Response:
+        path = f"graph/{quote(graph, safe='')}/runs"
+        return await self.native("POST", path, json={"runs": list(runs)})
+
     async def native_run(self, run_id: str, wait_ms: int | str | None = None) -> httpx.Response:
         params = {} if wait_ms is None else {"wait_ms": str(wait_ms)}
         return await self.native("GET", f"run/{run_id}", params=params)

@@ -41,6 +41,7 @@ NATIVE_ROUTES: list[tuple[str, str, Any]] = [
     ("POST", "/exotrio/v1/namespace/ns/outcomes", []),
     ("POST", "/exotrio/v1/namespace/ns/release", {"states": []}),
     ("POST", "/exotrio/v1/namespace/ns/graph/g/trigger", {"run_id": RUN_ID}),
+    ("POST", "/exotrio/v1/namespace/ns/graph/g/runs", {"runs": []}),
     ("GET", f"/exotrio/v1/namespace/ns/run/{RUN_ID}", None),
 ]
 

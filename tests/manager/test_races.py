@@ -7,6 +7,7 @@ these end with wrong counters, states that run twice, or refusals that nobody de
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -203,6 +204,27 @@ async def test_one_run_id_begins_one_run() -> None:
             assert ok(answer)["run_id"] == RUN_ID
         flow.run_id = RUN_ID
         assert await flow.statuses() == {("a", "CREATED"): 1}
+        await sound(pair)
+
+
+@in_both_orders
+async def test_two_lists_with_the_same_ids_begin_each_run_once(swapped: bool) -> None:
+    ids = [str(uuid4()) for _ in range(20)]
+
+    def trigger(run_ids: list[str]) -> Call:
+        runs = [{"run_id": run_id, "inputs": {"p": run_id}} for run_id in run_ids]
+        return lambda manager: manager.remote.trigger_many("graph", *runs)
+
+    async with open_pair() as pair:
+        await Flow.deploy(pair.second.remote, place("a", inputs={"p": ""}))
+        # In opposite orders, so that each could wait for the other.
+        one, other = ids[:15], ids[:4:-1]
+        answers = await race(pair, swapped, trigger(one), trigger(other))
+        assert [ok(answer)["run_ids"] for answer in answers] == [one, other]
+        states = await claim(pair.second.remote, {A: 100}, limit=100)
+        assert sorted((state["run_id"], state["inputs"]["p"]) for state in states) == sorted(
+            (each, each) for each in ids
+        )
         await sound(pair)
 
 

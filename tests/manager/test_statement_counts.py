@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -225,9 +226,27 @@ async def cancelling(manager: Manager, count: int) -> Act:
     return lambda: manager.api.native("POST", f"run/{flow.run_id}/cancel")
 
 
+async def triggering(manager: Manager, count: int) -> Act:
+    inputs = {"p": "<${{store.k}}>", "q": "${{store.default}}"}
+    await Flow.deploy(manager.api, place("a", inputs=inputs), store_config=STORE)
+    # One in the cache, as in every transaction but the first.
+    ok(await manager.api.trigger("graph", store={"k": "v"}))
+    runs = [{"run_id": str(uuid4()), "store": {"k": "v"}} for _ in range(count)]
+    return lambda: manager.api.trigger_many("graph", *runs)
+
+
+async def triggering_again(manager: Manager, count: int) -> Act:
+    await Flow.deploy(manager.api, place("a"))
+    runs = [{"run_id": str(uuid4())} for _ in range(count)]
+    ok(await manager.api.trigger_many("graph", *runs))
+    return lambda: manager.api.trigger_many("graph", *runs)
+
+
 @pytest.mark.parametrize(
     "prepare",
     [
+        triggering,
+        triggering_again,
         claiming,
         claiming_again,
         renewing,

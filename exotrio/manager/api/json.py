@@ -13,16 +13,17 @@ from typing import Any, TypeVar
 
 import trio
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from exotrio._util.words import shortened
+from exotrio._wire.vocabulary import MAX_BATCH
 from exotrio.errors import DatabaseError, GraphInvalid
 from exotrio.graph import check_name
-from exotrio.manager.rules.errors import Refused
+from exotrio.manager.rules.errors import EntriesRefused, Refused
 from exotrio.manager.store.cipher import SecretUnreadable
 from exotrio.manager.store.port import UnknownCommit, log_level
 
@@ -34,7 +35,7 @@ logger = logging.getLogger("exotrio.manager.http")
 CLAIM_LIMIT = 10.0
 """Seconds that the write of a claim may take, even if it is cancelled."""
 _MAX_ECHO = 200
-_MAX_PROBLEMS = 100
+MAX_PROBLEMS = 100
 """Problems of one request that a refusal names: all of them could be far longer than the request. The models
 see to it that pydantic collects no more than a few thousand: see ``PartByPart``."""
 _MAX_INTEGER = 2**63 - 1
@@ -103,7 +104,48 @@ def parse_model(body: bytes, model: type[M]) -> M:
     except ValidationError as error:
         if not body:
             raise unprocessable("missing", ["body"], "a JSON body is required") from None
-        raise Unprocessable(_items(error, "body", body)) from None
+        raise Unprocessable(_items(error, "body", body=body)) from None
+
+
+def parse_json(body: bytes) -> Any:
+    """Parse a body; raise Unprocessable if it is not JSON."""
+    try:
+        return from_json(body)
+    except ValueError as error:
+        raise unprocessable("json_invalid", ["body", json_offset(str(error), body)], str(error)) from None
+
+
+def parse_entries(body: bytes, name: str, model: type[M]) -> list[M]:
+    """Parse a body that is an object with one list; raise Unprocessable if it is not, or the list too long.
+
+    Not by a model of the whole: that would collect the problems of all entries, however many these are.
+    """
+    raw = parse_json(body)
+    entries = raw.get(name) if isinstance(raw, dict) else None
+    if not isinstance(entries, list) or len(entries) > MAX_BATCH:
+        raise unprocessable("list_type", ["body", name], f"a list of at most {MAX_BATCH} is required")
+    parsed: list[M] = []
+    items: list[dict[str, Any]] = []
+    for index, entry in enumerate(entries):
+        try:
+            parsed.append(model.model_validate(entry))
+        except ValidationError as error:
+            items += _items(error, "body", name, index)
+            if len(items) >= MAX_PROBLEMS:
+                break
+    if items:
+        raise Unprocessable(items[:MAX_PROBLEMS])
+    return parsed
+
+
+def entries_refused(refusal: EntriesRefused, name: str) -> Unprocessable:
+    """Return the refusal of a list for reasons that are not in its form, in the same shape as for those."""
+    return Unprocessable(
+        [
+            {"type": "refused", "loc": ["body", name, index], "msg": entry.detail, "input": None}
+            for index, entry in refusal.entries.items()
+        ]
+    )
 
 
 def read_query(request: Request, model: type[M], *, lists: Collection[str] = ()) -> M:
@@ -131,15 +173,15 @@ async def read_body(request: Request) -> bytes:
     return body
 
 
-def _items(error: ValidationError, part: str, body: bytes = b"") -> list[dict[str, Any]]:
-    """Return the problems in the shape of v0, without long or secret input."""
+def _items(error: ValidationError, *part: str | int, body: bytes = b"") -> list[dict[str, Any]]:
+    """Return the problems of a part of the request in the shape of v0, without long or secret input."""
     items = []
-    for problem in error.errors(include_url=False, include_context=False)[:_MAX_PROBLEMS]:
+    for problem in error.errors(include_url=False, include_context=False)[:MAX_PROBLEMS]:
         # A step is an index, a field, or the client's own key of an object, of any length.
         steps = (step if isinstance(step, int) else shortened(step, _MAX_ECHO) for step in problem["loc"])
-        location: list[str | int] = [part, *steps]
+        location: list[str | int] = [*part, *steps]
         if problem["type"] == "json_invalid":
-            location = [part, json_offset(problem["msg"], body)]
+            location = [*part, json_offset(problem["msg"], body)]
         items.append(
             {
                 "type": problem["type"],

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import trio
 from pydantic import ValidationError
-from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -39,7 +38,9 @@ from exotrio._wire.vocabulary import (
 from exotrio.manager.api.json import (
     CLAIM_LIMIT,
     ClaimReply,
-    json_offset,
+    entries_refused,
+    parse_entries,
+    parse_json,
     path_name,
     read_body,
     read_model,
@@ -53,10 +54,11 @@ from exotrio.manager.api.routing import namespace_routes, routes_of
 from exotrio.manager.background import in_background
 from exotrio.manager.engine import claims, outcomes, retries, workers
 from exotrio.manager.engine import runs as runs_engine
+from exotrio.manager.engine.runs import NewRun
 from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries import states as state_queries
 from exotrio.manager.queries.state_detail import show_history
-from exotrio.manager.rules.errors import Refused
+from exotrio.manager.rules.errors import EntriesRefused, Refused
 from exotrio.manager.security.access import LOCAL
 from exotrio.manager.service import Service
 
@@ -76,6 +78,7 @@ def native_routes(service: Service) -> list[Route]:
             ("POST", "/outcomes", native.record),
             ("POST", "/release", native.release),
             ("POST", "/graph/{graph}/trigger", native.trigger),
+            ("POST", "/graph/{graph}/runs", native.trigger_many),
             ("GET", "/run/{run_id}", native.run),
             ("POST", "/run/{run_id}/cancel", native.cancel),
             ("POST", "/run/{run_id}/retry", native.retry),
@@ -184,6 +187,23 @@ class _Native:
         )
         return reply({"status": StateStatus.CREATED, "run_id": run_id})
 
+    async def trigger_many(self, request: Request, namespace: str) -> Response:
+        runs = [
+            NewRun(
+                inputs=entry.inputs,
+                store=entry.store,
+                start_delay_ms=entry.start_delay,
+                run_id=entry.run_id,
+            )
+            for entry in parse_entries(await read_body(request), "runs", NativeTriggerRequest)
+        ]
+        graph = path_name(request, "graph").strip()
+        try:
+            run_ids = await self._store.write(runs_engine.trigger_many, namespace, graph, runs)
+        except EntriesRefused as refusal:
+            raise entries_refused(refusal, "runs") from None
+        return reply({"run_ids": run_ids})
+
     async def run(self, request: Request, namespace: str) -> Response:
         run_id = request.path_params["run_id"]
         longest = _longest_wait(request, read_query(request, RunQuery).wait_ms)
@@ -263,10 +283,7 @@ async def _while_connected(
 
 def _read_outcomes(body: bytes) -> list[OutcomeItem | ItemReply]:
     """Parse a batch. An item that cannot be read becomes its own reply and does not affect the others."""
-    try:
-        raw = from_json(body)
-    except ValueError as error:
-        raise unprocessable("json_invalid", ["body", json_offset(str(error), body)], str(error)) from None
+    raw = parse_json(body)
     if not isinstance(raw, list) or len(raw) > MAX_BATCH:
         raise unprocessable("list_type", ["body"], f"a list of at most {MAX_BATCH} outcomes is required")
     return [_read_outcome(item) for item in raw]

@@ -1,0 +1,191 @@
+"""Many runs in one request: all of them start, or none."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from exotrio._wire.vocabulary import MAX_BATCH
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.contract.native import A, claim
+from tests.support.helpers import ok, place, refused
+
+pytestmark = pytest.mark.deviates_from_stock("a stock server has no native routes")
+
+STORE = {"required_keys": ["k"], "default_values": {"d": "default"}}
+
+
+def run(**fields: Any) -> dict[str, Any]:
+    return {"run_id": str(uuid4()), **fields}
+
+
+async def total(api: Api) -> int:
+    return int(ok(await api.runs())["total"])
+
+
+def problems(reply: Any) -> list[tuple[Any, ...]]:
+    assert reply.status_code == 422, reply.text
+    return [(*item["loc"], item["msg"]) for item in reply.json()["detail"]]
+
+
+async def test_each_run_has_its_own_inputs_store_and_state(api: Api) -> None:
+    inputs = {"p": "default", "q": "${{store.k}}/${{store.d}}"}
+    flow = await Flow.deploy(api, place("a", "b", inputs=inputs), place("b"), store_config=STORE)
+    runs = [
+        run(store={"k": "first"}),
+        run(store={"k": "second", "d": "given"}, inputs={"p": "mine", "unknown": "x"}),
+        run(store={"k": "${{store.d}}"}, inputs={"p": "${{store.k}}", "q": ""}),
+    ]
+    assert ok(await api.trigger_many(flow.graph, *runs)) == {"run_ids": [each["run_id"] for each in runs]}
+    states = await claim(api)
+    assert [state["run_id"] for state in states] == [each["run_id"] for each in runs], "the order is kept"
+    assert [state["inputs"] for state in states] == [
+        {"p": "default", "q": "first/default"},
+        {"p": "mine", "q": "second/given"},
+        {"p": "${{store.k}}", "q": ""},
+    ]
+    for each in runs:
+        flow.run_id = each["run_id"]
+        assert await flow.statuses() == {("a", "QUEUED"): 1}
+        summary = await flow.run_summary()
+        assert (summary["status"], summary["pending_count"], summary["total_count"]) == ("PENDING", 1, 1)
+        ok(await api.native("POST", f"run/{flow.run_id}/cancel"))
+        assert (await flow.run_summary())["status"] == "FAILED"
+
+
+async def test_later_nodes_read_the_store_of_their_own_run(api: Api) -> None:
+    places = [place("a", "b"), place("b", inputs={"p": "${{store.k}}/${{store.d}}"})]
+    flow = await Flow.deploy(api, *places, store_config=STORE)
+    keys = ["one", "two", 'NUL \0, "quoted"']
+    ok(await api.trigger_many(flow.graph, *(run(store={"k": key}) for key in keys)))
+    for state in await flow.take("a", 3):
+        ok(await api.executed(state["state_id"], {"v": "x"}))
+    assert [state["inputs"]["p"] for state in await flow.take("b", 3)] == [f"{key}/default" for key in keys]
+
+
+async def test_a_delay_is_of_one_run(api: Api) -> None:
+    flow = await Flow.deploy(api, place("a"))
+    late, now = run(start_delay=3_600_000), run()
+    ok(await api.trigger_many(flow.graph, late, now))
+    assert [state["run_id"] for state in await claim(api)] == [now["run_id"]]
+
+
+async def test_runs_that_exist_count_as_started(api: Api) -> None:
+    flow = await Flow.deploy(api, place("a", inputs={"p": ""}))
+    first, second, third = (run(inputs={"p": str(number)}) for number in range(3))
+    ok(await api.native_trigger(flow.graph, **first))
+    reply = ok(await api.trigger_many(flow.graph, second, {**first, "inputs": {"p": "again"}}, third))
+    assert reply["run_ids"] == [second["run_id"], first["run_id"], third["run_id"]]
+    # The whole list again, as after a lost answer; and the graph has become invalid meanwhile.
+    ok(await api.put_graph(flow.graph, api.body([place("nothing")])), 201)
+    assert ok(await api.trigger_many(flow.graph, second, first, third)) == reply
+    assert [state["inputs"]["p"] for state in await claim(api)] == ["0", "1", "2"]
+
+
+async def test_an_id_that_comes_twice_begins_one_run(api: Api) -> None:
+    flow = await Flow.deploy(api, place("a", inputs={"p": ""}))
+    one = run(inputs={"p": "first"})
+    upper = {"run_id": one["run_id"].upper(), "inputs": {"p": "second"}}
+    assert ok(await api.trigger_many(flow.graph, one, upper))["run_ids"] == [one["run_id"]] * 2
+    assert [state["inputs"]["p"] for state in await claim(api)] == ["first"]
+
+
+async def test_an_empty_list_starts_nothing(api: Api) -> None:
+    flow = await Flow.deploy(api, place("a"))
+    assert ok(await api.trigger_many(flow.graph)) == {"run_ids": []}
+    refused(await api.trigger_many("nothing"), 404)
+
+
+async def test_as_many_as_a_list_may_have_start_at_once(api: Api) -> None:
+    flow = await Flow.deploy(api, place("a"))
+    runs = [run() for _ in range(MAX_BATCH)]
+    assert len(ok(await api.trigger_many(flow.graph, *runs))["run_ids"]) == MAX_BATCH
+    assert await total(api) == MAX_BATCH
+    refused(await api.trigger_many(flow.graph, *runs, run()), 422)
+    assert len(await claim(api, {A: MAX_BATCH}, limit=MAX_BATCH)) == MAX_BATCH
+
+
+# -- all or none
+
+
+async def test_one_that_is_refused_refuses_all_and_is_named(api: Api) -> None:
+    flow = await Flow.deploy(api, place("a"), store_config={"required_keys": ["k", "l"]})
+    good = {"k": "", "l": ""}
+    reply = await api.trigger_many(flow.graph, run(store=good), run(store={"l": ""}), run(store=good), run())
+    assert problems(reply) == [
+        ("body", "runs", 1, "the store lacks required keys: k"),
+        ("body", "runs", 3, "the store lacks required keys: k, l"),
+    ]
+    assert await total(api) == 0
+    assert await claim(api) == []
+
+
+async def test_inputs_that_cannot_be_built_are_named(api: Api) -> None:
+    flow = await Flow.deploy(api, place("a", inputs={"p": "${{store.k}}" * 9}), store_config=STORE)
+    large = "x" * 2_000_000
+    reply = await api.trigger_many(flow.graph, run(store={"k": "x"}), run(store={"k": large}))
+    ((*where, why),) = problems(reply)
+    assert where == ["body", "runs", 1]
+    assert "the inputs take more than" in why
+    assert await total(api) == 0
+
+
+async def test_a_small_request_cannot_store_any_number_of_large_inputs(api: Api) -> None:
+    flow = await Flow.deploy(api, place("a", inputs={"p": "x" * 1_900_000}))
+    detail = refused(await api.trigger_many(flow.graph, *(run() for _ in range(200))), 400)
+    assert "200 runs are too large: start fewer at once" in detail
+    assert await total(api) == 0
+
+
+async def test_a_run_of_another_graph_is_named(api: Api) -> None:
+    other = await Flow.start(api, place("b"), graph="other")
+    flow = await Flow.deploy(api, place("a"))
+    reply = await api.trigger_many(flow.graph, run(), {"run_id": other.run_id})
+    text = f"the run {other.run_id} exists and belongs to another graph"
+    assert problems(reply) == [("body", "runs", 1, text)]
+    assert await total(api) == 1
+
+
+async def test_at_most_a_hundred_problems_are_named(api: Api) -> None:
+    flow = await Flow.deploy(api, place("a"), store_config=STORE)
+    lacking = problems(await api.trigger_many(flow.graph, *(run() for _ in range(300))))
+    assert [index for _, _, index, _ in lacking] == list(range(100))
+    malformed = problems(await api.trigger_many(flow.graph, *(run(inputs={"p": 1}) for _ in range(300))))
+    assert [index for _, _, index, *_ in malformed] == list(range(100))
+
+
+@pytest.mark.parametrize(
+    ("entry", "place_of", "message"),
+    [
+        ({}, ("run_id",), "Field required"),
+        (run(inputs={"p": 5}), ("inputs", "p"), "Input should be a valid string"),
+        (run(store=[]), ("store",), "Input should be a valid dictionary"),
+        (run(start_delay=-1), ("start_delay",), "Input should be greater than or equal to 0"),
+        ({"run_id": "x"}, ("run_id",), "badly formed hexadecimal UUID string"),
+        ("text", (), "valid dictionary"),
+    ],
+    ids=str,
+)
+async def test_an_entry_of_another_form_is_named(
+    api: Api, entry: Any, place_of: tuple[str, ...], message: str
+) -> None:
+    flow = await Flow.deploy(api, place("a"))
+    ((*where, said),) = problems(await api.trigger_many(flow.graph, run(), entry))
+    assert where == ["body", "runs", 1, *place_of]
+    assert message in said
+    assert await total(api) == 0
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"runs": {}}', b'{"runs": null}'])
+async def test_a_body_without_a_list_is_422(api: Api, body: bytes) -> None:
+    refused(await api.native("POST", "graph/g/runs", content=body), 422)
+
+
+async def test_an_unknown_graph_is_404_and_an_invalid_one_400(api: Api) -> None:
+    refused(await api.trigger_many("nothing", run()), 404)
+    ok(await api.put_graph("g", api.body([place("a")])), 201)
+    refused(await api.trigger_many("g", run()), 400)
+    assert await total(api) == 0
