@@ -6,7 +6,7 @@ From outside, import only what ``__all__`` lists; ``exotrio.StateManager`` is th
 
 - ``_stock_calls``, ``_runs``, ``_states``, ``_state_manager``: the class, each a layer on the one before: the
   calls of the stock SDK, about runs, about states, and about the namespace and its runtimes;
-- ``_graphs``, ``_backup``: what its longer calls do, as functions of a ``Calls``;
+- ``_graphs``, ``_triggers``, ``_backup``: what its longer calls do, as functions of a ``Calls``;
 - ``_calls``: which API a call goes to, and how often it is tried.
 
 Nothing here depends on the event loop that runs it: ``exotrio._http`` does. While the server is unavailable,
@@ -60,6 +60,7 @@ from exotrio._wire.v0 import (
 )
 from exotrio._wire.vocabulary import RunStatus, StateStatus, ValidationStatus
 from exotrio.client._state_manager import StateManager
+from exotrio.client._triggers import NewRun
 
 __all__ = [
     "Checkup",
@@ -70,6 +71,7 @@ __all__ = [
     "HorizonHolder",
     "LostLeases",
     "ManagerState",
+    "NewRun",
     "NodeCounts",
     "NodeLoad",
     "NodeVersion",

@@ -1,4 +1,4 @@
-"""The calls of the public client about runs: list, read, wait, cancel."""
+"""The calls of the public client about runs: start many, list, read, wait, cancel."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from exotrio._wire.vocabulary import (
 )
 from exotrio.client._calls import checked_query
 from exotrio.client._stock_calls import StockCalls
+from exotrio.client._triggers import NewRuns, trigger_many
 from exotrio.errors import InvalidResponse, ManagerUnavailable, NotFound
 
 FIRST_POLL = 0.05
@@ -42,6 +43,39 @@ EXPORT_TIMEOUT = 120.0
 
 class RunCalls(StockCalls):
     """The calls about runs."""
+
+    async def trigger_many(
+        self, graph_name: str, runs: NewRuns, *, on_progress: Callable[[int], None] | None = None
+    ) -> list[str]:
+        """Start many runs of a graph: thirty times as fast as ``trigger``, however many of those at once.
+
+        On our server runs are started in requests for up to 1,000, each of which starts all of its runs or
+        none. On any other they are started one by one, 8 at once. An empty list starts nothing.
+
+        Args:
+            graph_name: The graph.
+            runs: For each run a dict, the inputs of the graph's first node, or a ``NewRun``
+                (``exotrio.client``), which has a store, a delay and an id, too. An iterable of any length,
+                also an asynchronous one; it is read as fast as runs are started.
+            on_progress: Called with the number of runs that are started, whenever it has grown.
+
+        Returns:
+            The ids of the runs, in the order of ``runs``.
+
+        Raises:
+            RequestRefused: the graph is not valid, or runs do not fit it: ``runs[7]`` in the message stands
+                for the eighth. Of a list of more than 1,000, others may have been started.
+            ManagerUnavailable: no usable answer. Runs may have been started.
+            ConfigurationError: ``runs`` has something that is not a run. Those before may have been started.
+
+            Each message says how many were started. To go on after an error without starting a run twice,
+            give each run a ``run_id`` and call it again with all of them: those that exist count as started.
+            (Not at a server that speaks only v0, which gives them other ids.)
+
+        Cancellation:
+            Any number of the runs may have been started; repeat it as after an error.
+        """
+        return await trigger_many(self._calls, graph_name, runs, on_progress)
 
     async def runs(self, page: int = 1, size: int = 20) -> RunList:
         """Return one page of the namespace's runs, newest first.

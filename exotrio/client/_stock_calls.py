@@ -66,7 +66,7 @@ class StockCalls:
         *,
         run_id: str | None = None,
     ) -> dict[str, Any]:
-        """Start a run of a graph.
+        """Start a run of a graph. ``trigger_many`` starts many.
 
         While a stock server still validates the graph, this waits, up to 60 s.
 

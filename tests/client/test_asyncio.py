@@ -77,6 +77,17 @@ def test_calls_at_once_are_made_at_once(stock: Stock, manager: StateManager) -> 
     assert len(stock.runs) == 8
 
 
+def test_many_runs_are_started_one_by_one(stock: Stock, manager: StateManager) -> None:
+    async def main() -> None:
+        await manager.upsert_graph("g", NODES, {})
+        run_ids = await manager.trigger_many("g", [{"p": str(number)} for number in range(20)])
+        assert {state.run_id: state.inputs for state in stock.states.values()} == {
+            run_id: {"p": str(number)} for number, run_id in enumerate(run_ids)
+        }
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_cancellation_ends_the_request_and_its_connection(asked: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -122,6 +133,8 @@ def test_every_call_can_be_made_from_either_event_loop(tmp_path: Path, backend: 
                 assert (await manager.history(state.id)).identifier == "s"
                 assert len((await manager.states(run=run_id)).states) == 1
                 assert len((await manager.find_runs()).runs) == len((await manager.runs()).runs) == 1
+                for many in await manager.trigger_many("g", [{"count": "0"}] * 2):
+                    assert (await manager.wait(many, timeout=20)).status is RunStatus.SUCCESS
                 assert len(await manager.graphs()) == 1
                 assert "Split" in {node.name for node in await manager.nodes()}
                 await manager.overview()

@@ -1,0 +1,310 @@
+"""``trigger_many``: what it sends, and what is known to be started when something goes wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+import trio
+
+from exotrio._wire.vocabulary import MAX_BATCH
+from exotrio.client import NewRun, StateManager
+from exotrio.client._triggers import MAX_BYTES, MAX_REQUESTS, MAX_SINGLE
+from exotrio.errors import ConfigurationError, ManagerUnavailable, NotFound, RequestRefused
+from tests.contract.flow import Flow
+from tests.contract.native import A, claim
+from tests.support.client_double import GRAPH, Server
+from tests.support.helpers import ok, place
+from tests.support.http_doubles import answer
+from tests.support.manager import Manager, embedded_in, open_manager
+
+STORE = {"required_keys": ["k"], "default_values": {}}
+NO_ROUTE = {"detail": "Not Found"}
+
+
+@asynccontextmanager
+async def world(*, store_config: dict[str, Any] | None = None) -> AsyncIterator[tuple[StateManager, Manager]]:
+    """A client of a real state manager that has a graph."""
+    async with open_manager() as manager:
+        fields = {} if store_config is None else {"store_config": store_config}
+        await Flow.deploy(manager.api, place("a", inputs={"p": "default"}), **fields)
+        yield StateManager("tests", transport=embedded_in(manager.service)), manager
+
+
+async def total(manager: Manager) -> int:
+    return int(ok(await manager.api.runs())["total"])
+
+
+class Started:
+    """A server that starts every run, and notes which."""
+
+    def __init__(self, *, native: bool = True, lists: bool = True) -> None:
+        self.server = Server(native=native)
+        self.server.double.handler = self._answer
+        self._others = self.server._answer
+        self._lists = lists
+        self.requests: list[list[dict[str, Any]]] = []
+        self.at_once = self.most_at_once = 0
+        self.faults: dict[int, httpx.Response | Exception] = {}
+        """By the number of the request."""
+
+    @property
+    def client(self) -> StateManager:
+        return self.server.client
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        asked = request.url.path.rpartition("/")[2]
+        if asked not in ("runs", "trigger") or (asked == "runs" and not self._lists):
+            return answer(404, NO_ROUTE) if asked == "runs" else self._others(request)
+        body = json.loads(request.content)
+        number = len(self.requests)
+        self.requests.append(body["runs"] if asked == "runs" else [body])
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await trio.sleep(1)
+        self.at_once -= 1
+        fault = self.faults.get(number)
+        if isinstance(fault, Exception):
+            raise fault
+        if fault is not None:
+            return fault
+        if asked == "runs":
+            return answer(200, {"run_ids": [run["run_id"] for run in body["runs"]]})
+        return answer(200, {"status": "CREATED", "run_id": body.get("run_id") or str(uuid4())})
+
+    @property
+    def sent(self) -> list[dict[str, Any]]:
+        return [run for request in self.requests for run in request]
+
+
+# -- forms of the list
+
+
+async def test_each_run_is_given_as_its_inputs_or_in_full() -> None:
+    run_id = str(uuid4())
+    async with world(store_config=STORE) as (client, manager):
+        runs = [
+            NewRun(inputs={"p": "first"}, store={"k": ""}),
+            NewRun(store={"k": ""}, run_id=run_id.upper()),
+            NewRun(store={"k": ""}, start_delay=3_600_000),
+        ]
+        ids = await client.trigger_many("graph", runs)
+        assert ids[1] == run_id
+        states = await claim(manager.api)
+        assert [(state["run_id"], state["inputs"]["p"]) for state in states] == [
+            (ids[0], "first"),
+            (ids[1], "default"),
+        ]
+        assert await total(manager) == 3
+    async with world() as (client, manager):
+        ids = await client.trigger_many("graph", [{"p": "one"}, {}, {"p": "two"}])
+        states = await claim(manager.api)
+        assert [state["inputs"]["p"] for state in states] == ["one", "default", "two"]
+        assert [state["run_id"] for state in states] == ids
+
+
+async def test_any_iterable_of_any_length_is_taken_in_its_order() -> None:
+    count = 2 * MAX_BATCH + 500
+
+    def plain() -> Iterator[dict[str, str]]:
+        return ({"p": str(number)} for number in range(count))
+
+    async def asynchronous() -> AsyncIterator[dict[str, str]]:
+        for run in plain():
+            await trio.lowlevel.checkpoint()
+            yield run
+
+    for runs in (list(plain()), plain(), asynchronous()):
+        async with world() as (client, manager):
+            ids = await client.trigger_many("graph", runs)
+            assert len(ids) == len(set(ids)) == await total(manager) == count
+            inputs = {}
+            while states := await claim(manager.api, {A: MAX_BATCH}, limit=MAX_BATCH, claim_id=str(uuid4())):
+                inputs.update({state["run_id"]: state["inputs"]["p"] for state in states})
+            assert [inputs[run_id] for run_id in ids] == [str(number) for number in range(count)]
+
+
+async def test_an_empty_list_asks_for_nothing() -> None:
+    started = Started()
+    assert await started.client.trigger_many("g", []) == []
+    assert started.sent == []
+
+
+@pytest.mark.parametrize("bad", ["text", None, ("p", "x"), 5])
+async def test_what_is_not_a_run_is_named(bad: Any) -> None:
+    async with world() as (client, manager):
+        with pytest.raises(ConfigurationError, match=rf"runs\[1\] is a {type(bad).__name__}, not a NewRun"):
+            await client.trigger_many("graph", [{}, bad])
+        # One dict is a mistake for a list of them.
+        with pytest.raises(ConfigurationError, match=r"runs\[0\] is a str"):
+            await client.trigger_many("graph", {"p": "x"})  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match=r"runs\[0\] cannot be sent as JSON"):
+            await client.trigger_many("graph", [{"p": float("nan")}])  # type: ignore[dict-item]
+        assert await total(manager) == 0
+
+
+# -- requests
+
+
+async def test_requests_are_bounded_in_runs_and_bytes_and_in_how_many_are_made_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    started = Started()
+    await started.client.trigger_many("g", ({} for _ in range(3 * MAX_BATCH + 1)))
+    assert [len(request) for request in started.requests] == [MAX_BATCH] * 3 + [1]
+    assert started.most_at_once == MAX_REQUESTS
+    started = Started()
+    large = {"p": "x" * (MAX_BYTES // 4)}
+    await started.client.trigger_many("g", [large] * 7 + [{"p": "x" * 2 * MAX_BYTES}] + [{}] * 3)
+    assert [len(request) for request in started.requests] == [3, 3, 1, 1, 3]
+
+
+async def test_a_lost_answer_is_asked_for_again_with_the_same_ids(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    started = Started()
+    started.faults = {0: httpx.ReadError("reset"), 1: httpx.Response(502, text="<html>")}
+    ids = await started.client.trigger_many("g", [{}, {}])
+    assert [[run["run_id"] for run in request] for request in started.requests] == [ids] * 3
+
+
+async def test_progress_is_shown_as_runs_are_started() -> None:
+    shown: list[int] = []
+    async with world() as (client, _):
+        await client.trigger_many("graph", [{}] * (2 * MAX_BATCH), on_progress=shown.append)
+    assert shown == [MAX_BATCH, 2 * MAX_BATCH]
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["an older exotrio", "v0"])
+async def test_a_server_without_lists_gets_one_request_for_each_run(
+    autojump_clock: trio.testing.MockClock, native: bool
+) -> None:
+    started = Started(native=native, lists=False)
+    run_id = str(uuid4())
+    ids = await started.client.trigger_many("g", [{"p": str(number)} for number in range(20)])
+    assert len(set(ids)) == 20
+    assert {run["inputs"]["p"] for run in started.sent} == {str(number) for number in range(20)}
+    if native:
+        assert {run["inputs"]["p"]: run["run_id"] for run in started.sent} == {
+            str(number): each for number, each in enumerate(ids)
+        }
+        assert await started.client.trigger_many("g", [NewRun(run_id=run_id)]) == [run_id]
+    await started.client.trigger_many("g", [{}] * (MAX_BATCH + 100))
+    assert started.most_at_once == MAX_SINGLE
+
+
+# -- what is known when something goes wrong
+
+
+async def test_a_refused_run_is_named_by_its_place_in_the_whole_list() -> None:
+    runs = [NewRun(store={"k": ""}) for _ in range(3 * MAX_BATCH)]
+    runs[MAX_BATCH + 200] = NewRun()
+    async with world(store_config=STORE) as (client, manager):
+        with pytest.raises(RequestRefused) as refusal:
+            await client.trigger_many("graph", runs)
+        assert f"runs[{MAX_BATCH + 200}]: the store lacks required keys: k" in str(refusal.value)
+        started = await total(manager)
+        assert started % MAX_BATCH == 0
+        assert f"{started:,} runs of the list were started" in str(refusal.value)
+        assert started < len(runs)
+
+
+async def test_after_an_error_the_list_can_be_repeated_with_its_ids() -> None:
+    runs = [NewRun(store={"k": ""}, run_id=str(uuid4())) for _ in range(MAX_BATCH + 10)]
+    broken = [*runs[:-1], NewRun(run_id=runs[-1].run_id)]
+    async with world(store_config=STORE) as (client, manager):
+        with pytest.raises(RequestRefused, match=f"{MAX_BATCH:,} runs of the list were started"):
+            await client.trigger_many("graph", broken)
+        assert await client.trigger_many("graph", runs) == [run.run_id for run in runs]
+        assert await total(manager) == len(runs)
+
+
+async def test_an_unknown_graph_is_an_error_however_long_the_list_waits() -> None:
+    async def runs() -> AsyncIterator[dict[str, str]]:
+        for _ in range(MAX_BATCH):
+            yield {}
+        await trio.sleep_forever()
+
+    async with world() as (client, _):
+        with pytest.raises(NotFound, match="0 runs of the list were started"):
+            await client.trigger_many("nothing", runs())
+
+
+async def test_an_asynchronous_generator_is_closed_with_the_call() -> None:
+    ended: list[int] = []
+
+    async def runs() -> AsyncIterator[NewRun]:
+        try:
+            for _ in range(5 * MAX_BATCH):
+                yield NewRun()
+        finally:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            ended.append(1)
+
+    async with world(store_config=STORE) as (client, _):
+        with pytest.raises(RequestRefused, match="the store lacks required keys"):
+            await client.trigger_many("graph", runs())
+        assert ended
+
+
+async def test_an_outage_says_how_many_runs_may_have_been_started_too(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    started = Started()
+    # The second part arrives, and then the server cannot be reached any more.
+    started.faults = {1: httpx.ReadError("reset"), **dict.fromkeys((2, 3, 4), httpx.ConnectError("no"))}
+    with pytest.raises(ManagerUnavailable) as error:
+        await started.client.trigger_many("g", [{}] * MAX_BATCH * 2)
+    text = f"{MAX_BATCH:,} runs of the list were started, and up to {MAX_BATCH:,} more may have been"
+    assert text in str(error.value)
+
+
+async def test_on_v0_a_refusal_names_the_run_and_starts_no_more(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    started = Started(native=False)
+    started.faults = {MAX_SINGLE + 2: answer(400, {"detail": "because of x"})}
+    started.server.on("GET g", answer(200, {**GRAPH, "validation_status": "INVALID"}))
+    with pytest.raises(RequestRefused) as refusal:
+        await started.client.trigger_many("g", [{}] * (MAX_BATCH + 100))
+    assert f"runs[{MAX_SINGLE + 2}]: " in str(refusal.value)
+    assert "because of x" in str(refusal.value)
+    assert f"{len(started.sent) - 1} runs of the list were started" in str(refusal.value)
+    assert len(started.sent) <= 3 * MAX_SINGLE
+
+
+async def test_an_error_of_the_callers_own_comes_out_with_a_note() -> None:
+    def runs() -> Iterator[dict[str, str]]:
+        for _ in range(MAX_BATCH):
+            yield {}
+        raise ZeroDivisionError
+
+    async with world() as (client, manager):
+        with pytest.raises(ZeroDivisionError) as error:
+            await client.trigger_many("graph", runs())
+        assert error.value.__notes__ == [f"trigger_many: {MAX_BATCH:,} runs of the list were started"]
+        assert await total(manager) == MAX_BATCH
+
+
+async def test_after_a_cancellation_the_list_can_be_repeated_with_its_ids() -> None:
+    runs = [NewRun(run_id=str(uuid4())) for _ in range(3 * MAX_BATCH)]
+
+    async def until_cancelled() -> AsyncIterator[NewRun]:
+        for number, run in enumerate(runs):
+            if number == 2 * MAX_BATCH + 1:
+                scope.cancel()  # while requests are on their way
+            await trio.lowlevel.checkpoint()
+            yield run
+
+    async with world() as (client, manager):
+        with trio.CancelScope() as scope:
+            await client.trigger_many("graph", until_cancelled())
+        assert scope.cancelled_caught
+        assert await total(manager) < len(runs)
+        assert await client.trigger_many("graph", runs) == [run.run_id for run in runs]
+        assert await total(manager) == len(runs)
