@@ -16,7 +16,7 @@ from exotrio.cli.dev import messages
 from exotrio.cli.dev.protocol import DeclaredGraph, Loaded
 from exotrio.cli.graphs.file import Draft
 from exotrio.cli.graphs.problems import Locator
-from exotrio.cli.runs.remote import check_run_values, start_run
+from exotrio.cli.runs.remote import check_of_values, start_run
 from exotrio.cli.terminal.browser import open_in_browser, write_redirect
 from exotrio.cli.terminal.output import print_message
 from exotrio.cli.terminal.words import meant
@@ -63,7 +63,7 @@ class FirstRun:
         graph = loaded.graphs[0 if self.graph is None else names.index(self.graph)]
         body = GraphBody.model_validate(graph.body)
         try:
-            check_run_values(graph.name, body.nodes, body.store_config, self.inputs, self.store)
+            check_of_values(graph.name, body.nodes, body.store_config)(self.inputs, self.store)
         except click.UsageError as error:
             # An exotrio error leaves nurseries without the group around it.
             raise ConfigurationError(error.format_message()) from error

@@ -22,7 +22,7 @@ from exotrio._util.terminal_text import harmless
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS, bare_errors
 from exotrio.cli.lookup import list_runs
 from exotrio.cli.program import command_line
-from exotrio.cli.runs.remote import check_run_values
+from exotrio.cli.runs.remote import check_of_values
 from exotrio.cli.runs.result import print_result
 from exotrio.cli.terminal.progress import Progress
 from exotrio.client import Run, RunStatus, RunSummary, StateManager, StateStatus
@@ -71,7 +71,7 @@ class LocalRun:
     def __post_init__(self) -> None:
         graph = self.graph
         if graph is not None:
-            check_run_values(graph.name, graph.nodes, graph.store_config, self.inputs, self.store)
+            check_of_values(graph.name, graph.nodes, graph.store_config)(self.inputs, self.store)
         self._run_id = self.resume
         self._own_id = self.resume or str(uuid4())
         self._interrupted = False

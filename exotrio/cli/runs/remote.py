@@ -6,16 +6,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import click
-import trio
 
 from exotrio._runtime.entry import run_blocking
-from exotrio._util.crossing import call_in_loop
 from exotrio._util.words import listed
 from exotrio._wire.vocabulary import to_ms
 from exotrio.cli.connection import Connection
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS
 from exotrio.cli.lookup import find_graph
 from exotrio.cli.program import command_line
+from exotrio.cli.runs.interruption import Interruption
 from exotrio.cli.runs.result import print_result
 from exotrio.cli.terminal.progress import progress_for
 from exotrio.cli.terminal.words import meant
@@ -35,7 +34,7 @@ def follow(connection: Connection, start: Start) -> int:
     SIGINT and SIGTERM end the following, not the run. ``start`` returns the id of the run; it may start it.
     """
     follower = _Follower(connection, start)
-    return run_blocking(follower.main, follower.stop)
+    return run_blocking(follower.main, follower.interruption.stop)
 
 
 class _Follower:
@@ -43,31 +42,21 @@ class _Follower:
         self._connection = connection
         self._start = start
         self._progress = progress_for()
-        self._following = trio.CancelScope()
-        self._stopped = False
-        self._token: trio.lowlevel.TrioToken | None = None
-
-    def stop(self, grace: float | None, reason: str) -> None:
-        """Called from the signal handler."""
-        self._stopped = True
-        call_in_loop(self._token, self._following.cancel)
+        self.interruption = Interruption()
 
     async def main(self) -> int:
-        self._token = trio.lowlevel.current_trio_token()
-        if self._stopped:  # a signal came before the loop ran
-            self._following.cancel()
         run_id: str | None = None
         run: Run | None = None
         with self._connection.readable_errors():
             async with self._connection.open() as manager:
-                with self._following:
+                with self.interruption.begin() as following:
                     run_id = await self._start(manager)
                     with self._progress:
                         run = await manager.wait(
                             run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=self._progress.show
                         )
                     await print_result(manager, run, self._connection.form, self._progress.elapsed)
-        if run is None or self._following.cancelled_caught:
+        if run is None or following.cancelled_caught:
             self._progress.print_message(self._how_to_continue(run_id))
             return INTERRUPTED
         return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
@@ -88,6 +77,17 @@ async def start_run(
     start_delay: float = 0.0,
 ) -> dict[str, Any]:
     """Start a run, after checking that the values fit the graph, and return the reply."""
+    (await find_valid_graph(manager, graph))(inputs, store)
+    return await manager.trigger(
+        graph, inputs=dict(inputs), store=dict(store), start_delay=to_ms(start_delay)
+    )
+
+
+Check = Callable[[Mapping[str, str], Mapping[str, str]], None]
+
+
+async def find_valid_graph(manager: StateManager, graph: str) -> Check:
+    """Check that a graph can be triggered, and return the check of the inputs and the store of its runs."""
     known = await find_graph(manager, graph)
     if known.validation_status is ValidationStatus.INVALID:
         raise GraphInvalid(
@@ -95,36 +95,34 @@ async def start_run(
             known.validation_errors,
             fix="fix it, or start the runtime that has its nodes; then apply it again",
         )
-    check_run_values(graph, known.nodes, known.store_config, inputs, store)
-    return await manager.trigger(
-        graph, inputs=dict(inputs), store=dict(store), start_delay=to_ms(start_delay)
-    )
+    return check_of_values(graph, known.nodes, known.store_config)
 
 
-def check_run_values(
-    graph: str,
-    nodes: Sequence[GraphNodeModel],
-    store_config: StoreConfigModel,
-    inputs: Mapping[str, str],
-    store: Mapping[str, str],
-) -> None:
-    """Refuse inputs and store keys that the graph lacks, which would be ignored, and require its keys."""
+def check_of_values(graph: str, nodes: Sequence[GraphNodeModel], store_config: StoreConfigModel) -> Check:
+    """Return what refuses inputs and store keys that the graph lacks, which would be ignored, and requires
+    its keys."""
     followers = {name for node in nodes for name in node.next_nodes or ()}
-    roots = [node for node in nodes if node.identifier not in followers and node.unites is None]
-    for root in roots[:1]:  # several roots are refused by the state manager
-        for name in inputs:
-            if name not in root.inputs:
-                raise click.UsageError(
-                    f"the root of graph {graph!r} ({root.identifier}) has no input {name!r}; it has: "
-                    f"{listed(root.inputs)}{meant(name, root.inputs)}"
-                )
+    # Several roots are refused by the state manager.
+    roots = [node for node in nodes if node.identifier not in followers and node.unites is None][:1]
     readable = list(dict.fromkeys([*store_config.required_keys, *store_config.default_values]))
-    for key in store:
-        if key not in readable:
-            raise click.UsageError(
-                f"graph {graph!r} has no store key {key!r}; it has: {listed(readable)}{meant(key, readable)}"
-            )
-    missing = [key for key in store_config.required_keys if key not in store]
-    if missing:
-        wanted = " ".join(f"--store {key}=VALUE" for key in missing)
-        raise click.UsageError(f"graph {graph!r} needs more of its store: give {wanted}")
+
+    def check(inputs: Mapping[str, str], store: Mapping[str, str]) -> None:
+        for root in roots:
+            for name in inputs:
+                if name not in root.inputs:
+                    raise click.UsageError(
+                        f"the root of graph {graph!r} ({root.identifier}) has no input {name!r}; it has: "
+                        f"{listed(root.inputs)}{meant(name, root.inputs)}"
+                    )
+        for key in store:
+            if key not in readable:
+                raise click.UsageError(
+                    f"graph {graph!r} has no store key {key!r}; it has: {listed(readable)}"
+                    f"{meant(key, readable)}"
+                )
+        missing = [key for key in store_config.required_keys if key not in store]
+        if missing:
+            wanted = " ".join(f"--store {key}=VALUE" for key in missing)
+            raise click.UsageError(f"graph {graph!r} needs more of its store: give {wanted}")
+
+    return check
