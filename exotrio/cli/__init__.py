@@ -34,7 +34,7 @@ _COMMANDS = {
     "worker": "Run the nodes of one Runtime against a state manager.",
     "server": "Run a state manager on a port.",
     "graph": "Declare, show and check graphs.",
-    "trigger": "Start a run of a graph.",
+    "trigger": "Start a run of a graph, or many.",
     "runs": "List and show runs; watch, cancel or retry one.",
     "states": "List and show states; retry one.",
     "nodes": "Show which nodes are registered.",

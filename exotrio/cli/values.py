@@ -11,7 +11,9 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
@@ -124,7 +126,7 @@ def read_text(file: str) -> str:
     """Return the text of a file without a byte order mark; standard input can be read once."""
     try:
         if file == STANDARD_INPUT:
-            data = _standard_input()
+            data = standard_input().read(MAX_BYTES + 1)
         else:
             with Path(file).open("rb") as stream:
                 data = stream.read(MAX_BYTES + 1)
@@ -138,10 +140,10 @@ def read_text(file: str) -> str:
         raise Unreadable("is not UTF-8 text") from error
 
 
-def _standard_input() -> bytes:
-    # The second reading would return nothing, and an empty secret or graph would be used.
+def standard_input() -> BinaryIO:
+    """Return standard input, once: the second reading would find nothing, and use that."""
     meta = click.get_current_context().meta
     if meta.setdefault(_READ, False):
         raise Unreadable("is read twice")
     meta[_READ] = True
-    return sys.stdin.buffer.read(MAX_BYTES + 1) if sys.stdin is not None else b""
+    return sys.stdin.buffer if sys.stdin is not None else BytesIO()

@@ -118,9 +118,9 @@ class Cli:
         assert "Traceback" not in err, err
         return Ended(int(exit.value.code or 0), out, err)
 
-    def json(self, *arguments: str, code: int = 0) -> Any:
+    def json(self, *arguments: str, code: int = 0, stdin: str | bytes = "") -> Any:
         """Return what a command prints as JSON, and nothing else."""
-        end = self(*arguments, "-o", "json")
+        end = self(*arguments, "-o", "json", stdin=stdin)
         assert end.code == code, end
         return json.loads(end.out)
 

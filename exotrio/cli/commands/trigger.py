@@ -1,11 +1,14 @@
-"""``python -m exotrio trigger``: start a run of a graph."""
+"""``python -m exotrio trigger``: start runs of a graph."""
 
 from __future__ import annotations
+
+from uuid import UUID
 
 import click
 
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
+from exotrio.cli.runs.each import Runs, start_each
 from exotrio.cli.runs.remote import follow, start_run
 from exotrio.cli.terminal.output import print_json, print_message, print_text
 from exotrio.cli.values import merged
@@ -24,6 +27,19 @@ from exotrio.client import StateManager
     help="Seconds until the first node may run.  [default: 0]",
 )
 @click.option("--follow", "following", is_flag=True, help="Show the run's progress, then its result.")
+@click.option(
+    "--each",
+    "file",
+    metavar="FILE",
+    help='Start a run for each line of a file: {"inputs": {...}, "store": {...}, "run_id": UUID}, of which '
+    "each part may be left out; - for standard input.",
+)
+@click.option(
+    "--batch",
+    type=click.UUID,
+    help="Make the ids of runs that have none of this and the number of their line: the same command again "
+    "starts none twice.  [default: a new one]",
+)
 @connection
 def command(
     graph: str,
@@ -32,18 +48,31 @@ def command(
     store: dict[str, str],
     start_delay: float,
     following: bool,
+    file: str | None,
+    batch: UUID | None,
     connection: Connection,
 ) -> int:
-    """Start a run of GRAPH and print its id.
+    """Start a run of GRAPH and print its id; with --each many runs, and print their ids.
 
     Give private values in a file or on standard input: other users can read arguments.
 
     With --follow it exits 0 if the run succeeded and 1 if it failed; Ctrl-C leaves the run alone.
 
+    With --each, all lines are checked before the first run is started, and the other options are for each
+    run whose line says nothing else. If it is interrupted, it says how to go on without starting a run
+    twice.
+
     JSON: run_id, graph, status. With --follow the result, as of `run`; the id comes first on
-    standard error.
+    standard error. With --each: graph, run_ids, in the order of the lines.
     """
     given = merged(inputs, inputs_file, "-i", "--inputs-file")
+    if file is not None:
+        if following:
+            raise click.UsageError("--follow is for one run: with --each, see `runs ls` and `runs watch`")
+        runs = Runs(graph=graph, file=file, inputs=given, store=store, start_delay=start_delay, batch=batch)
+        return start_each(connection, runs)
+    if batch is not None:
+        raise click.UsageError("--batch is for the runs of --each")
 
     async def start(manager: StateManager) -> str:
         reply = await start_run(manager, graph, given, store, start_delay=start_delay)

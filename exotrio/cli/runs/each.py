@@ -1,0 +1,232 @@
+"""A run for each line of a file: what ``trigger --each`` does.
+
+The file is read twice: all lines are checked before the first run is started. Of a pipe a copy is made.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from uuid import UUID, uuid4, uuid5
+
+import click
+import trio
+from pydantic_core import from_json
+
+from exotrio._runtime.entry import run_blocking
+from exotrio._util.words import listed, plural
+from exotrio._wire.vocabulary import to_ms
+from exotrio.cli.connection import Connection
+from exotrio.cli.exit_codes import INTERRUPTED, SUCCESS
+from exotrio.cli.lookup import is_v0_only
+from exotrio.cli.runs.interruption import Interruption
+from exotrio.cli.runs.remote import Check, find_valid_graph
+from exotrio.cli.terminal.output import print_json, print_message, print_text
+from exotrio.cli.terminal.words import meant
+from exotrio.cli.values import MAX_BYTES, STANDARD_INPUT, Unreadable, shown, standard_input
+from exotrio.client import NewRun, StateManager
+from exotrio.errors import ConfigurationError, ManagerError, ManagerUnavailable, RequestRefused
+
+FIELDS = ("inputs", "store", "run_id")
+MAX_NAMED = 10
+"""Lines that one error names."""
+IN_MEMORY = 16 * 1024 * 1024
+"""Bytes of a pipe that are kept there; more are copied into a temporary file."""
+_BOM = b"\xef\xbb\xbf"
+_INDEX = re.compile(r"^runs\[(\d+)\]", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runs:
+    """What is to be started.
+
+    Attributes:
+        file: The file, or ``-`` for standard input.
+        inputs, store: Of each run whose line has no others.
+        start_delay: Seconds.
+        batch: Makes the ids of runs that have none in their line. None: a new one.
+    """
+
+    graph: str
+    file: str
+    inputs: Mapping[str, str]
+    store: Mapping[str, str]
+    start_delay: float = 0.0
+    batch: UUID | None = None
+
+
+def start_each(connection: Connection, runs: Runs) -> int:
+    """Start the runs, print their ids, and return the exit code."""
+    with _opened(runs.file) as lines:
+        starting = _Starting(connection, runs, lines)
+        return run_blocking(starting.main, starting.interruption.stop)
+
+
+class _Starting:
+    def __init__(self, connection: Connection, runs: Runs, lines: IO[bytes]) -> None:
+        self._connection = connection
+        self._runs = runs
+        self._lines = lines
+        self._batch = runs.batch or uuid4()
+        self._is_native = True
+        self._total = 0
+        self._started: int | None = None  # not begun
+        self.interruption = Interruption()
+
+    async def main(self) -> int:
+        run_ids: list[str] | None = None
+        with self._connection.readable_errors():
+            async with self._connection.open() as manager:
+                with self.interruption.begin() as scope:
+                    check = await find_valid_graph(manager, self._runs.graph)
+                    await self._require_batches(manager)
+                    await self._check(check)
+                    run_ids = await self._start(manager)
+        if run_ids is None or scope.cancelled_caught:
+            print_message(f"interrupted: {self._how_far()}")
+            return INTERRUPTED
+        if self._connection.form == "json":
+            print_json({"graph": self._runs.graph, "run_ids": run_ids})
+        elif run_ids:
+            print_text("\n".join(run_ids))
+        return SUCCESS
+
+    async def _require_batches(self, manager: StateManager) -> None:
+        """Find out whether the state manager lets clients choose the ids of runs."""
+        try:
+            await manager.find_runs(limit=1)
+        except RequestRefused as refusal:
+            if not is_v0_only(refusal):
+                raise
+            self._is_native = False
+            if self._runs.batch is not None:
+                raise RequestRefused(
+                    "--batch cannot be used: the state manager speaks only v0, and gives runs ids of its own",
+                    fix="see `runs ls` for the runs that were started, and give the other lines",
+                ) from None
+
+    async def _check(self, check: Check) -> None:
+        """Check all lines; none is to be found wrong when others are started already."""
+        problems: list[str] = []
+        ids: dict[str, int] = {}
+        for number, line in self._numbered():
+            self._total = number
+            if number % 1_000 == 0:
+                await trio.lowlevel.checkpoint()
+            try:
+                run = _parse(line)
+                check({**self._runs.inputs, **run.inputs}, {**self._runs.store, **run.store})
+                first = number if run.run_id is None else ids.setdefault(run.run_id, number)
+                if first != number:
+                    raise ValueError(f"its run_id is that of line {first:,}, too")
+            except (ValueError, click.UsageError) as error:
+                text = error.message if isinstance(error, click.UsageError) else str(error)
+                problems.append(f"line {number:,}: {text}")
+                if len(problems) == MAX_NAMED:
+                    break
+        if problems:
+            raise ConfigurationError(
+                f"not every line of {shown(self._runs.file)} is a run of graph {self._runs.graph!r}",
+                problems,
+                fix="no run was started",
+            )
+
+    async def _start(self, manager: StateManager) -> list[str]:
+        self._started = 0
+        runs = (self._new_run(number, line) for number, line in self._numbered())
+        try:
+            return await manager.trigger_many(self._runs.graph, runs, on_progress=self._progress)
+        except ManagerError as error:
+            error.what = _INDEX.sub(lambda found: f"line {int(found[1]) + 1:,}", error.what)
+            if self._started or isinstance(error, ManagerUnavailable):
+                error.fix = f"{error.fix}; {self._how_to_go_on()}" if error.fix else self._how_to_go_on()
+            raise
+
+    def _progress(self, started: int) -> None:
+        self._started = started
+
+    def _how_far(self) -> str:
+        if self._started is None:
+            return "no run was started"
+        started = f"{self._started:,} of {plural(self._total, 'run')} were started, and more may have been"
+        return f"{started}\n{self._how_to_go_on()}"
+
+    def _how_to_go_on(self) -> str:
+        if not self._is_native:
+            return "it speaks only v0: see `runs ls` for what was started before you give the other lines"
+        return f"to go on, give the same command with --batch {self._batch}: no run is started twice"
+
+    def _numbered(self) -> Iterator[tuple[int, bytes]]:
+        self._lines.seek(0)
+        number = 0
+        while line := self._lines.readline(MAX_BYTES + 1):
+            number += 1
+            yield number, line.removeprefix(_BOM) if number == 1 else line
+
+    def _new_run(self, number: int, line: bytes) -> NewRun:
+        run = _parse(line)
+        return NewRun(
+            inputs={**self._runs.inputs, **run.inputs},
+            store={**self._runs.store, **run.store},
+            start_delay=to_ms(self._runs.start_delay),
+            run_id=run.run_id or str(uuid5(self._batch, str(number))),
+        )
+
+
+def _parse(line: bytes) -> NewRun:
+    """Return what a line says; raise ValueError, whose text quotes nothing that could be a secret."""
+    if len(line) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES} bytes")
+    try:
+        run = from_json(line)
+    except ValueError:
+        raise ValueError("it is not JSON" if line.strip() else "it is empty") from None
+    if not isinstance(run, dict):
+        raise ValueError('it is not an object such as {"inputs": {"name": "value"}}')
+    for name in run:
+        if name not in FIELDS:
+            raise ValueError(f"a run has no {name!r}; it has: {listed(FIELDS)}{meant(name, FIELDS)}")
+    run_id = run.get("run_id")
+    try:
+        chosen = None if run_id is None else str(UUID(run_id))
+    except (ValueError, AttributeError):  # AttributeError: it is not a string
+        raise ValueError("its run_id is not a UUID") from None
+    return NewRun(inputs=_texts(run, "inputs"), store=_texts(run, "store"), run_id=chosen)
+
+
+def _texts(run: dict[str, object], name: str) -> dict[str, str]:
+    texts = run.get(name, {})
+    if not isinstance(texts, dict):
+        raise ValueError(f'its {name} are not an object such as {{"name": "value"}}')
+    for key, text in texts.items():
+        if not isinstance(text, str):
+            raise ValueError(f"the value of {key!r} in its {name} is not text; write it in quotes")
+    return texts
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[IO[bytes]]:
+    """Open a file so that it can be read twice."""
+    with ExitStack() as stack:
+        try:
+            source: IO[bytes]
+            if file == STANDARD_INPUT:
+                source = standard_input()
+            else:
+                source = stack.enter_context(Path(file).open("rb"))
+            if file == STANDARD_INPUT or not source.seekable():
+                copy = stack.enter_context(tempfile.SpooledTemporaryFile(IN_MEMORY))
+                shutil.copyfileobj(source, copy)
+                source = copy
+        except Unreadable as error:
+            raise click.UsageError(f"{shown(file)} {error}") from error
+        except (OSError, ValueError) as error:  # ValueError: a name that cannot be a file's
+            reason = getattr(error, "strerror", None) or error
+            raise click.UsageError(f"--each: {file!r} cannot be read: {reason}") from error
+        yield source

@@ -1,0 +1,296 @@
+"""``trigger --each``: a run for each line of a file, at our state manager and at one that speaks only v0."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import trio
+
+from exotrio._wire.vocabulary import MAX_BATCH
+from tests.support.balancer import Balancer
+from tests.support.commands import Cli, told
+from tests.support.helpers import declare
+from tests.support.processes import Server, exotrio, server
+
+GRAPH = {
+    "secrets": {},
+    "nodes": [{"node_name": "A", "namespace": "n", "identifier": "a", "inputs": {"p": "x", "q": "y"}}],
+    "store_config": {"default_values": {"k": "v"}},
+}
+
+
+@pytest.fixture(scope="module", params=["native", "v0"])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    options = ["--v0-only"] if request.param == "v0" else []
+    with server(tmp_path_factory.mktemp(request.param), *options) as running:
+        body = {"runtime_name": "r", "nodes": [declare("A", inputs=("p", "q"))]}
+        running.ask("PUT", "/v0/namespace/n/nodes/", body)
+        running.ask("PUT", "/v0/namespace/n/graph/g", GRAPH)
+        yield Place(running, request.param == "native")
+
+
+only_native = pytest.mark.parametrize("place", ["native"], indirect=True)
+
+
+@dataclass
+class Place:
+    """A state manager with a graph."""
+
+    running: Server
+    native: bool
+
+    @property
+    def total(self) -> int:
+        found: int = self.running.ask("GET", "/v0/namespace/n/runs/1/1")["total"]
+        return found
+
+    def inputs(self, run_id: str) -> dict[str, str]:
+        """Return the inputs of the first node of a run."""
+        (state,) = self.running.ask("GET", f"/v0/namespace/n/states/run/{run_id}/graph")["nodes"]
+        shown = self.running.ask("GET", f"/v0/namespace/n/graph/g/run/{run_id}/node/{state['id']}")
+        found: dict[str, str] = shown["inputs"]
+        return found
+
+
+@pytest.fixture
+def cli(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Cli:
+    return Cli(tmp_path, monkeypatch, capsys).at(place.running)
+
+
+def lines(*runs: Any) -> str:
+    return "".join(json.dumps(run) + "\n" for run in runs)
+
+
+# -- what is started and printed
+
+
+def test_each_line_is_a_run_and_the_ids_are_printed_in_their_order(cli: Cli, place: Place) -> None:
+    before = place.total
+    cli.write("runs.jsonl", lines({"inputs": {"p": "1"}}, {}, {"inputs": {"p": "3"}, "store": {"k": "w"}}))
+    end = cli("trigger", "g", "--each", "runs.jsonl")
+    assert (end.code, end.err) == (0, ""), end
+    assert [place.inputs(run_id)["p"] for run_id in end.out.split()] == ["1", "x", "3"]
+    assert place.total == before + 3
+
+
+def test_the_other_options_are_for_lines_that_say_nothing_else(cli: Cli, place: Place) -> None:
+    text = lines({"inputs": {"p": "line"}}, {"inputs": {"q": "line"}}).rstrip("\n")  # without an end
+    reply = cli.json("trigger", "g", "--each", cli.write("runs.jsonl", text), "-i", "p=option")
+    assert reply.keys() == {"graph", "run_ids"}
+    assert [place.inputs(run_id) for run_id in reply["run_ids"]] == [
+        {"p": "line", "q": "y"},
+        {"p": "option", "q": "line"},
+    ]
+
+
+def test_the_start_can_be_delayed(cli: Cli, place: Place) -> None:
+    file = cli.write("runs.jsonl", lines({}))
+    (run_id,) = cli.json("trigger", "g", "--each", file, "--start-delay", "3600")["run_ids"]
+    place.running.ask("POST", "/v0/namespace/n/states/enqueue", {"nodes": ["A"], "batch_size": 1_000})
+    shown = place.running.ask("GET", f"/v0/namespace/n/states/run/{run_id}/graph")
+    assert shown["execution_summary"]["CREATED"] == 1, "it could be claimed"
+
+
+@only_native
+def test_lines_come_from_standard_input_and_from_pipes(cli: Cli, place: Place) -> None:
+    for text in (lines({"inputs": {"p": "ü"}}), "\ufeff" + lines({"inputs": {"p": "ü"}})):
+        (run_id,) = cli.json("trigger", "g", "--each", "-", stdin=text)["run_ids"]
+        assert place.inputs(run_id)["p"] == "ü"
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as pipe:
+        pipe.write(lines({"inputs": {"p": "piped"}}).encode())
+    try:
+        (run_id,) = cli.json("trigger", "g", "--each", f"/dev/fd/{reading}")["run_ids"]
+    finally:
+        os.close(reading)
+    assert place.inputs(run_id)["p"] == "piped"
+
+
+def test_a_file_without_lines_starts_nothing(cli: Cli, place: Place) -> None:
+    before = place.total
+    end = cli("trigger", "g", "--each", "-")
+    assert (end.code, end.out, end.err) == (0, "", "")
+    assert cli.json("trigger", "g", "--each", "-") == {"graph": "g", "run_ids": []}
+    assert place.total == before
+
+
+@only_native
+def test_more_lines_than_one_request_may_have_are_started(cli: Cli, place: Place) -> None:
+    before = place.total
+    count = 2 * MAX_BATCH + 7
+    cli.write("runs.jsonl", lines(*({"inputs": {"p": str(number)}} for number in range(count))))
+    run_ids = cli("trigger", "g", "--each", "runs.jsonl").out.split()
+    assert len(set(run_ids)) == place.total - before == count
+    for number in (0, MAX_BATCH, count - 1):
+        assert place.inputs(run_ids[number])["p"] == str(number)
+
+
+# -- what is refused, before anything is started
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "it is empty"),
+        ("{", "it is not JSON"),
+        ("[]", 'it is not an object such as {"inputs": {"name": "value"}}'),
+        ('{"input": {}}', "a run has no 'input'; it has: inputs, store, run_id; did you mean 'inputs'?"),
+        ('{"inputs": []}', "its inputs are not an object"),
+        ('{"store": {"k": 1}}', "the value of 'k' in its store is not text; write it in quotes"),
+        ('{"run_id": "x"}', "its run_id is not a UUID"),
+        ('{"run_id": 5}', "its run_id is not a UUID"),
+        ('{"inputs": {"pp": ""}}', "has no input 'pp'; it has: p, q; did you mean 'p'?"),
+        ('{"store": {"kk": ""}}', "has no store key 'kk'"),
+    ],
+)
+@only_native
+def test_a_bad_line_is_named_before_anything_is_started(cli: Cli, place: Place, line: str, said: str) -> None:
+    before = place.total
+    cli.write("runs.jsonl", lines(*[{}] * 2_000) + line + "\n" + lines({}))
+    told(cli("trigger", "g", "--each", "runs.jsonl"), 2, "line 2,001: ", said)
+    assert place.total == before
+
+
+@only_native
+def test_an_id_that_is_given_twice_is_named_with_both_lines(cli: Cli, place: Place) -> None:
+    run_id = str(uuid4())
+    cli.write("runs.jsonl", lines({"run_id": run_id}, {}, {"run_id": run_id.upper()}))
+    told(cli("trigger", "g", "--each", "runs.jsonl"), 2, "line 3: its run_id is that of line 1, too")
+
+
+@only_native
+def test_an_error_names_ten_lines_and_no_value(cli: Cli) -> None:
+    secret = '{"inputs": {"p": "hunter2"'
+    end = cli("trigger", "g", "--each", cli.write("runs.jsonl", f"{secret}\n" * 30))
+    told(end, 2, "not every line of runs.jsonl is a run of graph 'g'", "no run was started")
+    assert re.findall(r"line (\d+)", end.err) == [str(number) for number in range(1, 11)]
+    assert "hunter2" not in end.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ("trigger g --each gone", 2, "'gone' cannot be read: No such file"),
+        ("trigger g --each .", 2, "'.' cannot be read"),
+        ("trigger g --each - -i p=@-", 2, "standard input is read twice"),
+        ("trigger g --each - --follow", 2, "--follow is for one run"),
+        ("trigger g --each - --batch x", 2, "'x' is not a valid UUID"),
+        (f"trigger g --batch {uuid4()}", 2, "--batch is for the runs of --each"),
+        ("trigger gg --each -", 6, "there is no graph 'gg'; did you mean 'g'?"),
+    ],
+)
+@only_native
+def test_options_that_do_not_fit_are_told(cli: Cli, arguments: str, code: int, said: str) -> None:
+    end = cli(*arguments.split())
+    assert end.code == code, end
+    assert said in end.err
+
+
+# -- again
+
+
+@only_native
+def test_a_batch_given_again_starts_no_run_twice(cli: Cli, place: Place) -> None:
+    before = place.total
+    own = str(uuid4())
+    first, second = lines({}, {"run_id": own}), lines({}, {"run_id": own}, {})
+    command = ("trigger", "g", "--each", "-", "--batch", str(uuid4()))
+    ids = cli.json(*command, stdin=first)["run_ids"]
+    assert ids[1] == own
+    again = cli.json(*command, stdin=second)["run_ids"]
+    assert again[:2] == ids
+    assert place.total == before + 3
+    assert cli.json("trigger", "g", "--each", "-", stdin=first)["run_ids"][0] not in again
+
+
+def test_where_a_batch_cannot_be_told_again_it_is_refused(cli: Cli, place: Place) -> None:
+    end = cli("trigger", "g", "--each", "-", "--batch", str(uuid4()), stdin=lines({}))
+    if place.native:
+        assert end.code == 0, end
+    else:
+        told(end, 3, "--batch cannot be used: the state manager speaks only v0")
+
+
+class Holding(Balancer):
+    """Lets the first lists of runs pass, and holds the one after them."""
+
+    def __init__(self, *ports: int, passes: int) -> None:
+        super().__init__(*ports)
+        self.held = trio.Event()
+        self._left = passes
+
+    async def _forward(self, source: trio.SocketStream, target: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in source:
+                if re.match(rb"POST \S+/(runs|trigger) ", data):
+                    if not self._left:
+                        self.held.set()
+                        await trio.sleep_forever()
+                    self._left -= 1
+                await target.send_all(data)
+
+
+async def test_ctrl_c_says_how_many_were_started_and_how_to_go_on(tmp_path: Path, place: Place) -> None:
+    before, count = place.total, 5 * MAX_BATCH if place.native else 50
+    (tmp_path / "runs.jsonl").write_text(lines(*[{}] * count))
+    command = ("trigger", "g", "--each", "runs.jsonl", "--namespace", "n")
+    holding = Holding(int(place.running.uri.rpartition(":")[2]), passes=2)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(holding.serve)
+        env = {**place.running.env, "EXOSPHERE_STATE_MANAGER_URI": holding.uri}
+        with exotrio(*command, cwd=tmp_path, env=env) as process:
+            await holding.held.wait()
+            process.signal(signal.SIGINT)
+            end = await trio.to_thread.run_sync(process.wait)
+        nursery.cancel_scope.cancel()
+    assert (end.code, end.out) == (130, ""), end
+    found = re.match(
+        r"interrupted: ([\d,]+) of ([\d,]+) runs were started, and more may have been\n", end.err
+    )
+    assert found, end
+    assert found[2] == f"{count:,}"
+    assert int(found[1].replace(",", "")) <= place.total - before < count
+    if not place.native:
+        assert "it speaks only v0: see `runs ls` for what was started" in end.err
+        return
+    again = re.search(r"to go on, give the same command with (--batch \S+): no run is started twice", end.err)
+    assert again, end
+    with exotrio(*command, *again[1].split(), cwd=tmp_path, env=place.running.env) as process:
+        end = await trio.to_thread.run_sync(process.wait)
+    assert end.code == 0, end
+    assert len(set(end.out.split())) == place.total - before == count
+
+
+@only_native
+async def test_a_lost_connection_says_it_too(tmp_path: Path, place: Place) -> None:
+    before = place.total
+    (tmp_path / "runs.jsonl").write_text(lines(*[{}] * 3 * MAX_BATCH))
+    command = ("trigger", "g", "--each", "runs.jsonl", "--namespace", "n")
+    holding = Holding(int(place.running.uri.rpartition(":")[2]), passes=1)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(holding.serve)
+        env = {**place.running.env, "EXOSPHERE_STATE_MANAGER_URI": holding.uri}
+        with exotrio(*command, cwd=tmp_path, env=env) as process:
+            await holding.held.wait()
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                end = await trio.to_thread.run_sync(process.wait)
+    assert (end.code, end.out) == (4, ""), end
+    again = re.search(r"to go on, give the same command with (--batch \S+): no run is started twice", end.err)
+    assert again, end
+    with exotrio(*command, *again[1].split(), cwd=tmp_path, env=place.running.env) as process:
+        end = await trio.to_thread.run_sync(process.wait)
+    assert end.code == 0, end
+    assert place.total - before == 3 * MAX_BATCH
