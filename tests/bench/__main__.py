@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import fan, history, latency, postgres, pressure, programs, stock, throughput
+from tests.bench import fan, history, latency, postgres, pressure, programs, starting, stock, throughput
 from tests.bench.against import compare
 from tests.bench.figures import Plan, Sample, as_json, as_table, comparison_table, gather
 
@@ -24,6 +24,7 @@ CASES: dict[str, Case] = {
     "process": throughput.process,
     "tcp": throughput.tcp,
     "v0": throughput.v0,
+    "starting": starting.starting,
     "latency": latency.process,
     "latency-tcp": latency.tcp,
     "latency-v0": latency.v0,

@@ -42,6 +42,8 @@ class Plan:
         fans: Sizes of the fan-outs that grow; the last is compared with the first.
         histories: Finished or ready states beside which claims are timed, the first for comparison.
         claims: Claims and batches of outcomes timed beside each of them.
+        stored: One-node runs that are stored and not run.
+        live_runs: One-node runs that are triggered while they run.
         seconds: How long idle CPU is counted.
         poll_interval: Of runtimes on v0. The default is the runtime's.
         stock_runs: One-node runs through the stock SDK.
@@ -56,6 +58,8 @@ class Plan:
     fans: tuple[int, ...] = (1_000, 10_000, 50_000)
     histories: tuple[int, ...] = (1_000, 1_000_000)
     claims: int = 150
+    stored: int = 10_000
+    live_runs: int = 500
     seconds: float = 10.0
     poll_interval: float = 1.0
     stock_runs: int = 500

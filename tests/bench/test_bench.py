@@ -10,13 +10,13 @@ from types import ModuleType
 
 import pytest
 
-from tests.bench import latency, postgres, pressure, programs, stock, throughput
+from tests.bench import latency, postgres, pressure, programs, starting, stock, throughput
 from tests.bench.__main__ import CASES, measure
 from tests.bench.figures import Comparison, Plan, Sample, as_json, as_table, comparison_table, gather
 from tests.bench.places import Where, apart, server
 from tests.support.postgres import Database, database
 
-SERVED: tuple[ModuleType, ...] = (latency, postgres, programs, stock, throughput)
+SERVED: tuple[ModuleType, ...] = (latency, postgres, programs, starting, stock, throughput)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,8 @@ def test_each_case_gives_figures(
         rate=1000,
         fans=(5, 10),
         histories=(10, 20),
+        stored=5,
+        live_runs=5,
         claims=2,
         seconds=0.01,
         poll_interval=0.01,
