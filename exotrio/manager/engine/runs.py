@@ -79,17 +79,18 @@ def trigger_many(tx: Transaction, namespace: str, graph_name: str, runs: Sequenc
     """
     # Else the version that the runs are to have could be deleted before they are there.
     graph = pin_graph(tx, namespace, graph_name)
+    graph_id: int = graph["id"]
     ids = [run.run_id or str(uuid.uuid4()) for run in runs]
     known = _graphs_of(tx, [run.run_id for run in runs if run.run_id is not None])
     refused = {
         index: Refused(409, f"the run {run_id} exists and belongs to another graph")
         for index, run_id in enumerate(ids)
-        if known.get(run_id, graph["id"]) != graph["id"]
+        if known.get(run_id, graph_id) != graph_id
     }
     if refused:
         raise EntriesRefused(refused)
     # Of a repeated id the first one counts, so it is put in last.
-    new = {ids[index]: index for index in reversed(range(len(ids))) if ids[index] not in known}
+    new = {run_id: index for index, run_id in reversed([*enumerate(ids)]) if run_id not in known}
     if not new:
         return ids
     if graph["validation_status"] != ValidationStatus.VALID:
@@ -147,7 +148,8 @@ def _graphs_of(tx: Transaction, run_ids: Sequence[str]) -> dict[str, int]:
 
 def _insert(tx: Transaction, namespace: str, graph: Row, run_ids: Sequence[str]) -> dict[str, int]:
     """Insert runs, each with one state that is pending, and return their numbers."""
-    rows = [(run_id, namespace, graph["id"], graph["template"], tx.now_ms, 1) for run_id in run_ids]
+    of_each = (namespace, graph["id"], graph["template"], tx.now_ms, 1)
+    rows = [(run_id, *of_each) for run_id in run_ids]
     columns = ("run_id", "namespace", "graph", "template", "created_at", "pending")
     if tx.insert("runs", columns, rows, "(run_id) DO NOTHING") < len(rows):
         raise Conflict("runs")  # the same request came twice and the other one was faster
@@ -160,10 +162,10 @@ def _root_inputs(tx: Transaction, scope: RunScope, run: NewRun) -> dict[str, str
     root, store = scope.template.root, run.store
     if missing := [key for key in scope.template.body.store_config.required_keys if key not in store]:
         raise Refused(400, f"the store lacks required keys: {', '.join(missing)}")
-    declared = [name for name in root.inputs if name not in run.inputs]
     given = {name: run.inputs[name] for name in root.inputs if name in run.inputs}
-    if not declared:
+    if len(given) == len(root.inputs):
         return given
+    declared = [name for name in root.inputs if name not in given]
     shared = Shared(stored={(scope.id, key): store.get(key) for key in root.keys})
     try:
         return build(root, declared, Sources(tx, scope, None, shared), "", {}) | given
