@@ -146,6 +146,8 @@ async def _fill(api: Api, clock: SettableClock) -> None:
     ok(await api.prune(pruned["state_id"], {"why": "pruned"}))
     ok(await api.requeue(requeued["state_id"], 3_600_000))
     ok(await api.native_trigger("orders", RUN, inputs={"note": "n"}, store={"key": ""}, start_delay=0))
+    again = {"run_id": RUN, "inputs": {"note": "n"}, "store": {"key": ""}, "start_delay": 0}
+    ok(await api.trigger_many("orders", again))
 
     ok(await api.manual_retry(failed["id"]))
 

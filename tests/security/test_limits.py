@@ -21,7 +21,7 @@ from exotrio.manager.engine import graphs, workers
 from exotrio.manager.rules.template import Template
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.support.helpers import UNKNOWN_ID, node_name, ok, place, refused
+from tests.support.helpers import UNKNOWN_ID, UNKNOWN_RUN, node_name, ok, place, refused
 from tests.support.manager import open_manager
 
 PATIENCE = 60.0
@@ -116,14 +116,26 @@ async def test_of_many_bad_entries_no_more_problems_are_made_than_a_refusal_tell
     assert answer.json()["detail"][0]["loc"][-1] == "5000"
 
 
+@pytest.mark.parametrize(("inputs", "most"), [(1, 100), (1_000, 200)])
+async def test_of_many_bad_runs_no_more_problems_are_made_than_a_refusal_tells(
+    api: Api, monkeypatch: pytest.MonkeyPatch, inputs: int, most: int
+) -> None:
+    made = problems_made(monkeypatch)
+    run = {"run_id": UNKNOWN_RUN, "inputs": {str(number): number for number in range(inputs)}}
+    refused(await api.trigger_many("g", *[run] * MAX_BATCH), 422)
+    assert 100 <= sum(made) <= most
+    refused(await api.trigger_many("g", *[{}] * (MAX_BATCH + 1)), 422)
+    assert sum(made) <= most
+
+
 def problems_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that gets the number of problems of each request that is refused."""
     made: list[int] = []
     items = json_api._items
 
-    def counting(error: ValidationError, part: str, body: bytes = b"") -> list[dict[str, Any]]:
+    def counting(error: ValidationError, *part: str | int, body: bytes = b"") -> list[dict[str, Any]]:
         made.append(error.error_count())
-        return items(error, part, body)
+        return items(error, *part, body=body)
 
     monkeypatch.setattr(json_api, "_items", counting)
     return made
@@ -222,8 +234,9 @@ async def test_what_is_nested_deeply_can_be_read_again_or_is_refused(
         ("heartbeat", lambda number: {"busy": number, "buffered": 0}),
         ("heartbeat", lambda number: {"workers": number}),
         ("graph/g/trigger", lambda number: {"run_id": UNKNOWN_ID + "0" * 8, "start_delay": number}),
+        ("graph/g/runs", lambda number: {"runs": [{"run_id": UNKNOWN_RUN, "start_delay": number}]}),
     ],
-    ids=["limits", "limit", "wait", "delay", "busy", "workers", "start"],
+    ids=["limits", "limit", "wait", "delay", "busy", "workers", "start", "starts"],
 )
 async def test_numbers_beyond_all_reason_are_no_server_error(
     api: Api, path: str, body: Any, number: Any
