@@ -31,6 +31,7 @@ The way of one state::
     _runtime.reporter         sends the outcome until it is accepted (else it goes to the outbox)
     _link, _http              encode it for the API that the server speaks, and send it
     manager.engine.outcomes   records it, and creates the states that follow in the same commit
+    manager.engine.exchange   gives the runtime those it has room for in the answer: a busy one need not ask
 
 Meanwhile ``_runtime.heartbeat`` renews the lease at ``manager.engine.leases``. A signal comes in at
 ``_runtime.entry``; ``_runtime.shutdown`` is the way from there to the end.

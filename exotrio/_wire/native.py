@@ -45,14 +45,13 @@ class Discovery(Body):
     capabilities: list[str]
 
 
-class NativeClaimRequest(Body):
+class _ClaimRequest(Body):
     """Claim states under a lease.
 
     Fields:
         worker_id: Id of the process that claims, shown to operators.
         limits: Node name to the most states of it.
         limit: Most states in all.
-        wait_ms: How long to wait for a first state.
         claim_id: Chosen by the client. The same id again returns the states still held under it.
         run_id: Only states of this run, which may be triggered later. None: of any run.
         announces: Whether the heartbeats of the process say which states run, and say so before a state
@@ -62,10 +61,34 @@ class NativeClaimRequest(Body):
     worker_id: Annotated[str, Field(min_length=1, max_length=256)]
     limits: Annotated[dict[str, Annotated[int, Field(ge=0)]], PartByPart, Field(max_length=MAX_BATCH)]
     limit: Annotated[int, Field(ge=0)]
-    wait_ms: Annotated[int, Field(ge=0, le=MAX_WAIT_MS)] = 0
     claim_id: Annotated[str, Field(min_length=1, max_length=256)]
     run_id: Uuid | None = None
     announces: bool = False
+
+
+class NativeClaimRequest(_ClaimRequest):
+    """A claim of its own: ``wait_ms`` says how long to wait for a first state."""
+
+    wait_ms: Annotated[int, Field(ge=0, le=MAX_WAIT_MS)] = 0
+
+
+class ClaimAlong(_ClaimRequest):
+    """A claim in the request that delivers outcomes. It does not wait, and is not repeated.
+
+    Fields:
+        at_once: How many states could begin at once. It gets no more while others wait for states.
+    """
+
+    at_once: Annotated[int, Field(ge=0)]
+
+
+class ClaimItem(Body):
+    """What the last item of ``POST .../outcomes`` may be: a busy runtime needs no other request to claim.
+
+    A state manager that does not know it takes it for an invalid outcome, and records the others.
+    """
+
+    claim: ClaimAlong
 
 
 class Lease(Body):
@@ -127,7 +150,7 @@ class RequeuedItem(HeldState):
 OutcomeItem = Annotated[
     ExecutedItem | ErroredItem | PrunedItem | RequeuedItem, Field(discriminator="outcome")
 ]
-"""One item of ``POST .../outcomes``, whose body is a bare list of them."""
+"""One item of ``POST .../outcomes``, whose body is a bare list of them; the last may be a ``ClaimItem``."""
 
 outcome_item: TypeAdapter[OutcomeItem] = TypeAdapter(OutcomeItem, config=ConfigDict(defer_build=True))
 

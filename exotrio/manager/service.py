@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,31 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class WaitingClaims:
+    """Who waits for states of which nodes in this state manager."""
+
+    def __init__(self) -> None:
+        self._workers: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+
+    @contextmanager
+    def entered(self, namespace: str, worker_id: str, names: Iterable[str]) -> Iterator[None]:
+        """Have a runtime count as one that waits for states of these nodes until the block ends."""
+        nodes = [(namespace, name) for name in names]
+        for node in nodes:
+            self._workers[node].append(worker_id)
+        try:
+            yield
+        finally:
+            for node in nodes:
+                self._workers[node].remove(worker_id)
+                if not self._workers[node]:
+                    del self._workers[node]
+
+    def has_others(self, namespace: str, worker_id: str, names: Iterable[str]) -> bool:
+        """Return whether another runtime waits for states of one of these nodes."""
+        return any(other != worker_id for name in names for other in self._workers.get((namespace, name), ()))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """A state manager, ready to serve."""
@@ -45,6 +71,7 @@ class Service:
     database: str
     """Its database, as it may be shown."""
     claims_kept: ClaimsKept = field(default_factory=ClaimsKept)
+    waiting: WaitingClaims = field(default_factory=WaitingClaims)
     backing_up: trio.Lock = field(default_factory=trio.Lock)
     computing: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, 1))
 

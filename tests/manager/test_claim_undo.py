@@ -32,11 +32,14 @@ Send = Callable[[Message], Awaitable[None]]
 
 V0 = "/v0/namespace/tests/states/enqueue"
 NATIVE = "/exotrio/v1/namespace/tests/claim"
-BODIES: dict[str, dict[str, Any]] = {
+ALONG = "/exotrio/v1/namespace/tests/outcomes"
+BODIES: dict[str, Any] = {
     V0: {"nodes": [node_name("a")], "batch_size": 5},
     NATIVE: {"worker_id": "w", "limits": {node_name("a"): 5}, "limit": 5, "claim_id": "c", "wait_ms": 0},
 }
+BODIES[ALONG] = [{"claim": {**BODIES[NATIVE], "at_once": 5}}]
 both = pytest.mark.parametrize("path", [V0, NATIVE], ids=["v0", "native"])
+each = pytest.mark.parametrize("path", [V0, NATIVE, ALONG], ids=["v0", "native", "with outcomes"])
 
 
 class Gone(OSError):
@@ -45,7 +48,7 @@ class Gone(OSError):
 
 async def ask(app: ASGIApp, path: str, send: Send, **more: Any) -> None:
     """Send a claim to the app as a server would, with a client that reads by ``send``."""
-    body = json.dumps({**BODIES[path], **more}).encode()
+    body = json.dumps({**BODIES[path], **more} if more else BODIES[path]).encode()
     parts = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:
@@ -72,7 +75,7 @@ async def check_claimable(manager: Manager) -> None:
     await manager.service.store.read(recount)
 
 
-@both
+@each
 @pytest.mark.parametrize("breaks_at", ["http.response.start", "http.response.body"])
 async def test_a_reply_that_cannot_be_written_undoes_the_claim(path: str, breaks_at: str) -> None:
     async def send(message: Message) -> None:
@@ -86,7 +89,7 @@ async def test_a_reply_that_cannot_be_written_undoes_the_claim(path: str, breaks
         await check_claimable(manager)
 
 
-@both
+@each
 async def test_a_claim_that_cannot_be_undone_is_undone_as_soon_as_it_can(path: str) -> None:
     async def send(message: Message) -> None:
         if message["type"] == "http.response.body":
@@ -123,7 +126,7 @@ async def test_a_v0_claim_that_is_undone_late_leaves_alone_what_was_claimed_anew
         await manager.service.store.read(recount)
 
 
-@both
+@each
 async def test_a_reply_that_is_cancelled_while_it_is_written_undoes_the_claim(path: str) -> None:
     async def send(message: Message) -> None:
         if message["type"] == "http.response.body":
@@ -160,7 +163,7 @@ async def test_a_poll_cancelled_in_the_moment_in_which_it_is_served_is_undone() 
         await check_claimable(manager)
 
 
-@both
+@each
 async def test_a_claim_cancelled_while_it_is_committed_is_undone(path: str, tmp_path: Path) -> None:
     async def send(message: Message) -> None:
         # As the real one: a checkpoint before the body.

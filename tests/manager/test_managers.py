@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import trio
 
-from exotrio.manager.engine.claims import Claimed, Claimer, claim, release_claim
+from exotrio.manager.engine.claims import Claimed, Claimer, claim
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.engine.managers import Swept, enter, leave, sweep, take_duty
+from exotrio.manager.engine.releases import release_claim
 from exotrio.manager.engine.retention import discard
 from exotrio.manager.engine.retries import retry_run
 from exotrio.manager.engine.runs import cancel, fire_schedules

@@ -34,6 +34,7 @@ from exotrio.manager.engine import (
     leases,
     managers,
     outcomes,
+    releases,
     retention,
     retries,
     runs,
@@ -183,11 +184,11 @@ class Crowd:
 
     async def release(self, random: Random) -> None:
         states = [HeldState(state_id=state_id, token=token) for state_id, token in self.tokens(random)]
-        await self.write(random, claims.release, NAMESPACE, states, random.choice((0, 1)))
+        await self.write(random, releases.release, NAMESPACE, states, random.choice((0, 1)))
 
     async def release_claim(self, random: Random) -> None:
         claim_id = f"claim {random.randrange(1_000)}"
-        await self.write(random, claims.release_claim, NAMESPACE, claim_id, self.now)
+        await self.write(random, releases.release_claim, NAMESPACE, claim_id, self.now)
 
     async def trigger(self, random: Random) -> None:
         run_id = f"run {random.randrange(10_000)}"

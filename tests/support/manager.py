@@ -19,6 +19,7 @@ from exotrio.manager import Service, create_app, open_service
 from exotrio.manager.engine.states import chain
 from exotrio.manager.engine.workers import ClaimsKept
 from exotrio.manager.security.access import local
+from exotrio.manager.service import WaitingClaims
 from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.store.port import Transaction, View
 from tests.contract.api import Api
@@ -65,7 +66,8 @@ async def open_manager(
 @asynccontextmanager
 async def open_second(manager: Manager) -> AsyncIterator[Manager]:
     """Open another state manager on the database of this one: it shares nothing else with it."""
-    async with apis_of(replace(manager.service, claims_kept=ClaimsKept())) as second:
+    of_its_own = replace(manager.service, claims_kept=ClaimsKept(), waiting=WaitingClaims())
+    async with apis_of(of_its_own) as second:
         yield second
 
 

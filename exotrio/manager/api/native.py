@@ -17,6 +17,8 @@ from starlette.routing import Route
 from exotrio._httpd import is_crowded, stopping_event
 from exotrio._util.words import readable_errors
 from exotrio._wire.native import (
+    ClaimAlong,
+    ClaimItem,
     HeartbeatRequest,
     ItemReply,
     NativeClaimRequest,
@@ -52,8 +54,9 @@ from exotrio.manager.api.json import (
 from exotrio.manager.api.operations import BackupReply
 from exotrio.manager.api.routing import namespace_routes, routes_of
 from exotrio.manager.background import in_background
-from exotrio.manager.engine import claims, outcomes, retries, workers
+from exotrio.manager.engine import claims, outcomes, releases, retries, workers
 from exotrio.manager.engine import runs as runs_engine
+from exotrio.manager.engine.exchange import record_and_claim
 from exotrio.manager.engine.runs import NewRun
 from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries import states as state_queries
@@ -111,10 +114,7 @@ class _Native:
     async def claim(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, NativeClaimRequest)
         claimed = await self._claim_or_wait(request, namespace, body)
-        answer = ClaimReply(
-            {"states": [{**state.v0, **state.native} for state in claimed.states]},
-            undo=claimed.undo and partial(self._store.write_later, claimed.undo),
-        )
+        answer = self._claim_reply(claimed)
         if body.wait_ms and not claimed.states and is_crowded(request.scope):
             # A client that asks again each second would keep its connection: it never counts as idle.
             answer.headers["connection"] = "close"
@@ -127,24 +127,17 @@ class _Native:
         goes away or the server stops."""
         limit = min(body.limit, MAX_BATCH)
         asked = (namespace, body.limits, limit)
-        claimer = partial(
-            self._service.claimer,
-            local=LOCAL in request.scope,
-            worker=body.worker_id,
-            claim_id=body.claim_id,
-            run_id=body.run_id,
-            announces=body.announces,
-        )
+        claimer = self._claimer(request, body)
         longest = _longest_wait(request, body.wait_ms)
 
         async def claim() -> claims.Claimed | None:
-            # A runtime that works on one run does not count as one that offers these nodes.
-            await self._service.polled(namespace, body.worker_id, () if body.run_id else body.limits)
+            await self._polled(namespace, body)
             if longest == 0 or limit == 0:
                 return await self._store.write(claims.claim, *asked, claimer())
             # It is served in the commit that has something for it. Woken to ask again, it would need a second
             # commit between the end of a node and the begin of the next.
-            return await self._store.write_once_ready(longest, claims.claim_once_ready, *asked, claimer)
+            with self._service.waiting.entered(namespace, body.worker_id, body.limits):
+                return await self._store.write_once_ready(longest, claims.claim_once_ready, *asked, claimer)
 
         if longest == 0 or limit == 0:
             claimed = await settled(claim())
@@ -152,14 +145,47 @@ class _Native:
             claimed = await _while_connected(request, longest + CLAIM_LIMIT, claim)
         return claimed or claims.Claimed([])
 
+    def _claimer(
+        self, request: Request, body: NativeClaimRequest | ClaimAlong
+    ) -> Callable[[], claims.Claimer]:
+        return partial(
+            self._service.claimer,
+            local=LOCAL in request.scope,
+            worker=body.worker_id,
+            claim_id=body.claim_id,
+            run_id=body.run_id,
+            announces=body.announces,
+        )
+
+    async def _polled(self, namespace: str, body: NativeClaimRequest | ClaimAlong) -> None:
+        # A runtime that works on one run does not count as one that offers these nodes.
+        await self._service.polled(namespace, body.worker_id, () if body.run_id else body.limits)
+
+    def _claim_reply(self, claimed: claims.Claimed, **beside: object) -> ClaimReply:
+        return ClaimReply(
+            {**beside, "states": [{**state.v0, **state.native} for state in claimed.states]},
+            undo=claimed.undo and partial(self._store.write_later, claimed.undo),
+        )
+
     async def record(self, request: Request, namespace: str) -> Response:
-        items = _read_outcomes(await read_body(request))
+        items, wanted = _read_outcomes(await read_body(request))
         good = [item for item in items if not isinstance(item, ItemReply)]
         replies: list[ItemReply] = []
-        if good:
+        claimed = claims.Claimed([])
+        if wanted is not None:
+            limit = min(wanted.limit, MAX_BATCH)
+            if self._service.waiting.has_others(namespace, wanted.worker_id, wanted.limits):
+                limit = min(limit, wanted.at_once)
+            await self._polled(namespace, wanted)
+            claim = (wanted.limits, limit, self._claimer(request, wanted))
+            replies, claimed = await self._store.write(
+                record_and_claim, namespace, good, self._service.cipher, *claim
+            )
+        elif good:
             replies = await self._store.write(outcomes.record_batch, namespace, good, self._service.cipher)
         recorded = iter(replies)
-        return reply({"items": [item if isinstance(item, ItemReply) else next(recorded) for item in items]})
+        answers = [item if isinstance(item, ItemReply) else next(recorded) for item in items]
+        return reply({"items": answers}) if wanted is None else self._claim_reply(claimed, items=answers)
 
     async def release(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, ReleaseRequest)
@@ -168,10 +194,10 @@ class _Native:
         if body.claim_id is not None:
             now = self._service.monotonic()
             items = await self._store.write(
-                claims.release_claim, namespace, body.claim_id, now, body.delay_ms
+                releases.release_claim, namespace, body.claim_id, now, body.delay_ms
             )
         else:
-            items = await self._store.write(claims.release, namespace, body.states or [], body.delay_ms)
+            items = await self._store.write(releases.release, namespace, body.states or [], body.delay_ms)
         return reply({"items": items})
 
     async def trigger(self, request: Request, namespace: str) -> Response:
@@ -281,17 +307,30 @@ async def _while_connected(
     return value
 
 
-def _read_outcomes(body: bytes) -> list[OutcomeItem | ItemReply]:
-    """Parse a batch. An item that cannot be read becomes its own reply and does not affect the others."""
+def _read_outcomes(body: bytes) -> tuple[list[OutcomeItem | ItemReply], ClaimAlong | None]:
+    """Parse a batch: outcomes, and a claim if the last item is one.
+
+    An item that cannot be read becomes its own reply and does not affect the others.
+    """
     raw = parse_json(body)
     if not isinstance(raw, list) or len(raw) > MAX_BATCH:
         raise unprocessable("list_type", ["body"], f"a list of at most {MAX_BATCH} outcomes is required")
-    return [_read_outcome(item) for item in raw]
+    wanted = None
+    if raw and isinstance(raw[-1], dict) and "claim" in raw[-1]:
+        last = _read_item(ClaimItem.model_validate, raw[-1])
+        if isinstance(last, ClaimItem):
+            wanted = last.claim
+            del raw[-1]
+    return [_read_item(_outcome, item) for item in raw], wanted
 
 
-def _read_outcome(raw: Any) -> OutcomeItem | ItemReply:
+def _outcome(raw: Any) -> OutcomeItem | ItemReply:
+    return outcome_item.validate_python(raw)
+
+
+def _read_item(read: Callable[[Any], T], raw: Any) -> T | ItemReply:
     try:
-        return outcome_item.validate_python(raw)
+        return read(raw)
     except ValidationError as error:
         state_id = raw.get("state_id") if isinstance(raw, dict) else None
         return ItemReply(

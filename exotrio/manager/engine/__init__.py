@@ -3,7 +3,9 @@
 =============  ====================================================================================
 ``graphs``     register nodes, store graphs and their secrets
 ``runs``       trigger runs, one or many, also by cron; cancel one; which secrets a state's node is given
-``claims``     take states and hand them back
+``claims``     take states
+``releases``   hand them back
+``exchange``   record outcomes and take states, together
 ``outcomes``   what an outcome does to a state, which states follow, and the delay before a retry
 ``unites``     when a united node runs
 ``inputs``     the inputs of a new state, built from placeholders

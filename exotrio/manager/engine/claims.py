@@ -1,10 +1,10 @@
-"""Taking states and handing them back.
+"""Taking states.
 
 A v0 claim is anonymous: only an outcome ends it. A native claim has an id that its client chose, and gives
 each state a token. Whoever has the last token of a state may report or release it.
 
 Nothing here changes a counter, so claims of one run do not wait for each other: they lock the states that
-they take or hand back, and no run.
+they take, and no run.
 """
 
 from __future__ import annotations
@@ -20,19 +20,18 @@ from typing import Any
 from pydantic_core import from_json
 
 from exotrio._util.times import timestamp
-from exotrio._wire.native import HeldState, ItemReply
-from exotrio._wire.vocabulary import ItemResult, from_ms
-from exotrio.manager.engine.states import CREATED, QUEUED, add_events
+from exotrio._wire.vocabulary import from_ms
+from exotrio.manager.engine.releases import held_under, undo_claim, undo_v0_claim, used_at
 from exotrio.manager.store.catalog import RunFacts
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.heads import START, Position
 from exotrio.manager.store.port import Topic, Transaction
 
-CLAIMS_KEPT_MS = 600_000
-"""How long the id of a claim is kept: a repeated request comes much sooner."""
 MAX_CLAIM_BYTES = 2 * 1024 * 1024
 """Maximum of the inputs of one claim, unless it is a single state: a slow connection must transfer them
 within the time of a request, and within a fraction of their leases."""
+UNKNOWN_RUN = -1
+"""In place of the number of a run that was not triggered yet."""
 NODES_PER_STATEMENT = 100
 """SQLite takes no more than 500 parts of one statement."""
 
@@ -90,22 +89,53 @@ def claim(
     claim smaller, but never empty. A claim id that took states before, or was voided, takes no more: it
     returns what is still held under it.
     """
-    ids = {name: tx.node_id(namespace, name) for name in limits}
-    most = {
-        node_id: limits[name] for name, node_id in ids.items() if node_id is not None and limits[name] > 0
-    }
-    run: int | None = None
-    if claimer.run_id is not None:
-        row = tx.row("SELECT id FROM runs WHERE run_id = ? AND namespace = ?", (claimer.run_id, namespace))
-        if row is None:
-            return _nothing(tx, namespace, claimer, {claimer.run_id: math.inf})
-        run = row["id"]
-    due = _due(tx, {node_id: min(each, limit) for node_id, each in most.items()}, run) if limit > 0 else []
+    most, run = _asked_for(tx, namespace, limits, claimer)
+    if run == UNKNOWN_RUN:
+        return _nothing(tx, namespace, claimer, {str(claimer.run_id): math.inf})
+    due = _due(tx, most, limit, run)
     if not due:
         due_in = _due_in(tx, most, run)
         return _nothing(
             tx, namespace, claimer, {n if run is None else (run, n): seconds for n, seconds in due_in.items()}
         )
+    claimed = _take(tx, namespace, due, limit, run, claimer)
+    if claimed is None:
+        claimed = _taken_before(tx, namespace, claimer)
+        assert claimed is not None, "a claim id is kept for minutes"
+    return claimed
+
+
+def claim_along(
+    tx: Transaction, namespace: str, limits: Mapping[str, int], limit: int, claimer: Claimer
+) -> Claimed:
+    """Take what is due, as ``claim`` does, in the use case that made some of it; nothing if nothing is due.
+
+    For a claim id that is sent once: if it is known already, it was voided.
+    """
+    most, run = _asked_for(tx, namespace, limits, claimer)
+    due = [] if run == UNKNOWN_RUN else _due(tx, most, limit, run)
+    claimed = _take(tx, namespace, due, limit, run, claimer) if due else None
+    return claimed or Claimed([])
+
+
+def _asked_for(
+    tx: Transaction, namespace: str, limits: Mapping[str, int], claimer: Claimer
+) -> tuple[dict[int, int], int | None]:
+    """Return how many states of each node are asked for, by the node's id, and of which run."""
+    ids = {name: tx.node_id(namespace, name) for name in limits}
+    most = {
+        node_id: limits[name] for name, node_id in ids.items() if node_id is not None and limits[name] > 0
+    }
+    if claimer.run_id is None:
+        return most, None
+    row = tx.row("SELECT id FROM runs WHERE run_id = ? AND namespace = ?", (claimer.run_id, namespace))
+    return most, UNKNOWN_RUN if row is None else row["id"]
+
+
+def _take(
+    tx: Transaction, namespace: str, due: Sequence[Row], limit: int, run: int | None, claimer: Claimer
+) -> Claimed | None:
+    """Take as many of these states as fit; None if the claim id was used before, or voided."""
     seqs = _as_many_as_fit(due[:limit])
     token = None
     if claimer.claim_id is not None:
@@ -116,9 +146,7 @@ def claim(
         # Another claim that came meanwhile skipped it, since it was locked, and may wait by now.
         tx.ready.add(state["node_id"] if run is None else (run, state["node_id"]))
     if not seqs:
-        before = _taken_before(tx, namespace, claimer)
-        assert before is not None, "a claim id is kept for minutes"
-        return before
+        return None
     taken = tx.execute(
         "UPDATE states SET status = 'QUEUED', claim = ?, token = ?, worker = ?, manager = ?, requeued = 0,"
         f" lease_until = ?, claimed_at = ?, begun = ? WHERE {tx.any_of('seq')} AND status = 'CREATED'"
@@ -134,6 +162,8 @@ def claim(
             tx.items(seqs),
         ),
     ).fetchall()
+    for seq in seqs:
+        tx.fresh.pop(seq, None)
     tx.undo = (
         partial(undo_v0_claim, seqs=seqs, claimed_at=tx.now_ms)
         if claimer.claim_id is None
@@ -150,9 +180,12 @@ def _nothing(tx: Transaction, namespace: str, claimer: Claimer, waits_for: dict[
     return Claimed([])
 
 
-def _due(tx: Transaction, most: Mapping[int, int], run: int | None) -> list[Row]:
-    """Return what is due of each node, no more than ``most`` of it, oldest first; all of it is locked."""
+def _due(tx: Transaction, most: Mapping[int, int], limit: int, run: int | None) -> list[Row]:
+    """Return what is due of each node, no more than ``most`` or ``limit`` of it, oldest first, and locked."""
     found: list[Row] = []
+    if limit <= 0:
+        return found
+    most = {node_id: min(each, limit) for node_id, each in most.items()}
     condition, locked = " AND enqueue_after <= ?", tx.skip_locked("states")
     if tx.heads is None or run is not None:
         found += _first(tx, {node_id: (tx.now_ms, n) for node_id, n in most.items()}, run, condition, locked)
@@ -224,17 +257,11 @@ def _as_many_as_fit(due: Sequence[Row]) -> list[int]:
     return [state["seq"] for state in due]
 
 
-def _known(tx: Transaction, claim_id: str) -> int | None:
-    """Return when a claim id was used last, on the clock of leases; None if it was not."""
-    row = tx.row(f"SELECT at FROM claims WHERE id = ?{tx.for_update('claims')}", (claim_id,))
-    return None if row is None else int(row["at"])
-
-
 def _taken_before(tx: Transaction, namespace: str, claimer: Claimer) -> Claimed | None:
     """Return what is still held under a claim id that takes no more; None if it may take something."""
-    if claimer.claim_id is None or (known := _known(tx, claimer.claim_id)) is None:
+    if claimer.claim_id is None or (known := used_at(tx, claimer.claim_id)) is None:
         return None
-    held = [state["seq"] for state in _held(tx, namespace, claimer.claim_id)]
+    held = [state["seq"] for state in held_under(tx, namespace, claimer.claim_id)]
     if tx.waited or not held:
         # If it waited, its client has sent another request since, and the states are in the reply to that.
         return Claimed([], spent=True)
@@ -290,101 +317,3 @@ def _told(tx: Transaction, claimer: Claimer, state: Row, run: RunFacts) -> Taken
             },
         },
     )
-
-
-_TO_RELEASE = (
-    "SELECT seq, run, node_id, status, token, worker, claimed_at FROM states"
-    " JOIN nodes ON nodes.id = node_id WHERE"
-)
-
-
-def _held(tx: Transaction, namespace: str, claim_id: str) -> list[Row]:
-    """Return what is held under a claim id, in the order of its numbers."""
-    return tx.execute(
-        f"{_TO_RELEASE} status = 'QUEUED' AND claim = ? AND namespace = ? ORDER BY seq"
-        f"{tx.for_update('states')}",
-        (claim_id, namespace),
-    ).fetchall()
-
-
-def release(
-    tx: Transaction, namespace: str, states: Sequence[HeldState], delay_ms: int = 0
-) -> list[ItemReply]:
-    """Make held states claimable again, as if they had not been claimed."""
-    seqs = {held.state_id: tx.seq(held.state_id) for held in states}
-    known = {
-        state["seq"]: state
-        for state in tx.execute(
-            f"{_TO_RELEASE} {tx.any_of('seq')} AND namespace = ? ORDER BY seq{tx.for_update('states')}",
-            (tx.items([seq for seq in seqs.values() if seq is not None]), namespace),
-        )
-    }
-    released: dict[int, Row] = {}
-    replies = []
-    for held in states:
-        seq = seqs[held.state_id]
-        state = None if seq is None else known.get(seq)
-        if state is None:
-            result = ItemResult.UNKNOWN
-        elif state["token"] != held.token:
-            result = ItemResult.STALE
-        elif state["seq"] in released or state["status"] == CREATED:
-            result = ItemResult.DUPLICATE
-        elif state["status"] == QUEUED:
-            released[state["seq"]] = state
-            result = ItemResult.OK
-        else:
-            result = ItemResult.STALE
-        replies.append(ItemReply(state_id=held.state_id, result=result))
-    _release(tx, list(released.values()), delay_ms)
-    return replies
-
-
-def release_claim(
-    tx: Transaction, namespace: str, claim_id: str, now: int, delay_ms: int = 0
-) -> list[ItemReply]:
-    """Release all that is held under a claim id, and void the id: a request that is still on its way then
-    takes nothing. ``now`` is on the clock of leases, ms."""
-    tx.insert("claims", ("id", "at"), [(claim_id, now)], "(id) DO UPDATE SET at = excluded.at")
-    states = _held(tx, namespace, claim_id)
-    _release(tx, states, delay_ms)
-    return [ItemReply(state_id=tx.state_id(state["seq"]), result=ItemResult.OK) for state in states]
-
-
-def undo_claim(tx: Transaction, namespace: str, claim_id: str, handed_out: int) -> None:
-    """Release what a native claim took whose reply, made at ``handed_out``, could not be written.
-
-    If the claim was repeated since, the states are in a later reply.
-    """
-    if _known(tx, claim_id) == handed_out:
-        release_claim(tx, namespace, claim_id, handed_out)
-
-
-def undo_v0_claim(tx: Transaction, seqs: Sequence[int], claimed_at: int) -> None:
-    """Release what a v0 claim took at that time whose reply could not be written."""
-    states = tx.execute(
-        f"{_TO_RELEASE} {tx.any_of('seq')} AND status = 'QUEUED' AND token IS NULL AND claimed_at = ?"
-        f" ORDER BY seq{tx.for_update('states')}",
-        (tx.items(seqs), claimed_at),
-    ).fetchall()
-    _release(tx, states, 0)
-
-
-def _release(tx: Transaction, states: Sequence[Row], delay_ms: int) -> None:
-    if not states:
-        return
-    # Without a delay a state keeps its time, and so its place in the order.
-    later, due = (", enqueue_after = ?", (tx.now_ms + delay_ms,)) if delay_ms else ("", ())
-    tx.execute(
-        f"UPDATE states SET status = 'CREATED', lease_until = NULL{later} WHERE {tx.any_of('seq')}"
-        " AND status = 'QUEUED'",
-        (*due, tx.items([state["seq"] for state in states])),
-    )
-    add_events(tx, "released", states)
-    for state in states:
-        tx.announce_again(state["run"], state["node_id"])
-
-
-def forget_claims(tx: Transaction, now: int) -> None:
-    """Forget the ids of old claims. ``now`` is on the clock of leases, ms."""
-    tx.execute("DELETE FROM claims WHERE at < ?", (now - CLAIMS_KEPT_MS,))

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from exotrio._version import VERSION
 from exotrio.errors import DatabaseTooNew
-from exotrio.manager.engine.claims import forget_claims
 from exotrio.manager.engine.leases import Terms, expire, extend
+from exotrio.manager.engine.releases import forget_claims
 from exotrio.manager.store import clock, schema
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.port import Transaction

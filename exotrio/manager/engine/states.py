@@ -274,7 +274,7 @@ class Changes:
             )
         )  # fmt: skip
         if state.status == CREATED:
-            self.tx.announce(run.id, state.node_id)
+            self.tx.fresh[seq] = run.id, state.node_id
         return seq
 
     def _insert_rows(self) -> None:

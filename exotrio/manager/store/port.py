@@ -105,7 +105,8 @@ class Transaction(View):
     """What a use case works with: a view that can also write, and what to announce once it is committed.
 
     Attributes:
-        ready: The topics to announce.
+        ready: Topics to announce, beside those of ``fresh``.
+        fresh: New claimable states that nobody has taken, by number: run and node. They are announced.
         ended: How many states got a status in which they stay, by (namespace, node, status).
         tally: How many states ended, by (node_id, status, bucket of time).
         undo: Set by a use case whose result must not get lost. It is run, as a use case of its own, if the
@@ -130,6 +131,7 @@ class Transaction(View):
         """Returns the number of a new state. It is not used again, even if this use case is undone."""
         self.heads: Heads | None = catalog.heads
         self.ready: set[Topic] = set()
+        self.fresh: dict[int, tuple[int, int]] = {}
         self.ended: Counter[tuple[str, str, str]] = Counter()
         self.tally: Counter[tuple[int, str, int]] = Counter()
         self.undo: Callable[[Transaction], object] | None = None
@@ -161,6 +163,12 @@ class Transaction(View):
         """Announce that a state of this run and node became claimable, or will."""
         self.ready.add(node_id)
         self.ready.add((run, node_id))
+
+    def announced(self) -> set[Topic]:
+        """Return all topics to announce."""
+        for run, node_id in set(self.fresh.values()):
+            self.announce(run, node_id)
+        return self.ready
 
     def announce_again(self, run: int, node_id: int) -> None:
         """Announce a state that was claimable before: it may be older than those that wait."""

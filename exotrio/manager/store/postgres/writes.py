@@ -179,7 +179,7 @@ class Writer:
             self._undo(connection, error)
             raise
         write.changes = connection.total_changes - before
-        write.ready, write.ended, write.tally = tx.ready, tx.ended, tx.tally
+        write.ready, write.ended, write.tally = tx.announced(), tx.ended, tx.tally
         write.undo, write.waits_for = tx.undo, tx.waits_for
         return value
 

@@ -214,7 +214,7 @@ class Committer:
         result: outcome.Outcome[Any] = outcome.capture(write.run, tx, self.now())
         if isinstance(result, outcome.Value):
             self.connection.execute("RELEASE use_case")
-            committed.ready |= tx.ready
+            committed.ready |= tx.announced()
             # Most use cases end no state, and to update a Counter takes as long as a statement.
             if tx.ended:
                 committed.ended.update(tx.ended)

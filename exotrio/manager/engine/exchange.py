@@ -1,0 +1,29 @@
+"""What a busy runtime asks for: to record outcomes and claim what is due then, in one use case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from exotrio._wire.native import ItemReply, OutcomeItem
+from exotrio.manager.engine.claims import Claimed, Claimer, claim_along
+from exotrio.manager.engine.outcomes import record_batch
+from exotrio.manager.store.cipher import Cipher
+from exotrio.manager.store.port import Transaction
+
+
+def record_and_claim(
+    tx: Transaction,
+    namespace: str,
+    items: Sequence[OutcomeItem],
+    cipher: Cipher,
+    limits: Mapping[str, int],
+    limit: int,
+    claimer: Callable[[], Claimer],
+) -> tuple[list[ItemReply], Claimed]:
+    """Record outcomes as ``record_batch`` does, then claim as ``claim_along`` does: oldest first.
+
+    What follows these outcomes is claimed with the rest, in its order: a runtime that is always busy does not
+    overtake older states. ``claimer`` returns who claims, as of now.
+    """
+    replies = record_batch(tx, namespace, items, cipher) if items else []
+    return replies, claim_along(tx, namespace, limits, limit, claimer())

@@ -1,0 +1,117 @@
+"""Handing states back: by their holders, by claim id, and if the answer to a claim did not arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from exotrio._wire.native import HeldState, ItemReply
+from exotrio._wire.vocabulary import ItemResult
+from exotrio.manager.engine.states import CREATED, QUEUED, add_events
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.port import Transaction
+
+CLAIMS_KEPT_MS = 600_000
+"""How long the id of a claim is kept: a repeated request comes much sooner."""
+
+_TO_RELEASE = (
+    "SELECT seq, run, node_id, status, token, worker, claimed_at FROM states"
+    " JOIN nodes ON nodes.id = node_id WHERE"
+)
+
+
+def held_under(tx: Transaction, namespace: str, claim_id: str) -> list[Row]:
+    """Return what is held under a claim id, in the order of its numbers."""
+    return tx.execute(
+        f"{_TO_RELEASE} status = 'QUEUED' AND claim = ? AND namespace = ? ORDER BY seq"
+        f"{tx.for_update('states')}",
+        (claim_id, namespace),
+    ).fetchall()
+
+
+def used_at(tx: Transaction, claim_id: str) -> int | None:
+    """Return when a claim id was used last, on the clock of leases; None if it was not."""
+    row = tx.row(f"SELECT at FROM claims WHERE id = ?{tx.for_update('claims')}", (claim_id,))
+    return None if row is None else int(row["at"])
+
+
+def release(
+    tx: Transaction, namespace: str, states: Sequence[HeldState], delay_ms: int = 0
+) -> list[ItemReply]:
+    """Make held states claimable again, as if they had not been claimed."""
+    seqs = {held.state_id: tx.seq(held.state_id) for held in states}
+    known = {
+        state["seq"]: state
+        for state in tx.execute(
+            f"{_TO_RELEASE} {tx.any_of('seq')} AND namespace = ? ORDER BY seq{tx.for_update('states')}",
+            (tx.items([seq for seq in seqs.values() if seq is not None]), namespace),
+        )
+    }
+    released: dict[int, Row] = {}
+    replies = []
+    for held in states:
+        seq = seqs[held.state_id]
+        state = None if seq is None else known.get(seq)
+        if state is None:
+            result = ItemResult.UNKNOWN
+        elif state["token"] != held.token:
+            result = ItemResult.STALE
+        elif state["seq"] in released or state["status"] == CREATED:
+            result = ItemResult.DUPLICATE
+        elif state["status"] == QUEUED:
+            released[state["seq"]] = state
+            result = ItemResult.OK
+        else:
+            result = ItemResult.STALE
+        replies.append(ItemReply(state_id=held.state_id, result=result))
+    _release(tx, list(released.values()), delay_ms)
+    return replies
+
+
+def release_claim(
+    tx: Transaction, namespace: str, claim_id: str, now: int, delay_ms: int = 0
+) -> list[ItemReply]:
+    """Release all that is held under a claim id, and void the id: a request that is still on its way then
+    takes nothing. ``now`` is on the clock of leases, ms."""
+    tx.insert("claims", ("id", "at"), [(claim_id, now)], "(id) DO UPDATE SET at = excluded.at")
+    states = held_under(tx, namespace, claim_id)
+    _release(tx, states, delay_ms)
+    return [ItemReply(state_id=tx.state_id(state["seq"]), result=ItemResult.OK) for state in states]
+
+
+def undo_claim(tx: Transaction, namespace: str, claim_id: str, handed_out: int) -> None:
+    """Release what a native claim took whose reply, made at ``handed_out``, could not be written.
+
+    If the claim was repeated since, the states are in a later reply.
+    """
+    if used_at(tx, claim_id) == handed_out:
+        release_claim(tx, namespace, claim_id, handed_out)
+
+
+def undo_v0_claim(tx: Transaction, seqs: Sequence[int], claimed_at: int) -> None:
+    """Release what a v0 claim took at that time whose reply could not be written."""
+    states = tx.execute(
+        f"{_TO_RELEASE} {tx.any_of('seq')} AND status = 'QUEUED' AND token IS NULL AND claimed_at = ?"
+        f" ORDER BY seq{tx.for_update('states')}",
+        (tx.items(seqs), claimed_at),
+    ).fetchall()
+    _release(tx, states, 0)
+
+
+def _release(tx: Transaction, states: Sequence[Row], delay_ms: int) -> None:
+    if not states:
+        return
+    # Without a delay a state keeps its time, and so its place in the order.
+    later, due = (", enqueue_after = ?", (tx.now_ms + delay_ms,)) if delay_ms else ("", ())
+    tx.execute(
+        f"UPDATE states SET status = 'CREATED', lease_until = NULL{later} WHERE {tx.any_of('seq')}"
+        " AND status = 'QUEUED'",
+        (*due, tx.items([state["seq"] for state in states])),
+    )
+    add_events(tx, "released", states)
+    for state in states:
+        tx.announce_again(state["run"], state["node_id"])
+
+
+def forget_claims(tx: Transaction, now: int) -> None:
+    """Forget the ids of old claims. ``now`` is on the clock of leases, ms."""
+    tx.execute("DELETE FROM claims WHERE at < ?", (now - CLAIMS_KEPT_MS,))

@@ -1,0 +1,56 @@
+"""A claim with outcomes, beside runtimes that wait: in one state manager, on both engines."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.contract.flow import Flow
+from tests.contract.native import A, B, claim, executed_item
+from tests.support.helpers import ok, place
+from tests.support.manager import Manager, open_manager
+from tests.support.stores import new_database, until
+
+
+@pytest.fixture(params=["memory", "file", "postgres"])
+async def manager(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Manager]:
+    with ExitStack() as stack:
+        async with open_manager(new_database(request.param, tmp_path, stack)) as opened:
+            yield opened
+
+
+async def test_while_another_runtime_waits_a_busy_one_gets_what_can_begin_at_once(manager: Manager) -> None:
+    assert await shares(manager, at_once=1, waits="idle") == (1, 3)
+
+
+async def test_its_own_claim_that_waits_does_not_count_as_another(manager: Manager) -> None:
+    assert await shares(manager, at_once=1, waits="busy") == (4, 0)
+
+
+async def shares(manager: Manager, at_once: int, waits: str) -> tuple[int, int]:
+    """Report four states while a runtime waits, and claim with that; return what each of the two gets."""
+    api, waiting = manager.api, manager.service.waiting
+    got: list[dict[str, Any]] = []
+
+    async def wait() -> None:
+        got.extend(await claim(api, {B: 10}, wait_ms=15_000, worker_id=waits))
+
+    flow = await Flow.deploy(api, place("a", "b"), place("b"))
+    for _ in range(4):
+        await flow.trigger()
+    states = await claim(api, {A: 4})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await until(lambda: waiting.has_others("tests", "nobody", [B]))
+        asked = {"worker_id": "busy", "limits": {B: 10}, "limit": 10, "at_once": at_once, "claim_id": "c"}
+        reply = ok(await api.outcomes(*(executed_item(state) for state in states), {"claim": asked}))
+        if len(reply["states"]) < 4:
+            await until(lambda: got)
+        nursery.cancel_scope.cancel()
+    assert not waiting.has_others("tests", "nobody", [B])
+    return len(reply["states"]), len(got)
