@@ -29,6 +29,7 @@ Rules
 3. On v0, ``re-enqueue-after`` acts on any state, also on one that ended. So a release or a requeue is sent
    once, and never after a report whose fate is unknown (``Fate.UNKNOWN`` otherwise). Reports may be repeated.
 4. On the native API, tokens guard reports and releases: both may be repeated.
+   A claim that travels with reports (``exchange``) is sent once: if its answer is lost, its id is released.
 5. A refusal that would end a report or a release is believed only if the server repeats it after it has said
    again what it is: a gateway without a route, or another application on the port, refuses everything.
 6. One item that cannot be delivered must not cost others their delivery: a batch that is refused as a whole

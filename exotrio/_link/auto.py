@@ -20,7 +20,17 @@ from exotrio._http.discovery import discover, native_version, require_v0
 from exotrio._http.endpoint import Endpoint
 from exotrio._http.response import log_text
 from exotrio._link.native import NativeLink
-from exotrio._link.port import Claim, ClaimLost, Fate, Heartbeat, HeartbeatAnswer, LinkKind, Settlement
+from exotrio._link.port import (
+    Claim,
+    ClaimLost,
+    Exchanged,
+    Fate,
+    Heartbeat,
+    HeartbeatAnswer,
+    LinkKind,
+    Settlement,
+    Wanted,
+)
 from exotrio._link.v0 import V0Link
 from exotrio._nodes.outcome import Outcome, Requeued
 from exotrio._util.events import Events
@@ -125,6 +135,15 @@ class AutoLink:
         """Report outcomes, as ``Link.report`` says."""
         once = any(isinstance(outcome, Requeued) for _, outcome in items)
         return await self._deliver(lambda link, some: link.report(some), items, once=once)
+
+    async def exchange(self, items: Sequence[tuple[Claim, Outcome]], wanted: Wanted) -> Exchanged:
+        """Report outcomes and claim states, as ``Link.exchange`` says."""
+        if self._sure and self.is_native:
+            exchanged = await self._native.exchange(items, wanted)
+            if exchanged is not None:
+                self._noted(exchanged.settlements)
+                return exchanged
+        return Exchanged(await self.report(items))
 
     async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
         """Release claims, as ``Link.release`` says."""

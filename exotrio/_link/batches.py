@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from exotrio._http.client import HttpClient
-from exotrio._http.response import log_text
+from exotrio._http.response import Answer, log_text
 from exotrio._link.port import Fate, Settlement
 from exotrio._wire.native import ItemReply, ItemsReply
 from exotrio._wire.vocabulary import MAX_BATCH, ItemResult
@@ -81,9 +81,19 @@ async def _send(http: HttpClient, path: str, batch: Sequence[BatchItem], frame: 
             final = error.status in _BATCH_REFUSED and not (error.status == 400 and len(batch) == 1)
             fate = Fate.REFUSED if final else Fate.RETRY
         return [Settlement(fate, log_text(error), status=error.status)] * len(batch)
-    if [reply.state_id for reply in replies] != [item.state_id for item in batch]:
+    settlements = settlements_of(answer, replies, batch)
+    if settlements is None:
         detail = f"asked: {answer.asked}, and the reply is not about the same states"
         return [Settlement(Fate.RETRY, detail, status=answer.status)] * len(batch)
+    return settlements
+
+
+def settlements_of(
+    answer: Answer, replies: Sequence[ItemReply], batch: Sequence[BatchItem]
+) -> list[Settlement] | None:
+    """Return what the replies of an answer say of a batch; None if they are not about its states."""
+    if [reply.state_id for reply in replies] != [item.state_id for item in batch]:
+        return None
     return [Settlement(_FATES[reply.result], _detail(reply), status=answer.status) for reply in replies]
 
 

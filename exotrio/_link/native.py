@@ -16,10 +16,19 @@ import trio
 from pydantic import BaseModel, ValidationError
 
 from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
-from exotrio._http.response import NotAccepted, ResponseTooSlow, invalid_response
-from exotrio._link.batches import BatchItem, deliver
+from exotrio._http.response import NotAccepted, ResponseTooSlow, invalid_response, log_text
+from exotrio._link.batches import BATCH_BYTES, BatchItem, deliver, settlements_of
 from exotrio._link.outcomes import name_and_fields
-from exotrio._link.port import Claim, Fate, Heartbeat, HeartbeatAnswer, HeartbeatItem, Settlement
+from exotrio._link.port import (
+    Claim,
+    Exchanged,
+    Fate,
+    Heartbeat,
+    HeartbeatAnswer,
+    HeartbeatItem,
+    Settlement,
+    Wanted,
+)
 from exotrio._link.shields import Shields
 from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link
 from exotrio._nodes.outcome import Outcome
@@ -27,11 +36,13 @@ from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode
 from exotrio._wire.native import (
     MAX_FIELDS,
+    ClaimAlong,
     HeartbeatProgress,
     HeartbeatReply,
     HeartbeatRequest,
     HeartbeatState,
     HeldState,
+    ItemsReply,
     NativeClaimRequest,
     NativeState,
     ReleaseRequest,
@@ -166,11 +177,15 @@ class NativeLink:
             body=request,
             timeout=REQUEST_TIMEOUT + from_ms(request.wait_ms),
         )
+        return await self._usable(answer.parse(_ClaimReply).states, asked - called)
+
+    async def _usable(self, states: Sequence[object], asked_after: float = 0.0) -> list[Claim]:
+        """Return the claims on the states of an answer; release those that this client cannot use."""
         claims: list[Claim] = []
         unusable: list[object] = []
-        for state in answer.parse(_ClaimReply).states:
+        for state in states:
             try:
-                claims.append(_claim(NativeState.model_validate(state), asked - called))
+                claims.append(_claim(NativeState.model_validate(state), asked_after))
             except ValidationError:
                 unusable.append(state)
         if unusable:
@@ -212,14 +227,61 @@ class NativeLink:
 
     # -- reporting
 
+    async def exchange(self, items: Sequence[tuple[Claim, Outcome]], wanted: Wanted) -> Exchanged | None:
+        """Report outcomes and claim states in one request, as ``Link.exchange`` says.
+
+        None if nothing was claimed, and the outcomes are to be reported apart: they do not fit into one
+        request, or it was refused as a whole, and a report finds out what is wrong.
+        """
+        try:
+            encoded = [BatchItem(0, claim.state_id, _encoded(claim, outcome)) for claim, outcome in items]
+        except NotJson:
+            return None
+        unleased = any(claim.token is None for claim, _ in items)
+        if unleased or len(items) > MAX_BATCH or sum(len(item.content) for item in encoded) > BATCH_BYTES:
+            return None
+        claim = ClaimAlong(
+            worker_id=self._worker_id,
+            limits=dict(wanted.limits),
+            limit=wanted.limit,
+            at_once=wanted.at_once,
+            claim_id=uuid4().hex,
+            run_id=self._run_id,
+            announces=True,
+        )
+        outcomes = b",".join(item.content for item in encoded)
+        content = b'[%s,{"claim":%s}]' % (outcomes, claim.model_dump_json().encode())
+        try:
+            answer = await self._http.ask("POST", self._path("outcomes"), body=content)
+            reply = answer.parse(_OutcomesReply)
+            # An older state manager answers to the claim, too: that it is no outcome.
+            settlements = settlements_of(answer, reply.items[: len(items)], encoded)
+            if settlements is not None:
+                return Exchanged(settlements, await self._usable(reply.states))
+            error: ManagerError = invalid_response(
+                "the answer to outcomes is not about the same states", answer.asked, status=answer.status
+            )
+        except ManagerError as failure:
+            error = failure
+        except (trio.Cancelled, BaseExceptionGroup):
+            await self._void(claim.claim_id)
+            raise
+        if not isinstance(error, ManagerUnavailable):
+            return None
+        if error.sent and not isinstance(error, NotAccepted):
+            # The request may still be on its way, and take states that nobody would run.
+            await self._void(claim.claim_id)
+        if error.status == 500:
+            return None
+        failed = Settlement(Fate.RETRY, log_text(error), retry_after=error.retry_after, status=error.status)
+        return Exchanged([failed] * len(items), too_slow=isinstance(error, ResponseTooSlow))
+
     async def _report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
         settlements: dict[int, Settlement] = {}
         encoded: list[BatchItem] = []
         for index, (claim, outcome) in enumerate(items):
-            name, fields = name_and_fields(outcome)
-            item = {"state_id": claim.state_id, "token": claim.token, "outcome": name, **fields}
             try:
-                encoded.append(BatchItem(index, claim.state_id, encode(item)))
+                encoded.append(BatchItem(index, claim.state_id, _encoded(claim, outcome)))
             except NotJson as error:
                 settlements[index] = Settlement(Fate.REFUSED, f"it cannot be sent as JSON: {error}")
         settlements |= await deliver(self._http, self._path("outcomes"), encoded, b"[%s]")
@@ -254,6 +316,18 @@ class _ClaimReply(BaseModel):
     """The reply to a claim, its states unchecked, so that one bad state does not hide the others."""
 
     states: list[Any]
+
+
+class _OutcomesReply(ItemsReply):
+    """The reply to outcomes and a claim; an older state manager has no states."""
+
+    states: list[Any] = []
+
+
+def _encoded(claim: Claim, outcome: Outcome) -> bytes:
+    """Return the item of a batch for an outcome; raise NotJson if it has values that JSON lacks."""
+    name, fields = name_and_fields(outcome)
+    return encode({"state_id": claim.state_id, "token": claim.token, "outcome": name, **fields})
 
 
 def _claim(state: NativeState, asked_after: float) -> Claim:

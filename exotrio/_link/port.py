@@ -48,6 +48,21 @@ class Claim:
     lease: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """How many states a runtime can take.
+
+    Attributes:
+        limits: Most states of each node; of a node that is not named none.
+        limit: Most states in all.
+        at_once: How many of them could begin at once.
+    """
+
+    limits: Mapping[str, int]
+    limit: int
+    at_once: int
+
+
 class Fate(Enum):
     """What is known of one report or release after an attempt."""
 
@@ -74,6 +89,20 @@ class Settlement:
     _: KW_ONLY
     retry_after: float | None = None
     status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """The result of reporting outcomes and claiming states in one request.
+
+    ``settlements`` are of the outcomes, in their order. ``too_slow`` says that the answer had begun to arrive
+    when its time was up.
+    """
+
+    settlements: list[Settlement]
+    claims: list[Claim] = field(default_factory=list)
+    _: KW_ONLY
+    too_slow: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,6 +205,15 @@ class Link(Protocol):
 
     async def report(self, items: Sequence[tuple[Claim, Outcome]]) -> list[Settlement]:
         """Report outcomes once; one settlement per item, in order. Never raises ManagerError."""
+
+    async def exchange(self, items: Sequence[tuple[Claim, Outcome]], wanted: Wanted) -> Exchanged:
+        """Report outcomes once, as ``report``, and claim in the same request what can be claimed then.
+
+        It does not wait for states, and brings none over v0.
+
+        Cancellation:
+            As of ``claim``; outcomes may have arrived.
+        """
 
     async def release(self, claims: Sequence[Claim]) -> list[Settlement]:
         """Release claims, so that others can run them at once and no attempt is counted.

@@ -6,7 +6,8 @@
     entry        start() from plain code, signals   lifecycle     the phases; what became of the states
     engine       registers; holds the nursery       ledger        what is held, from claim to delivery
     poller       claims                             worker        executes
-    reporter     delivers                           heartbeat     renews leases, even if the loop is blocked
+    intake       what fits, passed to the workers   heartbeat     renews leases, even if the loop is blocked
+    reporter     delivers, and claims on the way
     outbox       outcomes on disk                   outbox_store  its file
     stop         requests to stop                   shutdown      what follows them
     vitals       how it is, from any thread         task_tree     where its tasks wait, from any thread
@@ -32,7 +33,7 @@ any more) and replayed outcomes go into the reporter's queue directly::
    takes one which is no longer BUFFERED drops it: so a state can be released, lost or cancelled while it is
    in a channel.
 3. Running nodes does not wait for deliveries. The ``finished`` channel is emptied at once, and the queue
-   always has room. What bounds it is the poller (``may_claim``).
+   always has room. What bounds it is that nothing more is claimed (``Reporter.may_claim``).
 4. There is one dispatcher, and at most twice as many deliveries as workers are in flight. On v0 each is one
    state, on a native link a batch. One that failed waits outside of the queue, and not under the limit,
    until its next attempt; the flush ends the wait. So the deliveries of a state never overlap.
@@ -41,6 +42,11 @@ any more) and replayed outcomes go into the reporter's queue directly::
    else may be repeated.
 6. An outcome is replaced in one case: the state manager refuses this body, or answers 500 to it eight times
    in a row while others get through. Then the state is reported as errored, with that reason.
+7. On a native link a busy runtime claims with the requests that report: one request for each step of a chain,
+   and its states come out of the commit that created them. So while something is held, the poller, whose
+   request may wait at the server, asks for half of the buffer at most; reports ask for what is left. Each
+   leaves free what the other has asked for (``intake``), so no more is held than fits. What a report brings
+   once a stop was requested is released at once.
 
 How a stop works
 ================

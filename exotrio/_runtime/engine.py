@@ -14,6 +14,7 @@ from exotrio._execution.executor import Executor
 from exotrio._http.endpoint import Endpoint
 from exotrio._link.port import Link, LinkKind
 from exotrio._runtime.heartbeat import heartbeat
+from exotrio._runtime.intake import Intake
 from exotrio._runtime.ledger import HeldClaim, Ledger
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.options import Options
@@ -89,7 +90,7 @@ class Engine:
             owns_signals=self.owns_signals,
         )
         reporter = self.reporter = Reporter(
-            link=link, ledger=ledger, flushing=self.stop.flushing, workers=o.workers, outbox=outbox
+            link=link, ledger=ledger, flushing=self.stop.flushing, options=o, outbox=outbox
         )
         try:
             # The heartbeat is in a nursery around all else: it ends after the last delivery, since what is
@@ -152,7 +153,8 @@ class Engine:
 
         async with trio.open_nursery() as nursery:
             spawn = partial(self._spawn, nursery)
-            spawn(reporter.dispatch, "reporter")
+            intake = Intake(claimed=claimed_in, options=o, ledger=ledger, stop=stop, executor=executor)
+            spawn(partial(reporter.dispatch, intake), "reporter")
             if outbox is None:
                 spawn(partial(report, finished, reporter=reporter), "report")
             else:
@@ -165,15 +167,7 @@ class Engine:
             )
             for _ in range(o.workers):
                 spawn(partial(work, claimed.clone(), worker=worker), "work")
-            poller = Poller(
-                claimed=claimed_in,
-                options=o,
-                link=link,
-                ledger=ledger,
-                stop=stop,
-                reporter=reporter,
-                executor=executor,
-            )
+            poller = Poller(intake=intake, options=o, link=link, ledger=ledger, stop=stop, reporter=reporter)
             spawn(partial(poll, poller, replayed=replayed), "poll")
             with claimed, finished_in:
                 await run_shutdown(stop=stop, ledger=ledger, link=link, reporter=reporter, enter=self.enter)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import trio
 
-from exotrio._execution.executor import Executor
 from exotrio._http.response import ResponseTooSlow
-from exotrio._link.port import Claim, ClaimLost, Link
+from exotrio._link.port import Claim, ClaimLost, Link, Wanted
+from exotrio._runtime.intake import Intake
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage, let_others_finish
 from exotrio._runtime.options import Options
 from exotrio._runtime.outage import Outage
@@ -47,7 +47,7 @@ async def poll(poller: Poller, *, replayed: Sequence[HeldClaim] = ()) -> None:
         # Not for ever: an outcome that the server fails at is only found out while others get through.
         return held not in ledger or poller.reporter.failures(held) >= PATIENCE
 
-    async with poller.claimed:
+    async with poller.intake.claimed:
         # The outer scope ends with the grace: only that cancels a v0 claim in flight.
         with stop.polling:
             with stop.interrupted():
@@ -68,21 +68,15 @@ class Poller:
     """How much to claim, and when to claim again.
 
     Attributes:
-        claimed: Takes the states; it has room for ``batch_size`` of them.
         reporter: Releases what came too late to be run, and what nobody asked for.
-        executor: Nodes that it does not accept are not claimed.
     """
 
-    claimed: trio.MemorySendChannel[HeldClaim]
+    intake: Intake
     options: Options
     link: Link
     ledger: Ledger
     stop: Stop
     reporter: Reporter
-    executor: Executor
-    _concurrency: dict[str, int | None] = field(init=False)
-    _max_limit: int = field(init=False)
-    """Most states to ask for; less than a batch after a response that came too slowly."""
     _short: bool = False
     """The last claim brought fewer new states than it asked for."""
     _pause: float = 0.0
@@ -94,42 +88,29 @@ class Poller:
     """Nodes there was no room for when states were claimed last."""
     _outage: Outage = field(default_factory=lambda: Outage(log, "claiming states"))
 
-    def __post_init__(self) -> None:
-        # As it was checked: node code can change its class at any time.
-        self._concurrency = {name: node.concurrency for name, node in self.options.nodes.items()}
-        self._max_limit = self.options.batch_size
-
     def may_claim(self) -> bool:
         """Whether there is room, and what was claimed before is being delivered."""
-        # Deliveries in their first attempt do not prevent a claim, up to a full load of them: claims
-        # overlap reports. Deliveries that fail do: what they hold must not pile up.
-        room = self.options.batch_size + self.options.workers - self.ledger.count(Stage.DONE)
-        return room >= 0 and not self.reporter.stuck and bool(self.limits())
+        return self.reporter.may_claim() and bool(self.wanted().limits)
 
-    def limit(self) -> int:
-        """Return how many states to ask for."""
-        room = min(self._room(), self._max_limit)
-        if self._short and not self.link.is_native:
+    def wanted(self) -> Wanted:
+        """Return what to ask for."""
+        most = self.options.batch_size
+        if not self.link.is_native and self._short:
             # The stock server runs one query for each state asked for, whether or not there is one. If
             # there are more than these few, the next claim follows at once.
-            return min(room, self.options.workers)
-        return room
-
-    def limits(self) -> dict[str, int]:
-        """Return how many states of each node to ask for at most. Nodes without room are not in it."""
-        limit, limits = self.limit(), {}
-        for name, node in self.options.nodes.items():
-            most = limit
-            if (concurrency := self._concurrency[name]) is not None:
-                most = min(limit, concurrency - self.ledger.active(name))
-            if most > 0 and self.executor.accepts(node):
-                limits[name] = most
-        return limits
+            most = min(most, self.options.workers)
+        elif self.link.is_native and self.ledger.count(*Stage):
+            # The other half is for the requests that report what is held.
+            most -= most // 2 + self.intake.buffered
+        return self.intake.wanted(most)
 
     async def claim(self) -> None:
         """Claim what fits and pass it to the workers. Sets how long to pause afterwards."""
-        limits = self.limits()
-        limit = min(self.limit(), sum(limits.values()))
+        wanted = self.wanted()
+        limits, limit = wanted.limits, wanted.limit
+        if not limits:  # the reporter has asked for the rest meanwhile
+            self._pause = 0.0
+            return
         self._left_out = self.options.nodes.keys() - limits.keys()
         long = self.link.is_native
         asked = self.ledger.now()
@@ -140,13 +121,14 @@ class Poller:
         claims: Sequence[Claim] = ()
         self.ledger.claiming = True
         try:
-            if long or self._outage.failures:
-                with self.stop.interrupted():
-                    claims = await self.link.claim(limits, limit, wait=self._max_wait())
-            else:
-                # If the server was there a moment ago, a stop waits for its response: what that brings is
-                # then released by the reporter, which tries longer than a cancelled link does.
-                claims = await self.link.claim(limits, limit)
+            with self.intake.asking(wanted):
+                if long or self._outage.failures:
+                    with self.stop.interrupted():
+                        claims = await self.link.claim(limits, limit, wait=self._max_wait())
+                else:
+                    # If the server was there a moment ago, a stop waits for its response: what that brings is
+                    # then released by the reporter, which tries longer than a cancelled link does.
+                    claims = await self.link.claim(limits, limit)
         except (ManagerError, ClaimLost) as error:
             self._failed(error, limit)
             return
@@ -157,7 +139,7 @@ class Poller:
         if self.ledger.events:
             self.ledger.events.emit(Polled("states" if claims else "empty"))
         self._outage.worked()
-        self._max_limit = min(self.options.batch_size, self._max_limit + (len(claims) == self._max_limit))
+        self.intake.came_in_time(len(claims))
         # A claim that repeats a state held here does not show that there are more.
         new = sum(not self.ledger.holds(claim) for claim in claims)
         self._short = new < limit
@@ -171,30 +153,8 @@ class Poller:
             self._pause = max(0.0, self.options.poll_interval - waited)
             if not long:
                 self._pause = min(self._pause, self._until_next_states())
-        self._take(claims, asked, limit)
-
-    def _take(self, claims: Sequence[Claim], asked: float, limit: int) -> None:
-        """Pass what was claimed to the workers; release what came too late or was not asked for."""
-        # All of them into the ledger first, so that whatever comes now finds them there.
-        taken: list[HeldClaim] = []
-        for claim in claims:
-            held = self.ledger.add(claim, asked)
-            if held is not None:
-                taken.append(held)
-            else:
-                log.warning(
-                    "state %s was claimed while it is still held here: it goes on under the new claim",
-                    claim.state_id,
-                )
-        if len(taken) > limit:
-            log.warning(
-                "releasing %d states: the state manager gave more than were asked for", len(taken) - limit
-            )
-        for index, held in enumerate(taken):
-            if self.stop.requested or index >= limit:
-                self.reporter.release(held)
-            else:
-                self.claimed.send_nowait(held)
+        for held in self.intake.take(claims, asked, limit):
+            self.reporter.release(held)
 
     def _until_next_states(self) -> float:
         """Return the seconds until what follows the last outcome may be there; inf after the last time."""
@@ -216,7 +176,7 @@ class Poller:
 
     def _may_have_more(self) -> bool:
         # A report may have made other states claimable.
-        return self.ledger.reported != self._reported or not self._left_out.isdisjoint(self.limits())
+        return self.ledger.reported != self._reported or not self._left_out.isdisjoint(self.wanted().limits)
 
     def _failed(self, error: ManagerError | ClaimLost, limit: int) -> None:
         level, backoff, result = logging.WARNING, OUTAGE, "failed"
@@ -227,12 +187,7 @@ class Poller:
         self._pause = backoff.pause(self._outage.failures, at_least)
         self._wakeable = False
         if isinstance(error, ResponseTooSlow) or (isinstance(error, ClaimLost) and error.too_slow):
-            self._max_limit = max(1, limit // 2)
-            log.warning(
-                "a claim of up to %d states arrived too slowly; the next claim is of up to %d",
-                limit,
-                self._max_limit,
-            )
+            self.intake.came_too_slowly(limit)
         if self.ledger.events:
             self.ledger.events.emit(Polled(result))
         self._outage.failed(error, self._pause, level=level)
@@ -244,10 +199,3 @@ class Poller:
             return 0.0  # a long poll for the others would not notice that there is room for these again
         ttl = self.ledger.ttl
         return MAX_WAIT if ttl is None else min(MAX_WAIT, ttl / 3)
-
-    def _room(self) -> int:
-        # Some of what waits to run alone does not count: it may do so for hours.
-        alone = sum(held.stage is Stage.BUFFERED for held in self.ledger.alone)
-        waiting = self.ledger.count(Stage.BUFFERED) - min(alone, self.options.workers)
-        # A state whose lease was lost stays in the channel until a worker takes it, and drops it.
-        return self.options.batch_size - max(waiting, self.claimed.statistics().current_buffer_used)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from exotrio._execution.error_text import bounded
-from exotrio._link.port import Fate, Link, Settlement
+from exotrio._link.port import Fate, Link, Settlement, Wanted
 from exotrio._nodes.outcome import Errored
+from exotrio._runtime.intake import Intake
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage, let_others_finish
 from exotrio._runtime.lifecycle import Ending
+from exotrio._runtime.options import Options
 from exotrio._runtime.outage import Outage
 from exotrio._util.backoff import OUTAGE, REFUSED
 
@@ -67,23 +69,31 @@ class Reporter:
 
     Attributes:
         flushing: Is set when the last phase begins.
-        workers: Up to twice as many deliveries are in flight at once.
         answered: Deliveries the server has accepted or dropped; tells a refusal of one body from an outage.
     """
 
     link: Link
     ledger: Ledger
     flushing: trio.Event
-    workers: int
+    options: Options
     outbox: Outbox | None = None
     answered: int = 0
     _nursery: trio.Nursery = field(init=False)
+    _intake: Intake = field(init=False)
     _queue: deque[HeldClaim] = field(default_factory=deque)
     _queued: trio.Event = field(default_factory=trio.Event)
     _failed: dict[HeldClaim, _Failures] = field(default_factory=lambda: defaultdict(_Failures))
     _outage: Outage = field(default_factory=lambda: Outage(log, "reporting"))
 
     # -- from the other tasks of the runtime
+
+    def may_claim(self) -> bool:
+        """Whether more may be claimed: what was claimed before is being delivered."""
+        # Deliveries in their first attempt do not prevent a claim, up to a full load of them: claims
+        # overlap reports. Deliveries that fail do: what they hold must not pile up.
+        return (
+            self.ledger.count(Stage.DONE) <= self.options.batch_size + self.options.workers and not self.stuck
+        )
 
     def add(self, held: HeldClaim) -> None:
         """Queue an outcome or a release that was entered in the ledger."""
@@ -108,7 +118,7 @@ class Reporter:
         if any(each.key_refused for each in failures):
             return "the state manager refuses the key"
         failing = sum(each.count > 0 for each in failures)
-        return f"{failing} deliveries fail and are being repeated" if failing > self.workers else ""
+        return f"{failing} deliveries fail and are being repeated" if failing > self.options.workers else ""
 
     def write_off(self) -> None:
         """Log and count whatever is still held: the time for it is over."""
@@ -125,14 +135,15 @@ class Reporter:
 
     # -- the dispatcher
 
-    async def dispatch(self) -> None:
-        """Deliver what is queued. Never returns unless cancelled.
+    async def dispatch(self, intake: Intake) -> None:
+        """Deliver what is queued, and claim states for ``intake`` on the way. Never returns unless cancelled.
 
         Cancellation:
             What is not delivered stays in the ledger; ``HeldClaim.in_flight`` says whether an attempt
             was cancelled.
         """
-        limiter = trio.Semaphore(2 * self.workers)
+        self._intake = intake
+        limiter = trio.Semaphore(2 * self.options.workers)
         latest = trio.Event()
         latest.set()
         async with trio.open_nursery() as self._nursery:
@@ -216,7 +227,27 @@ class Reporter:
     async def _request(self, batch: list[HeldClaim]) -> list[Settlement]:
         if batch[0].outcome is None:
             return await self.link.release([held.claim for held in batch])
-        return await self.link.report([(held.claim, held.outcome) for held in batch if held.outcome])
+        items = [(held.claim, held.outcome) for held in batch if held.outcome]
+        wanted = self._wanted()
+        if wanted is None:
+            return await self.link.report(items)
+        asked = self.ledger.now()
+        with self._intake.asking(wanted):
+            exchanged = await self.link.exchange(items, wanted)
+            for held in self._intake.take(exchanged.claims, asked, wanted.limit):
+                self.release(held)
+        if exchanged.too_slow:
+            self._intake.came_too_slowly(wanted.limit)
+        elif exchanged.claims:
+            self._intake.came_in_time(len(exchanged.claims))
+        return exchanged.settlements
+
+    def _wanted(self) -> Wanted | None:
+        """Return what to claim with a report; None for nothing."""
+        if not self.link.is_native or self._failed or self._intake.stop.requested or not self.may_claim():
+            return None
+        wanted = self._intake.wanted(self.options.batch_size)
+        return wanted if wanted.limits else None
 
     def _settled(self, held: HeldClaim, settlement: Settlement) -> None:
         match settlement.fate:

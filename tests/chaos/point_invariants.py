@@ -109,7 +109,7 @@ def leases_may_end(case: Case) -> bool:
         return case.api == "v0" or strike.about != "execute"
     if case.api == "native":
         # A claim nobody hears of holds until it is asked for again; releases are bounded by the stop.
-        return strike.fault is F.SILENCE and strike.about in ("claim", "release", "void")
+        return strike.fault is F.SILENCE and strike.about in ("claim", "report", "release", "void")
     if strike.fault is F.RESTART:
         return True
     if strike.about in ("requeue", "release"):

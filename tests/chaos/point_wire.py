@@ -25,14 +25,16 @@ class Call:
     Attributes:
         operation: As the points are named.
         states: Ids of the states it is about.
-        body: Its JSON.
+        body: Its JSON, of outcomes without the claim behind them.
         route: Last part of its path.
+        claims: Whether its answer may bring states.
     """
 
     operation: str
     states: tuple[str, ...]
     body: Any
     route: str
+    claims: bool
 
 
 class Worker(Protocol):
@@ -84,8 +86,7 @@ class Wire(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         body = await request.aread()
         call = read(request, body)
-        claims = call.operation == "claim"
-        self.claiming += claims
+        self.claiming += call.claims
         self._check_doubts(call)
         try:
             response = await self._carry(request, body, call)
@@ -95,7 +96,7 @@ class Wire(httpx.AsyncBaseTransport):
             self._doubt(call)
             raise
         finally:
-            self.claiming -= claims
+            self.claiming -= call.claims
         turned_away = response.status_code == 503 and response.content.startswith(b"{")
         if response.status_code >= 500 and not turned_away:
             self._doubt(call)
@@ -122,7 +123,7 @@ class Wire(httpx.AsyncBaseTransport):
         if self._held is not None:
             await self._held.wait()
         self._worker.answered(call, response.status_code, reply)
-        if call.operation == "claim":
+        if call.claims:
             self._doubtful.difference_update(state["state_id"] for state in reply.get("states", ()))
         await self._reach(f"after the reply of {call.operation}", call, reply)
         return response
@@ -199,7 +200,9 @@ def read(request: httpx.Request, content: bytes) -> Call:
         case _:
             operation = "report" if route in _REPORTS else route
     items = body.get("states") or () if isinstance(body, dict) and route in ("release", "heartbeat") else ()
+    claims = operation == "claim"
     if route == "outcomes":
-        items = body
+        claims = "claim" in body[-1]
+        items = body = body[:-1] if claims else body
     states += tuple(item["state_id"] for item in items)
-    return Call(operation, states, body, route)
+    return Call(operation, states, body, route, claims)

@@ -126,7 +126,7 @@ class Hand:
         if fault is None:
             return None
         keys = [self.world.keys[state] for state in call.states]
-        if reply is not None and call.operation == "claim":
+        if reply is not None and call.claims:
             keys += [self.world.keys[state["state_id"]] for state in reply["states"]]
         if fault is Fault.LATE:
             self.wire.hold(self.world.lateness)
@@ -147,12 +147,6 @@ class Hand:
         world = self.world
         if status >= 500:
             return
-        if call.operation == "claim" and status == 200:
-            self.mid_claim = self.mid_claim or self.must_end_by < math.inf
-            self.claimed += len(reply["states"])
-            self.repeated += sum(each["state_id"] in self.seen for each in reply["states"])
-            self.seen.update(each["state_id"] for each in reply["states"])
-            self.held.update((each["state_id"], world.keys[each["state_id"]]) for each in reply["states"])
         if call.operation in ("report", "requeue", "release"):
             for state in call.states:
                 self.held.pop(state, None)
@@ -164,6 +158,12 @@ class Hand:
                         world.acknowledged.append((item["state_id"], item["outcome"], item))
             else:
                 world.acknowledged.append((call.states[0], call.route, call.body))
+        if call.claims and status == 200:
+            self.mid_claim = self.mid_claim or self.must_end_by < math.inf
+            self.claimed += len(reply["states"])
+            self.repeated += sum(each["state_id"] in self.seen for each in reply["states"])
+            self.seen.update(each["state_id"] for each in reply["states"])
+            self.held.update((each["state_id"], world.keys[each["state_id"]]) for each in reply["states"])
 
     def violates(self, what: str) -> None:
         self.world.problems.append(f"{self.name}: {what}")

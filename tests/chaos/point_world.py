@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -18,9 +18,10 @@ import trio
 from exotrio import StateManager
 from exotrio._nodes.checks import declare
 from exotrio._runtime import heartbeat
-from exotrio._wire.native import ErroredItem, RequeuedItem
+from exotrio._wire.native import ErroredItem, ItemReply, RequeuedItem
 from exotrio._wire.vocabulary import ItemResult
 from exotrio.errors import DatabaseError
+from exotrio.manager.engine.claims import Claimed
 from tests.chaos.point_nodes import GRAPH, NAMESPACE, NODES, TOKEN, Key
 from tests.chaos.point_server import ASKER, KEY, TERMS, Exchange, Server, open_server
 from tests.chaos.point_worker import Hand
@@ -187,18 +188,13 @@ class World:
     def committed(self, use_case: str, args: tuple[Any, ...], result: Any) -> None:
         match use_case:
             case "claim" | "claim_once_ready":
-                for taken in result.states:
-                    state_id = taken.v0["state_id"]
-                    for hand in self.hands:
-                        if state_id in hand.held:
-                            hand.replaced.set()
-                    inputs = taken.v0["inputs"]
-                    self.keys[state_id] = (inputs["place"], inputs["key"])
-                    self.tokens[state_id] = taken.native["lease"]["token"]
+                self._handed_out(result)
             case "record_batch":
-                for item, reply in zip(args[1], result, strict=True):
-                    if reply.result is ItemResult.OK:
-                        self._accept(item, item.token)
+                self._recorded(args[1], result)
+            case "record_and_claim":
+                replies, claimed = result
+                self._recorded(args[1], replies)
+                self._handed_out(claimed)
             case "record_v0":
                 if result.result is ItemResult.OK:
                     self._accept(args[1], None)
@@ -210,6 +206,21 @@ class World:
                         self.problems.append(f"{use_case} of {key} was accepted from a former holder")
             case "sweep":
                 self.expired += result.ended
+
+    def _handed_out(self, claimed: Claimed) -> None:
+        for taken in claimed.states:
+            state_id = taken.v0["state_id"]
+            for hand in self.hands:
+                if state_id in hand.held:
+                    hand.replaced.set()
+            inputs = taken.v0["inputs"]
+            self.keys[state_id] = (inputs["place"], inputs["key"])
+            self.tokens[state_id] = taken.native["lease"]["token"]
+
+    def _recorded(self, items: Sequence[Any], replies: Sequence[ItemReply]) -> None:
+        for item, reply in zip(items, replies, strict=True):
+            if reply.result is ItemResult.OK:
+                self._accept(item, item.token)
 
     def _accept(self, item: Any, token: str | None) -> None:
         key = self.keys[item.state_id]

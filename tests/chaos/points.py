@@ -53,7 +53,7 @@ OPERATIONS = {
 }
 """Requests of a runtime. ``void`` releases a claim by its id."""
 USE_CASES = {
-    "native": ("claim_once_ready", "record_batch", "release", "release_claim", "heartbeat", "sweep"),
+    "native": ("claim_once_ready", "record_and_claim", "release", "release_claim", "heartbeat", "sweep"),
     "v0": ("claim", "record_v0", "sweep"),
 }
 """Use cases of the state manager that run while a graph runs."""
@@ -69,7 +69,7 @@ NTH = {
     "heartbeat": 3,
     "secrets": 2,
     "execute": 6,
-    "record_batch": 3,
+    "record_and_claim": 3,
     "record_v0": 3,
     "renew": 3,
 }

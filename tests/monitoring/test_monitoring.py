@@ -280,7 +280,7 @@ async def test_a_runtime_whose_workers_are_all_busy_is_ready_although_it_claims_
     rt = runtime(server, Sleeps, workers=1, batch_size=2)
     health = Health(rt, clock=trio.current_time)
     async with running(rt, grace=0, registered=True):
-        await server.until(lambda: server.statuses()["QUEUED"] == 3)
+        await server.until(lambda: server.statuses()["QUEUED"] == 2)
         claims = len(server.routes("claim"))
         await trio.sleep(1000)
         assert len(server.routes("claim")) == claims

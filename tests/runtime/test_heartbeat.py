@@ -301,8 +301,8 @@ async def test_lost_buffered_states_make_room_once_a_worker_passes_them_over(
     rt = runtime(server, Waits, workers=1, batch_size=4)
     async with running(rt):
         await server.until(lambda: server.statuses()["QUEUED"] == 1)
-        server.lost |= set(server.add("Waits", 4))
-        await server.until(lambda: rt.summary.lost_leases == 4)
+        server.lost |= set(server.add("Waits", 2))
+        await server.until(lambda: rt.summary.lost_leases == 2)
         others = server.add("Waits", 2)
         await trio.sleep(60)
         assert {server.states[other].status for other in others} == {"CREATED"}, "no worker could run them"

@@ -525,14 +525,16 @@ async def test_a_link_that_breaks_over_one_item_fails_that_item_only(
 ) -> None:
     from exotrio._link.auto import AutoLink
 
-    real = AutoLink.report
+    def breaking(real: Any) -> Any:
+        async def broken(self: AutoLink, items: Any, *more: Any) -> Any:
+            if any(c.state_id == bad and type(outcome).__name__ == "Executed" for c, outcome in items):
+                raise ZeroDivisionError("a defect of the link")
+            return await real(self, items, *more)
 
-    async def broken(self: AutoLink, items: Any) -> Any:
-        if any(claim.state_id == bad and type(outcome).__name__ == "Executed" for claim, outcome in items):
-            raise ZeroDivisionError("a defect of the link")
-        return await real(self, items)
+        return broken
 
-    monkeypatch.setattr(AutoLink, "report", broken)
+    for name in ("report", "exchange"):
+        monkeypatch.setattr(AutoLink, name, breaking(getattr(AutoLink, name)))
     server = NativeServer()
     bad, *good = server.add("Says", 5)
     rt = runtime(server, Says)

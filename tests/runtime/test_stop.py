@@ -563,14 +563,14 @@ async def test_outcomes_wait_out_an_outage_during_the_drain(autojump_clock: Mock
 async def test_a_defect_inside_hands_back_what_is_held_and_is_raised_bare(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from exotrio._runtime import poller
+    from exotrio._runtime import intake
 
     def broken(self: object) -> int:
         if server.statuses()["QUEUED"]:
             raise ZeroDivisionError("a defect")
         return 16
 
-    monkeypatch.setattr(poller.Poller, "limit", broken)
+    monkeypatch.setattr(intake.Intake, "room", property(broken))
     server = V0Server()
     server.add("Sleeps", 6, seconds="1000")
     rt = runtime(server, Sleeps, workers=2)

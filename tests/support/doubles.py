@@ -21,11 +21,19 @@ from exotrio import BaseNode, Runtime
 
 @dataclass
 class Call:
-    """One request as hooks see it: the route's name, the state (if it is about one), the body."""
+    """One request as hooks see it: the route's name, the state (if it is about one), the body.
+
+    ``claim`` is what a list of outcomes has behind them, if it has.
+    """
 
     route: str
     state_id: str
     body: Any
+    claim: Any = None
+
+    def __post_init__(self) -> None:
+        if self.route == "outcomes" and "claim" in self.body[-1]:
+            self.claim = self.body.pop()["claim"]
 
 
 Hook = Callable[[Call], Awaitable[httpx.Response | None]]
@@ -190,7 +198,8 @@ class NativeServer(V0Server):
                 return reply(200, {"states": [self._native(s) for s in await self._claim(call.body)]})
             case "outcomes":
                 items = [self._end(item, item["outcome"].upper()) for item in call.body]
-                return reply(200, {"items": items})
+                states = await self._claim({**call.claim, "wait_ms": 0}) if call.claim else []
+                return reply(200, {"items": items, "states": [self._native(state) for state in states]})
             case "heartbeat":
                 items = [self._beat(item["state_id"]) for item in call.body["states"]]
                 ttl_ms = round(self.ttl * 1000)

@@ -1,0 +1,161 @@
+"""Outcomes and a claim in one request: what the native link makes of its answers, and of their loss."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+import trio
+import trio.testing
+
+from exotrio._http.client import HttpClient
+from exotrio._link.native import NativeLink
+from exotrio._link.port import Claim, Exchanged, Fate, Wanted
+from exotrio._link.v0 import V0Link
+from exotrio._nodes.outcome import Executed, Outcome
+from tests.support.http_doubles import Double, Handler, answer
+
+WANTED = Wanted(limits={"Digest": 4}, limit=4, at_once=2)
+DONE = Executed([{"a": "b"}])
+
+
+def native_link(handler: Handler) -> tuple[NativeLink, Double]:
+    double = Double(handler)
+    http = HttpClient(double.endpoint, tasks=50)
+    return NativeLink(http, "ns", worker_id="me", v0=V0Link(http, "ns")), double
+
+
+def held(number: int, **changes: Any) -> tuple[Claim, Outcome]:
+    return Claim(f"s{number}", "Digest", "d", {}, **{"token": f"t{number}", **changes}), DONE
+
+
+def state(state_id: str, **changes: Any) -> dict[str, Any]:
+    lease = {"token": f"t-{state_id}", "ttl_ms": 60_000, "attempt": 1, "deliveries": 0}
+    place = {"node_name": "Digest", "identifier": "d", "graph_name": "g", "run_id": "r"}
+    return {"state_id": state_id, **place, "inputs": {}, "created_at": "now", "lease": lease, **changes}
+
+
+def outcomes_of(request: httpx.Request) -> list[Any]:
+    """Return the outcomes of a request, without the claim behind them."""
+    return [item for item in json.loads(request.content) if "outcome" in item]
+
+
+def answered(request: httpx.Request, *states: Any) -> httpx.Response:
+    if not request.url.path.endswith("/outcomes"):
+        return answer(200, {"items": []})
+    items = [{"state_id": item["state_id"], "result": "ok"} for item in outcomes_of(request)]
+    return answer(200, {"items": items, "states": list(states)})
+
+
+async def test_one_request_reports_and_brings_states() -> None:
+    link, double = native_link(lambda request: answered(request, state("next")))
+    exchanged = await link.exchange([held(1), held(2)], WANTED)
+    assert exchanged is not None
+    assert [settlement.fate for settlement in exchanged.settlements] == [Fate.SETTLED] * 2
+    [claim] = exchanged.claims
+    assert (claim.state_id, claim.token, claim.lease) == ("next", "t-next", 60.0)
+    [request] = double.requests
+    *_, last = json.loads(request.content)
+    asked = last["claim"]
+    assert (asked["worker_id"], asked["limits"], asked["limit"], asked["at_once"]) == (
+        "me",
+        {"Digest": 4},
+        4,
+        2,
+    )
+
+
+async def test_an_older_state_manager_takes_the_claim_for_a_bad_outcome_and_all_others_count() -> None:
+    def older(request: httpx.Request) -> httpx.Response:
+        items = [{"state_id": item["state_id"], "result": "ok"} for item in outcomes_of(request)]
+        return answer(200, {"items": [*items, {"state_id": "", "result": "invalid"}]})
+
+    link, _ = native_link(older)
+    exchanged = await link.exchange([held(1), held(2)], WANTED)
+    assert exchanged is not None
+    assert ([each.fate for each in exchanged.settlements], exchanged.claims) == ([Fate.SETTLED] * 2, [])
+
+
+LOST = [
+    lambda: httpx.ReadError("reset"),
+    lambda: answer(502, text="<html>"),
+    lambda: answer(504),
+    lambda: answer(200, {"items": [{"state_id": "other", "result": "ok"}]}),
+    lambda: answer(200, {"items": "?"}),
+]
+
+
+@pytest.mark.parametrize("lost", LOST)
+async def test_what_a_claim_may_have_taken_is_released_if_its_answer_is_lost(
+    autojump_clock: trio.testing.MockClock, lost: Any
+) -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/release"):
+            return answer(200, {"items": []})
+        result = lost()
+        if isinstance(result, Exception):
+            raise result
+        assert isinstance(result, httpx.Response)
+        return result
+
+    link, double = native_link(handler)
+    exchanged = await link.exchange([held(1)], WANTED)
+    assert exchanged is not None
+    assert ([each.fate for each in exchanged.settlements], exchanged.claims) == ([Fate.RETRY], [])
+    sent, release = (json.loads(request.content) for request in double.requests)
+    assert release["claim_id"] == sent[-1]["claim"]["claim_id"]
+
+
+@pytest.mark.parametrize("refusal", [lambda: httpx.ConnectError("refused"), lambda: answer(503)])
+async def test_nothing_is_released_for_a_request_that_was_not_taken(refusal: Any) -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        result = refusal()
+        if isinstance(result, Exception):
+            raise result
+        assert isinstance(result, httpx.Response)
+        return result
+
+    link, double = native_link(handler)
+    exchanged = await link.exchange([held(1)], WANTED)
+    assert exchanged is not None
+    assert [each.fate for each in exchanged.settlements] == [Fate.RETRY]
+    assert double.asked == ["POST outcomes"]
+
+
+async def test_what_it_took_is_released_if_it_is_cancelled(autojump_clock: trio.testing.MockClock) -> None:
+    async def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/outcomes"):
+            await trio.sleep_forever()
+        return answer(200, {"items": []})
+
+    link, double = native_link(handler)
+    with trio.move_on_after(1):
+        await link.exchange([held(1)], WANTED)
+    assert double.asked == ["POST outcomes", "POST release"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 413, 422, 500])
+async def test_what_is_refused_as_a_whole_is_to_be_reported_apart(status: int) -> None:
+    link, _ = native_link(
+        lambda request: answer(status) if request.url.path.endswith("/outcomes") else answered(request)
+    )
+    assert await link.exchange([held(1)], WANTED) is None
+
+
+async def test_what_does_not_fit_into_one_request_is_to_be_reported_apart() -> None:
+    link, double = native_link(answered)
+    big = Executed([{"text": "x" * 3_000_000}])
+    assert await link.exchange([(held(1)[0], big), (held(2)[0], big)], WANTED) is None
+    assert await link.exchange([held(1), held(2, token=None)], WANTED) is None
+    assert await link.exchange([(held(1)[0], Executed([{"a": object()}]))], WANTED) is None
+    assert double.requests == []
+
+
+async def test_a_state_in_a_form_that_cannot_be_used_is_released() -> None:
+    link, double = native_link(lambda request: answered(request, state("good"), state("bad", inputs=7)))
+    exchanged = await link.exchange([held(1)], WANTED)
+    assert isinstance(exchanged, Exchanged)
+    assert [claim.state_id for claim in exchanged.claims] == ["good"]
+    assert double.bodies("release")[0]["states"] == [{"state_id": "bad", "token": "t-bad"}]

@@ -1,0 +1,142 @@
+"""A busy runtime claims with the requests that report: how many, what is kept free, and what a stop does."""
+
+from __future__ import annotations
+
+import trio
+from trio.testing import MockClock
+
+from exotrio import BaseNode, StateManager
+from exotrio.graph import Graph, GraphNodeModel
+from exotrio.manager import embedded
+from tests.support.doubles import Call, NativeServer, running, runtime
+
+
+class Says(BaseNode):
+    async def execute(self) -> None:
+        pass
+
+
+class Sleeps(BaseNode):
+    class Inputs(BaseNode.Inputs):
+        seconds: str
+
+    async def execute(self) -> None:
+        await trio.sleep(float(self.inputs.seconds))
+
+
+async def test_the_states_of_a_chain_come_with_the_reports_of_the_ones_before(
+    autojump_clock: MockClock,
+) -> None:
+    class Counting(NativeServer):
+        """Each outcome is followed by another state, five times."""
+
+        async def serve(self, call: Call) -> object:  # type: ignore[override]
+            if call.route == "outcomes" and len(self.states) < 5:
+                self.add("Says")
+            return await super().serve(call)
+
+    server = Counting()
+    async with running(runtime(server, Says)) as rt:
+        await trio.sleep(1)
+        before = len(server.routes("claim"))
+        server.add("Says")
+        await server.until(lambda: server.statuses()["EXECUTED"] == 5)
+        await trio.sleep(1)
+        assert rt.summary.completed == 5
+    # One that was waiting brought the first, and one more waits since then.
+    assert len(server.routes("claim")) <= before + 1
+    assert len(server.routes("outcomes")) == 5
+
+
+async def test_no_more_is_held_than_fits_however_claims_and_reports_meet(autojump_clock: MockClock) -> None:
+    most = 0
+
+    async def count(call: Call) -> None:
+        nonlocal most
+        most = max(most, server.statuses()["QUEUED"])
+
+    server = NativeServer()
+    server.after = count
+    rt = runtime(server, Sleeps, workers=3, batch_size=5)
+    async with running(rt):
+        for number in range(60):
+            server.add("Sleeps", seconds=f"{number % 7}")
+        await server.until(lambda: server.statuses()["EXECUTED"] == 60)
+        assert rt.summary.completed == 60
+    # Those that run, those that wait for a worker, and those whose outcomes are on their way.
+    assert most <= 3 + 5 + 3
+
+
+async def test_what_a_report_brings_during_a_stop_is_released(autojump_clock: MockClock) -> None:
+    async def stop_then_wait(call: Call) -> None:
+        if call.claim:
+            server.add("Says", 3)
+            rt.stop()
+            await trio.sleep(1)
+
+    server = NativeServer()
+    server.before = stop_then_wait
+    server.add("Says")
+    rt = runtime(server, Says)
+    await rt.run()
+    assert server.statuses() == {"EXECUTED": 1, "CREATED": 3}
+    # The claim that waited meanwhile may have brought them, too.
+    assert rt.summary.released in (3, 6)
+    assert (rt.summary.completed, rt.summary.exit_code) == (1, 0)
+
+
+async def test_a_report_that_hangs_does_not_end_the_claims(autojump_clock: MockClock) -> None:
+    async def hang(call: Call) -> None:
+        if call.route == "outcomes" and len(server.routes("outcomes")) == 1:
+            await trio.sleep(25)
+
+    server = NativeServer()
+    server.before = hang
+    server.add("Says")
+    async with running(runtime(server, Says, workers=2, batch_size=4)):
+        await server.until(lambda: bool(server.routes("outcomes")))
+        server.add("Says", 6)
+        with trio.fail_after(20):
+            await server.until(lambda: server.statuses()["EXECUTED"] == 6)
+
+
+async def test_nothing_is_claimed_with_reports_while_reports_fail(autojump_clock: MockClock) -> None:
+    async def lose(call: Call) -> None:
+        if call.route == "outcomes" and len(server.routes("outcomes")) == 1:
+            raise OSError("reset")
+
+    server = NativeServer()
+    server.before = lose
+    server.add("Says")
+    async with running(runtime(server, Says)):
+        await server.until(lambda: server.statuses()["EXECUTED"] == 1)
+    first, second = server.routes("outcomes")
+    assert first.claim
+    assert second.claim is None
+    assert first.claim["claim_id"] in server.voided
+
+
+async def test_a_node_of_one_at_a_time_stays_one_at_a_time(autojump_clock: MockClock) -> None:
+    running_now = most = 0
+
+    class Alone(BaseNode):
+        concurrency = 1
+
+        async def execute(self) -> None:
+            nonlocal running_now, most
+            running_now += 1
+            most = max(most, running_now)
+            await trio.sleep(1)
+            running_now -= 1
+
+    place = GraphNodeModel(node_name="Alone", namespace="ns", identifier="alone", inputs={})
+    async with (
+        embedded(":memory:") as transport,
+        StateManager("ns", transport=transport) as manager,
+        running(runtime(transport, Alone, Says), registered=True),  # type: ignore[arg-type]
+    ):
+        await manager.upsert_graph(Graph("g", [place]))
+        runs = [await manager.trigger("g") for _ in range(5)]
+        for run in runs:
+            await manager.wait(run["run_id"])
+    assert most == 1
