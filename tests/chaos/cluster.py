@@ -142,7 +142,8 @@ class Cluster:
         for child in self.children:
             child.send(signal.SIGKILL)
         for child in self.children:
-            await child.wait()
+            # Not by ``child.wait``: what ends all may have ended the nursery that reaps them.
+            await child.process.wait()
 
     async def _start(self, name: str, command: tuple[str, ...], env: Mapping[str, str]) -> Child:
         path = os.pathsep.join(str(part) for part in (self.package, ROOT) if part is not None)
