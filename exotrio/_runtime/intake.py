@@ -22,6 +22,8 @@ from exotrio._runtime.stop import Stop
 
 log = logging.getLogger("exotrio.poller")
 
+NOTHING = Wanted(limits={}, limit=0, at_once=0)
+
 
 @dataclass(slots=True, kw_only=True)
 class Intake:
@@ -52,6 +54,8 @@ class Intake:
     def wanted(self, most: int) -> Wanted:
         """Return how many states fit now, and no more than ``most``. Nodes without room are not in it."""
         most = min(most, self.room, self.max_limit)
+        if most <= 0:
+            return NOTHING
         limits: dict[str, int] = {}
         for name, node in self.options.nodes.items():
             limit = most
