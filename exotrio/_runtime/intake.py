@@ -19,6 +19,7 @@ from exotrio._link.port import Claim, Wanted
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
 from exotrio._runtime.options import Options
 from exotrio._runtime.stop import Stop
+from exotrio._util.events import Polled
 
 log = logging.getLogger("exotrio.poller")
 
@@ -119,7 +120,13 @@ class Intake:
         )
 
     def came_in_time(self, count: int) -> None:
-        """Ask for one more state again, up to a batch, if so many were as many as may be asked for."""
+        """Tell observers of a claim that brought so many states.
+
+        If those were as many as may be asked for, ask for one more again, up to a batch.
+        """
+        log.debug("claimed %d states", count)
+        if self.ledger.events:
+            self.ledger.events.emit(Polled("states" if count else "empty"))
         self.max_limit = min(self.options.batch_size, self.max_limit + (count == self.max_limit))
 
     @property

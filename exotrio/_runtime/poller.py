@@ -135,9 +135,6 @@ class Poller:
         finally:
             self.ledger.claiming = False
             self.ledger.notify()
-        log.debug("claimed %d of up to %d states", len(claims), limit)
-        if self.ledger.events:
-            self.ledger.events.emit(Polled("states" if claims else "empty"))
         self._outage.worked()
         self.intake.came_in_time(len(claims))
         # A claim that repeats a state held here does not show that there are more.

@@ -287,6 +287,25 @@ async def test_a_runtime_whose_workers_are_all_busy_is_ready_although_it_claims_
         assert health.ready() == ""
 
 
+async def test_a_runtime_that_gets_its_states_with_its_reports_is_ready_though_its_last_claim_failed(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    for seconds in ("20", "21"):
+        server.add("Sleeps", seconds=seconds)
+    rt = runtime(server, Sleeps, workers=2, batch_size=4)
+    health, metrics = Health(rt, clock=trio.current_time), RuntimeMetrics(rt)
+    async with running(rt, grace=0, registered=True):
+        await server.until(lambda: server.statuses()["QUEUED"] == 2)
+        # The claim that waits comes back empty; the one after it fails, and puts the next one off.
+        server.before = Fails(("claim",), lambda: reply(503, **{"Retry-After": "60"}), times=1)
+        await trio.sleep(18)
+        server.add("Sleeps", 400, seconds="1")
+        await trio.sleep(100)
+        assert health.ready() == ""
+    assert values(metrics)['exotrio_polls_total{result="states"}'] > 50
+
+
 async def test_outcomes_that_cannot_be_delivered_end_the_readiness(autojump_clock: MockClock) -> None:
     server = NativeServer()
     server.add("Sleeps", seconds="1")
