@@ -238,7 +238,8 @@ class NativeLink:
         except NotJson:
             return None
         unleased = any(claim.token is None for claim, _ in items)
-        if unleased or len(items) > MAX_BATCH or sum(len(item.content) for item in encoded) > BATCH_BYTES:
+        # The claim is an item of the list, too.
+        if unleased or len(items) >= MAX_BATCH or sum(len(item.content) for item in encoded) > BATCH_BYTES:
             return None
         claim = ClaimAlong(
             worker_id=self._worker_id,

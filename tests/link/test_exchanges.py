@@ -15,6 +15,7 @@ from exotrio._link.native import NativeLink
 from exotrio._link.port import Claim, Exchanged, Fate, Wanted
 from exotrio._link.v0 import V0Link
 from exotrio._nodes.outcome import Executed, Outcome
+from exotrio._wire.vocabulary import MAX_BATCH
 from tests.support.http_doubles import Double, Handler, answer
 
 WANTED = Wanted(limits={"Digest": 4}, limit=4, at_once=2)
@@ -149,6 +150,7 @@ async def test_what_does_not_fit_into_one_request_is_to_be_reported_apart() -> N
     big = Executed([{"text": "x" * 3_000_000}])
     assert await link.exchange([(held(1)[0], big), (held(2)[0], big)], WANTED) is None
     assert await link.exchange([held(1), held(2, token=None)], WANTED) is None
+    assert await link.exchange([held(number) for number in range(MAX_BATCH)], WANTED) is None
     assert await link.exchange([(held(1)[0], Executed([{"a": object()}]))], WANTED) is None
     assert double.requests == []
 
