@@ -78,7 +78,8 @@ async def test_what_a_report_brings_during_a_stop_is_released(autojump_clock: Mo
     server.before = stop_then_wait
     server.add("Says")
     rt = runtime(server, Says)
-    await rt.run()
+    with trio.fail_after(600):
+        await rt.run()
     assert server.statuses() == {"EXECUTED": 1, "CREATED": 3}
     # The claim that waited meanwhile may have brought them, too.
     assert rt.summary.released in (3, 6)
@@ -138,5 +139,5 @@ async def test_a_node_of_one_at_a_time_stays_one_at_a_time(autojump_clock: MockC
         await manager.upsert_graph(Graph("g", [place]))
         runs = [await manager.trigger("g") for _ in range(5)]
         for run in runs:
-            await manager.wait(run["run_id"])
+            await manager.wait(run["run_id"], timeout=600)
     assert most == 1
