@@ -138,7 +138,7 @@ class Ledger:
     """Everything that is held, and the counts of what was held.
 
     Attributes:
-        claiming: A claim is in flight: it may bring states.
+        claiming: A claim of the poller is in flight: it may bring states.
         reported: Outcomes delivered so far; each may have made states claimable.
         ttl: Seconds a lease lasts; None while that is not known, or if leases last for ever.
         heartbeat_wanted: Set to have a heartbeat sent at once: for a claim whose lease needs it, and for a
@@ -299,7 +299,9 @@ class Ledger:
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing can bring an outcome or a claim any more."""
+        """Whether nothing waits or runs, and no claim of the poller is in flight.
+
+        Deliveries may still bring states, which are released after a request to stop."""
         return not self.claiming and self.count(Stage.BUFFERED, Stage.RUNNING) == 0
 
     @property
