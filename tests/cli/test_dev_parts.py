@@ -11,10 +11,10 @@ import pytest
 import trio
 
 from exotrio._util import deadlines
-from exotrio.cli.dev import child as child_dev
+from exotrio.cli import child_process
+from exotrio.cli.child_process import Order
 from exotrio.cli.dev import watcher
 from exotrio.cli.dev.child import Child
-from exotrio.cli.dev.protocol import Order
 from exotrio.cli.dev.watcher import Watch, syntax_problem
 from exotrio.cli.exit_codes import INTERRUPTED
 from tests.support.processes import PATIENCE
@@ -177,16 +177,16 @@ time.sleep(600)
 async def test_a_process_that_does_not_end_in_time_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child_dev, "MARGIN", 0.05)
+    monkeypatch.setattr(child_process, "MARGIN", 0.05)
     monkeypatch.setattr(deadlines, "CLEAN_UP", 0.05)
     monkeypatch.setattr(deadlines, "FLUSH", 0.05)
     (tmp_path / "app.py").write_text(DEAF, "utf-8")
     monkeypatch.chdir(tmp_path)
     with trio.fail_after(PATIENCE):
-        child = Child.start("app.py", uri="http://127.0.0.1:9", key="k", verbose=0)
+        child = Child("app.py", uri="http://127.0.0.1:9", key="k", verbose=0)
         while not (tmp_path / "deaf").exists():  # noqa: ASYNC110 - another process makes it
             await trio.sleep(0.01)
-        child.send(Order.DRAIN)
+        child.send(Order.DRAIN, "dev")
         assert await child.wait() == -signal.SIGKILL
         assert child.was_killed
         await child.aclose()
@@ -198,8 +198,8 @@ async def test_a_ctrl_c_at_the_very_start_of_a_process_is_no_traceback(
     (tmp_path / "app.py").write_text("print('not loaded')", "utf-8")
     monkeypatch.chdir(tmp_path)
     with trio.fail_after(PATIENCE):
-        child = Child.start("app.py", uri="http://127.0.0.1:9", key="k", verbose=0)
-        os.kill(child._process.pid, signal.SIGINT)
+        child = Child("app.py", uri="http://127.0.0.1:9", key="k", verbose=0)
+        os.kill(child.pid, signal.SIGINT)
         assert await child.wait() == INTERRUPTED
         await child.aclose()
     assert capfd.readouterr() == ("", "")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from exotrio._util.settings import KEY_VARIABLE
 from exotrio._util.words import listed
+from exotrio.cli.child_process import signal_name
 from exotrio.cli.dev.protocol import DeclaredGraph, Loaded
 from exotrio.cli.exit_codes import ABANDONED, SUCCESS
 from exotrio.cli.program import command_line
@@ -80,11 +80,7 @@ def ended(code: int) -> str:
         return "the runtime ended and abandoned outcomes or claims; see the log above"
     if code >= 0:
         return f"the runtime ended with exit code {code}; its claims were released"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"the runtime was killed by {name}; its claims were released"
+    return f"the runtime was killed by {signal_name(code)}; its claims were released"
 
 
 def shown(file: str) -> str:

@@ -1,22 +1,13 @@
-"""The messages between ``dev`` and its child process, one JSON line each.
+"""The messages of the child process to ``dev``, one JSON line each.
 
-They travel over a pair of sockets that no other process has, so they may contain secrets of graphs. When one
-process ends, the other reads the end of the stream.
+They travel over a pair of sockets that no other process has, so they may contain secrets of graphs.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from typing import Any
-
-
-class Order(StrEnum):
-    """What ``dev`` orders the child process to do."""
-
-    DRAIN = "drain"
-    CANCEL = "cancel"
 
 
 @dataclass(frozen=True, slots=True)

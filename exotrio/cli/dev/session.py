@@ -12,10 +12,11 @@ import trio
 
 from exotrio._util.crossing import call_in_loop
 from exotrio._util.settings import KEY_VARIABLE, URI_VARIABLE, read_settings
+from exotrio.cli.child_process import Order
 from exotrio.cli.dev import messages
 from exotrio.cli.dev.announcer import Announcer, FirstRun
 from exotrio.cli.dev.child import Child
-from exotrio.cli.dev.protocol import Failed, Loaded, MoreFiles, Order, Registered
+from exotrio.cli.dev.protocol import Failed, Loaded, MoreFiles, Registered
 from exotrio.cli.dev.watcher import Watch, syntax_problem
 from exotrio.cli.exit_codes import ABANDONED, FAILED, SUCCESS, bare_errors
 from exotrio.cli.load import is_file, split_target
@@ -82,7 +83,7 @@ class Session:
         if child is not None:
             if first and child.is_registered:
                 print_message("stopping: running nodes may finish; Ctrl-C again cancels them")
-            child.send(self._orders[-1])
+            child.send(self._orders[-1], "dev")
 
     # -- the state manager
 
@@ -168,9 +169,7 @@ class Session:
             The process is drained first, in limited time.
         """
         self._watch.begin()
-        child = self._child = Child.start(
-            self.target, uri=served.url, key=served.key.text, verbose=self.verbose
-        )
+        child = self._child = Child(self.target, uri=served.url, key=served.key.text, verbose=self.verbose)
         all_read = trio.Event()
         try:
             if self._stop_requested.is_set():
@@ -224,7 +223,7 @@ class Session:
                 print_message("\n".join([*problems, messages.CONTINUES]))
         print_message(messages.changed(changed, drains=child.is_registered))
         child.was_replaced = True
-        child.send(Order.DRAIN)
+        child.send(Order.DRAIN, "dev")
 
 
 @contextmanager

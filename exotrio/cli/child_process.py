@@ -1,0 +1,156 @@
+"""A child process that runs a user's Runtime, seen from the command that started it.
+
+Both ends talk over a pair of sockets that no other process has: the command sends orders, the child reports,
+one line each. The child never outlives the command: see ``parent_process``, the other end.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
+from enum import StrEnum
+
+import trio
+
+from exotrio._util import deadlines
+from exotrio.cli.program import interpreter
+from exotrio.errors import ConfigurationError
+
+MARGIN = 5.0
+"""Seconds that a process gets beyond the limits of its drain, for a busy machine; then it is killed."""
+SOCKET = "{socket}"
+"""Stands for the number of the child's socket in its arguments."""
+
+
+class Order(StrEnum):
+    """What a child process is ordered to do."""
+
+    DRAIN = "drain"
+    CANCEL = "cancel"
+
+
+class ChildProcess:
+    """A process that is started with this object, which takes milliseconds.
+
+    Args:
+        arguments: Of the interpreter of this process; ``SOCKET`` in them becomes the socket's number.
+        env: Variables beside those of this process.
+        alone: In a process group of its own, without standard input. A Ctrl-C at the terminal goes to every
+            process of the foreground group; alone, the child gets only the order that follows from it. Outside
+            of the foreground group it would be suspended when it reads from the terminal.
+
+    Raises:
+        ConfigurationError: no process can be started.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], *, env: Mapping[str, str] | None = None, alone: bool = False
+    ) -> None:
+        self.was_killed = False
+        """It did not end in time."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            number = theirs.fileno()
+            command = [*interpreter(), *(str(number) if each == SOCKET else each for each in arguments)]
+            # The new process inherits the mask, and unblocks Ctrl-C once it can handle it.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    pass_fds=(number,),
+                    env={**os.environ, **(env or {})},
+                    stdin=subprocess.DEVNULL if alone else None,
+                    process_group=0 if alone else None,
+                )
+            except OSError as error:
+                ours.close()
+                raise ConfigurationError(
+                    f"no process can be started for the runtime: {error.strerror}",
+                    where=f"as {sys.executable}",
+                ) from error
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._socket = ours
+        self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        self._ends_by = math.inf
+        self._waiting = trio.CancelScope()
+
+    @property
+    def grace(self) -> float:
+        """Seconds that its running nodes may go on in a drain; 0 until that is known."""
+        return 0.0
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def code(self) -> int:
+        """Its exit code, as ``wait`` returns it, once it has ended."""
+        return self._process.returncode
+
+    def send(self, order: Order, why: str) -> None:
+        """Send an order; from then on it has a limited time to end. ``why`` is for its log."""
+        self.send_line(f"{order} {why}")
+        grace = self.grace if order is Order.DRAIN else 0.0
+        bound = deadlines.longest_stop(grace) + MARGIN
+        self._waiting.deadline = self._ends_by = min(self._ends_by, trio.current_time() + bound)
+
+    def send_line(self, line: str) -> None:
+        """Send a line, if the process has not ended."""
+        with suppress(OSError):
+            self._socket.send(f"{line}\n".encode())
+
+    async def lines(self) -> AsyncGenerator[bytes]:
+        """Yield what it sends until it closes the stream."""
+        rest = b""
+        with suppress(trio.BrokenResourceError):
+            while data := await self._stream.receive_some():
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    yield line
+
+    async def wait(self) -> int:
+        """Wait until it has ended and return its exit code; below zero, the signal that killed it.
+
+        Cancellation:
+            Safe; the process continues.
+        """
+        with trio.CancelScope(deadline=self._ends_by) as self._waiting:
+            return await self._ended()
+        self.was_killed = True
+        self.kill()
+        return await self._ended()
+
+    async def _ended(self) -> int:
+        # With a limiter of its own: there may be more processes than threads of the default one.
+        limiter = trio.CapacityLimiter(1)
+        return await trio.to_thread.run_sync(self._process.wait, abandon_on_cancel=True, limiter=limiter)
+
+    async def aclose(self) -> None:
+        """End it, if it has not ended yet, and close the stream. Takes as long as its drain may."""
+        if self._process.poll() is None:
+            self.send(Order.DRAIN, "an error")
+            with trio.CancelScope(shield=True):  # its deadline was set by the order
+                await self.wait()
+        await trio.aclose_forcefully(self._stream)
+
+    def kill(self) -> None:
+        """End it at once. Also from a signal handler."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
+
+def signal_name(code: int) -> str:
+    """Return the name of the signal that killed a process, from its exit code below zero."""
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

@@ -1,0 +1,80 @@
+"""The command that started this process to run a Runtime, seen from this process.
+
+It sends orders. When it ends, even by ``kill -9``, the stream of orders ends: then this process drains by
+itself, and exits even if its nodes do not. The end of a stream is seen on every system, and it lets the process
+drain; Linux' PR_SET_PDEATHSIG is neither portable nor sent at the end of the process, but of the thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from exotrio._runtime.runtime import Runtime
+from exotrio._util import deadlines
+from exotrio.cli.child_process import Order
+from exotrio.cli.exit_codes import ABANDONED
+
+log = logging.getLogger("exotrio.cli")
+
+MARGIN = 3.0
+"""Seconds that a drain may take beyond its limits, on a busy machine; then the process exits."""
+
+
+class ParentProcess:
+    """The other end of a ``ChildProcess``.
+
+    Args:
+        descriptor: Number of the socket.
+        name: What it is, for the log.
+        answer: Called with each line that is not an order, in the thread that reads them.
+    """
+
+    def __init__(self, descriptor: int, name: str, answer: Callable[[str], None] = lambda line: None) -> None:
+        os.set_inheritable(descriptor, False)  # processes that nodes start must not keep it open
+        self.runtime: Runtime | None = None
+        """Orders act on it; None while the code is loaded."""
+        self._stream = socket.socket(fileno=descriptor)
+        self._name = name
+        self._answer = answer
+        self._sending = threading.Lock()
+
+    def send(self, line: bytes) -> None:
+        """Send a line, which ends with a newline. From any thread."""
+        with self._sending, suppress(OSError):  # it has ended, which the listening thread handles
+            self._stream.sendall(line)
+
+    def follow_orders(self) -> None:
+        """Follow its orders from now on, in a thread; and Ctrl-C, which was blocked until now."""
+        # A daemon, since it waits for ever and must not hold up the end of the process.
+        threading.Thread(target=self._listen, name="exotrio parent", daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+    def _listen(self) -> None:
+        with suppress(OSError), self._stream.makefile("rb") as lines:
+            for line in lines:
+                word, _, why = line.decode().strip().partition(" ")
+                if word in list(Order):
+                    self._execute(Order(word), why)
+                else:
+                    self._answer(word)
+        log.warning("%s has ended: this runtime drains and ends", self._name)
+        self._execute(Order.DRAIN, f"the end of {self._name}")
+        grace = 0.0 if self.runtime is None else self.runtime.shutdown_grace
+        time.sleep(deadlines.longest_stop(grace) + MARGIN)
+        os._exit(ABANDONED)
+
+    def _execute(self, order: Order, why: str) -> None:
+        if self.runtime is None:
+            # Still loading: nothing is claimed yet. A real signal also interrupts a blocking call.
+            os.kill(os.getpid(), signal.SIGINT)
+        elif order is Order.DRAIN:
+            self.runtime.stop(why=why)
+        else:
+            self.runtime.stop(0, why=why)
