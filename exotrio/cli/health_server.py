@@ -1,7 +1,8 @@
-"""The port of ``worker --health-port``: HTTP in a thread with its own Trio loop.
+"""The port of ``worker --health-port``.
 
-It has to answer while node code blocks the runtime's loop. It reads from the runtime only what any thread may
-read, and it ends after the runtime, so that the drain can be observed.
+For one runtime it is HTTP in a thread with its own Trio loop: it has to answer while node code blocks the
+runtime's loop. It reads from the runtime only what any thread may read, and it ends after the runtime, so
+that the drain can be observed. For several processes their parent serves it (``processes.health``).
 It is here since ``monitoring`` does not serve HTTP.
 """
 
@@ -12,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
+from typing import Protocol
 
 import trio
 from starlette.responses import PlainTextResponse, Response
@@ -20,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from exotrio._httpd import LOOPBACK_HOSTS, Limits, host_name, is_loopback, open_listeners, serve_http, urls
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.crossing import call_in_loop
+from exotrio.cli.exit_codes import bare_errors
 from exotrio.errors import ExotrioError
 from exotrio.monitoring import Health, RuntimeMetrics
 
@@ -30,64 +34,55 @@ GRACE = 1.0
 """Seconds for requests in flight when the process ends."""
 
 
-@contextmanager
-def health_server(runtime: Runtime, host: str, port: int, *, tasks: bool) -> Iterator[None]:
-    """Serve the health of a runtime for as long as the block lasts; with ``tasks`` its task tree, too.
+class Source(Protocol):
+    """What a health port shows."""
 
-    Enter it before the runtime starts.
+    async def alive(self) -> str:
+        """Return why the process should be restarted; empty if it should not."""
+
+    async def ready(self) -> str:
+        """Return why no work is begun; empty if some is."""
+
+    async def metrics(self) -> tuple[bytes, str]:
+        """Return the metrics, and their content type."""
+
+    async def tasks(self) -> str:
+        """Return where each task waits."""
+
+
+async def serve_health(
+    source: Source,
+    host: str,
+    port: int,
+    *,
+    tasks: bool,
+    stopping: trio.Event,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve the port until ``stopping`` is set; with ``tasks`` the task tree, too.
 
     Raises:
         PortBusy, ConfigurationError: the address cannot be used.
+
+    Cancellation:
+        At once.
     """
-    thread = _Thread(runtime, host, port, tasks=tasks)
-    log.info("health is served on %s", " ".join(thread.bound))
-    try:
-        yield
-    finally:
-        thread.end()
+    listeners = await open_listeners(host, port)
+    log.info("health is served on %s", " ".join(urls(listeners)))
+    task_status.started()
+    app = _App(source, LOOPBACK_HOSTS | {host} if is_loopback(host) else None, tasks=tasks)
+    await serve_http(app, listeners, limits=LIMITS, grace=GRACE, stopping=stopping)
 
 
-class _Thread:
-    """The thread of the port. Created and ended in another thread."""
+class _App:
+    """The ASGI app. ``hosts`` are the only ones that are served; None for any."""
 
-    def __init__(self, runtime: Runtime, host: str, port: int, *, tasks: bool) -> None:
-        self._runtime = runtime
-        self._health, self._metrics = Health(runtime), RuntimeMetrics(runtime)
+    def __init__(self, source: Source, hosts: frozenset[str] | None, *, tasks: bool) -> None:
+        self._source = source
+        self._hosts = hosts
         self._paths = ["/livez", "/readyz", "/metrics", *(["/tasks"] if tasks else [])]
-        self._hosts = LOOPBACK_HOSTS | {host} if is_loopback(host) else None
-        self._token: trio.lowlevel.TrioToken | None = None
-        self._stopping: trio.Event | None = None
-        bound: Future[list[str]] = Future()
-        # A daemon: it must not hold up the end of the process.
-        self._thread = threading.Thread(
-            target=self._body, args=(host, port, bound), name="exotrio health", daemon=True
-        )
-        self._thread.start()
-        self.bound = bound.result()
 
-    def end(self) -> None:
-        """Answer requests in flight, and end."""
-        if self._stopping is not None:
-            call_in_loop(self._token, self._stopping.set)
-        self._thread.join(2 * GRACE)
-
-    def _body(self, host: str, port: int, bound: Future[list[str]]) -> None:
-        try:
-            trio.run(self._main, host, port, bound)
-        except BaseException as error:
-            if not isinstance(error, ExotrioError):
-                log.critical("the health port failed", exc_info=error)
-            if not bound.done():
-                bound.set_exception(error)
-
-    async def _main(self, host: str, port: int, bound: Future[list[str]]) -> None:
-        listeners = await open_listeners(host, port)
-        self._stopping = trio.Event()
-        self._token = trio.lowlevel.current_trio_token()
-        bound.set_result(urls(listeners))
-        await serve_http(self._app, listeners, limits=LIMITS, grace=GRACE, stopping=self._stopping)
-
-    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = await self._respond(scope)
         response.headers["cache-control"] = "no-store"
         await response(scope, receive, send)
@@ -103,10 +98,83 @@ class _Thread:
         if scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse("only GET\n", 405)
         if path == "/metrics":
-            body, content_type = self._metrics.render()
+            body, content_type = await self._source.metrics()
             return Response(body, media_type=content_type)
         if path == "/tasks":
-            return PlainTextResponse(f"{await self._runtime.tasks()}\n")
-        problem = self._health.alive() if path == "/livez" else self._health.ready()
+            return PlainTextResponse(f"{await self._source.tasks()}\n")
+        problem = await (self._source.alive() if path == "/livez" else self._source.ready())
         text = f"{problem or 'ok'}\n".encode("utf-8", "replace")
         return PlainTextResponse(text, 503 if problem else 200)
+
+
+@contextmanager
+def health_server(runtime: Runtime, host: str, port: int, *, tasks: bool) -> Iterator[None]:
+    """Serve the health of a runtime for as long as the block lasts; with ``tasks`` its task tree, too.
+
+    Enter it before the runtime starts.
+
+    Raises:
+        PortBusy, ConfigurationError: the address cannot be used.
+    """
+    thread = _Thread(_OneRuntime(runtime), host, port, tasks=tasks)
+    try:
+        yield
+    finally:
+        thread.end()
+
+
+class _OneRuntime:
+    """The runtime of this process, for its port."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._health, self._metrics = Health(runtime), RuntimeMetrics(runtime)
+
+    async def alive(self) -> str:
+        return self._health.alive()
+
+    async def ready(self) -> str:
+        return self._health.ready()
+
+    async def metrics(self) -> tuple[bytes, str]:
+        return self._metrics.render()
+
+    async def tasks(self) -> str:
+        return await self._runtime.tasks()
+
+
+class _Thread:
+    """The thread of the port. Created and ended in another thread."""
+
+    def __init__(self, source: Source, host: str, port: int, *, tasks: bool) -> None:
+        self._serve = partial(serve_health, source, host, port, tasks=tasks)
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._stopping: trio.Event | None = None
+        bound: Future[None] = Future()
+        # A daemon: it must not hold up the end of the process.
+        self._thread = threading.Thread(target=self._body, args=(bound,), name="exotrio health", daemon=True)
+        self._thread.start()
+        bound.result()
+
+    def end(self) -> None:
+        """Answer requests in flight, and end."""
+        if self._stopping is not None:
+            call_in_loop(self._token, self._stopping.set)
+        self._thread.join(2 * GRACE)
+
+    def _body(self, bound: Future[None]) -> None:
+        try:
+            with bare_errors():
+                trio.run(self._main, bound)
+        except BaseException as error:
+            if not isinstance(error, ExotrioError):
+                log.critical("the health port failed", exc_info=error)
+            if not bound.done():
+                bound.set_exception(error)
+
+    async def _main(self, bound: Future[None]) -> None:
+        self._stopping = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(self._serve, stopping=self._stopping))
+            bound.set_result(None)
