@@ -17,11 +17,16 @@ FIELDS = ("run", "state", "node", "attempt", "phase")
 
 
 class JsonFormatter(logging.Formatter):
-    """One object per line: time (UTC), level, logger, message; ``FIELDS`` that are known; exception.
+    """One object per line: time (UTC), level, logger, message; process, if several write to the same log;
+    ``FIELDS`` that are known; exception.
 
     The state is the one that a line is about, or in whose execution it was written. The values of its
     secrets are masked, also in lines of other libraries.
     """
+
+    def __init__(self, process: int | None = None) -> None:
+        super().__init__()
+        self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line; if its message cannot be formatted, the raw one with the reason."""
@@ -37,6 +42,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": message,
         }
+        if self._process is not None:
+            entry["process"] = self._process
         args = record.args.values() if isinstance(record.args, dict) else record.args or ()
         about = [arg.claim for arg in args if isinstance(arg, HeldClaim)]
         if not about and context is not None:

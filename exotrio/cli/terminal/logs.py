@@ -33,23 +33,26 @@ def log_format_option(function: Command) -> Command:
     )(function)
 
 
-def configure_logs(*, verbose: int, quiet: bool = False, form: str = TEXT) -> None:
+def configure_logs(
+    *, verbose: int, quiet: bool = False, form: str = TEXT, process: int | None = None
+) -> None:
     """Send log lines to standard error: with ``verbose`` those of DEBUG too, if ``quiet`` only warnings.
 
     Args:
         form: ``text``: only lines of exotrio. ``json``: lines of all loggers in the process, node code
             included: collectors drop lines in another format.
+        process: Number of this process among several that write to the same log.
     """
     global _form
     _form = form
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
-    handler = _StandardError()
+    handler = _StandardError(process)
     ours = logging.getLogger("exotrio")
     ours.setLevel(level)
     if form == JSON:
         from exotrio.cli.terminal.json_logs import JsonFormatter  # here, since it imports the runtime
 
-        handler.setFormatter(JsonFormatter())
+        handler.setFormatter(JsonFormatter(process))
         root = logging.getLogger()
         root.addHandler(handler)
         root.setLevel(max(level, logging.INFO))
@@ -74,8 +77,9 @@ class TextFormatter(logging.Formatter):
     """Text lines. Names and errors may come from strangers: control characters are escaped, and further lines
     are indented, so that none of them looks like a line of the log."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    def __init__(self, process: int | None = None) -> None:
+        number = "" if process is None else f"[{process}] "
+        super().__init__(f"%(asctime)s %(levelname)-7s {number}%(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
         self.converter = time.gmtime
 
     def format(self, record: logging.LogRecord) -> str:
@@ -85,9 +89,9 @@ class TextFormatter(logging.Formatter):
 class _StandardError(logging.StreamHandler[TextIO]):
     """Writes to ``sys.stderr`` as it is at that moment: progress bars replace it, to stay below the lines."""
 
-    def __init__(self) -> None:
+    def __init__(self, process: int | None = None) -> None:
         super().__init__()
-        self.setFormatter(TextFormatter())
+        self.setFormatter(TextFormatter(process))
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
