@@ -6,7 +6,6 @@ import json
 import signal
 import socket
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +15,8 @@ import pytest
 import trio
 
 from exotrio import Graph, GraphNodeModel, StateManager
-from tests.support.processes import KEY, PATIENCE, Process, Processes, Server, ended
+from tests.support.processes import KEY, Process, Processes, Server, ended
+from tests.support.scrapes import get, until
 
 APP = """
 import logging, os, threading, time, warnings
@@ -57,18 +57,6 @@ runtime = Runtime("ns", "pages", [Pages, Blocks], workers=2, poll_interval=0.05,
 """
 SECRET = "sesame-4711-open"
 
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def get(url: str, *, patience: float = PATIENCE, **headers: str) -> tuple[int, str]:
-    """Return status and text of an answer."""
-    try:
-        with _opener.open(urllib.request.Request(url, headers=headers), timeout=patience) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
@@ -102,16 +90,6 @@ def trigger(server: Server, node: str) -> str:
             return run_id
 
     return trio.run(main)
-
-
-def until(url: str, status: int, said: str | None = None) -> str:
-    """Ask until an answer has this status, and says this; return its text."""
-    for _ in range(int(PATIENCE / 0.02)):
-        found, text = get(url)
-        if found == status and said in (None, text):
-            return text
-        trio.run(trio.sleep, 0.02)
-    raise AssertionError(f"{url} answers {found}: {text}")
 
 
 def test_a_worker_shows_its_health_from_its_start_to_the_end_of_its_drain(
