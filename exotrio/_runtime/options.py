@@ -28,7 +28,8 @@ _NO_NODES = "nodes is empty: pass at least one node class"
 
 @dataclass(slots=True, kw_only=True)
 class Options:
-    """What a runtime was built with, checked. See ``Runtime`` for the meanings. Nothing changes it later.
+    """What a runtime was built with, checked. See ``Runtime`` for the meanings. Nothing changes it once that
+    has started.
 
     Attributes:
         endpoint_may_come: A command may supply the state manager later: neither URI nor key is needed.
@@ -103,6 +104,11 @@ class Options:
         # Absolute, or a program that changes its directory would start with another file.
         self.outbox = None if outbox_file is None else Path(os.path.abspath(outbox_file))
         self.worker_id = f"{self.name[:60]}@{socket.gethostname()[:100]}:{os.getpid()}:{uuid4().hex[:12]}"
+
+
+def outbox_of(path: Path, process: int) -> Path:
+    """Return the file for one of several processes whose Runtime names ``path``: the first one has that."""
+    return path if process == 1 else path.with_name(f"{path.stem}.{process}{path.suffix}")
 
 
 def seconds_problems(title: str, value: Any, *, zero: bool = True) -> list[str]:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,7 +19,7 @@ from exotrio._runtime.engine import Engine
 from exotrio._runtime.entry import only_nodes_interrupt, run_blocking
 from exotrio._runtime.ledger import Ledger, Stage
 from exotrio._runtime.lifecycle import Phase, Summary, advance
-from exotrio._runtime.options import Options, seconds_problems
+from exotrio._runtime.options import Options, outbox_of, seconds_problems
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
 from exotrio._runtime.vitals import LoopLag, Vitals, running_of
@@ -133,6 +134,11 @@ class Runtime:
     def shutdown_grace(self) -> float:
         """Seconds running nodes may go on after a first signal or ``stop()``."""
         return self._options.shutdown_grace
+
+    @property
+    def outbox(self) -> Path | None:
+        """The file that keeps outcomes until they are delivered, if there is one."""
+        return self._options.outbox
 
     @property
     def phase(self) -> Phase:
@@ -304,6 +310,33 @@ class Runtime:
         """
         self._refuse_if_started("cannot change which runs it works on")
         self._run_id = run_id
+
+    def adjust(self, *, process: int | None = None, shutdown_grace: float | None = None) -> None:
+        """Change what options of the command line say otherwise. For the command line.
+
+        Args:
+            process: This is one of several processes that run this Runtime: its number, from 1. Each has an
+                outbox of its own, named by it.
+            shutdown_grace: As in the constructor.
+
+        Raises:
+            ConfigurationError: the state manager is in this process, and so would be one in each.
+            LifecycleError: the runtime was started before.
+        """
+        self._refuse_if_started("cannot be changed")
+        o = self._options
+        if shutdown_grace is not None:
+            o.shutdown_grace = shutdown_grace
+        if process is None:
+            return
+        if o.endpoint is not None and o.endpoint.transport is not None:
+            raise ConfigurationError(
+                "several processes cannot share the state manager that is in this one",
+                where="argument transport of Runtime",
+                fix="run it with: python -m exotrio server, and name it in state_manager_uri",
+            )
+        if o.outbox is not None:
+            o.outbox = outbox_of(o.outbox, process)
 
     # -- inside the loop
 

@@ -8,9 +8,11 @@ with ``Connection.print`` or ``terminal.output``. Tests call it in process: see 
 ``tests/support/commands.py``.
 
 The rooms: ``commands`` are thin and use ``terminal`` (output, logs, progress), ``runs``, ``graphs``, ``dev``,
-``doctor`` and ``top`` (what those commands do). Beside them ``lookup`` finds by name or id, ``load`` imports
-a user's file, ``values`` reads inputs and secrets, ``program`` knows how this program was called, ``groups``
-are click's groups, and ``health_server`` is the health port of ``worker``.
+``doctor``, ``top`` and ``processes`` (what those commands do, and ``worker --processes``). Beside them
+``lookup`` finds by name or id, ``load`` imports a user's file, ``values`` reads inputs and secrets,
+``program`` knows how this program was called, ``groups`` are click's groups, ``health_server`` is the health
+port of ``worker``; ``child_process`` and ``parent_process`` are the two ends of a process that runs a user's
+code for a command.
 """
 
 from __future__ import annotations

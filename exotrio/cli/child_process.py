@@ -42,8 +42,8 @@ class ChildProcess:
         arguments: Of the interpreter of this process; ``SOCKET`` in them becomes the socket's number.
         env: Variables beside those of this process.
         alone: In a process group of its own, without standard input. A Ctrl-C at the terminal goes to every
-            process of the foreground group; alone, the child gets only the order that follows from it. Outside
-            of the foreground group it would be suspended when it reads from the terminal.
+            process of the foreground group; alone, the child gets only the order that follows from it, and
+            counts it once. Reading from the terminal would suspend it there.
 
     Raises:
         ConfigurationError: no process can be started.

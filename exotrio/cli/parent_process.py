@@ -1,8 +1,8 @@
 """The command that started this process to run a Runtime, seen from this process.
 
 It sends orders. When it ends, even by ``kill -9``, the stream of orders ends: then this process drains by
-itself, and exits even if its nodes do not. The end of a stream is seen on every system, and it lets the process
-drain; Linux' PR_SET_PDEATHSIG is neither portable nor sent at the end of the process, but of the thread.
+itself, and exits even if its nodes do not. The end of a stream is seen on every system; PR_SET_PDEATHSIG
+exists on Linux only, and is sent when the thread ends that started the process.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class Process:
                 left = deadline - time.monotonic()
                 over = self._popen.poll() is not None and not any(r.is_alive() for r in self._readers)
                 if left <= 0 or over:
-                    raise AssertionError(f"no line {number} with {pattern!r} came; {self._so_far()}")
+                    raise AssertionError(f"no line {number} with {pattern!r} came; {self.so_far()}")
                 self._more.wait(min(left, 0.1))
 
     def signal(self, number: signal.Signals) -> None:
@@ -135,12 +135,13 @@ class Process:
         try:
             self._popen.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"it did not end; {self._so_far()}") from None
+            raise AssertionError(f"it did not end; {self.so_far()}") from None
         for reader in self._readers:
             reader.join(PATIENCE)
-        return self._so_far()
+        return self.so_far()
 
-    def _so_far(self) -> Ended:
+    def so_far(self) -> Ended:
+        """Return what it has written; the code is -1000 while it runs."""
         code = self._popen.returncode
         return Ended(
             -1000 if code is None else code, "".join(self._lines["out"]), "".join(self._lines["err"])

@@ -7,12 +7,23 @@ from contextlib import ExitStack
 import click
 
 from exotrio.cli import options
-from exotrio.cli.load import load
 from exotrio.cli.terminal.logs import configure_logs, log_format_option
 
 
 @click.command(name="worker")
 @click.argument("target", metavar="FILE_OR_MODULE[:ATTR]")
+@click.option(
+    "--processes",
+    metavar="N",
+    type=click.IntRange(0, 1024),
+    help="Run it in N processes, for nodes that compute; 0: one for each core that may be used. The Runtime's"
+    " workers and batch_size are for each process, and so is its outbox.  [default: in this process]",
+)
+@click.option(
+    "--grace",
+    type=options.Seconds(),
+    help="How long running nodes may go on after a first signal.  [default: the Runtime's shutdown_grace]",
+)
 @click.option(
     "--health-port",
     type=options.Port(),
@@ -32,8 +43,17 @@ from exotrio.cli.terminal.logs import configure_logs, log_format_option
 )
 @log_format_option
 @click.option("-v", "--verbose", count=True, help="Log every poll and state.")
+@click.option("--child", nargs=3, type=int, hidden=True)  # what --processes starts
 def command(
-    target: str, health_port: int | None, health_host: str, health_tasks: bool, log_format: str, verbose: int
+    target: str,
+    processes: int | None,
+    grace: float | None,
+    health_port: int | None,
+    health_host: str,
+    health_tasks: bool,
+    log_format: str,
+    verbose: int,
+    child: tuple[int, int, int] | None,
 ) -> int:
     """Run the Runtime in FILE_OR_MODULE until it is stopped.
 
@@ -43,9 +63,46 @@ def command(
     SIGTERM or Ctrl-C drains: running nodes may finish within the grace, other claims are released. A
     second one cancels running nodes, a third one exits at once. Exits 0 if everything was delivered or
     released, 75 if something was abandoned.
+
+    With --processes all of that is for all processes together, and so is the health port: /readyz is 200
+    while one is ready, /metrics are sums. A process that dies is replaced; one that was drained by itself
+    is not.
     """
-    configure_logs(verbose=verbose, form=log_format)
+    configure_logs(verbose=verbose, form=log_format, process=child[0] if child else None)
+    if child is not None:
+        # Here, as below: one process needs none of it.
+        from exotrio.cli.processes.work import Assignment, work
+
+        number, count, descriptor = child
+        assignment = Assignment(number=number, count=count, descriptor=descriptor)
+        return work(target, assignment, grace=grace, observed=health_port is not None, tasks=health_tasks)
+    if processes is not None:
+        # As above.
+        from exotrio._runtime.entry import run_blocking
+        from exotrio._util.cores import usable_cores
+        from exotrio.cli.processes.supervisor import HealthPort, Supervisor
+
+        served = None
+        arguments = ["--log-format", log_format, *["-v"] * verbose]
+        if grace is not None:
+            arguments += ["--grace", str(grace)]
+        if health_port is not None:
+            served = HealthPort(host=health_host, port=health_port, tasks=health_tasks)
+            arguments += ["--health-port", str(health_port)]  # which tells a child to report, not to serve
+        if health_tasks:
+            arguments += ["--health-tasks"]
+        supervisor = Supervisor(
+            count=processes or usable_cores(), arguments=[*arguments, "--", target], health_port=served
+        )
+        return run_blocking(supervisor.main, supervisor.stop, exiting=supervisor.exiting)
+    from exotrio.cli.load import load  # here, since the parent of several processes never loads the file
+
     runtime = load(target).runtime()
+    runtime.adjust(shutdown_grace=grace)
+    if runtime.outbox is not None:
+        from exotrio.cli.processes.outboxes import warn_of_absent  # here, since it imports sqlite3
+
+        warn_of_absent(runtime.outbox)
     if health_tasks:
         runtime.show_tasks()
     with ExitStack() as stack:

@@ -1,0 +1,92 @@
+"""A process of ``worker --processes``, seen from the parent: what it has reported, and what it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Generic, TypeVar
+
+import trio
+
+from exotrio.cli.child_process import SOCKET, ChildProcess
+from exotrio.cli.processes.protocol import REPORT, TASKS, Loaded, Registered, Report, Tasks, decode
+
+A = TypeVar("A")
+
+ANSWER_TIMEOUT = 1.5
+"""Seconds for a report, which does not wait for nodes: less than probes wait."""
+
+
+class Child(ChildProcess):
+    """A process that runs the Runtime.
+
+    Args:
+        number: From 1.
+        count: Of all processes.
+        arguments: Of the command ``worker``, as the parent was given them.
+    """
+
+    def __init__(self, number: int, count: int, arguments: Sequence[str]) -> None:
+        self.number = number
+        self.loaded: Loaded | None = None
+        self.registered = trio.Event()
+        self.reports = _Question[Report](self, REPORT)
+        self.tasks = _Question[Tasks](self, TASKS)
+        super().__init__(
+            ["-m", "exotrio", "worker", "--child", str(number), str(count), SOCKET, *arguments], alone=True
+        )
+
+    def __str__(self) -> str:
+        return f"process {self.number} (pid {self.pid})"
+
+    @property
+    def grace(self) -> float:
+        return 0.0 if self.loaded is None else self.loaded.grace
+
+    async def listen(self) -> None:
+        """Take what it reports until it closes the stream."""
+        async with aclosing(self.lines()) as lines:
+            async for line in lines:
+                match decode(line):
+                    case Loaded() as loaded:
+                        self.loaded = loaded
+                    case Registered():
+                        self.registered.set()
+                    case Report() as report:
+                        self.reports.answered(report)
+                    case Tasks() as tasks:
+                        self.tasks.answered(tasks)
+
+
+class _Question(Generic[A]):
+    """Something a process is asked, time and again."""
+
+    def __init__(self, child: ChildProcess, line: str) -> None:
+        self.last: A | None = None
+        self._child = child
+        self._line = line
+        self._is_asked = False
+        self._arrived = trio.Event()
+
+    async def ask(self) -> A | None:
+        """Return the answer; None if there is none in time.
+
+        Cancellation:
+            Safe.
+        """
+        if not self._is_asked:
+            # Once until it answers: else a process that is suspended would find its socket full of
+            # questions, and an order might not fit in.
+            self._is_asked = True
+            self._child.send_line(self._line)
+        with trio.move_on_after(ANSWER_TIMEOUT):
+            await self._arrived.wait()
+            return self.last
+        return None
+
+    def answered(self, answer: A) -> None:
+        """Take the answer."""
+        self.last = answer
+        self._is_asked = False
+        self._arrived.set()
+        self._arrived = trio.Event()

@@ -1,0 +1,119 @@
+"""The health port of several processes: what all of them report.
+
+They should be restarted if one of them should, since that one does not come back by itself; one that is being
+replaced is no reason. They are ready if one of them is, since then work is begun; how many are is a metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from exotrio.cli.processes.child import Child
+from exotrio.cli.processes.protocol import Report
+from exotrio.cli.processes.totals import Totals
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+A = TypeVar("A")
+
+
+class ProcessesHealth:
+    """The ``Source`` of the port.
+
+    Args:
+        count: How many processes there should be.
+        children: Those that run, by their numbers; it changes as they come and go.
+
+    Attributes:
+        restarts: How many died and were, or will be, replaced.
+    """
+
+    def __init__(self, count: int, children: Mapping[int, Child]) -> None:
+        self._count = count
+        self._children = children
+        self._totals = Totals()
+        self.restarts = 0
+
+    def retire(self, child: Child) -> None:
+        """Keep what a process counted that has ended."""
+        if (report := child.reports.last) is not None:
+            self._totals.retire(report.families)
+
+    async def alive(self) -> str:
+        problems = []
+        for child, report in (await self._reports()).items():
+            if report is None and child.loaded is not None:
+                problems.append(f"{child} does not answer")
+            elif report is not None and report.alive:
+                problems.append(f"{child}: {report.alive}")
+        return "; ".join(problems)
+
+    async def ready(self) -> str:
+        reports = await self._reports()
+        if any(map(_is_ready, reports.values())):
+            return ""
+        problems = [
+            f"{child}: {report.ready if report else 'it does not answer'}"
+            for child, report in reports.items()
+        ]
+        return "; ".join(problems) or "no process runs"
+
+    async def metrics(self) -> tuple[bytes, str]:
+        # Here, since workers without a health port do not need this.
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.registry import Collector
+
+        # Here, since it imports the runtime: the parent is small without.
+        from exotrio.monitoring import CONTENT_TYPE
+
+        ready = sum(map(_is_ready, (await self._reports()).values()))
+
+        class Sums(Collector):
+            def collect(_) -> Iterator[Metric]:
+                yield from self._own_metrics(ready)
+                # What a process reported last, if it did not answer: a counter never goes backwards.
+                last = [child.reports.last for child in self._children.values()]
+                yield from self._totals.metrics(report.families for report in last if report is not None)
+
+        registry = CollectorRegistry()
+        registry.register(Sums())
+        return generate_latest(registry), CONTENT_TYPE
+
+    async def tasks(self) -> str:
+        answers = await self._ask(lambda child: child.tasks.ask())
+        return "\n".join(
+            f"{child}\n{'it does not answer' if tasks is None else tasks.text}"
+            for child, tasks in answers.items()
+        )
+
+    def _own_metrics(self, ready: int) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        yield GaugeMetricFamily("exotrio_processes", "Processes there should be.", self._count)
+        yield GaugeMetricFamily("exotrio_processes_ready", "Processes that begin work.", ready)
+        yield CounterMetricFamily(
+            "exotrio_process_restarts", "Processes that died and were replaced.", self.restarts
+        )
+
+    async def _reports(self) -> dict[Child, Report | None]:
+        return await self._ask(lambda child: child.reports.ask())
+
+    async def _ask(self, ask: Callable[[Child], Awaitable[A]]) -> dict[Child, A]:
+        """Ask all at the same time; return the answers in the order of the numbers."""
+        answers: dict[Child, A] = {}
+
+        async def note(child: Child) -> None:
+            answers[child] = await ask(child)
+
+        async with trio.open_nursery() as nursery:
+            for child in self._children.values():
+                nursery.start_soon(note, child)
+        return dict(sorted(answers.items(), key=lambda item: item[0].number))
+
+
+def _is_ready(report: Report | None) -> bool:
+    return report is not None and not report.ready

@@ -1,0 +1,223 @@
+"""The parent of several processes that run one Runtime: it starts, replaces and ends them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import trio
+
+from exotrio._util.backoff import Backoff
+from exotrio._util.crossing import call_in_loop
+from exotrio.cli.child_process import Order, signal_name
+from exotrio.cli.exit_codes import (
+    ABANDONED,
+    BUSY,
+    INVALID,
+    KEY_REFUSED,
+    NOT_FOUND,
+    SUCCESS,
+    UNREACHABLE,
+    USAGE,
+    bare_errors,
+)
+from exotrio.cli.processes.child import Child
+from exotrio.cli.processes.health import ProcessesHealth
+
+log = logging.getLogger("exotrio.cli")
+
+RESTART = Backoff(1.0, 30.0)
+"""Pauses before a process is started again."""
+STEADY = 60.0
+"""Seconds after which the death of a process is no longer one of a series."""
+LAST_REPORT_TIMEOUT = 1.0
+"""Seconds for reading the last report of a process that ended: one that it started may hold the stream."""
+LASTING = frozenset({USAGE, INVALID, UNREACHABLE, KEY_REFUSED, NOT_FOUND, BUSY})
+"""Exit codes before the nodes are registered that another attempt would end with, too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthPort:
+    """Where health is served; with ``tasks`` the task trees, too."""
+
+    host: str
+    port: int
+    tasks: bool
+
+
+@dataclass(kw_only=True, eq=False)
+class Supervisor:
+    """One call of ``worker --processes``.
+
+    Attributes:
+        count: How many processes.
+        arguments: Of ``worker``, for each of them.
+        health_port: None for no port.
+    """
+
+    count: int
+    arguments: Sequence[str]
+    health_port: HealthPort | None
+    _children: dict[int, Child] = field(default_factory=dict, init=False)
+    _orders: list[tuple[Order, str]] = field(default_factory=list, init=False)
+    _stopping: trio.Event = field(default_factory=trio.Event, init=False)
+    _first_works: trio.Event = field(default_factory=trio.Event, init=False)
+    """The first process is registered, or does not run: the others may start."""
+    _codes: list[int] = field(default_factory=list, init=False)
+    """Exit codes of those that were not replaced."""
+    _token: trio.lowlevel.TrioToken | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._health = ProcessesHealth(self.count, self._children)
+
+    # -- signals
+
+    def stop(self, grace: float | None, why: str) -> None:
+        """Called from the signal handler, first with None, then with 0."""
+        self._orders.append((Order.DRAIN if grace is None else Order.CANCEL, why))
+        call_in_loop(self._token, self._forward_order)
+
+    def exiting(self) -> None:
+        """Called from the signal handler just before this process exits: no process may outlive it."""
+        for child in list(self._children.values()):
+            child.kill()
+
+    def _forward_order(self) -> None:
+        order, why = self._orders[-1]
+        log.info("all processes are ordered to %s: %s", order, why)
+        self._stopping.set()
+        for child in self._children.values():
+            child.send(order, why)
+
+    # -- the processes
+
+    async def main(self) -> int:
+        """Work until stopped; return the exit code.
+
+        It is 75 if a process abandoned something, or died while it stopped; else that of the process whose
+        error ended all; else 0. One that was replaced does not count: others run its states.
+
+        Raises:
+            PortBusy, ConfigurationError: the health port cannot be opened, or no process started.
+        """
+        self._token = trio.lowlevel.current_trio_token()
+        if self._orders:  # a signal came before the loop ran
+            self._forward_order()
+        with bare_errors():
+            async with trio.open_nursery() as around:
+                ended = trio.Event()
+                if (port := self.health_port) is not None:
+                    # Here, since it imports the runtime: the parent is small without.
+                    from exotrio.cli.health_server import serve_health
+
+                    serve = partial(serve_health, tasks=port.tasks, stopping=ended)
+                    await around.start(serve, self._health, port.host, port.port)
+                async with trio.open_nursery() as nursery:
+                    for number in range(1, self.count + 1):
+                        nursery.start_soon(self._keep, number, nursery)
+                ended.set()
+        if ABANDONED in self._codes:
+            return ABANDONED
+        return next((code for code in self._codes if code != SUCCESS), SUCCESS)
+
+    async def _keep(self, number: int, nursery: trio.Nursery) -> None:
+        """Run a process, and another one whenever it dies. Returns once it has ended in another way."""
+        if number > 1:
+            # After the first, so that an error in the code is printed once.
+            await self._first_works.wait()
+        failures = 0
+        while not self._stopping.is_set():
+            begin = trio.current_time()
+            child = await self._run(number, nursery)
+            if not self._must_be_replaced(child):
+                break
+            failures = 0 if trio.current_time() - begin > STEADY else failures
+            pause = RESTART.pause(failures)
+            failures += 1
+            self._health.restarts += 1
+            log.error("%s %s; another one is started in %.1f s", child, _how_it_ended(child), pause)
+            with trio.move_on_after(pause):
+                await self._stopping.wait()
+        if number == 1:
+            self._first_works.set()
+
+    async def _run(self, number: int, nursery: trio.Nursery) -> Child:
+        """Run a process until it ends.
+
+        Cancellation:
+            The process is drained first, in limited time.
+        """
+        child = Child(number, self.count, self.arguments)
+        self._children[number] = child
+        try:
+            if self._stopping.is_set():
+                child.send(*self._orders[-1])
+            all_read = trio.Event()
+            async with trio.open_nursery() as listening:
+                listening.start_soon(self._listen, child, all_read)
+                listening.start_soon(self._when_registered, child, nursery)
+                await child.wait()
+                with trio.move_on_after(LAST_REPORT_TIMEOUT):
+                    await all_read.wait()
+                listening.cancel_scope.cancel()
+        finally:
+            await child.aclose()
+            self._health.retire(child)
+            del self._children[number]
+        return child
+
+    async def _listen(self, child: Child, all_read: trio.Event) -> None:
+        await child.listen()
+        all_read.set()
+
+    async def _when_registered(self, child: Child, nursery: trio.Nursery) -> None:
+        await child.registered.wait()
+        assert child.loaded is not None, "that is reported first"
+        log.info("%s works as %s", child, child.loaded.worker_id)
+        if child.number > self.count:
+            child.send(Order.DRAIN, f"--processes {self.count}: this one only delivers what its outbox holds")
+        elif not self._first_works.is_set():
+            self._first_works.set()
+            for number in child.loaded.left:
+                nursery.start_soon(self._keep, number, nursery)
+
+    def _must_be_replaced(self, child: Child) -> bool:
+        """Note how a process ended, and end the others if they cannot do better."""
+        code, is_extra = child.code, child.number > self.count
+        if self._stopping.is_set():
+            # What ended before its nodes were registered held no claim.
+            is_clean = code == SUCCESS or not child.registered.is_set()
+            self._codes.append(SUCCESS if is_clean else ABANDONED)
+            if not is_clean and code != ABANDONED:
+                log.error("%s %s while it stopped", child, _how_it_ended(child))
+            return False
+        if code in (SUCCESS, ABANDONED):
+            self._codes.append(code)
+            if is_extra:
+                log.info("%s ended; its outbox %s", child, "holds some still" if code else "is empty")
+            else:
+                # By a request at the state manager, or a signal to this one process.
+                log.info("%s drained, as it was asked to; it is not replaced", child)
+            return False
+        if child.registered.is_set() or code not in LASTING:
+            return True
+        log.error("%s %s, and so would another one", child, _how_it_ended(child))
+        if not is_extra:
+            self._codes.append(code)
+            self._orders.append((Order.DRAIN, f"exit code {code} of {child}"))
+            self._forward_order()
+        return False
+
+
+def _how_it_ended(child: Child) -> str:
+    if child.was_killed:
+        return "did not end in time and was killed; what it held stays claimed until its leases end"
+    how = (
+        f"ended with exit code {child.code}"
+        if child.code >= 0
+        else f"was killed by {signal_name(child.code)}"
+    )
+    held = "; what it held stays claimed until its leases end" if child.registered.is_set() else ""
+    return how + held
