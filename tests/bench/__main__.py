@@ -14,7 +14,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import fan, history, latency, postgres, pressure, programs, starting, stock, throughput
+from tests.bench import (
+    computing,
+    fan,
+    history,
+    latency,
+    postgres,
+    pressure,
+    programs,
+    starting,
+    stock,
+    throughput,
+)
 from tests.bench.against import compare
 from tests.bench.figures import Plan, Sample, as_json, as_table, comparison_table, gather
 
@@ -35,6 +46,7 @@ CASES: dict[str, Case] = {
     "history": history.history,
     "import": programs.imports,
     "worker": programs.worker,
+    "processes": computing.processes,
     "stock": stock.stock,
 }
 ONCE = {"history"}

@@ -10,13 +10,13 @@ from types import ModuleType
 
 import pytest
 
-from tests.bench import latency, postgres, pressure, programs, starting, stock, throughput
+from tests.bench import computing, latency, postgres, pressure, programs, starting, stock, throughput
 from tests.bench.__main__ import CASES, measure
 from tests.bench.figures import Comparison, Plan, Sample, as_json, as_table, comparison_table, gather
 from tests.bench.places import Where, apart, server
 from tests.support.postgres import Database, database
 
-SERVED: tuple[ModuleType, ...] = (latency, postgres, programs, starting, stock, throughput)
+SERVED: tuple[ModuleType, ...] = (computing, latency, postgres, programs, starting, stock, throughput)
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,17 @@ class Step(BaseNode):
         return Text(i=self.inputs.i)
 
 
+class Compute(BaseNode):
+    """Holds the GIL for as long as it takes the processor to compute for 20 ms."""
+
+    Inputs = Text
+
+    def execute(self) -> None:
+        end = time.thread_time() + 0.02
+        while time.thread_time() < end:
+            pass
+
+
 class Join(BaseNode):
     Inputs = Text
 
@@ -78,6 +89,10 @@ def place(
 FAN = Graph(
     "fan", [place(Fan, "fan", {"n": "1"}, "step"), place(Step, "step", {"i": "${{ fan.outputs.i }}"})]
 )
+COMPUTED = Graph(
+    "computed",
+    [place(Fan, "fan", {"n": "1"}, "compute"), place(Compute, "compute", {"i": "${{ fan.outputs.i }}"})],
+)
 UNITED = Graph(
     "united",
     [
@@ -98,4 +113,4 @@ CHAIN = Graph(
         ),
     ],
 )
-NODES = (Fan, Step, Join, Mark)
+NODES = (Fan, Step, Compute, Join, Mark)
