@@ -392,7 +392,7 @@ POINTS = (
     Point(
         "A refusal names a hundred problems at most.",
         ["manager/test_access::test_a_refusal_is_short_however_long_what_it_refuses_is"],
-        Change("manager/api/json.py", "[:_MAX_PROBLEMS]", ""),
+        Change("manager/api/json.py", "include_context=False)[:MAX_PROBLEMS]", "include_context=False)"),
     ),
     Point(
         "Of a list of bad items no more problems are made than a refusal tells.",
