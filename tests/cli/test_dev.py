@@ -315,7 +315,7 @@ def test_what_runs_finishes_and_what_waits_is_handed_back_before_new_code_is_loa
     (dev.folder / "open-w").touch()
     dev.pid(number=2)
     assert is_gone(pid)
-    assert sorted(log.items("end"))[: gated.WORKERS] == sorted(running)
+    assert sorted(log.items("end")[: gated.WORKERS]) == sorted(running)
     dev.says("^run .* of graph 'gated': SUCCESS")
     assert sorted(log.items("begin"), key=int) == gated.RESULT.split(), "each ran once"
 
