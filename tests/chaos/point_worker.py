@@ -127,7 +127,7 @@ class Hand:
             return None
         keys = [self.world.keys[state] for state in call.states]
         if reply is not None and call.claims:
-            keys += [self.world.keys[state["state_id"]] for state in reply["states"]]
+            keys += [self.world.keys[state["state_id"]] for state in reply.get("states", ())]
         if fault is Fault.LATE:
             self.wire.hold(self.world.lateness)
             self.touch(*keys, *self.held.values())
