@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from exotrio._wire.native import ExecutedItem
+from exotrio.manager.engine.exchange import record_and_claim
+from exotrio.manager.store.port import Transaction
 from tests.contract.flow import Flow
 from tests.contract.native import A, B, claim, executed_item
 from tests.support.helpers import ok, place
@@ -30,6 +34,23 @@ async def test_while_another_runtime_waits_a_busy_one_gets_what_can_begin_at_onc
 
 async def test_its_own_claim_that_waits_does_not_count_as_another(manager: Manager) -> None:
     assert await shares(manager, at_once=1, waits="busy") == (4, 0)
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_what_is_left_is_announced_and_nothing_else(manager: Manager, limit: int) -> None:
+    flow = await Flow.deploy(manager.api, place("a", "b"), place("b"))
+    await flow.trigger()
+    [state] = await claim(manager.api, {A: 1})
+    outcome = ExecutedItem(
+        state_id=state["state_id"], token=state["lease"]["token"], outputs=[{"v": "1"}, {"v": "2"}]
+    )
+
+    def announced(tx: Transaction) -> bool:
+        claimer = partial(manager.service.claimer, local=False, worker="busy", claim_id="c")
+        record_and_claim(tx, "tests", [outcome], manager.service.cipher, {B: limit}, limit, claimer)
+        return tx.node_id("tests", B) in tx.announced()
+
+    assert await manager.service.store.write(announced) is (limit < 2)
 
 
 async def shares(manager: Manager, at_once: int, waits: str) -> tuple[int, int]:

@@ -67,6 +67,15 @@ async def test_no_more_is_held_than_fits_however_claims_and_reports_meet(autojum
     assert most <= 3 + 5 + 3
 
 
+async def test_a_report_asks_for_what_a_claim_that_waits_has_left(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    server.add("Says")
+    async with running(runtime(server, Says, workers=1, batch_size=4)):
+        await server.until(lambda: bool(server.routes("outcomes")) and len(server.routes("claim")) == 2)
+    [report], [_, waiting] = server.routes("outcomes"), server.routes("claim")
+    assert waiting.body["limit"] + report.claim["limit"] == 4
+
+
 async def test_what_a_report_brings_during_a_stop_is_released(autojump_clock: MockClock) -> None:
     async def stop_then_wait(call: Call) -> None:
         if call.claim:
