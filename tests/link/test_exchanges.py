@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -79,6 +80,21 @@ async def test_an_older_state_manager_takes_the_claim_for_a_bad_outcome_and_all_
     assert ([each.fate for each in exchanged.settlements], exchanged.claims) == ([Fate.SETTLED] * 2, [])
 
 
+def answering(make: Callable[[], object]) -> Handler:
+    """Answer outcomes with what is made, or raise it; releases succeed."""
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/release"):
+            return answer(200, {"items": []})
+        made = make()
+        if isinstance(made, Exception):
+            raise made
+        assert isinstance(made, httpx.Response)
+        return made
+
+    return handler
+
+
 LOST = [
     lambda: httpx.ReadError("reset"),
     lambda: answer(502, text="<html>"),
@@ -92,16 +108,7 @@ LOST = [
 async def test_what_a_claim_may_have_taken_is_released_if_its_answer_is_lost(
     autojump_clock: trio.testing.MockClock, lost: Any
 ) -> None:
-    def handler(request: httpx.Request) -> httpx.Response:
-        if request.url.path.endswith("/release"):
-            return answer(200, {"items": []})
-        result = lost()
-        if isinstance(result, Exception):
-            raise result
-        assert isinstance(result, httpx.Response)
-        return result
-
-    link, double = native_link(handler)
+    link, double = native_link(answering(lost))
     exchanged = await link.exchange([held(1)], WANTED)
     assert exchanged is not None
     assert ([each.fate for each in exchanged.settlements], exchanged.claims) == ([Fate.RETRY], [])
@@ -111,14 +118,7 @@ async def test_what_a_claim_may_have_taken_is_released_if_its_answer_is_lost(
 
 @pytest.mark.parametrize("refusal", [lambda: httpx.ConnectError("refused"), lambda: answer(503)])
 async def test_nothing_is_released_for_a_request_that_was_not_taken(refusal: Any) -> None:
-    def handler(request: httpx.Request) -> httpx.Response:
-        result = refusal()
-        if isinstance(result, Exception):
-            raise result
-        assert isinstance(result, httpx.Response)
-        return result
-
-    link, double = native_link(handler)
+    link, double = native_link(answering(refusal))
     exchanged = await link.exchange([held(1)], WANTED)
     assert exchanged is not None
     assert [each.fate for each in exchanged.settlements] == [Fate.RETRY]
