@@ -218,7 +218,9 @@ def _end_as_poison(tx: Transaction, states: Sequence[Row]) -> None:
             "without an outcome; find out what ends the process, then retry it by hand"
         )
         rows.append((state["seq"], QUEUED, ERRORED, text, lost, tx.now_ms, tx.now_ms))
-        changes.finish(RunScope(state["run"], tx.template(state["template"])), state, ERRORED)
+        run = RunScope(state["run"], tx.template(state["template"]))
+        changes.transition(run, state["place"], state["groups"], state["status"], ERRORED)
+        changes.tally(state["node_id"], state["claimed_at"], ERRORED)
     columns = ("status", "error", "deliveries", "updated_at", "finished_at")
     tx.update("states", ("seq", "status"), columns, rows)
     add_events(tx, "poison", states)

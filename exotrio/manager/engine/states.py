@@ -303,11 +303,6 @@ class Changes:
         """Add something exceptional to a state's history."""
         self._events.append((seq, self.tx.now_ms, kind))
 
-    def finish(self, run: RunScope, state: Row, status: str) -> None:
-        """Count a transition that the state's own node caused: it is tallied, too."""
-        self.transition(run, state["place"], state["groups"], state["status"], status)
-        self.tally(state["node_id"], state["claimed_at"], status)
-
     def tally(self, node_id: int, claimed_at: int | None, status: str) -> None:
         """Count a status that the state's own node caused, with the time that it took."""
         ran_ms = self.tx.now_ms - (claimed_at or self.tx.now_ms)
