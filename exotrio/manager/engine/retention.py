@@ -70,19 +70,21 @@ def _clear_step(tx: Transaction, end: float) -> bool:
     runs = [row["run"] for row in tx.execute("SELECT run FROM discarded ORDER BY run LIMIT ?", (RUNS,))]
     if not runs:
         return False
-    states = [
+    states = sorted(
         row["seq"]
         for row in tx.execute(
             f"SELECT seq FROM states WHERE {tx.any_of('run')} LIMIT ?", (tx.items(runs), BATCH)
         )
-    ]
+    )
     if not states:
         for table in ("counts", "store", "discarded"):
             tx.execute(f"DELETE FROM {table} WHERE {tx.any_of('run')}", (tx.items(runs),))
     elif _clear_hanging(tx, states):
         for start in range(0, len(states), PART):
             part = tx.items(states[start : start + PART])
-            tx.execute(f"DELETE FROM states WHERE {tx.any_of('seq')}", (part,))
+            # Locked in the order in which a heartbeat locks them, or each could wait for the other.
+            ordered = f"SELECT seq FROM states WHERE {tx.any_of('seq')} ORDER BY seq{tx.for_update('states')}"
+            tx.execute(f"DELETE FROM states WHERE seq IN ({ordered})", (part,))
             if time.monotonic() >= end:
                 break
     return True
