@@ -3,6 +3,7 @@
 ::
 
     executor        Executor: runs a claim and returns its outcome, or None if the state is to be released
+    node_task       NodeTask: the task that a worker runs its nodes in, and a new one once a node spoiled it
     handle          Execution: what the rest of the runtime sees of one run, and may do to it; and which
                     state a log line belongs to
     results         from what a node returned, or a signal that it raised, to the outcome
@@ -11,16 +12,16 @@
                     of stuck nodes, which go on though nothing waits for them any more, and its limit
     asyncio_thread  one asyncio loop in a thread, for nodes with ``event_loop = "asyncio"``
 
-``_runtime`` uses ``executor`` and ``handle``; ``testing`` runs single nodes with the same two; the formatters
-of the command line read the context variables of ``handle``.
+``_runtime`` uses ``executor``, ``node_task`` and ``handle``; ``testing`` runs single nodes with ``executor`` and
+``handle``; the formatters of the command line read the context variables of ``handle``.
 
 Rules that hold:
 
-1. Nothing that a node raises leaves ``Executor.run``, with two exceptions: a ``trio.Cancelled`` that came
+1. Nothing that a node raises leaves ``Executor.outcome_of``, with two exceptions: a ``trio.Cancelled`` that came
    from outside, and a KeyboardInterrupt that Trio raised in the node and that is meant for the application.
 2. Node code is not trusted. Before an exception of it is asked for anything that its class may have
-   overridden, that is guarded. A node runs in a task and a nursery of its own: what it leaves open ends
-   with it.
+   overridden, that is guarded. The task and the nursery that a node runs in are used for another one only
+   if it left them as they were: what it leaves open ends with it.
 3. The handle decides why a node ended: the first reason to cancel it stays, and against its timeout the
    clock decides. A node that returns a value although it was cancelled has an outcome.
 4. Threads and the asyncio loop are daemons, and nothing waits for them without a deadline.

@@ -8,6 +8,7 @@ import inspect
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 
 from exotrio._execution.error_text import bounded, error_line, error_text
 from exotrio._execution.handle import Execution, hide
+from exotrio._execution.node_task import Attempt, NodeTask
 from exotrio._execution.results import hint_at_asyncio, returned, signalled
 from exotrio._execution.threads import MAX_STUCK_PER_WORKER, StuckNodes, call_in_thread
 from exotrio._nodes.base import BaseNode, is_plain, needs_asyncio
@@ -35,14 +37,6 @@ log = logging.getLogger("exotrio.worker")
 SECRETS_TRIES = 5
 """Within about four seconds, which a state manager may take to restart; then another runtime may try."""
 SECRETS_PAUSES = Backoff(0.5, 10.0)
-
-
-class _NodeResult:
-    """What the task of a node brought. ``error`` is set until the task ends in the usual way."""
-
-    def __init__(self) -> None:
-        self.outcome: Outcome | None = None
-        self.error: BaseException | None = RuntimeError("the node gave its Trio task away")
 
 
 class Executor:
@@ -105,55 +99,46 @@ class Executor:
         *,
         confirm: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> Outcome | None:
-        """Run the node of ``claim``, and return its outcome; None if the state is to be released.
+        """Run the node of ``claim`` in a task of its own, and return its outcome: ``attempt`` in one call."""
+        attempt = Attempt(claim, execution)
+        await NodeTask().run(partial(self.attempt, attempt, confirm=confirm))
+        return self.outcome_of(attempt)
+
+    async def attempt(
+        self,
+        attempt: Attempt,
+        task: NodeTask,
+        *,
+        confirm: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Run the node of ``attempt`` in ``task``. ``outcome_of`` tells what came of it.
 
         Args:
-            execution: The handle by which others see and end this run.
             confirm: Awaited last before the node begins, to be sure that the state is still held after
                 the time its secrets took.
 
+        Raises:
+            Spoiled: the task has to end before anything else is awaited in it.
+
         Cancellation:
-            Passes through: the caller then knows no outcome. ``execution.cancel()`` instead ends
-            the node and returns None, unless the node returns a value all the same. So does the
-            node's timeout, but with an error.
+            Ends the node, and is then raised by ``outcome_of``. ``execution.cancel()`` instead ends the node
+            without an outcome, unless the node returns a value all the same. So does the node's timeout,
+            but with an error.
         """
+        claim, execution = attempt.claim, attempt.execution
         node = self._nodes.get(claim.node_name)
         if node is None:
             known = ", ".join(sorted(self._nodes))
-            return Errored(f"this runtime has no node class named {claim.node_name!r:.300}; it has: {known}")
+            attempt.error = None
+            attempt.outcome = Errored(
+                f"this runtime has no node class named {claim.node_name!r:.300}; it has: {known}"
+            )
+            return
         if why := self._why_not(node):
             log.warning("releasing state %s: %s", claim.state_id, why)
-            return None
-        result = _NodeResult()
-        try:
-            # A task and a nursery of its own: scopes and nurseries that a node leaves open, and whatever it
-            # does to the nursery around it, end with its state.
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(
-                    self._in_task, node, claim, execution, confirm, result, nursery, name=claim.node_name
-                )
-        except BaseException as error:
-            # Raised by another task of the node, or by Trio about scopes that it left open.
-            result.error = error
-        if result.error is not None:
-            if passing := self._passing(result.error, execution):
-                raise passing
-            return self._failed(result.error, claim, execution)
-        if result.outcome is None and execution.timed_out:
-            return self._timed_out(claim, execution)
-        return result.outcome
-
-    # A Ctrl-C may go to any line of the loop's thread; it is meant for the application.
-    @trio.lowlevel.enable_ki_protection
-    async def _in_task(
-        self,
-        node: type[BaseNode],
-        claim: Claim,
-        execution: Execution,
-        confirm: Callable[[], Awaitable[None]],
-        result: _NodeResult,
-        nursery: trio.Nursery,
-    ) -> None:
+            attempt.error = None
+            return
+        task.begin(attempt)
         try:
             with execution.scope:
                 secrets = await self._secrets(node, claim, execution)
@@ -162,15 +147,27 @@ class Executor:
                     # It may have been cancelled before this task came to its first line.
                     await trio.lowlevel.checkpoint_if_cancelled()
                     execution.begin(node.timeout)
-                    result.outcome = await self._call(node, claim, secrets, execution)
+                    attempt.outcome = await self._call(node, claim, secrets, execution)
             # If the scope caught a Cancelled, the runtime ended the node.
-            result.error = None
+            attempt.error = None
         except BaseException as error:
-            result.error = error
-        finally:
-            # The node started tasks in it. Cancelling it without any would cost 10 us.
-            if len(nursery.child_tasks) > 1:
-                nursery.cancel_scope.cancel()
+            attempt.error = error
+        task.end()
+
+    def outcome_of(self, attempt: Attempt) -> Outcome | None:
+        """Return the outcome of an attempt; None if its state is to be released.
+
+        Raises:
+            BaseException: what is meant for the runtime or the application, not for the node.
+        """
+        claim, execution = attempt.claim, attempt.execution
+        if attempt.error is not None:
+            if passing := self._passing(attempt.error, execution):
+                raise passing
+            return self._failed(attempt.error, claim, execution)
+        if attempt.outcome is None and execution.timed_out:
+            return self._timed_out(claim, execution)
+        return attempt.outcome
 
     async def _secrets(
         self, node: type[BaseNode], claim: Claim, execution: Execution

@@ -11,6 +11,7 @@ import trio
 
 from exotrio._execution.executor import Executor
 from exotrio._execution.handle import Execution, StateContext, state_context
+from exotrio._execution.node_task import Attempt, NodeTask
 from exotrio._nodes.base import Stopping
 from exotrio._nodes.outcome import Outcome
 from exotrio._runtime.ledger import HeldClaim, Ledger, Stage
@@ -30,12 +31,19 @@ async def work(claimed: trio.MemoryReceiveChannel[HeldClaim], *, worker: Worker)
         Leaves what it was running in stage RUNNING, for the shutdown to give up.
     """
     async with claimed:
-        async for held in claimed:
-            if held.claim.alone and held.stage is Stage.BUFFERED:
-                worker.ledger.alone.append(held)
-                await worker.run_alone()
-            else:
-                await worker.run(held)
+        while not await worker.run_in_one_task(claimed):
+            pass
+
+
+class HeldAttempt(Attempt):
+    """An attempt, and the held claim that it is of."""
+
+    __slots__ = ("context", "held")
+
+    def __init__(self, held: HeldClaim) -> None:
+        super().__init__(held.claim, Execution())
+        self.held = held
+        self.context = StateContext(held.claim)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,18 +62,40 @@ class Worker:
     stop: Stop
     _runs_alone: bool = False
 
-    async def run_alone(self) -> None:
+    async def run_in_one_task(self, claimed: trio.MemoryReceiveChannel[HeldClaim]) -> bool:
+        """Run states in one task until there are no more. False if a node made that task unusable."""
+        task = NodeTask()
+        await task.run(partial(self._run_each, claimed))
+        attempt = task.unfinished
+        if attempt is None:
+            return True
+        assert isinstance(attempt, HeldAttempt)
+        await self._finish(attempt)
+        return False
+
+    async def _run_each(self, claimed: trio.MemoryReceiveChannel[HeldClaim], task: NodeTask) -> None:
+        if self.ledger.alone:
+            await self._run_alone(task)
+        async for held in claimed:
+            if held.claim.alone and held.stage is Stage.BUFFERED:
+                self.ledger.alone.append(held)
+                await self._run_alone(task)
+            else:
+                await self._run(held, task)
+
+    async def _run_alone(self, task: NodeTask) -> None:
         """Run what is to run alone, one after the other, unless another task does: one is enough."""
         if self._runs_alone:
             return
         self._runs_alone = True
         try:
-            while self.ledger.alone:
-                await self.run(self.ledger.alone[0])
+            # One that runs has ended its task: whoever ran it goes on with the others after it.
+            while self.ledger.alone and self.ledger.alone[0].stage is Stage.BUFFERED:
+                await self._run(self.ledger.alone[0], task)
         finally:
             self._runs_alone = False
 
-    async def run(self, held: HeldClaim) -> None:
+    async def _run(self, held: HeldClaim, task: NodeTask) -> None:
         """Run a state, if it is still to be run, and pass it on."""
         ledger = self.ledger
         if held.stage is not Stage.BUFFERED:
@@ -83,12 +113,18 @@ class Worker:
         if self.stop.requested:
             self.release(held)
             return
-        execution = Execution()
-        state_context.set(StateContext(held.claim))
-        ledger.run(held, execution)
+        attempt = HeldAttempt(held)
+        state_context.set(attempt.context)
+        ledger.run(held, attempt.execution)
+        log.debug("%s begins", held)
+        await self.executor.attempt(attempt, task, confirm=partial(self._until_held, held))
+        await self._finish(attempt)
+
+    async def _finish(self, attempt: HeldAttempt) -> None:
+        held = attempt.held
+        state_context.set(attempt.context)  # in another task than its node's, perhaps
         try:
-            log.debug("%s begins", held)
-            outcome = await self.executor.run(held.claim, execution, confirm=partial(self._until_held, held))
+            outcome = self.executor.outcome_of(attempt)
         except trio.Cancelled:
             raise
         except BaseException:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -236,6 +238,69 @@ async def test_whatever_a_node_does_to_its_task_is_its_error_and_the_runtime_goe
     autojump_clock: Any, execute: Callable[[BaseNode], Any]
 ) -> None:
     assert await error_beside(execute, Tidy)
+
+
+LEFT_BY = ContextVar("left_by", default="nobody")
+
+
+def around() -> trio.Nursery:
+    nursery = trio.lowlevel.current_task().parent_nursery
+    assert nursery is not None
+    return nursery
+
+
+LEFT: dict[str, Callable[[], object]] = {
+    "a context variable": lambda: LEFT_BY.set("the node before"),
+    "a task": lambda: around().start_soon(trio.sleep_forever),
+    "a deadline": lambda: setattr(around().cancel_scope, "deadline", trio.current_time() + 1),
+    "a shield": lambda: setattr(around().cancel_scope, "shield", True),
+    "a cancelled nursery": lambda: around().cancel_scope.cancel(),
+}
+
+
+@pytest.mark.parametrize("what", LEFT)
+async def test_what_a_node_leaves_in_its_task_ends_with_its_state(autojump_clock: Any, what: str) -> None:
+    class Leaves(BaseNode):
+        async def execute(self) -> None:
+            LEFT[what]()
+
+    class Finds(BaseNode):
+        async def execute(self) -> None:
+            await trio.sleep(2)
+            scope = around().cancel_scope
+            assert (LEFT_BY.get(), len(around().child_tasks)) == ("nobody", 1)
+            assert (scope.deadline, scope.shield, scope.cancel_called) == (math.inf, False, False)
+
+    server = V0Server()
+    rt = runtime(server, Leaves, Finds, workers=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        for each, count in (("Leaves", 1), ("Finds", 2), ("Leaves", 3), ("Finds", 4)):
+            server.add(each)
+            await server.until(lambda: server.statuses() == {"EXECUTED": count})  # noqa: B023
+        rt.stop()
+
+
+async def test_a_node_that_goes_on_after_it_gave_its_task_away_is_the_last_of_that_task(
+    autojump_clock: Any,
+) -> None:
+    given: list[Any] = []
+
+    class Gives(BaseNode):
+        async def execute(self) -> None:
+            given.append(trio.lowlevel.current_task().coro)
+            await give_the_task_away(self)
+
+    server = V0Server()
+    server.add("Gives")
+    rt = runtime(server, Gives, workers=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rt.run)
+        await server.until(lambda: server.statuses() == {"ERRORED": 1})
+        with pytest.raises(StopIteration):
+            given[0].send(None)
+        rt.stop()
+    assert rt.summary.errored == 1
 
 
 async def test_a_leaf_of_a_group_of_any_depth_is_named(autojump_clock: Any) -> None:

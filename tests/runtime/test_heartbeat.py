@@ -494,12 +494,15 @@ class Together(BaseNode):
     class Inputs(BaseModel):
         name: str
         seconds: float = 1.0
+        fails: bool = False
 
     async def execute(self) -> None:
         self.now.add(self.inputs.name)
         self.seen.append(set(self.now))
         await trio.sleep(self.inputs.seconds)
         self.now.discard(self.inputs.name)
+        if self.inputs.fails:
+            raise ValueError("as asked for")
 
 
 def beside(server: NativeServer, *names: str, alone: str = "", **inputs: str) -> None:
@@ -509,11 +512,14 @@ def beside(server: NativeServer, *names: str, alone: str = "", **inputs: str) ->
         server.states[state_id].alone = name in alone
 
 
-async def test_what_may_be_poison_runs_while_nothing_else_does(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize(("fails", "end"), [("false", "EXECUTED"), ("true", "ERRORED")])
+async def test_what_may_be_poison_runs_while_nothing_else_does(
+    autojump_clock: MockClock, fails: str, end: str
+) -> None:
     server = NativeServer()
-    beside(server, *"abCDefg", alone="CD")
+    beside(server, *"abCDefg", alone="CD", fails=fails)
     async with running(runtime(server, Together, workers=4)):
-        await server.until(lambda: server.statuses()["EXECUTED"] == 7)
+        await server.until(lambda: server.statuses()[end] == 7)
     assert sorted(map(sorted, (seen for seen in Together.seen if seen & {"C", "D"}))) == [["C"], ["D"]]
     assert max(map(len, Together.seen)) > 1, "the others run beside each other"
 
