@@ -8,9 +8,10 @@ The rooms, from the ground up; each imports only from those above it (``tests/te
 
     errors        every exception, drawn as a tree
     _util         time, durations, backoff, redaction, settings: helpers that know nothing of exotrio
+    _fields       the typed fields of inputs and outputs: values as text, and back
     graph         what users declare: Graph, GraphNodeModel, RetryPolicyModel, ...
     _wire         the bodies and words of both HTTP APIs, v0 and native; client and server share them
-    _nodes        what users write: BaseNode, its typed fields, its signals; and the checks on it
+    _nodes        what users write: BaseNode, its signals; and the checks on it
     _http         the HTTP client: requests, responses, and which kind of server answers
     client        StateManager and the types that it returns
     _link         the port that a runtime works through, with an adapter for each API
@@ -44,10 +45,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from exotrio._fields.models import from_text as from_text
+    from exotrio._fields.models import to_text as to_text
     from exotrio._nodes.base import BaseNode as BaseNode
     from exotrio._nodes.base import Stopping as Stopping
-    from exotrio._nodes.fields import from_text as from_text
-    from exotrio._nodes.fields import to_text as to_text
     from exotrio._nodes.outcome import PruneSignal as PruneSignal
     from exotrio._nodes.outcome import ReQueueAfterSignal as ReQueueAfterSignal
     from exotrio._runtime.lifecycle import Phase as Phase
@@ -61,8 +62,8 @@ if TYPE_CHECKING:
 else:
     # Hidden from type checkers, to which a name that is not above is an error.
     _HOMES = {
+        "_fields.models": "from_text to_text",
         "_nodes.base": "BaseNode Stopping",
-        "_nodes.fields": "from_text to_text",
         "_nodes.outcome": "PruneSignal ReQueueAfterSignal",
         "_runtime.lifecycle": "Phase Summary",
         "_runtime.runtime": "Runtime",

@@ -19,8 +19,8 @@ from exotrio._execution.handle import Execution, hide
 from exotrio._execution.node_task import Attempt, NodeTask
 from exotrio._execution.results import hint_at_asyncio, returned, signalled
 from exotrio._execution.threads import MAX_STUCK_PER_WORKER, StuckNodes, call_in_thread
+from exotrio._fields.models import fields_of
 from exotrio._nodes.base import BaseNode, is_plain, needs_asyncio
-from exotrio._nodes.fields import fields_of
 from exotrio._nodes.outcome import Errored, Outcome, Signal
 from exotrio._util.backoff import Backoff
 from exotrio._util.exceptions import leaves, single_leaf

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
+from exotrio._fields.models import fields_of
 from exotrio._nodes.base import BaseNode, is_plain, needs_asyncio
-from exotrio._nodes.fields import fields_of
 from exotrio._nodes.outcome import (
     Errored,
     Executed,

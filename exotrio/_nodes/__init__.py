@@ -1,9 +1,7 @@
-"""What users write: node classes and their typed fields; and how an execution ends. Nothing here runs a node.
+"""What users write: node classes; and how an execution ends. Nothing here runs a node.
 
 - ``base``: ``BaseNode``, and what a running node sees of its runtime (``stopping``, ``progress``);
 - ``checks``: what makes a class unusable as a node, and the declaration of a usable one;
-- ``fields``, ``codecs``: typed fields. The state manager keeps texts; ``fields`` checks which types can be
-  restored from a text and converts models, ``codecs`` converts one value;
 - ``outcome``: how an execution ended, as data (``_execution`` makes it, ``_link`` encodes it), and the
   signals that a node raises to end in another way than with outputs;
 - ``progress``: how far a running node says that it is.

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from exotrio._fields.codecs import name_of
+from exotrio._fields.models import field_problems, fields_of
 from exotrio._nodes.base import BaseNode
-from exotrio._nodes.codecs import name_of
-from exotrio._nodes.fields import field_problems, fields_of
 from exotrio._util.words import shortened
 from exotrio.graph import check_name
 

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, RootModel, ValidationError
 
-from exotrio._nodes.codecs import (
+from exotrio._fields.codecs import (
     SCALARS,
     choices_of,
     codec_of,

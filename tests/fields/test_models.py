@@ -25,8 +25,8 @@ from exotrio import (
     from_text,
     to_text,
 )
+from exotrio._fields.models import fields_of
 from exotrio._nodes.checks import declare
-from exotrio._nodes.fields import fields_of
 from exotrio.manager import embedded
 from exotrio.testing import Errored, Executed, run_node
 from tests.support.doubles import V0Server, runtime
