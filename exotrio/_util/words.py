@@ -1,7 +1,8 @@
-"""How counts, lists and what pydantic found wrong read in a sentence. Pure."""
+"""How counts, lists, mistyped names and what pydantic found wrong read in a sentence. Pure."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,26 @@ def listed(names: Iterable[str], most: int = 10, separator: str = ", ") -> str:
 def shortened(text: str, most: int) -> str:
     """Return ``text``, or its beginning with ``...`` behind it: at most ``most`` characters."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def closest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the known name that ``name`` most resembles, or None if none is close.
+
+    Args:
+        cutoff: How similar they must be; 1 is equal. Use more for ids, which are similar by chance.
+    """
+    spellings: dict[str, str] = {}
+    for each in known:
+        # Wrong capitals are the most frequent mistake in names, and difflib counts each as a difference.
+        spellings.setdefault(each.casefold(), each)
+    close = difflib.get_close_matches(name.casefold(), spellings, n=1, cutoff=cutoff)
+    return spellings[close[0]] if close else None
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the end of a message, or nothing."""
+    close = closest(name, known)
+    return "" if close is None else f"; did you mean {close!r}?"
 
 
 def percent(part: int, whole: int) -> str:

@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from exotrio._util.words import listed
-from exotrio.cli.terminal.words import closest
+from exotrio._util.words import closest, listed
 
 _MAX_HELP = 200
 """Characters of the help beside a command."""

@@ -21,10 +21,9 @@ import exotrio
 from exotrio._http.endpoint import ambient_endpoint
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.exceptions import first_leaf
-from exotrio._util.words import plural, readable_errors
+from exotrio._util.words import closest, meant, plural, readable_errors
 from exotrio.cli.exit_codes import ModuleInvalid
 from exotrio.cli.program import python_line
-from exotrio.cli.terminal.words import closest, meant
 from exotrio.errors import ConfigurationError, ExotrioError, LifecycleError
 from exotrio.graph import Graph
 

@@ -12,11 +12,10 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from exotrio._util.words import listed, readable_errors
+from exotrio._util.words import closest, listed, meant, readable_errors
 from exotrio._wire.graphs import GraphReply
 from exotrio._wire.vocabulary import is_state_id
 from exotrio.cli.terminal.output import print_message
-from exotrio.cli.terminal.words import closest, meant
 from exotrio.client import Run, RunStatus, RunSummary, RuntimeInfo, StateManager, StatePage, StateSummary
 from exotrio.errors import InvalidResponse, NotFound, RequestRefused
 from exotrio.graph import RetryPolicyModel, StoreConfigModel

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import trio
 
-from exotrio._util.words import listed, plural
+from exotrio._util.words import listed, meant, plural
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.dev import messages
 from exotrio.cli.dev.protocol import DeclaredGraph, Loaded
@@ -19,7 +19,6 @@ from exotrio.cli.graphs.problems import Locator
 from exotrio.cli.runs.remote import check_of_values, start_run
 from exotrio.cli.terminal.browser import open_in_browser, write_redirect
 from exotrio.cli.terminal.output import print_message
-from exotrio.cli.terminal.words import meant
 from exotrio.client import RunStatus, RunSummary, StateManager, ValidationStatus
 from exotrio.errors import ConfigurationError, ExotrioError, GraphInvalid, ManagerError, NotFound
 from exotrio.manager.serving import Served

@@ -32,9 +32,9 @@ from exotrio._util.settings import (
     from_environment,
     from_file,
 )
+from exotrio._util.words import meant
 from exotrio.cli.connection import how_to_give_a_key, read_key
 from exotrio.cli.doctor.findings import Finding, info
-from exotrio.cli.terminal.words import meant
 from exotrio.errors import ConfigurationError
 from exotrio.graph import check_name
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from exotrio._nodes.checks import declare
 from exotrio._runtime.runtime import Runtime
+from exotrio._util.words import meant
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.graphs.file import Draft, draft_of, is_json, read_draft
 from exotrio.cli.graphs.problems import FileProblem
 from exotrio.cli.load import load, users_line
-from exotrio.cli.terminal.words import meant
 from exotrio.errors import ExotrioError, ProblemsError
 from exotrio.graph import Graph
 from exotrio.manager.rules.problems import Problem, RulesBroken

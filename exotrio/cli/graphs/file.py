@@ -16,11 +16,11 @@ from typing import Any
 import click
 from pydantic import BaseModel, ValidationError
 
+from exotrio._util.words import meant
 from exotrio._wire.graphs import GraphBody, TriggerModel
 from exotrio.cli.graphs.problems import FileProblem, Locator, Place, Source, read_json
 from exotrio.cli.load import Loaded, load
 from exotrio.cli.terminal.output import print_message
-from exotrio.cli.terminal.words import meant
 from exotrio.cli.values import STANDARD_INPUT, Unreadable, read_text, shown
 from exotrio.client import StateManager
 from exotrio.errors import GraphInvalid

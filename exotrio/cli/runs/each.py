@@ -20,7 +20,7 @@ import trio
 from pydantic_core import from_json
 
 from exotrio._runtime.entry import run_blocking
-from exotrio._util.words import listed, plural
+from exotrio._util.words import listed, meant, plural
 from exotrio._wire.vocabulary import to_ms
 from exotrio.cli.connection import Connection
 from exotrio.cli.exit_codes import INTERRUPTED, SUCCESS
@@ -28,7 +28,6 @@ from exotrio.cli.lookup import is_v0_only
 from exotrio.cli.runs.interruption import Interruption
 from exotrio.cli.runs.remote import Check, find_valid_graph
 from exotrio.cli.terminal.output import print_json, print_message, print_text
-from exotrio.cli.terminal.words import meant
 from exotrio.cli.values import MAX_BYTES, STANDARD_INPUT, Unreadable, shown, standard_input
 from exotrio.client import NewRun, StateManager
 from exotrio.errors import ConfigurationError, ManagerError, ManagerUnavailable, RequestRefused

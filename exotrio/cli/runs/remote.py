@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from exotrio._runtime.entry import run_blocking
-from exotrio._util.words import listed
+from exotrio._util.words import listed, meant
 from exotrio._wire.vocabulary import to_ms
 from exotrio.cli.connection import Connection
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS
@@ -17,7 +17,6 @@ from exotrio.cli.program import command_line
 from exotrio.cli.runs.interruption import Interruption
 from exotrio.cli.runs.result import print_result
 from exotrio.cli.terminal.progress import progress_for
-from exotrio.cli.terminal.words import meant
 from exotrio.client import Run, RunStatus, StateManager, ValidationStatus
 from exotrio.errors import GraphInvalid
 from exotrio.graph import GraphNodeModel, StoreConfigModel

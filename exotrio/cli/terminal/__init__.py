@@ -4,5 +4,4 @@
   shown and never sent to the terminal as it is. A reader that went away is not an error.
 * ``logs``: log lines on standard error, as text or (``json_logs``) as JSON.
 * ``progress``: bars or lines while a run is followed. ``browser``: opening the dashboard, signed in.
-* ``words``: "did you mean".
 """
