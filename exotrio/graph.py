@@ -7,15 +7,27 @@ rules that need the whole graph are in ``manager/rules/template``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from itertools import islice
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.times import check_expression
+from exotrio._util.words import listed, meant
 
 __all__ = [
     "CronTrigger",
@@ -106,8 +118,39 @@ StoreKey = Annotated[str, AfterValidator(_store_key), AfterValidator(check_name)
 
 
 class Declaration(BaseModel):
+    """Base of what users declare. A field that does not exist is refused, since it is mistyped: ignored, it
+    would leave a default in its place. Bodies that travel ignore it (``_wire/graphs``)."""
+
     # Validators are built at first use, so that importing exotrio stays light.
-    model_config: ClassVar[ConfigDict] = ConfigDict(defer_build=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(defer_build=True, extra="forbid")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _suggest(cls, values: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return check(values)
+        except ValidationError as error:
+            raise _with_suggestions(error, cls.model_fields) from None
+
+
+def _with_suggestions(error: ValidationError, known: Collection[str]) -> ValidationError:
+    """Return ``error``, with the known names where a field of the model itself does not exist."""
+    found = error.errors(include_url=False, include_context=False)
+    details: list[InitErrorDetails] = []
+    for each in found:
+        message, value = each["msg"], each["input"]
+        if each["type"] == _UNKNOWN and len(each["loc"]) == 1:
+            # The name in place of the value, which pydantic prints, and which may be secret.
+            value = str(each["loc"][0])
+            message = f"there is no such field{meant(value, known) or f': the fields are {listed(known)}'}"
+        details.append(
+            {"type": PydanticCustomError(each["type"], message), "loc": each["loc"], "input": value}
+        )
+    unknown = any(each["type"] == _UNKNOWN for each in found)
+    return ValidationError.from_exception_data(error.title, details) if unknown else error
+
+
+_UNKNOWN = "extra_forbidden"
 
 
 class UnitesStrategyEnum(StrEnum):
@@ -138,6 +181,9 @@ def _named_target(unites: UnitesModel) -> UnitesModel:
         raise ValueError(f"the identifier {error}") from None
 
 
+NamedTarget = AfterValidator(_named_target)
+
+
 class GraphNodeModel(Declaration):
     """One place in a graph: which node runs there, with which inputs, and what follows.
 
@@ -159,7 +205,7 @@ class GraphNodeModel(Declaration):
     next_nodes: (
         Annotated[list[Name], Field(fail_fast=True, max_length=MAX_NODES), AfterValidator(_no_repeats)] | None
     ) = None
-    unites: Annotated[UnitesModel, AfterValidator(_named_target)] | None = None
+    unites: Annotated[UnitesModel, NamedTarget] | None = None
 
 
 class RetryStrategyEnum(StrEnum):
@@ -221,7 +267,7 @@ class CronTrigger(Declaration):
     expression: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_expression)]
 
 
-class Graph(BaseModel):
+class Graph(Declaration):
     """A graph declared in Python, ready for ``StateManager.upsert_graph`` or ``python -m exotrio run``.
 
     Args:
@@ -236,8 +282,6 @@ class Graph(BaseModel):
         pydantic.ValidationError: a field breaks its rule; every problem is named.
     """
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(defer_build=True)
-
     name: Name
     nodes: list[GraphNodeModel]
     secrets: dict[str, str] = Field(default_factory=dict, repr=False)
@@ -251,7 +295,7 @@ class Graph(BaseModel):
         nodes: Sequence[GraphNodeModel | Mapping[str, Any]],
         **fields: Any,
     ) -> None:
-        super().__init__(name=name, nodes=list(nodes), **fields)
+        BaseModel.__init__(self, name=name, nodes=list(nodes), **fields)
 
     @field_validator("nodes")
     @classmethod

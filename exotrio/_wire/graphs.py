@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from exotrio._util.times import check_expression
 from exotrio._wire.body import Body, Moment, Texts
@@ -19,8 +19,10 @@ from exotrio.graph import (
     CronTrigger,
     Graph,
     GraphNodeModel,
+    NamedTarget,
     RetryPolicyModel,
     StoreConfigModel,
+    UnitesModel,
 )
 
 MAX_EDGES = 10_000
@@ -29,10 +31,30 @@ MAX_TRIGGERS = 100
 """Most triggers of one graph: to find when a rare one comes due takes up to 20 ms."""
 
 
+def _ignores_unknown(model: type[BaseModel]) -> BeforeValidator:
+    """For a declaration as it travels: fields that it does not have are ignored there."""
+
+    def known(values: Any) -> Any:
+        # Its own dicts only: a value that is not one is the model's to refuse.
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if name in model.model_fields}
+
+    return BeforeValidator(known)
+
+
+Unites = Annotated[UnitesModel, _ignores_unknown(UnitesModel), NamedTarget]
+RetryPolicy = Annotated[RetryPolicyModel, _ignores_unknown(RetryPolicyModel)]
+StoreConfig = Annotated[StoreConfigModel, _ignores_unknown(StoreConfigModel)]
+
+
 class PlaceModel(GraphNodeModel):
     """A place as it travels: there the inputs have to be given, even if there are none."""
 
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
+
     inputs: dict[str, Any]
+    unites: Unites | None = None
 
 
 class CronTriggerValue(Body):
@@ -55,8 +77,8 @@ class GraphBody(Body):
 
     secrets: Texts
     nodes: Annotated[list[PlaceModel], Field(max_length=MAX_NODES)]
-    retry_policy: RetryPolicyModel = Field(default_factory=RetryPolicyModel)
-    store_config: StoreConfigModel = Field(default_factory=StoreConfigModel)
+    retry_policy: RetryPolicy = Field(default_factory=RetryPolicyModel)
+    store_config: StoreConfig = Field(default_factory=StoreConfigModel)
     triggers: Annotated[list[TriggerModel], Field(fail_fast=True)] = Field(default_factory=list)
 
     @classmethod
@@ -124,10 +146,10 @@ def _names_only(secrets: Any) -> Any:
 class GraphReply(Body):
     """A graph as the state manager shows it: secrets by name only."""
 
-    nodes: list[GraphNodeModel]
+    nodes: list[PlaceModel]
     secrets: Annotated[dict[str, bool], BeforeValidator(_names_only)]
-    retry_policy: RetryPolicyModel
-    store_config: StoreConfigModel
+    retry_policy: RetryPolicy
+    store_config: StoreConfig
     triggers: list[TriggerModel]
     created_at: Moment
     updated_at: Moment

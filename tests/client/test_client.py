@@ -25,7 +25,7 @@ from exotrio.errors import (
     NotFound,
     RequestRefused,
 )
-from exotrio.graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel, StoreConfigModel
+from exotrio.graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel, StoreConfigModel, UnitesModel
 from exotrio.manager import embedded
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -210,6 +210,16 @@ async def test_trigger_notices_that_our_server_was_replaced_by_another() -> None
 
 
 # -- graphs
+
+
+async def test_a_graph_with_fields_of_a_later_version_is_read() -> None:
+    more = {"more": 1}
+    united = {**place("d"), "namespace": "ns", "unites": {"identifier": "c"} | more} | more
+    graph = GRAPH | more | {"name": "g", "namespace": "ns", "nodes": [united]}
+    graph |= {name: GRAPH[name] | more for name in ("retry_policy", "store_config")}
+    server = Server().on("GET graphs", answer(200, {"templates": [graph]}))
+    (found,) = await server.client.graphs()
+    assert found.nodes[0].unites == UnitesModel(identifier="c")
 
 
 async def test_upsert_sends_only_what_was_given_and_returns_the_graph() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from typing import Any
 
@@ -207,6 +208,16 @@ async def test_unknown_fields_are_ignored(api: Api) -> None:
     ok(await api.v0("PUT", "nodes/", json=body))
     assert ok(await api.nodes())["nodes"][0]["runtime_namespace"] == api.namespace
     ok(await api.v0("POST", "states/enqueue", json={"nodes": [], "batch_size": 1, "more": 1}))
+    more = {"more": 1}
+    united = place("c", unites="a", strategy="ALL_DONE")
+    united["unites"] |= more
+    nodes = [each | more for each in (place("a", "b"), place("b", "c"), united)]
+    policy, store = {"max_retries": 7} | more, {"default_values": {"k": "v"}} | more
+    body = api.body(nodes, retry_policy=policy, store_config=store) | more
+    put = ok(await api.put_graph("g", body), 201)
+    assert (put["retry_policy"]["max_retries"], put["store_config"]["default_values"]) == (7, {"k": "v"})
+    assert put["nodes"][2]["unites"] == {"identifier": "a", "strategy": "ALL_DONE"}
+    assert '"more"' not in json.dumps(put)
 
 
 # -- types
