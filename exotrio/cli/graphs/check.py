@@ -19,9 +19,10 @@ from exotrio.cli.graphs.problems import FileProblem
 from exotrio.cli.load import load, users_line
 from exotrio.errors import ExotrioError, ProblemsError
 from exotrio.graph import Graph
+from exotrio.graph.placeholders import PlaceholderError, parse_placeholders
 from exotrio.manager.rules.problems import Problem, RulesBroken
 from exotrio.manager.rules.registered import Registered, check_registered
-from exotrio.manager.rules.template import PlaceholderError, Template, parse_placeholders
+from exotrio.manager.rules.template import Template
 
 Nodes = Mapping[tuple[str, str], Registered]
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from exotrio.graph.placeholders import OutputRef, Piece, StoreRef
 from exotrio.manager.engine.states import RunScope, size_of
 from exotrio.manager.rules.registered import Registered
-from exotrio.manager.rules.template import OutputRef, Piece, Place, StoreRef, Unite
+from exotrio.manager.rules.template import Place, Unite
 from exotrio.manager.store.port import View
 
 Outputs = Mapping[str, Any]

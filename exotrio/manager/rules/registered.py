@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from exotrio.graph.placeholders import OutputRef
 from exotrio.manager.rules.problems import SECRETS, Problem, first_problems
-from exotrio.manager.rules.template import OutputRef, Template
+from exotrio.manager.rules.template import Template
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,13 +1,9 @@
-"""Declarations of a graph: what users write. What travels is in ``_wire/graphs``.
-
-Pure data. Field rules (blank names, ranges, repeated keys) are checked here, at construction;
-rules that need the whole graph are in ``manager/rules/template``.
-"""
+"""The parts of a graph as users declare them, and the rules of their fields: blank names, ranges, repeats."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from enum import StrEnum
 from itertools import islice
 from typing import Annotated, Any, ClassVar, Self
@@ -20,7 +16,6 @@ from pydantic import (
     ModelWrapValidatorHandler,
     ValidationError,
     WrapValidator,
-    field_validator,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -28,17 +23,6 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.times import check_expression
 from exotrio._util.words import listed, meant
-
-__all__ = [
-    "CronTrigger",
-    "Graph",
-    "GraphNodeModel",
-    "RetryPolicyModel",
-    "RetryStrategyEnum",
-    "StoreConfigModel",
-    "UnitesModel",
-    "UnitesStrategyEnum",
-]
 
 MAX_NAME = 256
 """Characters of a name that can stand in a URL path, at most."""
@@ -265,41 +249,3 @@ class CronTrigger(Declaration):
     """
 
     expression: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_expression)]
-
-
-class Graph(Declaration):
-    """A graph declared in Python, ready for ``StateManager.upsert_graph`` or ``python -m exotrio run``.
-
-    Args:
-        name: Name of the graph in its namespace.
-        nodes: The places of the graph; exactly one has nothing before it, the root.
-        secrets: Secret name to value. Values are encrypted at rest and never shown again.
-        retry_policy: Defaults to ``RetryPolicyModel()``.
-        store_config: Defaults to an empty store.
-        triggers: Cron triggers. Defaults to none.
-
-    Raises:
-        pydantic.ValidationError: a field breaks its rule; every problem is named.
-    """
-
-    name: Name
-    nodes: list[GraphNodeModel]
-    secrets: dict[str, str] = Field(default_factory=dict, repr=False)
-    retry_policy: RetryPolicyModel = Field(default_factory=RetryPolicyModel)
-    store_config: StoreConfigModel = Field(default_factory=StoreConfigModel)
-    triggers: list[CronTrigger] = Field(default_factory=list)
-
-    def __init__(
-        self,
-        name: str,
-        nodes: Sequence[GraphNodeModel | Mapping[str, Any]],
-        **fields: Any,
-    ) -> None:
-        BaseModel.__init__(self, name=name, nodes=list(nodes), **fields)
-
-    @field_validator("nodes")
-    @classmethod
-    def _has_nodes(cls, nodes: list[GraphNodeModel]) -> list[GraphNodeModel]:
-        if not nodes:
-            raise ValueError("a graph needs at least one node")
-        return nodes

@@ -1,0 +1,43 @@
+"""What users declare: a ``Graph``, and its parts. Pure data; what travels is in ``_wire/graphs``.
+
+- ``declaration``: the parts, and the rules of their fields;
+- ``placeholders``: the grammar of ``${{ identifier.outputs.field }}`` and ``${{ store.key }}``;
+- ``graph``: ``Graph``, declared as a list of nodes, or built by ``Graph.add``;
+- ``references``: what ``add`` returns, and what is made of it: references to outputs and to the store;
+- ``inputs``: the inputs of a node that is added: checked against its class, and as texts;
+- ``order``: which nodes that were added come before which, so that a reference has a value.
+
+What is declared is checked where it is written. The rules of a whole graph are in ``manager/rules``; a graph
+that is built obeys them by construction (``tests/property/test_building.py``), but for what its nodes need
+of elsewhere: secrets, and nodes that are not registered.
+"""
+
+from __future__ import annotations
+
+from exotrio.graph.declaration import MAX_NAME as MAX_NAME
+from exotrio.graph.declaration import MAX_NODES as MAX_NODES
+from exotrio.graph.declaration import (
+    CronTrigger,
+    GraphNodeModel,
+    RetryPolicyModel,
+    RetryStrategyEnum,
+    StoreConfigModel,
+    UnitesModel,
+    UnitesStrategyEnum,
+)
+from exotrio.graph.declaration import Name as Name
+from exotrio.graph.declaration import NamedTarget as NamedTarget
+from exotrio.graph.declaration import PartByPart as PartByPart
+from exotrio.graph.declaration import check_name as check_name
+from exotrio.graph.graph import Graph
+
+__all__ = [
+    "CronTrigger",
+    "Graph",
+    "GraphNodeModel",
+    "RetryPolicyModel",
+    "RetryStrategyEnum",
+    "StoreConfigModel",
+    "UnitesModel",
+    "UnitesStrategyEnum",
+]
