@@ -3,17 +3,17 @@
 ::
 
     executor        Executor: runs a claim and returns its outcome, or None if the state is to be released
-    node_task       NodeTask: the task that a worker runs its nodes in, and a new one once a node spoiled it
+    node_task       NodeTask: the task that a worker runs its nodes in, until a node spoils it
     handle          Execution: what the rest of the runtime sees of one run, and may do to it; and which
                     state a log line belongs to
     results         from what a node returned, or a signal that it raised, to the outcome
     error_text      the text of its error: own frames, bounded, without secrets
     threads         threads for plain ``def`` nodes, and for the default executor of asyncio; the number
                     of stuck nodes, which go on though nothing waits for them any more, and its limit
-    asyncio_thread  one asyncio loop in a thread, for nodes with ``event_loop = "asyncio"``
+    asyncio_thread  one asyncio loop in a thread, for nodes with ``runs_in = "asyncio"``
 
-``_runtime`` uses ``executor``, ``node_task`` and ``handle``; ``testing`` runs single nodes with ``executor`` and
-``handle``; the formatters of the command line read the context variables of ``handle``.
+``_runtime`` uses ``executor``, ``node_task`` and ``handle``; ``testing`` runs single nodes with ``executor``
+and ``handle``; the formatters of the command line read the context variables of ``handle``.
 
 Rules that hold:
 

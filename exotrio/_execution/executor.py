@@ -20,7 +20,7 @@ from exotrio._execution.node_task import Attempt, NodeTask
 from exotrio._execution.results import hint_at_asyncio, returned, signalled
 from exotrio._execution.threads import MAX_STUCK_PER_WORKER, StuckNodes, call_in_thread
 from exotrio._fields.models import fields_of
-from exotrio._nodes.base import BaseNode, is_plain, needs_asyncio
+from exotrio._nodes.base import BaseNode, place_of
 from exotrio._nodes.outcome import Errored, Outcome, Signal
 from exotrio._util.backoff import Backoff
 from exotrio._util.exceptions import leaves, single_leaf
@@ -82,10 +82,11 @@ class Executor:
         return f"{why}: no such node is begun" if why else ""
 
     def _why_not(self, node: type[BaseNode]) -> str:
-        if needs_asyncio(node):
+        place = place_of(node)
+        if place == "asyncio":
             blocked = self._asyncio is not None and self._asyncio.blocked
             return self._stuck_in_asyncio.why or ("a node blocks the asyncio loop" if blocked else "")
-        return self._stuck_in_threads.why if is_plain(node) else ""
+        return self._stuck_in_threads.why if place == "thread" else ""
 
     async def aclose(self) -> None:
         """End the asyncio loop. Shielded, for up to ``deadlines.CLOSE``."""
@@ -218,19 +219,20 @@ class Executor:
         except ValidationError as error:
             head = f"the graph's secrets do not fit {node.__name__}.Secrets:"
             return _misfit(head, readable_errors(error), redactor)
-        if needs_asyncio(node):
+        place = place_of(node)
+        if place == "asyncio":
             execution.elsewhere = True
             value = await self._in_asyncio(instance.execute, _shown(claim))
-        elif not is_plain(node):
-            value = await instance.execute()
+        elif place == "trio":
+            value = instance.execute()
         else:
             execution.elsewhere = True
             with execution.in_thread():
                 value = await call_in_thread(instance.execute, _shown(claim), self._stuck_in_threads)
             execution.elsewhere = False
-            if inspect.isawaitable(value):
-                # A decorator made the method plain; what it returned still belongs on the loop.
-                value = await value
+        if inspect.isawaitable(value):
+            # Of a thread too: a decorator made the method plain, and what it returned belongs on the loop.
+            value = await value
         return returned(node, value)
 
     async def _in_asyncio(self, function: Callable[[], object], what: str) -> object:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from exotrio._fields.models import fields_of
-from exotrio._nodes.base import BaseNode, is_plain, needs_asyncio
+from exotrio._nodes.base import BaseNode, place_of
 from exotrio._nodes.outcome import (
     Errored,
     Executed,
@@ -28,13 +28,11 @@ _WITHOUT_ASYNCIO = ("no running event loop", "trio.run received unrecognized yie
 
 def hint_at_asyncio(node: type[BaseNode], error: BaseException) -> None:
     """Add a note to an error that a node for asyncio raises on Trio: what its class has to say."""
-    if needs_asyncio(node) or is_plain(node) or type(error) not in (RuntimeError, TypeError):
+    if place_of(node) != "trio" or type(error) not in (RuntimeError, TypeError):
         return
     # Only a str: another object could do anything when its text is asked for.
     if error.args and type(error.args[0]) is str and error.args[0].startswith(_WITHOUT_ASYNCIO):
-        error.add_note(
-            f'{node.__name__} needs asyncio, but runs on Trio: give its class event_loop = "asyncio"'
-        )
+        error.add_note(f'{node.__name__} needs asyncio, but runs on Trio: give its class runs_in = "asyncio"')
 
 
 def signalled(signal: Signal) -> Outcome:

@@ -62,6 +62,9 @@ class StopView:
 _NEVER = StopView()
 
 
+RunsIn = Literal["trio", "thread", "asyncio"]
+"""Where ``execute`` runs."""
+
 Model = TypeVar("Model", bound=BaseModel, covariant=True)
 
 
@@ -116,18 +119,19 @@ class BaseNode(ABC):
     enums, Literals, UUIDs, lists, dicts, models of these, or any of them or None: they are sent as text
     and checked on arrival. Each execution has its own instance, made without arguments.
 
-    ``async def execute(self)`` runs on the Trio loop and may use anyio or Trio; with
-    ``event_loop = "asyncio"`` it runs on an asyncio loop instead. A plain ``def execute(self)`` runs
-    in a thread. Each returns one ``Outputs``, a list of them (a fan-out: the next nodes run once for each),
-    or None; or raises ``PruneSignal`` or ``ReQueueAfterSignal``. Any other exception is the error of the
-    state.
+    ``async def execute(self)`` runs on the Trio loop and may use anyio or Trio; a plain ``def execute(self)``
+    runs in a thread. ``runs_in`` says otherwise. Each returns one ``Outputs``, a list of them (a fan-out:
+    the next nodes run once for each), or None; or raises ``PruneSignal`` or ``ReQueueAfterSignal``. Any
+    other exception is the error of the state.
 
     Attributes:
-        event_loop: Class attribute: ``"asyncio"`` for an ``execute`` that uses libraries for asyncio. The
-            runtime has one asyncio loop for all such nodes, in a thread of its own. A node is cancelled
-            as asyncio does it, by one CancelledError, and has 5 seconds for its clean-up; after that it
-            is stuck: it goes on, and nothing waits for it. ``__init__`` runs on the Trio loop. Defaults
-            to ``"trio"``.
+        runs_in: Class attribute: where ``execute`` runs. None, the default: ``"trio"`` for an ``async def``,
+            ``"thread"`` for a plain ``def``.
+
+            - ``"asyncio"``: for an ``async def`` that uses libraries for asyncio. The runtime has one
+              asyncio loop for all such nodes, in a thread of its own. A node is cancelled as asyncio does
+              it, by one CancelledError, and has 5 seconds for its clean-up; after that it is stuck: it goes
+              on, and nothing waits for it. ``__init__`` runs on the Trio loop.
         timeout: Class attribute: most seconds for one ``execute``. Then it is cancelled, and the state
             becomes an error that says so, unless it still returns a value. A plain ``def`` is
             stuck then: it goes on in its thread, and nothing waits for it. None, the default: no limit.
@@ -159,7 +163,7 @@ class BaseNode(ABC):
         inputs = None
         secrets = None
 
-    event_loop: ClassVar[Literal["trio", "asyncio"]] = "trio"
+    runs_in: ClassVar[RunsIn | None] = None
     timeout: ClassVar[float | None] = None
     concurrency: ClassVar[int | None] = None
 
@@ -202,11 +206,6 @@ class BaseNode(ABC):
             checked_progress(fraction, text)  # the same errors outside of a runtime
 
 
-def is_plain(node: type[BaseNode]) -> bool:
-    """Whether ``execute`` is run in a thread."""
-    return not needs_asyncio(node) and not inspect.iscoroutinefunction(node.execute)
-
-
-def needs_asyncio(node: type[BaseNode]) -> bool:
-    """Whether ``execute`` is run in the asyncio loop."""
-    return node.event_loop == "asyncio"
+def place_of(node: type[BaseNode]) -> RunsIn:
+    """Return where ``execute`` runs."""
+    return node.runs_in or ("trio" if inspect.iscoroutinefunction(node.execute) else "thread")

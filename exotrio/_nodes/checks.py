@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
 
 from exotrio._fields.codecs import name_of
 from exotrio._fields.models import field_problems, fields_of
-from exotrio._nodes.base import BaseNode
+from exotrio._nodes.base import BaseNode, RunsIn
 from exotrio._util.words import shortened
 from exotrio.graph import check_name
 
@@ -77,24 +77,34 @@ def _class_problems(node: type[BaseNode]) -> list[str]:
         problems.append(
             f"{node.__name__} cannot be created without arguments: give those of __init__ defaults"
         )
-    problems += _loop_problems(node)
+    problems += _place_problems(node)
     problems += _limit_problems(node)
     for part in ("Inputs", "Outputs", "Secrets"):
         problems += _model_problems(f"{node.__name__}.{part}", getattr(node, part, None))
     return problems
 
 
-def _loop_problems(node: type[BaseNode]) -> list[str]:
-    loop: Any = node.event_loop
-    if loop not in ("trio", "asyncio"):
-        return [f'{node.__name__}.event_loop is {_short(loop)}: it must be "trio" or "asyncio"']
+def _place_problems(node: type[BaseNode]) -> list[str]:
+    problems = []
+    if (loop := getattr(node, "event_loop", None)) is not None:
+        instead = 'write runs_in = "asyncio"' if loop == "asyncio" else "leave it out"
+        problems.append(f"{node.__name__}.event_loop has no effect: {instead}")
+    place: Any = node.runs_in
+    if place is not None and place not in get_args(RunsIn):
+        known = ", ".join(f'"{each}"' for each in get_args(RunsIn))
+        problems.append(f"{node.__name__}.runs_in is {_short(place)}: it must be one of {known}, or None")
     # A decorator may have made a plain function of a coroutine function.
-    if loop == "asyncio" and not inspect.iscoroutinefunction(inspect.unwrap(node.execute)):
-        return [
-            f'{node.__name__}.event_loop is "asyncio", but its execute is a plain def: '
-            "write async def execute(self), or leave event_loop out to have it run in a thread"
-        ]
-    return []
+    elif place in ("trio", "asyncio") and not inspect.iscoroutinefunction(inspect.unwrap(node.execute)):
+        problems.append(
+            f'{node.__name__}.runs_in is "{place}", but its execute is a plain def: '
+            "write async def execute(self), or leave runs_in out to have it run in a thread"
+        )
+    elif place == "thread" and inspect.iscoroutinefunction(node.execute):
+        problems.append(
+            f'{node.__name__}.runs_in is "thread", but its execute is an async def: '
+            "write def execute(self), or leave runs_in out to have it run on Trio"
+        )
+    return problems
 
 
 def _limit_problems(node: type[BaseNode]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Nodes with ``event_loop = "asyncio"``: one asyncio loop beside Trio's, and the ways a node in it ends.
+"""Nodes with ``runs_in = "asyncio"``: one asyncio loop beside Trio's, and the ways a node in it ends.
 
 In real time, since threads are involved; where timeouts are to be over, the clock is put forward."""
 
@@ -23,7 +23,7 @@ import sniffio
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from exotrio import BaseNode, ConfigurationError, PruneSignal, ReQueueAfterSignal, Stopping
+from exotrio import BaseNode, PruneSignal, ReQueueAfterSignal, Stopping
 from exotrio._util import deadlines
 from exotrio.testing import Errored, Executed, Pruned, Requeued, run_node
 from tests.support.doubles import NativeServer, V0Server, running, runtime, until_and_stop
@@ -38,7 +38,7 @@ class Text(BaseNode.Outputs):
 
 
 def node(execute: Any, name: str = "Node", **parts: Any) -> type[BaseNode]:
-    return type(name, (BaseNode,), {"execute": execute, "Outputs": Text, "event_loop": "asyncio", **parts})
+    return type(name, (BaseNode,), {"execute": execute, "Outputs": Text, "runs_in": "asyncio", **parts})
 
 
 def loop_threads() -> list[threading.Thread]:
@@ -73,21 +73,6 @@ class Began:
     async def wait(self) -> None:
         with trio.fail_after(600):
             await self._event.wait()
-
-
-# -- what may be declared
-
-
-def test_an_event_loop_that_is_not_known_is_named() -> None:
-    async def execute(self: BaseNode) -> None: ...
-
-    with pytest.raises(ConfigurationError, match=r"Node\.event_loop is 'curio': it must be"):
-        runtime(V0Server(), node(execute, event_loop="curio"))
-
-
-def test_a_plain_function_that_asks_for_asyncio_is_named() -> None:
-    with pytest.raises(ConfigurationError, match="its execute is a plain def"):
-        runtime(V0Server(), node(lambda self: None))
 
 
 # -- running
@@ -196,13 +181,13 @@ def test_no_asyncio_is_loaded_for_nodes_that_do_not_ask_for_it() -> None:
 
 
 @pytest.mark.parametrize("what", [lambda: asyncio.sleep(1), lambda: asyncio.sleep(0)])
-async def test_an_asyncio_node_without_event_loop_gets_a_note_that_says_so(what: Any) -> None:
+async def test_an_asyncio_node_that_does_not_say_so_gets_a_note(what: Any) -> None:
     async def execute(self: BaseNode) -> None:
         await what()
 
-    outcome = await run_node(node(execute, event_loop="trio"))
+    outcome = await run_node(node(execute, runs_in="trio"))
     assert isinstance(outcome, Errored)
-    hint = 'Node needs asyncio, but runs on Trio: give its class event_loop = "asyncio"'
+    hint = 'Node needs asyncio, but runs on Trio: give its class runs_in = "asyncio"'
     assert outcome.error.splitlines()[-1] == hint
 
 
@@ -536,7 +521,7 @@ async def test_too_many_stuck_nodes_keep_asyncio_nodes_from_being_begun_and_no_o
     rt = runtime(
         server,
         node(swallowing.execute, timeout=30),
-        node(on_trio, "OnTrio", event_loop="trio"),
+        node(on_trio, "OnTrio", runs_in="trio"),
         workers=1,
         batch_size=1,
         poll_interval=0.01,
@@ -589,7 +574,7 @@ async def test_a_blocked_loop_blocks_neither_trio_nor_the_stop(
         server,
         node(blocks, "Blocks", **on_asyncio),
         node(waits, "Waits", **on_asyncio),
-        node(on_trio, "OnTrio", event_loop="trio"),
+        node(on_trio, "OnTrio", runs_in="trio"),
         poll_interval=0.01,
     )
     with trio.fail_after(600):
@@ -717,7 +702,7 @@ from exotrio.testing import run_node
 deadlines.CLEAN_UP = 0.1
 
 class Blocks(BaseNode):
-    event_loop, timeout = "asyncio", 0.2
+    runs_in, timeout = "asyncio", 0.2
 
     async def execute(self):
         asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)

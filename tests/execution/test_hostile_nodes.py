@@ -28,7 +28,7 @@ class TidyThread(BaseNode):
 
 
 class TidyAsyncio(BaseNode):
-    event_loop = "asyncio"
+    runs_in = "asyncio"
 
     async def execute(self) -> None:
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
@@ -340,7 +340,7 @@ async def test_a_keyboard_interrupt_out_of_a_thread_is_an_error_of_its_state() -
 
 
 async def test_a_keyboard_interrupt_out_of_the_asyncio_thread_is_an_error_of_its_state() -> None:
-    assert "KeyboardInterrupt" in await error_beside(interrupt_asyncio, TidyAsyncio, event_loop="asyncio")
+    assert "KeyboardInterrupt" in await error_beside(interrupt_asyncio, TidyAsyncio, runs_in="asyncio")
 
 
 def old_factory(loop: Any, coroutine: Any) -> Any:
@@ -359,9 +359,9 @@ async def test_a_task_factory_that_a_node_sets_holds_up_no_other_node(factory: A
         raise ValueError("set")
 
     class Waits(BaseNode):
-        event_loop = "asyncio"
+        runs_in = "asyncio"
 
         async def execute(self) -> None:
             await asyncio.sleep(0)
 
-    assert "set" in await error_beside(execute, Waits, event_loop="asyncio")
+    assert "set" in await error_beside(execute, Waits, runs_in="asyncio")

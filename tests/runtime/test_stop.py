@@ -381,7 +381,7 @@ async def test_a_stop_with_every_step_at_its_worst_takes_no_longer_than_the_step
             gate.wait()
 
     class Loop(BaseNode):
-        event_loop = "asyncio"
+        runs_in = "asyncio"
 
         async def execute(self) -> None:
             begun.append("loop")

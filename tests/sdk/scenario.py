@@ -100,7 +100,7 @@ class Sleeps(sdk.BaseNode):
     """What runs on asyncio only: with exotrio it says so."""
 
     Inputs, Outputs = In, Out
-    event_loop = "asyncio"
+    runs_in = "asyncio"
 
     async def execute(self):
         async with asyncio.timeout(30):
