@@ -4,32 +4,29 @@ Ctrl-C that is meant for the application."""
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import trio
-from pydantic import ValidationError
 
+from exotrio._execution.call import NodeCall
 from exotrio._execution.error_text import bounded, error_line, error_text
 from exotrio._execution.handle import Execution, hide
 from exotrio._execution.node_task import Attempt, NodeTask
-from exotrio._execution.results import hint_at_asyncio, returned, signalled
-from exotrio._execution.threads import MAX_STUCK_PER_WORKER, StuckNodes, call_in_thread
-from exotrio._fields.models import fields_of
-from exotrio._nodes.base import BaseNode, place_of
+from exotrio._execution.places import InAsyncio, InThreads, OnTrio, Place
+from exotrio._execution.results import hint_at_asyncio, signalled
+from exotrio._execution.threads import MAX_STUCK_PER_WORKER
+from exotrio._nodes.base import BaseNode, RunsIn, place_of
 from exotrio._nodes.outcome import Errored, Outcome, Signal
 from exotrio._util.backoff import Backoff
 from exotrio._util.exceptions import leaves, single_leaf
 from exotrio._util.redaction import Redactor
-from exotrio._util.words import readable_errors
-from exotrio.errors import FieldsInvalid, ManagerError, ManagerUnavailable
+from exotrio.errors import ManagerError, ManagerUnavailable
 
 if TYPE_CHECKING:
-    from exotrio._execution.asyncio_thread import AsyncioThread
     from exotrio._link.port import Claim
 
 log = logging.getLogger("exotrio.worker")
@@ -60,16 +57,13 @@ class Executor:
     ) -> None:
         self._nodes = nodes
         self._fetch_secrets = fetch_secrets
-        self._changed = changed
         self._owns_signals = owns_signals
         max_stuck = MAX_STUCK_PER_WORKER * workers
-        self._stuck_in_threads = StuckNodes(
-            max_stuck=max_stuck, kind="plain def nodes", where="in its thread", changed=changed
-        )
-        self._stuck_in_asyncio = StuckNodes(
-            max_stuck=max_stuck, kind="asyncio nodes", where="in the asyncio loop", changed=changed
-        )
-        self._asyncio: AsyncioThread | None = None
+        self._places: dict[RunsIn, Place] = {
+            "trio": OnTrio(),
+            "thread": InThreads(max_stuck, changed),
+            "asyncio": InAsyncio(max_stuck, changed),
+        }
 
     def accepts(self, node: type[BaseNode]) -> bool:
         """Whether a state of ``node`` should be begun: not if too many others like it are stuck."""
@@ -82,16 +76,13 @@ class Executor:
         return f"{why}: no such node is begun" if why else ""
 
     def _why_not(self, node: type[BaseNode]) -> str:
-        place = place_of(node)
-        if place == "asyncio":
-            blocked = self._asyncio is not None and self._asyncio.blocked
-            return self._stuck_in_asyncio.why or ("a node blocks the asyncio loop" if blocked else "")
-        return self._stuck_in_threads.why if place == "thread" else ""
+        return self._places[place_of(node)].why_not
 
     async def aclose(self) -> None:
-        """End the asyncio loop. Shielded, for up to ``deadlines.CLOSE``."""
-        if self._asyncio is not None:
-            await self._asyncio.aclose()
+        """End what the places of nodes have begun. Shielded, for up to ``deadlines.CLOSE``."""
+        async with trio.open_nursery() as nursery:
+            for place in self._places.values():
+                nursery.start_soon(place.aclose)
 
     async def run(
         self,
@@ -147,8 +138,8 @@ class Executor:
                     await confirm()
                     # It may have been cancelled before this task came to its first line.
                     await trio.lowlevel.checkpoint_if_cancelled()
-                    execution.begin(node.timeout)
-                    attempt.outcome = await self._call(node, claim, secrets, execution)
+                    call = NodeCall(node=node, inputs=claim.inputs, secrets=secrets, shown=_shown(claim))
+                    attempt.outcome = await self._places[place_of(node)].run(call, execution)
             # If the scope caught a Cancelled, the runtime ended the node.
             attempt.error = None
         except BaseException as error:
@@ -198,50 +189,6 @@ class Executor:
             await trio.sleep(delay)
         raise AssertionError("unreachable")
 
-    async def _call(
-        self, node: type[BaseNode], claim: Claim, secrets: Mapping[str, str], execution: Execution
-    ) -> Outcome:
-        redactor = execution.progress.redactor
-        instance = node()
-        instance._stop_view = execution.view
-        instance._progress_view = execution.progress
-        fields = fields_of(node.Inputs)
-        try:
-            instance.inputs = (
-                node.Inputs.model_validate(dict(claim.inputs))
-                if fields is None
-                else fields.decode(claim.inputs)
-            )
-        except FieldsInvalid as error:
-            return _misfit(f"the inputs do not fit {node.__name__}.Inputs:", error.problems, redactor)
-        try:
-            instance.secrets = node.Secrets.model_validate(dict(secrets))
-        except ValidationError as error:
-            head = f"the graph's secrets do not fit {node.__name__}.Secrets:"
-            return _misfit(head, readable_errors(error), redactor)
-        place = place_of(node)
-        if place == "asyncio":
-            execution.elsewhere = True
-            value = await self._in_asyncio(instance.execute, _shown(claim))
-        elif place == "trio":
-            value = instance.execute()
-        else:
-            execution.elsewhere = True
-            with execution.in_thread():
-                value = await call_in_thread(instance.execute, _shown(claim), self._stuck_in_threads)
-            execution.elsewhere = False
-        if inspect.isawaitable(value):
-            # Of a thread too: a decorator made the method plain, and what it returned belongs on the loop.
-            value = await value
-        return returned(node, value)
-
-    async def _in_asyncio(self, function: Callable[[], object], what: str) -> object:
-        from exotrio._execution.asyncio_thread import AsyncioThread  # here, since it imports asyncio
-
-        if self._asyncio is None or self._asyncio.ended:
-            self._asyncio = AsyncioThread(self._stuck_in_asyncio, self._changed)
-        return await self._asyncio.call(function, what)
-
     def _failed(self, error: BaseException, claim: Claim, execution: Execution) -> Outcome | None:
         redactor = execution.progress.redactor
         signal = single_leaf(error)
@@ -290,7 +237,3 @@ class Executor:
 
 def _shown(claim: Claim) -> str:
     return f"state {claim.state_id} ({claim.node_name})"
-
-
-def _misfit(head: str, problems: Iterable[str], redactor: Redactor) -> Errored:
-    return Errored(bounded(redactor.redact("\n  ".join([head, *problems]))))

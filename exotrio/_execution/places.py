@@ -1,0 +1,106 @@
+"""Where nodes run: on the Trio loop, in a thread, in an asyncio loop. ``processes`` has the fourth place."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from exotrio._execution.call import NodeCall
+from exotrio._execution.handle import Execution
+from exotrio._execution.results import returned
+from exotrio._execution.threads import StuckNodes, call_in_thread
+from exotrio._nodes.base import BaseNode
+from exotrio._nodes.outcome import Errored, Outcome
+
+if TYPE_CHECKING:
+    from exotrio._execution.asyncio_thread import AsyncioThread
+
+
+class Place(ABC):
+    """A place where nodes of one runtime run."""
+
+    @property
+    def why_not(self) -> str:
+        """Why no other node is begun here; empty if they are. From any thread."""
+        return ""
+
+    async def run(self, call: NodeCall, execution: Execution) -> Outcome:
+        """Run a node and return the outcome of what it returned. Raises what it raises.
+
+        Cancellation:
+            Ends the node as it can be ended in this place.
+        """
+        execution.begin(call.node.timeout)
+        instance = call.instance(execution.view, execution.progress)
+        if isinstance(instance, Errored):
+            return instance
+        return returned(call.node, await self._execute(instance, call, execution))
+
+    async def aclose(self) -> None:
+        """End what was begun for this place. Shielded, for up to ``deadlines.CLOSE``."""
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    @abstractmethod
+    async def _execute(self, instance: BaseNode, call: NodeCall, execution: Execution) -> object:
+        """Return what ``execute`` returns."""
+
+
+class OnTrio(Place):
+    """On the Trio loop of the runtime."""
+
+    async def _execute(self, instance: BaseNode, call: NodeCall, execution: Execution) -> object:
+        value = instance.execute()
+        return await value if inspect.isawaitable(value) else value  # it is not, of a decorated method
+
+
+class InThreads(Place):
+    """Each in a thread. One that does not end when it should is stuck."""
+
+    def __init__(self, max_stuck: int, changed: Callable[[], None]) -> None:
+        self._stuck = StuckNodes(
+            max_stuck=max_stuck, kind="plain def nodes", where="in its thread", changed=changed
+        )
+
+    @property
+    def why_not(self) -> str:
+        return self._stuck.why
+
+    async def _execute(self, instance: BaseNode, call: NodeCall, execution: Execution) -> object:
+        execution.elsewhere = True
+        with execution.in_thread():
+            value = await call_in_thread(instance.execute, call.shown, self._stuck)
+        execution.elsewhere = False
+        # A decorator made the method plain; what it returned still belongs on the loop.
+        return await value if inspect.isawaitable(value) else value
+
+
+class InAsyncio(Place):
+    """All in one asyncio loop, in a thread that begins with the first."""
+
+    def __init__(self, max_stuck: int, changed: Callable[[], None]) -> None:
+        self._stuck = StuckNodes(
+            max_stuck=max_stuck, kind="asyncio nodes", where="in the asyncio loop", changed=changed
+        )
+        self._changed = changed
+        self._thread: AsyncioThread | None = None
+
+    @property
+    def why_not(self) -> str:
+        blocked = self._thread is not None and self._thread.blocked
+        return self._stuck.why or ("a node blocks the asyncio loop" if blocked else "")
+
+    async def aclose(self) -> None:
+        if self._thread is not None:
+            await self._thread.aclose()
+
+    async def _execute(self, instance: BaseNode, call: NodeCall, execution: Execution) -> object:
+        from exotrio._execution.asyncio_thread import AsyncioThread  # here, since it imports asyncio
+
+        execution.elsewhere = True
+        if self._thread is None or self._thread.ended:
+            self._thread = AsyncioThread(self._stuck, self._changed)
+        return await self._thread.call(instance.execute, call.shown)
