@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from exotrio._execution.error_text import bounded
-from exotrio._nodes.base import BaseNode, StopView
 from exotrio._fields.models import fields_of
+from exotrio._nodes.base import BaseNode, StopView
 from exotrio._nodes.outcome import Errored
 from exotrio._nodes.progress import ProgressView
 from exotrio._util.redaction import Redactor
