@@ -1,17 +1,32 @@
-"""A database of an earlier version becomes one of the present version when it is opened, or is refused."""
+"""A database of an earlier version becomes one of the present version when it is opened, or is refused.
+
+``version_1.sql`` is what exotrio of version 1 of the tables wrote: a run that ended, and one in flight.
+"""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
 from exotrio.errors import DatabaseError, DatabaseTooNew
 from exotrio.manager.store import schema
+from exotrio.manager.store.opening import open_store
+from exotrio.manager.store.postgres import database as on_postgres
 from exotrio.manager.store.sqlite import database
-from tests.support.manager import open_manager
+from tests.contract.api import Api
+from tests.support import postgres
+from tests.support.helpers import node_name, ok
+from tests.support.manager import ENGINES, open_manager, recount
+
+VERSION_1 = Path(__file__).with_name("version_1.sql").read_text()
+IN_FLIGHT = "e88efb76-16b5-4313-9cd4-5d0336645e90"
+HELD = {"state_id": "774523e20000000000000005", "token": "45c08411b73ad399"}
 
 STEPS = {
     1: "CREATE TABLE later (value TEXT); INSERT INTO later VALUES ('first');",
@@ -37,7 +52,7 @@ async def opened(path: Path) -> None:
 
 @pytest.fixture
 async def first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of version 1, opened from now on by an exotrio that knows version 3."""
+    """A file of the present version, opened from now on by an exotrio that knows two more."""
     path = tmp_path / "state.db"
     await opened(path)
     assert version(path) == schema.VERSION
@@ -88,3 +103,109 @@ async def test_a_file_from_before_the_first_release_is_refused_and_the_error_say
     assert "move it away" in str(caught.value)
     assert "--db FILE" in str(caught.value)
     assert path.read_bytes() == before
+
+
+# -- from version 1, which was released
+
+
+def file_of_version_1(path: Path) -> str:
+    with closing(sqlite3.connect(path)) as connection:
+        settings = f"PRAGMA application_id = {database.APPLICATION_ID}; PRAGMA user_version = 1;"
+        connection.executescript(VERSION_1 + settings)
+    return str(path)
+
+
+async def postgres_of_version_1(url: str, file: Path) -> str:
+    """Make the tables as version 1 did, and fill them with the rows of a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(on_postgres, "SCHEMA", VERSION_1.partition("INSERT INTO")[0])
+        patch.setattr(on_postgres, "VERSION", 1)
+        async with open_store(url):
+            pass
+    with closing(sqlite3.connect(file_of_version_1(file))) as source, psycopg.connect(url) as target:
+        target.execute("DELETE FROM meta WHERE key = 'stamp'")
+        for (table,) in source.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            if table.startswith("sqlite_"):
+                continue
+            cursor = source.execute(f"SELECT * FROM {table}")
+            names = [name for name, *_ in cursor.description]
+            insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(['%s'] * len(names))})"
+            for row in cursor:
+                target.execute(insert.encode(), row)
+            if names[0] in ("id", "seq") and table not in ("managers", "sessions", "claims", "sign_in_links"):
+                sequence = f"pg_get_serial_sequence('{table}', '{names[0]}')"
+                target.execute(f"SELECT setval({sequence}, 1 + max({names[0]})) FROM {table}".encode())
+    return url
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[str]:
+    with postgres.database() as made:
+        yield made.url
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_runs_that_version_1_began_go_on_and_its_graphs_have_what_is_new(
+    engine: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    path = tmp_path / "old.db"
+    db: str = (
+        file_of_version_1(path)
+        if engine == "SQLite"
+        else await postgres_of_version_1(request.getfixturevalue("empty"), path)
+    )
+    async with open_manager(db, schedules=False) as manager:
+        api = Api(manager.remote.client, "old")
+        outputs = {"outcome": "executed", "outputs": [{"v": "x", "w": "y"}]}
+        assert ok(await api.outcomes({**HELD, **outputs}))["items"][0]["result"] == "ok"
+        for node, count in (("b", 1), ("u", 2)):
+            states = ok(await api.native_claim({node_name(node): 10}))["states"]
+            assert [state["run_id"] for state in states] == [IN_FLIGHT] * count
+            held = [{"state_id": each["state_id"], "token": each["lease"]["token"]} for each in states]
+            ok(await api.outcomes(*[{**each, **outputs} for each in held]))
+        assert ok(await api.native_run(IN_FLIGHT))["status"] == "SUCCESS"
+        await manager.service.store.read(recount)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_database_of_version_1_gets_the_tables_of_a_new_one(
+    engine: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if engine == "SQLite":
+        old, new = file_of_version_1(tmp_path / "old.db"), str(tmp_path / "new.db")
+        await opened(Path(old))
+        await opened(Path(new))
+        assert sqlite_tables(old) == sqlite_tables(new)
+        return
+    old = await postgres_of_version_1(request.getfixturevalue("empty"), tmp_path / "old.db")
+    with postgres.database() as made:
+        for url in (old, made.url):
+            async with open_store(url):
+                pass
+        assert postgres_tables(old) == postgres_tables(made.url)
+
+
+def sqlite_tables(path: str) -> dict[str, Any]:
+    """Return the columns of each table, and what makes each index."""
+    with closing(sqlite3.connect(path)) as connection:
+        found: dict[str, Any] = dict(
+            connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql > ''")
+        )
+        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            found[table] = connection.execute(f"PRAGMA table_info({table})").fetchall()
+    return found
+
+
+def postgres_tables(url: str) -> tuple[Any, ...]:
+    with psycopg.connect(url) as connection:
+        return (
+            connection.execute(
+                "SELECT table_name, column_name, ordinal_position, data_type, collation_name, is_nullable,"
+                " column_default FROM information_schema.columns WHERE table_schema = current_schema()"
+                " ORDER BY table_name, ordinal_position"
+            ).fetchall(),
+            connection.execute(
+                "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = current_schema()"
+                " ORDER BY indexname"
+            ).fetchall(),
+        )

@@ -22,7 +22,7 @@ A step holds up everybody who works on the tables that it changes, so it must no
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
 OLDEST = 1
 """The oldest version whose managers can work on these tables, too (on PostgreSQL, during an update)."""
 
@@ -39,6 +39,7 @@ CREATE TABLE nodes (
     secrets TEXT NOT NULL,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
+    paused_at INTEGER,                   -- since when its states are not claimed, if so
     UNIQUE (namespace, name)
 );
 
@@ -49,6 +50,7 @@ CREATE TABLE graphs (
     template INTEGER NOT NULL,           -- the current one; runs keep theirs
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
+    paused_at INTEGER,                   -- since when its schedule triggers nothing, if so
     UNIQUE (namespace, name)
 );
 
@@ -90,8 +92,12 @@ CREATE TABLE runs (
     pending INTEGER NOT NULL DEFAULT 0,  -- CREATED, QUEUED
     success INTEGER NOT NULL DEFAULT 0,  -- SUCCESS, PRUNED
     errored INTEGER NOT NULL DEFAULT 0,  -- ERRORED, NEXT_CREATED_ERROR
-    retried INTEGER NOT NULL DEFAULT 0   -- RETRY_CREATED
+    retried INTEGER NOT NULL DEFAULT 0,  -- RETRY_CREATED
+    key TEXT,                            -- which its client chose: there is one such run of the graph
+    key_digest TEXT                      -- of the inputs and the store that it was triggered with by that key
 );
+-- By key first: it is looked up without a graph, too.
+CREATE UNIQUE INDEX runs_by_key ON runs (key, graph) WHERE key IS NOT NULL;
 CREATE INDEX runs_by_time ON runs (namespace, created_at, id);
 CREATE INDEX runs_by_template ON runs (template);
 CREATE INDEX runs_finished ON runs (finished_at) WHERE finished_at IS NOT NULL;
@@ -281,5 +287,14 @@ CREATE TABLE duties (
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS: dict[int, str] = {}
+MIGRATIONS: dict[int, str] = {
+    # Business keys of runs; pausing of nodes and schedules. Managers of version 1 know neither.
+    1: """
+ALTER TABLE nodes ADD COLUMN paused_at INTEGER;
+ALTER TABLE graphs ADD COLUMN paused_at INTEGER;
+ALTER TABLE runs ADD COLUMN key TEXT;
+ALTER TABLE runs ADD COLUMN key_digest TEXT;
+CREATE UNIQUE INDEX runs_by_key ON runs (key, graph) WHERE key IS NOT NULL;
+""",
+}
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""
