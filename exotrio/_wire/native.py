@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationInfo
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._wire.body import Body, DelayMs
@@ -245,20 +245,33 @@ class HeartbeatReply(Body):
     commands: list[str] = Field(default_factory=list)
 
 
+def _id_or_key(run_id: str | None, info: ValidationInfo) -> str | None:
+    if "key" in info.data and (run_id is None) == (info.data["key"] is None):
+        raise ValueError("give a run_id or a key, and not both")
+    return run_id
+
+
 class NativeTriggerRequest(TriggerRequest):
-    """As v0, plus a run id chosen by the client, which makes the request repeatable.
+    """As v0, plus a run id chosen by the client, unless there is a key: either makes the request repeatable.
+
+    A state manager that does not know keys refuses a request without a run id, so none ignores a key.
 
     Also one entry of ``POST .../graph/{graph}/runs``, whose body is ``{"runs": [...]}`` with at most
     ``MAX_BATCH`` of them: all start, or none.
     """
 
-    run_id: Uuid
+    run_id: Annotated[Uuid | None, AfterValidator(_id_or_key), Field(validate_default=True)] = None
 
 
 class TriggerManyReply(Body):
-    """Reply to a list of runs: their ids, in its order."""
+    """Reply to a list of runs: their ids, in its order.
+
+    Fields:
+        created: For each whether it was started by this request, or existed already.
+    """
 
     run_ids: list[str]
+    created: list[bool] = Field(default_factory=list)
 
 
 class RunQuery(Body):

@@ -72,6 +72,7 @@ class RunsQuery(PageQuery):
     graph: str | None = None
     status: RunStatus | None = None
     since: AwareDatetime | None = None
+    key: str | None = None
 
 
 class RunPage(Body):

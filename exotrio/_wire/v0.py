@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._wire.body import Body, DelayMs, Moment, Texts
-from exotrio._wire.vocabulary import MAX_BATCH, RunStatus, StateStatus
+from exotrio._wire.vocabulary import MAX_BATCH, RunStatus, StateStatus, check_key
 from exotrio.graph import Name
 
 # -- nodes
@@ -68,16 +68,34 @@ class NodesReply(Body):
 
 # -- runs and states
 
+RunKey = Annotated[str, AfterValidator(check_key)]
+
 
 class TriggerRequest(Body):
+    """A run to start.
+
+    Fields:
+        key: Which run of the graph this is: with the same key again, the same run. Ours; a stock server
+            ignores it.
+    """
+
     inputs: Texts = Field(default_factory=dict)
     store: Texts = Field(default_factory=dict)
     start_delay: DelayMs = 0
+    key: RunKey | None = None
 
 
 class TriggerReply(Body):
+    """A run that was started.
+
+    Fields:
+        created: False if it existed already. Only ours says so: natively always, through v0 if a key was
+            given.
+    """
+
     status: StateStatus
     run_id: str
+    created: bool = True
 
 
 class ClaimRequest(Body):
@@ -134,6 +152,7 @@ class RunSummary(Body):
         created_at: None if a v0 server was asked for this run alone.
         finished_at: When nothing of it was pending any more; None while something is, and from v0.
         cancelled_at: When it was cancelled, if it was; None from v0.
+        key: The key that it was triggered with, if any; None from v0.
     """
 
     run_id: str
@@ -147,6 +166,7 @@ class RunSummary(Body):
     created_at: Moment | None
     finished_at: Moment | None = None
     cancelled_at: Moment | None = None
+    key: str | None = None
 
 
 class RunList(Body):

@@ -24,6 +24,8 @@ MAX_BATCH = 1_000
 
 MAX_TASK_TREE = 64 * 1024
 """Characters of a task tree, at most."""
+MAX_KEY = 256
+"""Characters of the key of a run, at most."""
 
 
 class StateStatus(StrEnum):
@@ -99,6 +101,17 @@ class HeartbeatResult(StrEnum):
     """It is no longer held under this token: stop working on it."""
     CANCELLED = "cancelled"
     """Its run was cancelled: stop working on it."""
+
+
+def check_key(key: str) -> str:
+    """Return the key of a run if it is one; raise ValueError otherwise."""
+    if not key or key != key.strip():
+        raise ValueError("is empty, or has blanks at its ends")
+    if len(key) > MAX_KEY:
+        raise ValueError(f"has {len(key):,} characters; at most {MAX_KEY} are allowed")
+    if any(ord(character) < 32 or ord(character) == 127 for character in key):
+        raise ValueError("contains a control character")
+    return key
 
 
 def is_state_id(text: str) -> bool:

@@ -136,7 +136,9 @@ async def test_runs_come_newest_first_as_v0_counts_them(api: Api) -> None:
     for _ in range(3):
         await fanned(api)
     found = ok(await api.find_runs())["runs"]
-    assert [(run.pop("finished_at"), run.pop("cancelled_at")) for run in found] == [(None, None)] * 3
+    assert [[run.pop(each) for each in ("finished_at", "cancelled_at", "key")] for run in found] == [
+        [None, None, None]
+    ] * 3
     assert found == ok(await api.runs())["runs"]
 
 

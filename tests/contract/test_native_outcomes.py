@@ -249,11 +249,12 @@ async def test_a_native_trigger_may_be_repeated(api: Api) -> None:
     flow = await Flow.deploy(api, place("a", inputs={"p": "x"}))
     run_id = str(uuid.uuid4())
     first = ok(await api.native_trigger(flow.graph, run_id, inputs={"p": "mine"}))
-    assert first == {"status": "CREATED", "run_id": run_id}
-    assert ok(await api.native_trigger(flow.graph, run_id, inputs={"p": "mine"})) == first
+    assert first == {"status": "CREATED", "run_id": run_id, "created": True}
+    again = {**first, "created": False}
+    assert ok(await api.native_trigger(flow.graph, run_id, inputs={"p": "mine"})) == again
     assert ok(await api.runs())["total"] == 1
     assert (await claim_one(api))["inputs"] == {"p": "mine"}
-    assert ok(await api.native_trigger(flow.graph, run_id, inputs={"p": "mine"})) == first
+    assert ok(await api.native_trigger(flow.graph, run_id, inputs={"p": "mine"})) == again
     assert await claim(api) == []
 
 
@@ -280,7 +281,7 @@ async def test_a_run_is_shown_with_counts_for_each_place(api: Api) -> None:
     ok(await api.errored(first["state_id"]))
     run = ok(await api.native_run(flow.run_id))
     nodes = run.pop("nodes")
-    assert run.pop("finished_at") == run.pop("cancelled_at") is None
+    assert run.pop("finished_at") == run.pop("cancelled_at") == run.pop("key") is None
     assert run == await flow.run_summary()
     assert [(node["identifier"], node["node_name"]) for node in nodes] == [
         (identifier, node_name(identifier)) for identifier in ("a", "b", "c")

@@ -44,7 +44,8 @@ async def test_each_run_has_its_own_inputs_store_and_state(api: Api) -> None:
         run(store={"k": "second", "d": "given"}, inputs={"p": "mine", "unknown": "x"}),
         run(store={"k": "${{store.d}}"}, inputs={"p": "${{store.k}}", "q": ""}),
     ]
-    assert ok(await api.trigger_many(flow.graph, *runs)) == {"run_ids": [each["run_id"] for each in runs]}
+    started = {"run_ids": [each["run_id"] for each in runs], "created": [True] * len(runs)}
+    assert ok(await api.trigger_many(flow.graph, *runs)) == started
     states = await claim(api)
     assert [state["run_id"] for state in states] == [each["run_id"] for each in runs], "the order is kept"
     assert [state["inputs"] for state in states] == [
@@ -86,7 +87,9 @@ async def test_runs_that_exist_count_as_started(api: Api) -> None:
     assert reply["run_ids"] == [second["run_id"], first["run_id"], third["run_id"]]
     # The whole list again, as after a lost answer; and the graph has become invalid meanwhile.
     ok(await api.put_graph(flow.graph, api.body([place("nothing")])), 201)
-    assert ok(await api.trigger_many(flow.graph, second, first, third)) == reply
+    again = ok(await api.trigger_many(flow.graph, second, first, third))
+    assert again["run_ids"] == reply["run_ids"]
+    assert (reply["created"], again["created"]) == ([True, False, True], [False] * 3)
     assert [state["inputs"]["p"] for state in await claim(api)] == ["0", "1", "2"]
 
 
@@ -100,7 +103,7 @@ async def test_an_id_that_comes_twice_begins_one_run(api: Api) -> None:
 
 async def test_an_empty_list_starts_nothing(api: Api) -> None:
     flow = await Flow.deploy(api, place("a"))
-    assert ok(await api.trigger_many(flow.graph)) == {"run_ids": []}
+    assert ok(await api.trigger_many(flow.graph)) == {"run_ids": [], "created": []}
     refused(await api.trigger_many("nothing"), 404)
 
 
@@ -165,7 +168,7 @@ async def test_at_most_a_hundred_problems_are_named(api: Api) -> None:
 @pytest.mark.parametrize(
     ("entry", "place_of", "message"),
     [
-        ({}, ("run_id",), "Field required"),
+        ({}, ("run_id",), "give a run_id or a key, and not both"),
         (run(inputs={"p": 5}), ("inputs", "p"), "Input should be a valid string"),
         (run(store=[]), ("store",), "Input should be a valid dictionary"),
         (run(start_delay=-1), ("start_delay",), "Input should be greater than or equal to 0"),

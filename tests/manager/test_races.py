@@ -207,6 +207,39 @@ async def test_one_run_id_begins_one_run() -> None:
         await sound(pair)
 
 
+async def test_one_key_begins_one_run() -> None:
+    async def trigger(manager: Manager) -> httpx.Response:
+        return await manager.remote.v0("POST", "graph/graph/trigger", json={"key": "order-17"})
+
+    async with open_pair() as pair:
+        flow = await Flow.deploy(pair.second.remote, place("a"))
+        replies = [ok(answer) for answer in await pair.race(trigger, trigger)]
+        assert sorted(reply["created"] for reply in replies) == [False, True]
+        (flow.run_id,) = {reply["run_id"] for reply in replies}
+        assert await flow.statuses() == {("a", "CREATED"): 1}
+        await sound(pair)
+
+
+async def test_two_lists_with_the_same_keys_begin_each_run_once() -> None:
+    keys = [f"key-{number:02}" for number in range(20)]
+
+    def trigger(*keys: str) -> Call:
+        runs = [{"key": key, "inputs": {"p": key}} for key in keys]
+        return lambda manager: manager.remote.trigger_many("graph", *runs)
+
+    async with open_pair() as pair:
+        await Flow.deploy(pair.second.remote, place("a", inputs={"p": ""}))
+        one, other = keys[:15], keys[:4:-1]
+        answers = await pair.race(trigger(*one), trigger(*other))
+        ids: dict[str, str] = {}
+        for answer, given in zip(answers, (one, other), strict=True):
+            for key, run_id in zip(given, ok(answer)["run_ids"], strict=True):
+                assert ids.setdefault(key, run_id) == run_id
+        states = await claim(pair.second.remote, {A: 100}, limit=100)
+        assert sorted((state["inputs"]["p"], state["run_id"]) for state in states) == sorted(ids.items())
+        await sound(pair)
+
+
 @in_both_orders
 async def test_two_lists_with_the_same_ids_begin_each_run_once(swapped: bool) -> None:
     ids = [str(uuid4()) for _ in range(20)]

@@ -99,6 +99,23 @@ async def test_a_deleted_run_and_its_states_are_404_everywhere(autojump_clock: M
         assert ok(await api.states())["states"] == []
 
 
+async def test_a_key_is_free_again_once_its_run_is_deleted(autojump_clock: MockClock) -> None:
+    async def trigger(**values: str) -> tuple[str, bool]:
+        body = {"key": "k", "store": values}
+        reply = ok(await manager.api.v0("POST", "graph/graph/trigger", json=body))
+        return reply["run_id"], reply["created"]
+
+    async with open_manager(clock=virtual_ms, keep_ms=MINUTE_MS) as manager:
+        await Flow.deploy(manager.api, place("a"))
+        first, _ = await trigger()
+        ok(await manager.api.native("POST", f"run/{first}/cancel"))
+        assert await trigger() == (first, False)
+        await trio.sleep(1.2 * MINUTE)
+        second, created = await trigger(other="value")
+        assert created
+        assert second != first
+
+
 async def test_a_run_that_is_not_finished_is_kept_however_old_it_is(autojump_clock: MockClock) -> None:
     async with open_manager(clock=virtual_ms, keep_ms=MINUTE_MS) as manager:
         waiting = await Flow.start(manager.api, *PLACES)

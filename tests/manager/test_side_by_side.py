@@ -191,9 +191,10 @@ class Crowd:
         await self.write(random, releases.release_claim, NAMESPACE, claim_id, self.now)
 
     async def trigger(self, random: Random) -> None:
-        run_id = f"run {random.randrange(10_000)}"
-        trigger = partial(runs.trigger, inputs={}, store={"version": "x"}, run_id=run_id)
-        self.runs = [*self.runs, await self.write(random, trigger, NAMESPACE, GRAPH)][-RUNS:]
+        by = {random.choice(("run_id", "key")): f"run {random.randrange(10_000)}"}
+        trigger = partial(runs.trigger, inputs={}, store={"version": "x"}, **by)
+        started = await self.write(random, trigger, NAMESPACE, GRAPH)
+        self.runs = [*self.runs, started.run_id][-RUNS:]
 
     async def cancel(self, random: Random) -> None:
         if self.runs:

@@ -235,6 +235,14 @@ async def triggering(manager: Manager, count: int) -> Act:
     return lambda: manager.api.trigger_many("graph", *runs)
 
 
+async def triggering_by_keys(manager: Manager, count: int) -> Act:
+    """One of them exists."""
+    await Flow.deploy(manager.api, place("a"))
+    runs = [{"key": f"key-{number}"} for number in range(count + 1)]
+    ok(await manager.api.trigger_many("graph", runs[0]))
+    return lambda: manager.api.trigger_many("graph", *runs)
+
+
 async def triggering_again(manager: Manager, count: int) -> Act:
     await Flow.deploy(manager.api, place("a"))
     runs = [{"run_id": str(uuid4())} for _ in range(count)]
@@ -246,6 +254,7 @@ async def triggering_again(manager: Manager, count: int) -> Act:
     "prepare",
     [
         triggering,
+        triggering_by_keys,
         triggering_again,
         claiming,
         claiming_again,

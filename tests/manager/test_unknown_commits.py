@@ -87,3 +87,18 @@ async def test_what_may_have_happened_does_not_happen_twice_if_it_has_an_id(
     (claimed,) = ok(await manager.api.native_claim({A: 5}, claim_id="c"))["states"]
     assert claimed["run_id"] == run_id
     await manager.service.store.read(recount)
+
+
+async def test_a_run_with_a_key_is_started_once_whether_the_answer_was_lost_or_the_commit(
+    manager: Manager, cut: Cut
+) -> None:
+    flow = await Flow.deploy(manager.api, place("a"))
+    created = []
+    for when in WHEN:
+        path, body = f"graph/{flow.graph}/trigger", {"key": when}
+        cut(runs, "trigger", when)
+        assert (await manager.api.v0("POST", path, json=body)).status_code == 504
+        created.append(ok(await manager.api.v0("POST", path, json=body))["created"])
+    assert created == [True, False]
+    assert ok(await manager.api.runs())["total"] == 2
+    await manager.service.store.read(recount)

@@ -202,7 +202,7 @@ class _Native:
 
     async def trigger(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, NativeTriggerRequest)
-        run_id = await self._store.write(
+        started = await self._store.write(
             runs_engine.trigger,
             namespace,
             path_name(request, "graph").strip(),
@@ -210,8 +210,10 @@ class _Native:
             store=body.store,
             start_delay_ms=body.start_delay,
             run_id=body.run_id,
+            key=body.key,
         )
-        return reply({"status": StateStatus.CREATED, "run_id": run_id})
+        shown = {"status": StateStatus.CREATED, "run_id": started.run_id, "created": started.created}
+        return reply(shown)
 
     async def trigger_many(self, request: Request, namespace: str) -> Response:
         runs = [
@@ -220,15 +222,17 @@ class _Native:
                 store=entry.store,
                 start_delay_ms=entry.start_delay,
                 run_id=entry.run_id,
+                key=entry.key,
             )
             for entry in parse_entries(await read_body(request), "runs", NativeTriggerRequest)
         ]
         graph = path_name(request, "graph").strip()
         try:
-            run_ids = await self._store.write(runs_engine.trigger_many, namespace, graph, runs)
+            started = await self._store.write(runs_engine.trigger_many, namespace, graph, runs)
         except EntriesRefused as refusal:
             raise entries_refused(refusal, "runs") from None
-        return reply({"run_ids": run_ids})
+        ids, created = [run.run_id for run in started], [run.created for run in started]
+        return reply({"run_ids": ids, "created": created})
 
     async def run(self, request: Request, namespace: str) -> Response:
         run_id = request.path_params["run_id"]

@@ -121,15 +121,17 @@ class _V0:
 
     async def trigger(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, TriggerRequest)
-        run_id = await self._store.write(
+        started = await self._store.write(
             runs.trigger,
             namespace,
             _graph_name(request),
             inputs=body.inputs,
             store=body.store,
             start_delay_ms=body.start_delay,
+            key=body.key,
         )
-        return reply({"status": StateStatus.CREATED, "run_id": run_id})
+        of_key = {} if body.key is None else {"created": started.created}
+        return reply({"status": StateStatus.CREATED, "run_id": started.run_id, **of_key})
 
     # -- states
 

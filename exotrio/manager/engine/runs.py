@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from pydantic_core import from_json, to_json
 
@@ -43,13 +44,27 @@ class NewRun:
     """A run to start.
 
     ``inputs`` are values for inputs of the root: data, so placeholders in them stay as they are. Asking again
-    with the same ``run_id`` finds the same run.
+    with the same ``run_id``, or the same ``key`` for the same graph, finds the same run. It has one of these,
+    or neither.
     """
 
     inputs: Mapping[str, str]
     store: Mapping[str, str]
     start_delay_ms: int = 0
     run_id: str | None = None
+    key: str | None = None
+
+    def digest(self) -> str:
+        """Return a digest of inputs and store, by which runs with one key are compared."""
+        return sha256(to_json([sorted(self.inputs.items()), sorted(self.store.items())])).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The run that a request is about, and whether that request created it."""
+
+    run_id: str
+    created: bool
 
 
 def trigger(
@@ -61,9 +76,10 @@ def trigger(
     store: Mapping[str, str],
     start_delay_ms: int = 0,
     run_id: str | None = None,
-) -> str:
-    """Start one run, described as by ``NewRun``, and return its id."""
-    run = NewRun(inputs=inputs, store=store, start_delay_ms=start_delay_ms, run_id=run_id)
+    key: str | None = None,
+) -> Started:
+    """Start one run, described as by ``NewRun``."""
+    run = NewRun(inputs=inputs, store=store, start_delay_ms=start_delay_ms, run_id=run_id, key=key)
     try:
         (started,) = trigger_many(tx, namespace, graph_name, [run])
     except EntriesRefused as refusal:
@@ -71,35 +87,27 @@ def trigger(
     return started
 
 
-def trigger_many(tx: Transaction, namespace: str, graph_name: str, runs: Sequence[NewRun]) -> list[str]:
-    """Start runs of a graph, each with its store and its root state, and return their ids in this order.
+def trigger_many(tx: Transaction, namespace: str, graph_name: str, runs: Sequence[NewRun]) -> list[Started]:
+    """Start runs of a graph, each with its store and its root state, and return them in this order.
 
-    An id that exists, or comes a second time, stands for the run that has it already. If one run is refused,
-    so are all: EntriesRefused names the first of them.
+    An id or a key that exists, or comes a second time, stands for the run that has it already. If one run is
+    refused, so are all: EntriesRefused names the first of them. A key is refused if that run was triggered
+    with other inputs or another store: the caller takes one run for another.
     """
     # Else the version that the runs are to have could be deleted before they are there.
     graph = pin_graph(tx, namespace, graph_name)
-    graph_id: int = graph["id"]
-    ids = [run.run_id or str(uuid.uuid4()) for run in runs]
-    known = _graphs_of(tx, [run.run_id for run in runs if run.run_id is not None])
-    refused = {
-        index: Refused(409, f"the run {run_id} exists and belongs to another graph")
-        for index, run_id in enumerate(ids)
-        if known.get(run_id, graph_id) != graph_id
-    }
-    if refused:
-        raise EntriesRefused(refused)
-    # Of a repeated id the first one counts, so it is put in last.
-    new = {run_id: index for index, run_id in reversed([*enumerate(ids)]) if run_id not in known}
+    ids, new = _tell_apart(tx, graph["id"], runs)
+    started = [Started(run_id, new.get(run_id) == index) for index, run_id in enumerate(ids)]
     if not new:
-        return ids
+        return started
+    refused: dict[int, Refused] = {}
     if graph["validation_status"] != ValidationStatus.VALID:
         status = graph["validation_status"]
         raise Refused(400, f"the graph {graph_name!r} is {status} and cannot be triggered")
     template = tx.template(graph["template"])
     node = tx.registered(template.root.namespace, template.root.node_name)
     assert node is not None, "a valid graph has only registered nodes"
-    numbers = _insert(tx, namespace, graph, sorted(new))
+    numbers = _insert(tx, namespace, graph, {run_id: runs[index] for run_id, index in new.items()})
     changes = Changes(tx)
     stored: list[tuple[int, str, str]] = []
     left = MAX_TOGETHER * tx.max_inputs
@@ -135,7 +143,46 @@ def trigger_many(tx: Transaction, namespace: str, graph_name: str, runs: Sequenc
     tx.insert("store", ("run", "key", "value"), sorted(stored))
     decide(changes)
     tx.ready.update(new)
-    return ids
+    return started
+
+
+def _tell_apart(tx: Transaction, graph: int, runs: Sequence[NewRun]) -> tuple[list[str], dict[str, int]]:
+    """Return the ids of these runs; and of those that do not exist yet the first place of each id."""
+    graphs = _graphs_of(tx, [run.run_id for run in runs if run.run_id is not None])
+    keyed = _runs_by_key(tx, graph, [run.key for run in runs if run.key is not None])
+    known = {*graphs, *(run_id for run_id, _ in keyed.values())}
+    ids: list[str] = []
+    new: dict[str, int] = {}
+    refused: dict[int, Refused] = {}
+    for index, run in enumerate(runs):
+        run_id = run.run_id or str(uuid.uuid4())
+        if graphs.get(run_id, graph) != graph:
+            refused[index] = Refused(409, f"the run {run_id} exists and belongs to another graph")
+        if run.key is not None:
+            digest = run.digest()
+            run_id, first = keyed.setdefault(run.key, (run_id, digest))
+            if first != digest:
+                refused[index] = Refused(
+                    409,
+                    f"the key {run.key!r} belongs to the run {run_id}, which was triggered with other"
+                    " inputs or another store; look at that run, or give each run a key of its own",
+                )
+        ids.append(run_id)
+        if run_id not in known:
+            new.setdefault(run_id, index)
+    if refused:
+        raise EntriesRefused(refused)
+    return ids, new
+
+
+def _runs_by_key(tx: Transaction, graph: int, keys: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return (run_id, digest) of those runs of a graph that exist with these keys, by key."""
+    if not keys:
+        return {}
+    sql = (
+        f"SELECT key, run_id, key_digest FROM runs WHERE {tx.any_of('key')} AND key IS NOT NULL AND graph = ?"
+    )
+    return {key: (run_id, digest) for key, run_id, digest in tx.execute(sql, (tx.items(keys), graph))}
 
 
 def _graphs_of(tx: Transaction, run_ids: Sequence[str]) -> dict[str, int]:
@@ -146,15 +193,19 @@ def _graphs_of(tx: Transaction, run_ids: Sequence[str]) -> dict[str, int]:
     return dict(tx.execute(sql, (tx.items(run_ids),)))
 
 
-def _insert(tx: Transaction, namespace: str, graph: Row, run_ids: Sequence[str]) -> dict[str, int]:
-    """Insert runs, each with one state that is pending, and return their numbers."""
+def _insert(tx: Transaction, namespace: str, graph: Row, runs: Mapping[str, NewRun]) -> dict[str, int]:
+    """Insert runs, by id, each with one state that is pending, and return their numbers."""
     of_each = (namespace, graph["id"], graph["template"], tx.now_ms, 1)
-    rows = [(run_id, *of_each) for run_id in run_ids]
-    columns = ("run_id", "namespace", "graph", "template", "created_at", "pending")
-    if tx.insert("runs", columns, rows, "(run_id) DO NOTHING") < len(rows):
-        raise Conflict("runs")  # the same request came twice and the other one was faster
+    rows = [
+        (run_id, *of_each, run.key, None if run.key is None else run.digest())
+        # By the key first: two lists may have the same keys, but then with other ids.
+        for run_id, run in sorted(runs.items(), key=lambda item: (item[1].key or "", item[0]))
+    ]
+    columns = ("run_id", "namespace", "graph", "template", "created_at", "pending", "key", "key_digest")
+    if tx.insert("runs", columns, rows, "DO NOTHING") < len(rows):
+        raise Conflict("runs")  # the same id or key came twice at once, and the other request was faster
     sql = f"SELECT run_id, id FROM runs WHERE {tx.any_of('run_id')}"
-    return dict(tx.execute(sql, (tx.items(run_ids),)))
+    return dict(tx.execute(sql, (tx.items(sorted(runs)),)))
 
 
 def _root_inputs(tx: Transaction, scope: RunScope, run: NewRun) -> dict[str, str]:
@@ -173,8 +224,8 @@ def _root_inputs(tx: Transaction, scope: RunScope, run: NewRun) -> dict[str, str
         raise Refused(400, str(problem)) from None
 
 
-def trigger_again(tx: Transaction, namespace: str, run_id: str, new_run_id: str) -> str:
-    """Start a run of the same graph with the inputs and the store of another, and return its id."""
+def trigger_again(tx: Transaction, namespace: str, run_id: str, new_run_id: str) -> Started:
+    """Start a run of the same graph with the inputs and the store of another, without its key."""
     run = find_run(tx, namespace, run_id)
     first = tx.row("SELECT inputs FROM states WHERE run = ? ORDER BY seq LIMIT 1", (run["id"],))
     store = tx.execute("SELECT key, value FROM store WHERE run = ?", (run["id"],))
@@ -208,8 +259,8 @@ def fire_schedules(tx: Transaction) -> list[str]:
         what = f"cron {row['expression']!r} of graph {row['name']!r} in namespace {row['namespace']!r}"
         try:
             with tx.attempt():
-                run_id = trigger(tx, row["namespace"], row["name"], inputs={}, store={})
-            lines.append(f"{what} started run {run_id}")
+                started = trigger(tx, row["namespace"], row["name"], inputs={}, store={})
+            lines.append(f"{what} started run {started.run_id}")
         except Refused as refusal:
             # The graph is invalid just now, or needs a store key of its caller: it stays scheduled.
             lines.append(f"{what} could not start a run: {refusal.detail}")

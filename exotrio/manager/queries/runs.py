@@ -52,6 +52,7 @@ def run_row(run: Row, now_ms: int) -> dict[str, Any]:
     is_cancelled = run["cancelled_at"] is not None
     return {
         "id": run["run_id"],
+        "key": run["key"],
         "graph": run["graph_name"],
         "status": shown_status(run),
         "success": run["success"],
@@ -91,7 +92,7 @@ def search(
 ) -> Found:
     """Return one page of the runs that match everything given, behind ``before``, a cursor.
 
-    ``text`` occurs in an input, an output or an error of one of the run's states.
+    ``text`` occurs in the run's key, or in an input, an output or an error of one of its states.
     """
     rows = _newest_first(view, namespace, _read_cursor(before) or (2**62, 2**62), since_ms or 0)
     reader = _Reader(view, text)
@@ -152,7 +153,7 @@ class _Reader:
         return self._left <= 0
 
     def finds(self, run: Row) -> bool:
-        if not self._text:
+        if self._text.lower() in (run["key"] or "").lower():
             return True
         as_json, plain = self._patterns
         row = self._view.row(
@@ -185,6 +186,8 @@ def list_runs(view: View, namespace: str, query: RunsQuery) -> dict[str, Any]:
     where.add("runs.namespace = ?", namespace)
     if query.graph is not None:
         where.add("runs.graph = ?", find_graph(view, namespace, query.graph)["id"])
+    if query.key is not None:
+        where.add("key = ? AND key IS NOT NULL", query.key)
     if query.status is not None:
         where.add(_STATUS[query.status])
     if query.since is not None:
@@ -233,6 +236,7 @@ def run_summary(run: Row) -> dict[str, Any]:
         **_v0_summary(run),
         "finished_at": None if run["finished_at"] is None else timestamp(run["finished_at"]),
         "cancelled_at": None if run["cancelled_at"] is None else timestamp(run["cancelled_at"]),
+        "key": run["key"],
     }
 
 

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 from exotrio._util.words import plural
+from exotrio._wire.vocabulary import check_key
 from exotrio.manager.engine import retries, runs, workers
 from exotrio.manager.queries.workers import find_worker
 from exotrio.manager.rules.errors import Refused, not_found
@@ -82,25 +83,30 @@ async def retry_state(request: PageRequest, form: Form) -> Done:
 
 async def trigger_again(request: PageRequest, form: Form) -> Done:
     """Start a run with the inputs and the store of another one."""
-    run_id = await request.service.store.write(
+    started = await request.service.store.write(
         runs.trigger_again, request.namespace, request.params["run_id"], _request_id(form)
     )
-    return ("A new run with the same inputs and store was started.", request.link("runs", run_id))
+    return ("A new run with the same inputs and store was started.", request.link("runs", started.run_id))
 
 
 async def trigger(request: PageRequest, form: Form) -> Done:
     """Start a run with the inputs and the store of the form."""
     inputs, store, delay_ms = _filled_in(form)
-    run_id = await request.service.store.write(
+    key = _key(form)
+    started = await request.service.store.write(
         runs.trigger,
         request.namespace,
         request.params["graph"],
         inputs=inputs,
         store=store,
         start_delay_ms=delay_ms,
-        run_id=_request_id(form),
+        run_id=_request_id(form) if key is None else None,
+        key=key,
     )
-    return ("The run was started.", request.link("runs", run_id))
+    to = request.link("runs", started.run_id)
+    if key is None or started.created:
+        return ("The run was started.", to)
+    return (f"The run with the key {key} existed already. No other one was started; this is it.", to)
 
 
 async def drain(request: PageRequest, form: Form) -> Done:
@@ -140,6 +146,15 @@ def _filled_in(form: Form) -> tuple[dict[str, str], dict[str, str], int]:
     if not 0 <= delay <= MAX_DELAY:
         raise Refused(400, f"the delay is {text!r}: give a number of seconds from 0 to {MAX_DELAY:,.0f}")
     return inputs, store, round(delay * 1000)
+
+
+def _key(form: Form) -> str | None:
+    """Return the key of the form for a run, if it was filled in."""
+    text = field(form, "key").strip()
+    try:
+        return check_key(text) if text else None
+    except ValueError as error:
+        raise Refused(400, f"the key {error}") from None
 
 
 def _request_id(form: Form) -> str:

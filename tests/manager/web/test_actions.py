@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
@@ -79,6 +80,26 @@ async def test_a_run_is_started_from_the_form_of_its_graph() -> None:
         assert len(runs_in(await site.browser.page("/ns/shop/runs"))) == 1, "sent twice, it starts once"
         (state,) = await flow.take("root")
         assert state["inputs"] == {"a": SCRIPT, "b": "x\ny"}
+
+
+async def test_a_run_is_started_once_for_each_key_that_a_form_has() -> None:
+    async with open_site() as site:
+        flow = await Flow.deploy(site.api, place("root", inputs={"a": ""}))
+        given = {"key": " order <17> ", "input.a": "x"}
+        for said in ("The run was started.", "The run with the key order <17> existed already."):
+            # From the form loaded anew, so with another id.
+            given["request_id"] = str(uuid4())
+            html = text_of(await site.browser.do("/ns/shop/graphs/graph/trigger", given))
+            assert said in html
+            assert 'key <code class="wrap">order <17></code>' in html, "the page of the run has it, too"
+        changed = await site.browser.post("/ns/shop/graphs/graph/trigger", {**given, "input.a": "y"})
+        assert (changed.status_code, "with other inputs or another store" in changed.text) == (409, True)
+        unfit = await site.browser.post("/ns/shop/graphs/graph/trigger", {"key": "a\tb"})
+        assert (unfit.status_code, "control character" in unfit.text) == (400, True)
+        await flow.trigger()
+        for text, count in (("ORDER <17", 1), ("order 18", 0), ("", 2)):
+            found = await site.browser.page(f"/ns/shop/runs?text={quote(text)}")
+            assert len(runs_in(found)) == count, text
 
 
 async def test_an_empty_text_can_be_given_and_what_is_left_empty_stays() -> None:

@@ -56,6 +56,8 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
     lanes = [(place.identifier, total) for place, total in zip(template.places, totals, strict=True)]
     events, more_events = events_of(view, run, template, MAX_EVENTS)
     store = store_of(view, run, template)
+    row = run_row(run, view.now_ms)
+    row["key"] = texts.begin(row["key"]) if row["key"] and values else None
     sheet = style() + style("export.css")
     digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
@@ -67,7 +69,7 @@ def export(view: View, namespace: str, run_id: str, cipher: Cipher, *, values: b
         made_at=view.now_ms,
         now=view.now_ms,
         namespace=namespace,
-        run=run_row(run, view.now_ms),
+        run=row,
         finished_at=run["finished_at"],
         cancelled_at=run["cancelled_at"],
         graph=draw_graph(boxes, title=f"Graph {run['graph_name']}"),
