@@ -19,8 +19,9 @@ and ``handle``; the formatters of the command line read the context variables of
 
 Rules that hold:
 
-1. Nothing that a node raises leaves ``Executor.outcome_of``, with two exceptions: a ``trio.Cancelled`` that came
-   from outside, and a KeyboardInterrupt that Trio raised in the node and that is meant for the application.
+1. Nothing that a node raises leaves ``Executor.outcome_of``, with two exceptions: a ``trio.Cancelled`` that
+   came from outside, and a KeyboardInterrupt that Trio raised in the node and that is meant for the
+   application.
 2. Node code is not trusted. Before an exception of it is asked for anything that its class may have
    overridden, that is guarded. The task and the nursery that a node runs in are used for another one only
    if it left them as they were: what it leaves open ends with it.

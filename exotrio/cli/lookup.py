@@ -1,7 +1,7 @@
 """Finds what a command is for: by name, by id or by the beginning of an id, and in lists.
 
 Errors suggest what was meant. A command that changes nothing accepts the first characters of the id of a
-run or runtime, 6 or more. Ids of states all begin alike, so these are given whole. The last part of a
+run or runtime, 6 or more, or the key of a run. Ids of states all begin alike, so these are given whole. The last part of a
 runtime's id is 12 digits, unique for each; it can stand for the id. All but runtimes works through v0, too.
 """
 
@@ -93,14 +93,29 @@ async def require_place(manager: StateManager, place: str, run: str | None, grap
 
 
 async def find_run(manager: StateManager, given: str) -> Run:
-    """Return a run by its id or a prefix of it; NotFound also if several have this prefix."""
+    """Return a run by its id, its key, or a prefix of its id; NotFound also if there are several."""
     try:
         return await manager.status(given)
     except NotFound as error:
+        keyed = await _runs_with_key(manager, given)
+        if len(keyed) == 1:
+            return await manager.status(keyed[0].run_id)
+        if keyed:
+            which = listed(f"{run.run_id} of graph {run.graph_name}" for run in keyed)
+            raise NotFound(f"{len(keyed)} runs have the key {given!r}", fix=f"they are: {which}") from error
         found = await _runs_like(manager, given)
         if len(found) != 1 or not found[0].startswith(given.lower()):
             raise _no_run(given, found, error) from error
     return await manager.status(found[0])
+
+
+async def _runs_with_key(manager: StateManager, given: str) -> list[RunSummary]:
+    try:
+        return (await manager.find_runs(key=given)).runs
+    except RequestRefused as refusal:
+        if not is_v0_only(refusal):
+            raise
+        return []
 
 
 async def whole_run(manager: StateManager, given: str, change: Callable[[str], Awaitable[T]]) -> T:
@@ -160,19 +175,19 @@ async def list_states(
 
 
 async def list_runs(
-    manager: StateManager, graph: str | None, status: RunStatus | None, limit: int
+    manager: StateManager, graph: str | None, status: RunStatus | None, limit: int, key: str | None = None
 ) -> tuple[list[RunSummary], bool]:
     """Return the newest runs that match, and whether there are more; NotFound if there is no such graph."""
 
     async def fetch(size: int, before: str | None) -> tuple[list[RunSummary], str | None]:
-        page = await manager.find_runs(graph=graph, status=status, limit=size, before=before)
+        page = await manager.find_runs(graph=graph, status=status, key=key, limit=size, before=before)
         return page.runs, page.next
 
     try:
         try:
             return await _pages(fetch, limit)
         except RequestRefused as refusal:
-            if not is_v0_only(refusal):
+            if key is not None or not is_v0_only(refusal):
                 raise
         if graph is not None:
             await manager.get_graph(graph)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 from uuid import uuid4
 
@@ -16,11 +17,14 @@ from exotrio._wire.graphs import GraphBody
 from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.client._calls import Calls
-from exotrio.errors import GraphInvalid, ManagerError, ManagerUnavailable, RequestRefused
+from exotrio.errors import ConfigurationError, GraphInvalid, ManagerError, ManagerUnavailable, RequestRefused
 from exotrio.graph import CronTrigger, GraphNodeModel, RetryPolicyModel, StoreConfigModel
 
 REFUSED = frozenset({400, 422})
 """Statuses by which a state manager says that the graph breaks rules."""
+NO_KEYS = "a run cannot be started by a key"
+ID_OR_KEY = "a run is given a run_id or a key, not both: the state manager makes the id of a run with a key"
+_NO_ID = re.compile(r"\brun_id: Field required\b")
 VALIDATION_TIMEOUT = 60.0
 """Seconds for which a trigger waits until a graph is validated."""
 _REFERENCE = re.compile(r"\$\{\{\s*([^.}]*?)\s*\.\s*outputs\s*\.")
@@ -28,9 +32,11 @@ FIRST_PAUSE, MAX_PAUSE = 0.05, 1.0
 
 
 async def trigger(
-    calls: Calls, graph_name: str, request: dict[str, Any], run_id: str | None
+    calls: Calls, graph_name: str, request: dict[str, Any], run_id: str | None, key: str | None = None
 ) -> dict[str, Any]:
     """Start a run and return the reply as it came."""
+    if run_id is not None and key is not None:
+        raise ConfigurationError(ID_OR_KEY)
 
     async def ask(path: str, body: dict[str, Any]) -> dict[str, Any]:
         answer = await calls.http.ask("POST", path, body=body)
@@ -38,8 +44,8 @@ async def trigger(
         return cast("dict[str, Any]", answer.body)
 
     async def native() -> dict[str, Any]:
-        # The id is chosen once, so that repeating the request cannot start a second run.
-        body = {**request, "run_id": run_id or str(uuid4())}
+        # The id is chosen once, so that repeating the request cannot start a second run; a key does the same.
+        body = {**request, "run_id": run_id or str(uuid4())} if key is None else {**request, "key": key}
         return await calls.repeat(lambda: ask(calls.native("graph", graph_name, "trigger"), body))
 
     async def once() -> dict[str, Any]:
@@ -54,7 +60,26 @@ async def trigger(
         # Refused, so nothing was started.
         return await once()
 
-    return await calls.prefer_native(native, v0)
+    if key is None:
+        return await calls.prefer_native(native, v0)
+    with keys_known(calls):
+        return await calls.native_only(native, NO_KEYS)
+
+
+@contextmanager
+def keys_known(calls: Calls) -> Iterator[None]:
+    """Say so if the state manager is an exotrio too old for keys: it refuses runs without an id."""
+    try:
+        yield
+    except RequestRefused as refusal:
+        if refusal.status != 422 or not _NO_ID.search(refusal.what):
+            raise
+        raise RequestRefused(
+            f"{NO_KEYS}: {calls.http.endpoint.name} is an exotrio too old for that",
+            status=refusal.status,
+            where=refusal.where,
+            fix="upgrade it",
+        ) from refusal
 
 
 async def _is_valid_by_now(calls: Calls, name: str) -> bool:

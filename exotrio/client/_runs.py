@@ -45,7 +45,12 @@ class RunCalls(StockCalls):
     """The calls about runs."""
 
     async def trigger_many(
-        self, graph_name: str, runs: NewRuns, *, on_progress: Callable[[int], None] | None = None
+        self,
+        graph_name: str,
+        runs: NewRuns,
+        *,
+        on_progress: Callable[[int], None] | None = None,
+        on_existing: Callable[[int, str], None] | None = None,
     ) -> list[str]:
         """Start many runs of a graph: thirty times as fast as ``trigger``, however many of those at once.
 
@@ -55,9 +60,12 @@ class RunCalls(StockCalls):
         Args:
             graph_name: The graph.
             runs: For each run a dict, the inputs of the graph's first node, or a ``NewRun``
-                (``exotrio.client``), which has a store, a delay and an id, too. An iterable of any length,
-                also an asynchronous one; it is read as fast as runs are started.
+                (``exotrio.client``), which has a store, a delay, and an id or a key, too. An iterable of any
+                length, also an asynchronous one; it is read as fast as runs are started.
             on_progress: Called with the number of runs that are started, whenever it has grown.
+            on_existing: Called for each run that existed already, by its id or key, with its place in the
+                list and its id. Those that were started by this call count, too, if a request had to be
+                repeated.
 
         Returns:
             The ids of the runs, in the order of ``runs``.
@@ -69,13 +77,13 @@ class RunCalls(StockCalls):
             ConfigurationError: ``runs`` has something that is not a run. Those before may have been started.
 
             Each message says how many were started. To go on after an error without starting a run twice,
-            give each run a ``run_id`` and call it again with all of them: those that exist count as started.
-            (Not at a server that speaks only v0, which gives them other ids.)
+            give each run a ``run_id`` or a ``key`` and call it again with all of them: those that exist count
+            as started. (Not at a server that speaks only v0, which gives them other ids and refuses keys.)
 
         Cancellation:
             Any number of the runs may have been started; repeat it as after an error.
         """
-        return await trigger_many(self._calls, graph_name, runs, on_progress)
+        return await trigger_many(self._calls, graph_name, runs, on_progress, on_existing)
 
     async def runs(self, page: int = 1, size: int = 20) -> RunList:
         """Return one page of the namespace's runs, newest first.
@@ -92,6 +100,7 @@ class RunCalls(StockCalls):
         graph: str | None = None,
         status: RunStatus | None = None,
         since: datetime | None = None,
+        key: str | None = None,
         limit: int = 100,
         before: str | None = None,
     ) -> RunPage:
@@ -101,14 +110,21 @@ class RunCalls(StockCalls):
             graph: Only of this graph.
             status: Only with this status.
             since: Only those created then or later; a ``datetime`` with its time zone.
+            key: Only those with this key, of which each graph has one at most.
             limit: Most runs of the page, up to 1,000.
             before: ``next`` of the page before, for the following one.
         """
-        query = checked_query(RunsQuery, graph=graph, status=status, since=since, limit=limit, before=before)
+        query = checked_query(
+            RunsQuery, graph=graph, status=status, since=since, key=key, limit=limit, before=before
+        )
         path = self._calls.native("runs", query=query)
-        return await self._calls.fetch_native(
+        page = await self._calls.fetch_native(
             RunPage, "GET", path, "runs cannot be searched", "page through runs()"
         )
+        if key is not None:
+            # An exotrio of before there were keys returns all runs.
+            page.runs = [run for run in page.runs if run.key == key]
+        return page
 
     async def run(self, run_id: str) -> RunGraph:
         """Return the states of a run and how they follow each other.

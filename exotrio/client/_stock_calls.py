@@ -65,6 +65,7 @@ class StockCalls:
         start_delay: int = 0,
         *,
         run_id: str | None = None,
+        key: str | None = None,
     ) -> dict[str, Any]:
         """Start a run of a graph. ``trigger_many`` starts many.
 
@@ -77,12 +78,20 @@ class StockCalls:
             start_delay: Milliseconds before the run starts (milliseconds as in the stock SDK).
             run_id: A UUID for the run: asking again with the same one starts no second run. A state manager
                 that speaks only v0 gives it another. Defaults to None: a new one is made.
+            key: What the run is about, such as an order's number: with the same key for the same graph it is
+                the same run, whoever asks and however often, for as long as the run is kept. Up to 256
+                characters, which everybody sees who sees the run: nothing secret. Needs our server.
+                Defaults to None: each call starts a run.
 
         Returns:
-            The reply: ``{"status": "CREATED", "run_id": ...}``.
+            The reply: ``{"status": "CREATED", "run_id": ..., "created": True}``. ``created`` is False if the
+            run with this id or key existed already, which it also does if this call had to be repeated since
+            an answer was lost. A server that speaks only v0 leaves it out.
 
         Raises:
-            RequestRefused: the graph is not valid, or inputs or store do not fit it.
+            RequestRefused: the graph is not valid, or inputs or store do not fit it. With a ``key``: it
+                belongs to a run with other inputs or another store (409), or the server knows no keys, and
+                nothing was started.
             ManagerUnavailable: no usable answer. Not repeated on a v0 server once it was sent, since
                 that could start a second run: look at ``runs`` before trying again.
 
@@ -91,7 +100,7 @@ class StockCalls:
         """
         # Unchecked: the server says what is wrong with the values, and where.
         request = {"start_delay": start_delay, "inputs": inputs or {}, "store": store or {}}
-        return await _graphs.trigger(self._calls, graph_name, request, run_id)
+        return await _graphs.trigger(self._calls, graph_name, request, run_id, key)
 
     async def get_graph(self, graph_name: str) -> dict[str, Any]:
         """Return a graph as the state manager has it, with its ``validation_status``."""

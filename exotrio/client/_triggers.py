@@ -40,12 +40,14 @@ class NewRun:
         start_delay: Milliseconds before the run starts.
         run_id: A UUID for the run: asking again with the same one starts no second run. A state manager that
             speaks only v0 gives it another. Defaults to None: a new one is made.
+        key: As of ``trigger``; in place of a ``run_id``.
     """
 
     inputs: Mapping[str, str] = field(default_factory=dict)
     store: Mapping[str, str] = field(default_factory=dict)
     start_delay: int = 0
     run_id: str | None = None
+    key: str | None = None
 
 
 NewRuns = Iterable[NewRun | Mapping[str, str]] | AsyncIterable[NewRun | Mapping[str, str]]
@@ -53,19 +55,24 @@ NewRuns = Iterable[NewRun | Mapping[str, str]] | AsyncIterable[NewRun | Mapping[
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A run that is to be started: its place in the list, and its request."""
+    """A run that is to be started: its place in the list, its id or key, and its request."""
 
     index: int
-    run_id: str
+    run_id: str | None
+    key: str | None
     request: dict[str, Any]
     content: bytes
 
 
 async def trigger_many(
-    calls: Calls, graph_name: str, runs: NewRuns, on_progress: Callable[[int], None] | None
+    calls: Calls,
+    graph_name: str,
+    runs: NewRuns,
+    on_progress: Callable[[int], None] | None,
+    on_existing: Callable[[int, str], None] | None,
 ) -> list[str]:
     """Start runs, and return their ids in the order of the list."""
-    starting = _Starting(calls, graph_name, on_progress)
+    starting = _Starting(calls, graph_name, on_progress, on_existing)
     await starting.each(_parts(runs), MAX_REQUESTS, starting.start)
     if starting.failure is not None:
         raise starting.explained(starting.failure)
@@ -82,11 +89,16 @@ class _Starting:
     """
 
     def __init__(
-        self, calls: Calls, graph_name: str, on_progress: Callable[[int], None] | None = None
+        self,
+        calls: Calls,
+        graph_name: str,
+        on_progress: Callable[[int], None] | None,
+        on_existing: Callable[[int, str], None] | None,
     ) -> None:
         self._calls = calls
         self._graph_name = graph_name
         self._on_progress = on_progress
+        self._on_existing = on_existing
         self._single = anyio.Lock()
         self._reading: list[anyio.CancelScope] = []
         self._unknown = 0
@@ -129,6 +141,8 @@ class _Starting:
             async with self._single:
                 if self.failure is not None:
                     return
+                if any(entry.key is not None for entry in part) and not await self._calls.is_native():
+                    self._calls.refuse_v0(_graphs.NO_KEYS)
                 await self.each(_each(part), MAX_SINGLE, self._start_one)
 
         try:
@@ -158,27 +172,36 @@ class _Starting:
             raise
         if answer.status == 422:
             problems = _problems(answer, part[0].index)
-            raise RequestRefused(
-                "\n".join([f"runs of graph {self._graph_name!r} are refused:", *problems]),
-                status=422,
-                where=f"asked: {answer.asked}",
-            )
-        run_ids = answer.parse(TriggerManyReply).run_ids
-        self._add(dict(zip((entry.index for entry in part), run_ids, strict=True)))
+            with _graphs.keys_known(self._calls):
+                raise RequestRefused(
+                    "\n".join([f"runs of graph {self._graph_name!r} are refused:", *problems]),
+                    status=422,
+                    where=f"asked: {answer.asked}",
+                )
+        reply = answer.parse(TriggerManyReply)
+        # An exotrio of before there were keys does not say which existed.
+        created = reply.created or [True] * len(part)
+        ids = dict(zip((entry.index for entry in part), reply.run_ids, strict=True))
+        self._add(ids, [entry.index for entry, new in zip(part, created, strict=True) if not new])
 
     async def _start_one(self, entry: _Entry) -> None:
         try:
-            reply = await _graphs.trigger(self._calls, self._graph_name, entry.request, entry.run_id)
+            reply = await _graphs.trigger(
+                self._calls, self._graph_name, entry.request, entry.run_id, entry.key
+            )
         except ManagerUnavailable:
             self._unknown += 1
             raise
         except RequestRefused as error:
             error.what = f"runs[{entry.index}]: {error.what}"
             raise
-        self._add({entry.index: reply["run_id"]})
+        self._add({entry.index: reply["run_id"]}, [] if reply.get("created", True) else [entry.index])
 
-    def _add(self, ids: dict[int, str]) -> None:
+    def _add(self, ids: dict[int, str], existing: Iterable[int]) -> None:
         self.ids |= ids
+        if self._on_existing is not None:
+            for index in existing:
+                self._on_existing(index, ids[index])
         if self._on_progress is not None:
             self._on_progress(len(self.ids))
 
@@ -232,10 +255,13 @@ def _entry(index: int, run: object) -> _Entry:
     elif not isinstance(run, NewRun):
         raise ConfigurationError(f"runs[{index}] is a {type(run).__name__}, not a NewRun or a dict of inputs")
     request = {"inputs": run.inputs, "store": run.store, "start_delay": run.start_delay}
-    # The id is chosen once, so that repeating the request cannot start a second run.
-    run_id = str(run.run_id or uuid4())
+    if run.run_id is not None and run.key is not None:
+        raise ConfigurationError(f"runs[{index}]: {_graphs.ID_OR_KEY}")
+    # The id is chosen once, so that repeating the request cannot start a second run; a key does the same.
+    run_id = str(run.run_id or uuid4()) if run.key is None else None
+    by = {"run_id": run_id} if run.key is None else {"key": run.key}
     try:
-        return _Entry(index, run_id, request, encode({**request, "run_id": run_id}))
+        return _Entry(index, run_id, run.key, request, encode({**request, **by}))
     except NotJson as error:
         raise ConfigurationError(f"runs[{index}] cannot be sent as JSON: {error}") from error
 

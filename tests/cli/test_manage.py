@@ -68,7 +68,7 @@ def test_the_id_of_the_run_is_printed_and_nothing_else(cli: Cli) -> None:
     run_id = end.out.strip()
     assert cli.json("runs", "show", run_id)["graph_name"] == "fan"
     reply = cli.json("trigger", "fan")
-    assert reply == {"run_id": reply["run_id"], "graph": "fan", "status": "CREATED"}
+    assert reply == {"run_id": reply["run_id"], "graph": "fan", "status": "CREATED", "created": True}
 
 
 def test_following_shows_progress_then_the_result_and_tells_failure_by_the_exit_code(cli: Cli) -> None:

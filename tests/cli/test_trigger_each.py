@@ -137,6 +137,48 @@ def test_more_lines_than_one_request_may_have_are_started(cli: Cli, place: Place
         assert place.inputs(run_ids[number])["p"] == str(number)
 
 
+@only_native
+def test_a_key_in_a_line_or_an_option_starts_its_run_once(cli: Cli, place: Place) -> None:
+    before = place.total
+    keys = [f"order {uuid4()}" for _ in range(3)]
+    first = cli.json("trigger", "g", "--key", keys[0], "-i", "p=1")
+    assert first["created"]
+    end = cli("trigger", "g", "--key", keys[0], "-i", "p=1")
+    assert (end.code, end.out.strip()) == (0, first["run_id"])
+    assert f"the run with the key {keys[0]!r} existed already: nothing was started" in end.err
+    assert not cli.json("trigger", "g", "--key", keys[0], "-i", "p=1")["created"]
+    told(cli("trigger", "g", "--key", keys[0], "-i", "p=2"), 3, first["run_id"], "with other inputs")
+    text = lines(*({"key": key, "inputs": {"p": "1"}} for key in keys))
+    end = cli("trigger", "g", "--each", "-", stdin=text)
+    assert (end.code, end.out.split()[0]) == (0, first["run_id"])
+    assert "not started again: 1 of 3 runs existed already" in end.err
+    assert place.total == before + 3
+    for command in (("runs", "show", keys[0]), ("runs", "ls", "--key", keys[0])):
+        shown = cli(*command).out
+        assert first["run_id"] in shown
+        assert keys[0] in shown
+
+
+def test_a_key_needs_our_state_manager_and_has_to_be_one(cli: Cli, place: Place) -> None:
+    before = place.total
+    for line, problem in (
+        ({"key": "k" * 257}, "its key has 257 characters; at most 256 are allowed"),
+        ({"key": 17}, "its key is not text"),
+        ({"key": "k", "run_id": str(uuid4())}, "it has a key and a run_id"),
+    ):
+        told(cli("trigger", "g", "--each", "-", stdin=lines({}, line)), 2, f"line 2: {problem}")
+    twice = lines({"key": "k"}, {"key": "k"})
+    told(cli("trigger", "g", "--key", "k", "--each", "-"), 2, 'give a "key" in the lines')
+    told(cli("trigger", "g", "--key", " k"), 2, "the --key is empty, or has blanks at its ends")
+    if place.native:
+        told(cli("trigger", "g", "--each", "-", stdin=twice), 2, "line 2: its key is that of line 1, too")
+    else:
+        told(cli("trigger", "g", "--key", "k"), 3, "cannot be started by a key", "speaks only v0")
+        told(cli("trigger", "g", "--each", "-", stdin=twice), 2, "line 1: it has a key", "speaks only v0")
+        told(cli("runs", "ls", "--key", "k"), 3, "speaks only v0")
+    assert place.total == before
+
+
 # -- what is refused, before anything is started
 
 
@@ -146,7 +188,7 @@ def test_more_lines_than_one_request_may_have_are_started(cli: Cli, place: Place
         ("", "it is empty"),
         ("{", "it is not JSON"),
         ("[]", 'it is not an object such as {"inputs": {"name": "value"}}'),
-        ('{"input": {}}', "a run has no 'input'; it has: inputs, store, run_id; did you mean 'inputs'?"),
+        ('{"input": {}}', "a run has no 'input'; it has: inputs, store, key, run_id; did you mean 'inputs'?"),
         ('{"inputs": []}', "its inputs are not an object"),
         ('{"store": {"k": 1}}', "the value of 'k' in its store is not text; write it in quotes"),
         ('{"run_id": "x"}', "its run_id is not a UUID"),

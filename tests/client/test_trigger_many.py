@@ -108,6 +108,57 @@ async def test_each_run_is_given_as_its_inputs_or_in_full() -> None:
         assert [state["run_id"] for state in states] == ids
 
 
+async def test_runs_with_a_key_are_started_once_and_those_that_existed_are_told() -> None:
+    async with world() as (client, manager):
+        first = await client.trigger("graph", {"p": "1"}, key="order-1")
+        again = await client.trigger("graph", {"p": "1"}, key="order-1")
+        assert (first["created"], again["created"]) == (True, False)
+        existing: dict[int, str] = {}
+        runs = [NewRun(inputs={"p": str(number)}, key=f"order-{number}") for number in range(3)]
+        ids = await client.trigger_many("graph", runs, on_existing=existing.__setitem__)
+        assert existing == {1: first["run_id"]} == {1: ids[1]}
+        assert await total(manager) == 3
+        (found,) = (await client.find_runs(key="order-2")).runs
+        assert (found.run_id, found.key, (await client.status(ids[2])).key) == (ids[2], "order-2", "order-2")
+        with pytest.raises(RequestRefused, match=r"runs\[1\]: the key 'order-2' belongs to the run"):
+            await client.trigger_many("graph", [NewRun(key="new"), NewRun(key="order-2")])
+        with pytest.raises(RequestRefused, match=r"order-1.*other inputs"):
+            await client.trigger("graph", {"p": "2"}, key="order-1")
+        with pytest.raises(RequestRefused, match=r"key: .*has 257 characters"):
+            await client.trigger("graph", key="k" * 257)
+        assert await total(manager) == 3
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["an older exotrio", "v0"])
+async def test_nothing_is_started_by_a_key_where_that_would_be_ignored(native: bool) -> None:
+    def old(request: httpx.Request) -> httpx.Response:
+        """What exotrio answered before there were keys: it ignored them, and needed an id."""
+        if not native or request.method == "GET":
+            return server._answer(request)
+        loc = ["body", "runs", 0, "run_id"] if request.url.path.endswith("/runs") else ["body", "run_id"]
+        return answer(422, {"detail": [{"type": "missing", "loc": loc, "msg": "Field required"}]})
+
+    server = Server(native=native)
+    server.double.handler = old
+    reason = "an exotrio too old" if native else "speaks only v0"
+    with pytest.raises(RequestRefused, match=f"cannot be started by a key: .* {reason}"):
+        await server.client.trigger("g", key="k")
+    with pytest.raises(RequestRefused, match=f"cannot be started by a key: .* {reason}"):
+        await server.client.trigger_many("g", [NewRun(key="k")])
+    assert all("run_id" not in body and "run_id" not in str(body) for body in server.double.bodies("trigger"))
+    assert native or "POST trigger" not in server.asked(), "not even sent"
+
+
+async def test_a_run_has_an_id_or_a_key() -> None:
+    started = Started()
+    both = NewRun(run_id=str(uuid4()), key="k")
+    with pytest.raises(ConfigurationError, match=r"runs\[0\]: .*not both"):
+        await started.client.trigger_many("g", [both])
+    with pytest.raises(ConfigurationError, match="not both"):
+        await started.client.trigger("g", run_id=both.run_id, key=both.key)
+    assert started.sent == []
+
+
 async def test_any_iterable_of_any_length_is_taken_in_its_order() -> None:
     count = 2 * MAX_BATCH + 500
 

@@ -28,7 +28,8 @@ MAX_FAILED = 20
 def command() -> None:
     """List and show runs; watch, cancel or retry one.
 
-    RUN is the id of a run. To show or watch one, its first 6 characters are enough, if they are unique.
+    RUN is the id of a run. To show or watch one, its key, or the first 6 characters of its id, are
+    enough, if they are unique.
     """
 
 
@@ -40,19 +41,22 @@ def command() -> None:
     type=click.Choice([status.value for status in RunStatus], case_sensitive=False),
     help=f"Only runs with this status, one of {', '.join(RunStatus)}.",
 )
+@click.option("--key", metavar="TEXT", help="Only runs with this key.")
 @options.limit(20, "Most runs to list.")
 @connection
-def ls(graph: str | None, status: str | None, limit: int, connection: Connection) -> int:
+def ls(graph: str | None, status: str | None, key: str | None, limit: int, connection: Connection) -> int:
     """List runs, newest first.
 
     JSON: namespace, runs (as of `runs show`, without nodes and failed), more (whether there are).
     """
     wanted = None if status is None else RunStatus(status)
-    runs, more = connection.ask(lambda manager: list_runs(manager, graph, wanted, limit))
-    count = plural(len(runs), "run" if graph is None and wanted is None else "matching run")
+    runs, more = connection.ask(lambda manager: list_runs(manager, graph, wanted, limit, key))
+    is_all = graph is None and wanted is None and key is None
+    count = plural(len(runs), "run" if is_all else "matching run")
+    keys = any(run.key for run in runs)
     connection.print_list(
-        ("run", "graph", "status", "done", "failed", "open", "created"),
-        [_row(run) for run in runs],
+        ("run", "graph", "status", "done", "failed", "open", "created", *["key"] * keys),
+        [(*_row(run), *[run.key or ""] * keys) for run in runs],
         f"{count} in namespace {connection.namespace}" + ("; more with --limit" if more else ""),
         runs=[run.model_dump(mode="json") for run in runs],
         more=more,
@@ -66,7 +70,7 @@ def ls(graph: str | None, status: str | None, limit: int, connection: Connection
 def show(run_id: str, connection: Connection) -> int:
     """Show the progress of a run by node, and what failed.
 
-    JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, counts, nodes (counts by
+    JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, key, counts, nodes (counts by
     status), failed (the newest failed states: id, identifier, status, error).
     """
 
@@ -144,7 +148,8 @@ def _as_lines(run: Run) -> Iterator[str]:
     ]
     moments = (("created", run.created_at), ("cancelled", run.cancelled_at), ("finished", run.finished_at))
     times = [f"{what} {iso_time(at)}" for what, at in moments if at]
-    yield f"run {run.run_id} of graph {run.graph_name}: {', '.join([run.status.value, *times])}"
+    by_key = f" with the key {run.key!r}" if run.key else ""
+    yield f"run {run.run_id} of graph {run.graph_name}{by_key}: {', '.join([run.status.value, *times])}"
     yield from table(("place", "node", *used), rows)
 
 

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import click
 
+from exotrio._wire.vocabulary import check_key
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.runs.each import Runs, start_each
@@ -31,8 +32,14 @@ from exotrio.client import StateManager
     "--each",
     "file",
     metavar="FILE",
-    help='Start a run for each line of a file: {"inputs": {...}, "store": {...}, "run_id": UUID}, of which '
-    "each part may be left out; - for standard input.",
+    help='Start a run for each line of a file: {"inputs": {...}, "store": {...}, "key": TEXT}, of which '
+    'each part may be left out; "run_id": UUID may stand in place of the key; - for standard input.',
+)
+@click.option(
+    "--key",
+    metavar="TEXT",
+    help="What the run is about, such as the number of an order: with the same key for the same graph, the "
+    "same run. Nothing secret.",
 )
 @click.option(
     "--batch",
@@ -49,10 +56,14 @@ def command(
     start_delay: float,
     following: bool,
     file: str | None,
+    key: str | None,
     batch: UUID | None,
     connection: Connection,
 ) -> int:
     """Start a run of GRAPH and print its id; with --each many runs, and print their ids.
+
+    If there is a run of GRAPH with the --key, none is started and the id of that one is printed, which
+    standard error says; with other inputs or another store it is refused.
 
     Give private values in a file or on standard input: other users can read arguments.
 
@@ -62,27 +73,37 @@ def command(
     run whose line says nothing else. If it is interrupted, it says how to go on without starting a run
     twice.
 
-    JSON: run_id, graph, status. With --follow the result, as of `run`; the id comes first on
-    standard error. With --each: graph, run_ids, in the order of the lines.
+    JSON: run_id, graph, status, created (false if it existed). With --follow the result, as of `run`; the
+    id comes first on standard error. With --each: graph, run_ids, in the order of the lines.
     """
     given = merged(inputs, inputs_file, "-i", "--inputs-file")
     if file is not None:
         if following:
             raise click.UsageError("--follow is for one run: with --each, see `runs ls` and `runs watch`")
+        if key is not None:
+            raise click.UsageError('--key is for one run: with --each, give a "key" in the lines')
         runs = Runs(graph=graph, file=file, inputs=given, store=store, start_delay=start_delay, batch=batch)
         return start_each(connection, runs)
     if batch is not None:
         raise click.UsageError("--batch is for the runs of --each")
+    try:
+        key = None if key is None else check_key(key)
+    except ValueError as error:
+        raise click.UsageError(f"the --key {error}") from None
 
     async def start(manager: StateManager) -> str:
-        reply = await start_run(manager, graph, given, store, start_delay=start_delay)
+        reply = await start_run(manager, graph, given, store, start_delay=start_delay, key=key)
         run_id: str = reply["run_id"]
+        created: bool = reply.get("created", True)  # a server that speaks only v0 leaves it out
+        if not created:
+            print_message(f"the run with the key {key!r} existed already: nothing was started")
         if connection.form == "table":
             print_text(run_id)
         elif following:
             print_message(f"run {run_id} of graph {graph!r}")
         else:
-            print_json({"run_id": run_id, "graph": graph, "status": reply["status"]})
+            shown = {"run_id": run_id, "graph": graph, "status": reply["status"], "created": created}
+            print_json(shown)
         return run_id
 
     if following:

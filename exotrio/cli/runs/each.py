@@ -21,7 +21,7 @@ from pydantic_core import from_json
 
 from exotrio._runtime.entry import run_blocking
 from exotrio._util.words import listed, meant, plural
-from exotrio._wire.vocabulary import to_ms
+from exotrio._wire.vocabulary import check_key, to_ms
 from exotrio.cli.connection import Connection
 from exotrio.cli.exit_codes import INTERRUPTED, SUCCESS
 from exotrio.cli.lookup import is_v0_only
@@ -32,7 +32,7 @@ from exotrio.cli.values import MAX_BYTES, STANDARD_INPUT, Unreadable, shown, sta
 from exotrio.client import NewRun, StateManager
 from exotrio.errors import ConfigurationError, ManagerError, ManagerUnavailable, RequestRefused
 
-FIELDS = ("inputs", "store", "run_id")
+FIELDS = ("inputs", "store", "key", "run_id")
 MAX_NAMED = 10
 """Lines that one error names."""
 IN_MEMORY = 16 * 1024 * 1024
@@ -76,6 +76,7 @@ class _Starting:
         self._is_native = True
         self._total = 0
         self._started: int | None = None  # not begun
+        self._existing = 0
         self.interruption = Interruption()
 
     async def main(self) -> int:
@@ -90,6 +91,10 @@ class _Starting:
         if run_ids is None or scope.cancelled_caught:
             print_message(f"interrupted: {self._how_far()}")
             return INTERRUPTED
+        if self._existing:
+            print_message(
+                f"not started again: {self._existing:,} of {plural(self._total, 'run')} existed already"
+            )
         if self._connection.form == "json":
             print_json({"graph": self._runs.graph, "run_ids": run_ids})
         elif run_ids:
@@ -113,7 +118,7 @@ class _Starting:
     async def _check(self, check: Check) -> None:
         """Check all lines; none is to be found wrong when others are started already."""
         problems: list[str] = []
-        ids: dict[str, int] = {}
+        first: dict[tuple[str, str], int] = {}
         for number, line in self._numbered():
             self._total = number
             if number % 1_000 == 0:
@@ -121,9 +126,11 @@ class _Starting:
             try:
                 run = _parse(line)
                 check({**self._runs.inputs, **run.inputs}, {**self._runs.store, **run.store})
-                first = number if run.run_id is None else ids.setdefault(run.run_id, number)
-                if first != number:
-                    raise ValueError(f"its run_id is that of line {first:,}, too")
+                if run.key is not None and not self._is_native:
+                    raise ValueError("it has a key, and the state manager speaks only v0, which knows none")
+                for name, value in (("run_id", run.run_id), ("key", run.key)):
+                    if value is not None and first.setdefault((name, value), number) != number:
+                        raise ValueError(f"its {name} is that of line {first[name, value]:,}, too")
             except (ValueError, click.UsageError) as error:
                 text = error.message if isinstance(error, click.UsageError) else str(error)
                 problems.append(f"line {number:,}: {text}")
@@ -140,7 +147,9 @@ class _Starting:
         self._started = 0
         runs = (self._new_run(number, line) for number, line in self._numbered())
         try:
-            return await manager.trigger_many(self._runs.graph, runs, on_progress=self._progress)
+            return await manager.trigger_many(
+                self._runs.graph, runs, on_progress=self._progress, on_existing=self._note_existing
+            )
         except ManagerError as error:
             error.what = _INDEX.sub(lambda found: f"line {int(found[1]) + 1:,}", error.what)
             if self._started or isinstance(error, ManagerUnavailable):
@@ -149,6 +158,9 @@ class _Starting:
 
     def _progress(self, started: int) -> None:
         self._started = started
+
+    def _note_existing(self, index: int, run_id: str) -> None:
+        self._existing += 1
 
     def _how_far(self) -> str:
         if self._started is None:
@@ -174,7 +186,8 @@ class _Starting:
             inputs={**self._runs.inputs, **run.inputs},
             store={**self._runs.store, **run.store},
             start_delay=to_ms(self._runs.start_delay),
-            run_id=run.run_id or str(uuid5(self._batch, str(number))),
+            run_id=run.run_id if run.run_id or run.key else str(uuid5(self._batch, str(number))),
+            key=run.key,
         )
 
 
@@ -196,7 +209,17 @@ def _parse(line: bytes) -> NewRun:
         chosen = None if run_id is None else str(UUID(run_id))
     except (ValueError, AttributeError):  # AttributeError: it is not a string
         raise ValueError("its run_id is not a UUID") from None
-    return NewRun(inputs=_texts(run, "inputs"), store=_texts(run, "store"), run_id=chosen)
+    key = run.get("key")
+    if key is not None:
+        if not isinstance(key, str):
+            raise ValueError("its key is not text; write it in quotes")
+        try:
+            check_key(key)
+        except ValueError as error:
+            raise ValueError(f"its key {error}") from None
+        if chosen is not None:
+            raise ValueError("it has a key and a run_id; give one of them")
+    return NewRun(inputs=_texts(run, "inputs"), store=_texts(run, "store"), run_id=chosen, key=key)
 
 
 def _texts(run: dict[str, object], name: str) -> dict[str, str]:

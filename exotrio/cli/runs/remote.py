@@ -74,11 +74,12 @@ async def start_run(
     store: Mapping[str, str],
     *,
     start_delay: float = 0.0,
+    key: str | None = None,
 ) -> dict[str, Any]:
     """Start a run, after checking that the values fit the graph, and return the reply."""
     (await find_valid_graph(manager, graph))(inputs, store)
     return await manager.trigger(
-        graph, inputs=dict(inputs), store=dict(store), start_delay=to_ms(start_delay)
+        graph, inputs=dict(inputs), store=dict(store), start_delay=to_ms(start_delay), key=key
     )
 
 
