@@ -1,89 +1,26 @@
-"""Helpers for testing your own nodes and graphs: no server, no file, no network.
-
-::
-
-    async def test_greets():
-        outcome = await run_node(Greet, {"name": "Ada"})
-        assert outcome == Executed([{"text": "Hello, Ada"}])
-
-    async def test_everybody_is_greeted(autojump_clock):
-        run = await run_graph(graph, [List, Greet], inputs={"names": "Ada,Alan"})
-        assert run.outputs("greet") == [{"text": "Hello, Ada"}, {"text": "Hello, Alan"}]
-"""
+"""``run_graph``: a graph from its trigger to its end, and what came of it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
-from exotrio._execution.executor import Executor
-from exotrio._execution.handle import Execution
-from exotrio._link.port import Claim
 from exotrio._nodes.base import BaseNode
-from exotrio._nodes.checks import node_problems
-from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.exceptions import without_cancelled
 from exotrio._wire.vocabulary import ERRORED, MAX_WAIT_MS, RunStatus, StateStatus, from_ms, to_ms
 from exotrio.errors import ConfigurationError
 from exotrio.graph import Graph
 
-__all__ = [
-    "Errored",
-    "Executed",
-    "GraphRun",
-    "Outcome",
-    "Pruned",
-    "Requeued",
-    "RunStatus",
-    "StateStatus",
-    "TestedState",
-    "run_graph",
-    "run_node",
-]
+if TYPE_CHECKING:
+    from exotrio.client._state_manager import StateManager
 
 _EPOCH_MS = 1_700_000_000_000
 """The state manager's clock at the start of a run."""
-
-
-async def run_node(
-    node: type[BaseNode],
-    inputs: Mapping[str, str] | None = None,
-    *,
-    secrets: Mapping[str, str] | None = None,
-) -> Outcome:
-    """Run one node as a runtime would, and return what would be reported.
-
-    Args:
-        node: The node class.
-        inputs: Its inputs as text; ``to_text`` encodes typed ones. Defaults to none.
-        secrets: Its secrets. Defaults to none.
-
-    Returns:
-        ``Executed`` with the outputs as text, ``Errored`` with the text of the error (secrets masked),
-        ``Pruned`` or ``Requeued``. What the node raises is not raised here.
-
-    Raises:
-        ConfigurationError: the class is not usable as a node; ``problems`` says why.
-
-    Cancellation:
-        Cancels the node; there is no outcome then.
-    """
-    if problems := node_problems([node]):
-        raise ConfigurationError("the class cannot be used as a node", problems)
-
-    async def fetch_secrets(claim: Claim) -> Mapping[str, str]:
-        return secrets or {}
-
-    claim = Claim(state_id="test", node_name=node.__name__, identifier=node.__name__, inputs=inputs or {})
-    async with aclosing(Executor(nodes={node.__name__: node}, fetch_secrets=fetch_secrets)) as executor:
-        outcome = await executor.run(claim, Execution())
-    assert outcome is not None, "only a runtime that stops releases a state"
-    return outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
