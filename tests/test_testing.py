@@ -15,6 +15,7 @@ from exotrio import (
     Graph,
     GraphInvalid,
     GraphNodeModel,
+    NotFound,
     PruneSignal,
     RequestRefused,
     ReQueueAfterSignal,
@@ -152,6 +153,18 @@ async def test_a_node_that_fails_for_good_makes_a_failed_run_that_tells_why(
     assert run.of("greet")[0].inputs == {"name": "Mallory", "word": "Hello"}
 
 
+async def test_a_node_that_the_graph_does_not_have_is_an_error_and_one_that_did_not_run_is_not(
+    autojump_clock: MockClock,
+) -> None:
+    run = await run_graph(graph(), NODES, inputs={"names": ""}, store={"word": "Hello"})
+    assert run.of("join") == []
+    assert run.outputs("join") == []
+    with pytest.raises(NotFound, match="'geet'; did you mean 'greet'"):
+        run.of("geet")
+    with pytest.raises(NotFound, match="'x'; it has: split, greet, join"):
+        run.outputs("x")
+
+
 async def test_what_cannot_be_run_is_refused_with_the_reasons(autojump_clock: MockClock) -> None:
     with pytest.raises(GraphInvalid, match="Greet"):
         await run_graph(graph(), [Split, Join], store={"word": "Hello"})
@@ -163,6 +176,7 @@ async def test_what_cannot_be_run_is_refused_with_the_reasons(autojump_clock: Mo
         await run_graph(graph(), [dict], store={"word": "Hello"})  # type: ignore[list-item]
 
 
-async def test_a_run_that_takes_too_long_is_given_up(autojump_clock: MockClock) -> None:
-    with pytest.raises(trio.TooSlowError):
-        await run_graph(graph(), NODES, inputs={"names": "Ada"}, store={"word": "x"}, timeout=60)
+async def test_a_run_that_takes_too_long_is_given_up_with_what_still_waits(autojump_clock: MockClock) -> None:
+    waiting = r"did not end in 60 s: greet is CREATED \(2 states\)$"
+    with pytest.raises(trio.TooSlowError, match=waiting):
+        await run_graph(graph(), NODES, inputs={"names": "Bob,Mallory"}, store={"word": "x"}, timeout=60)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ import trio
 from exotrio._nodes.base import BaseNode
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.exceptions import without_cancelled
-from exotrio._wire.vocabulary import ERRORED, MAX_WAIT_MS, RunStatus, StateStatus, from_ms, to_ms
-from exotrio.errors import ConfigurationError
+from exotrio._util.words import listed, meant
+from exotrio._wire.vocabulary import ERRORED, MAX_WAIT_MS, PENDING, RunStatus, StateStatus, from_ms, to_ms
+from exotrio.errors import ConfigurationError, NotFound
 from exotrio.graph import Graph
 
 if TYPE_CHECKING:
@@ -51,17 +53,30 @@ class GraphRun:
     Attributes:
         status: SUCCESS or FAILED.
         states: All states, in order of creation; a retry is a state of its own.
+        identifiers: Of all nodes of the graph, whether they ran or not.
     """
 
     status: RunStatus
     states: tuple[TestedState, ...]
+    identifiers: tuple[str, ...]
 
     def of(self, identifier: str) -> list[TestedState]:
-        """Return the states of one of the graph's nodes, named by its identifier in the graph."""
+        """Return the states of one of the graph's nodes, named by its identifier in the graph.
+
+        Raises:
+            NotFound: the graph has no such node.
+        """
+        if identifier not in self.identifiers:
+            known = meant(identifier, self.identifiers) or f"; it has: {listed(self.identifiers)}"
+            raise NotFound(f"the graph has no node with the identifier {identifier!r}{known}")
         return [state for state in self.states if state.identifier == identifier]
 
     def outputs(self, identifier: str) -> list[dict[str, Any]]:
-        """Return the outputs of one of the graph's nodes, those of each state that succeeded."""
+        """Return the outputs of one of the graph's nodes, those of each state that succeeded.
+
+        Raises:
+            NotFound: the graph has no such node.
+        """
         return [state.outputs for state in self.of(identifier) if state.status is StateStatus.SUCCESS]
 
     @property
@@ -99,7 +114,7 @@ async def run_graph(
         ConfigurationError: node classes that are not usable, or nodes of several namespaces.
         GraphInvalid: the graph is not valid; ``problems`` names each reason.
         RequestRefused: inputs or store do not fit the graph.
-        trio.TooSlowError: the run did not end in time.
+        trio.TooSlowError: the run did not end in time; the message says which states still wait.
 
     Cancellation:
         Cancels running nodes, which have 5 s to clean up; then nothing is left.
@@ -108,6 +123,20 @@ async def run_graph(
     from exotrio.client._state_manager import StateManager
     from exotrio.manager import embedded
 
+    namespace = namespace_of(graph)
+    async with (
+        embedded(":memory:", clock=virtual_clock()) as transport,
+        StateManager(namespace, transport=transport) as manager,
+    ):
+        async with _running(Runtime(namespace, "test", nodes, transport=transport)):
+            await manager.upsert_graph(graph)
+            triggered = await manager.trigger(graph.name, inputs=dict(inputs or {}), store=dict(store or {}))
+            status = await wait(manager, graph, triggered["run_id"], timeout)
+        return await result(manager, graph, triggered["run_id"], status)
+
+
+def namespace_of(graph: Graph) -> str:
+    """Return the namespace of all nodes of a graph; raise ConfigurationError if there are several."""
     namespaces = {node.namespace for node in graph.nodes}
     if len(namespaces) > 1:
         raise ConfigurationError(
@@ -115,26 +144,36 @@ async def run_graph(
             fix="a runtime has one; test it at a state manager with a runtime for each",
         )
     (namespace,) = namespaces
+    return namespace
+
+
+def virtual_clock() -> Callable[[], int]:
+    """Return a wall clock in Unix milliseconds that goes as Trio's clock goes."""
     begin = trio.current_time()
+    return lambda: _EPOCH_MS + to_ms(trio.current_time() - begin)
 
-    def clock() -> int:
-        return _EPOCH_MS + to_ms(trio.current_time() - begin)
 
-    async with (
-        embedded(":memory:", clock=clock) as transport,
-        StateManager(namespace, transport=transport) as manager,
-    ):
-        async with _running(Runtime(namespace, "test", nodes, transport=transport)):
-            await manager.upsert_graph(graph)
-            triggered = await manager.trigger(graph.name, inputs=dict(inputs or {}), store=dict(store or {}))
-            # Seldom, since under a mock clock each request costs time, and the end needs none.
-            run = await manager.wait(triggered["run_id"], timeout=timeout, poll_interval=from_ms(MAX_WAIT_MS))
-        found = [
-            await manager.state(graph.name, run.run_id, node.id)
-            for node in (await manager.run(run.run_id)).nodes
-        ]
+async def wait(manager: StateManager, graph: Graph, run_id: str, timeout: float) -> RunStatus:
+    """Wait until a run has ended, and return its status; raise TooSlowError, which says what still waits."""
+    try:
+        # Seldom, since under a mock clock each request costs time, and the end needs none.
+        run = await manager.wait(run_id, timeout=timeout, poll_interval=from_ms(MAX_WAIT_MS))
+    except trio.TooSlowError:
+        found = await result(manager, graph, run_id, RunStatus.PENDING)
+        waiting = Counter(
+            f"{state.identifier} is {state.status.value}" for state in found.states if state.status in PENDING
+        )
+        named = [name if count == 1 else f"{name} ({count} states)" for name, count in waiting.items()]
+        raise trio.TooSlowError(f"the run did not end in {timeout:g} s: {listed(named)}") from None
+    return run.status
+
+
+async def result(manager: StateManager, graph: Graph, run_id: str, status: RunStatus) -> GraphRun:
+    """Return what came of a run of this status."""
+    run = await manager.run(run_id)
+    states = [await manager.state(graph.name, run_id, node.id) for node in run.nodes]
     return GraphRun(
-        run.status,
+        status,
         tuple(
             TestedState(
                 identifier=state.identifier,
@@ -143,8 +182,9 @@ async def run_graph(
                 outputs=state.outputs,
                 error=state.error,
             )
-            for state in found
+            for state in states
         ),
+        tuple(node.identifier for node in graph.nodes),
     )
 
 
