@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from exotrio import Graph, GraphNodeModel
+from exotrio._util.cron import next_occurrence_ms
+from exotrio._util.times import moment_ms
+from exotrio._wire.graphs import GraphBody
 from exotrio.testing import Executed, run_node
 from tests.support.processes import ROOT, ended, environment
 
@@ -68,3 +72,13 @@ async def test_the_typed_node_takes_and_gives_text() -> None:
     exec(code, names)
     inputs = {"count": "3", "due": "2024-01-31", "rates": '["1.10","2.00"]'}
     assert await run_node(names["Price"], inputs) == Executed([{"total": "9.30"}])
+
+
+def test_the_schedule_of_a_graph_is_in_its_time_zone() -> None:
+    names: dict[str, Any] = {
+        "graph": Graph("g", [GraphNodeModel(node_name="N", namespace="n", identifier="n")])
+    }
+    exec(compile(next(code for code in PYTHON if "CronTrigger(" in code), "README.md", "exec"), names)
+    (schedule,) = GraphBody.of(names["graph"]).schedules
+    due = next_occurrence_ms(schedule, moment_ms("2026-07-03T12:00:00Z"))
+    assert due == moment_ms("2026-07-06T09:00:00+02:00"), "on Monday"

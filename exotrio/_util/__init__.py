@@ -1,7 +1,7 @@
 """Small tools that know nothing of states, claims or HTTP. Each is used by at least two rooms.
 
 - Time: ``backoff`` (pauses between attempts), ``deadlines`` (of a stop), ``durations`` (``30d``,
-  ``4 min 10 s``), ``times`` (ISO 8601, Unix milliseconds, cron).
+  ``4 min 10 s``), ``times`` (ISO 8601, Unix milliseconds), ``cron``.
 - Text: ``words`` (counts, lists, validation errors), ``terminal_text`` (control characters escaped),
   ``error_message`` (the line of a traceback that says what happened), ``redaction`` (secrets masked).
 - Data: ``json`` (a value without a JSON form is an error), ``new_file`` (a file appears complete or not at

@@ -1,5 +1,4 @@
-"""Moments in UTC, as they travel (ISO 8601) and as they are stored (Unix milliseconds), and when a cron
-expression, in the grammar of croniter, is due. Pure."""
+"""Moments in UTC, as they travel (ISO 8601) and as they are stored (Unix milliseconds). Pure."""
 
 from __future__ import annotations
 
@@ -21,27 +20,3 @@ def moment_ms(moment: datetime | str) -> int:
     if isinstance(moment, str):
         moment = datetime.fromisoformat(moment)
     return round(moment.timestamp() * 1000)
-
-
-def next_occurrence_ms(expression: str, after_ms: int) -> int | None:
-    """Return the first time after ``after_ms`` that matches ``expression``, in Unix ms; None without one.
-
-    A ValueError says why the expression cannot be read.
-    """
-    # Here, since few graphs have a trigger and the import takes 20 ms.
-    from croniter import CroniterBadDateError, croniter
-
-    try:
-        found = croniter(expression, datetime.fromtimestamp(after_ms / 1000, UTC)).get_next(datetime)
-    except CroniterBadDateError:
-        return None
-    return int(found.timestamp() * 1000)
-
-
-def check_expression(expression: str) -> str:
-    """Return the expression if it can be read; raise ValueError if not."""
-    from croniter import croniter
-
-    # Without a search for its next occurrence, which takes up to 20 ms for one that is rare.
-    croniter(expression)
-    return expression

@@ -8,9 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from exotrio._util.times import check_expression
+from exotrio._util.cron import check_expression, check_zone, schedule_of
 from exotrio._wire.body import Body, Moment, Texts
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.graph import (
@@ -58,22 +67,49 @@ class PlaceModel(GraphNodeModel):
 
 
 class CronTriggerValue(Body):
-    """The ``value`` of a cron trigger on the wire; keys beside ``expression`` are kept."""
+    """The ``value`` of a cron trigger on the wire; further keys are kept."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", defer_build=True)
 
     expression: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_expression)]
+    timezone: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_zone)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_zone(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        return {key: value for key, value in fields.items() if key != "timezone" or value is not None}
 
 
 class TriggerModel(Body):
-    """A trigger as it travels: ``{"type": "CRON", "value": {"expression": ...}}``."""
+    """A trigger as it travels: ``{"type": "CRON", "value": {"expression": ..., "timezone": ...}}``.
+
+    Newer clients put ``type`` into ``value``. It is kept there, beside the other one, so that clients of
+    both kinds can read what is shown.
+    """
 
     type: Literal["CRON"]
     value: CronTriggerValue
 
+    @model_validator(mode="before")
+    @classmethod
+    def _type_of_value(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "type" not in given and isinstance(given.get("value"), dict):
+            return {"type": given["value"].get("type", "CRON"), **given}
+        return given
+
+    @property
+    def schedule(self) -> str:
+        """The expression with its zone (``_util.cron``)."""
+        return schedule_of(self.value.expression, self.value.timezone)
+
+
+def schedules_of(triggers: Sequence[TriggerModel]) -> list[str]:
+    """Return the schedule of each trigger, without repetitions, in their order."""
+    return list(dict.fromkeys(trigger.schedule for trigger in triggers))
+
 
 class GraphBody(Body):
-    """A graph as it travels and as it is stored."""
+    """A graph as it travels."""
 
     secrets: Texts
     nodes: Annotated[list[PlaceModel], Field(max_length=MAX_NODES)]
@@ -105,10 +141,20 @@ class GraphBody(Body):
             given["store_config"] = store_config
         if triggers is not None:
             given["triggers"] = [
-                TriggerModel(type="CRON", value=CronTriggerValue(expression=each.expression))
+                TriggerModel(
+                    type="CRON",
+                    value=CronTriggerValue(
+                        expression=each.expression,
+                        timezone=None if each.timezone == "UTC" else each.timezone,
+                    ),
+                )
                 for each in triggers
             ]
         return cls(secrets=secrets, nodes=[PlaceModel(**dict(node)) for node in nodes], **given)
+
+    @property
+    def schedules(self) -> list[str]:
+        return schedules_of(self.triggers)
 
     def excess(self) -> list[str]:
         """Return which largest sizes of a new graph this one exceeds. Graphs of old databases may."""
@@ -138,6 +184,25 @@ class GraphRequest(GraphBody):
         return self
 
 
+class StoredValue(CronTriggerValue):
+    """The ``value`` of a trigger that a state manager has."""
+
+    # Whatever was sent to one that did not know it. As that one did, ``schedule`` takes it for UTC.
+    timezone: Any = None
+
+
+class StoredTrigger(TriggerModel):
+    """A trigger that a state manager has."""
+
+    value: StoredValue
+
+
+class StoredGraph(GraphBody):
+    """A graph in the database."""
+
+    triggers: list[StoredTrigger]  # type: ignore[assignment]
+
+
 def _names_only(secrets: Any) -> Any:
     # The stock state manager sends ciphertexts along; nobody needs them.
     return dict.fromkeys(secrets, True) if isinstance(secrets, dict) else secrets
@@ -150,11 +215,18 @@ class GraphReply(Body):
     secrets: Annotated[dict[str, bool], BeforeValidator(_names_only)]
     retry_policy: RetryPolicy
     store_config: StoreConfig
-    triggers: list[TriggerModel]
+    triggers: list[StoredTrigger]
     created_at: Moment
     updated_at: Moment
     validation_status: ValidationStatus
     validation_errors: list[str]
+    scheduled: dict[str, Moment] | None = None
+    """When each of ``schedules`` comes due next, without those that never do or were cancelled; None if there
+    are none, and at a stock state manager, which does not say it."""
+
+    @property
+    def schedules(self) -> list[str]:
+        return schedules_of(self.triggers)
 
 
 class GraphInfo(GraphReply):

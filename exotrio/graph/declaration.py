@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from exotrio._util.backoff import MAX_DELAY_MS
-from exotrio._util.times import check_expression
+from exotrio._util.cron import check_expression, check_zone
 from exotrio._util.words import listed, meant
 
 MAX_NAME = 256
@@ -241,11 +241,18 @@ class StoreConfigModel(Declaration):
 
 
 class CronTrigger(Declaration):
-    """Start a run of the graph whenever ``expression`` comes due, in UTC.
+    """Start a run of the graph whenever ``expression`` comes due in ``timezone``.
+
+    Where clocks are put forward or back, an expression with times of a day (``30 2 * * *``) comes due once
+    for each: right after the change if that skipped it, and at the first of two. One with a ``*`` at the
+    beginning of its minute or hour (``0 * * * *``) comes due whenever the clock shows such a time.
 
     Args:
         expression: A cron expression, ``*/5 * * * *`` for example; also six fields (seconds last),
             seven (year), names and ``@hourly``.
+        timezone: IANA name of a time zone, ``Europe/Berlin`` for example. Defaults to UTC. The stock state
+            manager ignores it, as far as it was released.
     """
 
     expression: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_expression)]
+    timezone: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_zone)] = "UTC"

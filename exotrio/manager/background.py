@@ -21,6 +21,7 @@ from exotrio.manager.engine import managers
 from exotrio.manager.engine.leases import MonotonicClock, Terms, expire
 from exotrio.manager.engine.retention import clear, discard, drop_templates
 from exotrio.manager.engine.runs import due_in_ms, fire_schedules
+from exotrio.manager.engine.schedules import correct_schedules
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.port import Store, Transaction, log_level
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
@@ -129,9 +130,14 @@ class Scheduler:
 
     async def run(self) -> None:
         """Trigger what comes due. Never returns."""
+        is_corrected = False
         while True:
             self._changed = trio.Event()
             try:
+                if not is_corrected:
+                    if corrected := await self._store.write(correct_schedules):
+                        logger.info("%s now in the time zone of the graph", plural(corrected, "schedule"))
+                    is_corrected = True
                 for line in await self._store.write(fire_schedules):
                     logger.info("%s", line)
                 due_in = await self._store.read(due_in_ms)

@@ -264,6 +264,12 @@ def test_a_graph_that_cannot_be_triggered_is_named_with_its_problems() -> None:
     one(of_graphs([listed("PENDING")]), "graph g is still being validated", attention=False)
 
 
+def test_a_graph_from_before_time_zones_were_checked_is_named_with_one_that_does_not_exist() -> None:
+    values = ({"expression": "@daily", "timezone": zone} for zone in (None, "UTC", "Asia/Kolkata", "Mars"))
+    graph = listed("VALID").model_dump() | {"triggers": [{"type": "CRON", "value": each} for each in values]}
+    one(of_graphs([GraphInfo.model_validate(graph)]), "graph g names no time zone with 'Mars'")
+
+
 # -- claims through v0
 
 

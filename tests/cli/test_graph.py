@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -248,6 +249,24 @@ def test_a_json_graph_is_applied_and_shown(cli: Cli, running: Server) -> None:
     assert len(times) == 3
     assert times == sorted(times)
     assert all(each > datetime.now(UTC) and each.hour == 9 and each.weekday() < 5 for each in times)
+
+
+def test_times_of_a_trigger_are_shown_in_utc_and_in_its_zone(cli: Cli, running: Server) -> None:
+    cli.at(running)
+    trigger = {"value": {"type": "CRON", "expression": "0 9 * * *", "timezone": "Asia/Kolkata"}}
+    cli.write("zone.json", fan(name="zone", triggers=[trigger]))
+    shown = cli("graph", "apply", "zone.json")
+    assert re.search(
+        r"\ncron: 0 9 \* \* \* Asia/Kolkata  next \S+T03:30:00Z \(\S+T09:00:00\+05:30\), ", shown.out
+    )
+    (times,) = cli.json("graph", "show", "zone")["next_runs"].values()
+    assert [each[11:] for each in times] == ["03:30:00Z"] * 3
+    assert "\nzone   " in (listed := cli("graph", "ls")).out
+    assert "0 9 * * * Asia/Kolkata" in listed.out
+    trigger["value"]["timezone"] = "Asia/Kolkatta"
+    said = cli("graph", "check", cli.write("zone.json", fan(triggers=[trigger])))
+    assert said.code == 3
+    assert "triggers.0.value.timezone: there is no time zone 'Asia/Kolkatta'; did you mean" in said.out
 
 
 def test_a_python_graph_is_applied(cli: Cli, running: Server) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 import httpx
@@ -13,17 +13,19 @@ import trio
 import trio.testing
 from pydantic import ValidationError
 
-from exotrio._util.times import next_occurrence_ms, timestamp
+from exotrio._util.cron import next_occurrence_ms
+from exotrio._util.times import timestamp
 from exotrio.errors import DatabaseError
 from exotrio.graph import CronTrigger
 from exotrio.manager import embedded
 from exotrio.manager.engine import runs as runs_engine
 from exotrio.manager.store.clock import wall_clock
-from exotrio.manager.store.port import View
+from exotrio.manager.store.port import Transaction, View
 from tests.contract.flow import Flow
+from tests.support import postgres
 from tests.support.cron import N, put, runs
 from tests.support.helpers import declare, eventually, node_name, ok, place, refused
-from tests.support.manager import next_line, open_manager, running
+from tests.support.manager import ENGINES, next_line, open_manager, running
 
 START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 
@@ -307,6 +309,8 @@ async def test_an_expression_that_cannot_be_read_is_refused_with_its_place(
 def test_an_expression_that_cannot_be_read_is_refused_where_the_trigger_is_made() -> None:
     with pytest.raises(ValidationError, match="expression"):
         CronTrigger(expression="61 * * * *")
+    with pytest.raises(ValidationError, match=r"timezone.*\n.*did you mean 'Europe/Berlin'"):
+        CronTrigger(expression="0 9 * * *", timezone="Europe/Brelin")
 
 
 async def test_stored_triggers_are_shown_as_they_were_put(autojump_clock: trio.testing.MockClock) -> None:
@@ -314,6 +318,49 @@ async def test_stored_triggers_are_shown_as_they_were_put(autojump_clock: trio.t
         shown = ok(await put(client, "*/5 * * * *"), 201)
         assert shown["triggers"] == [{"type": "CRON", "value": {"expression": "*/5 * * * *"}}]
         assert ok(await client.get(f"{N}/graph/g")) == shown
+
+
+async def test_a_trigger_with_a_zone_starts_its_runs_at_the_times_there(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with manager() as client:
+        value = {"expression": "45 5 * * *", "timezone": "Asia/Kolkata"}
+        ok(await put(client, triggers=[{"type": "CRON", "value": value}]), 201)
+        await trio.sleep(14 * 60)
+        assert await runs(client) == 0
+        await trio.sleep(2 * 60)
+        assert await runs(client) == 1
+        await trio.sleep(24 * 3600)
+        assert await runs(client) == 2
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "Mars"])
+async def test_zones_that_an_older_version_ignored_count_after_its_update(
+    tmp_path: Path, engine: str, zone: str
+) -> None:
+    def as_the_older_version_left_it(tx: Transaction) -> None:
+        tx.execute("UPDATE schedules SET expression = '45 5 * * *', next_at = 1 WHERE graph > 0")
+        tx.execute("UPDATE templates SET body = replace(body, 'Asia/Kolkata', ?)", (zone,))
+
+    with postgres.database() if engine == "PostgreSQL" else nullcontext() as database:
+        db = database.url if database else tmp_path / "state.db"
+        async with open_manager(db, schedules=False) as opened:
+            await opened.api.register([declare("Node_a")])
+            value = {"expression": "45 5 * * *", "timezone": "Asia/Kolkata"}
+            body = opened.api.body([place("a")], triggers=[{"type": "CRON", "value": value}])
+            ok(await opened.api.put_graph("g", body), 201)
+            await opened.service.store.write(as_the_older_version_left_it)
+        async with open_manager(db, clock=lambda: START_MS) as opened:
+
+            async def corrected() -> None:
+                shown = ok(await opened.api.get_graph("g"))["scheduled"]
+                if zone == "Mars":  # it was accepted; it stays as it was
+                    assert shown == {"45 5 * * *": timestamp(START_MS + (5 * 60 + 45) * 60_000)}
+                else:
+                    assert shown == {"CRON_TZ=Asia/Kolkata 45 5 * * *": timestamp(START_MS + 15 * 60_000)}
+
+            await eventually(corrected)
 
 
 @pytest.fixture

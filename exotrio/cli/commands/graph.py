@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from exotrio._util.times import iso_time, next_occurrence_ms, timestamp
+from exotrio._util.cron import local_time, next_occurrence_ms, parts_of
+from exotrio._util.times import iso_time, moment_ms, timestamp
 from exotrio._util.words import plural
 from exotrio._wire.graphs import GraphReply
 from exotrio.cli import options
@@ -95,7 +96,8 @@ def ls(connection: Connection) -> int:
 def show(graph: str, connection: Connection) -> int:
     """Show a graph: its nodes and their next nodes, secrets by name, cron times, and problems.
 
-    JSON: the graph as the API shows it, with name, namespace, and next_runs by cron expression.
+    JSON: the graph as the API shows it, with name, namespace, and next_runs by cron expression, which
+    begins with CRON_TZ=ZONE if it is not in UTC.
     `graph apply` accepts it; give the secrets, of which it has only the names, with --secret.
     """
     found = connection.ask(lambda manager: find_graph(manager, graph))
@@ -133,7 +135,7 @@ def check(targets: tuple[str, ...], secrets: tuple[str, ...], output: str) -> in
 
 def _row(graph: GraphInfo) -> tuple[str, ...]:
     counts = (len(graph.nodes), len(graph.validation_errors))
-    cron = ", ".join(trigger.value.expression for trigger in graph.triggers)
+    cron = ", ".join(map(_cron, graph.schedules))
     return (graph.name, graph.validation_status.value, *map(str, counts), cron, iso_time(graph.updated_at))
 
 
@@ -142,8 +144,10 @@ def _as_json(name: str, namespace: str, graph: GraphReply) -> dict[str, Any]:
     return {
         "name": name,
         "namespace": namespace,
-        **graph.model_dump(mode="json", exclude={"id", "name", "namespace"}),
-        "next_runs": {each: _next_runs(each) for each in _expressions(graph)},
+        **graph.model_dump(mode="json", exclude={"id", "name", "namespace", "scheduled"}),
+        "next_runs": {
+            each: [timestamp(at, "seconds") for at in _next_times(graph, each)] for each in graph.schedules
+        },
     }
 
 
@@ -174,22 +178,42 @@ def _headline(name: str, namespace: str, graph: GraphReply) -> str:
 
 def _cron_lines(graph: GraphReply) -> list[str]:
     """Return a line for each cron trigger, with its next times."""
-    return [f"cron: {each}  next {', '.join(_next_runs(each)) or 'never'}" for each in _expressions(graph)]
+    return [f"cron: {_cron(each)}  {_next_line(graph, each)}" for each in graph.schedules]
 
 
-def _next_runs(expression: str) -> list[str]:
-    """Return the next times of a cron expression, in UTC; fewer if there are no more."""
-    found: list[str] = []
-    after: int | None = int(time.time() * 1000)
+def _cron(schedule: str) -> str:
+    expression, zone = parts_of(schedule)
+    return expression if zone == "UTC" else f"{expression} {zone}"
+
+
+def _next_line(graph: GraphReply, schedule: str) -> str:
+    zone = parts_of(schedule)[1]
+    times = [
+        timestamp(each, "seconds") + ("" if zone == "UTC" else f" ({local_time(each, zone)})")
+        for each in _next_times(graph, schedule)
+    ]
+    if times:
+        return f"next {', '.join(times)}"
+    return "next never" if _next_after_now(schedule) is None else "cancelled; `graph apply` begins it again"
+
+
+def _next_times(graph: GraphReply, schedule: str) -> list[int]:
+    """Return the next times of a schedule in Unix milliseconds; fewer if there are no more."""
+    found: list[int] = []
+    after: int | None
+    if graph.scheduled is None:
+        after = _next_after_now(schedule)
+    else:
+        first = graph.scheduled.get(schedule)
+        after = None if first is None else moment_ms(first)
     while after is not None and len(found) < NEXT_RUNS:
-        after = next_occurrence_ms(expression, after)
-        if after is not None:
-            found.append(timestamp(after, "seconds"))
+        found.append(after)
+        after = next_occurrence_ms(schedule, after)
     return found
 
 
-def _expressions(graph: GraphReply) -> list[str]:
-    return list(dict.fromkeys(trigger.value.expression for trigger in graph.triggers))
+def _next_after_now(schedule: str) -> int | None:
+    return next_occurrence_ms(schedule, int(time.time() * 1000))
 
 
 def _node(node: GraphNodeModel, namespace: str) -> list[str]:

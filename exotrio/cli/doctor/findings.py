@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from exotrio._util.cron import parts_of
 from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.terminal_text import one_line
 from exotrio._util.words import listed, plural
@@ -96,6 +97,12 @@ def of_graphs(graphs: Sequence[GraphInfo]) -> list[Finding]:
             what = f"graph {one_line(graph.name)} is INVALID"
             fix = "fix it and `graph apply` it; if nodes are missing, start the runtime that has them first"
             findings.append(Finding(f"{what}: {errors}" if errors else what, fix))
+        for trigger in graph.triggers:
+            zone = trigger.value.timezone
+            if zone not in (None, parts_of(trigger.schedule)[1]):
+                what = f"graph {one_line(graph.name)} names no time zone with {one_line(str(zone))!r}"
+                fix = "correct it and `graph apply` it"
+                findings.append(Finding(f"{what}: its trigger comes due in UTC", fix))
     return findings
 
 

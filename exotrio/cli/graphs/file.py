@@ -29,7 +29,7 @@ from exotrio.manager.rules.problems import Problem
 
 _SHOWN = frozenset(
     {"name", "graph_name", "namespace", "$schema", "created_at", "updated_at", "validation_status"}
-    | {"validation_errors", "next_runs"}
+    | {"validation_errors", "scheduled", "next_runs"}
 )
 """Further fields of a graph as the state manager and ``graph show`` print it; they are ignored."""
 
@@ -68,7 +68,11 @@ class Draft:
                 secrets=body.secrets,
                 retry_policy=body.retry_policy if "retry_policy" in given else None,
                 store_config=body.store_config if "store_config" in given else None,
-                triggers=[CronTrigger(expression=each.value.expression) for each in body.triggers] or None,
+                triggers=[
+                    CronTrigger(expression=each.value.expression, timezone=each.value.timezone or "UTC")
+                    for each in body.triggers
+                ]
+                or None,
                 validation_timeout=timeout,
             )
         except GraphInvalid as error:

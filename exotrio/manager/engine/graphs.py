@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from exotrio._util.times import next_occurrence_ms, timestamp
-from exotrio._wire.graphs import GraphBody, GraphRequest
+from exotrio._util.cron import next_occurrence_ms
+from exotrio._util.times import timestamp
+from exotrio._wire.graphs import GraphRequest, StoredGraph
 from exotrio._wire.v0 import RegisterRequest
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.manager.rules.errors import Refused, not_found
@@ -58,7 +59,7 @@ class Prepared:
     ciphertexts: Mapping[str, str]
     """By the name of the secret."""
     occurrences: Mapping[str, int | None]
-    """Cron expression to its next occurrence, None if there is none."""
+    """Schedule (``_util.cron``) to its next occurrence, None if there is none."""
 
 
 def prepare(namespace: str, name: str, graph: GraphRequest, cipher: Cipher, now_ms: int) -> Prepared:
@@ -72,8 +73,7 @@ def prepare(namespace: str, name: str, graph: GraphRequest, cipher: Cipher, now_
         secret: cipher.encrypt(value, namespace=namespace, graph=name, name=secret)
         for secret, value in graph.secrets.items()
     }
-    expressions = {trigger.value.expression for trigger in graph.triggers}
-    occurrences = {expression: next_occurrence_ms(expression, now_ms) for expression in expressions}
+    occurrences = {schedule: next_occurrence_ms(schedule, now_ms) for schedule in graph.schedules}
     return Prepared(template, ciphertexts, occurrences)
 
 
@@ -158,11 +158,11 @@ def get_graph(view: View, namespace: str, name: str) -> dict[str, Any]:
 
 
 def shown_graph(view: View, row: Row) -> dict[str, Any]:
-    body = GraphBody.model_validate_json(row["body"]).model_dump(mode="json")
+    body = StoredGraph.model_validate_json(row["body"]).model_dump(mode="json")
     for node in body["nodes"]:
         node["next_nodes"] = node["next_nodes"] or []
     names = view.execute("SELECT name FROM secrets WHERE graph = ? ORDER BY name", (row["id"],))
-    return {
+    shown = {
         **body,
         "secrets": {name: True for (name,) in names},
         "created_at": timestamp(row["created_at"]),
@@ -170,3 +170,15 @@ def shown_graph(view: View, row: Row) -> dict[str, Any]:
         "validation_status": row["validation_status"],
         "validation_errors": from_json(row["validation_errors"]),
     }
+    # The stock state manager does not say this.
+    if body["triggers"]:
+        shown["scheduled"] = {schedule: timestamp(at) for schedule, at in next_firings(view, row).items()}
+    return shown
+
+
+def next_firings(view: View, graph: Row) -> dict[str, int]:
+    """Return when each schedule of a graph comes due next, in Unix milliseconds."""
+    rows = view.execute(
+        "SELECT expression, next_at FROM schedules WHERE graph = ? ORDER BY expression", (graph["id"],)
+    )
+    return {row["expression"]: row["next_at"] for row in rows}

@@ -9,7 +9,7 @@ from hashlib import sha256
 
 from pydantic_core import from_json, to_json
 
-from exotrio._util.times import next_occurrence_ms
+from exotrio._util.cron import next_occurrence_ms
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.manager.engine.graphs import pin_graph

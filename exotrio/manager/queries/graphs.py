@@ -127,12 +127,6 @@ def secret_names(view: View, graph: Row) -> list[str]:
     return [row["name"] for row in rows]
 
 
-def next_firings(view: View, graph: Row) -> dict[str, int]:
-    """Return when each cron expression of a graph fires next, in Unix milliseconds."""
-    rows = view.execute("SELECT expression, next_at FROM schedules WHERE graph = ?", (graph["id"],))
-    return {row["expression"]: row["next_at"] for row in rows}
-
-
 def find_node(view: View, namespace: str, name: str) -> Row:
     """Return a registered node; refuse with 404 if there is none."""
     row = view.row("SELECT * FROM nodes WHERE namespace = ? AND name = ?", (namespace, name))

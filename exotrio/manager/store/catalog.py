@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from exotrio._wire.graphs import GraphBody
+from exotrio._wire.graphs import StoredGraph
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Connection
@@ -49,7 +49,7 @@ class Catalog:
         found = self._templates.get(template_id)
         if found is None:
             row = connection.execute("SELECT body FROM templates WHERE id = ?", (template_id,)).fetchone()
-            found = Template(GraphBody.model_validate_json(row["body"]))
+            found = Template(StoredGraph.model_validate_json(row["body"]))
             if len(self._templates) >= MAX_KEPT:
                 self._templates.clear()
             self._templates[template_id] = found

@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 from pydantic_core import from_json, to_json
 
-from exotrio._util.times import next_occurrence_ms
+from exotrio._util.cron import next_occurrence_ms
 from exotrio.manager.store.driver import Connection
 from exotrio.manager.store.port import View
 

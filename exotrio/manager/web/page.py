@@ -15,6 +15,7 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
+from exotrio._util.cron import local_time
 from exotrio._util.durations import format_coarse, format_duration
 from exotrio._util.words import percent
 from exotrio.manager.queries.workers import Worker, offered, workers_of
@@ -155,6 +156,7 @@ def _environment() -> Environment:
     # The database counts milliseconds, and so does a page.
     environment.filters["coarse"] = lambda ms: format_coarse(ms / 1000)
     environment.filters["duration"] = lambda ms: format_duration(None if ms is None else ms / 1000)
+    environment.filters["local_time"] = local_time
     environment.filters["number"] = "{:,}".format
     environment.filters["percent"] = percent
     environment.filters["bar"] = bar

@@ -298,7 +298,10 @@ async def test_a_graph_that_cannot_run_says_why_at_the_node_concerned() -> None:
         body = site.api.body(
             [place("a", "b"), place("b")],
             secrets={"token": "hidden-value"},
-            triggers=[{"type": "CRON", "value": {"expression": "*/5 * * * *"}}],
+            triggers=[
+                {"type": "CRON", "value": {"expression": "*/5 * * * *"}},
+                {"type": "CRON", "value": {"expression": "0 9 * * *", "timezone": "Asia/Kolkata"}},
+            ],
         )
         ok(await site.api.put_graph("broken", body), 201)
         html = text_of(await site.browser.page("/ns/shop/graphs/broken"))
@@ -306,7 +309,8 @@ async def test_a_graph_that_cannot_run_says_why_at_the_node_concerned() -> None:
         assert html.count("is not registered in namespace") >= 2
         assert "<code>token</code>" in html
         assert "hidden-value" not in html
-        assert html.count("<li>20") == 5, "the next five times of its schedule"
+        assert html.count("<li>20") == 10, "the next five times of each of its schedules"
+        assert len(re.findall(r"03:30:00 \(\S+T09:00:00\+05:30\)", html)) == 5
         assert "invalid" in await site.browser.page("/ns/shop/graphs")
 
 

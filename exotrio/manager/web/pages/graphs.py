@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection
+from typing import Any
 
 from pydantic_core import from_json
 
-from exotrio._util.times import next_occurrence_ms
-from exotrio.manager.engine.graphs import find_graph
-from exotrio.manager.queries.graphs import input_fields, next_firings, secret_names, show_graphs
+from exotrio._util.cron import next_occurrence_ms, parts_of
+from exotrio.manager.engine.graphs import find_graph, next_firings
+from exotrio.manager.queries.graphs import input_fields, secret_names, show_graphs
 from exotrio.manager.queries.runs import search
 from exotrio.manager.rules.problems import Problem
 from exotrio.manager.rules.template import Place, Template
@@ -72,16 +73,17 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     return data
 
 
-def _crons(firings: dict[str, int], template: Template) -> list[tuple[str, list[int]]]:
-    """Return each cron expression with its next times, in Unix milliseconds."""
+def _crons(firings: dict[str, int], template: Template) -> list[dict[str, Any]]:
+    """Return each schedule: its expression, its zone, and its next times in Unix milliseconds."""
     found = []
-    for expression in dict.fromkeys(trigger.value.expression for trigger in template.body.triggers):
-        at: int | None = firings.get(expression)
+    for schedule in template.body.schedules:
+        at: int | None = firings.get(schedule)
         times: list[int] = []
         while at is not None and len(times) < FIRINGS:
             times.append(at)
-            at = next_occurrence_ms(expression, at)
-        found.append((expression, times))
+            at = next_occurrence_ms(schedule, at)
+        expression, zone = parts_of(schedule)
+        found.append({"expression": expression, "zone": zone, "firings": times})
     return found
 
 

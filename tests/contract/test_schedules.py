@@ -1,0 +1,88 @@
+"""Cron triggers: their time zones."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from tests.contract.api import Api
+from tests.support.helpers import ok, place, refused
+
+pytestmark = pytest.mark.deviates_from_stock("stock has no time zones of triggers in any release")
+
+NINE = "0 9 * * *"
+IN_BERLIN = f"CRON_TZ=Europe/Berlin {NINE}"
+
+
+def trigger(expression: str = NINE, **fields: Any) -> dict[str, Any]:
+    return {"type": "CRON", "value": {"expression": expression, **fields}}
+
+
+def clock_at(moment: str, zone: str) -> str:
+    return datetime.fromisoformat(moment).astimezone(ZoneInfo(zone)).strftime("%H:%M")
+
+
+async def put(api: Api, *triggers: dict[str, Any]) -> dict[str, Any]:
+    await api.register_for([place("a")])
+    shown: dict[str, Any] = ok(await api.put_graph("g", api.body([place("a")], triggers=triggers)), 201)
+    assert ok(await api.get_graph("g")) == shown
+    return shown
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        trigger(timezone="Europe/Berlin"),
+        {"value": {"type": "CRON", "expression": NINE, "timezone": "Europe/Berlin"}},
+        {"value": {"expression": NINE, "timezone": "Europe/Berlin"}},
+    ],
+    ids=["released", "proposed", "without type"],
+)
+async def test_a_trigger_comes_due_in_its_time_zone_in_either_shape(api: Api, sent: dict[str, Any]) -> None:
+    shown = await put(api, sent)
+    (kept,) = shown["triggers"]
+    assert kept["type"] == "CRON", "clients of the released shape read it here"
+    assert kept["value"] == sent["value"], "clients of the proposed one read what they sent"
+    ((schedule, moment),) = shown["scheduled"].items()
+    assert schedule == IN_BERLIN
+    assert clock_at(moment, "Europe/Berlin") == "09:00"
+
+
+async def test_a_trigger_without_a_zone_or_in_utc_comes_due_in_utc_once(api: Api) -> None:
+    shown = await put(api, trigger(), trigger(timezone=None), trigger(timezone="UTC"))
+    assert [clock_at(moment, "UTC") for moment in shown["scheduled"].values()] == ["09:00"]
+    assert [each["value"].get("timezone") for each in shown["triggers"]] == [None, None, "UTC"]
+
+
+async def test_one_expression_in_two_zones_is_two_schedules(api: Api) -> None:
+    shown = await put(api, trigger(timezone="Europe/Berlin"), trigger(timezone="Asia/Kolkata"), trigger())
+    assert len(shown["scheduled"]) == 3
+    shown = await put(api, trigger(timezone="Asia/Kolkata"))
+    assert [clock_at(moment, "UTC") for moment in shown["scheduled"].values()] == ["03:30"]
+
+
+@pytest.mark.before_the_store
+@pytest.mark.parametrize(
+    ("zone", "said"),
+    [
+        ("Europe/Berln", "did you mean 'Europe/Berlin'?"),
+        ("europe/berlin", "did you mean 'Europe/Berlin'?"),
+        ("Mars", "there is no time zone 'Mars'"),
+        ("localtime", "there is no time zone 'localtime'"),
+        ("../../etc/passwd", "there is no time zone"),
+        (2, "string"),
+    ],
+)
+@pytest.mark.parametrize("shape", ["released", "proposed"])
+async def test_an_unknown_zone_is_refused_with_its_place(api: Api, zone: Any, said: str, shape: str) -> None:
+    sent = trigger(timezone=zone)
+    if shape == "proposed":
+        sent = {"value": {**sent["value"], "type": "CRON"}}
+    reply = await api.put_graph("g", api.body([place("a")], triggers=[sent]))
+    refused(reply, 422)
+    (problem,) = reply.json()["detail"]
+    assert problem["loc"] == ["body", "triggers", 0, "value", "timezone"]
+    assert said in problem["msg"]
