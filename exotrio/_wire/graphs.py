@@ -239,3 +239,12 @@ class GraphInfo(GraphReply):
 
 class GraphsReply(Body):
     templates: list[GraphInfo]
+
+
+class CancelledTriggers(Body):
+    """The answer to ``DELETE /v0/namespace/{ns}/graph/{g}/triggers``."""
+
+    namespace: str
+    graph_name: str
+    cancelled_count: int
+    message: str

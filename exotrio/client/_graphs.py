@@ -13,11 +13,18 @@ from pydantic import ValidationError
 
 from exotrio._http.response import Answer, invalid_response, problems_in
 from exotrio._util.words import readable_errors
-from exotrio._wire.graphs import GraphBody
+from exotrio._wire.graphs import CancelledTriggers, GraphBody
 from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import ValidationStatus
-from exotrio.client._calls import Calls
-from exotrio.errors import ConfigurationError, GraphInvalid, ManagerError, ManagerUnavailable, RequestRefused
+from exotrio.client._calls import UNKNOWN_ROUTE, Calls
+from exotrio.errors import (
+    ConfigurationError,
+    GraphInvalid,
+    ManagerError,
+    ManagerUnavailable,
+    NotFound,
+    RequestRefused,
+)
 from exotrio.graph import CronTrigger, GraphNodeModel, RetryPolicyModel, StoreConfigModel
 
 REFUSED = frozenset({400, 422})
@@ -143,6 +150,22 @@ async def _put(
         await anyio.sleep(polling_interval)
         graph = await get_graph(calls, name)
     return graph
+
+
+async def cancel_triggers(calls: Calls, name: str) -> int:
+    """Cancel the triggers of a graph and return how many there were."""
+    path = calls.v0("graph", name, "triggers")
+    try:
+        return (await calls.fetch(CancelledTriggers, "DELETE", path)).cancelled_count
+    except NotFound as error:
+        if not error.what.endswith(UNKNOWN_ROUTE):
+            raise
+        raise RequestRefused(
+            f"triggers cannot be cancelled: {calls.http.endpoint.name} has no such request",
+            status=error.status,
+            where=error.where,
+            fix="upsert the graph without triggers, or use exotrio's server (python -m exotrio server)",
+        ) from error
 
 
 # -- what is sent, and what answers mean

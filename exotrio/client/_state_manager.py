@@ -10,6 +10,7 @@ from exotrio._http.event_loop import event_loop
 from exotrio._wire.graphs import GraphInfo, GraphsReply
 from exotrio._wire.overview import Checkup, CommandReply, Overview, OverviewQuery, RuntimeList, TasksReply
 from exotrio._wire.v0 import NodesReply, RegisteredNode
+from exotrio.client import _graphs
 from exotrio.client._backup import fetch_backup
 from exotrio.client._calls import checked_query
 from exotrio.client._states import StateCalls
@@ -55,6 +56,20 @@ class StateManager(StateCalls):
     async def graphs(self) -> list[GraphInfo]:
         """Return the graphs of the namespace, each as its next runs will use it; secrets by name only."""
         return (await self._calls.fetch_list(GraphsReply, "graphs", "")).templates
+
+    async def cancel_triggers(self, graph_name: str) -> int:
+        """Cancel the cron triggers of a graph: none comes due again until the graph is upserted.
+
+        Runs that they have started go on. Needs our server, or a stock one with the request that was proposed
+        for it (``DELETE .../graph/{g}/triggers``).
+
+        Returns:
+            How many triggers were to come due; 0 if they were cancelled before.
+
+        Cancellation:
+            They may have been cancelled all the same.
+        """
+        return await _graphs.cancel_triggers(self._calls, graph_name)
 
     async def overview(self, *, runs: int = 10) -> Overview:
         """Return what happens in the namespace: counts of states, nodes, runtimes and the newest runs.

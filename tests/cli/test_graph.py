@@ -251,7 +251,9 @@ def test_a_json_graph_is_applied_and_shown(cli: Cli, running: Server) -> None:
     assert all(each > datetime.now(UTC) and each.hour == 9 and each.weekday() < 5 for each in times)
 
 
-def test_times_of_a_trigger_are_shown_in_utc_and_in_its_zone(cli: Cli, running: Server) -> None:
+def test_times_of_a_trigger_are_shown_in_utc_and_in_its_zone_until_it_is_cancelled(
+    cli: Cli, running: Server
+) -> None:
     cli.at(running)
     trigger = {"value": {"type": "CRON", "expression": "0 9 * * *", "timezone": "Asia/Kolkata"}}
     cli.write("zone.json", fan(name="zone", triggers=[trigger]))
@@ -263,6 +265,14 @@ def test_times_of_a_trigger_are_shown_in_utc_and_in_its_zone(cli: Cli, running: 
     assert [each[11:] for each in times] == ["03:30:00Z"] * 3
     assert "\nzone   " in (listed := cli("graph", "ls")).out
     assert "0 9 * * * Asia/Kolkata" in listed.out
+
+    told(cli("graph", "cancel-triggers", "zon"), 6, "there is no graph 'zon'; did you mean 'zone'?")
+    assert cli("graph", "cancel-triggers", "zone").out == "1 trigger of graph zone cancelled\n"
+    assert cli.json("graph", "cancel-triggers", "zone")["cancelled_count"] == 0
+    assert (
+        "\ncron: 0 9 * * * Asia/Kolkata  cancelled; `graph apply` begins" in cli("graph", "show", "zone").out
+    )
+
     trigger["value"]["timezone"] = "Asia/Kolkatta"
     said = cli("graph", "check", cli.write("zone.json", fan(triggers=[trigger])))
     assert said.code == 3

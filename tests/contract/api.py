@@ -81,6 +81,9 @@ class Api:
     async def get_graph(self, name: str) -> httpx.Response:
         return await self.v0("GET", f"graph/{quote(name, safe='')}")
 
+    async def cancel_triggers(self, name: str) -> httpx.Response:
+        return await self.v0("DELETE", f"graph/{quote(name, safe='')}/triggers")
+
     async def graphs(self) -> httpx.Response:
         return await self.v0("GET", "graphs/")
 

@@ -1,4 +1,4 @@
-"""Cron triggers: their time zones."""
+"""Cron triggers: their time zones, and cancelling them."""
 
 from __future__ import annotations
 
@@ -86,3 +86,23 @@ async def test_an_unknown_zone_is_refused_with_its_place(api: Api, zone: Any, sa
     (problem,) = reply.json()["detail"]
     assert problem["loc"] == ["body", "triggers", 0, "value", "timezone"]
     assert said in problem["msg"]
+
+
+async def test_cancelled_triggers_come_due_again_once_the_graph_is_put(api: Api) -> None:
+    await put(api, trigger(), trigger("@daily"))
+    other = api.elsewhere()
+    await put(other, trigger())
+    answer = ok(await api.cancel_triggers("g"))
+    assert answer.pop("message") == "2 triggers cancelled"
+    assert answer == {"namespace": api.namespace, "graph_name": "g", "cancelled_count": 2}
+    shown = ok(await api.get_graph("g"))
+    assert shown["scheduled"] == {}
+    assert len(shown["triggers"]) == 2, "the graph stays as it was declared"
+    assert ok(await api.cancel_triggers("g"))["cancelled_count"] == 0
+    assert len(ok(await other.get_graph("g"))["scheduled"]) == 1
+    ok(await api.trigger("g"))
+    assert len((await put(api, *shown["triggers"]))["scheduled"]) == 2
+
+
+async def test_triggers_of_a_graph_that_does_not_exist_cannot_be_cancelled(api: Api) -> None:
+    refused(await api.cancel_triggers("nobody"), 404)

@@ -166,6 +166,28 @@ async def test_an_occurrence_of_a_schedule_triggers_once() -> None:
         await sound(pair)
 
 
+@in_both_orders
+async def test_triggers_are_cancelled_while_one_comes_due(swapped: bool) -> None:
+    async def fire(manager: Manager) -> list[str]:
+        lines: list[str] = await manager.service.store.write(fire_schedules)
+        return lines
+
+    async def cancel(manager: Manager) -> httpx.Response:
+        return await manager.remote.cancel_triggers("graph")
+
+    clock = SettableClock()
+    async with open_pair(clock=clock) as pair:
+        triggers = [{"type": "CRON", "value": {"expression": "0 * * * *"}}]
+        await Flow.deploy(pair.second.remote, place("a"), triggers=triggers)
+        clock.advance(3_600_000)
+        lines, cancelled = await race(pair, swapped, fire, cancel)
+        assert ok(cancelled)["cancelled_count"] == 1
+        assert len(lines) == (not swapped) == ok(await pair.second.remote.runs())["total"]
+        clock.advance(3_600_000)
+        assert await fire(pair.first) == []
+        await sound(pair)
+
+
 @pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
 async def test_one_node_is_registered_at_two_state_managers(known: bool) -> None:
     async def register(manager: Manager) -> httpx.Response:

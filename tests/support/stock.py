@@ -620,7 +620,7 @@ def on_a_port(stock: Stock) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(answer.content)
 
-        do_GET = do_POST = do_PUT = handle_one
+        do_GET = do_POST = do_PUT = do_DELETE = handle_one
 
         def log_message(self, *arguments: object) -> None:
             pass

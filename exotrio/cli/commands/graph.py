@@ -17,10 +17,11 @@ from exotrio.cli.exit_codes import INVALID, SUCCESS
 from exotrio.cli.graphs.check import check_files
 from exotrio.cli.graphs.file import read_complete
 from exotrio.cli.groups import Commands
-from exotrio.cli.lookup import find_graph
+from exotrio.cli.lookup import find_graph, no_graph
 from exotrio.cli.terminal.output import pairs, print_as, print_message
 from exotrio.cli.values import merged
 from exotrio.client import GraphInfo, StateManager
+from exotrio.errors import NotFound
 from exotrio.graph import GraphNodeModel, RetryPolicyModel
 
 NEXT_RUNS = 3
@@ -103,6 +104,30 @@ def show(graph: str, connection: Connection) -> int:
     found = connection.ask(lambda manager: find_graph(manager, graph))
     named = (graph, connection.namespace, found)
     connection.print(_as_json(*named), _as_lines(*named))
+    return SUCCESS
+
+
+@command.command(name="cancel-triggers")
+@click.argument("graph")
+@connection
+def cancel_triggers(graph: str, connection: Connection) -> int:
+    """Cancel the cron triggers of a graph until it is applied again.
+
+    Runs that they have started go on.
+
+    JSON: namespace, graph_name and cancelled_count.
+    """
+
+    async def cancel(manager: StateManager) -> int:
+        try:
+            return await manager.cancel_triggers(graph)
+        except NotFound as error:
+            raise await no_graph(manager, graph, error) from error
+
+    count = connection.ask(cancel)
+    body = {"namespace": connection.namespace, "graph_name": graph, "cancelled_count": count}
+    what = f"{plural(count, 'trigger')} of graph {graph} cancelled"
+    connection.print(body, [what if count else f"graph {graph} has no trigger that is to come due"])
     return SUCCESS
 
 

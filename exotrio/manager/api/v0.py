@@ -8,7 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from exotrio._wire.graphs import GraphRequest
+from exotrio._util.words import plural
+from exotrio._wire.graphs import CancelledTriggers, GraphRequest
 from exotrio._wire.native import ErroredItem, ExecutedItem, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio._wire.v0 import (
     ClaimRequest,
@@ -33,7 +34,7 @@ from exotrio.manager.api.json import (
     settled,
 )
 from exotrio.manager.api.routing import namespace_routes, routes_of
-from exotrio.manager.engine import claims, outcomes, retries, runs
+from exotrio.manager.engine import claims, outcomes, retries, runs, schedules
 from exotrio.manager.engine import graphs as graphs_engine
 from exotrio.manager.engine.outcomes import Recorded
 from exotrio.manager.queries import graphs as graph_queries
@@ -57,6 +58,7 @@ def v0_routes(service: Service) -> list[Route]:
             ("PUT", "/graph/{graph}", v0.upsert_graph),
             ("GET", "/graph/{graph}", v0.get_graph),
             ("POST", "/graph/{graph}/trigger", v0.trigger),
+            ("DELETE", "/graph/{graph}/triggers", v0.cancel_triggers),
             ("POST", "/states/enqueue", v0.claim),
             ("POST", "/state/{state_id}/executed", v0.executed),
             ("POST", "/state/{state_id}/errored", v0.errored),
@@ -132,6 +134,15 @@ class _V0:
         )
         of_key = {} if body.key is None else {"created": started.created}
         return reply({"status": StateStatus.CREATED, "run_id": started.run_id, **of_key})
+
+    async def cancel_triggers(self, request: Request, namespace: str) -> Response:
+        # Proposed for the stock state manager, and in none of its releases.
+        graph = _graph_name(request)
+        count = await self._store.write(schedules.cancel_schedules, namespace, graph)
+        message = f"{plural(count, 'trigger')} cancelled" if count else "no trigger was to come due"
+        return reply(
+            CancelledTriggers(namespace=namespace, graph_name=graph, cancelled_count=count, message=message)
+        )
 
     # -- states
 

@@ -152,6 +152,15 @@ def pin_graph(tx: Transaction, namespace: str, name: str) -> Row:
     return find_graph(tx, namespace, name)
 
 
+def lock_graph(tx: Transaction, namespace: str, name: str) -> Row:
+    """Return a graph as ``find_graph`` does; nobody else stores or triggers it until the end of the
+    transaction."""
+    tx.row(
+        f"SELECT id FROM graphs WHERE namespace = ? AND name = ?{tx.for_update('graphs')}", (namespace, name)
+    )
+    return find_graph(tx, namespace, name)
+
+
 def get_graph(view: View, namespace: str, name: str) -> dict[str, Any]:
     """Return a graph as the API shows it: secrets by name only."""
     return shown_graph(view, find_graph(view, namespace, name))

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from exotrio._util.cron import next_occurrence_ms, parts_of
+from exotrio.manager.engine.graphs import lock_graph
 from exotrio.manager.store.port import Transaction
+
+
+def cancel_schedules(tx: Transaction, namespace: str, name: str) -> int:
+    """Cancel the schedules of a graph until it is stored again; return how many there were.
+
+    A run that one of them is starting at this moment is there afterwards, or is not started.
+    """
+    graph = lock_graph(tx, namespace, name)
+    return tx.execute("DELETE FROM schedules WHERE graph = ?", (graph["id"],)).rowcount
 
 
 def correct_schedules(tx: Transaction) -> int:

@@ -312,6 +312,9 @@ async def test_a_graph_that_cannot_run_says_why_at_the_node_concerned() -> None:
         assert html.count("<li>20") == 10, "the next five times of each of its schedules"
         assert len(re.findall(r"03:30:00 \(\S+T09:00:00\+05:30\)", html)) == 5
         assert "invalid" in await site.browser.page("/ns/shop/graphs")
+        ok(await site.api.cancel_triggers("broken"))
+        html = await site.browser.page("/ns/shop/graphs/broken")
+        assert html.count("was cancelled; to upsert the graph begins it again") == 2
 
 
 async def test_a_node_that_nobody_offers_stands_out_until_somebody_does() -> None:

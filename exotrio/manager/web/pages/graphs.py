@@ -60,7 +60,7 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
             "policy": template.body.retry_policy,
             "store": [*((key, None) for key in store.required_keys), *store.default_values.items()],
             "secrets": secret_names(view, graph),
-            "crons": _crons(next_firings(view, graph), template),
+            "crons": _crons(next_firings(view, graph), template, view.now_ms),
             "fields": _fields(view, template),
             "root": template.root.identifier,
             "request_id": str(uuid.uuid4()),
@@ -73,8 +73,9 @@ def load(view: View, request: PageRequest, wanted: Collection[str]) -> dict[str,
     return data
 
 
-def _crons(firings: dict[str, int], template: Template) -> list[dict[str, Any]]:
-    """Return each schedule: its expression, its zone, and its next times in Unix milliseconds."""
+def _crons(firings: dict[str, int], template: Template, now_ms: int) -> list[dict[str, Any]]:
+    """Return each schedule: its expression, its zone, its next times in Unix milliseconds, and whether it
+    was cancelled."""
     found = []
     for schedule in template.body.schedules:
         at: int | None = firings.get(schedule)
@@ -83,7 +84,8 @@ def _crons(firings: dict[str, int], template: Template) -> list[dict[str, Any]]:
             times.append(at)
             at = next_occurrence_ms(schedule, at)
         expression, zone = parts_of(schedule)
-        found.append({"expression": expression, "zone": zone, "firings": times})
+        is_cancelled = not times and next_occurrence_ms(schedule, now_ms) is not None
+        found.append({"expression": expression, "zone": zone, "firings": times, "cancelled": is_cancelled})
     return found
 
 
