@@ -26,8 +26,8 @@ Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrateg
 from_text to_text
 """
 CLIENT = """
-Checkup DatabaseState Disagreement GraphInfo HeldClaims HorizonHolder LostLeases ManagerState NewRun
-NodeCounts NodeLoad NodeVersion OldestState Overview PostgresState RefusedState RegisteredNode
+Checkup DatabaseState DeletedGraph Disagreement GraphInfo HeldClaims HorizonHolder LostLeases ManagerState
+NewRun NodeCounts NodeLoad NodeVersion OldestState Overview PostgresState RefusedState RegisteredNode
 ReplicationSlot RetriedState Run RunGraph RunList RunPage RunRetry RunStatus RunSummary RuntimeInfo
 RuntimeList StateAttempt StateDetail StateEdge StateEvent StateHistory StateHolder StateManager StateNode
 StatePage StateRetry StateStatus StateSummary TableState Throughput V0Runtime ValidationStatus

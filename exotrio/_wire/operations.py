@@ -20,6 +20,21 @@ Limit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
 Cursor = Annotated[str, Field(max_length=64)]
 
 
+class DeletionQuery(Body):
+    """What to do with runs that have not ended, as ``StateManager.delete_graph`` says."""
+
+    cancel_runs: bool = False
+
+
+class DeletedGraph(Body):
+    """A graph that was deleted, with so many runs; those that were cancelled for it are among them."""
+
+    namespace: str
+    graph_name: str
+    deleted_runs: int
+    cancelled_runs: int
+
+
 # -- lists
 
 

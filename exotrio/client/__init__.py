@@ -17,6 +17,7 @@ left.
 from exotrio._wire.graphs import GraphInfo
 from exotrio._wire.native import NodeCounts, Run
 from exotrio._wire.operations import (
+    DeletedGraph,
     RefusedState,
     RetriedState,
     RunPage,
@@ -65,6 +66,7 @@ from exotrio.client._triggers import NewRun
 __all__ = [
     "Checkup",
     "DatabaseState",
+    "DeletedGraph",
     "Disagreement",
     "GraphInfo",
     "HeldClaims",

@@ -8,6 +8,7 @@ import anyio
 
 from exotrio._http.event_loop import event_loop
 from exotrio._wire.graphs import GraphInfo, GraphsReply
+from exotrio._wire.operations import DeletedGraph
 from exotrio._wire.overview import Checkup, CommandReply, Overview, OverviewQuery, RuntimeList, TasksReply
 from exotrio._wire.v0 import NodesReply, RegisteredNode
 from exotrio.client import _graphs
@@ -70,6 +71,25 @@ class StateManager(StateCalls):
             They may have been cancelled all the same.
         """
         return await _graphs.cancel_triggers(self._calls, graph_name)
+
+    async def delete_graph(self, graph_name: str, *, cancel_runs: bool = False) -> DeletedGraph:
+        """Delete a graph with its runs and their history, its triggers and its secrets. Needs our server.
+
+        Args:
+            graph_name: The graph.
+            cancel_runs: Cancel its runs that have not ended. Defaults to False: then such a run is a reason
+                to refuse.
+
+        Returns:
+            How many runs were deleted and cancelled, as far as this is known.
+
+        Raises:
+            RequestRefused: it has runs that have not ended (409); or one began while others were deleted.
+
+        Cancellation:
+            The graph, or some of its runs, may have been deleted all the same; asking again goes on.
+        """
+        return await _graphs.delete_graph(self._calls, graph_name, cancel_runs=cancel_runs)
 
     async def overview(self, *, runs: int = 10) -> Overview:
         """Return what happens in the namespace: counts of states, nodes, runtimes and the newest runs.

@@ -152,12 +152,31 @@ class Scheduler:
                 await self._changed.wait()
 
 
-async def retain(store: Store, keep_ms: int | None) -> None:
-    """Delete runs once they have been finished for longer than ``keep_ms``. Never returns.
+class Retention:
+    """The task that deletes runs once they have been finished for longer than ``keep_ms``; None keeps them.
 
-    None keeps them for ever; then it clears away what an earlier process was deleting, and returns.
+    It also clears away what was theirs, and what an earlier process did not get to.
     """
-    while True:
+
+    def __init__(self, store: Store, keep_ms: int | None) -> None:
+        self._store = store
+        self._keep_ms = keep_ms
+        self._discarded = trio.Event()
+
+    def notify(self) -> None:
+        """Clear away at once: runs were discarded."""
+        self._discarded.set()
+
+    async def run(self) -> None:
+        """Delete what is due, again and again. Never returns."""
+        while True:
+            self._discarded = trio.Event()
+            with trio.move_on_after(await self._delete()):
+                await self._discarded.wait()
+
+    async def _delete(self) -> float:
+        """Delete what is due, and return after how many seconds to look again."""
+        store, keep_ms = self._store, self._keep_ms
         try:
             deleted = 0 if keep_ms is None else await _run_to_end(store, discard, keep_ms)
             await _run_to_end(store, clear)
@@ -169,8 +188,8 @@ async def retain(store: Store, keep_ms: int | None) -> None:
             if deleted:
                 logger.info("%s deleted", plural(deleted, "finished run"))
         if keep_ms is None:
-            return
-        await trio.sleep(max(MIN_DELETE_INTERVAL, min(MAX_DELETE_INTERVAL, from_ms(keep_ms) / 10)))
+            return MAX_DELETE_INTERVAL
+        return max(MIN_DELETE_INTERVAL, min(MAX_DELETE_INTERVAL, from_ms(keep_ms) / 10))
 
 
 async def _run_to_end(store: Store, step: Callable[Concatenate[Transaction, ...], int], *args: int) -> int:

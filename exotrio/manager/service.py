@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,15 @@ import trio
 
 from exotrio._util.database_url import shown_database
 from exotrio._util.settings import Settings, read_settings
-from exotrio.manager.background import Scheduler, in_background, join, retain, stay, sweep
+from exotrio.manager.background import Retention, Scheduler, in_background, join, stay, sweep
 from exotrio.manager.database import must_share_keys, place_of_keys
 from exotrio.manager.engine.claims import Claimer
+from exotrio.manager.engine.deletion import delete_graph, pending_runs
 from exotrio.manager.engine.leases import MonotonicClock, Terms, monotonic_clock, recover, restart
 from exotrio.manager.engine.managers import enter_alone, leave
+from exotrio.manager.engine.runs import cancel
 from exotrio.manager.engine.workers import ClaimsKept, forget_all, keep_claim
+from exotrio.manager.rules.errors import Refused
 from exotrio.manager.security.encryption import find_cipher, renew_at_start
 from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.cipher import Cipher
@@ -66,6 +69,7 @@ class Service:
     terms: Terms
     monotonic: MonotonicClock
     scheduler: Scheduler
+    retention: Retention
     manager: str
     """The id of this state manager among those on its database, from its start to its end."""
     database: str
@@ -81,6 +85,31 @@ class Service:
         if not self.claims_kept.has(namespace, worker_id, asked, now):
             nodes = await self.store.write(keep_claim, namespace, worker_id, asked, now)
             self.claims_kept.add(namespace, worker_id, asked, nodes, now)
+
+    async def delete_graph(self, namespace: str, name: str, *, cancel_runs: bool) -> tuple[int, int]:
+        """Delete a graph with its runs, as ``engine.deletion`` says; return how many were deleted and how
+        many of them cancelled.
+
+        Cancelled, or if the database fails, some of its runs may be gone; asking again goes on.
+        """
+        cancelled = deleted = 0
+        is_gone = False
+        try:
+            while not is_gone:
+                while pending := await self.store.read(pending_runs, namespace, name, cancel_runs):
+                    for run_id in pending:
+                        with suppress(Refused):  # it has ended meanwhile
+                            await self.store.write(cancel, namespace, run_id)
+                            cancelled += 1
+                more = True
+                while more:
+                    step = await self.store.write(delete_graph, namespace, name, is_first=not deleted)
+                    deleted += step.runs
+                    is_gone = step.graph
+                    more = step.runs > 0 and not is_gone
+        finally:
+            self.retention.notify()
+        return deleted, cancelled
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what a pure function that may take seconds returns, or raise what it raises.
@@ -168,7 +197,7 @@ async def open_service(
     async with open_store(db, clock=clock, max_inputs=max_inputs) as store:
         monotonic = monotonic or store.lease_clock or monotonic_clock
         cipher = find_cipher(place_of_keys(db), settings, shared=must_share_keys(db, host))
-        terms, scheduler = terms or Terms(), Scheduler(store)
+        terms, scheduler, retention = terms or Terms(), Scheduler(store), Retention(store, keep_ms)
         manager = secrets.token_hex(8)
         if store.is_shared:
             await join(store, manager, monotonic, cipher)
@@ -182,7 +211,7 @@ async def open_service(
                 *((scheduler.run,) if schedules else ()),
                 *((partial(stay, store, manager, monotonic, cipher.key_ids),) if store.is_shared else ()),
                 partial(sweep, store, monotonic, terms),
-                partial(retain, store, keep_ms),
+                retention.run,
             ):
                 yield Service(
                     store=store,
@@ -190,6 +219,7 @@ async def open_service(
                     terms=terms,
                     monotonic=monotonic,
                     scheduler=scheduler,
+                    retention=retention,
                     manager=manager,
                     database=shown_database(db),
                 )

@@ -279,6 +279,21 @@ def test_times_of_a_trigger_are_shown_in_utc_and_in_its_zone_until_it_is_cancell
     assert "triggers.0.value.timezone: there is no time zone 'Asia/Kolkatta'; did you mean" in said.out
 
 
+def test_a_graph_is_deleted_with_its_runs_once_that_is_confirmed(cli: Cli, running: Server) -> None:
+    cli.at(running)
+    cli.write("old.json", fan(name="old", triggers=[]))
+    assert cli("graph", "apply", "old.json").code == 0
+    assert cli("trigger", "old", "--follow").code == 0
+    told(cli("graph", "delete", "old"), 2, "graph old of namespace n would be deleted", "give --yes")
+    told(cli("graph", "delete", "odl", "--yes"), 6, "did you mean 'old'?")
+    run_id = cli("trigger", "old", "--start-delay", "3600").out.strip()
+    told(cli("graph", "delete", "old", "--yes"), 3, "have not ended", run_id)
+    end = cli("graph", "delete", "old", "--yes", "--cancel-runs")
+    assert end.out == "graph old of namespace n deleted with 2 runs, 1 of them cancelled\n", end
+    told(cli("graph", "show", "old"), 6, "there is no graph 'old'")
+    told(cli("runs", "show", run_id), 6, "there is no run")
+
+
 def test_a_python_graph_is_applied(cli: Cli, running: Server) -> None:
     cli.at(running)
     graph = cli.json("graph", "apply", "nodes.py")

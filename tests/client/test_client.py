@@ -482,3 +482,15 @@ async def test_a_manual_retry_is_sent_once_under_a_fresh_id_or_the_given_one() -
     server.on("POST manual-retry", answer(409, {"detail": "was retried"}))
     with pytest.raises(RequestRefused, match="was retried"):
         await server.client.manual_retry("s")
+
+
+async def test_a_graph_whose_deletion_was_answered_and_the_answer_lost_counts_as_deleted(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    gone = answer(404, {"detail": "there is no graph 'g' in namespace 'ns'"})
+    server = Server(native=True).on("DELETE g", httpx.ReadError("reset"), gone)
+    assert (await server.client.delete_graph("g")).graph_name == "g"
+    with pytest.raises(NotFound, match="no graph 'g'"):
+        await server.client.delete_graph("g")
+    with pytest.raises(RequestRefused, match=r"graphs cannot be deleted: .* speaks only v0"):
+        await Server().client.delete_graph("g")

@@ -84,6 +84,9 @@ class Api:
     async def cancel_triggers(self, name: str) -> httpx.Response:
         return await self.v0("DELETE", f"graph/{quote(name, safe='')}/triggers")
 
+    async def delete_graph(self, name: str, **query: str) -> httpx.Response:
+        return await self.native("DELETE", f"graph/{quote(name, safe='')}", params=query)
+
     async def graphs(self) -> httpx.Response:
         return await self.v0("GET", "graphs/")
 

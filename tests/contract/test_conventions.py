@@ -38,6 +38,7 @@ ROUTES: list[tuple[str, str, Any]] = [
 WITH_BODY = [route for route in ROUTES if route[2] is not None]
 NATIVE_ROUTES: list[tuple[str, str, Any]] = [
     ("GET", "/exotrio/v1", None),
+    ("DELETE", "/exotrio/v1/namespace/ns/graph/g", None),
     # Of v0, but in no release of the stock server.
     ("DELETE", "/v0/namespace/ns/graph/g/triggers", None),
     ("POST", "/exotrio/v1/namespace/ns/claim", {"worker_id": "w", "limits": {}, "limit": 1, "claim_id": "c"}),

@@ -18,7 +18,7 @@ from exotrio.manager.engine.runs import fire_schedules
 from tests.contract.fan import OK
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, claim_one, executed_item, report
-from tests.support.helpers import NO_RETRY, SettableClock, declare, node_name, ok, place
+from tests.support.helpers import NO_RETRY, SettableClock, declare, eventually, node_name, ok, place
 from tests.support.manager import Manager, recount
 from tests.support.races import Call, Pair, open_pair
 
@@ -27,7 +27,14 @@ RUN_ID = "f2b3d9a0-9f6e-4d43-8c59-3a6c2a1b7e10"
 
 
 async def sound(pair: Pair) -> None:
-    """Check that every counter is what the states say."""
+    """Check that every counter is what the states say, once nothing is left of deleted runs."""
+
+    async def cleared() -> None:
+        count = await pair.second.service.store.read(lambda view: view.row("SELECT count(*) FROM discarded"))
+        assert count is not None
+        assert count[0] == 0
+
+    await eventually(cleared)
     await pair.second.service.store.read(recount)
 
 
@@ -185,6 +192,53 @@ async def test_triggers_are_cancelled_while_one_comes_due(swapped: bool) -> None
         assert len(lines) == (not swapped) == ok(await pair.second.remote.runs())["total"]
         clock.advance(3_600_000)
         assert await fire(pair.first) == []
+        await sound(pair)
+
+
+def deleting(name: str) -> Call:
+    return lambda manager: manager.remote.delete_graph(name)
+
+
+@in_both_orders
+async def test_a_run_begins_while_its_graph_is_deleted(swapped: bool) -> None:
+    async with open_pair() as pair:
+        flow = await Flow.start(pair.second.remote, place("a"))
+        await flow.run("a")
+        triggered, deleted = await race(
+            pair, swapped, lambda manager: manager.remote.trigger("graph"), deleting("graph")
+        )
+        assert (triggered.status_code, deleted.status_code) == ((404, 200) if swapped else (200, 409))
+        assert len(await claim(pair.second.remote)) == (not swapped)
+        await sound(pair)
+
+
+@in_both_orders
+async def test_a_run_is_retried_while_its_graph_is_deleted(swapped: bool) -> None:
+    async with open_pair() as pair:
+        flow = await Flow.start(pair.second.remote, place("a"), retry_policy=NO_RETRY)
+        await flow.fail("a", times=1)
+        retried, deleted = await race(
+            pair, swapped, lambda manager: manager.remote.retry_run(flow.run_id), deleting("graph")
+        )
+        assert (retried.status_code, deleted.status_code) == ((404, 200) if swapped else (200, 409))
+        assert len(await claim(pair.second.remote)) == (not swapped)
+        await sound(pair)
+
+
+@in_both_orders
+async def test_a_trigger_comes_due_while_its_graph_is_deleted(swapped: bool) -> None:
+    async def fire(manager: Manager) -> list[str]:
+        lines: list[str] = await manager.service.store.write(fire_schedules)
+        return lines
+
+    clock = SettableClock()
+    async with open_pair(clock=clock) as pair:
+        triggers = [{"type": "CRON", "value": {"expression": "0 * * * *"}}]
+        await Flow.deploy(pair.second.remote, place("a"), triggers=triggers)
+        clock.advance(3_600_000)
+        lines, deleted = await race(pair, swapped, fire, deleting("graph"))
+        assert (len(lines), deleted.status_code) == ((0, 200) if swapped else (1, 409))
+        assert len(await claim(pair.second.remote)) == (not swapped)
         await sound(pair)
 
 

@@ -1,7 +1,8 @@
-"""``python -m exotrio graph``: declare, show and check graphs."""
+"""``python -m exotrio graph``: declare, show, check and delete graphs."""
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -20,7 +21,7 @@ from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import find_graph, no_graph
 from exotrio.cli.terminal.output import pairs, print_as, print_message
 from exotrio.cli.values import merged
-from exotrio.client import GraphInfo, StateManager
+from exotrio.client import DeletedGraph, GraphInfo, StateManager
 from exotrio.errors import NotFound
 from exotrio.graph import GraphNodeModel, RetryPolicyModel
 
@@ -30,7 +31,7 @@ NEXT_RUNS = 3
 
 @click.group(name="graph", cls=Commands)
 def command() -> None:
-    """Declare, show and check graphs.
+    """Declare, show, check and delete graphs.
 
     A FILE is a JSON file with the graph as in Exosphere's documentation, or Python with a Graph.
     """
@@ -128,6 +129,38 @@ def cancel_triggers(graph: str, connection: Connection) -> int:
     body = {"namespace": connection.namespace, "graph_name": graph, "cancelled_count": count}
     what = f"{plural(count, 'trigger')} of graph {graph} cancelled"
     connection.print(body, [what if count else f"graph {graph} has no trigger that is to come due"])
+    return SUCCESS
+
+
+@command.command(name="delete")
+@click.argument("graph")
+@click.option("--cancel-runs", is_flag=True, help="Cancel its runs that have not ended.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@connection
+def delete(graph: str, cancel_runs: bool, yes: bool, connection: Connection) -> int:
+    """Delete a graph with its runs and their history, its triggers and its secrets.
+
+    It is refused while the graph has runs that have not ended, unless these are to be cancelled. A state
+    manager that speaks only v0 cannot do it.
+
+    JSON: namespace, graph_name, deleted_runs and cancelled_runs.
+    """
+    what = f"graph {graph} of namespace {connection.namespace}"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError(f"{what} would be deleted with all its runs: give --yes to do that")
+        click.confirm(f"Delete {what} with all its runs and their history?", abort=True, err=True)
+
+    async def ask(manager: StateManager) -> DeletedGraph:
+        try:
+            return await manager.delete_graph(graph, cancel_runs=cancel_runs)
+        except NotFound as error:
+            raise await no_graph(manager, graph, error) from error
+
+    gone = connection.ask(ask)
+    of_them = f", {gone.cancelled_runs:,} of them cancelled" if gone.cancelled_runs else ""
+    line = f"{what} deleted with {plural(gone.deleted_runs, 'run')}{of_them}"
+    connection.print(gone.model_dump(mode="json"), [line])
     return SUCCESS
 
 

@@ -28,7 +28,14 @@ from exotrio._wire.native import (
     RunQuery,
     outcome_item,
 )
-from exotrio._wire.operations import BACKUP_PATH, RetryRunRequest, RunsQuery, StatesQuery
+from exotrio._wire.operations import (
+    BACKUP_PATH,
+    DeletedGraph,
+    DeletionQuery,
+    RetryRunRequest,
+    RunsQuery,
+    StatesQuery,
+)
 from exotrio._wire.vocabulary import (
     MAX_BATCH,
     NATIVE_ROOT,
@@ -80,6 +87,7 @@ def native_routes(service: Service) -> list[Route]:
             ("POST", "/claim", native.claim),
             ("POST", "/outcomes", native.record),
             ("POST", "/release", native.release),
+            ("DELETE", "/graph/{graph}", native.delete_graph),
             ("POST", "/graph/{graph}/trigger", native.trigger),
             ("POST", "/graph/{graph}/runs", native.trigger_many),
             ("GET", "/run/{run_id}", native.run),
@@ -199,6 +207,16 @@ class _Native:
         else:
             items = await self._store.write(releases.release, namespace, body.states or [], body.delay_ms)
         return reply({"items": items})
+
+    async def delete_graph(self, request: Request, namespace: str) -> Response:
+        cancel_runs = read_query(request, DeletionQuery).cancel_runs
+        graph = path_name(request, "graph").strip()
+        deleted, cancelled = await self._service.delete_graph(namespace, graph, cancel_runs=cancel_runs)
+        return reply(
+            DeletedGraph(
+                namespace=namespace, graph_name=graph, deleted_runs=deleted, cancelled_runs=cancelled
+            )
+        )
 
     async def trigger(self, request: Request, namespace: str) -> Response:
         body = await read_model(request, NativeTriggerRequest)

@@ -14,6 +14,7 @@
 ``leases``     how long claims hold
 ``managers``   the state managers that share a database, and what one at a time does for all
 ``retention``  delete finished runs
+``deletion``   delete a graph with all that is its own
 ``states``     ``Changes``: inserts and transitions of states, with every counter that follows
 ``workers``    the runtimes that were heard of, and what is asked of them
 ``sign_in``    sessions of the dashboard, links that open one, and wrong keys

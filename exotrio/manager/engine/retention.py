@@ -14,7 +14,7 @@ as its content.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from exotrio.manager.engine.managers import RETENTION, take_duty
 from exotrio.manager.store.clock import set_ahead_ms
@@ -43,13 +43,18 @@ def discard(tx: Transaction, keep_ms: int) -> int:
         f" ORDER BY finished_at LIMIT ?{tx.skip_locked('runs')}",
         (finished_before, RUNS),
     ).fetchall():
-        ids = sorted(run["id"] for run in runs)
-        tx.insert("discarded", ("run",), [(run,) for run in ids])
-        tx.execute(f"DELETE FROM runs WHERE {tx.any_of('id')}", (tx.items(ids),))
+        discard_runs(tx, [run["id"] for run in runs])
         deleted += len(runs)
         if time.monotonic() >= end:
             break
     return deleted
+
+
+def discard_runs(tx: Transaction, ids: Iterable[int]) -> None:
+    """Delete the rows of runs that have ended and that are locked; ``clear`` deletes what was theirs."""
+    runs = sorted(ids)
+    tx.insert("discarded", ("run",), [(run,) for run in runs])
+    tx.execute(f"DELETE FROM runs WHERE {tx.any_of('id')}", (tx.items(runs),))
 
 
 def clear(tx: Transaction) -> int:

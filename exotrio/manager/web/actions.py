@@ -109,6 +109,15 @@ async def trigger(request: PageRequest, form: Form) -> Done:
     return (f"The run with the key {key} existed already. No other one was started; this is it.", to)
 
 
+async def delete_graph(request: PageRequest, form: Form) -> Done:
+    """Delete a graph with its runs."""
+    name = request.params["graph"]
+    deleted, _ = await request.service.delete_graph(
+        request.namespace, name, cancel_runs="cancel_runs" in form
+    )
+    return (f"Graph {name} was deleted with {plural(deleted, 'run')}.", request.link("graphs"))
+
+
 async def drain(request: PageRequest, form: Form) -> Done:
     """Ask a runtime to drain: to claim nothing more, finish what runs, and stop."""
     await _ask(request, field(form, "worker"), "drain")
@@ -172,6 +181,7 @@ ACTIONS: dict[str, Action] = {
     "/ns/{namespace}/runs/{run_id}/again": trigger_again,
     "/ns/{namespace}/states/{state_id}/retry": retry_state,
     "/ns/{namespace}/graphs/{graph}/trigger": trigger,
+    "/ns/{namespace}/graphs/{graph}/delete": delete_graph,
     "/ns/{namespace}/runtimes/drain": drain,
     "/ns/{namespace}/runtimes/tasks": ask_tasks,
 }

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from tests.contract.flow import Flow
-from tests.support.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, ok, place
+from tests.support.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, ok, place, refused
 from tests.support.web import SCRIPT, Browser, failed_run, open_site, text_of
 
 
@@ -35,6 +35,17 @@ async def test_all_failed_states_of_a_run_are_retried() -> None:
         again = await site.browser.post(f"/ns/shop/runs/{flow.run_id}/retry")
         assert again.status_code == 409
         assert "has no failed states" in again.text
+
+
+async def test_a_graph_is_deleted_with_its_runs() -> None:
+    async with open_site() as site:
+        flow = await Flow.start(site.api, place("a"))
+        path = f"/ns/shop/graphs/{flow.graph}/delete"
+        assert f'action="{path}"' in await site.browser.page(f"/ns/shop/graphs/{flow.graph}")
+        assert "has runs that have not ended" in (await site.browser.post(path)).text
+        html = await site.browser.do(path, {"cancel_runs": "on"})
+        assert f"Graph {flow.graph} was deleted with 1 run." in html
+        refused(await site.api.get_graph(flow.graph), 404)
 
 
 async def test_a_run_is_cancelled() -> None:

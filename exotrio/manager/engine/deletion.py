@@ -1,0 +1,84 @@
+"""A graph is deleted, with its runs, versions, schedules and secrets.
+
+It takes as many transactions as its runs need, so that nobody waits for long: first those that have not
+ended are cancelled, then ``delete_graph`` is repeated until the graph is gone, which is in the last one. Each
+has the graph to itself: a run that is triggered or retried meanwhile is found by the next one, or finds no
+graph. If it ends in between, the graph is still there, with fewer runs, and the same request goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from exotrio._util.words import listed
+from exotrio.manager.engine.graphs import find_graph, lock_graph
+from exotrio.manager.engine.retention import MAX_BATCH, RUNS, discard_runs
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.port import Transaction, View
+
+MAX_PENDING = 1_000
+"""Runs that are cancelled before it is looked for more."""
+
+# By its versions, since runs have no index by their graph.
+_OF_GRAPH = "runs INDEXED BY runs_by_template WHERE template IN (SELECT id FROM templates WHERE graph = ?)"
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What one transaction deleted: so many runs, and the graph, too, or not yet."""
+
+    runs: int
+    graph: bool
+
+
+def pending_runs(view: View, namespace: str, name: str, may_be_cancelled: bool) -> list[str]:
+    """Return runs of a graph that have not ended; refuse (409) if there are any that may not be cancelled."""
+    graph = find_graph(view, namespace, name)["id"]
+    rows = view.execute(f"SELECT run_id FROM {_OF_GRAPH} AND pending > 0 LIMIT ?", (graph, MAX_PENDING))
+    found = [row["run_id"] for row in rows]
+    if found and not may_be_cancelled:
+        raise Refused(
+            409,
+            f"graph {name!r} has runs that have not ended ({listed(found, 3)}): wait for them, or ask for"
+            " their cancellation, too (cancel_runs)",
+        )
+    return found
+
+
+def delete_graph(tx: Transaction, namespace: str, name: str, is_first: bool) -> Deleted:
+    """Delete some of the runs of a graph, and the graph if these were the last ones.
+
+    It deletes nothing if it ``is_first`` and a run has not ended: then the whole deletion may be refused.
+    """
+    end = time.monotonic() + MAX_BATCH
+    graph = lock_graph(tx, namespace, name)["id"]
+    # At first only, since among a million runs this takes long.
+    if is_first and _lock_runs(tx, graph, "pending > 0"):
+        return Deleted(0, graph=False)
+    deleted = 0
+    while ended := _lock_runs(tx, graph, "pending = 0"):
+        discard_runs(tx, ended)
+        deleted += len(ended)
+        if len(ended) == RUNS and time.monotonic() >= end:
+            return Deleted(deleted, graph=False)
+    if _lock_runs(tx, graph, "pending > 0"):  # begun or retried meanwhile
+        return Deleted(deleted, graph=False)
+    with tx.secure_delete():
+        tx.execute("DELETE FROM secrets WHERE graph = ?", (graph,))
+    tx.execute("DELETE FROM schedules WHERE graph = ?", (graph,))
+    tx.execute("DELETE FROM templates WHERE graph = ?", (graph,))
+    tx.execute("DELETE FROM graphs WHERE id = ?", (graph,))
+    return Deleted(deleted, graph=True)
+
+
+def _lock_runs(tx: Transaction, graph: int, condition: str) -> dict[int, str]:
+    """Lock some runs of a graph for which a condition holds, and return their public ids."""
+    some = tx.execute(f"SELECT id FROM {_OF_GRAPH} AND {condition} LIMIT ?", (graph, RUNS)).fetchall()
+    ids = [row["id"] for row in some]
+    tx.lock_runs(ids)
+    # Again, since a run may have changed before it was locked.
+    rows = tx.execute(
+        f"SELECT id, run_id FROM runs WHERE {tx.any_of('id')} AND {condition} ORDER BY id", (tx.items(ids),)
+    )
+    return {row["id"]: row["run_id"] for row in rows}

@@ -1,0 +1,83 @@
+"""What is left of a deleted graph, and of a deletion that ended in the middle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from exotrio.manager.engine import deletion
+from exotrio.manager.engine.deletion import delete_graph
+from exotrio.manager.store.port import View
+from tests.contract.flow import Flow
+from tests.contract.native import A, claim, item_for
+from tests.support import postgres
+from tests.support.helpers import eventually, ok, place
+from tests.support.manager import ENGINES, Manager, open_manager
+
+OF_GRAPHS = ("graphs", "templates", "secrets", "schedules")
+OF_RUNS = ("runs", "states", "counts", "unite_counters", "unite_members", "events", "store", "discarded")
+PLACES = (place("a", "b"), place("b", "u"), place("u", unites="a", inputs={"p": "${{b.outputs.v}}"}))
+DAILY = [{"type": "CRON", "value": {"expression": "@daily"}}]
+
+
+def rows(view: View) -> dict[str, int]:
+    counts = {
+        table: view.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in OF_GRAPHS + OF_RUNS
+    }
+    return {table: count for table, count in counts.items() if count}
+
+
+async def with_runs(manager: Manager, count: int) -> Flow:
+    """Return a graph of two versions, with secrets, a schedule and runs that ended."""
+    await manager.api.register_for(PLACES, secrets=("token",))
+    for key in ("first", "second"):
+        body = manager.api.body(
+            PLACES,
+            secrets={"token": "s3cret"},
+            triggers=DAILY,
+            store_config={"default_values": {key: ""}},
+        )
+        ok(await manager.api.put_graph("graph", body), 201)
+        flow = Flow(manager.api, "graph")
+        for _ in range(count):
+            await flow.trigger(store={"key": "value"})
+            (held,) = await claim(manager.api, {A: 1})
+            ok(await manager.api.release(states=[item_for(held)]))
+            for identifier in ("a", "b", "u"):
+                await flow.run(identifier)
+    return flow
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_nothing_of_a_deleted_graph_stays_in_the_database(engine: str) -> None:
+    with postgres.database() as database:
+        async with open_manager(database.url if engine == "PostgreSQL" else ":memory:") as manager:
+            await with_runs(manager, 2)
+            before = await manager.service.store.read(rows)
+            assert set(before) == {*OF_GRAPHS, *OF_RUNS} - {"discarded"}
+            assert ok(await manager.api.delete_graph("graph"))["deleted_runs"] == 4
+
+            async def cleared() -> None:
+                assert await manager.service.store.read(rows) == {}
+
+            await eventually(cleared)
+
+
+async def test_a_deletion_that_ended_in_the_middle_goes_on_when_it_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletion, "MAX_BATCH", 0.0)
+    monkeypatch.setattr(deletion, "RUNS", 1)
+    db = tmp_path / "state.db"
+    async with open_manager(db) as manager:
+        await with_runs(manager, 2)
+        step = await manager.service.store.write(delete_graph, "tests", "graph", is_first=True)
+        assert (step.runs, step.graph) == (1, False)
+    async with open_manager(db) as manager:
+        assert ok(await manager.api.runs())["total"] == 3
+        flow = Flow(manager.api, "graph")
+        await flow.trigger()
+        for identifier in ("a", "b", "u"):
+            await flow.run(identifier)
+        assert ok(await manager.api.delete_graph("graph"))["deleted_runs"] == 4
