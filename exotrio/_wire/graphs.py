@@ -209,7 +209,11 @@ def _names_only(secrets: Any) -> Any:
 
 
 class GraphReply(Body):
-    """A graph as the state manager shows it: secrets by name only."""
+    """A graph as the state manager shows it: secrets by name only.
+
+    Fields:
+        paused_at: Since when its schedule is paused; None if it is not. Only ours says so.
+    """
 
     nodes: list[PlaceModel]
     secrets: Annotated[dict[str, bool], BeforeValidator(_names_only)]
@@ -223,6 +227,7 @@ class GraphReply(Body):
     scheduled: dict[str, Moment] | None = None
     """When each of ``schedules`` comes due next, without those that never do or were cancelled; None if there
     are none, and at a stock state manager, which does not say it."""
+    paused_at: Moment | None = None
 
     @property
     def schedules(self) -> list[str]:

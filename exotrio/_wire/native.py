@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationInfo
 
 from exotrio._util.backoff import MAX_DELAY_MS
-from exotrio._wire.body import Body, DelayMs
+from exotrio._wire.body import Body, DelayMs, Moment
 from exotrio._wire.v0 import ErroredRequest, ExecutedRequest, PruneRequest, RunSummary, TriggerRequest
 from exotrio._wire.vocabulary import (
     MAX_BATCH,
@@ -281,11 +281,16 @@ class RunQuery(Body):
 
 
 class NodeCounts(Body):
-    """How many states of one place of a graph have which status."""
+    """How many states of one place of a graph have which status.
+
+    Fields:
+        paused_at: Since when its node is paused, if states wait for that; None from v0.
+    """
 
     identifier: str
     node_name: str
     counts: dict[StateStatus, int]
+    paused_at: Moment | None = None
 
 
 class Run(RunSummary):

@@ -97,6 +97,19 @@ class RunPage(Body):
     next: str | None
 
 
+# -- pausing
+
+
+class PauseReply(Body):
+    """A node, or the schedule of a graph, that was paused or resumed.
+
+    Fields:
+        paused_at: Since when it is paused; None: it is not.
+    """
+
+    paused_at: Moment | None
+
+
 # -- one state
 
 
@@ -156,6 +169,7 @@ class StateHistory(StateDetail):
         enqueue_after: When it may be claimed.
         claimed_at, worker: The last claim, and the process that made it (if under a lease).
         holder: The process that holds it, if it is QUEUED.
+        paused_at: Since when its node is paused, if it waits for that.
         events: Further events, oldest first.
         attempts: It, and the states that it replaced or that replaced it, oldest first.
     """
@@ -169,6 +183,7 @@ class StateHistory(StateDetail):
     finished_at: Moment | None
     worker: str | None
     holder: StateHolder | None
+    paused_at: Moment | None = None
     events: list[StateEvent]
     attempts: list[StateAttempt]
 

@@ -146,12 +146,13 @@ class NodeLoad(Body):
 
     Fields:
         waiting: Waiting states, those that are due later included; counted up to 100,000.
-        eligible: Those of them that are due.
+        eligible: Those of them that are due; 0 if the node is paused.
         oldest_due: Seconds that the first of those has been due; 0 without any.
         running: States that a runtime holds.
         ended, failed: Attempts of the last hour.
         p50, p95: Seconds that those ran; None without any.
         offered_by: Names of the live runtimes that claim its states.
+        paused_at: Since when it is paused; None if it is not.
     """
 
     name: str
@@ -164,6 +165,7 @@ class NodeLoad(Body):
     p50: Seconds | None = Field(alias="p50_ms")
     p95: Seconds | None = Field(alias="p95_ms")
     offered_by: list[str]
+    paused_at: Moment | None = None
 
 
 class Overview(Body):

@@ -49,7 +49,11 @@ class RegisterReply(Body):
 
 
 class RegisteredNode(Body):
-    """A node class as the state manager knows it."""
+    """A node class as the state manager knows it.
+
+    Fields:
+        paused_at: Since when it is paused; None if it is not. Only ours says so.
+    """
 
     id: str = Field("", alias="_id")
     name: str
@@ -60,6 +64,7 @@ class RegisteredNode(Body):
     secrets: list[str]
     created_at: Moment
     updated_at: Moment
+    paused_at: Moment | None = None
 
 
 class NodesReply(Body):

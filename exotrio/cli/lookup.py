@@ -2,8 +2,8 @@
 
 Errors suggest what was meant. A command that changes nothing accepts the first characters of the id of a
 run or runtime, 6 or more, or the key of a run. Ids of states all begin alike, so these are given whole. The
-last part of a runtime's id is 12 digits, unique for each; it can stand for the id. All but runtimes works
-through v0, too.
+last part of a runtime's id is 12 digits, unique for each; it can stand for the id. All but keys and runtimes
+works through v0, too.
 """
 
 from __future__ import annotations

@@ -58,6 +58,25 @@ async def test_a_graph_is_triggered_at_each_occurrence(autojump_clock: trio.test
         assert await runs(client) == 7
 
 
+async def test_a_paused_graph_is_not_triggered_and_what_it_missed_is_not_made_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    graph = f"{N.replace('/v0', '/exotrio/v1')}/graph/g"
+    async with manager() as client:
+        ok(await put(client, "*/10 * * * *"), 201)
+        await trio.sleep(601)
+        assert await runs(client) == 1
+        ok(await client.post(f"{graph}/pause"))
+        await trio.sleep(1800)
+        ok(await put(client, "*/10 * * * *"), 201)  # stored again it is still paused
+        await trio.sleep(1800)
+        ok(await client.post(f"{graph}/resume"))
+        await trio.sleep(598)
+        assert await runs(client) == 1
+        await trio.sleep(2)
+        assert await runs(client) == 2
+
+
 async def test_seconds_and_names_and_shorthands_are_understood(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

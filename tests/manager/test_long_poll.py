@@ -78,6 +78,24 @@ async def test_a_poll_wakes_when_a_run_is_triggered(autojump_clock: trio.testing
         assert poll.ended_at == 3
 
 
+@pytest.mark.parametrize("of_one_run", [False, True], ids=["", "of one run"])
+async def test_a_poll_wakes_when_its_node_is_resumed(
+    autojump_clock: trio.testing.MockClock, of_one_run: bool
+) -> None:
+    async with open_manager(clock=virtual_ms) as manager, trio.open_nursery() as nursery:
+        flow = await Flow.start(manager.api, place("a"))
+        ok(await manager.api.native("POST", f"node/{node_name('a')}/pause"))
+        poll = Poll(nursery, manager.api, "a", **({"run_id": flow.run_id} if of_one_run else {}))
+        await trio.sleep(3)
+        await flow.trigger()  # a new one is announced, and not given out either
+        await trio.sleep(3)
+        assert poll.states is None
+        ok(await manager.api.native("POST", f"node/{node_name('a')}/resume"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert poll.states is not None
+        assert len(poll.states) == (1 if of_one_run else 2)
+
+
 async def test_a_look_at_a_run_waits_for_the_very_commit_that_ends_it(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -355,12 +355,25 @@ async def test_alarms_and_pictures_can_rely_on_these_names_and_labels() -> None:
         "exotrio_manager_states": {"namespace", "node", "status"},
         "exotrio_manager_eligible_states": {"namespace", "node"},
         "exotrio_manager_oldest_eligible_seconds": {"namespace", "node"},
+        "exotrio_manager_node_paused": {"namespace", "node"},
         "exotrio_manager_states_ended_total": {"namespace", "node", "status"},
         "exotrio_manager_http_request_duration_seconds": {"route", "method", "code"},
         "exotrio_manager_commit_group_size": set(),
         "exotrio_manager_connections": set(),
         "exotrio_manager_build_info": {"version"},
     }
+
+
+async def test_what_waits_for_a_paused_node_is_no_cause_for_alarm_but_for_one_about_that() -> None:
+    async with operated() as manager:
+        await Flow.start(manager.api, place("a"))
+        ok(await manager.api.native("POST", f"node/{node_name('a')}/pause"))
+        values = await manager.values()
+        node = f'namespace="tests",node="{node_name("a")}"'
+        assert values[f"exotrio_manager_node_paused{{{node}}}"] == 1
+        assert values[f'exotrio_manager_states{{{node},status="CREATED"}}'] == 1
+        assert values[f"exotrio_manager_eligible_states{{{node}}}"] == 0
+        assert values[f"exotrio_manager_oldest_eligible_seconds{{{node}}}"] == 0
 
 
 async def test_a_cancelled_run_ends_its_states_for_the_metrics_too(autojump_clock: MockClock) -> None:

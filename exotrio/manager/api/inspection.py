@@ -6,10 +6,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from exotrio._util.times import timestamp
 from exotrio._wire.overview import ExportQuery, OverviewQuery
 from exotrio._wire.vocabulary import NATIVE_ROOT
-from exotrio.manager.api.json import read_query, reply
+from exotrio.manager.api.json import path_name, read_query, reply
 from exotrio.manager.api.routing import namespace_routes
+from exotrio.manager.engine import pausing
 from exotrio.manager.engine.workers import ask
 from exotrio.manager.queries.checkup import show_checkup
 from exotrio.manager.queries.overview import show_overview
@@ -34,6 +36,10 @@ def inspection_routes(service: Service) -> list[Route]:
             ("POST", f"{WORKER}/drain", inspection.drain),
             ("GET", f"{WORKER}/tasks", inspection.show_tasks),
             ("POST", f"{WORKER}/tasks", inspection.ask_tasks),
+            ("POST", "/node/{node}/pause", inspection.pause_node),
+            ("POST", "/node/{node}/resume", inspection.resume_node),
+            ("POST", "/graph/{graph}/pause", inspection.pause_schedule),
+            ("POST", "/graph/{graph}/resume", inspection.resume_schedule),
         ],
     )
 
@@ -87,6 +93,28 @@ class _Inspection:
             }
         )
 
+    async def pause_node(self, request: Request, namespace: str) -> Response:
+        """Pause a node: nothing more of it is claimed."""
+        return self._paused(await self._store.write(pausing.pause_node, namespace, _name(request, "node")))
+
+    async def resume_node(self, request: Request, namespace: str) -> Response:
+        """Resume a node."""
+        await self._store.write(pausing.resume_node, namespace, _name(request, "node"))
+        return self._paused(None)
+
+    async def pause_schedule(self, request: Request, namespace: str) -> Response:
+        """Pause the schedule of a graph: nothing is triggered by it."""
+        graph = _name(request, "graph")
+        return self._paused(await self._store.write(pausing.pause_schedule, namespace, graph))
+
+    async def resume_schedule(self, request: Request, namespace: str) -> Response:
+        """Resume the schedule of a graph."""
+        await self._store.write(pausing.resume_schedule, namespace, _name(request, "graph"))
+        return self._paused(None)
+
+    def _paused(self, paused_at: int | None) -> Response:
+        return reply({"paused_at": None if paused_at is None else timestamp(paused_at)})
+
     async def _worker(self, request: Request, namespace: str) -> Worker:
         worker_id, now = request.path_params["worker_id"], self._service.monotonic()
         worker = await self._store.look(find_worker, namespace, worker_id, now)
@@ -98,6 +126,11 @@ class _Inspection:
         if not await self._store.write(ask, namespace, worker_id, command):
             raise _unknown(namespace, worker_id)
         return reply({"worker_id": worker_id, "command": command})
+
+
+def _name(request: Request, what: str) -> str:
+    """Return the name of a node or a graph, trimmed, as it is stored."""
+    return path_name(request, what).strip()
 
 
 def _unknown(namespace: str, worker_id: str) -> Refused:

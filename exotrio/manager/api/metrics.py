@@ -131,12 +131,18 @@ class ManagerMetrics:
             "Since when the first of those could be claimed; 0 without any.",
             labels=["namespace", "node"],
         )
+        paused = GaugeMetricFamily(
+            "exotrio_manager_node_paused",
+            "1 if nothing of the node is claimed since it is paused; its states do not count as eligible.",
+            labels=["namespace", "node"],
+        )
         for each in self._backlog:
             states.add_metric([each.namespace, each.node, "CREATED"], each.waiting)
             states.add_metric([each.namespace, each.node, "QUEUED"], each.held)
             eligible.add_metric([each.namespace, each.node], each.eligible)
             oldest.add_metric([each.namespace, each.node], each.oldest)
-        yield from (states, eligible, oldest)
+            paused.add_metric([each.namespace, each.node], each.paused_at is not None)
+        yield from (states, eligible, oldest, paused)
         yield GaugeMetricFamily(
             "exotrio_manager_connections", "Connections that are open.", self._connections()
         )

@@ -4,6 +4,7 @@
 ``graphs``     register nodes, store graphs and their secrets
 ``runs``       trigger runs, one or many, also by cron; cancel one; which secrets a state's node is given
 ``schedules``  what else changes the schedules of graphs
+``pausing``    nodes of which nothing is claimed, schedules that trigger nothing
 ``claims``     take states
 ``releases``   hand them back
 ``exchange``   record outcomes and take states, together

@@ -228,22 +228,28 @@ def _due_in(tx: Transaction, node_ids: Collection[int], run: int | None) -> dict
 def _first(
     tx: Transaction, nodes: Mapping[int, tuple[int, ...]], run: int | None, condition: str, locked: str = ""
 ) -> Iterator[Row]:
-    """Yield the first states of each node that wait and meet a condition.
+    """Yield the first states of each node that wait and meet a condition; none of a node that is paused.
 
     ``nodes`` gives for each the parameters of the condition, and how many.
     """
     of_run, in_run = ("", ()) if run is None else (" AND run = ?", (run,))
     # Each in a SELECT of its own: PostgreSQL locks no rows of a UNION, and an index brings them in order.
+    # Whether the node is paused (engine.pausing) is read once, and not for each state.
     one = (
         "SELECT * FROM (SELECT seq, node_id, enqueue_after, size FROM states WHERE status = 'CREATED'"
-        f" AND node_id = ?{of_run}{condition} ORDER BY enqueue_after, seq LIMIT ?{locked}) AS waiting"
+        f" AND node_id = ?{of_run}{condition} AND (SELECT paused_at FROM nodes WHERE id = ?) IS NULL"
+        f" ORDER BY enqueue_after, seq LIMIT ?{locked}) AS waiting"
     )
     given = list(nodes.items())
     for start in range(0, len(given), NODES_PER_STATEMENT):
         chunk = given[start : start + NODES_PER_STATEMENT]
         yield from tx.execute(
             " UNION ALL ".join([one] * len(chunk)),
-            tuple(value for node_id, parameters in chunk for value in (node_id, *in_run, *parameters)),
+            tuple(
+                value
+                for node_id, (*parameters, most) in chunk
+                for value in (node_id, *in_run, *parameters, node_id, most)
+            ),
         )
 
 

@@ -178,6 +178,7 @@ def shown_graph(view: View, row: Row) -> dict[str, Any]:
         "updated_at": timestamp(row["updated_at"]),
         "validation_status": row["validation_status"],
         "validation_errors": from_json(row["validation_errors"]),
+        **paused(row),
     }
     # The stock state manager does not say this.
     if body["triggers"]:
@@ -191,3 +192,8 @@ def next_firings(view: View, graph: Row) -> dict[str, int]:
         "SELECT expression, next_at FROM schedules WHERE graph = ? ORDER BY expression", (graph["id"],)
     )
     return {row["expression"]: row["next_at"] for row in rows}
+
+
+def paused(row: Row) -> dict[str, str]:
+    """Return since when a node or a graph is paused, if it is: v0 has no such field."""
+    return {} if row["paused_at"] is None else {"paused_at": timestamp(row["paused_at"])}

@@ -244,7 +244,7 @@ def fire_schedules(tx: Transaction) -> list[str]:
 
     The transaction that triggers a graph sets the following occurrence, so each fires exactly once, whatever
     crashes. After a time in which nothing ran, one missed occurrence fires, and the next is in the future.
-    Nothing is triggered while another state manager does that.
+    Those of a graph that is paused pass. Nothing is triggered while another state manager does that.
     """
     if take_duty(tx, SCHEDULES) is None:
         return []
@@ -252,15 +252,16 @@ def fire_schedules(tx: Transaction) -> list[str]:
     later: list[tuple[int, str, int]] = []
     never: list[tuple[int, str]] = []
     for row in tx.execute(
-        "SELECT graph, expression, namespace, name FROM schedules JOIN graphs ON graphs.id = graph"
+        "SELECT graph, expression, namespace, name, paused_at FROM schedules JOIN graphs ON graphs.id = graph"
         " WHERE next_at <= ? ORDER BY next_at, graph, expression",
         (tx.now_ms,),
     ).fetchall():
         what = f"cron {row['expression']!r} of graph {row['name']!r} in namespace {row['namespace']!r}"
         try:
-            with tx.attempt():
-                started = trigger(tx, row["namespace"], row["name"], inputs={}, store={})
-            lines.append(f"{what} started run {started.run_id}")
+            if row["paused_at"] is None:
+                with tx.attempt():
+                    started = trigger(tx, row["namespace"], row["name"], inputs={}, store={})
+                lines.append(f"{what} started run {started.run_id}")
         except Refused as refusal:
             # The graph is invalid just now, or needs a store key of its caller: it stays scheduled.
             lines.append(f"{what} could not start a run: {refusal.detail}")

@@ -9,7 +9,7 @@ from pydantic_core import from_json
 
 from exotrio._util.error_message import message_line
 from exotrio._util.times import timestamp
-from exotrio.manager.engine.graphs import GRAPHS, shown_graph
+from exotrio.manager.engine.graphs import GRAPHS, paused, shown_graph
 from exotrio.manager.queries.load import FAILED
 from exotrio.manager.queries.runs import newest_runs, run_row
 from exotrio.manager.rules.errors import not_found
@@ -56,6 +56,7 @@ def list_nodes(view: View, namespace: str) -> list[dict[str, Any]]:
             "inputs_schema": from_json(row["inputs_schema"]),
             "outputs_schema": from_json(row["outputs_schema"]),
             "secrets": from_json(row["secrets"]),
+            **paused(row),
         }
         for row in view.execute("SELECT * FROM nodes WHERE namespace = ? ORDER BY name", (namespace,))
     ]
@@ -96,10 +97,11 @@ def show_graphs(view: View, namespace: str) -> list[dict[str, Any]]:
             "nodes": len(view.template(row["template"]).places),
             "updated_at": row["updated_at"],
             "next_at": row["next_at"],
+            "paused_at": row["paused_at"],
             "last": last.get(row["name"]),
         }
         for row in view.execute(
-            "SELECT name, template, graphs.updated_at, validation_status, validation_errors,"
+            "SELECT name, template, graphs.updated_at, paused_at, validation_status, validation_errors,"
             " (SELECT min(next_at) FROM schedules WHERE graph = graphs.id) AS next_at"
             " FROM graphs JOIN templates ON templates.id = template WHERE namespace = ? ORDER BY name",
             (namespace,),

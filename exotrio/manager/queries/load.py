@@ -34,9 +34,10 @@ class Backlog:
 
     Attributes:
         waiting: CREATED, also those that are not due yet; at most ``MAX_COUNTED``.
-        eligible: Of those, what a runtime could claim now.
+        eligible: Of those, what a runtime could claim now; 0 if the node is paused.
         oldest: Seconds for which the first of them is due; 0 without any.
         held: QUEUED.
+        paused_at: Since when the node is paused, in Unix ms; None if it is not.
     """
 
     namespace: str
@@ -45,6 +46,7 @@ class Backlog:
     eligible: int
     oldest: float
     held: int
+    paused_at: int | None
 
 
 def backlog(view: View, *, namespace: str | None = None, node: str | None = None) -> list[Backlog]:
@@ -60,6 +62,7 @@ def backlog(view: View, *, namespace: str | None = None, node: str | None = None
     if node is not None:
         where.add("name = ?", node)
     waits = "SELECT enqueue_after FROM states WHERE node_id = nodes.id AND status = 'CREATED'"
+    due = f"{waits} AND enqueue_after <= ? AND nodes.paused_at IS NULL"
     return [
         Backlog(
             namespace=row["namespace"],
@@ -68,11 +71,13 @@ def backlog(view: View, *, namespace: str | None = None, node: str | None = None
             eligible=row["eligible"],
             oldest=0.0 if row["first"] is None else max(0, view.now_ms - row["first"]) / 1000,
             held=held.get(row["id"], 0),
+            paused_at=row["paused_at"],
         )
         for row in view.execute(
-            f"SELECT id, namespace, name, (SELECT count(*) FROM ({waits} LIMIT ?) AS waits) AS waiting,"
-            f" (SELECT count(*) FROM ({waits} AND enqueue_after <= ? LIMIT ?) AS waits) AS eligible,"
-            f" ({waits} AND enqueue_after <= ? ORDER BY enqueue_after LIMIT 1) AS first"
+            "SELECT id, namespace, name, paused_at,"
+            f" (SELECT count(*) FROM ({waits} LIMIT ?) AS waits) AS waiting,"
+            f" (SELECT count(*) FROM ({due} LIMIT ?) AS waits) AS eligible,"
+            f" ({due} ORDER BY enqueue_after LIMIT 1) AS first"
             f" FROM nodes WHERE {where} ORDER BY namespace, name",
             (MAX_COUNTED, view.now_ms, MAX_COUNTED, view.now_ms, *where.parameters),
         )
@@ -131,3 +136,9 @@ def nodes_of(view: View, namespace: str) -> dict[int, str]:
     """Return the registered nodes of a namespace: number to name."""
     rows = view.execute("SELECT id, name FROM nodes WHERE namespace = ? ORDER BY name", (namespace,))
     return {row["id"]: row["name"] for row in rows}
+
+
+def paused_nodes(view: View) -> dict[tuple[str, str], int]:
+    """Return since when nodes are paused, by namespace and name, in Unix ms; of all namespaces."""
+    rows = view.execute("SELECT namespace, name, paused_at FROM nodes WHERE paused_at IS NOT NULL")
+    return {(namespace, name): paused_at for namespace, name, paused_at in rows}

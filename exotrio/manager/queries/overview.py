@@ -96,4 +96,5 @@ def _node(view: View, node_id: int, waits: Backlog, offered_by: list[str]) -> di
         "p50_ms": recent["p50"],
         "p95_ms": recent["p95"],
         "offered_by": offered_by,
+        "paused_at": None if waits.paused_at is None else timestamp(waits.paused_at),
     }

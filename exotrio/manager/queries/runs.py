@@ -7,7 +7,7 @@ after the texts of ``MAX_STATES_READ`` states; the page says so and links to the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from exotrio._wire.operations import MAX_PAGE, RunsQuery
 from exotrio._wire.vocabulary import RunStatus, run_status
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.runs import RUNS, find_run
-from exotrio.manager.engine.states import STATUSES
+from exotrio.manager.engine.states import CREATED, STATUSES
+from exotrio.manager.queries.load import paused_nodes
 from exotrio.manager.queries.where import Where
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.driver import Row
@@ -270,13 +271,31 @@ def counts_of(view: View, run: int) -> dict[int, dict[str, int]]:
     return counts
 
 
+def paused_places(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) -> dict[int, int]:
+    """Return the places of a run where states wait for a node that is paused, and since when, in Unix ms."""
+    if not any(CREATED in each for each in counts.values()):
+        return {}
+    paused = paused_nodes(view)
+    return {
+        place.index: paused[place.namespace, place.node_name]
+        for place in view.template(run["template"]).places
+        if CREATED in counts.get(place.index, {}) and (place.namespace, place.node_name) in paused
+    }
+
+
 def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
     """Return one run with its counts per place, in the order of the template. Costs no more for
     a run with many states, unless they are held."""
     run = find_run(view, namespace, run_id)
     counts = counts_of(view, run["id"])
+    waits_for = paused_places(view, run, counts)
     nodes = [
-        {"identifier": place.identifier, "node_name": place.node_name, "counts": counts.get(place.index, {})}
+        {
+            "identifier": place.identifier,
+            "node_name": place.node_name,
+            "counts": counts.get(place.index, {}),
+            "paused_at": timestamp(waits_for[place.index]) if place.index in waits_for else None,
+        }
         for place in view.template(run["template"]).places
     ]
     return {**run_summary(run), "nodes": nodes}

@@ -115,6 +115,7 @@ def show_history(view: View, namespace: str, state_id: str, now: int) -> dict[st
         "finished_at": _moment(state["finished_at"]),
         "worker": state["worker"],
         "holder": holder_of(state, now) if state["status"] == QUEUED else None,
+        "paused_at": _moment(paused_since(view, state)),
         "events": [
             {"at": timestamp(row["at"]), "kind": row["kind"], "worker": row["worker"]}
             for row in view.execute(
@@ -123,6 +124,14 @@ def show_history(view: View, namespace: str, state_id: str, now: int) -> dict[st
         ],
         "attempts": attempts_of(view, state),
     }
+
+
+def paused_since(view: View, state: Row) -> int | None:
+    """Return since when the node is paused that a state waits for, in Unix ms; None if it waits for none."""
+    if state["status"] != CREATED:
+        return None
+    row = view.row("SELECT paused_at FROM nodes WHERE id = ?", (state["node_id"],))
+    return None if row is None else row["paused_at"]
 
 
 def _moment(at: int | None) -> str | None:

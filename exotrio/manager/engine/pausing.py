@@ -1,0 +1,65 @@
+"""Pausing: a node whose states wait, since nothing of it is claimed; a graph whose schedule triggers nothing.
+
+Both are columns of what is paused, so they are the same at every state manager, and stay when a node is
+registered again or a graph is stored again. What runs goes on. The claim reads the column in the statement
+that looks for states (``claims``), so that no claim that begins after the pause takes one.
+"""
+
+from __future__ import annotations
+
+from exotrio.manager.rules.errors import not_found
+from exotrio.manager.store.port import Transaction
+
+MAX_ANNOUNCED = 20_000
+"""Waiting states of a resumed node whose runs are announced. Who waits for a state of one run alone, which is
+`exotrio run`, and is not told of it asks again within 15 s."""
+
+
+def pause_node(tx: Transaction, namespace: str, name: str) -> int:
+    """Pause a node; return since when it is paused, in Unix ms. Pausing it again changes nothing."""
+    return _pause(tx, "nodes", "node", namespace, name)
+
+
+def pause_schedule(tx: Transaction, namespace: str, graph: str) -> int:
+    """Pause the schedule of a graph, as ``pause_node`` does."""
+    return _pause(tx, "graphs", "graph", namespace, graph)
+
+
+def resume_node(tx: Transaction, namespace: str, name: str) -> None:
+    """Let states of a node be claimed again, and wake who waits for them."""
+    node = _resume(tx, "nodes", "node", namespace, name)
+    if tx.heads is not None:
+        tx.heads.forget(node)
+    tx.ready.add(node)
+    runs = tx.execute(
+        "SELECT DISTINCT run FROM (SELECT run FROM states WHERE status = 'CREATED' AND node_id = ? LIMIT ?)"
+        " AS waiting",
+        (node, MAX_ANNOUNCED),
+    )
+    tx.ready.update((run, node) for (run,) in runs)
+
+
+def resume_schedule(tx: Transaction, namespace: str, graph: str) -> None:
+    """Trigger a graph by its schedule again, from the next time on: those that passed are not made up."""
+    _resume(tx, "graphs", "graph", namespace, graph)
+
+
+def _pause(tx: Transaction, table: str, what: str, namespace: str, name: str) -> int:
+    rows = tx.execute(
+        f"UPDATE {table} SET paused_at = coalesce(paused_at, ?) WHERE namespace = ? AND name = ?"
+        " RETURNING paused_at",
+        (tx.now_ms, namespace, name),
+    ).fetchall()
+    for (paused_at,) in rows:
+        return int(paused_at)
+    raise not_found(f"there is no {what} {name!r} in namespace {namespace!r}")
+
+
+def _resume(tx: Transaction, table: str, what: str, namespace: str, name: str) -> int:
+    rows = tx.execute(
+        f"UPDATE {table} SET paused_at = NULL WHERE namespace = ? AND name = ? RETURNING id",
+        (namespace, name),
+    ).fetchall()
+    for (number,) in rows:
+        return int(number)
+    raise not_found(f"there is no {what} {name!r} in namespace {namespace!r}")
