@@ -1,7 +1,8 @@
 """The typed fields of ``Inputs`` and ``Outputs``: the state manager keeps texts, nodes have values.
 
 - ``codecs``: one value to text and back, for each type;
-- ``models``: a model to texts and back, and which types of fields can be restored from a text.
+- ``models``: a model to texts and back, and which types of fields can be restored from a text;
+- ``fit``: whether the values of one type are values of another.
 
 Rule: no message contains the value of a field, which may be secret.
 """

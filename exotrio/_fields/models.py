@@ -8,13 +8,15 @@ are all ``str`` needs none of this: ``fields_of`` returns None for it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import date, datetime
 from enum import Enum, Flag
 from functools import lru_cache
-from typing import Any, ForwardRef, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ForwardRef, Literal, TypeVar, get_args, get_origin
 from uuid import UUID
 
-from pydantic import BaseModel, RootModel, ValidationError
+from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from exotrio._fields.codecs import (
     SCALARS,
@@ -139,6 +141,35 @@ def from_text(model: type[M], texts: Mapping[str, str]) -> M:
     values = _checked(model).decode(texts)
     assert isinstance(values, model), "a model validates to itself"
     return values
+
+
+def names_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of ``model`` by the names under which they are registered and travel."""
+    model.model_rebuild(raise_errors=False)  # with names that did not exist yet when it was defined
+    return {
+        alias if isinstance(alias := info.validation_alias, str) else name: info
+        for name, info in model.model_fields.items()
+    }
+
+
+def field_text(info: FieldInfo, value: object) -> str:
+    """Return a value for one field as text. The text of a value is accepted as it is.
+
+    Validators of the model are not asked, only the type of the field and its constraints.
+
+    Raises:
+        ValueError: it is not a value of the field; the message does not contain it.
+    """
+    kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    codec = codec_of(info.annotation)
+    try:
+        return codec.to_text(adapter.dump_python(adapter.validate_python(value), mode="json"))
+    except ValidationError as error:
+        with suppress(ValueError, TypeError, RecursionError):
+            adapter.validate_python(codec.from_text(value))
+            return str(value)
+        raise ValueError(reason_of(error)) from None
 
 
 def _checked(model: type[BaseModel]) -> Fields:

@@ -24,7 +24,7 @@ from exotrio._util.exceptions import first_leaf
 from exotrio._util.words import closest, meant, plural, readable_errors
 from exotrio.cli.exit_codes import ModuleInvalid
 from exotrio.cli.program import python_line
-from exotrio.errors import ConfigurationError, ExotrioError, LifecycleError
+from exotrio.errors import ConfigurationError, ExotrioError, GraphInvalid, LifecycleError
 from exotrio.graph import Graph
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ class Loaded:
                 by_own_name,
                 "Graph",
                 name_one="name one with --graph NAME",
-                write_one="write: graph = Graph('my-graph', nodes=[...])",
+                write_one="write: graph = Graph('my-graph', namespace=...), then graph.add(...)",
             )
         return self._named(name, {**variables, **by_own_name}, by_own_name, "Graph", "asked for with --graph")
 
@@ -120,6 +120,7 @@ def load(target: str) -> Loaded:
     Raises:
         ModuleInvalid: it does not exist, fails to load, or starts its Runtime while it is loaded.
         ConfigurationError: it builds a Runtime or a node class that cannot be used.
+        GraphInvalid: it builds a graph that cannot be.
     """
     path, attribute = split_target(target)
     if not path:
@@ -149,8 +150,9 @@ def _load_error(error: BaseException, path: str) -> ExotrioError:
             where=place,
             fix="put the start under: if __name__ == '__main__':",
         )
-    if isinstance(leaf, ConfigurationError):
-        return ConfigurationError(leaf.what, leaf.problems, where=leaf.where or place, fix=leaf.fix)
+    if isinstance(leaf, ConfigurationError | GraphInvalid):
+        kind = GraphInvalid if isinstance(leaf, GraphInvalid) else ConfigurationError
+        return kind(leaf.what, leaf.problems, where=leaf.where or place, fix=leaf.fix)
     if isinstance(leaf, ExotrioError):
         return leaf
     if isinstance(leaf, ValidationError):

@@ -165,7 +165,7 @@ def _named_target(unites: UnitesModel) -> UnitesModel:
         raise ValueError(f"the identifier {error}") from None
 
 
-NamedTarget = AfterValidator(_named_target)
+NamedTarget: AfterValidator = AfterValidator(_named_target)
 
 
 class GraphNodeModel(Declaration):

@@ -1,12 +1,15 @@
-"""``Graph``: a graph in Python."""
+"""``Graph``: a graph in Python, declared as a list of nodes or built node by node."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypedDict, Unpack
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError, field_validator
 
+from exotrio._util.words import readable_errors
+from exotrio.errors import GraphInvalid
 from exotrio.graph.declaration import (
     CronTrigger,
     Declaration,
@@ -14,38 +17,71 @@ from exotrio.graph.declaration import (
     Name,
     RetryPolicyModel,
     StoreConfigModel,
+    UnitesModel,
+    UnitesStrategyEnum,
+    check_name,
 )
+from exotrio.graph.inputs import InputReader, node_name, outputs_of, plain_text
+from exotrio.graph.order import Order, Placed, followed
+from exotrio.graph.references import AddedNode, StoreReference, placed_of
+
+_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_REQUIRED = object()
+_Strategy = UnitesStrategyEnum | Literal["ALL_SUCCESS", "ALL_DONE"]
+
+
+class _Parts(TypedDict, total=False):
+    secrets: dict[str, str]
+    retry_policy: RetryPolicyModel
+    store_config: StoreConfigModel
+    triggers: list[CronTrigger]
 
 
 class Graph(Declaration):
-    """A graph declared in Python, ready for ``StateManager.upsert_graph`` or ``python -m exotrio run``.
+    """A graph in Python, ready for ``StateManager.upsert_graph`` or ``python -m exotrio run``.
+
+    Either ``nodes`` lists its nodes, or ``add`` adds them one by one, and checks each where it is written::
+
+        graph = Graph("audit", namespace="examples")
+        plan = graph.add(Plan, root=graph.store("root", default="/usr/share"))
+        scan = graph.add(Scan, root=plan.root)
+        digest = graph.add(Digest, path=scan.path, name=f"{plan.root}: {scan.path}")
+        graph.add(Report, unites=plan, lines=digest.every.line)
 
     Args:
         name: Name of the graph in its namespace.
         nodes: The places of the graph; exactly one has nothing before it, the root.
+        namespace: Namespace of the nodes that ``add`` is given without one. The graph itself is declared in
+            that of the ``StateManager``.
         secrets: Secret name to value. Values are encrypted at rest and never shown again.
         retry_policy: Defaults to ``RetryPolicyModel()``.
-        store_config: Defaults to an empty store.
+        store_config: Defaults to an empty store. ``store`` adds to it.
         triggers: Cron triggers. Defaults to none.
 
     Raises:
-        pydantic.ValidationError: a field breaks its rule; every problem is named.
+        pydantic.ValidationError: a field breaks its rule, or does not exist; every problem is named.
     """
 
     name: Name
-    nodes: list[GraphNodeModel]
+    nodes: list[GraphNodeModel] = Field(default_factory=list)
+    namespace: Annotated[str, AfterValidator(check_name)] | None = None
     secrets: dict[str, str] = Field(default_factory=dict, repr=False)
     retry_policy: RetryPolicyModel = Field(default_factory=RetryPolicyModel)
     store_config: StoreConfigModel = Field(default_factory=StoreConfigModel)
     triggers: list[CronTrigger] = Field(default_factory=list)
 
+    _placed: dict[str, Placed] = PrivateAttr(default_factory=dict)
+
     def __init__(
         self,
         name: str,
-        nodes: Sequence[GraphNodeModel | Mapping[str, Any]],
-        **fields: Any,
+        nodes: Sequence[GraphNodeModel | Mapping[str, Any]] | None = None,
+        *,
+        namespace: str | None = None,
+        **parts: Unpack[_Parts],
     ) -> None:
-        BaseModel.__init__(self, name=name, nodes=list(nodes), **fields)
+        listed: dict[str, Any] = {} if nodes is None else {"nodes": list(nodes)}
+        BaseModel.__init__(self, name=name, namespace=namespace, **listed, **parts)
 
     @field_validator("nodes")
     @classmethod
@@ -53,3 +89,168 @@ class Graph(Declaration):
         if not nodes:
             raise ValueError("a graph needs at least one node")
         return nodes
+
+    def add(
+        self,
+        node: type | str,
+        /,
+        *,
+        identifier: str | None = None,
+        namespace: str | None = None,
+        after: AddedNode | Sequence[AddedNode] = (),
+        unites: AddedNode | None = None,
+        strategy: _Strategy | None = None,
+        inputs: Mapping[str, object] | None = None,
+        **fields: object,
+    ) -> AddedNode:
+        """Add a node, which follows those whose outputs it refers to, and return it for further references.
+
+        The first node is the root. A further one follows the last of the nodes that its references are of, so
+        the others have to come before that one; or it says by ``after`` what it follows.
+
+        Args:
+            node: The node class; or the name of one that cannot be imported here, such as another team's.
+                Of that one no input and no output is checked.
+            identifier: Name of the place in the graph. Defaults to the name of the class in lower case, with
+                underscores between its words: ``Plan`` is ``plan``, ``SendMail`` is ``send_mail``.
+            namespace: Namespace that the node is registered in. Defaults to the graph's.
+            after: Nodes that it follows, in place of those that its references are of: for an edge without
+                data. It runs once after each of them.
+            unites: A node before all that it follows: it runs once for each state of that, when
+                everything below that state has ended. Outputs below are lists, ``node.every.output``.
+            strategy: ``"ALL_SUCCESS"``, the default: it runs if nothing below failed; or ``"ALL_DONE"``:
+                whatever became of it. Only with ``unites``.
+            inputs: Further inputs, for names that are arguments here or no words of Python.
+            fields: Inputs by name. A value is a reference (``plan.root``, ``graph.store("root")``); a value
+                of the field's type, or its text; or text with references in it, by an f-string. An
+                input without a value has the default of its class.
+
+        Raises:
+            GraphInvalid: it cannot stand in this graph; ``problems`` names each reason. Nothing was added.
+        """
+        __tracebackhide__ = True  # pytest shows the caller's line last
+        try:
+            return self._add(
+                node,
+                identifier=identifier,
+                namespace=self.namespace if namespace is None else namespace,
+                after=[after] if isinstance(after, AddedNode) else list(after),
+                unites=unites,
+                strategy=strategy,
+                given={**(inputs or {}), **fields},
+            )
+        except GraphInvalid as error:
+            raise error.with_traceback(None) from None  # it ends at the caller's line, but for this one
+
+    def store(self, key: str, default: object = _REQUIRED) -> StoreReference:
+        """Return a reference to a key of the run's store, which is declared by that.
+
+        Args:
+            key: Its name.
+            default: Its value, or the text of it, where a trigger gives none. Without one, each trigger has
+                to give the key, unless it was declared before.
+
+        Raises:
+            GraphInvalid: the key cannot be one, or was declared in another way before.
+        """
+        __tracebackhide__ = True
+        config = self.store_config
+        known = key in config.default_values or key in config.required_keys
+        try:
+            text = None if default is _REQUIRED else plain_text(default)
+            if known and (text is None or config.default_values.get(key) == text):
+                return StoreReference(key)
+            if known:
+                raise ValueError("was declared before, with another default or none")
+            update: dict[str, Any]
+            if text is None:
+                update = {"required_keys": [*config.required_keys, key]}
+            else:
+                update = {"default_values": {**config.default_values, key: text}}
+            # A new one: the one that was given may be of other graphs too.
+            self.store_config = StoreConfigModel(**{**dict(config), **update})
+        except ValidationError as error:
+            raise GraphInvalid(
+                f"store key {key!r} of graph {self.name!r} cannot be declared", readable_errors(error)
+            ) from None
+        except ValueError as error:
+            raise GraphInvalid(f"store key {key!r} of graph {self.name!r} {error}") from None
+        return StoreReference(key)
+
+    def _add(
+        self,
+        node: type | str,
+        *,
+        identifier: str | None,
+        namespace: str | None,
+        after: list[AddedNode],
+        unites: AddedNode | None,
+        strategy: _Strategy | None,
+        given: Mapping[str, object],
+    ) -> AddedNode:
+        if not isinstance(node, type | str):
+            what = f"{type(node).__name__} object cannot be added to graph {self.name!r}"
+            raise GraphInvalid(f"a {what}", fix="pass a node class, or the name of one")
+        name = _WORD.sub("_", node_name(node)).lower() if identifier is None else identifier
+        outputs = outputs_of(node)
+        others = after if unites is None else [*after, unites]
+        problems = list(dict.fromkeys(self._wrong_arguments(name, namespace, others)))
+        if strategy is not None and unites is None:
+            problems.append("strategy= is only for a node with unites=")
+        read = InputReader(self._placed, self.store_config).read(node, given)
+        problems += read.problems
+        model = None
+        try:
+            model = GraphNodeModel(
+                node_name=node_name(node),
+                namespace=namespace or "",
+                identifier=name,
+                inputs=read.texts,
+                unites=_unites(unites, strategy),
+            )
+        except ValidationError as error:
+            problems += readable_errors(error)
+        if model is not None and not problems:
+            target = None if unites is None else placed_of(unites)
+            before = followed(target, list(dict.fromkeys(map(placed_of, after))), read.sources)
+            order = Order(identifier=model.identifier, unites=target, before=before)
+            problems += order.problems(next(iter(self._placed), None))
+            problems += read.check(order, self._placed.values()) if not problems else ()
+            if not problems:
+                return self._place(model, outputs, order)
+        raise GraphInvalid(f"node {name!r} cannot be added to graph {self.name!r}", problems)
+
+    def _wrong_arguments(self, name: str, namespace: str | None, nodes: Iterable[AddedNode]) -> Iterator[str]:
+        """Yield what is wrong with the arguments beside inputs."""
+        if self.nodes and not self._placed:
+            yield "the graph's nodes were given as a list: add all of them, or list all of them"
+        if namespace is None:
+            yield "it has no namespace: give namespace= to Graph(...) for all nodes, or here"
+        if name.strip() in self._placed:
+            yield f"there is another {name.strip()!r}: give this one a name of its own by identifier="
+        for each in nodes:
+            if not isinstance(each, AddedNode):
+                yield f"after= and unites= take what add() returned, not a {type(each).__name__}"
+            elif self._placed.get(placed_of(each).identifier) is not placed_of(each):
+                yield f"{placed_of(each).identifier!r} is a node of another graph"
+
+    def _place(self, model: GraphNodeModel, outputs: Mapping[str, Any] | None, order: Order) -> AddedNode:
+        placed = Placed(
+            model=model,
+            outputs=outputs,
+            certain=order.certain,
+            possible=order.possible,
+            above=order.above,
+        )
+        for each in order.before:
+            each.model.next_nodes = [*(each.model.next_nodes or ()), model.identifier]
+        self.nodes.append(model)
+        self._placed[model.identifier] = placed
+        return AddedNode(placed)
+
+
+def _unites(unites: AddedNode | None, strategy: str | None) -> UnitesModel | None:
+    if not isinstance(unites, AddedNode):
+        return None
+    given = {} if strategy is None else {"strategy": strategy}
+    return UnitesModel.model_validate({"identifier": placed_of(unites).identifier, **given})

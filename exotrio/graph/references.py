@@ -1,0 +1,141 @@
+"""What ``Graph.add`` returns, and the references that are made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from exotrio._util.words import listed, meant
+from exotrio.errors import GraphInvalid
+from exotrio.graph.order import Placed
+
+
+class NoSuchOutput(GraphInvalid, AttributeError):
+    """A node has no output of this name. An AttributeError too, as ``hasattr`` and ``copy`` expect."""
+
+    name: str
+    obj: object
+
+    def __init__(self, what: str, name: str) -> None:
+        super().__init__(what)
+        self.name, self.obj = name, None  # else Python would append a suggestion to ours
+
+
+class _Reference:
+    """A reference, which becomes the text of a placeholder."""
+
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        if spec:
+            raise GraphInvalid(
+                f"{self} cannot be formatted with {spec!r}", fix="its value is known only when the graph runs"
+            )
+        return str(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutputReference(_Reference):
+    """An output of a node. In an f-string, and as ``str``, it is ``${{ identifier.outputs.field }}``.
+
+    Attributes:
+        placed: The node.
+        field: Name of the output.
+        many: Whether it is the list of the outputs of all its states.
+    """
+
+    placed: Placed
+    field: str
+    many: bool = False
+
+    def __str__(self) -> str:
+        return f"${{{{ {self.placed.identifier}.outputs.{self.field} }}}}"
+
+    def __repr__(self) -> str:
+        return f"<{'every' if self.many else 'the'} {self.field} of {self.placed.identifier!r}>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoreReference(_Reference):
+    """A key of the run's store. In an f-string, and as ``str``, it is ``${{ store.key }}``."""
+
+    key: str
+
+    def __str__(self) -> str:
+        return f"${{{{ store.{self.key} }}}}"
+
+
+class _Outputs:
+    """Has the outputs of a node as attributes and as items."""
+
+    __slots__ = ("_placed",)
+
+    def __init__(self, placed: Placed) -> None:
+        self._placed = placed
+
+    def __getattr__(self, name: str) -> OutputReference:
+        if name.startswith("_"):  # what Python and its tools look for; no field begins so
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        __tracebackhide__ = True  # pytest shows the caller's line last
+        if problem := output_problem(self._placed, name):
+            raise NoSuchOutput(problem, name)
+        return OutputReference(self._placed, name, isinstance(self, EveryOutput))
+
+    def __getitem__(self, name: str) -> OutputReference:
+        __tracebackhide__ = True
+        if problem := output_problem(self._placed, name):
+            raise NoSuchOutput(problem, name)
+        return OutputReference(self._placed, name, isinstance(self, EveryOutput))
+
+    def __dir__(self) -> Iterable[str]:
+        return [*object.__dir__(self), *(self._placed.outputs or ())]
+
+    def __format__(self, spec: str) -> NoReturn:
+        raise GraphInvalid(f"{self!r} is a node, not one of its outputs", fix="write {node.output}")
+
+    __iter__ = None
+    """Not by ``__getitem__``."""
+
+
+class EveryOutput(_Outputs):
+    """The outputs of all states of a node, each as a list."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<every {self._placed.model.node_name} as {self._placed.identifier!r}>"
+
+
+class AddedNode(_Outputs):
+    """A node that was added to a graph, with its outputs as attributes: ``plan.root``.
+
+    An output that is named ``every``: ``plan["every"]``.
+    """
+
+    __slots__ = ()
+
+    @property
+    def every(self) -> EveryOutput:
+        """The outputs of all states of this node, for one that unites a node before it.
+
+        ``digest.every.line`` is the list of their outputs ``line``: for an input of type ``list`` or ``str``.
+        """
+        return EveryOutput(self._placed)
+
+    def __repr__(self) -> str:
+        return f"<{self._placed.model.node_name} as {self._placed.identifier!r}>"
+
+
+def placed_of(node: AddedNode) -> Placed:
+    """Return the node behind what ``Graph.add`` returned."""
+    return node._placed
+
+
+def output_problem(placed: Placed, name: object) -> str | None:
+    """Return why a node has no output of this name; None if it has, or if its class is not known."""
+    known: Mapping[str, Any] | None = placed.outputs
+    if isinstance(name, str) and (known is None or name in known):
+        return None
+    hint = meant(str(name), known or ()) or f": its outputs are {listed(known or ())}"
+    return f"{placed.model.node_name} has no output {name!r}{hint}"

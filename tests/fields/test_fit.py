@@ -1,0 +1,89 @@
+"""Which types of outputs fit which types of inputs."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from decimal import Decimal
+from enum import IntEnum, StrEnum
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import pytest
+from pydantic import AwareDatetime, BaseModel, Field
+
+from exotrio._fields.fit import fits
+
+
+class Rate(StrEnum):
+    FULL = "full"
+    HALF = "half"
+
+
+class Count(IntEnum):
+    ONE = 1
+    TWO = 2
+
+
+class Line(BaseModel):
+    article: str
+    count: int
+
+
+class Longer(BaseModel):
+    article: str
+    count: int
+    rate: str
+
+
+class LongerLine(Line):
+    rate: str
+
+
+FIT: list[tuple[Any, Any]] = [
+    (str, UUID),
+    (Line, str),
+    (int, float),
+    (float, Decimal),
+    (Annotated[int, Field(gt=0)], int),
+    (Count, int),
+    (Rate, Literal["half", "full", "none"]),
+    (Rate, Rate | None),
+    (int, float | None),
+    (int | None, Decimal | None),
+    (date, datetime),
+    (datetime, AwareDatetime),
+    (list[int], tuple[float, ...]),
+    (tuple[int, int], list[float]),
+    (list[list[int]], list[list[float]]),
+    (dict[str, int], dict[str, float]),
+    (dict[str, int], Line),
+    (Longer, Line),
+    (LongerLine, Line),
+]
+DO_NOT: list[tuple[Any, Any]] = [
+    (float, int),
+    (bool, int),
+    (int, bool),
+    (UUID, int),
+    (int | None, int),
+    (datetime, date),
+    (Rate, int),
+    (Rate, Literal["full"]),
+    (int, Count),
+    (int, list[int]),
+    (list[int], int),
+    (list[float], list[int]),
+    (list[int | None], list[int]),
+    (tuple[int, int], tuple[int, int, int]),
+    (dict[str, float], dict[str, int]),
+    (Line, list[int]),
+    (Line, Longer),
+    (Line, int),
+]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "expected"), [(*p, True) for p in FIT] + [(*p, False) for p in DO_NOT]
+)
+def test_a_type_fits_if_it_has_no_value_that_the_other_lacks(given: Any, wanted: Any, expected: bool) -> None:
+    assert fits(given, wanted) is expected

@@ -1,0 +1,359 @@
+"""``Graph.add``: what it makes of a node, and what it refuses at the line where it is written."""
+
+from __future__ import annotations
+
+import copy
+import traceback
+from collections.abc import Callable
+from datetime import date
+from enum import StrEnum
+from typing import Annotated
+from uuid import UUID, uuid4
+
+import pytest
+from pydantic import BaseModel, Field
+from trio.testing import MockClock
+
+from exotrio import BaseNode, Graph, GraphInvalid, GraphNodeModel, StoreConfigModel, UnitesModel
+from exotrio.graph.references import AddedNode
+from exotrio.testing import run_graph
+
+
+class Plan(BaseNode):
+    class Inputs(BaseModel):
+        root: str
+        algorithm: str = "sha256"
+
+    class Outputs(BaseModel):
+        root: str
+        algorithm: str
+        limit: int | None
+
+    async def execute(self) -> Outputs:
+        return self.Outputs(root=self.inputs.root, algorithm=self.inputs.algorithm, limit=None)
+
+
+class Scan(BaseNode):
+    class Inputs(BaseModel):
+        root: str
+
+    class Outputs(BaseModel):
+        path: str
+        every: str = ""
+
+    async def execute(self) -> list[Outputs]:
+        return [self.Outputs(path=f"{self.inputs.root}/{name}") for name in "abc"]
+
+
+class Digest(BaseNode):
+    class Inputs(BaseModel):
+        path: str
+        limit: Annotated[int, Field(gt=0)] = 4096
+
+    class Outputs(BaseModel):
+        line: str
+        size: int
+
+    async def execute(self) -> Outputs:
+        return self.Outputs(line=self.inputs.path.upper(), size=len(self.inputs.path))
+
+
+class WriteReport(BaseNode):
+    class Inputs(BaseModel):
+        sizes: list[int]
+        lines: str = ""
+
+    class Outputs(BaseModel):
+        total: int
+
+    async def execute(self) -> Outputs:
+        return self.Outputs(total=sum(self.inputs.sizes))
+
+
+class Unusable(BaseNode):
+    class Inputs(BaseModel):
+        raw: bytes
+
+    async def execute(self) -> None: ...
+
+
+class Options(BaseNode):
+    """Its inputs have the names of arguments, and one of each kind of default."""
+
+    class Inputs(BaseModel):
+        after: str
+        due: date = date(2024, 1, 31)
+        run: UUID = Field(default_factory=uuid4)
+
+    async def execute(self) -> None: ...
+
+
+Nodes = tuple[Graph, AddedNode, AddedNode, AddedNode]
+
+
+def audit(root: object = "/usr") -> Nodes:
+    graph = Graph("audit", namespace="examples")
+    plan = graph.add(Plan, root=graph.store("root", root))
+    scan = graph.add(Scan, root=plan.root)
+    digest = graph.add(Digest, path=f"{plan.root}: {scan.path}")
+    return graph, plan, scan, digest
+
+
+def test_what_is_built_is_what_could_be_declared_by_hand() -> None:
+    graph, plan, _, digest = audit()
+    sizes, lines = digest.every.size, digest.every["line"]
+    graph.add(WriteReport, unites=plan, strategy="ALL_DONE", sizes=sizes, lines=f"{lines}")
+    place = {"namespace": "examples"}
+    assert graph.nodes == [
+        GraphNodeModel(
+            **place,
+            node_name="Plan",
+            identifier="plan",
+            inputs={"root": "${{ store.root }}", "algorithm": "sha256"},
+            next_nodes=["scan"],
+        ),
+        GraphNodeModel(
+            **place,
+            node_name="Scan",
+            identifier="scan",
+            inputs={"root": "${{ plan.outputs.root }}"},
+            next_nodes=["digest"],
+        ),
+        GraphNodeModel(
+            **place,
+            node_name="Digest",
+            identifier="digest",
+            inputs={"path": "${{ plan.outputs.root }}: ${{ scan.outputs.path }}", "limit": "4096"},
+            next_nodes=["write_report"],
+        ),
+        GraphNodeModel(
+            **place,
+            node_name="WriteReport",
+            identifier="write_report",
+            inputs={"sizes": "${{ digest.outputs.size }}", "lines": "${{ digest.outputs.line }}"},
+            unites=UnitesModel(identifier="plan", strategy="ALL_DONE"),
+        ),
+    ]
+    assert graph.store_config == StoreConfigModel(default_values={"root": "/usr"})
+
+
+async def test_a_built_graph_runs_with_its_lists_and_defaults(autojump_clock: MockClock) -> None:
+    graph, plan, _, digest = audit()
+    graph.add(WriteReport, unites=plan, sizes=digest.every.size)
+    run = await run_graph(graph, [Plan, Scan, Digest, WriteReport], store={"root": "/etc"})
+    assert (run.errors, run.outputs("write_report")) == ([], [{"total": str(3 * len("/etc: /etc/a"))}])
+
+
+class Rate(StrEnum):
+    FULL = "full"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(Rate.FULL, "full"), (5, "5"), (None, "null"), (date(2024, 1, 31), "2024-01-31"), ([1, "a"], '[1,"a"]')],
+)
+def test_a_node_that_is_only_named_takes_any_value(value: object, text: str) -> None:
+    graph, _, _, digest = audit()
+    other = graph.add("SendMail", namespace="theirs", after=digest, subject=value, to=graph.store("to"))
+    graph.add(Scan, identifier="again", root=other.anything, after=other)
+    mail, again = graph.nodes[-2:]
+    assert (mail.node_name, mail.namespace, mail.identifier) == ("SendMail", "theirs", "send_mail")
+    assert (mail.inputs, mail.next_nodes) == ({"subject": text, "to": "${{ store.to }}"}, ["again"])
+    assert again.inputs == {"root": "${{ send_mail.outputs.anything }}"}
+    assert graph.store_config.required_keys == ["to"]
+
+
+def test_a_node_without_references_says_what_it_follows() -> None:
+    graph, _, scan, digest = audit()
+    graph.add(Options, after=[scan, digest], inputs={"after": "x", "run": UUID(int=1)}, due="2024-02-29")
+    assert graph.nodes[1].next_nodes == ["digest", "options"]
+    assert graph.nodes[-1].inputs == {
+        "after": "x",
+        "run": "00000000-0000-0000-0000-000000000001",
+        "due": "2024-02-29",
+    }
+
+
+def test_a_store_key_is_declared_once_and_shared_with_no_other_graph() -> None:
+    config = StoreConfigModel(required_keys=["who"])
+    first, second = (Graph(name, namespace="ns", store_config=config) for name in "ab")
+    assert [str(first.store("who")), str(first.store("n", 5)), str(first.store("n", "5"))] == [
+        "${{ store.who }}",
+        *["${{ store.n }}"] * 2,
+    ]
+    assert first.store_config.default_values == {"n": "5"}
+    assert second.store_config == config == StoreConfigModel(required_keys=["who"])
+
+
+OTHER = audit()[1]
+
+
+@pytest.mark.parametrize(
+    ("add", "problem"),
+    [
+        (
+            lambda g, p, s, d: g.add(Plan, identifier="b", rot=s.path),
+            "Plan has no input 'rot'; did you mean 'root'?",
+        ),
+        (lambda g, p, s, d: g.add(Plan, identifier="b", after=s), "input 'root' is missing"),
+        (lambda g, p, s, d: g.add(Digest, identifer="b", path=s.path), "did you mean 'identifier'?"),
+        (lambda g, p, s, d: g.add(Digest, path=s.path), "there is another 'digest': give this one a name"),
+        (lambda g, p, s, d: g.add(Digest, identifier="store", path=s.path), "'store' is reserved"),
+        (
+            lambda g, p, s, d: g.add(WriteReport, sizes=d.siez),
+            "Digest has no output 'siez'; did you mean 'size'?",
+        ),
+        (
+            lambda g, p, s, d: g.add(WriteReport, sizes=d[5]),
+            "Digest has no output 5: its outputs are line, size",
+        ),
+        (
+            lambda g, p, s, d: g.add(WriteReport, sizes=d),
+            "<Digest as 'digest'> is a node, not one of its outputs",
+        ),
+        (lambda g, p, s, d: f"{d}", "<Digest as 'digest'> is a node, not one of its outputs"),
+        (lambda g, p, s, d: f"{d.line:>9}", "${{ digest.outputs.line }} cannot be formatted with '>9'"),
+        (lambda g, p, s, d: g.add(WriteReport, sizes=d.size), "is int, which does not always fit list[int]"),
+        (
+            lambda g, p, s, d: g.add(WriteReport, sizes=d.every.line, unites=d, after=d),
+            "unites 'digest', but follows",
+        ),
+        (
+            lambda g, p, s, d: g.add(Digest, identifier="b", path=s.path, limit=p.limit),
+            "is int | None, which does not",
+        ),
+        (
+            lambda g, p, s, d: g.add(Digest, identifier="b", path=d.every.line, unites=p, limit=d.every.size),
+            "as a list or str",
+        ),
+        (
+            lambda g, p, s, d: g.add(Digest, identifier="b", path=s.path, limit=0),
+            "'limit': Input should be greater than 0",
+        ),
+        (
+            lambda g, p, s, d: g.add(Digest, identifier="b", path=5, after=s),
+            "'path': Input should be a valid string",
+        ),
+        (
+            lambda g, p, s, d: g.add(Digest, identifier="b", path=s.path, limit=g.store("n", "x")),
+            "default of store key 'n' does not fit",
+        ),
+        (
+            lambda g, p, s, d: g.add(Digest, identifier="b", path="${{ store.rot }}", after=s),
+            "no store key 'rot'; did you mean 'root'?",
+        ),
+        (
+            lambda g, p, s, d: g.add(Digest, identifier="b", path="${{ scn.outputs.path }}"),
+            "no node 'scn' yet; did you mean 'scan'?",
+        ),
+        (
+            lambda g, p, s, d: g.add(Digest, identifier="b", path="${{ scan.outputs.pat }}"),
+            "Scan has no output 'pat'; did you mean",
+        ),
+        (
+            lambda g, p, s, d: g.add(Digest, identifier="b", path="${{ scan.path }}"),
+            "is neither '${{ identifier.outputs",
+        ),
+        (
+            lambda g, p, s, d: g.add(WriteReport, sizes=[1]),
+            "it follows no node, as only the first one, 'plan', may",
+        ),
+        (
+            lambda g, p, s, d: g.add(WriteReport, sizes=[1], unites=p),
+            "it unites 'plan', but follows no node: give after=",
+        ),
+        (
+            lambda g, p, s, d: g.add(WriteReport, sizes=d.size, unites=p),
+            "a value for each state of 'digest' that it unites: write .every",
+        ),
+        (
+            lambda g, p, s, d: g.add(WriteReport, sizes=[1], lines=p.every.root, unites=p, after=d),
+            "one state of 'plan' before it, not a list",
+        ),
+        (
+            lambda g, p, s, d: g.add(WriteReport, sizes=[1], lines=d.every.line),
+            "one state of 'digest' before it, not a list",
+        ),
+        (
+            lambda g, p, s, d: g.add(WriteReport, sizes=[1], lines=d.line, after=s),
+            "'digest' is not before it on every path",
+        ),
+        (
+            lambda g, p, s, d: g.add("B", a="${{ side.outputs.v }}", b=d.line),
+            "it follows side too, and runs once after each",
+        ),
+        (
+            lambda g, p, s, d: g.add(WriteReport, sizes=[1], after=d, strategy="ALL_DONE"),
+            "strategy= is only for a node with unites=",
+        ),
+        (
+            lambda g, p, s, d: g.add(WriteReport, sizes=[1], after=d, unites=p, strategy="DONE"),
+            "should be 'ALL_SUCCESS' or 'ALL_DONE'",
+        ),
+        (
+            lambda g, p, s, d: g.add(WriteReport, sizes=[1], after="digest"),
+            "take what add() returned, not a str",
+        ),
+        (lambda g, p, s, d: g.add(WriteReport, sizes=[1], after=OTHER), "'plan' is a node of another graph"),
+        (
+            lambda g, p, s, d: g.add(WriteReport, sizes=[1], lines=OTHER.root),
+            "'plan' is a node of another graph",
+        ),
+        (
+            lambda g, p, s, d: g.add(Options, inputs={"run": UUID(int=1)}, after=d, due=5.5),
+            "input 'after' is missing: give it by inputs=",
+        ),
+        (
+            lambda g, p, s, d: g.add(Options, inputs={"after": "x"}),
+            "input 'run' is missing: its default_factory",
+        ),
+        (
+            lambda g, p, s, d: g.add(Options(), after=d),
+            "a Options object cannot be added to graph 'audit'",
+        ),
+        (lambda g, p, s, d: g.add(int, after=d), "int is not a node class"),
+        (
+            lambda g, p, s, d: g.add(Unusable, after=d, raw=b""),
+            "Unusable.Inputs.raw: bytes cannot be restored",
+        ),
+        (lambda g, p, s, d: g.add("B", after=d, a=object()), "input 'a': object has no form as text"),
+        (
+            lambda g, p, s, d: Graph("g").add(Plan, root="/"),
+            "it has no namespace: give namespace= to Graph(...)",
+        ),
+        (lambda g, p, s, d: Graph("g", g.nodes).add("B", namespace="n"), "nodes were given as a list"),
+        (lambda g, p, s, d: g.store("root", "/etc"), "store key 'root' of graph 'audit' was declared before"),
+        (lambda g, p, s, d: g.store("a.b"), "cannot contain '.'"),
+    ],
+)
+def test_a_mistake_is_refused_where_it_is_written_and_changes_nothing(
+    add: Callable[[Graph, AddedNode, AddedNode, AddedNode], object], problem: str
+) -> None:
+    graph, plan, scan, digest = audit()
+    graph.add("Side", after=plan)
+    before = graph.model_dump(include={"nodes"})
+    with pytest.raises(GraphInvalid) as caught:
+        add(graph, plan, scan, digest)
+    assert problem in str(caught.value)
+    assert graph.model_dump(include={"nodes"}) == before
+    # Python's own traceback: the caller's line, and one of ours below it.
+    frames = traceback.extract_tb(caught.tb)
+    assert [frame.filename == __file__ for frame in frames[-2:]] == [True, False]
+
+
+def test_every_problem_of_a_node_is_named() -> None:
+    graph, _, scan, _ = audit()
+    with pytest.raises(GraphInvalid) as caught:
+        graph.add(Digest, identifier="b", pth=scan.path, limit="many")
+    assert len(caught.value.problems) == 3
+
+
+def test_an_added_node_is_an_ordinary_object_to_pythons_tools() -> None:
+    _, plan, scan, _ = audit()
+    assert (hasattr(plan, "root"), hasattr(plan, "rot"), hasattr(plan, "__len__")) == (True, False, False)
+    assert str(copy.copy(plan).root) == "${{ plan.outputs.root }}"
+    assert {"root", "algorithm", "every"} <= {*dir(plan)}
+    assert repr([plan, plan.root]) == "[<Plan as 'plan'>, <the root of 'plan'>]"
+    assert str(scan["every"]) == "${{ scan.outputs.every }}"
+    with pytest.raises(TypeError):
+        list(plan)  # type: ignore[call-overload]
