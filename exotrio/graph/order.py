@@ -64,7 +64,7 @@ class Order:
         if self.unites is None:
             return False
         target = self.unites.identifier
-        if target not in source.above or target not in source.possible:
+        if target not in source.possible:
             return False
         # Other nodes that unite the same one are not of the group, nor is what follows them.
         return not any(

@@ -341,6 +341,15 @@ def test_a_mistake_is_refused_where_it_is_written_and_changes_nothing(
     assert [frame.filename == __file__ for frame in frames[-2:]] == [True, False]
 
 
+@pytest.mark.parametrize("united", [1, 2], ids=["the same", "one below"])
+def test_what_another_united_node_returns_is_not_among_what_is_united(united: int) -> None:
+    nodes = audit()
+    graph, plan, _, digest = nodes
+    other = graph.add(WriteReport, identifier="other", unites=plan, sizes=digest.every.size)
+    with pytest.raises(GraphInvalid, match="'other' is neither before nor among what it unites"):
+        graph.add(WriteReport, unites=nodes[united], after=digest, sizes=other.every.total)
+
+
 def test_every_problem_of_a_node_is_named() -> None:
     graph, _, scan, _ = audit()
     with pytest.raises(GraphInvalid) as caught:
@@ -355,5 +364,8 @@ def test_an_added_node_is_an_ordinary_object_to_pythons_tools() -> None:
     assert {"root", "algorithm", "every"} <= {*dir(plan)}
     assert repr([plan, plan.root]) == "[<Plan as 'plan'>, <the root of 'plan'>]"
     assert str(scan["every"]) == "${{ scan.outputs.every }}"
+    with pytest.raises(AttributeError) as caught:
+        plan.algoritm  # noqa: B018
+    assert "".join(traceback.format_exception(caught.value)).lower().count("did you mean") == 1
     with pytest.raises(TypeError):
         list(plan)  # type: ignore[call-overload]

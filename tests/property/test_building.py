@@ -15,9 +15,6 @@ from exotrio.manager.rules.template import Template
 from tests.property.model import Place, Plan, Ref
 from tests.property.plans import FIELD, familiar_plans, plans, wire_places
 
-Steps = list[tuple[set[int], set[int], int | None]]
-"""For each node the earlier ones that it is added after and that it refers to, and one that it unites."""
-
 
 def referred_to(place: Place) -> set[str]:
     return {piece.identifier for text in place.inputs.values() for piece in text if isinstance(piece, Ref)}
@@ -75,39 +72,26 @@ def test_a_built_graph_is_the_one_that_is_declared_by_hand(plan: Plan, explicit:
     assert normal(built(plan, explicit)) == normal(Graph("g", by_hand))
 
 
-@st.composite
-def steps(draw: st.DrawFn) -> Steps:
-    some = []
-    for number in range(1, draw(st.integers(2, 8))):
-        earlier = st.integers(0, number - 1)
-        few = st.sets(earlier, max_size=2)
-        some.append((draw(few), draw(few), draw(st.none() | earlier)))
-    return some
-
-
-def by_hand(
-    nodes: list[GraphNodeModel], number: int, after: set[int], refs: set[int], unites: int | None
-) -> Graph:
-    """Return the graph of ``nodes`` with one more, whose edges are what the guide says that they are."""
-    nodes = [node.model_copy() for node in nodes]
-    above: list[set[int]] = []
-    for each in range(number):
-        direct = {other for other in range(each) if f"n{each}" in (nodes[other].next_nodes or ())}
-        above.append(direct.union(*(above[other] for other in direct)))
-    sources = refs if unites is None else {each for each in refs if unites in above[each]}
-    over = set[int]().union(*(above[each] for each in sources))
-    for each in after or sources - over:
-        nodes[each].next_nodes = [*(nodes[each].next_nodes or ()), f"n{number}"]
-    nodes.append(
-        GraphNodeModel(
-            node_name="N",
-            namespace="ns",
-            identifier=f"n{number}",
-            inputs={f"r{each}": f"${{{{ n{each}.outputs.v }}}}" for each in refs},
-            unites=None if unites is None else UnitesModel(identifier=f"n{unites}"),
-        )
+def by_hand(graph: Graph, after: list[str], refs: set[str], unites: str | None) -> Graph:
+    """Return the graph with one more node, whose edges are what ``Graph.add`` says that they are."""
+    nodes = {node.identifier: node.model_copy() for node in graph.nodes}
+    above: dict[str, set[str]] = {name: set() for name in nodes}
+    for _ in nodes:  # as often as the longest path can need it
+        for name, node in nodes.items():
+            for child in node.next_nodes or ():
+                above[child] |= {name} | above[name]
+    sources = {each for each in refs if unites is None or unites in above[each]}
+    over = set[str]().union(*(above[each] for each in sources))
+    for name in after or sorted(sources - over):
+        nodes[name].next_nodes = [*(nodes[name].next_nodes or ()), "last"]
+    last = GraphNodeModel(
+        node_name="N",
+        namespace="ns",
+        identifier="last",
+        inputs={each: f"${{{{ {each}.outputs.v }}}}" for each in refs},
+        unites=None if unites is None else UnitesModel(identifier=unites),
     )
-    return Graph("g", nodes)
+    return Graph("g", [*nodes.values(), last])
 
 
 def is_valid(graph: Graph) -> bool:
@@ -118,26 +102,28 @@ def is_valid(graph: Graph) -> bool:
     return True
 
 
-@given(steps())
-def test_a_node_can_be_added_where_the_state_manager_accepts_it_and_nowhere_else(some: Steps) -> None:
-    graph = Graph("g", namespace="ns")
-    added = [graph.add("N", identifier="n0")]
-    for drawn in some:
-        number = len(added)  # those that were refused have no number
-        after, refs = ({each % number for each in numbers} for numbers in drawn[:2])
-        unites = None if drawn[2] is None else drawn[2] % number
-        wanted = by_hand(graph.nodes, number, after, refs, unites)
-        try:
-            node = graph.add(
-                "N",
-                identifier=f"n{number}",
-                after=[added[each] for each in after],
-                unites=None if unites is None else added[unites],
-                inputs={f"r{each}": f"{added[each].v}" for each in refs},
-            )
-        except GraphInvalid:
-            assert not is_valid(wanted)
-            continue
-        added.append(node)
+@given(plans() | familiar_plans(), st.data())
+def test_a_node_can_be_added_where_the_state_manager_accepts_it_and_nowhere_else(
+    plan: Plan, data: st.DataObject
+) -> None:
+    graph = built(plan, explicit=True)
+    added = {name: AddedNode(placed) for name, placed in graph._placed.items()}
+    # What its references are of, and what it unites, is most often what decides.
+    name = st.sampled_from(sorted(added))
+    after = data.draw(st.lists(name, max_size=2, unique=True), label="after")
+    refs = data.draw(st.sets(name, min_size=0 if after else 1, max_size=2), label="references")
+    unites = data.draw(name | st.none(), label="unites")
+    wanted = by_hand(graph, after, refs, unites)
+    try:
+        graph.add(
+            "N",
+            identifier="last",
+            after=[added[each] for each in after],
+            unites=None if unites is None else added[unites],
+            inputs={each: str(added[each].v) for each in refs},
+        )
+    except GraphInvalid:
+        assert not is_valid(wanted)
+    else:
         assert is_valid(graph)
         assert normal(graph) == normal(wanted)
