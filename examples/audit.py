@@ -4,12 +4,11 @@
     sha256sum -c SHA256SUMS
 
 ``plan -> scan -> digest -> report``: scan fans out to one digest per file; report unites plan, so it
-runs once, when every digest has ended, and receives all lines as one JSON array. Another tree or
+runs once, when every digest has ended, and receives all lines as one list. Another tree or
 algorithm: ``--store root=DIR --store algorithm=blake2b``.
 """
 
 import hashlib
-import json
 import logging
 import os
 import sysconfig
@@ -18,18 +17,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from exotrio import (
-    BaseNode,
-    Graph,
-    GraphNodeModel,
-    PruneSignal,
-    RetryPolicyModel,
-    RetryStrategyEnum,
-    Runtime,
-    StoreConfigModel,
-    UnitesModel,
-    UnitesStrategyEnum,
-)
+from exotrio import BaseNode, Graph, PruneSignal, RetryPolicyModel, Runtime
 
 NAMESPACE = "examples"
 # Not part of the standard library, or written by Python while we look.
@@ -92,7 +80,7 @@ class Digest(BaseNode):
 
     class Outputs(BaseModel):
         line: str
-        size: str
+        size: int
 
     def execute(self) -> Outputs:
         with open(self.inputs.path, "rb") as file:
@@ -103,7 +91,7 @@ class Digest(BaseNode):
         # sha256sum's own form, which marks names with a backslash by one in front.
         path = self.inputs.path.replace("\\", "\\\\")
         mark = "\\" if "\\" in path else ""
-        return self.Outputs(line=f"{mark}{digest.hexdigest()}  {path}", size=str(size))
+        return self.Outputs(line=f"{mark}{digest.hexdigest()}  {path}", size=size)
 
 
 class Report(BaseNode):
@@ -111,8 +99,8 @@ class Report(BaseNode):
 
     class Inputs(BaseModel):
         algorithm: str
-        lines: str
-        sizes: str
+        lines: list[str]
+        sizes: list[int]
 
     class Outputs(BaseModel):
         files: str
@@ -121,7 +109,7 @@ class Report(BaseNode):
         written: str
 
     def execute(self) -> Outputs:
-        lines, sizes = json.loads(self.inputs.lines), [int(size) for size in json.loads(self.inputs.sizes)]
+        lines, sizes = self.inputs.lines, self.inputs.sizes
         same = defaultdict(list)
         for line, size in zip(lines, sizes, strict=True):
             same[line.lstrip("\\").split("  ", 1)[0]].append(size)
@@ -140,47 +128,22 @@ class Report(BaseNode):
         )
 
 
-graph = Graph(
-    "audit",
-    nodes=[
-        GraphNodeModel(
-            node_name="Plan",
-            namespace=NAMESPACE,
-            identifier="plan",
-            inputs={"root": "${{ store.root }}", "algorithm": "${{ store.algorithm }}"},
-            next_nodes=["scan"],
-        ),
-        GraphNodeModel(
-            node_name="Scan",
-            namespace=NAMESPACE,
-            identifier="scan",
-            inputs={"root": "${{ plan.outputs.root }}"},
-            next_nodes=["digest"],
-        ),
-        GraphNodeModel(
-            node_name="Digest",
-            namespace=NAMESPACE,
-            identifier="digest",
-            inputs={"path": "${{ scan.outputs.path }}", "algorithm": "${{ plan.outputs.algorithm }}"},
-            next_nodes=["report"],
-        ),
-        GraphNodeModel(
-            node_name="Report",
-            namespace=NAMESPACE,
-            identifier="report",
-            inputs={
-                "algorithm": "${{ plan.outputs.algorithm }}",
-                "lines": "${{ digest.outputs.line }}",
-                "sizes": "${{ digest.outputs.size }}",
-            },
-            # ALL_DONE: a file that stays unreadable must not keep the others from being listed.
-            unites=UnitesModel(identifier="plan", strategy=UnitesStrategyEnum.ALL_DONE),
-        ),
-    ],
-    retry_policy=RetryPolicyModel(max_retries=2, strategy=RetryStrategyEnum.FIXED, backoff_factor=200),
-    store_config=StoreConfigModel(
-        default_values={"root": sysconfig.get_path("stdlib"), "algorithm": "sha256"}
-    ),
+graph = Graph("audit", namespace=NAMESPACE, retry_policy=RetryPolicyModel.fixed(0.2, retries=2))
+plan = graph.add(
+    Plan,
+    root=graph.store("root", default=sysconfig.get_path("stdlib")),
+    algorithm=graph.store("algorithm", default="sha256"),
+)
+scan = graph.add(Scan, root=plan.root)
+digest = graph.add(Digest, path=scan.path, algorithm=plan.algorithm)
+graph.add(
+    Report,
+    unites=plan,
+    # A file that stays unreadable must not keep the others from being listed.
+    strategy="ALL_DONE",
+    algorithm=plan.algorithm,
+    lines=digest.every.line,
+    sizes=digest.every.size,
 )
 
 runtime = Runtime(namespace=NAMESPACE, name="audit", nodes=[Plan, Scan, Digest, Report], batch_size=64)

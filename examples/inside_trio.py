@@ -10,7 +10,7 @@ released before the program ends.
 import trio
 from pydantic import BaseModel
 
-from exotrio import BaseNode, Graph, GraphNodeModel, Runtime, StateManager
+from exotrio import BaseNode, Graph, Runtime, StateManager
 from exotrio.manager import embedded
 
 NAMESPACE = "examples"
@@ -39,24 +39,9 @@ class Shout(BaseNode):
         return self.Outputs(text=self.inputs.text.upper())
 
 
-graph = Graph(
-    "greeting",
-    nodes=[
-        GraphNodeModel(
-            node_name="Greet",
-            namespace=NAMESPACE,
-            identifier="greet",
-            inputs={"name": "nobody"},
-            next_nodes=["shout"],
-        ),
-        GraphNodeModel(
-            node_name="Shout",
-            namespace=NAMESPACE,
-            identifier="shout",
-            inputs={"text": "${{ greet.outputs.text }}"},
-        ),
-    ],
-)
+graph = Graph("greeting", namespace=NAMESPACE)
+greet = graph.add(Greet, name="nobody")
+graph.add(Shout, text=greet.text)
 
 
 async def tick() -> None:

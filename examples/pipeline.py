@@ -19,7 +19,7 @@ from enum import StrEnum
 import trio
 from pydantic import BaseModel
 
-from exotrio import BaseNode, Graph, GraphNodeModel, Runtime, StateManager, from_text
+from exotrio import BaseNode, Graph, Runtime, StateManager, from_text
 
 NAMESPACE = "examples"
 PRICES = {"tea": Decimal("3.20"), "cake": Decimal("4.55"), "gold": Decimal("61000")}
@@ -72,24 +72,9 @@ class Price(BaseNode):
         return self.Outputs(text=f"{line.count} x {line.article}", total=total)
 
 
-graph = Graph(
-    "orders",
-    nodes=[
-        GraphNodeModel(
-            node_name="Split",
-            namespace=NAMESPACE,
-            identifier="split",
-            inputs={"order": "1 tea"},
-            next_nodes=["price"],
-        ),
-        GraphNodeModel(
-            node_name="Price",
-            namespace=NAMESPACE,
-            identifier="price",
-            inputs={"line": "${{ split.outputs.line }}", "rate": "${{ split.outputs.rate }}"},
-        ),
-    ],
-)
+graph = Graph("orders", namespace=NAMESPACE)
+split = graph.add(Split, order="1 tea")
+graph.add(Price, line=split.line, rate=split.rate)
 
 # Without arguments for them, the URI and the key come from the environment or .env.
 runtime = Runtime(namespace=NAMESPACE, name="orders", nodes=[Split, Price])

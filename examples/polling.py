@@ -16,15 +16,7 @@ from uuid import UUID, uuid4
 
 from pydantic import BaseModel
 
-from exotrio import (
-    BaseNode,
-    Graph,
-    GraphNodeModel,
-    ReQueueAfterSignal,
-    RetryPolicyModel,
-    Runtime,
-    StoreConfigModel,
-)
+from exotrio import BaseNode, Graph, ReQueueAfterSignal, RetryPolicyModel, Runtime
 
 NAMESPACE = "examples"
 JOBS = Path(".jobs")
@@ -96,30 +88,11 @@ class Wait(BaseNode):
         raise ReQueueAfterSignal(timedelta(seconds=0.25))
 
 
-graph = Graph(
-    "polling",
-    nodes=[
-        GraphNodeModel(
-            node_name="Choose", namespace=NAMESPACE, identifier="choose", inputs={}, next_nodes=["submit"]
-        ),
-        GraphNodeModel(
-            node_name="Submit",
-            namespace=NAMESPACE,
-            identifier="submit",
-            inputs={"job": "${{ choose.outputs.job }}", "seconds": "${{ store.seconds }}"},
-            next_nodes=["wait"],
-        ),
-        GraphNodeModel(
-            node_name="Wait",
-            namespace=NAMESPACE,
-            identifier="wait",
-            inputs={"job": "${{ submit.outputs.job }}", "deadline": "${{ submit.outputs.deadline }}"},
-        ),
-    ],
-    # A job that is late stays late: only what may work the next time is worth a retry.
-    retry_policy=RetryPolicyModel(max_retries=0),
-    store_config=StoreConfigModel(default_values={"seconds": "1.5"}),
-)
+# A job that is late stays late: only what may work the next time is worth a retry.
+graph = Graph("polling", namespace=NAMESPACE, retry_policy=RetryPolicyModel(max_retries=0))
+choose = graph.add(Choose)
+submit = graph.add(Submit, job=choose.job, seconds=graph.store("seconds", default=1.5))
+graph.add(Wait, job=submit.job, deadline=submit.deadline)
 
 runtime = Runtime(namespace=NAMESPACE, name="polling", nodes=[Choose, Submit, Wait])
 

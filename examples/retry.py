@@ -13,15 +13,7 @@ import httpx
 import trio
 from pydantic import BaseModel
 
-from exotrio import (
-    BaseNode,
-    Graph,
-    GraphNodeModel,
-    RetryPolicyModel,
-    RetryStrategyEnum,
-    Runtime,
-    StateManager,
-)
+from exotrio import BaseNode, Graph, RetryPolicyModel, Runtime, StateManager
 from exotrio.manager import embedded
 
 NAMESPACE = "examples"
@@ -46,20 +38,12 @@ class Fetch(BaseNode):
 
 
 def graph(url: str) -> Graph:
-    return Graph(
-        "retry",
-        nodes=[
-            GraphNodeModel(node_name="Fetch", namespace=NAMESPACE, identifier="fetch", inputs={"url": url})
-        ],
-        retry_policy=RetryPolicyModel(
-            max_retries=5,
-            # 0.1 s, 0.2 s, 0.4 s ... at most, each time a random share of it: states that failed
-            # together do not come back together.
-            strategy=RetryStrategyEnum.EXPONENTIAL_FULL_JITTER,
-            backoff_factor=100,
-            max_delay=10_000,
-        ),
-    )
+    # After 0.1 s, 0.2 s, 0.4 s ... at most, each time a random share of it: states that failed
+    # together do not come back together.
+    policy = RetryPolicyModel.exponential(0.1, retries=5, max_delay=10, jitter="full")
+    graph = Graph("retry", namespace=NAMESPACE, retry_policy=policy)
+    graph.add(Fetch, url=url)
+    return graph
 
 
 def flaky_service() -> Callable[[trio.SocketStream], Awaitable[None]]:

@@ -7,7 +7,7 @@ import logging
 import anyio
 from pydantic import BaseModel
 
-from exotrio import BaseNode, Graph, GraphNodeModel, Runtime
+from exotrio import BaseNode, Graph, Runtime
 
 log = logging.getLogger("greeter")
 
@@ -26,12 +26,8 @@ class Greet(BaseNode):
         return self.Outputs(text=f"Hello, {self.inputs.name}!")
 
 
-graph = Graph(
-    "greeting",
-    nodes=[
-        GraphNodeModel(node_name="Greet", namespace="Greeter", identifier="greet", inputs={"name": "you"})
-    ],
-)
+graph = Graph("greeting", namespace="Greeter")
+graph.add(Greet, name="you")
 # 20 s for running nodes, then 5 s to clean up, 3 s to deliver, 0.5 s to close: 28.5 s, less than the
 # terminationGracePeriodSeconds of the pods. Longer nodes need a longer grace, here and there.
 runtime = Runtime(namespace="Greeter", name="greeter", nodes=[Greet], workers=8, shutdown_grace=20)

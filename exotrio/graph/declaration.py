@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection
 from enum import StrEnum
 from itertools import islice
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -206,8 +207,12 @@ class RetryStrategyEnum(StrEnum):
     FIXED_EQUAL_JITTER = "FIXED_EQUAL_JITTER"
 
 
+Jitter = Literal["full", "equal"] | None
+
+
 class RetryPolicyModel(Declaration):
-    """When a failed state is tried again.
+    """When a failed state is tried again: in milliseconds, as it travels; or by ``fixed``, ``linear`` or
+    ``exponential``, in seconds.
 
     Args:
         max_retries: Retries after the first attempt. Defaults to 3.
@@ -222,6 +227,73 @@ class RetryPolicyModel(Declaration):
     backoff_factor: int = Field(default=2000, gt=0, le=MAX_DELAY_MS)
     exponent: int = Field(default=2, gt=0, le=1_000_000)
     max_delay: int | None = Field(default=None, gt=0, le=MAX_DELAY_MS)
+
+    @classmethod
+    def fixed(cls, delay: float, *, retries: int = 3, jitter: Jitter = None) -> Self:
+        """Try again after ``delay`` seconds each time.
+
+        Args:
+            delay: Seconds.
+            retries: Retries after the first attempt. Defaults to 3.
+            jitter: ``"full"``: each delay is a random one up to that; ``"equal"``: at least half of that. So
+                states that failed together do not come back together. Defaults to none.
+
+        Raises:
+            pydantic.ValidationError: a number is too small or too large.
+        """
+        return cls._of("FIXED", delay, retries, jitter)
+
+    @classmethod
+    def linear(
+        cls, step: float, *, retries: int = 3, max_delay: float | None = None, jitter: Jitter = None
+    ) -> Self:
+        """Try again after ``step`` seconds, then after twice, three times as many.
+
+        Args:
+            step: Seconds.
+            retries: Retries after the first attempt. Defaults to 3.
+            max_delay: Most seconds between two attempts. Defaults to no limit.
+            jitter: As of ``fixed``.
+
+        Raises:
+            pydantic.ValidationError: a number is too small or too large.
+        """
+        return cls._of("LINEAR", step, retries, jitter, max_delay=_ms(max_delay))
+
+    @classmethod
+    def exponential(
+        cls,
+        first: float,
+        *,
+        factor: int = 2,
+        retries: int = 3,
+        max_delay: float | None = None,
+        jitter: Jitter = None,
+    ) -> Self:
+        """Try again after ``first`` seconds, then each time after ``factor`` times as many.
+
+        Args:
+            first: Seconds.
+            factor: Defaults to 2.
+            retries: Retries after the first attempt. Defaults to 3.
+            max_delay: Most seconds between two attempts. Defaults to no limit.
+            jitter: As of ``fixed``.
+
+        Raises:
+            pydantic.ValidationError: a number is too small or too large.
+        """
+        return cls._of("EXPONENTIAL", first, retries, jitter, exponent=factor, max_delay=_ms(max_delay))
+
+    @classmethod
+    def _of(cls, growth: str, delay: float, retries: int, jitter: Jitter, **rest: float | None) -> Self:
+        strategy = growth if jitter is None else f"{growth}_{jitter.upper()}_JITTER"
+        values = {"max_retries": retries, "strategy": strategy, "backoff_factor": _ms(delay), **rest}
+        return cls.model_validate(values)
+
+
+def _ms(seconds: float | None) -> float | None:
+    # What is not finite is the field's to refuse.
+    return round(seconds * 1000) if seconds is not None and math.isfinite(seconds) else seconds
 
 
 class StoreConfigModel(Declaration):

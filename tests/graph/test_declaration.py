@@ -48,3 +48,33 @@ def test_the_value_of_a_field_that_does_not_exist_is_not_told() -> None:
     with pytest.raises(ValidationError) as caught:
         Graph("g", [NODE], secret={"token": "hush"})
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("policy", "strategy", "fields"),
+    [
+        (RetryPolicyModel.fixed(0.2, retries=2), "FIXED", (2, 200, 2, None)),
+        (RetryPolicyModel.fixed(1, jitter="equal"), "FIXED_EQUAL_JITTER", (3, 1000, 2, None)),
+        (RetryPolicyModel.linear(1.5, max_delay=60), "LINEAR", (3, 1500, 2, 60_000)),
+        (
+            RetryPolicyModel.exponential(0.1, factor=3, jitter="full"),
+            "EXPONENTIAL_FULL_JITTER",
+            (3, 100, 3, None),
+        ),
+        (RetryPolicyModel.exponential(2), RetryPolicyModel().strategy, (3, 2000, 2, None)),
+    ],
+)
+def test_a_retry_policy_in_seconds(
+    policy: RetryPolicyModel, strategy: str, fields: tuple[int | None, ...]
+) -> None:
+    assert policy.strategy == strategy
+    assert (policy.max_retries, policy.backoff_factor, policy.exponent, policy.max_delay) == fields
+
+
+def test_a_retry_policy_refuses_what_is_no_delay_and_no_jitter() -> None:
+    with pytest.raises(ValidationError, match="backoff_factor"):
+        RetryPolicyModel.fixed(0)
+    with pytest.raises(ValidationError, match="max_delay"):
+        RetryPolicyModel.linear(1, max_delay=float("inf"))
+    with pytest.raises(ValidationError, match="strategy"):
+        RetryPolicyModel.fixed(1, jitter="none")  # type: ignore[arg-type]
