@@ -1,17 +1,28 @@
-"""How many tests run at once, and what was left out, said where nobody can overlook it."""
+"""What is compiled before, how many tests run at once, and what was left out, said where all see it."""
 
 from __future__ import annotations
 
+import compileall
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import exotrio
 from tests.browser.chromium import INSTALL
 from tests.support import postgres
 
+TESTS = Path(__file__).parent
 SDK_NEEDS = "They need Python >= 3.12 with venv and pip, and a package index that can be reached."
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile what processes of the tests import: they write no bytecode, and each would do it anew."""
+    if not hasattr(config, "workerinput"):
+        for folder in (*exotrio.__path__, TESTS / "support", TESTS / "chaos"):
+            compileall.compile_dir(folder, quiet=2)
 
 
 @pytest.fixture(autouse=True)
